@@ -1,0 +1,74 @@
+"""The data card of an architecture: facts that nodes and tools read without importing torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Task:
+    """One variant of an architecture, chosen by `--task`.
+
+    Sizes describe the transformer in musubi-tuner's terms. `steps`, `flow_shift`, `guidance_scale` and `frames` are the
+    generation defaults of that task.
+    """
+
+    name: str
+    dim: int
+    ffn_dim: int
+    num_heads: int
+    num_layers: int
+    in_dim: int
+    steps: int = 50
+    flow_shift: float = 5.0
+    guidance_scale: float = 5.0
+    frames: int = 81
+    supported: bool = True
+
+
+@dataclass(frozen=True)
+class Card:
+    """Facts about one architecture.
+
+    id                 short name in file names of caches ("wan")
+    name               name in cache metadata and `ss_base_model_version`
+    title              what a person calls it
+    tool_prefix        prefix of the tool names: "wan_" gives `wan_train_network`
+    cache_tools        (latent tool, text tool) names where they do not follow the prefix
+    network_module     default `--network_module`
+    modelspec          `modelspec.architecture` without "/lora"
+    lora_blocks        class names of the blocks whose Linears get a LoRA
+    lora_exclude       full-match pattern of module paths left out by default
+    fp8_target/exclude substrings that decide which weights fp8_scaled quantises
+    model_folders      part -> ComfyUI folder key, in the order a node shows them
+    fps                frames per second of training clips and generated video
+    frame_stride       a valid clip has `frame_stride * n + 1` frames
+    latent_channels, spatial_compression   of the VAE
+    """
+
+    id: str
+    name: str
+    title: str
+    tool_prefix: str
+    network_module: str
+    modelspec: str
+    lora_blocks: tuple[str, ...]
+    lora_exclude: str
+    tasks: tuple[Task, ...]
+    model_folders: dict[str, str]
+    fp8_target: tuple[str, ...] = ()
+    fp8_exclude: tuple[str, ...] = ()
+    fps: int = 16
+    frame_stride: int = 4
+    latent_channels: int = 16
+    spatial_compression: int = 8
+    latent_dtype: str = "bfloat16"
+    negative_prompt: str = ""
+    cache_tools: tuple[str, str] = field(default=("", ""))
+
+    def task(self, name: str) -> Task:
+        """The task called `name`; KeyError names the known ones."""
+        for task in self.tasks:
+            if task.name == name:
+                return task
+        raise KeyError(f"{self.title} has no task {name!r}; known: {', '.join(t.name for t in self.tasks)}")

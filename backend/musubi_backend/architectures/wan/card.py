@@ -1,0 +1,40 @@
+"""Facts about Wan2.1 (sizes: github.com/Wan-Video/Wan2.1, `wan/configs`)."""
+
+from __future__ import annotations
+
+from ..card import Card, Task
+
+_SMALL = {"dim": 1536, "ffn_dim": 8960, "num_heads": 12, "num_layers": 30}
+_LARGE = {"dim": 5120, "ffn_dim": 13824, "num_heads": 40, "num_layers": 40}
+
+NEGATIVE_PROMPT = (
+    "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，丑陋的，残缺的，多余的手指，"
+    "画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走"
+)
+
+CARD = Card(
+    id="wan",
+    name="wan",
+    title="Wan2.1",
+    tool_prefix="wan_",
+    network_module="networks.lora_wan",
+    modelspec="wan2.1",
+    lora_blocks=("WanAttentionBlock",),
+    lora_exclude=r".*(patch_embedding|text_embedding|time_embedding|time_projection|norm|head).*",
+    tasks=(
+        Task("t2v-14B", **_LARGE, in_dim=16),
+        Task("t2v-1.3B", **_SMALL, in_dim=16),
+        Task("i2v-14B", **_LARGE, in_dim=36, steps=40, supported=False),
+        Task("t2i-14B", **_LARGE, in_dim=16, frames=1),
+        Task("flf2v-14B", **_LARGE, in_dim=36, steps=40, supported=False),
+        Task("t2v-1.3B-FC", **_SMALL, in_dim=48, supported=False),
+        Task("t2v-14B-FC", **_LARGE, in_dim=48, supported=False),
+        Task("i2v-14B-FC", **_LARGE, in_dim=48, steps=40, supported=False),
+        Task("i2v-A14B", **_LARGE, in_dim=36, steps=40, guidance_scale=3.5, supported=False),
+        Task("t2v-A14B", **_LARGE, in_dim=16, steps=40, flow_shift=12.0, guidance_scale=3.0, supported=False),
+    ),
+    model_folders={"dit": "diffusion_models", "vae": "vae", "t5": "text_encoders"},
+    fp8_target=("blocks",),
+    fp8_exclude=("norm", "patch_embedding", "text_embedding", "time_embedding", "time_projection", "head", "modulation", "img_emb"),
+    negative_prompt=NEGATIVE_PROMPT,
+)
