@@ -1,0 +1,65 @@
+"""Wan2.1 answers the architecture protocol. Model and encoder code is imported when a method needs it."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+from ...errors import UserError
+from .card import CARD
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ..protocol import Batch, LatentDecoder, LatentEncoder, TextEncoder
+    from .model import WanTransformer
+
+
+class Wan:
+    card = CARD
+
+    def latent_encoder(self, args: Namespace, device: torch.device) -> LatentEncoder:
+        from .encode import WanLatentEncoder
+
+        return WanLatentEncoder.load(args, device)
+
+    def text_encoder(self, args: Namespace, device: torch.device) -> TextEncoder:
+        from .encode import WanTextEncoder
+
+        return WanTextEncoder.load(args, device)
+
+    def latent_decoder(self, args: Namespace, device: torch.device) -> LatentDecoder:
+        from .encode import WanLatentDecoder
+
+        return WanLatentDecoder.load(args, device)
+
+    def compute_dtype(self, args: Namespace) -> torch.dtype:
+        from .load import compute_dtype
+
+        return compute_dtype(args)
+
+    def transformer(self, args: Namespace, device: torch.device, dtype: torch.dtype) -> WanTransformer:
+        from .load import load_transformer
+
+        return load_transformer(args, device, dtype)
+
+    def scale_latents(self, latents: Tensor) -> Tensor:
+        return latents  # cached already normalised
+
+    def predict(self, transformer: WanTransformer, noisy: Tensor, timesteps: Tensor, batch: Batch, args: Namespace) -> Tensor:
+        return transformer(noisy, timesteps, batch["t5"])
+
+    def latent_shape(self, width: int, height: int, frames: int) -> tuple[int, int, int, int]:
+        """Wan patches latents by 2x2, so pixels come in steps of 16; frames are 4n+1."""
+        step = CARD.spatial_compression * 2
+        if width % step or height % step or width < step or height < step:
+            nearest = (max(step, round(width / step) * step), max(step, round(height / step) * step))
+            raise UserError(f"size {width}x{height} does not fit {CARD.title}: sides must be multiples of {step}; nearest is {nearest[0]}x{nearest[1]}")
+        if (frames - 1) % CARD.frame_stride or frames < 1:
+            nearest_frames = max(0, round((frames - 1) / CARD.frame_stride)) * CARD.frame_stride + 1
+            raise UserError(f"{frames} frames do not fit {CARD.title}: it makes {CARD.frame_stride}n+1 frames; nearest is {nearest_frames}")
+        return (CARD.latent_channels, (frames - 1) // CARD.frame_stride + 1, height // CARD.spatial_compression, width // CARD.spatial_compression)
+
+
+ADAPTER = Wan()
