@@ -1,0 +1,1 @@
+"""Building blocks shared by the transformers: linears with LoRA, norms, RoPE, attention, block execution."""

@@ -1,0 +1,176 @@
+"""safetensors files: header without torch, tensors one by one, atomic save.
+
+Format: 8 bytes little endian header length N, N bytes of JSON {name: {dtype, shape, data_offsets}}, then the raw tensors
+(github.com/huggingface/safetensors, README). Reading a header needs only the standard library.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..atomic import replacing
+from ..errors import UserError
+
+if TYPE_CHECKING:
+    import os
+
+    import torch
+    from torch import Tensor
+
+    PathLike = str | os.PathLike[str]
+
+DTYPE_BITS = {
+    "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "F4": 4,
+    "F6_E2M3": 6, "F6_E3M2": 6, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32, "U16": 16, "U8": 8, "BOOL": 8, "C64": 64,
+}  # fmt: skip
+
+TORCH_DTYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
+}  # fmt: skip
+
+_MAX_HEADER = 100_000_000
+_SPLIT_NAME = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.safetensors)$")
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where one tensor lies. `start` and `end` are absolute byte positions in the file; dtype is safetensors' name ("BF16")."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """Names, shapes and text metadata of a safetensors file."""
+
+    tensors: dict[str, TensorInfo]
+    metadata: dict[str, str]
+
+
+def read_header(path: PathLike) -> Header:
+    """The header of `path`. UserError when the file is missing, no safetensors file, or shorter than its header says."""
+    file_path = Path(path)
+    try:
+        size = file_path.stat().st_size
+        with open(file_path, "rb") as file:
+            prefix = file.read(8)
+            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
+            if length < 2 or length > min(_MAX_HEADER, max(size, 8)):
+                raise UserError(f"{file_path} is not a safetensors file ({size} bytes, no valid header). {_hint(prefix, size)}")
+            if size < 8 + length:
+                raise UserError(_truncated(file_path, size, 8 + length))
+            raw = file.read(length)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{file_path} does not exist") from None
+    except IsADirectoryError:
+        raise UserError(f"{file_path} is a folder; give a .safetensors file") from None
+    except OSError as error:
+        raise UserError(f"{file_path} cannot be read: {error.strerror or error}") from error
+    return _parse(file_path, raw, 8 + length, size)
+
+
+def _parse(path: Path, raw: bytes, data_start: int, size: int) -> Header:
+    try:
+        entries = json.loads(raw)
+        metadata = {str(k): str(v) for k, v in (entries.pop("__metadata__", None) or {}).items()}
+        tensors = {}
+        for name, entry in entries.items():
+            start, end = entry["data_offsets"]
+            tensors[name] = TensorInfo(str(entry["dtype"]), tuple(int(n) for n in entry["shape"]), data_start + int(start), data_start + int(end))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not a safetensors file: its header is damaged ({error}). Download it again.") from error
+    needed = max((info.end for info in tensors.values()), default=data_start)
+    if size < needed:
+        raise UserError(_truncated(path, size, needed))
+    for name, info in tensors.items():
+        bits = DTYPE_BITS.get(info.dtype)
+        if bits is None:
+            raise UserError(f"{path}: tensor {name} has the unknown dtype {info.dtype}; this file needs a newer version of this program")
+        if (info.end - info.start) * 8 != prod(info.shape) * bits or info.start < data_start:
+            raise UserError(f"{path} is damaged: tensor {name} ({info.dtype} {list(info.shape)}) does not fit its bytes. Download it again.")
+    return Header(tensors, metadata)
+
+
+def _truncated(path: Path, size: int, needed: int) -> str:
+    return f"{path} is truncated: {size} bytes of {needed}. The download or copy did not finish; fetch the file again."
+
+
+def _hint(prefix: bytes, size: int) -> str:
+    if prefix.startswith(b"version "):
+        return "It is a git-lfs pointer: download the real file."
+    if prefix.startswith(b"PK"):
+        return "It looks like a PyTorch pickle (.pth) with the wrong name."
+    if prefix.startswith(b"GGUF"):
+        return "It is a GGUF file, which is not supported: use a .safetensors file."
+    return "The file is empty." if size == 0 else "Download it again."
+
+
+def split_files(path: PathLike) -> list[Path]:
+    """All files of a split model (`name-00001-of-00003.safetensors`) of which `path` is any one, in order; else [path].
+
+    UserError names the first missing part.
+    """
+    file_path = Path(path)
+    match = _SPLIT_NAME.match(file_path.name)
+    if match is None:
+        return [file_path]
+    count = int(match["count"])
+    parts = [file_path.with_name(f"{match['stem']}-{n:05d}-of-{count:05d}{match['suffix']}") for n in range(1, count + 1)]
+    for part in parts:
+        if not part.is_file():
+            raise UserError(f"{file_path} is one of {count} parts, and {part} is missing; put all parts into one folder")
+    return parts
+
+
+def load(path: PathLike, device: str | torch.device = "cpu") -> dict[str, Tensor]:
+    """All tensors of one file. UserError as `read_header`."""
+    return dict(iterate(path, device))
+
+
+def iterate(path: PathLike, device: str | torch.device = "cpu") -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of one file in storage order, each read only when asked for, so that one tensor at a time is in flight."""
+    import torch
+
+    header = read_header(path)
+    with open(path, "rb") as file:
+        for name, info in sorted(header.tensors.items(), key=lambda item: item[1].start):
+            yield name, read_tensor(file, name, info, Path(path)).to(torch.device(device))
+
+
+def read_tensor(file: Any, name: str, info: TensorInfo, path: Path) -> Tensor:
+    """One tensor read from an open binary file straight into memory of its own (no mapping that would pin the file)."""
+    import torch
+
+    dtype_name = TORCH_DTYPES.get(info.dtype)
+    if dtype_name is None:
+        raise UserError(f"{path}: tensor {name} has dtype {info.dtype}, which PyTorch cannot hold; use a bf16 or fp16 version of this file")
+    tensor = torch.empty(info.shape, dtype=getattr(torch, dtype_name))
+    if info.end > info.start:
+        file.seek(info.start)
+        if file.readinto(tensor.view(-1).view(torch.uint8).numpy()) != info.end - info.start:
+            raise UserError(f"{path} ended while tensor {name} was read; is the file still being written?")
+    return tensor
+
+
+def save_atomic(tensors: Mapping[str, Tensor], path: PathLike, metadata: Mapping[str, str] | None = None) -> None:
+    """Write `tensors` so that `path` holds either its old content or all of the new one. OSError when the disk is full."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    ready = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    with replacing(path) as part:
+        try:
+            save_file(ready, part, dict(metadata) if metadata is not None else None)
+        except SafetensorError as error:
+            raise OSError(f"{path} could not be written: {error}") from error
