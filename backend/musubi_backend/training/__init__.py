@@ -1,0 +1,1 @@
+"""The train verb: loop, timesteps, losses, schedules, checkpoints and resume, metadata, trackers."""
