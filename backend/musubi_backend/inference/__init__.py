@@ -1,0 +1,1 @@
+"""From a prompt to a video file: samplers, guidance, prompt lines, output files and the generate verb."""
