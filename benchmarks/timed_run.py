@@ -1,0 +1,82 @@
+"""Runs one tool of either engine in this process and prints when its optimizer steps ended, as `BENCH {json}`.
+
+    python timed_run.py ours   wan_train_network --flags…
+    python timed_run.py musubi wan_train_network --flags…      (PYTHONPATH has the checkout's src)
+
+Both engines are timed by the same global optimizer hook of torch. musubi-tuner expects CUDA; without a GPU the few places
+that insist on it are given CPU equivalents here (its arithmetic in fp32 and its step are untouched), and its model sizes
+are set from `BENCH_GEOMETRY`, because it cannot read them from a file.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import time
+
+
+def main() -> int:
+    engine, tool, *arguments = sys.argv[1:]
+    import torch
+    from torch.optim.optimizer import register_optimizer_step_post_hook
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    started = float(os.environ["BENCH_STARTED"])
+    ends: list[tuple[float, float]] = []
+    register_optimizer_step_post_hook(lambda *_: ends.append((time.time() - started, time.process_time())))
+    try:
+        if engine == "ours":
+            from musubi_backend.__main__ import main as backend
+
+            return backend([tool, *arguments])
+        module = importlib.import_module(f"musubi_tuner.{tool}") if torch.cuda.is_available() else _musubi_on_cpu(tool)
+        sys.argv = [f"{tool}.py", *arguments]
+        module.main()
+        return 0
+    finally:
+        if ends:
+            wall = [b[0] - a[0] for a, b in zip(ends, ends[1:])]
+            cpu = [b[1] - a[1] for a, b in zip(ends, ends[1:])]
+            print("BENCH " + json.dumps({"first_step": ends[0][0], "step_wall": wall, "step_cpu": cpu}), flush=True)
+
+
+def _musubi_on_cpu(tool: str):  # type: ignore[no-untyped-def]
+    import torch
+
+    torch.cuda.current_device = lambda: 0  # a default argument of its T5 class asks at import time
+    module = importlib.import_module(f"musubi_tuner.{tool}")
+    if "BENCH_GEOMETRY" in os.environ:
+        configs = importlib.import_module("musubi_tuner.wan.configs").WAN_CONFIGS
+        for config in configs.values():
+            config.update(json.loads(os.environ["BENCH_GEOMETRY"]))
+        _hold_fp32_parts(importlib.import_module("musubi_tuner.wan.modules.model"))
+    if "BENCH_VAE" in os.environ:
+        vae = importlib.import_module("musubi_tuner.wan.modules.vae")
+        build, sizes = vae._video_vae, json.loads(os.environ["BENCH_VAE"])
+        vae._video_vae = lambda *args, **kwargs: build(*args, **{**kwargs, **sizes})
+    return module
+
+
+def _hold_fp32_parts(model) -> None:  # type: ignore[no-untyped-def]
+    """CUDA autocast runs the time embedding and affine layer norms in fp32; CPU autocast does not, so say it outright."""
+    import torch.nn.functional as F
+
+    forward = model.WanModel.forward
+
+    def with_fp32_time(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+        self.time_embedding.float()
+        self.time_projection.float()
+        return forward(self, *args, **kwargs)
+
+    def layer_norm(self, x):  # type: ignore[no-untyped-def]
+        weight, bias = (None if p is None else p.float() for p in (self.weight, self.bias))
+        return F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps).type_as(x)
+
+    model.WanModel.forward = with_fp32_time
+    model.WanLayerNorm.forward = layer_norm
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""Start-up, step time and memory of Wan LoRA training, ours beside musubi-tuner's, on the same files.
+
+    python -m benchmarks.training --musubi CHECKOUT --musubi-python PYTHON [--repeat 3] [--work DIR]
+
+The two engines run in turn (ours, theirs, ours, …) so that a machine whose speed drifts treats both alike. One thread,
+AdamW, LoRA rank 32, gradient checkpointing; figures are minima over the repetitions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+from .process import Usage, run
+from .report import Row, print_table
+from .wan_data import MID, TINY, Size, write_dataset, write_model
+
+ROOT = Path(__file__).resolve().parents[1]
+RUNNER = str(ROOT / "benchmarks" / "timed_run.py")
+
+
+def train_flags(size: Size, folder: Path, dataset: Path, steps: int) -> list[str]:
+    """The flags both engines get."""
+    precision = "bf16" if size.dtype == "bf16" else "no"
+    return [
+        *("--task", "t2v-1.3B", "--dit", str(folder / "dit.safetensors"), "--dataset_config", str(dataset)),
+        *("--output_dir", str(folder / "out"), "--output_name", "bench", "--sdpa", "--mixed_precision", precision, "--gradient_checkpointing"),
+        *("--network_module", "networks.lora_wan", "--network_dim", "32", "--optimizer_type", "adamw", "--learning_rate", "1e-4"),
+        *("--timestep_sampling", "shift", "--discrete_flow_shift", "3.0", "--max_data_loader_n_workers", "0", "--seed", "42"),
+        *("--max_train_steps", str(steps)),
+    ]
+
+
+def measure(engine: str, python: str, source: Path, size: Size, flags: list[str], folder: Path) -> tuple[Usage, dict[str, float]]:
+    """One training run; returns its cost and {first_step, step_cpu, step_wall} (seconds; steps: min after the first)."""
+    environment = {"PYTHONPATH": str(source), "BENCH_GEOMETRY": json.dumps(size.geometry)}
+    usage = run([python, RUNNER, engine, "wan_train_network", *flags], folder / f"{engine}.log", environment)
+    line = next(line for line in usage.output.splitlines() if line.startswith("BENCH "))
+    record = json.loads(line.removeprefix("BENCH "))
+    return usage, {"first_step": record["first_step"], "step_cpu": min(record["step_cpu"]), "step_wall": statistics.median(record["step_wall"])}
+
+
+def compare(size: Size, arguments: argparse.Namespace, work: Path, steps: int) -> list[Row]:
+    folder = work / size.name
+    folder.mkdir(parents=True, exist_ok=True)
+    write_model(size, folder / "dit.safetensors")
+    flags = train_flags(size, folder, write_dataset(size, folder), steps)
+    sides = {"ours": (sys.executable, ROOT / "backend"), "musubi": (arguments.musubi_python, arguments.musubi / "src")}
+    best: dict[str, dict[str, float]] = {}
+    for _ in range(arguments.repeat):
+        for engine, (python, source) in sides.items():
+            usage, times = measure(engine, python, source, size, flags, folder)
+            times["rss"] = usage.rss_mb
+            best[engine] = {k: min(v, best.get(engine, times)[k]) for k, v in times.items()}
+    ours, musubi = best["ours"], best["musubi"]
+    return [
+        Row(f"{size.name}: process start to first step", ours["first_step"], musubi["first_step"], "s", 0.5),
+        Row(f"{size.name}: step, CPU seconds", ours["step_cpu"], musubi["step_cpu"], "s", 0.8),
+        Row(f"{size.name}: peak memory", ours["rss"], musubi["rss"], "MB", 1.0),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--musubi", type=Path, required=True, help="a musubi-tuner checkout")
+    parser.add_argument("--musubi-python", default=sys.executable, help="the python that has its packages")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--work", type=Path, help="where models, caches and logs go (default: a temporary folder)")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        work = arguments.work or Path(temporary)
+        rows = compare(TINY, arguments, work, steps=20) + compare(MID, arguments, work, steps=6)
+        print_table(rows)
+
+
+if __name__ == "__main__":
+    main()
