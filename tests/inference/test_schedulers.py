@@ -49,7 +49,8 @@ def test_one_data_point_is_found_exactly(solver: str, steps: int) -> None:
 
 def _gaussian_error(name: str, steps: int) -> float:
     """Error after integrating the flow of data ~ N(0, 0.25), whose exact end point is 0.5 * noise."""
-    run = schedulers.wan_solver(name, steps, 1.0) if name != "unipc3" else schedulers.UniPC(schedulers.wan_sigmas("unipc", steps, 1.0), order=3)
+    sigmas = schedulers.wan_sigmas("unipc", steps, 1.0)
+    run = schedulers.UniPC(sigmas, order=3) if name == "unipc3" else schedulers.wan_solver(name, steps, 1.0)
     start = run.sigmas[0]
     x = torch.full((1,), math.sqrt((1 - start) ** 2 * 0.25 + start**2), dtype=torch.float64)
     for sigma in run.sigmas[:-1]:

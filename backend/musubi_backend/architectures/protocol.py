@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from ..inference.sampling import SampleRequest
+    from ..inference.schedulers import Solver
     from .card import Card
 
     Batch = dict[str, Tensor | list[Tensor]]
@@ -55,9 +57,15 @@ class Architecture(Protocol):
         """Cached latents [B, C, F, H, W] -> what the diffusion process runs on."""
         ...
 
-    def predict(self, transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Batch, args: Namespace) -> Tensor:
+    def predict(
+        self, transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Batch, args: Namespace, skip_blocks: Sequence[int] = ()
+    ) -> Tensor:
         """Velocity prediction. noisy [B, C, F, H, W]; timesteps [B] in 1..1000 (musubi-tuner's scale); batch: the cached
-        tensors of the items. Returns [B, C, F, H, W]."""
+        tensors of the items; skip_blocks: blocks left out, for skip-layer guidance. Returns [B, C, F, H, W]."""
+        ...
+
+    def solver(self, request: SampleRequest) -> Solver:
+        """A fresh sampler for one run, with this architecture's sigmas."""
         ...
 
     def latent_decoder(self, args: Namespace, device: torch.device) -> LatentDecoder: ...

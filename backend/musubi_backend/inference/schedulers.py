@@ -154,9 +154,10 @@ def _towards(sample: Tensor, data: Tensor, now: float, after: float) -> Tensor:
 
 
 def _weights(ratios: list[float], h: float) -> list[float]:
-    """Solve sum_m a_m * r_m^(k-1) = b_k for k = 1..n (UniPC, theorem 3.1): b_k = k! * phi_(k+1)(-h) / ((e^-h - 1) / -h) …
+    """The a_m that match the solution's Taylor series (UniPC, theorem 3.1), with z = -h:
 
-    with phi_1(z) = (e^z - 1) / z and phi_(k+1)(z) = (phi_k(z) - 1/k!) / z, scaled for B(h).
+    sum_m a_m * r_m^(k-1) = k! * phi_(k+1)(z) * z / (e^z - 1) for k = 1..n, where phi_1(z) = (e^z - 1) / z and
+    phi_(k+1)(z) = (phi_k(z) - 1 / k!) / z.
     """
     z = -h
     phi = math.expm1(z) / z

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ...errors import UserError
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from ...inference.sampling import SampleRequest
+    from ...inference.schedulers import Solver
     from ..protocol import Batch, LatentDecoder, LatentEncoder, TextEncoder
     from .model import WanTransformer
 
@@ -47,8 +50,15 @@ class Wan:
     def scale_latents(self, latents: Tensor) -> Tensor:
         return latents  # cached already normalised
 
-    def predict(self, transformer: WanTransformer, noisy: Tensor, timesteps: Tensor, batch: Batch, args: Namespace) -> Tensor:
-        return transformer(noisy, timesteps, batch["t5"])
+    def predict(
+        self, transformer: WanTransformer, noisy: Tensor, timesteps: Tensor, batch: Batch, args: Namespace, skip_blocks: Sequence[int] = ()
+    ) -> Tensor:
+        return transformer(noisy, timesteps, batch["t5"], skip_blocks=skip_blocks)
+
+    def solver(self, request: SampleRequest) -> Solver:
+        from ...inference.schedulers import wan_solver
+
+        return wan_solver(request.solver, request.steps, request.flow_shift)
 
     def latent_shape(self, width: int, height: int, frames: int) -> tuple[int, int, int, int]:
         """Wan patches latents by 2x2, so pixels come in steps of 16; frames are 4n+1."""

@@ -1,0 +1,125 @@
+"""One sampling run: noise in, latents out. Used by the generate verb and for samples during training."""
+
+from __future__ import annotations
+
+import logging
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .. import job
+from ..errors import StopRequested
+from .guidance import Guidance, cfg_steps, check, guided_prediction, pattern_text
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..architectures.protocol import Architecture, Batch
+
+logger = logging.getLogger(__name__)
+
+VARIABLE_LENGTH = "varlen_"  # prefix of text tensors that are kept unpadded, one per item
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """Everything that decides what is generated. width, height in pixels; cfg_* and slg_* as in `guidance.Guidance`."""
+
+    prompt: str
+    seed: int
+    width: int
+    height: int
+    frames: int
+    steps: int
+    guidance_scale: float
+    flow_shift: float
+    negative_prompt: str = ""
+    solver: str = "unipc"
+    cpu_noise: bool = False
+    cfg_skip_mode: str = "none"
+    cfg_apply_ratio: float | None = None
+    slg_mode: str | None = None
+    slg_layers: tuple[int, ...] = ()
+    slg_scale: float = 3.0
+    slg_start: float = 0.0
+    slg_end: float = 0.3
+
+    @property
+    def guidance(self) -> Guidance:
+        return Guidance(
+            self.guidance_scale,
+            self.cfg_skip_mode,
+            self.cfg_apply_ratio,
+            self.slg_mode,
+            self.slg_layers,
+            self.slg_scale,
+            self.slg_start,
+            self.slg_end,
+        )
+
+
+def sample(
+    architecture: Architecture,
+    transformer: nn.Module,
+    request: SampleRequest,
+    text: Mapping[str, Tensor],
+    negative_text: Mapping[str, Tensor] | None,
+    *,
+    args: Namespace,
+    device: torch.device,
+    dtype: torch.dtype,
+    progress: Callable[[int], object] | None = None,
+) -> Tensor:
+    """Latents [C, F, H, W] in float32 on `device`, the same for the same request, model and kind of device.
+
+    text, negative_text: what `TextEncoder.encode` gave for the prompt and the negative prompt ({"varlen_t5": [L, D]});
+    negative_text may be None where `request.guidance.needs_negative` is false. args: of the running tool, for
+    `Architecture.predict`. dtype: half precision runs under autocast. progress is called with 1 after each step.
+    Raises StopRequested between two steps once the job was asked to stop.
+    """
+    guidance = request.guidance
+    check(guidance, sum(len(blocks) for blocks in transformer.block_lists()))
+    if negative_text is None and guidance.needs_negative:
+        raise ValueError("guidance needs the encoded negative prompt")
+    guided = cfg_steps(request.cfg_skip_mode, request.cfg_apply_ratio, request.steps)
+    if not all(guided):
+        logger.info(f"CFG skip mode: {request.cfg_skip_mode}, apply ratio: {request.cfg_apply_ratio}, pattern: {pattern_text(guided)}")
+    batches = {True: _batch_of_one(text, device), False: _batch_of_one(negative_text or {}, device)}
+    solver = architecture.solver(request)
+    latents = initial_noise(architecture.latent_shape(request.width, request.height, request.frames), request, device)[None]
+    for step, timestep in enumerate(solver.timesteps):
+        if job.stop_requested():
+            raise StopRequested(f"stopped while sampling, after {step} of {request.steps} steps")
+        now = torch.tensor([timestep], dtype=torch.float32, device=device)
+
+        def predict(positive: bool, skip_blocks: tuple[int, ...], noisy: Tensor = latents, now: Tensor = now) -> Tensor:
+            return architecture.predict(transformer, noisy, now, batches[positive], args, skip_blocks=skip_blocks).float()
+
+        with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            velocity = guided_prediction(predict, guidance, step, request.steps, guided[step])
+        latents = solver.step(velocity, latents)
+        if progress is not None:
+            progress(1)
+    return latents[0]
+
+
+def initial_noise(shape: tuple[int, ...], request: SampleRequest, device: torch.device) -> Tensor:
+    """Noise for the request's seed, float32. Drawn on the CPU with `cpu_noise`: then it is ComfyUI's for that seed."""
+    source = torch.device("cpu") if request.cpu_noise else device
+    generator = torch.Generator(source).manual_seed(request.seed)
+    return torch.randn(shape, generator=generator, device=source, dtype=torch.float32).to(device)
+
+
+def _batch_of_one(text: Mapping[str, Tensor], device: torch.device) -> Batch:
+    """The text tensors as `Architecture.predict` takes them: lists for unpadded ones, a batch dimension for the others."""
+    batch: Batch = {}
+    for name, tensor in text.items():
+        if name.startswith(VARIABLE_LENGTH):
+            batch[name.removeprefix(VARIABLE_LENGTH)] = [tensor.to(device)]
+        else:
+            batch[name] = tensor[None].to(device)
+    return batch
