@@ -1,0 +1,276 @@
+"""The Wan2.1 video transformer (arXiv 2503.20314) for LoRA training, in the original key layout (`blocks.0.self_attn.q.weight`).
+
+Compared with the published code: no float64 or float32 copies of the token stream, modulation folded into the layer norms,
+LoRAs folded into the linears (`layers.linear`), and the text padding replaced by a few weighted keys (`collapse_padding`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...errors import UserError
+from ...layers.attention import KEY_ALIGNMENT, attention, repeated_key_biases
+from ...layers.blocks import run_block
+from ...layers.linear import Linear
+from ...layers.norms import LayerNorm, RMSNorm, gated_residual
+from ...layers.rope import Tables, apply_rope, grid_positions, rope_tables
+
+
+@dataclass(frozen=True)
+class WanGeometry:
+    """Sizes of a Wan transformer. image_dim is the width of CLIP image features, None without image conditioning."""
+
+    dim: int
+    ffn_dim: int
+    num_heads: int
+    num_layers: int
+    in_dim: int = 16
+    out_dim: int = 16
+    text_dim: int = 4096
+    text_len: int = 512
+    freq_dim: int = 256
+    image_dim: int | None = None
+    eps: float = 1e-6
+
+    def to_json(self) -> str:
+        """What the metadata key `musubi_geometry` of a weight file holds."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> WanGeometry:
+        return cls(**json.loads(text))
+
+
+PATCH = (1, 2, 2)
+_PATCH_VOLUME = 4
+
+
+class WanSelfAttention(nn.Module):
+    def __init__(self, geometry: WanGeometry) -> None:
+        super().__init__()
+        dim = geometry.dim
+        self.num_heads = geometry.num_heads
+        self.mode = "torch"
+        self.split = False
+        self.q = Linear(dim, dim)
+        self.k = Linear(dim, dim)
+        self.v = Linear(dim, dim)
+        self.o = Linear(dim, dim)
+        self.norm_q = RMSNorm(dim, geometry.eps)
+        self.norm_k = RMSNorm(dim, geometry.eps)
+
+    def heads(self, x: Tensor) -> Tensor:
+        """[B, S, C] -> [B, S, heads, C / heads]"""
+        return x.unflatten(-1, (self.num_heads, -1))
+
+    def forward(self, x: Tensor, rope: Tables) -> Tensor:
+        q = apply_rope(self.heads(self.norm_q(self.q(x))), rope)
+        k = apply_rope(self.heads(self.norm_k(self.k(x))), rope)
+        return self.o(attention(q, k, self.heads(self.v(x)), self.mode, split=self.split))
+
+
+class WanCrossAttention(WanSelfAttention):
+    """Attention to the text and, where the model has it, to image features with keys and values of their own."""
+
+    def __init__(self, geometry: WanGeometry) -> None:
+        super().__init__(geometry)
+        self.has_image = geometry.image_dim is not None
+        if self.has_image:
+            self.k_img = Linear(geometry.dim, geometry.dim)
+            self.v_img = Linear(geometry.dim, geometry.dim)
+            self.norm_k_img = RMSNorm(geometry.dim, geometry.eps)
+
+    def forward(self, x: Tensor, text: Tensor, text_bias: Tensor | None, image: Tensor | None) -> Tensor:  # type: ignore[override]
+        q = self.heads(self.norm_q(self.q(x)))
+        k = self.heads(self.norm_k(self.k(text)))
+        out = attention(q, k, self.heads(self.v(text)), self.mode, text_bias, self.split)
+        if self.has_image and image is not None:
+            k = self.heads(self.norm_k_img(self.k_img(image)))
+            out = out + attention(q, k, self.heads(self.v_img(image)), self.mode, split=self.split)
+        return self.o(out)
+
+
+class WanAttentionBlock(nn.Module):
+    def __init__(self, geometry: WanGeometry) -> None:
+        super().__init__()
+        dim, eps = geometry.dim, geometry.eps
+        self.norm1 = LayerNorm(dim, eps, elementwise_affine=False)
+        self.self_attn = WanSelfAttention(geometry)
+        self.norm3 = LayerNorm(dim, eps)
+        self.cross_attn = WanCrossAttention(geometry)
+        self.norm2 = LayerNorm(dim, eps, elementwise_affine=False)
+        self.ffn = nn.Sequential(Linear(dim, geometry.ffn_dim), nn.GELU(approximate="tanh"), Linear(geometry.ffn_dim, dim))
+        self.modulation = nn.Parameter(torch.empty(1, 6, dim))
+
+    def forward(self, x: Tensor, condition: Tensor, rope: Tables, text: Tensor, text_bias: Tensor | None, image: Tensor | None) -> Tensor:
+        """x [B, S, C]; condition [B, T, 6, C] float32 with T = 1, or S where every token has its own time."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = _modulation(self.modulation, condition, x.dtype)
+        x = gated_residual(x, self.self_attn(self.norm1.modulated(x, scale1, shift1), rope), gate1)
+        x = x + self.cross_attn(self.norm3(x), text, text_bias, image)
+        return gated_residual(x, self.ffn(self.norm2.modulated(x, scale2, shift2)), gate2)
+
+
+class Head(nn.Module):
+    def __init__(self, geometry: WanGeometry) -> None:
+        super().__init__()
+        self.norm = LayerNorm(geometry.dim, geometry.eps, elementwise_affine=False)
+        self.head = Linear(geometry.dim, geometry.out_dim * _PATCH_VOLUME)
+        self.modulation = nn.Parameter(torch.empty(1, 2, geometry.dim))
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """x [B, S, C]; time [B, T, C] float32 -> [B, S, out * patch]"""
+        shift, scale = _modulation(self.modulation, time.unsqueeze(2), x.dtype)
+        return self.head(self.norm.modulated(x, scale, shift))
+
+
+class ImageEmbedding(nn.Module):
+    """CLIP image features -> tokens of the transformer's width."""
+
+    def __init__(self, geometry: WanGeometry) -> None:
+        super().__init__()
+        width = geometry.image_dim or 0
+        self.proj = nn.Sequential(nn.LayerNorm(width), Linear(width, width), nn.GELU(), Linear(width, geometry.dim), nn.LayerNorm(geometry.dim))
+
+    def forward(self, features: Tensor) -> Tensor:
+        tokens: Tensor = self.proj(features)
+        return tokens
+
+
+class WanTransformer(nn.Module):
+    """Predicts the velocity of noisy latents. Built without initial values: load weights, or fill the parameters."""
+
+    def __init__(self, geometry: WanGeometry) -> None:
+        super().__init__()
+        self.geometry = geometry
+        dim = geometry.dim
+        self.patch_embedding = nn.Conv3d(geometry.in_dim, dim, PATCH, PATCH)
+        self.text_embedding = nn.Sequential(Linear(geometry.text_dim, dim), nn.GELU(approximate="tanh"), Linear(dim, dim))
+        self.time_embedding = nn.Sequential(Linear(geometry.freq_dim, dim), nn.SiLU(), Linear(dim, dim))
+        self.time_projection = nn.Sequential(nn.SiLU(), Linear(dim, dim * 6))
+        self.blocks = nn.ModuleList(WanAttentionBlock(geometry) for _ in range(geometry.num_layers))
+        self.head = Head(geometry)
+        if geometry.image_dim is not None:
+            self.img_emb = ImageEmbedding(geometry)
+        self.gradient_checkpointing = False
+        self.gradient_checkpointing_cpu_offload = False
+
+    def block_lists(self) -> list[nn.ModuleList]:
+        """The repeated blocks, for checkpointing, streaming and compilation."""
+        return [self.blocks]
+
+    def set_attention(self, mode: str, split: bool = False) -> None:
+        """Choose the attention kernel (`layers.attention.MODES`) and whether samples run one at a time."""
+        for module in self.modules():
+            if isinstance(module, WanSelfAttention):
+                module.mode, module.split = mode, split
+
+    def forward(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        text: Sequence[Tensor],
+        extra_channels: Tensor | None = None,
+        image: Tensor | None = None,
+        frame_indices: Sequence[int] | None = None,
+        skip_blocks: Collection[int] = (),
+    ) -> Tensor:
+        """Velocity [B, out, F, H, W] in float32.
+
+        latents [B, 16, F, H, W]; timesteps [B], 0..1000; text: per sample [L, text_dim] without padding.
+        extra_channels [B, in_dim - 16, F, H, W]: control or first-frame channels. image [B, tokens, image_dim]: CLIP features.
+        frame_indices: positions in time of the latent frames. skip_blocks: blocks left out (skip layer guidance).
+        """
+        dtype = self.patch_embedding.weight.dtype
+        if extra_channels is not None:
+            latents = torch.cat([latents, extra_channels.to(latents.dtype)], dim=1)
+        grid = (latents.shape[2], latents.shape[3] // PATCH[1], latents.shape[4] // PATCH[2])
+        x = self._patches(latents.to(dtype), grid)
+        time, condition = self._time(timesteps)
+        tokens, bias = collapse_padding(text, self.geometry.text_len, dtype, x.device)
+        tokens = self.text_embedding(tokens)
+        image_tokens = self.img_emb(image.to(dtype)) if image is not None else None
+        rope = rope_tables(grid_positions(*grid, frame_indices), self.geometry.dim // self.geometry.num_heads, x.device, dtype)
+
+        run = [index for index in range(len(self.blocks)) if index not in skip_blocks]
+        for index in run:
+            # what the last block would keep is needed at once, so recomputing it saves no memory
+            recompute = self.gradient_checkpointing and index != run[-1]
+            x = run_block(
+                self.blocks[index], x, condition, rope, tokens, bias, image_tokens,
+                recompute=recompute, offload=self.gradient_checkpointing_cpu_offload,
+            )  # fmt: skip
+        return self._unpatch(self.head(x, time), grid).float()
+
+    def _patches(self, latents: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """[B, C, F, H, W] -> [B, F*H*W/4, dim]; the convolution's stride is its kernel, so it is one matrix product."""
+        b, c = latents.shape[:2]
+        f, h, w = grid
+        patches = latents.view(b, c, f, h, 2, w, 2).permute(0, 2, 3, 5, 1, 4, 6).reshape(b, f * h * w, c * _PATCH_VOLUME)
+        return F.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
+
+    def _unpatch(self, x: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        f, h, w = grid
+        x = x.view(x.shape[0], f, h, w, 2, 2, self.geometry.out_dim)
+        return x.permute(0, 6, 1, 2, 4, 3, 5).reshape(x.shape[0], self.geometry.out_dim, f, h * 2, w * 2)
+
+    def _time(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """(time [B, T, C], condition [B, T, 6, C]) in float32, from timesteps [B] or [B, T]."""
+        if timesteps.ndim == 1:
+            timesteps = timesteps.unsqueeze(1)
+        first, second = self.time_embedding[0], self.time_embedding[2]
+        waves = sinusoids(timesteps, self.geometry.freq_dim)
+        time = _linear32(F.silu(_linear32(waves, first.weight, first.bias)), second.weight, second.bias)
+        active = F.silu(time)
+        projection = self.time_projection[1]
+        # in six parts, so that no float32 copy of the whole (6 * dim, dim) matrix exists
+        parts = zip(projection.weight.chunk(6), projection.bias.chunk(6), strict=True)
+        return time, torch.stack([_linear32(active, weight, bias) for weight, bias in parts], dim=2)
+
+
+def sinusoids(timesteps: Tensor, width: int) -> Tensor:
+    """[...] -> [..., width] float32: cosines, then sines, of the timesteps at geometric frequencies."""
+    half = width // 2
+    exponents = torch.arange(half, dtype=torch.float64, device=timesteps.device) / half
+    angles = timesteps.double().unsqueeze(-1) * torch.pow(10000.0, -exponents)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1).float()
+
+
+def collapse_padding(text: Sequence[Tensor], length: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """Text embeddings [L_i, D] -> (tokens [B, K, D], bias [B, 1, 1, K] or None).
+
+    Wan attends to text padded with zeros to `length`, without a mask. Those rows are all equal, so a few of them with the
+    biases of `repeated_key_biases` give the same attention and the same gradients. Rows that only fill up a batch or the
+    kernel's alignment get a bias of -inf.
+    """
+    lengths = [len(embedding) for embedding in text]
+    if max(lengths) > length:
+        raise UserError(f"a caption has {max(lengths)} text tokens; the model takes {length}. Cache the text encoder outputs again.")
+    biases = [repeated_key_biases(length - n, dtype) for n in lengths]
+    width = max(n + len(extra) for n, extra in zip(lengths, biases, strict=True))
+    width = min(length, -(-width // KEY_ALIGNMENT) * KEY_ALIGNMENT) if width < length else width
+    tokens = torch.zeros(len(text), width, text[0].shape[-1], dtype=dtype, device=device)
+    rows = [[0.0] * n + list(extra) + [float("-inf")] * (width - n - len(extra)) for n, extra in zip(lengths, biases, strict=True)]
+    for row, embedding in zip(tokens, text, strict=True):
+        row[: len(embedding)] = embedding
+    if not any(any(row) for row in rows):
+        return tokens, None
+    return tokens, torch.tensor(rows, dtype=dtype, device=device)[:, None, None, :]
+
+
+def _linear32(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.linear(x, weight.float(), bias.float())
+
+
+def _modulation(table: Tensor, condition: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """table [1, n, C] + condition [B, T, 1 or n, C] -> n tensors [B, T, C]; each second of three (or two) is a scale and gets 1
+    added in float32 before the rounding to `dtype`."""
+    parts = list((table.float().unsqueeze(1) + condition).unbind(2))
+    for index in range(1, len(parts), 3):
+        parts[index] = parts[index] + 1
+    return tuple(part.to(dtype) for part in parts)

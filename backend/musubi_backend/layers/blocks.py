@@ -1,0 +1,36 @@
+"""Running a transformer's blocks: the one place that wraps a block call.
+
+Gradient checkpointing lives here; block streaming (fetch weights before, release after), selective checkpointing (a
+`context_fn` that keeps attention outputs) and regional compilation (a compiled `block`) belong here too, without the models
+knowing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+def run_block(block: nn.Module | Callable[..., Tensor], x: Tensor, *shared: Any, recompute: bool = False, offload: bool = False) -> Tensor:
+    """block(x, *shared).
+
+    recompute: keep only x for backward and run the block again there. offload: keep that x in (pinned) host memory.
+    shared: inputs of all blocks (text, tables), held by reference and never offloaded.
+    """
+    if not (recompute and torch.is_grad_enabled()):
+        result: Tensor = block(x, *shared)
+        return result
+    keep = torch.autograd.graph.save_on_cpu(pin_memory=x.is_cuda) if offload else contextlib.nullcontext()
+    with keep:
+        result = checkpoint(partial(_reversed_call, block, shared), x, use_reentrant=False)
+    return result
+
+
+def _reversed_call(block: Callable[..., Tensor], shared: tuple[Any, ...], x: Tensor) -> Tensor:
+    return block(x, *shared)

@@ -1,0 +1,108 @@
+"""The linear layer of every transformer block: a frozen base with an optional LoRA folded into its matrix product.
+
+A LoRA costs two thin products; its result is where the base product starts accumulating, so no full-size temporary is made
+and no tensor changes dtype. Other kinds of weights are sub-classes of `Linear` that override `base_output` (an 8-bit linear
+dequantises or multiplies there); neither the LoRA nor the models need to know.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class LoRAAdapter(nn.Module):
+    """Low-rank addition to one linear: delta = alpha / rank * up @ down (arXiv 2106.09685), weights in float32.
+
+    Names of parameters and buffer are musubi-tuner's: `lora_down.weight` [rank, in], `lora_up.weight` [out, rank], `alpha` [].
+    """
+
+    alpha: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        rank: int,
+        alpha: float,
+        dropout: float | None = None,
+        rank_dropout: float | None = None,
+        module_dropout: float | None = None,
+    ) -> None:
+        """alpha 0 means alpha = rank. dropout acts on the rank-wide activations, rank_dropout on whole ranks of a sample,
+        module_dropout on the whole adapter; all only in train mode."""
+        super().__init__()
+        self.rank = rank
+        alpha = float(alpha) or float(rank)
+        self.scale = alpha / rank
+        self.register_buffer("alpha", torch.tensor(alpha))
+        self.lora_down = _bare_linear(in_features, rank)
+        self.lora_up = _bare_linear(rank, out_features)
+        nn.init.kaiming_uniform_(self.lora_down.weight, a=5**0.5)
+        nn.init.zeros_(self.lora_up.weight)
+        self.dropout = dropout
+        self.rank_dropout = rank_dropout
+        self.module_dropout = module_dropout
+        self.enabled = True
+
+    def is_skipped(self) -> bool:
+        """True when this forward goes without the adapter (switched off, or dropped as a whole)."""
+        if not self.enabled:
+            return True
+        return bool(self.training and self.module_dropout and torch.rand(1).item() < self.module_dropout)
+
+    def hidden(self, x: Tensor) -> tuple[Tensor, float]:
+        """x [..., in] -> (activations [..., rank] in x's dtype, factor for the up product)."""
+        hidden = F.linear(x, self.lora_down.weight.to(x.dtype))
+        factor = self.scale
+        if self.training:
+            if self.dropout:
+                hidden = F.dropout(hidden, self.dropout)
+            if self.rank_dropout:
+                shape = (hidden.shape[0], *[1] * (hidden.ndim - 2), self.rank)
+                hidden = hidden * (torch.rand(shape, device=hidden.device) > self.rank_dropout)
+                factor /= 1.0 - self.rank_dropout
+        return hidden, factor
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[arg-type]
+        self.scale = self.alpha.item() / self.rank
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` that can carry a LoRA.
+
+    The adapter is not a sub-module: `state_dict()`, `.to()` and freezing concern the base weights only, and the network that
+    owns the adapters (`lora.LoRANetwork`) trains, moves and saves them.
+    """
+
+    adapter: LoRAAdapter | None = None
+
+    def attach(self, adapter: LoRAAdapter | None) -> None:
+        """Add `adapter` to what this layer computes; None takes it away."""
+        self.__dict__["adapter"] = adapter
+
+    def base_output(self, x: Tensor, start: Tensor | None = None) -> Tensor:
+        """x [..., in] @ weight.T, accumulated onto `start` [..., out], which already holds the bias, else onto the bias."""
+        if start is None:
+            return F.linear(x, self.weight, self.bias)
+        return torch.addmm(start.flatten(0, -2), x.flatten(0, -2), self.weight.t()).view(start.shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        adapter = self.adapter
+        if adapter is None or adapter.is_skipped():
+            return self.base_output(x)
+        # The LoRA comes first so that, when a checkpointed block is recomputed, everything that backward needs exists before
+        # the expensive product: the recomputation of the last linear of a block stops short of it.
+        hidden, factor = adapter.hidden(x)
+        up = adapter.lora_up.weight.to(x.dtype).t()
+        if self.bias is not None:
+            start = torch.addmm(self.bias, hidden.flatten(0, -2), up, alpha=factor)
+        else:
+            start = (hidden.flatten(0, -2) * factor) @ up
+        return self.base_output(x, start.view(*x.shape[:-1], -1))
+
+
+def _bare_linear(in_features: int, out_features: int) -> nn.Linear:
+    return nn.utils.skip_init(nn.Linear, in_features, out_features, bias=False)

@@ -1,0 +1,58 @@
+"""Norms and residuals of modulated (adaLN) transformer blocks, without detours through float32 copies of the stream."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+class RMSNorm(nn.Module):
+    """Root mean square norm over the last dimension with a learned scale (arXiv 1910.07467)."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer norm that is modulated by the condition: norm(x) * scale + shift."""
+
+    def modulated(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """x [B, S, C]; scale and shift [B, 1 or S, C] in x's dtype (scale is 1 + the predicted one)."""
+        if scale.shape[0] == 1 and scale.shape[1] == 1:
+            return F.layer_norm(x, self.normalized_shape, scale[0, 0], shift[0, 0], self.eps)
+        return torch.addcmul(shift, F.layer_norm(x, self.normalized_shape, None, None, self.eps), scale)
+
+
+class _GatedResidual(torch.autograd.Function):
+    """x + gate * y for a gate without gradient.
+
+    Nothing is kept through autograd's saved tensors: a recomputed block therefore ends at the last tensor another operation
+    saved, and does not compute its last matrix product again only to save the gate.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
+        ctx.gate = gate
+        return torch.addcmul(x, y, gate)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None]:
+        return grad if ctx.needs_input_grad[0] else None, grad * ctx.gate, None
+
+
+def gated_residual(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
+    """x + gate * y; x, y [B, S, C], gate [B, 1 or S, C]."""
+    if gate.requires_grad:
+        return torch.addcmul(x, y, gate)
+    result: Tensor = _GatedResidual.apply(x, y, gate)
+    return result
