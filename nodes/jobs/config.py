@@ -1,0 +1,73 @@
+"""The product's home folder and the settings that `install.py` writes there. No widget can change them.
+
+`<home>/config.json`:
+    {"interpreter": "<backend venv python>", "engine": "builtin" | "musubi-tuner",
+     "musubi_tuner": {"path": "<checkout>", "python": "<its python>"}, "allowed_roots": ["<folder>", ...]}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...backend.musubi_backend.errors import UserError
+
+HOME_VARIABLE = "MUSUBITUNER_HOME"
+CONFIG_NAME = "config.json"
+ENGINES = ("builtin", "musubi-tuner")
+PACK_ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@dataclass(frozen=True)
+class Config:
+    home: Path
+    interpreter: Path | None = None
+    engine: str = "builtin"
+    musubi_path: Path | None = None
+    musubi_python: Path | None = None
+    allowed_roots: tuple[Path, ...] = ()
+
+
+def default_home(pack_root: Path = PACK_ROOT) -> Path:
+    """$MUSUBITUNER_HOME, else ComfyUI's `user/__musubituner` when the pack lies in `custom_nodes`, else `.musubituner` in the pack."""
+    chosen = os.environ.get(HOME_VARIABLE)
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    comfy = pack_root.parent.parent
+    if pack_root.parent.name == "custom_nodes" and (comfy / "main.py").is_file():
+        return comfy / "user" / "__musubituner"
+    return pack_root / ".musubituner"
+
+
+def load(home: Path) -> Config:
+    """Read `config.json`; without one, nothing is installed and `interpreter` is None. UserError if the file is damaged."""
+    path = home / CONFIG_NAME
+    if not path.is_file():
+        return Config(home)
+    try:
+        data: Any = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(data, dict):
+            raise ValueError("not a JSON object")
+        engine = data.get("engine", "builtin")
+        musubi = data.get("musubi_tuner") or {}
+        return Config(
+            home=home,
+            interpreter=_path(data.get("interpreter")),
+            engine=engine if engine in ENGINES else _refuse_engine(engine),
+            musubi_path=_path(musubi.get("path")),
+            musubi_python=_path(musubi.get("python")),
+            allowed_roots=tuple(Path(root) for root in data.get("allowed_roots") or ()),
+        )
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error}). Run `python install.py` in {PACK_ROOT} to write it anew.") from error
+
+
+def _refuse_engine(engine: object) -> str:
+    raise ValueError(f"engine {engine!r} is not one of {', '.join(ENGINES)}")
+
+
+def _path(value: object) -> Path | None:
+    return Path(str(value)) if value else None

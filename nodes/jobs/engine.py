@@ -1,0 +1,83 @@
+"""The command line of a tool for the chosen engine: our backend, or a registered musubi-tuner checkout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...backend.musubi_backend.errors import UserError
+from .config import PACK_ROOT, Config
+from .environment import child_environment
+from .folder import JobFolder
+from .runner import Command
+
+_BACKEND = PACK_ROOT / "backend"
+_GUARDED = Path(__file__).with_name("guarded.py")
+
+
+def engine_for(config: Config, tool: str, foreign: bool) -> str:
+    """Tools that musubi-tuner does not have (`foreign` False) always run in our backend."""
+    return config.engine if foreign else "builtin"
+
+
+def command(
+    config: Config,
+    folder: JobFolder,
+    tool: str,
+    arguments: Sequence[str],
+    *,
+    foreign: bool = True,
+    launch: bool = False,
+    processes: int = 1,
+    mixed_precision: str = "no",
+) -> Command:
+    """The command for `tool` with `arguments`.
+
+    foreign: the tool also exists in musubi-tuner, so the chosen engine runs it. launch: it is a trainer, which `accelerate
+    launch` starts where several processes are asked for, and always for musubi-tuner. UserError if nothing is installed.
+    """
+    if engine_for(config, tool, foreign) == "builtin":
+        python = _existing(config.interpreter, "the backend is not installed yet")
+        target = ["-m", "musubi_backend", tool]
+        through_launcher = launch and processes > 1
+        environment = child_environment(str(folder.path), {"PYTHONPATH": str(_BACKEND)})
+        engine, listens = "builtin", True
+    else:
+        checkout = config.musubi_path
+        if checkout is None or not (checkout / f"{tool}.py").is_file():
+            raise UserError(f"the musubi-tuner checkout {checkout} has no {tool}.py. Register one with: python install.py --musubi-tuner PATH")
+        python = _existing(config.musubi_python, "the python of the musubi-tuner checkout is missing")
+        target = [str(_GUARDED), str(checkout / f"{tool}.py")]
+        through_launcher = launch
+        environment = child_environment(str(folder.path), {"PYTHONPATH": str(checkout / "src")})
+        engine, listens = "musubi-tuner", False
+    head = [str(python), *_launcher(folder, processes, mixed_precision)] if through_launcher else [str(python)]
+    return Command([*head, *target, *arguments], environment, folder.path, engine, listens)
+
+
+def _launcher(folder: JobFolder, processes: int, mixed_precision: str) -> list[str]:
+    """`accelerate launch` with every setting given, so that it neither asks nor reads the user's own defaults."""
+    settings = folder.path / "accelerate.json"
+    precision = mixed_precision or "no"
+    values = {
+        "compute_environment": "LOCAL_MACHINE",
+        "debug": False,
+        "distributed_type": "MULTI_GPU" if processes > 1 else "NO",
+        "machine_rank": 0,
+        "main_training_function": "main",
+        "mixed_precision": precision,
+        "num_machines": 1,
+        "num_processes": processes,
+        "same_network": True,
+        "use_cpu": False,
+    }
+    settings.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    flags = ["--config_file", str(settings), "--num_processes", str(processes), "--num_machines", "1", "--mixed_precision", precision]
+    return ["-m", "accelerate.commands.launch", *flags, "--num_cpu_threads_per_process", "1", "--dynamo_backend", "no"]
+
+
+def _existing(python: Path | None, problem: str) -> Path:
+    if python is None or not python.is_file():
+        raise UserError(f"{problem} ({python or 'no config.json'}). Run `python install.py` in {PACK_ROOT}, then queue again.")
+    return python

@@ -1,0 +1,39 @@
+"""The child's environment: ours without what would make its python load ComfyUI's packages or settings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from ...backend.musubi_backend.job import JOB_DIR_VARIABLE
+
+_DROPPED = (
+    "PYTHONHOME",
+    "PYTHONPATH",
+    "PYTHONSTARTUP",
+    "PYTHONEXECUTABLE",
+    "PYTHONPLATLIBDIR",
+    "PYTHONINSPECT",
+    "VIRTUAL_ENV",
+    "__PYVENV_LAUNCHER__",
+    "CONDA_PREFIX",
+    "CONDA_DEFAULT_ENV",
+    # ComfyUI's allocator choice is made for inference in its own process
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "PYTORCH_ALLOC_CONF",
+    "CUBLAS_WORKSPACE_CONFIG",
+)
+_SET = {
+    "PYTHONNOUSERSITE": "1",
+    "PYTHONUTF8": "1",
+    "PYTHONIOENCODING": "utf-8",
+    "PYTHONUNBUFFERED": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+}
+
+
+def child_environment(job_dir: str, extra: Mapping[str, str] | None = None, base: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment for a job. `base` defaults to this process's."""
+    kept = {key: value for key, value in (os.environ if base is None else base).items() if key.upper() not in _DROPPED}
+    return {**kept, **_SET, **(extra or {}), JOB_DIR_VARIABLE: job_dir}

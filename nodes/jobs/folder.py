@@ -1,0 +1,56 @@
+"""The job folder: `<home>/jobs/<time>-<tool>-<id>/` with command.json, log.txt, metrics.jsonl and status.json."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...backend.musubi_backend.atomic import write_text
+
+_ID = re.compile(r"\d{8}-\d{6}-[a-z0-9_]{1,60}-[0-9a-f]{6}")
+
+
+@dataclass(frozen=True)
+class JobFolder:
+    path: Path
+
+    @classmethod
+    def create(cls, home: Path, tool: str) -> JobFolder:
+        """Make a fresh folder for one run of `tool`."""
+        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{re.sub('[^a-z0-9_]', '_', tool.lower())[:60]}-{secrets.token_hex(3)}"
+        path = home / "jobs" / name
+        path.mkdir(parents=True)
+        return cls(path)
+
+    @staticmethod
+    def is_id(text: str) -> bool:
+        """True for names that `create` makes: nothing else may be joined to the jobs folder."""
+        return _ID.fullmatch(text) is not None
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    def write_command(self, **values: Any) -> None:
+        _write(self.path / "command.json", values)
+
+    def write_status(self, state: str, **values: Any) -> None:
+        """state: running, finished, failed or stopped."""
+        _write(self.path / "status.json", {"state": state, "time": round(time.time(), 3), **values})
+
+    def status(self) -> dict[str, Any]:
+        path = self.path / "status.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _write(path: Path, values: dict[str, Any]) -> None:
+    write_text(path, json.dumps(values, ensure_ascii=False, indent=1) + "\n")

@@ -1,0 +1,57 @@
+"""Which paths a widget may name: only those inside the allowed roots, judged after resolving `..` and links."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from ...backend.musubi_backend.errors import UserError
+
+
+def is_inside(path: Path, roots: Iterable[Path]) -> bool:
+    """True if the real location of `path` is one of `roots` or below one."""
+    real = os.path.normcase(os.path.realpath(path))
+    for root in roots:
+        base = os.path.normcase(os.path.realpath(root))
+        if real == base or real.startswith(base.rstrip(os.sep) + os.sep):
+            return True
+    return False
+
+
+def inside(text: str, roots: Iterable[Path], what: str, *, relative_to: Path | None = None, must_exist: bool = True) -> Path:
+    """The absolute path that `text` names, checked. Relative paths count from `relative_to`.
+
+    UserError when it is empty, looks like a flag, does not exist (with `must_exist`), or lies outside `roots`.
+    """
+    allowed = list(roots)
+    value = text.strip().strip('"')
+    if not value:
+        raise UserError(f"{what} is empty: enter a path")
+    if "\0" in value or "\n" in value or value.startswith("-"):
+        raise UserError(f"{what}: {value!r} is not a path")
+    path = Path(value)
+    if not path.is_absolute():
+        path = (relative_to or allowed[0]) / path
+    if not is_inside(path, allowed):
+        listed = "\n  ".join(str(root) for root in allowed)
+        raise UserError(
+            f"{what}: {value} is outside the folders this pack may use:\n  {listed}\n"
+            f"Move the files there, or allow their folder once with: python install.py --allow-root \"{path if path.is_dir() else path.parent}\""
+        )
+    if must_exist and not path.exists():
+        raise UserError(f"{what}: {path} does not exist")
+    return Path(os.path.abspath(path))
+
+
+def plain_name(text: str, what: str) -> str:
+    """A file name without folder parts, usable on every system. UserError otherwise."""
+    name = text.strip()
+    if not name or name in {".", ".."} or name[0] in "-." or name[-1] == "." or len(name) > 100:
+        raise UserError(f"{what}: {text!r} is not usable as a file name")
+    bad = sorted({character for character in name if character in '<>:"/\\|?*' or ord(character) < 32})
+    if bad:
+        raise UserError(f"{what}: {text!r} holds {' '.join(map(repr, bad))}, which a file name cannot")
+    if name.split(".")[0].upper() in {"CON", "PRN", "AUX", "NUL", *(f"{d}{n}" for d in ("COM", "LPT") for n in range(1, 10))}:
+        raise UserError(f"{what}: {text!r} is a reserved name on Windows")
+    return name

@@ -1,0 +1,46 @@
+"""Ending a process with everything it started. psutil (ComfyUI has it) finds the children; without it the process group does."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from typing import Any
+
+
+def members(pid: int) -> list[Any]:
+    """psutil processes of `pid` and its descendants; empty without psutil or when it is gone."""
+    try:
+        import psutil
+    except ImportError:
+        return []
+    try:
+        root = psutil.Process(pid)
+        return [*root.children(recursive=True), root]
+    except psutil.Error:
+        return []
+
+
+def creation_time(pid: int) -> float | None:
+    """With the pid, this names a process for good: pids are used again."""
+    try:
+        import psutil
+    except ImportError:
+        return None
+    try:
+        return float(psutil.Process(pid).create_time())
+    except psutil.Error:
+        return None
+
+
+def signal_tree(pid: int, processes: list[Any], *, kill: bool) -> None:
+    """Terminate (or kill) `processes` and the process group that `pid` leads."""
+    for process in processes:
+        with contextlib.suppress(Exception):  # psutil.Error: it has ended by itself
+            if kill:
+                process.kill()
+            else:
+                process.terminate()
+    if os.name == "posix":
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL if kill else signal.SIGTERM)

@@ -1,0 +1,222 @@
+"""Starts jobs and watches them: the only place in this product that starts a process.
+
+Jobs live on an event loop of their own in one background thread, because ComfyUI gives every prompt a fresh loop that a
+synchronous node can block and that a Windows setting can rob of subprocess support. A job writes stdout and stderr to its
+log file; the runner reads on in it. The job's stdin stays open: the line "stop" asks it to end gracefully, end of file
+tells it that we died.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import process_tree
+from .errors import describe_exit, last_error, read_tail
+from .folder import JobFolder
+from .progress import Follower, Progress
+
+POLL_SECONDS = 0.1
+TERMINATE_SECONDS = 0.8
+EXIT_STOPPED = 3
+
+
+@dataclass(frozen=True)
+class Command:
+    """What to run: an argument list (never a shell line), its whole environment and its working folder."""
+
+    argv: list[str]
+    env: dict[str, str]
+    cwd: Path
+    engine: str = "builtin"
+    listens: bool = True  # reads "stop" from stdin and ends gracefully
+
+
+@dataclass
+class Job:
+    """One running or ended job. Read from any thread."""
+
+    folder: JobFolder
+    command: Command
+    pid: int = 0
+    returncode: int | None = None
+    stopping: bool = False
+    follower: Follower = field(default_factory=Follower)
+    _process: asyncio.subprocess.Process | None = None
+    _ended: asyncio.Event | None = None
+    _positions: dict[Path, int] = field(default_factory=dict)
+
+    @property
+    def progress(self) -> Progress:
+        return self.follower.progress
+
+    @property
+    def ended(self) -> bool:
+        return self.returncode is not None
+
+    @property
+    def stopped(self) -> bool:
+        """It ended because it was asked to."""
+        return self.ended and (self.stopping or self.returncode == EXIT_STOPPED)
+
+    def error(self) -> str:
+        """The last real error of its log, and where the whole log is."""
+        text = read_tail(self.folder.log)
+        message = last_error(text) if text.strip() else describe_exit(self.returncode or 0)
+        if self.returncode is not None and self.returncode < 0 and "Traceback" not in text and "ERROR: " not in text:
+            message = describe_exit(self.returncode)
+        return f"{message}\nThe whole log: {self.folder.log}"
+
+
+class _Loop:
+    """The event loop in its thread, started when first needed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def submit(self, work: Coroutine[Any, Any, Any]) -> concurrent.futures.Future[Any]:
+        return asyncio.run_coroutine_threadsafe(work, self._get())
+
+    def _get(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                # The Selector loop that some Windows setups choose as the default cannot start processes.
+                loop = asyncio.ProactorEventLoop() if sys.platform == "win32" else asyncio.SelectorEventLoop()
+                threading.Thread(target=loop.run_forever, name="musubituner-jobs", daemon=True).start()
+                self._loop = loop
+            return self._loop
+
+
+_LOOP = _Loop()
+
+
+async def start(folder: JobFolder, command: Command) -> Job:
+    """Start a job; returns once its process exists. OSError if it cannot be started."""
+    job = Job(folder, command)
+    await asyncio.wrap_future(_LOOP.submit(_spawn(job)))
+    return job
+
+
+async def stop(job: Job, grace: float) -> None:
+    """End a job: ask, wait up to `grace` seconds, terminate its tree, kill it. Returns when nothing of it runs."""
+    await asyncio.shield(asyncio.wrap_future(_LOOP.submit(_stop(job, grace))))
+
+
+async def wait(job: Job) -> None:
+    """Until the job has ended and its log is read to the end."""
+    await asyncio.wrap_future(_LOOP.submit(_wait(job)))
+
+
+async def _spawn(job: Job) -> None:
+    command, folder = job.command, job.folder
+    folder.write_command(argv=command.argv, engine=command.engine, cwd=str(command.cwd))
+    options: dict[str, Any] = {"start_new_session": True}
+    if sys.platform == "win32":
+        import subprocess
+
+        options = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
+    with open(folder.log, "ab") as log:
+        job._process = await asyncio.create_subprocess_exec(
+            *command.argv,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=log,
+            stderr=asyncio.subprocess.STDOUT,
+            env=command.env,
+            cwd=command.cwd,
+            **options,
+        )
+    job.pid = job._process.pid
+    job._ended = asyncio.Event()
+    folder.write_status("running", pid=job.pid, created=process_tree.creation_time(job.pid))
+    task = asyncio.get_running_loop().create_task(_watch(job))
+    _WATCHERS.add(task)
+    task.add_done_callback(_WATCHERS.discard)
+
+
+_WATCHERS: set[asyncio.Task[None]] = set()  # a loop keeps only weak references to tasks
+
+
+async def _watch(job: Job) -> None:
+    """Read what the job writes until it ends, then settle its state."""
+    assert job._process is not None and job._ended is not None
+    exited = asyncio.ensure_future(job._process.wait())
+    try:
+        while not exited.done():
+            _read_on(job)
+            await asyncio.wait({exited}, timeout=POLL_SECONDS)
+        # Whatever the job left behind (data loader workers, launched ranks) goes with it.
+        process_tree.signal_tree(job.pid, [], kill=True)
+        _read_on(job)
+        job.follower.feed_log(b"\n")
+    finally:
+        code = job._process.returncode
+        job.returncode = code if code is not None else -1
+        state = "finished" if code == 0 else "stopped" if job.stopped else "failed"
+        try:
+            job.folder.write_status(state, pid=job.pid, returncode=code, error=job.error() if state == "failed" else None)
+        finally:
+            job._ended.set()
+
+
+def _read_on(job: Job) -> None:
+    log = _new_bytes(job, job.folder.log)
+    if log:
+        job.follower.feed_log(log)
+    metrics = _new_bytes(job, job.folder.metrics)
+    if metrics:
+        job.follower.feed_metrics(metrics.decode("utf-8", errors="replace"))
+
+
+def _new_bytes(job: Job, path: Path) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            file.seek(job._positions.get(path, 0))
+            data = file.read()
+    except FileNotFoundError:
+        return b""
+    if path.suffix == ".jsonl":
+        data = data[: data.rfind(b"\n") + 1]
+    job._positions[path] = job._positions.get(path, 0) + len(data)
+    return data
+
+
+async def _wait(job: Job) -> None:
+    assert job._ended is not None
+    await job._ended.wait()
+
+
+async def _ends_within(job: Job, seconds: float) -> bool:
+    assert job._ended is not None
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(job._ended.wait(), max(0.01, seconds))
+    return job.ended
+
+
+async def _stop(job: Job, grace: float) -> None:
+    assert job._process is not None
+    if job.ended:
+        return
+    job.stopping = True
+    processes = process_tree.members(job.pid)
+    deadline = time.monotonic() + grace
+    if job.command.listens and job._process.stdin is not None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            job._process.stdin.write(b"stop\n")
+            await job._process.stdin.drain()
+        if await _ends_within(job, deadline - time.monotonic()):
+            process_tree.signal_tree(job.pid, processes, kill=True)
+            return
+    processes = process_tree.members(job.pid) or processes
+    process_tree.signal_tree(job.pid, processes, kill=False)
+    await _ends_within(job, TERMINATE_SECONDS)
+    process_tree.signal_tree(job.pid, processes, kill=True)
+    await _ends_within(job, 5.0)

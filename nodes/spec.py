@@ -1,0 +1,221 @@
+"""What a node is, independent of ComfyUI: its specification, its checks, its run, and the host it runs on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from ..backend.musubi_backend.errors import UserError
+
+WIDGETS = ("INT", "FLOAT", "BOOLEAN", "STRING", "COMBO")
+ANY = "*"
+
+
+class Host(Protocol):
+    """What runs a node: ComfyUI, or the terminal."""
+
+    home: Path
+    input_dir: Path
+    output_dir: Path
+    temp_dir: Path
+
+    def allowed_roots(self) -> list[Path]:
+        """Folders that paths from widgets may lie in."""
+        ...
+
+    def model_names(self, key: str) -> list[str]:
+        """Names in a model folder ("diffusion_models", "vae", ...), relative to its roots."""
+        ...
+
+    def model_path(self, key: str, name: str) -> Path:
+        """The file of a name. UserError if there is none."""
+        ...
+
+    def loras_dir(self) -> Path:
+        """Where new LoRAs go."""
+        ...
+
+    def progress(self, value: float, total: float, text: str, preview: Path | None = None) -> None:
+        """Show how far the running node is; `preview` is a picture or video to show."""
+        ...
+
+    def check_interrupted(self) -> None:
+        """Raise the host's own exception if the user asked to stop."""
+        ...
+
+    def free_gpu_memory(self) -> str:
+        """Unload the host's models; returns a line saying how much GPU memory is free, or ""."""
+        ...
+
+    def video(self, path: Path) -> Any:
+        """The host's video object for a file."""
+        ...
+
+    def frames(self, path: Path) -> Any:
+        """The host's picture batch for the frames of a video or picture."""
+        ...
+
+    def lora_model(self, path: Path) -> Any:
+        """The host's object for a LoRA's weights."""
+        ...
+
+    def video_file(self, video: Any) -> Path:
+        """A file that holds a video object."""
+        ...
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input: a widget (kind in WIDGETS) or a socket of a named type.
+
+    choices   for COMBO: the values, or a function of the host that lists them
+    off       the widget value that means "do not set this": nothing is passed to the backend
+    option    name of the backend option it sets, where it sets one
+    """
+
+    name: str
+    kind: str
+    tooltip: str
+    default: Any = None
+    minimum: float | None = None
+    maximum: float | None = None
+    step: float | None = None
+    choices: tuple[str, ...] | Callable[[Host], list[str]] | None = None
+    off: Any = None
+    option: str = ""
+    optional: bool = False
+    advanced: bool = False
+    multiline: bool = False
+    title: str = ""
+
+    @property
+    def is_widget(self) -> bool:
+        return self.kind in WIDGETS
+
+
+@dataclass(frozen=True)
+class Output:
+    name: str
+    kind: str
+    tooltip: str = ""
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    id: str
+    display_name: str
+    category: str
+    description: str
+    inputs: tuple[Input, ...]
+    outputs: tuple[Output, ...] = ()
+    is_output: bool = False
+
+    def input(self, name: str) -> Input:
+        for candidate in self.inputs:
+            if candidate.name == name:
+                return candidate
+        raise KeyError(name)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run gives.
+
+    values   one per output
+    text     shown on the node
+    shown    files to show on the node (pictures, videos) that lie in the host's output or temp folder
+    files    files that must still exist for this result to be used again
+    """
+
+    values: tuple[Any, ...] = ()
+    text: str = ""
+    shown: tuple[Path, ...] = ()
+    files: tuple[Path, ...] = ()
+
+
+class Node:
+    """Base of all nodes. They keep no state; everything a run needs is in its inputs and the host."""
+
+    spec: ClassVar[NodeSpec]
+
+    def validate(self, host: Host, **constants: Any) -> str | None:
+        """Quick check of widget values (linked inputs are absent). Returns what is wrong and what to do, or None."""
+        return None
+
+    def fingerprint(self, host: Host, **constants: Any) -> str:
+        """Changes when the node must run again though its inputs are the same: files that changed, for one."""
+        return ""
+
+    async def run(self, host: Host, **inputs: Any) -> Result:
+        raise NotImplementedError
+
+
+def check(node: Node, host: Host, constants: dict[str, Any]) -> str | None:
+    """All checks of widget values: type, range, choice, then the node's own. Returns the first problem or None."""
+    for spec in node.spec.inputs:
+        if spec.is_widget and spec.name in constants:
+            problem = _check_value(spec, host, constants[spec.name])
+            if problem:
+                return problem
+    try:
+        return node.validate(host, **constants)
+    except UserError as error:
+        return str(error)
+
+
+def complete(spec: NodeSpec, given: dict[str, Any]) -> dict[str, Any]:
+    """`given` with defaults for absent widgets, numbers in their type, and None for absent sockets. UserError for unknown names."""
+    unknown = sorted(set(given) - {entry.name for entry in spec.inputs})
+    if unknown:
+        raise UserError(f"{spec.display_name} has no input {', '.join(unknown)}; it has {', '.join(entry.name for entry in spec.inputs)}")
+    values: dict[str, Any] = {}
+    for entry in spec.inputs:
+        value = given.get(entry.name, entry.default if entry.is_widget else None)
+        if entry.kind == "FLOAT" and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if value is None and not entry.is_widget and not entry.optional:
+            raise UserError(f"{spec.display_name}: input {entry.name} is not connected")
+        values[entry.name] = value
+    return values
+
+
+def choices_of(entry: Input, host: Host) -> list[str]:
+    """The values a COMBO offers now."""
+    if callable(entry.choices):
+        return entry.choices(host)
+    return list(entry.choices or ())
+
+
+_TYPES: dict[str, tuple[type, ...]] = {"INT": (int,), "FLOAT": (int, float), "BOOLEAN": (bool,), "STRING": (str,), "COMBO": (str,)}
+
+
+def _check_value(entry: Input, host: Host, value: Any) -> str | None:
+    if not isinstance(value, _TYPES[entry.kind]) or (isinstance(value, bool) and entry.kind != "BOOLEAN"):
+        return f"{entry.name}: {value!r} is not {_kind_in_words(entry.kind)}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{entry.name}: {value} is not a finite number"
+    if entry.minimum is not None and value < entry.minimum:
+        return f"{entry.name}: {value} is below the minimum {entry.minimum:g}"
+    if entry.maximum is not None and value > entry.maximum:
+        return f"{entry.name}: {value} is above the maximum {entry.maximum:g}"
+    if entry.kind == "STRING" and "\0" in value:
+        return f"{entry.name} holds a NUL character"
+    if entry.kind == "COMBO":
+        known = choices_of(entry, host)
+        if value.replace("\\", "/") not in {name.replace("\\", "/") for name in known}:
+            listed = ", ".join(known[:12]) + (", …" if len(known) > 12 else "") if known else "nothing yet"
+            return f"{entry.name}: {value!r} is not there; available: {listed}"
+    return None
+
+
+def _kind_in_words(kind: str) -> str:
+    return {"INT": "a whole number", "FLOAT": "a number", "BOOLEAN": "true or false", "STRING": "text", "COMBO": "one of the choices"}[kind]
+
+
+def finite(value: float, otherwise: float = 0.0) -> float:
+    """Numbers for the user interface: NaN and infinity would break ComfyUI's history."""
+    return value if math.isfinite(value) else otherwise
+
