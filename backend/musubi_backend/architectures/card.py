@@ -37,6 +37,7 @@ class Card:
     cache_tools        (latent tool, text tool) names where they do not follow the prefix
     network_module     default `--network_module`
     modelspec          `modelspec.architecture` without "/lora"
+    implementation     `modelspec.implementation`: where the model's original code is
     lora_blocks        class names of the blocks whose Linears get a LoRA
     lora_exclude       full-match pattern of module paths left out by default
     fp8_target/exclude substrings that decide which weights fp8_scaled quantises
@@ -52,6 +53,7 @@ class Card:
     tool_prefix: str
     network_module: str
     modelspec: str
+    implementation: str
     lora_blocks: tuple[str, ...]
     lora_exclude: str
     tasks: tuple[Task, ...]

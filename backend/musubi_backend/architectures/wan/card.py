@@ -19,6 +19,7 @@ CARD = Card(
     tool_prefix="wan_",
     network_module="networks.lora_wan",
     modelspec="wan2.1",
+    implementation="https://github.com/Wan-Video/Wan2.1",
     lora_blocks=("WanAttentionBlock",),
     lora_exclude=r".*(patch_embedding|text_embedding|time_embedding|time_projection|norm|head).*",
     tasks=(
