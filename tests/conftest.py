@@ -1,0 +1,84 @@
+"""What every test gets: the shared reference data, a ComfyUI checkout, and no network."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+_LOOPBACK = ("127.", "::1", "localhost", "::ffff:127.")
+
+# Set before any library reads them. Child processes inherit them: a download there meets a proxy that refuses.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost,::1"
+for _name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+    os.environ[_name] = os.environ[_name.lower()] = "http://127.0.0.1:9"
+
+
+class NetworkUsed(AssertionError):
+    """A test reached for another machine."""
+
+
+def _refuse_other_machines(address: Any) -> None:
+    if isinstance(address, tuple) and not str(address[0]).startswith(_LOOPBACK):
+        raise NetworkUsed(f"a test tried to connect to {address[0]}:{address[1]}; tests use no network")
+
+
+def _guard_sockets() -> None:
+    real_connect, real_connect_ex = socket.socket.connect, socket.socket.connect_ex
+
+    def connect(self: socket.socket, address: Any) -> None:
+        _refuse_other_machines(address)
+        real_connect(self, address)
+
+    def connect_ex(self: socket.socket, address: Any) -> int:
+        _refuse_other_machines(address)
+        return real_connect_ex(self, address)
+
+    socket.socket.connect = connect  # type: ignore[method-assign, assignment]
+    socket.socket.connect_ex = connect_ex  # type: ignore[method-assign, assignment]
+
+
+_guard_sockets()
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with `golden/` and `contracts/`: $MUSUBITUNER_SHARED, else `shared` beside the repository. Skips without it."""
+    path = Path(os.environ.get("MUSUBITUNER_SHARED") or REPOSITORY.parent / "shared")
+    if not (path / "golden").is_dir():
+        pytest.skip(f"no reference data in {path}: set MUSUBITUNER_SHARED to the folder that holds golden/ and contracts/")
+    return path
+
+
+@pytest.fixture(scope="session")
+def comfyui_path() -> Path:
+    """A ComfyUI checkout, named by $COMFYUI_PATH. Skips without one."""
+    named = os.environ.get("COMFYUI_PATH")
+    if not named:
+        pytest.skip("set COMFYUI_PATH to a ComfyUI checkout to run this")
+    if not (Path(named) / "main.py").is_file():
+        pytest.fail(f"COMFYUI_PATH={named} holds no ComfyUI (no main.py)")
+    return Path(named)
+
+
+@pytest.fixture(scope="session")
+def comfyui_python(comfyui_path: Path) -> Path:
+    """The python that runs that ComfyUI: $COMFYUI_PYTHON, else the environment inside the checkout. Skips without one."""
+    inside = [comfyui_path / folder / "bin" / "python" for folder in (".venv", "venv")]
+    named = os.environ.get("COMFYUI_PYTHON")
+    for python in [Path(named)] if named else inside:
+        if python.is_file():
+            return python
+    pytest.skip("set COMFYUI_PYTHON to the python that runs ComfyUI")
