@@ -1,0 +1,97 @@
+"""Cache files: safetensors with musubi-tuner's keys and metadata, written atomically."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import UserError
+from ..weights import safetensors_file
+from . import keys
+from .headers import FORMAT_VERSION, check_cache, damaged
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..architectures.card import Card
+
+logger = logging.getLogger(__name__)
+
+
+def save_latents(
+    path: Path, tensors: Mapping[str, Tensor], card: Card, *, width: int, height: int, frame_count: int | None = None
+) -> None:
+    """Write one latent cache.
+
+    tensors            by base name; "latents" [C, F, H, W] is the main one (on any device)
+    width, height      as in the file name: of the original picture, or of the resized clip
+    frame_count        pixels frames of the window; None for pictures
+    """
+    main = tensors[keys.LATENTS]
+    stored = {}
+    for base, tensor in tensors.items():
+        dtype = main.dtype if tensor.is_floating_point() else tensor.dtype
+        stored[keys.stored_latent_name(base, main.shape, _dtype_name(dtype))] = tensor
+    metadata = {"architecture": card.name, "width": str(width), "height": str(height), "format_version": FORMAT_VERSION}
+    if frame_count is not None:
+        metadata["frame_count"] = str(frame_count)
+    _write(path, stored, metadata)
+
+
+def save_text(path: Path, tensors: Mapping[str, Tensor], card: Card, *, caption: str) -> None:
+    """Write one text cache, or add to it: keys of an existing file that are not written anew are kept (an architecture with
+    two text encoders caches them one after the other), and so is its metadata. UserError when the file belongs to another
+    architecture or is damaged."""
+    stored = {keys.stored_text_name(base, _dtype_name(tensor.dtype)): tensor for base, tensor in tensors.items()}
+    metadata = {"architecture": card.name, "caption1": caption, "format_version": FORMAT_VERSION}
+    if path.exists():
+        header = check_cache(path, card)
+        if header.metadata.get("caption1") != caption:
+            logger.warning(f"caption mismatch: existing={header.metadata.get('caption1')}, new={caption}, overwrite")
+        metadata = {**header.metadata, **metadata}
+        renewed = {keys.without_dtype(name) for name in stored}
+        if any(keys.without_dtype(name) not in renewed for name in header.tensors):
+            existing = safetensors_file.load(path)
+            stored |= {name: tensor for name, tensor in existing.items() if keys.without_dtype(name) not in renewed}
+    _write(path, stored, metadata)
+
+
+def load_entry(path: Path, card: Card | None = None) -> dict[str, Tensor]:
+    """The tensors of one cache file under their stored names without dtype and shape, `varlen_` kept off too.
+
+    UserError names a damaged file (or, with `card`, one of another architecture) and what to do.
+    """
+    return {keys.base_name(name): tensor for name, tensor in load_stored(path, card).items()}
+
+
+def load_stored(path: Path, card: Card | None = None) -> dict[str, Tensor]:
+    """The tensors of one cache file under the names they are stored with. UserError as `load_entry`."""
+    if card is not None:
+        check_cache(path, card)
+    try:
+        return safetensors_file.load(path)
+    except UserError as error:
+        raise damaged(path, error) from error
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    clean = {name: _without_nan(name, tensor, path) for name, tensor in tensors.items()}
+    try:
+        safetensors_file.save_atomic(clean, path, metadata)
+    except OSError as error:
+        raise UserError(f"{path} could not be written: {error.strerror or error}. Is the disk full or the folder read-only?") from error
+
+
+def _without_nan(name: str, tensor: Tensor, path: Path) -> Tensor:
+    tensor = tensor.detach().cpu()
+    if not tensor.is_floating_point() or tensor.element_size() == 1 or not tensor.isnan().any():
+        return tensor
+    logger.warning(f"{name} tensor has NaN: {path}, replace NaN with 0")
+    return tensor.masked_fill(tensor.isnan(), 0)
+
+
+def _dtype_name(dtype: object) -> str:
+    return str(dtype).rsplit(".", 1)[-1]
