@@ -1,0 +1,358 @@
+"""The generate verb: prompts in, videos out.
+
+All text is encoded first, then the transformer samples every prompt, then the VAE decodes every result, so that each model
+is loaded once and only one is in memory at a time. A finished sample is never lost: if what follows fails or is stopped,
+its latents are written.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import secrets
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .. import job
+from ..console import progress_bar
+from ..errors import UserError
+from ..weights.safetensors_file import read_header, save_atomic, split_files
+from . import outputs
+from .prompts import GENERATE_OPTIONS, SEEDS, parse_line, read_lines
+from .sampling import SampleRequest, sample
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..architectures.protocol import Architecture
+
+    Text = dict[str, Tensor]
+
+logger = logging.getLogger(__name__)
+
+PROBLEMS = (UserError, RuntimeError, OSError)  # what one prompt may fail with while the others go on
+
+
+@dataclass
+class Result:
+    """A finished sample on its way to its files. suffix: see `outputs`; written: nothing of it can be lost any more."""
+
+    label: str
+    request: SampleRequest
+    latents: Tensor
+    stem: str
+    suffix: str
+    written: bool = False
+
+
+def run(args: Namespace, architecture: Architecture) -> None:
+    """Generate what the arguments ask for. UserError for bad input, and at the end if some of several prompts failed."""
+    _check_mode(args)
+    session = Session(args, architecture)
+    logger.info(f"Using device: {session.device}")
+    if args.latent_path:
+        session.decode_file(args.latent_path[0])
+    elif args.save_merged_model:
+        session.save_merged(Path(args.save_merged_model))
+    elif args.interactive:
+        session.interactive()
+    else:
+        session.batch()
+    logger.info("Done!")
+
+
+def _check_mode(args: Namespace) -> None:
+    if args.from_file and args.interactive:
+        raise UserError("Cannot use both --from_file and --interactive at the same time")
+    if args.prompt is None and not (args.from_file or args.interactive or args.latent_path or args.save_merged_model):
+        raise UserError("Either --prompt, --from_file, --interactive, or --latent_path must be specified")
+    if args.interactive and job.folder() is not None:
+        raise UserError("--interactive reads prompts from a terminal; use --from_file in a job")
+    if args.latent_path:
+        if len(args.latent_path) > 1:
+            raise UserError("Only one latent path is supported for now: give one file to --latent_path")
+        if args.output_type not in ("video", "images"):
+            raise UserError(f"--latent_path is only supported for images or video output, not --output_type {args.output_type}")
+    needed = {"dit", "t5", "vae"}
+    if args.latent_path:
+        needed = {"vae"}
+    elif args.save_merged_model:
+        needed = {"dit"}
+    elif args.output_type == "latent":
+        needed = {"dit", "t5"}
+    for name in sorted(needed):
+        path = getattr(args, name)
+        if not path:
+            raise UserError(f"--{name} is required: the path of the model file")
+        if not Path(path).exists():
+            raise UserError(f"--{name}: {path} does not exist")
+
+
+def build_request(values: Mapping[str, Any], args: Namespace, architecture: Architecture) -> SampleRequest:
+    """The request of one prompt: what its line says, else what the arguments say, else the defaults of the task.
+
+    UserError where the size or the number of frames does not fit the model, naming the nearest that does.
+    """
+    task = architecture.card.task(args.task)
+    if not task.supported:
+        raise UserError(f"--task {task.name}: generating with this task is not supported yet")
+
+    def chosen(key: str, argument: Any, default: Any = None) -> Any:
+        value = values.get(key, argument)
+        return default if value is None else value
+
+    request = SampleRequest(
+        prompt=values["prompt"],
+        negative_prompt=values.get("negative_prompt", args.negative_prompt or architecture.card.negative_prompt),
+        width=chosen("width", args.video_size[1]),
+        height=chosen("height", args.video_size[0]),
+        frames=chosen("frame_count", args.video_length, task.frames),
+        steps=chosen("sample_steps", args.infer_steps, task.steps),
+        guidance_scale=chosen("guidance_scale", args.guidance_scale, task.guidance_scale),
+        flow_shift=chosen("discrete_flow_shift", args.flow_shift, task.flow_shift),
+        seed=chosen("seed", args.seed, secrets.randbelow(SEEDS)),
+        solver=args.sample_solver,
+        cpu_noise=args.cpu_noise,
+        cfg_skip_mode=args.cfg_skip_mode,
+        cfg_apply_ratio=args.cfg_apply_ratio,
+        slg_mode=args.slg_mode,
+        slg_layers=_layers(args.slg_layers),
+        slg_scale=args.slg_scale,
+        slg_start=args.slg_start,
+        slg_end=args.slg_end,
+    )
+    architecture.latent_shape(request.width, request.height, request.frames)
+    if task.frames == 1 and request.frames != 1:
+        raise UserError(f"--video_length {request.frames}: task {task.name} makes single images; leave it out or give 1")
+    if not 0 <= args.trim_tail_frames < request.frames:
+        raise UserError(f"--trim_tail_frames {args.trim_tail_frames}: only 0 to {request.frames - 1} of {request.frames} frames can go")
+    return request
+
+
+def _layers(text: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        raise UserError(f'--slg_layers "{text}": give block numbers separated by commas, for example 9,10') from None
+
+
+class Session:
+    """One run of the verb: the arguments, the device, encoded texts and the model that is loaded just now."""
+
+    def __init__(self, args: Namespace, architecture: Architecture) -> None:
+        self.args = args
+        self.architecture = architecture
+        self.device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.folder = Path(args.save_path)
+        self.texts: dict[str, Text] = {}
+        self.transformer: torch.nn.Module | None = None
+
+    def batch(self) -> None:
+        """--prompt and --from_file."""
+        failures: dict[str, str] = {}
+        requests = self._requests(failures)
+        self._encode(requests.values())
+        results = []
+        with self._keeping(results):
+            self._sample_all(requests, results, failures)
+            self._release_transformer()
+            self._write_all(results, failures)
+        total = len(requests) + sum(label not in requests for label in failures)
+        if failures:
+            listed = "\n".join(f"  {message}" for message in failures.values())
+            raise UserError(f"{len(failures)} of {total} prompts failed:\n{listed}")
+
+    def interactive(self) -> None:
+        """Prompt lines from the terminal until end of file. The transformer stays loaded, beside the device if that is a GPU."""
+        print("Interactive mode. Enter prompts (Ctrl+D or Ctrl+Z (Windows) to exit):")
+        while True:
+            try:
+                line = input("> ").strip()
+            except EOFError:
+                print("\nExiting interactive mode")
+                return
+            if not line:
+                continue
+            results: list[Result] = []
+            try:
+                with self._keeping(results):
+                    request = build_request(parse_line(line, GENERATE_OPTIONS, "prompt"), self.args, self.architecture)
+                    self._encode([request])
+                    results.append(self._sample("prompt", request, suffix=""))
+                    self._park_transformer()
+                    self._write_all(results, {})
+            except PROBLEMS as error:
+                logger.error(str(error))
+
+    def decode_file(self, path: str) -> None:
+        """--latent_path: decode a saved latent again."""
+        saved = outputs.load_latents(path, self.architecture.card.latent_channels)
+        logger.info(f"Loaded latent from {path}. Shape: {saved.latents.shape}")
+        name = f"{outputs.new_stem(self.folder, saved.seed)}__{Path(path).stem}"
+        self._write(self._decode(self.architecture.latent_decoder(self.args, self.device), saved.latents), name, saved.metadata)
+
+    def save_merged(self, path: Path) -> None:
+        """--save_merged_model: the transformer with the LoRAs in its weights, as one file."""
+        transformer = self._transformer()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        logger.info(f"Saving merged model to {path}")
+        save_atomic(transformer.state_dict(), path, read_header(split_files(self.args.dit)[0]).metadata)
+        logger.info("Merged model saved")
+        job.event("output", kind="model", path=str(path))
+
+    def _requests(self, failures: dict[str, str]) -> dict[str, SampleRequest]:
+        """Every good prompt under its label. A bad line of a file is reported at once and skipped, unless all are bad."""
+        if not self.args.from_file:
+            return {"prompt": build_request({"prompt": self.args.prompt}, self.args, self.architecture)}
+        requests: dict[str, SampleRequest] = {}
+        for number, line in read_lines(self.args.from_file):
+            label = f"{self.args.from_file} line {number}"
+            try:
+                requests[label] = self._line_request(label, line)
+            except UserError as error:
+                _report(failures, label, error)
+        if not requests:
+            raise UserError("\n".join(["no usable prompt:", *failures.values()]))
+        return requests
+
+    def _line_request(self, label: str, line: str) -> SampleRequest:
+        values = parse_line(line, GENERATE_OPTIONS, label)
+        try:
+            return build_request(values, self.args, self.architecture)
+        except UserError as error:
+            raise UserError(f"{label}: {error}") from error
+
+    def _encode(self, requests: Any) -> None:
+        """Encode the texts that are new, and free the encoder."""
+        wanted = [text for request in requests for text in _texts(request) if text not in self.texts]
+        if not wanted:
+            return
+        logger.info("Loading text encoder to encode all prompts")
+        encoder = self.architecture.text_encoder(self.args, self.device)
+        for text in dict.fromkeys(wanted):
+            self.texts[text] = {name: tensor.cpu() for name, tensor in encoder.encode([text])[0].items()}
+        del encoder
+        self._collect()
+
+    def _sample_all(self, requests: Mapping[str, SampleRequest], results: list[Result], failures: dict[str, str]) -> None:
+        suffix = "" if self.args.from_file else "_"
+        for index, (label, request) in enumerate(requests.items(), start=1):
+            logger.info(f"Processing prompt {index}/{len(requests)}: {request.prompt[:50]}...")
+            try:
+                results.append(self._sample(label, request, suffix))
+            except PROBLEMS as error:
+                if len(requests) == 1:
+                    raise
+                _report(failures, label, error)
+
+    def _sample(self, label: str, request: SampleRequest, suffix: str) -> Result:
+        transformer = self._transformer()
+        logger.info(
+            f"Video size: {request.height}x{request.width}@{request.frames} (HxW@F), fps: {self.args.fps}, "
+            f"infer_steps: {request.steps}, flow_shift: {request.flow_shift}"
+        )
+        logger.info(
+            "Starting sampling (high noise: False). Models: 1, timestep boundary: None, "
+            f"flow shift: {request.flow_shift}, guidance scale: {request.guidance_scale}"
+        )
+        negative = self.texts[request.negative_prompt] if request.guidance.needs_negative else None
+        with progress_bar(request.steps) as bar:
+            latents = sample(
+                self.architecture,
+                transformer,
+                request,
+                self.texts[request.prompt],
+                negative,
+                args=self.args,
+                device=self.device,
+                dtype=self.architecture.compute_dtype(self.args),
+                progress=bar.update,
+            )
+        result = Result(label, request, latents.cpu(), outputs.new_stem(self.folder, request.seed), suffix)
+        if self.args.output_type in outputs.LATENT_OUTPUTS:
+            self._save_latents(result)
+        return result
+
+    def _write_all(self, results: list[Result], failures: dict[str, str]) -> None:
+        """Decode and write every result, with one VAE."""
+        if self.args.output_type == "latent" or not results:
+            return
+        logger.info("Decoding latents to videos/images")
+        decoder = self.architecture.latent_decoder(self.args, self.device)
+        for index, result in enumerate(results, start=1):
+            logger.info(f"Decoding output {index}/{len(results)}")
+            try:
+                video = self._decode(decoder, result.latents)
+                self._write(video, result.stem + result.suffix, outputs.describe(result.request))
+                result.written = True
+            except PROBLEMS as error:
+                if len(results) == 1:
+                    raise
+                _report(failures, result.label, error)
+        del decoder
+        self._collect()
+
+    def _decode(self, decoder: Any, latents: Tensor) -> Tensor:
+        logger.info(f"Decoding video from latents: {latents.shape}")
+        video: Tensor = decoder.decode(latents.to(self.device))
+        logger.info("Decoding complete")
+        return video[:, : video.shape[1] - self.args.trim_tail_frames]
+
+    def _write(self, video: Tensor, name: str, metadata: Mapping[str, str]) -> None:
+        kept = None if self.args.no_metadata else metadata
+        if self.args.output_type in outputs.VIDEO_OUTPUTS:
+            outputs.save_video(self.folder, name, video, self.args.fps, kept)
+        if self.args.output_type in outputs.IMAGE_OUTPUTS:
+            outputs.save_images(self.folder, name, video, kept)
+
+    def _save_latents(self, result: Result) -> None:
+        metadata = None if self.args.no_metadata else outputs.describe(result.request)
+        outputs.save_latents(self.folder, result.stem, result.latents, metadata)
+        result.written = True
+
+    @contextmanager
+    def _keeping(self, results: list[Result]) -> Iterator[None]:
+        """However the block ends, results that did not reach a file are saved as latents."""
+        try:
+            yield
+        finally:
+            for result in results:
+                if not result.written:
+                    self._save_latents(result)
+                    logger.info("Decode it with --latent_path")
+
+    def _transformer(self) -> torch.nn.Module:
+        if self.transformer is None:
+            logger.info("Loading DiT model(s)")
+            self.transformer = self.architecture.transformer(self.args, self.device, self.architecture.compute_dtype(self.args))
+        return self.transformer.to(self.device)
+
+    def _park_transformer(self) -> None:
+        if self.transformer is not None:
+            self.transformer.to("cpu")
+            self._collect()
+
+    def _release_transformer(self) -> None:
+        self.transformer = None
+        self._collect()
+
+    def _collect(self) -> None:
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _texts(request: SampleRequest) -> list[str]:
+    return [request.prompt, request.negative_prompt] if request.guidance.needs_negative else [request.prompt]
+
+
+def _report(failures: dict[str, str], label: str, error: Exception) -> None:
+    message = str(error) if label in str(error) else f"{label}: {error}"
+    failures[label] = message
+    logger.error(message)
