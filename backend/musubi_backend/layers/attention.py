@@ -52,7 +52,7 @@ def _kernel(mode: str) -> Kernel:
     try:
         package = importlib.import_module(packages[mode])
     except ImportError as error:
-        raise UserError(f"--{mode.replace('flash', 'flash_attn') if mode == 'flash' else mode} needs the package {packages[mode]} ({error}); install it, or use --sdpa") from error
+        raise UserError(f"{mode} attention needs the package {packages[mode]} ({error}); install it, or use PyTorch's attention (--sdpa)") from error
     if mode == "xformers":
         efficient: Kernel = package.memory_efficient_attention
         return efficient

@@ -6,9 +6,7 @@ LoRAs folded into the linears (`layers.linear`), and the text padding replaced b
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
@@ -20,32 +18,9 @@ from ...layers.blocks import run_block
 from ...layers.linear import Linear
 from ...layers.norms import LayerNorm, RMSNorm, gated_residual
 from ...layers.rope import Tables, apply_rope, grid_positions, rope_tables
+from .keys import WanGeometry
 
-
-@dataclass(frozen=True)
-class WanGeometry:
-    """Sizes of a Wan transformer. image_dim is the width of CLIP image features, None without image conditioning."""
-
-    dim: int
-    ffn_dim: int
-    num_heads: int
-    num_layers: int
-    in_dim: int = 16
-    out_dim: int = 16
-    text_dim: int = 4096
-    text_len: int = 512
-    freq_dim: int = 256
-    image_dim: int | None = None
-    eps: float = 1e-6
-
-    def to_json(self) -> str:
-        """What the metadata key `musubi_geometry` of a weight file holds."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> WanGeometry:
-        return cls(**json.loads(text))
-
+__all__ = ["WanGeometry", "WanTransformer"]
 
 PATCH = (1, 2, 2)
 _PATCH_VOLUME = 4

@@ -1,0 +1,98 @@
+"""Names and sizes in Wan weight files. Standard library only."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass
+
+from ...errors import UserError
+from ...weights.safetensors_file import Header
+from .card import CARD
+
+PREFIXES = ("model.diffusion_model.", "diffusion_model.")
+GEOMETRY_KEY = "musubi_geometry"
+HEAD_DIM = 128
+DTYPE_TENSOR = "blocks.0.cross_attn.k.weight"
+
+_TASK_KEYS = ("dim", "ffn_dim", "num_layers", "in_dim")
+_DIFFUSERS_NAMES = (
+    (r"\.attn1\.", ".self_attn."), (r"\.attn2\.", ".cross_attn."), (r"\.to_(q|k|v)$", r".\1"), (r"\.to_out\.0$", ".o"),
+    (r"\.add_(k|v)_proj$", r".\1_img"), (r"\.ffn\.net\.0\.proj$", ".ffn.0"), (r"\.ffn\.net\.2$", ".ffn.2"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class WanGeometry:
+    """Sizes of a Wan transformer. image_dim is the width of CLIP image features, None without image conditioning."""
+
+    dim: int
+    ffn_dim: int
+    num_heads: int
+    num_layers: int
+    in_dim: int = 16
+    out_dim: int = 16
+    text_dim: int = 4096
+    text_len: int = 512
+    freq_dim: int = 256
+    image_dim: int | None = None
+    eps: float = 1e-6
+
+    def to_json(self) -> str:
+        """What the metadata key `musubi_geometry` of a weight file holds."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> WanGeometry:
+        """UserError when `text` is not what `to_json` writes."""
+        try:
+            return cls(**json.loads(text))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"the metadata {GEOMETRY_KEY} of the weight file is not understood: {error}") from error
+
+
+def geometry_of(header: Header, task: str) -> WanGeometry:
+    """Sizes from the shapes in a header without prefix; heads are 128 wide unless the file's metadata says otherwise.
+
+    UserError when they are not those of `task`, naming the tasks they fit. Small models that say their sizes themselves may
+    have any, but must take the task's kind of input.
+    """
+    found = _sizes(header)
+    wanted = CARD.task(task)
+    differing = [key for key in _TASK_KEYS if getattr(found, key) != getattr(wanted, key)]
+    if GEOMETRY_KEY in header.metadata:
+        differing = [key for key in differing if key == "in_dim"]
+    if differing:
+        fitting = [t.name for t in CARD.tasks if all(getattr(t, key) == getattr(found, key) for key in _TASK_KEYS)]
+        advice = f"use --task {' or '.join(fitting)}" if fitting else f"no {CARD.title} task has these sizes"
+        sizes = ", ".join(f"{key} {getattr(found, key)} instead of {getattr(wanted, key)}" for key in differing)
+        raise UserError(f"the weight file is not a {task} model ({sizes}): {advice}")
+    return found
+
+
+def _sizes(header: Header) -> WanGeometry:
+    if GEOMETRY_KEY in header.metadata:
+        return WanGeometry.from_json(header.metadata[GEOMETRY_KEY])
+    tensors = header.tensors
+    try:
+        dim, in_dim = tensors["patch_embedding.weight"].shape[:2]
+        return WanGeometry(
+            dim=dim,
+            ffn_dim=tensors["blocks.0.ffn.0.weight"].shape[0],
+            num_heads=max(1, dim // HEAD_DIM),
+            num_layers=1 + max(int(match[1]) for name in tensors if (match := re.match(r"blocks\.(\d+)\.", name))),
+            in_dim=in_dim,
+            out_dim=tensors["head.head.weight"].shape[0] // 4,
+            text_dim=tensors["text_embedding.0.weight"].shape[1],
+            freq_dim=tensors["time_embedding.0.weight"].shape[1],
+            image_dim=tensors["img_emb.proj.0.weight"].shape[0] if "img_emb.proj.0.weight" in tensors else None,
+        )
+    except (KeyError, ValueError, IndexError) as error:
+        raise UserError(f"the weight file lacks {error}, which every Wan transformer has; is it complete?") from error
+
+
+def original_path(path: str) -> str:
+    """Module path of diffusers' Wan class -> path in the original layout ("blocks.0.attn1.to_q" -> "blocks.0.self_attn.q")."""
+    for pattern, replacement in _DIFFUSERS_NAMES:
+        path = re.sub(pattern, replacement, path)
+    return path
