@@ -79,5 +79,3 @@ def test_original_mode_still_acts_without_plain_guidance() -> None:
     guidance = Guidance(scale=1.0, slg_mode="original", slg_layers=(1,), slg_scale=2.0)
     assert guidance.needs_negative
     assert _mix(guidance) == (CONDITIONAL + 2 * (CONDITIONAL - SKIPPED), [(True, ()), (False, (1,))])
-
-

@@ -158,7 +158,7 @@ class Session:
         failures: dict[str, str] = {}
         requests = self._requests(failures)
         self._encode(requests.values())
-        results = []
+        results: list[Result] = []
         with self._keeping(results):
             self._sample_all(requests, results, failures)
             self._release_transformer()
@@ -204,7 +204,7 @@ class Session:
         logger.info(f"Saving merged model to {path}")
         save_atomic(transformer.state_dict(), path, read_header(split_files(self.args.dit)[0]).metadata)
         logger.info("Merged model saved")
-        job.event("output", kind="model", path=str(path))
+        job.event("output", content="model", path=str(path))
 
     def _requests(self, failures: dict[str, str]) -> dict[str, SampleRequest]:
         """Every good prompt under its label. A bad line of a file is reported at once and skipped, unless all are bad."""

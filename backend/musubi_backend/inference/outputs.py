@@ -72,7 +72,7 @@ def save_latents(folder: Path, stem: str, latents: Tensor, metadata: Mapping[str
     path = folder / f"{stem}_latent.safetensors"
     save_atomic({LATENT_KEY: latents.float().cpu()}, path, metadata)
     logger.info(f"Latent saved to: {path}")
-    job.event("output", kind="latent", path=str(path))
+    job.event("output", content="latent", path=str(path))
     return path
 
 
@@ -80,7 +80,7 @@ def save_video(folder: Path, name: str, video: Tensor, fps: int, metadata: Mappi
     """Write a video [3, F, H, W] in 0..1 as `{name}.mp4`."""
     path = write_mp4(folder / f"{name}.mp4", to_pictures(video), fps, metadata)
     logger.info(f"Video saved to: {path}")
-    job.event("output", kind="video", path=str(path))
+    job.event("output", content="video", path=str(path))
     return path
 
 
@@ -88,7 +88,7 @@ def save_images(folder: Path, name: str, video: Tensor, metadata: Mapping[str, s
     """Write the pictures of a video [3, F, H, W] in 0..1 as PNG files: in a sub-folder `name` unless there is only one."""
     paths = write_pngs(folder, name, to_pictures(video), metadata)
     logger.info(f"Sample images saved to: {folder / name}")
-    job.event("output", kind="images", path=str(paths[0] if len(paths) == 1 else paths[0].parent), files=[str(path) for path in paths])
+    job.event("output", content="images", path=str(paths[0] if len(paths) == 1 else paths[0].parent), files=[str(path) for path in paths])
     return paths
 
 

@@ -82,7 +82,8 @@ def sample(
     Raises StopRequested between two steps once the job was asked to stop.
     """
     guidance = request.guidance
-    check(guidance, sum(len(blocks) for blocks in transformer.block_lists()))
+    block_lists: list[nn.ModuleList] = transformer.block_lists()  # type: ignore[operator]
+    check(guidance, sum(len(blocks) for blocks in block_lists))
     if negative_text is None and guidance.needs_negative:
         raise ValueError("guidance needs the encoded negative prompt")
     guided = cfg_steps(request.cfg_skip_mode, request.cfg_apply_ratio, request.steps)

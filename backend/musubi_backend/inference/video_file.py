@@ -6,6 +6,7 @@ What a file was made with (prompt, seed, …) goes into the file: as mp4 tags an
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ from ..errors import UserError
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
+
+    Metadata = Mapping[str, str] | None
 
 BIT_RATE = 4_000_000
 
@@ -28,18 +31,44 @@ def to_pictures(video: Tensor) -> np.ndarray:
     return pictures
 
 
-def write_mp4(path: str | Path, pictures: np.ndarray | Sequence[np.ndarray], fps: int, metadata: Mapping[str, str] | None = None) -> Path:
+def write_mp4(path: str | Path, pictures: np.ndarray | Sequence[np.ndarray], fps: Fraction | int, metadata: Metadata = None) -> Path:
     """Write uint8 RGB pictures [F, H, W, 3] as one H.264 mp4. Odd sides get one repeated row or column: yuv420p needs even
     ones. The folder is created; the file appears only when complete."""
+    return _encode(path, pictures, fps, metadata, "mp4", "libx264", {"movflags": "use_metadata_tags"})
+
+
+def write_webm(path: str | Path, pictures: np.ndarray | Sequence[np.ndarray], fps: Fraction | int, metadata: Metadata = None) -> Path:
+    """As `write_mp4`, but VP9 in WebM."""
+    return _encode(path, pictures, fps, metadata, "webm", "libvpx-vp9", {})
+
+
+def write_gif(path: str | Path, pictures: np.ndarray | Sequence[np.ndarray], fps: Fraction | int) -> Path:
+    """Write an endlessly looping GIF with one palette per picture. Its clock ticks 100 times a second."""
+    from PIL import Image
+
+    target = _target(path, pictures)
+    first, *others = (Image.fromarray(picture) for picture in pictures)
+    with atomic.replacing(target) as part:
+        first.save(part, format="GIF", save_all=True, append_images=others, duration=float(1000 / fps), loop=0)
+    return target
+
+
+def _encode(
+    path: str | Path,
+    pictures: np.ndarray | Sequence[np.ndarray],
+    fps: Fraction | int,
+    metadata: Metadata,
+    container_format: str,
+    codec: str,
+    options: dict[str, str],
+) -> Path:
     import av
 
-    target = _target(path)
-    if len(pictures) == 0:
-        raise UserError(f"{target}: a video needs at least one picture")
+    target = _target(path, pictures)
     height, width = (side + side % 2 for side in pictures[0].shape[:2])
-    with atomic.replacing(target) as part, av.open(str(part), "w", format="mp4", options={"movflags": "use_metadata_tags"}) as container:
+    with atomic.replacing(target) as part, av.open(str(part), "w", format=container_format, options=options) as container:
         container.metadata.update(metadata or {})
-        stream = container.add_stream("libx264", rate=fps)
+        stream = container.add_stream(codec, rate=fps)
         stream.width, stream.height, stream.pix_fmt, stream.bit_rate = width, height, "yuv420p", BIT_RATE
         for picture in pictures:
             frame = av.VideoFrame.from_ndarray(_padded(picture, height, width), format="rgb24")
@@ -48,9 +77,7 @@ def write_mp4(path: str | Path, pictures: np.ndarray | Sequence[np.ndarray], fps
     return target
 
 
-def write_pngs(
-    folder: str | Path, name: str, pictures: np.ndarray | Sequence[np.ndarray], metadata: Mapping[str, str] | None = None
-) -> list[Path]:
+def write_pngs(folder: str | Path, name: str, pictures: np.ndarray | Sequence[np.ndarray], metadata: Metadata = None) -> list[Path]:
     """Write pictures as `{folder}/{name}/{name}_000.png` and on; a single one as `{folder}/{name}_000.png`."""
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
@@ -61,11 +88,36 @@ def write_pngs(
         info.add_itxt(key, value)
     written = []
     for index, picture in enumerate(pictures):
-        target = _target(parent / f"{name}_{index:03d}.png")
+        target = _target(parent / f"{name}_{index:03d}.png", pictures)
         with atomic.replacing(target) as part:
             Image.fromarray(picture).save(part, format="PNG", pnginfo=info)
         written.append(target)
     return written
+
+
+def read_pictures(path: str | Path) -> tuple[list[np.ndarray], Fraction]:
+    """The uint8 RGB pictures [H, W, 3] and the frame rate of a video file, or of a folder's PNG files in order of their
+    names (then at 16 frames per second). UserError where there are none."""
+    import av
+    import numpy as np
+    from PIL import Image
+
+    source = Path(path)
+    if source.is_dir():
+        pictures = [np.asarray(Image.open(file).convert("RGB")) for file in sorted(source.glob("*.png"))]
+        rate = Fraction(16)
+    elif source.is_file():
+        try:
+            with av.open(str(source)) as container:
+                rate = container.streams.video[0].average_rate or Fraction(16)
+                pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        except (av.FFmpegError, IndexError) as error:
+            raise UserError(f"{source}: cannot be read as a video ({error})") from error
+    else:
+        raise UserError(f"{source} does not exist")
+    if not pictures:
+        raise UserError(f"{source}: no pictures in it")
+    return pictures, rate
 
 
 def _padded(picture: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -75,7 +127,10 @@ def _padded(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.ascontiguousarray(np.pad(picture, missing, mode="edge"))
 
 
-def _target(path: str | Path) -> Path:
+def _target(path: str | Path, pictures: np.ndarray | Sequence[np.ndarray]) -> Path:
+    """Refuse an empty video before anything is made; make the folder."""
     target = Path(path)
+    if len(pictures) == 0:
+        raise UserError(f"{target}: a video needs at least one picture")
     target.parent.mkdir(parents=True, exist_ok=True)
     return target

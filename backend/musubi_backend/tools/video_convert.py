@@ -1,0 +1,42 @@
+"""Turns a video file, or a folder of PNG files, into another kind of video: mp4, webm, gif, or a folder of PNG files.
+
+For whoever shows results and cannot count on a video library of their own.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import job
+from ..errors import UserError
+from ..inference.video_file import read_pictures, write_gif, write_mp4, write_pngs, write_webm
+
+if TYPE_CHECKING:
+    from ..architectures.protocol import Architecture
+
+FORMATS = ("mp4", "webm", "gif", "png")
+
+
+def run(args: Namespace, architecture: Architecture | None = None) -> None:
+    """--input, --output, --format (else the ending of --output), --fps (else as in the input). Prints what was written."""
+    written = convert(Path(args.input), Path(args.output), args.format, args.fps)
+    job.event("output", content="video", path=str(written))
+    print(written)
+
+
+def convert(source: Path, target: Path, kind: str | None = None, fps: int | None = None) -> Path:
+    """Write `source` as `target` and return it; for png, `target` is the folder. UserError for what cannot be read."""
+    kind = kind or target.suffix.removeprefix(".").lower()
+    if kind not in FORMATS:
+        raise UserError(f'--format "{kind}": known are {", ".join(FORMATS)}')
+    pictures, source_fps = read_pictures(source)
+    rate = Fraction(fps) if fps else source_fps
+    if kind == "png":
+        write_pngs(target.parent, target.name, pictures)
+        return target
+    if kind == "gif":
+        return write_gif(target, pictures, rate)
+    return (write_mp4 if kind == "mp4" else write_webm)(target, pictures, rate)
