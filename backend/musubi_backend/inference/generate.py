@@ -271,7 +271,6 @@ class Session:
                 negative,
                 args=self.args,
                 device=self.device,
-                dtype=self.architecture.compute_dtype(self.args),
                 progress=bar.update,
             )
         result = Result(label, request, latents.cpu(), outputs.new_stem(self.folder, request.seed), suffix)

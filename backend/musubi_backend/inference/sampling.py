@@ -71,14 +71,13 @@ def sample(
     *,
     args: Namespace,
     device: torch.device,
-    dtype: torch.dtype,
     progress: Callable[[int], object] | None = None,
 ) -> Tensor:
     """Latents [C, F, H, W] in float32 on `device`, the same for the same request, model and kind of device.
 
     text, negative_text: what `TextEncoder.encode` gave for the prompt and the negative prompt ({"varlen_t5": [L, D]});
     negative_text may be None where `request.guidance.needs_negative` is false. args: of the running tool, for
-    `Architecture.predict`. dtype: half precision runs under autocast. progress is called with 1 after each step.
+    `Architecture.predict`. The transformer chooses its own arithmetic, so no autocast. progress is called with 1 after each step.
     Raises StopRequested between two steps once the job was asked to stop.
     """
     guidance = request.guidance
@@ -100,7 +99,7 @@ def sample(
         def predict(positive: bool, skip_blocks: tuple[int, ...], noisy: Tensor = latents, now: Tensor = now) -> Tensor:
             return architecture.predict(transformer, noisy, now, batches[positive], args, skip_blocks=skip_blocks).float()
 
-        with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        with torch.no_grad():
             velocity = guided_prediction(predict, guidance, step, request.steps, guided[step])
         latents = solver.step(velocity, latents)
         if progress is not None:
