@@ -8,15 +8,13 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...backend.musubi_backend.errors import UserError
+from .home import CONFIG_NAME, home_folder
 
-HOME_VARIABLE = "MUSUBITUNER_HOME"
-CONFIG_NAME = "config.json"
 ENGINES = ("builtin", "musubi-tuner")
 PACK_ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -32,14 +30,8 @@ class Config:
 
 
 def default_home(pack_root: Path = PACK_ROOT) -> Path:
-    """$MUSUBITUNER_HOME, else ComfyUI's `user/__musubituner` when the pack lies in `custom_nodes`, else `.musubituner` in the pack."""
-    chosen = os.environ.get(HOME_VARIABLE)
-    if chosen:
-        return Path(chosen).expanduser().absolute()
-    comfy = pack_root.parent.parent
-    if pack_root.parent.name == "custom_nodes" and (comfy / "main.py").is_file():
-        return comfy / "user" / "__musubituner"
-    return pack_root / ".musubituner"
+    """The home folder of the pack at `pack_root`; see `home.home_folder`."""
+    return home_folder(pack_root)
 
 
 def load(home: Path) -> Config:
