@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Callable
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+CACHE_LATENTS = "cache_latents"
+CACHE_TEXT = "cache_text"
+TRAIN = "train"
+GENERATE = "generate"
+DEMO_MODELS = "demo_models"
+DEMO_DATASET = "demo_dataset"
+
+
+def steps_or_share(text: str) -> int | float:
+    """A number of steps ("100"), or a share of all steps ("0.1", "10%"): whole numbers from 1 up are steps."""
+    number = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    return int(number) if number >= 1 and number.is_integer() else number
 
 
 @dataclass(frozen=True)
@@ -11,13 +26,19 @@ class Option:
     """One setting of a tool: its flag, its value rules and its explanation.
 
     flag           "--learning_rate"; the destination and the `--config_file` key are the name without dashes
-    kind           str, int, float, or bool for a switch; a callable that converts a string is allowed
-    nargs          None, "*", "+" or a number, as in argparse
-    minimum, maximum   inclusive bounds, checked when the arguments are parsed
+    kind           str, int, float, or bool for a switch; or a function from a string, raising ValueError
+    nargs          None, "*", "+" or a number, as in argparse; a default is then a tuple or None
+    required       the tool refuses to start without it
+    minimum, maximum   inclusive bounds of every value
     unit           for tooltips: "steps", "GB", "frames", ...
+    path           "file" or "folder" that must exist, or "output": what the value names on disk; "" for other values
+    verbs          what the setting belongs to, where that is less than its group's verbs
     architectures  None = every architecture; else the card ids it applies to
     refused        reason why a flag of musubi-tuner is not done here (yet); using it is an error, never ignored
+    refused_choices    the same for single choices: choice -> reason
+    neutral        values of a refused flag that ask for nothing and so are accepted beside the default
     advanced       hide the widget behind ComfyUI's "advanced"
+    differs        tool name or verb -> the fields that are different there; the tool's entry wins over the verb's
     """
 
     flag: str
@@ -30,10 +51,14 @@ class Option:
     minimum: float | None = None
     maximum: float | None = None
     unit: str = ""
+    path: str = ""
+    verbs: tuple[str, ...] = ()
     architectures: tuple[str, ...] | None = None
     refused: str | None = None
+    refused_choices: Mapping[str, str] = field(default_factory=dict, hash=False)
+    neutral: tuple[Any, ...] = ()
     advanced: bool = False
-    aliases: tuple[str, ...] = ()
+    differs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
 
     @property
     def name(self) -> str:
@@ -43,3 +68,26 @@ class Option:
     @property
     def is_switch(self) -> bool:
         return self.kind is bool
+
+    def at(self, tool: str, verb: str) -> Option:
+        """This option as `tool` has it."""
+        changes = {**self.differs.get(verb, {}), **self.differs.get(tool, {})}
+        return dataclasses.replace(self, differs={}, **changes)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Options that are explained together: one block of `--help` and of `docs/flags.md`."""
+
+    title: str
+    verbs: tuple[str, ...]
+    options: tuple[Option, ...]
+
+    def at(self, tool: str, verb: str, architecture: str | None) -> Group:
+        """The part of this group that `tool` has; its options may be none."""
+        mine = (
+            option.at(tool, verb)
+            for option in self.options
+            if verb in (option.verbs or self.verbs) and (option.architectures is None or architecture in option.architectures)
+        )
+        return Group(self.title, (verb,), tuple(mine))

@@ -1,0 +1,79 @@
+"""`python -m musubi_backend <tool> --flags`: finds the tool, checks its arguments, and only then imports what does the work."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import __version__, architectures, console, job
+from .errors import EXIT_STOPPED, EXIT_USER_ERROR, StopRequested, UserError
+
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one tool; `argv` is its name and its flags. Returns the exit code: 0 done, 1 an error the user can mend,
+    3 stopped on request with everything saved, 130 interrupted. Any other exception passes through."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(words)
+    except UserError as error:
+        print(f"ERROR: {error}", file=sys.stderr, flush=True)
+        return EXIT_USER_ERROR
+    except StopRequested as stop:
+        print(f"Stopped: {stop}", file=sys.stderr, flush=True)
+        return EXIT_STOPPED
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr, flush=True)
+        return EXIT_INTERRUPTED
+
+
+def main_as_tool() -> int:
+    """Entry point of console scripts that bear a tool's name."""
+    return main([Path(sys.argv[0]).stem, *sys.argv[1:]])
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if words[0] in ("-V", "--version"):
+        print(f"musubi_backend {__version__}")
+        return 0
+    console.setup_logging()
+    _keep_libraries_quiet()
+
+    from .options.parser import parse
+    from .options.registry import tool
+
+    target = tool(words[0])
+    args = parse(target.name, words[1:])
+    job.watch_for_stop()
+    run = importlib.import_module(f".{target.module}", __package__).run
+    if target.architecture is None:
+        run(args)
+    else:
+        run(args, architectures.load(target.architecture))
+    return 0
+
+
+def _overview() -> str:
+    from .options.registry import tools
+
+    width = max(map(len, tools()))
+    lines = [f"  {name:<{width}}  {tool.summary}" for name, tool in tools().items()]
+    head = "usage: python -m musubi_backend TOOL --flag value ...\n\nTools (TOOL --help explains one):"
+    return "\n".join([head, *lines])
+
+
+def _keep_libraries_quiet() -> None:
+    """No usage reports, and no warning about tokenizers in forked workers. What the user has set stays."""
+    for name, value in {"HF_HUB_DISABLE_TELEMETRY": "1", "DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}.items():
+        os.environ.setdefault(name, value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""Reading a command line: argparse built from the table, `--config_file` merged in, everything checked before any work."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from ..errors import UserError
+from .describe import facts
+from .option import Option
+from .registry import Tool, tool, tools
+from .rules import check
+from .suggest import did_you_mean
+from .values import default_of, from_text, refusal
+
+
+def parse(tool_name: str, argv: Sequence[str]) -> argparse.Namespace:
+    """All options of `tool_name` as attributes, with musubi-tuner's defaults where `argv` and `--config_file` are silent.
+
+    Raises UserError for anything that cannot be run: unknown flags, wrong values, missing ones, files that are not there,
+    settings this backend does not do. `--help` prints and raises SystemExit(0).
+    """
+    target = tool(tool_name)
+    args = read(target, argv)
+    check(target, args)
+    return args
+
+
+def read(target: Tool, argv: Sequence[str]) -> argparse.Namespace:
+    """`parse` without the rules between options and without looking at files (other than `--config_file`)."""
+    explicit, unknown = build(target).parse_known_args(list(argv))
+    if unknown:
+        raise UserError(_unknown(target, unknown))
+    values = {option.name: default_of(option) for option in target.options}
+    if getattr(explicit, "config_file", None):
+        from .config_file import load
+
+        values.update(load(target, explicit.config_file))
+    values.update(vars(explicit))
+    refused = [reason for option in target.options if (reason := refusal(option, values[option.name]))]
+    if refused:
+        raise UserError("\n".join(refused))
+    return argparse.Namespace(**values)
+
+
+def build(target: Tool) -> argparse.ArgumentParser:
+    """The argparse parser of one tool. Defaults are left out of its namespace, so that what was given can be told apart."""
+    parser = _Parser(
+        prog=f"python -m musubi_backend {target.name}",
+        description=target.summary[0].upper() + target.summary[1:] + ".",
+        formatter_class=_Formatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=True,
+    )
+    for group in target.groups:
+        section = parser.add_argument_group(group.title)
+        for option in group.options:
+            _add(section, option)
+    return parser
+
+
+def _add(section: argparse._ArgumentGroup, option: Option) -> None:
+    if option.is_switch:
+        section.add_argument(option.flag, action="store_true", default=argparse.SUPPRESS, help=_help(option))
+        return
+
+    def convert(text: str) -> Any:
+        try:
+            return from_text(option, text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    metavar = "{" + ",".join(option.choices) + "}" if option.choices else option.name.rsplit("_", 1)[-1].upper()
+    section.add_argument(option.flag, type=convert, nargs=option.nargs, metavar=metavar, default=argparse.SUPPRESS, help=_help(option))
+
+
+def _help(option: Option) -> str:
+    about = facts(option)
+    refused = f" NOT DONE YET: {option.refused}." if option.refused else ""
+    return (option.help + (f" ({about})" if about else "") + refused).replace("%", "%%")
+
+
+def _unknown(target: Tool, words: list[str]) -> str:
+    flags = [word.split("=")[0] for word in words if word.startswith("-")]
+    if not flags:
+        return f"{target.name} does not know what to do with {words[0]!r}; put quotes around values with spaces"
+    flag = flags[0]
+    elsewhere = [other.name for other in tools().values() if flag in {option.flag for option in other.options}]
+    hint = f"; {', '.join(elsewhere)} has it" if elsewhere else did_you_mean(flag, [option.flag for option in target.options])
+    return f"{target.name} has no flag {flag}{hint}. A value that begins with '-' is written --flag=VALUE. All flags: --help"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        text = message.removeprefix("argument ")
+        if "expected" in text and "argument" in text:
+            text += "; a value that begins with '-' is written --flag=VALUE"
+        raise UserError(text)
+
+
+class _Formatter(argparse.HelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32, width=110)
+
+    def _format_usage(self, usage: Any, actions: Any, groups: Any, prefix: Any) -> str:
+        """One line: a hundred flags in a row help nobody."""
+        return f"usage: {self._prog} --flag value ...\n\n"

@@ -1,0 +1,99 @@
+"""Which tools there are and what each takes. Tool names follow from the architectures' cards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from ..architectures import cards
+from ..architectures.card import Card
+from ..errors import UserError
+from .option import CACHE_LATENTS, CACHE_TEXT, DEMO_DATASET, DEMO_MODELS, GENERATE, TRAIN, Group, Option
+from .suggest import did_you_mean
+from .tables import GROUPS
+from .tables.not_done import NOT_DONE
+
+
+@dataclass(frozen=True)
+class Tool:
+    """One entry of the command line.
+
+    module         where its `run` is, relative to the package; imported only once the arguments are good
+    architecture   id of the card, or None for tools that belong to none
+    """
+
+    name: str
+    verb: str
+    summary: str
+    module: str
+    architecture: str | None
+    groups: tuple[Group, ...]
+
+    @property
+    def options(self) -> tuple[Option, ...]:
+        return tuple(option for group in self.groups for option in group.options)
+
+    def option(self, name: str) -> Option:
+        """The option called `name` (without dashes); UserError with a suggestion if there is none."""
+        for option in self.options:
+            if option.name == name:
+                return option
+        raise UserError(f"{self.name} has no option {name!r}{did_you_mean(name, [option.name for option in self.options])}")
+
+
+_MODULES = {
+    CACHE_LATENTS: "cache.latents",
+    CACHE_TEXT: "cache.text",
+    TRAIN: "training.train",
+    GENERATE: "inference.generate",
+    DEMO_MODELS: "tools.demo",
+    DEMO_DATASET: "tools.demo_clips",
+}
+_SUMMARIES = {
+    CACHE_LATENTS: "encode the pictures and clips of a dataset for training",
+    CACHE_TEXT: "encode the captions of a dataset for training",
+    TRAIN: "train a LoRA on a cached dataset",
+    GENERATE: "generate video from text, with or without LoRAs",
+    DEMO_MODELS: "write tiny models with random weights, to try everything in seconds",
+    DEMO_DATASET: "write a small dataset of captioned clips to train the demo models on",
+}
+
+
+@lru_cache(maxsize=1)
+def tools() -> dict[str, Tool]:
+    """All tools by name."""
+    named = [(name, verb, card) for card in cards().values() for verb, name in tool_names(card).items()]
+    own = [(verb, verb, None) for verb in (DEMO_MODELS, DEMO_DATASET)]
+    return {name: _tool(name, verb, card) for name, verb, card in [*named, *own]}
+
+
+def tool(name: str) -> Tool:
+    """The tool called `name`; UserError with a suggestion if there is none."""
+    if name in tools():
+        return tools()[name]
+    if name in NOT_DONE:
+        raise UserError(f"{name} is a tool of musubi-tuner that this backend does not do yet. Use the musubi-tuner engine for it.")
+    raise UserError(f"there is no tool {name!r}{did_you_mean(name, [*tools(), *NOT_DONE])}. Tools: {', '.join(tools())}")
+
+
+def options_for(tool_name: str) -> dict[str, Option]:
+    """The options of one tool by name (without dashes), in the order they are explained."""
+    return {option.name: option for option in tool(tool_name).options}
+
+
+def tool_names(card: Card) -> dict[str, str]:
+    """verb -> tool name of one architecture."""
+    latents, text = card.cache_tools
+    return {
+        CACHE_LATENTS: latents or f"{card.tool_prefix}cache_latents",
+        CACHE_TEXT: text or f"{card.tool_prefix}cache_text_encoder_outputs",
+        TRAIN: f"{card.tool_prefix}train_network",
+        GENERATE: f"{card.tool_prefix}generate_video",
+    }
+
+
+def _tool(name: str, verb: str, card: Card | None) -> Tool:
+    architecture = card.id if card else None
+    groups = (group.at(name, verb, architecture) for group in GROUPS)
+    summary = f"{card.title}: {_SUMMARIES[verb]}" if card else _SUMMARIES[verb]
+    return Tool(name, verb, summary, _MODULES[verb], architecture, tuple(group for group in groups if group.options))

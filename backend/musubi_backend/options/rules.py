@@ -1,0 +1,105 @@
+"""What must hold between options, and which files must be there, before anything heavy starts."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+
+from ..architectures import cards
+from ..errors import UserError
+from .option import CACHE_LATENTS, GENERATE, TRAIN, Option
+from .registry import Tool
+
+_ATTENTION = ("sdpa", "flash_attn", "flash3", "xformers")
+
+
+def check(tool: Tool, args: Namespace) -> None:
+    """Raise UserError with every problem found, one per line."""
+    problems = [
+        *_missing(args, [option.name for option in tool.options if option.required]),
+        *_RULES.get(tool.verb, lambda tool, args: iter(()))(tool, args),
+        *(problem for option in tool.options for problem in _absent_files(option, args)),
+    ]
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def _missing(args: Namespace, names: list[str], why: str = "") -> Iterator[str]:
+    for name in names:
+        if getattr(args, name) in (None, "", []):
+            yield f"--{name} is required{why}"
+
+
+def _absent_files(option: Option, args: Namespace) -> Iterator[str]:
+    value = getattr(args, option.name)
+    if option.path not in ("file", "folder") or not value or option.refused:
+        return
+    exists = os.path.isfile if option.path == "file" else os.path.isdir
+    for path in value if isinstance(value, list) else [value]:
+        if not exists(path):
+            other = "is not a file" if option.path == "file" else "is not a folder"
+            yield f"{option.flag}: {path} {other if os.path.exists(path) else 'does not exist'}"
+
+
+def _cache_latents(tool: Tool, args: Namespace) -> Iterator[str]:
+    if args.debug_mode is None:
+        yield from _missing(args, ["vae"])
+
+
+def _train(tool: Tool, args: Namespace) -> Iterator[str]:
+    if args.show_timesteps:
+        return
+    yield from _missing(args, ["dataset_config", "dit", "output_dir", "output_name"])
+    yield from _missing(args, ["network_module"], f"; for {_title(tool)} it is {_card_network(tool)}")
+    yield from _missing(args, ["optimizer_type"], "; for example AdamW, AdamW8bit or Adafactor")
+    if not any(getattr(args, name) for name in _ATTENTION):
+        yield f"choose an attention: one of {', '.join(f'--{name}' for name in _ATTENTION)} is required; --sdpa always works"
+    if args.sample_prompts:
+        yield from _missing(args, [name for name in ("vae", "t5") if hasattr(args, name)], " to make samples while training")
+    elif args.sample_at_first or args.sample_every_n_steps or args.sample_every_n_epochs:
+        yield "--sample_prompts is required when samples are asked for with --sample_at_first or --sample_every_n_..."
+    if args.gradient_checkpointing_cpu_offload and not args.gradient_checkpointing:
+        yield "--gradient_checkpointing_cpu_offload needs --gradient_checkpointing"
+    if args.dim_from_weights and not args.network_weights:
+        yield "--dim_from_weights needs --network_weights"
+    if (args.min_timestep or 0) >= (1000 if args.max_timestep is None else args.max_timestep):
+        yield f"--min_timestep {args.min_timestep or 0} must be below --max_timestep {args.max_timestep}"
+    yield from _counts(args, "base_weights", "base_weights_multiplier")
+
+
+def _generate(tool: Tool, args: Namespace) -> Iterator[str]:
+    if args.from_file and args.interactive:
+        yield "--from_file and --interactive exclude each other"
+    yield from _counts(args, "lora_weight", "lora_multiplier")
+    if args.latent_path:
+        if len(args.latent_path) != 1:
+            yield f"--latent_path takes one file, not {len(args.latent_path)}"
+        if args.output_type not in ("video", "images"):
+            yield f"--latent_path decodes to --output_type video or images, not {args.output_type}"
+        yield from _missing(args, ["vae"])
+    elif args.save_merged_model:
+        yield from _missing(args, ["dit"])
+    else:
+        if args.prompt is None and not args.from_file and not args.interactive:
+            yield "say what to generate: one of --prompt, --from_file, --interactive or --latent_path is required"
+        yield from _missing(args, ["dit", *(name for name in ("t5",) if hasattr(args, name))])
+        if args.output_type != "latent":
+            yield from _missing(args, ["vae"])
+
+
+def _counts(args: Namespace, files: str, multipliers: str) -> Iterator[str]:
+    given, strengths = getattr(args, files) or [], getattr(args, multipliers) or []
+    if len(strengths) > len(given):
+        yield f"--{multipliers} has {len(strengths)} values for {len(given)} --{files}"
+
+
+def _title(tool: Tool) -> str:
+    return cards()[tool.architecture].title if tool.architecture else tool.name
+
+
+def _card_network(tool: Tool) -> str:
+    return cards()[tool.architecture].network_module if tool.architecture else ""
+
+
+_RULES: dict[str, Callable[[Tool, Namespace], Iterator[str]]] = {CACHE_LATENTS: _cache_latents, TRAIN: _train, GENERATE: _generate}

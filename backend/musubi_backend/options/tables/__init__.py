@@ -1,0 +1,19 @@
+"""The tables: nothing but data. Defaults, choices and names are musubi-tuner's; words and bounds are ours."""
+
+from __future__ import annotations
+
+from . import caching, generation, logging, lora, memory, models, optimizer, saving, timesteps, tools, training
+
+GROUPS = (
+    *training.GROUPS,
+    *models.GROUPS,
+    *caching.GROUPS,
+    *generation.GROUPS,
+    *lora.GROUPS,
+    *optimizer.GROUPS,
+    *timesteps.GROUPS,
+    *saving.GROUPS,
+    *logging.GROUPS,
+    *memory.GROUPS,
+    *tools.GROUPS,
+)

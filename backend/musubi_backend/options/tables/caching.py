@@ -1,0 +1,131 @@
+"""The dataset, and what the two caching tools do with it."""
+
+from __future__ import annotations
+
+from ..option import CACHE_LATENTS, CACHE_TEXT, GENERATE, TRAIN, Group, Option
+
+_CACHING = (CACHE_LATENTS, CACHE_TEXT)
+
+GROUPS = (
+    Group(
+        "Dataset",
+        (CACHE_LATENTS, CACHE_TEXT, TRAIN),
+        (
+            Option(
+                "--dataset_config",
+                path="file",
+                required=True,
+                differs={TRAIN: {"required": False}},
+                help="Dataset file (.toml or .json): the folders with pictures or clips, captions, resolution, frames, repeats.",
+            ),
+        ),
+    ),
+    Group(
+        "Machine",
+        (CACHE_LATENTS, CACHE_TEXT, GENERATE),
+        (
+            Option("--device", help='Where to compute: "cuda", "cuda:1", "cpu". Unset, the first GPU, or the CPU where there is none.'),
+            Option(
+                "--num_workers",
+                int,
+                verbs=_CACHING,
+                minimum=1,
+                maximum=256,
+                unit="threads",
+                advanced=True,
+                help="How many threads read and resize media. Unset, one less than the CPU has. Fewer need less main memory.",
+            ),
+            Option(
+                "--disable_cudnn_backend",
+                bool,
+                False,
+                verbs=(CACHE_LATENTS,),
+                advanced=True,
+                help="Do without cuDNN's convolutions. Worth trying when the VAE fails or crawls, on AMD cards above all.",
+            ),
+        ),
+    ),
+    Group(
+        "Caching",
+        _CACHING,
+        (
+            Option(
+                "--batch_size",
+                int,
+                minimum=1,
+                maximum=1024,
+                unit="items",
+                help="How many items are encoded at once. Unset, the dataset's batch_size. More is faster and takes more GPU memory.",
+            ),
+            Option(
+                "--skip_existing",
+                bool,
+                False,
+                help="Leave items alone whose cache file is there. Turn it off after changing captions or media under the same file name.",
+            ),
+            Option(
+                "--keep_cache",
+                bool,
+                False,
+                help="Keep cache files whose item is no longer in the dataset. Without it they are deleted at the end.",
+            ),
+        ),
+    ),
+    Group(
+        "Image conditions",
+        (CACHE_LATENTS,),
+        (
+            Option(
+                "--i2v",
+                bool,
+                False,
+                architectures=("wan",),
+                advanced=True,
+                refused="image-to-video is not done here yet",
+                help="Also cache the first frame as the picture an image-to-video model starts from.",
+            ),
+            Option(
+                "--one_frame",
+                bool,
+                False,
+                verbs=(CACHE_LATENTS, TRAIN),
+                architectures=("wan",),
+                advanced=True,
+                refused="one-frame training is not done here yet",
+                help="Cache or sample for one-frame training: a single target frame steered by control pictures.",
+            ),
+        ),
+    ),
+    Group(
+        "Looking instead of encoding",
+        (CACHE_LATENTS,),
+        (
+            Option(
+                "--debug_mode",
+                choices=("image", "console", "video"),
+                advanced=True,
+                help="Show what would be encoded, after resizing and cutting, and encode nothing: in windows (image), as characters (console), "
+                "or written as small mp4 files (video).",
+            ),
+            Option(
+                "--console_width",
+                int,
+                80,
+                minimum=10,
+                maximum=1000,
+                unit="characters",
+                advanced=True,
+                help="Width of the pictures that --debug_mode console draws.",
+            ),
+            Option("--console_back", advanced=True, help='Background colour of --debug_mode console, for example "BLACK" or "WHITE".'),
+            Option(
+                "--console_num_images",
+                int,
+                minimum=1,
+                unit="pictures",
+                advanced=True,
+                help="How many pictures --debug_mode console shows of each dataset, without waiting for a key. Unset, all, one by one.",
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,73 @@
+"""The LoRA network that is trained, and what it starts from."""
+
+from __future__ import annotations
+
+from ..option import TRAIN, Group, Option
+
+GROUPS = (
+    Group(
+        "LoRA",
+        (TRAIN,),
+        (
+            Option(
+                "--network_module",
+                help='Which network is trained: "networks.lora_wan" for Wan ("networks.lora" means the same); '
+                "the names are musubi-tuner's and are stored in the LoRA file.",
+            ),
+            Option(
+                "--network_dim",
+                int,
+                minimum=1,
+                maximum=4096,
+                help="Rank: how much the LoRA can hold. 16 to 32 is plenty for a person, a style or a motion; the file grows with it. Unset, 4.",
+            ),
+            Option(
+                "--network_alpha",
+                float,
+                1,
+                minimum=0,
+                maximum=4096,
+                help="The LoRA acts with strength alpha / rank. Half the rank or the rank itself is usual; a low alpha wants a higher learning rate.",
+            ),
+            Option(
+                "--network_dropout",
+                float,
+                minimum=0,
+                maximum=1,
+                advanced=True,
+                help="Share of the LoRA's inner values set to 0 in each step, against learning by heart. 0.05 to 0.1 if at all.",
+            ),
+            Option(
+                "--network_args",
+                nargs="*",
+                advanced=True,
+                help='Settings of the network, each as name=value: "loraplus_lr_ratio=4" "exclude_patterns=[\'.*ffn.*\']" "rank_dropout=0.1".',
+            ),
+            Option("--network_weights", path="file", help="LoRA file to go on from. Optimizer and step count start afresh; to continue a stopped run, use --resume."),
+            Option("--dim_from_weights", bool, False, advanced=True, help="Take rank and alpha from --network_weights instead of the two settings."),
+            Option(
+                "--scale_weight_norms",
+                float,
+                minimum=0,
+                advanced=True,
+                help="After each step, scale down any weight pair whose norm exceeds this. 1 is a good start when a LoRA overtrains.",
+            ),
+            Option(
+                "--base_weights",
+                nargs="*",
+                path="file",
+                advanced=True,
+                help="LoRA files merged into the transformer before training, so that the new LoRA is learned on top of them. They are not part of the result.",
+            ),
+            Option(
+                "--base_weights_multiplier",
+                float,
+                nargs="*",
+                minimum=-10,
+                maximum=10,
+                advanced=True,
+                help="Strength of each of --base_weights, in their order; those without a number get 1.",
+            ),
+        ),
+    ),
+)

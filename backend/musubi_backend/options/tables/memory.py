@@ -1,0 +1,227 @@
+"""Attention, compilation, and what trades time for memory."""
+
+from __future__ import annotations
+
+from ..option import GENERATE, TRAIN, Group, Option
+
+_COMPILE = "regional compilation comes with the memory work"
+_SWAP = "moving blocks between GPU and main memory comes with the memory work"
+_FP8 = "8-bit weights come with the memory work"
+
+GROUPS = (
+    Group(
+        "Attention (choose one)",
+        (TRAIN,),
+        (
+            Option("--sdpa", bool, False, help="Attention by PyTorch itself: always there, and as fast as the others on recent versions. The usual choice."),
+            Option("--flash_attn", bool, False, advanced=True, help="Attention by the flash-attn package (version 2), which must be installed in the backend."),
+            Option(
+                "--flash3",
+                bool,
+                False,
+                advanced=True,
+                help="Attention by FlashAttention 3, for Hopper GPUs; the package must be installed in the backend.",
+            ),
+            Option("--xformers", bool, False, advanced=True, help="Attention by the xformers package, which must be installed in the backend."),
+            Option(
+                "--sage_attn",
+                bool,
+                False,
+                advanced=True,
+                refused="SageAttention computes no gradients, so nothing can be trained through it; use --sdpa",
+                help="Attention by SageAttention. It cannot train.",
+            ),
+            Option(
+                "--split_attn",
+                bool,
+                False,
+                advanced=True,
+                help="Compute attention one item of the batch at a time: less memory with batch sizes above 1, a little slower.",
+            ),
+        ),
+    ),
+    Group(
+        "Attention",
+        (GENERATE,),
+        (
+            Option(
+                "--attn_mode",
+                default="torch",
+                choices=("flash", "flash2", "flash3", "torch", "sageattn", "xformers", "sdpa"),
+                differs={"hv_generate_video": {"choices": ("flash", "torch", "sageattn", "xformers", "sdpa")}},
+                help="Which attention computes the video. torch and sdpa are PyTorch's own; the others need their package in the backend.",
+            ),
+        ),
+    ),
+    Group(
+        "8-bit weights",
+        (TRAIN, GENERATE),
+        (
+            Option(
+                "--fp8_base",
+                bool,
+                False,
+                verbs=(TRAIN,),
+                advanced=True,
+                refused=_FP8,
+                help="Hold the frozen transformer in 8-bit floats: half the memory of bf16, a little less exact.",
+            ),
+            Option("--fp8", bool, False, verbs=(GENERATE,), advanced=True, refused=_FP8, help="Hold the transformer in 8-bit floats."),
+            Option(
+                "--fp8_scaled",
+                bool,
+                False,
+                advanced=True,
+                refused=_FP8,
+                help="8-bit floats with one scale per block of weights: as small as plain 8-bit and closer to the original.",
+            ),
+            Option(
+                "--fp8_fast",
+                bool,
+                False,
+                verbs=(GENERATE,),
+                advanced=True,
+                refused=_FP8,
+                help="Multiply in 8-bit too, on GPUs that can (RTX 40 and later). Faster, less exact.",
+            ),
+        ),
+    ),
+    Group(
+        "Moving blocks to main memory",
+        (TRAIN, GENERATE),
+        (
+            Option(
+                "--blocks_to_swap",
+                int,
+                differs={GENERATE: {"default": 0}, "hv_generate_video": {"default": None}},
+                minimum=0,
+                unit="blocks",
+                advanced=True,
+                refused=_SWAP,
+                neutral=(0, None),
+                help="How many blocks of the transformer live in main memory and visit the GPU when their turn comes. More saves GPU memory and costs time.",
+            ),
+            Option(
+                "--use_pinned_memory_for_block_swap",
+                bool,
+                False,
+                advanced=True,
+                refused=_SWAP,
+                help="Keep the visiting blocks in page-locked memory: faster transfers, more main memory that nothing else can use.",
+            ),
+            Option(
+                "--block_swap_h2d_only",
+                bool,
+                False,
+                verbs=(TRAIN,),
+                advanced=True,
+                refused=_SWAP,
+                help="Copy blocks to the GPU only and never back; possible because a LoRA leaves them unchanged.",
+            ),
+            Option(
+                "--block_swap_ring_size",
+                int,
+                2,
+                verbs=(TRAIN,),
+                minimum=1,
+                maximum=64,
+                unit="blocks",
+                advanced=True,
+                refused=_SWAP,
+                help="GPU buffers for blocks on their way, with --block_swap_h2d_only.",
+            ),
+            Option(
+                "--img_in_txt_in_offloading",
+                bool,
+                False,
+                verbs=(TRAIN,),
+                advanced=True,
+                refused=_SWAP,
+                help="Also keep the layers that take in image and text in main memory.",
+            ),
+        ),
+    ),
+    Group(
+        "Compilation",
+        (TRAIN, GENERATE),
+        (
+            Option("--compile", bool, False, advanced=True, refused=_COMPILE, help="Compile the transformer's blocks with torch.compile."),
+            Option("--compile_backend", default="inductor", advanced=True, refused=_COMPILE, help="Compiler that torch.compile hands the work to."),
+            Option(
+                "--compile_mode",
+                default="default",
+                choices=("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
+                advanced=True,
+                refused=_COMPILE,
+                help="How hard torch.compile tries: more tuning starts later and runs faster.",
+            ),
+            Option(
+                "--compile_dynamic",
+                choices=("true", "false", "auto"),
+                advanced=True,
+                refused=_COMPILE,
+                help="Compile for changing sizes (true), for each size anew (false), or decide on the way (auto).",
+            ),
+            Option("--compile_fullgraph", bool, False, advanced=True, refused=_COMPILE, help="Fail where a block cannot be compiled in one piece."),
+            Option(
+                "--compile_cache_size_limit",
+                int,
+                minimum=1,
+                advanced=True,
+                refused=_COMPILE,
+                help="How many compiled versions of one block are kept, for example one per bucket size.",
+            ),
+            Option(
+                "--compile_args",
+                nargs=4,
+                verbs=(GENERATE,),
+                architectures=("wan",),
+                advanced=True,
+                refused=_COMPILE,
+                help="Older spelling of the four settings above: backend, mode, dynamic, fullgraph.",
+            ),
+            Option(
+                "--dynamo_backend",
+                default="NO",
+                choices=(
+                    *("NO", "EAGER", "AOT_EAGER", "INDUCTOR", "AOT_TS_NVFUSER", "NVPRIMS_NVFUSER", "CUDAGRAPHS", "OFI", "FX2TRT", "ONNXRT"),
+                    *("TENSORRT", "AOT_TORCHXLA_TRACE_ONCE", "TORCHXLA_TRACE_ONCE", "IPEX", "TVM", "HPU_BACKEND"),
+                ),
+                verbs=(TRAIN,),
+                advanced=True,
+                refused=_COMPILE,
+                help="Compile the whole model through accelerate. NO is off.",
+            ),
+            Option(
+                "--dynamo_mode",
+                choices=("default", "reduce-overhead", "max-autotune"),
+                verbs=(TRAIN,),
+                advanced=True,
+                refused=_COMPILE,
+                help="Tuning of --dynamo_backend.",
+            ),
+            Option("--dynamo_fullgraph", bool, False, verbs=(TRAIN,), advanced=True, refused=_COMPILE, help="One graph for all, with --dynamo_backend."),
+            Option("--dynamo_dynamic", bool, False, verbs=(TRAIN,), advanced=True, refused=_COMPILE, help="Changing sizes, with --dynamo_backend."),
+        ),
+    ),
+    Group(
+        "CUDA",
+        (TRAIN,),
+        (
+            Option(
+                "--cuda_allow_tf32",
+                bool,
+                False,
+                advanced=True,
+                help="Multiply float32 matrices in TF32 on Ampere and later GPUs: faster, with 10 bits of mantissa. bf16 training gains little.",
+            ),
+            Option(
+                "--cuda_cudnn_benchmark",
+                bool,
+                False,
+                advanced=True,
+                help="Let cuDNN try its algorithms on each new size and keep the fastest. Helps when sizes seldom change.",
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,184 @@
+"""Weight files and how they are loaded."""
+
+from __future__ import annotations
+
+from ...architectures.wan.card import CARD as WAN
+from ..option import CACHE_LATENTS, CACHE_TEXT, GENERATE, TRAIN, Group, Option
+
+_WAN22 = "it belongs to Wan2.2, which this backend does not do yet"
+_IMAGE_TO_VIDEO = "image-to-video is not done here yet; text-to-video tasks do not need it"
+_TASKS = tuple(task.name for task in WAN.tasks)
+_LATER_TASKS = {task.name: "only text-to-video and text-to-image of Wan2.1 are done so far" for task in WAN.tasks if not task.supported}
+
+GROUPS = (
+    Group(
+        "Models",
+        (TRAIN, GENERATE),
+        (
+            Option(
+                "--task",
+                default="t2v-14B",
+                choices=_TASKS,
+                refused_choices=_LATER_TASKS,
+                architectures=("wan",),
+                help="Which Wan model the weight file is: its kind (t2v makes video from text, t2i single images) and its size. "
+                "It must match --dit; a file of another size is refused by name.",
+            ),
+            Option(
+                "--dit",
+                path="file",
+                help="Weights of the diffusion transformer, safetensors, in the original or ComfyUI's layout. Of a file split in several parts, "
+                "name any one. Training needs it, and so does generating unless --latent_path only decodes.",
+            ),
+            Option(
+                "--vae",
+                path="file",
+                verbs=(CACHE_LATENTS, TRAIN, GENERATE),
+                help="Weights of the VAE, which turns frames into latents and back. Training needs it only for sample videos.",
+            ),
+            Option(
+                "--vae_dtype",
+                verbs=(CACHE_LATENTS, TRAIN, GENERATE),
+                advanced=True,
+                help="Number format the VAE computes in: float32, bfloat16 or float16. Unset, the architecture's own choice (bfloat16 for Wan); "
+                "float32 is the most exact and takes twice the memory.",
+            ),
+            Option(
+                "--vae_cache_cpu",
+                bool,
+                False,
+                verbs=(CACHE_LATENTS, TRAIN, GENERATE),
+                architectures=("wan",),
+                advanced=True,
+                help="Let the VAE keep the frames it carries from chunk to chunk in main memory: less GPU memory for long or large clips, a little slower.",
+            ),
+            Option(
+                "--t5",
+                path="file",
+                verbs=(CACHE_TEXT, TRAIN, GENERATE),
+                architectures=("wan",),
+                differs={CACHE_TEXT: {"required": True}},
+                help="Weights of the umt5-xxl text encoder, ComfyUI's file or the original. Training needs it only for sample prompts.",
+            ),
+            Option(
+                "--fp8_t5",
+                bool,
+                False,
+                verbs=(CACHE_TEXT, TRAIN, GENERATE),
+                architectures=("wan",),
+                advanced=True,
+                refused="8-bit weights come with the memory work",
+                help="Hold the text encoder in 8-bit floats, which halves its memory to about 6 GB.",
+            ),
+            Option(
+                "--clip",
+                path="file",
+                verbs=(CACHE_LATENTS, TRAIN, GENERATE),
+                architectures=("wan",),
+                advanced=True,
+                refused=_IMAGE_TO_VIDEO,
+                help="Weights of the CLIP image encoder that Wan2.1 image-to-video models look at the first frame with.",
+            ),
+            Option(
+                "--ckpt_dir",
+                path="folder",
+                verbs=(GENERATE,),
+                architectures=("wan",),
+                advanced=True,
+                refused="name the files one by one with --dit, --vae and --t5",
+                help="Folder with all weights as Wan published them, instead of single files.",
+            ),
+            Option(
+                "--disable_numpy_memmap",
+                bool,
+                False,
+                advanced=True,
+                help="Do not map weight files into memory while loading. This backend never uses numpy's mapping, so it is satisfied either way.",
+            ),
+        ),
+    ),
+    Group(
+        "Two models, high and low noise (Wan2.2)",
+        (TRAIN, GENERATE),
+        (
+            Option(
+                "--dit_high_noise",
+                path="file",
+                architectures=("wan",),
+                advanced=True,
+                refused=_WAN22,
+                help="Weights of the second transformer, which does the early, noisy steps.",
+            ),
+            Option(
+                "--timestep_boundary",
+                float,
+                architectures=("wan",),
+                advanced=True,
+                minimum=0,
+                maximum=1,
+                refused=_WAN22,
+                differs={TRAIN: {"kind": int, "maximum": 1000}},
+                help="Where the high-noise model hands over to the low-noise one: a share of the noise (0 to 1), or when training a timestep (0 to 1000). "
+                "Unset, the value the models were trained with.",
+            ),
+            Option(
+                "--force_v2_1_time_embedding",
+                bool,
+                False,
+                architectures=("wan",),
+                advanced=True,
+                refused=_WAN22,
+                help="Compute one time embedding per video as Wan2.1 does, instead of one per token: less memory with Wan2.2.",
+            ),
+            Option(
+                "--offload_inactive_dit",
+                bool,
+                False,
+                architectures=("wan",),
+                advanced=True,
+                refused=_WAN22,
+                help="Keep the model that is not at work in main memory.",
+            ),
+            Option(
+                "--lazy_loading",
+                bool,
+                False,
+                verbs=(GENERATE,),
+                architectures=("wan",),
+                advanced=True,
+                refused=_WAN22,
+                help="Load each of the two models only when its steps begin.",
+            ),
+            Option(
+                "--lora_weight_high_noise",
+                nargs="*",
+                path="file",
+                verbs=(GENERATE,),
+                architectures=("wan",),
+                advanced=True,
+                refused=_WAN22,
+                help="LoRA files for the high-noise model.",
+            ),
+            Option(
+                "--lora_multiplier_high_noise",
+                float,
+                nargs="*",
+                verbs=(GENERATE,),
+                architectures=("wan",),
+                advanced=True,
+                refused=_WAN22,
+                help="Strength of each LoRA of the high-noise model.",
+            ),
+            Option(
+                "--guidance_scale_high_noise",
+                float,
+                verbs=(GENERATE,),
+                architectures=("wan",),
+                advanced=True,
+                minimum=0,
+                refused=_WAN22,
+                help="Guidance during the steps of the high-noise model.",
+            ),
+        ),
+    ),
+)

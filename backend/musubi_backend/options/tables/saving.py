@@ -1,0 +1,112 @@
+"""Where the LoRA goes, how often, with what metadata; continuing a run; uploading, which is refused."""
+
+from __future__ import annotations
+
+from ..option import GENERATE, TRAIN, Group, Option
+
+_UPLOAD = "nothing leaves the machine unasked; upload the finished file yourself"
+
+
+def _upload(flag: str, help_: str, kind: type = str) -> Option:
+    return Option(flag, kind, False if kind is bool else None, help_, refused=_UPLOAD, advanced=True)
+
+
+GROUPS = (
+    Group(
+        "Saving",
+        (TRAIN,),
+        (
+            Option("--output_dir", path="output", help="Folder for the LoRA, its checkpoints, states and sample videos. Made if missing."),
+            Option("--output_name", help="File name of the LoRA without ending; checkpoints add the epoch or step to it."),
+            Option(
+                "--save_precision",
+                choices=("float", "fp32", "fp16", "bf16"),
+                help="Number format of the saved LoRA. bf16 and fp16 halve the file; unset, float32 as it is trained. States are always exact.",
+            ),
+            Option("--save_every_n_epochs", int, minimum=1, unit="epochs", help="Also save the LoRA every so many epochs."),
+            Option("--save_every_n_steps", int, minimum=1, unit="steps", help="Also save the LoRA every so many steps."),
+            Option(
+                "--save_last_n_epochs",
+                int,
+                minimum=1,
+                unit="epochs",
+                advanced=True,
+                help="Of the checkpoints saved by epoch, keep those of the last so many epochs. Unset, all.",
+            ),
+            Option(
+                "--save_last_n_epochs_state",
+                int,
+                minimum=1,
+                unit="epochs",
+                advanced=True,
+                help="The same for states, where it is to differ from --save_last_n_epochs.",
+            ),
+            Option(
+                "--save_last_n_steps",
+                int,
+                minimum=1,
+                unit="steps",
+                advanced=True,
+                help="Of the checkpoints saved by step, keep those of the last so many steps. Unset, all.",
+            ),
+            Option(
+                "--save_last_n_steps_state",
+                int,
+                minimum=1,
+                unit="steps",
+                advanced=True,
+                help="The same for states, where it is to differ from --save_last_n_steps.",
+            ),
+        ),
+    ),
+    Group(
+        "Continuing",
+        (TRAIN,),
+        (
+            Option(
+                "--save_state",
+                bool,
+                False,
+                help="With each checkpoint also save everything needed to continue exactly there: optimizer, schedule, position. About three times the LoRA's size.",
+            ),
+            Option("--save_state_on_train_end", bool, False, help="Save such a state when the training ends, so that it can be continued later."),
+            Option("--resume", path="folder", help="State folder (its name ends in -state) to continue from, at the same step with the same random numbers."),
+        ),
+    ),
+    Group(
+        "Metadata",
+        (TRAIN,),
+        (
+            Option(
+                "--no_metadata",
+                bool,
+                False,
+                verbs=(TRAIN, GENERATE),
+                advanced=True,
+                help="Leave settings, prompts and dataset names out of the saved file; only what is needed to load it stays.",
+            ),
+            Option("--training_comment", advanced=True, help="A note of your own, stored in the LoRA file."),
+            Option("--metadata_title", advanced=True, help="Title stored in the LoRA file. Unset, the output name."),
+            Option("--metadata_author", advanced=True, help="Author stored in the LoRA file."),
+            Option("--metadata_description", advanced=True, help="Description stored in the LoRA file."),
+            Option("--metadata_license", advanced=True, help="Licence stored in the LoRA file."),
+            Option("--metadata_tags", advanced=True, help="Tags stored in the LoRA file, separated by commas."),
+            Option("--metadata_reso", advanced=True, help='Resolution stored in the LoRA file, as "1280,720".'),
+            Option("--metadata_arch", advanced=True, help="Architecture stored in the LoRA file, instead of the right one. For special uses."),
+        ),
+    ),
+    Group(
+        "Hugging Face",
+        (TRAIN,),
+        (
+            _upload("--huggingface_repo_id", "Repository to upload to."),
+            _upload("--huggingface_repo_type", "Kind of that repository."),
+            _upload("--huggingface_path_in_repo", "Folder in that repository."),
+            _upload("--huggingface_token", "Access token."),
+            _upload("--huggingface_repo_visibility", "Whether a new repository is public or private."),
+            _upload("--save_state_to_huggingface", "Upload states too.", bool),
+            _upload("--resume_from_huggingface", "Read --resume as a repository.", bool),
+            _upload("--async_upload", "Upload while training goes on.", bool),
+        ),
+    ),
+)

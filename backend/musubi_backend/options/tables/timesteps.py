@@ -1,0 +1,99 @@
+"""Which noise levels are trained, and how much each counts."""
+
+from __future__ import annotations
+
+from ..option import TRAIN, Group, Option
+
+GROUPS = (
+    Group(
+        "Timesteps",
+        (TRAIN,),
+        (
+            Option(
+                "--timestep_sampling",
+                default="sigma",
+                choices=(
+                    *("sigma", "uniform", "sigmoid", "shift", "flux_shift", "flux2_shift", "ideogram4_shift", "qwen_shift", "krea2_shift"),
+                    *("logsnr", "qinglong_flux", "qinglong_qwen"),
+                ),
+                help="How noise levels are drawn. shift, with --discrete_flow_shift 3 for Wan, suits video; uniform treats all alike; sigmoid prefers the "
+                "middle; the *_shift ones follow the size of the picture; sigma draws by --weighting_scheme.",
+            ),
+            Option(
+                "--discrete_flow_shift",
+                float,
+                1.0,
+                minimum=0.01,
+                maximum=100,
+                help="With shift sampling, how strongly training leans to high noise: above 1 the layout and the motion, at 1 no lean. "
+                "Wan 3 to 5, HunyuanVideo 7.",
+            ),
+            Option(
+                "--sigmoid_scale",
+                float,
+                1.0,
+                minimum=0.001,
+                maximum=100,
+                advanced=True,
+                help="With sigmoid and shift sampling, how wide the draw spreads: larger reaches more of the very clean and very noisy levels.",
+            ),
+            Option(
+                "--weighting_scheme",
+                default="none",
+                choices=("logit_normal", "mode", "cosmap", "sigma_sqrt", "none"),
+                advanced=True,
+                help="logit_normal and mode decide how sigma sampling draws; cosmap and sigma_sqrt weigh the loss by noise level; none does neither.",
+            ),
+            Option("--logit_mean", float, 0.0, minimum=-20, maximum=20, advanced=True, help="Middle of the logit_normal and logsnr draws."),
+            Option("--logit_std", float, 1.0, minimum=0.001, maximum=20, advanced=True, help="Spread of the logit_normal and logsnr draws."),
+            Option("--mode_scale", float, 1.29, minimum=-1, maximum=1.75, advanced=True, help="Bend of the mode draw: 0 is uniform, larger prefers the middle."),
+            Option(
+                "--min_timestep",
+                int,
+                minimum=0,
+                maximum=999,
+                advanced=True,
+                help="Lowest noise level that is trained, of 1000. Unset, 0.",
+            ),
+            Option(
+                "--max_timestep",
+                int,
+                minimum=1,
+                maximum=1000,
+                advanced=True,
+                help="Highest noise level that is trained, of 1000. Unset, 1000.",
+            ),
+            Option(
+                "--preserve_distribution_shape",
+                bool,
+                False,
+                advanced=True,
+                help="Between the lowest and highest level, cut the distribution off instead of squeezing it in.",
+            ),
+            Option(
+                "--num_timestep_buckets",
+                int,
+                minimum=2,
+                maximum=1000,
+                unit="buckets",
+                advanced=True,
+                help="Draw equally often from so many ranges of noise level within an epoch: steadier training on few items, 4 to 10 is usual. Unset, off.",
+            ),
+            Option(
+                "--guidance_scale",
+                float,
+                1.0,
+                minimum=0,
+                maximum=100,
+                advanced=True,
+                help="Guidance value given to models that were distilled with one (HunyuanVideo, FramePack). Wan has none and only notes it in the metadata.",
+            ),
+            Option(
+                "--show_timesteps",
+                choices=("image", "console"),
+                advanced=True,
+                help="Show which noise levels these settings draw, as a picture or as text, and train nothing.",
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,29 @@
+"""Our own tools, which musubi-tuner does not have."""
+
+from __future__ import annotations
+
+from ..option import DEMO_DATASET, DEMO_MODELS, Group, Option
+
+GROUPS = (
+    Group(
+        "Demo",
+        (DEMO_MODELS, DEMO_DATASET),
+        (
+            Option("--output", required=True, path="output", help="Folder to write into; made if missing. Files that are already right are left alone."),
+            Option("--seed", int, 0, minimum=0, help="Seed of the random weights or of the camera paths: the same seed writes the same files."),
+            Option("--clips", int, 4, verbs=(DEMO_DATASET,), minimum=1, maximum=64, unit="clips", help="How many clips to make."),
+            Option(
+                "--size",
+                int,
+                (64, 64),
+                nargs=2,
+                verbs=(DEMO_DATASET,),
+                minimum=16,
+                maximum=1024,
+                unit="pixels",
+                help="Width and height of the clips; multiples of 16.",
+            ),
+            Option("--frames", int, 17, verbs=(DEMO_DATASET,), minimum=5, maximum=257, unit="frames", help="Length of each clip; 4n+1."),
+        ),
+    ),
+)

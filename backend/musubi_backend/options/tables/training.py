@@ -1,0 +1,126 @@
+"""How long to train, with what precision, on how many workers and processes."""
+
+from __future__ import annotations
+
+from ..option import TRAIN, Group, Option
+
+GROUPS = (
+    Group(
+        "Settings file",
+        (TRAIN,),
+        (
+            Option(
+                "--config_file",
+                help='TOML file with settings: keys are the flags without dashes, sections are only for the eye, ".toml" may be left out. '
+                "Flags on the command line win over it.",
+            ),
+        ),
+    ),
+    Group(
+        "Training",
+        (TRAIN,),
+        (
+            Option(
+                "--max_train_steps",
+                int,
+                1600,
+                minimum=1,
+                unit="steps",
+                help="How many times the LoRA is updated. A style or a person from 20 to 50 clips usually takes 1000 to 3000.",
+            ),
+            Option(
+                "--max_train_epochs",
+                int,
+                minimum=1,
+                unit="epochs",
+                help="How often to go through the whole dataset. When set, it decides instead of the number of steps.",
+            ),
+            Option(
+                "--seed",
+                int,
+                minimum=0,
+                maximum=2**32 - 1,
+                help="Seed of everything random: the LoRA's start, the order of items, noise and timesteps. The same seed repeats a run. Unset, a new one each time.",
+            ),
+            Option(
+                "--gradient_accumulation_steps",
+                int,
+                1,
+                minimum=1,
+                maximum=4096,
+                unit="batches",
+                help="Batches whose gradients are summed before one update: acts like a larger batch without its memory, and takes that much longer per update.",
+            ),
+            Option(
+                "--mixed_precision",
+                choices=("no", "fp16", "bf16"),
+                help="Number format of the transformer's arithmetic. bf16 is right for RTX 30 and later; fp16 for older cards and fp16 files; no computes in float32.",
+            ),
+            Option(
+                "--gradient_checkpointing",
+                bool,
+                False,
+                help="Compute each block a second time in the backward pass instead of keeping its intermediate values: far less GPU memory, "
+                "about a third more time. Needed on consumer GPUs.",
+            ),
+            Option(
+                "--gradient_checkpointing_cpu_offload",
+                bool,
+                False,
+                advanced=True,
+                help="With gradient checkpointing, also keep the inputs of the blocks in main memory. Helps with long, large clips.",
+            ),
+        ),
+    ),
+    Group(
+        "Reading batches",
+        (TRAIN,),
+        (
+            Option(
+                "--max_data_loader_n_workers",
+                int,
+                8,
+                minimum=0,
+                maximum=256,
+                unit="workers",
+                advanced=True,
+                help="At most so many workers read cached items ahead of the training; never more than the CPU has cores. 0 reads in the training process.",
+            ),
+            Option(
+                "--persistent_data_loader_workers",
+                bool,
+                False,
+                advanced=True,
+                help="Keep the workers from one epoch to the next: no pause between epochs, a little more main memory.",
+            ),
+        ),
+    ),
+    Group(
+        "Several GPUs",
+        (TRAIN,),
+        (
+            Option(
+                "--ddp_timeout",
+                int,
+                minimum=1,
+                unit="minutes",
+                advanced=True,
+                help="How long processes wait for each other before giving up. Unset, accelerate's own time.",
+            ),
+            Option(
+                "--ddp_gradient_as_bucket_view",
+                bool,
+                False,
+                advanced=True,
+                help="Let gradients share memory with the buffers they are exchanged in.",
+            ),
+            Option(
+                "--ddp_static_graph",
+                bool,
+                False,
+                advanced=True,
+                help="Promise that every step uses the same parameters, which lets PyTorch exchange gradients earlier.",
+            ),
+        ),
+    ),
+)
