@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .option import Option
+
+_KIND_NAMES: dict[Any, str] = {str: "text", int: "int", float: "float"}
 
 
 def kind_name(option: Option) -> str:
     """Short name of what the flag takes: "int", "2 x int", "list of path", "switch"."""
     if option.is_switch:
         return "switch"
-    one = "path" if option.path else {str: "text", int: "int", float: "float"}.get(option.kind, "steps or share")  # type: ignore[call-overload]
+    one = "path" if option.path else _KIND_NAMES.get(option.kind, "steps or share")
     if option.nargs is None:
         return one
     return f"{option.nargs} x {one}" if isinstance(option.nargs, int) else f"list of {one}"

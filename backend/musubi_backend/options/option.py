@@ -13,6 +13,7 @@ TRAIN = "train"
 GENERATE = "generate"
 DEMO_MODELS = "demo_models"
 DEMO_DATASET = "demo_dataset"
+VIDEO_CONVERT = "video_convert"
 
 
 def steps_or_share(text: str) -> int | float:
@@ -31,7 +32,7 @@ class Option:
     required       the tool refuses to start without it
     minimum, maximum   inclusive bounds of every value
     unit           for tooltips: "steps", "GB", "frames", ...
-    path           "file" or "folder" that must exist, or "output": what the value names on disk; "" for other values
+    path           what the value names on disk: "file", "folder" or "any" (either) must exist, "output" need not; "" for other values
     verbs          what the setting belongs to, where that is less than its group's verbs
     architectures  None = every architecture; else the card ids it applies to
     refused        reason why a flag of musubi-tuner is not done here (yet); using it is an error, never ignored

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from argparse import Namespace
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from ..architectures import cards
 from ..errors import UserError
@@ -33,13 +33,13 @@ def _missing(args: Namespace, names: list[str], why: str = "") -> Iterator[str]:
 
 def _absent_files(option: Option, args: Namespace) -> Iterator[str]:
     value = getattr(args, option.name)
-    if option.path not in ("file", "folder") or not value or option.refused:
+    if option.path not in ("file", "folder", "any") or not value or option.refused:
         return
-    exists = os.path.isfile if option.path == "file" else os.path.isdir
-    for path in value if isinstance(value, list) else [value]:
-        if not exists(path):
-            other = "is not a file" if option.path == "file" else "is not a folder"
-            yield f"{option.flag}: {path} {other if os.path.exists(path) else 'does not exist'}"
+    for path in map(Path, value if isinstance(value, list) else [value]):
+        if not path.exists():
+            yield f"{option.flag}: {path} does not exist"
+        elif option.path != "any" and path.is_dir() != (option.path == "folder"):
+            yield f"{option.flag}: {path} is not a {option.path}"
 
 
 def _cache_latents(tool: Tool, args: Namespace) -> Iterator[str]:

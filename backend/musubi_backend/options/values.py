@@ -13,6 +13,7 @@ from typing import Any
 from .option import Option
 from .suggest import did_you_mean
 
+_ACCEPTED: dict[Any, tuple[type, ...]] = {str: (str,), int: (int,), float: (int, float), bool: (bool,)}
 _KIND_WORDS: dict[Any, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -49,10 +50,12 @@ def checked(option: Option, value: Any) -> Any:
 def refusal(option: Option, value: Any) -> str | None:
     """Why this backend does not do `option` with `value`, or None if it does."""
     if option.refused and value != default_of(option) and value not in option.neutral:
-        return f"{option.flag} is not done by this backend yet: {option.refused}. Use the musubi-tuner engine for it."
-    if isinstance(value, str) and value in option.refused_choices:
-        return f"{option.flag} {value} is not done by this backend yet: {option.refused_choices[value]}. Use the musubi-tuner engine for it."
-    return None
+        what, reason = option.flag, option.refused
+    elif isinstance(value, str) and value in option.refused_choices:
+        what, reason = f"{option.flag} {value}", option.refused_choices[value]
+    else:
+        return None
+    return f"{what} is not done by this backend yet: {reason}. Use the musubi-tuner engine for it."
 
 
 def _single(option: Option, value: Any) -> Any:
@@ -60,8 +63,7 @@ def _single(option: Option, value: Any) -> Any:
     kind = option.kind
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
-    accepted = {str: str, int: int, float: (int, float), bool: bool}.get(kind, (str, int, float))  # type: ignore[call-overload]
-    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+    if not isinstance(value, _ACCEPTED.get(kind, (str, int, float))) or (isinstance(value, bool) and kind is not bool):
         raise ValueError(f"must be {kind_words(option)}, not {value!r}")
     if kind in (str, int, bool):
         return _within(option, value)

@@ -104,8 +104,8 @@ GROUPS = (
                 "--debug_mode",
                 choices=("image", "console", "video"),
                 advanced=True,
-                help="Show what would be encoded, after resizing and cutting, and encode nothing: in windows (image), as characters (console), "
-                "or written as small mp4 files (video).",
+                help="Show what would be encoded, after resizing and cutting, and encode nothing: in windows (image), as characters "
+                "(console), or written as small mp4 files (video).",
             ),
             Option(
                 "--console_width",

@@ -13,13 +13,23 @@ GROUPS = (
         (GENERATE,),
         (
             Option("--prompt", help="What the video shows."),
-            Option("--negative_prompt", help="What the video shall not show. Unset, the text the model's makers recommend; it acts with a guidance above 1."),
+            Option(
+                "--negative_prompt",
+                help="What the video shall not show. Unset, the text the model's makers recommend; it acts with a guidance above 1.",
+            ),
             Option(
                 "--from_file",
                 path="file",
-                help="Text file with one prompt per line, each with its own settings after it (--w --h --f --d --s --g --fs --n); # begins a comment.",
+                help="Text file with one prompt per line, each with its own settings after it (--w --h --f --d --s --g --fs --n); # "
+                "begins a comment.",
             ),
-            Option("--interactive", bool, False, advanced=True, help="Ask for one prompt after the other on the terminal while the models stay loaded."),
+            Option(
+                "--interactive",
+                bool,
+                False,
+                advanced=True,
+                help="Ask for one prompt after the other on the terminal while the models stay loaded.",
+            ),
         ),
     ),
     Group(
@@ -44,7 +54,15 @@ GROUPS = (
                 unit="frames",
                 help="Length; 4n+1 frames. Unset, what the task is made for: 81 for Wan video, 1 for images.",
             ),
-            Option("--fps", int, 16, minimum=1, maximum=240, unit="frames/s", help="Speed the file plays at. It does not change what is generated."),
+            Option(
+                "--fps",
+                int,
+                16,
+                minimum=1,
+                maximum=240,
+                unit="frames/s",
+                help="Speed the file plays at. It does not change what is generated.",
+            ),
             Option(
                 "--seed",
                 int,
@@ -66,14 +84,27 @@ GROUPS = (
         "Sampling",
         (GENERATE,),
         (
-            Option("--infer_steps", int, minimum=1, maximum=1000, unit="steps", help="Denoising steps: more are finer and slower. Unset, the task's own (50 for Wan t2v)."),
-            Option("--sample_solver", default="unipc", choices=("unipc", "dpm++", "vanilla"), help="unipc and dpm++ need fewer steps; vanilla takes plain Euler steps."),
+            Option(
+                "--infer_steps",
+                int,
+                minimum=1,
+                maximum=1000,
+                unit="steps",
+                help="Denoising steps: more are finer and slower. Unset, the task's own (50 for Wan t2v).",
+            ),
+            Option(
+                "--sample_solver",
+                default="unipc",
+                choices=("unipc", "dpm++", "vanilla"),
+                help="unipc and dpm++ need fewer steps; vanilla takes plain Euler steps.",
+            ),
             Option(
                 "--flow_shift",
                 float,
                 minimum=0.01,
                 maximum=100,
-                help="How many of the steps are spent at high noise: larger favours layout and motion, smaller detail. Unset, the task's own (5 for Wan).",
+                help="How many of the steps are spent at high noise: larger favours layout and motion, smaller detail. Unset, the task's "
+                "own (5 for Wan).",
             ),
             Option(
                 "--guidance_scale",
@@ -115,14 +146,33 @@ GROUPS = (
                 advanced=True,
                 help="Strength of skip layer guidance in its original mode.",
             ),
-            Option("--slg_start", float, 0.0, minimum=0, maximum=1, architectures=("wan",), advanced=True, help="Share of the steps at which it begins."),
-            Option("--slg_end", float, 0.3, minimum=0, maximum=1, architectures=("wan",), advanced=True, help="Share of the steps at which it ends."),
+            Option(
+                "--slg_start",
+                float,
+                0.0,
+                minimum=0,
+                maximum=1,
+                architectures=("wan",),
+                advanced=True,
+                help="Share of the steps at which it begins.",
+            ),
+            Option(
+                "--slg_end",
+                float,
+                0.3,
+                minimum=0,
+                maximum=1,
+                architectures=("wan",),
+                advanced=True,
+                help="Share of the steps at which it ends.",
+            ),
             Option(
                 "--slg_mode",
                 choices=("original", "uncond"),
                 architectures=("wan",),
                 advanced=True,
-                help="original adds the difference to a third pass without those blocks; uncond leaves them out of the unconditional pass. Unset, off.",
+                help="original adds the difference to a third pass without those blocks; uncond leaves them out of the unconditional "
+                "pass. Unset, off.",
             ),
         ),
     ),
@@ -153,7 +203,12 @@ GROUPS = (
                 advanced=True,
                 help="Of each LoRA (in their order) leave out the modules whose name matches this regular expression.",
             ),
-            Option("--save_merged_model", path="output", advanced=True, help="Write the transformer with the LoRAs merged in to this file, and generate nothing."),
+            Option(
+                "--save_merged_model",
+                path="output",
+                advanced=True,
+                help="Write the transformer with the LoRAs merged in to this file, and generate nothing.",
+            ),
             Option(
                 "--lycoris",
                 bool,
@@ -168,13 +223,19 @@ GROUPS = (
         "Output",
         (GENERATE,),
         (
-            Option("--save_path", required=True, path="output", help="Folder for the results; names carry date, time and seed. Made if missing."),
+            Option(
+                "--save_path",
+                required=True,
+                path="output",
+                help="Folder for the results; names carry date, time and seed. Made if missing.",
+            ),
             Option(
                 "--output_type",
                 default="video",
                 choices=("video", "images", "latent", "both", "latent_images"),
                 differs={"hv_generate_video": {"choices": ("video", "images", "latent", "both")}},
-                help="What to write: an mp4, one png per frame, the latent to decode later with --latent_path, latent and mp4, or latent and png.",
+                help="What to write: an mp4, one png per frame, the latent to decode later with --latent_path, latent and mp4, or latent "
+                "and png.",
             ),
             Option(
                 "--latent_path",
@@ -203,9 +264,27 @@ GROUPS = (
             Option("--image_path", path="file", advanced=True, refused=_PICTURES, help="First frame, for image-to-video models."),
             Option("--end_image_path", path="file", advanced=True, refused=_PICTURES, help="Last frame, for models that take one."),
             Option("--video_path", path="file", advanced=True, refused=_PICTURES, help="Video to change."),
-            Option("--control_path", advanced=True, refused=_PICTURES, architectures=("wan",), help="Control video, or folder of pictures, for Fun-Control models."),
-            Option("--one_frame_inference", advanced=True, refused=_ONE_FRAME, help="Generate a single frame from control pictures, with these settings."),
-            Option("--control_image_path", nargs="*", path="file", advanced=True, refused=_ONE_FRAME, help="Control pictures of one-frame generation."),
+            Option(
+                "--control_path",
+                advanced=True,
+                refused=_PICTURES,
+                architectures=("wan",),
+                help="Control video, or folder of pictures, for Fun-Control models.",
+            ),
+            Option(
+                "--one_frame_inference",
+                advanced=True,
+                refused=_ONE_FRAME,
+                help="Generate a single frame from control pictures, with these settings.",
+            ),
+            Option(
+                "--control_image_path",
+                nargs="*",
+                path="file",
+                advanced=True,
+                refused=_ONE_FRAME,
+                help="Control pictures of one-frame generation.",
+            ),
             Option("--control_image_mask_path", nargs="*", path="file", advanced=True, refused=_ONE_FRAME, help="Masks of those pictures."),
         ),
     ),

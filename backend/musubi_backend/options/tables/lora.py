@@ -19,7 +19,8 @@ GROUPS = (
                 int,
                 minimum=1,
                 maximum=4096,
-                help="Rank: how much the LoRA can hold. 16 to 32 is plenty for a person, a style or a motion; the file grows with it. Unset, 4.",
+                help="Rank: how much the LoRA can hold. 16 to 32 is plenty for a person, a style or a motion; the file grows with it. "
+                "Unset, 4.",
             ),
             Option(
                 "--network_alpha",
@@ -27,7 +28,8 @@ GROUPS = (
                 1,
                 minimum=0,
                 maximum=4096,
-                help="The LoRA acts with strength alpha / rank. Half the rank or the rank itself is usual; a low alpha wants a higher learning rate.",
+                help="The LoRA acts with strength alpha / rank. Half the rank or the rank itself is usual; a low alpha wants a higher "
+                "learning rate.",
             ),
             Option(
                 "--network_dropout",
@@ -41,10 +43,21 @@ GROUPS = (
                 "--network_args",
                 nargs="*",
                 advanced=True,
-                help='Settings of the network, each as name=value: "loraplus_lr_ratio=4" "exclude_patterns=[\'.*ffn.*\']" "rank_dropout=0.1".',
+                help='Settings of the network, each as name=value: "loraplus_lr_ratio=4" "exclude_patterns=[\'.*ffn.*\']" '
+                '"rank_dropout=0.1".',
             ),
-            Option("--network_weights", path="file", help="LoRA file to go on from. Optimizer and step count start afresh; to continue a stopped run, use --resume."),
-            Option("--dim_from_weights", bool, False, advanced=True, help="Take rank and alpha from --network_weights instead of the two settings."),
+            Option(
+                "--network_weights",
+                path="file",
+                help="LoRA file to go on from. Optimizer and step count start afresh; to continue a stopped run, use --resume.",
+            ),
+            Option(
+                "--dim_from_weights",
+                bool,
+                False,
+                advanced=True,
+                help="Take rank and alpha from --network_weights instead of the two settings.",
+            ),
             Option(
                 "--scale_weight_norms",
                 float,
@@ -57,7 +70,8 @@ GROUPS = (
                 nargs="*",
                 path="file",
                 advanced=True,
-                help="LoRA files merged into the transformer before training, so that the new LoRA is learned on top of them. They are not part of the result.",
+                help="LoRA files merged into the transformer before training, so that the new LoRA is learned on top of them. They are "
+                "not part of the result.",
             ),
             Option(
                 "--base_weights_multiplier",

@@ -13,8 +13,19 @@ GROUPS = (
         "Attention (choose one)",
         (TRAIN,),
         (
-            Option("--sdpa", bool, False, help="Attention by PyTorch itself: always there, and as fast as the others on recent versions. The usual choice."),
-            Option("--flash_attn", bool, False, advanced=True, help="Attention by the flash-attn package (version 2), which must be installed in the backend."),
+            Option(
+                "--sdpa",
+                bool,
+                False,
+                help="Attention by PyTorch itself: always there, and as fast as the others on recent versions. The usual choice.",
+            ),
+            Option(
+                "--flash_attn",
+                bool,
+                False,
+                advanced=True,
+                help="Attention by the flash-attn package (version 2), which must be installed in the backend.",
+            ),
             Option(
                 "--flash3",
                 bool,
@@ -22,7 +33,9 @@ GROUPS = (
                 advanced=True,
                 help="Attention by FlashAttention 3, for Hopper GPUs; the package must be installed in the backend.",
             ),
-            Option("--xformers", bool, False, advanced=True, help="Attention by the xformers package, which must be installed in the backend."),
+            Option(
+                "--xformers", bool, False, advanced=True, help="Attention by the xformers package, which must be installed in the backend."
+            ),
             Option(
                 "--sage_attn",
                 bool,
@@ -99,7 +112,8 @@ GROUPS = (
                 advanced=True,
                 refused=_SWAP,
                 neutral=(0, None),
-                help="How many blocks of the transformer live in main memory and visit the GPU when their turn comes. More saves GPU memory and costs time.",
+                help="How many blocks of the transformer live in main memory and visit the GPU when their turn comes. More saves GPU "
+                "memory and costs time.",
             ),
             Option(
                 "--use_pinned_memory_for_block_swap",
@@ -146,7 +160,13 @@ GROUPS = (
         (TRAIN, GENERATE),
         (
             Option("--compile", bool, False, advanced=True, refused=_COMPILE, help="Compile the transformer's blocks with torch.compile."),
-            Option("--compile_backend", default="inductor", advanced=True, refused=_COMPILE, help="Compiler that torch.compile hands the work to."),
+            Option(
+                "--compile_backend",
+                default="inductor",
+                advanced=True,
+                refused=_COMPILE,
+                help="Compiler that torch.compile hands the work to.",
+            ),
             Option(
                 "--compile_mode",
                 default="default",
@@ -162,7 +182,14 @@ GROUPS = (
                 refused=_COMPILE,
                 help="Compile for changing sizes (true), for each size anew (false), or decide on the way (auto).",
             ),
-            Option("--compile_fullgraph", bool, False, advanced=True, refused=_COMPILE, help="Fail where a block cannot be compiled in one piece."),
+            Option(
+                "--compile_fullgraph",
+                bool,
+                False,
+                advanced=True,
+                refused=_COMPILE,
+                help="Fail where a block cannot be compiled in one piece.",
+            ),
             Option(
                 "--compile_cache_size_limit",
                 int,
@@ -200,8 +227,24 @@ GROUPS = (
                 refused=_COMPILE,
                 help="Tuning of --dynamo_backend.",
             ),
-            Option("--dynamo_fullgraph", bool, False, verbs=(TRAIN,), advanced=True, refused=_COMPILE, help="One graph for all, with --dynamo_backend."),
-            Option("--dynamo_dynamic", bool, False, verbs=(TRAIN,), advanced=True, refused=_COMPILE, help="Changing sizes, with --dynamo_backend."),
+            Option(
+                "--dynamo_fullgraph",
+                bool,
+                False,
+                verbs=(TRAIN,),
+                advanced=True,
+                refused=_COMPILE,
+                help="One graph for all, with --dynamo_backend.",
+            ),
+            Option(
+                "--dynamo_dynamic",
+                bool,
+                False,
+                verbs=(TRAIN,),
+                advanced=True,
+                refused=_COMPILE,
+                help="Changing sizes, with --dynamo_backend.",
+            ),
         ),
     ),
     Group(
@@ -213,7 +256,8 @@ GROUPS = (
                 bool,
                 False,
                 advanced=True,
-                help="Multiply float32 matrices in TF32 on Ampere and later GPUs: faster, with 10 bits of mantissa. bf16 training gains little.",
+                help="Multiply float32 matrices in TF32 on Ampere and later GPUs: faster, with 10 bits of mantissa. bf16 training gains "
+                "little.",
             ),
             Option(
                 "--cuda_cudnn_benchmark",

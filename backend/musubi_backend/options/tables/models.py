@@ -27,8 +27,8 @@ GROUPS = (
             Option(
                 "--dit",
                 path="file",
-                help="Weights of the diffusion transformer, safetensors, in the original or ComfyUI's layout. Of a file split in several parts, "
-                "name any one. Training needs it, and so does generating unless --latent_path only decodes.",
+                help="Weights of the diffusion transformer, safetensors, in the original or ComfyUI's layout. Of a file split in several "
+                "parts, name any one. Training needs it, and so does generating unless --latent_path only decodes.",
             ),
             Option(
                 "--vae",
@@ -40,8 +40,8 @@ GROUPS = (
                 "--vae_dtype",
                 verbs=(CACHE_LATENTS, TRAIN, GENERATE),
                 advanced=True,
-                help="Number format the VAE computes in: float32, bfloat16 or float16. Unset, the architecture's own choice (bfloat16 for Wan); "
-                "float32 is the most exact and takes twice the memory.",
+                help="Number format the VAE computes in: float32, bfloat16 or float16. Unset, the architecture's own choice (bfloat16 "
+                "for Wan); float32 is the most exact and takes twice the memory.",
             ),
             Option(
                 "--vae_cache_cpu",
@@ -50,7 +50,8 @@ GROUPS = (
                 verbs=(CACHE_LATENTS, TRAIN, GENERATE),
                 architectures=("wan",),
                 advanced=True,
-                help="Let the VAE keep the frames it carries from chunk to chunk in main memory: less GPU memory for long or large clips, a little slower.",
+                help="Let the VAE keep the frames it carries from chunk to chunk in main memory: less GPU memory for long or large "
+                "clips, a little slower.",
             ),
             Option(
                 "--t5",
@@ -93,7 +94,8 @@ GROUPS = (
                 bool,
                 False,
                 advanced=True,
-                help="Do not map weight files into memory while loading. This backend never uses numpy's mapping, so it is satisfied either way.",
+                help="Do not map weight files into memory while loading. This backend never uses numpy's mapping, so it is satisfied "
+                "either way.",
             ),
         ),
     ),
@@ -118,8 +120,8 @@ GROUPS = (
                 maximum=1,
                 refused=_WAN22,
                 differs={TRAIN: {"kind": int, "maximum": 1000}},
-                help="Where the high-noise model hands over to the low-noise one: a share of the noise (0 to 1), or when training a timestep (0 to 1000). "
-                "Unset, the value the models were trained with.",
+                help="Where the high-noise model hands over to the low-noise one: a share of the noise (0 to 1), or when training a "
+                "timestep (0 to 1000). Unset, the value the models were trained with.",
             ),
             Option(
                 "--force_v2_1_time_embedding",

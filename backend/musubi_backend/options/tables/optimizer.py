@@ -12,8 +12,8 @@ GROUPS = (
             Option(
                 "--optimizer_type",
                 default="",
-                help="Which optimizer updates the LoRA. AdamW is a safe choice; AdamW8bit (needs bitsandbytes) and Adafactor take less memory. "
-                'A full class path such as "torch.optim.RAdam" works too.',
+                help="Which optimizer updates the LoRA. AdamW is a safe choice; AdamW8bit (needs bitsandbytes) and Adafactor take less "
+                'memory. A full class path such as "torch.optim.RAdam" works too.',
             ),
             Option(
                 "--optimizer_args",
@@ -27,8 +27,8 @@ GROUPS = (
                 2e-6,
                 minimum=0,
                 maximum=1000,
-                help="How far each update goes. 1e-4 to 2e-4 is usual for a LoRA with AdamW (the default is meant for full training and is very low); "
-                "optimizers that find their own rate, such as Prodigy, want 1.",
+                help="How far each update goes. 1e-4 to 2e-4 is usual for a LoRA with AdamW (the default is meant for full training and "
+                "is very low); optimizers that find their own rate, such as Prodigy, want 1.",
             ),
             Option(
                 "--max_grad_norm",
@@ -46,8 +46,8 @@ GROUPS = (
             Option(
                 "--lr_scheduler",
                 default="constant",
-                help="How the learning rate changes over time: constant, constant_with_warmup, linear, cosine, cosine_with_restarts, polynomial, "
-                "cosine_with_min_lr, inverse_sqrt, warmup_stable_decay, rex, piecewise_constant, adafactor.",
+                help="How the learning rate changes over time: constant, constant_with_warmup, linear, cosine, cosine_with_restarts, "
+                "polynomial, cosine_with_min_lr, inverse_sqrt, warmup_stable_decay, rex, piecewise_constant, adafactor.",
             ),
             Option(
                 "--lr_warmup_steps",
@@ -77,7 +77,9 @@ GROUPS = (
                 advanced=True,
                 help="How often cosine_with_restarts starts anew.",
             ),
-            Option("--lr_scheduler_power", float, 1, minimum=0, advanced=True, help="Bend of the polynomial schedule: 1 is a straight line."),
+            Option(
+                "--lr_scheduler_power", float, 1, minimum=0, advanced=True, help="Bend of the polynomial schedule: 1 is a straight line."
+            ),
             Option(
                 "--lr_scheduler_timescale",
                 int,
@@ -94,7 +96,12 @@ GROUPS = (
                 advanced=True,
                 help="Lowest learning rate as a share of the highest, for cosine_with_min_lr, warmup_stable_decay and rex.",
             ),
-            Option("--lr_scheduler_type", default="", advanced=True, help="Class path of a schedule of your own; it is used instead of --lr_scheduler."),
+            Option(
+                "--lr_scheduler_type",
+                default="",
+                advanced=True,
+                help="Class path of a schedule of your own; it is used instead of --lr_scheduler.",
+            ),
             Option("--lr_scheduler_args", nargs="*", advanced=True, help='Settings of that schedule, each as name=value: "T_max=100".'),
         ),
     ),

@@ -21,7 +21,8 @@ GROUPS = (
             Option(
                 "--save_precision",
                 choices=("float", "fp32", "fp16", "bf16"),
-                help="Number format of the saved LoRA. bf16 and fp16 halve the file; unset, float32 as it is trained. States are always exact.",
+                help="Number format of the saved LoRA. bf16 and fp16 halve the file; unset, float32 as it is trained. States are always "
+                "exact.",
             ),
             Option("--save_every_n_epochs", int, minimum=1, unit="epochs", help="Also save the LoRA every so many epochs."),
             Option("--save_every_n_steps", int, minimum=1, unit="steps", help="Also save the LoRA every so many steps."),
@@ -67,10 +68,20 @@ GROUPS = (
                 "--save_state",
                 bool,
                 False,
-                help="With each checkpoint also save everything needed to continue exactly there: optimizer, schedule, position. About three times the LoRA's size.",
+                help="With each checkpoint also save everything needed to continue exactly there: optimizer, schedule, position. About "
+                "three times the LoRA's size.",
             ),
-            Option("--save_state_on_train_end", bool, False, help="Save such a state when the training ends, so that it can be continued later."),
-            Option("--resume", path="folder", help="State folder (its name ends in -state) to continue from, at the same step with the same random numbers."),
+            Option(
+                "--save_state_on_train_end",
+                bool,
+                False,
+                help="Save such a state when the training ends, so that it can be continued later.",
+            ),
+            Option(
+                "--resume",
+                path="folder",
+                help="State folder (its name ends in -state) to continue from, at the same step with the same random numbers.",
+            ),
         ),
     ),
     Group(
@@ -92,7 +103,9 @@ GROUPS = (
             Option("--metadata_license", advanced=True, help="Licence stored in the LoRA file."),
             Option("--metadata_tags", advanced=True, help="Tags stored in the LoRA file, separated by commas."),
             Option("--metadata_reso", advanced=True, help='Resolution stored in the LoRA file, as "1280,720".'),
-            Option("--metadata_arch", advanced=True, help="Architecture stored in the LoRA file, instead of the right one. For special uses."),
+            Option(
+                "--metadata_arch", advanced=True, help="Architecture stored in the LoRA file, instead of the right one. For special uses."
+            ),
         ),
     ),
     Group(

@@ -16,8 +16,8 @@ GROUPS = (
                     *("sigma", "uniform", "sigmoid", "shift", "flux_shift", "flux2_shift", "ideogram4_shift", "qwen_shift", "krea2_shift"),
                     *("logsnr", "qinglong_flux", "qinglong_qwen"),
                 ),
-                help="How noise levels are drawn. shift, with --discrete_flow_shift 3 for Wan, suits video; uniform treats all alike; sigmoid prefers the "
-                "middle; the *_shift ones follow the size of the picture; sigma draws by --weighting_scheme.",
+                help="How noise levels are drawn. shift, with --discrete_flow_shift 3 for Wan, suits video; uniform treats all alike; "
+                "sigmoid prefers the middle; the *_shift ones follow the size of the picture; sigma draws by --weighting_scheme.",
             ),
             Option(
                 "--discrete_flow_shift",
@@ -35,18 +35,30 @@ GROUPS = (
                 minimum=0.001,
                 maximum=100,
                 advanced=True,
-                help="With sigmoid and shift sampling, how wide the draw spreads: larger reaches more of the very clean and very noisy levels.",
+                help="With sigmoid and shift sampling, how wide the draw spreads: larger reaches more of the very clean and very noisy "
+                "levels.",
             ),
             Option(
                 "--weighting_scheme",
                 default="none",
                 choices=("logit_normal", "mode", "cosmap", "sigma_sqrt", "none"),
                 advanced=True,
-                help="logit_normal and mode decide how sigma sampling draws; cosmap and sigma_sqrt weigh the loss by noise level; none does neither.",
+                help="logit_normal and mode decide how sigma sampling draws; cosmap and sigma_sqrt weigh the loss by noise level; none "
+                "does neither.",
             ),
             Option("--logit_mean", float, 0.0, minimum=-20, maximum=20, advanced=True, help="Middle of the logit_normal and logsnr draws."),
-            Option("--logit_std", float, 1.0, minimum=0.001, maximum=20, advanced=True, help="Spread of the logit_normal and logsnr draws."),
-            Option("--mode_scale", float, 1.29, minimum=-1, maximum=1.75, advanced=True, help="Bend of the mode draw: 0 is uniform, larger prefers the middle."),
+            Option(
+                "--logit_std", float, 1.0, minimum=0.001, maximum=20, advanced=True, help="Spread of the logit_normal and logsnr draws."
+            ),
+            Option(
+                "--mode_scale",
+                float,
+                1.29,
+                minimum=-1,
+                maximum=1.75,
+                advanced=True,
+                help="Bend of the mode draw: 0 is uniform, larger prefers the middle.",
+            ),
             Option(
                 "--min_timestep",
                 int,
@@ -77,7 +89,8 @@ GROUPS = (
                 maximum=1000,
                 unit="buckets",
                 advanced=True,
-                help="Draw equally often from so many ranges of noise level within an epoch: steadier training on few items, 4 to 10 is usual. Unset, off.",
+                help="Draw equally often from so many ranges of noise level within an epoch: steadier training on few items, 4 to 10 is "
+                "usual. Unset, off.",
             ),
             Option(
                 "--guidance_scale",
@@ -86,7 +99,8 @@ GROUPS = (
                 minimum=0,
                 maximum=100,
                 advanced=True,
-                help="Guidance value given to models that were distilled with one (HunyuanVideo, FramePack). Wan has none and only notes it in the metadata.",
+                help="Guidance value given to models that were distilled with one (HunyuanVideo, FramePack). Wan has none and only notes "
+                "it in the metadata.",
             ),
             Option(
                 "--show_timesteps",

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from ..option import DEMO_DATASET, DEMO_MODELS, Group, Option
+from ..option import DEMO_DATASET, DEMO_MODELS, VIDEO_CONVERT, Group, Option
 
 GROUPS = (
     Group(
         "Demo",
         (DEMO_MODELS, DEMO_DATASET),
         (
-            Option("--output", required=True, path="output", help="Folder to write into; made if missing. Files that are already right are left alone."),
-            Option("--seed", int, 0, minimum=0, help="Seed of the random weights or of the camera paths: the same seed writes the same files."),
+            Option(
+                "--output",
+                required=True,
+                path="output",
+                help="Folder to write into; made if missing. Files that are already right are left alone.",
+            ),
+            Option(
+                "--seed", int, 0, minimum=0, help="Seed of the random weights or of the camera paths: the same seed writes the same files."
+            ),
             Option("--clips", int, 4, verbs=(DEMO_DATASET,), minimum=1, maximum=64, unit="clips", help="How many clips to make."),
             Option(
                 "--size",
@@ -24,6 +31,20 @@ GROUPS = (
                 help="Width and height of the clips; multiples of 16.",
             ),
             Option("--frames", int, 17, verbs=(DEMO_DATASET,), minimum=5, maximum=257, unit="frames", help="Length of each clip; 4n+1."),
+        ),
+    ),
+    Group(
+        "Conversion",
+        (VIDEO_CONVERT,),
+        (
+            Option("--input", required=True, path="any", help="Video file, or folder of png files, to read."),
+            Option("--output", required=True, path="output", help="File to write, or folder for png files."),
+            Option(
+                "--format",
+                choices=("mp4", "webm", "gif", "png"),
+                help="What to write. Unset, what the ending of --output says.",
+            ),
+            Option("--fps", int, minimum=1, maximum=240, unit="frames/s", help="Speed the result plays at. Unset, that of the input."),
         ),
     ),
 )

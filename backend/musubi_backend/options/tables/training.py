@@ -40,7 +40,8 @@ GROUPS = (
                 int,
                 minimum=0,
                 maximum=2**32 - 1,
-                help="Seed of everything random: the LoRA's start, the order of items, noise and timesteps. The same seed repeats a run. Unset, a new one each time.",
+                help="Seed of everything random: the LoRA's start, the order of items, noise and timesteps. The same seed repeats a run. "
+                "Unset, a new one each time.",
             ),
             Option(
                 "--gradient_accumulation_steps",
@@ -49,19 +50,21 @@ GROUPS = (
                 minimum=1,
                 maximum=4096,
                 unit="batches",
-                help="Batches whose gradients are summed before one update: acts like a larger batch without its memory, and takes that much longer per update.",
+                help="Batches whose gradients are summed before one update: acts like a larger batch without its memory, and takes that "
+                "much longer per update.",
             ),
             Option(
                 "--mixed_precision",
                 choices=("no", "fp16", "bf16"),
-                help="Number format of the transformer's arithmetic. bf16 is right for RTX 30 and later; fp16 for older cards and fp16 files; no computes in float32.",
+                help="Number format of the transformer's arithmetic. bf16 is right for RTX 30 and later; fp16 for older cards and fp16 "
+                "files; no computes in float32.",
             ),
             Option(
                 "--gradient_checkpointing",
                 bool,
                 False,
-                help="Compute each block a second time in the backward pass instead of keeping its intermediate values: far less GPU memory, "
-                "about a third more time. Needed on consumer GPUs.",
+                help="Compute each block a second time in the backward pass instead of keeping its intermediate values: far less GPU "
+                "memory, about a third more time. Needed on consumer GPUs.",
             ),
             Option(
                 "--gradient_checkpointing_cpu_offload",
@@ -84,7 +87,8 @@ GROUPS = (
                 maximum=256,
                 unit="workers",
                 advanced=True,
-                help="At most so many workers read cached items ahead of the training; never more than the CPU has cores. 0 reads in the training process.",
+                help="At most so many workers read cached items ahead of the training; never more than the CPU has cores. 0 reads in the "
+                "training process.",
             ),
             Option(
                 "--persistent_data_loader_workers",
