@@ -71,9 +71,9 @@ def test_schedule_free_optimizers_keep_their_rate() -> None:
     ("kind", "arguments", "words"),
     [
         ("", (), "--optimizer_type is not set"),
-        ("AdanW", (), "did you mean AdamW"),
+        ("AdanW", (), "did you mean .AdamW"),
         ("prodigyopt_missing.Prodigy", (), "cannot import prodigyopt_missing"),
-        ("torch.optim.Adamm", (), "did you mean Adam"),
+        ("torch.optim.Adamm", (), "did you mean .Adam"),
         ("adamw", ("betas",), "key=value"),
         ("adamw", ("momentum=0.9",), "momentum"),
         ("adamw", ("weight_decay=__import__('os')",), "is not a number"),

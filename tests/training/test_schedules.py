@@ -70,7 +70,7 @@ def test_any_scheduler_class_can_be_named() -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"lr_scheduler": "cosin"}, "did you mean cosine?"),
+        ({"lr_scheduler": "cosin"}, "did you mean .cosine."),
         ({"lr_warmup_steps": 5}, "constant_with_warmup"),
         ({"lr_scheduler": "linear", "lr_warmup_steps": "ten"}, "--lr_warmup_steps"),
         ({"lr_scheduler": "linear", "lr_scheduler_args": ["gamma=1"]}, "gamma"),
@@ -79,12 +79,12 @@ def test_any_scheduler_class_can_be_named() -> None:
         ({"lr_scheduler": "warmup_stable_decay", "lr_warmup_steps": 20, "lr_decay_steps": 20}, "longer than the training"),
         ({"lr_scheduler": "polynomial", "lr_scheduler_args": ["lr_end=1"]}, "--learning_rate"),
         ({"lr_scheduler": "adafactor:1e-3"}, "--optimizer_type adafactor"),
-        ({"lr_scheduler_type": "StepLr"}, "did you mean StepLR?"),
+        ({"lr_scheduler_type": "StepLr"}, "did you mean .StepLR."),
         ({"lr_scheduler_type": "StepLR"}, "step_size"),
         ({"lr_scheduler_type": "StepLR", "lr_scheduler_args": ["step_size"]}, "key=value"),
         ({"lr_scheduler_type": "nowhere.Schedule"}, "nowhere"),
     ],
 )
 def test_mistakes_are_named(values: dict[str, Any], words: str) -> None:
-    with pytest.raises(UserError, match=words.replace("?", r"\?")):
+    with pytest.raises(UserError, match=words):
         rates(settings(**values))

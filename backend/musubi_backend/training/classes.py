@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ..errors import UserError
+from ..options.suggest import did_you_mean
 
 
 def keyword_arguments(pairs: Sequence[str] | None, flag: str) -> dict[str, Any]:
@@ -40,12 +40,5 @@ def find_class(name: str, default_module: str, flag: str) -> Any:
     found = getattr(module, class_name, None)
     if not isinstance(found, type):
         classes = [key for key, value in vars(module).items() if isinstance(value, type) and not key.startswith("_")]
-        raise UserError(f"{flag} {name}: {module_name} has no class {class_name!r}{suggestion(class_name, classes)}")
+        raise UserError(f"{flag} {name}: {module_name} has no class {class_name!r}{did_you_mean(class_name, classes)}")
     return found
-
-
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """"; did you mean X?" for the closest known word, or nothing."""
-    by_lower = {item.lower(): item for item in known}
-    close = difflib.get_close_matches(word.lower(), by_lower, n=1)
-    return f"; did you mean {by_lower[close[0]]}?" if close else ""

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from .classes import find_class, keyword_arguments, suggestion
+from ..options.suggest import did_you_mean
+from .classes import find_class, keyword_arguments
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -102,7 +103,7 @@ def _eight_bit(kind: str) -> Any:
         ) from None
     named = {key.lower(): value for key, value in vars(bitsandbytes.optim).items() if isinstance(value, type)}
     if kind.lower() not in named:
-        raise UserError(f"--optimizer_type {kind}: bitsandbytes has no such optimizer{suggestion(kind, [v.__name__ for v in named.values()])}")
+        raise UserError(f"--optimizer_type {kind}: bitsandbytes has no such optimizer{did_you_mean(kind, [v.__name__ for v in named.values()])}")
     return named[kind.lower()]
 
 
@@ -136,6 +137,6 @@ def _by_name(kind: str) -> Any:
     if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
         known = [name for name, value in vars(torch.optim).items() if isinstance(value, type) and issubclass(value, torch.optim.Optimizer)]
         raise UserError(
-            f"--optimizer_type {kind} is unknown{suggestion(kind, [*known, *_NAMED])}; give {', '.join(_NAMED)}, a class of torch.optim, or package.module.Class"
+            f"--optimizer_type {kind} is unknown{did_you_mean(kind, [*known, *_NAMED])}; give {', '.join(_NAMED)}, a class of torch.optim, or package.module.Class"
         )
     return found

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import UserError
-from .classes import find_class, keyword_arguments, suggestion
+from ..options.suggest import did_you_mean
+from .classes import find_class, keyword_arguments
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -77,7 +78,7 @@ def share_function(args: Namespace, total: int, options: Mapping[str, Any] | Non
     """step -> factor on the base learning rate, for `args.lr_scheduler` over `total` steps."""
     name = args.lr_scheduler.lower()
     if name not in _SCHEDULES:
-        raise UserError(f"--lr_scheduler {args.lr_scheduler!r} is unknown{suggestion(name, _SCHEDULES)}; known: {', '.join(sorted(_SCHEDULES))}")
+        raise UserError(f"--lr_scheduler {args.lr_scheduler!r} is unknown{did_you_mean(name, _SCHEDULES)}; known: {', '.join(sorted(_SCHEDULES))}")
     options = dict(options or {})
     make, allowed = _SCHEDULES[name]
     unknown = sorted(set(options) - set(allowed))

@@ -1,0 +1,59 @@
+"""Small pictures drawn with Pillow: the loss curve of a run and the histogram of `--show_timesteps image`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from .. import atomic
+
+_SIZE, _LEFT, _TOP, _RIGHT, _BOTTOM = (960, 480), 80, 40, 20, 40
+_INK, _GRID, _PALE, _STRONG = (40, 40, 40), (225, 225, 225), (170, 200, 235), (25, 90, 170)
+
+
+def loss_curve(path: Path, losses: Sequence[float], title: str) -> None:
+    """Draw the loss of every step, pale, and its running mean over about a twentieth of the run, strong. Replaces `path`."""
+    width = max(1, len(losses) // 20)
+    sums, smooth = 0.0, []
+    for index, loss in enumerate(losses):
+        sums += loss - (losses[index - width] if index >= width else 0.0)
+        smooth.append(sums / min(index + 1, width))
+    _plot(path, title, "step", [(losses, _PALE), (smooth, _STRONG)], first=1)
+
+
+def histogram(path: Path, counts: Sequence[float], title: str) -> None:
+    """Draw counts over timesteps as a line. Replaces `path`."""
+    _plot(path, title, "timestep", [(counts, _STRONG)], first=0, floor=0.0)
+
+
+def _plot(path: Path, title: str, unit: str, curves: Sequence[tuple[Sequence[float], tuple[int, int, int]]], first: int, floor: float | None = None) -> None:
+    from PIL import Image, ImageDraw
+
+    values = [value for curve, _ in curves for value in curve]
+    low, high = (min(values) if floor is None else floor), max(values)
+    if high == low:
+        low, high = low - 0.5, high + 0.5
+    right, bottom = _SIZE[0] - _RIGHT, _SIZE[1] - _BOTTOM
+    count = len(curves[0][0])
+
+    def place(index: float, value: float) -> tuple[float, float]:
+        return _LEFT + (right - _LEFT) * index / max(1, count - 1), bottom - (bottom - _TOP) * (value - low) / (high - low)
+
+    image = Image.new("RGB", _SIZE, "white")
+    draw = ImageDraw.Draw(image)
+    draw.text((_LEFT, 12), title, fill=_INK, font_size=16)
+    for tick in range(5):
+        value, index = low + (high - low) * tick / 4, (count - 1) * tick / 4
+        x, y = place(index, value)
+        draw.line([(_LEFT, y), (right, y)], fill=_GRID)
+        draw.text((_LEFT - 8, y), f"{value:.4g}", fill=_INK, anchor="rm", font_size=13)
+        draw.text((x, bottom + 8), f"{first + index:.0f}", fill=_INK, anchor="mt", font_size=13)
+    draw.text(((_LEFT + right) / 2, _SIZE[1] - 4), unit, fill=_INK, anchor="mb", font_size=13)
+    for curve, colour in curves:
+        points = [place(index, value) for index, value in enumerate(curve)]
+        if len(points) == 1:
+            points = [(_LEFT, points[0][1]), (right, points[0][1])]
+        draw.line(points, fill=colour, width=2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic.replacing(path) as part:
+        image.save(part, format="PNG")

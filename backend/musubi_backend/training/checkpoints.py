@@ -1,0 +1,172 @@
+"""LoRA files and resumable states of a run: their names, when they are written, which old ones go.
+
+Names and removal rules are musubi-tuner's: `{name}-{epoch:06d}`, `{name}-step{step:08d}`, `{name}`, with `.safetensors` for the
+LoRA and `-state` for the folder to resume from. Everything is written beside and renamed as a whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import re
+import shutil
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import job
+from ..errors import UserError
+from ..weights.safetensors_file import save_atomic
+from . import metadata
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from ..architectures.card import Card
+    from .state import TrainingState
+
+logger = logging.getLogger(__name__)
+
+STATE_SUFFIX = "-state"
+FILE_SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """How many checkpoints of one kind stay: `every` and `last` of `--save_every_n_X` and `--save_last_n_X(_state)`."""
+
+    every: int
+    last: int | None
+
+    def step_to_remove(self, step: int) -> int | None:
+        """The step whose file goes when `step` is saved: with every 10 and last 30, step 50 removes step 10."""
+        if self.last is None:
+            return None
+        old = step - self.last - 1
+        old -= old % self.every
+        return old if old > 0 else None
+
+    def epoch_to_remove(self, epoch: int) -> int | None:
+        """The epoch whose file goes when `epoch` is saved: `last` counts files, so with every 2 and last 3, epoch 8 removes epoch 2."""
+        old = epoch - self.every * self.last if self.last is not None else 0
+        return old if old > 0 else None
+
+
+class Checkpoints:
+    """Writes the files of one run into its output folder."""
+
+    def __init__(self, args: Namespace, card: Card, run_metadata: dict[str, str]) -> None:
+        self.args = args
+        self.card = card
+        self.run_metadata = run_metadata
+        self.folder = Path(args.output_dir)
+        self.name: str = args.output_name
+        self.dtype = save_dtype(args.save_precision)
+
+    def epoch_name(self, epoch: int) -> str:
+        return f"{self.name}-{epoch:06d}"
+
+    def step_name(self, step: int) -> str:
+        return f"{self.name}-step{step:08d}"
+
+    def save_lora(self, stem: str, network: nn.Module, step: int, epoch: int) -> Path:
+        """Write `{stem}.safetensors` in the save dtype. epoch: 1-based, but 0-based for files named by step, as musubi-tuner counts."""
+        path = self.folder / f"{stem}{FILE_SUFFIX}"
+        print(f"\nsaving checkpoint: {path}", flush=True)
+        tensors = _on_cpu(network.state_dict(), self.dtype)
+        values = metadata.file_metadata(self.run_metadata, self.args, self.card, step, epoch)
+        with explained(path):
+            save_atomic(tensors, path, metadata.with_hashes(tensors, values))
+        job.event("checkpoint", path=str(path), step=step, epoch=epoch)
+        return path
+
+    def save_state(self, stem: str, state: TrainingState, reason: str) -> Path:
+        """Write the folder `{stem}-state`. reason: what the log says, e.g. "at step 3"."""
+        folder = self.folder / f"{stem}{STATE_SUFFIX}"
+        logger.info("saving state %s", reason)
+        with explained(folder):
+            state.save(folder)
+        job.event("state", path=str(folder), step=state.position.step)
+        return folder
+
+    def rotate_steps(self, step: int) -> None:
+        """Remove what `--save_last_n_steps` and `--save_last_n_steps_state` no longer keep, after `step` was saved."""
+        args = self.args
+        self._remove_file(_named(self.step_name, Rotation(args.save_every_n_steps, args.save_last_n_steps).step_to_remove(step)))
+        if args.save_state:
+            last = args.save_last_n_steps_state or args.save_last_n_steps
+            self._remove_state(_named(self.step_name, Rotation(args.save_every_n_steps, last).step_to_remove(step)))
+
+    def rotate_epochs(self, epoch: int) -> None:
+        """Remove what `--save_last_n_epochs` and `--save_last_n_epochs_state` no longer keep, after `epoch` was saved."""
+        args = self.args
+        self._remove_file(_named(self.epoch_name, Rotation(args.save_every_n_epochs, args.save_last_n_epochs).epoch_to_remove(epoch)))
+        if args.save_state:
+            last = args.save_last_n_epochs_state or args.save_last_n_epochs
+            self._remove_state(_named(self.epoch_name, Rotation(args.save_every_n_epochs, last).epoch_to_remove(epoch)))
+
+    def _remove_file(self, stem: str | None) -> None:
+        if stem is not None and (path := self.folder / f"{stem}{FILE_SUFFIX}").exists():
+            print(f"removing old checkpoint: {path}", flush=True)
+            path.unlink()
+
+    def _remove_state(self, stem: str | None) -> None:
+        if stem is not None and (folder := self.folder / f"{stem}{STATE_SUFFIX}").exists():
+            logger.info("removing old state: %s", folder)
+            shutil.rmtree(folder)
+
+
+def _named(name: Callable[[int], str], number: int | None) -> str | None:
+    return None if number is None else name(number)
+
+
+def save_dtype(precision: str | None) -> torch.dtype:
+    """dtype of LoRA files for `--save_precision`; float32, in which LoRAs are trained, by default."""
+    import torch
+
+    return {None: torch.float32, "float": torch.float32, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+
+
+def _on_cpu(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu", dtype) for name, tensor in tensors.items()}
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn a failed write into words that say what is left and what to do."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno == errno.ENOSPC or "No space left" in str(error)
+        what = "the disk is full" if full else str(error.strerror or error)
+        raise UserError(
+            f"{path} could not be written: {what}. Earlier checkpoints are untouched; make room, then continue with --resume on the newest state"
+        ) from error
+
+
+def clean_leftovers(folder: Path, name: str) -> None:
+    """Undo what a killed run left half-way in its output folder: temporary files go, a state that was being replaced comes back.
+
+    Only names this run could have made are touched.
+    """
+    if not folder.is_dir():
+        return
+    ours = re.compile(rf"\.(?P<target>{re.escape(name)}(-\d{{6}}|-step\d{{8}})?({STATE_SUFFIX}|\{FILE_SUFFIX}))\.[0-9a-f]{{8}}\.(?P<kind>part|old)")
+    for path in sorted(folder.iterdir()):
+        match = ours.fullmatch(path.name)
+        if match is None:
+            continue
+        target = folder / match["target"]
+        if match["kind"] == "old" and not target.exists():
+            logger.warning("putting back the state %s, which was being replaced when the last run was killed", target)
+            path.rename(target)
+            continue
+        logger.info("removing what a killed run left: %s", path)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

@@ -1,0 +1,118 @@
+"""The processes of a training: one, or several started by `accelerate launch`.
+
+Each process trains on its share of every epoch's batches; gradients are averaged before each optimizer step. accelerate sets up the
+process group and picks the device; with one process it is not imported.
+"""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+
+class Processes(Protocol):
+    """What the loop asks of its process group."""
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool: ...
+
+    def average_gradients(self, parameters: Iterable[torch.Tensor]) -> None:
+        """Replace every gradient by its mean over the processes."""
+        ...
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """Element-wise mean over the processes."""
+        ...
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        ...
+
+    def close(self) -> None:
+        """Leave the group."""
+        ...
+
+
+class OneProcess:
+    """No group: nothing to average, nobody to wait for."""
+
+    rank, count, is_main = 0, 1, True
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def average_gradients(self, parameters: Iterable[torch.Tensor]) -> None:
+        """Already the mean."""
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        return values
+
+    def wait(self) -> None:
+        """Nobody to wait for."""
+
+    def close(self) -> None:
+        """No group to leave."""
+
+
+class ManyProcesses:
+    """A group set up by accelerate from the environment that its launcher made."""
+
+    def __init__(self, timeout_minutes: int | None) -> None:
+        from datetime import timedelta
+
+        from accelerate import PartialState
+
+        options: dict[str, Any] = {"timeout": timedelta(minutes=timeout_minutes)} if timeout_minutes else {}
+        self._state = PartialState(cpu=not torch.cuda.is_available(), **options)
+        self.rank = self._state.process_index
+        self.count = self._state.num_processes
+        self.device = self._state.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def average_gradients(self, parameters: Iterable[torch.Tensor]) -> None:
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])  # one message instead of hundreds
+        averaged = self.mean(flat)
+        start = 0
+        for gradient in gradients:
+            gradient.copy_(averaged[start : start + gradient.numel()].view_as(gradient))
+            start += gradient.numel()
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        result = values.clone()
+        torch.distributed.all_reduce(result)
+        return result / self.count
+
+    def wait(self) -> None:
+        self._state.wait_for_everyone()
+
+    def close(self) -> None:
+        self._state.destroy_process_group()
+
+
+def start(args: Namespace) -> Processes:
+    """The process group this process belongs to."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return ManyProcesses(args.ddp_timeout)
+    return OneProcess(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def share(items: Sequence[T], rank: int, count: int) -> list[T]:
+    """This process' part of `items`: every count-th. The first items come again where they do not divide evenly, so that all
+    processes do the same number of steps."""
+    missing = -len(items) % count
+    padded = [*items, *(items[index % len(items)] for index in range(missing))]
+    return padded[rank::count]

@@ -1,0 +1,57 @@
+"""The LoRA network of a run, from `--network_module` and its companions."""
+
+from __future__ import annotations
+
+import logging
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..errors import UserError
+from ..layers.lora import LoRANetwork, parse_network_args, ranks_from_weights
+from ..layers.lora_files import read_lora
+from ..options.suggest import did_you_mean
+from .randomness import derived_seed
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..architectures.card import Card
+
+logger = logging.getLogger(__name__)
+
+_LATER = ("networks.loha", "networks.lokr")
+
+
+def check(args: Namespace, card: Card) -> None:
+    """Refuse a network that cannot be built, before anything is loaded."""
+    module = args.network_module or card.network_module
+    known = (card.network_module, "networks.lora")
+    if module in _LATER:
+        raise UserError(f"--network_module {module} is not supported yet; use {card.network_module}")
+    if module not in known:
+        raise UserError(f"--network_module {module} is not one of this program's{did_you_mean(module, known)}; for {card.title} use {card.network_module}")
+    if args.network_dim is not None and args.network_dim < 1:
+        raise UserError(f"--network_dim {args.network_dim} must be at least 1")
+    if args.dim_from_weights and not args.network_weights:
+        raise UserError("--dim_from_weights takes the ranks from --network_weights; give that file too")
+    parse_network_args(args.network_args)
+
+
+def build(args: Namespace, card: Card, transformer: nn.Module, seed: int) -> LoRANetwork:
+    """Attach a new LoRA to `transformer`, float32, and load `--network_weights` into it. The first weights depend on the seed only."""
+    module = args.network_module or card.network_module
+    print(f"import network module: {module}", flush=True)
+    weights = read_lora(args.network_weights) if args.network_weights else None
+    ranks = ranks_from_weights(weights) if weights is not None and args.dim_from_weights else None
+    torch.manual_seed(derived_seed(seed, "network"))
+    logger.info("create LoRA network. base dim (rank): %s, alpha: %s", args.network_dim or 4, args.network_alpha)
+    network = LoRANetwork.create(
+        transformer, card, args.network_dim, args.network_alpha, args.network_dropout, args.network_args, ranks
+    )
+    if weights is not None:
+        network.load_weights(weights)
+        print(f"load network weights from {args.network_weights}", flush=True)
+    logger.info("enable LoRA for U-Net: %d modules", len(network.targets))
+    return network.train()

@@ -1,0 +1,122 @@
+"""Sample videos during training: `--sample_prompts`, encoded before the transformer is loaded, made when they are due."""
+
+from __future__ import annotations
+
+import logging
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from .. import job
+from ..console import progress_bar
+from ..errors import UserError
+from ..inference.prompts import TrainingPrompt, training_prompts
+from ..inference.sampling import sample
+from ..inference.video_file import to_pictures, write_mp4, write_pngs
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ..architectures.protocol import Architecture
+
+logger = logging.getLogger(__name__)
+
+
+class Samples:
+    """The prompts of a run with their encoded texts."""
+
+    def __init__(self, args: Namespace, architecture: Architecture) -> None:
+        """Reads and checks the prompt file; loads nothing. UserError for bad prompts and missing `--vae`, `--t5`."""
+        self._args = args
+        self._architecture = architecture
+        self._texts: dict[str, dict[str, Tensor]] = {}
+        self._prompts: list[TrainingPrompt] = []
+        if args.sample_prompts:
+            self._prompts = training_prompts(args.sample_prompts, architecture.card, architecture.card.task(args.task))
+            for name in ("vae", *(part for part in architecture.card.model_folders if part not in ("dit", "vae"))):
+                if not getattr(args, name, None):
+                    raise UserError(f"--sample_prompts needs --{name}, to make samples during training")
+        elif args.sample_every_n_steps or args.sample_every_n_epochs or args.sample_at_first:
+            logger.warning("no samples will be made: --sample_prompts is not set")
+
+    def encode(self, device: torch.device) -> None:
+        """Encode all prompts and free the text encoder."""
+        if not self._prompts:
+            return
+        logger.info("cache Text Encoder outputs for sample prompt: %s", self._args.sample_prompts)
+        encoder = self._architecture.text_encoder(self._args, device)
+        logger.info("encoding with Text Encoder 1")
+        for prompt in self._prompts:
+            request = prompt.request
+            for text in (request.prompt, request.negative_prompt) if request.guidance.needs_negative else (request.prompt,):
+                if text not in self._texts:
+                    self._texts[text] = {name: tensor.cpu() for name, tensor in encoder.encode([text])[0].items()}
+        del encoder
+        _free(device)
+
+    def due(self, step: int, epoch: int | None = None) -> bool:
+        """Whether samples are to be made after `step`, or after `epoch` (1-based) when that is given. Step 0 is before training."""
+        if not self._prompts:
+            return False
+        args = self._args
+        if step == 0:
+            return bool(args.sample_at_first)
+        if epoch is not None:
+            return bool(args.sample_every_n_epochs) and epoch % args.sample_every_n_epochs == 0
+        return bool(args.sample_every_n_steps) and step % args.sample_every_n_steps == 0
+
+    def make(self, transformer: nn.Module, step: int, epoch: int | None, device: torch.device) -> list[Path]:
+        """Sample every prompt, then load the VAE, decode and write. Raises StopRequested when the job is to stop meanwhile."""
+        logger.info("generating sample images at step: %d", step)
+        latents = [self._sample(prompt, transformer, device) for prompt in self._prompts]
+        decoder = self._architecture.latent_decoder(self._args, device)
+        written = []
+        for prompt, one in zip(self._prompts, latents, strict=True):
+            logger.info("Decoding video from latents: %s", one.shape)
+            video = decoder.decode(one.to(device))
+            path = self._write(prompt, video, step, epoch)
+            logger.info("Decoding complete")
+            job.event("sample", path=str(path), step=step, prompt=prompt.request.prompt)
+            written.append(path)
+        del decoder
+        _free(device)
+        return written
+
+    def _sample(self, prompt: TrainingPrompt, transformer: nn.Module, device: torch.device) -> Tensor:
+        request = prompt.request
+        for label, value in (
+            ("prompt", request.prompt),
+            ("height", request.height),
+            ("width", request.width),
+            ("frame count", request.frames),
+            ("sample steps", request.steps),
+            ("guidance scale", prompt.embedded_guidance),
+            ("discrete flow shift", request.flow_shift),
+            *([("seed", request.seed)] if prompt.seed_given else []),
+            *([("negative prompt", request.negative_prompt), ("cfg scale", request.guidance_scale)] if request.guidance.needs_negative else []),
+        ):
+            logger.info("%s: %s", label, value)
+        negative = self._texts[request.negative_prompt] if request.guidance.needs_negative else None
+        with progress_bar(request.steps, f"Sampling timesteps for prompt {prompt.index + 1}") as bar:
+            return sample(
+                self._architecture, transformer, request, self._texts[request.prompt], negative,
+                args=self._args, device=device, progress=bar.update,
+            ).cpu()  # fmt: skip
+
+    def _write(self, prompt: TrainingPrompt, video: Tensor, step: int, epoch: int | None) -> Path:
+        folder = Path(self._args.output_dir) / "sample"
+        when = f"{step:06d}" if epoch is None else f"e{epoch:06d}"
+        seed = f"_{prompt.request.seed}" if prompt.seed_given else ""
+        name = f"{self._args.output_name}_{when}_{prompt.index:02d}_{time.strftime('%Y%m%d%H%M%S')}{seed}"
+        pictures = to_pictures(video)
+        if len(pictures) == 1:
+            return write_pngs(folder, name, pictures)[0]
+        return write_mp4(folder / f"{name}.mp4", pictures, self._architecture.card.fps)
+
+
+def _free(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

@@ -1,0 +1,240 @@
+"""The state of a run: everything `--resume` needs to go on as if nothing had happened.
+
+Folder layout is accelerate's, as musubi-tuner uses it (`model.safetensors` with the network only, `optimizer.bin`, `scheduler.bin`),
+plus our `training_state.json`, which says where in the run it was taken. No random state is kept: every random number is a
+function of the seed and the micro-step.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+import secrets
+import shutil
+from argparse import Namespace
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import atomic
+from ..errors import UserError
+from ..weights.safetensors_file import load, read_header, save_atomic, split_files
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
+    from .schedules import Schedule
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+POSITION_FILE, MODEL_FILE, OPTIMIZER_FILE, SCHEDULER_FILE, SCALER_FILE = (
+    "training_state.json", "model.safetensors", "optimizer.bin", "scheduler.bin", "scaler.pt",
+)  # fmt: skip
+
+# what has to be the same for the continued run to equal the uninterrupted one
+COMPARED = (
+    "task", "network_module", "network_dim", "network_alpha", "network_dropout", "network_args", "gradient_accumulation_steps",
+    "optimizer_type", "optimizer_args", "learning_rate", "lr_scheduler", "lr_warmup_steps", "lr_decay_steps", "max_grad_norm",
+    "mixed_precision", "timestep_sampling", "discrete_flow_shift", "sigmoid_scale", "weighting_scheme", "min_timestep", "max_timestep",
+    "num_timestep_buckets", "scale_weight_norms",
+)  # fmt: skip
+
+
+@dataclass
+class Position:
+    """Where a run is. epoch is 0-based; batch counts the batches of this epoch that all processes together have used;
+    micro_step counts all forward passes of one process; step counts optimizer steps."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    micro_step: int = 0
+
+
+@dataclass
+class TrainingState:
+    """A state to be written, or the live objects to restore one into."""
+
+    network: nn.Module
+    optimizer: Optimizer
+    schedule: Schedule
+    scaler: Any
+    position: Position
+    losses: list[float]
+    seed: int
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        """Write the folder beside and rename it, so that `folder` is always a whole state. OSError when the disk is full."""
+        import torch
+
+        token = secrets.token_hex(4)
+        part, old = (folder.with_name(f".{folder.name}.{token}.{kind}") for kind in ("part", "old"))
+        try:
+            part.mkdir(parents=True)
+            save_atomic({name: tensor.detach().to("cpu") for name, tensor in self.network.state_dict().items()}, part / MODEL_FILE, {"format": "pt"})
+            _save_pickle(self.optimizer.state_dict(), part / OPTIMIZER_FILE)
+            _save_pickle(self.schedule.state_dict(), part / SCHEDULER_FILE)
+            if self.scaler is not None:
+                _save_pickle(self.scaler.state_dict(), part / SCALER_FILE)
+            place = {"format": FORMAT, **asdict(self.position), "seed": self.seed, "torch": torch.__version__}
+            atomic.write_text(part / POSITION_FILE, json.dumps({**place, **self.facts, "losses": self.losses}, indent=1))
+            replace_folder(part, folder, old)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+    def restore(self, saved: SavedState) -> None:
+        """Load a checked state into the live objects. UserError when the parts do not fit this run after all."""
+        folder = saved.folder
+        try:
+            self.network.load_state_dict(load(folder / MODEL_FILE))
+            self.optimizer.load_state_dict(_load_pickle(folder / OPTIMIZER_FILE))
+            if (folder / SCHEDULER_FILE).exists():
+                _restore_schedule(self.schedule, _load_pickle(folder / SCHEDULER_FILE), own=saved.position is not None)
+            if self.scaler is not None and (folder / SCALER_FILE).exists():
+                self.scaler.load_state_dict(_load_pickle(folder / SCALER_FILE))
+        except (RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+            raise UserError(
+                f"--resume {folder} does not fit this training: {error}. Use the settings it was saved with, or start anew with --network_weights {folder / MODEL_FILE}"
+            ) from error
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """What `read` found: position None means a state of musubi-tuner itself, which does not record one."""
+
+    folder: Path
+    position: Position | None
+    seed: int | None
+    losses: list[float]
+    facts: dict[str, Any]
+
+
+def replace_folder(new: Path, target: Path, old: Path) -> None:
+    """Put `new` in the place of `target`. Killed in between, `old` holds the former content (see `checkpoints.clean_leftovers`)."""
+    if target.exists():
+        os.replace(target, old)
+    try:
+        os.replace(new, target)
+    except OSError:
+        if old.exists():
+            os.replace(old, target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def read(folder: Path) -> SavedState:
+    """Look at a state folder without loading it. UserError when it is missing, incomplete or damaged."""
+    if not folder.is_dir():
+        hint = ""
+        if folder.parent.is_dir() and (near := sorted(path.name for path in folder.parent.glob("*-state"))):
+            hint = f"; states there: {', '.join(near)}"
+        raise UserError(f"--resume {folder}: no such folder{hint}")
+    for name in (MODEL_FILE, OPTIMIZER_FILE):
+        if not (folder / name).is_file():
+            raise UserError(f"--resume {folder} is not a training state: {name} is missing. Give a folder that --save_state wrote (its name ends in -state)")
+    read_header(folder / MODEL_FILE)
+    if not (folder / POSITION_FILE).is_file():
+        return SavedState(folder, None, None, [], {})
+    try:
+        values = json.loads((folder / POSITION_FILE).read_text(encoding="utf-8"))
+        if values["format"] > FORMAT:
+            raise UserError(f"--resume {folder} was written by a newer version of this program (format {values['format']}); update it")
+        position = Position(*(int(values[key]) for key in ("step", "epoch", "batch", "micro_step")))
+        return SavedState(folder, position, int(values["seed"]), [float(loss) for loss in values["losses"]], values)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--resume {folder}: {POSITION_FILE} is damaged ({error!r}); use an older state") from error
+
+
+def check(saved: SavedState, args: Namespace, architecture: str) -> None:
+    """Refuse a state of another model, rank or architecture before anything heavy is loaded; warn of other differences."""
+    theirs = saved.facts.get("architecture", architecture)
+    if theirs != architecture:
+        raise UserError(f"--resume {saved.folder} is a training of {theirs}; this is {architecture}")
+    _check_rank(saved, args)
+    _check_sizes(saved, args)
+    settings = saved.facts.get("settings", {})
+    for key in COMPARED:
+        if key in settings and settings[key] != _plain(getattr(args, key, None)):
+            logger.warning(
+                "--resume: --%s was %s when the state was saved and is %s now; the continued run differs from an uninterrupted one",
+                key, settings[key], getattr(args, key, None),
+            )  # fmt: skip
+    if "learning_rate" in settings and settings["learning_rate"] != _plain(args.learning_rate):
+        logger.warning("--resume: the learning rate and schedule of the state go on; to change them, start anew with --network_weights")
+
+
+def facts_of(args: Namespace, architecture: str, dataset: str, processes: int) -> dict[str, Any]:
+    """What a state records about its run. dataset: digest of the items in order."""
+    return {
+        "architecture": architecture,
+        "dataset": dataset,
+        "processes": processes,
+        "settings": {key: _plain(getattr(args, key, None)) for key in COMPARED},
+    }
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON gives it back."""
+    return json.loads(json.dumps(value))
+
+
+def _check_rank(saved: SavedState, args: Namespace) -> None:
+    if args.dim_from_weights:
+        return
+    wanted = args.network_dim or 4
+    header = read_header(saved.folder / MODEL_FILE)
+    ranks = {info.shape[0] for name, info in header.tensors.items() if name.endswith(".lora_down.weight")}
+    if not ranks:
+        raise UserError(f"--resume {saved.folder}: {MODEL_FILE} holds no LoRA")
+    if ranks != {wanted}:
+        raise UserError(f"--resume {saved.folder} has rank {', '.join(map(str, sorted(ranks)))}, but --network_dim is {wanted}; use the same rank")
+
+
+def _check_sizes(saved: SavedState, args: Namespace) -> None:
+    """Compare the LoRA's layer names and sizes with the transformer file's header."""
+    sizes: dict[str, tuple[int, ...]] = {}
+    for part in split_files(args.dit):
+        for name, info in read_header(part).tensors.items():
+            if name.endswith(".weight") and len(info.shape) == 2:
+                sizes[name.removesuffix(".weight").removeprefix("model.diffusion_model.").replace(".", "_")] = info.shape
+    header = read_header(saved.folder / MODEL_FILE)
+    for name, info in header.tensors.items():
+        layer, found, _ = name.removeprefix("lora_unet_").partition(".lora_down.weight")
+        if found and (layer not in sizes or sizes[layer][1] != info.shape[1]):
+            is_now = f"has width {sizes[layer][1]}" if layer in sizes else "is not there"
+            raise UserError(
+                f"--resume {saved.folder} belongs to another model than --dit {args.dit}: its layer {layer} has width {info.shape[1]}, in the model it {is_now}"
+            )
+
+
+def _restore_schedule(schedule: Schedule, values: dict[str, Any], own: bool) -> None:
+    """Bring a schedule to a saved point. Of a foreign state only the counters are taken: its formulas have other names."""
+    from torch.optim.lr_scheduler import LambdaLR
+
+    if own or not isinstance(schedule, LambdaLR):
+        schedule.load_state_dict(values)
+        return
+    for key in ("base_lrs", "last_epoch", "_step_count", "_last_lr"):
+        if key in values:
+            setattr(schedule, key, values[key])
+
+
+def _save_pickle(values: dict[str, Any], path: Path) -> None:
+    import torch
+
+    with atomic.replacing(path) as part:
+        try:
+            torch.save(values, part)
+        except RuntimeError as error:  # torch's zip writer reports a full disk so
+            raise OSError(f"{path.name}: {error}") from error
+
+
+def _load_pickle(path: Path) -> Any:
+    import torch
+
+    return torch.load(path, map_location="cpu", weights_only=True)

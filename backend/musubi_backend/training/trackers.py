@@ -1,0 +1,152 @@
+"""TensorBoard and Weights & Biases logs under musubi-tuner's tags.
+
+Their packages take seconds to import, so a thread imports them and writes, while training goes on.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import queue
+import threading
+import time
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_PRIVATE = (
+    "wandb_api_key", "huggingface_token", "dit", "vae", "t5", "clip", "base_weights", "network_weights", "output_dir", "logging_dir",
+)  # fmt: skip
+
+
+class _Backend(Protocol):
+    def write(self, values: Mapping[str, float], step: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Trackers:
+    """Sends scalars to the chosen trackers. Without `--logging_dir` and `--log_with` it does nothing."""
+
+    def __init__(self, args: Namespace) -> None:
+        """Checks that what was chosen is there (UserError); imports nothing yet."""
+        self._args = args
+        self._kinds = chosen(args)
+        self._queue: queue.SimpleQueue[tuple[Mapping[str, float], int] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Record scalars at a step. Returns at once."""
+        if not self._kinds:
+            return
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="trackers", daemon=True)
+            self._thread.start()
+        self._queue.put((dict(values), step))
+
+    def close(self) -> None:
+        """Write what is queued and end. Waits for the thread."""
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def _work(self) -> None:
+        try:
+            backends = [_MAKERS[kind](self._args) for kind in self._kinds]
+            while (entry := self._queue.get()) is not None:
+                for backend in backends:
+                    backend.write(*entry)
+            for backend in backends:
+                backend.close()
+        except Exception:  # a full disk or a lost connection must not end the training
+            logger.exception("logging to %s stopped; training goes on", " and ".join(self._kinds))
+
+
+def chosen(args: Namespace) -> tuple[str, ...]:
+    """The trackers that `--log_with` and `--logging_dir` ask for. UserError when one is not installed or has no folder."""
+    if args.log_with is None:
+        kinds: tuple[str, ...] = ("tensorboard",) if args.logging_dir else ()
+    else:
+        kinds = ("tensorboard", "wandb") if args.log_with == "all" else (args.log_with,)
+    if "tensorboard" in kinds and not args.logging_dir:
+        raise UserError(f"--log_with {args.log_with} needs --logging_dir")
+    for kind in kinds:
+        if importlib.util.find_spec(kind) is None:
+            raise UserError(f"logging to {kind} needs the package {kind}, which is not installed in the backend's environment")
+    return kinds
+
+
+def log_folder(args: Namespace) -> Path:
+    """`{logging_dir}/{log_prefix}{time}`, the parent of one run's logs."""
+    return Path(args.logging_dir) / f"{args.log_prefix or ''}{time.strftime('%Y%m%d%H%M%S')}"
+
+
+def shareable_settings(args: Namespace) -> dict[str, Any]:
+    """The settings for `--log_config`, without keys and paths of this machine."""
+    return {key: value if isinstance(value, (bool, int, float, str, type(None))) else str(value) for key, value in vars(args).items() if key not in _PRIVATE}
+
+
+class _TensorBoard:
+    def __init__(self, args: Namespace) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(log_folder(args) / (args.log_tracker_name or "network_train")))
+        if args.log_config:
+            self._writer.add_text("settings", f"```json\n{json.dumps(shareable_settings(args), indent=1)}\n```")
+
+    def write(self, values: Mapping[str, float], step: int) -> None:
+        for tag, value in values.items():
+            self._writer.add_scalar(tag, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _Wandb:
+    def __init__(self, args: Namespace) -> None:
+        import wandb
+
+        if args.logging_dir:
+            folder = log_folder(args)
+            folder.mkdir(parents=True, exist_ok=True)
+            os.environ["WANDB_DIR"] = str(folder)
+        if args.wandb_api_key:
+            wandb.login(key=args.wandb_api_key)
+        self._run = wandb.init(
+            project=args.log_tracker_name or "network_train",
+            name=args.wandb_run_name,
+            config=shareable_settings(args) if args.log_config else None,
+        )
+
+    def write(self, values: Mapping[str, float], step: int) -> None:
+        self._run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+_MAKERS: dict[str, Any] = {"tensorboard": _TensorBoard, "wandb": _Wandb}
+
+
+def step_values(
+    loss: float, average: float, rates: list[float], optimizer: Any, optimizer_type: str, plus_group: bool
+) -> dict[str, float]:
+    """One step's scalars under musubi-tuner's tags. plus_group: the second rate is LoRA+'s."""
+    values = {"loss/current": loss, "loss/average": average}
+    names = ["unet", "unet plus"] if plus_group else ["unet"] if len(rates) == 1 else [f"group{index}" for index in range(len(rates))]
+    kind = optimizer_type.lower()
+    for name, rate, group in zip(names, rates, optimizer.param_groups, strict=False):
+        values[f"lr/{name}"] = rate
+        if ("prodigy" in kind or kind.startswith("dadapt")) and "d" in group:
+            values[f"lr/d*lr/{name}"] = group["d"] * group["lr"]
+            if "effective_lr" in group:
+                values[f"lr/d*eff_lr/{name}"] = group["d"] * group["effective_lr"]
+    return values
