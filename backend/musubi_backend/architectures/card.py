@@ -45,6 +45,9 @@ class Card:
     fps                frames per second of training clips and generated video
     frame_stride       a valid clip has `frame_stride * n + 1` frames
     latent_channels, spatial_compression   of the VAE
+    bucket_step        sides of buckets are multiples of this many pixels
+    controls_per_image control images per picture; None = any number
+    window_in_bucket   pictures are also grouped by `fp_latent_window_size` and the one-frame settings
     """
 
     id: str
@@ -64,6 +67,9 @@ class Card:
     frame_stride: int = 4
     latent_channels: int = 16
     spatial_compression: int = 8
+    bucket_step: int = 16
+    controls_per_image: int | None = 1
+    window_in_bucket: bool = False
     latent_dtype: str = "bfloat16"
     negative_prompt: str = ""
     cache_tools: tuple[str, str] = field(default=("", ""))

@@ -22,6 +22,14 @@ class Problem:
         return f"{self.path}: {self.reason}"
 
 
+class UnusableMedium(Exception):
+    """A picture or clip cannot be used; `problem` says why."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.problem = Problem(path, reason)
+
+
 def listing(problems: Sequence[Problem], limit: int = 20) -> str:
     """The problems as indented lines; beyond `limit` only their number is told."""
     lines = [f"  {problem}" for problem in problems[:limit]]

@@ -38,4 +38,5 @@ CARD = Card(
     fp8_target=("blocks",),
     fp8_exclude=("norm", "patch_embedding", "text_embedding", "time_embedding", "time_projection", "head", "modulation", "img_emb"),
     negative_prompt=NEGATIVE_PROMPT,
+    window_in_bucket=True,
 )

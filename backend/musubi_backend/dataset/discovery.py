@@ -1,0 +1,165 @@
+"""Finding the media, captions and control media of a dataset. Nothing is decoded here; what is left out is reported."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..cache.names import media_stem
+from ..errors import UserError
+from .config import ImageDataset, VideoDataset
+from .controls import Matches, control_clips, control_pictures, further_targets
+from .items import MediaItem
+from .jsonl import read_records
+from .media import VIDEO_EXTENSIONS, image_extensions, images_in, read_caption, videos_in
+from .problems import Problem
+
+if TYPE_CHECKING:
+    from ..architectures.card import Card
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """What a dataset consists of: the usable items in a fixed order, and everything that is not usable with its reason."""
+
+    dataset: ImageDataset | VideoDataset
+    items: tuple[MediaItem, ...]
+    problems: tuple[Problem, ...]
+
+
+def discover(dataset: ImageDataset | VideoDataset, card: Card) -> Discovery:
+    """Items of one dataset, sorted by path (JSONL: in the order of the lines). UserError for a missing folder or file."""
+    if dataset.source is None:
+        raise UserError(f"{dataset.label} has no media: give {dataset.kind}_directory or {dataset.kind}_jsonl_file")
+    key, _ = dataset.source
+    items, problems = _from_folder(dataset, card) if key.endswith("_directory") else _from_jsonl(dataset, card)
+    logger.info(f"found {len(items)} {dataset.kind}s")
+    items, doubles = _one_per_stem(items)
+    return Discovery(dataset, tuple(items), (*problems, *doubles))
+
+
+def media_missing(dataset: ImageDataset | VideoDataset) -> bool:
+    """Has the folder or JSONL file of the media gone? Training does not need it."""
+    return dataset.source is None or not Path(dataset.source[1]).exists()
+
+
+def has_control(dataset: ImageDataset | VideoDataset) -> bool:
+    """Does the dataset give control media? A JSONL file that has gone counts as no."""
+    source = Path(dataset.source[1]) if dataset.source else Path()
+    if dataset.source is None or dataset.source[0].endswith("_directory"):
+        return dataset.control_directory is not None
+    return source.is_file() and '"control_path' in source.read_text(encoding="utf-8-sig", errors="replace")
+
+
+def _from_folder(dataset: ImageDataset | VideoDataset, card: Card) -> tuple[list[MediaItem], list[Problem]]:
+    folder = _existing_folder(dataset, f"{dataset.kind}_directory")
+    extension = dataset.caption_extension
+    if not extension:
+        raise UserError(f'{dataset.label}: caption_extension is missing; with captions beside the media write caption_extension = ".txt"')
+    logger.info(f"glob {dataset.kind}s in {folder}")
+    media = images_in(folder) if isinstance(dataset, ImageDataset) else videos_in(folder)
+    captions: dict[Path, str] = {}
+    problems = []
+    for path in media:
+        try:
+            captions[path] = read_caption(path, extension)
+        except ValueError as error:
+            problems.append(Problem(path, str(error)))
+    targets: Matches = {}
+    if isinstance(dataset, ImageDataset) and dataset.multiple_target:
+        targets = _targets(dataset, list(captions), media)
+        taken = {path for match in targets.values() if not isinstance(match, str) for path in match}
+        problems = [problem for problem in problems if problem.path not in taken]
+    controls = _controls(dataset, card, list(captions))
+    if not media:
+        known = ", ".join(image_extensions() if isinstance(dataset, ImageDataset) else VIDEO_EXTENSIONS)
+        problems.append(Problem(folder, f"no {dataset.kind}s here; known endings are {known}"))
+    items = []
+    for path, caption in captions.items():
+        matches = [match.get(path, ()) for match in (targets, controls)]
+        reasons = [match for match in matches if isinstance(match, str)]
+        if reasons:
+            problems.append(Problem(path, reasons[0]))
+        else:
+            items.append(MediaItem(dataset, path, media_stem(path), caption, *(m for m in matches if not isinstance(m, str))))
+    return items, sorted(problems, key=lambda problem: str(problem.path))
+
+
+def _targets(dataset: ImageDataset, pictures: Sequence[Path], candidates: Sequence[Path]) -> Matches:
+    targets = further_targets(pictures, candidates)
+    counts = {len(match) for match in targets.values() if not isinstance(match, str)}
+    if not targets:
+        raise UserError(f"{dataset.label}: multiple_target is set, but no picture has further targets (name them like picture_1.png, without caption)")
+    if len(counts) > 1:
+        raise UserError(f"{dataset.label}: with multiple_target all pictures need the same number of targets; found {sorted(counts)}")
+    return targets
+
+
+def _controls(dataset: ImageDataset | VideoDataset, card: Card, media: Sequence[Path]) -> Matches:
+    if dataset.control_directory is None:
+        return {}
+    folder = _existing_folder(dataset, "control_directory")
+    logger.info(f"glob control {dataset.kind}s in {folder}")
+    if isinstance(dataset, VideoDataset):
+        return control_clips(media, folder)
+    return control_pictures(media, images_in(folder), _controls_wanted(dataset, card))
+
+
+def _controls_wanted(dataset: ImageDataset, card: Card) -> int | None:
+    """How many control pictures one picture has; with one-frame training as many as there are clean indices."""
+    if card.controls_per_image is not None and dataset.fp_1f_clean_indices is not None:
+        return len(dataset.fp_1f_clean_indices)
+    return card.controls_per_image
+
+
+def _from_jsonl(dataset: ImageDataset | VideoDataset, card: Card) -> tuple[list[MediaItem], list[Problem]]:
+    key = f"{dataset.kind}_jsonl_file"
+    file = Path(getattr(dataset, key))
+    logger.info(f"load {dataset.kind} jsonl from {file}")
+    multiple = isinstance(dataset, ImageDataset) and dataset.multiple_target
+    try:
+        records, problems = read_records(file, dataset.kind, multiple_target=multiple)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{dataset.label}: {key} {file} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{dataset.label}: {key} {file} cannot be read: {error.strerror or error}") from None
+    wanted = None
+    if any(record.controls for record in records):
+        wanted = _controls_wanted(dataset, card) if isinstance(dataset, ImageDataset) else 1
+    items = []
+    for record in records:
+        if wanted is not None and len(record.controls) < wanted:
+            problems.append(Problem(record.path, f"not enough control_path entries: found {len(record.controls)}, expected {wanted}"))
+            continue
+        items.append(MediaItem(dataset, record.path, media_stem(record.path), record.caption, record.targets, record.controls[:wanted]))
+    if not records and not problems:
+        problems.append(Problem(file, "the file is empty"))
+    return items, problems
+
+
+def _existing_folder(dataset: ImageDataset | VideoDataset, key: str) -> Path:
+    folder = Path(getattr(dataset, key))
+    if folder.is_dir():
+        return folder
+    what = "is a file, not a folder" if folder.exists() else "does not exist"
+    where = "" if folder.is_absolute() else f" (looked in {Path.cwd()}; relative paths start at the working directory)"
+    beside = Path(dataset.file).parent / folder
+    hint = f". There is {beside.resolve()}: write that path" if not folder.is_absolute() and beside.is_dir() else ""
+    raise UserError(f"{dataset.label}: {key} {folder} {what}{where}{hint}")
+
+
+def _one_per_stem(items: Sequence[MediaItem]) -> tuple[list[MediaItem], list[Problem]]:
+    """Caches are named after the stem: a second item of the same stem would overwrite the first one's."""
+    kept: dict[str, MediaItem] = {}
+    problems = []
+    for item in items:
+        first = kept.setdefault(os.path.normcase(item.stem), item)
+        if first is not item:
+            problems.append(Problem(item.path, f"its caches would be called like those of {first.path}; rename one of the two"))
+    return list(kept.values()), problems

@@ -1,0 +1,44 @@
+"""Which files are pictures and clips, and reading the captions beside them."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif")
+VIDEO_EXTENSIONS = (".mp4", ".webm", ".avi", ".mkv", ".mov", ".flv", ".wmv", ".m4v", ".mpg", ".mpeg")
+JXL_PLUGINS = ("pillow_jxl", "jxlpy")  # JPEG XL counts as a picture where one of these is installed
+
+
+def image_extensions() -> tuple[str, ...]:
+    """Endings of picture files on this machine, in lower case."""
+    return (*IMAGE_EXTENSIONS, ".jxl") if any(find_spec(plugin) for plugin in JXL_PLUGINS) else IMAGE_EXTENSIONS
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The pictures of a folder, sorted by path."""
+    return _files(folder, image_extensions())
+
+
+def videos_in(folder: Path) -> list[Path]:
+    """The clips of a folder, sorted by path."""
+    return _files(folder, VIDEO_EXTENSIONS)
+
+
+def read_caption(media: Path, extension: str) -> str:
+    """The text beside a picture or clip. ValueError says what is wrong with it."""
+    path = Path(os.path.splitext(media)[0] + extension)
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        raise ValueError(f"no caption: {path.name} is missing") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"caption {path.name} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    except OSError as error:
+        raise ValueError(f"caption {path.name} cannot be read: {error.strerror or error}") from None
+
+
+def _files(folder: Path, extensions: tuple[str, ...]) -> list[Path]:
+    names = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    return sorted((folder / name for name in names if os.path.splitext(name)[1].lower() in extensions), key=str)
