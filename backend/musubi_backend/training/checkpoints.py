@@ -73,6 +73,9 @@ class Checkpoints:
     def step_name(self, step: int) -> str:
         return f"{self.name}-step{step:08d}"
 
+    def state_folder(self, stem: str) -> Path:
+        return self.folder / f"{stem}{STATE_SUFFIX}"
+
     def save_lora(self, stem: str, network: nn.Module, step: int, epoch: int) -> Path:
         """Write `{stem}.safetensors` in the save dtype. epoch: 1-based, but 0-based for files named by step, as musubi-tuner counts."""
         path = self.folder / f"{stem}{FILE_SUFFIX}"
@@ -86,7 +89,7 @@ class Checkpoints:
 
     def save_state(self, stem: str, state: TrainingState, reason: str) -> Path:
         """Write the folder `{stem}-state`. reason: what the log says, e.g. "at step 3"."""
-        folder = self.folder / f"{stem}{STATE_SUFFIX}"
+        folder = self.state_folder(stem)
         logger.info("saving state %s", reason)
         with explained(folder):
             state.save(folder)
@@ -115,7 +118,7 @@ class Checkpoints:
             path.unlink()
 
     def _remove_state(self, stem: str | None) -> None:
-        if stem is not None and (folder := self.folder / f"{stem}{STATE_SUFFIX}").exists():
+        if stem is not None and (folder := self.state_folder(stem)).exists():
             logger.info("removing old state: %s", folder)
             shutil.rmtree(folder)
 

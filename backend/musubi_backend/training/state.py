@@ -57,7 +57,10 @@ class Position:
 
 @dataclass
 class TrainingState:
-    """A state to be written, or the live objects to restore one into."""
+    """A state to be written, or the live objects to restore one into.
+
+    losses: of the last epoch's batches, for the average shown; history: of every step so far, for the loss curve.
+    """
 
     network: nn.Module
     optimizer: Optimizer
@@ -65,6 +68,7 @@ class TrainingState:
     scaler: Any
     position: Position
     losses: list[float]
+    history: list[float]
     seed: int
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -82,7 +86,8 @@ class TrainingState:
             if self.scaler is not None:
                 _save_pickle(self.scaler.state_dict(), part / SCALER_FILE)
             place = {"format": FORMAT, **asdict(self.position), "seed": self.seed, "torch": torch.__version__}
-            atomic.write_text(part / POSITION_FILE, json.dumps({**place, **self.facts, "losses": self.losses}, indent=1))
+            curves = {"losses": self.losses, "history": self.history}
+            atomic.write_text(part / POSITION_FILE, json.dumps({**place, **self.facts, **curves}))
             replace_folder(part, folder, old)
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -111,6 +116,7 @@ class SavedState:
     position: Position | None
     seed: int | None
     losses: list[float]
+    history: list[float]
     facts: dict[str, Any]
 
 
@@ -139,13 +145,14 @@ def read(folder: Path) -> SavedState:
             raise UserError(f"--resume {folder} is not a training state: {name} is missing. Give a folder that --save_state wrote (its name ends in -state)")
     read_header(folder / MODEL_FILE)
     if not (folder / POSITION_FILE).is_file():
-        return SavedState(folder, None, None, [], {})
+        return SavedState(folder, None, None, [], [], {})
     try:
         values = json.loads((folder / POSITION_FILE).read_text(encoding="utf-8"))
         if values["format"] > FORMAT:
             raise UserError(f"--resume {folder} was written by a newer version of this program (format {values['format']}); update it")
         position = Position(*(int(values[key]) for key in ("step", "epoch", "batch", "micro_step")))
-        return SavedState(folder, position, int(values["seed"]), [float(loss) for loss in values["losses"]], values)
+        curves = [[float(loss) for loss in values[key]] for key in ("losses", "history")]
+        return SavedState(folder, position, int(values["seed"]), *curves, facts=values)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"--resume {folder}: {POSITION_FILE} is damaged ({error!r}); use an older state") from error
 

@@ -35,10 +35,10 @@ class _Backend(Protocol):
 class Trackers:
     """Sends scalars to the chosen trackers. Without `--logging_dir` and `--log_with` it does nothing."""
 
-    def __init__(self, args: Namespace) -> None:
-        """Checks that what was chosen is there (UserError); imports nothing yet."""
+    def __init__(self, args: Namespace, active: bool = True) -> None:
+        """Checks that what was chosen is there (UserError); imports nothing yet. active: False in all processes but the main one."""
         self._args = args
-        self._kinds = chosen(args)
+        self._kinds = chosen(args) if active else ()
         self._queue: queue.SimpleQueue[tuple[Mapping[str, float], int] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 

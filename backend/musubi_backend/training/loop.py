@@ -1,0 +1,338 @@
+"""The training loop: batches in order, one loss per micro-step, one optimizer step per accumulation window.
+
+It can stop between any two micro-steps: gradients of an unfinished window are thrown away and the window is done again on
+resume, so what continues is exactly what would have gone on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from argparse import Namespace
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .. import job
+from ..errors import StopRequested, UserError
+from .charts import loss_curve
+from .checkpoints import Checkpoints
+from .distributed import Processes, share
+from .losses import flow_matching_loss, loss_weight
+from .progress import AverageLoss, StepBar
+from .randomness import StepRandomness
+from .samples import Samples
+from .state import Position, TrainingState
+from .timesteps import TimestepSampling, noisy_input
+from .trackers import Trackers, step_values
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ..architectures.protocol import Architecture, Batch
+    from ..dataset.batches import BatchDescription, CachedDataset
+    from ..layers.lora import LoRANetwork
+    from .optimizers import Choice
+    from .schedules import Schedule
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Run:
+    """Everything one training needs, built by `train`."""
+
+    args: Namespace
+    architecture: Architecture
+    dataset: CachedDataset
+    processes: Processes
+    dtype: torch.dtype
+    transformer: nn.Module
+    network: LoRANetwork
+    choice: Choice
+    schedule: Schedule
+    seed: int
+    total_steps: int
+    epochs: int
+    checkpoints: Checkpoints
+    samples: Samples
+    trackers: Trackers
+    facts: dict[str, Any]
+    position: Position = field(default_factory=Position)
+    losses: list[float] = field(default_factory=list)
+    history: list[float] = field(default_factory=list)
+
+
+class Loop:
+    """Trains a `Run` from its position to its last step."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.device = run.processes.device
+        self.position = run.position
+        self.average = AverageLoss(run.losses)
+        self.history = run.history
+        self.parameters = [parameter for group in run.choice.optimizer.param_groups for parameter in group["params"]]
+        self.sampling = TimestepSampling.from_args(run.args)
+        self.randomness = StepRandomness(run.seed, run.processes.rank, self.device)
+        # LoRA gradients through fp16 arithmetic underflow without scaling
+        self.scaler = torch.amp.GradScaler(self.device.type) if run.dtype == torch.float16 else None
+        self.bar: StepBar | None = None
+        self._window: list[float] = []
+        self._suspects: list[str] = []
+        self._started_at = self.position.step
+
+    def go_to(self, position: Position, losses: list[float], history: list[float]) -> None:
+        """Begin at a saved position instead of the start."""
+        self.position, self._started_at = position, position.step
+        self.average, self.history = AverageLoss(losses), list(history)
+
+    def start(self) -> None:
+        """Train to the end, then save the LoRA (and the state). Raises StopRequested once everything worth keeping is saved."""
+        run, position = self.run, self.position
+        if run.samples.due(0) and position.step == 0:
+            self._sample(None)
+        self.bar = StepBar(run.total_steps, position.step, shown=run.processes.is_main)
+        run.choice.train()
+        try:
+            while position.step < run.total_steps:
+                self._say(f"\nepoch {position.epoch + 1}/{run.epochs}")
+                if not self._epoch():
+                    break
+        finally:
+            self.bar.close()
+        self._finish()
+
+    def _epoch(self) -> bool:
+        """The rest of the current epoch. False when the last step fell before its end."""
+        run, position = self.run, self.position
+        batches = self._own_batches(position.epoch)
+        first = position.batch // run.processes.count
+        upcoming = self._load(batches[first]) if first < len(batches) else None
+        for index in range(first, len(batches)):
+            self._stop_if_asked()
+            batch = upcoming
+            assert batch is not None
+            in_window = len(self._window) + 1
+            complete = in_window == run.args.gradient_accumulation_steps or index == len(batches) - 1
+            loss = self._backward(batch, batches[index], position.micro_step + in_window - 1)
+            upcoming = self._load(batches[index + 1]) if index + 1 < len(batches) else None  # while the device computes
+            value = self._checked(loss, batches[index], complete)
+            self._window.append(value)
+            self.average.add(index, value)
+            if complete:
+                self._update(index + 1)
+                if position.step >= run.total_steps:
+                    self._end_of_epoch(whole=index == len(batches) - 1)
+                    return False
+        self._end_of_epoch(whole=True)
+        return True
+
+    def _own_batches(self, epoch: int) -> list[BatchDescription]:
+        run = self.run
+        return share(run.dataset.batches(run.seed, epoch + 1), run.processes.rank, run.processes.count)
+
+    def _load(self, description: BatchDescription) -> Batch:
+        """The cached tensors of one batch on the device."""
+        batch: Batch = {}
+        for name, value in self.run.dataset.collate(description).items():
+            if isinstance(value, torch.Tensor):
+                batch[name] = value.to(self.device, non_blocking=True)
+            elif value and isinstance(value[0], torch.Tensor):
+                batch[name] = [tensor.to(self.device, non_blocking=True) for tensor in value]
+            else:
+                batch[name] = value
+        return batch
+
+    def _backward(self, batch: Batch, description: BatchDescription, micro_step: int) -> Tensor:
+        """Forward and backward of one batch; gradients add up. Returns the loss, still on the device."""
+        run, args = self.run, self.run.args
+        self.randomness.start(micro_step)
+        latents = run.architecture.scale_latents(batch["latents"].float())
+        noise = torch.randn(latents.shape, generator=self.randomness.device, device=self.device)
+        noisy, timesteps = noisy_input(latents, noise, self.sampling, self.randomness.host, batch.get("timesteps"))
+        prediction = run.architecture.predict(run.transformer, noisy, timesteps, batch, args)
+        weight = loss_weight(args.weighting_scheme, timesteps, run.dtype, latents.ndim)
+        loss = flow_matching_loss(prediction, latents, noise, weight)
+        scaled = loss / args.gradient_accumulation_steps
+        (scaled if self.scaler is None else self.scaler.scale(scaled)).backward()
+        return loss.detach()
+
+    def _checked(self, loss: Tensor, description: BatchDescription, complete: bool) -> float:
+        """The loss as a number; the only wait for the device. At the end of a window also averages and clips the gradients.
+
+        UserError naming the items when the loss or the gradients are not finite: they have changed nothing yet. Several
+        processes find that out together, at the end of the window.
+        """
+        run = self.run
+        norm = 0.0
+        if complete:
+            run.processes.average_gradients(self.parameters)
+            if self.scaler is not None:
+                self.scaler.unscale_(run.choice.optimizer)
+            total_norm = torch.nn.utils.clip_grad_norm_(self.parameters, run.args.max_grad_norm or math.inf)
+            value, norm = torch.stack([loss, total_norm.to(loss)]).tolist()
+            if self.scaler is not None:
+                norm = 0.0  # the scaler skips a step that overflowed and tries a smaller scale
+        else:
+            value = loss.item()
+        if not math.isfinite(value) or not math.isfinite(norm):
+            self._suspects += [str(name) for name in description.names]
+        if self._suspects and (complete or run.processes.count == 1):
+            raise UserError(
+                f"the {'gradient' if math.isfinite(value) else 'loss'} is not finite at step {self.position.step + 1}, training {', '.join(self._suspects)}. "
+                "Nothing was saved from this step. Look at that item and cache it again, lower --learning_rate, or use --mixed_precision bf16; "
+                "continue with --resume on the last state"
+            )
+        if complete and run.processes.count > 1:
+            value = run.processes.mean(torch.tensor(value, device=self.device)).item()
+        return value
+
+    def _update(self, used: int) -> None:
+        """One optimizer step; then what is due after it. used: batches of this epoch and process that are done."""
+        run, position, args = self.run, self.position, self.run.args
+        if self.scaler is None:
+            run.choice.optimizer.step()
+        else:
+            self.scaler.step(run.choice.optimizer)
+            self.scaler.update()
+        rates = run.schedule.get_last_lr()
+        run.schedule.step()
+        run.choice.optimizer.zero_grad(set_to_none=True)
+        norms = run.network.apply_max_norm(args.scale_weight_norms) if args.scale_weight_norms else None
+        loss = sum(self._window) / len(self._window)
+        position.step += 1
+        position.batch = used * run.processes.count
+        position.micro_step += len(self._window)
+        self._window.clear()
+        self.history.append(loss)
+        self._report(loss, rates, norms)
+        self._due_after_step()
+
+    def _report(self, loss: float, rates: list[float], norms: Any) -> None:
+        run, position = self.run, self.position
+        if not run.processes.is_main or self.bar is None:
+            return
+        average = self.average.value
+        shown = {"avr_loss": average}
+        if norms is not None:
+            shown = {"Keys Scaled": norms.keys_scaled, "Average key norm": norms.mean_norm, **shown}
+        seconds = self.bar.step(shown)
+        job.event(
+            "step", step=position.step, total=run.total_steps, epoch=position.epoch + 1, loss=loss, average=average,
+            lr=rates[0], seconds=round(seconds, 4),
+        )  # fmt: skip
+        values = step_values(loss, average, rates, run.choice.optimizer, run.args.optimizer_type, run.network.options.loraplus_lr_ratio is not None)
+        if norms is not None:
+            values |= {"max_norm/keys_scaled": norms.keys_scaled, "max_norm/average_key_norm": norms.mean_norm, "max_norm/max_key_norm": norms.max_norm}
+        run.trackers.log(values, position.step)
+
+    def _due_after_step(self) -> None:
+        run, step = self.run, self.position.step
+        saving = bool(run.args.save_every_n_steps) and step % run.args.save_every_n_steps == 0
+        sampling = run.samples.due(step)
+        if not (saving or sampling):
+            return
+        run.choice.eval()
+        if sampling:
+            self._sample(None)
+        if saving:
+            stem = run.checkpoints.step_name(step)
+            self._save(stem, epoch=self.position.epoch)
+            if run.args.save_state:
+                self._save_state(stem, f"at step {step}")
+            if run.processes.is_main:
+                run.checkpoints.rotate_steps(step)
+        run.choice.train()
+
+    def _end_of_epoch(self, whole: bool) -> None:
+        """What is due after an epoch, which may have been cut short by the last step."""
+        run, position = self.run, self.position
+        done = position.epoch + 1
+        run.trackers.log({"loss/epoch": self.average.value}, done)
+        run.choice.eval()
+        every = run.args.save_every_n_epochs
+        saving = bool(every) and done % every == 0 and done < run.epochs
+        stem = run.checkpoints.epoch_name(done)
+        if saving:
+            self._save(stem, epoch=done)
+        if run.samples.due(position.step, done):
+            self._sample(done)
+        if whole:
+            position.epoch, position.batch = done, 0
+        if saving and run.args.save_state:
+            self._save_state(stem, f"at epoch {done}")
+        if saving and run.processes.is_main:
+            run.checkpoints.rotate_epochs(done)
+        run.choice.train()
+
+    def _finish(self) -> None:
+        run = self.run
+        run.trackers.close()
+        run.choice.eval()
+        if run.args.save_state or run.args.save_state_on_train_end:
+            self._save_state(run.checkpoints.name, "(last)")
+        self._save(run.checkpoints.name, epoch=run.epochs)
+        if run.processes.is_main and self.history:
+            path = run.checkpoints.folder / f"{run.checkpoints.name}.loss.png"
+            loss_curve(path, self.history, f"{run.checkpoints.name}: loss over {len(self.history)} steps, last average {self.average.value:.4g}")
+            job.event("picture", content="loss", path=str(path))
+        logger.info("model saved.")
+
+    def _stop_if_asked(self) -> None:
+        """Between two micro-steps: if any process was asked to stop, all save and leave. Raises StopRequested."""
+        run = self.run
+        asked = job.stop_requested()
+        if run.processes.count > 1:
+            asked = run.processes.mean(torch.tensor(float(asked), device=self.device)).item() > 0
+        if not asked:
+            return
+        run.choice.optimizer.zero_grad(set_to_none=True)
+        run.choice.eval()
+        run.trackers.close()
+        step = self.position.step
+        if step == self._started_at:
+            raise StopRequested(f"stopped before a step was done; there is nothing new to save (step {step} of {run.total_steps})")
+        stem = run.checkpoints.step_name(step)
+        self._save(stem, epoch=self.position.epoch)
+        self._save_state(stem, f"at step {step}")
+        raise StopRequested(f"stopped after step {step} of {run.total_steps}; continue with --resume {run.checkpoints.state_folder(stem)}")
+
+    def _sample(self, epoch: int | None) -> None:
+        """Make the sample videos. A stop request ends it early and is answered before the next micro-step."""
+        run = self.run
+        run.processes.wait()
+        if not run.processes.is_main:
+            return
+        if self.bar is not None:
+            self.bar.pause()
+        run.network.eval()
+        with contextlib.suppress(StopRequested):
+            run.samples.make(run.transformer, self.position.step, epoch, self.device, run.dtype)
+        run.network.train()
+        if self.bar is not None:
+            self.bar.resume()
+
+    def _save(self, stem: str, epoch: int) -> None:
+        self.run.processes.wait()
+        if self.run.processes.is_main:
+            self.run.checkpoints.save_lora(stem, self.run.network, self.position.step, epoch)
+
+    def _save_state(self, stem: str, reason: str) -> None:
+        self.run.processes.wait()
+        if self.run.processes.is_main:
+            self.run.checkpoints.save_state(stem, self.state(), reason)
+
+    def state(self) -> TrainingState:
+        """The run at its last finished optimizer step."""
+        run, position = self.run, self.position
+        losses = self.average.losses
+        if position.epoch == 0:  # without those of an unfinished window, which will come again
+            losses = losses[: position.batch // run.processes.count]
+        return TrainingState(run.network, run.choice.optimizer, run.schedule, self.scaler, position, losses, self.history, run.seed, run.facts)
+
+    def _say(self, text: str) -> None:
+        if self.run.processes.is_main:
+            print(text, flush=True)
