@@ -24,7 +24,9 @@ def rope_tables(
     dtype: torch.dtype,
     theta: float = 10000.0,
 ) -> Tables:
-    """(cos, sin), each [F*H*W, 1, head_dim / 2], for the tokens of a grid in frame-major order.
+    """(cos, sin), each [F*H*W, 1, head_dim], for the tokens of a grid in frame-major order.
+
+    Both values of a channel pair share their angle; sin is negative on the first of them, as `_rotate` wants it.
 
     positions: the position numbers along frames, height and width. Height and width get head_dim // 6 pairs each, frames
     the rest (github.com/Wan-Video/Wan2.1, wan/modules/model.py). Kept per grid, since a bucket comes back all the time.
@@ -40,7 +42,9 @@ def rope_tables(
         shape[axis] = sizes[axis]
         angles.append(along.view(shape).expand(*sizes, -1))
     angle = torch.cat(angles, dim=-1).reshape(sizes[0] * sizes[1] * sizes[2], 1, -1)
-    return angle.cos().to(device, dtype), angle.sin().to(device, dtype)
+    cos = angle.cos().repeat_interleave(2, dim=-1)
+    sin = torch.stack([-angle.sin(), angle.sin()], dim=-1).flatten(-2)
+    return cos.to(device, dtype), sin.to(device, dtype)
 
 
 def grid_positions(frames: int, height: int, width: int, frame_indices: Sequence[int] | None = None) -> tuple[tuple[int, ...], ...]:
@@ -63,12 +67,8 @@ class _Rotation(torch.autograd.Function):
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
-    out = torch.empty_like(x, memory_format=torch.contiguous_format)
-    out_first, out_second = out.unflatten(-1, (-1, 2)).unbind(-1)
-    torch.addcmul(first * cos, second, sin, value=-1, out=out_first)
-    torch.addcmul(first * sin, second, cos, out=out_second)
-    return out
+    swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return torch.addcmul(x * cos, swapped, sin)
 
 
 def apply_rope(x: Tensor, tables: Tables) -> Tensor:
