@@ -39,6 +39,8 @@ def _words(option: Option, value: Any) -> list[str]:
         return [option.flag]
     if isinstance(value, list):
         return [option.flag, *(_list_word(item) for item in value)] if value else []
+    if value == "--":
+        raise ValueError("cannot be '--': argparse before Python 3.13 drops it")
     word = value if isinstance(value, str) else repr(value)
     return [f"{option.flag}={word}"] if word.startswith("-") else [option.flag, word]
 

@@ -1,0 +1,172 @@
+"""What the command line takes, refuses, and says about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from musubi_backend.__main__ import main
+from musubi_backend.errors import UserError
+from musubi_backend.options.parser import parse, read
+from musubi_backend.options.registry import options_for, tool
+
+TRAIN, GENERATE = "wan_train_network", "wan_generate_video"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    """Paths of empty files that stand for weights and a dataset."""
+    paths = {name: tmp_path / f"{name} 日本.bin" for name in ("dit", "vae", "t5", "dataset_config")}
+    for path in paths.values():
+        path.touch()
+    return {name: str(path) for name, path in paths.items()}
+
+
+def train_argv(files: dict[str, str]) -> list[str]:
+    argv = ["--dataset_config", files["dataset_config"], "--dit", files["dit"], "--output_dir", "out", "--output_name", "lora"]
+    return [*argv, "--network_module", "networks.lora_wan", "--optimizer_type", "AdamW", "--sdpa"]
+
+
+def test_training_gets_every_flag_with_musubi_tuners_defaults(files: dict[str, str]) -> None:
+    args = parse(TRAIN, [*train_argv(files), "--network_dim", "8", "--lr_warmup_steps", "10%"])
+    assert args.dit == files["dit"] and args.sdpa and args.network_dim == 8 and args.lr_warmup_steps == 0.1
+    assert args.learning_rate == 2e-6 and args.max_train_steps == 1600 and args.fp8_scaled is False and args.optimizer_args is None
+    assert set(vars(args)) == set(options_for(TRAIN))
+
+
+def test_what_a_share_of_steps_looks_like() -> None:
+    for text, expected in {"100": 100, "1.0": 1, "0.25": 0.25, "5%": 0.05, "0": 0}.items():
+        value = read(tool(TRAIN), ["--lr_warmup_steps", text]).lr_warmup_steps
+        assert value == expected
+        assert isinstance(value, int) == (expected >= 1)
+
+
+def test_a_default_list_is_fresh_each_time() -> None:
+    read(tool(GENERATE), []).video_size.append(3)
+    assert read(tool(GENERATE), []).video_size == [256, 256]
+
+
+def test_a_value_may_begin_with_dashes() -> None:
+    assert read(tool(GENERATE), ["--prompt=--dark forest", "--lora_multiplier", "0.5", "-0.5"]).prompt == "--dark forest"
+    with pytest.raises(UserError, match="--flag=VALUE"):
+        read(tool(GENERATE), ["--prompt", "--dark"])
+
+
+def test_flags_may_be_abbreviated_as_in_musubi_tuner() -> None:
+    assert read(tool(TRAIN), ["--max_train_e", "3"]).max_train_epochs == 3
+    with pytest.raises(UserError, match="ambiguous"):
+        read(tool(TRAIN), ["--save_last", "3"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--lerning_rate", "1"], "did you mean '--learning_rate'"),
+        (["--infer_steps", "20"], "wan_generate_video has it"),
+        (["stray words"], "does not know what to do with 'stray words'"),
+        (["--learning_rate", "fast"], "--learning_rate: must be a number, not 'fast'"),
+        (["--learning_rate", "nan"], "finite"),
+        (["--network_dim", "0"], "--network_dim: must be at least 1, not 0"),
+        (["--max_timestep", "1001"], "must be at most 1000"),
+        (["--lr_warmup_steps", "some"], "a number or a percentage"),
+        (["--timestep_sampling", "shfit"], "did you mean 'shift'"),
+        (["--fp8_base"], "--fp8_base is not done by this backend yet: .* Use the musubi-tuner engine"),
+        (["--blocks_to_swap", "5"], "--blocks_to_swap is not done"),
+        (["--task", "i2v-14B"], "--task i2v-14B is not done"),
+        (["--huggingface_repo_id", "me/lora"], "nothing leaves the machine"),
+    ],
+)
+def test_bad_arguments_are_refused_in_words(argv: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read(tool(TRAIN), argv)
+
+
+def test_asking_for_the_default_of_a_refused_flag_is_fine() -> None:
+    args = read(tool(TRAIN), ["--blocks_to_swap", "0", "--dynamo_backend", "NO", "--block_swap_ring_size", "2"])
+    assert args.blocks_to_swap == 0
+    assert read(tool(GENERATE), ["--blocks_to_swap", "0", "--compile_mode", "default"]).blocks_to_swap == 0
+
+
+def test_all_that_training_lacks_is_said_at_once() -> None:
+    with pytest.raises(UserError) as error:
+        parse(TRAIN, ["--sample_every_n_steps", "5", "--min_timestep", "500", "--max_timestep", "400"])
+    message = str(error.value)
+    for name in ("dataset_config", "dit", "output_dir", "output_name", "network_module", "optimizer_type", "sdpa", "sample_prompts"):
+        assert f"--{name}" in message
+    assert "networks.lora_wan" in message and "--min_timestep 500 must be below --max_timestep 400" in message
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--network_weights", "nowhere.safetensors"], "--network_weights: nowhere.safetensors does not exist"),
+        (["--resume", "FILE"], "is not a folder"),
+        (["--gradient_checkpointing_cpu_offload"], "needs --gradient_checkpointing"),
+        (["--dim_from_weights"], "needs --network_weights"),
+        (["--base_weights_multiplier", "1", "2"], "2 values for 0 --base_weights"),
+        (["--sample_prompts", "FILE"], "--vae is required to make samples"),
+    ],
+)
+def test_training_settings_that_do_not_go_together(files: dict[str, str], extra: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse(TRAIN, [*train_argv(files), *(files["vae"] if word == "FILE" else word for word in extra)])
+
+
+def test_what_generating_needs_depends_on_what_is_asked(files: dict[str, str]) -> None:
+    dit, vae, t5 = ([f"--{name}", files[name]] for name in ("dit", "vae", "t5"))
+    save = ["--save_path", "out"]
+    assert parse(GENERATE, [*save, *dit, *vae, *t5, "--prompt", "a cat"]).infer_steps is None
+    parse(GENERATE, [*save, *dit, *t5, "--prompt", "a cat", "--output_type", "latent"])
+    parse(GENERATE, [*save, *vae, "--latent_path", files["dit"]])
+    for argv, message in (
+        ([*dit, *vae, *t5, "--prompt", "a cat"], "--save_path is required"),
+        ([*save, *dit, *vae, *t5], "one of --prompt"),
+        ([*save, *dit, *vae, "--prompt", "a cat"], "--t5 is required"),
+        ([*save, *dit, *t5, "--prompt", "a cat"], "--vae is required"),
+        ([*save, *vae, "--latent_path", files["dit"], "--output_type", "both"], "not both"),
+        ([*save, *vae, "--latent_path", files["dit"], files["t5"]], "takes one file, not 2"),
+        ([*save, *dit, *vae, *t5, "--from_file", files["dit"], "--interactive"], "exclude each other"),
+    ):
+        with pytest.raises(UserError, match=message):
+            parse(GENERATE, argv)
+
+
+def test_caching_needs_its_model_unless_it_only_shows(files: dict[str, str]) -> None:
+    dataset = ["--dataset_config", files["dataset_config"]]
+    with pytest.raises(UserError, match="--vae is required"):
+        parse("wan_cache_latents", dataset)
+    assert parse("wan_cache_latents", [*dataset, "--debug_mode", "video"]).vae is None
+    with pytest.raises(UserError, match="--t5 is required"):
+        parse("wan_cache_text_encoder_outputs", dataset)
+
+
+def test_errors_end_the_program_with_one_block_and_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([TRAIN, "--lerning_rate", "1"]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("ERROR: ") and "Traceback" not in printed and printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("wan_train_netwrk", "did you mean 'wan_train_network'"),
+        ("hv_train_network", "does not do yet. Use the musubi-tuner engine"),
+        ("xyzzy", "there is no tool 'xyzzy'. Tools: wan_cache_latents"),
+    ],
+)
+def test_tools_that_are_not_there(name: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_help_names_tools_and_explains_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0 and main(["--version"]) == 0
+    overview = capsys.readouterr().out
+    assert TRAIN in overview and "musubi_backend 0." in overview
+    with pytest.raises(SystemExit) as end:
+        main([TRAIN, "--help"])
+    assert end.value.code == 0
+    explained = capsys.readouterr().out
+    for flag in options_for(TRAIN):
+        assert f"--{flag}" in explained
+    assert "default 1600, at least 1, steps" in explained and "NOT DONE YET" in explained

@@ -1,0 +1,75 @@
+"""The table says of every flag what musubi-tuner's own parser says of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from musubi_backend.options import registry
+from musubi_backend.options.option import Option, steps_or_share
+from musubi_backend.options.parser import build
+from musubi_backend.options.tables.not_done import NOT_DONE
+from musubi_backend.options.values import default_of
+
+DONE = ("wan_cache_latents", "wan_cache_text_encoder_outputs", "wan_train_network", "wan_generate_video")
+OWN = ("demo_models", "demo_dataset", "video_convert")
+
+# musubi-tuner gives a Path for one flag and no type (so text) for two; paths are text in all of ours.
+KINDS = {"str": str, "int": int, "float": float, "_int_or_float": steps_or_share, "Path": str, None: str}
+
+
+@pytest.fixture(scope="module")
+def contract(shared: Path) -> dict[str, Any]:
+    scripts: dict[str, Any] = json.loads((shared / "contracts" / "musubi_cli.json").read_text(encoding="utf-8"))["scripts"]
+    return scripts
+
+
+def as_in_contract(option: Option) -> dict[str, Any]:
+    return {
+        "option_strings": [option.flag],
+        "dest": option.name,
+        "nargs": 0 if option.is_switch else option.nargs,
+        "default": default_of(option),
+        "choices": list(option.choices) if option.choices else None,
+        "required": option.required,
+        "action": "store_true" if option.is_switch else "store",
+    }
+
+
+@pytest.mark.parametrize("name", DONE)
+def test_every_flag_is_as_in_musubi_tuner(name: str, contract: dict[str, Any]) -> None:
+    theirs = {flag["dest"]: flag for flag in contract[name]["flags"]}
+    ours = registry.options_for(name)
+    assert set(ours) == set(theirs)
+    for dest, flag in theirs.items():
+        assert as_in_contract(ours[dest]) == {key: flag[key] for key in as_in_contract(ours[dest])}, dest
+        assert type(default_of(ours[dest])) is type(flag["default"]), dest
+        if not ours[dest].is_switch:
+            assert ours[dest].kind is KINDS[flag["type"]], dest
+
+
+@pytest.mark.parametrize("name", DONE)
+def test_the_parser_has_the_flags_of_the_contract(name: str, contract: dict[str, Any]) -> None:
+    parser = build(registry.tool(name))
+    assert parser.allow_abbrev == contract[name]["allow_abbrev"]
+    flags = {string for action in parser._actions for string in action.option_strings} - {"-h", "--help"}
+    assert flags == {string for flag in contract[name]["flags"] for string in flag["option_strings"]}
+
+
+def test_every_tool_of_musubi_tuner_is_done_or_known_as_not_done(contract: dict[str, Any]) -> None:
+    assert set(registry.tools()) == {*DONE, *OWN}
+    assert set(NOT_DONE) == set(contract) - set(DONE)
+
+
+def test_every_option_is_explained_and_consistent() -> None:
+    for tool in registry.tools().values():
+        names = [option.name for option in tool.options]
+        assert len(names) == len(set(names)), tool.name
+        for option in tool.options:
+            assert len(option.help) >= 10 and option.help.endswith((".", '".')), (tool.name, option.flag)
+            assert option.refused is None or option.advanced, f"{option.flag}: what is refused need not be in the foreground"
+            assert option.nargs is None or option.default is None or isinstance(option.default, tuple)
+            assert set(option.refused_choices) <= set(option.choices or ())
+            assert option.path in ("", "file", "folder", "any", "output")
