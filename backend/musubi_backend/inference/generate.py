@@ -53,7 +53,8 @@ class Result:
 
 def run(args: Namespace, architecture: Architecture) -> None:
     """Generate what the arguments ask for. UserError for bad input, and at the end if some of several prompts failed."""
-    _check_mode(args)
+    if args.interactive and job.folder() is not None:
+        raise UserError("--interactive reads prompts from a terminal; use --from_file in a job")
     session = Session(args, architecture)
     logger.info(f"Using device: {session.device}")
     if args.latent_path:
@@ -65,33 +66,6 @@ def run(args: Namespace, architecture: Architecture) -> None:
     else:
         session.batch()
     logger.info("Done!")
-
-
-def _check_mode(args: Namespace) -> None:
-    if args.from_file and args.interactive:
-        raise UserError("Cannot use both --from_file and --interactive at the same time")
-    if args.prompt is None and not (args.from_file or args.interactive or args.latent_path or args.save_merged_model):
-        raise UserError("Either --prompt, --from_file, --interactive, or --latent_path must be specified")
-    if args.interactive and job.folder() is not None:
-        raise UserError("--interactive reads prompts from a terminal; use --from_file in a job")
-    if args.latent_path:
-        if len(args.latent_path) > 1:
-            raise UserError("Only one latent path is supported for now: give one file to --latent_path")
-        if args.output_type not in ("video", "images"):
-            raise UserError(f"--latent_path is only supported for images or video output, not --output_type {args.output_type}")
-    needed = {"dit", "t5", "vae"}
-    if args.latent_path:
-        needed = {"vae"}
-    elif args.save_merged_model:
-        needed = {"dit"}
-    elif args.output_type == "latent":
-        needed = {"dit", "t5"}
-    for name in sorted(needed):
-        path = getattr(args, name)
-        if not path:
-            raise UserError(f"--{name} is required: the path of the model file")
-        if not Path(path).exists():
-            raise UserError(f"--{name}: {path} does not exist")
 
 
 def build_request(values: Mapping[str, Any], args: Namespace, architecture: Architecture) -> SampleRequest:
