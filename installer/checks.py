@@ -1,0 +1,59 @@
+"""`--test`: style, types and the whole test suite, in the backend's environment."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from .backend import Places
+from .console import Console, clean_environment
+
+_PACK = "musubituner_pack"
+
+
+def run(places: Places, python: Path, console: Console, pytest_arguments: Sequence[str]) -> int:
+    """Run all checks and return 0 if all pass. With arguments for pytest, only pytest runs. pytest's closing line comes last."""
+    failed = []
+    if not pytest_arguments:
+        for name, command, folder in _static(places, python):
+            console.say(f"- {name}")
+            if _call(command, folder):
+                failed.append(name)
+    console.say("- tests")
+    workers = [] if any(argument.startswith("-n") for argument in pytest_arguments) else ["-n", str(min(4, os.cpu_count() or 1))]
+    for name in failed:
+        console.say(f"FAILED: {name} (see above)")
+    code = _call([str(python), "-m", "pytest", "-q", *workers, *pytest_arguments], places.root)
+    return code or (1 if failed else 0)
+
+
+def _static(places: Places, python: Path) -> list[tuple[str, list[str], Path]]:
+    root = places.root
+    settings = ["--config-file", str(root / "pyproject.toml")]
+    return [
+        ("style (ruff)", [str(python), "-m", "ruff", "check", "."], root),
+        ("types (mypy): backend", [str(python), "-m", "mypy", *settings, "backend/musubi_backend"], root),
+        (
+            "types (mypy): nodes, headless, installer",
+            [str(python), "-m", "mypy", *settings, "-p", f"{_PACK}.nodes", "-p", f"{_PACK}.headless", "-p", f"{_PACK}.installer"],
+            _as_package(places),
+        ),
+    ]
+
+
+def _as_package(places: Places) -> Path:
+    """A folder in which the repository has a name that can be imported: its modules import each other relatively, and a checkout's
+    own name (ComfyUI-MusubiTuner) is none."""
+    folder = places.home / "types"
+    folder.mkdir(exist_ok=True)
+    link = folder / _PACK
+    if link.is_symlink():
+        link.unlink()
+    link.symlink_to(places.root, target_is_directory=True)
+    return folder
+
+
+def _call(command: Sequence[str], folder: Path) -> int:
+    return subprocess.run(list(command), cwd=folder, env=clean_environment({"OMP_NUM_THREADS": "1"}), check=False).returncode

@@ -1,0 +1,79 @@
+"""Makes the backend's virtual environment with uv where there is one, else with venv."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import machine
+from .console import CommandFailed, Console, InstallError, output_of
+
+_INSPECTION = Path(__file__).with_name("inspection.py")
+_MANAGED_PYTHON = "3.12"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What an environment holds: package versions, and packages of which files are missing (name -> their dist-info folder)."""
+
+    python: str
+    versions: dict[str, str] = field(default_factory=dict)
+    incomplete: dict[str, str] = field(default_factory=dict)
+
+
+def python_of(folder: Path) -> Path:
+    return folder / "Scripts" / "python.exe" if sys.platform == "win32" else folder / "bin" / "python"
+
+
+def inspect(folder: Path, *, files: bool = False) -> Contents | None:
+    """What the environment in `folder` holds; None if it is missing or its python does not run."""
+    python = python_of(folder)
+    if not python.is_file():
+        return None
+    text = output_of([str(python), "-I", str(_INSPECTION), *(["--files"] if files else [])])
+    try:
+        data = json.loads(text or "")
+    except ValueError:
+        return None
+    if Path(data["prefix"]).resolve() != folder.resolve():
+        return None  # copied or moved here: its scripts name another place
+    return Contents(data["python"], data["versions"], data["incomplete"])
+
+
+def create(folder: Path, home: Path, console: Console) -> None:
+    """Make a fresh environment in `folder`, replacing what is there. InstallError if this machine offers no way to."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    uv = machine.find_uv(home)
+    own = machine.can_make_environments() and machine.supported((sys.version_info[0], sys.version_info[1]))
+    if uv is None and not own:
+        uv = _fetch_uv(home, console)
+    if uv is not None:
+        request = [sys.executable] if own else [_MANAGED_PYTHON]
+        try:
+            console.run([*uv, "venv", "--python", *request, str(folder)])
+            return
+        except CommandFailed:
+            if not own:
+                raise
+            console.say("  uv could not make the environment; using python's own venv instead.")
+            shutil.rmtree(folder, ignore_errors=True)
+    console.run([sys.executable, "-m", "venv", str(folder)])
+
+
+def _fetch_uv(home: Path, console: Console) -> list[str]:
+    """Put uv into `<home>/tools` with this python's pip, so that nothing of ComfyUI's is changed."""
+    reason = "has no venv module" if not machine.can_make_environments() else f"is not one of {machine.supported_text()}"
+    console.say(f"  This python ({sys.executable}) {reason}: fetching uv, which brings a python of its own.")
+    advice = f"Install uv (https://docs.astral.sh/uv) or run install.py with a full Python {machine.supported_text()}."
+    try:
+        console.run([sys.executable, "-m", "pip", "install", "--target", str(home / "tools"), "--upgrade", "uv"])
+    except CommandFailed as error:
+        raise InstallError(f"uv could not be fetched. {advice}\n{error}") from error
+    found = machine.find_uv(home)
+    if found is None:
+        raise InstallError(f"uv was fetched into {home / 'tools'} but does not run. {advice}")
+    return found

@@ -1,0 +1,126 @@
+"""`<home>/config.json`: what the nodes read. Only this program writes it; no widget, route or workflow can.
+
+Its fields are described in nodes/jobs/config.py, which reads it.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from .console import Console, InstallError, output_of
+from .environment import python_of
+from .files import read_json, write_json
+
+ENGINES = ("builtin", "musubi-tuner")
+_TESTED_SERIES = "0.3"
+
+
+class Settings:
+    def __init__(self, path: Path, console: Console) -> None:
+        self.path = path
+        self._console = console
+        try:
+            self._data = read_json(path)
+        except ValueError as error:
+            kept = path.with_name(path.name + ".damaged")
+            path.replace(kept)
+            console.say(f"{path.name} was damaged ({error}): kept as {kept.name}, starting with a new one.")
+            self._data = {}
+        self._before = dict(self._data)
+        self._data.setdefault("interpreter", None)
+        self._data.setdefault("engine", ENGINES[0])
+        self._data.setdefault("musubi_tuner", None)
+        self._data.setdefault("allowed_roots", [])
+
+    @property
+    def engine(self) -> str:
+        return str(self._data["engine"])
+
+    @property
+    def musubi_tuner(self) -> dict[str, str] | None:
+        value: dict[str, str] | None = self._data["musubi_tuner"]
+        return value
+
+    @property
+    def allowed_roots(self) -> list[Path]:
+        return [Path(root) for root in self._data["allowed_roots"]]
+
+    def save(self) -> None:
+        if self._data != self._before:
+            write_json(self.path, self._data)
+            self._before = dict(self._data)
+
+    def use_interpreter(self, python: Path) -> None:
+        self._data["interpreter"] = str(python)
+
+    def use_engine(self, engine: str) -> None:
+        if engine == "musubi-tuner" and not self.musubi_tuner:
+            raise InstallError(
+                "no musubi-tuner checkout is registered yet. Run: python install.py --musubi-tuner PATH --engine musubi-tuner"
+            )
+        self._data["engine"] = engine
+        self._console.say(f"Engine: {engine}")
+
+    def allow_root(self, text: str) -> None:
+        """Let paths in widgets lie in this folder. InstallError for what is no folder, or would allow everything."""
+        folder = Path(text).expanduser().resolve()
+        if not folder.is_dir():
+            raise InstallError(f"--allow-root {text}: there is no such folder")
+        if folder == Path(folder.anchor) or folder == Path.home().resolve():
+            raise InstallError(
+                f"--allow-root {text}: this would open the whole of {folder} to workflows. Name the folder that holds your files."
+            )
+        inside = next((root for root in self.allowed_roots if folder == root or root in folder.parents), None)
+        if inside is not None:
+            self._console.say(f"Already allowed: {folder}" + ("" if inside == folder else f" (inside {inside})"))
+            return
+        self._data["allowed_roots"] = [*(str(root) for root in self.allowed_roots if folder not in root.parents), str(folder)]
+        self._console.say(f"Allowed: {folder}")
+
+    def register_musubi_tuner(self, text: str, python_text: str | None) -> None:
+        """Check a checkout and its python, and keep them as the second engine. InstallError says what is missing."""
+        checkout = Path(text).expanduser().resolve()
+        if not (checkout / "src" / "musubi_tuner").is_dir() or not (checkout / "wan_train_network.py").is_file():
+            raise InstallError(
+                f"--musubi-tuner {text}: this is no checkout of musubi-tuner (no src/musubi_tuner and wan_train_network.py in it).\n"
+                "Name the folder that `git clone https://github.com/kohya-ss/musubi-tuner` made."
+            )
+        python = _musubi_python(checkout, python_text)
+        found = output_of([str(python), "-c", "import torch, accelerate; print(torch.__version__)"], {"PYTHONPATH": str(checkout / "src")})
+        if found is None:
+            raise InstallError(
+                f"{python} cannot import torch and accelerate, so it cannot run musubi-tuner.\n"
+                "Install musubi-tuner's requirements there, or name its python with --musubi-python PATH."
+            )
+        version = musubi_version(checkout)
+        self._data["musubi_tuner"] = {"path": str(checkout), "python": str(python)}
+        self._console.say(f"musubi-tuner {version} in {checkout} (torch {found.strip()}) is registered as the second engine.")
+        if not version.startswith(_TESTED_SERIES):
+            self._console.say(f"  Note: this pack was tested with musubi-tuner {_TESTED_SERIES}.x; options may differ.")
+        if self.engine != "musubi-tuner":
+            self._console.say("  Jobs still run in the built-in engine; switch with: python install.py --engine musubi-tuner")
+
+    def as_dict(self) -> dict[str, Any]:
+        return dict(self._data)
+
+
+def musubi_version(checkout: Path) -> str:
+    """The version in the checkout's pyproject.toml."""
+    project = checkout / "pyproject.toml"
+    text = project.read_text(encoding="utf-8", errors="replace") if project.is_file() else ""
+    match = re.search(r'^version\s*=\s*"([^"]+)"', text, re.MULTILINE)
+    return match.group(1) if match else "(unknown version)"
+
+
+def _musubi_python(checkout: Path, named: str | None) -> Path:
+    # Not resolved: a virtual environment's python is a link, and following it would leave the environment.
+    candidates = [Path(named).expanduser().absolute()] if named else [python_of(checkout / folder) for folder in (".venv", "venv")]
+    for python in candidates:
+        if python.is_file():
+            return python
+    tried = "\n  ".join(str(python) for python in candidates)
+    name = "python.exe" if sys.platform == "win32" else "python"
+    raise InstallError(f"no python found for musubi-tuner. Looked for:\n  {tried}\nName it with --musubi-python PATH/TO/{name}")
