@@ -95,6 +95,13 @@ class Input:
     def is_widget(self) -> bool:
         return self.kind in WIDGETS
 
+    @property
+    def lowest(self) -> float | None:
+        """The least value the widget can show: `off` may lie below the values that mean something."""
+        if self.minimum is None or self.off is None:
+            return self.minimum
+        return min(self.minimum, self.off)
+
 
 @dataclass(frozen=True)
 class Output:
@@ -197,6 +204,8 @@ def _check_value(entry: Input, host: Host, value: Any) -> str | None:
         return f"{entry.name}: {value!r} is not {_kind_in_words(entry.kind)}"
     if isinstance(value, float) and not math.isfinite(value):
         return f"{entry.name}: {value} is not a finite number"
+    if entry.off is not None and value == entry.off and entry.kind != "COMBO":
+        return None
     if entry.minimum is not None and value < entry.minimum:
         return f"{entry.name}: {value} is below the minimum {entry.minimum:g}"
     if entry.maximum is not None and value > entry.maximum:

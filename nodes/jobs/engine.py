@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from ...backend.musubi_backend.errors import UserError
 from .config import PACK_ROOT, Config
 from .environment import child_environment
 from .folder import JobFolder
+from .home import HOME_VARIABLE
 from .runner import Command
 
 _BACKEND = PACK_ROOT / "backend"
@@ -54,6 +56,12 @@ def command(
         engine, listens = "musubi-tuner", False
     head = [str(python), *_launcher(folder, processes, mixed_precision)] if through_launcher else [str(python)]
     return Command([*head, *target, *arguments], environment, folder.path, engine, listens)
+
+
+def doctor(home: Path, folder: JobFolder) -> Command:
+    """The installer's report on what is installed, run by this process's own python: the backend may be what is missing."""
+    environment = child_environment(str(folder.path), {HOME_VARIABLE: str(home)})
+    return Command([sys.executable, str(PACK_ROOT / "install.py"), "--doctor"], environment, folder.path, listens=False)
 
 
 def _launcher(folder: JobFolder, processes: int, mixed_precision: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ...backend.musubi_backend.errors import UserError
@@ -32,11 +32,13 @@ async def run_tool(
     processes: int = 1,
     mixed_precision: str = "no",
     note: str = "",
+    on_end: Callable[[Job], object] = lambda job: None,
 ) -> Job:
     """Run one backend tool to its end, publishing progress on `host`.
 
     foreign: musubi-tuner has this tool too. gpu: free the host's models first and run alone. launch: a trainer (see
     `engine.command`), which gets time to save its state when stopped. note: shown before the progress text.
+    on_end: called with the job however it ended.
     Raises UserError with the log's last real error; the host's interrupt passes through after the job has ended.
     """
     settings = configuration.load(host.home)
@@ -45,7 +47,7 @@ async def run_tool(
         settings, folder, tool, arguments, foreign=foreign, launch=launch, processes=processes, mixed_precision=mixed_precision
     )
     if not gpu:
-        return await _follow(host, tool, folder, command, SHORT_GRACE, note)
+        return await _follow(host, tool, folder, command, SHORT_GRACE, note, on_end)
     while not _gpu.acquire(blocking=False):
         host.progress(0, 1, "waiting for another job")
         host.check_interrupted()
@@ -54,12 +56,21 @@ async def run_tool(
         free = host.free_gpu_memory()
         if free:
             host.progress(0, 1, free)
-        return await _follow(host, tool, folder, command, TRAIN_GRACE if launch else SHORT_GRACE, note)
+        return await _follow(host, tool, folder, command, TRAIN_GRACE if launch else SHORT_GRACE, note, on_end)
     finally:
         _gpu.release()
 
 
-async def _follow(host: Host, tool: str, folder: JobFolder, command: runner.Command, grace: float, note: str) -> Job:
+async def run_doctor(host: Host) -> str:
+    """The report of `install.py --doctor`."""
+    folder = JobFolder.create(host.home, "doctor")
+    await _follow(host, "doctor", folder, engine.doctor(host.home, folder), SHORT_GRACE, "", lambda job: None)
+    return folder.log.read_text(encoding="utf-8", errors="replace")
+
+
+async def _follow(
+    host: Host, tool: str, folder: JobFolder, command: runner.Command, grace: float, note: str, on_end: Callable[[Job], object]
+) -> Job:
     host.check_interrupted()
     try:
         job = await runner.start(folder, command)
@@ -80,6 +91,7 @@ async def _follow(host: Host, tool: str, folder: JobFolder, command: runner.Comm
     finally:
         if not job.ended:
             await runner.stop(job, grace)
+        on_end(job)
     publish(host, job, note, None)
     if job.stopped:
         raise UserError(f"{tool} was stopped from outside; queue again to go on. The whole log: {folder.log}")

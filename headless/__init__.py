@@ -1,0 +1,1 @@
+"""Runs workflows made of this pack's nodes on a terminal, without ComfyUI."""

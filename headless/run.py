@@ -1,0 +1,147 @@
+"""Runs the steps of a workflow: checks first, then each node once what it needs is there, reusing results that still hold."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..backend.musubi_backend.atomic import write_text
+from ..backend.musubi_backend.errors import UserError
+from ..nodes.jobs.config import default_home
+from ..nodes.spec import Result, check, complete
+from .terminal import Screen, TerminalHost
+from .workflow import Step, order, override, read
+
+EXIT_FAILED, EXIT_WRONG, EXIT_STOPPED = 1, 2, 130
+_KEPT_RESULTS = 200
+
+
+def run_file(workflow: Path, settings: list[str], models: Sequence[Path], home: Path | None, *, fresh: bool = False) -> int:
+    """Run a workflow file; returns the exit code and prints what the user should know."""
+    screen = Screen(sys.stdout)
+    host = TerminalHost((home or default_home()).absolute(), models, screen)
+    try:
+        steps = read(workflow)
+        override(steps, settings)
+        _check(order(steps), host)
+    except UserError as error:
+        print(f"ERROR: {error}", file=sys.stderr)
+        return EXIT_WRONG
+    try:
+        failed = asyncio.run(run(steps, host, fresh=fresh))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        screen.line("Stopped. Run it again to go on from where it was.")
+        return EXIT_STOPPED
+    return EXIT_FAILED if failed else 0
+
+
+async def run(steps: Mapping[str, Step], host: TerminalHost, *, fresh: bool = False) -> int:
+    """Run all steps; independent ones at the same time. Returns the number of steps that failed."""
+    store = ResultStore(host.home)
+    tasks: dict[str, asyncio.Task[tuple[str, Result]]] = {}
+    for step in order(steps):
+        tasks[step.id] = asyncio.create_task(_step(step, tasks, host.named(step.title), store, fresh))
+    try:
+        outcomes = await asyncio.gather(*tasks.values(), return_exceptions=True)
+    except asyncio.CancelledError:
+        for task in tasks.values():
+            task.cancel()
+        await asyncio.gather(*tasks.values(), return_exceptions=True)  # their jobs end first
+        raise
+    failed = 0
+    for step, outcome in zip(order(steps), outcomes, strict=True):
+        if isinstance(outcome, UserError):
+            failed += 1
+            host.screen.line(f"ERROR in {step.title}: {outcome}")
+        elif isinstance(outcome, _Skipped):
+            host.screen.line(f"{step.title}: not run, because {outcome}")
+        elif isinstance(outcome, BaseException):
+            raise outcome
+    return failed
+
+
+class _Skipped(Exception):
+    """A node it needs failed."""
+
+
+async def _step(
+    step: Step, tasks: Mapping[str, asyncio.Task[tuple[str, Result]]], host: TerminalHost, store: ResultStore, fresh: bool
+) -> tuple[str, Result]:
+    inputs, sources = dict(step.constants), {}
+    for name, (source, slot) in step.links.items():
+        try:
+            key, result = await tasks[source]
+        except (UserError, _Skipped) as error:
+            raise _Skipped(f"node {source} did not give its {name}") from error
+        inputs[name], sources[name] = result.values[slot], f"{key}:{slot}"
+    values = complete(step.node.spec, inputs)
+    constants = {name: value for name, value in values.items() if name not in sources}
+    key = _key(step.node.spec.id, constants, sources, step.node.fingerprint(host, **{k: v for k, v in constants.items() if v is not None}))
+    known = None if fresh else store.get(key)
+    if known is not None:
+        host.screen.line(f"{step.title}  nothing changed, kept: {known.text}".rstrip(": "))
+        return key, known
+    result = await step.node.run(host, **values)
+    store.put(key, result)
+    host.screen.line(f"{step.title}  {result.text or 'done'}")
+    return key, result
+
+
+class ResultStore:
+    """Results of earlier runs in `<home>/headless_cache.json`. A result counts while all its files exist."""
+
+    def __init__(self, home: Path) -> None:
+        self._path = home / "headless_cache.json"
+        self._entries: dict[str, Any] = {}
+        if self._path.is_file():
+            try:
+                self._entries = json.loads(self._path.read_text(encoding="utf-8"))
+            except ValueError:
+                self._entries = {}  # nothing is lost but the reuse
+
+    def get(self, key: str) -> Result | None:
+        entry = self._entries.get(key)
+        if entry is None or not all(Path(path).exists() for path in entry["files"]):
+            return None
+        return Result(tuple(entry["values"]), entry["text"], tuple(map(Path, entry["shown"])), tuple(map(Path, entry["files"])))
+
+    def put(self, key: str, result: Result) -> None:
+        self._entries.pop(key, None)
+        self._entries[key] = {
+            "values": result.values,
+            "text": result.text,
+            "shown": [str(path) for path in result.shown],
+            "files": [str(path) for path in result.files],
+        }
+        self._entries = dict(list(self._entries.items())[-_KEPT_RESULTS:])
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(self._path, json.dumps(self._entries, ensure_ascii=False))
+
+
+def _check(steps: Sequence[Step], host: TerminalHost) -> None:
+    """Refuse bad values of all nodes before anything runs."""
+    problems = []
+    for step in steps:
+        constants = {name: value for name, value in step.constants.items() if name not in step.links}
+        placeholders = {name: object() for name in step.links}
+        try:
+            values = complete(step.node.spec, {**constants, **placeholders})
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        given = {name: value for name, value in values.items() if name not in step.links and value is not None}
+        problem = check(step.node, host, given)
+        if problem:
+            problems.append(f"{step.title}: {problem}")
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def _key(node_id: str, constants: Mapping[str, Any], sources: Mapping[str, str], fingerprint: str) -> str:
+    text = json.dumps([node_id, constants, sources, fingerprint], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:32]

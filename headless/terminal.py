@@ -1,0 +1,113 @@
+"""The terminal as a host for nodes: folders under home instead of ComfyUI's, progress as lines of text."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from ..backend.musubi_backend.errors import UserError
+from ..nodes.jobs import config as configuration
+
+_MODEL_SUFFIXES = {".safetensors", ".sft", ".pth", ".pt"}
+_OLD_NAMES = {"diffusion_models": "unet", "text_encoders": "clip"}
+_BAR_WIDTH = 24
+_QUIET_SECONDS = 5.0
+
+
+class Screen:
+    """One updating line per running node on a terminal; plain lines elsewhere."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.live = stream.isatty()
+        self._open = ""
+        self._last: dict[str, tuple[str, float]] = {}
+
+    def show(self, title: str, value: float, total: float, text: str) -> None:
+        if self.live:
+            filled = int(_BAR_WIDTH * min(1.0, value / total)) if total else 0
+            if self._open and self._open != title:
+                self.stream.write("\n")
+            self.stream.write(f"\r\033[K{title}  [{'#' * filled}{'.' * (_BAR_WIDTH - filled)}] {text[:110]}")
+            self.stream.flush()
+            self._open = title
+            return
+        phase, last = text.split(" · ")[0], self._last.get(title, ("", 0.0))
+        if phase != last[0] or time.monotonic() - last[1] > _QUIET_SECONDS or value == total != 1:
+            self._last[title] = (phase, time.monotonic())
+            self.line(f"{title}  {text}")
+
+    def line(self, text: str) -> None:
+        if self._open:
+            self.stream.write("\n")
+            self._open = ""
+        self.stream.write(text + "\n")
+        self.stream.flush()
+
+
+class TerminalHost:
+    """Host for one node. Model folders: `--models` folders first, then `<home>/models`, both laid out like ComfyUI's."""
+
+    def __init__(self, home: Path, models: Sequence[Path] = (), screen: Screen | None = None, title: str = "") -> None:
+        self.home = home
+        self.input_dir = home / "input"
+        self.output_dir = home / "output"
+        self.temp_dir = home / "temp"
+        self.screen = screen or Screen(sys.stderr)
+        self.title = title
+        self._models = [*(path.absolute() for path in models), home / "models"]
+
+    def named(self, title: str) -> TerminalHost:
+        """The same host for another node."""
+        return TerminalHost(self.home, self._models[:-1], self.screen, title)
+
+    def allowed_roots(self) -> list[Path]:
+        return [self.input_dir, self.output_dir, self.temp_dir, *self._models, self.home, *configuration.load(self.home).allowed_roots]
+
+    def model_names(self, key: str) -> list[str]:
+        names = set()
+        for folder in self._folders(key):
+            for path in folder.rglob("*"):
+                if path.suffix.lower() in _MODEL_SUFFIXES and path.is_file():
+                    names.add(path.relative_to(folder).as_posix())
+        return sorted(names)
+
+    def model_path(self, key: str, name: str) -> Path:
+        for folder in self._folders(key):
+            path = folder / name.replace("\\", "/")
+            if path.is_file():
+                return path
+        raise UserError(f"{name} is not in {' or '.join(str(folder) for folder in self._folders(key))}")
+
+    def loras_dir(self) -> Path:
+        return self._models[-1] / "loras"
+
+    def progress(self, value: float, total: float, text: str, preview: Path | None = None) -> None:
+        self.screen.show(self.title, value, total, text)
+        if preview is not None:
+            self.screen.line(f"{self.title}  sample: {preview}")
+
+    def check_interrupted(self) -> None:
+        """Ctrl-C cancels the running tasks; nothing to ask for."""
+
+    def free_gpu_memory(self) -> str:
+        return ""
+
+    def video(self, path: Path) -> Any:
+        return str(path)
+
+    def frames(self, path: Path) -> Any:
+        return str(path)
+
+    def lora_model(self, path: Path) -> Any:
+        return str(path)
+
+    def video_file(self, video: Any) -> Path:
+        return Path(video)
+
+    def _folders(self, key: str) -> list[Path]:
+        names = [key, *([_OLD_NAMES[key]] if key in _OLD_NAMES else [])]
+        return [root / name for root in self._models for name in names]

@@ -1,0 +1,103 @@
+"""Caching: clips and pictures through the VAE, captions through the text encoder, once, so that training needs neither."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..backend.musubi_backend.architectures import cards
+from ..backend.musubi_backend.architectures.card import Card
+from ..backend.musubi_backend.errors import UserError
+from ..backend.musubi_backend.options.argv import to_argv
+from ..backend.musubi_backend.options.option import CACHE_LATENTS, CACHE_TEXT
+from ..backend.musubi_backend.options.registry import tool_names
+from . import content
+from .dataset import DATASET
+from .jobs.follow import run_tool
+from .models import MODELS
+from .spec import Host, Input, Node, NodeSpec, Output, Result
+from .widgets import UNSET, settings, widget
+
+LATENTS = "MUSUBITUNER_LATENT_CACHE"
+TEXT = "MUSUBITUNER_TEXT_CACHE"
+DEVICES = (UNSET, "cuda", "cpu")
+_WAN_LATENTS = tool_names(cards()["wan"])[CACHE_LATENTS]
+_WAN_TEXT = tool_names(cards()["wan"])[CACHE_TEXT]
+
+
+def _common(tool: str) -> tuple[Input, ...]:
+    return (
+        Input("dataset", DATASET, "From Dataset Config"),
+        Input("models", MODELS, "The model's files; the caches fit this architecture only"),
+        widget(tool, "skip_existing", True),
+        widget(tool, "keep_cache"),
+        widget(tool, "batch_size", off=0),
+        widget(tool, "num_workers", off=0),
+        widget(tool, "device", kind="COMBO", choices=DEVICES, default=UNSET, off=UNSET, advanced=True),
+    )
+
+
+class VAELatentCache(Node):
+    spec = NodeSpec(
+        id="MusubiTuner_VAELatentCache",
+        display_name="VAE Latent Cache",
+        category="MusubiTuner/Cache",
+        description="Encode the clips and pictures of a dataset with the VAE. What is cached already is skipped.",
+        inputs=(
+            *_common(_WAN_LATENTS),
+            widget(_WAN_LATENTS, "vae_cache_cpu"),
+            widget(_WAN_LATENTS, "disable_cudnn_backend"),
+        ),
+        outputs=(Output("latents", LATENTS, "For the trainer"),),
+    )
+
+    async def run(self, host: Host, **inputs: Any) -> Result:
+        return await _cache(host, self.spec, CACHE_LATENTS, "vae", inputs)
+
+
+class TextEncoderCache(Node):
+    spec = NodeSpec(
+        id="MusubiTuner_TextEncoderCache",
+        display_name="Text Encoder Cache",
+        category="MusubiTuner/Cache",
+        description="Encode the captions of a dataset with the text encoder. Captions that are cached already are skipped.",
+        inputs=_common(_WAN_TEXT),
+        outputs=(Output("text", TEXT, "For the trainer"),),
+    )
+
+    async def run(self, host: Host, **inputs: Any) -> Result:
+        return await _cache(host, self.spec, CACHE_TEXT, "t5", inputs)
+
+
+async def _cache(host: Host, spec: NodeSpec, verb: str, part: str, inputs: dict[str, Any]) -> Result:
+    dataset, models = inputs["dataset"], inputs["models"]
+    card = cards()[models["architecture"]]
+    tool = tool_names(card)[verb]
+    chosen = {"dataset_config": dataset["toml"], part: models[part], **settings(spec.inputs, inputs)}
+    job = await run_tool(host, tool, to_argv(tool, chosen))
+    files = cache_files(dataset, card, text=verb == CACHE_TEXT)
+    if not files:
+        raise UserError(f"{tool} made no cache file: no item of the dataset can be used. See {job.folder.log}")
+    value = {"architecture": card.id, "dataset": dataset, "job": str(job.folder.path)}
+    return Result((value,), text=f"{len(files)} cache files", files=tuple(files))
+
+
+def cache_files(dataset: dict[str, Any], card: Card, *, text: bool) -> list[Path]:
+    """The cache files of one kind in the folders of a dataset, sorted."""
+    ending = f"_{card.id}_te.safetensors" if text else f"_{card.id}.safetensors"
+    return sorted(path for folder in cache_folders(dataset) if folder.is_dir() for path in folder.iterdir() if path.name.endswith(ending))
+
+
+def cache_folders(dataset: dict[str, Any]) -> list[Path]:
+    """Where the caches of a dataset lie: `cache_directory`, else the folder of its media."""
+    folders = []
+    for entry in dataset["datasets"]:
+        folder = entry.get("cache_directory") or entry.get("video_directory") or entry.get("image_directory")
+        if folder:
+            folders.append(Path(folder))
+    return folders
+
+
+def cache_stamps(dataset: dict[str, Any], card: Card) -> list[Any]:
+    """Names, sizes and times of all cache files."""
+    return [content.stamp(path) for text in (False, True) for path in cache_files(dataset, card, text=text)]

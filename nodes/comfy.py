@@ -1,0 +1,240 @@
+"""Turns our nodes into ComfyUI V3 classes and offers them ComfyUI as a host: the only file that imports ComfyUI.
+
+Measured differences between ComfyUI 0.3.48 and newer that this file hides: schema arguments that an older core lacks are
+dropped (it would raise TypeError).
+"""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import os
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+from comfy_api.latest import ComfyExtension, InputImpl, io
+from comfy_execution.progress import get_progress_state
+
+from .catalog import NODES
+from .jobs import config as configuration
+from .spec import ANY, Input, Node, NodeSpec, Result, check, choices_of, complete
+
+try:
+    from server import PromptServer
+except ImportError:  # ComfyUI used as a library, without its server
+    PromptServer = None
+
+_PREVIEW_SIDE = 512
+
+
+class ComfyHost:
+    """ComfyUI as seen by a running node."""
+
+    def __init__(self, node_id: str | None = None) -> None:
+        self.node_id = node_id
+        self.home = configuration.default_home()
+        self.input_dir = Path(folder_paths.get_input_directory())
+        self.output_dir = Path(folder_paths.get_output_directory())
+        self.temp_dir = Path(folder_paths.get_temp_directory())
+
+    def allowed_roots(self) -> list[Path]:
+        user = Path(folder_paths.get_user_directory())
+        own = [self.input_dir, self.output_dir, self.temp_dir, Path(folder_paths.models_dir), user, self.home]
+        return [*own, *configuration.load(self.home).allowed_roots]
+
+    def model_names(self, key: str) -> list[str]:
+        return list(folder_paths.get_filename_list(key))
+
+    def model_path(self, key: str, name: str) -> Path:
+        for spelling in (name, name.replace("\\", "/"), name.replace("/", os.sep)):
+            path = folder_paths.get_full_path(key, spelling)
+            if path:
+                return Path(path)
+        from ..backend.musubi_backend.errors import UserError
+
+        raise UserError(f"{name} is not in ComfyUI's {key} folders")
+
+    def loras_dir(self) -> Path:
+        return Path(folder_paths.get_folder_paths("loras")[0])
+
+    def progress(self, value: float, total: float, text: str, preview: Path | None = None) -> None:
+        if self.node_id is None:
+            return
+        get_progress_state().update_progress(self.node_id, value, total, _preview_image(preview) if preview else None)
+        server = getattr(PromptServer, "instance", None)
+        if text and server is not None:
+            server.send_progress_text(text, self.node_id)
+
+    def check_interrupted(self) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    def free_gpu_memory(self) -> str:
+        comfy.model_management.unload_all_models()
+        gc.collect()
+        comfy.model_management.soft_empty_cache()
+        device = comfy.model_management.get_torch_device()
+        if device.type == "cpu":
+            return ""
+        return f"{comfy.model_management.get_free_memory(device) / 2**30:.1f} GB of GPU memory are free"
+
+    def video(self, path: Path) -> Any:
+        return InputImpl.VideoFromFile(str(path))
+
+    def frames(self, path: Path) -> Any:
+        return InputImpl.VideoFromFile(str(path)).get_components().images
+
+    def lora_model(self, path: Path) -> Any:
+        return comfy.utils.load_torch_file(str(path), safe_load=True)
+
+    def video_file(self, video: Any) -> Path:
+        source = video.get_stream_source()
+        if isinstance(source, str):
+            return Path(source)
+        self.temp_dir.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(suffix=".mp4", dir=self.temp_dir)
+        os.close(handle)
+        video.save_to(name)
+        return Path(name)
+
+
+class _Results:
+    """Result files of each node class. When one is gone, the class gets a new generation, which makes ComfyUI run it again."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._files: dict[str, set[Path]] = {}
+        self._generation: dict[str, int] = {}
+
+    def remember(self, node_id: str, files: tuple[Path, ...]) -> None:
+        with self._lock:
+            self._files.setdefault(node_id, set()).update(files)
+
+    def generation(self, node_id: str) -> int:
+        with self._lock:
+            files = self._files.get(node_id, set())
+            if not all(path.exists() for path in files):
+                files.clear()
+                self._generation[node_id] = self._generation.get(node_id, 0) + 1
+            return self._generation.get(node_id, 0)
+
+
+_RESULTS = _Results()
+
+
+class MusubiTunerExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [_comfy_class(node()) for node in NODES]
+
+
+def _comfy_class(node: Node) -> type[io.ComfyNode]:
+    spec = node.spec
+
+    class Adapted(io.ComfyNode):
+        @classmethod
+        def define_schema(cls) -> io.Schema:
+            return _schema(spec)
+
+        @classmethod
+        def validate_inputs(cls, **kwargs: Any) -> bool | str:
+            constants = {name: value for name, value in kwargs.items() if value is not None}
+            return check(node, ComfyHost(), constants) or True
+
+        @classmethod
+        def fingerprint_inputs(cls, **kwargs: Any) -> str:
+            constants = {name: value for name, value in kwargs.items() if value is not None}
+            return f"{_RESULTS.generation(spec.id)} {node.fingerprint(ComfyHost(), **constants)}"
+
+        @classmethod
+        async def execute(cls, **kwargs: Any) -> io.NodeOutput:
+            host = ComfyHost(cls.hidden.unique_id)
+            result = await node.run(host, **complete(spec, kwargs))
+            _RESULTS.remember(spec.id, result.files)
+            if result.text:
+                host.progress(1, 1, result.text)
+            return io.NodeOutput(*result.values, ui=_shown(host, result))
+
+    Adapted.__name__ = Adapted.__qualname__ = spec.id
+    return Adapted
+
+
+def _schema(spec: NodeSpec) -> io.Schema:
+    host = ComfyHost()
+    return _supported(
+        io.Schema,
+        node_id=spec.id,
+        display_name=spec.display_name,
+        category=spec.category,
+        description=spec.description,
+        inputs=[_input(entry, host) for entry in spec.inputs],
+        outputs=[_type(output.kind).Output(f"out_{output.name}", display_name=output.name, tooltip=output.tooltip) for output in spec.outputs],
+        hidden=[io.Hidden.unique_id],
+        is_output_node=spec.is_output,
+        search_aliases=["musubi", "lora training"],
+    )
+
+
+def _input(entry: Input, host: ComfyHost) -> Any:
+    values: dict[str, Any] = {"display_name": entry.title or None, "tooltip": entry.tooltip, "optional": entry.optional}
+    if entry.is_widget:
+        values |= {"default": entry.default, "advanced": entry.advanced or None}
+    if entry.kind in ("INT", "FLOAT"):
+        values |= {"min": entry.lowest, "max": entry.maximum, "step": entry.step}
+    if entry.kind == "STRING":
+        values |= {"multiline": entry.multiline}
+    if entry.kind == "COMBO":
+        values |= {"options": choices_of(entry, host)}
+    return _supported(_type(entry.kind).Input, entry.name, **values)
+
+
+_KINDS = {
+    "INT": io.Int,
+    "FLOAT": io.Float,
+    "BOOLEAN": io.Boolean,
+    "STRING": io.String,
+    "COMBO": io.Combo,
+    "VIDEO": io.Video,
+    "IMAGE": io.Image,
+    ANY: io.AnyType,
+}
+
+
+def _type(kind: str) -> Any:
+    return _KINDS.get(kind) or io.Custom(kind)
+
+
+def _supported(maker: Any, *positional: Any, **values: Any) -> Any:
+    """Call `maker` with those arguments that this version of ComfyUI knows."""
+    known = inspect.signature(maker).parameters
+    return maker(*positional, **{name: value for name, value in values.items() if name in known and value is not None})
+
+
+def _shown(host: ComfyHost, result: Result) -> dict[str, Any] | None:
+    """Files in the output or temp folder, as the web page wants them."""
+    images = []
+    for path in result.shown:
+        for kind, root in (("output", host.output_dir), ("temp", host.temp_dir)):
+            if path.is_relative_to(root):
+                subfolder = path.parent.relative_to(root)
+                images.append({"filename": path.name, "subfolder": "" if subfolder == Path() else subfolder.as_posix(), "type": kind})
+                break
+    if not images:
+        return None
+    animated = any(path.suffix.lower() in (".mp4", ".webm", ".gif") for path in result.shown)
+    return {"images": images, "animated": (animated,)}
+
+
+def _preview_image(path: Path) -> tuple[str, Any, int] | None:
+    """The first picture of a sample. A sample that cannot be read must not end a training."""
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            frame = next(container.decode(video=0))
+            return ("JPEG", frame.to_image(), _PREVIEW_SIDE)
+    except (av.FFmpegError, StopIteration, OSError):
+        return None

@@ -1,0 +1,212 @@
+"""Datasets: built from widgets, or read from an existing dataset file."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from ..backend.musubi_backend.atomic import write_text
+from ..backend.musubi_backend.errors import UserError
+from . import content, toml_text
+from .inspection import inspect
+from .jobs import guard
+from .spec import Host, Input, Node, NodeSpec, Output, Result
+
+DATASET = "MUSUBITUNER_DATASET"
+_SOURCES = {
+    "video folder": "video_directory",
+    "image folder": "image_directory",
+    "video JSONL": "video_jsonl_file",
+    "image JSONL": "image_jsonl_file",
+}
+_EXTRACTIONS = ("head", "chunk", "slide", "uniform", "full")
+_PATH_KEYS = re.compile(r"(image|video|control)_path(_\d+)?")
+_VIDEO = 2048
+
+
+def dataset_value(toml: Path, datasets: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a DATASET socket carries: the dataset file and what is in it."""
+    return {"toml": str(toml), "datasets": datasets}
+
+
+class DatasetConfig(Node):
+    spec = NodeSpec(
+        id="MusubiTuner_DatasetConfig",
+        display_name="Dataset Config",
+        category="MusubiTuner/Dataset",
+        description="Describe a folder (or list) of captioned clips or pictures for training. Chain several with `previous`. "
+        "Writes the dataset file that musubi-tuner reads too, and lists every item that cannot be used with the reason.",
+        inputs=(
+            Input("source", "COMBO", "What `path` is: a folder of clips or pictures with captions beside them, or a JSONL file that lists them.",
+                  default="video folder", choices=tuple(_SOURCES)),
+            Input("path", "STRING", "The folder or the JSONL file. Relative paths start in ComfyUI's input folder. It must lie in one of ComfyUI's "
+                  "folders or one allowed with `python install.py --allow-root`.", default=""),
+            Input("caption_extension", "STRING", "End of the caption files' names: clip.mp4 goes with clip.txt. Not used with JSONL.", default=".txt"),
+            Input("width", "INT", "Width to train at; multiples of 16. With buckets, width times height is the area.", default=832, minimum=16, maximum=4096, step=16),
+            Input("height", "INT", "Height to train at; multiples of 16.", default=480, minimum=16, maximum=4096, step=16),
+            Input("batch_size", "INT", "Items that are trained at once. 1 needs the least memory.", default=1, minimum=1, maximum=256),
+            Input("num_repeats", "INT", "How often each item comes in an epoch; gives small datasets more weight beside large ones.", default=1, minimum=1, maximum=10000),
+            Input("enable_bucket", "BOOLEAN", "Keep each item's shape: it goes to the size of equal area that fits best, instead of being cropped to one size.", default=True),
+            Input("bucket_no_upscale", "BOOLEAN", "Do not enlarge small items.", default=False),
+            Input("target_frames", "STRING", "Lengths of the windows cut from clips, in frames: 4n+1 each, separated by commas. 1 trains single pictures.", default="1, 25, 45"),
+            Input("frame_extraction", "COMBO", "Where windows are cut: head = the start; chunk = one after the other; slide = every frame_stride frames; "
+                  "uniform = frame_sample places evenly spread; full = the whole clip up to max_frames.", default="head", choices=_EXTRACTIONS),
+            Input("frame_stride", "INT", "Distance of windows with slide, in frames.", default=1, minimum=1, maximum=1000, advanced=True),
+            Input("frame_sample", "INT", "Number of windows per clip with uniform.", default=1, minimum=1, maximum=1000, advanced=True),
+            Input("max_frames", "INT", "Longest window with full.", default=129, minimum=1, maximum=10000, advanced=True),
+            Input("source_fps", "FLOAT", "Frames per second of the clips; they are converted to the model's. 0: take every frame as it is.",
+                  default=0.0, minimum=0.0, maximum=1000.0, step=0.001, off=0.0, advanced=True),
+            Input("cache_directory", "STRING", "Folder for the caches. Empty: one in this pack's home folder, by the settings above.", default="", advanced=True),
+            Input("previous", DATASET, "Another dataset, to train on both.", optional=True),
+        ),
+        outputs=(Output("dataset", DATASET, "For the caching nodes"), Output("toml", "STRING", "The dataset file as text")),
+    )  # fmt: skip
+
+    def validate(self, host: Host, **constants: Any) -> str | None:
+        if "path" in constants:
+            _source_path(host, constants["path"], constants.get("source", ""))
+        if "target_frames" in constants:
+            _frames(constants["target_frames"])
+        for side in ("width", "height"):
+            if constants.get(side, 16) % 16:
+                raise UserError(f"{side}: {constants[side]} is not a multiple of 16; nearest is {round(constants[side] / 16) * 16}")
+        if constants.get("cache_directory"):
+            guard.inside(constants["cache_directory"], host.allowed_roots(), "cache_directory", relative_to=host.home, must_exist=False)
+        return None
+
+    def fingerprint(self, host: Host, **constants: Any) -> str:
+        if not constants.get("path"):
+            return ""
+        path = _source_path(host, constants["path"], constants.get("source", ""))
+        if path.is_dir():
+            return content.of_folder(path, deep=True)
+        return content.of_files([path, *_listed(path)])
+
+    async def run(self, host: Host, **inputs: Any) -> Result:
+        entry = _entry(host, inputs)
+        earlier = inputs["previous"]["datasets"] if inputs["previous"] else []
+        datasets = [*earlier, entry]
+        caches = [one.get("cache_directory") for one in datasets]
+        if len(set(caches)) < len(caches):
+            raise UserError("the same dataset is chained twice (equal cache folders). To train it more often, raise num_repeats.")
+        folder = host.home / "datasets" / content.digest(datasets)
+        text = toml_text.dataset_file(datasets)
+        folder.mkdir(parents=True, exist_ok=True)
+        toml = folder / "dataset.toml"
+        write_text(toml, text)
+        report = await inspect(host, toml)
+        return Result((dataset_value(toml, datasets), text), text=report.summary, files=(toml,))
+
+
+class DatasetConfigLoader(Node):
+    spec = NodeSpec(
+        id="MusubiTuner_DatasetConfigLoader",
+        display_name="Dataset Config Loader",
+        category="MusubiTuner/Dataset",
+        description="Read an existing musubi-tuner dataset file (.toml or .json). It is checked, and every item that cannot be used is listed with the reason.",
+        inputs=(
+            Input("path", "STRING", "The dataset file. Relative paths start in ComfyUI's input folder. It and the folders it names must lie in one of "
+                  "ComfyUI's folders or one allowed with `python install.py --allow-root`.", default=""),
+        ),
+        outputs=(Output("dataset", DATASET, "For the caching nodes"), Output("report", "STRING", "What is in it, and what cannot be used and why")),
+    )  # fmt: skip
+
+    def validate(self, host: Host, **constants: Any) -> str | None:
+        if "path" in constants:
+            _config_path(host, constants["path"])
+        return None
+
+    def fingerprint(self, host: Host, **constants: Any) -> str:
+        if not constants.get("path"):
+            return ""
+        path = _config_path(host, constants["path"])
+        folders = set(re.findall(r'"([^"\n]+)"', path.read_text(encoding="utf-8", errors="replace")))
+        return content.digest(content.stamp(path), [content.of_folder(Path(name)) for name in sorted(folders) if Path(name).is_dir()])
+
+    async def run(self, host: Host, **inputs: Any) -> Result:
+        path = _config_path(host, inputs["path"])
+        report = await inspect(host, path)
+        roots = host.allowed_roots()
+        for entry in report.datasets:
+            for key in ("source", "cache_directory", "control_directory"):
+                if entry.get(key):
+                    guard.inside(str(entry[key]), roots, f"{path.name}: {key}", must_exist=False)
+            if str(entry["source"]).endswith(".jsonl"):
+                _guard_listed(host, Path(entry["source"]))
+        return Result((dataset_value(path, report.datasets), report.text), text=report.summary)
+
+
+def _entry(host: Host, inputs: dict[str, Any]) -> dict[str, Any]:
+    """One `[[datasets]]` table."""
+    key = _SOURCES[inputs["source"]]
+    path = _source_path(host, inputs["path"], inputs["source"])
+    if path.is_file():
+        _guard_listed(host, path)
+    entry: dict[str, Any] = {key: path.as_posix(), "resolution": [inputs["width"], inputs["height"]]}
+    if path.is_dir():
+        entry["caption_extension"] = inputs["caption_extension"]
+    entry |= {name: inputs[name] for name in ("batch_size", "num_repeats", "enable_bucket", "bucket_no_upscale")}
+    if key.startswith("video"):
+        entry |= {"target_frames": _frames(inputs["target_frames"])}
+        entry |= {name: inputs[name] for name in ("frame_extraction", "frame_stride", "frame_sample", "max_frames")}
+        if inputs["source_fps"]:
+            entry["source_fps"] = inputs["source_fps"]
+    entry["cache_directory"] = _cache_directory(host, inputs["cache_directory"], entry).as_posix()
+    return entry
+
+
+def _cache_directory(host: Host, chosen: str, entry: dict[str, Any]) -> Path:
+    if chosen.strip():
+        return guard.inside(chosen, host.allowed_roots(), "cache_directory", relative_to=host.home, must_exist=False)
+    same = {name: value for name, value in entry.items() if name not in ("batch_size", "num_repeats")}
+    return host.home / "datasets" / content.digest(same) / "cache"
+
+
+def _source_path(host: Host, text: str, source: str) -> Path:
+    path = guard.inside(text, host.allowed_roots(), "path", relative_to=host.input_dir)
+    if source.endswith("folder") and not path.is_dir():
+        raise UserError(f"path: {path} is not a folder; choose a JSONL source to use a list")
+    if source.endswith("JSONL") and not path.is_file():
+        raise UserError(f"path: {path} is not a file")
+    return path
+
+
+def _config_path(host: Host, text: str) -> Path:
+    path = guard.inside(text, host.allowed_roots(), "path", relative_to=host.input_dir)
+    if path.suffix.lower() not in (".toml", ".json"):
+        raise UserError(f"path: {path.name} is not a dataset file; it must end in .toml or .json")
+    return path
+
+
+def _frames(text: str) -> list[int]:
+    try:
+        frames = [int(part) for part in text.replace(";", ",").split(",") if part.strip()]
+    except ValueError:
+        raise UserError(f"target_frames: {text!r} is not a list of whole numbers such as 1, 25, 45") from None
+    if not frames or min(frames) < 1 or max(frames) > _VIDEO:
+        raise UserError(f"target_frames: {text!r} must hold at least one number from 1 to {_VIDEO}")
+    return frames
+
+
+def _listed(path: Path) -> list[Path]:
+    """Every file that a JSONL list names. UserError names the line that is not JSON."""
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path}, line {number} is not JSON: {error}") from error
+        if not isinstance(record, dict):
+            raise UserError(f"{path}, line {number} must be an object with a path and a caption")
+        found += [Path(str(value)) for name, value in record.items() if _PATH_KEYS.fullmatch(name)]
+    return found
+
+
+def _guard_listed(host: Host, path: Path) -> None:
+    roots = host.allowed_roots()
+    for item in _listed(path):
+        guard.inside(str(item), roots, f"an entry of {path.name}", relative_to=Path.cwd(), must_exist=False)

@@ -1,0 +1,88 @@
+"""Training runs: `<home>/runs/<name>-<identity>/` holds what one set of settings has produced so far.
+
+The identity is a hash of everything that decides the result (settings, model files, cached items), so that queueing the same
+again finds the finished LoRA or the newest state to go on from, and changing anything starts a run of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..backend.musubi_backend.atomic import replacing, write_text
+from . import content
+
+STATE_SUFFIX = "-state"
+LORA_SUBFOLDER = "musubi_tuner"
+
+
+@dataclass(frozen=True)
+class Run:
+    path: Path
+    name: str
+
+    @property
+    def lora(self) -> Path:
+        """Where the trainer writes the finished LoRA."""
+        return self.path / f"{self.name}.safetensors"
+
+    def finished(self) -> dict[str, Any] | None:
+        """What the finished run noted, if its LoRA is still the file it wrote."""
+        notes = self._read()
+        if notes.get("finished") is None or notes["finished"] != _json(content.stamp(self.lora)):
+            return None
+        return notes
+
+    def newest_state(self) -> Path | None:
+        """The state folder that was written last."""
+        if not self.path.is_dir():
+            return None
+        states = [path for path in self.path.iterdir() if path.name.endswith(STATE_SUFFIX) and path.is_dir()]
+        return max(states, key=lambda path: (path.stat().st_mtime_ns, path.name), default=None)
+
+    def add_losses(self, losses: Mapping[int, float]) -> list[float]:
+        """Note losses by step; a resumed run goes on in the same curve. Returns the whole curve in the order of steps."""
+        notes = self._read()
+        known = {**notes.get("losses", {}), **{str(step): loss for step, loss in losses.items()}}
+        self._write({**notes, "losses": known})
+        return [known[step] for step in sorted(known, key=int)]
+
+    def finish(self, job: str) -> None:
+        """Note that the LoRA is complete."""
+        self._write({**self._read(), "finished": _json(content.stamp(self.lora)), "job": job})
+
+    def losses(self) -> list[float]:
+        known = self._read().get("losses", {})
+        return [known[step] for step in sorted(known, key=int)]
+
+    def _read(self) -> dict[str, Any]:
+        path = self.path / "run.json"
+        if not path.is_file():
+            return {}
+        try:
+            notes: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            return {}  # only the curve and the shortcut are lost; the states and the LoRA are files of their own
+        return notes
+
+    def _write(self, notes: Mapping[str, Any]) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_text(self.path / "run.json", json.dumps(notes))
+
+
+def publish(lora: Path, loras: Path, name: str) -> tuple[str, Path]:
+    """Copy a finished LoRA to where ComfyUI offers it. Returns its name in the list of LoRAs, and its path."""
+    target = loras / LORA_SUBFOLDER / f"{name}.safetensors"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(target) as part:
+        shutil.copyfile(lora, part)
+    return os.path.join(LORA_SUBFOLDER, target.name), target  # noqa: PTH118 (a name, written as ComfyUI lists it)
+
+
+def _json(value: Any) -> Any:
+    return json.loads(json.dumps(value))

@@ -1,0 +1,151 @@
+"""The trainer node: starts or continues a training, and hands the LoRA to the rest of the graph."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..backend.musubi_backend.architectures import cards
+from ..backend.musubi_backend.architectures.card import Card
+from ..backend.musubi_backend.atomic import write_text
+from ..backend.musubi_backend.errors import UserError
+from ..backend.musubi_backend.options.argv import to_argv
+from ..backend.musubi_backend.options.option import TRAIN
+from ..backend.musubi_backend.options.registry import tool_names
+from . import content
+from .cache import LATENTS, TEXT, cache_stamps
+from .jobs import config as configuration
+from .jobs.follow import run_tool
+from .jobs.guard import plain_name
+from .loss_curve import loss_map, write_picture
+from .models import MODELS, model_stamps
+from .runs import Run, publish
+from .spec import ANY, Host, Input, Node, NodeSpec, Output, Result
+from .training_settings import LORA_CONFIG, OPTIMIZER, SAMPLING
+
+JOB = "MUSUBITUNER_JOB"
+
+
+class WanLoRATrainer(Node):
+    spec = NodeSpec(
+        id="MusubiTuner_WanLoRATrainer",
+        display_name="Wan LoRA Trainer",
+        category="MusubiTuner/Train",
+        description="Train a LoRA on cached latents and captions. The result lies in ComfyUI's loras folder and can be used in the same graph. Cancelling "
+        "saves the state; queueing again continues there. With nothing changed the finished LoRA is given at once.",
+        inputs=(
+            Input("models", MODELS, "From Wan Model Paths"),
+            Input("latents", LATENTS, "From VAE Latent Cache"),
+            Input("text", TEXT, "From Text Encoder Cache, of the same dataset"),
+            Input("lora_config", LORA_CONFIG, "From LoRA Training Config"),
+            Input("optimizer", OPTIMIZER, "From Optimizer Config"),
+            Input("output_name", "STRING", "Name of the LoRA: musubi_tuner/<name>.safetensors in ComfyUI's loras folder.", default="my_lora"),
+            Input("resume", "COMBO", "auto: continue from the newest saved state of the very same settings, if there is one. never: start at step 0.",
+                  default="auto", choices=("auto", "never")),
+            Input("processes", "INT", "Processes to train with, one per GPU.", default=1, minimum=1, maximum=64, advanced=True),
+            Input("run_id", "INT", "Nothing changed, but train again? Enter another number.", default=0, minimum=0, maximum=2**31 - 1),
+            Input("sampling", SAMPLING, "From Sampling Config; without it noise levels are drawn as musubi-tuner does by default.", optional=True),
+        ),
+        outputs=(
+            Output("lora_name", ANY, "Name for LoraLoaderModelOnly and other loaders"),
+            Output("lora_path", "STRING", "The file"),
+            Output("lora_model", "LORA_MODEL", "The weights, for core's LoRA model nodes"),
+            Output("loss_map", "LOSS_MAP", "For core's loss graph node"),
+            Output("job", JOB, "The run and its log"),
+        ),
+        is_output=True,
+    )  # fmt: skip
+
+    def validate(self, host: Host, **constants: Any) -> str | None:
+        if "output_name" in constants:
+            plain_name(constants["output_name"], "output_name")
+        return None
+
+    async def run(self, host: Host, **inputs: Any) -> Result:
+        models, dataset = inputs["models"], inputs["latents"]["dataset"]
+        card = cards()[models["architecture"]]
+        _check_match(inputs, card)
+        name = plain_name(inputs["output_name"], "output_name")
+        engine = configuration.load(host.home).engine
+        values = training_values(card, inputs)
+        identity = content.digest(
+            values, _prompts(inputs), model_stamps(models), cache_stamps(dataset, card), inputs["processes"], inputs["run_id"], engine
+        )
+        run = Run(host.home / "runs" / f"{name}-{identity}", name)
+        finished = run.finished()
+        if finished is not None:
+            return _result(host, run, finished["job"], "nothing changed since it was trained; enter another run_id to train again")
+        job = await self._train(host, run, card, values, inputs, engine)
+        run.finish(job)
+        return _result(host, run, job, "")
+
+    async def _train(self, host: Host, run: Run, card: Card, values: dict[str, Any], inputs: dict[str, Any], engine: str) -> str:
+        """Run the trainer to its end; returns its job folder."""
+        run.path.mkdir(parents=True, exist_ok=True)
+        chosen = {**values, "output_dir": str(run.path), "output_name": run.name, "logging_dir": str(run.path / "logs")}
+        note = ""
+        # musubi-tuner counts a resumed run from step 0 again and would train too long.
+        state = run.newest_state() if inputs["resume"] == "auto" and engine == "builtin" else None
+        if state is not None:
+            chosen["resume"], note = str(state), f"continuing from {state.name}"
+        prompts = _prompts(inputs)
+        if prompts:
+            file = run.path / "sample_prompts.json"
+            write_text(file, json.dumps(prompts, ensure_ascii=False, indent=1))
+            chosen["sample_prompts"] = str(file)
+        tool = tool_names(card)[TRAIN]
+        job = await run_tool(
+            host,
+            tool,
+            to_argv(tool, chosen),
+            launch=True,
+            processes=inputs["processes"],
+            mixed_precision=values.get("mixed_precision", "no"),
+            note=note,
+            on_end=lambda ended: run.add_losses(ended.progress.losses),
+        )
+        if not run.lora.is_file():
+            raise UserError(f"{tool} ended without writing {run.lora}. The whole log: {job.folder.log}")
+        return str(job.folder.path)
+
+
+def training_values(card: Card, inputs: dict[str, Any]) -> dict[str, Any]:
+    """option name -> value of a training, without where it writes and what it resumes."""
+    models = inputs["models"]
+    sampling = inputs["sampling"]["settings"] if inputs["sampling"] else {}
+    values = {
+        "dataset_config": inputs["latents"]["dataset"]["toml"],
+        "dit": models["dit"],
+        "task": models["task"],
+        "network_module": card.network_module,
+        **inputs["lora_config"],
+        **inputs["optimizer"],
+        **sampling,
+    }
+    if _prompts(inputs):
+        values |= {"vae": models["vae"], "t5": models["t5"]}
+    return values
+
+
+def _prompts(inputs: dict[str, Any]) -> list[dict[str, Any]]:
+    return inputs["sampling"]["prompts"] if inputs["sampling"] else []
+
+
+def _check_match(inputs: dict[str, Any], card: Card) -> None:
+    latents, text = inputs["latents"], inputs["text"]
+    if latents["dataset"]["toml"] != text["dataset"]["toml"]:
+        raise UserError("latents and text come from different datasets; connect both caching nodes to the same Dataset Config")
+    for socket in ("latents", "text"):
+        if inputs[socket]["architecture"] != card.id:
+            raise UserError(f"{socket} was cached for {inputs[socket]['architecture']}, the models are {card.title}; cache with these models")
+
+
+def _result(host: Host, run: Run, job: str, note: str) -> Result:
+    name, path = publish(run.lora, host.loras_dir(), run.name)
+    losses = run.losses()
+    curve = run.path / "loss.svg"
+    write_picture(curve, losses, run.name)
+    value = {"folder": job, "run": str(run.path), "curve": str(curve)}
+    text = f"{path}" + (f" ({note})" if note else "")
+    return Result((name, str(path), host.lora_model(path), loss_map(losses), value), text=text, files=(path, Path(run.lora)))

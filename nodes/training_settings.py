@@ -1,0 +1,168 @@
+"""Settings for a training, in three groups: the LoRA and its run, the optimizer, noise levels and samples."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ..backend.musubi_backend.architectures import cards
+from ..backend.musubi_backend.errors import UserError
+from ..backend.musubi_backend.options.option import TRAIN
+from ..backend.musubi_backend.options.registry import tool_names
+from .spec import Host, Input, Node, NodeSpec, Output, Result
+from .widgets import settings, widget
+
+LORA_CONFIG = "MUSUBITUNER_LORA_CONFIG"
+OPTIMIZER = "MUSUBITUNER_OPTIMIZER"
+SAMPLING = "MUSUBITUNER_SAMPLING"
+_TRAIN = tool_names(cards()["wan"])[TRAIN]
+_ATTENTION = ("sdpa", "flash_attn", "flash3", "xformers")
+_SCHEDULERS = (
+    "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "cosine_with_min_lr", "polynomial", "inverse_sqrt",
+    "warmup_stable_decay", "rex",
+)  # fmt: skip
+_ARGUMENT = re.compile(r"[A-Za-z_]\w*=[\w.,()\[\]+\-'\" ]+")
+
+
+class LoRATrainingConfig(Node):
+    spec = NodeSpec(
+        id="MusubiTuner_LoRATrainingConfig",
+        display_name="LoRA Training Config",
+        category="MusubiTuner/Train",
+        description="Size of the LoRA, length of the training, precision, memory savers and what is saved on the way.",
+        inputs=(
+            widget(_TRAIN, "max_train_steps"),
+            widget(_TRAIN, "max_train_epochs", off=0),
+            widget(_TRAIN, "network_dim", 32, off=0),
+            widget(_TRAIN, "network_alpha", 16.0),
+            widget(_TRAIN, "network_dropout", off=0.0),
+            widget(_TRAIN, "mixed_precision", "bf16"),
+            widget(_TRAIN, "gradient_checkpointing", True),
+            widget(_TRAIN, "gradient_checkpointing_cpu_offload"),
+            widget(_TRAIN, "gradient_accumulation_steps"),
+            Input("attention", "COMBO", "How attention is computed. sdpa is built into PyTorch; the others must be installed in the backend's environment.",
+                  default="sdpa", choices=_ATTENTION, advanced=True),
+            widget(_TRAIN, "split_attn"),
+            widget(_TRAIN, "seed", 42, name="training_seed"),
+            widget(_TRAIN, "save_every_n_steps", 250, off=0),
+            widget(_TRAIN, "save_every_n_epochs", off=0),
+            widget(_TRAIN, "save_last_n_steps", off=0),
+            widget(_TRAIN, "save_last_n_epochs", off=0),
+            widget(_TRAIN, "save_state", True),
+            widget(_TRAIN, "save_last_n_steps_state", 250, off=0),
+            widget(_TRAIN, "save_last_n_epochs_state", off=0),
+            widget(_TRAIN, "save_state_on_train_end"),
+            widget(_TRAIN, "save_precision"),
+            widget(_TRAIN, "scale_weight_norms", off=0.0),
+            widget(_TRAIN, "max_data_loader_n_workers", 2),
+            widget(_TRAIN, "persistent_data_loader_workers", True),
+            widget(_TRAIN, "cuda_allow_tf32"),
+            widget(_TRAIN, "training_comment"),
+        ),
+        outputs=(Output("lora_config", LORA_CONFIG, "For the trainer"),),
+    )  # fmt: skip
+
+    async def run(self, host: Host, **inputs: Any) -> Result:
+        return Result((({**settings(self.spec.inputs, inputs), inputs["attention"]: True}),))
+
+
+class OptimizerConfig(Node):
+    spec = NodeSpec(
+        id="MusubiTuner_OptimizerConfig",
+        display_name="Optimizer Config",
+        category="MusubiTuner/Train",
+        description="The optimizer, its learning rate, and how the rate changes over the training.",
+        inputs=(
+            widget(_TRAIN, "optimizer_type", kind="COMBO", choices=("adamw", "adamw8bit", "adafactor"), default="adamw8bit", off=None),
+            widget(_TRAIN, "learning_rate", 2e-4, step=1e-6),
+            widget(_TRAIN, "lr_scheduler", kind="COMBO", choices=_SCHEDULERS, default="constant", off=None),
+            widget(_TRAIN, "lr_warmup_steps", kind="INT", default=0, maximum=1_000_000),
+            widget(_TRAIN, "lr_decay_steps", kind="INT", default=0, maximum=1_000_000),
+            widget(_TRAIN, "lr_scheduler_num_cycles"),
+            widget(_TRAIN, "lr_scheduler_power"),
+            widget(_TRAIN, "lr_scheduler_min_lr_ratio", off=0.0),
+            widget(_TRAIN, "max_grad_norm"),
+            Input("optimizer_args", "STRING", "Arguments of the optimizer, one name=value per line, for example weight_decay=0.01.",
+                  default="", multiline=True, advanced=True),
+        ),
+        outputs=(Output("optimizer", OPTIMIZER, "For the trainer"),),
+    )  # fmt: skip
+
+    def validate(self, host: Host, **constants: Any) -> str | None:
+        _arguments(constants.get("optimizer_args", ""))
+        if constants.get("lr_scheduler") == "constant" and constants.get("lr_warmup_steps"):
+            return "lr_warmup_steps: the constant schedule has no warm-up; choose constant_with_warmup, or set it to 0"
+        return None
+
+    async def run(self, host: Host, **inputs: Any) -> Result:
+        values = settings(self.spec.inputs, inputs)
+        arguments = _arguments(inputs["optimizer_args"])
+        return Result((({**values, "optimizer_args": arguments} if arguments else values),))
+
+
+class SamplingConfig(Node):
+    spec = NodeSpec(
+        id="MusubiTuner_SamplingConfig",
+        display_name="Sampling Config",
+        category="MusubiTuner/Train",
+        description="Which noise levels are trained, and the samples made while training, which the trainer shows as they come.",
+        inputs=(
+            widget(_TRAIN, "timestep_sampling", "shift"),
+            widget(_TRAIN, "discrete_flow_shift", 3.0),
+            widget(_TRAIN, "sigmoid_scale"),
+            widget(_TRAIN, "weighting_scheme"),
+            widget(_TRAIN, "logit_mean"),
+            widget(_TRAIN, "logit_std"),
+            widget(_TRAIN, "mode_scale"),
+            widget(_TRAIN, "min_timestep", off=0),
+            widget(_TRAIN, "max_timestep", off=0),
+            widget(_TRAIN, "preserve_distribution_shape"),
+            widget(_TRAIN, "num_timestep_buckets", off=0),
+            Input("sample_prompts", "STRING", "Prompts of the samples, one per line. Empty: no samples.", default="", multiline=True),
+            widget(_TRAIN, "sample_every_n_steps", off=0),
+            widget(_TRAIN, "sample_every_n_epochs", off=0),
+            widget(_TRAIN, "sample_at_first"),
+            Input("sample_width", "INT", "Width of the samples.", default=480, minimum=16, maximum=4096, step=16),
+            Input("sample_height", "INT", "Height of the samples.", default=272, minimum=16, maximum=4096, step=16),
+            Input("sample_frames", "INT", "Frames of the samples; 4n+1. 1 makes pictures.", default=17, minimum=1, maximum=1000, step=4),
+            Input("sample_steps", "INT", "Denoising steps of the samples.", default=20, minimum=1, maximum=1000),
+            Input("sample_seed", "INT", "Seed of the samples, the same each time so that they can be compared.", default=7, minimum=0, maximum=2**31 - 1),
+        ),
+        outputs=(Output("sampling", SAMPLING, "For the trainer"),),
+    )  # fmt: skip
+
+    def validate(self, host: Host, **constants: Any) -> str | None:
+        low, high = constants.get("min_timestep", 0), constants.get("max_timestep", 0)
+        if high and low >= high:
+            return f"min_timestep: {low} must be below max_timestep {high}"
+        return None
+
+    async def run(self, host: Host, **inputs: Any) -> Result:
+        value: dict[str, Any] = {"settings": settings(self.spec.inputs, inputs), "prompts": _prompts(inputs)}
+        when = ("sample_every_n_steps", "sample_every_n_epochs", "sample_at_first")
+        if not value["prompts"]:
+            value["settings"] = {name: setting for name, setting in value["settings"].items() if name not in when}
+        elif not any(inputs[name] for name in when):
+            raise UserError("sample_prompts are given but no time to make samples: set sample_every_n_steps or sample_every_n_epochs")
+        return Result((value,))
+
+
+def _arguments(text: str) -> list[str]:
+    """`name=value` lines, checked: nothing in them can become a flag."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    for line in lines:
+        if not _ARGUMENT.fullmatch(line):
+            raise UserError(f"optimizer_args: {line!r} is not of the form name=value, such as weight_decay=0.01")
+    return [re.sub(r"\s+", "", line) for line in lines]
+
+
+def _prompts(inputs: dict[str, Any]) -> list[dict[str, Any]]:
+    """Entries of a musubi-tuner prompt file in JSON form, where a prompt's text cannot turn into options."""
+    settings_of_all = {
+        "width": inputs["sample_width"],
+        "height": inputs["sample_height"],
+        "frame_count": inputs["sample_frames"],
+        "sample_steps": inputs["sample_steps"],
+        "seed": inputs["sample_seed"],
+    }
+    return [{"prompt": line.strip(), **settings_of_all} for line in inputs["sample_prompts"].splitlines() if line.strip()]

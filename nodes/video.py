@@ -1,0 +1,77 @@
+"""Saving videos to ComfyUI's output folder in the format one wants."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ..backend.musubi_backend.atomic import replacing
+from ..backend.musubi_backend.errors import UserError
+from ..backend.musubi_backend.options.argv import to_argv
+from .jobs import guard
+from .jobs.follow import run_tool
+from .spec import Host, Input, Node, NodeSpec, Output, Result
+
+FORMATS = ("mp4", "webm", "gif", "png")
+
+
+class VideoOutput(Node):
+    spec = NodeSpec(
+        id="MusubiTuner_VideoOutput",
+        display_name="Video Output",
+        category="MusubiTuner/Video",
+        description="Save a video to ComfyUI's output folder as mp4, webm, gif, or as one png per frame.",
+        inputs=(
+            Input("video", "VIDEO", "The video to save"),
+            Input("filename_prefix", "STRING", "Beginning of the file name; may start with folders: videos/dog gives videos/dog_00001.mp4.", default="musubi_tuner/video"),
+            Input("format", "COMBO", "mp4 (H.264) plays everywhere; webm (VP9) on web pages; gif loops; png is lossless, one file per frame.",
+                  default="mp4", choices=FORMATS),
+            Input("fps", "INT", "Frames per second. 0: as in the video.", default=0, minimum=0, maximum=240, off=0),
+        ),
+        outputs=(Output("path", "STRING", "The saved file, or the folder of the png files"),),
+        is_output=True,
+    )  # fmt: skip
+
+    def validate(self, host: Host, **constants: Any) -> str | None:
+        if "filename_prefix" in constants:
+            _prefix(host, constants["filename_prefix"])
+        return None
+
+    async def run(self, host: Host, **inputs: Any) -> Result:
+        source = host.video_file(inputs["video"])
+        target = _next_path(_prefix(host, inputs["filename_prefix"]), inputs["format"])
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.suffix.lower() == target.suffix and not inputs["fps"]:
+            with replacing(target) as part:
+                shutil.copyfile(source, part)
+        else:
+            values = {"input": str(source), "output": str(target), "format": inputs["format"], "fps": inputs["fps"] or None}
+            await run_tool(host, "video_convert", to_argv("video_convert", values), foreign=False, gpu=False)
+        shown = tuple(sorted(target.glob("*.png"))) if target.is_dir() else (target,)
+        if not shown or not target.exists():
+            raise UserError(f"nothing was written to {target}")
+        return Result((str(target),), text=str(target), shown=shown, files=(target,))
+
+
+def _prefix(host: Host, text: str) -> Path:
+    """The path that the prefix means, inside the output folder and nowhere else."""
+    parts = [part for part in text.replace("\\", "/").split("/") if part]
+    if not parts:
+        raise UserError("filename_prefix is empty")
+    names = [guard.plain_name(part, "filename_prefix") for part in parts]
+    path = host.output_dir.joinpath(*names)
+    if not guard.is_inside(path.parent, [host.output_dir]):
+        raise UserError(f"filename_prefix: {text!r} leads out of {host.output_dir}")
+    return path
+
+
+def _next_path(prefix: Path, kind: str) -> Path:
+    """The first free number after the prefix; png gets a folder."""
+    number = 1
+    while True:
+        stem = f"{prefix.name}_{number:05d}"
+        path = prefix.parent / (stem if kind == "png" else f"{stem}.{kind}")
+        if not path.exists():
+            return path
+        number += 1

@@ -1,0 +1,206 @@
+"""Whatever the widgets say, the command line that comes of it parses in musubi-tuner's own parsers and in ours."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+LIMIT = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+_TYPES = {"str": str, "int": int, "float": float, "Path": Path, "_int_or_float": float, None: None}
+
+
+class Refused(Exception):
+    pass
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise Refused(message)
+
+
+@pytest.fixture(scope="module")
+def contract(shared: Path) -> Any:
+    """tool -> musubi-tuner's parser, rebuilt from its recorded flags."""
+    scripts = json.loads((shared / "contracts" / "musubi_cli.json").read_text(encoding="utf-8"))["scripts"]
+
+    def parser(tool: str) -> argparse.ArgumentParser:
+        made = _Parser(prog=tool, allow_abbrev=False, add_help=False)
+        for flag in scripts[tool]["flags"]:
+            options: dict[str, Any] = {"action": flag["action"], "default": flag["default"], "dest": flag["dest"]}
+            if flag["action"] == "store":
+                kind = _TYPES[flag["type"]]
+                options |= {"nargs": flag["nargs"], "choices": flag["choices"], "required": flag["required"]}
+                options |= {"type": kind} if kind else {}
+            made.add_argument(*flag["option_strings"], **options)
+        return made
+
+    return parser
+
+
+class PaperHost:
+    """A host without files: names become paths."""
+
+    def __init__(self, root: Path) -> None:
+        self.home = self.input_dir = self.output_dir = self.temp_dir = root
+
+    def model_names(self, key: str) -> list[str]:
+        return ["a b.safetensors", "猫/'x'.safetensors", "--dit.safetensors"]
+
+    def model_path(self, key: str, name: str) -> Path:
+        return self.home / key / name
+
+
+def text() -> st.SearchStrategy[str]:
+    return st.one_of(st.text(max_size=30), st.sampled_from(["--dit", "-1", "--w 5", "a=b", "猫 '\"\\", "-", "--"])).map(lambda t: t.replace("\0", ""))
+
+
+def value_of(entry: Any, host: Any, part: Any) -> st.SearchStrategy[Any]:
+    """Any value the widget can take."""
+    if entry.kind == "BOOLEAN":
+        return st.booleans()
+    if entry.kind == "INT":
+        return st.one_of(st.just(entry.default), st.integers(int(entry.lowest), int(entry.maximum)))
+    if entry.kind == "FLOAT":
+        return st.one_of(st.just(entry.default), st.floats(entry.lowest, entry.maximum, allow_nan=False))
+    if entry.kind == "COMBO":
+        return st.sampled_from(part("nodes.spec").choices_of(entry, host))
+    return st.one_of(st.just(entry.default), text())
+
+
+def widgets(spec: Any, host: Any, part: Any) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries({entry.name: value_of(entry, host, part) for entry in spec.inputs if entry.is_widget})
+
+
+def mostly_fitting(spec: Any, host: Any, part: Any) -> st.SearchStrategy[dict[str, Any]]:
+    """As `widgets`, with sizes and lengths that the model can do, most prompts not empty."""
+    sizes = st.integers(1, 64).map(lambda n: 16 * n)
+    fitting = {"width": sizes, "height": sizes, "video_length": st.integers(0, 40).map(lambda n: 4 * n + 1), "slg_layers": st.sampled_from(["", "9", "9,10"])}
+    names = {entry.name for entry in spec.inputs}
+    drawn = st.fixed_dictionaries({name: strategy for name, strategy in fitting.items() if name in names})
+    return st.builds(lambda values, fit: {**values, **fit}, widgets(spec, host, part), drawn)
+
+
+MODELS = {"architecture": "wan", "task": "t2v-1.3B", "dit": "/m/dit 1.safetensors", "vae": "/m/vae.safetensors", "t5": "/m/t5.safetensors"}
+DATASET = {"toml": "/d/猫 1/dataset.toml", "datasets": []}
+
+
+def parsed(contract: Any, part: Any, tool: str, values: dict[str, Any]) -> argparse.Namespace | None:
+    """The namespace of musubi-tuner's parser, or None where `values` are refused in words before any command line exists."""
+    try:
+        argv = part("backend.musubi_backend.options.argv").to_argv(tool, values)
+    except part("backend.musubi_backend.errors").UserError:
+        return None
+    return contract(tool).parse_args(argv)
+
+
+def run(node: Any, host: Any, part: Any, values: dict[str, Any]) -> Any:
+    """The node's dict of settings, or None if the node refuses the widgets."""
+    if part("nodes.spec").check(node, host, values) is not None:
+        return None
+    try:
+        return asyncio.run(node.run(host, **part("nodes.spec").complete(node.spec, values))).values[0]
+    except part("backend.musubi_backend.errors").UserError:
+        return None
+
+
+def test_every_training_parses(contract: Any, part: Any, tmp_path: Path) -> None:
+    module, train = part("nodes.training_settings"), part("nodes.train")
+    host = PaperHost(tmp_path)
+    card = part("backend.musubi_backend.architectures").cards()["wan"]
+    nodes = [module.LoRATrainingConfig(), module.OptimizerConfig(), module.SamplingConfig()]
+    refused: list[bool] = []
+
+    @LIMIT
+    @given(*(widgets(node.spec, host, part) for node in nodes))
+    def holds(lora: dict[str, Any], optimizer: dict[str, Any], sampling: dict[str, Any]) -> None:
+        made = [run(node, host, part, values) for node, values in zip(nodes, (lora, optimizer, sampling), strict=True)]
+        refused.append(None in made)
+        if None in made:
+            return
+        inputs = {"models": MODELS, "latents": {"dataset": DATASET}, "lora_config": made[0], "optimizer": made[1], "sampling": made[2]}
+        values = {**train.training_values(card, inputs), "output_dir": "/o", "output_name": "猫", "resume": "/o/x-state"}
+        if made[2]["prompts"]:
+            values["sample_prompts"] = "/o/prompts.json"
+        namespace = parsed(contract, part, "wan_train_network", values)
+        assert namespace is not None
+        assert namespace.dit == MODELS["dit"]
+        assert namespace.learning_rate == pytest.approx(optimizer["learning_rate"], rel=1e-12)
+        assert namespace.network_module == "networks.lora_wan"
+
+    holds()
+    assert not all(refused)
+
+
+def test_every_generation_parses_and_no_text_becomes_a_flag(contract: Any, part: Any, tmp_path: Path) -> None:
+    module = part("nodes.generate")
+    host, node = PaperHost(tmp_path), module.WanVideoGenerator()
+    card = part("backend.musubi_backend.architectures").cards()["wan"]
+
+    accepted: list[bool] = []
+
+    @LIMIT
+    @given(mostly_fitting(node.spec, host, part))
+    def holds(values: dict[str, Any]) -> None:
+        accepted.append(part("nodes.spec").check(node, host, values) is None)
+        if not accepted[-1]:
+            return
+        inputs = {**part("nodes.spec").complete(node.spec, {**values, "models": MODELS})}
+        namespace = parsed(contract, part, "wan_generate_video", {**module.generation_values(host, card, node.spec, inputs), "save_path": "/s"})
+        if "--" in (values["prompt"], values["negative_prompt"]):
+            assert namespace is None  # argparse drops a lone "--"; refused in words
+            return
+        assert namespace is not None
+        assert (namespace.prompt or "") == values["prompt"]
+        assert namespace.dit == MODELS["dit"]
+        assert namespace.video_size == [values["height"], values["width"]]
+
+    holds()
+    assert any(accepted)
+
+
+@pytest.mark.parametrize("name", ["VAELatentCache", "TextEncoderCache"])
+def test_every_caching_parses(contract: Any, part: Any, tmp_path: Path, name: str) -> None:
+    module = part("nodes.cache")
+    host, node = PaperHost(tmp_path), getattr(module, name)()
+    tool, model = ("wan_cache_latents", "vae") if name == "VAELatentCache" else ("wan_cache_text_encoder_outputs", "t5")
+
+    @LIMIT
+    @given(widgets(node.spec, host, part))
+    def holds(values: dict[str, Any]) -> None:
+        if part("nodes.spec").check(node, host, values) is not None:
+            return
+        chosen = part("nodes.widgets").settings(node.spec.inputs, part("nodes.spec").complete(node.spec, {**values, "dataset": DATASET, "models": MODELS}))
+        namespace = parsed(contract, part, tool, {**chosen, "dataset_config": DATASET["toml"], model: MODELS[model]})
+        assert namespace is not None
+        assert namespace.skip_existing is values["skip_existing"]
+
+    holds()
+
+
+def test_defaults_are_accepted_by_our_own_checks(part: Any, tmp_path: Path) -> None:
+    host = PaperHost(tmp_path)
+    for node_class in part("nodes.catalog").NODES:
+        node = node_class()
+        defaults = {
+            entry.name: entry.default
+            for entry in node.spec.inputs
+            if entry.is_widget and entry.default is not None and entry.name not in ("path", "filename_prefix")
+        }
+        if node.spec.id == "MusubiTuner_WanVideoGenerator":
+            defaults["prompt"] = "a dog"
+        assert part("nodes.spec").check(node, host, defaults) is None, node.spec.id
+
+
+def test_arguments_of_the_optimizer_cannot_become_flags(part: Any, tmp_path: Path) -> None:
+    node = part("nodes.training_settings").OptimizerConfig()
+    for bad in ("--output_dir=/etc", "weight_decay", "a=b; c", "__import__('os')=1"):
+        assert "name=value" in (part("nodes.spec").check(node, PaperHost(tmp_path), {"optimizer_args": bad}) or ""), bad
+    good = asyncio.run(node.run(PaperHost(tmp_path), **part("nodes.spec").complete(node.spec, {"optimizer_args": "weight_decay=0.01\nbetas=(0.9, 0.99)"})))
+    assert good.values[0]["optimizer_args"] == ["weight_decay=0.01", "betas=(0.9,0.99)"]
