@@ -50,6 +50,8 @@ def test_a_value_may_begin_with_dashes() -> None:
     assert read(tool(GENERATE), ["--prompt=--dark forest", "--lora_multiplier", "0.5", "-0.5"]).prompt == "--dark forest"
     with pytest.raises(UserError, match="--flag=VALUE"):
         read(tool(GENERATE), ["--prompt", "--dark"])
+    with pytest.raises(UserError, match=r"--flag=VALUE"):
+        read(tool(GENERATE), ["--prompt", "--"])
 
 
 def test_flags_may_be_abbreviated_as_in_musubi_tuner() -> None:
@@ -100,7 +102,9 @@ def test_all_that_training_lacks_is_said_at_once() -> None:
     ("extra", "message"),
     [
         (["--network_weights", "nowhere.safetensors"], "--network_weights: nowhere.safetensors does not exist"),
-        (["--resume", "FILE"], "is not a folder"),
+        (["--resume", "FILE"], "--resume: .* is a file, not a folder"),
+        (["--network_weights", "."], "is a folder, not a file"),
+        (["--network_weights", "x" * 5000], "cannot be read|does not exist"),
         (["--gradient_checkpointing_cpu_offload"], "needs --gradient_checkpointing"),
         (["--dim_from_weights"], "needs --network_weights"),
         (["--base_weights_multiplier", "1", "2"], "2 values for 0 --base_weights"),

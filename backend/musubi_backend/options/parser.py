@@ -32,6 +32,9 @@ def read(target: Tool, argv: Sequence[str]) -> argparse.Namespace:
     explicit, unknown = build(target).parse_known_args(list(argv))
     if unknown:
         raise UserError(_unknown(target, unknown))
+    for option in target.options:
+        if option.nargs is None and getattr(explicit, option.name, None) == []:  # what argparse before Python 3.13 makes of "--"
+            raise UserError(f"{option.flag}: the value cannot be '--'")
     values = {option.name: default_of(option) for option in target.options}
     if getattr(explicit, "config_file", None):
         from .config_file import load

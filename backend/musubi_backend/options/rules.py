@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,10 +37,15 @@ def _absent_files(option: Option, args: Namespace) -> Iterator[str]:
     if option.path not in ("file", "folder", "any") or not value or option.refused:
         return
     for path in map(Path, value if isinstance(value, list) else [value]):
-        if not path.exists():
+        try:
+            kind = "folder" if stat.S_ISDIR(path.stat().st_mode) else "file"
+        except FileNotFoundError:
             yield f"{option.flag}: {path} does not exist"
-        elif option.path != "any" and path.is_dir() != (option.path == "folder"):
-            yield f"{option.flag}: {path} is not a {option.path}"
+        except OSError as error:
+            yield f"{option.flag}: {path} cannot be read: {error.strerror}"
+        else:
+            if option.path not in ("any", kind):
+                yield f"{option.flag}: {path} is a {kind}, not a {option.path}"
 
 
 def _cache_latents(tool: Tool, args: Namespace) -> Iterator[str]:
