@@ -31,7 +31,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mode: str = "torch", bias: Tensor
     if split and q.shape[0] > 1:
         biases = [None] * q.shape[0] if bias is None else list(bias.expand(q.shape[0], -1, -1, -1).split(1))
         samples = zip(q.split(1), k.split(1), v.split(1), biases, strict=True)
-        return torch.cat([attention(*qkv, mode=mode, bias=one) for *qkv, one in samples])
+        return torch.cat([attention(q1, k1, v1, mode, bias1) for q1, k1, v1, bias1 in samples])
     if mode != "torch" and bias is None:
         return _kernel(mode)(q, k, v).flatten(2)
     out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=bias)
@@ -52,7 +52,7 @@ def _kernel(mode: str) -> Kernel:
     try:
         package = importlib.import_module(packages[mode])
     except ImportError as error:
-        raise UserError(f"{mode} attention needs the package {packages[mode]} ({error}); install it, or use PyTorch's attention (--sdpa)") from error
+        raise UserError(f"{mode} attention needs the package {packages[mode]} ({error}); install it or use --sdpa") from error
     if mode == "xformers":
         efficient: Kernel = package.memory_efficient_attention
         return efficient

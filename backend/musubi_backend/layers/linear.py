@@ -66,7 +66,7 @@ class LoRAAdapter(nn.Module):
         return hidden, factor
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
-        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[arg-type]
+        super()._load_from_state_dict(state_dict, prefix, *args)
         self.scale = self.alpha.item() / self.rank
 
 
@@ -97,10 +97,9 @@ class Linear(nn.Linear):
         # the expensive product: the recomputation of the last linear of a block stops short of it.
         hidden, factor = adapter.hidden(x)
         up = adapter.lora_up.weight.to(x.dtype).t()
-        if self.bias is not None:
-            start = torch.addmm(self.bias, hidden.flatten(0, -2), up, alpha=factor)
-        else:
-            start = (hidden.flatten(0, -2) * factor) @ up
+        bias: Tensor | None = self.bias
+        rows = hidden.flatten(0, -2)
+        start = (rows * factor) @ up if bias is None else torch.addmm(bias, rows, up, alpha=factor)
         return self.base_output(x, start.view(*x.shape[:-1], -1))
 
 

@@ -25,6 +25,16 @@ logger = logging.getLogger(__name__)
 
 PREFIX = "lora_unet_"
 DEFAULT_RANK = 4
+NETWORK_ARGS = (
+    "conv_alpha",
+    "conv_dim",
+    "exclude_patterns",
+    "include_patterns",
+    "loraplus_lr_ratio",
+    "module_dropout",
+    "rank_dropout",
+    "verbose",
+)
 
 
 class MaxNormReport(NamedTuple):
@@ -50,10 +60,9 @@ class NetworkOptions:
 def parse_network_args(network_args: Sequence[str] | Mapping[str, str] | None) -> NetworkOptions:
     """`--network_args` ("key=value" strings, or a mapping) -> NetworkOptions. UserError names the bad argument."""
     values = network_args if isinstance(network_args, Mapping) else dict(_split_argument(text) for text in network_args or ())
-    known = {"exclude_patterns", "include_patterns", "rank_dropout", "module_dropout", "loraplus_lr_ratio", "verbose", "conv_dim", "conv_alpha"}
     for key in values:
-        if key not in known:
-            raise UserError(f"--network_args {key}: unknown; known are {', '.join(sorted(known))}")
+        if key not in NETWORK_ARGS:
+            raise UserError(f"--network_args {key}: unknown; known are {', '.join(NETWORK_ARGS)}")
     _number(values, "conv_dim")
     _number(values, "conv_alpha")
     return NetworkOptions(
@@ -128,7 +137,8 @@ class LoRANetwork(nn.Module):
         for key, tensor in state.items():
             if key in own and own[key].shape != tensor.shape:
                 raise UserError(
-                    f"{key} is {list(tensor.shape)} in the LoRA file and {list(own[key].shape)} in this network; use the same --network_dim, or --dim_from_weights"
+                    f"{key} is {list(tensor.shape)} in the LoRA file and {list(own[key].shape)} in this network; "
+                    "use the same --network_dim, or --dim_from_weights"
                 )
         result = self.load_state_dict(dict(state), strict=False)
         if len(result.missing_keys) == len(own):

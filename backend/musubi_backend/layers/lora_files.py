@@ -21,8 +21,17 @@ from .lora import PREFIX, adapter_name
 
 logger = logging.getLogger(__name__)
 
-_DOTTED = re.compile(r"(?:base_model\.model\.)?(?:diffusion_model|transformer)\.(?P<path>.+?)\.(?P<part>lora_A|lora_B|lora_down|lora_up|alpha)(?:\.default)?(?:\.weight)?")
-_PARTS = {"lora_A": "lora_down.weight", "lora_down": "lora_down.weight", "lora_B": "lora_up.weight", "lora_up": "lora_up.weight", "alpha": "alpha"}
+_DOTTED = re.compile(
+    r"(?:base_model\.model\.)?(?:diffusion_model|transformer)\.(?P<path>.+?)"
+    r"\.(?P<part>lora_A|lora_B|lora_down|lora_up|alpha)(?:\.default)?(?:\.weight)?"
+)
+_PARTS = {
+    "lora_A": "lora_down.weight",
+    "lora_down": "lora_down.weight",
+    "lora_B": "lora_up.weight",
+    "lora_up": "lora_up.weight",
+    "alpha": "alpha",
+}
 _COMPOUNDS = re.compile(r"(self|cross)\.(attn)|(double|single)\.(blocks)|(k|v)\.(img)\b|(img|txt)\.(attn|mlp|mod)")
 
 
@@ -67,7 +76,7 @@ class LoRAMerge:
             try:
                 kept = _filtered(read_lora(path, self.rename), _at(self.include_patterns, index), _at(self.exclude_patterns, index))
             except re.error as error:
-                raise UserError(f"--include_patterns or --exclude_patterns number {index + 1} is not a regular expression: {error}") from error
+                raise UserError(f"--include_patterns or --exclude_patterns {index + 1} is no regular expression: {error}") from error
             if not kept:
                 raise UserError(f"{path}: the include and exclude patterns leave nothing of this LoRA")
             self._states.append(kept)
@@ -123,7 +132,10 @@ def _merged(weight: Tensor, state: Mapping[str, Tensor], adapter: str, multiplie
     up = state[f"{adapter}.lora_up.weight"].to(weight.device)
     rank = down.shape[0]
     if weight.ndim != 2 or up.shape[0] != weight.shape[0] or down.flatten(1).shape[1] != weight.shape[1]:
-        raise UserError(f"{adapter} of the LoRA changes a {up.shape[0]}x{down[0].numel()} matrix; the model's is {list(weight.shape)}: it is for another model")
+        raise UserError(
+            f"{adapter} of the LoRA changes a matrix of {up.shape[0]}x{down[0].numel()}, and the model's is {list(weight.shape)}: "
+            "it was trained on another model"
+        )
     scale = state.get(f"{adapter}.alpha", rank) / rank
     return weight + multiplier * (up.flatten(1) @ down.flatten(1)) * scale
 

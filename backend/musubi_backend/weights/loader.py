@@ -20,7 +20,7 @@ from .safetensors_file import TORCH_DTYPES, Header, PathLike, TensorInfo, read_h
 Transform = Callable[[str, Tensor], Tensor]
 """(name, tensor in the file's dtype, on the target device) -> tensor, e.g. with a LoRA merged."""
 
-_QUANTISED = re.compile(r".*(\.scale_weight|\.scale_input|\.weight_scale|\.input_scale|\.comfy_quant|^scaled_fp8|\.qweight|\.absmax)(\..*)?$|^scaled_fp8$")
+_QUANTISED = re.compile(r".*\.(scale_weight|scale_input|weight_scale|input_scale|comfy_quant|qweight|absmax)(\..*)?|(.*\.)?scaled_fp8")
 _SHOWN = 4
 
 
@@ -39,7 +39,7 @@ class Weights:
             yield from self.pickled.items()
             return
         for path, tensors in self.sources:
-            with open(path, "rb") as file:
+            with path.open("rb") as file:
                 for name, info in sorted(tensors.items(), key=lambda item: item[1].start):
                     yield name, read_tensor(file, name, info, path)
 
@@ -152,7 +152,8 @@ def _strip(tensors: dict[str, TensorInfo], prefix: str) -> dict[str, TensorInfo]
 
 def _refuse_quantised(weights: Weights) -> None:
     for name, info in weights.header.tensors.items():
-        if info.dtype.startswith(("F8", "F4", "F6")) or _QUANTISED.match(name):
+        if info.dtype.startswith(("F8", "F4", "F6")) or _QUANTISED.fullmatch(name):
             raise UserError(
-                f"{weights.path} holds quantised weights ({name}, {info.dtype}), which cannot be loaded yet; use the bf16 or fp16 version of this model"
+                f"{weights.path} holds quantised weights ({name}, {info.dtype}), which cannot be loaded yet; "
+                "use the bf16 or fp16 version of this model"
             )

@@ -62,7 +62,7 @@ def read_header(path: PathLike) -> Header:
     file_path = Path(path)
     try:
         size = file_path.stat().st_size
-        with open(file_path, "rb") as file:
+        with file_path.open("rb") as file:
             prefix = file.read(8)
             length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
             if length < 2 or length > min(_MAX_HEADER, max(size, 8)):
@@ -85,8 +85,8 @@ def _parse(path: Path, raw: bytes, data_start: int, size: int) -> Header:
         metadata = {str(k): str(v) for k, v in (entries.pop("__metadata__", None) or {}).items()}
         tensors = {}
         for name, entry in entries.items():
-            start, end = entry["data_offsets"]
-            tensors[name] = TensorInfo(str(entry["dtype"]), tuple(int(n) for n in entry["shape"]), data_start + int(start), data_start + int(end))
+            start, end = (data_start + int(offset) for offset in entry["data_offsets"])
+            tensors[name] = TensorInfo(str(entry["dtype"]), tuple(int(n) for n in entry["shape"]), start, end)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not a safetensors file: its header is damaged ({error}). Download it again.") from error
     needed = max((info.end for info in tensors.values()), default=data_start)
@@ -97,7 +97,7 @@ def _parse(path: Path, raw: bytes, data_start: int, size: int) -> Header:
         if bits is None:
             raise UserError(f"{path}: tensor {name} has the unknown dtype {info.dtype}; this file needs a newer version of this program")
         if (info.end - info.start) * 8 != prod(info.shape) * bits or info.start < data_start:
-            raise UserError(f"{path} is damaged: tensor {name} ({info.dtype} {list(info.shape)}) does not fit its bytes. Download it again.")
+            raise UserError(f"{path} is damaged: tensor {name} ({info.dtype} {list(info.shape)}) does not fit its bytes; fetch it again")
     return Header(tensors, metadata)
 
 
@@ -142,7 +142,7 @@ def iterate(path: PathLike, device: str | torch.device = "cpu") -> Iterator[tupl
     import torch
 
     header = read_header(path)
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         for name, info in sorted(header.tensors.items(), key=lambda item: item[1].start):
             yield name, read_tensor(file, name, info, Path(path)).to(torch.device(device))
 

@@ -33,7 +33,7 @@ def compute_dtype(args: Namespace) -> torch.dtype:
     if file_dtype in (torch.float16, torch.bfloat16):
         short = "fp16" if file_dtype == torch.float16 else "bf16"
         if precision not in ("no", short):
-            raise UserError(f"DiT weights are in {short}, mixed precision must be {short} or no; --mixed_precision is {precision} ({args.dit})")
+            raise UserError(f"DiT weights are in {short}, mixed precision must be {short} or no, not {precision} ({args.dit})")
         return file_dtype
     if precision != "no":
         return torch.float16 if precision == "fp16" else torch.bfloat16
@@ -47,7 +47,10 @@ def load_transformer(args: Namespace, device: torch.device, dtype: torch.dtype) 
     UserError for a file of another kind, another task, incomplete or quantised, and for LoRAs that do not fit.
     """
     weights = _open(args)
-    geometry = geometry_of(weights.header, args.task)
+    try:
+        geometry = geometry_of(weights.header, args.task)
+    except UserError as error:
+        raise UserError(f"{args.dit}: {error}") from None
     merge = _merge(args)
     if merge is not None:
         merge.check(weights.header.tensors)
@@ -72,7 +75,8 @@ def _file_dtype(weights: Weights) -> torch.dtype:
     name = TORCH_DTYPES.get(info.dtype) if info else None
     dtype: torch.dtype | None = getattr(torch, name) if name else None
     if dtype not in (torch.float16, torch.bfloat16, torch.float32):
-        raise UserError(f"{weights.path}: the dtype of {DTYPE_TENSOR} ({info.dtype if info else 'missing'}) cannot be used; use a bf16, fp16 or fp32 file")
+        found = info.dtype if info else "missing"
+        raise UserError(f"{weights.path}: {DTYPE_TENSOR} ({found}) has no usable dtype; use a bf16, fp16 or fp32 file")
     return dtype
 
 

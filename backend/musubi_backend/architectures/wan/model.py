@@ -104,13 +104,22 @@ class Head(nn.Module):
         return self.head(self.norm.modulated(x, scale, shift))
 
 
+class TimeLinear(nn.Linear):
+    """A linear on the few rows of the time embedding, in float32 whatever its weights are, a slice of them at a time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = zip(self.weight.split(self.in_features), self.bias.split(self.in_features), strict=True)
+        return torch.cat([F.linear(x, weight.float(), bias.float()) for weight, bias in rows], dim=-1)
+
+
 class ImageEmbedding(nn.Module):
     """CLIP image features -> tokens of the transformer's width."""
 
     def __init__(self, geometry: WanGeometry) -> None:
         super().__init__()
         width = geometry.image_dim or 0
-        self.proj = nn.Sequential(nn.LayerNorm(width), Linear(width, width), nn.GELU(), Linear(width, geometry.dim), nn.LayerNorm(geometry.dim))
+        dim = geometry.dim
+        self.proj = nn.Sequential(nn.LayerNorm(width), Linear(width, width), nn.GELU(), Linear(width, dim), nn.LayerNorm(dim))
 
     def forward(self, features: Tensor) -> Tensor:
         tokens: Tensor = self.proj(features)
@@ -126,8 +135,8 @@ class WanTransformer(nn.Module):
         dim = geometry.dim
         self.patch_embedding = nn.Conv3d(geometry.in_dim, dim, PATCH, PATCH)
         self.text_embedding = nn.Sequential(Linear(geometry.text_dim, dim), nn.GELU(approximate="tanh"), Linear(dim, dim))
-        self.time_embedding = nn.Sequential(Linear(geometry.freq_dim, dim), nn.SiLU(), Linear(dim, dim))
-        self.time_projection = nn.Sequential(nn.SiLU(), Linear(dim, dim * 6))
+        self.time_embedding = nn.Sequential(TimeLinear(geometry.freq_dim, dim), nn.SiLU(), TimeLinear(dim, dim))
+        self.time_projection = nn.Sequential(nn.SiLU(), TimeLinear(dim, dim * 6))
         self.blocks = nn.ModuleList(WanAttentionBlock(geometry) for _ in range(geometry.num_layers))
         self.head = Head(geometry)
         if geometry.image_dim is not None:
@@ -198,14 +207,8 @@ class WanTransformer(nn.Module):
         """(time [B, T, C], condition [B, T, 6, C]) in float32, from timesteps [B] or [B, T]."""
         if timesteps.ndim == 1:
             timesteps = timesteps.unsqueeze(1)
-        first, second = self.time_embedding[0], self.time_embedding[2]
-        waves = sinusoids(timesteps, self.geometry.freq_dim)
-        time = _linear32(F.silu(_linear32(waves, first.weight, first.bias)), second.weight, second.bias)
-        active = F.silu(time)
-        projection = self.time_projection[1]
-        # in six parts, so that no float32 copy of the whole (6 * dim, dim) matrix exists
-        parts = zip(projection.weight.chunk(6), projection.bias.chunk(6), strict=True)
-        return time, torch.stack([_linear32(active, weight, bias) for weight, bias in parts], dim=2)
+        time = self.time_embedding(sinusoids(timesteps, self.geometry.freq_dim))
+        return time, self.time_projection(time).unflatten(-1, (6, -1))
 
 
 def sinusoids(timesteps: Tensor, width: int) -> Tensor:
@@ -236,10 +239,6 @@ def collapse_padding(text: Sequence[Tensor], length: int, dtype: torch.dtype, de
     if not any(any(row) for row in rows):
         return tokens, None
     return tokens, torch.tensor(rows, dtype=dtype, device=device)[:, None, None, :]
-
-
-def _linear32(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return F.linear(x, weight.float(), bias.float())
 
 
 def _modulation(table: Tensor, condition: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
