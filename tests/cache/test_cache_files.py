@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.cache.files import load_entry, save_latents, save_text
 from musubi_backend.cache.headers import check_cache, latents_problem, text_problem
@@ -50,7 +49,18 @@ def test_recorded_names_of_all_architectures_reduce_to_what_training_reads(share
     for content in json.loads((shared / "golden/cache/index.json").read_text()).values():
         for file in content["files"].values():
             bases |= {base_name(name) for name in file["tensors"]}
-    assert {"latents", "latents_image", "latents_control", "clip", "t5", "llm", "llm_mask", "clipL_mask", "latents_clean_2x", "latent_indices"} <= bases
+    assert {
+        "latents",
+        "latents_image",
+        "latents_control",
+        "clip",
+        "t5",
+        "llm",
+        "llm_mask",
+        "clipL_mask",
+        "latents_clean_2x",
+        "latent_indices",
+    } <= bases
     assert {"llama_vec", "llama_attention_mask", "image_embeddings"} <= bases
     assert not any("float" in base or "int64" in base or "varlen" in base for base in bases)
 

@@ -7,8 +7,16 @@ from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
-
-from musubi_backend.cache.names import LatentName, latent_files, latent_name, media_stem, parse_latent_name, parse_text_name, text_files, text_name
+from musubi_backend.cache.names import (
+    LatentName,
+    latent_files,
+    latent_name,
+    media_stem,
+    parse_latent_name,
+    parse_text_name,
+    text_files,
+    text_name,
+)
 
 
 def test_recorded_names_survive_parsing_and_building(shared: Path) -> None:
@@ -48,7 +56,13 @@ def test_names_of_others_are_told_apart() -> None:
 
 
 def test_listing_takes_only_this_architecture_and_this_kind(tmp_path: Path) -> None:
-    names = ["b_0064x0064_wan.safetensors", "a_0064x0064_wan.safetensors", "a_wan_te.safetensors", "a_0064x0064_hv.safetensors", ".x_wan.safetensors"]
+    names = [
+        "b_0064x0064_wan.safetensors",
+        "a_0064x0064_wan.safetensors",
+        "a_wan_te.safetensors",
+        "a_0064x0064_hv.safetensors",
+        ".x_wan.safetensors",
+    ]
     for name in names:
         (tmp_path / name).touch()
     assert [file.name for file in latent_files(tmp_path, "wan")] == ["a_0064x0064_wan.safetensors", "b_0064x0064_wan.safetensors"]

@@ -10,11 +10,10 @@ from types import SimpleNamespace
 import av
 import numpy as np
 import pytest
-from PIL import Image
-from skimage import data
-
 from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.dataset.config import DatasetConfig, load_config
+from PIL import Image
+from skimage import data
 
 
 def pan(count: int, width: int, height: int) -> list[np.ndarray]:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from musubi_backend.dataset.buckets import Buckets, best_fit
 from musubi_backend.errors import UserError
 

@@ -7,11 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-
 from musubi_backend.dataset.discovery import Discovery, discover
 from musubi_backend.errors import UserError
 
-ODD = "it's a \"日本語\" folder"
+ODD = 'it\'s a "日本語" folder'
 
 
 def only(make: SimpleNamespace, folder: Path, section: str, **general: str) -> Discovery:
@@ -111,7 +110,9 @@ def test_control_pictures_belong_to_the_longest_name_and_keep_their_order(make: 
         make.caption(make.picture(tmp_path / "in" / f"{name}.png"))
     for name in ("a_10", "a_2", "a", "a_1_0", "a_1_1", "c_x"):
         make.picture(tmp_path / "control" / f"{name}.png")
-    found = only(make, tmp_path, f"image_directory = '{tmp_path}/in'\ncontrol_directory = '{tmp_path}/control'\nfp_1f_clean_indices = [0, 1]")
+    found = only(
+        make, tmp_path, f"image_directory = '{tmp_path}/in'\ncontrol_directory = '{tmp_path}/control'\nfp_1f_clean_indices = [0, 1]"
+    )
     assert {item.stem: [path.stem for path in item.controls] for item in found.items} == {"a": ["a", "a_2"], "a_1": ["a_1_0", "a_1_1"]}
     assert "no control image" in reasons(found)["b.png"] and "must end in _ and a number" in reasons(found)["c.png"]
 

@@ -8,7 +8,6 @@ from itertools import compress
 from pathlib import Path
 
 import pytest
-
 from musubi_backend.dataset.frames import FrameRules, resampled, resampled_count, round_targets, windows
 
 FPS = {"wan": 16.0, "hv": 24.0, "fp": 30.0}
@@ -60,4 +59,4 @@ def test_a_slower_clip_is_never_stretched() -> None:
 def test_windows_stay_inside_the_clip(mode: str) -> None:
     rules = FrameRules(mode, round_targets([1, 9, 25]), stride=3, samples=4, max_frames=21)
     for count in range(60):
-        assert all(0 <= start and start + length <= count and length % 4 == 1 for start, length in windows(count, rules))
+        assert all(start >= 0 and start + length <= count and length % 4 == 1 for start, length in windows(count, rules))

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def save_latents(
-    path: Path, tensors: Mapping[str, Tensor], card: Card, *, width: int, height: int, frame_count: int | None = None
-) -> None:
+def save_latents(path: Path, tensors: Mapping[str, Tensor], card: Card, *, width: int, height: int, frame_count: int | None = None) -> None:
     """Write one latent cache.
 
     tensors            by base name; "latents" [C, F, H, W] is the main one (on any device)

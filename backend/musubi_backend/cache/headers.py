@@ -25,7 +25,9 @@ def check_cache(path: Path, card: Card) -> Header:
     found = header.metadata.get("architecture")
     if found != card.name:
         what = f"a cache for {found!r}" if found else "not a cache file (no architecture in its metadata)"
-        raise UserError(f"{path} is {what}, expected one for {card.name!r} ({card.title}). Delete it and cache again, or use another cache_directory.")
+        raise UserError(
+            f"{path} is {what}, expected one for {card.name!r} ({card.title}). Delete it and cache again, or use another cache_directory."
+        )
     return header
 
 

@@ -1,9 +1,9 @@
 """File names of caches, both ways (musubi-tuner's scheme).
 
-    picture   {stem}_{W:04d}x{H:04d}_{arch}.safetensors                       W x H: size of the original picture
-    clip      {stem}_{start:05d}-{frames:03d}_{W:04d}x{H:04d}_{arch}.safetensors     W x H: size after resizing to the bucket
-    section   {stem}_{start:05d}-{frames:03d}-{section:04d}_...               FramePack cuts a clip into sections
-    text      {stem}_{arch}_te.safetensors                                    one per medium, shared by all windows of a clip
+picture   {stem}_{W:04d}x{H:04d}_{arch}.safetensors                       W x H: size of the original picture
+clip      {stem}_{start:05d}-{frames:03d}_{W:04d}x{H:04d}_{arch}.safetensors     W x H: size after resizing to the bucket
+section   {stem}_{start:05d}-{frames:03d}-{section:04d}_...               FramePack cuts a clip into sections
+text      {stem}_{arch}_te.safetensors                                    one per medium, shared by all windows of a clip
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class LatentName:
 
 def media_stem(path: str | os.PathLike[str]) -> str:
     """The part of a medium's path that its caches are named after."""
-    return os.path.splitext(Path(path).name)[0]
+    return Path(path).stem
 
 
 def latent_name(name: LatentName, architecture: str) -> str:

@@ -33,7 +33,8 @@ class Buckets:
         root = int(math.sqrt(area))
         first = floor_to(root // 2, step)
         if first <= 0:
-            raise UserError(f"resolution {resolution[0]}x{resolution[1]} is too small for buckets in steps of {step}; use at least {4 * step}x{4 * step}")
+            least = f"{2 * step}x{2 * step}"
+            raise UserError(f"resolution {resolution[0]}x{resolution[1]} is too small for buckets in steps of {step}; use at least {least}")
         sides = [(side, floor_to(area // side, step)) for side in range(first, root + step, step)]
         return cls(area, step, tuple(sorted({*sides, *((h, w) for w, h in sides)})), no_upscale)
 

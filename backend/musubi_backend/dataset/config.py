@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,6 +18,11 @@ from typing import Any, ClassVar
 from ..errors import UserError
 from . import frames, schema
 from .buckets import Size
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 logger = logging.getLogger(__name__)
 
@@ -163,13 +169,9 @@ def _parse_json(path: Path, text: str) -> Any:
 
 def _parse_toml(path: Path, text: str) -> Any:
     try:
-        import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib
-    try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        hint = '; in "double quotes" a backslash starts an escape: write paths with / or in \'single quotes\'' if "\\" in text else ""
+        hint = "; in \"double quotes\" a backslash starts an escape: write paths with / or in 'single quotes'" if "\\" in text else ""
         raise UserError(f"{path} is not valid TOML: {error}{hint}") from None
 
 

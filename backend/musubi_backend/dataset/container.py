@@ -17,7 +17,7 @@ _MP4_FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot
 def missing_bytes(path: Path) -> int:
     """How many bytes the container declares beyond the end of the file; 0 when it is whole or of another kind."""
     size = path.stat().st_size
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         start = file.read(8)
         if start[:4] == _MATROSKA:
             declared = _matroska_end(file)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,13 +69,15 @@ def decoded(items: Iterable[MediaItem], card: Card, workers: int = 1) -> Iterato
 def decode(item: MediaItem, card: Card) -> list[DecodedEntry] | Problem:
     """The entries of one item with their pixels, or a Problem."""
     try:
-        return _decode_picture(item, item.dataset, card) if isinstance(item.dataset, ImageDataset) else _decode_clip(item, item.dataset, card)
+        if isinstance(item.dataset, ImageDataset):
+            return _decode_picture(item, item.dataset, card)
+        return _decode_clip(item, item.dataset, card)
     except UnusableMedium as unusable:
         return unusable.problem
 
 
 def read_clip(
-    path: Path, bucket_for: Callable[[Size], Size], *, source_fps: float | None = None, target_fps: float = 0.0, limit: int | None = None
+    path: Path, bucket_for: Callable[[Size], Size], *, source_fps: float | None = None, target_fps: float = 16.0, limit: int | None = None
 ) -> tuple[list[np.ndarray], Size]:
     """The frames of a clip (file or folder of pictures) and its own size.
 
@@ -129,9 +132,8 @@ def _decode_picture(item: MediaItem, dataset: ImageDataset, card: Card) -> list[
 def _decode_clip(item: MediaItem, dataset: VideoDataset, card: Card) -> list[DecodedEntry] | Problem:
     import numpy as np
 
-    limit = dataset.rules.limit
-    fps = {"source_fps": dataset.source_fps, "target_fps": float(card.fps)}
-    frames, size = read_clip(item.path, caching_buckets(dataset, card).choose, **fps, limit=limit)
+    read = partial(read_clip, source_fps=dataset.source_fps, target_fps=float(card.fps), limit=dataset.rules.limit)
+    frames, size = read(item.path, caching_buckets(dataset, card).choose)
     entries = plan(item, card, size, len(frames))
     if isinstance(entries, Problem):
         return entries
@@ -139,7 +141,7 @@ def _decode_clip(item: MediaItem, dataset: VideoDataset, card: Card) -> list[Dec
     frames.clear()
     controls = []
     for path in item.controls:
-        control, _ = read_clip(path, lambda _: entries[0].bucket, **fps, limit=limit)
+        control, _ = read(path, lambda _: entries[0].bucket)
         control += [control[-1]] * (len(clip) - len(control))
         controls.append(np.stack(control[: len(clip)]))
     return [_window(entry, clip, controls) for entry in entries]

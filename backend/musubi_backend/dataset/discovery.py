@@ -95,7 +95,9 @@ def _targets(dataset: ImageDataset, pictures: Sequence[Path], candidates: Sequen
     targets = further_targets(pictures, candidates)
     counts = {len(match) for match in targets.values() if not isinstance(match, str)}
     if not targets:
-        raise UserError(f"{dataset.label}: multiple_target is set, but no picture has further targets (name them like picture_1.png, without caption)")
+        raise UserError(
+            f"{dataset.label}: multiple_target is set, but no picture has further targets; call them like picture_1.png, without captions"
+        )
     if len(counts) > 1:
         raise UserError(f"{dataset.label}: with multiple_target all pictures need the same number of targets; found {sorted(counts)}")
     return targets

@@ -1,8 +1,8 @@
 """JSONL datasets: one JSON object per line with the path of a medium, its caption and its control media.
 
-    pictures   {"image_path": "...", "caption": "...", "control_path": "..."} or control_path_0, control_path_1, ...;
-               with `multiple_target` also image_path_1, ...; the first picture may be called image_path_0
-    clips      {"video_path": "...", "caption": "...", "control_path": "..."}; a path is a file or a folder of frames
+pictures   {"image_path": "...", "caption": "...", "control_path": "..."} or control_path_0, control_path_1, ...;
+           with `multiple_target` also image_path_1, ...; the first picture may be called image_path_0
+clips      {"video_path": "...", "caption": "...", "control_path": "..."}; a path is a file or a folder of frames
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _record(line: str, kind: str, multiple_target: bool) -> Record:
         raise ValueError("not a JSON object in braces")
     first = f"{kind}_path" if f"{kind}_path" in content or kind == "video" else f"{kind}_path_0"
     path, caption = _text(content, first), _text(content, "caption")
-    targets = []
+    targets: list[Path] = []
     while multiple_target and f"{kind}_path_{len(targets) + 1}" in content:
         targets.append(Path(_text(content, f"{kind}_path_{len(targets) + 1}")))
     controls = tuple(Path(_text(content, key)) for key in _control_keys(content))

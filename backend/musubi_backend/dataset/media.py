@@ -28,7 +28,7 @@ def videos_in(folder: Path) -> list[Path]:
 
 def read_caption(media: Path, extension: str) -> str:
     """The text beside a picture or clip. ValueError says what is wrong with it."""
-    path = Path(os.path.splitext(media)[0] + extension)
+    path = media.with_name(media.stem + extension)
     try:
         return path.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
@@ -41,4 +41,4 @@ def read_caption(media: Path, extension: str) -> str:
 
 def _files(folder: Path, extensions: tuple[str, ...]) -> list[Path]:
     names = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".")]
-    return sorted((folder / name for name in names if os.path.splitext(name)[1].lower() in extensions), key=str)
+    return sorted((folder / name for name in names if Path(name).suffix.lower() in extensions), key=str)
