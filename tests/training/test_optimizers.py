@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-
 from musubi_backend.errors import UserError
 from musubi_backend.training import optimizers, schedules
 
 
 def choose(kind: str, *arguments: str, **values: Any) -> tuple[optimizers.Choice, Namespace]:
-    args = Namespace(optimizer_type=kind, optimizer_args=list(arguments), learning_rate=1e-3, lr_scheduler="constant", max_grad_norm=1.0, **values)
+    values |= {"learning_rate": 1e-3, "lr_scheduler": "constant", "max_grad_norm": 1.0}
+    args = Namespace(optimizer_type=kind, optimizer_args=list(arguments), **values)
     parameter = torch.nn.Parameter(torch.ones(3))
     return optimizers.build(args, [{"params": [parameter], "lr": 1e-3}]), args
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
 from musubi_backend.errors import UserError
 from musubi_backend.training import schedules
 

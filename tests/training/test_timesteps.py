@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
 from musubi_backend.training.losses import flow_matching_loss, loss_weight
 from musubi_backend.training.timesteps import TimestepSampling, noisy_input, sample_t, schedule_timesteps, sigma_indices
 

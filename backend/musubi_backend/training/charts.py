@@ -7,6 +7,8 @@ from pathlib import Path
 
 from .. import atomic
 
+Colour = tuple[int, int, int]
+
 _SIZE, _LEFT, _TOP, _RIGHT, _BOTTOM = (960, 480), 80, 40, 20, 40
 _INK, _GRID, _PALE, _STRONG = (40, 40, 40), (225, 225, 225), (170, 200, 235), (25, 90, 170)
 
@@ -26,7 +28,9 @@ def histogram(path: Path, counts: Sequence[float], title: str) -> None:
     _plot(path, title, "timestep", [(counts, _STRONG)], first=0, floor=0.0)
 
 
-def _plot(path: Path, title: str, unit: str, curves: Sequence[tuple[Sequence[float], tuple[int, int, int]]], first: int, floor: float | None = None) -> None:
+def _plot(
+    path: Path, title: str, unit: str, curves: Sequence[tuple[Sequence[float], Colour]], first: int, floor: float | None = None
+) -> None:
     from PIL import Image, ImageDraw
 
     values = [value for curve, _ in curves for value in curve]

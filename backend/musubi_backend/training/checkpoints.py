@@ -147,7 +147,8 @@ def explained(path: Path) -> Iterator[None]:
         full = error.errno == errno.ENOSPC or "No space left" in str(error)
         what = "the disk is full" if full else str(error.strerror or error)
         raise UserError(
-            f"{path} could not be written: {what}. Earlier checkpoints are untouched; make room, then continue with --resume on the newest state"
+            f"{path} could not be written: {what}. Earlier checkpoints are untouched; make room, then continue with --resume on the "
+            "newest state"
         ) from error
 
 
@@ -158,7 +159,8 @@ def clean_leftovers(folder: Path, name: str) -> None:
     """
     if not folder.is_dir():
         return
-    ours = re.compile(rf"\.(?P<target>{re.escape(name)}(-\d{{6}}|-step\d{{8}})?({STATE_SUFFIX}|\{FILE_SUFFIX}))\.[0-9a-f]{{8}}\.(?P<kind>part|old)")
+    target_name = rf"{re.escape(name)}(-\d{{6}}|-step\d{{8}})?({STATE_SUFFIX}|{re.escape(FILE_SUFFIX)})"
+    ours = re.compile(rf"\.(?P<target>{target_name})\.[0-9a-f]{{8}}\.(?P<kind>part|old)")
     for path in sorted(folder.iterdir()):
         match = ours.fullmatch(path.name)
         if match is None:

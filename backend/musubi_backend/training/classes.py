@@ -36,7 +36,10 @@ def find_class(name: str, default_module: str, flag: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise UserError(f"{flag} {name}: cannot import {module_name} ({error}); install it into the backend's environment or check the name") from error
+        raise UserError(
+            f"{flag} {name}: cannot import {module_name} ({error}); install it into the backend's environment or check the "
+            "name"
+        ) from error
     found = getattr(module, class_name, None)
     if not isinstance(found, type):
         classes = [key for key, value in vars(module).items() if isinstance(value, type) and not key.startswith("_")]

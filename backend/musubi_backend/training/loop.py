@@ -110,15 +110,13 @@ class Loop:
         run, position = self.run, self.position
         batches = self._own_batches(position.epoch)
         first = position.batch // run.processes.count
-        upcoming = self._load(batches[first]) if first < len(batches) else None
+        upcoming = [self._load(batch) for batch in batches[first : first + 1]]
         for index in range(first, len(batches)):
             self._stop_if_asked()
-            batch = upcoming
-            assert batch is not None
             in_window = len(self._window) + 1
             complete = in_window == run.args.gradient_accumulation_steps or index == len(batches) - 1
-            loss = self._backward(batch, batches[index], position.micro_step + in_window - 1)
-            upcoming = self._load(batches[index + 1]) if index + 1 < len(batches) else None  # while the device computes
+            loss = self._backward(upcoming.pop(), position.micro_step + in_window - 1)
+            upcoming = [self._load(batch) for batch in batches[index + 1 : index + 2]]  # while the device computes
             value = self._checked(loss, batches[index], complete)
             self._window.append(value)
             self.average.add(index, value)
@@ -146,7 +144,7 @@ class Loop:
                 batch[name] = value
         return batch
 
-    def _backward(self, batch: Batch, description: BatchDescription, micro_step: int) -> Tensor:
+    def _backward(self, batch: Batch, micro_step: int) -> Tensor:
         """Forward and backward of one batch; gradients add up. Returns the loss, still on the device."""
         run, args = self.run, self.run.args
         self.randomness.start(micro_step)
@@ -182,8 +180,10 @@ class Loop:
             self._suspects += [str(name) for name in description.names]
         if self._suspects and (complete or run.processes.count == 1):
             raise UserError(
-                f"the {'gradient' if math.isfinite(value) else 'loss'} is not finite at step {self.position.step + 1}, training {', '.join(self._suspects)}. "
-                "Nothing was saved from this step. Look at that item and cache it again, lower --learning_rate, or use --mixed_precision bf16; "
+                f"the {'gradient' if math.isfinite(value) else 'loss'} is not finite at step {self.position.step + 1}, training "
+                f"{', '.join(self._suspects)}. "
+                "Nothing was saved from this step. Look at that item and cache it again, lower --learning_rate, or use "
+                "--mixed_precision bf16; "
                 "continue with --resume on the last state"
             )
         if complete and run.processes.count > 1:
@@ -224,9 +224,12 @@ class Loop:
             "step", step=position.step, total=run.total_steps, epoch=position.epoch + 1, loss=loss, average=average,
             lr=rates[0], seconds=round(seconds, 4),
         )  # fmt: skip
-        values = step_values(loss, average, rates, run.choice.optimizer, run.args.optimizer_type, run.network.options.loraplus_lr_ratio is not None)
+        plus = run.network.options.loraplus_lr_ratio is not None
+        values = step_values(loss, average, rates, run.choice.optimizer, run.args.optimizer_type, plus)
         if norms is not None:
-            values |= {"max_norm/keys_scaled": norms.keys_scaled, "max_norm/average_key_norm": norms.mean_norm, "max_norm/max_key_norm": norms.max_norm}
+            values["max_norm/keys_scaled"] = norms.keys_scaled
+            values["max_norm/average_key_norm"] = norms.mean_norm
+            values["max_norm/max_key_norm"] = norms.max_norm
         run.trackers.log(values, position.step)
 
     def _due_after_step(self) -> None:
@@ -277,7 +280,8 @@ class Loop:
         self._save(run.checkpoints.name, epoch=run.epochs)
         if run.processes.is_main and self.history:
             path = run.checkpoints.folder / f"{run.checkpoints.name}.loss.png"
-            loss_curve(path, self.history, f"{run.checkpoints.name}: loss over {len(self.history)} steps, last average {self.average.value:.4g}")
+            title = f"{run.checkpoints.name}: loss over {len(self.history)} steps, last average {self.average.value:.4g}"
+            loss_curve(path, self.history, title)
             job.event("picture", content="loss", path=str(path))
         logger.info("model saved.")
 
@@ -331,7 +335,9 @@ class Loop:
         losses = self.average.losses
         if position.epoch == 0:  # without those of an unfinished window, which will come again
             losses = losses[: position.batch // run.processes.count]
-        return TrainingState(run.network, run.choice.optimizer, run.schedule, self.scaler, position, losses, self.history, run.seed, run.facts)
+        return TrainingState(
+            run.network, run.choice.optimizer, run.schedule, self.scaler, position, losses, self.history, run.seed, run.facts
+        )
 
     def _say(self, text: str) -> None:
         if self.run.processes.is_main:

@@ -29,8 +29,5 @@ def loss_weight(scheme: str, timesteps: Tensor, dtype: torch.dtype, ndim: int = 
         return None
     distance = (schedule_timesteps()[None, :] - timesteps.detach().float().cpu()[:, None]).abs()
     sigma = schedule_sigmas()[distance.argmin(dim=1)].to(dtype)
-    if scheme == "sigma_sqrt":
-        weight = (sigma**-2.0).float()
-    else:
-        weight = 2 / (math.pi * (1 - 2 * sigma + 2 * sigma**2))
+    weight = (sigma**-2.0).float() if scheme == "sigma_sqrt" else 2 / (math.pi * (1 - 2 * sigma + 2 * sigma**2))
     return weight.to(timesteps.device).view(-1, *([1] * (ndim - 1)))

@@ -97,7 +97,7 @@ def resolution(text: str | None) -> str:
 
 
 def _model_spec(args: Namespace, card: Card) -> dict[str, str]:
-    now = datetime.datetime.fromtimestamp(int(time.time()))  # noqa: DTZ006 - local time without zone, as musubi-tuner writes it
+    now = datetime.datetime.fromtimestamp(int(time.time()))
     spec = {
         "sai_model_spec": "1.0.0",
         "architecture": f"{args.metadata_arch or card.modelspec}/lora",

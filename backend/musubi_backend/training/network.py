@@ -31,7 +31,10 @@ def check(args: Namespace, card: Card) -> None:
     if module in _LATER:
         raise UserError(f"--network_module {module} is not supported yet; use {card.network_module}")
     if module not in known:
-        raise UserError(f"--network_module {module} is not one of this program's{did_you_mean(module, known)}; for {card.title} use {card.network_module}")
+        raise UserError(
+            f"--network_module {module} is not one of this program's{did_you_mean(module, known)}; for {card.title} use "
+            f"{card.network_module}"
+        )
     if args.network_dim is not None and args.network_dim < 1:
         raise UserError(f"--network_dim {args.network_dim} must be at least 1")
     if args.dim_from_weights and not args.network_weights:

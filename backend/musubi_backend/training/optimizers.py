@@ -99,11 +99,15 @@ def _eight_bit(kind: str) -> Any:
         import bitsandbytes
     except ImportError:
         raise UserError(
-            f"--optimizer_type {kind} needs the package bitsandbytes, which is not installed in the backend's environment; use AdamW, or install bitsandbytes there"
+            f"--optimizer_type {kind} needs the package bitsandbytes, which is not installed in the backend's environment; use "
+            "AdamW, or install bitsandbytes there"
         ) from None
     named = {key.lower(): value for key, value in vars(bitsandbytes.optim).items() if isinstance(value, type)}
     if kind.lower() not in named:
-        raise UserError(f"--optimizer_type {kind}: bitsandbytes has no such optimizer{did_you_mean(kind, [v.__name__ for v in named.values()])}")
+        raise UserError(
+            f"--optimizer_type {kind}: bitsandbytes has no such "
+            f"optimizer{did_you_mean(kind, [v.__name__ for v in named.values()])}"
+        )
     return named[kind.lower()]
 
 
@@ -114,7 +118,10 @@ def _adafactor(args: Namespace, arguments: dict[str, Any]) -> Any:
         arguments["relative_step"] = True
     if arguments["relative_step"]:
         if args.learning_rate:
-            logger.warning("Adafactor with relative_step chooses its rate; --learning_rate %s is only the first value shown", args.learning_rate)
+            logger.warning(
+                "Adafactor with relative_step chooses its rate; --learning_rate %s is only the first value shown",
+                args.learning_rate,
+            )
         args.lr_scheduler = f"adafactor:{args.learning_rate}"
         args.learning_rate = None
     else:
@@ -137,6 +144,7 @@ def _by_name(kind: str) -> Any:
     if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
         known = [name for name, value in vars(torch.optim).items() if isinstance(value, type) and issubclass(value, torch.optim.Optimizer)]
         raise UserError(
-            f"--optimizer_type {kind} is unknown{did_you_mean(kind, [*known, *_NAMED])}; give {', '.join(_NAMED)}, a class of torch.optim, or package.module.Class"
+            f"--optimizer_type {kind} is unknown{did_you_mean(kind, [*known, *_NAMED])}; give {', '.join(_NAMED)}, a class of "
+            "torch.optim, or package.module.Class"
         )
     return found

@@ -27,12 +27,15 @@ class AverageLoss:
 
 
 class StepBar:
-    """`steps: 12%|#2 | 1/8 [00:00<00:03, 2.1it/s, avr_loss=2.03]` on stderr; the first step, with its start-up costs, is not in the speed."""
+    """`steps: 12%|#2 | 1/8 [00:00<00:03, 2.1it/s, avr_loss=2.03]` on stderr.
+
+    The first step, with its start-up costs, is not in the speed.
+    """
 
     def __init__(self, total: int, done: int, shown: bool) -> None:
         self._bar = progress_bar(total, "steps", initial=done, disable=not shown)
         self._first = True
-        self._since = time.perf_counter()
+        self._since = self._paused = time.perf_counter()
 
     def step(self, values: dict[str, float]) -> float:
         """One step is done; values go behind the rate. Returns the seconds since the last one."""

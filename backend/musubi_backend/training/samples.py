@@ -87,17 +87,7 @@ class Samples:
 
     def _sample(self, prompt: TrainingPrompt, transformer: nn.Module, device: torch.device) -> Tensor:
         request = prompt.request
-        for label, value in (
-            ("prompt", request.prompt),
-            ("height", request.height),
-            ("width", request.width),
-            ("frame count", request.frames),
-            ("sample steps", request.steps),
-            ("guidance scale", prompt.embedded_guidance),
-            ("discrete flow shift", request.flow_shift),
-            *([("seed", request.seed)] if prompt.seed_given else []),
-            *([("negative prompt", request.negative_prompt), ("cfg scale", request.guidance_scale)] if request.guidance.needs_negative else []),
-        ):
+        for label, value in _described(prompt).items():
             logger.info("%s: %s", label, value)
         negative = self._texts[request.negative_prompt] if request.guidance.needs_negative else None
         with progress_bar(request.steps, f"Sampling timesteps for prompt {prompt.index + 1}") as bar:
@@ -115,6 +105,25 @@ class Samples:
         if len(pictures) == 1:
             return write_pngs(folder, name, pictures)[0]
         return write_mp4(folder / f"{name}.mp4", pictures, self._architecture.card.fps)
+
+
+def _described(prompt: TrainingPrompt) -> dict[str, object]:
+    """What the log says about a sample, in musubi-tuner's words."""
+    request = prompt.request
+    lines: dict[str, object] = {
+        "prompt": request.prompt,
+        "height": request.height,
+        "width": request.width,
+        "frame count": request.frames,
+        "sample steps": request.steps,
+        "guidance scale": prompt.embedded_guidance,
+        "discrete flow shift": request.flow_shift,
+    }
+    if prompt.seed_given:
+        lines["seed"] = request.seed
+    if request.guidance.needs_negative:
+        lines |= {"negative prompt": request.negative_prompt, "cfg scale": request.guidance_scale}
+    return lines
 
 
 def _free(device: torch.device) -> None:

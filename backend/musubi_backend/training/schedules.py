@@ -78,7 +78,10 @@ def share_function(args: Namespace, total: int, options: Mapping[str, Any] | Non
     """step -> factor on the base learning rate, for `args.lr_scheduler` over `total` steps."""
     name = args.lr_scheduler.lower()
     if name not in _SCHEDULES:
-        raise UserError(f"--lr_scheduler {args.lr_scheduler!r} is unknown{did_you_mean(name, _SCHEDULES)}; known: {', '.join(sorted(_SCHEDULES))}")
+        raise UserError(
+            f"--lr_scheduler {args.lr_scheduler!r} is unknown{did_you_mean(name, _SCHEDULES)}; known: "
+            f"{', '.join(sorted(_SCHEDULES))}"
+        )
     options = dict(options or {})
     make, allowed = _SCHEDULES[name]
     unknown = sorted(set(options) - set(allowed))
@@ -143,7 +146,10 @@ def _cosine_with_min_lr(args: Namespace, warmup: int, total: int, options: dict[
 def _floor_share(args: Namespace, options: dict[str, Any]) -> float:
     floor = args.lr_scheduler_min_lr_ratio
     if (floor is None) == ("min_lr" not in options):
-        raise UserError(f"--lr_scheduler {args.lr_scheduler} needs --lr_scheduler_min_lr_ratio or min_lr in --lr_scheduler_args, one of the two")
+        raise UserError(
+            f"--lr_scheduler {args.lr_scheduler} needs --lr_scheduler_min_lr_ratio or min_lr in --lr_scheduler_args, one of "
+            "the two"
+        )
     return float(floor) if floor is not None else options["min_lr"] / args.learning_rate
 
 
@@ -188,7 +194,10 @@ def _cosine_with_restarts(args: Namespace, warmup: int, total: int, options: dic
 def _polynomial(args: Namespace, warmup: int, total: int, options: dict[str, Any]) -> Share:
     end = options.get("lr_end", 1e-7) / args.learning_rate
     if end >= 1:
-        raise UserError(f"--lr_scheduler polynomial ends at {options.get('lr_end', 1e-7)}, which is not below --learning_rate {args.learning_rate}")
+        raise UserError(
+            f"--lr_scheduler polynomial ends at {options.get('lr_end', 1e-7)}, which is not below --learning_rate "
+            f"{args.learning_rate}"
+        )
 
     def share(step: int) -> float:
         warmed = _warmed(step, warmup)
@@ -220,7 +229,10 @@ _RAMPS: dict[str, Callable[[float], float]] = {
 def _warmup_stable_decay(args: Namespace, warmup: int, total: int, options: dict[str, Any]) -> Share:
     decay = resolve_steps(args.lr_decay_steps, total, "--lr_decay_steps")
     if warmup + decay > total:
-        raise UserError(f"--lr_warmup_steps ({warmup}) and --lr_decay_steps ({decay}) together are longer than the training ({total} steps)")
+        raise UserError(
+            f"--lr_warmup_steps ({warmup}) and --lr_decay_steps ({decay}) together are longer than the training ({total} "
+            "steps)"
+        )
     floor = args.lr_scheduler_min_lr_ratio or 0.0
     rise, fall = options.get("warmup_type", "linear"), options.get("decay_type", "cosine")
     for key, value in (("warmup_type", rise), ("decay_type", fall)):
@@ -277,7 +289,8 @@ def _piecewise_constant(args: Namespace, warmup: int, total: int, options: dict[
         final = float(last)
     except ValueError:
         raise UserError(
-            f'--lr_scheduler piecewise_constant: step_rules={rules!r} is not "share:step,...,share"; example: --lr_scheduler_args step_rules="1:100,0.1:200,0.01"'
+            f'--lr_scheduler piecewise_constant: step_rules={rules!r} is not "share:step,...,share"; example: --lr_scheduler_args '
+            'step_rules="1:100,0.1:200,0.01"'
         ) from None
 
     return lambda step: next((share for end, share in until if step < end), final)

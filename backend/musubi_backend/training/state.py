@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import pickle
 import secrets
 import shutil
@@ -80,7 +79,8 @@ class TrainingState:
         part, old = (folder.with_name(f".{folder.name}.{token}.{kind}") for kind in ("part", "old"))
         try:
             part.mkdir(parents=True)
-            save_atomic({name: tensor.detach().to("cpu") for name, tensor in self.network.state_dict().items()}, part / MODEL_FILE, {"format": "pt"})
+            weights = {name: tensor.detach().to("cpu") for name, tensor in self.network.state_dict().items()}
+            save_atomic(weights, part / MODEL_FILE, {"format": "pt"})
             _save_pickle(self.optimizer.state_dict(), part / OPTIMIZER_FILE)
             _save_pickle(self.schedule.state_dict(), part / SCHEDULER_FILE)
             if self.scaler is not None:
@@ -104,7 +104,8 @@ class TrainingState:
                 self.scaler.load_state_dict(_load_pickle(folder / SCALER_FILE))
         except (RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
             raise UserError(
-                f"--resume {folder} does not fit this training: {error}. Use the settings it was saved with, or start anew with --network_weights {folder / MODEL_FILE}"
+                f"--resume {folder} does not fit this training: {error}. Use the settings it was saved with, or start anew with "
+                f"--network_weights {folder / MODEL_FILE}"
             ) from error
 
 
@@ -123,12 +124,12 @@ class SavedState:
 def replace_folder(new: Path, target: Path, old: Path) -> None:
     """Put `new` in the place of `target`. Killed in between, `old` holds the former content (see `checkpoints.clean_leftovers`)."""
     if target.exists():
-        os.replace(target, old)
+        target.replace(old)
     try:
-        os.replace(new, target)
+        new.replace(target)
     except OSError:
         if old.exists():
-            os.replace(old, target)
+            old.replace(target)
         raise
     shutil.rmtree(old, ignore_errors=True)
 
@@ -142,7 +143,10 @@ def read(folder: Path) -> SavedState:
         raise UserError(f"--resume {folder}: no such folder{hint}")
     for name in (MODEL_FILE, OPTIMIZER_FILE):
         if not (folder / name).is_file():
-            raise UserError(f"--resume {folder} is not a training state: {name} is missing. Give a folder that --save_state wrote (its name ends in -state)")
+            raise UserError(
+                f"--resume {folder} is not a training state: {name} is missing. Give a folder that --save_state wrote (its "
+                "name ends in -state)"
+            )
     read_header(folder / MODEL_FILE)
     if not (folder / POSITION_FILE).is_file():
         return SavedState(folder, None, None, [], [], {})
@@ -199,7 +203,10 @@ def _check_rank(saved: SavedState, args: Namespace) -> None:
     if not ranks:
         raise UserError(f"--resume {saved.folder}: {MODEL_FILE} holds no LoRA")
     if ranks != {wanted}:
-        raise UserError(f"--resume {saved.folder} has rank {', '.join(map(str, sorted(ranks)))}, but --network_dim is {wanted}; use the same rank")
+        raise UserError(
+            f"--resume {saved.folder} has rank {', '.join(map(str, sorted(ranks)))}, but --network_dim is {wanted}; use the "
+            "same rank"
+        )
 
 
 def _check_sizes(saved: SavedState, args: Namespace) -> None:
@@ -215,7 +222,8 @@ def _check_sizes(saved: SavedState, args: Namespace) -> None:
         if found and (layer not in sizes or sizes[layer][1] != info.shape[1]):
             is_now = f"has width {sizes[layer][1]}" if layer in sizes else "is not there"
             raise UserError(
-                f"--resume {saved.folder} belongs to another model than --dit {args.dit}: its layer {layer} has width {info.shape[1]}, in the model it {is_now}"
+                f"--resume {saved.folder} belongs to another model than --dit {args.dit}: its layer {layer} has width "
+                f"{info.shape[1]}, in the model it {is_now}"
             )
 
 

@@ -172,10 +172,7 @@ def _shifted(
 
 
 def _log_snr(batch: int, mean: float, std: float, generator: torch.Generator, u: Tensor | None) -> Tensor:
-    if u is None:
-        log_snr = torch.normal(mean, std, (batch,), generator=generator)
-    else:
-        log_snr = mean + std * _normal(batch, generator, u)
+    log_snr = torch.normal(mean, std, (batch,), generator=generator) if u is None else mean + std * _normal(batch, generator, u)
     return torch.sigmoid(-log_snr / 2)
 
 
@@ -185,10 +182,11 @@ def _qinglong(
     """A mixture decided per sample: mostly a resolution shift, the rest log-normal SNRs that favour nearly clean inputs."""
     flux = sampling.timestep_sampling == "qinglong_flux"
     choice = torch.rand(batch, generator=generator)
+    first, second = (0.79, 0.9) if flux else (0.95, 0.95)
     parts = [
-        (choice < (0.79 if flux else 0.95), None),
-        ((choice >= 0.79) & (choice < 0.9) if flux else torch.zeros_like(choice, dtype=torch.bool), (sampling.logit_mean, sampling.logit_std)),
-        (choice >= (0.9 if flux else 0.95), (5.36, 1.0)),
+        (choice < first, None),
+        ((choice >= first) & (choice < second), (sampling.logit_mean, sampling.logit_std)),
+        (choice >= second, (5.36, 1.0)),
     ]
     t = torch.zeros(batch)
     for mask, log_snr in parts:

@@ -91,7 +91,8 @@ def log_folder(args: Namespace) -> Path:
 
 def shareable_settings(args: Namespace) -> dict[str, Any]:
     """The settings for `--log_config`, without keys and paths of this machine."""
-    return {key: value if isinstance(value, (bool, int, float, str, type(None))) else str(value) for key, value in vars(args).items() if key not in _PRIVATE}
+    simple = (bool, int, float, str, type(None))
+    return {key: value if isinstance(value, simple) else str(value) for key, value in vars(args).items() if key not in _PRIVATE}
 
 
 class _TensorBoard:

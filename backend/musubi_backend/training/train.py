@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-
 from .. import job
 from ..dataset.batches import CachedDataset
 from ..dataset.config import load_config
@@ -170,7 +169,10 @@ def _dataset(args: Namespace, architecture: Architecture) -> CachedDataset:
     logger.info("Load dataset config from %s", args.dataset_config)
     dataset = CachedDataset.open(load_config(args.dataset_config), architecture.card, num_timestep_buckets=args.num_timestep_buckets)
     if not dataset.items:
-        raise UserError(f"no training items found for {args.dataset_config}: cache latents and text encoder outputs first, with the same dataset file")
+        raise UserError(
+            f"no training items found for {args.dataset_config}: cache latents and text encoder outputs first, with the same "
+            "dataset file"
+        )
     return dataset
 
 
@@ -181,17 +183,24 @@ def _resume(loop: Loop, saved: state.SavedState) -> None:
     loop.state().restore(saved)
     if saved.position is None:
         logger.warning(
-            "%s was saved by musubi-tuner and does not say how far it was: weights, optimizer and schedule go on, but epochs and steps count from the start",
+            "%s was saved by musubi-tuner and does not say how far it was: weights, optimizer and schedule go on, but epochs and "
+            "steps count from the start",
             saved.folder,
         )
         return
     position = saved.position
     if saved.facts.get("dataset") != run.facts["dataset"]:
-        logger.warning("--resume: the dataset changed since the state was saved; epoch %d starts again with the new items", position.epoch + 1)
+        logger.warning(
+            "--resume: the dataset changed since the state was saved; epoch %d starts again with the new items",
+            position.epoch + 1,
+        )
         position.batch = 0
     loop.go_to(position, saved.losses, saved.history)
     if position.step >= run.total_steps:
-        logger.warning("--resume: the state is at step %d, and --max_train_steps is %d: nothing is left to train", position.step, run.total_steps)
+        logger.warning(
+            "--resume: the state is at step %d, and --max_train_steps is %d: nothing is left to train",
+            position.step, run.total_steps,
+        )
 
 
 def _announce(run: Run, batches: int) -> None:
@@ -208,5 +217,6 @@ def _announce(run: Run, batches: int) -> None:
         f"  total optimization steps / 学習ステップ数: {run.total_steps}",
         flush=True,
     )
-    logger.info("network weights will be saved as %s (%s)", run.checkpoints.dtype, f"--save_precision {run.args.save_precision}" if run.args.save_precision else "default")
+    reason = f"--save_precision {run.args.save_precision}" if run.args.save_precision else "default"
+    logger.info("network weights will be saved as %s (%s)", run.checkpoints.dtype, reason)
     logger.info("DiT dtype: %s, device: %s", run.dtype, run.processes.device)

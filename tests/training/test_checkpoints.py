@@ -1,0 +1,146 @@
+"""Old checkpoints go by musubi-tuner's rules; states are whole or not there; leftovers of a killed run are cleaned up."""
+
+from __future__ import annotations
+
+import errno
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from musubi_backend.architectures.wan.card import CARD
+from musubi_backend.errors import UserError
+from musubi_backend.training import state
+from musubi_backend.training.checkpoints import Checkpoints, Rotation, clean_leftovers, explained
+from musubi_backend.weights.safetensors_file import load
+
+
+def writer(folder: Path, **changes: Any) -> Checkpoints:
+    values: dict[str, Any] = {
+        "output_dir": str(folder), "output_name": "cat", "save_precision": None, "save_every_n_steps": 2, "save_last_n_steps": None,
+        "save_last_n_steps_state": None, "save_every_n_epochs": 1, "save_last_n_epochs": None, "save_last_n_epochs_state": None,
+        "save_state": True, "no_metadata": True, "metadata_arch": None, "metadata_title": None, "metadata_reso": None,
+        "metadata_author": None, "metadata_description": None, "metadata_license": None, "metadata_tags": None, "min_timestep": None,
+        "max_timestep": None,
+    }  # fmt: skip
+    return Checkpoints(Namespace(**{**values, **changes}), CARD, {})
+
+
+def some_state(step: int = 1) -> state.TrainingState:
+    network = nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    network(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
+    return state.TrainingState(network, optimizer, schedule, None, state.Position(step=step, batch=step), [0.5], [0.5], 7, {"architecture": "wan"})
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_steps_rotate_by_distance_and_epochs_by_count() -> None:
+    steps = Rotation(every=10, last=30)
+    assert [steps.step_to_remove(step) for step in (10, 30, 40, 50, 60)] == [None, None, None, 10, 20]
+    assert Rotation(every=10, last=None).step_to_remove(50) is None
+    epochs = Rotation(every=2, last=3)
+    assert [epochs.epoch_to_remove(epoch) for epoch in (2, 6, 8, 10)] == [None, None, 2, 4]
+
+
+def test_lora_files_and_states_rotate_apart(tmp_path: Path) -> None:
+    files = writer(tmp_path, save_last_n_steps=2, save_last_n_steps_state=4)
+    for step in (2, 4, 6, 8):
+        files.save_lora(files.step_name(step), nn.Linear(2, 2), step, 0)
+        files.save_state(files.step_name(step), some_state(step), f"at step {step}")
+        files.rotate_steps(step)
+    assert names(tmp_path) == {
+        "cat-step00000006.safetensors", "cat-step00000008.safetensors",
+        "cat-step00000004-state", "cat-step00000006-state", "cat-step00000008-state",
+    }  # fmt: skip
+
+
+def test_epochs_keep_the_last_n_files(tmp_path: Path) -> None:
+    files = writer(tmp_path, save_last_n_epochs=2, save_last_n_epochs_state=1)
+    for epoch in (1, 2, 3):
+        files.save_lora(files.epoch_name(epoch), nn.Linear(2, 2), epoch, epoch)
+        files.save_state(files.epoch_name(epoch), some_state(epoch), f"at epoch {epoch}")
+        files.rotate_epochs(epoch)
+    assert names(tmp_path) == {"cat-000002.safetensors", "cat-000003.safetensors", "cat-000003-state"}
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [(None, torch.float32), ("fp16", torch.float16), ("bf16", torch.bfloat16), ("float", torch.float32)])
+def test_save_precision(precision: str | None, dtype: torch.dtype, tmp_path: Path) -> None:
+    path = writer(tmp_path, save_precision=precision).save_lora("cat", nn.Linear(2, 2), 1, 1)
+    assert {tensor.dtype for tensor in load(path).values()} == {dtype}
+
+
+def test_a_state_that_cannot_be_finished_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "cat-state"
+    some_state(1).save(folder)
+
+    def disk_full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(state, "_save_pickle", disk_full)
+    with pytest.raises(UserError, match=r"disk is full.*--resume"), explained(folder):
+        some_state(2).save(folder)
+    assert names(tmp_path) == {"cat-state"}
+    saved = state.read(folder)
+    assert saved.position is not None and saved.position.step == 1
+
+
+def test_saving_over_a_state_replaces_it_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "cat-state"
+    some_state(1).save(folder)
+    some_state(2).save(folder)
+    assert names(tmp_path) == {"cat-state"}
+    saved = state.read(folder)
+    assert saved.position == state.Position(step=2, batch=2) and saved.losses == [0.5] and saved.seed == 7
+
+
+def test_leftovers_of_a_killed_run_are_cleaned_and_nobody_elses(tmp_path: Path) -> None:
+    (tmp_path / ".cat-000001.safetensors.0123abcd.part").write_bytes(b"half")
+    (tmp_path / ".cat-step00000002-state.0123abcd.part").mkdir()
+    some_state(5).save(tmp_path / "was")
+    (tmp_path / "was").rename(tmp_path / ".cat-state.0123abcd.old")
+    others = {".catalogue.safetensors.0123abcd.part", ".cat-notes.txt.0123abcd.part", "cat.safetensors"}
+    for name in others:
+        (tmp_path / name).write_bytes(b"")
+    clean_leftovers(tmp_path, "cat")
+    assert names(tmp_path) == {*others, "cat-state"}
+    saved = state.read(tmp_path / "cat-state")
+    assert saved.position is not None and saved.position.step == 5
+
+
+def test_restoring_gives_back_weights_and_optimizer(tmp_path: Path) -> None:
+    original, fresh = some_state(3), some_state(3)
+    original.save(tmp_path / "cat-state")
+    fresh.restore(state.read(tmp_path / "cat-state"))
+    for ours, theirs in zip(fresh.network.parameters(), original.network.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+        a, b = fresh.optimizer.state[ours], original.optimizer.state[theirs]
+        assert torch.equal(a["exp_avg"], b["exp_avg"]) and torch.equal(a["exp_avg_sq"], b["exp_avg_sq"])
+
+
+def test_what_is_no_state_is_named(tmp_path: Path) -> None:
+    some_state().save(tmp_path / "cat-000001-state")
+    with pytest.raises(UserError, match="cat-000001-state"):
+        state.read(tmp_path / "cat-000002-state")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"model.safetensors is missing"):
+        state.read(tmp_path / "empty")
+    broken = tmp_path / "cat-000001-state" / state.POSITION_FILE
+    broken.write_text(broken.read_text()[:40])
+    with pytest.raises(UserError, match=r"training_state.json is damaged"):
+        state.read(tmp_path / "cat-000001-state")
+
+
+def test_a_state_of_other_parts_is_refused_in_words(tmp_path: Path) -> None:
+    some_state().save(tmp_path / "cat-state")
+    other = some_state()
+    other.network = nn.Linear(3, 3)
+    with pytest.raises(UserError, match="does not fit this training"):
+        other.restore(state.read(tmp_path / "cat-state"))
