@@ -18,6 +18,7 @@ Written by `python -m musubi_backend.options.document`; do not edit by hand.
 
 Names, defaults and choices are those of musubi-tuner 0.3.4. A key of `--config_file` is the flag without its dashes.
 A flag marked **no** is refused with the reason given, never ignored; setting it to its default is allowed.
+"Nothing to do" marks flags about something that works differently here; they are accepted and change nothing.
 """
 
 
@@ -52,6 +53,8 @@ def _takes(option: Option) -> str:
 def _done(option: Option) -> str:
     if option.refused:
         return f"**no**: {option.refused}"
+    if option.moot:
+        return f"nothing to do: {option.moot}"
     if option.refused_choices:
         reasons = "; ".join(dict.fromkeys(option.refused_choices.values()))
         return f"without {', '.join(f'`{choice}`' for choice in option.refused_choices)}: {reasons}"

@@ -37,6 +37,7 @@ class Option:
     architectures  None = every architecture; else the card ids it applies to
     refused        reason why a flag of musubi-tuner is not done here (yet); using it is an error, never ignored
     refused_choices    the same for single choices: choice -> reason
+    moot           why the flag has nothing to change here; it is accepted so that musubi-tuner's command lines run
     neutral        values of a refused flag that ask for nothing and so are accepted beside the default
     advanced       hide the widget behind ComfyUI's "advanced"
     differs        tool name or verb -> the fields that are different there; the tool's entry wins over the verb's
@@ -57,6 +58,7 @@ class Option:
     architectures: tuple[str, ...] | None = None
     refused: str | None = None
     refused_choices: Mapping[str, str] = field(default_factory=dict, hash=False)
+    moot: str | None = None
     neutral: tuple[Any, ...] = ()
     advanced: bool = False
     differs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)

@@ -80,7 +80,7 @@ def _add(section: argparse._ArgumentGroup, option: Option) -> None:
 
 def _help(option: Option) -> str:
     about = facts(option)
-    refused = f" NOT DONE YET: {option.refused}." if option.refused else ""
+    refused = f" NOT DONE YET: {option.refused}." if option.refused else f" Nothing to do here: {option.moot}." if option.moot else ""
     return (option.help + (f" ({about})" if about else "") + refused).replace("%", "%%")
 
 

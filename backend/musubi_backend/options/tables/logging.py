@@ -25,7 +25,11 @@ GROUPS = (
             Option("--log_tracker_name", advanced=True, help='Name of the log inside that folder. Unset, "network_train".'),
             Option("--wandb_run_name", advanced=True, help="Name of the run in Weights & Biases."),
             Option(
-                "--log_tracker_config", path="file", advanced=True, help="TOML file with settings for the trackers, one section for each."
+                "--log_tracker_config",
+                path="file",
+                advanced=True,
+                refused="trackers take no settings from a file here",
+                help="TOML file with settings for the trackers, one section for each.",
             ),
             Option(
                 "--wandb_api_key",

@@ -61,6 +61,7 @@ GROUPS = (
                 "--attn_mode",
                 default="torch",
                 choices=("flash", "flash2", "flash3", "torch", "sageattn", "xformers", "sdpa"),
+                refused_choices={"sageattn": "SageAttention is not connected yet"},
                 differs={"hv_generate_video": {"choices": ("flash", "torch", "sageattn", "xformers", "sdpa")}},
                 help="Which attention computes the video. torch and sdpa are PyTorch's own; the others need their package in the backend.",
             ),

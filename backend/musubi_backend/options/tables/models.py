@@ -94,8 +94,8 @@ GROUPS = (
                 bool,
                 False,
                 advanced=True,
-                help="Do not map weight files into memory while loading. This backend never uses numpy's mapping, so it is satisfied "
-                "either way.",
+                moot="weights are never read through numpy's mapping",
+                help="Read weight files without mapping them into memory.",
             ),
         ),
     ),
