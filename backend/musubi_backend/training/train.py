@@ -41,6 +41,7 @@ def run(args: Namespace, architecture: Architecture) -> None:
         return
     check(args, architecture)
     with stopping_on_signals():
+        _set_cuda(args)
         processes = distributed.start(args)
         try:
             _train(args, architecture, processes)
@@ -139,6 +140,16 @@ def _train(args: Namespace, architecture: Architecture, processes: distributed.P
     _announce(training, batches)
     job.event("start", total=training.total_steps, epochs=epochs, items=len(dataset.items), step=loop.position.step)
     loop.start()
+
+
+def _set_cuda(args: Namespace) -> None:
+    """`--cuda_allow_tf32` and `--cuda_cudnn_benchmark`: only ever turned on, as their defaults are PyTorch's to choose."""
+    import torch
+
+    if args.cuda_allow_tf32:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    if args.cuda_cudnn_benchmark:
+        torch.backends.cudnn.benchmark = True
 
 
 def _saved_state(args: Namespace, architecture: Architecture) -> state.SavedState | None:
