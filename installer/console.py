@@ -42,12 +42,12 @@ class Console:
         self._log(text)
 
     def detail(self, text: str) -> None:
-        """A line that matters while it lasts: overwritten on a terminal, indented elsewhere."""
+        """A line that matters while it lasts: overwritten on a terminal; elsewhere only large downloads are told."""
         if self._live:
             sys.stdout.write(f"\r\033[K    {text[:100]}")
             sys.stdout.flush()
             self._dirty = True
-        else:
+        elif text.startswith("Downloading ") and text.endswith(("MB)", "GB)")):
             print(f"    {text}", flush=True)
 
     def _log(self, text: str) -> None:

@@ -97,9 +97,7 @@ def _compare_versions(places: Places, contents: Contents, out: Report) -> None:
     for name in _SHOWN_PACKAGES:
         installed = contents.versions.get(name, "").partition("+")[0]
         if name in pins and installed and installed != pins[name]:
-            out.problem(
-                f"{name} {installed} is installed, this release was tested with {pins[name]}.\n  To mend it, delete {places.environment} and run install.py."
-            )
+            out.problem(f"{name} {installed} is installed, tested is {pins[name]}.\n  Delete {places.environment}, then run install.py.")
 
 
 def _settings(places: Places, out: Report) -> None:

@@ -71,12 +71,8 @@ def install(choice: Choice, version: str, packages: Packages, console: Console) 
         except CommandFailed as error:
             if not _not_found(error):
                 raise
-            console.say(f"  torch {version}+{build} is not to be had.")
+            console.say(f"  pytorch.org is out of reach or has no torch {version}+{build}: asking the configured package sources.")
     packages.install([f"torch=={version}"], alone=True)
-    if choice.kind == "cpu":
-        console.say(
-            "  The configured package index gave its standard build of torch, which may hold CUDA libraries that are not needed here."
-        )
 
 
 def _not_found(error: CommandFailed) -> bool:
