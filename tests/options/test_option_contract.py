@@ -14,7 +14,7 @@ from musubi_backend.options.tables.not_done import NOT_DONE
 from musubi_backend.options.values import default_of
 
 DONE = ("wan_cache_latents", "wan_cache_text_encoder_outputs", "wan_train_network", "wan_generate_video")
-OWN = ("demo_models", "demo_dataset", "video_convert")
+OWN = ("demo_models", "demo_dataset", "video_convert", "inspect_dataset")
 
 # musubi-tuner gives a Path for one flag and no type (so text) for two; paths are text in all of ours.
 KINDS = {"str": str, "int": int, "float": float, "_int_or_float": steps_or_share, "Path": str, None: str}

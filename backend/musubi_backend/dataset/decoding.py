@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from .buckets import Size
 from .config import ImageDataset, VideoDataset
 from .frames import resampled
-from .items import Entry, MediaItem, caching_buckets, control_size, plan
+from .items import Entry, MediaItem, caching_buckets, control_size, plan, unmet_targets
 from .pictures import fit, read_picture
 from .probe import frames_of_folder, open_video
 from .problems import Problem, UnusableMedium
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..architectures.card import Card
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -137,6 +141,9 @@ def _decode_clip(item: MediaItem, dataset: VideoDataset, card: Card) -> list[Dec
     entries = plan(item, card, size, len(frames))
     if isinstance(entries, Problem):
         return entries
+    unmet = unmet_targets(item, len(frames))
+    if unmet:
+        logger.warning(f"{item.path}: {len(frames)} frames, no window of {', '.join(map(str, unmet))}")
     clip = np.stack(frames)
     frames.clear()
     controls = []

@@ -94,6 +94,13 @@ def plan(item: MediaItem, card: Card, size: Size, count: int = 1) -> list[Entry]
     return [Entry(item, LatentName(item.stem, *bucket, start, length), bucket) for start, length in cuts]
 
 
+def unmet_targets(item: MediaItem, count: int) -> tuple[int, ...]:
+    """The target frames that a clip of `count` frames is too short for."""
+    if not isinstance(item.dataset, VideoDataset) or item.dataset.frame_extraction == "full":
+        return ()
+    return tuple(target for target in item.dataset.rules.targets if target > count)
+
+
 def control_size(dataset: ImageDataset, card: Card, control: Size, bucket: Size) -> Size:
     """The size a control picture is brought to."""
     limit = dataset.control_resolution

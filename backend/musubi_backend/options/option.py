@@ -14,6 +14,7 @@ GENERATE = "generate"
 DEMO_MODELS = "demo_models"
 DEMO_DATASET = "demo_dataset"
 VIDEO_CONVERT = "video_convert"
+INSPECT_DATASET = "inspect_dataset"
 
 
 def steps_or_share(text: str) -> int | float:

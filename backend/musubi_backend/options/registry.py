@@ -8,7 +8,7 @@ from functools import lru_cache
 from ..architectures import cards
 from ..architectures.card import Card
 from ..errors import UserError
-from .option import CACHE_LATENTS, CACHE_TEXT, DEMO_DATASET, DEMO_MODELS, GENERATE, TRAIN, VIDEO_CONVERT, Group, Option
+from .option import CACHE_LATENTS, CACHE_TEXT, DEMO_DATASET, DEMO_MODELS, GENERATE, INSPECT_DATASET, TRAIN, VIDEO_CONVERT, Group, Option
 from .suggest import did_you_mean
 from .tables import GROUPS
 from .tables.not_done import NOT_DONE
@@ -49,6 +49,7 @@ _MODULES = {
     DEMO_MODELS: "tools.demo",
     DEMO_DATASET: "tools.demo_clips",
     VIDEO_CONVERT: "tools.video_convert",
+    INSPECT_DATASET: "dataset.inspect",
 }
 _SUMMARIES = {
     CACHE_LATENTS: "encode the pictures and clips of a dataset for training",
@@ -57,6 +58,7 @@ _SUMMARIES = {
     GENERATE: "generate video from text, with or without LoRAs",
     DEMO_MODELS: "write tiny models with random weights, to try everything in seconds",
     DEMO_DATASET: "write a small dataset of captioned clips to train the demo models on",
+    INSPECT_DATASET: "say what a dataset file comes to, and what of it cannot be used and why",
     VIDEO_CONVERT: "turn a video, or a folder of png files, into mp4, webm, gif or png files",
 }
 
@@ -65,7 +67,7 @@ _SUMMARIES = {
 def tools() -> dict[str, Tool]:
     """All tools by name."""
     named = [(name, verb, card) for card in cards().values() for verb, name in tool_names(card).items()]
-    own = [(verb, verb, None) for verb in (DEMO_MODELS, DEMO_DATASET, VIDEO_CONVERT)]
+    own = [(verb, verb, None) for verb in (DEMO_MODELS, DEMO_DATASET, VIDEO_CONVERT, INSPECT_DATASET)]
     return {name: _tool(name, verb, card) for name, verb, card in [*named, *own]}
 
 

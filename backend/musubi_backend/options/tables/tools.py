@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..option import DEMO_DATASET, DEMO_MODELS, VIDEO_CONVERT, Group, Option
+from ...architectures import cards
+from ..option import DEMO_DATASET, DEMO_MODELS, INSPECT_DATASET, VIDEO_CONVERT, Group, Option
 
 GROUPS = (
     Group(
@@ -45,6 +46,20 @@ GROUPS = (
                 help="What to write. Unset, what the ending of --output says.",
             ),
             Option("--fps", int, minimum=1, maximum=240, unit="frames/s", help="Speed the result plays at. Unset, that of the input."),
+        ),
+    ),
+    Group(
+        "Inspection",
+        (INSPECT_DATASET,),
+        (
+            Option("--dataset_config", required=True, path="file", help="Dataset file (.toml or .json) to look into."),
+            Option(
+                "--architecture",
+                default="wan",
+                choices=tuple(cards()),
+                help="Which architecture it is meant for: decides frame rate, bucket sizes and names of caches.",
+            ),
+            Option("--output", path="output", help="JSON file to write the report to. Unset, it is printed."),
         ),
     ),
 )

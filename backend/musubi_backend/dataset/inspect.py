@@ -1,0 +1,146 @@
+"""The tool `inspect_dataset`: what a dataset file comes to, item by item, without decoding a frame and without torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..architectures import cards
+from ..atomic import write_text
+from ..cache.headers import latents_problem, text_problem
+from .config import DatasetConfig, ImageDataset, VideoDataset, load_config
+from .describe import metadata
+from .discovery import Discovery, discover
+from .items import Entry, MediaItem, plan, text_path, unmet_targets
+from .probe import Facts, probe
+from .problems import Problem, UnusableMedium, listing
+
+if TYPE_CHECKING:
+    from ..architectures.card import Card
+
+_READERS = 4
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """One usable item with what will be made of it."""
+
+    item: MediaItem
+    facts: Facts
+    entries: tuple[Entry, ...]
+
+
+def run(args: Namespace) -> None:
+    """Write the report as JSON to `--output`, or print it. UserError when the file itself is wrong or a folder is missing."""
+    report = json.dumps(inspect(load_config(args.dataset_config), cards()[args.architecture]), ensure_ascii=False)
+    if args.output:
+        write_text(args.output, report)
+    else:
+        sys.stdout.write(report + "\n")
+
+
+def inspect(config: DatasetConfig, card: Card) -> dict[str, Any]:
+    """The report: "summary" (one line), "text" (what cannot be used, line by line), and "datasets" with their "items",
+    "buckets" and "problems". All paths are absolute."""
+    reports, lines = [], []
+    counts: Counter[str] = Counter()
+    for dataset in config.datasets:
+        found = discover(dataset, card)
+        items, problems = _looked_at(found, card)
+        reports.append(_dataset_report(dataset, items, problems, card))
+        lines += _lines(dataset, items, problems)
+        counts[f"{dataset.kind}s"] += len(items)
+        counts["windows"] += sum(len(one.entries) for one in items) if dataset.kind == "video" else 0
+        counts["not usable"] += len(problems)
+    told = [f"{counts[name]} {name}" for name in ("images", "videos", "windows", "not usable") if counts[name]]
+    summary = f"{len(reports)} dataset{'s' if len(reports) > 1 else ''}: {', '.join(told) or 'nothing to train on'}"
+    text = "\n".join([summary, *lines])
+    return {"config": _absolute(config.path), "architecture": card.id, "summary": summary, "text": text, "datasets": reports}
+
+
+def _looked_at(found: Discovery, card: Card) -> tuple[list[Inspected], list[Problem]]:
+    """The items that give at least one cache entry, and everything else with its reason."""
+    with ThreadPoolExecutor(_READERS) as pool:
+        results = list(pool.map(lambda item: _inspect_item(item, card), found.items))
+    problems = [*found.problems, *(result for result in results if isinstance(result, Problem))]
+    return [result for result in results if isinstance(result, Inspected)], sorted(problems, key=lambda problem: str(problem.path))
+
+
+def _inspect_item(item: MediaItem, card: Card) -> Inspected | Problem:
+    try:
+        facts = probe(item, card)
+    except UnusableMedium as unusable:
+        return unusable.problem
+    entries = plan(item, card, facts.size, facts.count)
+    return entries if isinstance(entries, Problem) else Inspected(item, facts, tuple(entries))
+
+
+def _dataset_report(
+    dataset: ImageDataset | VideoDataset, items: Sequence[Inspected], problems: Sequence[Problem], card: Card
+) -> dict[str, Any]:
+    assert dataset.source is not None  # `discover` has refused it
+    buckets = Counter((entry.bucket, entry.frames) for one in items for entry in one.entries)
+    return {
+        **metadata(dataset),
+        "kind": dataset.kind,
+        "source": _absolute(dataset.source[1]),
+        "cache_directory": _absolute(dataset.cache_folder),
+        "control_directory": _absolute(dataset.control_directory) if dataset.control_directory else None,
+        "items": [_item_report(one, card) for one in items],
+        "buckets": [
+            {"size": size, "frames": frames, "count": count * dataset.num_repeats}
+            for (size, frames), count in sorted(buckets.items(), key=str)
+        ],
+        "problems": [{"path": _absolute(problem.path), "reason": problem.reason} for problem in problems],
+    }
+
+
+def _item_report(one: Inspected, card: Card) -> dict[str, Any]:
+    item, facts = one.item, one.facts
+    report: dict[str, Any] = {
+        "path": _absolute(item.path),
+        "caption": item.caption,
+        "size": facts.size,
+        "bucket": one.entries[0].bucket,
+        "controls": [_absolute(path) for path in item.controls],
+        "latents_cached": sum(_is_cached(entry, card) for entry in one.entries),
+        "text_cached": text_problem(text_path(item, card), card, caption=item.caption) is None,
+    }
+    if isinstance(item.dataset, VideoDataset):
+        report |= {
+            "frames": facts.count,
+            "fps": facts.fps,
+            "windows": [(entry.name.start, entry.frames) for entry in one.entries],
+            "too_short_for": unmet_targets(item, facts.count),
+        }
+    return report
+
+
+def _is_cached(entry: Entry, card: Card) -> bool:
+    name = entry.name
+    path = entry.latent_path(card)
+    return latents_problem(path, card, width=name.width, height=name.height, bucket=entry.bucket, frames=entry.frames) is None
+
+
+def _lines(dataset: ImageDataset | VideoDataset, items: Sequence[Inspected], problems: Sequence[Problem]) -> list[str]:
+    """What a person should know about one data set."""
+    lines = []
+    if problems:
+        lines += [f"not usable in datasets[{dataset.index}]:", listing(problems, limit=100)]
+    for one in items:
+        unmet = unmet_targets(one.item, one.facts.count)
+        if unmet:
+            lines.append(f"  {one.item.path}: {one.facts.count} frames, no window of {', '.join(map(str, unmet))}")
+    return lines
+
+
+def _absolute(path: str | os.PathLike[str]) -> str:
+    return str(Path(path).absolute())

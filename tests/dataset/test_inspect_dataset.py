@@ -1,0 +1,65 @@
+"""The tool that tells a person, and the nodes, what a dataset file comes to."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from musubi_backend.__main__ import main
+from musubi_backend.cache.files import save_latents, save_text
+from musubi_backend.dataset.inspect import inspect
+
+
+def test_windows_buckets_caches_and_everything_unusable_are_listed(make: SimpleNamespace, tmp_path: Path) -> None:
+    clips, pictures = tmp_path / "clips 日本", tmp_path / "pictures"
+    for name, length in (("long.mp4", 33), ("short.mp4", 10), ("tiny.mp4", 3)):
+        make.caption(make.clip(clips / name, length))
+    make.clip(clips / "mute.mp4", 2)
+    (clips / "broken.mp4").write_bytes(b"x" * 100)
+    make.caption(clips / "broken.mp4")
+    make.caption(make.picture(pictures / "a.png"))
+    cache = tmp_path / "cache"
+    latents = {"latents": torch.zeros(16, 3, 6, 8)}
+    save_latents(cache / "long_00000-009_0064x0048_wan.safetensors", latents, make.card, width=64, height=48, frame_count=9)
+    save_text(cache / "short_wan_te.safetensors", {"varlen_t5": torch.zeros(1, 4)}, make.card, caption="a pan over a photo")
+    config = make.config(
+        tmp_path,
+        f"video_directory = '{clips}'\ncache_directory = '{cache}'\ntarget_frames = [9, 25]\nframe_extraction = 'chunk'\nnum_repeats = 2",
+        f"image_directory = '{pictures}'",
+    )
+    report = inspect(config, make.card)
+    assert report["summary"] == "2 datasets: 1 images, 2 videos, 5 windows, 3 not usable"
+    video, image = report["datasets"]
+    assert {problem["path"].rsplit("/", 1)[1] for problem in video["problems"]} == {"tiny.mp4", "mute.mp4", "broken.mp4"}
+    long, short = video["items"]
+    assert long["windows"] == [(0, 9), (9, 9), (18, 9), (0, 25)] and long["latents_cached"] == 1 and not long["text_cached"]
+    assert short["windows"] == [(0, 9)] and short["too_short_for"] == (25,) and short["text_cached"]
+    assert video["buckets"] == [{"size": (64, 48), "frames": 25, "count": 2}, {"size": (64, 48), "frames": 9, "count": 8}]
+    assert image["items"][0]["bucket"] == (64, 48) and image["source"] == str(pictures)
+    for told in ("mute.txt is missing", "3 frames", "short.mp4: 10 frames, no window of 25"):
+        assert told in report["text"]
+
+
+def test_the_tool_writes_json_and_needs_no_torch(make: SimpleNamespace, tmp_path: Path) -> None:
+    make.caption(make.clip(tmp_path / "in" / "a.mp4", 9))
+    make.config(tmp_path, f"video_directory = '{tmp_path}/in'\ntarget_frames = [9]")
+    output = tmp_path / "report.json"
+    program = (
+        "import sys; from musubi_backend.__main__ import main\n"
+        f"code = main(['inspect_dataset', '--dataset_config', {str(tmp_path / 'dataset.toml')!r}, '--output', {str(output)!r}])\n"
+        "assert 'torch' not in sys.modules and 'cv2' not in sys.modules; sys.exit(code)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, env={"PYTHONPATH": str(Path(main.__code__.co_filename).parents[1])})
+    assert json.loads(output.read_text(encoding="utf-8"))["datasets"][0]["items"][0]["windows"] == [[0, 9]]
+
+
+def test_a_wrong_file_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "d.toml"
+    config.write_text("[[datasets]]\nvideo_directory = 'nowhere'\ncaption_extension = '.txt'\n")
+    assert main(["inspect_dataset", "--dataset_config", str(config)]) == 1
+    assert "video_directory nowhere does not exist" in capsys.readouterr().err
