@@ -30,7 +30,9 @@ def load_pack() -> Any:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m headless", description="Run a workflow of MusubiTuner nodes without ComfyUI.")
     parser.add_argument("workflow", type=Path, help="workflow JSON, as saved by ComfyUI or exported for its API")
-    parser.add_argument("--set", action="append", default=[], metavar="NODE.input=value", help="change a widget; NODE is an id, a title or a node type")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NODE.input=value", help="change a widget; NODE is an id, a title or a node type"
+    )
     parser.add_argument("--models", type=Path, action="append", default=[], metavar="DIR", help="a models folder laid out like ComfyUI's")
     parser.add_argument("--home", type=Path, help="the product's home folder (default: $MUSUBITUNER_HOME, else as install.py chose)")
     parser.add_argument("--fresh", action="store_true", help="run every node, also those whose results are still there")

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ def run_file(workflow: Path, settings: list[str], models: Sequence[Path], home: 
     try:
         steps = read(workflow)
         override(steps, settings)
+        if fresh:
+            _renew(steps)
         _check(order(steps), host)
     except UserError as error:
         print(f"ERROR: {error}", file=sys.stderr)
@@ -121,6 +124,13 @@ class ResultStore:
         self._entries = dict(list(self._entries.items())[-_KEPT_RESULTS:])
         self._path.parent.mkdir(parents=True, exist_ok=True)
         write_text(self._path, json.dumps(self._entries, ensure_ascii=False))
+
+
+def _renew(steps: Mapping[str, Step]) -> None:
+    """Give every training a run of its own."""
+    for step in steps.values():
+        if any(entry.name == "run_id" for entry in step.node.spec.inputs):
+            step.constants["run_id"] = int(time.time())
 
 
 def _check(steps: Sequence[Step], host: TerminalHost) -> None:

@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 from ..backend.musubi_backend.errors import UserError
 from ..nodes.jobs import config as configuration
+from ..nodes.jobs.config import DEMO_MODELS
 
 _MODEL_SUFFIXES = {".safetensors", ".sft", ".pth", ".pt"}
 _OLD_NAMES = {"diffusion_models": "unet", "text_encoders": "clip"}
@@ -49,7 +50,10 @@ class Screen:
 
 
 class TerminalHost:
-    """Host for one node. Model folders: `--models` folders first, then `<home>/models`, both laid out like ComfyUI's."""
+    """Host for one node. Model folders: those given, then `<home>/models`, laid out like ComfyUI's, then the demo models.
+
+    A models folder without sub-folders for a kind of model offers its own files for it.
+    """
 
     def __init__(self, home: Path, models: Sequence[Path] = (), screen: Screen | None = None, title: str = "") -> None:
         self.home = home
@@ -58,11 +62,12 @@ class TerminalHost:
         self.temp_dir = home / "temp"
         self.screen = screen or Screen(sys.stderr)
         self.title = title
-        self._models = [*(path.absolute() for path in models), home / "models"]
+        self._given = tuple(path.absolute() for path in models)
+        self._models = [*self._given, home / "models", home / DEMO_MODELS]
 
     def named(self, title: str) -> TerminalHost:
         """The same host for another node."""
-        return TerminalHost(self.home, self._models[:-1], self.screen, title)
+        return TerminalHost(self.home, self._given, self.screen, title)
 
     def allowed_roots(self) -> list[Path]:
         return [self.input_dir, self.output_dir, self.temp_dir, *self._models, self.home, *configuration.load(self.home).allowed_roots]
@@ -70,7 +75,7 @@ class TerminalHost:
     def model_names(self, key: str) -> list[str]:
         names = set()
         for folder in self._folders(key):
-            for path in folder.rglob("*"):
+            for path in folder.rglob("*") if folder.is_dir() else ():
                 if path.suffix.lower() in _MODEL_SUFFIXES and path.is_file():
                     names.add(path.relative_to(folder).as_posix())
         return sorted(names)
@@ -83,7 +88,7 @@ class TerminalHost:
         raise UserError(f"{name} is not in {' or '.join(str(folder) for folder in self._folders(key))}")
 
     def loras_dir(self) -> Path:
-        return self._models[-1] / "loras"
+        return self.home / "models" / "loras"
 
     def progress(self, value: float, total: float, text: str, preview: Path | None = None) -> None:
         self.screen.show(self.title, value, total, text)
@@ -110,4 +115,8 @@ class TerminalHost:
 
     def _folders(self, key: str) -> list[Path]:
         names = [key, *([_OLD_NAMES[key]] if key in _OLD_NAMES else [])]
-        return [root / name for root in self._models for name in names]
+        folders = []
+        for root in self._models:
+            own = [root / name for name in names if (root / name).is_dir()]
+            folders += own or ([root] if key in _OLD_NAMES or key == "vae" else [])
+        return folders

@@ -20,8 +20,11 @@ import folder_paths
 from comfy_api.latest import ComfyExtension, InputImpl, io
 from comfy_execution.progress import get_progress_state
 
+from ..backend.musubi_backend.architectures import cards
+from ..backend.musubi_backend.errors import UserError
 from .catalog import NODES
 from .jobs import config as configuration
+from .jobs.config import DEMO_MODELS
 from .spec import ANY, Input, Node, NodeSpec, Result, check, choices_of, complete
 
 try:
@@ -55,8 +58,6 @@ class ComfyHost:
             path = folder_paths.get_full_path(key, spelling)
             if path:
                 return Path(path)
-        from ..backend.musubi_backend.errors import UserError
-
         raise UserError(f"{name} is not in ComfyUI's {key} folders")
 
     def loras_dir(self) -> Path:
@@ -127,6 +128,13 @@ _RESULTS = _Results()
 
 
 class MusubiTunerExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        """Offer the demo models beside the user's own, once they have been made."""
+        demo = configuration.default_home() / DEMO_MODELS
+        if demo.is_dir():
+            for key in cards()["wan"].model_folders.values():
+                folder_paths.add_model_folder_path(key, str(demo))
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [_comfy_class(node()) for node in NODES]
 
@@ -171,7 +179,9 @@ def _schema(spec: NodeSpec) -> io.Schema:
         category=spec.category,
         description=spec.description,
         inputs=[_input(entry, host) for entry in spec.inputs],
-        outputs=[_type(output.kind).Output(f"out_{output.name}", display_name=output.name, tooltip=output.tooltip) for output in spec.outputs],
+        outputs=[
+            _type(output.kind).Output(f"out_{output.name}", display_name=output.name, tooltip=output.tooltip) for output in spec.outputs
+        ],
         hidden=[io.Hidden.unique_id],
         is_output_node=spec.is_output,
         search_aliases=["musubi", "lora training"],

@@ -41,7 +41,7 @@ class DatasetConfig(Node):
         inputs=(
             Input("source", "COMBO", "What `path` is: a folder of clips or pictures with captions beside them, or a JSONL file that lists them.",
                   default="video folder", choices=tuple(_SOURCES)),
-            Input("path", "STRING", "The folder or the JSONL file. Relative paths start in ComfyUI's input folder. It must lie in one of ComfyUI's "
+            Input("path", "STRING", "The folder or the JSONL file. Relative paths start in ComfyUI's input folder, or else in this pack's home folder. It must lie in one of ComfyUI's "
                   "folders or one allowed with `python install.py --allow-root`.", default=""),
             Input("caption_extension", "STRING", "End of the caption files' names: clip.mp4 goes with clip.txt. Not used with JSONL.", default=".txt"),
             Input("width", "INT", "Width to train at; multiples of 16. With buckets, width times height is the area.", default=832, minimum=16, maximum=4096, step=16),
@@ -61,7 +61,8 @@ class DatasetConfig(Node):
             Input("cache_directory", "STRING", "Folder for the caches. Empty: one in this pack's home folder, by the settings above.", default="", advanced=True),
             Input("previous", DATASET, "Another dataset, to train on both.", optional=True),
         ),
-        outputs=(Output("dataset", DATASET, "For the caching nodes"), Output("toml", "STRING", "The dataset file as text")),
+        outputs=(Output("dataset", DATASET, "For the caching nodes"), Output("toml", "STRING", "The dataset file as text"),
+                 Output("report", "STRING", "What is in it, and what cannot be used and why")),
     )  # fmt: skip
 
     def validate(self, host: Host, **constants: Any) -> str | None:
@@ -73,7 +74,7 @@ class DatasetConfig(Node):
             if constants.get(side, 16) % 16:
                 raise UserError(f"{side}: {constants[side]} is not a multiple of 16; nearest is {round(constants[side] / 16) * 16}")
         if constants.get("cache_directory"):
-            guard.inside(constants["cache_directory"], host.allowed_roots(), "cache_directory", relative_to=host.home, must_exist=False)
+            guard.inside(constants["cache_directory"], host.allowed_roots(), "cache_directory", relative_to=(host.home,), must_exist=False)
         return None
 
     def fingerprint(self, host: Host, **constants: Any) -> str:
@@ -97,7 +98,7 @@ class DatasetConfig(Node):
         toml = folder / "dataset.toml"
         write_text(toml, text)
         report = await inspect(host, toml)
-        return Result((dataset_value(toml, datasets), text), text=report.summary, files=(toml,))
+        return Result((dataset_value(toml, datasets), text, report.text), text=report.summary, files=(toml,))
 
 
 class DatasetConfigLoader(Node):
@@ -107,7 +108,7 @@ class DatasetConfigLoader(Node):
         category="MusubiTuner/Dataset",
         description="Read an existing musubi-tuner dataset file (.toml or .json). It is checked, and every item that cannot be used is listed with the reason.",
         inputs=(
-            Input("path", "STRING", "The dataset file. Relative paths start in ComfyUI's input folder. It and the folders it names must lie in one of "
+            Input("path", "STRING", "The dataset file. Relative paths start in ComfyUI's input folder, or else in this pack's home folder. It and the folders it names must lie in one of "
                   "ComfyUI's folders or one allowed with `python install.py --allow-root`.", default=""),
         ),
         outputs=(Output("dataset", DATASET, "For the caching nodes"), Output("report", "STRING", "What is in it, and what cannot be used and why")),
@@ -159,13 +160,13 @@ def _entry(host: Host, inputs: dict[str, Any]) -> dict[str, Any]:
 
 def _cache_directory(host: Host, chosen: str, entry: dict[str, Any]) -> Path:
     if chosen.strip():
-        return guard.inside(chosen, host.allowed_roots(), "cache_directory", relative_to=host.home, must_exist=False)
+        return guard.inside(chosen, host.allowed_roots(), "cache_directory", relative_to=(host.home,), must_exist=False)
     same = {name: value for name, value in entry.items() if name not in ("batch_size", "num_repeats")}
     return host.home / "datasets" / content.digest(same) / "cache"
 
 
 def _source_path(host: Host, text: str, source: str) -> Path:
-    path = guard.inside(text, host.allowed_roots(), "path", relative_to=host.input_dir)
+    path = guard.inside(text, host.allowed_roots(), "path", relative_to=(host.input_dir, host.home))
     if source.endswith("folder") and not path.is_dir():
         raise UserError(f"path: {path} is not a folder; choose a JSONL source to use a list")
     if source.endswith("JSONL") and not path.is_file():
@@ -174,7 +175,7 @@ def _source_path(host: Host, text: str, source: str) -> Path:
 
 
 def _config_path(host: Host, text: str) -> Path:
-    path = guard.inside(text, host.allowed_roots(), "path", relative_to=host.input_dir)
+    path = guard.inside(text, host.allowed_roots(), "path", relative_to=(host.input_dir, host.home))
     if path.suffix.lower() not in (".toml", ".json"):
         raise UserError(f"path: {path.name} is not a dataset file; it must end in .toml or .json")
     return path
@@ -209,4 +210,4 @@ def _listed(path: Path) -> list[Path]:
 def _guard_listed(host: Host, path: Path) -> None:
     roots = host.allowed_roots()
     for item in _listed(path):
-        guard.inside(str(item), roots, f"an entry of {path.name}", relative_to=Path.cwd(), must_exist=False)
+        guard.inside(str(item), roots, f"an entry of {path.name}", relative_to=(Path.cwd(),), must_exist=False)

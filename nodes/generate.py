@@ -28,12 +28,25 @@ def _lora_inputs() -> tuple[Input, ...]:
         later = number > 2
         entries.append(
             folder(
-                f"lora_{number}", "loras", "A LoRA to apply; connect the trainer's lora_name to use what it trained.", empty=NONE, optional=True, advanced=later
+                f"lora_{number}",
+                "loras",
+                "A LoRA to apply; connect the trainer's lora_name to use what it trained.",
+                empty=NONE,
+                optional=True,
+                advanced=later,
             )
         )
         entries.append(
             Input(
-                f"multiplier_{number}", "FLOAT", f"Strength of lora_{number}.", default=1.0, minimum=-10.0, maximum=10.0, step=0.05, optional=True, advanced=later
+                f"multiplier_{number}",
+                "FLOAT",
+                f"Strength of lora_{number}.",
+                default=1.0,
+                minimum=-10.0,
+                maximum=10.0,
+                step=0.05,
+                optional=True,
+                advanced=later,
             )
         )
     return tuple(entries)

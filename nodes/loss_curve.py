@@ -44,7 +44,8 @@ def _points(values: Sequence[float], low: float, high: float) -> str:
     across, up = _WIDTH - 2 * _MARGIN, _HEIGHT - 2 * _MARGIN
     last = max(1, len(values) - 1)
     return " ".join(
-        f"{_MARGIN + across * index / last:.1f},{_HEIGHT - _MARGIN - up * (value - low) / (high - low):.1f}" for index, value in enumerate(values)
+        f"{_MARGIN + across * index / last:.1f},{_HEIGHT - _MARGIN - up * (value - low) / (high - low):.1f}"
+        for index, value in enumerate(values)
     )
 
 

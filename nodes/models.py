@@ -31,9 +31,17 @@ class WanModelPaths(Node):
                 default="t2v-1.3B",
                 choices=tuple(task.name for task in _WAN.tasks if task.supported),
             ),
-            folder("dit", _WAN.model_folders["dit"], "The transformer, for example wan2.1_t2v_1.3B_bf16.safetensors (in models/diffusion_models)."),
+            folder(
+                "dit",
+                _WAN.model_folders["dit"],
+                "The transformer, for example wan2.1_t2v_1.3B_bf16.safetensors (in models/diffusion_models).",
+            ),
             folder("vae", _WAN.model_folders["vae"], "The Wan VAE, for example wan_2.1_vae.safetensors (in models/vae)."),
-            folder("t5", _WAN.model_folders["t5"], "The umt5-xxl text encoder, for example umt5_xxl_fp16.safetensors (in models/text_encoders)."),
+            folder(
+                "t5",
+                _WAN.model_folders["t5"],
+                "The umt5-xxl text encoder, for example umt5_xxl_fp16.safetensors (in models/text_encoders).",
+            ),
         ),
         outputs=(Output("models", MODELS, "The files, for caching, training and generating"),),
     )

@@ -227,4 +227,3 @@ def _kind_in_words(kind: str) -> str:
 def finite(value: float, otherwise: float = 0.0) -> float:
     """Numbers for the user interface: NaN and infinity would break ComfyUI's history."""
     return value if math.isfinite(value) else otherwise
-

@@ -138,7 +138,9 @@ def _check_match(inputs: dict[str, Any], card: Card) -> None:
         raise UserError("latents and text come from different datasets; connect both caching nodes to the same Dataset Config")
     for socket in ("latents", "text"):
         if inputs[socket]["architecture"] != card.id:
-            raise UserError(f"{socket} was cached for {inputs[socket]['architecture']}, the models are {card.title}; cache with these models")
+            raise UserError(
+                f"{socket} was cached for {inputs[socket]['architecture']}, the models are {card.title}; cache with these models"
+            )
 
 
 def _result(host: Host, run: Run, job: str, note: str) -> Result:

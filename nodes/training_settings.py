@@ -62,6 +62,11 @@ class LoRATrainingConfig(Node):
         outputs=(Output("lora_config", LORA_CONFIG, "For the trainer"),),
     )  # fmt: skip
 
+    def validate(self, host: Host, **constants: Any) -> str | None:
+        if constants.get("gradient_checkpointing_cpu_offload") and constants.get("gradient_checkpointing") is False:
+            return "gradient_checkpointing_cpu_offload works only with gradient_checkpointing: turn that on too"
+        return None
+
     async def run(self, host: Host, **inputs: Any) -> Result:
         return Result((({**settings(self.spec.inputs, inputs), inputs["attention"]: True}),))
 

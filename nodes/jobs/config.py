@@ -16,6 +16,7 @@ from ...backend.musubi_backend.errors import UserError
 from .home import CONFIG_NAME, home_folder
 
 ENGINES = ("builtin", "musubi-tuner")
+DEMO_MODELS = Path("demo", "models")  # in home, made by `install.py --quickstart`
 PACK_ROOT = Path(__file__).resolve().parent.parent.parent
 
 

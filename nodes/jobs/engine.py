@@ -48,7 +48,9 @@ def command(
     else:
         checkout = config.musubi_path
         if checkout is None or not (checkout / f"{tool}.py").is_file():
-            raise UserError(f"the musubi-tuner checkout {checkout} has no {tool}.py. Register one with: python install.py --musubi-tuner PATH")
+            raise UserError(
+                f"the musubi-tuner checkout {checkout} has no {tool}.py. Register one with: python install.py --musubi-tuner PATH"
+            )
         python = _existing(config.musubi_python, "the python of the musubi-tuner checkout is missing")
         target = [str(_GUARDED), str(checkout / f"{tool}.py")]
         through_launcher = launch

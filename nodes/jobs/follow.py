@@ -107,4 +107,3 @@ def publish(host: Host, job: Job, note: str, preview: str | None) -> None:
     text = f"{note} · {progress.text}" if note else progress.text
     path = Path(preview) if preview else None
     host.progress(finite(float(progress.step)), float(max(total, progress.step, 1)), text, path if path and path.is_file() else None)
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ...backend.musubi_backend.errors import UserError
@@ -19,8 +19,8 @@ def is_inside(path: Path, roots: Iterable[Path]) -> bool:
     return False
 
 
-def inside(text: str, roots: Iterable[Path], what: str, *, relative_to: Path | None = None, must_exist: bool = True) -> Path:
-    """The absolute path that `text` names, checked. Relative paths count from `relative_to`.
+def inside(text: str, roots: Iterable[Path], what: str, *, relative_to: Sequence[Path] = (), must_exist: bool = True) -> Path:
+    """The absolute path that `text` names, checked. A relative path counts from the first folder of `relative_to` that has it.
 
     UserError when it is empty, looks like a flag, does not exist (with `must_exist`), or lies outside `roots`.
     """
@@ -32,12 +32,13 @@ def inside(text: str, roots: Iterable[Path], what: str, *, relative_to: Path | N
         raise UserError(f"{what}: {value!r} is not a path")
     path = Path(value)
     if not path.is_absolute():
-        path = (relative_to or allowed[0]) / path
+        bases = [*relative_to] or allowed[:1]
+        path = next((base / path for base in bases if (base / path).exists()), bases[0] / path)
     if not is_inside(path, allowed):
         listed = "\n  ".join(str(root) for root in allowed)
         raise UserError(
             f"{what}: {value} is outside the folders this pack may use:\n  {listed}\n"
-            f"Move the files there, or allow their folder once with: python install.py --allow-root \"{path if path.is_dir() else path.parent}\""
+            f'Move the files there, or allow their folder once with: python install.py --allow-root "{path if path.is_dir() else path.parent}"'
         )
     if must_exist and not path.exists():
         raise UserError(f"{what}: {path} does not exist")

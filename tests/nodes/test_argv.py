@@ -58,7 +58,9 @@ class PaperHost:
 
 
 def text() -> st.SearchStrategy[str]:
-    return st.one_of(st.text(max_size=30), st.sampled_from(["--dit", "-1", "--w 5", "a=b", "猫 '\"\\", "-", "--"])).map(lambda t: t.replace("\0", ""))
+    return st.one_of(st.text(max_size=30), st.sampled_from(["--dit", "-1", "--w 5", "a=b", "猫 '\"\\", "-", "--"])).map(
+        lambda t: t.replace("\0", "")
+    )
 
 
 def value_of(entry: Any, host: Any, part: Any) -> st.SearchStrategy[Any]:
@@ -81,7 +83,12 @@ def widgets(spec: Any, host: Any, part: Any) -> st.SearchStrategy[dict[str, Any]
 def mostly_fitting(spec: Any, host: Any, part: Any) -> st.SearchStrategy[dict[str, Any]]:
     """As `widgets`, with sizes and lengths that the model can do, most prompts not empty."""
     sizes = st.integers(1, 64).map(lambda n: 16 * n)
-    fitting = {"width": sizes, "height": sizes, "video_length": st.integers(0, 40).map(lambda n: 4 * n + 1), "slg_layers": st.sampled_from(["", "9", "9,10"])}
+    fitting = {
+        "width": sizes,
+        "height": sizes,
+        "video_length": st.integers(0, 40).map(lambda n: 4 * n + 1),
+        "slg_layers": st.sampled_from(["", "9", "9,10"]),
+    }
     names = {entry.name for entry in spec.inputs}
     drawn = st.fixed_dictionaries({name: strategy for name, strategy in fitting.items() if name in names})
     return st.builds(lambda values, fit: {**values, **fit}, widgets(spec, host, part), drawn)
@@ -152,7 +159,9 @@ def test_every_generation_parses_and_no_text_becomes_a_flag(contract: Any, part:
         if not accepted[-1]:
             return
         inputs = {**part("nodes.spec").complete(node.spec, {**values, "models": MODELS})}
-        namespace = parsed(contract, part, "wan_generate_video", {**module.generation_values(host, card, node.spec, inputs), "save_path": "/s"})
+        namespace = parsed(
+            contract, part, "wan_generate_video", {**module.generation_values(host, card, node.spec, inputs), "save_path": "/s"}
+        )
         if "--" in (values["prompt"], values["negative_prompt"]):
             assert namespace is None  # argparse drops a lone "--"; refused in words
             return
@@ -176,7 +185,9 @@ def test_every_caching_parses(contract: Any, part: Any, tmp_path: Path, name: st
     def holds(values: dict[str, Any]) -> None:
         if part("nodes.spec").check(node, host, values) is not None:
             return
-        chosen = part("nodes.widgets").settings(node.spec.inputs, part("nodes.spec").complete(node.spec, {**values, "dataset": DATASET, "models": MODELS}))
+        chosen = part("nodes.widgets").settings(
+            node.spec.inputs, part("nodes.spec").complete(node.spec, {**values, "dataset": DATASET, "models": MODELS})
+        )
         namespace = parsed(contract, part, tool, {**chosen, "dataset_config": DATASET["toml"], model: MODELS[model]})
         assert namespace is not None
         assert namespace.skip_existing is values["skip_existing"]
@@ -202,5 +213,7 @@ def test_arguments_of_the_optimizer_cannot_become_flags(part: Any, tmp_path: Pat
     node = part("nodes.training_settings").OptimizerConfig()
     for bad in ("--output_dir=/etc", "weight_decay", "a=b; c", "__import__('os')=1"):
         assert "name=value" in (part("nodes.spec").check(node, PaperHost(tmp_path), {"optimizer_args": bad}) or ""), bad
-    good = asyncio.run(node.run(PaperHost(tmp_path), **part("nodes.spec").complete(node.spec, {"optimizer_args": "weight_decay=0.01\nbetas=(0.9, 0.99)"})))
+    good = asyncio.run(
+        node.run(PaperHost(tmp_path), **part("nodes.spec").complete(node.spec, {"optimizer_args": "weight_decay=0.01\nbetas=(0.9, 0.99)"}))
+    )
     assert good.values[0]["optimizer_args"] == ["weight_decay=0.01", "betas=(0.9,0.99)"]

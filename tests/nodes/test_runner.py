@@ -180,11 +180,17 @@ def test_end_of_stdin_reaches_the_child_when_we_die(part: Any, tmp_path: Path) -
     root = Path(__file__).resolve().parents[2]
     script = tmp_path / "foreign.py"
     script.write_text(f"import os, time\nopen({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\ntime.sleep(300)\n")
-    parent = subprocess.Popen([sys.executable, "-c", (
-        "import subprocess, sys, time\n"
-        f"p = subprocess.Popen([sys.executable, {str(root / 'nodes/jobs/guarded.py')!r}, {str(script)!r}], stdin=subprocess.PIPE, start_new_session=True)\n"
-        "time.sleep(300)\n"
-    )])
+    parent = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            (
+                "import subprocess, sys, time\n"
+                f"p = subprocess.Popen([sys.executable, {str(root / 'nodes/jobs/guarded.py')!r}, {str(script)!r}], stdin=subprocess.PIPE, start_new_session=True)\n"
+                "time.sleep(300)\n"
+            ),
+        ]
+    )
     end = time.monotonic() + 10
     while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()) and time.monotonic() < end:
         time.sleep(0.02)
