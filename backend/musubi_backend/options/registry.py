@@ -41,33 +41,25 @@ class Tool:
         raise UserError(f"{self.name} has no option {name!r}{did_you_mean(name, [option.name for option in self.options])}")
 
 
-_MODULES = {
-    CACHE_LATENTS: "cache.latents",
-    CACHE_TEXT: "cache.text",
-    TRAIN: "training.train",
-    GENERATE: "inference.generate",
-    DEMO_MODELS: "tools.demo",
-    DEMO_DATASET: "tools.demo_clips",
-    VIDEO_CONVERT: "tools.video_convert",
-    INSPECT_DATASET: "dataset.inspect",
+# verb -> where its `run` is, and what it does
+_VERBS = {
+    CACHE_LATENTS: ("cache.latents", "encode the pictures and clips of a dataset for training"),
+    CACHE_TEXT: ("cache.text", "encode the captions of a dataset for training"),
+    TRAIN: ("training.train", "train a LoRA on a cached dataset"),
+    GENERATE: ("inference.generate", "generate video from text, with or without LoRAs"),
+    INSPECT_DATASET: ("dataset.inspect", "say what a dataset file comes to, and what of it cannot be used and why"),
+    VIDEO_CONVERT: ("tools.video_convert", "turn a video, or a folder of png files, into mp4, webm, gif or png files"),
+    DEMO_MODELS: ("tools.demo", "write tiny models with random weights, to try everything in seconds"),
+    DEMO_DATASET: ("tools.demo_clips", "write a small dataset of captioned clips to train the demo models on"),
 }
-_SUMMARIES = {
-    CACHE_LATENTS: "encode the pictures and clips of a dataset for training",
-    CACHE_TEXT: "encode the captions of a dataset for training",
-    TRAIN: "train a LoRA on a cached dataset",
-    GENERATE: "generate video from text, with or without LoRAs",
-    DEMO_MODELS: "write tiny models with random weights, to try everything in seconds",
-    DEMO_DATASET: "write a small dataset of captioned clips to train the demo models on",
-    INSPECT_DATASET: "say what a dataset file comes to, and what of it cannot be used and why",
-    VIDEO_CONVERT: "turn a video, or a folder of png files, into mp4, webm, gif or png files",
-}
+_OWN_TOOLS = (INSPECT_DATASET, VIDEO_CONVERT, DEMO_MODELS, DEMO_DATASET)
 
 
 @lru_cache(maxsize=1)
 def tools() -> dict[str, Tool]:
     """All tools by name."""
     named = [(name, verb, card) for card in cards().values() for verb, name in tool_names(card).items()]
-    own = [(verb, verb, None) for verb in (DEMO_MODELS, DEMO_DATASET, VIDEO_CONVERT, INSPECT_DATASET)]
+    own = [(verb, verb, None) for verb in _OWN_TOOLS]
     return {name: _tool(name, verb, card) for name, verb, card in [*named, *own]}
 
 
@@ -97,7 +89,13 @@ def tool_names(card: Card) -> dict[str, str]:
 
 
 def _tool(name: str, verb: str, card: Card | None) -> Tool:
-    architecture = card.id if card else None
-    groups = (group.at(name, verb, architecture) for group in GROUPS)
-    summary = f"{card.title}: {_SUMMARIES[verb]}" if card else _SUMMARIES[verb]
-    return Tool(name, verb, summary, _MODULES[verb], architecture, tuple(group for group in groups if group.options))
+    module, summary = _VERBS[verb]
+    groups = (group.at(name, verb, card.id if card else None) for group in GROUPS)
+    return Tool(
+        name,
+        verb,
+        f"{card.title}: {summary}" if card else summary,
+        module,
+        card.id if card else None,
+        tuple(group for group in groups if group.options),
+    )

@@ -47,7 +47,8 @@ GROUPS = (
                 "--lr_scheduler",
                 default="constant",
                 help="How the learning rate changes over time: constant, constant_with_warmup, linear, cosine, cosine_with_restarts, "
-                "polynomial, cosine_with_min_lr, inverse_sqrt, warmup_stable_decay, rex, piecewise_constant, adafactor.",
+                "polynomial, cosine_with_min_lr, cosine_warmup_with_min_lr, inverse_sqrt, warmup_stable_decay, rex, "
+                "piecewise_constant, adafactor.",
             ),
             Option(
                 "--lr_warmup_steps",
