@@ -10,7 +10,6 @@ from musubi_backend.layers.attention import check_mode
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-
 VIDEO_TOKENS = 12
 
 

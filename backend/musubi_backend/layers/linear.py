@@ -37,8 +37,8 @@ class LoRAAdapter(nn.Module):
         alpha = float(alpha) or float(rank)
         self.scale = alpha / rank
         self.register_buffer("alpha", torch.tensor(alpha))
-        self.lora_down = _bare_linear(in_features, rank)
-        self.lora_up = _bare_linear(rank, out_features)
+        self.lora_down = _Factor(in_features, rank)
+        self.lora_up = _Factor(rank, out_features)
         nn.init.kaiming_uniform_(self.lora_down.weight, a=5**0.5)
         nn.init.zeros_(self.lora_up.weight)
         self.dropout = dropout
@@ -103,5 +103,9 @@ class Linear(nn.Linear):
         return self.base_output(x, start.view(*x.shape[:-1], -1))
 
 
-def _bare_linear(in_features: int, out_features: int) -> nn.Linear:
-    return nn.utils.skip_init(nn.Linear, in_features, out_features, bias=False)
+class _Factor(nn.Module):
+    """One matrix [out, in] of an adapter, not yet filled."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))

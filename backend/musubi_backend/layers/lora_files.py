@@ -32,7 +32,13 @@ _PARTS = {
     "lora_up": "lora_up.weight",
     "alpha": "alpha",
 }
-_COMPOUNDS = re.compile(r"(self|cross)\.(attn)|(double|single)\.(blocks)|(k|v)\.(img)\b|(img|txt)\.(attn|mlp|mod)")
+_COMPOUNDS = (
+    (r"\b(self|cross)\.attn\b", r"\1_attn"),
+    (r"\b(k|v)\.img\b", r"\1_img"),
+    (r"\b(double|single)\.blocks\b", r"\1_blocks"),
+    (r"\b(img|txt)\.(mlp|mod)\b", r"\1_\2"),
+    (r"\b(img|txt)\.attn\.", r"\1_attn_"),
+)
 
 
 def read_lora(path: str | Path, rename: Callable[[str], str] | None = None) -> dict[str, Tensor]:
@@ -124,7 +130,9 @@ def to_comfy_layout(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def dotted_path(adapter: str) -> str:
     """Adapter name -> module path in the original layouts: "lora_unet_blocks_0_self_attn_q" -> "blocks.0.self_attn.q"."""
     path = adapter.removeprefix(PREFIX).replace("_", ".")
-    return _COMPOUNDS.sub(lambda match: "_".join(part for part in match.groups() if part), path)
+    for pattern, name in _COMPOUNDS:
+        path = re.sub(pattern, name, path)
+    return path
 
 
 def _merged(weight: Tensor, state: Mapping[str, Tensor], adapter: str, multiplier: float) -> Tensor:

@@ -170,6 +170,6 @@ def save_atomic(tensors: Mapping[str, Tensor], path: PathLike, metadata: Mapping
     ready = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as part:
         try:
-            save_file(ready, part, dict(metadata) if metadata is not None else None)
+            save_file(ready, part, dict(metadata) if metadata else None)
         except SafetensorError as error:
             raise OSError(f"{path} could not be written: {error}") from error

@@ -1,0 +1,131 @@
+"""LoRA files of every layout are merged as musubi-tuner does it; files that do not belong are refused."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+import pytest
+import torch
+from musubi_backend.architectures.wan.keys import GEOMETRY_KEY, WanGeometry, original_path
+from musubi_backend.architectures.wan.load import load_transformer
+from musubi_backend.errors import UserError
+from musubi_backend.layers.lora_files import LoRAMerge, dotted_path, read_lora, to_comfy_layout
+from musubi_backend.weights.safetensors_file import load, save_atomic
+
+CPU = torch.device("cpu")
+GEOMETRY = WanGeometry(dim=32, ffn_dim=64, num_heads=2, num_layers=2, text_dim=32, text_len=24, freq_dim=64)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_merging_equals_the_recorded_merge_bit_for_bit(shared, tmp_path, dtype):
+    recorded = load(shared / "golden" / "merge" / f"wan_on_the_fly_{dtype}.safetensors")
+    lora = tmp_path / "lora.safetensors"
+    save_atomic({name.removeprefix("lora."): t for name, t in recorded.items() if name.startswith("lora.")}, lora)
+    merge = LoRAMerge([lora], [0.8])
+    bases = {name.removeprefix("base."): t for name, t in recorded.items() if name.startswith("base.")}
+    merge.check(bases)
+    assert bases
+    for name, weight in bases.items():
+        assert torch.equal(merge(name, weight).to(weight.dtype), recorded[f"merged.{name}"])
+
+
+@pytest.fixture
+def merged_output(shared, tmp_path):
+    """merged_output(lora file, ...) -> (output of the recorded model with it merged, recorded input and outputs)"""
+    golden = shared / "golden" / "dit"
+    save_atomic(load(golden / "wan21_t2v.dit.safetensors"), tmp_path / "dit.safetensors", {GEOMETRY_KEY: GEOMETRY.to_json()})
+    io = load(golden / "wan21_t2v.io.safetensors")
+
+    def run(*files, **arguments):
+        args = Namespace(dit=str(tmp_path / "dit.safetensors"), task="t2v-1.3B", lora_weight=[str(f) for f in files], **arguments)
+        model = load_transformer(args, CPU, torch.float32)
+        with torch.no_grad():
+            return model(io["x"], io["t"], [io["context.0"], io["context.1"]]), io
+
+    return run
+
+
+LAYOUTS = ["convert/wan_t2v.default", "convert/wan_t2v.other", "convert/wan_t2v.other_prefix_transformer"]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_merges_to_the_recorded_output(shared, merged_output, layout):
+    out, io = merged_output(shared / "golden" / f"{layout}.safetensors", lora_multiplier=[1.0])
+    assert (out - io["out.lora.fp32_attn"]).norm() / out.norm() < 1e-5
+
+
+def test_multipliers_and_patterns(shared, merged_output):
+    lora = shared / "golden" / "convert" / "wan_t2v.default.safetensors"
+    plain, io = merged_output()
+    assert (plain - io["out.fp32_weights.fp32_attn"]).norm() / plain.norm() < 1e-5
+    nothing, _ = merged_output(lora, lora_multiplier=[0.0])
+    assert torch.equal(nothing, plain)
+    back, _ = merged_output(lora, lora, lora_multiplier=[0.5, -0.5])
+    assert torch.allclose(back, plain, atol=1e-4)
+    once, _ = merged_output(lora)
+    first, _ = merged_output(lora, include_patterns=["blocks_0_"])
+    second, _ = merged_output(lora, exclude_patterns=["blocks_0_"])
+    for one, other in ((first, second), (first, once), (second, once), (once, plain)):
+        assert not torch.allclose(one, other, atol=1e-4)
+    with pytest.raises(UserError, match="leave nothing"):
+        merged_output(lora, include_patterns=["double_blocks"])
+    with pytest.raises(UserError, match="no regular expression"):
+        merged_output(lora, include_patterns=["("])
+
+
+def test_base_weights_are_merged_for_training(shared, merged_output):
+    lora = str(shared / "golden" / "convert" / "wan_t2v.default.safetensors")
+    ours, _ = merged_output(base_weights=[lora], base_weights_multiplier=[0.7])
+    theirs, _ = merged_output(lora, lora_multiplier=[0.7])
+    assert torch.equal(ours, theirs)
+
+
+def test_leftover_keys_are_a_warning(shared, tmp_path, merged_output, caplog):
+    state = load(shared / "golden" / "convert" / "wan_t2v.default.safetensors")
+    state["lora_unet_blocks_7_ffn_0.lora_down.weight"] = torch.ones(4, 32)
+    save_atomic(state, tmp_path / "more.safetensors")
+    merged_output(tmp_path / "more.safetensors")
+    assert "not all LoRA keys are used" in caplog.text
+    assert "lora_unet_blocks_7_ffn_0.lora_down.weight" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("dit/hv_t2v.lora", r"LoRA \(HunyuanVideo or FLUX.*fits no layer of this model"),
+        ("dit/wan21_t2v.dit", "is a Wan transformer .*a LoRA file is expected"),
+        ("cache/wan_t2v_video/clip_0_wan_te", "is a text encoder cache"),
+        ("convert/wan_loha.default", "LoHa and LoKr cannot be merged yet"),
+    ],
+)
+def test_files_that_do_not_belong_are_refused(shared, merged_output, name, message):
+    with pytest.raises(UserError, match=message):
+        merged_output(shared / "golden" / f"{name}.safetensors")
+
+
+def test_a_lora_for_other_widths_is_refused(shared, tmp_path, merged_output):
+    state = load(shared / "golden" / "convert" / "wan_t2v.default.safetensors")
+    wide = {name: torch.cat([t, t], dim=-1) if "down" in name else t for name, t in state.items()}
+    save_atomic(wide, tmp_path / "wide.safetensors")
+    with pytest.raises(UserError, match="was trained on another model"):
+        merged_output(tmp_path / "wide.safetensors")
+
+
+def test_comfy_layout_equals_the_recorded_conversion(shared):
+    golden = shared / "golden" / "convert"
+    for case in ("wan_t2v", "wan_i2v", "hv"):
+        ours = to_comfy_layout(load(golden / f"{case}.default.safetensors"))
+        theirs = load(golden / f"{case}.other.safetensors")
+        assert ours.keys() == theirs.keys()
+        for name, tensor in theirs.items():
+            assert torch.allclose(ours[name], tensor, rtol=1e-6), name
+
+
+def test_diffusers_names_of_wan_are_understood(shared, tmp_path):
+    assert original_path("blocks.3.attn2.add_k_proj") == "blocks.3.cross_attn.k_img"
+    assert dotted_path("lora_unet_blocks_3_cross_attn_k_img") == "blocks.3.cross_attn.k_img"
+    names = {"attn1.to_out.0": "self_attn_o", "attn2.to_q": "cross_attn_q", "ffn.net.0.proj": "ffn_0", "ffn.net.2": "ffn_2"}
+    state = {f"transformer.blocks.1.{theirs}.lora_{part}.weight": torch.ones(2, 2) for theirs in names for part in "AB"}
+    save_atomic(state, tmp_path / "d.safetensors")
+    expected = {f"lora_unet_blocks_1_{ours}.lora_{part}.weight" for ours in names.values() for part in ("down", "up")}
+    assert read_lora(tmp_path / "d.safetensors", original_path).keys() == expected
