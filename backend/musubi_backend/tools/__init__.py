@@ -1,0 +1,1 @@
+"""Tools of our own: small models and clips to try everything in seconds, and conversions."""

@@ -1,0 +1,89 @@
+"""A tiny Wan transformer that a LoRA can teach: well conditioned, and with nothing in its frozen parts that loses information.
+
+Untrained random weights would not do: a LoRA changes only the blocks, so what the patch embedding drops or the head cannot
+express is lost for good. Here the embedding is an isometry, the head is its inverse, and the blocks add little to the stream.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+DIM, FFN_DIM, HEADS, LAYERS = 128, 256, 4, 2
+BLOCK_GAIN = 0.1
+"""Size of what an untrained block adds to the stream, relative to its input."""
+ANCHOR = 0.7
+"""Length of a constant part of the stream relative to that of noise. It keeps the layer norms from hiding how large the input is."""
+HEAD_GAIN = 3.0
+"""The head gives three times its input: the layer norm bounds what a LoRA can make it say, and small timesteps need more than the input."""
+TIME_GAIN = 0.1
+"""Size of the time features. They also shift the head's input, where large random values would be noise in the output."""
+MODULATION_GAIN = 2.0
+
+
+def wan_transformer(text_dim: int, seed: int) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(tensors in the original layout, float32; metadata with the sizes). Orthogonal matrices are made in float64, so that the
+    rounding of different linear algebra kernels does not show and a seed always gives the same file."""
+    import torch
+
+    from ..architectures.wan.keys import GEOMETRY_KEY, WanGeometry
+    from ..architectures.wan.model import WanTransformer
+
+    geometry = WanGeometry(dim=DIM, ffn_dim=FFN_DIM, num_heads=HEADS, num_layers=LAYERS, text_dim=text_dim)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in WanTransformer(geometry).state_dict().items()}
+    basis = _basis(DIM, generator)
+    patch = 4 * geometry.in_dim
+    embedding, anchor = basis[:, :patch], basis[:, patch] * ANCHOR * math.sqrt(patch)
+    fixed = {
+        "patch_embedding.weight": embedding.reshape(shapes["patch_embedding.weight"]),
+        "patch_embedding.bias": anchor,
+        "head.head.weight": _head(embedding, geometry.in_dim),
+    }
+    return {name: fixed[name] if name in fixed else _initial(name, shape, generator) for name, shape in shapes.items()}, {
+        GEOMETRY_KEY: geometry.to_json()
+    }
+
+
+def _head(embedding: Tensor, channels: int) -> Tensor:
+    """The inverse of the embedding [dim, channels * 4] behind the head's layer norm; rows in the head's order (patch, channel)."""
+    dim = embedding.shape[0]
+    norm = math.sqrt(channels * 4 * (1 + ANCHOR**2)) / math.sqrt(dim)
+    return embedding.reshape(dim, channels, 4).permute(2, 1, 0).reshape(4 * channels, dim) * (norm * HEAD_GAIN)
+
+
+def _initial(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
+    import torch
+
+    if name.endswith(("norm_q.weight", "norm_k.weight", "norm3.weight")):
+        return torch.ones(shape)
+    if name.endswith("modulation"):
+        value = 0.02 * torch.randn(shape, generator=generator)
+        if name.startswith("blocks."):
+            value[:, [2, 5]] += 1  # the gates
+        return value
+    if len(shape) == 1:
+        return torch.zeros(shape)
+    gains = {
+        ".o.weight": BLOCK_GAIN,
+        "ffn.2.weight": BLOCK_GAIN,
+        "time_embedding.2.weight": TIME_GAIN,
+        "time_projection.1.weight": MODULATION_GAIN,
+    }
+    gain = next((gain for ending, gain in gains.items() if name.endswith(ending)), 1.0)
+    return torch.nn.init.orthogonal_(torch.empty(shape, dtype=torch.float64), gain, generator=generator).float()
+
+
+def _basis(dim: int, generator: torch.Generator) -> Tensor:
+    """dim - 1 orthonormal columns [dim, dim - 1] whose entries sum to 0, so that layer norms do not shift them."""
+    import torch
+
+    vectors = torch.randn(dim, dim, generator=generator, dtype=torch.float64)
+    vectors[:, 0] = 1
+    basis: Tensor = torch.linalg.qr(vectors)[0][:, 1:]
+    return basis.float().contiguous()
