@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -50,3 +51,17 @@ def test_the_tables_need_only_the_standard_library(repository: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="named pipes and signals are POSIX")
+def test_an_interrupted_tool_ends_with_one_line(repository: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "dataset.toml"
+    os.mkfifo(pipe)
+    environment = {**os.environ, "PYTHONPATH": str(repository / "backend")}
+    command = [sys.executable, "-m", "musubi_backend", "inspect_dataset", "--dataset_config", str(pipe)]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    with process, pipe.open("w"):  # opens when the tool opens the file to read, where it then waits
+        process.send_signal(signal.SIGINT)
+        _, printed = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert printed.splitlines()[-1] == "Interrupted." and "Traceback" not in printed
