@@ -1,0 +1,94 @@
+"""Decisions of the installer that depend on the machine: the build of PyTorch, how environments are made, where packages come from."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from installer import environment, machine, packages, torch_build
+from installer.console import Console, InstallError, clean_environment
+from installer.machine import Gpu
+from installer.torch_build import choose, fits
+
+NEW_GPU = Gpu("NVIDIA GeForce RTX 4090", 24.0, "590.10")
+OLD_DRIVER = Gpu("NVIDIA GeForce RTX 3060", 12.0, "535.54.03")
+
+linux_or_windows = pytest.mark.skipif(sys.platform == "darwin", reason="macOS has one build of PyTorch")
+
+
+@linux_or_windows
+def test_the_build_follows_the_driver_and_what_was_asked_for() -> None:
+    assert choose("auto", []).builds == ("cpu",)
+    assert choose("auto", [NEW_GPU]).builds[0] == "cu130"
+    assert "cu130" not in choose("auto", [OLD_DRIVER]).builds
+    assert choose("cpu", [NEW_GPU]).builds == ("cpu",)
+    assert choose("cuda", []).kind == "cuda"
+
+
+@linux_or_windows
+def test_a_driver_that_does_not_answer_today_does_not_replace_cuda_by_the_cpu_build() -> None:
+    choice = choose("auto", [], installed="2.13.0+cu130")
+    assert choice.kind == "cuda" and fits(choice, "2.13.0+cu130", "2.13.0")
+
+
+@linux_or_windows
+def test_a_build_of_the_other_kind_or_another_version_does_not_fit() -> None:
+    assert fits(choose("auto", []), "2.13.0+cpu", "2.13.0")
+    assert not fits(choose("auto", [NEW_GPU]), "2.13.0+cpu", "2.13.0")
+    assert not fits(choose("cpu", []), "2.13.0+cu130", "2.13.0")
+    assert not fits(choose("auto", []), "2.12.0+cpu", "2.13.0")
+    assert not fits(choose("auto", []), None, "2.13.0")
+
+
+def test_the_torch_version_comes_from_the_constraints(repository: Path) -> None:
+    version = torch_build.pinned_version(repository / "backend" / "constraints.txt")
+    assert version.count(".") == 2 and "+" not in version
+
+
+def test_every_direct_dependency_is_pinned_exactly(repository: Path) -> None:
+    tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    project = tomllib.loads((repository / "backend" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *(name for extra in project["optional-dependencies"].values() for name in extra)]
+    names = {text.split(";")[0].split(">")[0].split("=")[0].strip() for text in wanted}
+    pinned = {
+        line.split("==")[0]
+        for line in (repository / "backend" / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        if "==" in line
+    }
+    assert names - pinned == set()
+
+
+def test_an_embedded_python_cannot_make_environments(tmp_path: Path) -> None:
+    (tmp_path / "python312._pth").write_text("python312.zip\n.\n")
+    assert not machine.can_make_environments(str(tmp_path / "python.exe"))
+    assert machine.can_make_environments(sys.executable)
+
+
+def test_without_venv_and_without_uv_the_user_is_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "can_make_environments", lambda: False)
+    monkeypatch.setattr(machine, "find_uv", lambda home: None)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    with pytest.raises(InstallError, match="Install uv"):
+        environment.create(tmp_path / "venv", tmp_path, Console(tmp_path))
+
+
+def test_uv_gets_the_package_sources_that_pip_is_configured_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("UV_INDEX", "UV_FIND_LINKS", "UV_DEFAULT_INDEX", "UV_INDEX_STRATEGY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "https://mirror.example/simple https://other.example/simple")
+    monkeypatch.setenv("PIP_FIND_LINKS", "/wheels /more")
+    settings = packages.uv_settings()
+    assert settings["UV_INDEX"].split() == ["https://mirror.example/simple", "https://other.example/simple"]
+    assert settings["UV_FIND_LINKS"] == "/wheels,/more"
+    monkeypatch.setenv("UV_FIND_LINKS", "/mine")
+    assert "UV_FIND_LINKS" not in packages.uv_settings()
+
+
+def test_children_do_not_inherit_what_binds_them_to_another_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV"):
+        monkeypatch.setenv(name, "/comfyui")
+    assert not {"PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV"} & set(clean_environment())

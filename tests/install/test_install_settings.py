@@ -1,0 +1,116 @@
+"""Settings that only install.py can write: allowed folders, the second engine, the home folder."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from installer.console import Console, InstallError
+from installer.settings import Settings
+
+
+def _settings(home: Path) -> Settings:
+    return Settings(home / "config.json", Console(home))
+
+
+def _home_folder(repository: Path) -> Any:
+    spec = importlib.util.spec_from_file_location("home_rule", repository / "nodes" / "jobs" / "home.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.home_folder
+
+
+def test_home_follows_from_where_the_pack_lies(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home_folder = _home_folder(repository)
+    monkeypatch.delenv("MUSUBITUNER_HOME", raising=False)
+    assert home_folder(tmp_path / "custom_nodes" / "pack") == tmp_path / "user" / "__musubituner"
+    assert home_folder(tmp_path / "src" / "pack") == tmp_path / "src" / "pack" / ".musubituner"
+    monkeypatch.setenv("MUSUBITUNER_HOME", str(tmp_path / "elsewhere"))
+    assert home_folder(tmp_path / "custom_nodes" / "pack") == tmp_path / "elsewhere"
+
+
+def test_allowed_roots_are_real_folders_each_once_the_widest_wins(tmp_path: Path) -> None:
+    (tmp_path / "clips" / "inner").mkdir(parents=True)
+    settings = _settings(tmp_path)
+    settings.allow_root(str(tmp_path / "clips" / "inner"))
+    settings.allow_root(str(tmp_path / "clips"))
+    settings.allow_root(str(tmp_path / "clips" / "inner"))
+    assert settings.allowed_roots == [tmp_path / "clips"]
+
+
+@pytest.mark.parametrize("root", ["/", "~", "no-such-folder"])
+def test_roots_that_would_open_everything_or_nothing_are_refused(tmp_path: Path, root: str) -> None:
+    with pytest.raises(InstallError, match="--allow-root"):
+        _settings(tmp_path).allow_root(root)
+
+
+def test_a_link_is_allowed_as_what_it_points_to(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    settings = _settings(tmp_path)
+    settings.allow_root(str(tmp_path / "link"))
+    assert settings.allowed_roots == [tmp_path / "real"]
+
+
+def test_damaged_settings_are_kept_aside_and_begun_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text('{"allowed_roots": ["/data"')
+    settings = _settings(tmp_path)
+    settings.save()
+    assert (tmp_path / "config.json.damaged").read_text() == '{"allowed_roots": ["/data"'
+    assert json.loads((tmp_path / "config.json").read_text())["engine"] == "builtin"
+    assert "damaged" in capsys.readouterr().out
+
+
+def _checkout(folder: Path) -> Path:
+    (folder / "src" / "musubi_tuner").mkdir(parents=True)
+    (folder / "wan_train_network.py").write_text("")
+    (folder / "pyproject.toml").write_text('[project]\nname = "musubi-tuner"\nversion = "0.3.4"\n')
+    return folder
+
+
+def test_a_checkout_with_a_python_that_has_torch_becomes_the_second_engine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("accelerate")
+    checkout = _checkout(tmp_path / "musubi")
+    settings = _settings(tmp_path)
+    with pytest.raises(InstallError, match="no musubi-tuner checkout is registered"):
+        settings.use_engine("musubi-tuner")
+    settings.register_musubi_tuner(str(checkout), sys.executable)
+    settings.use_engine("musubi-tuner")
+    settings.save()
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["musubi_tuner"] == {"path": str(checkout), "python": sys.executable}
+    assert written["engine"] == "musubi-tuner"
+    assert "0.3.4" in capsys.readouterr().out
+
+
+def test_what_is_no_checkout_or_cannot_run_it_is_refused(tmp_path: Path) -> None:
+    settings = _settings(tmp_path)
+    with pytest.raises(InstallError, match="no checkout of musubi-tuner"):
+        settings.register_musubi_tuner(str(tmp_path), None)
+    checkout = _checkout(tmp_path / "musubi")
+    with pytest.raises(InstallError, match="--musubi-python"):
+        settings.register_musubi_tuner(str(checkout), None)
+    bare = tmp_path / "bare"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True)
+    with pytest.raises(InstallError, match="cannot import torch"):
+        settings.register_musubi_tuner(str(checkout), str(bare / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")))
+    assert settings.musubi_tuner is None
+
+
+def test_the_command_line_says_what_does_not_go_together(repository: Path, tmp_path: Path) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(repository / "install.py"), "--home", str(tmp_path / "home"), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8")
+
+    assert "goes with --musubi-tuner" in run("--musubi-python", sys.executable).stdout
+    assert "not allowed with" in run("--cpu", "--cuda").stderr
+    allowed = run("--allow-root", str(tmp_path))
+    assert (allowed.returncode, f"Allowed: {tmp_path}" in allowed.stdout) == (0, True)
+    assert not (tmp_path / "home" / "venv").exists()
