@@ -57,7 +57,7 @@ def test_prefixed_and_pickled_files_are_recognised(shared, tmp_path, prefix):
         (["shared.weight", "encoder.block.0.layer.0.SelfAttention.q.weight"], "t5"),
         (["encoder.down.0.block.0.conv1.weight", "decoder.mid.block_1.conv1.weight"], "image_vae"),
     ],
-
+)
 def test_other_models_are_known_by_their_names(names, kind):
     assert kind_of(dict.fromkeys(names)).id == kind
 
