@@ -1,0 +1,72 @@
+"""Start-up stays light: no heavy library for help, for argument errors, or for loading the node pack."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("torch", "diffusers", "transformers", "accelerate", "cv2", "av")
+TOOLS = ("wan_cache_latents", "wan_cache_text_encoder_outputs", "wan_train_network", "wan_generate_video")
+
+_TOOL = """
+import json, sys, time
+started = time.perf_counter()
+from musubi_backend.__main__ import main
+try:
+    code = main(sys.argv[2:])
+except SystemExit as stopped:
+    code = stopped.code
+heavy = [name for name in sys.argv[1].split(",") if name in sys.modules]
+print(json.dumps({"seconds": time.perf_counter() - started, "heavy": heavy, "code": code}))
+"""
+_PACK = """
+import importlib, importlib.util, json, sys, time
+started = time.perf_counter()
+spec = importlib.util.spec_from_file_location("pack", sys.argv[2] + "/__init__.py", submodule_search_locations=[sys.argv[2]])
+module = importlib.util.module_from_spec(spec)
+sys.modules["pack"] = module
+spec.loader.exec_module(module)
+nodes = importlib.import_module("pack.nodes.catalog").NODES
+for node in nodes:
+    assert node.spec.id
+heavy = [name for name in sys.argv[1].split(",") if name in sys.modules]
+print(json.dumps({"seconds": time.perf_counter() - started, "heavy": heavy, "nodes": len(nodes)}))
+"""
+
+
+def _best_of(count: int, code: str, *arguments: str, folder: Path) -> dict[str, object]:
+    """The fastest of several runs (the others measure what else the machine does); `process` is the time from start to end of it."""
+    results = []
+    for _ in range(count):
+        started = time.perf_counter()
+        command = [sys.executable, "-c", code, ",".join(HEAVY), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, encoding="utf-8", check=False)
+        assert done.returncode == 0, done.stderr
+        results.append({**json.loads(done.stdout.splitlines()[-1]), "process": time.perf_counter() - started})
+    return dict(min(results, key=lambda result: float(result["process"])))
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_help_of_a_tool_comes_at_once(repository: Path, tool: str) -> None:
+    result = _best_of(4, _TOOL, tool, "--help", folder=repository / "backend")
+    assert result["heavy"] == []
+    assert float(str(result["process"])) < 0.5
+    assert result["code"] in (0, None)
+
+
+def test_an_argument_error_comes_before_anything_heavy(repository: Path) -> None:
+    result = _best_of(2, _TOOL, "wan_train_network", "--no_such_flag", folder=repository / "backend")
+    assert result["heavy"] == []
+    assert result["code"] not in (0, None)
+
+
+def test_the_node_pack_loads_at_once_and_without_torch(repository: Path) -> None:
+    result = _best_of(4, _PACK, str(repository), folder=repository.parent)
+    assert result["heavy"] == []
+    assert int(str(result["nodes"])) >= 12
+    assert float(str(result["seconds"])) < 0.3
