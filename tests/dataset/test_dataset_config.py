@@ -97,6 +97,8 @@ def test_old_key_names_are_understood(tmp_path: Path, caplog: pytest.LogCaptureF
         ("[[datasets]]\nvideo_directory='a'\ntarget_frames=[]\n", ["target_frames must be 1 or more"]),
         ("[[datasets]]\nvideo_directory='a'\nsource_fps=0\n", ["source_fps must be above 0"]),
         ("[[datasets]]\nimage_directory='a'\nbatch_size=0\n", ["batch_size must be 1 or more"]),
+        ("[[datasets]]\nvideo_directory='a'\nresolution=[64, 15]\n", ["resolution [64, 15] is too small"]),
+        ("[[datasets]]\nvideo_directory='a'\nresolution=[16, 48]\n", ["too small for buckets"]),
     ],
 )
 def test_bad_files_are_refused_with_the_place_and_the_fix(tmp_path: Path, text: str, parts: list[str]) -> None:

@@ -26,6 +26,8 @@ else:
 
 logger = logging.getLogger(__name__)
 
+_SMALLEST_BUCKETED = 32 * 32  # the narrowest bucket is half the root of the area, and must be 16 pixels wide
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -227,6 +229,9 @@ def _check(dataset: ImageDataset | VideoDataset) -> None:
             raise UserError(f"{where}: {key} must be 1 or more")
     if min(dataset.resolution) < 16:
         raise UserError(f"{where}: resolution {list(dataset.resolution)} is too small; both sides must be at least 16 pixels")
+    bucketed = dataset.enable_bucket or isinstance(dataset, VideoDataset)
+    if bucketed and dataset.resolution[0] * dataset.resolution[1] < _SMALLEST_BUCKETED:
+        raise UserError(f"{where}: resolution {list(dataset.resolution)} is too small for buckets; use at least [32, 32]")
 
 
 def _refuse_shared_caches(config: DatasetConfig) -> None:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import UserError
 from .buckets import Size
 from .config import ImageDataset, VideoDataset
 from .frames import resampled
@@ -78,6 +79,8 @@ def decode(item: MediaItem, card: Card) -> list[DecodedEntry] | Problem:
         return _decode_clip(item, item.dataset, card)
     except UnusableMedium as unusable:
         return unusable.problem
+    except UserError as error:  # a control picture of impossible shape
+        return Problem(item.path, str(error))
 
 
 def read_clip(
@@ -137,7 +140,8 @@ def _decode_clip(item: MediaItem, dataset: VideoDataset, card: Card) -> list[Dec
     import numpy as np
 
     read = partial(read_clip, source_fps=dataset.source_fps, target_fps=float(card.fps), limit=dataset.rules.limit)
-    frames, size = read(item.path, caching_buckets(dataset, card).choose)
+    choose = caching_buckets(dataset, card).choose
+    frames, size = read(item.path, choose)
     entries = plan(item, card, size, len(frames))
     if isinstance(entries, Problem):
         return entries
@@ -148,7 +152,8 @@ def _decode_clip(item: MediaItem, dataset: VideoDataset, card: Card) -> list[Dec
     frames.clear()
     controls = []
     for path in item.controls:
-        control, _ = read(path, lambda _: entries[0].bucket)
+        control, _ = read(path, choose)  # to its own bucket first, then to the clip's: as musubi-tuner does, bit for bit
+        control = [fit(frame, entries[0].bucket) for frame in control]
         control += [control[-1]] * (len(clip) - len(control))
         controls.append(np.stack(control[: len(clip)]))
     return [_window(entry, clip, controls) for entry in entries]
