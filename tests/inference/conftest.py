@@ -1,10 +1,13 @@
-"""A Wan transformer small enough to sample with in milliseconds."""
+"""A Wan transformer small enough to sample with in milliseconds, and the demo models."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 import torch
 from musubi_backend.architectures.wan.model import WanGeometry, WanTransformer
+from musubi_backend.tools.demo import write_models
 
 TEXT_DIM = 32
 
@@ -30,3 +33,9 @@ def text() -> dict[str, torch.Tensor]:
 @pytest.fixture
 def negative_text() -> dict[str, torch.Tensor]:
     return {"varlen_t5": torch.randn(4, TEXT_DIM, generator=torch.Generator().manual_seed(2))}
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Paths of the demo models: "dit", "vae", "t5"."""
+    return write_models(tmp_path_factory.mktemp("demo models"))
