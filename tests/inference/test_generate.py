@@ -167,11 +167,12 @@ def test_decoding_a_saved_latent_gives_the_same_video(run: Generate) -> None:
 @pytest.mark.parametrize("colour", [(220, 30, 40), (30, 200, 60), (40, 60, 210), (250, 250, 250), (5, 5, 5)])
 def test_an_encoded_colour_comes_out_as_that_colour(run: Generate, demo: dict[str, Path], tmp_path: Path, colour: tuple[int, ...]) -> None:
     vae = WanVAE.load(demo["vae"], torch.device("cpu"), torch.float32)
-    clip = torch.tensor(colour).view(1, 3, 1, 1, 1).expand(1, 3, 5, 32, 32) / 127.5 - 1
+    clip = torch.tensor(colour).view(1, 3, 1, 1, 1).expand(1, 3, 5, 64, 64) / 127.5 - 1
     save_atomic({"latent": vae.encode(clip)[0]}, tmp_path / "colour.safetensors")
     pictures, _ = read_pictures(run("--latent_path", tmp_path / "colour.safetensors")[0])
-    # the demo VAE, which was never trained, keeps flat colours within a few steps, h264 too; swapped channels are 100 and more off
-    assert np.abs(np.stack(pictures).mean(axis=(0, 1, 2)) - colour).max() <= 16
+    middle = np.stack(pictures)[:, 16:48, 16:48].mean(axis=(0, 1, 2))  # the demo VAE fades to grey at the borders
+    # it keeps a flat colour within a few steps, and so does h264; swapped channels or a wrong range are 100 and more off
+    assert np.abs(middle - colour).max() <= 12
 
 
 def test_metadata_is_kept_unless_refused(run: Generate) -> None:
