@@ -1,0 +1,249 @@
+"""In a real ComfyUI: nodes load, the quickstart runs with progress, cancel, resume, reuse and errors behave. Needs COMFYUI_PATH.
+
+The server gets a base folder of its own and a free port.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+pytestmark = [pytest.mark.comfyui, pytest.mark.slow, pytest.mark.timeout(600)]
+ROOT = Path(__file__).resolve().parents[2]
+START_SECONDS = 180
+
+
+@dataclass
+class Outcome:
+    """What a queued prompt came to."""
+
+    kind: str = ""
+    error: str = ""
+    progress: list[tuple[str, float, float]] = field(default_factory=list)
+    texts: list[tuple[str, str]] = field(default_factory=list)
+    cached: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def steps_of(self, node: str) -> list[float]:
+        return [value for id, value, _ in self.progress if id == node]
+
+
+class Server:
+    def __init__(self, port: int, home: Path, process: subprocess.Popen[bytes]) -> None:
+        self.url, self.home, self.process = f"http://127.0.0.1:{port}", home, process
+
+    async def get(self, path: str) -> Any:
+        import aiohttp
+
+        async with aiohttp.ClientSession() as http, http.get(self.url + path) as answer:
+            return await answer.json()
+
+    async def queue(self, prompt: dict[str, Any], interrupt_when: Any = None, seconds: float = 240) -> Outcome:
+        """Queue a prompt and follow it to its end. `interrupt_when(outcome)` True: press cancel."""
+        import aiohttp
+
+        client, prompt_id, outcome = uuid.uuid4().hex, str(uuid.uuid4()), Outcome()
+        started, interrupted = time.monotonic(), False
+        async with aiohttp.ClientSession() as http, http.ws_connect(f"{self.url}/ws?clientId={client}", max_msg_size=0) as socket_:
+            async with http.post(f"{self.url}/prompt", json={"prompt": prompt, "client_id": client, "prompt_id": prompt_id}) as answer:
+                accepted = await answer.json()
+                if answer.status != 200:
+                    return Outcome("refused", json.dumps(accepted))
+            while not outcome.kind:
+                message = await asyncio.wait_for(socket_.receive(), seconds)
+                self._take(message, outcome)
+                if interrupt_when and not interrupted and interrupt_when(outcome):
+                    interrupted, started = True, time.monotonic()
+                    await http.post(f"{self.url}/interrupt", json={"prompt_id": accepted["prompt_id"]})
+        outcome.seconds = time.monotonic() - started
+        return outcome
+
+    def _take(self, message: Any, outcome: Outcome) -> None:
+        if isinstance(message.data, bytes):
+            if int.from_bytes(message.data[:4], "big") == 3:
+                length = int.from_bytes(message.data[4:8], "big")
+                outcome.texts.append((message.data[8 : 8 + length].decode(), message.data[8 + length :].decode()))
+            return
+        event = json.loads(message.data)
+        kind, data = event["type"], event.get("data") or {}
+        if kind == "progress_state":
+            outcome.progress += [(id, node["value"], node["max"]) for id, node in data["nodes"].items() if node["state"] == "running"]
+        elif kind == "execution_cached":
+            outcome.cached = data["nodes"]
+        elif kind == "execution_error":
+            outcome.kind, outcome.error = "error", data["exception_message"]
+        elif kind == "execution_interrupted":
+            outcome.kind = "interrupted"
+        elif kind == "execution_success":
+            outcome.kind = "success"
+
+    def jobs(self) -> list[psutil.Process]:
+        """Processes that our jobs are."""
+        found = []
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            try:
+                if process.status() != psutil.STATUS_ZOMBIE and "musubi_backend" in process.cmdline():
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+
+@pytest.fixture(scope="module")
+def server(comfyui_path: Path, comfyui_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    base = tmp_path_factory.mktemp("comfy base")
+    home = base / "our home"
+    home.mkdir()
+    (home / "config.json").write_text(json.dumps({"interpreter": sys.executable, "engine": "builtin", "allowed_roots": []}))
+    for tool, folder in (("demo_models", "models"), ("demo_dataset", "dataset")):
+        command = [sys.executable, "-m", "musubi_backend", tool, "--output", str(home / "demo" / folder)]
+        subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(ROOT / "backend")}, capture_output=True)
+    (base / "custom_nodes").mkdir()
+    (base / "custom_nodes" / "any-name 名").symlink_to(ROOT, target_is_directory=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    arguments = ["--cpu", "--port", str(port), "--base-directory", str(base), "--database-url", "sqlite:///:memory:", "--disable-api-nodes"]
+    log = base / "server.log"
+    environment = {**os.environ, "MUSUBITUNER_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    with open(log, "wb") as out:
+        process = subprocess.Popen(
+            [str(comfyui_python), "main.py", *arguments], cwd=comfyui_path, env=environment, stdout=out, stderr=subprocess.STDOUT
+        )
+    made = Server(port, home, process)
+    try:
+        _wait_until_up(made, log)
+        yield made
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _wait_until_up(server: Server, log: Path) -> None:
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end:
+        if server.process.poll() is not None:
+            break
+        try:
+            asyncio.run(server.get("/system_stats"))
+        except OSError:
+            time.sleep(0.5)
+        else:
+            return
+    pytest.fail(f"ComfyUI did not start:\n{log.read_text(errors='replace')[-3000:]}")
+
+
+@pytest.fixture
+def quickstart(part: Any) -> Any:
+    """The quickstart workflow in API format, with changed widgets: quickstart(Node={"widget": value})."""
+
+    def build(**changes: dict[str, Any]) -> dict[str, Any]:
+        steps = part("headless.workflow").read(ROOT / "workflows" / "quickstart.json")
+        prompt = {}
+        for step in steps.values():
+            name = step.node.spec.id.split("_", 1)[1]
+            links = {socket_: [source, slot] for socket_, (source, slot) in step.links.items()}
+            prompt[step.id] = {"class_type": step.node.spec.id, "inputs": {**step.constants, **changes.get(name, {}), **links}}
+        return prompt
+
+    return build
+
+
+def id_of(prompt: dict[str, Any], name: str) -> str:
+    return next(key for key, node in prompt.items() if node["class_type"].endswith("_" + name))
+
+
+def test_all_nodes_are_there_with_tooltips(server: Server, part: Any) -> None:
+    known = asyncio.run(server.get("/object_info"))
+    for node in part("nodes.catalog").NODES:
+        info = known[node.spec.id]
+        assert info["category"].startswith("MusubiTuner/")
+        assert info["description"]
+        for group in info["input"].values():
+            for name, entry in group.items():
+                assert entry[1].get("tooltip"), f"{node.spec.id}.{name}"
+    assert known["MusubiTuner_WanLoRATrainer"]["output"][0] == "*"
+
+
+def test_quickstart_runs_with_progress_and_a_second_queue_does_not_train(server: Server, quickstart: Any) -> None:
+    prompt = quickstart()
+    trainer = id_of(prompt, "WanLoRATrainer")
+    # core's loader takes the trained LoRA's name in the same graph's validation: the output fits any list
+    first = asyncio.run(server.queue(prompt))
+    assert first.kind == "success", first.error
+    assert len(set(first.steps_of(trainer))) > 5
+    assert any("loss" in text for node, text in first.texts if node == trainer)
+    lora = server.home.parent / "models" / "loras" / "musubi_tuner" / "quickstart.safetensors"
+    before = lora.stat().st_mtime_ns
+    assert list((server.home.parent / "output" / "musubi_tuner").glob("quickstart_*.mp4"))
+
+    second = asyncio.run(server.queue(prompt))
+    assert second.kind == "success"
+    assert trainer in second.cached
+    assert lora.stat().st_mtime_ns == before
+
+    lora.unlink()
+    third = asyncio.run(server.queue(prompt))
+    assert third.kind == "success"
+    assert trainer not in third.cached
+    assert lora.is_file()
+    assert third.steps_of(trainer)[-1:] in ([1], []), "the finished run is copied again, not trained again"
+
+
+def test_cancel_leaves_no_process_and_queueing_again_resumes(server: Server, quickstart: Any) -> None:
+    prompt = quickstart(LoRATrainingConfig={"max_train_steps": 4000}, WanLoRATrainer={"output_name": "cancelled"})
+    trainer = id_of(prompt, "WanLoRATrainer")
+    cancelled = asyncio.run(server.queue(prompt, interrupt_when=lambda seen: max(seen.steps_of(trainer), default=0) >= 3))
+    assert cancelled.kind == "interrupted"
+    assert cancelled.seconds < 10
+    assert server.jobs() == []
+    run = next(path for path in (server.home / "runs").iterdir() if path.name.startswith("cancelled-"))
+    assert [path for path in run.iterdir() if path.name.endswith("-state")]
+
+    reached = max(cancelled.steps_of(trainer))
+    again = asyncio.run(server.queue(prompt, interrupt_when=lambda seen: max(seen.steps_of(trainer), default=0) > reached))
+    assert again.kind == "interrupted"
+    assert any("continuing from" in text for node, text in again.texts if node == trainer)
+    assert server.jobs() == []
+
+
+def test_an_error_of_the_backend_shows_its_last_line_and_the_log(server: Server, quickstart: Any) -> None:
+    prompt = quickstart(OptimizerConfig={"optimizer_args": "no_such_argument=1"}, WanLoRATrainer={"output_name": "broken"})
+    failed = asyncio.run(server.queue(prompt))
+    assert failed.kind == "error"
+    assert "no_such_argument" in failed.error
+    assert "log.txt" in failed.error
+    assert "Traceback" not in failed.error
+
+
+def test_bad_widgets_are_refused_before_anything_runs(server: Server, quickstart: Any) -> None:
+    for changes, words in (
+        ({"DatasetConfig": {"path": "/etc"}}, "outside the folders"),
+        ({"WanVideoGenerator": {"width": 65}}, "multiple of 16"),
+        ({"WanLoRATrainer": {"output_name": "../../evil"}}, "file name"),
+        ({"WanModelPaths": {"dit": "../../etc/passwd"}}, "not there"),
+    ):
+        refused = asyncio.run(server.queue(quickstart(**changes)))
+        assert refused.kind == "refused"
+        assert words in refused.error
+
+
+def test_templates_help_and_translations_are_served(server: Server) -> None:
+    templates = asyncio.run(server.get("/workflow_templates"))
+    assert any("quickstart" in names for names in templates.values())
+    translations = asyncio.run(server.get("/i18n"))
+    for language in ("en", "ja", "zh"):
+        assert translations[language]["nodeDefs"]["MusubiTuner_WanLoRATrainer"]["display_name"]
