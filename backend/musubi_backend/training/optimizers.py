@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError
 from ..options.suggest import did_you_mean
 from .classes import find_class, keyword_arguments
+from .lean_torch import lean_adamw
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -53,7 +54,7 @@ def build(args: Namespace, groups: list[dict[str, Any]]) -> Choice:
     arguments = keyword_arguments(args.optimizer_args, "--optimizer_args")
     make: Any
     if kind.lower() == "adamw":
-        make = find_class("AdamW", "torch.optim", "--optimizer_type")
+        make = lean_adamw()
         kind = "AdamW"
     elif kind.lower().endswith("8bit") and "." not in kind:
         make, kind = _eight_bit(kind), "8-bit " + kind[:-4]
@@ -86,9 +87,8 @@ def _fast(make: Any, groups: list[dict[str, Any]], arguments: dict[str, Any]) ->
 
     The arithmetic per element is the same as the plain loop's.
     """
-    import torch
-
-    if make is not torch.optim.AdamW or {"fused", "foreach", "capturable", "differentiable", "amsgrad"} & set(arguments):
+    theirs = {"fused", "foreach", "capturable", "differentiable", "amsgrad"} & set(arguments)
+    if f"{make.__module__}.{make.__name__}" != "torch.optim.adamw.AdamW" or theirs:
         return arguments
     first = next(iter(groups[0]["params"]))
     return {**arguments, "fused": first.device.type in ("cuda", "cpu")}

@@ -22,6 +22,7 @@ from ..dataset.batches import CachedDataset
 from ..dataset.config import load_config
 from ..errors import UserError
 from . import checkpoints, distributed, metadata, network, optimizers, schedules, show_timesteps, state
+from .lean_torch import leave_compiler_out
 from .loop import Loop, Run
 from .samples import Samples
 from .trackers import Trackers
@@ -40,6 +41,8 @@ def run(args: Namespace, architecture: Architecture) -> None:
         show_timesteps.show(args)
         return
     check(args, architecture)
+    if not args.compile:
+        leave_compiler_out()
     with stopping_on_signals():
         _set_cuda(args)
         processes = distributed.start(args)
