@@ -12,6 +12,7 @@ import pytest
 import torch
 from musubi_backend.__main__ import main
 from musubi_backend.cache.files import save_latents, save_text
+from musubi_backend.dataset.config import parse_config
 from musubi_backend.dataset.inspect import inspect
 
 
@@ -41,6 +42,14 @@ def test_windows_buckets_caches_and_everything_unusable_are_listed(make: SimpleN
     assert short["windows"] == [(0, 9)] and short["too_short_for"] == (25,) and short["text_cached"]
     assert video["buckets"] == [{"size": (64, 48), "frames": 25, "count": 2}, {"size": (64, 48), "frames": 9, "count": 8}]
     assert image["items"][0]["bucket"] == (64, 48) and image["source"] == str(pictures)
+    again = parse_config({"datasets": [video["table"], image["table"]]})
+    assert [(one.resolution, one.num_repeats, one.caption_extension, one.cache_folder) for one in again] == [
+        ((64, 48), 2, ".txt", cache),
+        ((64, 48), 1, ".txt", pictures),
+    ]
+    assert all(
+        getattr(again[0], key) == getattr(config.datasets[0], key) for key in ("target_frames", "frame_extraction", "video_directory")
+    )
     for told in ("mute.txt is missing", "3 frames", "short.mp4: 10 frames, no window of 25"):
         assert told in report["text"]
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from .config import ImageDataset, VideoDataset
 from .discovery import has_control
+
+_NOT_IN_FILES = ("index", "file", "debug_dataset")
+_PLACES = ("_directory", "_jsonl_file")
 
 
 def settings_text(dataset: ImageDataset | VideoDataset) -> str:
@@ -33,6 +38,18 @@ def settings_text(dataset: ImageDataset | VideoDataset) -> str:
         names = ("multiple_target", "fp_latent_window_size", "fp_1f_clean_indices", "fp_1f_target_index", "fp_1f_no_post")
         values |= {name: getattr(dataset, name) for name in (*names, "no_resize_control", "control_resolution")}
     return "\n".join([f"[Dataset {dataset.index}]", *(f"  {name}: {value}" for name, value in values.items())])
+
+
+def table(dataset: ImageDataset | VideoDataset) -> dict[str, Any]:
+    """The `[[datasets]]` table that gives this data set anywhere: what `general` and flags gave is in it, folders are absolute,
+    defaults are left out."""
+    values = {}
+    for field in fields(dataset):
+        value = getattr(dataset, field.name)
+        if field.name in _NOT_IN_FILES or value == field.default:
+            continue
+        values[field.name] = str(Path(value).absolute()) if field.name.endswith(_PLACES) else value
+    return {**values, "cache_directory": str(dataset.cache_folder.absolute())}
 
 
 def metadata(dataset: ImageDataset | VideoDataset) -> dict[str, Any]:

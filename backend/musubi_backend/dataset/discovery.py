@@ -44,11 +44,6 @@ def discover(dataset: ImageDataset | VideoDataset, card: Card) -> Discovery:
     return Discovery(dataset, tuple(items), (*problems, *doubles))
 
 
-def media_missing(dataset: ImageDataset | VideoDataset) -> bool:
-    """Has the folder or JSONL file of the media gone? Training does not need it."""
-    return dataset.source is None or not Path(dataset.source[1]).exists()
-
-
 def has_control(dataset: ImageDataset | VideoDataset) -> bool:
     """Does the dataset give control media? A JSONL file that has gone counts as no."""
     source = Path(dataset.source[1]) if dataset.source else Path()

@@ -9,7 +9,6 @@ from argparse import Namespace
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,25 +16,16 @@ from ..architectures import cards
 from ..atomic import write_text
 from ..cache.headers import latents_problem, text_problem
 from .config import DatasetConfig, ImageDataset, VideoDataset, load_config
-from .describe import metadata
+from .describe import table
 from .discovery import Discovery, discover
-from .items import Entry, MediaItem, plan, text_path, unmet_targets
-from .probe import Facts, probe
-from .problems import Problem, UnusableMedium, listing
+from .items import Entry, text_path, unmet_targets
+from .probe import Foreseen, foresee
+from .problems import Problem, listing
 
 if TYPE_CHECKING:
     from ..architectures.card import Card
 
 _READERS = 4
-
-
-@dataclass(frozen=True)
-class Inspected:
-    """One usable item with what will be made of it."""
-
-    item: MediaItem
-    facts: Facts
-    entries: tuple[Entry, ...]
 
 
 def run(args: Namespace) -> None:
@@ -49,7 +39,7 @@ def run(args: Namespace) -> None:
 
 def inspect(config: DatasetConfig, card: Card) -> dict[str, Any]:
     """The report: "summary" (one line), "text" (what cannot be used, line by line), and "datasets" with their "items",
-    "buckets" and "problems". All paths are absolute."""
+    "buckets" and "problems"; each "table" holds its settings as a `[[datasets]]` table of its own. All paths are absolute."""
     reports, lines = [], []
     counts: Counter[str] = Counter()
     for dataset in config.datasets:
@@ -66,30 +56,21 @@ def inspect(config: DatasetConfig, card: Card) -> dict[str, Any]:
     return {"config": _absolute(config.path), "architecture": card.id, "summary": summary, "text": text, "datasets": reports}
 
 
-def _looked_at(found: Discovery, card: Card) -> tuple[list[Inspected], list[Problem]]:
+def _looked_at(found: Discovery, card: Card) -> tuple[list[Foreseen], list[Problem]]:
     """The items that give at least one cache entry, and everything else with its reason."""
     with ThreadPoolExecutor(_READERS) as pool:
-        results = list(pool.map(lambda item: _inspect_item(item, card), found.items))
+        results = list(pool.map(lambda item: foresee(item, card), found.items))
     problems = [*found.problems, *(result for result in results if isinstance(result, Problem))]
-    return [result for result in results if isinstance(result, Inspected)], sorted(problems, key=lambda problem: str(problem.path))
-
-
-def _inspect_item(item: MediaItem, card: Card) -> Inspected | Problem:
-    try:
-        facts = probe(item, card)
-    except UnusableMedium as unusable:
-        return unusable.problem
-    entries = plan(item, card, facts.size, facts.count)
-    return entries if isinstance(entries, Problem) else Inspected(item, facts, tuple(entries))
+    return [result for result in results if isinstance(result, Foreseen)], sorted(problems, key=lambda problem: str(problem.path))
 
 
 def _dataset_report(
-    dataset: ImageDataset | VideoDataset, items: Sequence[Inspected], problems: Sequence[Problem], card: Card
+    dataset: ImageDataset | VideoDataset, items: Sequence[Foreseen], problems: Sequence[Problem], card: Card
 ) -> dict[str, Any]:
     assert dataset.source is not None  # `discover` has refused it
     buckets = Counter((entry.bucket, entry.frames) for one in items for entry in one.entries)
     return {
-        **metadata(dataset),
+        "table": table(dataset),
         "kind": dataset.kind,
         "source": _absolute(dataset.source[1]),
         "cache_directory": _absolute(dataset.cache_folder),
@@ -103,7 +84,7 @@ def _dataset_report(
     }
 
 
-def _item_report(one: Inspected, card: Card) -> dict[str, Any]:
+def _item_report(one: Foreseen, card: Card) -> dict[str, Any]:
     item, facts = one.item, one.facts
     report: dict[str, Any] = {
         "path": _absolute(item.path),
@@ -130,7 +111,7 @@ def _is_cached(entry: Entry, card: Card) -> bool:
     return latents_problem(path, card, width=name.width, height=name.height, bucket=entry.bucket, frames=entry.frames) is None
 
 
-def _lines(dataset: ImageDataset | VideoDataset, items: Sequence[Inspected], problems: Sequence[Problem]) -> list[str]:
+def _lines(dataset: ImageDataset | VideoDataset, items: Sequence[Foreseen], problems: Sequence[Problem]) -> list[str]:
     """What a person should know about one data set."""
     lines = []
     if problems:

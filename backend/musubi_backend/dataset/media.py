@@ -8,7 +8,7 @@ from pathlib import Path
 
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif")
 VIDEO_EXTENSIONS = (".mp4", ".webm", ".avi", ".mkv", ".mov", ".flv", ".wmv", ".m4v", ".mpg", ".mpeg")
-JXL_PLUGINS = ("pillow_jxl", "jxlpy")  # JPEG XL counts as a picture where one of these is installed
+JXL_PLUGINS = {"pillow_jxl": "pillow_jxl", "jxlpy": "jxlpy.JXLImagePlugin"}  # package -> what registers JPEG XL with Pillow
 
 
 def image_extensions() -> tuple[str, ...]:

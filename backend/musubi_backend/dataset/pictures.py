@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .buckets import Size
+from .media import JXL_PLUGINS
 from .problems import UnusableMedium
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
-
-_JXL_MODULES = {"pillow_jxl": "pillow_jxl", "jxlpy": "jxlpy.JXLImagePlugin"}
 
 
 @contextmanager
@@ -25,7 +24,7 @@ def open_picture(path: Path) -> Iterator[Image]:
     from PIL import Image, UnidentifiedImageError
 
     if path.suffix.lower() == ".jxl":
-        for plugin, module in _JXL_MODULES.items():
+        for plugin, module in JXL_PLUGINS.items():
             if find_spec(plugin):
                 import_module(module)
     try:

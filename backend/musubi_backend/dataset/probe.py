@@ -12,15 +12,15 @@ from .buckets import Size
 from .config import VideoDataset
 from .container import missing_bytes
 from .frames import resampled, resampled_count
+from .items import Entry, MediaItem, plan
 from .media import images_in
 from .pictures import open_picture
-from .problems import UnusableMedium
+from .problems import Problem, UnusableMedium
 
 if TYPE_CHECKING:
     from av.container import InputContainer
 
     from ..architectures.card import Card
-    from .items import MediaItem
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,25 @@ class Facts:
     size: Size
     count: int = 1
     fps: float | None = None
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """One item with the cache entries that decoding it will give."""
+
+    item: MediaItem
+    facts: Facts
+    entries: tuple[Entry, ...]
+
+
+def foresee(item: MediaItem, card: Card) -> Foreseen | Problem:
+    """What will become of an item, without decoding it: to preview a dataset, and to skip what is cached."""
+    try:
+        facts = probe(item, card)
+    except UnusableMedium as unusable:
+        return unusable.problem
+    entries = plan(item, card, facts.size, facts.count)
+    return entries if isinstance(entries, Problem) else Foreseen(item, facts, tuple(entries))
 
 
 def probe(item: MediaItem, card: Card) -> Facts:
