@@ -7,6 +7,8 @@ import torch
 from musubi_backend.architectures.wan.model import WanTransformer, collapse_padding
 from musubi_backend.errors import UserError
 from musubi_backend.layers.attention import check_mode
+from musubi_backend.layers.linear import Linear, LoRAAdapter
+from musubi_backend.layers.rope import rope_tables
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -130,3 +132,40 @@ def test_attention_package_that_is_not_installed_is_named():
     check_mode("torch")
     with pytest.raises(UserError, match="needs the package flash_attn"):
         check_mode("flash")
+
+
+@pytest.mark.slow
+def test_blocks_compile_as_one_graph_each_also_with_checkpointing(model_with_lora, example):
+    model, network = model_with_lora()
+    plain = gradients(model, network, example([5]))
+    for block in model.blocks:
+        block.compile(fullgraph=True, backend="aot_eager", dynamic=False)
+    for checkpointing in (False, True):
+        model.gradient_checkpointing = checkpointing
+        compiled = gradients(model, network, example([5]))
+        assert all(torch.allclose(plain[name], compiled[name], rtol=1e-4, atol=1e-6) for name in plain)
+
+
+def test_positions_cached_while_sampling_serve_training(model_with_lora, example):
+    model, network = model_with_lora()
+    rope_tables.cache_clear()
+    with torch.inference_mode():
+        model(*example([5]))
+    assert gradients(model, network, example([5]))
+
+
+def test_a_linear_of_another_kind_of_weights_carries_a_lora():
+    """What an 8-bit linear will do: override `base_output` only."""
+
+    class Doubled(Linear):
+        def base_output(self, x: Tensor, start: Tensor | None = None) -> Tensor:
+            out = 2 * torch.nn.functional.linear(x, self.weight)
+            return out + (self.bias if start is None else start)
+
+    layer, adapter, x = Doubled(6, 4), LoRAAdapter(6, 4, rank=2, alpha=1.0), torch.randn(3, 5, 6)
+    torch.nn.init.normal_(adapter.lora_up.weight)
+    layer.attach(adapter)
+    delta = adapter.lora_up.weight @ adapter.lora_down.weight / 2
+    assert torch.allclose(layer(x), 2 * x @ layer.weight.T + layer.bias + x @ delta.T, atol=1e-5)
+    layer.attach(None)
+    assert torch.allclose(layer(x), 2 * x @ layer.weight.T + layer.bias, atol=1e-5)

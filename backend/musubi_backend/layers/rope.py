@@ -16,7 +16,8 @@ from torch.autograd.function import once_differentiable
 Tables = tuple[Tensor, Tensor]
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)  # the tables of a long video are tens of MB
+@torch.inference_mode(False)  # made while sampling, they must still serve training
 def rope_tables(
     positions: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]],
     head_dim: int,

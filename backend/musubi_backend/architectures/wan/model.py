@@ -170,15 +170,17 @@ class WanTransformer(nn.Module):
         extra_channels [B, in_dim - 16, F, H, W]: control or first-frame channels. image [B, tokens, image_dim]: CLIP features.
         frame_indices: positions in time of the latent frames. skip_blocks: blocks left out (skip layer guidance).
         """
-        dtype = self.patch_embedding.weight.dtype
+        weight = self.patch_embedding.weight
+        dtype, device = weight.dtype, weight.device
+        latents = latents.to(device, dtype)
         if extra_channels is not None:
-            latents = torch.cat([latents, extra_channels.to(latents.dtype)], dim=1)
+            latents = torch.cat([latents, extra_channels.to(device, dtype)], dim=1)
         grid = (latents.shape[2], latents.shape[3] // PATCH[1], latents.shape[4] // PATCH[2])
-        x = self._patches(latents.to(dtype), grid)
-        time, condition = self._time(timesteps)
-        tokens, bias = collapse_padding(text, self.geometry.text_len, dtype, x.device)
+        x = self._patches(latents, grid)
+        time, condition = self._time(timesteps.to(device))
+        tokens, bias = collapse_padding(text, self.geometry.text_len, dtype, device)
         tokens = self.text_embedding(tokens)
-        image_tokens = self.img_emb(image.to(dtype)) if image is not None else None
+        image_tokens = self.img_emb(image.to(device, dtype)) if image is not None else None
         rope = rope_tables(grid_positions(*grid, frame_indices), self.geometry.dim // self.geometry.num_heads, x.device, dtype)
 
         run = [index for index in range(len(self.blocks)) if index not in skip_blocks]
