@@ -85,7 +85,8 @@ class _Installation:
     def run(self, extras: tuple[str, ...], wanted_torch: str) -> bool:
         contents = self._environment()
         version = torch_build.pinned_version(self.places.constraints)
-        self._torch(contents, version, wanted_torch)
+        if self._torch(contents, version, wanted_torch) == "cuda":
+            extras = ("gpu", *extras)
         requirements = requirements_stamp(self.places, contents.python)
         self._backend("backend", "", contents, requirements, "the backend and its packages")
         for extra in extras:
@@ -117,18 +118,20 @@ class _Installation:
         self.state.finish("environment", made.python)
         return made
 
-    def _torch(self, contents: Contents, version: str, wanted: str) -> None:
+    def _torch(self, contents: Contents, version: str, wanted: str) -> str:
+        """Install the right PyTorch; returns its kind."""
         installed = contents.versions.get("torch")
         choice = torch_build.choose(wanted, machine.nvidia_gpus(), installed)
         stamp = stamp_of(version, choice.kind)
         if self.state.done("torch", stamp) and torch_build.fits(choice, installed, version):
-            return
+            return choice.kind
         self._check_space(choice.kind)
         kind = {"cpu": "for the CPU", "cuda": "with CUDA", "default": ""}[choice.kind]
         self._announce(f"PyTorch {version} {kind} ({choice.why}), with {self.packages.tool}; this is the large download")
         self.state.begin("torch")
         torch_build.install(choice, version, self.packages, self.console)
         self.state.finish("torch", stamp)
+        return choice.kind
 
     def _backend(self, step: str, extra: str, contents: Contents, stamp: str, what: str) -> None:
         known = {*contents.versions}
@@ -152,7 +155,7 @@ class _Installation:
         self.console.say(f"- {text}")
 
 
-_PURPOSE = {"demo": "the demo data", "dev": "the tests"}
+_PURPOSE = {"gpu": "the GPU", "demo": "the demo data", "dev": "the tests"}
 
 
 def _direct(places: Places) -> set[str]:
