@@ -162,3 +162,12 @@ def test_decoding_runs_ahead_but_never_further_than_allowed(make: SimpleNamespac
         seen.append(item.path.name)
         assert len(started) - len(seen) <= 3
     assert seen == sorted(seen) and len(seen) == 12
+
+
+def test_leaving_early_drops_what_was_queued(make: SimpleNamespace, tmp_path: Path) -> None:
+    for number in range(8):
+        make.caption(make.picture(tmp_path / "in" / f"{number}.png"))
+    stream = decoded(items(make, tmp_path, f"image_directory = '{tmp_path}/in'"), make.card, workers=2)
+    next(stream)
+    stream.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]

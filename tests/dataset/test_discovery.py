@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from musubi_backend.dataset.discovery import Discovery, discover
+from musubi_backend.dataset.discovery import Discovery, discover, has_control
 from musubi_backend.errors import UserError
 
 ODD = 'it\'s a "日本語" folder'
@@ -103,6 +103,9 @@ def test_jsonl_controls_are_ordered_by_their_numbers_and_all_items_need_them(mak
     found = only(make, tmp_path, f"image_jsonl_file = '{file}'\ncache_directory = '{tmp_path}/cache'\nfp_1f_clean_indices = [0, 9]")
     assert [path.name for path in found.items[0].controls] == ["c.png", "b.png"]
     assert "found 0, expected 2" in reasons(found)["d.png"]
+    assert has_control(found.dataset)
+    file.unlink()
+    assert not has_control(found.dataset)  # training goes on without the list
 
 
 def test_control_pictures_belong_to_the_longest_name_and_keep_their_order(make: SimpleNamespace, tmp_path: Path) -> None:
