@@ -1,0 +1,213 @@
+"""Interrupted and uninterrupted trainings end in the same bits: by state, by graceful stop, by kill -9, with accumulation."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from musubi_backend import job
+from musubi_backend.training import loop
+from musubi_backend.weights.safetensors_file import load, read_header
+
+# what makes a run depend on its position: dropout, accumulation that does not divide the epoch, warm-up, strata of timesteps
+DEMANDING = {
+    "network_dropout": 0.1,
+    "network_args": ["rank_dropout=0.1", "module_dropout=0.1"],
+    "gradient_accumulation_steps": 3,
+    "lr_scheduler": "cosine",
+    "lr_warmup_steps": 2,
+    "num_timestep_buckets": 3,
+}
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, micro_steps: int) -> None:
+    """Ask for a stop while the given micro-step (counted in this process) is computed."""
+    original, done = loop.Loop._backward, 0
+
+    def counting(self: loop.Loop, *args: Any) -> torch.Tensor:
+        nonlocal done
+        done += 1
+        if done == micro_steps:
+            job.request_stop()
+        return original(self, *args)
+
+    monkeypatch.setattr(loop.Loop, "_backward", counting)
+
+
+def test_resuming_from_a_step_state_gives_the_same_bits(project: Any, same: SimpleNamespace) -> None:
+    project.train("whole", "--save_state", save_every_n_steps=4, **DEMANDING)
+    state = project.folder / "out/whole/cat-step00000004-state"
+    project.train("rest", "--save_state", resume=state, save_every_n_steps=4, **DEMANDING)
+    assert same.bits(project.lora("rest"), project.lora("whole"))
+    assert same.bits(project.lora("rest", "cat-step00000008"), project.lora("whole", "cat-step00000008"))
+    assert not (project.folder / "out/rest/cat-step00000004.safetensors").exists()
+
+
+def test_resuming_from_an_epoch_state_keeps_counting_epochs(project: Any, same: SimpleNamespace) -> None:
+    settings = {"save_every_n_epochs": 1, "max_train_steps": None, "max_train_epochs": 4}
+    project.train("whole", "--save_state", **settings)
+    out = project.train("rest", "--save_state", resume=project.folder / "out/whole/cat-000002-state", **settings)
+    assert {path.name for path in out.glob("*.safetensors")} == {"cat-000003.safetensors", "cat.safetensors"}
+    assert same.bits(project.lora("rest"), project.lora("whole"))
+    metadata = read_header(out / "cat.safetensors").metadata
+    assert metadata["ss_epoch"] == "4" and metadata["ss_steps"] == "16"
+
+
+@pytest.mark.parametrize("micro_steps", [1, 2, 5, 8, 9, 14])
+def test_a_graceful_stop_anywhere_resumes_to_the_same_bits(
+    micro_steps: int, project: Any, same: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.train("whole", **DEMANDING)
+    with monkeypatch.context() as patch:
+        stop_after(patch, micro_steps)
+        assert project.refused("part", **DEMANDING) == 3
+    job._stop.clear()
+    states = list((project.folder / "out/part").glob("*-state"))
+    if not states:  # stopped inside the first accumulation window: nothing was learned yet
+        assert micro_steps < 3 and "nothing new to save" in capsys.readouterr().err
+        return
+    assert f"--resume {states[0]}" in capsys.readouterr().err
+    assert (states[0].parent / f"{states[0].name.removesuffix('-state')}.safetensors").exists()
+    project.train("part", resume=states[0], **DEMANDING)
+    assert same.bits(project.lora("part"), project.lora("whole"))
+
+
+def test_training_further_than_planned_continues_from_the_last_state(project: Any, same: SimpleNamespace) -> None:
+    project.train("whole", max_train_steps=14)
+    project.train("first", "--save_state_on_train_end", max_train_steps=6)
+    project.train("second", resume=project.folder / "out/first/cat-state", max_train_steps=14)
+    assert same.bits(project.lora("second"), project.lora("whole"))
+
+
+def test_a_finished_state_trains_nothing_and_says_so(project: Any, same: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+    project.train("first", "--save_state_on_train_end")
+    project.train("again", resume=project.folder / "out/first/cat-state")
+    assert same.bits(project.lora("again"), project.lora("first"))
+    assert "nothing is left to train" in capsys.readouterr().err
+
+
+def test_the_seed_of_the_state_wins_and_other_changes_are_told(project: Any, same: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+    project.train("whole", "--save_state", save_every_n_steps=5)
+    state = project.folder / "out/whole/cat-step00000005-state"
+    project.train("rest", resume=state, seed=99)
+    assert "the state's seed 7 is used" in capsys.readouterr().err
+    assert same.bits(project.lora("rest"), project.lora("whole"))
+    project.train("other", resume=state, discrete_flow_shift=5)
+    assert "--discrete_flow_shift was 3.0" in capsys.readouterr().err
+
+
+def test_a_changed_dataset_starts_the_epoch_again(project: Any, build: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+    project.train("whole", "--save_state", save_every_n_steps=5)
+    config = build.caches(project.folder, clips=3)
+    project.train("rest", resume=project.folder / "out/whole/cat-step00000005-state", dataset_config=config)
+    assert "the dataset changed" in capsys.readouterr().err
+
+
+def test_a_state_of_musubi_tuner_restarts_the_count_with_its_weights(project: Any, same: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+    project.train("first", "--save_state", save_every_n_steps=5, lr_scheduler="linear")
+    state = project.folder / "musubi-state"
+    shutil.copytree(project.folder / "out/first/cat-step00000005-state", state)
+    (state / "training_state.json").unlink()
+    (state / "random_states_0.pkl").write_bytes(b"never unpickled")
+    out = project.train("rest", resume=state, max_train_steps=3, lr_scheduler="linear", save_every_n_steps=1)
+    assert "saved by musubi-tuner" in capsys.readouterr().err
+    assert (out / "cat-step00000001.safetensors").exists()
+    moved = same.difference(load(out / "cat-step00000001.safetensors"), load(state / "model.safetensors"))
+    assert 0 < moved < 0.05, "one small step away from the state's weights"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"network_dim": 8}, "--network_dim is 8"), ({"resume": "nowhere-state"}, "does not exist"), ({"network_args": ["exclude_patterns=['.*ffn.*']"]}, "does not fit")],
+)
+def test_a_state_that_does_not_fit_is_refused(change: dict[str, Any], words: str, project: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    project.train("first", "--save_state_on_train_end", max_train_steps=2)
+    settings = {"resume": project.folder / "out/first/cat-state", **change}
+    assert project.refused("second", **settings) == 1
+    assert words in capsys.readouterr().err
+
+
+def test_a_state_of_another_model_is_refused_before_it_is_loaded(
+    project: Any, build: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.train("first", "--save_state_on_train_end", max_train_steps=2)
+    wider = build.geometry.__class__(**{**build.geometry.__dict__, "dim": 64})
+    other = build.transformer(project.folder / "wide.safetensors", wider)
+    capsys.readouterr()
+    assert project.refused("second", resume=project.folder / "out/first/cat-state", dit=other) == 1
+    printed = capsys.readouterr()
+    assert "belongs to another model" in printed.err and "import network module" not in printed.out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM handlers on Windows")
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_the_state_and_ends_within_a_step(number: int, project: Any, same: SimpleNamespace) -> None:
+    process = project.start("part", max_train_steps=2000)
+    wait_for_steps(process, 3)
+    process.send_signal(number)
+    assert process.wait(timeout=30) == 3
+    states = list((project.folder / "out/part").glob("*-state"))
+    assert len(states) == 1
+    steps = int(states[0].name[8:16])
+    project.train("part", resume=states[0], max_train_steps=steps + 5)
+    project.train("whole", max_train_steps=steps + 5)
+    assert same.bits(project.lora("part"), project.lora("whole"))
+
+
+def wait_for_steps(process: Any, count: int) -> None:
+    """Read the output until the bar shows `count` steps."""
+    text = ""
+    while (character := process.stdout.read(1)) != "":
+        text += character
+        if f"| {count}/" in text or (count < 10 and "it/s" in text.rpartition("epoch")[2] and "| 0/" not in text.rpartition("steps:")[2]):
+            return
+    raise AssertionError(f"the training ended early:\n{text}")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is SIGKILL")
+@pytest.mark.slow
+def test_kill_9_at_any_moment_loses_nothing(project: Any, same: SimpleNamespace) -> None:
+    settings = {"max_train_steps": 60, "save_every_n_steps": 1, "save_last_n_steps": 3, "save_last_n_steps_state": 3}
+    project.train("whole", **settings)
+    out = project.folder / "out/part"
+    generator, kills = random.Random(4), 0
+    deadline = time.monotonic() + 240
+    while kills < 12 and time.monotonic() < deadline:
+        process = project.start("part", "--save_state", **settings, **newest_state(out))
+        started = wait_until_training(process)
+        time.sleep(generator.uniform(0.0, 0.25))
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        kills += started
+        for file in out.glob("cat*.safetensors"):
+            load(file)
+        if (out / "cat.safetensors").exists():
+            break
+    assert kills >= 5
+    project.train("part", "--save_state", **settings, **newest_state(out))
+    assert same.bits(project.lora("part"), project.lora("whole"))
+    assert not [path for path in out.iterdir() if path.name.startswith(".")], "leftovers of the killed runs are gone"
+
+
+def newest_state(out: Path) -> dict[str, Path]:
+    states = sorted(out.glob("cat-step*-state"))
+    if not states:
+        return {}
+    assert json.loads((states[-1] / "training_state.json").read_text())["step"] == int(states[-1].name[8:16])
+    return {"resume": states[-1]}
+
+
+def wait_until_training(process: Any) -> bool:
+    """Read the output until training begins; False when it ended before."""
+    return any("running training" in line for line in process.stdout)
