@@ -21,6 +21,7 @@ _SCHEDULERS = (
     "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "cosine_with_min_lr", "polynomial", "inverse_sqrt",
     "warmup_stable_decay", "rex",
 )  # fmt: skip
+_OPTIMIZER_HELP = "Which optimizer updates the LoRA. adamw is a safe choice; adamw8bit (NVIDIA GPUs) and adafactor take less memory."
 _ARGUMENT = re.compile(r"[A-Za-z_]\w*=[\w.,()\[\]+\-'\" ]+")
 
 
@@ -78,7 +79,7 @@ class OptimizerConfig(Node):
         category="MusubiTuner/Train",
         description="The optimizer, its learning rate, and how the rate changes over the training.",
         inputs=(
-            widget(_TRAIN, "optimizer_type", kind="COMBO", choices=("adamw", "adamw8bit", "adafactor"), default="adamw8bit", off=None),
+            widget(_TRAIN, "optimizer_type", kind="COMBO", choices=("adamw", "adamw8bit", "adafactor"), tooltip=_OPTIMIZER_HELP, default="adamw8bit", off=None),
             widget(_TRAIN, "learning_rate", 2e-4, step=1e-6),
             widget(_TRAIN, "lr_scheduler", kind="COMBO", choices=_SCHEDULERS, default="constant", off=None),
             widget(_TRAIN, "lr_warmup_steps", kind="INT", default=0, maximum=1_000_000),

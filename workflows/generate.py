@@ -53,7 +53,7 @@ WORKFLOWS: dict[str, list[list[tuple[str, dict[str, Any], dict[str, tuple[str, s
             (
                 "LoRATrainingConfig",
                 {
-                    "max_train_steps": 40,
+                    "max_train_steps": 100,
                     "network_dim": 8,
                     "network_alpha": 8.0,
                     "mixed_precision": "no",
