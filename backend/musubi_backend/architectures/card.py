@@ -42,6 +42,7 @@ class Card:
     lora_exclude       full-match pattern of module paths left out by default
     fp8_target/exclude substrings that decide which weights fp8_scaled quantises
     model_folders      part -> ComfyUI folder key, in the order a node shows them
+    text_keys          base names a complete text cache holds
     fps                frames per second of training clips and generated video
     frame_stride       a valid clip has `frame_stride * n + 1` frames
     latent_channels, spatial_compression   of the VAE
@@ -71,6 +72,7 @@ class Card:
     controls_per_image: int | None = 1
     window_in_bucket: bool = False
     latent_dtype: str = "bfloat16"
+    text_keys: tuple[str, ...] = ()
     negative_prompt: str = ""
     cache_tools: tuple[str, str] = field(default=("", ""))
 

@@ -106,8 +106,8 @@ def _from_hub(weights: Path) -> Tokenizer:
     except (OSError, ValueError) as error:
         raise UserError(
             f"no tokenizer for {weights}: the file holds none, there is none beside it, and {HUB_REPOSITORY} on huggingface.co "
-            f"cannot be reached. Either use ComfyUI's text encoder file (umt5_xxl_fp16.safetensors, which holds its tokenizer), or put the files of "
-            f"https://huggingface.co/{HUB_REPOSITORY}/tree/main/{HUB_FOLDER} into {weights.parent / FOLDERS[0]}"
+            "cannot be reached. Either use ComfyUI's text encoder file (umt5_xxl_fp16.safetensors), which holds its tokenizer, or put "
+            f"the files of https://huggingface.co/{HUB_REPOSITORY}/tree/main/{HUB_FOLDER} into {weights.parent / FOLDERS[0]}"
         ) from error
     return _from_transformers(tokenizer, f"huggingface.co/{HUB_REPOSITORY}")
 

@@ -37,6 +37,7 @@ CARD = Card(
     model_folders={"dit": "diffusion_models", "vae": "vae", "t5": "text_encoders"},
     fp8_target=("blocks",),
     fp8_exclude=("norm", "patch_embedding", "text_embedding", "time_embedding", "time_projection", "head", "modulation", "img_emb"),
+    text_keys=("t5",),
     negative_prompt=NEGATIVE_PROMPT,
     window_in_bucket=True,
 )

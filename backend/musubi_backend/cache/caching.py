@@ -1,0 +1,104 @@
+"""What the two caching verbs share: finding the items, the progress bar, removing old files, the report at the end."""
+
+from __future__ import annotations
+
+import logging
+import os
+from argparse import Namespace
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import job
+from ..console import progress_bar
+from ..dataset.config import load_config
+from ..dataset.discovery import Discovery, discover
+from ..dataset.problems import Problem, listing
+from ..errors import StopRequested, UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..architectures.card import Card
+
+logger = logging.getLogger(__name__)
+
+
+def find_items(args: Namespace, card: Card) -> list[Discovery]:
+    """The items of every dataset in `--dataset_config`. UserError lists all that cannot be used, before anything heavy is loaded."""
+    logger.info("Load dataset config from %s", args.dataset_config)
+    config = load_config(args.dataset_config, {"batch_size": args.batch_size})
+    found = [discover(dataset, card) for dataset in config.datasets]
+    refuse([problem for discovery in found for problem in discovery.problems], "Nothing was cached. Mend or remove them and run again.")
+    return found
+
+
+def refuse(problems: Sequence[Problem], advice: str) -> None:
+    """UserError naming every problem, if there are any."""
+    if problems:
+        items = "1 item" if len(problems) == 1 else f"{len(problems)} items"
+        raise UserError(f"{items} of the dataset cannot be used:\n{listing(problems, limit=50)}\n{advice}")
+
+
+def pick_device(args: Namespace) -> torch.device:
+    """`--device`, else the first GPU, else the CPU. Imports torch."""
+    import torch
+
+    return torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def threads(args: Namespace) -> int:
+    """`--num_workers`, else one less than there are processors."""
+    return int(args.num_workers or max(1, (os.cpu_count() or 2) - 1))
+
+
+class Progress:
+    """One dataset's bar, the job's progress events, and the place where a stop request takes effect."""
+
+    def __init__(self, total: int, skipped: int) -> None:
+        self.total, self.done = total, skipped
+        self._bar = progress_bar(total, initial=skipped)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def item_done(self) -> None:
+        self.done += 1
+        self._bar.update(1)
+        job.event("progress", done=self.done, total=self.total)
+
+    def stop_if_asked(self) -> None:
+        """StopRequested when the job was asked to stop; every cache file written so far is whole."""
+        if job.stop_requested():
+            raise StopRequested(f"{self.done} of {self.total} items are cached; run again with --skip_existing to go on")
+
+
+def remove_old(existing: Iterable[Path], wanted: Collection[Path], args: Namespace) -> None:
+    """Delete (or with `--keep_cache` only name) the cache files that no item of the dataset has."""
+    names = {_comparable(path) for path in wanted}
+    for path in existing:
+        if _comparable(path) in names:
+            continue
+        if args.keep_cache:
+            logger.info("Keep cache file not in the dataset: %s", path)
+        else:
+            path.unlink()
+            logger.info("Removed old cache file: %s", path)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Is this the GPU's or the CPU allocator's out-of-memory error?"""
+    text = str(error)
+    return type(error).__name__ == "OutOfMemoryError" or "out of memory" in text or "can't allocate memory" in text
+
+
+def _comparable(path: Path) -> str:
+    return os.path.normcase(os.path.abspath(path))
+
+
+def log_skipped(skipped: int, what: Any) -> None:
+    if skipped:
+        logger.info("%d %s are cached already", skipped, what)
