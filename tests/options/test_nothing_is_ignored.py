@@ -1,0 +1,28 @@
+"""A flag is done, refused, or has nothing to do; none is taken and forgotten."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from musubi_backend.options.registry import tools
+
+
+@pytest.fixture(scope="module")
+def code(repository: Path) -> str:
+    """All of the backend but the tables themselves."""
+    package = repository / "backend" / "musubi_backend"
+    return "\n".join(path.read_text(encoding="utf-8") for path in package.rglob("*.py") if "tables" not in path.parts)
+
+
+@pytest.mark.parametrize("name", tools())
+def test_every_accepted_flag_is_read_by_the_code(name: str, code: str) -> None:
+    accepted = [option.name for option in tools()[name].options if option.refused is None and option.moot is None]
+    unread = [option for option in accepted if not re.search(rf"\.{option}\b|\"{option}\"", code)]
+    assert not unread, "taken, but no code looks at them: do them, or give the table a `refused` or `moot` reason"
+
+
+def test_nothing_is_both_refused_and_without_effect() -> None:
+    for tool in tools().values():
+        assert not [option.flag for option in tool.options if option.refused and option.moot]
