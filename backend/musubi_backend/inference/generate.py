@@ -216,6 +216,7 @@ class Session:
 
     def _sample_all(self, requests: Mapping[str, SampleRequest], results: list[Result], failures: dict[str, str]) -> None:
         suffix = "" if self.args.from_file else "_"
+        self._transformer()  # what is wrong with the model is no single prompt's fault
         for index, (label, request) in enumerate(requests.items(), start=1):
             logger.info(f"Processing prompt {index}/{len(requests)}: {request.prompt[:50]}...")
             try:
