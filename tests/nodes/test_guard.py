@@ -1,0 +1,78 @@
+"""Paths and names from widgets: only what lies in the allowed roots, only what is a plain name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def roots(tmp_path: Path) -> list[Path]:
+    inside = tmp_path / "allowed ルート"
+    (inside / "clips").mkdir(parents=True)
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "allowed ルート secret").mkdir()
+    return [inside]
+
+
+@pytest.fixture
+def inside(part: Any, roots: list[Path]) -> Any:
+    return lambda text, **more: part("nodes.jobs.guard").inside(text, roots, "path", relative_to=(roots[0],), **more)
+
+
+def test_paths_inside_are_taken(inside: Any, roots: list[Path]) -> None:
+    assert inside("clips") == roots[0] / "clips"
+    assert inside(f'"{roots[0] / "clips"}"') == roots[0] / "clips"
+    assert inside("clips/../clips") == roots[0] / "clips"
+    assert inside("new folder", must_exist=False) == roots[0] / "new folder"
+
+
+@pytest.mark.parametrize("text", ["../secret", "clips/../../secret", "/etc", "../allowed ルート secret", "/", "clips/../.."])
+def test_paths_that_lead_out_are_refused(inside: Any, part: Any, text: str) -> None:
+    with pytest.raises(part("backend.musubi_backend.errors").UserError, match="outside the folders"):
+        inside(text)
+
+
+def test_a_link_that_leads_out_is_refused(inside: Any, part: Any, roots: list[Path], tmp_path: Path) -> None:
+    (roots[0] / "link").symlink_to(tmp_path / "secret", target_is_directory=True)
+    with pytest.raises(part("backend.musubi_backend.errors").UserError, match="outside the folders"):
+        inside("link")
+    with pytest.raises(part("backend.musubi_backend.errors").UserError, match="outside the folders"):
+        inside("link/new", must_exist=False)
+
+
+@pytest.mark.parametrize("text", ["--output_dir", "-x", "a\0b", "a\nb", "", "   "])
+def test_what_is_no_path_is_refused(inside: Any, part: Any, text: str) -> None:
+    with pytest.raises(part("backend.musubi_backend.errors").UserError):
+        inside(text)
+
+
+def test_a_root_that_is_a_link_itself_counts_as_its_target(part: Any, tmp_path: Path) -> None:
+    (tmp_path / "real" / "clips").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
+    guard = part("nodes.jobs.guard")
+    assert guard.is_inside(tmp_path / "real" / "clips", [tmp_path / "link"])
+    assert guard.is_inside(tmp_path / "link" / "clips", [tmp_path / "real"])
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "a\\b", "-x", "CON", "x:y", "a\nb", "", "x" * 101, ".hidden", "end."])
+def test_names_that_are_no_file_names_are_refused(part: Any, name: str) -> None:
+    with pytest.raises(part("backend.musubi_backend.errors").UserError):
+        part("nodes.jobs.guard").plain_name(name, "output_name")
+
+
+@pytest.mark.parametrize("name", ["my lora", "猫のLoRA v1.2", "a'b", "x" * 100])
+def test_plain_names_are_taken(part: Any, name: str) -> None:
+    assert part("nodes.jobs.guard").plain_name(name, "output_name") == name
+
+
+def test_job_ids_cannot_leave_the_jobs_folder(part: Any, tmp_path: Path) -> None:
+    folder = part("nodes.jobs.folder").JobFolder
+    made = folder.create(tmp_path, "../Evil Tool")
+    assert made.path.parent == tmp_path / "jobs"
+    assert folder.is_id(made.path.name)
+    for bad in ("..", "../x", "20260101-000000-x", f"{made.path.name}/..", os.sep):
+        assert not folder.is_id(bad)

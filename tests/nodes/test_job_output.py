@@ -1,0 +1,94 @@
+"""Progress and errors read from logs, in the wording of both engines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def follower(part: Any) -> Any:
+    return part("nodes.jobs.progress").Follower()
+
+
+def test_a_training_of_musubi_tuner(follower: Any) -> None:
+    follower.feed_log(
+        b"Trying to import sageattention\n"
+        b"INFO:musubi_tuner.training.trainer_base:Loading DiT model from /m/dit.safetensors\n"
+        b"\rLoading dit.safetensors:  50%|#####     | 34/69 [00:00<00:00, 99.00it/s]\n"
+    )
+    assert follower.progress.phase == "Loading dit.safetensors"
+    assert follower.progress.step == 34
+    follower.feed_log("running training / 学習開始\n\nepoch 1/2\n".encode())
+    assert follower.progress.phase == "epoch 1 of 2"
+    follower.feed_log("\rsteps:  12%|█▎        | 1/8 [00:00<00:07,  1.10s/it, avr_loss=2.03]\r".encode())
+    progress = follower.progress
+    assert (progress.step, progress.total, progress.rate, progress.left) == (1, 8, "1.10s/it", "00:07")
+    assert progress.losses == {1: 2.03}
+    follower.feed_log("\rSampling timesteps for prompt 1:  33%|███  | 1/3 [00:00<00:00, 24.16it/s]\r".encode())
+    assert progress.step == 1, "a sample's own bar is not the training's"
+    assert "1/3" in progress.text
+
+
+def test_counts_without_a_total(follower: Any) -> None:
+    follower.feed_log(b"INFO:musubi_tuner.cache_latents:Encoding dataset [0]\n\r12it [00:03,  3.91it/s]\r")
+    assert (follower.progress.phase, follower.progress.step, follower.progress.total) == ("encoding dataset 0", 12, None)
+
+
+def test_generation_bar_without_a_title(follower: Any) -> None:
+    follower.feed_log("Starting sampling (high noise: False).\n\r 25%|██▌       | 1/4 [00:00<00:00, 32.82it/s]\r".encode())
+    assert follower.progress.text == "sampling · 1/4 · 32.82it/s · 00:00 left"
+
+
+def test_download_bars_with_scaled_numbers_are_not_progress(follower: Any) -> None:
+    follower.feed_log(b"\rmodel:  10%|#   | 1.2G/11.4G [00:10<01:30, 110MB/s]\r")
+    assert follower.progress.step == 0
+
+
+def test_losses_that_are_not_finite_never_reach_the_page(follower: Any, part: Any) -> None:
+    follower.feed_metrics('{"event": "step", "step": 1, "total": 4, "loss": 0.5}\n{"event": "step", "step": 2, "total": 4, "lo')
+    follower.feed_metrics('ss": null}\n')
+    follower.feed_log("\rsteps:  75%|███ | 3/4 [00:00<00:07,  1.10s/it, avr_loss=nan]\r".encode())
+    assert follower.progress.losses == {1: 0.5}
+    assert follower.progress.loss is None
+    loss_map = part("nodes.loss_curve").loss_map
+    assert loss_map([float("nan"), 0.5]) == {"loss": [0.5, 0.500001]}
+    assert len(loss_map([])["loss"]) == 2
+
+
+def test_samples_are_announced(follower: Any) -> None:
+    follower.feed_metrics('{"event": "sample", "path": "/out/sample/猫.mp4"}\n')
+    assert follower.progress.sample == "/out/sample/猫.mp4"
+
+
+CASES = {
+    "our own error": ("INFO:a:b\nERROR: clip.mp4 is cut off\ncopy it again\nINFO:a:c\n", "clip.mp4 is cut off\ncopy it again"),
+    "the last of two": ("ERROR: first\n\nERROR: second\n", "second"),
+    "a traceback": (
+        'Traceback (most recent call last):\n  File "x.py", line 1, in <module>\n    raise ValueError("bad key")\nValueError: bad key\n',
+        "ValueError: bad key",
+    ),
+    "a chain of tracebacks": (
+        "Traceback (most recent call last):\n  File 'a'\nKeyError: 'x'\n\nDuring handling of the above exception, another exception occurred:\n\n"
+        "Traceback (most recent call last):\n  File 'b'\nRuntimeError: the real one\n",
+        "RuntimeError: the real one",
+    ),
+    "under accelerate launch": (
+        "Traceback (most recent call last):\n  File 'a'\nAssertionError: fp8 needs fp8_base\n"
+        "Traceback (most recent call last):\n  File 'launch.py'\nsubprocess.CalledProcessError: Command '[...]' returned non-zero exit status 1.\n",
+        "AssertionError: fp8 needs fp8_base",
+    ),
+    "only words": ("something\nlast words\n", "something\nlast words"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_real_error_is_found(part: Any, case: str) -> None:
+    text, expected = CASES[case]
+    assert part("nodes.jobs.errors").last_error(text) == expected
+
+
+def test_out_of_memory_comes_with_advice(part: Any) -> None:
+    text = "Traceback (most recent call last):\n  File 'a'\ntorch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB\n"
+    assert "gradient checkpointing" in part("nodes.jobs.errors").last_error(text)

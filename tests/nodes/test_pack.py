@@ -1,0 +1,89 @@
+"""The pack as a whole: quick to import without ComfyUI or torch; help, names and workflows follow from the nodes."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+IMPORT_SECONDS = 0.3
+
+
+def test_importing_the_pack_is_quick_and_brings_no_torch() -> None:
+    code = (
+        "import importlib, importlib.util, sys, time\n"
+        "start = time.process_time()\n"
+        f"spec = importlib.util.spec_from_file_location('some_pack', {str(ROOT / '__init__.py')!r}, submodule_search_locations=[{str(ROOT)!r}])\n"
+        "module = importlib.util.module_from_spec(spec); sys.modules['some_pack'] = module; spec.loader.exec_module(module)\n"
+        "importlib.import_module('some_pack.nodes.catalog')\n"
+        "print(time.process_time() - start)\n"
+        "print([name for name in ('torch', 'numpy', 'av', 'PIL', 'aiohttp') if name in sys.modules])\n"
+    )
+    times = []
+    for _ in range(3):
+        seconds, heavy = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split("\n")[:2]
+        times.append(float(seconds))
+        assert heavy == "[]"
+    assert min(times) < IMPORT_SECONDS
+
+
+def test_only_the_runner_starts_processes_and_only_the_adapter_imports_comfyui() -> None:
+    for path in [*(ROOT / "nodes").rglob("*.py"), *(ROOT / "headless").rglob("*.py"), ROOT / "__init__.py"]:
+        text = path.read_text(encoding="utf-8")
+        if path.name != "runner.py":
+            assert "create_subprocess" not in text and "Popen" not in text and "subprocess.run" not in text, path
+        if path.name != "comfy.py":
+            assert "comfy_api" not in text and "import folder_paths" not in text, path
+
+
+def test_every_node_explains_itself(part: Any) -> None:
+    for node in part("nodes.catalog").NODES:
+        spec = node.spec
+        assert spec.id.startswith("MusubiTuner_")
+        assert spec.category.startswith("MusubiTuner/")
+        assert len(spec.description) > 40
+        names = [entry.name for entry in spec.inputs]
+        assert len(names) == len(set(names))
+        assert all(len(entry.tooltip) > 5 for entry in spec.inputs), spec.id
+        for entry in spec.inputs:
+            if entry.kind in ("INT", "FLOAT"):
+                assert entry.lowest is not None and entry.maximum is not None, f"{spec.id}.{entry.name}"
+                assert entry.lowest <= entry.default <= entry.maximum, f"{spec.id}.{entry.name}"
+
+
+def test_help_pages_and_english_names_are_up_to_date(part: Any) -> None:
+    specs = [node.spec for node in part("nodes.catalog").NODES]
+    for path, text in part("nodes.help_pages").texts(specs).items():
+        assert path.read_text(encoding="utf-8") == text, f"run: python nodes/help_pages.py ({path.name})"
+
+
+def test_translations_name_what_exists(part: Any) -> None:
+    specs = {node.spec.id: node.spec for node in part("nodes.catalog").NODES}
+    for language in ("ja", "zh"):
+        names = json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
+        assert set(names) == set(specs)
+        for node_id, entry in names.items():
+            assert set(entry["inputs"]) <= {one.name for one in specs[node_id].inputs}, node_id
+            assert len(entry["outputs"]) == len(specs[node_id].outputs), node_id
+
+
+def test_example_workflows_are_up_to_date(part: Any) -> None:
+    generate = runpy.run_path(str(ROOT / "workflows" / "generate.py"))
+    specs = {node.spec.id.split("_", 1)[1]: node.spec for node in part("nodes.catalog").NODES}
+    texts = generate["texts"](specs)
+    assert {path.name for path in texts} == {path.name for path in (ROOT / "workflows").glob("*.json")}
+    for path, text in texts.items():
+        assert path.read_text(encoding="utf-8") == text, f"run: python workflows/generate.py ({path.name})"
+
+
+def test_links_of_the_example_workflows_fit(part: Any) -> None:
+    for path in (ROOT / "workflows").glob("*.json"):
+        steps = part("headless.workflow").read(path)
+        for step in steps.values():
+            for name, (source, slot) in step.links.items():
+                given, wanted = steps[source].node.spec.outputs[slot].kind, step.node.spec.input(name).kind
+                assert given == wanted or given == "*", f"{path.name}: {step.title}.{name}"
