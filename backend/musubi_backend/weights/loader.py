@@ -6,6 +6,7 @@ Build the module on the "meta" device first: nothing is allocated or initialised
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,19 +34,23 @@ class Weights:
     sources: tuple[tuple[Path, dict[str, TensorInfo]], ...]
     pickled: dict[str, Tensor] | None = None
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """(name, tensor) in storage order."""
+    def tensors(self, reuse: bool = False) -> Iterator[tuple[str, Tensor]]:
+        """(name, tensor) in storage order. reuse: all in the same memory, each valid until the next one."""
         if self.pickled is not None:
             yield from self.pickled.items()
             return
+        largest = max((info.end - info.start for _, tensors in self.sources for info in tensors.values()), default=0)
+        scratch = torch.empty(largest, dtype=torch.uint8) if reuse else None
         for path, tensors in self.sources:
             with path.open("rb") as file:
                 for name, info in sorted(tensors.items(), key=lambda item: item[1].start):
-                    yield name, read_tensor(file, name, info, path)
+                    yield name, read_tensor(file, name, info, path, scratch)
 
-    def dtype_of(self, name: str) -> str:
-        """safetensors' name of a tensor's dtype ("BF16")."""
-        return self.header.tensors[name].dtype
+    def main_dtype(self) -> torch.dtype | None:
+        """The dtype most of the tensors have; None when PyTorch has no such dtype."""
+        counts = Counter(info.dtype for info in self.header.tensors.values())
+        name = TORCH_DTYPES.get(counts.most_common(1)[0][0]) if counts else None
+        return getattr(torch, name) if name else None
 
 
 def open_weights(path: PathLike, prefixes: Sequence[str] = ()) -> Weights:
@@ -86,15 +91,20 @@ def load_into(
     names = {name: rename(name) if rename else name for name in weights.header.tensors}
     _check(weights, wanted, names, optional)
     target = torch.device(device)
-    for name, tensor in weights.tensors():
+    # Where tensors are cast or moved, the originals share one buffer: freed one by one they would leave holes as large as
+    # the model. Where they are not, they are read into their final place.
+    reuse = target.type != "cpu" or transform is not None or (dtype is not None and dtype != weights.main_dtype())
+    for name, original in weights.tensors(reuse):
         own = names[name]
         if own is None:
             continue
-        tensor = tensor.to(target)
+        tensor = original.to(target)
         if transform is not None:
             tensor = transform(own, tensor)
         if dtype is not None and tensor.is_floating_point():
             tensor = tensor.to(dtype)
+        if reuse and tensor.untyped_storage().data_ptr() == original.untyped_storage().data_ptr():
+            tensor = tensor.clone()
         _assign(module, own, tensor)
 
 

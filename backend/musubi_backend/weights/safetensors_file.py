@@ -147,17 +147,21 @@ def iterate(path: PathLike, device: str | torch.device = "cpu") -> Iterator[tupl
             yield name, read_tensor(file, name, info, Path(path)).to(torch.device(device))
 
 
-def read_tensor(file: Any, name: str, info: TensorInfo, path: Path) -> Tensor:
-    """One tensor read from an open binary file straight into memory of its own (no mapping that would pin the file)."""
+def read_tensor(file: Any, name: str, info: TensorInfo, path: Path, scratch: Tensor | None = None) -> Tensor:
+    """One tensor read from an open binary file (no mapping, which would pin the file) into memory of its own.
+
+    scratch: a uint8 tensor at least as large, whose memory the result uses instead, until it is overwritten.
+    """
     import torch
 
     dtype_name = TORCH_DTYPES.get(info.dtype)
     if dtype_name is None:
         raise UserError(f"{path}: tensor {name} has dtype {info.dtype}, which PyTorch cannot hold; use a bf16 or fp16 version of this file")
-    tensor = torch.empty(info.shape, dtype=getattr(torch, dtype_name))
-    if info.end > info.start:
+    size, dtype = info.end - info.start, getattr(torch, dtype_name)
+    tensor = torch.empty(info.shape, dtype=dtype) if scratch is None else scratch[:size].view(dtype).view(info.shape)
+    if size:
         file.seek(info.start)
-        if file.readinto(tensor.view(-1).view(torch.uint8).numpy()) != info.end - info.start:
+        if file.readinto(tensor.view(-1).view(torch.uint8).numpy()) != size:
             raise UserError(f"{path} ended while tensor {name} was read; is the file still being written?")
     return tensor
 
