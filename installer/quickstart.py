@@ -13,6 +13,11 @@ from pathlib import Path
 from .backend import Places
 from .console import Console, InstallError, clean_environment
 
+_RESULTS = (
+    ("LoRA", "models/loras/musubi_tuner/quickstart.safetensors"),
+    ("video", "output/musubi_tuner/quickstart_*.mp4"),
+    ("loss curve", "runs/quickstart-*/loss.svg"),
+)
 _TOOLS = (("demo_models", "models", "tiny models"), ("demo_dataset", "dataset", "a small dataset of real clips"))
 
 
@@ -22,7 +27,7 @@ def run(places: Places, python: Path, console: Console) -> int:
     demo = places.home / "demo"
     for tool, folder, what in _TOOLS:  # each leaves alone what it has made before
         console.say(f"- Making {what} in {demo / folder}")
-        console.run([str(python), "-m", "musubi_backend", tool, "--output", str(demo / folder)])
+        console.run([str(python), "-m", "musubi_backend", tool, "--output", str(demo / folder)], folder=places.backend)
     workflow = places.root / "workflows" / "quickstart.json"
     if not workflow.is_file():
         raise InstallError(f"{workflow} is missing: the pack is incomplete. Download or clone it again.")
@@ -30,9 +35,22 @@ def run(places: Places, python: Path, console: Console) -> int:
     command = [str(python), "-m", "headless", str(workflow), "--home", str(places.home), "--fresh"]
     code = subprocess.run(command, cwd=places.root, env=clean_environment({"MUSUBITUNER_HOME": str(places.home)}), check=False).returncode
     if code == 0:
-        console.say(f"\nThe quickstart took {time.monotonic() - started:.0f} s. Open the workflow in ComfyUI: {workflow}")
+        console.say(f"\nThe quickstart took {time.monotonic() - started:.0f} s and made:")
+        for what, pattern in _RESULTS:
+            console.say(f"  {what:<12}{_newest(places.home, pattern)}")
+        console.say(f"The same workflow opens in ComfyUI: {workflow}")
     else:
         console.say(
             f"\nThe quickstart did not finish (code {code}); the reason is above. `python install.py --doctor` checks the installation."
         )
     return code
+
+
+def _newest(home: Path, pattern: str) -> Path:
+    """The file that this run made. InstallError if there is none, although the workflow ended well."""
+    found = sorted(home.glob(pattern), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise InstallError(
+            f"the workflow ended without an error, but there is no {home / pattern}. Please report this with {home / 'jobs'}."
+        )
+    return found[-1]
