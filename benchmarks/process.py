@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Sequence
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ def run(command: Sequence[str], log: Path, environment: dict[str, str], threads:
     """Run `command` with its output in `log`. Raises RuntimeError with the log's end when it fails."""
     env = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "BENCH_STARTED": repr(time.time()), **environment}
     started = time.perf_counter()
-    with open(log, "wb") as file:
+    with log.open("wb") as file:
         process = subprocess.Popen(list(command), stdout=file, stderr=file, stdin=subprocess.DEVNULL, env=env)
         _, status, resources = os.wait4(process.pid, 0)
     wall = time.perf_counter() - started

@@ -1,8 +1,14 @@
-"""Prints two sides and their ratio as a Markdown table; figures are medians or minima over repetitions, as named."""
+"""What the benchmarks share: their arguments, a place to work, and the table of two sides and their ratio."""
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import sys
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -24,3 +30,24 @@ def print_table(rows: list[Row]) -> None:
     for row in rows:
         met = "yes" if row.ratio <= row.aim else "**no**"
         print(f"| {row.what} | {row.ours:.3g} {row.unit} | {row.musubi:.3g} {row.unit} | {row.ratio:.2f} | ≤ {row.aim} | {met} |")
+
+
+def arguments_of(description: str | None) -> argparse.Namespace:
+    """The command line of a benchmark: where musubi-tuner is, how often to repeat, where to work."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--musubi", type=Path, required=True, help="a musubi-tuner checkout")
+    parser.add_argument("--musubi-python", default=sys.executable, help="the python that has its packages")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--work", type=Path, help="where models, caches and logs go (default: a temporary folder)")
+    return parser.parse_args()
+
+
+@contextlib.contextmanager
+def working_folder(arguments: argparse.Namespace) -> Iterator[Path]:
+    """`--work`, or a folder that is gone afterwards."""
+    if arguments.work:
+        arguments.work.mkdir(parents=True, exist_ok=True)
+        yield arguments.work
+    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            yield Path(temporary)

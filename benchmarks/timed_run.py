@@ -11,6 +11,7 @@ are set from `BENCH_GEOMETRY`, because it cannot read them from a file.
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import os
 import sys
@@ -19,6 +20,8 @@ import time
 
 def main() -> int:
     engine, tool, *arguments = sys.argv[1:]
+    if "train" not in tool:  # nothing to hook, and torch might not be needed at all
+        return run_tool(engine, tool, arguments)
     import torch
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -27,24 +30,31 @@ def main() -> int:
     ends: list[tuple[float, float]] = []
     register_optimizer_step_post_hook(lambda *_: ends.append((time.time() - started, time.process_time())))
     try:
-        if engine == "ours":
-            from musubi_backend.__main__ import main as backend
-
-            return backend([tool, *arguments])
-        module = importlib.import_module(f"musubi_tuner.{tool}") if torch.cuda.is_available() else _musubi_on_cpu(tool)
-        sys.argv = [f"{tool}.py", *arguments]
-        module.main()
-        return 0
+        return run_tool(engine, tool, arguments)
     finally:
         if ends:
-            wall = [b[0] - a[0] for a, b in zip(ends, ends[1:])]
-            cpu = [b[1] - a[1] for a, b in zip(ends, ends[1:])]
+            wall = [after[0] - before[0] for before, after in itertools.pairwise(ends)]
+            cpu = [after[1] - before[1] for before, after in itertools.pairwise(ends)]
             print("BENCH " + json.dumps({"first_step": ends[0][0], "step_wall": wall, "step_cpu": cpu}), flush=True)
 
 
-def _musubi_on_cpu(tool: str):  # type: ignore[no-untyped-def]
+def run_tool(engine: str, tool: str, arguments: list[str]) -> int:
+    """One tool of one engine, in this process. Returns its exit code."""
+    if engine == "ours":
+        from musubi_backend.__main__ import main as backend
+
+        return backend([tool, *arguments])
+    module = import_musubi(tool)
+    sys.argv = [f"{tool}.py", *arguments]
+    module.main()
+    return 0
+
+
+def import_musubi(tool: str):  # type: ignore[no-untyped-def]
     import torch
 
+    if torch.cuda.is_available():
+        return importlib.import_module(f"musubi_tuner.{tool}")
     torch.cuda.current_device = lambda: 0  # a default argument of its T5 class asks at import time
     module = importlib.import_module(f"musubi_tuner.{tool}")
     if "BENCH_GEOMETRY" in os.environ:

@@ -12,11 +12,10 @@ import argparse
 import json
 import statistics
 import sys
-import tempfile
 from pathlib import Path
 
 from .process import Usage, run
-from .report import Row, print_table
+from .report import Row, arguments_of, print_table, working_folder
 from .wan_data import MID, TINY, Size, write_dataset, write_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,10 +27,10 @@ def train_flags(size: Size, folder: Path, dataset: Path, steps: int) -> list[str
     precision = "bf16" if size.dtype == "bf16" else "no"
     return [
         *("--task", "t2v-1.3B", "--dit", str(folder / "dit.safetensors"), "--dataset_config", str(dataset)),
-        *("--output_dir", str(folder / "out"), "--output_name", "bench", "--sdpa", "--mixed_precision", precision, "--gradient_checkpointing"),
+        *("--output_dir", str(folder / "out"), "--output_name", "bench", "--sdpa", "--gradient_checkpointing"),
         *("--network_module", "networks.lora_wan", "--network_dim", "32", "--optimizer_type", "adamw", "--learning_rate", "1e-4"),
         *("--timestep_sampling", "shift", "--discrete_flow_shift", "3.0", "--max_data_loader_n_workers", "0", "--seed", "42"),
-        *("--max_train_steps", str(steps)),
+        *("--max_train_steps", str(steps), "--mixed_precision", precision),
     ]
 
 
@@ -41,7 +40,8 @@ def measure(engine: str, python: str, source: Path, size: Size, flags: list[str]
     usage = run([python, RUNNER, engine, "wan_train_network", *flags], folder / f"{engine}.log", environment)
     line = next(line for line in usage.output.splitlines() if line.startswith("BENCH "))
     record = json.loads(line.removeprefix("BENCH "))
-    return usage, {"first_step": record["first_step"], "step_cpu": min(record["step_cpu"]), "step_wall": statistics.median(record["step_wall"])}
+    step = {"step_cpu": min(record["step_cpu"]), "step_wall": statistics.median(record["step_wall"])}
+    return usage, {"first_step": record["first_step"], **step}
 
 
 def compare(size: Size, arguments: argparse.Namespace, work: Path, steps: int) -> list[Row]:
@@ -65,16 +65,9 @@ def compare(size: Size, arguments: argparse.Namespace, work: Path, steps: int) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--musubi", type=Path, required=True, help="a musubi-tuner checkout")
-    parser.add_argument("--musubi-python", default=sys.executable, help="the python that has its packages")
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--work", type=Path, help="where models, caches and logs go (default: a temporary folder)")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        work = arguments.work or Path(temporary)
-        rows = compare(TINY, arguments, work, steps=20) + compare(MID, arguments, work, steps=6)
-        print_table(rows)
+    arguments = arguments_of(__doc__)
+    with working_folder(arguments) as work:
+        print_table(compare(TINY, arguments, work, steps=20) + compare(MID, arguments, work, steps=6))
 
 
 if __name__ == "__main__":

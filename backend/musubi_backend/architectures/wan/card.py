@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..card import Card, Task
 
-_SMALL = {"dim": 1536, "ffn_dim": 8960, "num_heads": 12, "num_layers": 30}
-_LARGE = {"dim": 5120, "ffn_dim": 13824, "num_heads": 40, "num_layers": 40}
+_SMALL = Task("", dim=1536, ffn_dim=8960, num_heads=12, num_layers=30, in_dim=16)
+_LARGE = Task("", dim=5120, ffn_dim=13824, num_heads=40, num_layers=40, in_dim=16)
 
 NEGATIVE_PROMPT = (
     "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，丑陋的，残缺的，多余的手指，"
@@ -23,16 +25,16 @@ CARD = Card(
     lora_blocks=("WanAttentionBlock",),
     lora_exclude=r".*(patch_embedding|text_embedding|time_embedding|time_projection|norm|head).*",
     tasks=(
-        Task("t2v-14B", **_LARGE, in_dim=16),
-        Task("t2v-1.3B", **_SMALL, in_dim=16),
-        Task("i2v-14B", **_LARGE, in_dim=36, steps=40, supported=False),
-        Task("t2i-14B", **_LARGE, in_dim=16, frames=1),
-        Task("flf2v-14B", **_LARGE, in_dim=36, steps=40, supported=False),
-        Task("t2v-1.3B-FC", **_SMALL, in_dim=48, supported=False),
-        Task("t2v-14B-FC", **_LARGE, in_dim=48, supported=False),
-        Task("i2v-14B-FC", **_LARGE, in_dim=48, steps=40, supported=False),
-        Task("i2v-A14B", **_LARGE, in_dim=36, steps=40, guidance_scale=3.5, supported=False),
-        Task("t2v-A14B", **_LARGE, in_dim=16, steps=40, flow_shift=12.0, guidance_scale=3.0, supported=False),
+        replace(_LARGE, name="t2v-14B"),
+        replace(_SMALL, name="t2v-1.3B"),
+        replace(_LARGE, name="i2v-14B", in_dim=36, steps=40, supported=False),
+        replace(_LARGE, name="t2i-14B", frames=1),
+        replace(_LARGE, name="flf2v-14B", in_dim=36, steps=40, supported=False),
+        replace(_SMALL, name="t2v-1.3B-FC", in_dim=48, supported=False),
+        replace(_LARGE, name="t2v-14B-FC", in_dim=48, supported=False),
+        replace(_LARGE, name="i2v-14B-FC", in_dim=48, steps=40, supported=False),
+        replace(_LARGE, name="i2v-A14B", in_dim=36, steps=40, guidance_scale=3.5, supported=False),
+        replace(_LARGE, name="t2v-A14B", steps=40, flow_shift=12.0, guidance_scale=3.0, supported=False),
     ),
     model_folders={"dit": "diffusion_models", "vae": "vae", "t5": "text_encoders"},
     fp8_target=("blocks",),
