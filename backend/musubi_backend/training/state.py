@@ -242,11 +242,11 @@ def _restore_schedule(schedule: Schedule, values: dict[str, Any], own: bool) -> 
 def _save_pickle(values: dict[str, Any], path: Path) -> None:
     import torch
 
-    with atomic.replacing(path) as part:
+    with atomic.replacing(path) as part, open(part, "wb") as file:
         try:
-            torch.save(values, part)
-        except RuntimeError as error:  # torch's zip writer reports a full disk so
-            raise OSError(f"{path.name}: {error}") from error
+            torch.save(values, file)
+        except RuntimeError as error:  # torch reports a failed write as an unexpected position in its zip file
+            raise error.__context__ if isinstance(error.__context__, OSError) else OSError(f"{path.name}: {error}") from error
 
 
 def _load_pickle(path: Path) -> Any:

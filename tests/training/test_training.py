@@ -1,0 +1,266 @@
+"""A training learns its clip, saves what was asked for, reports how it goes, and refuses what cannot work."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from musubi_backend import architectures, job
+from musubi_backend.cache.files import load_entry
+from musubi_backend.layers.lora import LoRANetwork, ranks_from_weights
+from musubi_backend.options.parser import parse
+from musubi_backend.tools.demo_wan_transformer import wan_transformer
+from musubi_backend.training import loop
+from musubi_backend.training.losses import flow_matching_loss
+from musubi_backend.weights.safetensors_file import load, read_header, save_atomic
+
+STEP_LINE = re.compile(r"steps:\s+(\d+)%\|.*?\|\s*(\d+)/(\d+) \[([^<]+)<([^,]+),\s*([^,\]]+)(?:,\s*(.*))?\]")
+
+
+class Judge:
+    """The loss of a LoRA on one clip, at fixed noise and timesteps."""
+
+    def __init__(self, project: Any) -> None:
+        self.args: Namespace = parse("wan_train_network", project.argv("judge")[1:])
+        self.wan = architectures.load("wan")
+        cache = project.config.parent / "cache"
+        self.latents = load_entry(next(cache.glob("clip0_0*_wan.safetensors")))["latents"].float()[None]
+        self.text = [load_entry(cache / "clip0_wan_te.safetensors")["t5"]]
+        self.noise = torch.randn((8, *self.latents.shape[1:]), generator=torch.Generator().manual_seed(1))
+        self.t = torch.linspace(0.15, 0.95, 8)
+
+    @torch.no_grad()
+    def loss(self, lora: dict[str, torch.Tensor] | None, scale: float = 1.0) -> float:
+        """scale: factor on the LoRA's effect."""
+        transformer = self.wan.transformer(self.args, torch.device("cpu"), torch.float32)
+        if lora is not None:
+            network = LoRANetwork.create(transformer, self.wan.card, ranks=ranks_from_weights(lora))
+            network.load_weights({key: tensor * scale if "lora_up" in key else tensor for key, tensor in lora.items()})
+            network.eval()
+        total = 0.0
+        for noise, t in zip(self.noise, self.t, strict=True):
+            noisy = (1 - t) * self.latents + t * noise
+            prediction = self.wan.predict(transformer, noisy, (1000 * t + 1)[None], {"t5": self.text}, self.args)
+            total += flow_matching_loss(prediction, self.latents, noise[None], None).item() / len(self.t)
+        return total
+
+
+@pytest.fixture
+def one_clip(project: Any, build: SimpleNamespace) -> Any:
+    """A project with one small clip and the demo transformer, whose frozen parts lose nothing, so that a LoRA can teach it."""
+    project.config = build.caches(project.folder, clips=1, frames=1, side=32)
+    tensors, metadata = wan_transformer(build.geometry.text_dim, seed=0)
+    project.dit = project.folder / "demo.safetensors"
+    save_atomic(tensors, project.dit, metadata)
+    return project
+
+
+LEARNING = {
+    "network_dim": 16, "network_alpha": 16, "timestep_sampling": "uniform", "max_train_steps": 400, "learning_rate": "3e-3",
+    "lr_scheduler": "cosine", "optimizer_args": ["weight_decay=0"], "seed": 3,
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_training_on_one_clip_learns_it(one_clip: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    one_clip.train("learned", **LEARNING)
+    judge, lora = Judge(one_clip), one_clip.lora("learned")
+    untrained, trained = judge.loss(None), judge.loss(lora)
+    nothing = flow_matching_loss(torch.zeros_like(judge.noise), judge.latents.expand_as(judge.noise), judge.noise, None).item()
+    assert trained < 0.2 * untrained, f"at least 80 % of the loss is gone: {untrained} -> {trained}"
+    assert trained < 0.5 * nothing, f"and not by predicting next to nothing, which would give {nothing}: {trained}"
+    # what a broken LoRA would give is far from that
+    assert judge.loss(lora, scale=0.0) == pytest.approx(untrained)
+    assert judge.loss(lora, scale=-1.0) > 0.5 * untrained
+
+    def backwards(prediction: torch.Tensor, latents: torch.Tensor, noise: torch.Tensor, weight: Any) -> torch.Tensor:
+        return flow_matching_loss(prediction, noise, latents, weight)
+
+    monkeypatch.setattr(loop, "flow_matching_loss", backwards)
+    one_clip.train("backwards", **LEARNING)
+    assert judge.loss(one_clip.lora("backwards")) > nothing, "the opposite velocity does not pass"
+
+
+def test_the_model_is_told_how_noisy_its_input_is(one_clip: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Input, latents and told timestep give back the noise; with a wrong timestep convention it would not be standard normal."""
+    seen: list[tuple[torch.Tensor, float]] = []
+    original = type(architectures.load("wan")).predict
+
+    def watched(self: Any, transformer: Any, noisy: torch.Tensor, timesteps: torch.Tensor, *rest: Any) -> torch.Tensor:
+        seen.append((noisy.clone(), timesteps.item()))
+        return original(self, transformer, noisy, timesteps, *rest)
+
+    monkeypatch.setattr(type(architectures.load("wan")), "predict", watched)
+    one_clip.train("watched", max_train_steps=40, timestep_sampling="uniform")
+    latents = Judge(one_clip).latents
+
+    def noise_for(share: Any) -> torch.Tensor:
+        found = [(noisy - (1 - share(told)) * latents) / share(told) for noisy, told in seen if 0.05 < share(told) < 0.95]
+        return torch.cat(found).flatten()
+
+    right = noise_for(lambda told: (told - 1) / 1000)
+    assert abs(right.mean()) < 0.05 and abs(right.std() - 1) < 0.03
+    for wrong in (lambda told: 1 - told / 1000, lambda told: (told / 1000) ** 2):
+        assert abs(noise_for(wrong).std() - 1) > 0.1
+
+
+def test_what_is_printed_is_what_musubi_tuner_prints(project: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    out = project.train("printed", "--save_state", save_every_n_epochs=1, save_every_n_steps=3, max_train_steps=None, max_train_epochs=2)
+    printed = capfd.readouterr()
+    for line in (
+        "import network module: networks.lora_wan", "prepare optimizer, data loader etc.", "running training / 学習開始",
+        "  num train items / 学習画像、動画数: 4", "  num batches per epoch / 1epochのバッチ数: 4", "  num epochs / epoch数: 2",
+        "  batch size per device / バッチサイズ: 1", "  gradient accumulation steps / 勾配を合計するステップ数 = 1",
+        "  total optimization steps / 学習ステップ数: 8", "epoch 1/2", "epoch 2/2",
+        f"saving checkpoint: {out / 'cat-000001.safetensors'}", f"saving checkpoint: {out / 'cat-step00000003.safetensors'}",
+    ):  # fmt: skip
+        assert line in printed.out.splitlines(), line
+    assert "saving state at step 3" in printed.err and "saving state at epoch 1" in printed.err and "model saved." in printed.err
+    bars = [match for part in re.split(r"[\r\n]", printed.err) if (match := STEP_LINE.search(part))]
+    assert bars[-1].group(2, 3) == ("8", "8") and "avr_loss=" in bars[-1][7]
+    first_done = next(bar for bar in bars if bar[2] == "1" and "avr_loss" in (bar[7] or ""))
+    assert first_done[4] == "00:00", "the clock starts after the first step"
+
+
+def test_events_in_the_job_folder_tell_the_run(project: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(job, "watch_for_stop", lambda: None)  # stdin is pytest's
+    monkeypatch.setenv(job.JOB_DIR_VARIABLE, str(tmp_path))
+    out = project.train("job", "--save_state", save_every_n_steps=5)
+    events = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    steps = [event for event in events if event["event"] == "step"]
+    assert [event["step"] for event in steps] == list(range(1, 11)) and {event["total"] for event in steps} == {10}
+    assert all(event["loss"] > 0 and event["lr"] == 0.01 and event["seconds"] >= 0 for event in steps)
+    checkpoints = [event["path"] for event in events if event["event"] == "checkpoint"]
+    assert checkpoints == [str(out / f"cat-step{step:08d}.safetensors") for step in (5, 10)] + [str(out / "cat.safetensors")]
+    assert (out / "cat.loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_tensorboard_has_musubi_tuners_tags(project: Any) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    logs = project.folder / "logs"
+    project.train("board", logging_dir=logs, log_prefix="p-", network_args=["loraplus_lr_ratio=4"], scale_weight_norms=1.0, max_train_steps=5)
+    (folder,) = logs.glob("p-*/network_train")
+    events = accumulator.EventAccumulator(str(folder))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == {
+        "loss/current", "loss/average", "loss/epoch", "lr/unet", "lr/unet plus",
+        "max_norm/keys_scaled", "max_norm/average_key_norm", "max_norm/max_key_norm",
+    }  # fmt: skip
+    assert [scalar.step for scalar in events.Scalars("loss/current")] == [1, 2, 3, 4, 5]
+    assert events.Scalars("lr/unet plus")[0].value == pytest.approx(0.04)
+
+
+def test_accumulating_two_halves_is_one_step_of_the_mean(project: Any) -> None:
+    project.train("two", max_train_steps=2, gradient_accumulation_steps=2)
+    metadata = read_header(project.folder / "out/two/cat.safetensors").metadata
+    assert metadata["ss_num_epochs"] == "1" and metadata["ss_gradient_accumulation_steps"] == "2" and metadata["ss_steps"] == "2"
+
+
+def test_gradient_checkpointing_changes_nothing(project: Any, same: SimpleNamespace) -> None:
+    project.train("plain", max_train_steps=4)
+    project.train("recomputed", "--gradient_checkpointing", max_train_steps=4)
+    assert same.difference(project.lora("plain"), project.lora("recomputed")) < 1e-6
+
+
+def test_weights_can_be_continued_and_their_ranks_taken(project: Any, same: SimpleNamespace) -> None:
+    first = project.train("first", network_dim=6, network_alpha=3, max_train_steps=2) / "cat.safetensors"
+    project.train("second", "--dim_from_weights", network_weights=first, max_train_steps=1, learning_rate="1e-12")
+    assert same.difference(load(first), project.lora("second")) < 1e-6
+
+
+def test_base_weights_are_part_of_what_is_trained_on(project: Any) -> None:
+    base = project.train("base", max_train_steps=4, learning_rate="5e-2") / "cat.safetensors"
+    plain, merged = (project.train(name, max_train_steps=1, **more) for name, more in (("plain", {}), ("merged", {"base_weights": base})))
+    assert not torch.equal(*(next(t for k, t in load(out / "cat.safetensors").items() if "lora_up" in k) for out in (plain, merged)))
+
+
+def test_a_broken_item_stops_the_training_by_name_and_keeps_what_was_good(
+    project: Any, build: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.config = build.caches(project.folder)
+    (cache,) = (project.folder / "cache").glob("clip2_0*_wan.safetensors")
+    header = read_header(cache)
+    save_atomic({name: torch.full_like(tensor, float("inf")) for name, tensor in load(cache).items()}, cache, header.metadata)
+    assert project.refused("broken", "--save_state", save_every_n_steps=1) == 1
+    message = capsys.readouterr().err.rpartition("ERROR:")[2]
+    assert cache.name in message and "not finite" in message and "clip1" not in message
+    for path in (project.folder / "out/broken").glob("*.safetensors"):
+        assert all(tensor.isfinite().all() for tensor in load(path).values())
+    assert not (project.folder / "out/broken/cat.safetensors").exists()
+
+
+def small_disk(folder: Path, megabytes: int) -> bool:
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+    return sys.platform == "linux" and os.geteuid() == 0 and subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+
+def test_a_full_disk_is_named_and_earlier_checkpoints_load(project: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    disk = project.folder / "small"
+    if not small_disk(disk, 2):
+        pytest.skip("mounting a small file system needs root on Linux")
+    try:
+        assert project.refused("unused", "--save_state", output_dir=disk, save_every_n_steps=1, max_train_steps=60, network_dim=32) == 1
+        assert "the disk is full" in capsys.readouterr().err
+        saved = sorted(disk.glob("*.safetensors"))
+        assert saved and [load(path) for path in saved]
+        assert not [path for path in disk.iterdir() if path.name.startswith(".")]
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"optimizer_type": "AdanW"}, "did you mean 'AdamW'"),
+        ({"optimizer_args": ["betas"]}, "key=value"),
+        ({"lr_scheduler": "cosin"}, "did you mean 'cosine'"),
+        ({"network_module": "networks.lokr"}, "not supported yet"),
+        ({"network_module": "networks.lora_wam"}, "did you mean 'networks.lora_wan'"),
+        ({"network_args": ["loraplus=3"]}, "loraplus"),
+        ({"log_with": "tensorboard"}, "--logging_dir"),
+        ({"metadata_reso": "big"}, "--metadata_reso"),
+        ({"output_name": "a/b"}, "output_name"),
+        ({"task": "i2v-14B"}, "i2v-14B"),
+        ({"sample_prompts": "none.txt", "sample_every_n_steps": 1}, "none.txt"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_the_model_is_loaded(
+    change: dict[str, Any], words: str, project: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert project.refused("refused", **change) == 1
+    printed = capsys.readouterr()
+    assert words in printed.err.rpartition("ERROR:")[2]
+    assert "running training" not in printed.out
+
+
+def test_show_timesteps_prints_a_histogram_or_draws_one(project: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    project.train("shown", show_timesteps="console", timestep_sampling="shift", weighting_scheme="cosmap")
+    printed = capsys.readouterr().out
+    assert " 975- 999: " in printed and "Sampled loss weighting" in printed and "running training" not in printed
+    out = project.train("shown", show_timesteps="image")
+    assert (out / "cat.timesteps.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_a_training_imports_nothing_it_does_not_need(project: Any) -> None:
+    code = (
+        "import sys; from musubi_backend.__main__ import main; code = main(sys.argv[1:]); "
+        "print('IMPORTED', *(name for name in ('accelerate', 'transformers', 'diffusers', 'tensorboard', 'torch._dynamo', 'sympy', 'wandb', 'cv2', 'av')"
+        " if name in sys.modules)); sys.exit(code)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2] / "backend")}
+    result = subprocess.run(
+        [sys.executable, "-c", code, *project.argv("lean", max_train_steps=1)], env=environment, capture_output=True, text=True, check=True, encoding="utf-8"
+    )
+    assert result.stdout.splitlines()[-1].split() == ["IMPORTED"]
