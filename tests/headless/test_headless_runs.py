@@ -1,0 +1,209 @@
+"""Workflows run on a terminal with the real backend: results, reuse, errors, stopping and resuming."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Demo models and clips, made once."""
+    folder = tmp_path_factory.mktemp("demo")
+    for tool, name in (("demo_models", "models"), ("demo_dataset", "dataset")):
+        command = [sys.executable, "-m", "musubi_backend", tool, "--output", str(folder / name)]
+        subprocess.run(command, check=True, capture_output=True, env={**ENVIRONMENT, "PYTHONPATH": str(ROOT / "backend")})
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path: Path, demo: Path) -> Path:
+    """A home folder with a space and Japanese in its name, ready to run the quickstart."""
+    home = tmp_path / "our ホーム"
+    home.mkdir()
+    (home / "config.json").write_text(json.dumps({"interpreter": sys.executable, "engine": "builtin", "allowed_roots": []}), encoding="utf-8")
+    shutil.copytree(demo, home / "demo")
+    return home
+
+
+def command(home: Path, *arguments: str, workflow: Path | None = None) -> list[str]:
+    return [sys.executable, "-m", "headless", str(workflow or ROOT / "workflows" / "quickstart.json"), "--home", str(home), *arguments]
+
+
+def run(home: Path, *arguments: str, workflow: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(home, *arguments, workflow=workflow), cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, encoding="utf-8", check=False
+    )
+
+
+def jobs_of(home: Path, tool: str) -> list[Path]:
+    return sorted(path for path in (home / "jobs").iterdir() if f"-{tool}-" in path.name)
+
+
+@pytest.mark.slow
+def test_the_quickstart_runs_and_a_second_time_redoes_nothing(home: Path) -> None:
+    first = run(home, "--set", "LoRATrainingConfig.max_train_steps=6")
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "loss" in first.stdout and "6/6" in first.stdout
+    assert (home / "models" / "loras" / "musubi_tuner" / "quickstart.safetensors").is_file()
+    assert (home / "output" / "musubi_tuner" / "quickstart_00001.mp4").is_file()
+    assert next((home / "runs").iterdir()).joinpath("loss.svg").is_file()
+    before = len(list((home / "jobs").iterdir()))
+
+    started = time.monotonic()
+    second = run(home, "--set", "LoRATrainingConfig.max_train_steps=6")
+    assert second.returncode == 0
+    assert time.monotonic() - started < 5
+    assert second.stdout.count("nothing changed") == 10
+    assert len(list((home / "jobs").iterdir())) == before
+
+    (home / "output" / "musubi_tuner" / "quickstart_00001.mp4").unlink()
+    third = run(home, "--set", "LoRATrainingConfig.max_train_steps=6")
+    assert third.returncode == 0
+    assert third.stdout.count("nothing changed") == 9
+    assert len(jobs_of(home, "wan_train_network")) == 1
+
+    (home / "demo" / "dataset" / "coffee.txt").write_text("a new caption", encoding="utf-8")
+    fourth = run(home, "--set", "LoRATrainingConfig.max_train_steps=6")
+    assert fourth.returncode == 0
+    assert len(jobs_of(home, "wan_train_network")) == 2, "a changed caption makes another training"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="sends Ctrl-C as a signal")
+def test_ctrl_c_saves_the_state_leaves_no_process_and_the_next_run_resumes(home: Path) -> None:
+    long = ("--set", "LoRATrainingConfig.max_train_steps=100000")
+    process = subprocess.Popen(command(home, *long), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "Trainer" in line and "loss" in line:
+            break
+    children = psutil.Process(process.pid).children(recursive=True)
+    pressed = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    rest = process.stdout.read()
+    assert process.wait(20) == 130
+    assert time.monotonic() - pressed < 10
+    assert "Run it again" in rest
+    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    folder = next((home / "runs").iterdir())
+    states = [path for path in folder.iterdir() if path.name.endswith("-state")]
+    assert states
+    assert json.loads((jobs_of(home, "wan_train_network")[0] / "status.json").read_text())["state"] == "stopped"
+
+    again = subprocess.Popen(command(home, *long), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+    assert again.stdout is not None
+    seen = []
+    for line in again.stdout:
+        seen.append(line)
+        if "Trainer" in line and "loss" in line:
+            break
+    again.send_signal(signal.SIGINT)
+    again.stdout.read()
+    again.wait(20)
+    assert any("continuing from quickstart-step" in line for line in seen)
+
+
+def test_bad_input_is_refused_before_anything_runs(home: Path) -> None:
+    for setting, words in (
+        ("DatasetConfig.path=/etc", "outside the folders"),
+        ("DatasetConfig.path=../..", "outside the folders"),
+        ("WanModelPaths.dit=demo_wan_vae.sft", "not there"),
+        ("WanVideoGenerator.width=65", "nearest is 64"),
+        ("LoRATrainingConfig.max_train_steps=0", "below the minimum"),
+        ("OptimizerConfig.optimizer_args=--output_dir=/x", "name=value"),
+        ("WanLoRATrainer.output_name=../x", "file name"),
+        ("VideoOutput.filename_prefix=../x", "file name"),
+    ):
+        result = run(home, "--set", setting)
+        assert result.returncode == 2, setting
+        assert words in result.stderr, setting
+    assert not (home / "jobs").exists()
+
+
+def test_a_wrong_model_file_is_refused_by_name(home: Path) -> None:
+    result = run(home, "--set", "WanModelPaths.dit=demo_wan_vae.safetensors")
+    assert result.returncode == 1
+    assert "Wan VAE" in result.stdout
+    assert not jobs_of(home, "wan_cache_latents")
+
+
+def test_a_missing_backend_says_what_to_do(home: Path) -> None:
+    (home / "config.json").unlink()
+    result = run(home)
+    assert result.returncode == 1
+    assert "python install.py" in result.stdout
+
+
+def test_an_error_of_the_backend_names_the_clip_and_the_log(home: Path) -> None:
+    for clip in (home / "demo" / "dataset").glob("*.mp4"):
+        clip.write_bytes(clip.read_bytes()[:200])
+    result = run(home)
+    assert result.returncode == 1
+    assert "coffee.mp4" in result.stdout
+    assert "not run, because" in result.stdout
+
+
+def run_nodes(home: Path, tmp_path: Path, nodes: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    path = tmp_path / "workflow.json"
+    path.write_text(json.dumps(nodes), encoding="utf-8")
+    return run(home, workflow=path)
+
+
+def dataset(path: str, **more: Any) -> dict[str, Any]:
+    widgets = {"path": path, "width": 64, "height": 64, "target_frames": "5", **more}
+    return {"class_type": "MusubiTuner_DatasetConfig", "inputs": widgets}
+
+
+def test_chained_datasets_with_strange_names_go_into_one_file(home: Path, tmp_path: Path) -> None:
+    strange = home / "demo" / "it's \"猫\" [1] # x"
+    shutil.copytree(home / "demo" / "dataset", strange)
+    second = dataset(str(strange), frame_extraction="uniform", frame_sample=2, previous=["1", 0])
+    result = run_nodes(home, tmp_path, {"1": dataset("demo/dataset"), "2": second})
+    assert result.returncode == 0, result.stdout
+    assert "2 datasets: 8 videos, 12 windows" in result.stdout
+
+
+def test_the_same_dataset_twice_is_refused(home: Path, tmp_path: Path) -> None:
+    result = run_nodes(home, tmp_path, {"1": dataset("demo/dataset"), "2": dataset("demo/dataset", previous=["1", 0])})
+    assert result.returncode == 1
+    assert "num_repeats" in result.stdout
+
+
+def test_an_existing_dataset_file_is_read_and_its_folders_are_guarded(home: Path, tmp_path: Path) -> None:
+    toml = home / "input" / "mine.toml"
+    toml.parent.mkdir()
+    text = '[general]\nresolution = [64, 64]\ncaption_extension = ".txt"\n[[datasets]]\nvideo_directory = "{}"\ntarget_frames = [5]\n'
+    loader = {"1": {"class_type": "MusubiTuner_DatasetConfigLoader", "inputs": {"path": "mine.toml"}}}
+    toml.write_text(text.format((home / "demo" / "dataset").as_posix()), encoding="utf-8")
+    assert "4 videos" in run_nodes(home, tmp_path, loader).stdout
+
+    outside = tmp_path / "outside"
+    shutil.copytree(home / "demo" / "dataset", outside)
+    toml.write_text(text.format(outside.as_posix()), encoding="utf-8")
+    result = run_nodes(home, tmp_path, loader)
+    assert result.returncode == 1 and "outside the folders" in result.stdout
+
+    toml.write_text(text.format("x") + "resolutoin = 3\n", encoding="utf-8")
+    result = run_nodes(home, tmp_path, loader)
+    assert result.returncode == 1 and "did you mean 'resolution'" in result.stdout
+
+
+def test_a_list_that_points_out_of_the_roots_is_refused(home: Path, tmp_path: Path) -> None:
+    (home / "list.jsonl").write_text('{"video_path": "/etc/passwd", "caption": "x"}\n', encoding="utf-8")
+    result = run_nodes(home, tmp_path, {"1": dataset("list.jsonl", source="video JSONL")})
+    assert result.returncode == 1
+    assert "outside the folders" in result.stdout
