@@ -1,0 +1,219 @@
+"""What the caching verbs do with what is there already, what is gone, what is broken, and a request to stop."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from musubi_backend import architectures, job
+from musubi_backend.__main__ import main
+from musubi_backend.cache import caching, latents
+from musubi_backend.dataset.problems import Problem
+from musubi_backend.errors import StopRequested, UserError
+from musubi_backend.options.parser import parse
+from musubi_backend.tools.demo_clips import write_clips
+from musubi_backend.weights.safetensors_file import load
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    folder = tmp_path / "clips"
+    write_clips(folder, count=3, size=(32, 32), frames=9)
+    return folder
+
+
+@pytest.fixture
+def toml(tmp_path: Path, clips: Path, dataset_toml: Write) -> Path:
+    return dataset_toml(tmp_path / "d.toml", "video", clips, tmp_path / "cache", resolution=[32, 32], target_frames=[1, 5])
+
+
+def _latents(toml: Path, models: dict[str, Path], *flags: str) -> int:
+    return main(["wan_cache_latents", "--dataset_config", str(toml), "--vae", str(models["vae"]), *flags])
+
+
+def _text(toml: Path, models: dict[str, Path], *flags: str) -> int:
+    return main(["wan_cache_text_encoder_outputs", "--dataset_config", str(toml), "--t5", str(models["t5"]), *flags])
+
+
+def _times(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in sorted(folder.iterdir())}
+
+
+def test_complete_caches_are_recognised_without_torch(toml: Path, demo_models: dict[str, Path], tmp_path: Path) -> None:
+    assert _latents(toml, demo_models) == _text(toml, demo_models) == 0
+    before = _times(tmp_path / "cache")
+    assert len(before) == 3 * 2 + 3
+    tools = {"wan_cache_latents": ["--vae", str(demo_models["vae"])], "wan_cache_text_encoder_outputs": ["--t5", str(demo_models["t5"])]}
+    runs = [[tool, "--skip_existing", "--dataset_config", str(toml), *flags] for tool, flags in tools.items()]
+    script = (
+        "import sys; from musubi_backend.__main__ import main\n"
+        f"assert [main(words) for words in {runs!r}] == [0, 0]\n"
+        "loaded = {'torch', 'cv2', 'transformers', 'diffusers', 'safetensors'} & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+    )
+    _python(script)
+    assert _times(tmp_path / "cache") == before
+
+
+def test_skip_existing_makes_what_is_missing_damaged_or_changed(
+    toml: Path, demo_models: dict[str, Path], tmp_path: Path, clips: Path
+) -> None:
+    assert _latents(toml, demo_models) == _text(toml, demo_models) == 0
+    cache = tmp_path / "cache"
+    before = _times(cache)
+    missing = cache / "chelsea_00000-005_0032x0032_wan.safetensors"
+    missing.unlink()
+    damaged = cache / "coffee_wan_te.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-5])
+    (clips / "astronaut.txt").write_text("another caption", encoding="utf-8")
+    assert _latents(toml, demo_models, "--skip_existing") == _text(toml, demo_models, "--skip_existing") == 0
+    changed = {name for name, time in _times(cache).items() if before[name] != time}
+    assert changed == {
+        "chelsea_00000-001_0032x0032_wan.safetensors", missing.name, damaged.name, "astronaut_wan_te.safetensors",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_caches_of_removed_items_are_removed_or_kept(
+    keep: bool, toml: Path, demo_models: dict[str, Path], tmp_path: Path, clips: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert _latents(toml, demo_models) == _text(toml, demo_models) == 0
+    foreign = tmp_path / "cache" / "chelsea_00000-005_0032x0032_hv.safetensors"
+    foreign.write_bytes(b"of another architecture")
+    for name in ("chelsea.mp4", "chelsea.txt"):
+        (clips / name).unlink()
+    flags = ["--skip_existing", *(["--keep_cache"] if keep else [])]
+    assert _latents(toml, demo_models, *flags) == _text(toml, demo_models, *flags) == 0
+    left = [path.name for path in (tmp_path / "cache").glob("chelsea*_wan*")]
+    wording = "Keep cache file not in the dataset: " if keep else "Removed old cache file: "
+    assert len(left) == (3 if keep else 0)
+    assert capfd.readouterr().err.count(wording) == 3
+    assert foreign.exists()
+
+
+def test_a_broken_clip_is_reported_while_the_others_are_cached(
+    toml: Path, demo_models: dict[str, Path], tmp_path: Path, clips: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole = (clips / "chelsea.mp4").read_bytes()
+    (clips / "chelsea.mp4").write_bytes(whole[: len(whole) // 2])
+    old = tmp_path / "cache" / "gone_00000-005_0032x0032_wan.safetensors"
+    old.parent.mkdir()
+    old.write_bytes(b"old")
+    for flags in ([], ["--skip_existing"]):
+        assert _latents(toml, demo_models, *flags) == 1
+        errors = capfd.readouterr().err
+        assert "ERROR: 1 item of the dataset cannot be used:" in errors
+        assert str(clips / "chelsea.mp4") in errors
+        assert len(list((tmp_path / "cache").glob("*_wan.safetensors"))) == 2 * 2 + 1
+    assert old.exists(), "with an unreadable item it is not known which caches are old"
+    (clips / "chelsea.mp4").write_bytes(whole)
+    assert _latents(toml, demo_models, "--skip_existing") == 0
+    assert not old.exists()
+
+
+def test_a_missing_caption_is_refused_before_a_model_is_opened(
+    toml: Path, clips: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (clips / "coffee.txt").unlink()
+    not_a_model = tmp_path / "vae.safetensors"
+    not_a_model.write_bytes(b"")
+    assert _latents(toml, {"vae": not_a_model}) == 1
+    errors = capfd.readouterr().err
+    assert "coffee.txt is missing" in errors
+    assert "vae.safetensors" not in errors
+
+
+def test_a_wrong_vae_is_refused_by_name(
+    toml: Path, demo_models: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert _latents(toml, {"vae": demo_models["dit"]}) == 1
+    assert "is a Wan transformer" in (errors := capfd.readouterr().err)
+    assert "--vae expects a Wan VAE" in errors
+    assert not list(tmp_path.glob("cache/*"))
+
+
+def test_a_stop_request_keeps_what_is_finished(
+    toml: Path, demo_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stop comes after the first item; the caches written by then are complete and are found by --skip_existing."""
+    args: Namespace = parse("wan_cache_latents", ["--dataset_config", str(toml), "--vae", str(demo_models["vae"]), "--batch_size", "1"])
+    finished = caching.Progress.item_done
+
+    def stop_after_one(progress: caching.Progress) -> None:
+        finished(progress)
+        job.request_stop()
+
+    monkeypatch.setattr(caching.Progress, "item_done", stop_after_one)
+    try:
+        with pytest.raises(StopRequested, match="1 of 3 items are cached"):
+            latents.run(args, architectures.load("wan"))
+    finally:
+        job._stop.clear()
+    monkeypatch.undo()
+    written = _times(tmp_path / "cache")
+    assert len(written) == 2
+    assert _latents(toml, demo_models, "--skip_existing") == 0
+    assert len(after := _times(tmp_path / "cache")) == 6
+    assert written.items() <= after.items()
+
+
+@pytest.mark.parametrize("name", ["猫の 動画's [1]", 'a "quoted" & 100% folder', "--looks-like-a-flag"])
+def test_paths_of_every_kind(name: str, clips: Path, demo_models: dict[str, Path], tmp_path: Path, dataset_toml: Write) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    for suffix in (".mp4", ".txt"):
+        shutil.copy(clips / f"coffee{suffix}", folder / f"{name}{suffix}")
+    toml = dataset_toml(folder / "d.toml", "video", folder, folder / "cache", resolution=[32, 32], target_frames=[5])
+    vae, t5 = folder / "vae.safetensors", folder / "t5.safetensors"
+    shutil.copy(demo_models["vae"], vae)
+    shutil.copy(demo_models["t5"], t5)
+    assert _latents(toml, {"vae": vae}) == _text(toml, {"t5": t5}) == 0
+    assert sorted(path.name for path in (folder / "cache").iterdir()) == sorted(
+        [f"{name}_00000-005_0032x0032_wan.safetensors", f"{name}_wan_te.safetensors"]
+    )
+
+
+def test_progress_has_a_total(toml: Path, demo_models: dict[str, Path], capfd: pytest.CaptureFixture[str]) -> None:
+    assert _latents(toml, demo_models) == 0
+    errors = capfd.readouterr().err
+    assert "3/3 [" in errors
+    assert "Encoding dataset [0]" in errors
+
+
+def test_batches_give_what_single_items_give(toml: Path, demo_models: dict[str, Path], tmp_path: Path) -> None:
+    results = []
+    for size in ("1", "3"):
+        assert _latents(toml, demo_models, "--batch_size", size, "--vae_dtype", "float32") == 0
+        results.append({path.name: load(path)["latents_2x4x4_float32"] for path in (tmp_path / "cache").glob("*-005_*")})
+    assert results[0].keys() == results[1].keys()
+    for name, tensor in results[0].items():
+        torch.testing.assert_close(tensor, results[1][name], rtol=1e-5, atol=1e-5)
+
+
+def test_out_of_memory_is_told_apart_from_other_errors() -> None:
+    assert caching.out_of_memory(RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"))
+    assert not caching.out_of_memory(RuntimeError("shapes do not match"))
+
+
+def test_every_problem_is_listed() -> None:
+    with pytest.raises(UserError, match="2 items of the dataset") as refused:
+        caching.refuse([Problem(Path("a.mp4"), "x"), Problem(Path("b.mp4"), "y")], "")
+    assert "a.mp4: x" in str(refused.value)
+    assert "b.mp4: y" in str(refused.value)
+
+
+def _python(script: str) -> None:
+    path = os.pathsep.join(entry for entry in sys.path if entry.endswith("backend"))
+    result = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
