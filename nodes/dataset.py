@@ -39,26 +39,36 @@ class DatasetConfig(Node):
         description="Describe a folder (or list) of captioned clips or pictures for training. Chain several with `previous`. "
         "Writes the dataset file that musubi-tuner reads too, and lists every item that cannot be used with the reason.",
         inputs=(
-            Input("source", "COMBO", "What `path` is: a folder of clips or pictures with captions beside them, or a JSONL file that lists them.",
+            Input("source", "COMBO", "What `path` is: a folder of clips or pictures with captions beside them, or a JSONL file that "
+                "lists them.",
                   default="video folder", choices=tuple(_SOURCES)),
-            Input("path", "STRING", "The folder or the JSONL file. Relative paths start in ComfyUI's input folder, or else in this pack's home folder. It must lie in one of ComfyUI's "
+            Input("path", "STRING", "The folder or the JSONL file. Relative paths start in ComfyUI's input folder, or else in this "
+                "pack's home folder. It must lie in one of ComfyUI's "
                   "folders or one allowed with `python install.py --allow-root`.", default=""),
-            Input("caption_extension", "STRING", "End of the caption files' names: clip.mp4 goes with clip.txt. Not used with JSONL.", default=".txt"),
-            Input("width", "INT", "Width to train at; multiples of 16. With buckets, width times height is the area.", default=832, minimum=16, maximum=4096, step=16),
+            Input("caption_extension", "STRING", "End of the caption files' names: clip.mp4 goes with clip.txt. Not used with "
+                "JSONL.", default=".txt"),
+            Input("width", "INT", "Width to train at; multiples of 16. With buckets, width times height is the "
+                "area.", default=832, minimum=16, maximum=4096, step=16),
             Input("height", "INT", "Height to train at; multiples of 16.", default=480, minimum=16, maximum=4096, step=16),
             Input("batch_size", "INT", "Items that are trained at once. 1 needs the least memory.", default=1, minimum=1, maximum=256),
-            Input("num_repeats", "INT", "How often each item comes in an epoch; gives small datasets more weight beside large ones.", default=1, minimum=1, maximum=10000),
-            Input("enable_bucket", "BOOLEAN", "Keep each item's shape: it goes to the size of equal area that fits best, instead of being cropped to one size.", default=True),
+            Input("num_repeats", "INT", "How often each item comes in an epoch; gives small datasets more weight beside large "
+                "ones.", default=1, minimum=1, maximum=10000),
+            Input("enable_bucket", "BOOLEAN", "Keep each item's shape: it goes to the size of equal area that fits best, instead of "
+                "being cropped to one size.", default=True),
             Input("bucket_no_upscale", "BOOLEAN", "Do not enlarge small items.", default=False),
-            Input("target_frames", "STRING", "Lengths of the windows cut from clips, in frames: 4n+1 each, separated by commas. 1 trains single pictures.", default="1, 25, 45"),
-            Input("frame_extraction", "COMBO", "Where windows are cut: head = the start; chunk = one after the other; slide = every frame_stride frames; "
-                  "uniform = frame_sample places evenly spread; full = the whole clip up to max_frames.", default="head", choices=_EXTRACTIONS),
+            Input("target_frames", "STRING", "Lengths of the windows cut from clips, in frames: 4n+1 each, separated by commas. 1 "
+                "trains single pictures.", default="1, 25, 45"),
+            Input("frame_extraction", "COMBO", "Where windows are cut: head = the start; chunk = one after the other; slide = every "
+                "frame_stride frames; "
+                  "uniform = frame_sample places evenly spread; full = the whole clip up to "
+                      "max_frames.", default="head", choices=_EXTRACTIONS),
             Input("frame_stride", "INT", "Distance of windows with slide, in frames.", default=1, minimum=1, maximum=1000, advanced=True),
             Input("frame_sample", "INT", "Number of windows per clip with uniform.", default=1, minimum=1, maximum=1000, advanced=True),
             Input("max_frames", "INT", "Longest window with full.", default=129, minimum=1, maximum=10000, advanced=True),
             Input("source_fps", "FLOAT", "Frames per second of the clips; they are converted to the model's. 0: take every frame as it is.",
                   default=0.0, minimum=0.0, maximum=1000.0, step=0.001, off=0.0, advanced=True),
-            Input("cache_directory", "STRING", "Folder for the caches. Empty: one in this pack's home folder, by the settings above.", default="", advanced=True),
+            Input("cache_directory", "STRING", "Folder for the caches. Empty: one in this pack's home folder, by the settings "
+                "above.", default="", advanced=True),
             Input("previous", DATASET, "Another dataset, to train on both.", optional=True),
         ),
         outputs=(Output("dataset", DATASET, "For the caching nodes"), Output("toml", "STRING", "The dataset file as text"),
@@ -106,12 +116,15 @@ class DatasetConfigLoader(Node):
         id="MusubiTuner_DatasetConfigLoader",
         display_name="Dataset Config Loader",
         category="MusubiTuner/Dataset",
-        description="Read an existing musubi-tuner dataset file (.toml or .json). It is checked, and every item that cannot be used is listed with the reason.",
+        description="Read an existing musubi-tuner dataset file (.toml or .json). It is checked, and every item that cannot be used "
+            "is listed with the reason.",
         inputs=(
-            Input("path", "STRING", "The dataset file. Relative paths start in ComfyUI's input folder, or else in this pack's home folder. It and the folders it names must lie in one of "
+            Input("path", "STRING", "The dataset file. Relative paths start in ComfyUI's input folder, or else in this pack's home "
+                "folder. It and the folders it names must lie in one of "
                   "ComfyUI's folders or one allowed with `python install.py --allow-root`.", default=""),
         ),
-        outputs=(Output("dataset", DATASET, "For the caching nodes"), Output("report", "STRING", "What is in it, and what cannot be used and why")),
+        outputs=(Output("dataset", DATASET, "For the caching nodes"), Output("report", "STRING", "What is in it, and what cannot be "
+            "used and why")),
     )  # fmt: skip
 
     def validate(self, host: Host, **constants: Any) -> str | None:

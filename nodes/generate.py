@@ -57,7 +57,8 @@ class WanVideoGenerator(Node):
         id="MusubiTuner_WanVideoGenerator",
         display_name="Wan Video Generator",
         category="MusubiTuner/Generate",
-        description="Generate a video (or with one frame a picture) from text, with LoRAs. The models are loaded in the backend, not in ComfyUI.",
+        description="Generate a video (or with one frame a picture) from text, with LoRAs. The models are loaded in the backend, "
+        "not in ComfyUI.",
         inputs=(
             Input("models", MODELS, "From Wan Model Paths"),
             widget(_TOOL, "prompt", multiline=True),

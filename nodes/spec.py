@@ -200,7 +200,7 @@ _TYPES: dict[str, tuple[type, ...]] = {"INT": (int,), "FLOAT": (int, float), "BO
 
 
 def _check_value(entry: Input, host: Host, value: Any) -> str | None:
-    if not isinstance(value, _TYPES[entry.kind]) or (isinstance(value, bool) and entry.kind != "BOOLEAN"):
+    if not _fits(entry.kind, value):
         return f"{entry.name}: {value!r} is not {_kind_in_words(entry.kind)}"
     if isinstance(value, float) and not math.isfinite(value):
         return f"{entry.name}: {value} is not a finite number"
@@ -212,12 +212,18 @@ def _check_value(entry: Input, host: Host, value: Any) -> str | None:
         return f"{entry.name}: {value} is above the maximum {entry.maximum:g}"
     if entry.kind == "STRING" and "\0" in value:
         return f"{entry.name} holds a NUL character"
+    if entry.kind == "STRING" and entry.option and value == "--":
+        return f"{entry.name}: '--' alone cannot be passed on; write something else"
     if entry.kind == "COMBO":
         known = choices_of(entry, host)
         if value.replace("\\", "/") not in {name.replace("\\", "/") for name in known}:
             listed = ", ".join(known[:12]) + (", …" if len(known) > 12 else "") if known else "nothing yet"
             return f"{entry.name}: {value!r} is not there; available: {listed}"
     return None
+
+
+def _fits(kind: str, value: object) -> bool:
+    return isinstance(value, _TYPES[kind]) and (kind == "BOOLEAN" or not isinstance(value, bool))
 
 
 def _kind_in_words(kind: str) -> str:

@@ -26,5 +26,6 @@ class BackendInfo(Node):
     async def run(self, host: Host, **inputs: Any) -> Result:
         settings = configuration.load(host.home)
         roots = "\n".join(f"  {root}" for root in host.allowed_roots())
-        report = f"home: {settings.home}\nengine: {settings.engine}\nfolders that paths may lie in:\n{roots}\n\n{(await run_doctor(host)).strip()}"
+        doctor = (await run_doctor(host)).strip()
+        report = f"home: {settings.home}\nengine: {settings.engine}\nfolders that paths may lie in:\n{roots}\n\n{doctor}"
         return Result((report,), text=report)

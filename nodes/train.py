@@ -32,7 +32,8 @@ class WanLoRATrainer(Node):
         id="MusubiTuner_WanLoRATrainer",
         display_name="Wan LoRA Trainer",
         category="MusubiTuner/Train",
-        description="Train a LoRA on cached latents and captions. The result lies in ComfyUI's loras folder and can be used in the same graph. Cancelling "
+        description="Train a LoRA on cached latents and captions. The result lies in ComfyUI's loras folder and can be used in the "
+            "same graph. Cancelling "
         "saves the state; queueing again continues there. With nothing changed the finished LoRA is given at once.",
         inputs=(
             Input("models", MODELS, "From Wan Model Paths"),
@@ -40,12 +41,15 @@ class WanLoRATrainer(Node):
             Input("text", TEXT, "From Text Encoder Cache, of the same dataset"),
             Input("lora_config", LORA_CONFIG, "From LoRA Training Config"),
             Input("optimizer", OPTIMIZER, "From Optimizer Config"),
-            Input("output_name", "STRING", "Name of the LoRA: musubi_tuner/<name>.safetensors in ComfyUI's loras folder.", default="my_lora"),
-            Input("resume", "COMBO", "auto: continue from the newest saved state of the very same settings, if there is one. never: start at step 0.",
+            Input("output_name", "STRING", "Name of the LoRA: musubi_tuner/<name>.safetensors in ComfyUI's loras "
+                "folder.", default="my_lora"),
+            Input("resume", "COMBO", "auto: continue from the newest saved state of the very same settings, if there is one. never: "
+                "start at step 0.",
                   default="auto", choices=("auto", "never")),
             Input("processes", "INT", "Processes to train with, one per GPU.", default=1, minimum=1, maximum=64, advanced=True),
             Input("run_id", "INT", "Nothing changed, but train again? Enter another number.", default=0, minimum=0, maximum=2**31 - 1),
-            Input("sampling", SAMPLING, "From Sampling Config; without it noise levels are drawn as musubi-tuner does by default.", optional=True),
+            Input("sampling", SAMPLING, "From Sampling Config; without it noise levels are drawn as musubi-tuner does by "
+                "default.", optional=True),
         ),
         outputs=(
             Output("lora_name", ANY, "Name for LoraLoaderModelOnly and other loaders"),

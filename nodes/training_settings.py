@@ -21,6 +21,7 @@ _SCHEDULERS = (
     "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "cosine_with_min_lr", "polynomial", "inverse_sqrt",
     "warmup_stable_decay", "rex",
 )  # fmt: skip
+_OPTIMIZERS = ("adamw", "adamw8bit", "adafactor")
 _OPTIMIZER_HELP = "Which optimizer updates the LoRA. adamw is a safe choice; adamw8bit (NVIDIA GPUs) and adafactor take less memory."
 _ARGUMENT = re.compile(r"[A-Za-z_]\w*=[\w.,()\[\]+\-'\" ]+")
 
@@ -41,7 +42,8 @@ class LoRATrainingConfig(Node):
             widget(_TRAIN, "gradient_checkpointing", True),
             widget(_TRAIN, "gradient_checkpointing_cpu_offload"),
             widget(_TRAIN, "gradient_accumulation_steps"),
-            Input("attention", "COMBO", "How attention is computed. sdpa is built into PyTorch; the others must be installed in the backend's environment.",
+            Input("attention", "COMBO", "How attention is computed. sdpa is built into PyTorch; the others must be installed in the "
+                "backend's environment.",
                   default="sdpa", choices=_ATTENTION, advanced=True),
             widget(_TRAIN, "split_attn"),
             widget(_TRAIN, "seed", 42, name="training_seed"),
@@ -79,7 +81,7 @@ class OptimizerConfig(Node):
         category="MusubiTuner/Train",
         description="The optimizer, its learning rate, and how the rate changes over the training.",
         inputs=(
-            widget(_TRAIN, "optimizer_type", kind="COMBO", choices=("adamw", "adamw8bit", "adafactor"), tooltip=_OPTIMIZER_HELP, default="adamw8bit", off=None),
+            widget(_TRAIN, "optimizer_type", "adamw8bit", kind="COMBO", choices=_OPTIMIZERS, tooltip=_OPTIMIZER_HELP),
             widget(_TRAIN, "learning_rate", 2e-4, step=1e-6),
             widget(_TRAIN, "lr_scheduler", kind="COMBO", choices=_SCHEDULERS, default="constant", off=None),
             widget(_TRAIN, "lr_warmup_steps", kind="INT", default=0, maximum=1_000_000),
@@ -132,7 +134,8 @@ class SamplingConfig(Node):
             Input("sample_height", "INT", "Height of the samples.", default=272, minimum=16, maximum=4096, step=16),
             Input("sample_frames", "INT", "Frames of the samples; 4n+1. 1 makes pictures.", default=17, minimum=1, maximum=1000, step=4),
             Input("sample_steps", "INT", "Denoising steps of the samples.", default=20, minimum=1, maximum=1000),
-            Input("sample_seed", "INT", "Seed of the samples, the same each time so that they can be compared.", default=7, minimum=0, maximum=2**31 - 1),
+            Input("sample_seed", "INT", "Seed of the samples, the same each time so that they can be "
+                "compared.", default=7, minimum=0, maximum=2**31 - 1),
         ),
         outputs=(Output("sampling", SAMPLING, "For the trainer"),),
     )  # fmt: skip

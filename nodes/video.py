@@ -24,8 +24,10 @@ class VideoOutput(Node):
         description="Save a video to ComfyUI's output folder as mp4, webm, gif, or as one png per frame.",
         inputs=(
             Input("video", "VIDEO", "The video to save"),
-            Input("filename_prefix", "STRING", "Beginning of the file name; may start with folders: videos/dog gives videos/dog_00001.mp4.", default="musubi_tuner/video"),
-            Input("format", "COMBO", "mp4 (H.264) plays everywhere; webm (VP9) on web pages; gif loops; png is lossless, one file per frame.",
+            Input("filename_prefix", "STRING", "Beginning of the file name; may start with folders: videos/dog gives "
+                "videos/dog_00001.mp4.", default="musubi_tuner/video"),
+            Input("format", "COMBO", "mp4 (H.264) plays everywhere; webm (VP9) on web pages; gif loops; png is lossless, one file "
+                "per frame.",
                   default="mp4", choices=FORMATS),
             Input("fps", "INT", "Frames per second. 0: as in the video.", default=0, minimum=0, maximum=240, off=0),
         ),

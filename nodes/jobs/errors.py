@@ -16,7 +16,7 @@ def read_tail(log: Path) -> str:
     """The end of a log as text; carriage returns become line ends."""
     if not log.is_file():
         return ""
-    with open(log, "rb") as file:
+    with log.open("rb") as file:
         file.seek(0, 2)
         file.seek(max(0, file.tell() - _TAIL_BYTES))
         return file.read().decode("utf-8", errors="replace").replace("\r\n", "\n").replace("\r", "\n")

@@ -36,9 +36,10 @@ def inside(text: str, roots: Iterable[Path], what: str, *, relative_to: Sequence
         path = next((base / path for base in bases if (base / path).exists()), bases[0] / path)
     if not is_inside(path, allowed):
         listed = "\n  ".join(str(root) for root in allowed)
+        folder = path if path.is_dir() else path.parent
         raise UserError(
             f"{what}: {value} is outside the folders this pack may use:\n  {listed}\n"
-            f'Move the files there, or allow their folder once with: python install.py --allow-root "{path if path.is_dir() else path.parent}"'
+            f'Move the files there, or allow their folder once with: python install.py --allow-root "{folder}"'
         )
     if must_exist and not path.exists():
         raise UserError(f"{what}: {path} does not exist")

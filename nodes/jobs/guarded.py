@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 END_SECONDS = 5.0
 
@@ -33,7 +34,7 @@ def _listen() -> None:
 def main() -> None:
     script = os.path.abspath(sys.argv[1])
     sys.argv = [script, *sys.argv[2:]]
-    sys.path[0] = os.path.dirname(script)
+    sys.path[0] = str(Path(script).parent)
     threading.Thread(target=_listen, name="stop-listener", daemon=True).start()
     runpy.run_path(script, run_name="__main__")
 

@@ -90,7 +90,9 @@ class _Loop:
         with self._lock:
             if self._loop is None:
                 # The Selector loop that some Windows setups choose as the default cannot start processes.
-                loop = asyncio.ProactorEventLoop() if sys.platform == "win32" else asyncio.SelectorEventLoop()
+                loop = asyncio.SelectorEventLoop()
+                if sys.platform == "win32":
+                    loop = asyncio.ProactorEventLoop()
                 threading.Thread(target=loop.run_forever, name="musubituner-jobs", daemon=True).start()
                 self._loop = loop
             return self._loop
@@ -124,7 +126,7 @@ async def _spawn(job: Job) -> None:
         import subprocess
 
         options = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
-    with open(folder.log, "ab") as log:
+    with folder.log.open("ab") as log:
         job._process = await asyncio.create_subprocess_exec(
             *command.argv,
             stdin=asyncio.subprocess.PIPE,
@@ -178,7 +180,7 @@ def _read_on(job: Job) -> None:
 
 def _new_bytes(job: Job, path: Path) -> bytes:
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             file.seek(job._positions.get(path, 0))
             data = file.read()
     except FileNotFoundError:

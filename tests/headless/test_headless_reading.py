@@ -54,7 +54,12 @@ def test_widgets_change_from_the_command_line(workflow: Any) -> None:
     steps = workflow.read(ROOT / "workflows" / "quickstart.json")
     workflow.override(
         steps,
-        ["LoRATrainingConfig.max_train_steps=5", "Dataset Config.path=/a b=c/猫", "MusubiTuner_VideoOutput.format=gif", "DatasetConfig.enable_bucket=true"],
+        [
+            "LoRATrainingConfig.max_train_steps=5",
+            "Dataset Config.path=/a b=c/猫",
+            "MusubiTuner_VideoOutput.format=gif",
+            "DatasetConfig.enable_bucket=true",
+        ],
     )
     by_name = {step.node.spec.id.split("_", 1)[1]: step.constants for step in steps.values()}
     assert by_name["LoRATrainingConfig"]["max_train_steps"] == 5

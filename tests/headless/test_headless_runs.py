@@ -34,7 +34,9 @@ def home(tmp_path: Path, demo: Path) -> Path:
     """A home folder with a space and Japanese in its name, ready to run the quickstart."""
     home = tmp_path / "our ホーム"
     home.mkdir()
-    (home / "config.json").write_text(json.dumps({"interpreter": sys.executable, "engine": "builtin", "allowed_roots": []}), encoding="utf-8")
+    (home / "config.json").write_text(
+        json.dumps({"interpreter": sys.executable, "engine": "builtin", "allowed_roots": []}), encoding="utf-8"
+    )
     shutil.copytree(demo, home / "demo")
     return home
 
@@ -45,7 +47,13 @@ def command(home: Path, *arguments: str, workflow: Path | None = None) -> list[s
 
 def run(home: Path, *arguments: str, workflow: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(home, *arguments, workflow=workflow), cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, encoding="utf-8", check=False
+        command(home, *arguments, workflow=workflow),
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
     )
 
 
@@ -169,7 +177,7 @@ def dataset(path: str, **more: Any) -> dict[str, Any]:
 
 
 def test_chained_datasets_with_strange_names_go_into_one_file(home: Path, tmp_path: Path) -> None:
-    strange = home / "demo" / "it's \"猫\" [1] # x"
+    strange = home / "demo" / 'it\'s "猫" [1] # x'
     shutil.copytree(home / "demo" / "dataset", strange)
     second = dataset(str(strange), frame_extraction="uniform", frame_sample=2, previous=["1", 0])
     result = run_nodes(home, tmp_path, {"1": dataset("demo/dataset"), "2": second})

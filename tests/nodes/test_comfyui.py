@@ -42,8 +42,8 @@ class Outcome:
 
 
 class Server:
-    def __init__(self, port: int, home: Path, process: subprocess.Popen[bytes]) -> None:
-        self.url, self.home, self.process = f"http://127.0.0.1:{port}", home, process
+    def __init__(self, port: int, home: Path, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.url, self.home, self.process, self.log = f"http://127.0.0.1:{port}", home, process, log
 
     async def get(self, path: str) -> Any:
         import aiohttp
@@ -132,11 +132,11 @@ def server(comfyui_path: Path, comfyui_python: Path, tmp_path_factory: pytest.Te
     arguments = ["--cpu", "--port", str(port), "--base-directory", str(base), "--database-url", "sqlite:///:memory:", "--disable-api-nodes"]
     log = base / "server.log"
     environment = {**os.environ, "MUSUBITUNER_HOME": str(home), "OMP_NUM_THREADS": "1"}
-    with open(log, "wb") as out:
+    with log.open("wb") as out:
         process = subprocess.Popen(
             [str(comfyui_python), "main.py", *arguments], cwd=comfyui_path, env=environment, stdout=out, stderr=subprocess.STDOUT
         )
-    made = Server(port, home, process)
+    made = Server(port, home, process, log)
     try:
         _wait_until_up(made, log)
         yield made
@@ -214,6 +214,53 @@ def test_quickstart_runs_with_progress_and_a_second_queue_does_not_train(server:
     assert trainer not in third.cached
     assert lora.is_file()
     assert third.steps_of(trainer)[-1:] in ([1], []), "the finished run is copied again, not trained again"
+
+
+def test_core_nodes_use_the_lora_the_losses_and_the_video_in_the_same_graph(server: Server, quickstart: Any) -> None:
+    prompt = quickstart(WanLoRATrainer={"output_name": "for core"}, LoRATrainingConfig={"max_train_steps": 10})
+    trainer, generator = id_of(prompt, "WanLoRATrainer"), id_of(prompt, "WanVideoGenerator")
+    strong = {"model": ["100", 0], "strength_model": 1.0}
+    _make_loadable_by_core(server)
+    prompt |= {
+        "100": {"class_type": "UNETLoader", "inputs": {"unet_name": "for_core.safetensors", "weight_dtype": "default"}},
+        "101": {"class_type": "LoraLoaderModelOnly", "inputs": {**strong, "lora_name": [trainer, 0]}},
+        "102": {"class_type": "ModelSave", "inputs": {"model": ["101", 0], "filename_prefix": "by_name"}},
+        "103": {"class_type": "LoraModelLoader", "inputs": {**strong, "lora": [trainer, 2], "bypass": False}},
+        "104": {"class_type": "ModelSave", "inputs": {"model": ["103", 0], "filename_prefix": "by_weights"}},
+        "105": {"class_type": "LossGraphNode", "inputs": {"loss": [trainer, 3], "filename_prefix": "loss"}},
+        "106": {
+            "class_type": "SaveVideo",
+            "inputs": {"video": [generator, 0], "filename_prefix": "core", "format": "auto", "codec": "auto"},
+        },
+        "107": {"class_type": "PreviewImage", "inputs": {"images": [generator, 1]}},
+    }
+    outcome = asyncio.run(server.queue(prompt))
+    assert outcome.kind == "success", outcome.error
+    assert "lora key not loaded" not in server.log.read_text(errors="replace")
+
+    from safetensors.torch import load_file
+
+    output = server.home.parent / "output"
+    base = load_file(server.home / "demo" / "models" / "demo_wan_t2v.safetensors")
+    name = "blocks.0.self_attn.q.weight"
+    for prefix in ("by_name", "by_weights"):
+        saved = load_file(next(output.glob(f"{prefix}*.safetensors")))
+        found = next(key for key in saved if key.endswith(name))
+        assert not saved[found].float().equal(base[name].float()), "the LoRA changes the weights"
+    assert list(output.glob("core*.mp4"))
+
+
+def _make_loadable_by_core(server: Server) -> None:
+    """ComfyUI's Wan always takes text of width 4096: widen the demo model's text embedding, which no LoRA touches."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(server.home / "demo" / "models" / "demo_wan_t2v.safetensors")
+    name = "text_embedding.0.weight"
+    weights[name] = torch.nn.functional.pad(weights[name], (0, 4096 - weights[name].shape[1]))
+    folder = server.home.parent / "models" / "diffusion_models"
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(weights, folder / "for_core.safetensors")
 
 
 def test_cancel_leaves_no_process_and_queueing_again_resumes(server: Server, quickstart: Any) -> None:

@@ -70,13 +70,15 @@ CASES = {
         "ValueError: bad key",
     ),
     "a chain of tracebacks": (
-        "Traceback (most recent call last):\n  File 'a'\nKeyError: 'x'\n\nDuring handling of the above exception, another exception occurred:\n\n"
+        "Traceback (most recent call last):\n  File 'a'\nKeyError: 'x'\n\nDuring handling of the above exception, another exception "
+        "occurred:\n\n"
         "Traceback (most recent call last):\n  File 'b'\nRuntimeError: the real one\n",
         "RuntimeError: the real one",
     ),
     "under accelerate launch": (
         "Traceback (most recent call last):\n  File 'a'\nAssertionError: fp8 needs fp8_base\n"
-        "Traceback (most recent call last):\n  File 'launch.py'\nsubprocess.CalledProcessError: Command '[...]' returned non-zero exit status 1.\n",
+        "Traceback (most recent call last):\n  File 'launch.py'\nsubprocess.CalledProcessError: Command '[...]' returned non-zero "
+        "exit status 1.\n",
         "AssertionError: fp8 needs fp8_base",
     ),
     "only words": ("something\nlast words\n", "something\nlast words"),

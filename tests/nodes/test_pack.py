@@ -17,7 +17,8 @@ def test_importing_the_pack_is_quick_and_brings_no_torch() -> None:
     code = (
         "import importlib, importlib.util, sys, time\n"
         "start = time.process_time()\n"
-        f"spec = importlib.util.spec_from_file_location('some_pack', {str(ROOT / '__init__.py')!r}, submodule_search_locations=[{str(ROOT)!r}])\n"
+        f"spec = importlib.util.spec_from_file_location('some_pack', {str(ROOT / '__init__.py')!r}, "
+        f"submodule_search_locations=[{str(ROOT)!r}])\n"
         "module = importlib.util.module_from_spec(spec); sys.modules['some_pack'] = module; spec.loader.exec_module(module)\n"
         "importlib.import_module('some_pack.nodes.catalog')\n"
         "print(time.process_time() - start)\n"

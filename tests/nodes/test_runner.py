@@ -18,7 +18,8 @@ import sys, threading, time, os
 stop = threading.Event()
 threading.Thread(target=lambda: (sys.stdin.readline(), stop.set()), daemon=True).start()
 for step in range(1, 2000):
-    print(f"\\rsteps: {step//20}%|█▎        | {step}/2000 [00:0{step%10}<00:07, 1.10it/s, avr_loss={1/step:.4f}]", end="", file=sys.stderr, flush=True)
+    print(f"\\rsteps: {step//20}%|█▎        | {step}/2000 [00:0{step%10}<00:07, 1.10it/s, "
+        f"avr_loss={1/step:.4f}]", end="", file=sys.stderr, flush=True)
     if stop.wait(0.02):
         print("state saved", flush=True)
         sys.exit(3)
@@ -186,7 +187,8 @@ def test_end_of_stdin_reaches_the_child_when_we_die(part: Any, tmp_path: Path) -
             "-c",
             (
                 "import subprocess, sys, time\n"
-                f"p = subprocess.Popen([sys.executable, {str(root / 'nodes/jobs/guarded.py')!r}, {str(script)!r}], stdin=subprocess.PIPE, start_new_session=True)\n"
+                f"p = subprocess.Popen([sys.executable, {str(root / 'nodes/jobs/guarded.py')!r}, {str(script)!r}], "
+                f"stdin=subprocess.PIPE, start_new_session=True)\n"
                 "time.sleep(300)\n"
             ),
         ]
