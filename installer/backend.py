@@ -87,7 +87,7 @@ class _Installation:
         version = torch_build.pinned_version(self.places.constraints)
         if self._torch(contents, version, wanted_torch) == "cuda":
             extras = ("gpu", *extras)
-        requirements = requirements_stamp(self.places, contents.python)
+        requirements = requirements_stamp(self.places, contents.series)
         self._backend("backend", "", contents, requirements, "the backend and its packages")
         for extra in extras:
             self._backend(f"extra {extra}", f"[{extra}]", contents, requirements, f"packages for {_PURPOSE[extra]}")
@@ -97,12 +97,12 @@ class _Installation:
         contents = inspect(self.places.environment)
         if (
             contents is not None
-            and self.state.done("environment", contents.python)
+            and self.state.done("environment", contents.series)
             and not self.state.interrupted
             and not contents.incomplete
         ):
             return contents
-        if contents is not None and self.state.done("environment", contents.python):
+        if contents is not None and self.state.done("environment", contents.series):
             self._announce("Going on with an installation that was interrupted.")
             self.packages.discard_incomplete()
             return inspect(self.places.environment) or contents
@@ -115,7 +115,7 @@ class _Installation:
         made = inspect(self.places.environment)
         if made is None:
             raise InstallError(f"the python in {self.places.environment} does not run. Delete that folder and run install.py again.")
-        self.state.finish("environment", made.python)
+        self.state.finish("environment", made.series)
         return made
 
     def _torch(self, contents: Contents, version: str, wanted: str) -> str:

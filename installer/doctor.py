@@ -70,7 +70,7 @@ def _environment(places: Places, gpu: bool, out: Report) -> None:
     state = State.load(places.home)
     if state.interrupted or contents.incomplete:
         out.problem("An installation was interrupted. Run: python install.py")
-    elif not state.done("backend", requirements_stamp(places, contents.python)):
+    elif not state.done("backend", requirements_stamp(places, contents.series)):
         out.problem("The pack was updated or moved since the backend was installed. Run: python install.py")
     else:
         _compare_versions(places, contents, out)

@@ -12,7 +12,9 @@ from . import machine
 from .console import CommandFailed, Console, InstallError, output_of
 
 _INSPECTION = Path(__file__).with_name("inspection.py")
-_MANAGED_PYTHON = "3.12"
+_ADVICE = f"Install uv (https://docs.astral.sh/uv) or run install.py with a full Python {machine.supported_text()}."
+# Any fitting python that uv finds on this machine; where there is none, it downloads one.
+_FITTING_PYTHON = ">=3.10,<3.14"
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,11 @@ class Contents:
     python: str
     versions: dict[str, str] = field(default_factory=dict)
     incomplete: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def series(self) -> str:
+        """ "3.11": packages stay usable while only the last number of the version changes."""
+        return ".".join(self.python.split(".")[:2])
 
 
 def python_of(folder: Path) -> Path:
@@ -52,13 +59,13 @@ def create(folder: Path, home: Path, console: Console) -> None:
     if uv is None and not own:
         uv = _fetch_uv(home, console)
     if uv is not None:
-        request = [sys.executable] if own else [_MANAGED_PYTHON]
+        request = [sys.executable] if own else [_FITTING_PYTHON]
         try:
             console.run([*uv, "venv", "--python", *request, str(folder)])
             return
-        except CommandFailed:
+        except CommandFailed as error:
             if not own:
-                raise
+                raise InstallError(f"uv could not get a python. {_ADVICE}\n{error}") from error
             console.say("  uv could not make the environment; using python's own venv instead.")
             shutil.rmtree(folder, ignore_errors=True)
     console.run([sys.executable, "-m", "venv", str(folder)])
@@ -68,12 +75,11 @@ def _fetch_uv(home: Path, console: Console) -> list[str]:
     """Put uv into `<home>/tools` with this python's pip, so that nothing of ComfyUI's is changed."""
     reason = "has no venv module" if not machine.can_make_environments() else f"is not one of {machine.supported_text()}"
     console.say(f"  This python ({sys.executable}) {reason}: fetching uv, which brings a python of its own.")
-    advice = f"Install uv (https://docs.astral.sh/uv) or run install.py with a full Python {machine.supported_text()}."
     try:
         console.run([sys.executable, "-m", "pip", "install", "--target", str(home / "tools"), "--upgrade", "uv"])
     except CommandFailed as error:
-        raise InstallError(f"uv could not be fetched. {advice}\n{error}") from error
+        raise InstallError(f"uv could not be fetched. {_ADVICE}\n{error}") from error
     found = machine.find_uv(home)
     if found is None:
-        raise InstallError(f"uv was fetched into {home / 'tools'} but does not run. {advice}")
+        raise InstallError(f"uv was fetched into {home / 'tools'} but does not run. {_ADVICE}")
     return found
