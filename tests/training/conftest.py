@@ -36,7 +36,7 @@ def write_transformer(path: Path, geometry: WanGeometry = GEOMETRY) -> Path:
     return path
 
 
-def write_caches(folder: Path, clips: int = 4, frames: int = 9, side: int = 64) -> Path:
+def write_caches(folder: Path, clips: int = 4, frames: int = 9, side: int = 64, text_dim: int = GEOMETRY.text_dim) -> Path:
     """Latent and text caches of `clips` clips and the dataset file that names them. Returns the dataset file."""
     generator = torch.Generator().manual_seed(11)
     cache = folder / "cache"
@@ -44,7 +44,7 @@ def write_caches(folder: Path, clips: int = 4, frames: int = 9, side: int = 64) 
         latents = torch.randn(16, (frames - 1) // 4 + 1, side // 8, side // 8, generator=generator)
         name = cache / f"clip{index}_00000-{frames:03d}_{side:04d}x{side:04d}_wan.safetensors"
         save_latents(name, {"latents": latents.bfloat16()}, CARD, width=side, height=side, frame_count=frames)
-        text = torch.randn(5 + index, GEOMETRY.text_dim, generator=generator).bfloat16()
+        text = torch.randn(5 + index, text_dim, generator=generator).bfloat16()
         save_text(cache / f"clip{index}_wan_te.safetensors", {"varlen_t5": text}, CARD, caption=f"clip {index}")
     (folder / "clips").mkdir(exist_ok=True)
     config = folder / "dataset.toml"
@@ -67,7 +67,8 @@ class Project:
     def argv(self, out: str, *flags: str, **values: Any) -> list[str]:
         """A command line: flags as they are, values as `--key value`; a value of None leaves a default setting out."""
         settings: dict[str, Any] = {
-            "task": "t2v-1.3B", "dit": self.dit, "dataset_config": self.config, "output_dir": self.folder / "out" / out, "output_name": "cat",
+            "task": "t2v-1.3B", "dit": self.dit, "dataset_config": self.config,
+            "output_dir": self.folder / "out" / out, "output_name": "cat",
             "network_module": "networks.lora_wan", "network_dim": 4, "network_alpha": 2, "optimizer_type": "adamw", "learning_rate": "1e-2",
             "timestep_sampling": "shift", "discrete_flow_shift": 3, "max_train_steps": 10, "seed": 7, "mixed_precision": "no",
         }  # fmt: skip
@@ -88,9 +89,9 @@ class Project:
         """Train in this process; returns the exit code."""
         return command_line.main(self.argv(out, *flags, **values))
 
-    def start(self, out: str, *flags: str, **values: Any) -> subprocess.Popen[str]:
+    def start(self, out: str, *flags: str, environment: dict[str, str] | None = None, **values: Any) -> subprocess.Popen[str]:
         """Train in a process of its own."""
-        environment = {**os.environ, "PYTHONPATH": str(BACKEND), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, "PYTHONPATH": str(BACKEND), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **(environment or {})}
         return subprocess.Popen(
             [sys.executable, "-m", "musubi_backend", *self.argv(out, *flags, **values)],
             env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8",

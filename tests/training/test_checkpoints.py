@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
-
 from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.errors import UserError
 from musubi_backend.training import state
 from musubi_backend.training.checkpoints import Checkpoints, Rotation, clean_leftovers, explained
 from musubi_backend.weights.safetensors_file import load
+from torch import nn
 
 
 def writer(folder: Path, **changes: Any) -> Checkpoints:
@@ -35,7 +34,8 @@ def some_state(step: int = 1) -> state.TrainingState:
     network(torch.ones(1, 2)).sum().backward()
     optimizer.step()
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
-    return state.TrainingState(network, optimizer, schedule, None, state.Position(step=step, batch=step), [0.5], [0.5], 7, {"architecture": "wan"})
+    position = state.Position(step=step, batch=step)
+    return state.TrainingState(network, optimizer, schedule, None, position, [0.5], [0.5], 7, {"architecture": "wan"})
 
 
 def names(folder: Path) -> set[str]:
@@ -71,7 +71,9 @@ def test_epochs_keep_the_last_n_files(tmp_path: Path) -> None:
     assert names(tmp_path) == {"cat-000002.safetensors", "cat-000003.safetensors", "cat-000003-state"}
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [(None, torch.float32), ("fp16", torch.float16), ("bf16", torch.bfloat16), ("float", torch.float32)])
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [(None, torch.float32), ("fp16", torch.float16), ("bf16", torch.bfloat16), ("float", torch.float32)]
+)
 def test_save_precision(precision: str | None, dtype: torch.dtype, tmp_path: Path) -> None:
     path = writer(tmp_path, save_precision=precision).save_lora("cat", nn.Linear(2, 2), 1, 1)
     assert {tensor.dtype for tensor in load(path).values()} == {dtype}

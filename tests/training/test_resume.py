@@ -95,7 +95,9 @@ def test_a_finished_state_trains_nothing_and_says_so(project: Any, same: SimpleN
     assert "nothing is left to train" in capsys.readouterr().err
 
 
-def test_the_seed_of_the_state_wins_and_other_changes_are_told(project: Any, same: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_seed_of_the_state_wins_and_other_changes_are_told(
+    project: Any, same: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
     project.train("whole", "--save_state", save_every_n_steps=5)
     state = project.folder / "out/whole/cat-step00000005-state"
     project.train("rest", resume=state, seed=99)
@@ -112,7 +114,9 @@ def test_a_changed_dataset_starts_the_epoch_again(project: Any, build: SimpleNam
     assert "the dataset changed" in capsys.readouterr().err
 
 
-def test_a_state_of_musubi_tuner_restarts_the_count_with_its_weights(project: Any, same: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_state_of_musubi_tuner_restarts_the_count_with_its_weights(
+    project: Any, same: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
     project.train("first", "--save_state", save_every_n_steps=5, lr_scheduler="linear")
     state = project.folder / "musubi-state"
     shutil.copytree(project.folder / "out/first/cat-step00000005-state", state)
@@ -127,7 +131,11 @@ def test_a_state_of_musubi_tuner_restarts_the_count_with_its_weights(project: An
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"network_dim": 8}, "--network_dim is 8"), ({"resume": "nowhere-state"}, "does not exist"), ({"network_args": ["exclude_patterns=['.*ffn.*']"]}, "does not fit")],
+    [
+        ({"network_dim": 8}, "--network_dim is 8"),
+        ({"resume": "nowhere-state"}, "does not exist"),
+        ({"network_args": ["exclude_patterns=['.*ffn.*']"]}, "does not fit"),
+    ],
 )
 def test_a_state_that_does_not_fit_is_refused(change: dict[str, Any], words: str, project: Any, capsys: pytest.CaptureFixture[str]) -> None:
     project.train("first", "--save_state_on_train_end", max_train_steps=2)

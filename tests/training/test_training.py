@@ -148,7 +148,8 @@ def test_events_in_the_job_folder_tell_the_run(project: Any, monkeypatch: pytest
 def test_tensorboard_has_musubi_tuners_tags(project: Any) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     logs = project.folder / "logs"
-    project.train("board", logging_dir=logs, log_prefix="p-", network_args=["loraplus_lr_ratio=4"], scale_weight_norms=1.0, max_train_steps=5)
+    more = {"network_args": ["loraplus_lr_ratio=4"], "scale_weight_norms": 1.0}
+    project.train("board", logging_dir=logs, log_prefix="p-", max_train_steps=5, **more)
     (folder,) = logs.glob("p-*/network_train")
     events = accumulator.EventAccumulator(str(folder))
     events.Reload()
@@ -254,13 +255,14 @@ def test_show_timesteps_prints_a_histogram_or_draws_one(project: Any, capsys: py
 
 @pytest.mark.slow
 def test_a_training_imports_nothing_it_does_not_need(project: Any) -> None:
+    heavy = ("accelerate", "transformers", "diffusers", "tensorboard", "torch._dynamo", "sympy", "wandb", "cv2", "av")
     code = (
         "import sys; from musubi_backend.__main__ import main; code = main(sys.argv[1:]); "
-        "print('IMPORTED', *(name for name in ('accelerate', 'transformers', 'diffusers', 'tensorboard', 'torch._dynamo', 'sympy', 'wandb', 'cv2', 'av')"
-        " if name in sys.modules)); sys.exit(code)"
+        f"print('IMPORTED', *(name for name in {heavy} if name in sys.modules)); sys.exit(code)"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2] / "backend")}
+    argv = project.argv("lean", max_train_steps=1)
     result = subprocess.run(
-        [sys.executable, "-c", code, *project.argv("lean", max_train_steps=1)], env=environment, capture_output=True, text=True, check=True, encoding="utf-8"
+        [sys.executable, "-c", code, *argv], env=environment, capture_output=True, text=True, check=True, encoding="utf-8"
     )
     assert result.stdout.splitlines()[-1].split() == ["IMPORTED"]

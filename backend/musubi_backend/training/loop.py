@@ -31,7 +31,7 @@ from .trackers import Trackers, step_values
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ..architectures.protocol import Architecture, Batch
+    from ..architectures.protocol import Architecture
     from ..dataset.batches import BatchDescription, CachedDataset
     from ..layers.lora import LoRANetwork
     from .optimizers import Choice
@@ -132,9 +132,9 @@ class Loop:
         run = self.run
         return share(run.dataset.batches(run.seed, epoch + 1), run.processes.rank, run.processes.count)
 
-    def _load(self, description: BatchDescription) -> Batch:
+    def _load(self, description: BatchDescription) -> dict[str, Any]:
         """The cached tensors of one batch on the device."""
-        batch: Batch = {}
+        batch: dict[str, Any] = {}
         for name, value in self.run.dataset.collate(description).items():
             if isinstance(value, torch.Tensor):
                 batch[name] = value.to(self.device, non_blocking=True)
@@ -144,7 +144,7 @@ class Loop:
                 batch[name] = value
         return batch
 
-    def _backward(self, batch: Batch, micro_step: int) -> Tensor:
+    def _backward(self, batch: dict[str, Any], micro_step: int) -> Tensor:
         """Forward and backward of one batch; gradients add up. Returns the loss, still on the device."""
         run, args = self.run, self.run.args
         self.randomness.start(micro_step)
@@ -314,7 +314,7 @@ class Loop:
             self.bar.pause()
         run.network.eval()
         with contextlib.suppress(StopRequested):
-            run.samples.make(run.transformer, self.position.step, epoch, self.device, run.dtype)
+            run.samples.make(run.transformer, self.position.step, epoch, self.device)
         run.network.train()
         if self.bar is not None:
             self.bar.resume()

@@ -137,7 +137,8 @@ def with_hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> d
 def _bytes_of(tensor: Tensor) -> memoryview:
     import torch
 
-    return memoryview(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy())
+    data: memoryview = tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data
+    return data
 
 
 def _header_length(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:

@@ -26,7 +26,7 @@ class Schedule(Protocol):
 
     def step(self) -> None: ...
 
-    def get_last_lr(self) -> list[float]: ...
+    def get_last_lr(self) -> Any: ...
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -71,7 +71,8 @@ def build(args: Namespace, optimizer: Optimizer, total: int, schedule_free: bool
         return custom
     if args.lr_scheduler.startswith("adafactor"):
         return _adafactor(args.lr_scheduler, optimizer)
-    return LambdaLR(optimizer, share_function(args, total, options))
+    schedule: Schedule = LambdaLR(optimizer, share_function(args, total, options))
+    return schedule
 
 
 def share_function(args: Namespace, total: int, options: Mapping[str, Any] | None = None) -> Share:

@@ -155,8 +155,8 @@ def read(folder: Path) -> SavedState:
         if values["format"] > FORMAT:
             raise UserError(f"--resume {folder} was written by a newer version of this program (format {values['format']}); update it")
         position = Position(*(int(values[key]) for key in ("step", "epoch", "batch", "micro_step")))
-        curves = [[float(loss) for loss in values[key]] for key in ("losses", "history")]
-        return SavedState(folder, position, int(values["seed"]), *curves, facts=values)
+        losses, history = ([float(loss) for loss in values[key]] for key in ("losses", "history"))
+        return SavedState(folder, position, int(values["seed"]), losses, history, values)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"--resume {folder}: {POSITION_FILE} is damaged ({error!r}); use an older state") from error
 
@@ -231,18 +231,17 @@ def _restore_schedule(schedule: Schedule, values: dict[str, Any], own: bool) -> 
     """Bring a schedule to a saved point. Of a foreign state only the counters are taken: its formulas have other names."""
     from torch.optim.lr_scheduler import LambdaLR
 
-    if own or not isinstance(schedule, LambdaLR):
+    counters: dict[str, Any] = {key: values[key] for key in ("base_lrs", "last_epoch", "_step_count", "_last_lr") if key in values}
+    if own or type(schedule) is not LambdaLR:
         schedule.load_state_dict(values)
-        return
-    for key in ("base_lrs", "last_epoch", "_step_count", "_last_lr"):
-        if key in values:
-            setattr(schedule, key, values[key])
+    else:
+        vars(schedule).update(counters)
 
 
 def _save_pickle(values: dict[str, Any], path: Path) -> None:
     import torch
 
-    with atomic.replacing(path) as part, open(part, "wb") as file:
+    with atomic.replacing(path) as part, part.open("wb") as file:
         try:
             torch.save(values, file)
         except RuntimeError as error:  # torch reports a failed write as an unexpected position in its zip file

@@ -117,8 +117,9 @@ def _train(args: Namespace, architecture: Architecture, processes: distributed.P
     transformer = architecture.transformer(args, processes.device, dtype).requires_grad_(False)
     lora = network.build(args, architecture.card, transformer, seed)
     if args.gradient_checkpointing:
-        transformer.gradient_checkpointing = True
-        transformer.gradient_checkpointing_cpu_offload = args.gradient_checkpointing_cpu_offload
+        switches: Any = transformer
+        switches.gradient_checkpointing = True
+        switches.gradient_checkpointing_cpu_offload = args.gradient_checkpointing_cpu_offload
         print(f"gradient checkpointing enabled. Activation CPU offloading: {args.gradient_checkpointing_cpu_offload}", flush=True)
 
     print("prepare optimizer, data loader etc.", flush=True)

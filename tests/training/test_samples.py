@@ -1,0 +1,45 @@
+"""Samples during training: made when due, named as musubi-tuner names them, and without a trace in what is learned."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from musubi_backend.tools.demo import write_models
+
+pytest.importorskip("diffusers")
+pytest.importorskip("transformers")
+
+
+@pytest.mark.slow
+def test_samples_are_made_when_due_and_change_nothing(
+    project: Any, build: SimpleNamespace, same: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = write_models(project.folder / "models")
+    project.config = build.caches(project.folder, clips=2, frames=5, side=32, text_dim=64)
+    project.dit = models["dit"]
+    prompts = project.folder / "prompts.txt"
+    lines = ["# two samples", "a cat --w 32 --h 32 --f 5 --s 2 --d 3 --l 1", "a dog --w 32 --h 32 --s 2 --l 2 --n ugly"]
+    prompts.write_text("\n".join(lines), encoding="utf-8")
+    settings = {"max_train_steps": 4, "network_dropout": 0.1}
+    project.train("without", **settings)
+    out = project.train(
+        "with", "--sample_at_first", vae=models["vae"], t5=models["t5"], sample_prompts=prompts, sample_every_n_steps=3,
+        sample_every_n_epochs=1, **settings,
+    )  # fmt: skip
+    assert same.bits(project.lora("with"), project.lora("without"))
+    names = sorted(re.sub(r"\d{14}", "TIME", path.name) for path in (out / "sample").iterdir())
+    assert names == sorted(
+        f"cat_{when}_{ending}" for when in ("000000", "000003", "e000001", "e000002") for ending in ("00_TIME_3.mp4", "01_TIME_000.png")
+    )
+    assert "Sampling timesteps for prompt 1: 100%" in capsys.readouterr().err
+
+
+def test_samples_without_their_models_are_refused_at_once(project: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    prompts: Path = project.folder / "prompts.txt"
+    prompts.write_text("a cat\n", encoding="utf-8")
+    assert project.refused("without", sample_prompts=prompts, sample_every_n_steps=1) == 1
+    assert "--vae is required" in capsys.readouterr().err
