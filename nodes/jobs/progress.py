@@ -59,7 +59,6 @@ class Progress:
     loss: float | None = None
     losses: dict[int, float] = field(default_factory=dict)
     sample: str | None = None
-    report: dict[str, Any] | None = None
     training: bool = False
     version: int = 0
 
@@ -101,8 +100,12 @@ class Follower:
         pieces = (self._metrics_rest + text).split("\n")
         self._metrics_rest = pieces.pop()
         for line in pieces:
-            if line.strip():
-                self._event(json.loads(line))
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue  # half a line, written when the disk was full: one point of the curve
+            if isinstance(event, dict):
+                self._event(event)
 
     def _line(self, line: str) -> None:
         bar = _BAR.search(line)
@@ -152,16 +155,14 @@ class Follower:
     def _event(self, event: dict[str, Any]) -> None:
         progress = self.progress
         kind = event.get("event")
-        if kind == "step":
+        if kind == "step" and isinstance(event.get("step"), int):
             progress.training = True
             if isinstance(event.get("loss"), (int, float)):
-                self._record_loss(int(event["step"]), float(event["loss"]))
-            progress.step = max(progress.step, int(event["step"]))
+                self._record_loss(event["step"], float(event["loss"]))
+            progress.step = max(progress.step, event["step"])
             progress.total = event.get("total") or progress.total
         elif kind == "sample":
             progress.sample = event.get("path")
-        elif kind == "report":
-            progress.report = event
         progress.version += 1
 
     def _show(self, *, step: int, total: int | None, rate: str, left: str) -> None:

@@ -49,6 +49,7 @@ class Job:
     pid: int = 0
     returncode: int | None = None
     stopping: bool = False
+    ended: bool = False  # its process is gone, its log read, its status written
     follower: Follower = field(default_factory=Follower)
     _process: asyncio.subprocess.Process | None = None
     _ended: asyncio.Event | None = None
@@ -59,13 +60,9 @@ class Job:
         return self.follower.progress
 
     @property
-    def ended(self) -> bool:
-        return self.returncode is not None
-
-    @property
     def stopped(self) -> bool:
         """It ended because it was asked to."""
-        return self.ended and (self.stopping or self.returncode == EXIT_STOPPED)
+        return self.returncode is not None and (self.stopping or self.returncode == EXIT_STOPPED)
 
     def error(self) -> str:
         """The last real error of its log, and where the whole log is."""
@@ -155,17 +152,19 @@ async def _watch(job: Job) -> None:
         while not exited.done():
             _read_on(job)
             await asyncio.wait({exited}, timeout=POLL_SECONDS)
-        # Whatever the job left behind (data loader workers, launched ranks) goes with it.
-        process_tree.signal_tree(job.pid, [], kill=True)
         _read_on(job)
         job.follower.feed_log(b"\n")
     finally:
+        # Whatever the job left behind (data loader workers, launched ranks) goes with it; so does the job if watching it failed.
+        process_tree.signal_tree(job.pid, [], kill=True)
+        await exited
         code = job._process.returncode
         job.returncode = code if code is not None else -1
         state = "finished" if code == 0 else "stopped" if job.stopped else "failed"
         try:
             job.folder.write_status(state, pid=job.pid, returncode=code, error=job.error() if state == "failed" else None)
         finally:
+            job.ended = True
             job._ended.set()
 
 

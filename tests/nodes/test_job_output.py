@@ -57,6 +57,11 @@ def test_losses_that_are_not_finite_never_reach_the_page(follower: Any, part: An
     assert len(loss_map([])["loss"]) == 2
 
 
+def test_damaged_events_are_passed_over(follower: Any) -> None:
+    follower.feed_metrics('{"event": "step", "st\n\n[1]\n{"event": "step"}\n{"event": "step", "step": 2, "total": 4, "loss": 0.25}\n')
+    assert follower.progress.losses == {2: 0.25}
+
+
 def test_samples_are_announced(follower: Any) -> None:
     follower.feed_metrics('{"event": "sample", "path": "/out/sample/猫.mp4"}\n')
     assert follower.progress.sample == "/out/sample/猫.mp4"
