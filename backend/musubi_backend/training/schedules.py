@@ -313,11 +313,6 @@ _SCHEDULES: dict[str, tuple[Callable[[Namespace, int, int, dict[str, Any]], Shar
 }
 
 
-def names() -> tuple[str, ...]:
-    """The known schedule names, for error messages and menus."""
-    return (*_SCHEDULES, "adafactor:<initial rate>")
-
-
 def _adafactor(name: str, optimizer: Optimizer) -> Schedule:
     """transformers' read-out of the rate that a relative-step Adafactor chooses; `name` is "adafactor:<initial rate>"."""
     from transformers.optimization import Adafactor, AdafactorSchedule
