@@ -22,7 +22,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield part
         _fsync(part)
-        os.replace(part, target)
+        part.replace(target)
         _fsync_directory(target.parent)
     finally:
         part.unlink(missing_ok=True)
@@ -35,7 +35,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def _fsync(path: Path) -> None:
-    with open(path, "rb+") as file:
+    with path.open("rb+") as file:
         os.fsync(file.fileno())
 
 

@@ -62,14 +62,15 @@ class Wan:
 
     def latent_shape(self, width: int, height: int, frames: int) -> tuple[int, int, int, int]:
         """Wan patches latents by 2x2, so pixels come in steps of 16; frames are 4n+1."""
-        step = CARD.spatial_compression * 2
+        channels, stride, compression = CARD.latent_channels, CARD.frame_stride, CARD.spatial_compression
+        step = compression * 2
         if width % step or height % step or width < step or height < step:
-            nearest = (max(step, round(width / step) * step), max(step, round(height / step) * step))
-            raise UserError(f"size {width}x{height} does not fit {CARD.title}: sides must be multiples of {step}; nearest is {nearest[0]}x{nearest[1]}")
-        if (frames - 1) % CARD.frame_stride or frames < 1:
-            nearest_frames = max(0, round((frames - 1) / CARD.frame_stride)) * CARD.frame_stride + 1
-            raise UserError(f"{frames} frames do not fit {CARD.title}: it makes {CARD.frame_stride}n+1 frames; nearest is {nearest_frames}")
-        return (CARD.latent_channels, (frames - 1) // CARD.frame_stride + 1, height // CARD.spatial_compression, width // CARD.spatial_compression)
+            nearest = "x".join(str(max(step, round(side / step) * step)) for side in (width, height))
+            raise UserError(f"size {width}x{height} does not fit {CARD.title}: sides are multiples of {step}; nearest is {nearest}")
+        if (frames - 1) % stride or frames < 1:
+            fitting = max(0, round((frames - 1) / stride)) * stride + 1
+            raise UserError(f"{frames} frames do not fit {CARD.title}: it makes {stride}n+1 frames; nearest is {fitting}")
+        return (channels, (frames - 1) // stride + 1, height // compression, width // compression)
 
 
 ADAPTER = Wan()
