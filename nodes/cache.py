@@ -13,6 +13,7 @@ from ..backend.musubi_backend.options.option import CACHE_LATENTS, CACHE_TEXT
 from ..backend.musubi_backend.options.registry import tool_names
 from . import content
 from .dataset import DATASET
+from .jobs.config import engine_stamp
 from .jobs.follow import run_tool
 from .models import MODELS
 from .spec import Host, Input, Node, NodeSpec, Output, Result
@@ -51,6 +52,9 @@ class VAELatentCache(Node):
         outputs=(Output("latents", LATENTS, "For the trainer"),),
     )
 
+    def fingerprint(self, host: Host, **constants: Any) -> str:
+        return engine_stamp(host.home)
+
     async def run(self, host: Host, **inputs: Any) -> Result:
         return await _cache(host, self.spec, CACHE_LATENTS, "vae", inputs)
 
@@ -64,6 +68,9 @@ class TextEncoderCache(Node):
         inputs=_common(_WAN_TEXT),
         outputs=(Output("text", TEXT, "For the trainer"),),
     )
+
+    def fingerprint(self, host: Host, **constants: Any) -> str:
+        return engine_stamp(host.home)
 
     async def run(self, host: Host, **inputs: Any) -> Result:
         return await _cache(host, self.spec, CACHE_TEXT, "t5", inputs)

@@ -12,6 +12,7 @@ from ..backend.musubi_backend.options.argv import to_argv
 from ..backend.musubi_backend.options.option import GENERATE
 from ..backend.musubi_backend.options.registry import tool_names
 from .cache import DEVICES
+from .jobs.config import engine_stamp
 from .jobs.follow import run_tool
 from .models import MODELS
 from .spec import Host, Input, Node, NodeSpec, Output, Result
@@ -107,6 +108,9 @@ class WanVideoGenerator(Node):
         if layers and not all(part.strip().isdigit() for part in layers.split(",")):
             return f"slg_layers: {layers!r} is not a list of block numbers such as 9,10"
         return None
+
+    def fingerprint(self, host: Host, **constants: Any) -> str:
+        return engine_stamp(host.home)
 
     async def run(self, host: Host, **inputs: Any) -> Result:
         card = cards()[inputs["models"]["architecture"]]

@@ -16,6 +16,7 @@ from ..backend.musubi_backend.options.registry import tool_names
 from . import content
 from .cache import LATENTS, TEXT, cache_stamps
 from .jobs import config as configuration
+from .jobs.config import engine_stamp
 from .jobs.follow import run_tool
 from .jobs.guard import plain_name
 from .loss_curve import loss_map, write_picture
@@ -66,6 +67,9 @@ class WanLoRATrainer(Node):
             plain_name(constants["output_name"], "output_name")
         return None
 
+    def fingerprint(self, host: Host, **constants: Any) -> str:
+        return engine_stamp(host.home)
+
     async def run(self, host: Host, **inputs: Any) -> Result:
         models, dataset = inputs["models"], inputs["latents"]["dataset"]
         card = cards()[models["architecture"]]
@@ -74,7 +78,13 @@ class WanLoRATrainer(Node):
         engine = configuration.load(host.home).engine
         values = training_values(card, inputs)
         identity = content.digest(
-            values, _prompts(inputs), model_stamps(models), cache_stamps(dataset, card), inputs["processes"], inputs["run_id"], engine
+            values,
+            _prompts(inputs),
+            model_stamps(models),
+            cache_stamps(dataset, card),
+            inputs["processes"],
+            inputs["run_id"],
+            engine_stamp(host.home),
         )
         run = Run(host.home / "runs" / f"{name}-{identity}", name)
         finished = run.finished()

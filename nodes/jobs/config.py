@@ -64,3 +64,9 @@ def _refuse_engine(engine: object) -> str:
 
 def _path(value: object) -> Path | None:
     return Path(str(value)) if value else None
+
+
+def engine_stamp(home: Path) -> str:
+    """Changes when another engine is chosen: its results are results of their own."""
+    settings = load(home)
+    return settings.engine if settings.engine == "builtin" else f"{settings.engine} {settings.musubi_path}"
