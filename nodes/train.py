@@ -163,5 +163,5 @@ def _result(host: Host, run: Run, job: str, note: str) -> Result:
     curve = run.path / "loss.svg"
     write_picture(curve, losses, run.name)
     value = {"folder": job, "run": str(run.path), "curve": str(curve)}
-    text = f"{path}" + (f" ({note})" if note else "")
+    text = f"{path}" + (f" ({note})" if note else "") + f"\nloss curve: {curve}"
     return Result((name, str(path), host.lora_model(path), loss_map(losses), value), text=text, files=(path, Path(run.lora)))

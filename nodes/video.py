@@ -50,10 +50,23 @@ class VideoOutput(Node):
         else:
             values = {"input": str(source), "output": str(target), "format": inputs["format"], "fps": inputs["fps"] or None}
             await run_tool(host, "video_convert", to_argv("video_convert", values), foreign=False, gpu=False)
-        shown = tuple(sorted(target.glob("*.png"))) if target.is_dir() else (target,)
-        if not shown or not target.exists():
+        written = _written(target)
+        if not written:
             raise UserError(f"nothing was written to {target}")
-        return Result((str(target),), text=str(target), shown=shown, files=(target,))
+        path = target if target.exists() else written[0]
+        return Result((str(path),), text=str(path), shown=written, files=(path,))
+
+
+def _written(target: Path) -> tuple[Path, ...]:
+    """The files of `target`: itself, the png files in it, or the one picture that a single frame becomes."""
+    if target.is_file():
+        return (target,)
+    single = _single(target)
+    return tuple(sorted(target.glob("*.png"))) if target.is_dir() else ((single,) if single.is_file() else ())
+
+
+def _single(target: Path) -> Path:
+    return target.with_name(f"{target.name}_000.png")
 
 
 def _prefix(host: Host, text: str) -> Path:
@@ -74,6 +87,6 @@ def _next_path(prefix: Path, kind: str) -> Path:
     while True:
         stem = f"{prefix.name}_{number:05d}"
         path = prefix.parent / (stem if kind == "png" else f"{stem}.{kind}")
-        if not path.exists():
+        if not path.exists() and not _single(path).exists():
             return path
         number += 1

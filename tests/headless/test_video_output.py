@@ -1,0 +1,59 @@
+"""Saving a video in every format, with the real converter."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def host(part: Any, tmp_path: Path) -> Any:
+    (tmp_path / "config.json").write_text(json.dumps({"interpreter": sys.executable}), encoding="utf-8")
+    return part("headless.terminal").TerminalHost(tmp_path)
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Any:
+    """A function that makes a clip of so many frames."""
+
+    def make(frames: int) -> str:
+        code = (
+            "import sys, numpy\n"
+            "from musubi_backend.inference.video_file import write_mp4\n"
+            f"write_mp4(sys.argv[1], [numpy.full((16, 32, 3), 10 * n, numpy.uint8) for n in range({frames})], 8)\n"
+        )
+        backend = Path(__file__).resolve().parents[2] / "backend"
+        path = tmp_path / "a clip 猫.mp4"
+        subprocess.run([sys.executable, "-c", f"import sys; sys.path.insert(0, {str(backend)!r})\n{code}", str(path)], check=True)
+        return str(path)
+
+    return make
+
+
+def save(part: Any, host: Any, **inputs: Any) -> Any:
+    node = part("nodes.video").VideoOutput()
+    return asyncio.run(node.run(host, **part("nodes.spec").complete(node.spec, inputs)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("mp4", "猫_00001.mp4"), ("webm", "猫_00001.webm"), ("gif", "猫_00001.gif"), ("png", "猫_00001")]
+)
+def test_every_format_is_written_below_the_output_folder(part: Any, host: Any, clip: Any, kind: str, name: str) -> None:
+    result = save(part, host, video=clip(5), filename_prefix="sub folder/猫", format=kind)
+    assert Path(result.values[0]) == host.output_dir / "sub folder" / name
+    assert all(path.stat().st_size > 0 for path in result.shown)
+    assert len(result.shown) == (5 if kind == "png" else 1)
+
+
+def test_nothing_is_overwritten(part: Any, host: Any, clip: Any) -> None:
+    video = clip(1)
+    names = [Path(save(part, host, video=video, filename_prefix="x", format="png").values[0]).name for _ in range(2)]
+    names.append(Path(save(part, host, video=video, filename_prefix="x", format="mp4").values[0]).name)
+    names.append(Path(save(part, host, video=video, filename_prefix="x", format="mp4").values[0]).name)
+    assert names == ["x_00001_000.png", "x_00002_000.png", "x_00001.mp4", "x_00002.mp4"]
