@@ -6,6 +6,7 @@ again finds the finished LoRA or the newest state to go on from, and changing an
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
 import shutil
@@ -79,8 +80,9 @@ def publish(lora: Path, loras: Path, name: str) -> tuple[str, Path]:
     """Copy a finished LoRA to where ComfyUI offers it. Returns its name in the list of LoRAs, and its path."""
     target = loras / LORA_SUBFOLDER / f"{name}.safetensors"
     target.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(target) as part:
-        shutil.copyfile(lora, part)
+    if not (target.is_file() and filecmp.cmp(lora, target, shallow=False)):
+        with replacing(target) as part:
+            shutil.copyfile(lora, part)
     return os.path.join(LORA_SUBFOLDER, target.name), target  # noqa: PTH118 (a name, written as ComfyUI lists it)
 
 

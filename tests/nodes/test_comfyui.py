@@ -34,6 +34,7 @@ class Outcome:
     error: str = ""
     progress: list[tuple[str, float, float]] = field(default_factory=list)
     texts: list[tuple[str, str]] = field(default_factory=list)
+    previews: int = 0
     cached: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -58,6 +59,7 @@ class Server:
         client, prompt_id, outcome = uuid.uuid4().hex, str(uuid.uuid4()), Outcome()
         started, interrupted = time.monotonic(), False
         async with aiohttp.ClientSession() as http, http.ws_connect(f"{self.url}/ws?clientId={client}", max_msg_size=0) as socket_:
+            await socket_.send_json({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
             async with http.post(f"{self.url}/prompt", json={"prompt": prompt, "client_id": client, "prompt_id": prompt_id}) as answer:
                 accepted = await answer.json()
                 if answer.status != 200:
@@ -86,7 +88,9 @@ class Server:
 
     def _take(self, message: Any, outcome: Outcome) -> None:
         if isinstance(message.data, bytes):
-            if int.from_bytes(message.data[:4], "big") == 3:
+            kind_of_data = int.from_bytes(message.data[:4], "big")
+            outcome.previews += kind_of_data in (1, 4)
+            if kind_of_data == 3:
                 length = int.from_bytes(message.data[4:8], "big")
                 outcome.texts.append((message.data[8 : 8 + length].decode(), message.data[8 + length :].decode()))
             return
@@ -217,7 +221,12 @@ def test_quickstart_runs_with_progress_and_a_second_queue_does_not_train(server:
 
 
 def test_core_nodes_use_the_lora_the_losses_and_the_video_in_the_same_graph(server: Server, quickstart: Any) -> None:
-    prompt = quickstart(WanLoRATrainer={"output_name": "for core"}, LoRATrainingConfig={"max_train_steps": 10})
+    samples = {"sample_prompts": "a dog", "sample_every_n_steps": 5, "sample_frames": 5, "sample_steps": 2}
+    prompt = quickstart(
+        WanLoRATrainer={"output_name": "for core"},
+        LoRATrainingConfig={"max_train_steps": 10},
+        SamplingConfig={**samples, "sample_width": 64, "sample_height": 64},
+    )
     trainer, generator = id_of(prompt, "WanLoRATrainer"), id_of(prompt, "WanVideoGenerator")
     strong = {"model": ["100", 0], "strength_model": 1.0}
     _make_loadable_by_core(server)
@@ -236,6 +245,7 @@ def test_core_nodes_use_the_lora_the_losses_and_the_video_in_the_same_graph(serv
     }
     outcome = asyncio.run(server.queue(prompt))
     assert outcome.kind == "success", outcome.error
+    assert outcome.previews > 0, "samples made while training are shown"
     assert "lora key not loaded" not in server.log.read_text(errors="replace")
 
     from safetensors.torch import load_file
