@@ -1,20 +1,18 @@
 """Running a transformer's blocks: the one place that wraps a block call.
 
-Gradient checkpointing lives here; block streaming (fetch weights before, release after), selective checkpointing (a
-`context_fn` that keeps attention outputs) and regional compilation (a compiled `block`) belong here too, without the models
-knowing.
+Gradient checkpointing lives here; block streaming (fetch weights before, release after), selective checkpointing (keep
+attention outputs) and regional compilation (a compiled `block`) belong here too, without the models knowing.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+
+from .recompute import recomputed
 
 
 def run_block(block: nn.Module | Callable[..., Tensor], x: Tensor, *shared: Any, recompute: bool = False, offload: bool = False) -> Tensor:
@@ -26,11 +24,4 @@ def run_block(block: nn.Module | Callable[..., Tensor], x: Tensor, *shared: Any,
     if not (recompute and torch.is_grad_enabled()):
         result: Tensor = block(x, *shared)
         return result
-    keep = torch.autograd.graph.save_on_cpu(pin_memory=x.is_cuda) if offload else contextlib.nullcontext()
-    with keep:
-        result = checkpoint(partial(_reversed_call, block, shared), x, use_reentrant=False)
-    return result
-
-
-def _reversed_call(block: Callable[..., Tensor], shared: tuple[Any, ...], x: Tensor) -> Tensor:
-    return block(x, *shared)
+    return recomputed(lambda x: block(x, *shared), x, offload)
