@@ -1,9 +1,12 @@
-"""What every test gets: the shared reference data, a ComfyUI checkout, and no network."""
+"""What every test gets: the shared reference data, the pack as ComfyUI loads it, a ComfyUI checkout, and no network."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +85,14 @@ def comfyui_python(comfyui_path: Path) -> Path:
         if python.is_file():
             return python
     pytest.skip("set COMFYUI_PYTHON to the python that runs ComfyUI")
+
+
+@pytest.fixture(scope="session")
+def part() -> Any:
+    """The pack loaded as ComfyUI does, from its folder under a name of the loader's choosing: `part("nodes.spec")` is that module."""
+    name = "pack_under_test"
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "__init__.py", submodule_search_locations=[str(REPOSITORY)])
+    assert spec and spec.loader
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+    return lambda module: importlib.import_module(f"{name}.{module}")
