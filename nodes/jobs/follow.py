@@ -47,7 +47,7 @@ async def run_tool(
         settings, folder, tool, arguments, foreign=foreign, launch=launch, processes=processes, mixed_precision=mixed_precision
     )
     if not gpu:
-        return await _follow(host, tool, folder, command, SHORT_GRACE, note, on_end)
+        return _succeeded(tool, await _follow(host, folder, command, SHORT_GRACE, note, on_end))
     while not _gpu.acquire(blocking=False):
         host.progress(0, 1, "waiting for another job")
         host.check_interrupted()
@@ -56,21 +56,19 @@ async def run_tool(
         free = host.free_gpu_memory()
         if free:
             host.progress(0, 1, free)
-        return await _follow(host, tool, folder, command, TRAIN_GRACE if launch else SHORT_GRACE, note, on_end)
+        return _succeeded(tool, await _follow(host, folder, command, TRAIN_GRACE if launch else SHORT_GRACE, note, on_end))
     finally:
         _gpu.release()
 
 
 async def run_doctor(host: Host) -> str:
-    """The report of `install.py --doctor`."""
+    """The report of `install.py --doctor`, also when it found something wrong."""
     folder = JobFolder.create(host.home, "doctor")
-    await _follow(host, "doctor", folder, engine.doctor(host.home, folder), SHORT_GRACE, "", lambda job: None)
+    await _follow(host, folder, engine.doctor(host.home, folder), SHORT_GRACE, "", lambda job: None)
     return folder.log.read_text(encoding="utf-8", errors="replace")
 
 
-async def _follow(
-    host: Host, tool: str, folder: JobFolder, command: runner.Command, grace: float, note: str, on_end: Callable[[Job], object]
-) -> Job:
+async def _follow(host: Host, folder: JobFolder, command: runner.Command, grace: float, note: str, on_end: Callable[[Job], object]) -> Job:
     host.check_interrupted()
     try:
         job = await runner.start(folder, command)
@@ -93,8 +91,13 @@ async def _follow(
             await runner.stop(job, grace)
         on_end(job)
     publish(host, job, note, None)
+    return job
+
+
+def _succeeded(tool: str, job: Job) -> Job:
+    """`job` if it ended well; else UserError with what its log says."""
     if job.stopped:
-        raise UserError(f"{tool} was stopped from outside; queue again to go on. The whole log: {folder.log}")
+        raise UserError(f"{tool} was stopped from outside; queue again to go on. The whole log: {job.folder.log}")
     if job.returncode != 0:
         raise UserError(f"{tool} failed: {job.error()}")
     return job

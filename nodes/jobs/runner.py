@@ -101,7 +101,13 @@ _LOOP = _Loop()
 async def start(folder: JobFolder, command: Command) -> Job:
     """Start a job; returns once its process exists. OSError if it cannot be started."""
     job = Job(folder, command)
-    await asyncio.wrap_future(_LOOP.submit(_spawn(job)))
+    spawned = asyncio.wrap_future(_LOOP.submit(_spawn(job)))
+    try:
+        await asyncio.shield(spawned)
+    except asyncio.CancelledError:  # cancelled while the process came to be: nobody else knows it
+        await spawned
+        await stop(job, 0.5)
+        raise
     return job
 
 

@@ -215,3 +215,10 @@ def test_a_list_that_points_out_of_the_roots_is_refused(home: Path, tmp_path: Pa
     result = run_nodes(home, tmp_path, {"1": dataset("list.jsonl", source="video JSONL")})
     assert result.returncode == 1
     assert "outside the folders" in result.stdout
+
+
+def test_the_installation_is_reported_even_when_something_is_wrong(home: Path, tmp_path: Path) -> None:
+    result = run_nodes(home, tmp_path, {"1": {"class_type": "MusubiTuner_BackendInfo", "inputs": {}}})
+    assert result.returncode == 0, result.stdout
+    assert "engine: builtin" in result.stdout
+    assert "GPU:" in result.stdout

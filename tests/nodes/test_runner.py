@@ -202,3 +202,16 @@ def test_end_of_stdin_reaches_the_child_when_we_die(part: Any, tmp_path: Path) -
     while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE and time.monotonic() < end:
         time.sleep(0.05)
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_job_cancelled_while_it_starts_leaves_no_process(start: Any, tmp_path: Path) -> None:
+    async def story() -> None:
+        task = asyncio.ensure_future(start("import time; time.sleep(300)"))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(story())
+    for status in tmp_path.rglob("status.json"):
+        assert not psutil.pid_exists(json.loads(status.read_text())["pid"])
