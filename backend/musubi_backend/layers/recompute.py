@@ -56,22 +56,25 @@ class _Recording:
         self.ran = True
         x = self.x.to(self.device, non_blocking=True).requires_grad_(self.requires_grad)
 
-        def collect(tensor: Tensor) -> Tensor:
+        def collect(tensor: Tensor) -> None:
             self.saved[len(self.saved)] = tensor.detach()
             if len(self.saved) == self.count:
                 raise _AllSaved
-            return tensor
 
         with (
             torch.enable_grad(),
             _random_states_set(self.random),
             contextlib.suppress(_AllSaved),
-            saved_tensors_hooks(collect, lambda kept: kept),
+            saved_tensors_hooks(collect, _never),
         ):
             self.function(x)
         if len(self.saved) != self.count:
             raise RuntimeError(f"a block saved {self.count} tensors and {len(self.saved)} when it ran again; it must do the same each time")
         del self.x
+
+
+def _never(_: None) -> Tensor:
+    raise AssertionError("nothing runs backward through a recomputation")
 
 
 def _to_host(x: Tensor) -> Tensor:
