@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import safetensors
+import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -39,6 +43,34 @@ def test_what_is_saved_is_read_back(tmp_path_factory, tensors, metadata):
     header = read_header(path)
     assert header.metadata == metadata
     assert {name: info.shape for name, info in header.tensors.items()} == {name: tuple(t.shape) for name, t in made.items()}
+
+
+def test_files_are_what_the_safetensors_library_writes_and_equal_each_time(tmp_path):
+    tensors = {"b": torch.randn(3, 5).t(), "ü": torch.ones(7, dtype=torch.bfloat16), "a": torch.tensor(2.0), "n": torch.empty(0, 4)}
+    save_atomic(tensors, tmp_path / "ours", {"z": "1", "a": "日本 \\ \"\n", "m": "3"})
+    theirs = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}, {"only": "one"})
+    save_atomic(tensors, tmp_path / "one", {"only": "one"})
+    assert (tmp_path / "one").read_bytes() == theirs
+    with safetensors.safe_open(tmp_path / "ours", "pt") as file:
+        assert file.metadata() == {"z": "1", "a": "日本 \\ \"\n", "m": "3"} and torch.equal(file.get_tensor("b"), tensors["b"])
+    save_atomic(tensors, tmp_path / "again", {"z": "1", "a": "日本 \\ \"\n", "m": "3"})
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "ours").read_bytes()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of this kind are POSIX")
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_who_may_read_a_saved_file_is_the_umasks_choice(tmp_path, mask, mode):
+    former = os.umask(mask)
+    try:
+        save_atomic({"a": torch.ones(2)}, tmp_path / "lora.safetensors")
+    finally:
+        os.umask(former)
+    assert stat.S_IMODE((tmp_path / "lora.safetensors").stat().st_mode) == mode
+
+
+def test_text_that_is_not_unicode_does_not_cost_the_file(tmp_path):
+    save_atomic({"a": torch.ones(2)}, tmp_path / "lora.safetensors", {"path": os.fsdecode(b"caf\xe9")})
+    assert read_header(tmp_path / "lora.safetensors").metadata == {"path": "caf?"}
 
 
 def test_reading_a_header_imports_no_torch(tmp_path):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from ..weights.safetensors_file import bytes_of, layout
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +28,6 @@ KEPT_WITHOUT_METADATA = ("ss_base_model_version", "ss_network_module", "ss_netwo
 DEFAULT_RESOLUTION = "1280x720"  # musubi-tuner's placeholder for video models; buckets hold the real sizes
 
 _LEGACY_START, _LEGACY_LENGTH = 0x100000, 0x10000
-_DTYPE_NAMES = {"torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16"}
 
 # keys whose value is the argument of the same name
 _FROM_ARGUMENTS = (
@@ -121,34 +121,14 @@ def with_hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> d
     """`metadata` plus sshs_model_hash and sshs_legacy_hash.
 
     Both describe the file as it would be with only the ss_* metadata: the first is the sha256 of the tensor bytes, the second
-    of 64 KB at 1 MiB, cut to 8 digits. The tensors are hashed where they lie; nothing is serialised for it. All of one dtype, on
-    the CPU.
+    of 64 KB at 1 MiB, cut to 8 digits. The tensors are hashed where they lie; nothing is serialised for it.
     """
-    start = _header_length(tensors, {key: value for key, value in metadata.items() if key.startswith("ss_")})
+    names, header = layout(tensors, {key: value for key, value in metadata.items() if key.startswith("ss_")})
+    start = len(header)
     whole, legacy = hashlib.sha256(), hashlib.sha256()
-    for name in sorted(tensors):  # the order in which safetensors stores tensors of one dtype
-        data = _bytes_of(tensors[name])
+    for name in names:
+        data = bytes_of(tensors[name])
         whole.update(data)
         legacy.update(data[max(0, _LEGACY_START - start) : max(0, _LEGACY_START + _LEGACY_LENGTH - start)])
         start += len(data)
     return {**metadata, "sshs_model_hash": whole.hexdigest(), "sshs_legacy_hash": legacy.hexdigest()[:8]}
-
-
-def _bytes_of(tensor: Tensor) -> memoryview:
-    import torch
-
-    data: memoryview = tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data
-    return data
-
-
-def _header_length(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
-    """Bytes before the first tensor: the length field and the JSON, padded to 8."""
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    offset = 0
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        size = tensor.numel() * tensor.element_size()
-        header[name] = {"dtype": _DTYPE_NAMES[str(tensor.dtype)], "shape": list(tensor.shape), "data_offsets": [offset, offset + size]}
-        offset += size
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    return 8 + -(-len(text) // 8) * 8

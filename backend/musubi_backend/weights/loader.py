@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .recognise import PICKLE_SUFFIXES
-from .safetensors_file import TORCH_DTYPES, Header, PathLike, TensorInfo, read_header, read_tensor, split_files
+from .safetensors_file import DTYPE_NAMES, TORCH_DTYPES, Header, PathLike, TensorInfo, read_header, read_tensor, split_files
 
 Transform = Callable[[str, Tensor], Tensor]
 """(name, tensor in the file's dtype, on the target device) -> tensor, e.g. with a LoRA merged."""
@@ -146,8 +146,8 @@ def _open_pickle(path: Path, prefixes: Sequence[str]) -> Weights:
         raise UserError(f"{path} holds no tensors")
     prefix = _prefix(tensors, prefixes)
     tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    short = {getattr(torch, torch_name): name for name, torch_name in TORCH_DTYPES.items()}
-    infos = {name: TensorInfo(short.get(t.dtype, str(t.dtype)), tuple(t.shape), 0, 0) for name, t in tensors.items()}
+    dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
+    infos = {name: TensorInfo(DTYPE_NAMES.get(dtypes[name], dtypes[name]), tuple(t.shape), 0, 0) for name, t in tensors.items()}
     return Weights(path, Header(infos, {}), (), tensors)
 
 

@@ -35,6 +35,8 @@ TORCH_DTYPES = {
     "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
 }  # fmt: skip
 
+DTYPE_NAMES = {torch_name: name for name, torch_name in TORCH_DTYPES.items()}
+
 _MAX_HEADER = 100_000_000
 _SPLIT_NAME = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.safetensors)$")
 
@@ -167,13 +169,46 @@ def read_tensor(file: Any, name: str, info: TensorInfo, path: Path, scratch: Ten
 
 
 def save_atomic(tensors: Mapping[str, Tensor], path: PathLike, metadata: Mapping[str, str] | None = None) -> None:
-    """Write `tensors` so that `path` holds either its old content or all of the new one. OSError when the disk is full."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    """Write `tensors` so that `path` holds either its old content or all of the new one. OSError when the disk is full.
 
-    ready = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    with replacing(path) as part:
-        try:
-            save_file(ready, part, dict(metadata) if metadata else None)
-        except SafetensorError as error:
-            raise OSError(f"{path} could not be written: {error}") from error
+    Equal input gives equal bytes. Written by hand because the safetensors library makes files that only their owner may read
+    (ComfyUI may run as another user), puts metadata in a random order and copies every tensor first.
+    """
+    names, header = layout(tensors, metadata)
+    with replacing(path) as part, part.open("wb") as file:
+        file.write(header)
+        for name in names:
+            file.write(bytes_of(tensors[name]))
+
+
+def layout(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> tuple[list[str], bytes]:
+    """(names in the order their data is stored, everything before that data), as the safetensors library lays a file out: wide
+    dtypes first, so that all data is aligned, then by name."""
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    offset = 0
+    for name in names:
+        tensor = tensors[name]
+        size = tensor.numel() * tensor.element_size()
+        entries[name] = {"dtype": dtype_name(tensor.dtype), "shape": list(tensor.shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    # "replace": a path that is not valid Unicode may stand in the metadata, and must not cost the file
+    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    text += b" " * (-len(text) % 8)
+    return names, struct.pack("<Q", len(text)) + text
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor as files hold them; without a copy if it is contiguous and on the CPU."""
+    import torch
+
+    data: memoryview = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+    return data
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """safetensors' name of a dtype. ValueError for those it has none for."""
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPE_NAMES:
+        raise ValueError(f"{name} tensors cannot be stored in a safetensors file")
+    return DTYPE_NAMES[name]
