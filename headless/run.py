@@ -13,13 +13,15 @@ from typing import Any
 
 from ..backend.musubi_backend.atomic import write_text
 from ..backend.musubi_backend.errors import UserError
+from ..nodes import content
 from ..nodes.jobs.config import default_home
-from ..nodes.spec import Result, check, complete
+from ..nodes.spec import Result, check, complete, prepared
 from .terminal import Screen, TerminalHost
 from .workflow import Step, order, override, read
 
 EXIT_FAILED, EXIT_WRONG, EXIT_STOPPED = 1, 2, 130
 _KEPT_RESULTS = 200
+_FORMAT = 2  # of the entries in the store
 
 
 def run_file(workflow: Path, settings: list[str], models: Sequence[Path], home: Path | None, *, fresh: bool = False) -> int:
@@ -82,7 +84,7 @@ async def _step(
         except (UserError, _Skipped) as error:
             raise _Skipped(f"node {source} did not give its {name}") from error
         inputs[name], sources[name] = result.values[slot], f"{key}:{slot}"
-    values = complete(step.node.spec, inputs)
+    values = prepared(step.node, host, inputs)
     constants = {name: value for name, value in values.items() if name not in sources}
     key = _key(step.node.spec.id, constants, sources, step.node.fingerprint(host, **{k: v for k, v in constants.items() if v is not None}))
     known = None if fresh else store.get(key)
@@ -96,7 +98,7 @@ async def _step(
 
 
 class ResultStore:
-    """Results of earlier runs in `<home>/headless_cache.json`. A result counts while all its files exist."""
+    """Results of earlier runs in `<home>/headless_cache.json`. A result counts while all its files are as it left them."""
 
     def __init__(self, home: Path) -> None:
         self._path = home / "headless_cache.json"
@@ -109,9 +111,10 @@ class ResultStore:
 
     def get(self, key: str) -> Result | None:
         entry = self._entries.get(key)
-        if entry is None or not all(Path(path).exists() for path in entry["files"]):
+        if entry is None or any(stamp is None or stamp != _stamp(stamp[0]) for stamp in entry["stamps"]):
             return None
-        return Result(tuple(entry["values"]), entry["text"], tuple(map(Path, entry["shown"])), tuple(map(Path, entry["files"])))
+        files = tuple(Path(stamp[0]) for stamp in entry["stamps"])
+        return Result(tuple(entry["values"]), entry["text"], tuple(map(Path, entry["shown"])), files)
 
     def put(self, key: str, result: Result) -> None:
         self._entries.pop(key, None)
@@ -119,11 +122,17 @@ class ResultStore:
             "values": result.values,
             "text": result.text,
             "shown": [str(path) for path in result.shown],
-            "files": [str(path) for path in result.files],
+            "stamps": [_stamp(str(path)) for path in result.files],
         }
         self._entries = dict(list(self._entries.items())[-_KEPT_RESULTS:])
         self._path.parent.mkdir(parents=True, exist_ok=True)
         write_text(self._path, json.dumps(self._entries, ensure_ascii=False))
+
+
+def _stamp(path: str) -> list[Any] | None:
+    """Name, size and time of a file, as JSON keeps them."""
+    stamp = content.stamp(Path(path))
+    return None if stamp is None else list(stamp)
 
 
 def _renew(steps: Mapping[str, Step]) -> None:
@@ -153,5 +162,5 @@ def _check(steps: Sequence[Step], host: TerminalHost) -> None:
 
 
 def _key(node_id: str, constants: Mapping[str, Any], sources: Mapping[str, str], fingerprint: str) -> str:
-    text = json.dumps([node_id, constants, sources, fingerprint], sort_keys=True, ensure_ascii=False)
+    text = json.dumps([_FORMAT, node_id, constants, sources, fingerprint], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:32]

@@ -81,9 +81,10 @@ class TerminalHost:
         return sorted(names)
 
     def model_path(self, key: str, name: str) -> Path:
+        parts = name.replace("\\", "/").split("/")
         for folder in self._folders(key):
-            path = folder / name.replace("\\", "/")
-            if path.is_file():
+            path = folder.joinpath(*parts)
+            if ".." not in parts and parts[0] and path.is_file():
                 return path
         raise UserError(f"{name} is not in {' or '.join(str(folder) for folder in self._folders(key))}")
 

@@ -25,7 +25,7 @@ from ..backend.musubi_backend.errors import UserError
 from .catalog import NODES
 from .jobs import config as configuration
 from .jobs.config import DEMO_MODELS
-from .spec import ANY, Input, Node, NodeSpec, Result, check, choices_of, complete
+from .spec import ANY, Input, Node, NodeSpec, Result, check, choices_of, prepared
 
 try:
     from server import PromptServer
@@ -104,16 +104,18 @@ class ComfyHost:
 
 
 class _Results:
-    """Result files of each node class. When one is gone, the class gets a new generation, which makes ComfyUI run it again."""
+    """Result files of each node class. When one is gone or replaced, the class gets a new generation, which makes ComfyUI run it again."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._files: dict[str, set[Path]] = {}
         self._generation: dict[str, int] = {}
 
-    def remember(self, node_id: str, files: tuple[Path, ...]) -> None:
+    def remember(self, node_id: str, result: Result) -> None:
         with self._lock:
-            self._files.setdefault(node_id, set()).update(files)
+            self._files.setdefault(node_id, set()).update(result.files)
+            if result.replaced:
+                self._generation[node_id] = self._generation.get(node_id, 0) + 1
 
     def generation(self, node_id: str) -> int:
         with self._lock:
@@ -160,8 +162,8 @@ def _comfy_class(node: Node) -> type[io.ComfyNode]:
         @classmethod
         async def execute(cls, **kwargs: Any) -> io.NodeOutput:
             host = ComfyHost(cls.hidden.unique_id)
-            result = await node.run(host, **complete(spec, kwargs))
-            _RESULTS.remember(spec.id, result.files)
+            result = await node.run(host, **prepared(node, host, kwargs))
+            _RESULTS.remember(spec.id, result)
             if result.text:
                 host.progress(1, 1, result.text)
             return io.NodeOutput(*result.values, ui=_shown(host, result))

@@ -11,6 +11,7 @@ from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.argv import to_argv
 from ..backend.musubi_backend.options.option import GENERATE
 from ..backend.musubi_backend.options.registry import tool_names
+from . import content
 from .cache import DEVICES
 from .jobs.config import engine_stamp
 from .jobs.follow import run_tool
@@ -110,7 +111,9 @@ class WanVideoGenerator(Node):
         return None
 
     def fingerprint(self, host: Host, **constants: Any) -> str:
-        return engine_stamp(host.home)
+        names = [constants.get(f"lora_{number}", NONE) for number in range(1, _LORAS + 1)]
+        loras = [host.model_path("loras", name) for name in names if name != NONE]
+        return f"{engine_stamp(host.home)} {content.of_files(loras)}"
 
     async def run(self, host: Host, **inputs: Any) -> Result:
         card = cards()[inputs["models"]["architecture"]]

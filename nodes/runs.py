@@ -76,14 +76,16 @@ class Run:
         write_text(self.path / "run.json", json.dumps(notes))
 
 
-def publish(lora: Path, loras: Path, name: str) -> tuple[str, Path]:
-    """Copy a finished LoRA to where ComfyUI offers it. Returns its name in the list of LoRAs, and its path."""
+def publish(lora: Path, loras: Path, name: str) -> tuple[str, Path, bool]:
+    """Copy a finished LoRA to where ComfyUI offers it. Returns its name in the list of LoRAs, its path, and whether it replaced another."""
     target = loras / LORA_SUBFOLDER / f"{name}.safetensors"
     target.parent.mkdir(parents=True, exist_ok=True)
-    if not (target.is_file() and filecmp.cmp(lora, target, shallow=False)):
+    existed = target.is_file()
+    differs = not existed or not filecmp.cmp(lora, target, shallow=False)
+    if differs:
         with replacing(target) as part:
             shutil.copyfile(lora, part)
-    return os.path.join(LORA_SUBFOLDER, target.name), target  # noqa: PTH118 (a name, written as ComfyUI lists it)
+    return os.path.join(LORA_SUBFOLDER, target.name), target, existed and differs  # noqa: PTH118 (a name, written as ComfyUI lists it)
 
 
 def _json(value: Any) -> Any:

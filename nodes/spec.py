@@ -135,12 +135,14 @@ class Result:
     text     shown on the node
     shown    files to show on the node (pictures, videos) that lie in the host's output or temp folder
     files    files that must still exist for this result to be used again
+    replaced a file that earlier results of this node hold got other contents: those results do not hold any more
     """
 
     values: tuple[Any, ...] = ()
     text: str = ""
     shown: tuple[Path, ...] = ()
     files: tuple[Path, ...] = ()
+    replaced: bool = False
 
 
 class Node:
@@ -160,10 +162,13 @@ class Node:
         raise NotImplementedError
 
 
-def check(node: Node, host: Host, constants: dict[str, Any]) -> str | None:
-    """All checks of widget values: type, range, choice, then the node's own. Returns the first problem or None."""
+def check(node: Node, host: Host, constants: dict[str, Any], *, listed: bool = True) -> str | None:
+    """All checks of widget values: type, range, choice, then the node's own. Returns the first problem or None.
+
+    listed: also look up choices that the host lists (model files).
+    """
     for spec in node.spec.inputs:
-        if spec.is_widget and spec.name in constants:
+        if spec.is_widget and spec.name in constants and (listed or not callable(spec.choices)):
             problem = _check_value(spec, host, constants[spec.name])
             if problem:
                 return problem
@@ -186,6 +191,16 @@ def complete(spec: NodeSpec, given: dict[str, Any]) -> dict[str, Any]:
         if value is None and not entry.is_widget and not entry.optional:
             raise UserError(f"{spec.display_name}: input {entry.name} is not connected")
         values[entry.name] = value
+    return values
+
+
+def prepared(node: Node, host: Host, given: dict[str, Any]) -> dict[str, Any]:
+    """The inputs of a run, checked again: values that came over a link were not there when the prompt was checked. UserError if wrong."""
+    values = complete(node.spec, given)
+    widgets = {entry.name: values[entry.name] for entry in node.spec.inputs if entry.is_widget and values[entry.name] is not None}
+    problem = check(node, host, widgets, listed=False)  # a name that no list has is refused where its file is looked up
+    if problem:
+        raise UserError(f"{node.spec.display_name}: {problem}")
     return values
 
 

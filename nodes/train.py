@@ -158,10 +158,11 @@ def _check_match(inputs: dict[str, Any], card: Card) -> None:
 
 
 def _result(host: Host, run: Run, job: str, note: str) -> Result:
-    name, path = publish(run.lora, host.loras_dir(), run.name)
+    name, path, replaced = publish(run.lora, host.loras_dir(), run.name)
     losses = run.losses()
     curve = run.path / "loss.svg"
     write_picture(curve, losses, run.name)
     value = {"folder": job, "run": str(run.path), "curve": str(curve)}
     text = f"{path}" + (f" ({note})" if note else "") + f"\nloss curve: {curve}"
-    return Result((name, str(path), host.lora_model(path), loss_map(losses), value), text=text, files=(path, Path(run.lora)))
+    values = (name, str(path), host.lora_model(path), loss_map(losses), value)
+    return Result(values, text=text, files=(path, run.lora), replaced=replaced)

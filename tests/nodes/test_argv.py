@@ -214,3 +214,17 @@ def test_arguments_of_the_optimizer_cannot_become_flags(part: Any, tmp_path: Pat
         node.run(PaperHost(tmp_path), **part("nodes.spec").complete(node.spec, {"optimizer_args": "weight_decay=0.01\nbetas=(0.9, 0.99)"}))
     )
     assert good.values[0]["optimizer_args"] == ["weight_decay=0.01", "betas=(0.9,0.99)"]
+
+
+def test_a_value_from_another_node_is_checked_like_a_typed_one(part: Any, tmp_path: Path) -> None:
+    spec, settings_module = part("nodes.spec"), part("nodes.training_settings")
+    node = settings_module.LoRATrainingConfig()
+    for values, words in (
+        ({"attention": "save_state_on_train_end"}, "not there"),
+        ({"max_train_steps": "5"}, "whole number"),
+        ({"network_alpha": float("nan")}, "finite"),
+        ({"gradient_checkpointing": False, "gradient_checkpointing_cpu_offload": True}, "turn that on"),
+    ):
+        with pytest.raises(part("backend.musubi_backend.errors").UserError, match=words):
+            spec.prepared(node, PaperHost(tmp_path), values)
+    assert spec.prepared(node, PaperHost(tmp_path), {"network_alpha": 4})["network_alpha"] == 4.0

@@ -52,12 +52,13 @@ def test_the_newest_state_is_the_one_written_last(run: Any) -> None:
 def test_publishing_replaces_other_contents_and_leaves_equal_ones(run: Any, part: Any, tmp_path: Path) -> None:
     publish = part("nodes.runs").publish
     run.lora.write_bytes(b"weights")
-    name, path = publish(run.lora, tmp_path / "loras", "猫")
+    name, path, replaced = publish(run.lora, tmp_path / "loras", "猫")
     assert Path(name) == Path("musubi_tuner/猫.safetensors")
+    assert not replaced
     before = path.stat().st_mtime_ns
-    publish(run.lora, tmp_path / "loras", "猫")
+    assert not publish(run.lora, tmp_path / "loras", "猫")[2]
     assert path.stat().st_mtime_ns == before
     run.lora.write_bytes(b"WEIGHTS")
-    publish(run.lora, tmp_path / "loras", "猫")
+    assert publish(run.lora, tmp_path / "loras", "猫")[2]
     assert path.read_bytes() == b"WEIGHTS"
     assert [entry.name for entry in path.parent.iterdir()] == [path.name], "no partial file is left"
