@@ -10,7 +10,7 @@ from typing import Any
 from ..backend.musubi_backend.atomic import write_text
 from ..backend.musubi_backend.errors import UserError
 from . import content, toml_text
-from .inspection import inspect
+from .inspection import PLACES, inspect, places
 from .jobs import guard
 from .spec import Host, Input, Node, NodeSpec, Output, Result
 
@@ -22,7 +22,7 @@ _SOURCES = {
     "image JSONL": "image_jsonl_file",
 }
 _EXTRACTIONS = ("head", "chunk", "slide", "uniform", "full")
-_PATH_KEYS = re.compile(r"(image|video|control)_path(_\d+)?")
+_PATH_KEYS = re.compile(r"(image|video|control)_path.*")
 _VIDEO = 2048
 
 
@@ -90,10 +90,7 @@ class DatasetConfig(Node):
     def fingerprint(self, host: Host, **constants: Any) -> str:
         if not constants.get("path"):
             return ""
-        path = _source_path(host, constants["path"], constants.get("source", ""))
-        if path.is_dir():
-            return content.of_folder(path, deep=True)
-        return content.of_files([path, *_listed(path)])
+        return _content(_source_path(host, constants["path"], constants.get("source", "")))
 
     async def run(self, host: Host, **inputs: Any) -> Result:
         entry = _entry(host, inputs)
@@ -135,20 +132,20 @@ class DatasetConfigLoader(Node):
     def fingerprint(self, host: Host, **constants: Any) -> str:
         if not constants.get("path"):
             return ""
-        path = _config_path(host, constants["path"])
-        folders = set(re.findall(r'"([^"\n]+)"', path.read_text(encoding="utf-8", errors="replace")))
-        return content.digest(content.stamp(path), [content.of_folder(Path(name)) for name in sorted(folders) if Path(name).is_dir()])
+        path, roots = _config_path(host, constants["path"]), host.allowed_roots()
+        named = {Path(name) for name in _strings(path)}
+        return content.digest(content.stamp(path), [_content(one) for one in sorted(named) if guard.is_inside(one, roots)])
 
     async def run(self, host: Host, **inputs: Any) -> Result:
         path = _config_path(host, inputs["path"])
-        report = await inspect(host, path)
         roots = host.allowed_roots()
-        for entry in report.datasets:
-            for key in ("source", "cache_directory", "control_directory"):
+        for entry in await places(host, path):
+            for key in PLACES:
                 if entry.get(key):
                     guard.inside(str(entry[key]), roots, f"{path.name}: {key}", must_exist=False)
-            if str(entry["source"]).endswith(".jsonl"):
+            if Path(entry["source"]).is_file():
                 _guard_listed(host, Path(entry["source"]))
+        report = await inspect(host, path)
         return Result((dataset_value(path, report.datasets), report.text), text=report.summary)
 
 
@@ -204,10 +201,28 @@ def _frames(text: str) -> list[int]:
     return frames
 
 
+def _strings(path: Path) -> list[str]:
+    """What stands in quotes in a dataset file, among it all folders."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    found = re.findall(r""" "([^"\n\0]+)" | '([^'\n\0]+)' """, text, re.VERBOSE)
+    return [literal or basic.replace("\\\\", "\\") for basic, literal in found]
+
+
+def _content(path: Path) -> str:
+    """Changes with the files in a folder, or with a list and the files that it names."""
+    if path.is_dir():
+        return content.of_folder(path, deep=True)
+    return content.of_files([path, *(_listed(path) if path.suffix == ".jsonl" and path.is_file() else ())])
+
+
 def _listed(path: Path) -> list[Path]:
     """Every file that a JSONL list names. UserError names the line that is not JSON."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         try:
@@ -216,11 +231,13 @@ def _listed(path: Path) -> list[Path]:
             raise UserError(f"{path}, line {number} is not JSON: {error}") from error
         if not isinstance(record, dict):
             raise UserError(f"{path}, line {number} must be an object with a path and a caption")
-        found += [Path(str(value)) for name, value in record.items() if _PATH_KEYS.fullmatch(name)]
+        found += [Path(str(value)) for name, value in record.items() if value and _PATH_KEYS.fullmatch(name)]
     return found
 
 
 def _guard_listed(host: Host, path: Path) -> None:
     roots = host.allowed_roots()
     for item in _listed(path):
-        guard.inside(str(item), roots, f"an entry of {path.name}", relative_to=(Path.cwd(),), must_exist=False)
+        if not item.is_absolute():
+            raise UserError(f"{path.name} names {item}: write whole paths in a list, such as {path.parent / item}")
+        guard.inside(str(item), roots, f"an entry of {path.name}", must_exist=False)

@@ -14,7 +14,8 @@ from .jobs.follow import run_tool
 from .spec import Host
 
 _TOOL = "inspect_dataset"
-_KEPT = ("kind", "source", "cache_directory", "control_directory")
+PLACES = ("source", "cache_directory", "control_directory")
+_KEPT = ("kind", *PLACES)
 _SHOWN_LINES = 12
 
 
@@ -27,16 +28,28 @@ class Report:
     text: str
 
 
+async def places(host: Host, config: Path) -> list[dict[str, Any]]:
+    """The absolute folders and lists that a dataset file names (the keys in `PLACES`), none of them looked into yet."""
+    datasets: list[dict[str, Any]] = (await _report(host, config, places_only=True))["datasets"]
+    return datasets
+
+
 async def inspect(host: Host, config: Path) -> Report:
     """Let the backend check a dataset file. UserError names key and fix if the file is wrong, or lists why no item can be used."""
-    folder = host.home / "datasets" / "reports"
-    folder.mkdir(parents=True, exist_ok=True)
-    output = folder / f"{content.digest(str(config))}.json"
-    await run_tool(host, _TOOL, to_argv(_TOOL, {"dataset_config": str(config), "output": str(output)}), foreign=False, gpu=False)
-    report = json.loads(output.read_text(encoding="utf-8"))
+    report = await _report(host, config, places_only=False)
     text = str(report["text"])
     if not any(dataset["items"] for dataset in report["datasets"]):
         raise UserError(f"nothing in this dataset can be used. {text}")
     lines = text.splitlines()
     summary = "\n".join(lines[:_SHOWN_LINES]) + (f"\n… {len(lines) - _SHOWN_LINES} more lines" if len(lines) > _SHOWN_LINES else "")
     return Report([{key: dataset.get(key) for key in _KEPT} for dataset in report["datasets"]], summary, text)
+
+
+async def _report(host: Host, config: Path, *, places_only: bool) -> dict[str, Any]:
+    folder = host.home / "datasets" / "reports"
+    folder.mkdir(parents=True, exist_ok=True)
+    output = folder / f"{content.digest(str(config), places_only)}.json"
+    values = {"dataset_config": str(config), "output": str(output), "places_only": places_only}
+    await run_tool(host, _TOOL, to_argv(_TOOL, values), foreign=False, gpu=False)
+    report: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
+    return report

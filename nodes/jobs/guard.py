@@ -11,12 +11,20 @@ from ...backend.musubi_backend.errors import UserError
 
 def is_inside(path: Path, roots: Iterable[Path]) -> bool:
     """True if the real location of `path` is one of `roots` or below one."""
-    real = os.path.normcase(os.path.realpath(path))
-    for root in roots:
-        base = os.path.normcase(os.path.realpath(root))
-        if real == base or real.startswith(base.rstrip(os.sep) + os.sep):
-            return True
-    return False
+    allowed = list(roots)
+    if _is_network(path):
+        # Windows sends the user's credentials to a server that it merely looks up: unknown ones are judged by name alone.
+        allowed = [root for root in allowed if _below(os.path.abspath(path), os.path.abspath(root))]
+    return bool(allowed) and any(_below(os.path.realpath(path), os.path.realpath(root)) for root in allowed)
+
+
+def _is_network(path: Path) -> bool:
+    return str(path).startswith(("//", "\\\\"))
+
+
+def _below(path: str, root: str) -> bool:
+    place, base = os.path.normcase(path), os.path.normcase(root)
+    return place == base or place.startswith(base.rstrip(os.sep) + os.sep)
 
 
 def inside(text: str, roots: Iterable[Path], what: str, *, relative_to: Sequence[Path] = (), must_exist: bool = True) -> Path:
@@ -36,7 +44,7 @@ def inside(text: str, roots: Iterable[Path], what: str, *, relative_to: Sequence
         path = next((base / path for base in bases if (base / path).exists()), bases[0] / path)
     if not is_inside(path, allowed):
         listed = "\n  ".join(str(root) for root in allowed)
-        folder = path if path.is_dir() else path.parent
+        folder = path.parent if path.suffix else path
         raise UserError(
             f"{what}: {value} is outside the folders this pack may use:\n  {listed}\n"
             f'Move the files there, or allow their folder once with: python install.py --allow-root "{folder}"'

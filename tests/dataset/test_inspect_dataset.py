@@ -16,6 +16,17 @@ from musubi_backend.dataset.config import parse_config
 from musubi_backend.dataset.inspect import inspect
 
 
+def test_places_are_told_without_looking_into_them(tmp_path: Path) -> None:
+    config, output = tmp_path / "d.toml", tmp_path / "places.json"
+    config.write_text(
+        "[[datasets]]\nvideo_directory = '/nowhere/clips'\n[[datasets]]\nimage_jsonl_file = 'x.txt'\ncache_directory = '/nowhere/c'\n"
+    )
+    assert main(["inspect_dataset", "--dataset_config", str(config), "--output", str(output), "--places_only"]) == 0
+    video, image = json.loads(output.read_text())["datasets"]
+    assert (video["source"], video["cache_directory"]) == ("/nowhere/clips", "/nowhere/clips")
+    assert (image["source"], image["cache_directory"]) == (str(Path("x.txt").absolute()), "/nowhere/c")
+
+
 def test_windows_buckets_caches_and_everything_unusable_are_listed(make: SimpleNamespace, tmp_path: Path) -> None:
     clips, pictures = tmp_path / "clips 日本", tmp_path / "pictures"
     for name, length in (("long.mp4", 33), ("short.mp4", 10), ("tiny.mp4", 3)):

@@ -204,17 +204,30 @@ def test_an_existing_dataset_file_is_read_and_its_folders_are_guarded(home: Path
     toml.write_text(text.format(outside.as_posix()), encoding="utf-8")
     result = run_nodes(home, tmp_path, loader)
     assert result.returncode == 1 and "outside the folders" in result.stdout
+    assert "coffee" not in result.stdout, "nothing of what lies outside is told"
 
     toml.write_text(text.format("x") + "resolutoin = 3\n", encoding="utf-8")
     result = run_nodes(home, tmp_path, loader)
     assert result.returncode == 1 and "did you mean 'resolution'" in result.stdout
 
 
-def test_a_list_that_points_out_of_the_roots_is_refused(home: Path, tmp_path: Path) -> None:
-    (home / "list.jsonl").write_text('{"video_path": "/etc/passwd", "caption": "x"}\n', encoding="utf-8")
-    result = run_nodes(home, tmp_path, {"1": dataset("list.jsonl", source="video JSONL")})
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"video_path": "/etc/passwd", "caption": "x"}', "outside the folders"),
+        ('{"video_path": "HOME/a.mp4", "control_path_x_0": "/etc/passwd", "caption": "x"}', "outside the folders"),
+        ('{"video_path": "a.mp4", "caption": "x"}', "write whole paths"),
+    ],
+)
+def test_a_list_that_points_out_of_the_roots_is_refused(home: Path, tmp_path: Path, line: str, words: str) -> None:
+    (home / "list.txt").write_text(line.replace("HOME", home.as_posix()) + "\n", encoding="utf-8")
+    (home / "mine.toml").write_text(
+        f'[[datasets]]\nvideo_jsonl_file = "{home.as_posix()}/list.txt"\ncache_directory = "{home.as_posix()}/c"\n', encoding="utf-8"
+    )
+    loader = {"class_type": "MusubiTuner_DatasetConfigLoader", "inputs": {"path": "mine.toml"}}
+    result = run_nodes(home, tmp_path, {"1": dataset("list.txt", source="video JSONL"), "2": loader})
     assert result.returncode == 1
-    assert "outside the folders" in result.stdout
+    assert result.stdout.count(words) == 2
 
 
 def test_the_installation_is_reported_even_when_something_is_wrong(home: Path, tmp_path: Path) -> None:

@@ -44,6 +44,15 @@ def test_a_link_that_leads_out_is_refused(inside: Any, part: Any, roots: list[Pa
         inside("link/new", must_exist=False)
 
 
+@pytest.mark.parametrize("text", ["\\\\server\\share", "//server/share", "\\\\?\\C:\\clips"])
+def test_a_server_nobody_allowed_is_refused_by_its_name(part: Any, roots: list[Path], text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[object] = []
+    real = os.path.realpath
+    monkeypatch.setattr(os.path, "realpath", lambda path, **more: looked_at.append(path) or real(path, **more))
+    assert not part("nodes.jobs.guard").is_inside(Path(text), roots)
+    assert not looked_at, "looking it up on Windows would send it the user's credentials"
+
+
 @pytest.mark.parametrize("text", ["--output_dir", "-x", "a\0b", "a\nb", "", "   "])
 def test_what_is_no_path_is_refused(inside: Any, part: Any, text: str) -> None:
     with pytest.raises(part("backend.musubi_backend.errors").UserError):

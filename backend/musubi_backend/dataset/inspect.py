@@ -30,7 +30,12 @@ _READERS = 4
 
 def run(args: Namespace) -> None:
     """Write the report as JSON to `--output`, or print it. UserError when the file itself is wrong or a folder is missing."""
-    report = json.dumps(inspect(load_config(args.dataset_config), cards()[args.architecture]), ensure_ascii=False)
+    config = load_config(args.dataset_config)
+    if args.places_only:
+        found: dict[str, Any] = {"datasets": [_places(dataset) for dataset in config.datasets]}
+    else:
+        found = inspect(config, cards()[args.architecture])
+    report = json.dumps(found, ensure_ascii=False)
     if args.output:
         write_text(args.output, report)
     else:
@@ -67,20 +72,27 @@ def _looked_at(found: Discovery, card: Card) -> tuple[list[Foreseen], list[Probl
 def _dataset_report(
     dataset: ImageDataset | VideoDataset, items: Sequence[Foreseen], problems: Sequence[Problem], card: Card
 ) -> dict[str, Any]:
-    assert dataset.source is not None  # `discover` has refused it
     buckets = Counter((entry.bucket, entry.frames) for one in items for entry in one.entries)
     return {
         "table": table(dataset),
-        "kind": dataset.kind,
-        "source": _absolute(dataset.source[1]),
-        "cache_directory": _absolute(dataset.cache_folder),
-        "control_directory": _absolute(dataset.control_directory) if dataset.control_directory else None,
+        **_places(dataset),
         "items": [_item_report(one, card) for one in items],
         "buckets": [
             {"size": size, "frames": frames, "count": count * dataset.num_repeats}
             for (size, frames), count in sorted(buckets.items(), key=str)
         ],
         "problems": [{"path": _absolute(problem.path), "reason": problem.reason} for problem in problems],
+    }
+
+
+def _places(dataset: ImageDataset | VideoDataset) -> dict[str, Any]:
+    """Where its media come from and its caches go."""
+    assert dataset.source is not None  # `load_config` has refused it
+    return {
+        "kind": dataset.kind,
+        "source": _absolute(dataset.source[1]),
+        "cache_directory": _absolute(dataset.cache_folder),
+        "control_directory": _absolute(dataset.control_directory) if dataset.control_directory else None,
     }
 
 

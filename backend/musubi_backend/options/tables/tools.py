@@ -60,6 +60,7 @@ GROUPS = (
                 help="Which architecture it is meant for: decides frame rate, bucket sizes and names of caches.",
             ),
             Option("--output", path="output", help="JSON file to write the report to. Unset, it is printed."),
+            Option("--places_only", bool, False, help="Report only which folders and lists the file names, without looking into them."),
         ),
     ),
 )
