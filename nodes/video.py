@@ -14,6 +14,7 @@ from .jobs.follow import run_tool
 from .spec import Host, Input, Node, NodeSpec, Output, Result
 
 FORMATS = ("mp4", "webm", "gif", "png")
+_being_written: set[Path] = set()
 
 
 class VideoOutput(Node):
@@ -43,6 +44,13 @@ class VideoOutput(Node):
     async def run(self, host: Host, **inputs: Any) -> Result:
         source = host.video_file(inputs["video"])
         target = _next_path(_prefix(host, inputs["filename_prefix"]), inputs["format"])
+        _being_written.add(target)  # other nodes run while the converter does
+        try:
+            return await self._save(host, source, target, inputs)
+        finally:
+            _being_written.discard(target)
+
+    async def _save(self, host: Host, source: Path, target: Path, inputs: dict[str, Any]) -> Result:
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.suffix.lower() == target.suffix and not inputs["fps"]:
             with replacing(target) as part:
@@ -87,6 +95,6 @@ def _next_path(prefix: Path, kind: str) -> Path:
     while True:
         stem = f"{prefix.name}_{number:05d}"
         path = prefix.parent / (stem if kind == "png" else f"{stem}.{kind}")
-        if not path.exists() and not _single(path).exists():
+        if path not in _being_written and not path.exists() and not _single(path).exists():
             return path
         number += 1

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _BAR = re.compile(
-    r"^(?P<title>.*?):?\s*(?P<percent>\d+)%\|.*?\|\s*(?P<n>[\d.]+)(?P<unit>[kMGT]?)B?/(?P<total>[\d.]+)[kMGT]?B? "
+    r"^(?P<title>.*?):?\s*(?P<percent>\d+)%\|.*?\|\s*(?P<n>\d+(?:\.\d+)?)(?P<unit>[kMGT]?)B?/(?P<total>\d+(?:\.\d+)?)[kMGT]?B? "
     r"\[(?P<spent>[^<\]]+)<(?P<left>[^,\]]+)(?:,\s*(?P<rate>[^,\]]+))?(?:,\s*(?P<postfix>.*))?\]"
 )
 _COUNT = re.compile(r"^(?:(?P<title>.*?):\s+)?(?P<n>\d+)it \[(?P<spent>[^,\]]+)(?:,\s*(?P<rate>[^,\]]+))?\]")
-_LOSS = re.compile(r"(?:avr_loss|loss)=([-+\d.eE]+|nan|inf|-inf)")
+_LOSS = re.compile(r"(?:avr_loss|loss)=([-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|nan|[-+]?inf)")
 
 _PHASES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), text)

@@ -87,9 +87,11 @@ class _Loop:
         with self._lock:
             if self._loop is None:
                 # The Selector loop that some Windows setups choose as the default cannot start processes.
-                loop = asyncio.SelectorEventLoop()
+                loop: asyncio.AbstractEventLoop
                 if sys.platform == "win32":
                     loop = asyncio.ProactorEventLoop()
+                else:
+                    loop = asyncio.SelectorEventLoop()
                 threading.Thread(target=loop.run_forever, name="musubituner-jobs", daemon=True).start()
                 self._loop = loop
             return self._loop

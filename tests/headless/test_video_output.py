@@ -57,3 +57,13 @@ def test_nothing_is_overwritten(part: Any, host: Any, clip: Any) -> None:
     names.append(Path(save(part, host, video=video, filename_prefix="x", format="mp4").values[0]).name)
     names.append(Path(save(part, host, video=video, filename_prefix="x", format="mp4").values[0]).name)
     assert names == ["x_00001_000.png", "x_00002_000.png", "x_00001.mp4", "x_00002.mp4"]
+
+
+def test_two_at_the_same_time_get_a_name_each(part: Any, host: Any, clip: Any) -> None:
+    node, video = part("nodes.video").VideoOutput(), clip(2)
+    inputs = part("nodes.spec").complete(node.spec, {"video": video, "filename_prefix": "x", "format": "gif"})
+
+    async def both() -> list[Any]:
+        return await asyncio.gather(node.run(host, **inputs), node.run(host, **inputs))
+
+    assert {Path(result.values[0]).name for result in asyncio.run(both())} == {"x_00001.gif", "x_00002.gif"}

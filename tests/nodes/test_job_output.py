@@ -57,6 +57,15 @@ def test_losses_that_are_not_finite_never_reach_the_page(follower: Any, part: An
     assert len(loss_map([])["loss"]) == 2
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["a caption: 5%|x| 1.2.3/4 [0<0]", "5%|x| ./. [0<0]", "steps:  12%|x| 1/8 [00:00<00:07, 1s/it, avr_loss=-]", "1%|x| 1/2 [0<0, {0}]"],
+)
+def test_words_that_look_like_a_bar_do_no_harm(follower: Any, line: str) -> None:
+    follower.feed_log(f"{line}\n".encode())
+    assert follower.progress.losses == {}
+
+
 def test_damaged_events_are_passed_over(follower: Any) -> None:
     follower.feed_metrics('{"event": "step", "st\n\n[1]\n{"event": "step"}\n{"event": "step", "step": 2, "total": 4, "loss": 0.25}\n')
     assert follower.progress.losses == {2: 0.25}
