@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from musubi_backend.training.distributed import share
+from musubi_backend.weights.safetensors_file import read_header
 
 pytest.importorskip("accelerate")
 
@@ -43,3 +44,12 @@ def test_two_processes_train_and_resume_to_the_same_bits(project: Any, same: Sim
     assert same.bits(project.lora("rest"), project.lora("whole"))
     project.train("alone", **settings)
     assert not same.bits(project.lora("alone"), project.lora("whole"))
+
+
+@pytest.mark.slow
+def test_processes_agree_on_a_seed_nobody_chose_and_on_adapters_only_one_of_them_dropped(project: Any, same: SimpleNamespace) -> None:
+    """Each would draw a seed of its own; then their LoRAs would start, and go on, apart from each other."""
+    settings = {"max_train_steps": 4, "network_args": ["module_dropout=0.4"]}
+    out = train_together(project, "drawn", 2, seed=None, **settings)
+    train_together(project, "given", 2, seed=read_header(out / "cat.safetensors").metadata["ss_seed"], **settings)
+    assert same.bits(project.lora("drawn"), project.lora("given"))

@@ -34,6 +34,10 @@ class Processes(Protocol):
         """Element-wise mean over the processes."""
         ...
 
+    def agreed(self, number: int) -> int:
+        """The main process' number, in every process."""
+        ...
+
     def wait(self) -> None:
         """Until all processes are here."""
         ...
@@ -56,6 +60,9 @@ class OneProcess:
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         return values
+
+    def agreed(self, number: int) -> int:
+        return number
 
     def wait(self) -> None:
         """Nobody to wait for."""
@@ -83,18 +90,24 @@ class ManyProcesses:
         return self.rank == 0
 
     def average_gradients(self, parameters: Iterable[torch.Tensor]) -> None:
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])  # one message instead of hundreds
+        every = list(parameters)
+        # One message instead of hundreds. A parameter that had no part in this process' loss (module_dropout) counts as zero.
+        flat = torch.cat([(torch.zeros_like(one) if one.grad is None else one.grad).flatten() for one in every])
         averaged = self.mean(flat)
         start = 0
-        for gradient in gradients:
-            gradient.copy_(averaged[start : start + gradient.numel()].view_as(gradient))
-            start += gradient.numel()
+        for one in every:
+            one.grad = averaged[start : start + one.numel()].view_as(one)
+            start += one.numel()
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         result = values.clone()
         torch.distributed.all_reduce(result)
         return result / self.count
+
+    def agreed(self, number: int) -> int:
+        shared = torch.tensor(number, dtype=torch.int64, device=self.device)
+        torch.distributed.broadcast(shared, src=0)
+        return int(shared.item())
 
     def wait(self) -> None:
         self._state.wait_for_everyone()
