@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -15,13 +16,19 @@ EXIT_INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one tool; `argv` is its name and its flags. Returns the exit code: 0 done, 1 an error the user can mend,
-    3 stopped on request with everything saved, 130 interrupted. Any other exception passes through."""
+    """Run one tool; `argv` is its name and its flags. Returns the exit code: 0 done, 1 an error the user can mend (a full disk
+    among them), 3 stopped on request with everything saved, 130 interrupted. Any other exception passes through."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         return _run(words)
     except UserError as error:
         print(f"ERROR: {error}", file=sys.stderr, flush=True)
+        return EXIT_USER_ERROR
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" for {error.filename}" if error.filename else ""
+        print(f"ERROR: there is no space left on the disk{where}: make room, then run this again", file=sys.stderr, flush=True)
         return EXIT_USER_ERROR
     except StopRequested as stop:
         print(f"Stopped: {stop}", file=sys.stderr, flush=True)

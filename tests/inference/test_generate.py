@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from musubi_backend import architectures, job
+from musubi_backend.__main__ import main
 from musubi_backend.encoders.wan_vae import WanVAE
 from musubi_backend.errors import StopRequested, UserError
 from musubi_backend.inference import generate, outputs
@@ -307,3 +309,12 @@ def test_finished_samples_survive_a_stop(run: Generate, tmp_path: Path, monkeypa
         run("--from_file", tmp_path / "p.txt")
     (rescued,) = _files(run.folder)  # type: ignore[attr-defined]
     assert rescued.name.endswith("_1_latent.safetensors")
+
+
+def test_a_full_disk_is_named_and_leaves_no_half_video(demo: dict[str, Path], small_disk: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (small_disk / "filler").write_bytes(bytes(shutil.disk_usage(small_disk).free))
+    models = [word for name in ("dit", "vae", "t5") for word in (f"--{name}", str(demo[name]))]
+    assert main(["wan_generate_video", *SMALL, *models, "--save_path", str(small_disk), "--prompt", "a dog"]) == 1
+    errors = capfd.readouterr().err
+    assert "no space left on the disk" in errors and "Traceback" not in errors
+    assert [path.name for path in small_disk.iterdir()] == ["filler"]

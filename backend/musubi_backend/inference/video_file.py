@@ -5,6 +5,7 @@ What a file was made with (prompt, seed, …) goes into the file: as mp4 tags an
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -66,7 +67,8 @@ def _encode(
 
     target = _target(path, pictures)
     height, width = (side + side % 2 for side in pictures[0].shape[:2])
-    with atomic.replacing(target) as part, av.open(str(part), "w", format=container_format, options=options) as container:
+    encoded = io.BytesIO()  # a few MB; onto a full disk PyAV writes half a file and never closes it
+    with av.open(encoded, "w", format=container_format, options=options) as container:
         container.metadata.update(metadata or {})
         stream = container.add_stream(codec, rate=fps)
         stream.width, stream.height, stream.pix_fmt, stream.bit_rate = width, height, "yuv420p", BIT_RATE
@@ -74,6 +76,8 @@ def _encode(
             frame = av.VideoFrame.from_ndarray(_padded(picture, height, width), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+    with atomic.replacing(target) as part:
+        part.write_bytes(encoded.getbuffer())
     return target
 
 
