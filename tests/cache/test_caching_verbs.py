@@ -120,6 +120,31 @@ def test_a_broken_clip_is_reported_while_the_others_are_cached(
     assert not old.exists()
 
 
+def test_other_files_beside_the_caches_stay(toml: Path, demo_models: dict[str, Path], tmp_path: Path) -> None:
+    others = [tmp_path / "cache" / name for name in ("style_wan.safetensors", "gone_0032x0032_qi.safetensors", "notes.txt")]
+    gone = tmp_path / "cache" / "gone_00000-005_0032x0032_wan.safetensors"
+    gone.parent.mkdir()
+    for path in (*others, gone):
+        path.write_bytes(b"mine")
+    assert _latents(toml, demo_models) == 0
+    assert not gone.exists() and all(path.read_bytes() == b"mine" for path in others)
+
+
+def test_a_full_disk_is_named_and_what_was_cached_is_whole(
+    clips: Path, demo_models: dict[str, Path], small_disk: Path, dataset_toml: Write, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    toml = dataset_toml(tmp_path / "d.toml", "video", clips, small_disk / "cache", resolution=[32, 32], target_frames=[1, 5])
+    free = shutil.disk_usage(small_disk).free
+    (small_disk / "filler").write_bytes(bytes(free - 16384))
+    assert _latents(toml, demo_models) == 1
+    assert "Is the disk full" in (errors := capfd.readouterr().err) and "Traceback" not in errors
+    written = list((small_disk / "cache").iterdir())
+    assert all(load(path) for path in written) and not [path for path in written if path.name.startswith(".")]
+    (small_disk / "filler").unlink()
+    assert _latents(toml, demo_models, "--skip_existing") == 0
+    assert len(list((small_disk / "cache").iterdir())) == 6
+
+
 def test_a_missing_caption_is_refused_before_a_model_is_opened(
     toml: Path, clips: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,7 +23,7 @@ from ..dataset.problems import Problem, UnusableMedium
 from ..errors import UserError
 from .caching import Progress, find_items, log_skipped, out_of_memory, pick_device, refuse, remove_old, threads
 from .headers import latents_problem
-from .names import latent_files
+from .names import latent_files, parse_latent_name
 
 if TYPE_CHECKING:
     from ..architectures.card import Card
@@ -152,10 +152,6 @@ class _Caching:
         assert self.loader is not None  # there are items, so it was started
         encoder = self.loader.result()
         first = batch[0][0].entry
-        if min(first.bucket) < 8:
-            raise UserError(
-                f"{first.item.path} is too small: {first.bucket[0]}x{first.bucket[1]} pixels after resizing; at least 8x8 are needed"
-            )
         try:
             encoded = encoder.encode([entry.pixels for entry, _ in batch])
         except RuntimeError as error:
@@ -174,7 +170,9 @@ class _Caching:
                 progress.item_done()
 
     def _remove_old(self, work: _Work) -> None:
-        existing = latent_files(work.discovery.dataset.cache_folder, self.card.id)
+        files = latent_files(work.discovery.dataset.cache_folder, self.card.id)
+        # only what is named like a cache: a LoRA called style_wan.safetensors may lie in the same folder
+        existing = [path for path in files if parse_latent_name(path.name, self.card.id, video=False)]
         if not work.problems:
             remove_old(existing, work.wanted, self.args)
         elif any(path not in work.wanted for path in existing):
