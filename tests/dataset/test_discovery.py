@@ -79,14 +79,14 @@ def test_jsonl_lines_become_items_and_bad_lines_are_told_by_number(make: SimpleN
         "",
         '{"video_path": ',
         json.dumps({"video_path": str(clip)}),
-        json.dumps({"video_path": str(frames), "caption": "two"}),
+        json.dumps({"video_path": str(frames), "caption": "two\u2028lines"}, ensure_ascii=False),
         json.dumps({"video_path": "gone.mp4", "caption": "x"}),
         "[]",
     ]
     file = tmp_path / "list.jsonl"
     file.write_text("\n".join(lines), encoding="utf-8")
     found = only(make, tmp_path, f"video_jsonl_file = '{file}'\ncache_directory = '{tmp_path}/cache'")
-    assert [(item.stem, item.caption) for item in found.items] == [("動画", "one"), ("frames", "two")]
+    assert [(item.stem, item.caption) for item in found.items] == [("動画", "one"), ("frames", "two\u2028lines")]
     told = [problem.reason for problem in found.problems]
     assert [text.split(":")[0] for text in told] == ["line 3", "line 4", "line 6", "line 7"]
     assert "not valid JSON" in told[0] and "caption is missing" in told[1] and "gone.mp4 does not exist" in told[2]

@@ -31,7 +31,8 @@ def read_records(file: Path, kind: str, *, multiple_target: bool = False) -> tup
     OSError and UnicodeDecodeError when the file itself cannot be read.
     """
     records, problems = [], []
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    # not splitlines(): JSON text may hold Unicode's own line separators
+    for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), start=1):
         if not line.strip():
             continue
         try:
