@@ -107,6 +107,7 @@ def test_all_that_training_lacks_is_said_at_once() -> None:
         (["--network_weights", "x" * 5000], "cannot be read|does not exist"),
         (["--gradient_checkpointing_cpu_offload"], "needs --gradient_checkpointing"),
         (["--dim_from_weights"], "needs --network_weights"),
+        (["--output_name", "a/b"], "--output_name 'a/b' must be a name without folders"),
         (["--base_weights_multiplier", "1", "2"], "2 values for 0 --base_weights"),
         (["--sample_prompts", "FILE"], "--vae is required to make samples"),
     ],

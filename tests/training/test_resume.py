@@ -16,7 +16,7 @@ import pytest
 import torch
 from musubi_backend import job
 from musubi_backend.training import loop
-from musubi_backend.weights.safetensors_file import load, read_header
+from musubi_backend.weights.safetensors_file import load, read_header, save_atomic
 
 # what makes a run depend on its position: dropout, accumulation that does not divide the epoch, warm-up, strata of timesteps
 DEMANDING = {
@@ -127,6 +127,22 @@ def test_a_state_of_musubi_tuner_restarts_the_count_with_its_weights(
     assert (out / "cat-step00000001.safetensors").exists()
     moved = same.difference(load(out / "cat-step00000001.safetensors"), load(state / "model.safetensors"))
     assert 0 < moved < 0.05, "one small step away from the state's weights"
+
+
+def test_a_state_killed_while_it_was_replaced_is_found(project: Any, same: SimpleNamespace) -> None:
+    out = project.train("whole", "--save_state_on_train_end", max_train_steps=4)
+    (out / "cat-state").rename(out / ".cat-state.0123abcd.old")
+    project.train("rest", resume=out / "cat-state", max_train_steps=6)
+    project.train("longer", max_train_steps=6)
+    assert same.bits(project.lora("rest"), project.lora("longer"))
+
+
+def test_the_names_in_the_models_file_may_have_a_prefix_when_a_state_continues(project: Any) -> None:
+    out = project.train("first", "--save_state_on_train_end", max_train_steps=2)
+    tensors, metadata = load(project.dit), read_header(project.dit).metadata
+    prefixed = project.folder / "prefixed.safetensors"
+    save_atomic({f"diffusion_model.{name}": tensor for name, tensor in tensors.items()}, prefixed, metadata)
+    project.train("rest", resume=out / "cat-state", dit=prefixed, max_train_steps=3)
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,8 @@ def _absent_files(option: Option, args: Namespace) -> Iterator[str]:
         try:
             kind = "folder" if stat.S_ISDIR(path.stat().st_mode) else "file"
         except FileNotFoundError:
-            yield f"{option.flag}: {path} does not exist"
+            if option.name != "resume":  # training says which states there are, once what a kill left behind was put back
+                yield f"{option.flag}: {path} does not exist"
         except OSError as error:
             yield f"{option.flag}: {path} cannot be read: {error.strerror}"
         else:
@@ -61,8 +62,10 @@ def _train(tool: Tool, args: Namespace) -> Iterator[str]:
     yield from _missing(args, ["optimizer_type"], "; for example AdamW, AdamW8bit or Adafactor")
     if not any(getattr(args, name) for name in _ATTENTION):
         yield f"choose an attention: one of {', '.join(f'--{name}' for name in _ATTENTION)} is required; --sdpa always works"
+    if args.output_name and Path(args.output_name).name != args.output_name:
+        yield f"--output_name {args.output_name!r} must be a name without folders; the folder is --output_dir"
     if args.sample_prompts:
-        yield from _missing(args, [name for name in ("vae", "t5") if hasattr(args, name)], " to make samples while training")
+        yield from _missing(args, ["vae", *_text_encoders(tool)], " to make samples while training")
     elif args.sample_at_first or args.sample_every_n_steps or args.sample_every_n_epochs:
         yield "--sample_prompts is required when samples are asked for with --sample_at_first or --sample_every_n_..."
     if args.gradient_checkpointing_cpu_offload and not args.gradient_checkpointing:
@@ -89,7 +92,7 @@ def _generate(tool: Tool, args: Namespace) -> Iterator[str]:
     else:
         if args.prompt is None and not args.from_file and not args.interactive:
             yield "say what to generate: one of --prompt, --from_file, --interactive or --latent_path is required"
-        yield from _missing(args, ["dit", *(name for name in ("t5",) if hasattr(args, name))])
+        yield from _missing(args, ["dit", *_text_encoders(tool)])
         if args.output_type != "latent":
             yield from _missing(args, ["vae"])
 
@@ -102,6 +105,11 @@ def _counts(args: Namespace, files: str, multipliers: str) -> Iterator[str]:
 
 def _title(tool: Tool) -> str:
     return cards()[tool.architecture].title if tool.architecture else tool.name
+
+
+def _text_encoders(tool: Tool) -> list[str]:
+    """The options that name the text encoders of the tool's architecture."""
+    return [part for part in cards()[tool.architecture].model_folders if part not in ("dit", "vae")] if tool.architecture else []
 
 
 def _card_network(tool: Tool) -> str:

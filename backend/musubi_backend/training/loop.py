@@ -96,14 +96,13 @@ class Loop:
             self._sample(None)
         self.bar = StepBar(run.total_steps, position.step, shown=run.processes.is_main)
         run.choice.train()
-        try:
-            while position.step < run.total_steps:
-                self._say(f"\nepoch {position.epoch + 1}/{run.epochs}")
-                if not self._epoch():
-                    break
-        finally:
-            self.bar.close()
-        self._finish()
+        with contextlib.closing(run.trackers):  # last of all: waiting for a tracker must not cost what is to be saved
+            with contextlib.closing(self.bar):
+                while position.step < run.total_steps:
+                    self._say(f"\nepoch {position.epoch + 1}/{run.epochs}")
+                    if not self._epoch():
+                        break
+            self._finish()
 
     def _epoch(self) -> bool:
         """The rest of the current epoch. False when the last step fell before its end."""
@@ -273,7 +272,6 @@ class Loop:
 
     def _finish(self) -> None:
         run = self.run
-        run.trackers.close()
         run.choice.eval()
         if run.args.save_state or run.args.save_state_on_train_end:
             self._save_state(run.checkpoints.name, "(last)")
@@ -295,7 +293,6 @@ class Loop:
             return
         run.choice.optimizer.zero_grad(set_to_none=True)
         run.choice.eval()
-        run.trackers.close()
         step = self.position.step
         if step == self._started_at:
             raise StopRequested(f"stopped before a step was done; there is nothing new to save (step {step} of {run.total_steps})")

@@ -35,10 +35,6 @@ def check(args: Namespace, card: Card) -> None:
             f"--network_module {module} is not one of this program's{did_you_mean(module, known)}; for {card.title} use "
             f"{card.network_module}"
         )
-    if args.network_dim is not None and args.network_dim < 1:
-        raise UserError(f"--network_dim {args.network_dim} must be at least 1")
-    if args.dim_from_weights and not args.network_weights:
-        raise UserError("--dim_from_weights takes the ranks from --network_weights; give that file too")
     parse_network_args(args.network_args)
 
 

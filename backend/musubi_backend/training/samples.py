@@ -12,7 +12,6 @@ import torch
 
 from .. import job
 from ..console import progress_bar
-from ..errors import UserError
 from ..inference.prompts import TrainingPrompt, training_prompts
 from ..inference.sampling import sample
 from ..inference.video_file import to_pictures, write_mp4, write_pngs
@@ -29,18 +28,13 @@ class Samples:
     """The prompts of a run with their encoded texts."""
 
     def __init__(self, args: Namespace, architecture: Architecture) -> None:
-        """Reads and checks the prompt file; loads nothing. UserError for bad prompts and missing `--vae`, `--t5`."""
+        """Reads and checks the prompt file; loads nothing. UserError for bad prompts."""
         self._args = args
         self._architecture = architecture
         self._texts: dict[str, dict[str, Tensor]] = {}
         self._prompts: list[TrainingPrompt] = []
         if args.sample_prompts:
             self._prompts = training_prompts(args.sample_prompts, architecture.card, architecture.card.task(args.task))
-            for name in ("vae", *(part for part in architecture.card.model_folders if part not in ("dit", "vae"))):
-                if not getattr(args, name, None):
-                    raise UserError(f"--sample_prompts needs --{name}, to make samples during training")
-        elif args.sample_every_n_steps or args.sample_every_n_epochs or args.sample_at_first:
-            logger.warning("no samples will be made: --sample_prompts is not set")
 
     def encode(self, device: torch.device) -> None:
         """Encode all prompts and free the text encoder."""

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from .. import atomic
 from ..errors import UserError
-from ..weights.safetensors_file import load, read_header, save_atomic, split_files
+from ..weights.recognise import PREFIXES
+from ..weights.safetensors_file import load, read_header, save_atomic
 
 if TYPE_CHECKING:
     from torch import nn
@@ -140,7 +141,7 @@ def read(folder: Path) -> SavedState:
         hint = ""
         if folder.parent.is_dir() and (near := sorted(path.name for path in folder.parent.glob("*-state"))):
             hint = f"; states there: {', '.join(near)}"
-        raise UserError(f"--resume {folder}: no such folder{hint}")
+        raise UserError(f"--resume {folder} does not exist{hint}")
     for name in (MODEL_FILE, OPTIMIZER_FILE):
         if not (folder / name).is_file():
             raise UserError(
@@ -211,11 +212,12 @@ def _check_rank(saved: SavedState, args: Namespace) -> None:
 
 def _check_sizes(saved: SavedState, args: Namespace) -> None:
     """Compare the LoRA's layer names and sizes with the transformer file's header."""
+    from ..weights.loader import open_weights
+
     sizes: dict[str, tuple[int, ...]] = {}
-    for part in split_files(args.dit):
-        for name, info in read_header(part).tensors.items():
-            if name.endswith(".weight") and len(info.shape) == 2:
-                sizes[name.removesuffix(".weight").removeprefix("model.diffusion_model.").replace(".", "_")] = info.shape
+    for name, info in open_weights(args.dit, PREFIXES).header.tensors.items():
+        if name.endswith(".weight") and len(info.shape) == 2:
+            sizes[name.removesuffix(".weight").replace(".", "_")] = info.shape
     header = read_header(saved.folder / MODEL_FILE)
     for name, info in header.tensors.items():
         layer, found, _ = name.removeprefix("lora_unet_").partition(".lora_down.weight")

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_ATTENTION = ("sdpa", "flash_attn", "flash3", "sage_attn", "xformers")
-
 
 def run(args: Namespace, architecture: Architecture) -> None:
     """Train a LoRA. UserError for bad input, StopRequested when asked to stop (after saving)."""
@@ -53,25 +51,8 @@ def run(args: Namespace, architecture: Architecture) -> None:
 
 
 def check(args: Namespace, architecture: Architecture) -> None:
-    """Refuse what cannot work before any model is loaded. Fills `args.mixed_precision` in where the launcher decides it."""
-    for name, what in (
-        ("dataset_config", "the dataset's .toml file"),
-        ("dit", "the transformer's weight file"),
-        ("output_dir", "the folder for the LoRA"),
-        ("output_name", "the LoRA's name"),
-        ("optimizer_type", "for example AdamW"),
-    ):
-        if not getattr(args, name):
-            raise UserError(f"--{name} is required: {what}")
-    task = architecture.card.task(args.task)
-    if not task.supported:
-        raise UserError(f"--task {task.name}: training this task is not supported yet")
-    if not any(getattr(args, name) for name in _ATTENTION):
-        raise UserError("choose an attention: --sdpa works everywhere; --flash_attn, --flash3 and --xformers need their packages")
-    if Path(args.output_name).name != args.output_name:
-        raise UserError(f"--output_name {args.output_name!r} must be a name without folders; the folder is --output_dir")
-    if args.gradient_accumulation_steps < 1:
-        raise UserError(f"--gradient_accumulation_steps {args.gradient_accumulation_steps} must be at least 1")
+    """Refuse what the rules of the options cannot know, before any model is loaded. Fills `args.mixed_precision` in where the
+    launcher decides it."""
     if args.mixed_precision is None:
         args.mixed_precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     metadata.resolution(args.metadata_reso)
@@ -102,9 +83,12 @@ def _train(args: Namespace, architecture: Architecture, processes: distributed.P
     if processes.is_main:
         output.mkdir(parents=True, exist_ok=True)
         checkpoints.clean_leftovers(output, args.output_name)
+        if args.resume:
+            state_folder = Path(args.resume)
+            checkpoints.clean_leftovers(state_folder.parent, state_folder.name.removesuffix(checkpoints.STATE_SUFFIX))
     processes.wait()
     saved = _saved_state(args, architecture)
-    seed = _seed(args, saved)
+    seed = args.seed = processes.agreed(_seed(args, saved))
     trackers, samples = Trackers(args, processes.is_main), Samples(args, architecture)
     dataset = _dataset(args, architecture)
     if processes.is_main:
@@ -142,7 +126,8 @@ def _train(args: Namespace, architecture: Architecture, processes: distributed.P
     if saved is not None:
         _resume(loop, saved)
     _announce(training, batches)
-    job.event("start", total=training.total_steps, epochs=epochs, items=len(dataset.items), step=loop.position.step)
+    if processes.is_main:
+        job.event("start", total=training.total_steps, epochs=epochs, items=len(dataset.items), step=loop.position.step)
     loop.start()
 
 
@@ -159,9 +144,7 @@ def _set_cuda(args: Namespace) -> None:
 def _saved_state(args: Namespace, architecture: Architecture) -> state.SavedState | None:
     if not args.resume:
         return None
-    folder = Path(args.resume)
-    checkpoints.clean_leftovers(folder.parent, folder.name.removesuffix(checkpoints.STATE_SUFFIX))
-    saved = state.read(folder)
+    saved = state.read(Path(args.resume))
     state.check(saved, args, architecture.card.id)
     return saved
 
@@ -171,11 +154,8 @@ def _seed(args: Namespace, saved: state.SavedState | None) -> int:
     if saved is not None and saved.seed is not None:
         if args.seed is not None and args.seed != saved.seed:
             logger.warning("--resume: the state's seed %d is used instead of --seed %d", saved.seed, args.seed)
-        args.seed = saved.seed
-    elif args.seed is None:
-        args.seed = secrets.randbelow(2**32)
-    seed: int = args.seed
-    return seed
+        return saved.seed
+    return secrets.randbelow(2**32) if args.seed is None else int(args.seed)
 
 
 def _dataset(args: Namespace, architecture: Architecture) -> CachedDataset:
