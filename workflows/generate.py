@@ -87,7 +87,10 @@ WORKFLOWS: dict[str, list[list[tuple[str, dict[str, Any], dict[str, tuple[str, s
         ],
     ],
     "wan_lora_training": [
-        [("DatasetConfig", {"path": "my_clips", "target_frames": "1, 33"}, {}), ("WanModelPaths", REAL_MODELS, {})],
+        [
+            ("DatasetConfig", {"path": "my_clips", "width": 480, "height": 272, "target_frames": "1, 17"}, {}),
+            ("WanModelPaths", REAL_MODELS, {}),
+        ],
         _CACHES,
         [
             ("LoRATrainingConfig", {}, {}),
