@@ -34,7 +34,6 @@ def _lora_inputs() -> tuple[Input, ...]:
                 "loras",
                 "A LoRA to apply; connect the trainer's lora_name to use what it trained.",
                 empty=NONE,
-                optional=True,
                 advanced=later,
             )
         )
@@ -47,7 +46,6 @@ def _lora_inputs() -> tuple[Input, ...]:
                 minimum=-10.0,
                 maximum=10.0,
                 step=0.05,
-                optional=True,
                 advanced=later,
             )
         )

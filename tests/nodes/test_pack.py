@@ -50,6 +50,8 @@ def test_every_node_explains_itself(part: Any) -> None:
         names = [entry.name for entry in spec.inputs]
         assert len(names) == len(set(names))
         assert all(len(entry.tooltip) > 5 for entry in spec.inputs), spec.id
+        optional = [entry.optional for entry in spec.inputs if entry.is_widget]
+        assert optional == sorted(optional), f"{spec.id}: ComfyUI's page puts optional widgets last, so saved values would land in others"
         for entry in spec.inputs:
             if entry.kind in ("INT", "FLOAT"):
                 assert entry.lowest is not None and entry.maximum is not None, f"{spec.id}.{entry.name}"
