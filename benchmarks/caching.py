@@ -21,7 +21,7 @@ from .report import Row, arguments_of, print_table, working_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNNER = str(ROOT / "benchmarks" / "timed_run.py")
-PICTURES, SIZE, BUCKET = 64, (1280, 960), 256
+PICTURES, SIZE, BUCKET, VAE_DIM = 64, (1280, 960), 256, 4
 
 
 def write_pictures(folder: Path) -> Path:
@@ -44,13 +44,15 @@ def write_pictures(folder: Path) -> Path:
 
 
 def write_vae(path: Path) -> dict[str, object]:
-    """The demo VAE; returns its sizes for musubi-tuner, which cannot read them from the file."""
+    """A random VAE of the smallest useful width; returns its sizes for musubi-tuner, which cannot read them from the file."""
     sys.path.insert(0, str(ROOT / "backend"))
-    from musubi_backend.tools import demo_wan_vae
+    import torch
+    from musubi_backend.tools.demo_wan_vae import MULTIPLIERS, shapes_of
     from safetensors.torch import save_file
 
-    save_file(demo_wan_vae.wan_vae(), path)
-    return {"dim": demo_wan_vae.DIM, "dim_mult": list(demo_wan_vae.MULTIPLIERS)}
+    generator = torch.Generator().manual_seed(0)
+    save_file({name: torch.randn(shape, generator=generator) * 0.1 for name, shape in shapes_of(VAE_DIM).items()}, path)
+    return {"dim": VAE_DIM, "dim_mult": list(MULTIPLIERS)}
 
 
 def main() -> None:

@@ -119,17 +119,22 @@ def _anchor(tensors: dict[str, Tensor], bias: str, gamma: str, channel: int) -> 
     tensors[gamma][:channel] = ANCHOR / width**0.5
 
 
+def shapes_of(dim: int) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor of a Wan VAE with `dim` channels at full size."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    _convolution(shapes, "conv1", 2 * CHANNELS, 2 * CHANNELS, 1, 1, 1)
+    _convolution(shapes, "conv2", CHANNELS, CHANNELS, 1, 1, 1)
+    widths = [dim * factor for factor in MULTIPLIERS]
+    _encoder_shapes(shapes, [dim, *widths])
+    _decoder_shapes(shapes, [widths[-1], *reversed(widths)])
+    return shapes
+
+
 def _empty() -> dict[str, Tensor]:
     """Zeros of every tensor's shape, norms one."""
     import torch
 
-    shapes: dict[str, tuple[int, ...]] = {}
-    _convolution(shapes, "conv1", 2 * CHANNELS, 2 * CHANNELS, 1, 1, 1)
-    _convolution(shapes, "conv2", CHANNELS, CHANNELS, 1, 1, 1)
-    widths = [DIM * factor for factor in MULTIPLIERS]
-    _encoder_shapes(shapes, [DIM, *widths])
-    _decoder_shapes(shapes, [widths[-1], *reversed(widths)])
-    return {name: torch.ones(shape) if name.endswith("gamma") else torch.zeros(shape) for name, shape in shapes.items()}
+    return {name: torch.ones(shape) if name.endswith("gamma") else torch.zeros(shape) for name, shape in shapes_of(DIM).items()}
 
 
 def _encoder_shapes(shapes: dict[str, tuple[int, ...]], widths: list[int]) -> None:
