@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-COLUMN, ROW_GAP, WIDGET_HEIGHT, HEAD = 380, 60, 24, 60
+COLUMN, WIDGET_HEIGHT, HEAD = 380, 24, 60
+ROW_GAP = 130  # a node grows by the text that it shows when it has run
 LARGE_WIDGET_HEIGHT = 90
 
 # name -> nodes in columns: (node, widgets that differ from their defaults, {input: (node, output)})
@@ -83,8 +84,8 @@ WORKFLOWS: dict[str, list[list[tuple[str, dict[str, Any], dict[str, tuple[str, s
                 },
                 {"models": ("WanModelPaths", "models"), "lora_1": ("WanLoRATrainer", "lora_name")},
             ),
-            ("VideoOutput", {"filename_prefix": "musubi_tuner/quickstart"}, _SAVE[2]),
         ],
+        [("VideoOutput", {"filename_prefix": "musubi_tuner/quickstart"}, _SAVE[2])],
     ],
     "wan_lora_training": [
         [
