@@ -96,12 +96,12 @@ def test_training_defaults(tmp_path: Path) -> None:
     file.write_text("# comment\n\n  a dog\nb --w 250 --h 70 --f 8 --l 1 --d 3 --g 2.5\n", encoding="utf-8")
     first, second = training_prompts(file, CARD, TASK)
     assert (first.request.width, first.request.height, first.request.frames, first.request.steps) == (256, 256, 1, 20)
-    assert (first.request.flow_shift, first.request.guidance_scale, first.embedded_guidance) == (14.5, TASK.guidance_scale, 1.0)
+    assert (first.request.flow_shift, first.request.guidance.scale, first.embedded_guidance) == (14.5, TASK.guidance_scale, 1.0)
     assert first.request.negative_prompt == NEGATIVE_PROMPT
     assert not first.seed_given
     assert (second.request.width, second.request.height, second.request.frames) == (240, 64, 5)  # floored
     assert (second.index, second.request.seed, second.seed_given) == (1, 3, True)
-    assert (second.request.guidance_scale, second.embedded_guidance) == (1.0, 2.5)
+    assert (second.request.guidance.scale, second.embedded_guidance) == (1.0, 2.5)
     assert not second.request.guidance.needs_negative
 
 

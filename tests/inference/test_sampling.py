@@ -14,13 +14,13 @@ from musubi_backend import job
 from musubi_backend.architectures.wan.adapter import Wan
 from musubi_backend.architectures.wan.model import WanGeometry, WanTransformer
 from musubi_backend.errors import StopRequested, UserError
-from musubi_backend.inference.guidance import guided_prediction
+from musubi_backend.inference.guidance import Guidance, guided_prediction
 from musubi_backend.inference.sampling import SampleRequest, initial_noise, sample
 from musubi_backend.inference.schedulers import SOLVERS
 from safetensors.torch import load_file
 
 CPU = torch.device("cpu")
-REQUEST = SampleRequest("a dog", seed=1, width=32, height=48, frames=5, steps=4, guidance_scale=3.0, flow_shift=5.0)
+REQUEST = SampleRequest("a dog", seed=1, width=32, height=48, frames=5, steps=4, flow_shift=5.0, guidance=Guidance(3.0))
 Text = dict[str, torch.Tensor]
 
 
@@ -61,13 +61,13 @@ def test_the_seed_decides(run: Run, solver: str) -> None:
 def test_every_setting_reaches_the_result(run: Run) -> None:
     plain = run()
     changes: list[dict[str, object]] = [
-        {"guidance_scale": 4.0},
+        {"guidance": Guidance(4.0)},
         {"flow_shift": 3.0},
         {"steps": 5},
         {"solver": "vanilla"},
-        {"cfg_skip_mode": "early", "cfg_apply_ratio": 0.5},
-        {"slg_mode": "original", "slg_layers": (1,), "slg_end": 0.5},
-        {"slg_mode": "uncond", "slg_layers": (1,), "slg_end": 0.5},
+        {"guidance": Guidance(3.0, "early", 0.5)},
+        {"guidance": Guidance(3.0, slg_mode="original", slg_layers=(1,), slg_end=0.5)},
+        {"guidance": Guidance(3.0, slg_mode="uncond", slg_layers=(1,), slg_end=0.5)},
     ]
     for change in changes:
         assert not torch.allclose(plain, run(**change), atol=1e-4), change
@@ -84,16 +84,16 @@ def test_global_random_state_is_left_alone(run: Run) -> None:
 def test_model_runs_only_as_often_as_needed(run: Run) -> None:
     run()
     assert run.calls == 2 * 4
-    run(guidance_scale=1.0)
+    run(guidance=Guidance(1.0))
     assert run.calls == 4
-    run(cfg_skip_mode="late", cfg_apply_ratio=0.25)
+    run(guidance=Guidance(3.0, "late", 0.25))
     assert run.calls == 4 + 1
-    run(slg_mode="original", slg_layers=(0,), slg_start=0.0, slg_end=0.5)
+    run(guidance=Guidance(3.0, slg_mode="original", slg_layers=(0,), slg_start=0.0, slg_end=0.5))
     assert run.calls == 2 * 4 + 2
 
 
 def test_no_negative_text_needed_without_guidance(tiny_transformer: WanTransformer, text: Text) -> None:
-    alone = dataclasses.replace(REQUEST, guidance_scale=1.0)
+    alone = dataclasses.replace(REQUEST, guidance=Guidance(1.0))
     assert torch.isfinite(sample(Wan(), tiny_transformer, alone, text, None, args=Namespace(), device=CPU)).all()
     with pytest.raises(ValueError, match="negative prompt"):
         sample(Wan(), tiny_transformer, REQUEST, text, None, args=Namespace(), device=CPU)
@@ -109,13 +109,13 @@ def test_cpu_noise_is_comfyuis() -> None:
 
 def test_skip_pattern_is_logged(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        run(cfg_skip_mode="early_late", cfg_apply_ratio=0.5)
+        run(guidance=Guidance(3.0, "early_late", 0.5))
     assert "CFG skip mode: early_late, apply ratio: 0.5, pattern: SAAS" in caplog.text
 
 
 def test_a_block_that_is_not_there_is_refused_before_sampling(run: Run) -> None:
     with pytest.raises(UserError, match="block 2 does not exist"):
-        run(slg_mode="original", slg_layers=(2,))
+        run(guidance=Guidance(3.0, slg_mode="original", slg_layers=(2,)))
     assert run.calls == 0
 
 
@@ -131,7 +131,7 @@ def test_skipped_block_prediction_is_that_of_musubi(shared: Path) -> None:
     golden = load_file(shared / "golden/dit/wan21_t2v.io.safetensors")
     model = WanTransformer(WanGeometry(dim=32, ffn_dim=64, num_heads=2, num_layers=2, text_dim=32, text_len=24, freq_dim=64))
     model.load_state_dict(load_file(shared / "golden/dit/wan21_t2v.dit.safetensors"))
-    request = dataclasses.replace(REQUEST, slg_mode="uncond", slg_layers=(1,), slg_end=1.0, guidance_scale=2.0)
+    request = dataclasses.replace(REQUEST, guidance=Guidance(2.0, slg_mode="uncond", slg_layers=(1,), slg_end=1.0))
     batch = {"t5": [golden["context.0"], golden["context.1"]]}
 
     def predict(positive: bool, skip_blocks: tuple[int, ...]) -> torch.Tensor:

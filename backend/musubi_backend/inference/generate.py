@@ -24,6 +24,7 @@ from ..console import progress_bar
 from ..errors import UserError
 from ..weights.safetensors_file import read_header, save_atomic, split_files
 from . import outputs
+from .guidance import Guidance
 from .prompts import GENERATE_OPTIONS, SEEDS, parse_line, read_lines
 from .sampling import SampleRequest, sample
 
@@ -74,8 +75,6 @@ def build_request(values: Mapping[str, Any], args: Namespace, architecture: Arch
     UserError where the size or the number of frames does not fit the model, naming the nearest that does.
     """
     task = architecture.card.task(args.task)
-    if not task.supported:
-        raise UserError(f"--task {task.name}: generating with this task is not supported yet")
 
     def chosen(key: str, argument: Any, default: Any = None) -> Any:
         value = values.get(key, argument)
@@ -88,18 +87,20 @@ def build_request(values: Mapping[str, Any], args: Namespace, architecture: Arch
         height=chosen("height", args.video_size[0]),
         frames=chosen("frame_count", args.video_length, task.frames),
         steps=chosen("sample_steps", args.infer_steps, task.steps),
-        guidance_scale=chosen("guidance_scale", args.guidance_scale, task.guidance_scale),
         flow_shift=chosen("discrete_flow_shift", args.flow_shift, task.flow_shift),
         seed=chosen("seed", args.seed, secrets.randbelow(SEEDS)),
         solver=args.sample_solver,
         cpu_noise=args.cpu_noise,
-        cfg_skip_mode=args.cfg_skip_mode,
-        cfg_apply_ratio=args.cfg_apply_ratio,
-        slg_mode=args.slg_mode,
-        slg_layers=_layers(args.slg_layers),
-        slg_scale=args.slg_scale,
-        slg_start=args.slg_start,
-        slg_end=args.slg_end,
+        guidance=Guidance(
+            scale=chosen("guidance_scale", args.guidance_scale, task.guidance_scale),
+            skip_mode=args.cfg_skip_mode,
+            apply_ratio=args.cfg_apply_ratio,
+            slg_mode=args.slg_mode,
+            slg_layers=_layers(args.slg_layers),
+            slg_scale=args.slg_scale,
+            slg_start=args.slg_start,
+            slg_end=args.slg_end,
+        ),
     )
     architecture.latent_shape(request.width, request.height, request.frames)
     if task.frames == 1 and request.frames != 1:
@@ -234,7 +235,7 @@ class Session:
         )
         logger.info(
             "Starting sampling (high noise: False). Models: 1, timestep boundary: None, "
-            f"flow shift: {request.flow_shift}, guidance scale: {request.guidance_scale}"
+            f"flow shift: {request.flow_shift}, guidance scale: {request.guidance.scale}"
         )
         negative = self.texts[request.negative_prompt] if request.guidance.needs_negative else None
         with progress_bar(request.steps) as bar:

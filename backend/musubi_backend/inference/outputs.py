@@ -50,7 +50,7 @@ def describe(request: SampleRequest) -> dict[str, str]:
         "width": str(request.width),
         "video_length": str(request.frames),
         "infer_steps": str(request.steps),
-        "guidance_scale": str(request.guidance_scale),
+        "guidance_scale": str(request.guidance.scale),
         "flow_shift": str(request.flow_shift),
         "sample_solver": request.solver,
     }

@@ -118,6 +118,7 @@ def training_prompts(path: str | Path, card: Card, task: Task) -> list[TrainingP
 
 
 def _training_prompt(index: int, values: Mapping[str, Any], card: Card, task: Task) -> TrainingPrompt:
+    from .guidance import Guidance
     from .sampling import SampleRequest
 
     step = card.spatial_compression * 2  # every supported model patches its latents by 2x2
@@ -131,7 +132,7 @@ def _training_prompt(index: int, values: Mapping[str, Any], card: Card, task: Ta
         height=max(step, values.get("height", 256) // step * step),
         frames=(frames - 1) // card.frame_stride * card.frame_stride + 1,
         steps=values.get("sample_steps", 20),
-        guidance_scale=1.0 if negative is None else values.get("cfg_scale", task.guidance_scale),
+        guidance=Guidance(1.0 if negative is None else values.get("cfg_scale", task.guidance_scale)),
         flow_shift=values.get("discrete_flow_shift", 14.5),
         seed=secrets.randbelow(SEEDS) if seed is None else seed,
     )

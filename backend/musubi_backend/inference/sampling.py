@@ -27,7 +27,7 @@ VARIABLE_LENGTH = "varlen_"  # prefix of text tensors that are kept unpadded, on
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """Everything that decides what is generated. width, height in pixels; cfg_* and slg_* as in `guidance.Guidance`."""
+    """Everything that decides what is generated. width, height in pixels."""
 
     prompt: str
     seed: int
@@ -35,31 +35,11 @@ class SampleRequest:
     height: int
     frames: int
     steps: int
-    guidance_scale: float
     flow_shift: float
+    guidance: Guidance
     negative_prompt: str = ""
     solver: str = "unipc"
     cpu_noise: bool = False
-    cfg_skip_mode: str = "none"
-    cfg_apply_ratio: float | None = None
-    slg_mode: str | None = None
-    slg_layers: tuple[int, ...] = ()
-    slg_scale: float = 3.0
-    slg_start: float = 0.0
-    slg_end: float = 0.3
-
-    @property
-    def guidance(self) -> Guidance:
-        return Guidance(
-            self.guidance_scale,
-            self.cfg_skip_mode,
-            self.cfg_apply_ratio,
-            self.slg_mode,
-            self.slg_layers,
-            self.slg_scale,
-            self.slg_start,
-            self.slg_end,
-        )
 
 
 def sample(
@@ -85,9 +65,9 @@ def sample(
     check(guidance, sum(len(blocks) for blocks in block_lists))
     if negative_text is None and guidance.needs_negative:
         raise ValueError("guidance needs the encoded negative prompt")
-    guided = cfg_steps(request.cfg_skip_mode, request.cfg_apply_ratio, request.steps)
+    guided = cfg_steps(guidance.skip_mode, guidance.apply_ratio, request.steps)
     if not all(guided):
-        logger.info(f"CFG skip mode: {request.cfg_skip_mode}, apply ratio: {request.cfg_apply_ratio}, pattern: {pattern_text(guided)}")
+        logger.info(f"CFG skip mode: {guidance.skip_mode}, apply ratio: {guidance.apply_ratio}, pattern: {pattern_text(guided)}")
     batches = {True: _batch_of_one(text, device), False: _batch_of_one(negative_text or {}, device)}
     solver = architecture.solver(request)
     latents = initial_noise(architecture.latent_shape(request.width, request.height, request.frames), request, device)[None]

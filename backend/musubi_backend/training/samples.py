@@ -116,7 +116,7 @@ def _described(prompt: TrainingPrompt) -> dict[str, object]:
     if prompt.seed_given:
         lines["seed"] = request.seed
     if request.guidance.needs_negative:
-        lines |= {"negative prompt": request.negative_prompt, "cfg scale": request.guidance_scale}
+        lines |= {"negative prompt": request.negative_prompt, "cfg scale": request.guidance.scale}
     return lines
 
 
