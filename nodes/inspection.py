@@ -15,13 +15,13 @@ from .spec import Host
 
 _TOOL = "inspect_dataset"
 PLACES = ("source", "cache_directory", "control_directory")
-_KEPT = ("kind", *PLACES)
 _SHOWN_LINES = 12
 
 
 @dataclass(frozen=True)
 class Report:
-    """datasets: kind and absolute folders of each; text: everything left out, with its reason; summary: its beginning, for the node."""
+    """datasets: a `[[datasets]]` table of each, with whole paths; text: everything left out, with its reason;
+    summary: its beginning, for the node."""
 
     datasets: list[dict[str, Any]]
     summary: str
@@ -42,7 +42,7 @@ async def inspect(host: Host, config: Path) -> Report:
         raise UserError(f"nothing in this dataset can be used. {text}")
     lines = text.splitlines()
     summary = "\n".join(lines[:_SHOWN_LINES]) + (f"\n… {len(lines) - _SHOWN_LINES} more lines" if len(lines) > _SHOWN_LINES else "")
-    return Report([{key: dataset.get(key) for key in _KEPT} for dataset in report["datasets"]], summary, text)
+    return Report([dataset["table"] for dataset in report["datasets"]], summary, text)
 
 
 async def _report(host: Host, config: Path, *, places_only: bool) -> dict[str, Any]:

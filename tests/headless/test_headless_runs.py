@@ -185,6 +185,18 @@ def test_chained_datasets_with_strange_names_go_into_one_file(home: Path, tmp_pa
     assert "2 datasets: 8 videos, 12 windows" in result.stdout
 
 
+def test_a_dataset_file_can_be_chained_with_a_dataset_of_widgets(home: Path, tmp_path: Path) -> None:
+    (home / "mine.toml").write_text(
+        f'[general]\nresolution = [64, 64]\ncaption_extension = ".txt"\n[[datasets]]\nvideo_directory = "{home.as_posix()}/demo/dataset"\n'
+        f'target_frames = [5, 9]\ncache_directory = "{home.as_posix()}/caches"\n',
+        encoding="utf-8",
+    )
+    loader = {"class_type": "MusubiTuner_DatasetConfigLoader", "inputs": {"path": "mine.toml"}}
+    result = run_nodes(home, tmp_path, {"1": loader, "2": dataset("demo/dataset", previous=["1", 0])})
+    assert result.returncode == 0, result.stdout
+    assert "2 datasets: 8 videos, 12 windows" in result.stdout
+
+
 def test_the_same_dataset_twice_is_refused(home: Path, tmp_path: Path) -> None:
     result = run_nodes(home, tmp_path, {"1": dataset("demo/dataset"), "2": dataset("demo/dataset", previous=["1", 0])})
     assert result.returncode == 1

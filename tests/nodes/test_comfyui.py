@@ -220,6 +220,22 @@ def test_quickstart_runs_with_progress_and_a_second_queue_does_not_train(server:
     assert third.steps_of(trainer)[-1:] in ([1], []), "the finished run is copied again, not trained again"
 
 
+def test_going_back_to_earlier_settings_brings_back_their_lora(server: Server, quickstart: Any) -> None:
+    def trained_for(steps: int) -> bytes:
+        prompt = quickstart(LoRATrainingConfig={"max_train_steps": steps}, WanLoRATrainer={"output_name": "there and back"})
+        for name in ("VideoOutput", "WanVideoGenerator"):
+            del prompt[id_of(prompt, name)]
+        outcome = asyncio.run(server.queue(prompt))
+        assert outcome.kind == "success", outcome.error
+        return (server.home.parent / "models" / "loras" / "musubi_tuner" / "there and back.safetensors").read_bytes()
+
+    first, second = trained_for(2), trained_for(3)
+    assert first != second
+    jobs = len(list((server.home / "jobs").iterdir()))
+    assert trained_for(2) == first
+    assert len(list((server.home / "jobs").iterdir())) == jobs, "the finished run is copied again, not trained again"
+
+
 def test_core_nodes_use_the_lora_the_losses_and_the_video_in_the_same_graph(server: Server, quickstart: Any) -> None:
     samples = {"sample_prompts": "a dog", "sample_every_n_steps": 5, "sample_frames": 5, "sample_steps": 2}
     prompt = quickstart(

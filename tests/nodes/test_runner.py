@@ -213,5 +213,7 @@ def test_a_job_cancelled_while_it_starts_leaves_no_process(start: Any, tmp_path:
             await task
 
     asyncio.run(story())
-    for status in tmp_path.rglob("status.json"):
+    started = list(tmp_path.rglob("status.json"))
+    assert started
+    for status in started:
         assert not psutil.pid_exists(json.loads(status.read_text())["pid"])
