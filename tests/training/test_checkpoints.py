@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,23 @@ def test_saving_over_a_state_replaces_it_whole(tmp_path: Path) -> None:
     assert names(tmp_path) == {"cat-state"}
     saved = state.read(folder)
     assert saved.position == state.Position(step=2, batch=2) and saved.losses == [0.5] and saved.seed == 7
+
+
+def test_a_kill_while_an_old_state_is_removed_leaves_no_half_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = writer(tmp_path, save_last_n_steps=2)
+    files.save_state(files.step_name(2), some_state(2), "at step 2")
+
+    def killed(folder: Path) -> None:
+        (folder / state.POSITION_FILE).unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        files.rotate_steps(5)
+    monkeypatch.undo()
+    assert not list(tmp_path.glob("cat*"))
+    clean_leftovers(tmp_path, "cat")
+    assert names(tmp_path) == set()
 
 
 def test_leftovers_of_a_killed_run_are_cleaned_and_nobody_elses(tmp_path: Path) -> None:

@@ -38,6 +38,22 @@ def test_samples_are_made_when_due_and_change_nothing(
     assert "Sampling timesteps for prompt 1: 100%" in capsys.readouterr().err
 
 
+def test_samples_that_fail_cost_neither_the_training_nor_what_is_saved(
+    project: Any, build: SimpleNamespace, same: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = write_models(project.folder / "models")
+    project.config = build.caches(project.folder, clips=2, frames=5, side=32, text_dim=64)
+    project.dit = models["dit"]
+    prompts = project.folder / "prompts.txt"
+    prompts.write_text("a cat --w 32 --h 32 --s 1 --l 1\n", encoding="utf-8")
+    settings = {"max_train_steps": 2, "save_every_n_steps": 1}
+    project.train("without", **settings)
+    out = project.train("with", vae=models["dit"], t5=models["t5"], sample_prompts=prompts, sample_every_n_steps=1, **settings)
+    printed = capsys.readouterr().err
+    assert "no samples at step 1, training goes on: " in printed and "is a Wan transformer" in printed
+    assert (out / "cat-step00000001.safetensors").exists() and same.bits(project.lora("with"), project.lora("without"))
+
+
 def test_samples_without_their_models_are_refused_at_once(project: Any, capsys: pytest.CaptureFixture[str]) -> None:
     prompts: Path = project.folder / "prompts.txt"
     prompts.write_text("a cat\n", encoding="utf-8")

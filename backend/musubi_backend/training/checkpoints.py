@@ -10,6 +10,7 @@ import contextlib
 import errno
 import logging
 import re
+import secrets
 import shutil
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -120,7 +121,9 @@ class Checkpoints:
     def _remove_state(self, stem: str | None) -> None:
         if stem is not None and (folder := self.state_folder(stem)).exists():
             logger.info("removing old state: %s", folder)
-            shutil.rmtree(folder)
+            doomed = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")  # killed meanwhile, no half state may stand there
+            folder.rename(doomed)
+            shutil.rmtree(doomed)
 
 
 def _named(name: Callable[[int], str], number: int | None) -> str | None:

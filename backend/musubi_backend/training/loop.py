@@ -238,8 +238,6 @@ class Loop:
         if not (saving or sampling):
             return
         run.choice.eval()
-        if sampling:
-            self._sample(None)
         if saving:
             stem = run.checkpoints.step_name(step)
             self._save(stem, epoch=self.position.epoch)
@@ -247,6 +245,8 @@ class Loop:
                 self._save_state(stem, f"at step {step}")
             if run.processes.is_main:
                 run.checkpoints.rotate_steps(step)
+        if sampling:
+            self._sample(None)
         run.choice.train()
 
     def _end_of_epoch(self, whole: bool) -> None:
@@ -260,14 +260,14 @@ class Loop:
         stem = run.checkpoints.epoch_name(done)
         if saving:
             self._save(stem, epoch=done)
-        if run.samples.due(position.step, done):
-            self._sample(done)
         if whole:
             position.epoch, position.batch = done, 0
         if saving and run.args.save_state:
             self._save_state(stem, f"at epoch {done}")
         if saving and run.processes.is_main:
             run.checkpoints.rotate_epochs(done)
+        if run.samples.due(position.step, done):
+            self._sample(done)
         run.choice.train()
 
     def _finish(self) -> None:
@@ -302,7 +302,8 @@ class Loop:
         raise StopRequested(f"stopped after step {step} of {run.total_steps}; continue with --resume {run.checkpoints.state_folder(stem)}")
 
     def _sample(self, epoch: int | None) -> None:
-        """Make the sample videos. A stop request ends it early and is answered before the next micro-step."""
+        """Make the sample videos. A stop request ends it early and is answered before the next micro-step; when it fails (a VAE
+        that does not fit into memory), that is said and the training goes on."""
         run = self.run
         run.processes.wait()
         if not run.processes.is_main:
@@ -310,8 +311,12 @@ class Loop:
         if self.bar is not None:
             self.bar.pause()
         run.network.eval()
-        with contextlib.suppress(StopRequested):
+        try:
             run.samples.make(run.transformer, self.position.step, epoch, self.device)
+        except StopRequested as stop:
+            logger.info("no more samples: %s", stop)
+        except (UserError, RuntimeError, OSError) as error:
+            logger.error("no samples at step %d, training goes on: %s", self.position.step, error)
         run.network.train()
         if self.bar is not None:
             self.bar.resume()
