@@ -18,7 +18,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     On any exception the temporary file is removed and `path` is untouched.
     """
     target = Path(path)
-    part = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}{PART_SUFFIX}")
+    stem = os.fsencode(target.name)[:200].decode("utf-8", "ignore")  # file systems allow 255 bytes; many characters take three
+    part = target.with_name(f".{stem}.{secrets.token_hex(4)}{PART_SUFFIX}")
     try:
         yield part
         _fsync(part)

@@ -129,6 +129,26 @@ def test_a_state_of_musubi_tuner_restarts_the_count_with_its_weights(
     assert 0 < moved < 0.05, "one small step away from the state's weights"
 
 
+def test_fp16_trains_with_a_loss_scale_that_survives_resuming(
+    project: Any, same: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first scale is far too large on purpose: steps that overflow change nothing, and the scale comes down until they work."""
+    scaler = torch.amp.GradScaler
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda device: scaler(device, init_scale=2.0**40))
+    out = project.train("whole", "--save_state", mixed_precision="fp16", save_every_n_steps=1, max_train_steps=40)
+    skipped = load(out / "cat-step00000001.safetensors")
+    assert all(not tensor.any() for name, tensor in skipped.items() if "lora_up" in name), "an overflowing step changes nothing"
+    learned = project.lora("whole")
+    assert any(tensor.any() for name, tensor in learned.items() if "lora_up" in name)
+    assert all(tensor.isfinite().all() for tensor in learned.values())
+    resumed = {"resume": out / "cat-step00000020-state", "mixed_precision": "fp16", "max_train_steps": 40}
+    project.train("rest", **resumed)
+    assert same.bits(project.lora("rest"), learned)
+    (out / "cat-step00000020-state" / "scaler.pt").unlink()
+    project.train("forgetful", **resumed)
+    assert not same.bits(project.lora("forgetful"), learned), "the scale is part of the state"
+
+
 def test_a_state_killed_while_it_was_replaced_is_found(project: Any, same: SimpleNamespace) -> None:
     out = project.train("whole", "--save_state_on_train_end", max_train_steps=4)
     (out / "cat-state").rename(out / ".cat-state.0123abcd.old")

@@ -68,6 +68,12 @@ def test_who_may_read_a_saved_file_is_the_umasks_choice(tmp_path, mask, mode):
     assert stat.S_IMODE((tmp_path / "lora.safetensors").stat().st_mode) == mode
 
 
+def test_the_longest_name_a_file_system_takes_can_be_saved(tmp_path):
+    path = tmp_path / f"{'猫' * 81}.safetensors"  # 255 bytes
+    save_atomic({"a": torch.ones(2)}, path)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
 def test_text_that_is_not_unicode_does_not_cost_the_file(tmp_path):
     save_atomic({"a": torch.ones(2)}, tmp_path / "lora.safetensors", {"path": os.fsdecode(b"caf\xe9")})
     assert read_header(tmp_path / "lora.safetensors").metadata == {"path": "caf?"}
