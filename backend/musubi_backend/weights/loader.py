@@ -130,7 +130,9 @@ def _check(weights: Weights, wanted: dict[str, tuple[int, ...]], names: dict[str
         raise UserError(f"{weights.path} does not fit this model. Tensors {'; '.join(problems)}")
 
 
-def _open_pickle(path: Path, prefixes: Sequence[str]) -> Weights:
+def read_pickled(path: Path) -> dict[str, Tensor]:
+    """The tensors of a PyTorch file (.pth, .pt), loaded as plain weights: nothing in it is executed. Wrappers such as "state_dict" are
+    taken off. UserError when it is damaged or holds anything but plain data."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except FileNotFoundError:
@@ -144,6 +146,11 @@ def _open_pickle(path: Path, prefixes: Sequence[str]) -> Weights:
     tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
     if not tensors:
         raise UserError(f"{path} holds no tensors")
+    return tensors
+
+
+def _open_pickle(path: Path, prefixes: Sequence[str]) -> Weights:
+    tensors = read_pickled(path)
     prefix = _prefix(tensors, prefixes)
     tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
