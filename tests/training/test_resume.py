@@ -129,6 +129,19 @@ def test_a_state_of_musubi_tuner_restarts_the_count_with_its_weights(
     assert 0 < moved < 0.05, "one small step away from the state's weights"
 
 
+@pytest.mark.slow
+def test_an_optimizer_that_chooses_its_own_rate_resumes_without_warnings(
+    project: Any, same: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("transformers")
+    settings = {"optimizer_type": "Adafactor", "lr_scheduler": "constant", "max_train_steps": 6}
+    out = project.train("whole", "--save_state", save_every_n_steps=3, **settings)
+    capsys.readouterr()
+    project.train("rest", resume=out / "cat-step00000003-state", **settings)
+    assert "when the state was saved" not in capsys.readouterr().err
+    assert same.bits(project.lora("rest"), project.lora("whole"))
+
+
 def test_fp16_trains_with_a_loss_scale_that_survives_resuming(
     project: Any, same: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

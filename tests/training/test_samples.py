@@ -14,21 +14,26 @@ pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
 
-@pytest.mark.slow
-def test_samples_are_made_when_due_and_change_nothing(
-    project: Any, build: SimpleNamespace, same: SimpleNamespace, capsys: pytest.CaptureFixture[str]
-) -> None:
+def sampling(project: Any, build: SimpleNamespace, *lines: str) -> dict[str, Path]:
+    """Let the project train the demo transformer on two clips. Returns the models that samples of the prompt lines need."""
     models = write_models(project.folder / "models")
     project.config = build.caches(project.folder, clips=2, frames=5, side=32, text_dim=64)
     project.dit = models["dit"]
     prompts = project.folder / "prompts.txt"
-    lines = ["# two samples", "a cat --w 32 --h 32 --f 5 --s 2 --d 3 --l 1", "a dog --w 32 --h 32 --s 2 --l 2 --n ugly"]
     prompts.write_text("\n".join(lines), encoding="utf-8")
+    return {"vae": models["vae"], "t5": models["t5"], "sample_prompts": prompts}
+
+
+@pytest.mark.slow
+def test_samples_are_made_when_due_and_change_nothing(
+    project: Any, build: SimpleNamespace, same: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = ["# two samples", "a cat --w 32 --h 32 --f 5 --s 2 --d 3 --l 1", "a dog --w 32 --h 32 --s 2 --l 2 --n ugly"]
+    samples = sampling(project, build, *lines)
     settings = {"max_train_steps": 4, "network_dropout": 0.1}
     project.train("without", **settings)
     out = project.train(
-        "with", "--sample_at_first", vae=models["vae"], t5=models["t5"], sample_prompts=prompts, sample_every_n_steps=3,
-        sample_every_n_epochs=1, **settings,
+        "with", "--sample_at_first", sample_every_n_steps=3, sample_every_n_epochs=1, **samples, **settings,
     )  # fmt: skip
     assert same.bits(project.lora("with"), project.lora("without"))
     names = sorted(re.sub(r"\d{14}", "TIME", path.name) for path in (out / "sample").iterdir())
@@ -41,14 +46,10 @@ def test_samples_are_made_when_due_and_change_nothing(
 def test_samples_that_fail_cost_neither_the_training_nor_what_is_saved(
     project: Any, build: SimpleNamespace, same: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    models = write_models(project.folder / "models")
-    project.config = build.caches(project.folder, clips=2, frames=5, side=32, text_dim=64)
-    project.dit = models["dit"]
-    prompts = project.folder / "prompts.txt"
-    prompts.write_text("a cat --w 32 --h 32 --s 1 --l 1\n", encoding="utf-8")
+    samples = {**sampling(project, build, "a cat --w 32 --h 32 --s 1 --l 1"), "vae": project.dit}
     settings = {"max_train_steps": 2, "save_every_n_steps": 1}
     project.train("without", **settings)
-    out = project.train("with", vae=models["dit"], t5=models["t5"], sample_prompts=prompts, sample_every_n_steps=1, **settings)
+    out = project.train("with", sample_every_n_steps=1, **samples, **settings)
     printed = capsys.readouterr().err
     assert "no samples at step 1, training goes on: " in printed and "is a Wan transformer" in printed
     assert (out / "cat-step00000001.safetensors").exists() and same.bits(project.lora("with"), project.lora("without"))

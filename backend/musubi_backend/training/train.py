@@ -107,6 +107,7 @@ def _train(args: Namespace, architecture: Architecture, processes: distributed.P
         print(f"gradient checkpointing enabled. Activation CPU offloading: {args.gradient_checkpointing_cpu_offload}", flush=True)
 
     print("prepare optimizer, data loader etc.", flush=True)
+    settings = state.facts_of(args, architecture.card.id, dataset.digest(), processes.count)  # before an optimizer changes them
     choice = optimizers.build(args, lora.parameter_groups(args.learning_rate))
     batches = math.ceil(len(dataset.batches(seed, 1)) / processes.count)
     steps_per_epoch = math.ceil(batches / args.gradient_accumulation_steps)
@@ -120,7 +121,7 @@ def _train(args: Namespace, architecture: Architecture, processes: distributed.P
     files = checkpoints.Checkpoints(args, architecture.card, metadata.training_metadata(args, architecture.card, facts))
     training = Run(
         args, architecture, dataset, processes, dtype, transformer, lora, choice, schedule, seed, args.max_train_steps, epochs,
-        files, samples, trackers, state.facts_of(args, architecture.card.id, dataset.digest(), processes.count),
+        files, samples, trackers, settings,
     )  # fmt: skip
     loop = Loop(training)
     if saved is not None:
