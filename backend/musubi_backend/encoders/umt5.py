@@ -57,6 +57,7 @@ class UMT5:
         tensors = read_state_dict(path, KIND, flag)
         spiece = tensors.pop(SPIECE_TENSOR, None)
         renamed = transformers_names(tensors, f"{flag} {path}")
+        del tensors
         vocabulary = renamed[_EMBEDDING[0]].shape[0] if _EMBEDDING[0] in renamed else 0
         tokenizer = find_tokenizer(Path(path), spiece.numpy().tobytes() if spiece is not None else None, vocabulary)
         return cls(_build(renamed, device, dtype, f"{flag} {path}"), tokenizer, device)
@@ -104,8 +105,9 @@ def transformers_names(tensors: Mapping[str, Tensor], source: str) -> dict[str, 
     return renamed
 
 
-def _build(tensors: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype, source: str) -> Any:
-    """The module around the given tensors: no second copy in memory where dtype and device are already right."""
+def _build(tensors: dict[str, Tensor], device: torch.device, dtype: torch.dtype, source: str) -> Any:
+    """The module around the given tensors, which are taken out of the dictionary one by one: what is cast or moved is in memory
+    once, not twice."""
     import torch
     from transformers import UMT5Config, UMT5EncoderModel
 
@@ -120,8 +122,9 @@ def _build(tensors: Mapping[str, Tensor], device: torch.device, dtype: torch.dty
     if missing or unknown:
         kind, name, count = ("missing", missing[0], len(missing)) if missing else ("unknown", unknown[0], len(unknown))
         raise UserError(f"{source}: {count} tensors are {kind}, first {name}; this is not an umt5 encoder this program knows")
-    embedding = tensors[_EMBEDDING[0]].to(device, dtype)
-    ready = {name: embedding if name in _EMBEDDING else tensors[name].to(device, dtype) for name in wanted}
+    embedding = tensors.pop(_EMBEDDING[0]).to(device, dtype)
+    del tensors[_EMBEDDING[1]]
+    ready = {name: embedding if name in _EMBEDDING else tensors.pop(name).to(device, dtype) for name in wanted}
     model.load_state_dict(ready, strict=True, assign=True)
     return model.eval().requires_grad_(False)
 
