@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 from .console import Console, InstallError, output_of
 from .environment import python_of
@@ -102,9 +101,6 @@ class Settings:
             self._console.say(f"  Note: this pack was tested with musubi-tuner {_TESTED_SERIES}.x; options may differ.")
         if self.engine != "musubi-tuner":
             self._console.say("  Jobs still run in the built-in engine; switch with: python install.py --engine musubi-tuner")
-
-    def as_dict(self) -> dict[str, Any]:
-        return dict(self._data)
 
 
 def musubi_version(checkout: Path) -> str:

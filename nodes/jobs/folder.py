@@ -12,8 +12,6 @@ from typing import Any
 
 from ...backend.musubi_backend.atomic import write_text
 
-_ID = re.compile(r"\d{8}-\d{6}-[a-z0-9_]{1,60}-[0-9a-f]{6}")
-
 
 @dataclass(frozen=True)
 class JobFolder:
@@ -26,11 +24,6 @@ class JobFolder:
         path = home / "jobs" / name
         path.mkdir(parents=True)
         return cls(path)
-
-    @staticmethod
-    def is_id(text: str) -> bool:
-        """True for names that `create` makes: nothing else may be joined to the jobs folder."""
-        return _ID.fullmatch(text) is not None
 
     @property
     def log(self) -> Path:

@@ -36,11 +36,17 @@ def creation_time(pid: int) -> float | None:
 def signal_tree(pid: int, processes: list[Any], *, kill: bool) -> None:
     """Terminate (or kill) `processes` and the process group that `pid` leads."""
     for process in processes:
-        with contextlib.suppress(Exception):  # psutil.Error: it has ended by itself
-            if kill:
-                process.kill()
-            else:
-                process.terminate()
+        _signal(process, kill)
     if os.name == "posix":
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL if kill else signal.SIGTERM)
+
+
+def _signal(process: Any, kill: bool) -> None:
+    import psutil
+
+    with contextlib.suppress(psutil.Error):  # it has ended by itself
+        if kill:
+            process.kill()
+        else:
+            process.terminate()

@@ -134,6 +134,7 @@ def server(comfyui_path: Path, comfyui_python: Path, tmp_path_factory: pytest.Te
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     arguments = ["--cpu", "--port", str(port), "--base-directory", str(base), "--database-url", "sqlite:///:memory:", "--disable-api-nodes"]
+    arguments += ["--cache-lru", "100"]  # keep results of earlier prompts, as the default does where memory allows
     log = base / "server.log"
     environment = {**os.environ, "MUSUBITUNER_HOME": str(home), "OMP_NUM_THREADS": "1"}
     with log.open("wb") as out:

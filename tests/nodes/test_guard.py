@@ -78,10 +78,6 @@ def test_plain_names_are_taken(part: Any, name: str) -> None:
     assert part("nodes.jobs.guard").plain_name(name, "output_name") == name
 
 
-def test_job_ids_cannot_leave_the_jobs_folder(part: Any, tmp_path: Path) -> None:
-    folder = part("nodes.jobs.folder").JobFolder
-    made = folder.create(tmp_path, "../Evil Tool")
+def test_job_folders_stay_in_the_jobs_folder(part: Any, tmp_path: Path) -> None:
+    made = part("nodes.jobs.folder").JobFolder.create(tmp_path, "../Evil Tool")
     assert made.path.parent == tmp_path / "jobs"
-    assert folder.is_id(made.path.name)
-    for bad in ("..", "../x", "20260101-000000-x", f"{made.path.name}/..", os.sep):
-        assert not folder.is_id(bad)
