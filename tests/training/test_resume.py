@@ -114,6 +114,15 @@ def test_a_changed_dataset_starts_the_epoch_again(project: Any, build: SimpleNam
     assert "the dataset changed" in capsys.readouterr().err
 
 
+def test_another_number_of_processes_is_told(project: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    notes = project.train("whole", "--save_state", save_every_n_steps=5) / "cat-step00000005-state" / "training_state.json"
+    project.train("rest", resume=notes.parent)
+    assert "share the batches" not in capsys.readouterr().err
+    notes.write_text(json.dumps({**json.loads(notes.read_text()), "processes": 2}))
+    project.train("rest", resume=notes.parent)
+    assert "saved by 2 processes and 1 go on" in capsys.readouterr().err
+
+
 def test_a_state_of_musubi_tuner_restarts_the_count_with_its_weights(
     project: Any, same: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,9 +151,7 @@ def test_an_optimizer_that_chooses_its_own_rate_resumes_without_warnings(
     assert same.bits(project.lora("rest"), project.lora("whole"))
 
 
-def test_fp16_trains_with_a_loss_scale_that_survives_resuming(
-    project: Any, same: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fp16_trains_with_a_loss_scale_that_survives_resuming(project: Any, same: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first scale is far too large on purpose: steps that overflow change nothing, and the scale comes down until they work."""
     scaler = torch.amp.GradScaler
     monkeypatch.setattr(torch.amp, "GradScaler", lambda device: scaler(device, init_scale=2.0**40))

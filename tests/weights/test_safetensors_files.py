@@ -47,13 +47,13 @@ def test_what_is_saved_is_read_back(tmp_path_factory, tensors, metadata):
 
 def test_files_are_what_the_safetensors_library_writes_and_equal_each_time(tmp_path):
     tensors = {"b": torch.randn(3, 5).t(), "ü": torch.ones(7, dtype=torch.bfloat16), "a": torch.tensor(2.0), "n": torch.empty(0, 4)}
-    save_atomic(tensors, tmp_path / "ours", {"z": "1", "a": "日本 \\ \"\n", "m": "3"})
+    save_atomic(tensors, tmp_path / "ours", {"z": "1", "a": '日本 \\ "\n', "m": "3"})
     theirs = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}, {"only": "one"})
     save_atomic(tensors, tmp_path / "one", {"only": "one"})
     assert (tmp_path / "one").read_bytes() == theirs
     with safetensors.safe_open(tmp_path / "ours", "pt") as file:
-        assert file.metadata() == {"z": "1", "a": "日本 \\ \"\n", "m": "3"} and torch.equal(file.get_tensor("b"), tensors["b"])
-    save_atomic(tensors, tmp_path / "again", {"z": "1", "a": "日本 \\ \"\n", "m": "3"})
+        assert file.metadata() == {"z": "1", "a": '日本 \\ "\n', "m": "3"} and torch.equal(file.get_tensor("b"), tensors["b"])
+    save_atomic(tensors, tmp_path / "again", {"z": "1", "a": '日本 \\ "\n', "m": "3"})
     assert (tmp_path / "again").read_bytes() == (tmp_path / "ours").read_bytes()
 
 

@@ -191,6 +191,12 @@ def _resume(loop: Loop, saved: state.SavedState) -> None:
             position.epoch + 1,
         )
         position.batch = 0
+    if saved.facts.get("processes") != run.processes.count:
+        logger.warning(
+            "--resume: the state was saved by %s processes and %d go on: they share the batches in another way, so the continued run "
+            "differs from an uninterrupted one",
+            saved.facts.get("processes"), run.processes.count,
+        )  # fmt: skip
     loop.go_to(position, saved.losses, saved.history)
     if position.step >= run.total_steps:
         logger.warning(
