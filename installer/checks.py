@@ -34,6 +34,7 @@ def _static(places: Places, python: Path) -> list[tuple[str, list[str], Path]]:
     settings = ["--config-file", str(root / "pyproject.toml")]
     return [
         ("style (ruff)", [str(python), "-m", "ruff", "check", "."], root),
+        ("format (ruff)", [str(python), "-m", "ruff", "format", "--check", "."], root),
         ("types (mypy): backend", [str(python), "-m", "mypy", *settings, "backend/musubi_backend"], root),
         (
             "types (mypy): nodes, headless, installer",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,7 +146,7 @@ class Result:
     replaced: bool = False
 
 
-class Node:
+class Node(ABC):
     """Base of all nodes. They keep no state; everything a run needs is in its inputs and the host."""
 
     spec: ClassVar[NodeSpec]
@@ -158,8 +159,9 @@ class Node:
         """Changes when the node must run again though its inputs are the same: files that changed, for one."""
         return ""
 
+    @abstractmethod
     async def run(self, host: Host, **inputs: Any) -> Result:
-        raise NotImplementedError
+        """Do the node's work; inputs hold a value for every input of the spec."""
 
 
 def check(node: Node, host: Host, constants: dict[str, Any], *, listed: bool = True) -> str | None:

@@ -230,7 +230,7 @@ def test_settings_that_cannot_work_are_refused_before_the_model_is_loaded(
     assert project.refused("refused", **change) == 1
     printed = capsys.readouterr()
     assert words in printed.err.rpartition("ERROR:")[2]
-    assert "running training" not in printed.out
+    assert "Loading DiT model" not in printed.err
 
 
 def test_show_timesteps_prints_a_histogram_or_draws_one(project: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,8 +37,7 @@ def find_class(name: str, default_module: str, flag: str) -> Any:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise UserError(
-            f"{flag} {name}: cannot import {module_name} ({error}); install it into the backend's environment or check the "
-            "name"
+            f"{flag} {name}: cannot import {module_name} ({error}); install it into the backend's environment or check the name"
         ) from error
     found = getattr(module, class_name, None)
     if not isinstance(found, type):

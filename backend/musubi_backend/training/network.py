@@ -46,9 +46,7 @@ def build(args: Namespace, card: Card, transformer: nn.Module, seed: int) -> LoR
     ranks = ranks_from_weights(weights) if weights is not None and args.dim_from_weights else None
     torch.manual_seed(derived_seed(seed, "network"))
     logger.info("create LoRA network. base dim (rank): %s, alpha: %s", args.network_dim or 4, args.network_alpha)
-    network = LoRANetwork.create(
-        transformer, card, args.network_dim, args.network_alpha, args.network_dropout, args.network_args, ranks
-    )
+    network = LoRANetwork.create(transformer, card, args.network_dim, args.network_alpha, args.network_dropout, args.network_args, ranks)
     if weights is not None:
         network.load_weights(weights)
         print(f"load network weights from {args.network_weights}", flush=True)

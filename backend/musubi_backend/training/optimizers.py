@@ -42,21 +42,32 @@ class Choice:
         return f"{self.name}({self.arguments})" if self.arguments else self.name
 
 
+def check(args: Namespace) -> None:
+    """Refuse an optimizer that cannot be made before anything heavy is loaded: unknown, or its package is missing."""
+    kind = args.optimizer_type
+    if not kind:
+        raise UserError(f"--optimizer_type is not set; common choices: {', '.join(_NAMED)}")
+    keyword_arguments(args.optimizer_args, "--optimizer_args")
+    if _is_eight_bit(kind):
+        _eight_bit(kind)
+    elif kind.lower() not in ("adamw", "adafactor"):
+        _by_name(kind)
+
+
 def build(args: Namespace, groups: list[dict[str, Any]]) -> Choice:
     """Make the optimizer for parameter groups that carry their own rates.
 
     A relative-step Adafactor sets its own rate: then `args.learning_rate` becomes None and `args.lr_scheduler` "adafactor:<rate>",
     as the metadata of musubi-tuner shows. Raises UserError for unknown names and arguments.
     """
+    check(args)
     kind = args.optimizer_type
-    if not kind:
-        raise UserError(f"--optimizer_type is not set; common choices: {', '.join(_NAMED)}")
     arguments = keyword_arguments(args.optimizer_args, "--optimizer_args")
     make: Any
     if kind.lower() == "adamw":
         make = lean_adamw()
         kind = "AdamW"
-    elif kind.lower().endswith("8bit") and "." not in kind:
+    elif _is_eight_bit(kind):
         make, kind = _eight_bit(kind), "8-bit " + kind[:-4]
     elif kind.lower() == "adafactor":
         make, kind = _adafactor(args, arguments), "Adafactor"
@@ -94,6 +105,10 @@ def _fast(make: Any, groups: list[dict[str, Any]], arguments: dict[str, Any]) ->
     return {**arguments, "fused": first.device.type in ("cuda", "cpu")}
 
 
+def _is_eight_bit(kind: str) -> bool:
+    return kind.lower().endswith("8bit") and "." not in kind
+
+
 def _eight_bit(kind: str) -> Any:
     try:
         import bitsandbytes
@@ -105,8 +120,7 @@ def _eight_bit(kind: str) -> Any:
     named = {key.lower(): value for key, value in vars(bitsandbytes.optim).items() if isinstance(value, type)}
     if kind.lower() not in named:
         raise UserError(
-            f"--optimizer_type {kind}: bitsandbytes has no such "
-            f"optimizer{did_you_mean(kind, [v.__name__ for v in named.values()])}"
+            f"--optimizer_type {kind}: bitsandbytes has no such optimizer{did_you_mean(kind, [v.__name__ for v in named.values()])}"
         )
     return named[kind.lower()]
 

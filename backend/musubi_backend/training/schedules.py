@@ -52,6 +52,14 @@ class OptimizerDecides:
         """Nothing to restore: the optimizer's own state holds everything."""
 
 
+def check(args: Namespace, total: int) -> None:
+    """Refuse a schedule that cannot be made for `total` optimizer steps, before anything heavy is loaded."""
+    if args.lr_scheduler_type:
+        find_class(args.lr_scheduler_type, "torch.optim.lr_scheduler", "--lr_scheduler_type")
+    elif not args.lr_scheduler.startswith("adafactor"):
+        share_function(args, total, keyword_arguments(args.lr_scheduler_args, "--lr_scheduler_args"))
+
+
 def build(args: Namespace, optimizer: Optimizer, total: int, schedule_free: bool) -> Schedule:
     """The schedule chosen by `--lr_scheduler`, or the class named by `--lr_scheduler_type`.
 
@@ -80,8 +88,7 @@ def share_function(args: Namespace, total: int, options: Mapping[str, Any] | Non
     name = args.lr_scheduler.lower()
     if name not in _SCHEDULES:
         raise UserError(
-            f"--lr_scheduler {args.lr_scheduler!r} is unknown{did_you_mean(name, _SCHEDULES)}; known: "
-            f"{', '.join(sorted(_SCHEDULES))}"
+            f"--lr_scheduler {args.lr_scheduler!r} is unknown{did_you_mean(name, _SCHEDULES)}; known: {', '.join(sorted(_SCHEDULES))}"
         )
     options = dict(options or {})
     make, allowed = _SCHEDULES[name]
@@ -148,8 +155,7 @@ def _floor_share(args: Namespace, options: dict[str, Any]) -> float:
     floor = args.lr_scheduler_min_lr_ratio
     if (floor is None) == ("min_lr" not in options):
         raise UserError(
-            f"--lr_scheduler {args.lr_scheduler} needs --lr_scheduler_min_lr_ratio or min_lr in --lr_scheduler_args, one of "
-            "the two"
+            f"--lr_scheduler {args.lr_scheduler} needs --lr_scheduler_min_lr_ratio or min_lr in --lr_scheduler_args, one of the two"
         )
     return float(floor) if floor is not None else options["min_lr"] / args.learning_rate
 
@@ -196,8 +202,7 @@ def _polynomial(args: Namespace, warmup: int, total: int, options: dict[str, Any
     end = options.get("lr_end", 1e-7) / args.learning_rate
     if end >= 1:
         raise UserError(
-            f"--lr_scheduler polynomial ends at {options.get('lr_end', 1e-7)}, which is not below --learning_rate "
-            f"{args.learning_rate}"
+            f"--lr_scheduler polynomial ends at {options.get('lr_end', 1e-7)}, which is not below --learning_rate {args.learning_rate}"
         )
 
     def share(step: int) -> float:
@@ -231,8 +236,7 @@ def _warmup_stable_decay(args: Namespace, warmup: int, total: int, options: dict
     decay = resolve_steps(args.lr_decay_steps, total, "--lr_decay_steps")
     if warmup + decay > total:
         raise UserError(
-            f"--lr_warmup_steps ({warmup}) and --lr_decay_steps ({decay}) together are longer than the training ({total} "
-            "steps)"
+            f"--lr_warmup_steps ({warmup}) and --lr_decay_steps ({decay}) together are longer than the training ({total} steps)"
         )
     floor = args.lr_scheduler_min_lr_ratio or 0.0
     rise, fall = options.get("warmup_type", "linear"), options.get("decay_type", "cosine")

@@ -205,8 +205,7 @@ def _check_rank(saved: SavedState, args: Namespace) -> None:
         raise UserError(f"--resume {saved.folder}: {MODEL_FILE} holds no LoRA")
     if ranks != {wanted}:
         raise UserError(
-            f"--resume {saved.folder} has rank {', '.join(map(str, sorted(ranks)))}, but --network_dim is {wanted}; use the "
-            "same rank"
+            f"--resume {saved.folder} has rank {', '.join(map(str, sorted(ranks)))}, but --network_dim is {wanted}; use the same rank"
         )
 
 

@@ -146,9 +146,7 @@ def shift_of(mode: str, sampling: TimestepSampling, latent_size: tuple[int, int]
     return math.exp(slope * count + (0.5 - slope * 256))
 
 
-def _draw(
-    sampling: TimestepSampling, batch: int, latent_size: tuple[int, int], generator: torch.Generator, u: Tensor | None
-) -> Tensor:
+def _draw(sampling: TimestepSampling, batch: int, latent_size: tuple[int, int], generator: torch.Generator, u: Tensor | None) -> Tensor:
     mode = sampling.timestep_sampling
     if mode == "uniform":
         return _uniform(batch, generator, u)
@@ -176,9 +174,7 @@ def _log_snr(batch: int, mean: float, std: float, generator: torch.Generator, u:
     return torch.sigmoid(-log_snr / 2)
 
 
-def _qinglong(
-    sampling: TimestepSampling, batch: int, latent_size: tuple[int, int], generator: torch.Generator, u: Tensor | None
-) -> Tensor:
+def _qinglong(sampling: TimestepSampling, batch: int, latent_size: tuple[int, int], generator: torch.Generator, u: Tensor | None) -> Tensor:
     """A mixture decided per sample: mostly a resolution shift, the rest log-normal SNRs that favour nearly clean inputs."""
     flux = sampling.timestep_sampling == "qinglong_flux"
     choice = torch.rand(batch, generator=generator)

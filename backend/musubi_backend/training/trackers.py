@@ -137,9 +137,7 @@ class _Wandb:
 _MAKERS: dict[str, Any] = {"tensorboard": _TensorBoard, "wandb": _Wandb}
 
 
-def step_values(
-    loss: float, average: float, rates: list[float], optimizer: Any, optimizer_type: str, plus_group: bool
-) -> dict[str, float]:
+def step_values(loss: float, average: float, rates: list[float], optimizer: Any, optimizer_type: str, plus_group: bool) -> dict[str, float]:
     """One step's scalars under musubi-tuner's tags. plus_group: the second rate is LoRA+'s."""
     values = {"loss/current": loss, "loss/average": average}
     names = ["unet", "unet plus"] if plus_group else ["unet"] if len(rates) == 1 else [f"group{index}" for index in range(len(rates))]

@@ -56,6 +56,7 @@ def check(args: Namespace, architecture: Architecture) -> None:
     if args.mixed_precision is None:
         args.mixed_precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     metadata.resolution(args.metadata_reso)
+    optimizers.check(args)
     network.check(args, architecture.card)
     architecture.compute_dtype(args)
 
@@ -91,6 +92,11 @@ def _train(args: Namespace, architecture: Architecture, processes: distributed.P
     seed = args.seed = processes.agreed(_seed(args, saved))
     trackers, samples = Trackers(args, processes.is_main), Samples(args, architecture)
     dataset = _dataset(args, architecture)
+    batches = math.ceil(len(dataset.batches(seed, 1)) / processes.count)
+    steps_per_epoch = math.ceil(batches / args.gradient_accumulation_steps)
+    if args.max_train_epochs is not None:
+        args.max_train_steps = args.max_train_epochs * steps_per_epoch
+    schedules.check(args, args.max_train_steps)
     if processes.is_main:
         print(f"accelerator device: {processes.device}", flush=True)
     dtype = architecture.compute_dtype(args)
@@ -109,10 +115,7 @@ def _train(args: Namespace, architecture: Architecture, processes: distributed.P
     print("prepare optimizer, data loader etc.", flush=True)
     settings = state.facts_of(args, architecture.card.id, dataset.digest(), processes.count)  # before an optimizer changes them
     choice = optimizers.build(args, lora.parameter_groups(args.learning_rate))
-    batches = math.ceil(len(dataset.batches(seed, 1)) / processes.count)
-    steps_per_epoch = math.ceil(batches / args.gradient_accumulation_steps)
     if args.max_train_epochs is not None:
-        args.max_train_steps = args.max_train_epochs * steps_per_epoch
         print(f"override steps. steps for {args.max_train_epochs} epochs is: {args.max_train_steps}", flush=True)
     schedule = schedules.build(args, choice.optimizer, args.max_train_steps, choice.schedule_free)
     epochs = math.ceil(args.max_train_steps / steps_per_epoch)
@@ -166,8 +169,7 @@ def _dataset(args: Namespace, architecture: Architecture) -> CachedDataset:
     dataset = CachedDataset.open(load_config(args.dataset_config), architecture.card, num_timestep_buckets=args.num_timestep_buckets)
     if not dataset.items:
         raise UserError(
-            f"no training items found for {args.dataset_config}: cache latents and text encoder outputs first, with the same "
-            "dataset file"
+            f"no training items found for {args.dataset_config}: cache latents and text encoder outputs first, with the same dataset file"
         )
     return dataset
 
@@ -201,7 +203,8 @@ def _resume(loop: Loop, saved: state.SavedState) -> None:
     if position.step >= run.total_steps:
         logger.warning(
             "--resume: the state is at step %d, and --max_train_steps is %d: nothing is left to train",
-            position.step, run.total_steps,
+            position.step,
+            run.total_steps,
         )
 
 
