@@ -167,7 +167,9 @@ def test_decoding_runs_ahead_but_never_further_than_allowed(make: SimpleNamespac
 def test_leaving_early_drops_what_was_queued(make: SimpleNamespace, tmp_path: Path) -> None:
     for number in range(8):
         make.caption(make.picture(tmp_path / "in" / f"{number}.png"))
+    before = set(threading.enumerate())  # another test's thread may still be ending
     stream = decoded(items(make, tmp_path, f"image_directory = '{tmp_path}/in'"), make.card, workers=2)
     next(stream)
+    assert set(threading.enumerate()) - before
     stream.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+    assert not set(threading.enumerate()) - before
