@@ -177,12 +177,14 @@ def test_a_state_killed_while_it_was_replaced_is_found(project: Any, same: Simpl
     assert same.bits(project.lora("rest"), project.lora("longer"))
 
 
-def test_the_names_in_the_models_file_may_have_a_prefix_when_a_state_continues(project: Any) -> None:
+def test_the_names_in_the_models_file_may_have_a_prefix_when_a_state_continues(project: Any, same: SimpleNamespace) -> None:
     out = project.train("first", "--save_state_on_train_end", max_train_steps=2)
     tensors, metadata = load(project.dit), read_header(project.dit).metadata
     prefixed = project.folder / "prefixed.safetensors"
     save_atomic({f"diffusion_model.{name}": tensor for name, tensor in tensors.items()}, prefixed, metadata)
     project.train("rest", resume=out / "cat-state", dit=prefixed, max_train_steps=3)
+    project.train("plain", resume=out / "cat-state", max_train_steps=3)
+    assert same.bits(project.lora("rest"), project.lora("plain"))
 
 
 @pytest.mark.parametrize(

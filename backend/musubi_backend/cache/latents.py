@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 from ..dataset.decoding import DecodedEntry, decoded
 from ..dataset.discovery import Discovery
-from ..dataset.items import MediaItem, plan
-from ..dataset.probe import probe
-from ..dataset.problems import Problem, UnusableMedium
+from ..dataset.items import MediaItem
+from ..dataset.probe import foresee
+from ..dataset.problems import Problem
 from ..errors import UserError
 from .caching import Progress, find_items, log_skipped, out_of_memory, pick_device, refuse, remove_old, threads
 from .headers import latents_problem
@@ -75,19 +75,14 @@ def _left_to_do(discovery: Discovery, card: Card, skip_existing: bool) -> _Work:
         work.items.extend(discovery.items)
         return work
     for item in discovery.items:
-        try:
-            facts = probe(item, card)
-        except UnusableMedium as unusable:
-            work.problems.append(unusable.problem)
+        foreseen = foresee(item, card)
+        if isinstance(foreseen, Problem):
+            work.problems.append(foreseen)
             continue
-        entries = plan(item, card, facts.size, facts.count)
-        if isinstance(entries, Problem):
-            work.problems.append(entries)
-            continue
-        paths = [entry.latent_path(card) for entry in entries]
+        paths = [entry.latent_path(card) for entry in foreseen.entries]
         checks = (
             latents_problem(path, card, width=entry.name.width, height=entry.name.height, bucket=entry.bucket, frames=entry.frames)
-            for path, entry in zip(paths, entries, strict=True)
+            for path, entry in zip(paths, foreseen.entries, strict=True)
         )
         if any(problem is not None for problem in checks):
             work.items.append(item)

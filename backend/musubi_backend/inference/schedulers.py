@@ -9,6 +9,7 @@ A solver knows nothing but its list of sigmas; the schedules below are those of 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -43,7 +44,7 @@ def wan_solver(name: str, steps: int, flow_shift: float) -> Solver:
     raise UserError(f"--sample_solver {name}: known solvers are {', '.join(SOLVERS)}")
 
 
-class Solver:
+class Solver(ABC):
     """A run over given sigmas; `step` must be called once per timestep, in order.
 
     sigmas      decreasing, from at most 1 (pure noise) to 0 (data), one more than there are steps
@@ -61,8 +62,9 @@ class Solver:
         self.index += 1
         return after
 
+    @abstractmethod
     def _advance(self, velocity: Tensor, sample: Tensor) -> Tensor:
-        raise NotImplementedError
+        """The sample at the next sigma."""
 
 
 class Euler(Solver):
