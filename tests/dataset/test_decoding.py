@@ -41,7 +41,7 @@ def test_the_windows_of_a_clip_hold_its_frames(make: SimpleNamespace, tmp_path: 
     (item,) = items(make, tmp_path, f"video_directory = '{tmp_path}/in'\ntarget_frames = [1, 9]\nframe_extraction = 'chunk'")
     entries = decode(item, make.card)
     assert isinstance(entries, list)
-    names = [entry.entry.latent_path(make.card).name for entry in entries]
+    names = [entry.entry.latent_paths(make.card)[0].name for entry in entries]
     assert names[0] == "it's 日本_00000-001_0064x0048_wan.safetensors" and names[-1] == "it's 日本_00009-009_0064x0048_wan.safetensors"
     photo = np.stack(make.pan(20, 64, 48)).astype(float)
     distance = [np.abs(entries[-1].pixels - photo[start : start + 9]).mean() for start in range(12)]
@@ -76,7 +76,7 @@ def test_alpha_is_cut_off_after_resizing_and_kept_aside(make: SimpleNamespace, t
     first, second = items(make, tmp_path, f"image_directory = '{tmp_path}/in'", general=BUCKETED)
     (rgba,) = decode(first, make.card)
     assert rgba.pixels.shape == (1, 48, 64, 3) and rgba.alpha is not None and rgba.alpha.shape == (48, 64)
-    assert rgba.entry.latent_path(make.card).name == "a_0080x0064_wan.safetensors"
+    assert rgba.entry.latent_paths(make.card)[0].name == "a_0080x0064_wan.safetensors"
     (palette,) = decode(second, make.card)
     assert palette.pixels.shape == (1, 64, 48, 3) and palette.alpha is None
 

@@ -10,7 +10,9 @@ class Task:
     """One variant of an architecture, chosen by `--task`.
 
     Sizes describe the transformer in musubi-tuner's terms. `steps`, `flow_shift`, `guidance_scale` and `frames` are the
-    generation defaults of that task.
+    generation defaults of that task. Architectures without `--task` have one, called as the architecture.
+
+    image_encoder   the transformer looks at the first picture through an image encoder
     """
 
     name: str
@@ -19,6 +21,7 @@ class Task:
     num_heads: int
     num_layers: int
     in_dim: int
+    image_encoder: bool = False
     steps: int = 50
     flow_shift: float = 5.0
     guidance_scale: float = 5.0
@@ -43,9 +46,12 @@ class Card:
     fp8_target/exclude substrings that decide which weights fp8_scaled quantises
     model_folders      part -> ComfyUI folder key, in the order a node shows them
     text_keys          base names a complete text cache holds
+    text_encoders      the parts of `model_folders` that read captions
+    image_encoder      the part of `model_folders` that looks at pictures; not every task needs it
     fps                frames per second of training clips and generated video
     frame_stride       a valid clip has `frame_stride * n + 1` frames
     latent_channels, spatial_compression   of the VAE
+    embedded_guidance  what a guidance-distilled model is told by default; None for models that are not
     bucket_step        sides of buckets are multiples of this many pixels
     controls_per_image control images per picture; None = any number
     window_in_bucket   pictures are also grouped by `fp_latent_window_size` and the one-frame settings
@@ -73,11 +79,16 @@ class Card:
     window_in_bucket: bool = False
     latent_dtype: str = "bfloat16"
     text_keys: tuple[str, ...] = ()
+    text_encoders: tuple[str, ...] = ()
+    image_encoder: str | None = None
+    embedded_guidance: float | None = None
     negative_prompt: str = ""
     cache_tools: tuple[str, str] = field(default=("", ""))
 
-    def task(self, name: str) -> Task:
-        """The task called `name`; KeyError names the known ones."""
+    def task(self, name: str | None) -> Task:
+        """The task called `name`, or where there is no choice (None) the only one; KeyError names the known ones."""
+        if name is None:
+            return self.tasks[0]
         for task in self.tasks:
             if task.name == name:
                 return task

@@ -1,16 +1,18 @@
-"""What an architecture must answer. The verbs (cache, train, generate) are written once against this protocol."""
+"""What an architecture must answer. The verbs (cache, train, generate) are written once against this class."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from torch import Tensor, nn
 
+    from ..dataset.decoding import DecodedEntry
+    from ..inference.prompts import LineOption
     from ..inference.sampling import SampleRequest
     from ..inference.schedulers import Solver
     from .card import Card
@@ -21,9 +23,10 @@ if TYPE_CHECKING:
 class LatentEncoder(Protocol):
     """Turns decoded media into latent cache entries."""
 
-    def encode(self, frames: Sequence[np.ndarray]) -> list[dict[str, Tensor]]:
-        """frames: one uint8 array [F, H, W, 3] per item, all of one size. Returns per item the tensors to cache under
-        their base names, e.g. {"latents": [16, F', H/8, W/8]}; the cache file layer adds shape and dtype to the names."""
+    def encode(self, batch: Sequence[DecodedEntry]) -> list[list[dict[str, Tensor]]]:
+        """batch: entries whose pixels have equal shapes. Returns per entry, for each of its cache files (`Entry.latent_paths`),
+        the tensors to cache under their base names, e.g. [{"latents": [16, F', H/8, W/8]}]; the cache file layer adds shape
+        and dtype to the names."""
         ...
 
 
@@ -35,44 +38,12 @@ class TextEncoder(Protocol):
         ...
 
 
-class Architecture(Protocol):
-    """One model family. Every method takes the parsed arguments of the running tool; nothing is kept between calls."""
+class ConditionEncoder(Protocol):
+    """Turns the pictures and videos of a request into what `predict` finds in its batch beside the text."""
 
-    card: Card
-
-    def latent_encoder(self, args: Namespace, device: torch.device) -> LatentEncoder: ...
-
-    def text_encoder(self, args: Namespace, device: torch.device) -> TextEncoder: ...
-
-    def compute_dtype(self, args: Namespace) -> torch.dtype:
-        """dtype of the frozen transformer's arithmetic, from `--mixed_precision` and the weight file's header.
-        Raises UserError where the two do not go together."""
-        ...
-
-    def transformer(self, args: Namespace, device: torch.device, dtype: torch.dtype) -> nn.Module:
-        """The frozen transformer in eval mode. It has `.block_lists() -> list[nn.ModuleList]` for checkpointing, streaming
-        and compilation, and `.gradient_checkpointing: bool`."""
-        ...
-
-    def scale_latents(self, latents: Tensor) -> Tensor:
-        """Cached latents [B, C, F, H, W] -> what the diffusion process runs on."""
-        ...
-
-    def predict(
-        self, transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Batch, args: Namespace, skip_blocks: Sequence[int] = ()
-    ) -> Tensor:
-        """Velocity prediction. noisy [B, C, F, H, W]; timesteps [B] in 1..1000 (musubi-tuner's scale); batch: the cached
-        tensors of the items; skip_blocks: blocks left out, for skip-layer guidance. Returns [B, C, F, H, W]."""
-        ...
-
-    def solver(self, request: SampleRequest) -> Solver:
-        """A fresh sampler for one run, with this architecture's sigmas."""
-        ...
-
-    def latent_decoder(self, args: Namespace, device: torch.device) -> LatentDecoder: ...
-
-    def latent_shape(self, width: int, height: int, frames: int) -> tuple[int, int, int, int]:
-        """[C, F', H', W'] of one video; UserError names the nearest valid size where this one does not fit."""
+    def encode(self, request: SampleRequest) -> dict[str, Tensor]:
+        """Tensors of one sample under the names a cached batch has them ("latents_image" [20, F', H', W'], "clip" [257, 1280]).
+        UserError naming the file that cannot be used."""
         ...
 
 
@@ -82,3 +53,106 @@ class LatentDecoder(Protocol):
     def decode(self, latents: Tensor) -> Tensor:
         """latents [C, F', H', W'] -> float video [3, F, H, W] in 0..1, on the CPU."""
         ...
+
+
+class Architecture(ABC):
+    """One model family. Every method takes the parsed arguments of the running tool; nothing is kept between calls."""
+
+    card: Card
+
+    @abstractmethod
+    def latent_encoder(self, args: Namespace, device: torch.device) -> LatentEncoder: ...
+
+    @abstractmethod
+    def text_encoder(self, args: Namespace, device: torch.device) -> TextEncoder: ...
+
+    @abstractmethod
+    def latent_decoder(self, args: Namespace, device: torch.device) -> LatentDecoder: ...
+
+    def condition_encoder(self, args: Namespace, device: torch.device) -> ConditionEncoder | None:
+        """Loads what looks at the pictures of requests; None where the task takes none. It is freed before the transformer is
+        loaded."""
+        return None
+
+    @abstractmethod
+    def compute_dtype(self, args: Namespace) -> torch.dtype:
+        """dtype of the frozen transformer's arithmetic, from `--mixed_precision` and the weight file's header.
+        Raises UserError where the two do not go together."""
+
+    @abstractmethod
+    def transformer(self, args: Namespace, device: torch.device, dtype: torch.dtype) -> nn.Module:
+        """The frozen transformer in eval mode. It has `.block_lists() -> list[nn.ModuleList]` for checkpointing, streaming
+        and compilation, and `.gradient_checkpointing: bool`."""
+
+    def scale_latents(self, latents: Tensor) -> Tensor:
+        """Cached latents [B, C, F, H, W] -> what the diffusion process runs on."""
+        return latents
+
+    @abstractmethod
+    def predict(
+        self, transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Batch, args: Namespace, skip_blocks: Sequence[int] = ()
+    ) -> Tensor:
+        """Velocity prediction. noisy [B, C, F, H, W]; timesteps [B] in 1..1000 (musubi-tuner's scale); batch: the cached
+        tensors of the items; skip_blocks: blocks left out, for skip-layer guidance. Returns [B, C, F, H, W]."""
+
+    @property
+    def line_options(self) -> Mapping[str, LineOption]:
+        """The options that a prompt line of the generator may carry."""
+        from ..inference.prompts import GENERATE_OPTIONS
+
+        return GENERATE_OPTIONS
+
+    own_settings: frozenset[str] = frozenset()
+    """Long names of line options that only this architecture has; their values go into `SampleRequest.own`."""
+
+    @abstractmethod
+    def fitted(self, request: SampleRequest, args: Namespace) -> SampleRequest:
+        """The request as this model can do it: a size taken from the start picture where the task does so. UserError where the
+        size, the length or the pictures do not fit, naming the nearest size that does. Reads headers of pictures at most."""
+
+    @abstractmethod
+    def latent_shape(self, width: int, height: int, frames: int) -> tuple[int, int, int, int]:
+        """[C, F', H', W'] of one video; UserError names the nearest valid size where this one does not fit."""
+
+    @abstractmethod
+    def solver(self, request: SampleRequest) -> Solver:
+        """A fresh sampler for one run, with this architecture's sigmas."""
+
+    def texts(self, request: SampleRequest) -> list[str]:
+        """The texts of a request that must be encoded before it is sampled."""
+        return [request.prompt, request.negative_prompt] if request.guidance.needs_negative else [request.prompt]
+
+    def sample(
+        self,
+        transformer: nn.Module,
+        request: SampleRequest,
+        texts: Mapping[str, Mapping[str, Tensor]],
+        conditions: Mapping[str, Tensor],
+        *,
+        args: Namespace,
+        device: torch.device,
+        progress: Callable[[int], object] | None = None,
+    ) -> Tensor:
+        """Latents [C, F', H', W'] of one request.
+
+        texts: what the text encoder gave for each of `texts(request)`; conditions: what the condition encoder gave; all without
+        batch dimension. Architectures that make a video in sections have their own way; this one is `inference.sampling.sample`.
+        """
+        from ..inference.sampling import sample
+
+        negative = {**texts[request.negative_prompt], **conditions} if request.guidance.needs_negative else None
+        positive = {**texts[request.prompt], **conditions}
+        return sample(self, transformer, request, positive, negative, args=args, device=device, progress=progress)
+
+    def steps(self, request: SampleRequest) -> int:
+        """How often `sample` reports progress."""
+        return request.steps
+
+    def describe(self, request: SampleRequest) -> dict[str, str]:
+        """What a result was made with, under musubi-tuner's metadata names."""
+        from ..inference.outputs import describe
+
+        return describe(request)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.card.id}>"

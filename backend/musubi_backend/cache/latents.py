@@ -79,15 +79,15 @@ def _left_to_do(discovery: Discovery, card: Card, skip_existing: bool) -> _Work:
         if isinstance(foreseen, Problem):
             work.problems.append(foreseen)
             continue
-        paths = [entry.latent_path(card) for entry in foreseen.entries]
         checks = (
             latents_problem(path, card, width=entry.name.width, height=entry.name.height, bucket=entry.bucket, frames=entry.frames)
-            for path, entry in zip(paths, foreseen.entries, strict=True)
+            for entry in foreseen.entries
+            for path in entry.latent_paths(card)
         )
         if any(problem is not None for problem in checks):
             work.items.append(item)
         else:
-            work.wanted.update(paths)
+            work.wanted.update(path for entry in foreseen.entries for path in entry.latent_paths(card))
     return work
 
 
@@ -130,7 +130,7 @@ class _Caching:
                     work.problems.append(entries)
                     continue
                 for number, entry in enumerate(entries, start=1):
-                    work.wanted.add(entry.entry.latent_path(self.card))
+                    work.wanted.update(entry.entry.latent_paths(self.card))
                     batch = waiting[entry.batch_key]
                     batch.append((entry, number == len(entries)))
                     if len(batch) == size:
@@ -148,7 +148,7 @@ class _Caching:
         encoder = self.loader.result()
         first = batch[0][0].entry
         try:
-            encoded = encoder.encode([entry.pixels for entry, _ in batch])
+            encoded = encoder.encode([entry for entry, _ in batch])
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -157,10 +157,10 @@ class _Caching:
                 f"out of memory while encoding {names} ({first.bucket[0]}x{first.bucket[1]}, {first.frames or 1} frames): "
                 "use --batch_size 1, fewer frames, a smaller resolution, or --vae_cache_cpu"
             ) from error
-        for (entry, is_last), tensors in zip(batch, encoded, strict=True):
+        for (entry, is_last), files in zip(batch, encoded, strict=True):
             name = entry.entry.name
-            path = entry.entry.latent_path(self.card)
-            save_latents(path, tensors, self.card, width=name.width, height=name.height, frame_count=entry.entry.frames)
+            for path, tensors in zip(entry.entry.latent_paths(self.card), files, strict=True):
+                save_latents(path, tensors, self.card, width=name.width, height=name.height, frame_count=entry.entry.frames)
             if is_last:
                 progress.item_done()
 

@@ -48,7 +48,7 @@ def show(discoveries: Sequence[Discovery], card: Card, args: Namespace) -> None:
 
 def _show_one(entry: DecodedEntry, card: Card, args: Namespace) -> str:
     """Returns the key that was pressed, "" for any other and where none is asked for."""
-    path = entry.entry.latent_path(card)
+    path = entry.entry.latent_paths(card)[0]
     frames, height, width = entry.pixels.shape[:3]
     print(f"{path.name}: {width}x{height}, {frames} frames, caption: {entry.entry.item.caption}")
     if args.debug_mode == "video":
@@ -107,7 +107,7 @@ def _write(entry: DecodedEntry, card: Card) -> None:
     from ..atomic import replacing
     from ..inference.video_file import write_mp4
 
-    path = entry.entry.latent_path(card)
+    path = entry.entry.latent_paths(card)[0]
     path.parent.mkdir(parents=True, exist_ok=True)
     if entry.entry.frames is None:
         target = path.with_suffix(".jpg")

@@ -119,8 +119,10 @@ def _item_report(one: Foreseen, card: Card) -> dict[str, Any]:
 
 def _is_cached(entry: Entry, card: Card) -> bool:
     name = entry.name
-    path = entry.latent_path(card)
-    return latents_problem(path, card, width=name.width, height=name.height, bucket=entry.bucket, frames=entry.frames) is None
+    return not any(
+        latents_problem(path, card, width=name.width, height=name.height, bucket=entry.bucket, frames=entry.frames)
+        for path in entry.latent_paths(card)
+    )
 
 
 def _lines(dataset: ImageDataset | VideoDataset, items: Sequence[Foreseen], problems: Sequence[Problem]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,23 +37,27 @@ class MediaItem:
 
 @dataclass(frozen=True)
 class Entry:
-    """One latent cache to be made: a picture, or one window of a clip.
+    """What is encoded at once: a picture, or one window of a clip.
 
     name      size and window as in the file name
     bucket    (width, height) of the pixels that are encoded
+    sections  how many files the window becomes, each with its section number; None for one file without a number
     """
 
     item: MediaItem
     name: LatentName
     bucket: Size
+    sections: int | None = None
 
     @property
     def frames(self) -> int | None:
         """Frames of the window; None for a picture."""
         return self.name.frames
 
-    def latent_path(self, card: Card) -> Path:
-        return self.item.dataset.cache_folder / latent_name(self.name, card.id)
+    def latent_paths(self, card: Card) -> list[Path]:
+        """Its cache files, in the order of their sections."""
+        names = [self.name] if self.sections is None else [replace(self.name, section=number) for number in range(self.sections)]
+        return [self.item.dataset.cache_folder / latent_name(name, card.id) for name in names]
 
     def batch_key(self, control_sizes: Sequence[Size] = ()) -> tuple[int, ...]:
         """Entries with equal keys have pixels of equal shapes and can be encoded together."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import secrets
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,9 +23,9 @@ from ..console import progress_bar
 from ..errors import UserError
 from ..weights.safetensors_file import read_header, save_atomic, split_files
 from . import outputs
-from .guidance import Guidance
-from .prompts import GENERATE_OPTIONS, SEEDS, parse_line, read_lines
-from .sampling import SampleRequest, sample
+from .prompts import parse_line, read_lines
+from .requests import build_request
+from .sampling import SampleRequest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +53,7 @@ class Result:
 
 def run(args: Namespace, architecture: Architecture) -> None:
     """Generate what the arguments ask for. UserError for bad input, and at the end if some of several prompts failed."""
-    if args.interactive and job.folder() is not None:
+    if getattr(args, "interactive", False) and job.folder() is not None:
         raise UserError("--interactive reads prompts from a terminal; use --from_file in a job")
     session = Session(args, architecture)
     logger.info(f"Using device: {session.device}")
@@ -62,59 +61,11 @@ def run(args: Namespace, architecture: Architecture) -> None:
         session.decode_file(args.latent_path[0])
     elif args.save_merged_model:
         session.save_merged(Path(args.save_merged_model))
-    elif args.interactive:
+    elif getattr(args, "interactive", False):
         session.interactive()
     else:
         session.batch()
     logger.info("Done!")
-
-
-def build_request(values: Mapping[str, Any], args: Namespace, architecture: Architecture) -> SampleRequest:
-    """The request of one prompt: what its line says, else what the arguments say, else the defaults of the task.
-
-    UserError where the size or the number of frames does not fit the model, naming the nearest that does.
-    """
-    task = architecture.card.task(args.task)
-
-    def chosen(key: str, argument: Any, default: Any = None) -> Any:
-        value = values.get(key, argument)
-        return default if value is None else value
-
-    request = SampleRequest(
-        prompt=values["prompt"],
-        negative_prompt=values.get("negative_prompt", args.negative_prompt or architecture.card.negative_prompt),
-        width=chosen("width", args.video_size[1]),
-        height=chosen("height", args.video_size[0]),
-        frames=chosen("frame_count", args.video_length, task.frames),
-        steps=chosen("sample_steps", args.infer_steps, task.steps),
-        flow_shift=chosen("discrete_flow_shift", args.flow_shift, task.flow_shift),
-        seed=chosen("seed", args.seed, secrets.randbelow(SEEDS)),
-        solver=args.sample_solver,
-        cpu_noise=args.cpu_noise,
-        guidance=Guidance(
-            scale=chosen("guidance_scale", args.guidance_scale, task.guidance_scale),
-            skip_mode=args.cfg_skip_mode,
-            apply_ratio=args.cfg_apply_ratio,
-            slg_mode=args.slg_mode,
-            slg_layers=_layers(args.slg_layers),
-            slg_scale=args.slg_scale,
-            slg_start=args.slg_start,
-            slg_end=args.slg_end,
-        ),
-    )
-    architecture.latent_shape(request.width, request.height, request.frames)
-    if task.frames == 1 and request.frames != 1:
-        raise UserError(f"--video_length {request.frames}: task {task.name} makes single images; leave it out or give 1")
-    if not 0 <= args.trim_tail_frames < request.frames:
-        raise UserError(f"--trim_tail_frames {args.trim_tail_frames}: only 0 to {request.frames - 1} of {request.frames} frames can go")
-    return request
-
-
-def _layers(text: str | None) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(",")) if text else ()
-    except ValueError:
-        raise UserError(f'--slg_layers "{text}": give block numbers separated by commas, for example 9,10') from None
 
 
 class Session:
@@ -126,19 +77,20 @@ class Session:
         self.device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.folder = Path(args.save_path)
         self.texts: dict[str, Text] = {}
+        self.conditions: dict[str, Text] = {}
         self.transformer: torch.nn.Module | None = None
 
     def batch(self) -> None:
         """--prompt and --from_file."""
         failures: dict[str, str] = {}
         requests = self._requests(failures)
-        self._encode(requests.values())
+        self._encode(requests, failures)
         results: list[Result] = []
         with self._keeping(results):
             self._sample_all(requests, results, failures)
             self._release_transformer()
             self._write_all(results, failures)
-        total = len(requests) + sum(label not in requests for label in failures)
+        total = len(requests | failures)
         if failures:
             listed = "\n".join(f"  {message}" for message in failures.values())
             raise UserError(f"{len(failures)} of {total} prompts failed:\n{listed}")
@@ -157,8 +109,8 @@ class Session:
             results: list[Result] = []
             try:
                 with self._keeping(results):
-                    request = build_request(parse_line(line, GENERATE_OPTIONS, "prompt"), self.args, self.architecture)
-                    self._encode([request])
+                    request = build_request(parse_line(line, self.architecture.line_options, "prompt"), self.args, self.architecture)
+                    self._encode({"prompt": request}, {})
                     results.append(self._sample("prompt", request, suffix=""))
                     self._park_transformer()
                     self._write_all(results, {})
@@ -183,7 +135,7 @@ class Session:
 
     def _requests(self, failures: dict[str, str]) -> dict[str, SampleRequest]:
         """Every good prompt under its label. A bad line of a file is reported at once and skipped, unless all are bad."""
-        if not self.args.from_file:
+        if not getattr(self.args, "from_file", None):
             return {"prompt": build_request({"prompt": self.args.prompt}, self.args, self.architecture)}
         requests: dict[str, SampleRequest] = {}
         for number, line in read_lines(self.args.from_file):
@@ -197,15 +149,19 @@ class Session:
         return requests
 
     def _line_request(self, label: str, line: str) -> SampleRequest:
-        values = parse_line(line, GENERATE_OPTIONS, label)
+        values = parse_line(line, self.architecture.line_options, label)
         try:
             return build_request(values, self.args, self.architecture)
         except UserError as error:
             raise UserError(f"{label}: {error}") from error
 
-    def _encode(self, requests: Any) -> None:
-        """Encode the texts that are new, and free the encoder."""
-        wanted = [text for request in requests for text in _texts(request) if text not in self.texts]
+    def _encode(self, requests: dict[str, SampleRequest], failures: dict[str, str]) -> None:
+        """Encode the texts that are new and the pictures, and free the encoders. Requests whose pictures cannot be used fail."""
+        self._encode_texts([text for request in requests.values() for text in self.architecture.texts(request)])
+        self._encode_pictures(requests, failures)
+
+    def _encode_texts(self, texts: list[str]) -> None:
+        wanted = [text for text in texts if text not in self.texts]
         if not wanted:
             return
         logger.info("Loading text encoder to encode all prompts")
@@ -215,8 +171,23 @@ class Session:
         del encoder
         self._collect()
 
+    def _encode_pictures(self, requests: dict[str, SampleRequest], failures: dict[str, str]) -> None:
+        encoder = self.architecture.condition_encoder(self.args, self.device)
+        if encoder is None:
+            return
+        for label, request in list(requests.items()):
+            try:
+                self.conditions[label] = {name: tensor.cpu() for name, tensor in encoder.encode(request).items()}
+            except PROBLEMS as error:
+                if len(requests) == 1:
+                    raise
+                _report(failures, label, error)
+                del requests[label]
+        del encoder
+        self._collect()
+
     def _sample_all(self, requests: Mapping[str, SampleRequest], results: list[Result], failures: dict[str, str]) -> None:
-        suffix = "" if self.args.from_file else "_"
+        suffix = "" if getattr(self.args, "from_file", None) else "_"
         self._transformer()  # what is wrong with the model is no single prompt's fault
         for index, (label, request) in enumerate(requests.items(), start=1):
             logger.info(f"Processing prompt {index}/{len(requests)}: {request.prompt[:50]}...")
@@ -237,14 +208,12 @@ class Session:
             "Starting sampling (high noise: False). Models: 1, timestep boundary: None, "
             f"flow shift: {request.flow_shift}, guidance scale: {request.guidance.scale}"
         )
-        negative = self.texts[request.negative_prompt] if request.guidance.needs_negative else None
-        with progress_bar(request.steps) as bar:
-            latents = sample(
-                self.architecture,
+        with progress_bar(self.architecture.steps(request)) as bar:
+            latents = self.architecture.sample(
                 transformer,
                 request,
-                self.texts[request.prompt],
-                negative,
+                self.texts,
+                self.conditions.get(label, {}),
                 args=self.args,
                 device=self.device,
                 progress=bar.update,
@@ -264,7 +233,7 @@ class Session:
             logger.info(f"Decoding output {index}/{len(results)}")
             try:
                 video = self._decode(decoder, result.latents)
-                self._write(video, result.stem + result.suffix, outputs.describe(result.request))
+                self._write(video, result.stem + result.suffix, self.architecture.describe(result.request))
                 result.written = True
             except PROBLEMS as error:
                 if len(results) == 1:
@@ -277,7 +246,7 @@ class Session:
         logger.info(f"Decoding video from latents: {latents.shape}")
         video: Tensor = decoder.decode(latents.to(self.device))
         logger.info("Decoding complete")
-        return video[:, : video.shape[1] - self.args.trim_tail_frames]
+        return video[:, : video.shape[1] - getattr(self.args, "trim_tail_frames", 0)]
 
     def _write(self, video: Tensor, name: str, metadata: Mapping[str, str]) -> None:
         kept = None if self.args.no_metadata else metadata
@@ -287,7 +256,7 @@ class Session:
             outputs.save_images(self.folder, name, video, kept)
 
     def _save_latents(self, result: Result) -> None:
-        metadata = None if self.args.no_metadata else outputs.describe(result.request)
+        metadata = None if self.args.no_metadata else self.architecture.describe(result.request)
         outputs.save_latents(self.folder, result.stem, result.latents, metadata)
         result.written = True
 
@@ -321,10 +290,6 @@ class Session:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def _texts(request: SampleRequest) -> list[str]:
-    return [request.prompt, request.negative_prompt] if request.guidance.needs_negative else [request.prompt]
 
 
 def _report(failures: dict[str, str], label: str, error: Exception) -> None:

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError
 
 if TYPE_CHECKING:
-    from ..architectures.card import Card, Task
+    from argparse import Namespace
+
+    from ..architectures.protocol import Architecture
     from .sampling import SampleRequest
 
 SEEDS = 2**32  # a seed nobody chose is below this
@@ -26,16 +28,17 @@ SEEDS = 2**32  # a seed nobody chose is below this
 
 @dataclass(frozen=True)
 class LineOption:
-    """One option of a prompt line. key: its long name; refused: why it cannot be used here."""
+    """One option of a prompt line. key: its long name; several: it may come more than once and makes a tuple; refused: why it
+    cannot be used here."""
 
     key: str
     kind: type = str
     minimum: float | None = None
     maximum: float | None = None
+    several: bool = False
     refused: str = ""
 
 
-_NEEDS_PICTURES = "it belongs to image-to-video and control models, which are not supported yet"
 _COMMON = {
     "w": LineOption("width", int, 16, 8192),
     "h": LineOption("height", int, 16, 8192),
@@ -46,29 +49,28 @@ _COMMON = {
     "fs": LineOption("discrete_flow_shift", float, 0.01),
     "l": LineOption("cfg_scale", float, 0),
     "n": LineOption("negative_prompt"),
-    "i": LineOption("image_path", refused=_NEEDS_PICTURES),
-    "ei": LineOption("end_image_path", refused=_NEEDS_PICTURES),
-    "cn": LineOption("control_video_path", refused=_NEEDS_PICTURES),
-    "ci": LineOption("control_image_path", refused=_NEEDS_PICTURES),
-    "of": LineOption("one_frame", refused=_NEEDS_PICTURES),
+    "i": LineOption("image_path"),
+    "ei": LineOption("end_image_path"),
+    "cn": LineOption("control_video_path"),
+    "ci": LineOption("control_image_path", several=True),
+    "of": LineOption("one_frame"),
 }
 TRAINING_OPTIONS: Mapping[str, LineOption] = _COMMON
 GENERATE_OPTIONS: Mapping[str, LineOption] = {
     **_COMMON,
     "l": _COMMON["g"],
-    "cim": LineOption("control_image_mask_path", refused=_NEEDS_PICTURES),
+    "cim": LineOption("control_image_mask_path", several=True),
 }
 
 
 @dataclass(frozen=True)
 class TrainingPrompt:
     """One sample to make during training. seed_given: only then the seed is part of the file name (and stays the same over
-    several runs); embedded_guidance: what a guidance-distilled model is told, nothing for Wan."""
+    several runs)."""
 
     index: int
     request: SampleRequest
     seed_given: bool
-    embedded_guidance: float
 
 
 def parse_line(line: str, options: Mapping[str, LineOption], where: str) -> dict[str, Any]:
@@ -87,7 +89,8 @@ def parse_line(line: str, options: Mapping[str, LineOption], where: str) -> dict
         if option is None:
             known = " ".join(f"--{known}" for known, option in options.items() if not option.refused)
             raise UserError(f'{where}: unknown option "--{name}"; known are {known}')
-        values[option.key] = _value(option, text.strip(), f"{where}: --{name}")
+        value = _value(option, text.strip(), f"{where}: --{name}")
+        values[option.key] = (*values.get(option.key, ()), value) if option.several else value
     return values
 
 
@@ -100,7 +103,7 @@ def read_lines(path: str | Path) -> list[tuple[int, str]]:
     return lines
 
 
-def training_prompts(path: str | Path, card: Card, task: Task) -> list[TrainingPrompt]:
+def training_prompts(path: str | Path, architecture: Architecture, args: Namespace) -> list[TrainingPrompt]:
     """The samples described by a .txt, .toml or .json file, with musubi-tuner's defaults for what they leave out.
 
     Sizes are floored to what the model can do, frames to the card's stride plus one. All bad entries are named in one UserError.
@@ -109,7 +112,7 @@ def training_prompts(path: str | Path, card: Card, task: Task) -> list[TrainingP
     for index, (where, entry) in enumerate(_entries(path)):
         try:
             values = parse_line(entry, TRAINING_OPTIONS, where) if isinstance(entry, str) else _checked(entry, where)
-            prompts.append(_training_prompt(index, values, card, task))
+            prompts.append(_training_prompt(index, values, architecture, args))
         except UserError as error:
             problems.append(str(error))
     if problems:
@@ -117,10 +120,12 @@ def training_prompts(path: str | Path, card: Card, task: Task) -> list[TrainingP
     return prompts
 
 
-def _training_prompt(index: int, values: Mapping[str, Any], card: Card, task: Task) -> TrainingPrompt:
+def _training_prompt(index: int, values: Mapping[str, Any], architecture: Architecture, args: Namespace) -> TrainingPrompt:
     from .guidance import Guidance
-    from .sampling import SampleRequest
+    from .sampling import Pictures, SampleRequest
 
+    card = architecture.card
+    task = card.task(getattr(args, "task", None))
     step = card.spatial_compression * 2  # every supported model patches its latents by 2x2
     frames = values.get("frame_count", 1)
     negative = values.get("negative_prompt", card.negative_prompt or None)
@@ -135,8 +140,16 @@ def _training_prompt(index: int, values: Mapping[str, Any], card: Card, task: Ta
         guidance=Guidance(1.0 if negative is None else values.get("cfg_scale", task.guidance_scale)),
         flow_shift=values.get("discrete_flow_shift", 14.5),
         seed=secrets.randbelow(SEEDS) if seed is None else seed,
+        pictures=Pictures(
+            start=values.get("image_path"),
+            end=values.get("end_image_path"),
+            control_video=values.get("control_video_path"),
+            controls=values.get("control_image_path", ()),
+        ),
+        embedded_guidance=values.get("guidance_scale", card.embedded_guidance),
+        one_frame=values.get("one_frame"),
     )
-    return TrainingPrompt(index, request, seed is not None, values.get("guidance_scale", 1.0))
+    return TrainingPrompt(index, architecture.fitted(request, args), seed is not None)
 
 
 def _entries(path: str | Path) -> list[tuple[str, Any]]:
@@ -186,6 +199,9 @@ def _checked(entry: Any, where: str) -> dict[str, Any]:
         if key not in by_key:
             known = ", ".join(key for key, option in by_key.items() if not option.refused)
             raise UserError(f'{where}: unknown key "{key}"; known are {known}')
+        if by_key[key].several:
+            values[key] = tuple(_value(by_key[key], str(one), f"{where}: {key}") for one in (value if isinstance(value, list) else [value]))
+            continue
         if isinstance(value, (dict, list, bool)) or (by_key[key].kind is not str and isinstance(value, str)):
             raise UserError(f"{where}: {key}: {value!r} is not {_kind_name(by_key[key].kind)}")
         values[key] = _value(by_key[key], str(value), f"{where}: {key}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from argparse import Namespace
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -26,8 +26,36 @@ VARIABLE_LENGTH = "varlen_"  # prefix of text tensors that are kept unpadded, on
 
 
 @dataclass(frozen=True)
+class Pictures:
+    """Files that a request starts from or is steered by, as paths; what a task does not take stays empty.
+
+    start, end       first and last frame
+    control_video    video file or folder of pictures of Fun-Control models
+    controls, masks  control pictures of one-frame generation, and their masks
+    source_video     the video that is changed (video-to-video)
+    """
+
+    start: str | None = None
+    end: str | None = None
+    control_video: str | None = None
+    controls: tuple[str, ...] = ()
+    masks: tuple[str, ...] = ()
+    source_video: str | None = None
+
+    def given(self) -> dict[str, str | tuple[str, ...]]:
+        """The pictures there are, by name."""
+        return {name: value for name, value in vars(self).items() if value}
+
+
+@dataclass(frozen=True)
 class SampleRequest:
-    """Everything that decides what is generated. width, height in pixels."""
+    """Everything that decides what is generated. width, height in pixels.
+
+    embedded_guidance   what a guidance-distilled model is told; None for models that are not
+    strength            share of the steps that change `pictures.source_video`
+    one_frame           settings of one-frame generation ("target_index=1,control_index=0;10"), None for video
+    own                 settings that only this architecture has, by option name
+    """
 
     prompt: str
     seed: int
@@ -40,14 +68,19 @@ class SampleRequest:
     negative_prompt: str = ""
     solver: str = "unipc"
     cpu_noise: bool = False
+    pictures: Pictures = Pictures()
+    embedded_guidance: float | None = None
+    strength: float | None = None
+    one_frame: str | None = None
+    own: Mapping[str, Any] = field(default_factory=dict)
 
 
 def sample(
     architecture: Architecture,
     transformer: nn.Module,
     request: SampleRequest,
-    text: Mapping[str, Tensor],
-    negative_text: Mapping[str, Tensor] | None,
+    positive: Mapping[str, Tensor],
+    negative: Mapping[str, Tensor] | None,
     *,
     args: Namespace,
     device: torch.device,
@@ -55,20 +88,20 @@ def sample(
 ) -> Tensor:
     """Latents [C, F, H, W] in float32 on `device`, the same for the same request, model and kind of device.
 
-    text, negative_text: what `TextEncoder.encode` gave for the prompt and the negative prompt ({"varlen_t5": [L, D]});
-    negative_text may be None where `request.guidance.needs_negative` is false. args: of the running tool, for
-    `Architecture.predict`. The transformer chooses its own arithmetic, so no autocast. progress is called with 1 after each step.
+    positive, negative: what `TextEncoder.encode` gave for the prompt and the negative prompt ({"varlen_t5": [L, D]}), both with
+    what `ConditionEncoder.encode` gave; negative may be None where `request.guidance.needs_negative` is false. args: of the running
+    tool, for `Architecture.predict`. The transformer chooses its own arithmetic, so no autocast. progress is called with 1 after each step.
     Raises StopRequested between two steps once the job was asked to stop.
     """
     guidance = request.guidance
     block_lists: list[nn.ModuleList] = transformer.block_lists()  # type: ignore[operator]
     check(guidance, sum(len(blocks) for blocks in block_lists))
-    if negative_text is None and guidance.needs_negative:
+    if negative is None and guidance.needs_negative:
         raise ValueError("guidance needs the encoded negative prompt")
     guided = cfg_steps(guidance.skip_mode, guidance.apply_ratio, request.steps)
     if not all(guided):
         logger.info(f"CFG skip mode: {guidance.skip_mode}, apply ratio: {guidance.apply_ratio}, pattern: {pattern_text(guided)}")
-    batches = {True: _batch_of_one(text, device), False: _batch_of_one(negative_text or {}, device)}
+    batches = {True: batch_of_one(positive, device), False: batch_of_one(negative or {}, device)}
     solver = architecture.solver(request)
     latents = initial_noise(architecture.latent_shape(request.width, request.height, request.frames), request, device)[None]
     for step, timestep in enumerate(solver.timesteps):
@@ -94,10 +127,10 @@ def initial_noise(shape: tuple[int, ...], request: SampleRequest, device: torch.
     return torch.randn(shape, generator=generator, device=source, dtype=torch.float32).to(device)
 
 
-def _batch_of_one(text: Mapping[str, Tensor], device: torch.device) -> Batch:
-    """The text tensors as `Architecture.predict` takes them: lists for unpadded ones, a batch dimension for the others."""
+def batch_of_one(tensors: Mapping[str, Tensor], device: torch.device) -> Batch:
+    """The tensors of one sample as `Architecture.predict` takes them: lists for unpadded ones, a batch dimension for the others."""
     batch: Batch = {}
-    for name, tensor in text.items():
+    for name, tensor in tensors.items():
         if name.startswith(VARIABLE_LENGTH):
             batch[name.removeprefix(VARIABLE_LENGTH)] = [tensor.to(device)]
         else:

@@ -109,7 +109,7 @@ def _title(tool: Tool) -> str:
 
 def _text_encoders(tool: Tool) -> list[str]:
     """The options that name the text encoders of the tool's architecture."""
-    return [part for part in cards()[tool.architecture].model_folders if part not in ("dit", "vae")] if tool.architecture else []
+    return list(cards()[tool.architecture].text_encoders) if tool.architecture else []
 
 
 def _card_network(tool: Tool) -> str:

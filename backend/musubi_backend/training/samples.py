@@ -13,7 +13,6 @@ import torch
 from .. import job
 from ..console import progress_bar
 from ..inference.prompts import TrainingPrompt, training_prompts
-from ..inference.sampling import sample
 from ..inference.video_file import to_pictures, write_mp4, write_pngs
 
 if TYPE_CHECKING:
@@ -32,9 +31,10 @@ class Samples:
         self._args = args
         self._architecture = architecture
         self._texts: dict[str, dict[str, Tensor]] = {}
+        self._conditions: dict[int, dict[str, Tensor]] = {}
         self._prompts: list[TrainingPrompt] = []
         if args.sample_prompts:
-            self._prompts = training_prompts(args.sample_prompts, architecture.card, architecture.card.task(args.task))
+            self._prompts = training_prompts(args.sample_prompts, architecture, args)
 
     def encode(self, device: torch.device) -> None:
         """Encode all prompts and free the text encoder."""
@@ -44,11 +44,15 @@ class Samples:
         encoder = self._architecture.text_encoder(self._args, device)
         logger.info("encoding with Text Encoder 1")
         for prompt in self._prompts:
-            request = prompt.request
-            for text in (request.prompt, request.negative_prompt) if request.guidance.needs_negative else (request.prompt,):
+            for text in self._architecture.texts(prompt.request):
                 if text not in self._texts:
                     self._texts[text] = {name: tensor.cpu() for name, tensor in encoder.encode([text])[0].items()}
         del encoder
+        pictures = self._architecture.condition_encoder(self._args, device)
+        if pictures is not None:
+            for prompt in self._prompts:
+                self._conditions[prompt.index] = {name: tensor.cpu() for name, tensor in pictures.encode(prompt.request).items()}
+        del pictures
         _free(device)
 
     def due(self, step: int, epoch: int | None = None) -> bool:
@@ -83,10 +87,9 @@ class Samples:
         request = prompt.request
         for label, value in _described(prompt).items():
             logger.info("%s: %s", label, value)
-        negative = self._texts[request.negative_prompt] if request.guidance.needs_negative else None
-        with progress_bar(request.steps, f"Sampling timesteps for prompt {prompt.index + 1}") as bar:
-            return sample(
-                self._architecture, transformer, request, self._texts[request.prompt], negative,
+        with progress_bar(self._architecture.steps(request), f"Sampling timesteps for prompt {prompt.index + 1}") as bar:
+            return self._architecture.sample(
+                transformer, request, self._texts, self._conditions.get(prompt.index, {}),
                 args=self._args, device=device, progress=bar.update,
             ).cpu()  # fmt: skip
 
@@ -110,7 +113,7 @@ def _described(prompt: TrainingPrompt) -> dict[str, object]:
         "width": request.width,
         "frame count": request.frames,
         "sample steps": request.steps,
-        "guidance scale": prompt.embedded_guidance,
+        "guidance scale": 1.0 if request.embedded_guidance is None else request.embedded_guidance,
         "discrete flow shift": request.flow_shift,
     }
     if prompt.seed_given:

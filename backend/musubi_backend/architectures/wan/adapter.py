@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ...errors import UserError
+from ..protocol import Architecture
 from .card import CARD
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from ...inference.sampling import SampleRequest
     from ...inference.schedulers import Solver
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from .model import WanTransformer
 
 
-class Wan:
+class Wan(Architecture):
     card = CARD
 
     def latent_encoder(self, args: Namespace, device: torch.device) -> LatentEncoder:
@@ -47,13 +48,18 @@ class Wan:
 
         return load_transformer(args, device, dtype)
 
-    def scale_latents(self, latents: Tensor) -> Tensor:
-        return latents  # cached already normalised
-
     def predict(
-        self, transformer: WanTransformer, noisy: Tensor, timesteps: Tensor, batch: Batch, args: Namespace, skip_blocks: Sequence[int] = ()
+        self, transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Batch, args: Namespace, skip_blocks: Sequence[int] = ()
     ) -> Tensor:
-        return transformer(noisy, timesteps, batch["t5"], skip_blocks=skip_blocks)
+        prediction: Tensor = transformer(noisy, timesteps, batch["t5"], skip_blocks=skip_blocks)
+        return prediction
+
+    def fitted(self, request: SampleRequest, args: Namespace) -> SampleRequest:
+        self.latent_shape(request.width, request.height, request.frames)
+        task = CARD.task(args.task)
+        if task.frames == 1 and request.frames != 1:
+            raise UserError(f"--video_length {request.frames}: task {task.name} makes single images; leave it out or give 1")
+        return request
 
     def solver(self, request: SampleRequest) -> Solver:
         from ...inference.schedulers import wan_solver

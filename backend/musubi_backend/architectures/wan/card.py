@@ -36,10 +36,12 @@ CARD = Card(
         replace(_LARGE, name="i2v-A14B", in_dim=36, steps=40, guidance_scale=3.5, supported=False),
         replace(_LARGE, name="t2v-A14B", steps=40, flow_shift=12.0, guidance_scale=3.0, supported=False),
     ),
-    model_folders={"dit": "diffusion_models", "vae": "vae", "t5": "text_encoders"},
+    model_folders={"dit": "diffusion_models", "vae": "vae", "t5": "text_encoders", "clip": "clip_vision"},
     fp8_target=("blocks",),
     fp8_exclude=("norm", "patch_embedding", "text_embedding", "time_embedding", "time_projection", "head", "modulation", "img_emb"),
     text_keys=("t5",),
+    text_encoders=("t5",),
+    image_encoder="clip",
     negative_prompt=NEGATIVE_PROMPT,
     window_in_bucket=True,
 )

@@ -13,9 +13,10 @@ from ...errors import UserError
 from .card import CARD
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from torch import Tensor
+
+    from ...dataset.decoding import DecodedEntry
 
 logger = logging.getLogger(__name__)
 
@@ -37,14 +38,14 @@ class WanLatentEncoder:
         """From `--vae`, `--vae_dtype` and `--vae_cache_cpu`. UserError for a missing or wrong file."""
         return cls(_vae(args, device))
 
-    def encode(self, frames: Sequence[np.ndarray]) -> list[dict[str, Tensor]]:
-        """frames: uint8 [F, H, W, 3] per item, all of one size -> {"latents": [16, (F-1)/4+1, H/8, W/8]} per item."""
+    def encode(self, batch: Sequence[DecodedEntry]) -> list[list[dict[str, Tensor]]]:
+        """One file per entry: {"latents": [16, (F-1)/4+1, H/8, W/8]}."""
         import numpy as np
         import torch
 
-        pixels = torch.from_numpy(np.stack(frames)).to(self.vae.device).permute(0, 4, 1, 2, 3)
+        pixels = torch.from_numpy(np.stack([entry.pixels for entry in batch])).to(self.vae.device).permute(0, 4, 1, 2, 3)
         video = pixels.to(self.vae.dtype) / 127.5 - 1.0
-        return [{"latents": latents} for latents in self.vae.encode(video.contiguous())]
+        return [[{"latents": latents}] for latents in self.vae.encode(video.contiguous())]
 
 
 class WanLatentDecoder:

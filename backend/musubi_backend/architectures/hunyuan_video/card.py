@@ -1,0 +1,34 @@
+"""Facts about HunyuanVideo (sizes: github.com/Tencent-Hunyuan/HunyuanVideo, `hyvideo/modules/models.py`)."""
+
+from __future__ import annotations
+
+from ..card import Card, Task
+
+CARD = Card(
+    id="hv",
+    name="hunyuan_video",
+    title="HunyuanVideo",
+    tool_prefix="hv_",
+    cache_tools=("cache_latents", "cache_text_encoder_outputs"),
+    network_module="networks.lora",
+    modelspec="hunyuan-video",
+    implementation="https://github.com/Tencent/HunyuanVideo",
+    lora_blocks=("MMDoubleStreamBlock", "MMSingleStreamBlock"),
+    lora_exclude=r".*(img_mod|txt_mod|modulation).*",
+    tasks=(
+        Task(
+            "hv", dim=3072, ffn_dim=12288, num_heads=24, num_layers=60, in_dim=16, steps=50, flow_shift=7.0, guidance_scale=1.0, frames=129
+        ),
+    ),
+    model_folders={
+        "dit": "diffusion_models",
+        "vae": "vae",
+        "text_encoder1": "text_encoders",
+        "text_encoder2": "text_encoders",
+    },
+    text_encoders=("text_encoder1", "text_encoder2"),
+    fps=24,
+    embedded_guidance=6.0,
+    latent_dtype="float16",
+    text_keys=("llm", "llm_mask", "clipL", "clipL_mask"),
+)

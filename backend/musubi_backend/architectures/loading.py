@@ -1,0 +1,98 @@
+"""From a weight file and the arguments to a frozen transformer: what every architecture's loading has in common."""
+
+from __future__ import annotations
+
+import logging
+from argparse import Namespace
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..errors import UserError
+from ..layers.attention import check_mode
+from ..layers.lora_files import LoRAMerge
+from ..weights.loader import Weights, load_into
+from ..weights.safetensors_file import TORCH_DTYPES
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .card import Card
+
+logger = logging.getLogger(__name__)
+
+_ATTENTION = {"torch": "torch", "sdpa": "torch", "flash": "flash", "flash2": "flash", "flash3": "flash3", "xformers": "xformers"}
+
+
+def load_frozen(
+    model: nn.Module,
+    weights: Weights,
+    args: Namespace,
+    card: Card,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    lora_path: Callable[[str], str] | None = None,
+    rename: Callable[[str], str | None] | None = None,
+    optional: Collection[str] = (),
+) -> Any:
+    """Fill `model` (built on "meta") from `weights`, with `--lora_weight` or `--base_weights` merged and the attention chosen; in
+    eval mode on `device`.
+
+    lora_path: dotted module path in a LoRA file -> path in our model. rename, optional: as in `load_into`.
+    UserError for a file that is incomplete or of another model, and for LoRAs that do not fit.
+    """
+    merge = lora_merge(args, lora_path)
+    if merge is not None:
+        merge.check([rename(name) or name if rename else name for name in weights.header.tensors])
+    logger.info("loading %s (%s) as %s", weights.path, card.title, str(dtype).removeprefix("torch."))
+    load_into(model, weights, device, dtype, transform=merge, rename=rename, optional=optional)
+    mode, split = attention_of(args)
+    switches: Any = model
+    switches.set_attention(mode, split)
+    return model.eval()
+
+
+def file_dtype(weights: Weights, tensor: str) -> torch.dtype:
+    """dtype of the tensor that tells it for the whole file. UserError where there is none, or it cannot be computed with."""
+    info = weights.header.tensors.get(tensor)
+    name = TORCH_DTYPES.get(info.dtype) if info else None
+    dtype: torch.dtype | None = getattr(torch, name) if name else None
+    if dtype not in (torch.float16, torch.bfloat16, torch.float32):
+        found = info.dtype if info else "missing"
+        raise UserError(f"{weights.path}: {tensor} ({found}) has no usable dtype; use a bf16, fp16 or fp32 file")
+    return dtype
+
+
+def lora_merge(args: Namespace, lora_path: Callable[[str], str] | None) -> LoRAMerge | None:
+    """The LoRAs that `--lora_weight` and `--base_weights` add to the weights; None without any."""
+    files = list(getattr(args, "lora_weight", None) or [])
+    multipliers = _numbers(getattr(args, "lora_multiplier", None))
+    base = list(getattr(args, "base_weights", None) or [])
+    if base:
+        multipliers = [*multipliers, *[1.0] * (len(files) - len(multipliers)), *_numbers(getattr(args, "base_weights_multiplier", None))]
+        files += base
+    if not files:
+        return None
+    include, exclude = getattr(args, "include_patterns", None) or (), getattr(args, "exclude_patterns", None) or ()
+    return LoRAMerge(files, multipliers, include, exclude, lora_path)
+
+
+def attention_of(args: Namespace) -> tuple[str, bool]:
+    """(mode, split) from training's switches or generation's `--attn_mode`."""
+    named = getattr(args, "attn_mode", None)
+    if named is None:
+        switches = {"sdpa": "torch", "flash_attn": "flash", "flash3": "flash3", "xformers": "xformers"}
+        named = next((mode for switch, mode in switches.items() if getattr(args, switch, False)), "torch")
+    mode = _ATTENTION.get(named)
+    if mode is None:
+        raise UserError(f"--attn_mode {named} is not supported; choose one of {', '.join(_ATTENTION)}")
+    check_mode(mode)
+    return mode, bool(getattr(args, "split_attn", False))
+
+
+def _numbers(value: float | Sequence[float] | None) -> list[float]:
+    if value is None:
+        return []
+    return [float(value)] if isinstance(value, (int, float)) else [float(number) for number in value]
