@@ -58,8 +58,8 @@ def test_features_equal_the_reference(
     encoder = UMT5.load(path, CPU, torch.float32)
     io = load_file(shared / "golden/vae_te/umt5.io.safetensors")
     features = encoder.features(io["ids"], io["mask"])
-    torch.testing.assert_close(features[0], io["out"][0], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(features[1], io["out.trimmed1"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(features[0], io["out"][0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(features[1], io["out.trimmed1"], rtol=1e-4, atol=1e-5)
 
 
 def test_less_padding_gives_the_same_features(tmp_path: Path) -> None:

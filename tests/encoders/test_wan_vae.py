@@ -13,6 +13,8 @@ from musubi_backend.errors import UserError
 from safetensors.torch import load_file
 
 CPU = torch.device("cpu")
+# Equal to 1e-6 where the same convolution kernels run; others add up to 1.3e-4 to values in -1..1. A wrong layer shows at 1e-2.
+OTHER_KERNELS = {"rtol": 1e-3, "atol": 5e-4}
 
 
 @pytest.fixture(scope="module")
@@ -28,15 +30,15 @@ def test_encoding_and_decoding_equal_the_reference(
     vae = WanVAE.load(shared / "golden/vae_te/wan_vae.safetensors", CPU, torch.float32, cache_on_cpu=cache_on_cpu)
     latents = vae.encode(reference[f"video{frames}"][None])[0]
     video = vae.decode(reference[f"latent{frames}"][None])[0]
-    torch.testing.assert_close(latents, reference[f"latent{frames}"], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(video, reference[f"decoded{frames}"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(latents, reference[f"latent{frames}"], **OTHER_KERNELS)
+    torch.testing.assert_close(video, reference[f"decoded{frames}"], **OTHER_KERNELS)
 
 
 def test_a_pth_file_gives_the_same(shared: Path, reference: dict[str, torch.Tensor], tmp_path: Path) -> None:
     path = tmp_path / "Wan2.1_VAE.pth"
     torch.save(load_file(shared / "golden/vae_te/wan_vae.safetensors"), path)
     latents = WanVAE.load(path, CPU, torch.float32).encode(reference["video5"][None])[0]
-    torch.testing.assert_close(latents, reference["latent5"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(latents, reference["latent5"], **OTHER_KERNELS)
 
 
 def test_sizes_of_the_published_vae_are_read_from_its_shapes() -> None:
