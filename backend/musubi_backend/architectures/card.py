@@ -13,6 +13,9 @@ class Task:
     generation defaults of that task. Architectures without `--task` have one, called as the architecture.
 
     image_encoder   the transformer looks at the first picture through an image encoder
+    start_image, last_frame, control   it starts from a picture, ends with one, follows a control video
+    boundary        share of noise where the high-noise expert hands over to the low-noise one; None for a single model
+    guidance_scale_high_noise   of the high-noise expert
     """
 
     name: str
@@ -22,10 +25,16 @@ class Task:
     num_layers: int
     in_dim: int
     image_encoder: bool = False
+    start_image: bool = False
+    last_frame: bool = False
+    control: bool = False
+    boundary: float | None = None
+    guidance_scale_high_noise: float | None = None
     steps: int = 50
     flow_shift: float = 5.0
     guidance_scale: float = 5.0
     frames: int = 81
+    supported: bool = True
     supported: bool = True
 
 

@@ -100,7 +100,7 @@ class Linear(nn.Linear):
         bias: Tensor | None = self.bias
         rows = hidden.flatten(0, -2)
         start = (rows * factor) @ up if bias is None else torch.addmm(bias, rows, up, alpha=factor)
-        return self.base_output(x, start.view(*x.shape[:-1], -1))
+        return self.base_output(x, start.view(*x.shape[:-1], start.shape[-1]))
 
 
 class _Factor(nn.Module):

@@ -1,13 +1,18 @@
-"""Facts about Wan2.1 (sizes: github.com/Wan-Video/Wan2.1, `wan/configs`)."""
+"""Facts about Wan2.1 and Wan2.2 A14B (sizes: github.com/Wan-Video/Wan2.1 and Wan2.2, `wan/configs`)."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from ..card import Card, Task
 
 _SMALL = Task("", dim=1536, ffn_dim=8960, num_heads=12, num_layers=30, in_dim=16)
 _LARGE = Task("", dim=5120, ffn_dim=13824, num_heads=40, num_layers=40, in_dim=16)
+
+_START: dict[str, Any] = {"in_dim": 36, "start_image": True, "steps": 40}
+_CLIP: dict[str, Any] = {"image_encoder": True}
+_CONTROL: dict[str, Any] = {"in_dim": 48, "image_encoder": True, "control": True}
 
 NEGATIVE_PROMPT = (
     "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，丑陋的，残缺的，多余的手指，"
@@ -27,14 +32,23 @@ CARD = Card(
     tasks=(
         replace(_LARGE, name="t2v-14B"),
         replace(_SMALL, name="t2v-1.3B"),
-        replace(_LARGE, name="i2v-14B", in_dim=36, steps=40, supported=False),
+        replace(_LARGE, name="i2v-14B", supported=False, **_START, **_CLIP),
         replace(_LARGE, name="t2i-14B", frames=1),
-        replace(_LARGE, name="flf2v-14B", in_dim=36, steps=40, supported=False),
-        replace(_SMALL, name="t2v-1.3B-FC", in_dim=48, supported=False),
-        replace(_LARGE, name="t2v-14B-FC", in_dim=48, supported=False),
-        replace(_LARGE, name="i2v-14B-FC", in_dim=48, steps=40, supported=False),
-        replace(_LARGE, name="i2v-A14B", in_dim=36, steps=40, guidance_scale=3.5, supported=False),
-        replace(_LARGE, name="t2v-A14B", steps=40, flow_shift=12.0, guidance_scale=3.0, supported=False),
+        replace(_LARGE, name="flf2v-14B", last_frame=True, supported=False, **_START, **_CLIP),
+        replace(_SMALL, name="t2v-1.3B-FC", supported=False, **_CONTROL),
+        replace(_LARGE, name="t2v-14B-FC", supported=False, **_CONTROL),
+        replace(_LARGE, name="i2v-14B-FC", supported=False, **{**_START, **_CONTROL}),
+        replace(_LARGE, name="i2v-A14B", supported=False, boundary=0.9, guidance_scale=3.5, guidance_scale_high_noise=3.5, **_START),
+        replace(
+            _LARGE,
+            name="t2v-A14B",
+            supported=False,
+            boundary=0.875,
+            steps=40,
+            flow_shift=12.0,
+            guidance_scale=3.0,
+            guidance_scale_high_noise=4.0,
+        ),
     ),
     model_folders={"dit": "diffusion_models", "vae": "vae", "t5": "text_encoders", "clip": "clip_vision"},
     fp8_target=("blocks",),

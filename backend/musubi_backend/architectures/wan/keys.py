@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 
 from ...errors import UserError
 from ...weights.safetensors_file import Header
+from ..card import Task
 from .card import CARD
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.")
@@ -15,7 +16,8 @@ GEOMETRY_KEY = "musubi_geometry"
 HEAD_DIM = 128
 DTYPE_TENSOR = "blocks.0.cross_attn.k.weight"
 
-_TASK_KEYS = ("dim", "ffn_dim", "num_layers", "in_dim")
+_TASK_SIZES = ("dim", "ffn_dim", "num_layers")
+_INPUT_FACTS = ("in_dim", "image_encoder", "last_frame")
 _DIFFUSERS_NAMES = (
     (r"\.attn1\.", ".self_attn."), (r"\.attn2\.", ".cross_attn."), (r"\.to_(q|k|v)$", r".\1"), (r"\.to_out\.0$", ".o"),
     (r"\.add_(k|v)_proj$", r".\1_img"), (r"\.ffn\.net\.0\.proj$", ".ffn.0"), (r"\.ffn\.net\.2$", ".ffn.2"),
@@ -24,7 +26,11 @@ _DIFFUSERS_NAMES = (
 
 @dataclass(frozen=True)
 class WanGeometry:
-    """Sizes of a Wan transformer. image_dim is the width of CLIP image features, None without image conditioning."""
+    """Sizes of a Wan transformer.
+
+    image_dim        width of CLIP image features; None for models that do not look at pictures that way
+    image_positions  how many image tokens have a learned position (two pictures of first-and-last-frame models), 0 for none
+    """
 
     dim: int
     ffn_dim: int
@@ -36,6 +42,7 @@ class WanGeometry:
     text_len: int = 512
     freq_dim: int = 256
     image_dim: int | None = None
+    image_positions: int = 0
     eps: float = 1e-6
 
     def to_json(self) -> str:
@@ -58,16 +65,32 @@ def geometry_of(header: Header, task: str) -> WanGeometry:
     have any, but must take the task's kind of input.
     """
     found = _sizes(header)
-    wanted = CARD.task(task)
-    differing = [key for key in _TASK_KEYS if getattr(found, key) != getattr(wanted, key)]
-    if GEOMETRY_KEY in header.metadata:
-        differing = [key for key in differing if key == "in_dim"]
+    compared = _INPUT_FACTS if GEOMETRY_KEY in header.metadata else (*_TASK_SIZES, *_INPUT_FACTS)
+    facts, wanted = _facts(found), CARD.task(task)
+    differing = [key for key in compared if facts[key] != getattr(wanted, key)]
     if differing:
-        fitting = [t.name for t in CARD.tasks if all(getattr(t, key) == getattr(found, key) for key in _TASK_KEYS)]
+        fitting = [t.name for t in CARD.tasks if all(getattr(t, key) == facts[key] for key in compared)]
         advice = f"use --task {' or '.join(fitting)}" if fitting else f"no {CARD.title} task has these sizes"
-        sizes = ", ".join(f"{key} {getattr(found, key)} instead of {getattr(wanted, key)}" for key in differing)
-        raise UserError(f"the weight file is not a {task} model ({sizes}): {advice}")
+        raise UserError(
+            f"the weight file is not a {task} model ({', '.join(_difference(key, facts, wanted) for key in differing)}): {advice}"
+        )
     return found
+
+
+def _facts(geometry: WanGeometry) -> dict[str, int | bool]:
+    """What a file tells about its task, under the names of `Task`."""
+    return {
+        **{key: getattr(geometry, key) for key in (*_TASK_SIZES, "in_dim")},
+        "image_encoder": geometry.image_dim is not None,
+        "last_frame": geometry.image_positions > 0,
+    }
+
+
+def _difference(key: str, facts: dict[str, int | bool], wanted: Task) -> str:
+    named = {"image_encoder": "layers for an image encoder's features", "last_frame": "positions for a first and a last picture"}
+    if key in named:
+        return f"it has {'' if facts[key] else 'no '}{named[key]}"
+    return f"{key} {facts[key]} instead of {getattr(wanted, key)}"
 
 
 def _sizes(header: Header) -> WanGeometry:
@@ -86,6 +109,7 @@ def _sizes(header: Header) -> WanGeometry:
             text_dim=tensors["text_embedding.0.weight"].shape[1],
             freq_dim=tensors["time_embedding.0.weight"].shape[1],
             image_dim=tensors["img_emb.proj.0.weight"].shape[0] if "img_emb.proj.0.weight" in tensors else None,
+            image_positions=tensors["img_emb.emb_pos"].shape[1] if "img_emb.emb_pos" in tensors else 0,
         )
     except (KeyError, ValueError, IndexError) as error:
         raise UserError(f"the weight file lacks {error}, which every Wan transformer has; is it complete?") from error

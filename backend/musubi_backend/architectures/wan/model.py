@@ -7,6 +7,7 @@ LoRAs folded into the linears (`layers.linear`), and the text padding replaced b
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,8 @@ __all__ = ["WanGeometry", "WanTransformer"]
 
 PATCH = (1, 2, 2)
 _PATCH_VOLUME = 4
+IMAGE_TOKENS = 257
+"""Tokens of one picture: CLIP ViT-H/14 at 224 pixels has 16 x 16 patches and a class token."""
 
 
 class WanSelfAttention(nn.Module):
@@ -50,24 +53,32 @@ class WanSelfAttention(nn.Module):
         return self.o(attention(q, k, self.heads(self.v(x)), self.mode, split=self.split))
 
 
+class Context(NamedTuple):
+    """What the video attends to. text [B, K, C], image [B, N, C] or None; biases [B, 1, 1, K or N], None where they are zero."""
+
+    text: Tensor
+    text_bias: Tensor | None
+    image: Tensor | None = None
+    image_bias: Tensor | None = None
+
+
 class WanCrossAttention(WanSelfAttention):
-    """Attention to the text and, where the model has it, to image features with keys and values of their own."""
+    """Attention to the text and, where the model has it, to image tokens with keys and values of their own."""
 
     def __init__(self, geometry: WanGeometry) -> None:
         super().__init__(geometry)
-        self.has_image = geometry.image_dim is not None
-        if self.has_image:
+        if geometry.image_dim is not None:
             self.k_img = Linear(geometry.dim, geometry.dim)
             self.v_img = Linear(geometry.dim, geometry.dim)
             self.norm_k_img = RMSNorm(geometry.dim, geometry.eps)
 
-    def forward(self, x: Tensor, text: Tensor, text_bias: Tensor | None, image: Tensor | None) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, context: Context) -> Tensor:  # type: ignore[override]
         q = self.heads(self.norm_q(self.q(x)))
-        k = self.heads(self.norm_k(self.k(text)))
-        out = attention(q, k, self.heads(self.v(text)), self.mode, text_bias, self.split)
-        if self.has_image and image is not None:
-            k = self.heads(self.norm_k_img(self.k_img(image)))
-            out = out + attention(q, k, self.heads(self.v_img(image)), self.mode, split=self.split)
+        k = self.heads(self.norm_k(self.k(context.text)))
+        out = attention(q, k, self.heads(self.v(context.text)), self.mode, context.text_bias, self.split)
+        if context.image is not None:
+            k = self.heads(self.norm_k_img(self.k_img(context.image)))
+            out = out + attention(q, k, self.heads(self.v_img(context.image)), self.mode, context.image_bias, self.split)
         return self.o(out)
 
 
@@ -83,11 +94,11 @@ class WanAttentionBlock(nn.Module):
         self.ffn = nn.Sequential(Linear(dim, geometry.ffn_dim), nn.GELU(approximate="tanh"), Linear(geometry.ffn_dim, dim))
         self.modulation = nn.Parameter(torch.empty(1, 6, dim))
 
-    def forward(self, x: Tensor, condition: Tensor, rope: Tables, text: Tensor, text_bias: Tensor | None, image: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, condition: Tensor, rope: Tables, context: Context) -> Tensor:
         """x [B, S, C]; condition [B, T, 6, C] float32 with T = 1, or S where every token has its own time."""
         shift1, scale1, gate1, shift2, scale2, gate2 = _modulation(self.modulation, condition, x.dtype)
         x = gated_residual(x, self.self_attn(self.norm1.modulated(x, scale1, shift1), rope), gate1)
-        x = x + self.cross_attn(self.norm3(x), text, text_bias, image)
+        x = x + self.cross_attn(self.norm3(x), context)
         return gated_residual(x, self.ffn(self.norm2.modulated(x, scale2, shift2)), gate2)
 
 
@@ -113,15 +124,26 @@ class TimeLinear(nn.Linear):
 
 
 class ImageEmbedding(nn.Module):
-    """CLIP image features -> tokens of the transformer's width."""
+    """CLIP image features -> tokens of the transformer's width. Models of a first and a last frame tell the two pictures apart by learned
+    positions."""
 
     def __init__(self, geometry: WanGeometry) -> None:
         super().__init__()
         width = geometry.image_dim or 0
         dim = geometry.dim
+        if geometry.image_positions:
+            self.emb_pos = nn.Parameter(torch.empty(1, geometry.image_positions, width))
         self.proj = nn.Sequential(nn.LayerNorm(width), Linear(width, width), nn.GELU(), Linear(width, dim), nn.LayerNorm(dim))
 
     def forward(self, features: Tensor) -> Tensor:
+        positions: Tensor | None = getattr(self, "emb_pos", None)
+        if positions is not None:
+            if features.shape[1] != positions.shape[1]:
+                raise UserError(
+                    f"this model looks at a first and a last frame ({positions.shape[1]} image tokens) and was given {features.shape[1]}; "
+                    "for training, cache again with wan_cache_latents --last_frame"
+                )
+            features = features + positions
         tokens: Tensor = self.proj(features)
         return tokens
 
@@ -167,7 +189,8 @@ class WanTransformer(nn.Module):
         """Velocity [B, out, F, H, W] in float32.
 
         latents [B, 16, F, H, W]; timesteps [B], 0..1000; text: per sample [L, text_dim] without padding.
-        extra_channels [B, in_dim - 16, F, H, W]: control or first-frame channels. image [B, tokens, image_dim]: CLIP features.
+        extra_channels [B, in_dim - 16, F, H, W]: control or first-frame channels. image [B, tokens, image_dim]: CLIP features, of two
+        pictures one behind the other; None for a model that has them makes the text stand in (`_context`).
         frame_indices: positions in time of the latent frames. skip_blocks: blocks left out (skip layer guidance).
         """
         weight = self.patch_embedding.weight
@@ -178,9 +201,7 @@ class WanTransformer(nn.Module):
         grid = (latents.shape[2], latents.shape[3] // PATCH[1], latents.shape[4] // PATCH[2])
         x = self._patches(latents, grid)
         time, condition = self._time(timesteps.to(device))
-        tokens, bias = collapse_padding(text, self.geometry.text_len, dtype, device)
-        tokens = self.text_embedding(tokens)
-        image_tokens = self.img_emb(image.to(device, dtype)) if image is not None else None
+        context = self._context(text, image, dtype, device)
         rope = rope_tables(grid_positions(*grid, frame_indices), self.geometry.dim // self.geometry.num_heads, x.device, dtype)
 
         run = [index for index in range(len(self.blocks)) if index not in skip_blocks]
@@ -188,10 +209,25 @@ class WanTransformer(nn.Module):
             # what the last block would keep is needed at once, so recomputing it saves no memory
             recompute = self.gradient_checkpointing and index != run[-1]
             x = run_block(
-                self.blocks[index], x, condition, rope, tokens, bias, image_tokens,
-                recompute=recompute, offload=self.gradient_checkpointing_cpu_offload,
-            )  # fmt: skip
+                self.blocks[index], x, condition, rope, context, recompute=recompute, offload=self.gradient_checkpointing_cpu_offload
+            )
         return self._unpatch(self.head(x, time), grid).float()
+
+    def _context(self, text: Sequence[Tensor], image: Tensor | None, dtype: torch.dtype, device: torch.device) -> Context:
+        """Text and image tokens of the transformer's width.
+
+        A Fun-Control model without a start picture has the layers for image tokens but no image: then the first 257 rows of the padded
+        text take that place, as in musubi-tuner, whose LoRAs and ours must mean the same.
+        """
+        length = self.geometry.text_len
+        if self.geometry.image_dim is None or image is not None:
+            tokens, bias = collapse_padding(text, length, dtype, device)
+            embedded = None if image is None else self.img_emb(image.to(device, dtype))
+            return Context(self.text_embedding(tokens), bias, embedded)
+        taken = min(IMAGE_TOKENS, length)
+        first, first_bias = collapse_padding([one[:taken] for one in text], taken, dtype, device)
+        rest, rest_bias = collapse_padding([one[taken:] for one in text], length - taken, dtype, device)
+        return Context(self.text_embedding(rest), rest_bias, self.text_embedding(first), first_bias)
 
     def _patches(self, latents: Tensor, grid: tuple[int, int, int]) -> Tensor:
         """[B, C, F, H, W] -> [B, F*H*W/4, dim]; the convolution's stride is its kernel, so it is one matrix product."""
