@@ -68,6 +68,16 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
+def reference_hunyuan_vae(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny HunyuanVideo VAE of the reference data, with the one size its shapes do not tell in its metadata."""
+    from safetensors.torch import load_file, save_file
+
+    path = tmp_path_factory.mktemp("hunyuan_vae") / "hv_vae.safetensors"
+    save_file(load_file(shared / "golden/vae_te/hv_vae.safetensors"), path, {"musubi_geometry": '{"norm_num_groups": 2}'})
+    return path
+
+
+@pytest.fixture(scope="session")
 def comfyui_path() -> Path:
     """A ComfyUI checkout, named by $COMFYUI_PATH. Skips without one."""
     named = os.environ.get("COMFYUI_PATH")

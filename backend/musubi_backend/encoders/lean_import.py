@@ -62,6 +62,18 @@ def diffusers_class(module: str, name: str) -> Any:
         return getattr(importlib.import_module(module), name)
 
 
+def diffusers_model(module: str, name: str, **config: Any) -> Any:
+    """An instance of a diffusers class whose constructor imports more of diffusers. A ValueError of the constructor passes through."""
+    if "diffusers" in sys.modules:
+        return getattr(importlib.import_module(module), name)(**config)
+    try:
+        with _lock, _lean():
+            return getattr(importlib.import_module(module), name)(**config)
+    except (ImportError, AttributeError, RuntimeError, TypeError) as error:
+        logger.info("diffusers does not import lean (%s: %s); importing all of it", type(error).__name__, error)
+        return getattr(importlib.import_module(module), name)(**config)
+
+
 @contextlib.contextmanager
 def _lean() -> Iterator[None]:
     before = set(sys.modules)

@@ -1,0 +1,34 @@
+"""Sizes that the shapes of a weight file do not tell (heads, groups of norms), from its metadata. Standard library only.
+
+The published models have one size each, so musubi-tuner and ComfyUI fix those numbers. Small models, such as the demo models, say
+them under one metadata key, as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from .safetensors_file import PathLike, read_header
+
+GEOMETRY_KEY = "musubi_geometry"
+
+
+def geometry_metadata(path: PathLike) -> dict[str, Any]:
+    """What a weight file says about its sizes; empty for files that say nothing, PyTorch files among them. UserError when the
+    metadata is not a JSON table."""
+    file = Path(path)
+    if file.suffix.lower() != ".safetensors":
+        return {}
+    text = read_header(file).metadata.get(GEOMETRY_KEY)
+    if text is None:
+        return {}
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{file}: the metadata {GEOMETRY_KEY} is not valid JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{file}: the metadata {GEOMETRY_KEY} is not a JSON table")
+    return found
