@@ -35,7 +35,6 @@ class Task:
     guidance_scale: float = 5.0
     frames: int = 81
     supported: bool = True
-    supported: bool = True
 
 
 @dataclass(frozen=True)
