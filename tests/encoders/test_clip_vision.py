@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from musubi_backend.encoders.clip_vision import HEADS_KEY, ClipVision
+from musubi_backend.encoders.clip_vision import ClipVision
 from musubi_backend.errors import UserError
 from musubi_backend.weights.safetensors_file import save_atomic
 from safetensors.torch import load_file
 
 CPU = torch.device("cpu")
-HEADS = {HEADS_KEY: "4"}
+HEADS = {"musubi_geometry": '{"num_attention_heads": 4}'}
 
 
 @pytest.fixture(scope="module")

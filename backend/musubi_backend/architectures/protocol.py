@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ..dataset.decoding import DecodedEntry
+    from ..dataset.items import Entry, MediaItem
     from ..inference.prompts import LineOption
     from ..inference.sampling import SampleRequest
     from ..inference.schedulers import Solver
@@ -59,6 +60,22 @@ class Architecture(ABC):
     """One model family. Every method takes the parsed arguments of the running tool; nothing is kept between calls."""
 
     card: Card
+
+    def unusable(self, item: MediaItem, args: Namespace) -> str | None:
+        """Why latents of an item cannot be cached with these arguments (it lacks control pictures, ...); None when they can."""
+        return None
+
+    def cached_names(self, item: MediaItem, args: Namespace) -> Collection[str]:
+        """Base names of the tensors that every latent cache of an item holds when it is cached with these arguments."""
+        return ("latents",)
+
+    def cached_frames(self, entry: Entry, args: Namespace) -> int:
+        """How many frames the main latents of each cache file of an entry have."""
+        return ((entry.frames or 1) - 1) // self.card.frame_stride + 1
+
+    def trained_names(self, args: Namespace) -> Collection[str]:
+        """Base names of the tensors that latent caches must hold to be trained with these arguments."""
+        return ("latents",)
 
     @abstractmethod
     def latent_encoder(self, args: Namespace, device: torch.device) -> LatentEncoder: ...
@@ -113,6 +130,10 @@ class Architecture(ABC):
     @abstractmethod
     def latent_shape(self, width: int, height: int, frames: int) -> tuple[int, int, int, int]:
         """[C, F', H', W'] of one video; UserError names the nearest valid size where this one does not fit."""
+
+    def noise_shape(self, request: SampleRequest) -> tuple[int, int, int, int]:
+        """[C, F', H', W'] of what is sampled for a fitted request."""
+        return self.latent_shape(request.width, request.height, request.frames)
 
     @abstractmethod
     def solver(self, request: SampleRequest) -> Solver:

@@ -44,11 +44,13 @@ def latents_problem(
     height: int,
     bucket: tuple[int, int],
     frames: int | None = None,
+    latent_frames: int | None = None,
     needs: Collection[str] = (keys.LATENTS,),
 ) -> str | None:
     """Why the latent cache at `path` must be made (again); None when it is good.
 
     width, height   as in its name; `bucket` is the pixel size that was encoded; `frames` of the window, None for a picture
+    latent_frames   frames of the main latents; None: as many as `frames` become without further ado
     needs           base names it must hold, e.g. {"latents", "latents_image", "clip"}
     """
     header, problem = _header(path, card)
@@ -63,8 +65,10 @@ def latents_problem(
         return problem
     shape = latent_shape(header)
     scale = card.spatial_compression
-    size = (((frames or 1) - 1) // card.frame_stride + 1, bucket[1] // scale, bucket[0] // scale)
-    return None if shape == size else f"latents are {_by(shape)}, expected {_by(size)}"
+    if latent_frames is None:
+        latent_frames = ((frames or 1) - 1) // card.frame_stride + 1
+    wanted = (latent_frames, bucket[1] // scale, bucket[0] // scale)
+    return None if shape == wanted else f"latents are {_by(shape)}, expected {_by(wanted)}"
 
 
 def text_problem(path: Path, card: Card, *, caption: str, needs: Collection[str] = ()) -> str | None:

@@ -12,12 +12,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..dataset.decoding import DecodedEntry, decoded
 from ..dataset.discovery import Discovery
-from ..dataset.items import MediaItem
+from ..dataset.items import Entry, MediaItem
 from ..dataset.probe import foresee
 from ..dataset.problems import Problem
 from ..errors import UserError
@@ -61,7 +62,9 @@ def run(args: Namespace, architecture: Architecture) -> None:
 
         show(discoveries, card, args)
         return
-    work = [_left_to_do(discovery, card, args.skip_existing) for discovery in discoveries]
+    reasons = ((item.path, architecture.unusable(item, args)) for discovery in discoveries for item in discovery.items)
+    refuse([Problem(path, reason) for path, reason in reasons if reason], "Nothing was cached.")
+    work = [_left_to_do(discovery, architecture, args) for discovery in discoveries]
     _Caching(args, architecture).run(work)
     refuse(
         [problem for one in work for problem in one.problems],
@@ -69,9 +72,9 @@ def run(args: Namespace, architecture: Architecture) -> None:
     )
 
 
-def _left_to_do(discovery: Discovery, card: Card, skip_existing: bool) -> _Work:
-    work = _Work(discovery, [])
-    if not skip_existing:
+def _left_to_do(discovery: Discovery, architecture: Architecture, args: Namespace) -> _Work:
+    work, card = _Work(discovery, []), architecture.card
+    if not args.skip_existing:
         work.items.extend(discovery.items)
         return work
     for item in discovery.items:
@@ -79,16 +82,21 @@ def _left_to_do(discovery: Discovery, card: Card, skip_existing: bool) -> _Work:
         if isinstance(foreseen, Problem):
             work.problems.append(foreseen)
             continue
-        checks = (
-            latents_problem(path, card, width=entry.name.width, height=entry.name.height, bucket=entry.bucket, frames=entry.frames)
-            for entry in foreseen.entries
-            for path in entry.latent_paths(card)
-        )
-        if any(problem is not None for problem in checks):
+        if any(_is_lacking(entry, architecture, args) for entry in foreseen.entries):
             work.items.append(item)
         else:
             work.wanted.update(path for entry in foreseen.entries for path in entry.latent_paths(card))
     return work
+
+
+def _is_lacking(entry: Entry, architecture: Architecture, args: Namespace) -> bool:
+    """Must a cache file of this entry be made (again)?"""
+    card, name = architecture.card, entry.name
+    problem = partial(
+        latents_problem, card=card, width=name.width, height=name.height, bucket=entry.bucket, frames=entry.frames,
+        latent_frames=architecture.cached_frames(entry, args), needs=architecture.cached_names(entry.item, args),
+    )  # fmt: skip
+    return any(problem(path) is not None for path in entry.latent_paths(card))
 
 
 class _Caching:

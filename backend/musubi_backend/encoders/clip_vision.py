@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..weights.recognise import PICKLE_SUFFIXES
-from ..weights.safetensors_file import read_header
+from ..weights.geometry import geometry_metadata
 from .weight_files import read_state_dict
 
 if TYPE_CHECKING:
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KIND = "clip_vision"
-HEADS_KEY = "musubi_clip_heads"
-"""Metadata of small encoders: the number of heads cannot be read from shapes."""
 HEAD_DIM = 80
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -57,10 +54,8 @@ class ClipVision:
         import torch
 
         tensors = transformers_names(read_state_dict(path, KIND, flag))
-        is_pickle = Path(path).suffix.lower() in PICKLE_SUFFIXES
-        heads = None if is_pickle else read_header(path).metadata.get(HEADS_KEY)
         dtype = torch.float32 if device.type == "cpu" else torch.float16
-        return cls(_build(tensors, int(heads) if heads else None, device, dtype, f"{flag} {path}"), device, dtype)
+        return cls(_build(tensors, geometry_metadata(path), device, dtype, f"{flag} {path}"), device, dtype)
 
     def features(self, pictures: Tensor) -> Tensor:
         """pictures [B, 3, H, W] in -1..1, of any size -> token features [B, 257, 1280] in float16."""
@@ -95,13 +90,13 @@ def transformers_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def _build(tensors: Mapping[str, Tensor], heads: int | None, device: torch.device, dtype: torch.dtype, source: str) -> Any:
-    """The module of all layers but the last, filled."""
+def _build(tensors: Mapping[str, Tensor], known: Mapping[str, Any], device: torch.device, dtype: torch.dtype, source: str) -> Any:
+    """The module of all layers but the last, filled. known: what the file says about its sizes (`weights.geometry`)."""
     import torch
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
     try:
-        config = CLIPVisionConfig(**sizes(tensors, heads), hidden_act="gelu")
+        config = CLIPVisionConfig(**{**sizes(tensors), **known}, hidden_act="gelu")
     except (KeyError, ValueError) as error:
         raise UserError(f"{source}: not a complete CLIP image encoder ({error.args[0]} is missing)") from None
     with torch.device("meta"):
@@ -117,8 +112,9 @@ def _build(tensors: Mapping[str, Tensor], heads: int | None, device: torch.devic
     return model.eval().requires_grad_(False)
 
 
-def sizes(tensors: Mapping[str, Tensor], heads: int | None = None) -> dict[str, int]:
-    """CLIPVisionConfig's arguments from the tensors' shapes, one layer less than there are. KeyError names a missing tensor."""
+def sizes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """CLIPVisionConfig's arguments from the tensors' shapes, one layer less than there are; heads are 80 wide in the published model.
+    KeyError names a missing tensor."""
     width, _, patch, _ = tensors["embeddings.patch_embedding.weight"].shape
     side = int((len(tensors["embeddings.position_embedding.weight"]) - 1) ** 0.5)
     layers = 1 + max((int(match[1]) for name in tensors if (match := _LAYER.match(name))), default=0)
@@ -126,7 +122,7 @@ def sizes(tensors: Mapping[str, Tensor], heads: int | None = None) -> dict[str, 
         "hidden_size": width,
         "intermediate_size": len(tensors["encoder.layers.0.mlp.fc1.weight"]),
         "num_hidden_layers": layers - 1,
-        "num_attention_heads": heads or max(1, width // HEAD_DIM),
+        "num_attention_heads": max(1, width // HEAD_DIM),
         "image_size": side * patch,
         "patch_size": patch,
     }

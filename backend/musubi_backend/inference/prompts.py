@@ -148,6 +148,7 @@ def _training_prompt(index: int, values: Mapping[str, Any], architecture: Archit
         ),
         embedded_guidance=values.get("guidance_scale", card.embedded_guidance),
         one_frame=values.get("one_frame"),
+        fixed_size=True,
     )
     return TrainingPrompt(index, architecture.fitted(request, args), seed is not None)
 

@@ -54,6 +54,7 @@ class SampleRequest:
     embedded_guidance   what a guidance-distilled model is told; None for models that are not
     strength            share of the steps that change `pictures.source_video`
     one_frame           settings of one-frame generation ("target_index=1,control_index=0;10"), None for video
+    fixed_size          the size stays and pictures are cut to it; else it may be taken from the start picture, keeping its area
     own                 settings that only this architecture has, by option name
     """
 
@@ -72,6 +73,7 @@ class SampleRequest:
     embedded_guidance: float | None = None
     strength: float | None = None
     one_frame: str | None = None
+    fixed_size: bool = False
     own: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -103,7 +105,7 @@ def sample(
         logger.info(f"CFG skip mode: {guidance.skip_mode}, apply ratio: {guidance.apply_ratio}, pattern: {pattern_text(guided)}")
     batches = {True: batch_of_one(positive, device), False: batch_of_one(negative or {}, device)}
     solver = architecture.solver(request)
-    latents = initial_noise(architecture.latent_shape(request.width, request.height, request.frames), request, device)[None]
+    latents = initial_noise(architecture.noise_shape(request), request, device)[None]
     for step, timestep in enumerate(solver.timesteps):
         if job.stop_requested():
             raise StopRequested(f"stopped while sampling, after {step} of {request.steps} steps")

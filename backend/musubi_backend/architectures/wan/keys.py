@@ -7,12 +7,12 @@ import re
 from dataclasses import asdict, dataclass
 
 from ...errors import UserError
+from ...weights.geometry import GEOMETRY_KEY
 from ...weights.safetensors_file import Header
 from ..card import Task
 from .card import CARD
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.")
-GEOMETRY_KEY = "musubi_geometry"
 HEAD_DIM = 128
 DTYPE_TENSOR = "blocks.0.cross_attn.k.weight"
 
