@@ -17,7 +17,7 @@ from musubi_backend.options.parser import read
 from musubi_backend.options.registry import options_for, tool
 from musubi_backend.options.values import default_of
 
-TOOLS = ("wan_cache_latents", "wan_cache_text_encoder_outputs", "wan_train_network", "wan_generate_video")
+TOOLS = ("wan_cache_latents", "wan_cache_text_encoder_outputs", "wan_train_network", "wan_generate_video", "lora_post_hoc_ema")
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12).filter("--".__ne__) | st.sampled_from(
     ["--sdpa", "-1", "---", "- b"]
 )
@@ -48,9 +48,14 @@ def any_value(option: Option) -> st.SearchStrategy[Any]:
     return st.lists(items, min_size=size or 1, max_size=size or 4)
 
 
-def any_values(name: str, refused: bool) -> st.SearchStrategy[dict[str, Any]]:
-    options = [option for option in options_for(name).values() if (refused or not option.refused) and option.name != "config_file"]
-    return st.fixed_dictionaries({}, optional={option.name: any_value(option) for option in options})
+def any_values(name: str, musubi: bool) -> st.SearchStrategy[dict[str, Any]]:
+    """Values for options of this backend, or (`musubi`) for all those that musubi-tuner has."""
+    known = [option for option in options_for(name).values() if option.name != "config_file"]
+    options = [option for option in known if (not option.own if musubi else not option.refused)]
+    return st.fixed_dictionaries(
+        {option.name: any_value(option) for option in options if option.is_positional},
+        optional={option.name: any_value(option) for option in options if not option.is_positional},
+    )
 
 
 @pytest.mark.parametrize("name", TOOLS)
@@ -58,7 +63,7 @@ def test_values_come_back_as_they_went_in(name: str) -> None:
     defaults = {option.name: default_of(option) for option in options_for(name).values()}
 
     @settings(max_examples=60, deadline=None, database=None)
-    @given(any_values(name, refused=False))
+    @given(any_values(name, musubi=False))
     def round_trip(values: dict[str, Any]) -> None:
         assert vars(read(tool(name), to_argv(name, values))) == {**defaults, **values}
 
@@ -75,6 +80,9 @@ def musubi_parser(script: dict[str, Any]) -> argparse.ArgumentParser:
     kinds = {"str": str, "int": int, "float": float, "_int_or_float": int_or_float, "Path": str, None: str}
     parser = argparse.ArgumentParser(allow_abbrev=script["allow_abbrev"])
     for flag in script["flags"]:
+        if flag["positional"]:
+            parser.add_argument(flag["dest"], nargs=flag["nargs"])
+            continue
         common = {"dest": flag["dest"], "default": flag["default"]}
         if flag["action"] == "store_true":
             parser.add_argument(*flag["option_strings"], action="store_true", **common)
@@ -86,10 +94,10 @@ def musubi_parser(script: dict[str, Any]) -> argparse.ArgumentParser:
 @pytest.mark.parametrize("name", TOOLS)
 def test_musubi_tuner_reads_the_same_values(name: str, shared: Path) -> None:
     parser = musubi_parser(json.loads((shared / "contracts" / "musubi_cli.json").read_text(encoding="utf-8"))["scripts"][name])
-    defaults = {option.name: default_of(option) for option in options_for(name).values()}
+    defaults = {option.name: default_of(option) for option in options_for(name).values() if not option.own}
 
     @settings(max_examples=60, deadline=None, database=None)
-    @given(any_values(name, refused=True))
+    @given(any_values(name, musubi=True))
     def same(values: dict[str, Any]) -> None:
         assert vars(parser.parse_args(to_argv(name, values))) == {**defaults, **values}
 

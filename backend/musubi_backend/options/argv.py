@@ -38,7 +38,8 @@ def _words(option: Option, value: Any) -> list[str]:
     if option.is_switch:
         return [option.flag]
     if isinstance(value, list):
-        return [option.flag, *(_list_word(item) for item in value)] if value else []
+        words = [_list_word(item) for item in value]
+        return words if option.is_positional or not words else [option.flag, *words]
     if value == "--":
         raise ValueError("cannot be '--': argparse before Python 3.13 drops it")
     word = value if isinstance(value, str) else repr(value)

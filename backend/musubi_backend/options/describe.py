@@ -39,7 +39,13 @@ def bounds(option: Option) -> str:
 def facts(option: Option) -> str:
     """Default, bounds and unit in one phrase."""
     default = default_text(option)
-    parts = ["required" if option.required else "", f"default {default}" if default else "", bounds(option), option.unit]
+    parts = [
+        "required" if option.required else "",
+        "not in musubi-tuner" if option.own else "",
+        f"default {default}" if default else "",
+        bounds(option),
+        option.unit,
+    ]
     return ", ".join(part for part in parts if part)
 
 

@@ -58,7 +58,7 @@ def _done(option: Option) -> str:
     if option.refused_choices:
         reasons = "; ".join(dict.fromkeys(option.refused_choices.values()))
         return f"without {', '.join(f'`{choice}`' for choice in option.refused_choices)}: {reasons}"
-    return "yes"
+    return "yes; musubi-tuner has no such flag" if option.own else "yes"
 
 
 if __name__ == "__main__":

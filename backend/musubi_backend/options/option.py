@@ -15,6 +15,11 @@ DEMO_MODELS = "demo_models"
 DEMO_DATASET = "demo_dataset"
 VIDEO_CONVERT = "video_convert"
 INSPECT_DATASET = "inspect_dataset"
+LORA_EMA = "lora_post_hoc_ema"
+LORA_CONVERT = "convert_lora"
+LORA_MERGE = "merge_lora"
+LORA_COMBINE = "combine_lora"
+LORA_EXTRACT = "extract_lora"
 
 
 def steps_or_share(text: str) -> int | float:
@@ -27,7 +32,8 @@ def steps_or_share(text: str) -> int | float:
 class Option:
     """One setting of a tool: its flag, its value rules and its explanation.
 
-    flag           "--learning_rate"; the destination and the `--config_file` key are the name without dashes
+    flag           "--learning_rate"; the destination and the `--config_file` key are the name without dashes. Without dashes, a
+                   positional argument
     kind           str, int, float, or bool for a switch; or a function from a string, raising ValueError
     nargs          None, "*", "+" or a number, as in argparse; a default is then a tuple or None
     required       the tool refuses to start without it
@@ -38,6 +44,7 @@ class Option:
     architectures  None = every architecture; else the card ids it applies to
     refused        reason why a flag of musubi-tuner is not done here (yet); using it is an error, never ignored
     refused_choices    the same for single choices: choice -> reason
+    own            musubi-tuner has no such flag: commands with it are for this backend only
     moot           why the flag has nothing to change here; it is accepted so that musubi-tuner's command lines run
     neutral        values of a refused flag that ask for nothing and so are accepted beside the default
     advanced       hide the widget behind ComfyUI's "advanced"
@@ -59,6 +66,7 @@ class Option:
     architectures: tuple[str, ...] | None = None
     refused: str | None = None
     refused_choices: Mapping[str, str] = field(default_factory=dict, hash=False)
+    own: bool = False
     moot: str | None = None
     neutral: tuple[Any, ...] = ()
     advanced: bool = False
@@ -68,6 +76,10 @@ class Option:
     def name(self) -> str:
         """Destination name: the key in the namespace and in `--config_file`."""
         return self.flag.removeprefix("--")
+
+    @property
+    def is_positional(self) -> bool:
+        return not self.flag.startswith("-")
 
     @property
     def is_switch(self) -> bool:

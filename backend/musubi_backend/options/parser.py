@@ -75,7 +75,8 @@ def _add(section: argparse._ArgumentGroup, option: Option) -> None:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     metavar = "{" + ",".join(option.choices) + "}" if option.choices else option.name.rsplit("_", 1)[-1].upper()
-    section.add_argument(option.flag, type=convert, nargs=option.nargs, metavar=metavar, default=argparse.SUPPRESS, help=_help(option))
+    default = None if option.is_positional else argparse.SUPPRESS  # argparse demands positional arguments by itself
+    section.add_argument(option.flag, type=convert, nargs=option.nargs, metavar=metavar, default=default, help=_help(option))
 
 
 def _help(option: Option) -> str:

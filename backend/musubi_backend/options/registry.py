@@ -8,7 +8,19 @@ from functools import lru_cache
 from ..architectures import cards
 from ..architectures.card import Card
 from ..errors import UserError
-from .option import CACHE_LATENTS, CACHE_TEXT, DEMO_DATASET, DEMO_MODELS, GENERATE, INSPECT_DATASET, TRAIN, VIDEO_CONVERT, Group, Option
+from .option import (
+    CACHE_LATENTS,
+    CACHE_TEXT,
+    DEMO_DATASET,
+    DEMO_MODELS,
+    GENERATE,
+    INSPECT_DATASET,
+    LORA_EMA,
+    TRAIN,
+    VIDEO_CONVERT,
+    Group,
+    Option,
+)
 from .suggest import did_you_mean
 from .tables import GROUPS
 from .tables.not_done import NOT_DONE
@@ -47,12 +59,13 @@ _VERBS = {
     CACHE_TEXT: ("cache.text", "encode the captions of a dataset for training"),
     TRAIN: ("training.train", "train a LoRA on a cached dataset"),
     GENERATE: ("inference.generate", "generate video from text, with or without LoRAs"),
+    LORA_EMA: ("tools.lora_post_hoc_ema", "average the checkpoints of a training into one LoRA"),
     INSPECT_DATASET: ("dataset.inspect", "say what a dataset file comes to, and what of it cannot be used and why"),
     VIDEO_CONVERT: ("tools.video_convert", "turn a video, or a folder of png files, into mp4, webm, gif or png files"),
     DEMO_MODELS: ("tools.demo", "write tiny models with random weights, to try everything in seconds"),
     DEMO_DATASET: ("tools.demo_clips", "write a small dataset of captioned clips to train the demo models on"),
 }
-_OWN_TOOLS = (INSPECT_DATASET, VIDEO_CONVERT, DEMO_MODELS, DEMO_DATASET)
+_OWN_TOOLS = (LORA_EMA, INSPECT_DATASET, VIDEO_CONVERT, DEMO_MODELS, DEMO_DATASET)
 
 
 @lru_cache(maxsize=1)

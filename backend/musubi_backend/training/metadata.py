@@ -6,7 +6,6 @@ Every value is text. Names and rules are musubi-tuner's; ModelSpec: github.com/S
 from __future__ import annotations
 
 import datetime
-import hashlib
 import json
 import random
 import time
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..weights.safetensors_file import bytes_of, layout
+from ..weights.streamed_file import Hashes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 KEPT_WITHOUT_METADATA = ("ss_base_model_version", "ss_network_module", "ss_network_dim", "ss_network_alpha", "ss_network_args")
 DEFAULT_RESOLUTION = "1280x720"  # musubi-tuner's placeholder for video models; buckets hold the real sizes
-
-_LEGACY_START, _LEGACY_LENGTH = 0x100000, 0x10000
 
 # keys whose value is the argument of the same name
 _FROM_ARGUMENTS = (
@@ -124,11 +122,7 @@ def with_hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> d
     of 64 KB at 1 MiB, cut to 8 digits. The tensors are hashed where they lie; nothing is serialised for it.
     """
     names, header = layout(tensors, {key: value for key, value in metadata.items() if key.startswith("ss_")})
-    start = len(header)
-    whole, legacy = hashlib.sha256(), hashlib.sha256()
+    hashes = Hashes(len(header))
     for name in names:
-        data = bytes_of(tensors[name])
-        whole.update(data)
-        legacy.update(data[max(0, _LEGACY_START - start) : max(0, _LEGACY_START + _LEGACY_LENGTH - start)])
-        start += len(data)
-    return {**metadata, "sshs_model_hash": whole.hexdigest(), "sshs_legacy_hash": legacy.hexdigest()[:8]}
+        hashes.update(bytes_of(tensors[name]))
+    return {**metadata, **hashes.metadata()}

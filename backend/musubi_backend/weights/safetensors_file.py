@@ -25,10 +25,14 @@ if TYPE_CHECKING:
 
 PathLike: TypeAlias = str | os.PathLike[str]
 
+# In the order in which the safetensors library sorts dtypes
 DTYPE_BITS = {
-    "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "F4": 4,
-    "F6_E2M3": 6, "F6_E3M2": 6, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32, "U16": 16, "U8": 8, "BOOL": 8, "C64": 64,
+    "BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "C64": 64, "F64": 64, "I64": 64,
+    "U64": 64,
 }  # fmt: skip
+
+_DTYPE_ORDER = {name: position for position, name in enumerate(DTYPE_BITS)}
 
 TORCH_DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
@@ -182,15 +186,20 @@ def save_atomic(tensors: Mapping[str, Tensor], path: PathLike, metadata: Mapping
 
 
 def layout(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> tuple[list[str], bytes]:
-    """(names in the order their data is stored, everything before that data), as the safetensors library lays a file out: wide
-    dtypes first, so that all data is aligned, then by name."""
-    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    """(names in the order their data is stored, everything before that data), as the safetensors library lays a file out: by dtype, wide
+    ones first, so that all data is aligned, then by name."""
+    return layout_of({name: (dtype_name(tensor.dtype), tuple(tensor.shape)) for name, tensor in tensors.items()}, metadata)
+
+
+def layout_of(tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str] | None = None) -> tuple[list[str], bytes]:
+    """As `layout`, from name -> (safetensors' dtype name, shape)."""
+    names = sorted(tensors, key=lambda name: (-_DTYPE_ORDER[tensors[name][0]], name))
     entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     offset = 0
     for name in names:
-        tensor = tensors[name]
-        size = tensor.numel() * tensor.element_size()
-        entries[name] = {"dtype": dtype_name(tensor.dtype), "shape": list(tensor.shape), "data_offsets": [offset, offset + size]}
+        dtype, shape = tensors[name]
+        size = prod(shape) * DTYPE_BITS[dtype] // 8
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + size]}
         offset += size
     # "replace": a path that is not valid Unicode may stand in the metadata, and must not cost the file
     text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import caching, generation, logging, lora, memory, models, optimizer, saving, timesteps, tools, training
+from . import caching, generation, logging, lora, lora_tools, memory, models, optimizer, saving, timesteps, tools, training
 
 GROUPS = (
     *training.GROUPS,
@@ -15,5 +15,6 @@ GROUPS = (
     *saving.GROUPS,
     *logging.GROUPS,
     *memory.GROUPS,
+    *lora_tools.GROUPS,
     *tools.GROUPS,
 )

@@ -44,7 +44,6 @@ NOT_DONE = (
     "krea2_cache_text_encoder_outputs",
     "krea2_generate_image",
     "krea2_train_network",
-    "lora_post_hoc_ema",
     "merge_lora",
     "networks.convert_hunyuan_video_1_5_lora_to_comfy",
     "networks.convert_z_image_lora_to_comfy",

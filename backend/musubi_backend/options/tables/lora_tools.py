@@ -1,0 +1,58 @@
+"""Tools that work on LoRA files: averaging, converting, merging, combining, extracting."""
+
+from __future__ import annotations
+
+from ..option import LORA_EMA, Group, Option
+
+GROUPS = (
+    Group(
+        "Averaging",
+        (LORA_EMA,),
+        (
+            Option(
+                "path",
+                nargs="+",
+                required=True,
+                path="file",
+                help="Checkpoints (.safetensors) of one training, two or more.",
+            ),
+            Option(
+                "--no_sort",
+                bool,
+                False,
+                help="Take the files in the order given; without it, the oldest comes first, by the time they were written.",
+            ),
+            Option(
+                "--beta",
+                float,
+                0.95,
+                minimum=0,
+                maximum=1,
+                help="How much of the average so far stays when the next checkpoint comes in. 0.9 is a balanced start, 0.95 is smoother, "
+                "0.8 stays closer to the last checkpoints.",
+            ),
+            Option(
+                "--beta2",
+                float,
+                minimum=0,
+                maximum=1,
+                help="The decay at the last checkpoint: it then goes evenly from --beta to this.",
+            ),
+            Option(
+                "--sigma_rel",
+                float,
+                help="Width of the average as a share of the training, instead of --beta: power function EMA, in which the first "
+                "checkpoint does not outweigh the others. Above 0 and below 0.2887; 0.2 is a good start, 0.15 prefers later checkpoints, "
+                "0.25 earlier ones.",
+            ),
+            Option(
+                "--sigma_rels",
+                float,
+                nargs="+",
+                own=True,
+                help="Several widths in one pass, each as --sigma_rel; each result is a file of its own, named NAME-sigma0.2.safetensors.",
+            ),
+            Option("--output_file", required=True, path="output", help="LoRA file to write. It must not be one of the inputs."),
+        ),
+    ),
+)

@@ -1,0 +1,129 @@
+"""`lora_post_hoc_ema`: the checkpoints of one training averaged into one LoRA.
+
+An exponential moving average over the files, oldest first: with a fixed decay, one that goes evenly from beta to beta2, or the power
+function of arXiv 2312.02696 (section 3.1 and algorithm 2). It runs in float32, one tensor at a time; torch is never imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import UserError
+from ..weights.arrays import TensorFile, as_bytes, from_float32, is_float
+from ..weights.safetensors_file import TensorInfo
+from ..weights.streamed_file import Target, refuse_inputs, write
+from .ema_schedule import linear_betas, power_betas
+
+_ALPHA = ".alpha"
+
+
+@dataclass(frozen=True)
+class _Average:
+    """One LoRA to write: the decay before each file after the first, and where it goes."""
+
+    betas: tuple[float, ...]
+    output: Path
+
+
+def run(args: Namespace) -> None:
+    """Average `args.path` into `args.output_file`. UserError names the files and the key that do not fit each other."""
+    paths = [Path(path) for path in args.path]
+    averages = _averages(args, len(paths) - 1)
+    refuse_inputs([average.output for average in averages], paths, "--output_file")
+    if not args.no_sort:
+        print("Sorting files by modification time...")
+        paths.sort(key=lambda path: path.stat().st_mtime)
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(TensorFile(path)) for path in paths]
+        print(f"Loading metadata from {paths[-1]}")
+        print("Metadata found, using metadata from the last file.")
+        _check(files, averages)
+        _write(files, averages)
+    print("Merging completed successfully.", flush=True)
+
+
+def averaged_name(output: Path, sigma_rel: float) -> Path:
+    """Where the result of one of several widths goes: "lora.safetensors" -> "lora-sigma0.15.safetensors"."""
+    return output.with_name(f"{output.stem}-sigma{sigma_rel:g}{output.suffix}")
+
+
+def _averages(args: Namespace, steps: int) -> list[_Average]:
+    output = Path(args.output_file)
+    if args.sigma_rels:
+        if args.sigma_rel is not None:
+            raise UserError("--sigma_rel and --sigma_rels exclude each other: give one width, or a list of them")
+        return [_Average(power_betas(width, steps), averaged_name(output, width)) for width in dict.fromkeys(args.sigma_rels)]
+    if args.sigma_rel is not None:
+        return [_Average(power_betas(args.sigma_rel, steps), output)]
+    return [_Average(linear_betas(args.beta, args.beta2, steps), output)]
+
+
+def _check(files: Sequence[TensorFile], averages: Sequence[_Average]) -> None:
+    """Print what musubi-tuner prints while it works, and refuse files that do not belong together."""
+    first = files[0]
+    print(f"Loading weights from {first.path}")
+    for key, info in first.tensors.items():
+        if not is_float(info.dtype):
+            print(f"Skipping non-floating point tensor: {key}")
+    for index, file in enumerate(files[1:]):
+        shown = ", ".join(f"{average.betas[index]:.4f}" for average in averages)
+        print(f"Loading weights from {file.path} for merging with beta={shown}", flush=True)
+        for key, info in file.tensors.items():
+            _check_tensor(first, file, key, info)
+
+
+def _check_tensor(first: TensorFile, file: TensorFile, key: str, info: TensorInfo) -> None:
+    known = first.tensors.get(key)
+    if key.endswith(_ALPHA):
+        if known is not None and not np.isclose(first.number(key), file.number(key)):
+            raise UserError(
+                f"Alpha tensors for key {key} do not match across files: {first.number(key):g} in {first.path}, {file.number(key):g} in "
+                f"{file.path}. Only checkpoints of one training can be averaged"
+            )
+    elif not is_float(info.dtype):
+        print(f"Skipping non-floating point tensor: {key}")
+    elif known is None:
+        raise UserError(
+            f"Key {key} of {file.path} is not found in the first file, {first.path}. Only checkpoints of one training can be averaged"
+        )
+    elif known.shape != info.shape:
+        raise UserError(
+            f"{key} is {list(known.shape)} in {first.path} and {list(info.shape)} in {file.path}. Only checkpoints of one training, "
+            "with one rank, can be averaged"
+        )
+
+
+def _write(files: Sequence[TensorFile], averages: Sequence[_Average]) -> None:
+    first = files[0]
+    specs = {key: (info.dtype, info.shape) for key, info in first.tensors.items()}
+    targets = [Target(average.output, files[-1].header.metadata, hashed=True) for average in averages]
+    all_betas = [average.betas for average in averages]
+    print("Updating metadata with new hashes.")
+    for target in targets:
+        print(f"Saving merged weights to {target.path}", flush=True)
+    write(targets, specs, lambda key: _average(files, key, all_betas), "averaging")
+
+
+def _average(files: Sequence[TensorFile], key: str, all_betas: Sequence[Sequence[float]]) -> list[memoryview]:
+    """The averages of one tensor, one for each schedule."""
+    first = files[0]
+    dtype = first.tensors[key].dtype
+    if key.endswith(_ALPHA) or not is_float(dtype):
+        return [as_bytes(first.array(key))] * len(all_betas)
+    start = first.float32(key)
+    states = [start.copy() for _ in all_betas[1:]] + [start]
+    for index, file in enumerate(files[1:]):
+        if key not in file.tensors or not is_float(file.tensors[key].dtype):
+            continue
+        value = file.float32(key)
+        for state, betas in zip(states, all_betas, strict=True):
+            beta = betas[index]
+            state *= np.float32(beta)
+            state += value * np.float32(1 - beta)
+    return [as_bytes(from_float32(state, dtype)) for state in states]
