@@ -11,8 +11,10 @@ from typing import Any, TextIO
 from ..backend.musubi_backend.errors import UserError
 from ..nodes.jobs import config as configuration
 from ..nodes.jobs.config import DEMO_MODELS
+from ..nodes.jobs.environment import visible_gpus
 
 _MODEL_SUFFIXES = {".safetensors", ".sft", ".pth", ".pt"}
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _OLD_NAMES = {"diffusion_models": "unet", "text_encoders": "clip"}
 _BAR_WIDTH = 24
 _QUIET_SECONDS = 5.0
@@ -114,10 +116,29 @@ class TerminalHost:
     def video_file(self, video: Any) -> Path:
         return Path(video)
 
+    def picture_files(self, pictures: Any, folder: Path, name: str) -> list[Path]:
+        """`pictures` is a picture, a video, or a folder of PNG files, by its path."""
+        source = Path(pictures)
+        if source.suffix.lower() in PICTURE_SUFFIXES:
+            return [source]
+        from ..backend.musubi_backend.inference.video_file import read_pictures, write_pngs
+
+        return write_pngs(folder, name, read_pictures(source)[0])
+
+    def input_files(self, suffixes: tuple[str, ...]) -> list[str]:
+        if not self.input_dir.is_dir():
+            return []
+        return sorted(path.name for path in self.input_dir.iterdir() if path.suffix.lower() in suffixes and path.is_file())
+
+    def gpus(self) -> list[str]:
+        import torch
+
+        return visible_gpus(torch.cuda.device_count())
+
     def _folders(self, key: str) -> list[Path]:
         names = [key, *([_OLD_NAMES[key]] if key in _OLD_NAMES else [])]
         folders = []
         for root in self._models:
             own = [root / name for name in names if (root / name).is_dir()]
-            folders += own or ([root] if key in _OLD_NAMES or key == "vae" else [])
+            folders += own or ([root] if key in _OLD_NAMES or key in ("vae", "clip_vision") else [])
         return folders

@@ -10,12 +10,12 @@ from ..backend.musubi_backend.architectures.card import Card
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.argv import to_argv
 from ..backend.musubi_backend.options.option import CACHE_LATENTS, CACHE_TEXT
-from ..backend.musubi_backend.options.registry import tool_names
+from ..backend.musubi_backend.options.registry import options_for, tool_names
 from . import content
 from .dataset import DATASET
 from .jobs.config import engine_stamp
 from .jobs.follow import run_tool
-from .models import MODELS
+from .models import MODELS, files_for, starts_from_picture
 from .spec import Host, Input, Node, NodeSpec, Output, Result
 from .widgets import UNSET, settings, widget
 
@@ -56,7 +56,7 @@ class VAELatentCache(Node):
         return engine_stamp(host.home)
 
     async def run(self, host: Host, **inputs: Any) -> Result:
-        return await _cache(host, self.spec, CACHE_LATENTS, "vae", inputs)
+        return await _cache(host, self.spec, CACHE_LATENTS, inputs)
 
 
 class TextEncoderCache(Node):
@@ -73,20 +73,51 @@ class TextEncoderCache(Node):
         return engine_stamp(host.home)
 
     async def run(self, host: Host, **inputs: Any) -> Result:
-        return await _cache(host, self.spec, CACHE_TEXT, "t5", inputs)
+        return await _cache(host, self.spec, CACHE_TEXT, inputs)
 
 
-async def _cache(host: Host, spec: NodeSpec, verb: str, part: str, inputs: dict[str, Any]) -> Result:
+async def _cache(host: Host, spec: NodeSpec, verb: str, inputs: dict[str, Any]) -> Result:
     dataset, models = inputs["dataset"], inputs["models"]
     card = cards()[models["architecture"]]
     tool = tool_names(card)[verb]
-    chosen = {"dataset_config": dataset["toml"], part: models[part], **settings(spec.inputs, inputs)}
-    job = await run_tool(host, tool, to_argv(tool, chosen))
+    job = await run_tool(host, tool, to_argv(tool, caching_values(spec, verb, inputs)))
     files = cache_files(dataset, card, text=verb == CACHE_TEXT)
     if not files:
         raise UserError(f"{tool} made no cache file: no item of the dataset can be used. See {job.folder.log}")
     value = {"architecture": card.id, "dataset": dataset, "job": str(job.folder.path)}
     return Result((value,), text=f"{len(files)} cache files", files=tuple(files))
+
+
+def caching_values(spec: NodeSpec, verb: str, inputs: dict[str, Any]) -> dict[str, Any]:
+    """option name -> value of a caching: the widgets, the model's files, and what follows from models and dataset."""
+    dataset, models = inputs["dataset"], inputs["models"]
+    card = cards()[models["architecture"]]
+    tool = tool_names(card)[verb]
+    chosen = _applicable(spec, tool, inputs, card)
+    if verb == CACHE_TEXT:
+        return {"dataset_config": dataset["toml"], **files_for(models, card.text_encoders, "caching captions"), **chosen}
+    encoder = (card.image_encoder,) if card.image_encoder and card.image_encoder in models else ()
+    files = files_for(models, ("vae", *encoder), "caching latents")
+    follows = {"i2v": starts_from_picture(models["task"]), "one_frame": is_one_frame(dataset), "f1": models.get("f1", False)}
+    known = options_for(tool)
+    return {"dataset_config": dataset["toml"], **files, **{name: value for name, value in follows.items() if name in known}, **chosen}
+
+
+def is_one_frame(dataset: dict[str, Any]) -> bool:
+    """True for a dataset that trains one frame from control pictures: it says at which indices they are."""
+    return any(name.startswith("fp_1f_") for entry in dataset["datasets"] for name in entry)
+
+
+def _applicable(spec: NodeSpec, tool: str, inputs: dict[str, Any], card: Card) -> dict[str, Any]:
+    """The widgets that were set. UserError for one that the architecture has no use for."""
+    known = options_for(tool)
+    chosen = settings(spec.inputs, inputs)
+    for entry in spec.inputs:
+        if entry.option in chosen and entry.option not in known:
+            if inputs[entry.name] != entry.default:
+                raise UserError(f"{entry.name} does nothing for {card.title}: set it back to {entry.default}")
+            del chosen[entry.option]
+    return chosen
 
 
 def cache_files(dataset: dict[str, Any], card: Card, *, text: bool) -> list[Path]:

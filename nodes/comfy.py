@@ -17,6 +17,7 @@ from typing import Any
 import comfy.model_management
 import comfy.utils
 import folder_paths
+import torch
 from comfy_api.latest import ComfyExtension, InputImpl, io
 from comfy_execution.progress import get_progress_state
 
@@ -25,6 +26,7 @@ from ..backend.musubi_backend.errors import UserError
 from .catalog import NODES
 from .jobs import config as configuration
 from .jobs.config import DEMO_MODELS
+from .jobs.environment import visible_gpus
 from .spec import ANY, Input, Node, NodeSpec, Result, check, choices_of, prepared
 
 try:
@@ -102,6 +104,27 @@ class ComfyHost:
         video.save_to(name)
         return Path(name)
 
+    def picture_files(self, pictures: Any, folder: Path, name: str) -> list[Path]:
+        from PIL import Image
+
+        folder.mkdir(parents=True, exist_ok=True)
+        files = []
+        for number, picture in enumerate(pictures):
+            pixels = (picture.clamp(0, 1) * 255).round().byte().cpu().numpy()
+            files.append(folder / f"{name}_{number:03d}.png")
+            Image.fromarray(pixels).save(files[-1])
+        return files
+
+    def input_files(self, suffixes: tuple[str, ...]) -> list[str]:
+        if not self.input_dir.is_dir():
+            return []
+        return sorted(path.name for path in self.input_dir.iterdir() if path.suffix.lower() in suffixes and path.is_file())
+
+    def gpus(self) -> list[str]:
+        if comfy.model_management.get_torch_device().type != "cuda":
+            return []
+        return visible_gpus(torch.cuda.device_count())
+
 
 class _Results:
     """Result files of each node class. When one is gone or replaced, the class gets a new generation, which makes ComfyUI run it again."""
@@ -134,7 +157,7 @@ class MusubiTunerExtension(ComfyExtension):
         """Offer the demo models beside the user's own, once they have been made."""
         demo = configuration.default_home() / DEMO_MODELS
         if demo.is_dir():
-            for key in cards()["wan"].model_folders.values():
+            for key in sorted({key for card in cards().values() for key in card.model_folders.values()}):
                 folder_paths.add_model_folder_path(key, str(demo))
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:

@@ -1,9 +1,9 @@
-"""The generator node: text to video with any number of LoRAs, model loading included."""
+"""The generator nodes: text, pictures and videos to video with any number of LoRAs, model loading included."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ..backend.musubi_backend.architectures import cards
 from ..backend.musubi_backend.architectures.card import Card
@@ -11,81 +11,41 @@ from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.argv import to_argv
 from ..backend.musubi_backend.options.option import GENERATE
 from ..backend.musubi_backend.options.registry import tool_names
-from . import content
+from . import content, loras, pictures
 from .cache import DEVICES
 from .jobs.config import engine_stamp
+from .jobs.folder import JobFolder
 from .jobs.follow import run_tool
-from .models import MODELS
+from .models import MODELS, check_architecture, has_experts, model_values, starts_from_picture
+from .pictures import CONTROL_IMAGES, CONTROL_MASKS, CONTROL_VIDEO, END, START, Source
 from .spec import Host, Input, Node, NodeSpec, Output, Result
-from .widgets import NONE, UNSET, folder, settings, widget
+from .widgets import UNSET, settings, widget
 
-_TOOL = tool_names(cards()["wan"])[GENERATE]
+SUFFIXES = (".mp4", ".png")
+ATTENTION = ("sdpa", "torch", "flash", "flash3", "xformers")
 _LORAS = 4
-_SUFFIXES = (".mp4", ".png")
 
 
-def _lora_inputs() -> tuple[Input, ...]:
-    entries: list[Input] = []
-    for number in range(1, _LORAS + 1):
-        later = number > 2
-        entries.append(
-            folder(
-                f"lora_{number}",
-                "loras",
-                "A LoRA to apply; connect the trainer's lora_name to use what it trained.",
-                empty=NONE,
-                advanced=later,
-            )
-        )
-        entries.append(
-            Input(
-                f"multiplier_{number}",
-                "FLOAT",
-                f"Strength of lora_{number}.",
-                default=1.0,
-                minimum=-10.0,
-                maximum=10.0,
-                step=0.05,
-                advanced=later,
-            )
-        )
-    return tuple(entries)
+def size_inputs(width: int = 832, height: int = 480) -> tuple[Input, Input]:
+    """Width and height of what is generated."""
+    return (
+        Input("width", "INT", "Width of the video; multiples of 16.", default=width, minimum=16, maximum=8192, step=16),
+        Input("height", "INT", "Height of the video; multiples of 16.", default=height, minimum=16, maximum=8192, step=16),
+    )
 
 
-class WanVideoGenerator(Node):
-    spec = NodeSpec(
-        id="MusubiTuner_WanVideoGenerator",
-        display_name="Wan Video Generator",
+def device_input(tool: str) -> Input:
+    return widget(tool, "device", kind="COMBO", choices=DEVICES, default=UNSET, off=UNSET, advanced=True)
+
+
+def _spec(name: str, title: str, description: str, inputs: tuple[Input, ...]) -> NodeSpec:
+    """The specification of one architecture's generator."""
+    return NodeSpec(
+        id=f"MusubiTuner_{name}Generator",
+        display_name=f"{title} Generator",
         category="MusubiTuner/Generate",
-        description="Generate a video (or with one frame a picture) from text, with LoRAs. The models are loaded in the backend, "
-        "not in ComfyUI.",
-        inputs=(
-            Input("models", MODELS, "From Wan Model Paths"),
-            widget(_TOOL, "prompt", multiline=True),
-            widget(_TOOL, "negative_prompt", multiline=True),
-            Input("width", "INT", "Width of the video; multiples of 16.", default=832, minimum=16, maximum=8192, step=16),
-            Input("height", "INT", "Height of the video; multiples of 16.", default=480, minimum=16, maximum=8192, step=16),
-            widget(_TOOL, "video_length", 81, step=4),
-            widget(_TOOL, "fps"),
-            widget(_TOOL, "infer_steps", off=0),
-            widget(_TOOL, "guidance_scale", off=-1.0),
-            widget(_TOOL, "flow_shift", off=0.0),
-            widget(_TOOL, "seed", 0, maximum=2**32 - 1),
-            widget(_TOOL, "sample_solver"),
-            *_lora_inputs(),
-            widget(_TOOL, "cfg_skip_mode"),
-            widget(_TOOL, "cfg_apply_ratio", off=-1.0),
-            widget(_TOOL, "slg_layers"),
-            widget(_TOOL, "slg_mode"),
-            widget(_TOOL, "slg_scale"),
-            widget(_TOOL, "slg_start"),
-            widget(_TOOL, "slg_end"),
-            widget(_TOOL, "cpu_noise"),
-            widget(_TOOL, "trim_tail_frames"),
-            widget(_TOOL, "attn_mode", "sdpa", choices=("sdpa", "torch", "flash", "flash3", "xformers"), advanced=True),
-            widget(_TOOL, "vae_cache_cpu"),
-            widget(_TOOL, "device", kind="COMBO", choices=DEVICES, default=UNSET, off=UNSET, advanced=True),
-        ),
+        description=f"{description} The models are loaded in the backend, not in ComfyUI.",
+        inputs=inputs,
         outputs=(
             Output("video", "VIDEO", "The video"),
             Output("frames", "IMAGE", "Its frames"),
@@ -94,65 +54,171 @@ class WanVideoGenerator(Node):
         is_output=True,
     )
 
+
+class VideoGenerator(Node):
+    """What all architectures' generators do. A subclass names its card, what it can start from, and checks of its own."""
+
+    card: ClassVar[Card]
+    sources: ClassVar[tuple[Source, ...]] = ()
+
     def validate(self, host: Host, **constants: Any) -> str | None:
-        for side in ("width", "height"):
-            if constants.get(side, 16) % 16:
-                return f"{side}: {constants[side]} is not a multiple of 16; nearest is {round(constants[side] / 16) * 16}"
-        length = constants.get("video_length", 1)
-        if (length - 1) % 4:
-            return f"video_length: {length} is not 4n+1; nearest is {round((length - 1) / 4) * 4 + 1}"
-        layers = constants.get("slg_layers", "")
         if "prompt" in constants and not constants["prompt"].strip():
             return "prompt is empty: say what the video shows"
-        if layers and not all(part.strip().isdigit() for part in layers.split(",")):
-            return f"slg_layers: {layers!r} is not a list of block numbers such as 9,10"
-        return None
+        pictures.check_paths(host, self.sources, constants)
+        return size_problem(constants) or length_problem(constants, self.card)
 
     def fingerprint(self, host: Host, **constants: Any) -> str:
-        names = [constants.get(f"lora_{number}", NONE) for number in range(1, _LORAS + 1)]
-        loras = [host.model_path("loras", name) for name in names if name != NONE]
-        return f"{engine_stamp(host.home)} {content.of_files(loras)}"
+        files = [*loras.files(host, constants)[0], *loras.files(host, constants, "high_")[0]]
+        return f"{engine_stamp(host.home)} {content.of_files([*files, *pictures.stamps(host, self.sources, constants)])}"
+
+    def check_task(self, models: dict[str, Any], inputs: dict[str, Any]) -> None:
+        """UserError where the pictures do not go with the model."""
+
+    def own_values(self, host: Host, inputs: dict[str, Any]) -> dict[str, Any]:
+        """option name -> value of what only this architecture has."""
+        return {}
+
+    def values(self, host: Host, inputs: dict[str, Any]) -> dict[str, Any]:
+        """option name -> value of a generation, without its pictures and without where it writes."""
+        return {
+            **model_values(self.card, inputs["models"], tool_names(self.card)[GENERATE]),
+            "video_size": [inputs["height"], inputs["width"]],
+            **settings(self.spec.inputs, inputs),
+            **loras.options(host, inputs),
+            **self.own_values(host, inputs),
+        }
 
     async def run(self, host: Host, **inputs: Any) -> Result:
-        card = cards()[inputs["models"]["architecture"]]
-        tool = tool_names(card)[GENERATE]
+        check_architecture(self.card, inputs["models"], self.spec.display_name)
+        self.check_task(inputs["models"], inputs)
+        tool = tool_names(self.card)[GENERATE]
+        chosen = self.values(host, inputs)
         target = host.temp_dir / "musubi_tuner"
         target.mkdir(parents=True, exist_ok=True)
-        values = generation_values(host, card, self.spec, inputs)
-        folder_of_run = _fresh_folder(target)
-        job = await run_tool(host, tool, to_argv(tool, {**values, "save_path": str(folder_of_run)}))
-        made = sorted(path for path in folder_of_run.rglob("*") if path.suffix.lower() in _SUFFIXES)
+        job_folder = JobFolder.create(host.home, tool)
+        chosen |= pictures.values(host, self.sources, inputs, job_folder.path / "inputs")
+        output = fresh_folder(target)
+        job = await run_tool(host, tool, to_argv(tool, {**chosen, "save_path": str(output)}), folder=job_folder)
+        made = results(output)
         if not made:
             raise UserError(f"{tool} wrote no video. The whole log: {job.folder.log}")
         path = made[0]
         return Result((host.video(path), host.frames(path), str(path)), text=str(path), shown=(path,), files=(path,))
 
 
-def generation_values(host: Host, card: Card, spec: NodeSpec, inputs: dict[str, Any]) -> dict[str, Any]:
-    """option name -> value of a generation, without where it writes."""
-    models = inputs["models"]
-    values = {
-        "task": models["task"],
-        **{part: models[part] for part in ("dit", "vae", "t5")},
-        "video_size": [inputs["height"], inputs["width"]],
-        **settings(spec.inputs, inputs),
-    }
-    chosen = [(inputs[f"lora_{number}"], inputs[f"multiplier_{number}"]) for number in range(1, _LORAS + 1)]
-    chosen = [(name, multiplier) for name, multiplier in chosen if name and name != NONE]
-    if chosen:
-        values["lora_weight"] = [str(host.model_path("loras", str(name))) for name, _ in chosen]
-        values["lora_multiplier"] = [1.0 if multiplier is None else multiplier for _, multiplier in chosen]
-    return values
+def size_problem(constants: dict[str, Any]) -> str | None:
+    for side in ("width", "height"):
+        if constants.get(side, 16) % 16:
+            return f"{side}: {constants[side]} is not a multiple of 16; nearest is {round(constants[side] / 16) * 16}"
+    return None
 
 
-def _fresh_folder(parent: Path) -> Path:
+def length_problem(constants: dict[str, Any], card: Card) -> str | None:
+    length, stride = constants.get("video_length", 1), card.frame_stride
+    if length and (length - 1) % stride:
+        return f"video_length: {length} is not {stride}n+1; nearest is {round((length - 1) / stride) * stride + 1}"
+    return None
+
+
+def results(folder: Path) -> list[Path]:
+    """The videos and pictures in a folder, by name."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+
+
+def fresh_folder(parent: Path, stem: str = "video") -> Path:
     """A new numbered folder: ComfyUI keeps showing old results, so none is ever overwritten."""
     number = 1
     while True:
-        path = parent / f"video_{number:05d}"
+        path = parent / f"{stem}_{number:05d}"
         try:
             path.mkdir()
         except FileExistsError:
             number += 1
         else:
             return path
+
+
+_WAN = tool_names(cards()["wan"])[GENERATE]
+
+
+class WanVideoGenerator(VideoGenerator):
+    card = cards()["wan"]
+    sources = (START, END, CONTROL_VIDEO, CONTROL_IMAGES, CONTROL_MASKS)
+    spec = _spec(
+        "WanVideo",
+        "Wan Video",
+        "Generate a video (or with one frame a picture) from text, from a first and a last frame, or after a control video, with LoRAs. "
+        "Which pictures it takes follows from the task of the models.",
+        (
+            Input("models", MODELS, "From Wan Model Paths"),
+            widget(_WAN, "prompt", multiline=True),
+            widget(_WAN, "negative_prompt", multiline=True),
+            *size_inputs(),
+            widget(_WAN, "video_length", 81, step=4),
+            widget(_WAN, "fps"),
+            widget(_WAN, "infer_steps", off=0),
+            widget(_WAN, "guidance_scale", off=-1.0),
+            widget(_WAN, "flow_shift", off=0.0),
+            widget(_WAN, "seed", 0, maximum=2**32 - 1),
+            widget(_WAN, "sample_solver"),
+            *loras.inputs(_LORAS),
+            widget(_WAN, "cfg_skip_mode"),
+            widget(_WAN, "cfg_apply_ratio", off=-1.0),
+            widget(_WAN, "slg_layers"),
+            widget(_WAN, "slg_mode"),
+            widget(_WAN, "slg_scale"),
+            widget(_WAN, "slg_start"),
+            widget(_WAN, "slg_end"),
+            widget(_WAN, "cpu_noise"),
+            widget(_WAN, "trim_tail_frames"),
+            widget(_WAN, "attn_mode", "sdpa", choices=ATTENTION, advanced=True),
+            widget(_WAN, "vae_cache_cpu"),
+            device_input(_WAN),
+            *pictures.sockets_and_paths(sources),
+            widget(_WAN, "one_frame_inference", name="one_frame"),
+            widget(_WAN, "guidance_scale_high_noise", off=-1.0),
+            widget(_WAN, "timestep_boundary", off=-1.0),
+            *loras.inputs(2, "high_", " to the high-noise model of Wan2.2", hidden=True),
+            widget(_WAN, "offload_inactive_dit"),
+            widget(_WAN, "lazy_loading"),
+            widget(_WAN, "fp8"),
+            widget(_WAN, "fp8_scaled"),
+            widget(_WAN, "fp8_t5"),
+            widget(_WAN, "blocks_to_swap", off=0),
+        ),
+    )
+
+    def validate(self, host: Host, **constants: Any) -> str | None:
+        layers = constants.get("slg_layers", "")
+        if layers and not all(part.strip().isdigit() for part in layers.split(",")):
+            return f"slg_layers: {layers!r} is not a list of block numbers such as 9,10"
+        return super().validate(host, **constants)
+
+    def check_task(self, models: dict[str, Any], inputs: dict[str, Any]) -> None:
+        task = models["task"]
+        wan_pictures_problem(task, pictures.given(self.sources, inputs), bool(inputs["one_frame"]))
+        for name in ("high_lora_1", "high_lora_2"):
+            if loras.is_chosen(inputs, name) and not has_experts(task):
+                raise UserError(f"{name} is for the high-noise model of Wan2.2; task {task} has none")
+
+    def own_values(self, host: Host, inputs: dict[str, Any]) -> dict[str, Any]:
+        return loras.options(host, inputs, "high_", "_high_noise")
+
+
+def wan_pictures_problem(task: str, have: set[str], one_frame: bool) -> None:
+    """UserError where `have` (options of pictures) is not what a Wan task takes."""
+    start, end, control = START.option, END.option, CONTROL_VIDEO.option
+    from_picture = starts_from_picture(task)
+    needed = {start} if from_picture else set()
+    needed |= {end} if task.startswith("flf2v") else set()
+    needed |= {control} if task.endswith("-FC") else set()
+    taken = needed | ({end} if from_picture else set())
+    taken |= {CONTROL_IMAGES.option, CONTROL_MASKS.option} if one_frame else set()
+    words = {source.option: source.socket for source in WanVideoGenerator.sources}
+    missing = [words[option] for option in sorted(needed - have)]
+    if missing:
+        raise UserError(f"task {task} needs {' and '.join(missing)}: connect it, or fill in its path")
+    surplus = [words[option] for option in sorted(have - taken)]
+    if surplus:
+        hint = "set one_frame" if {CONTROL_IMAGES.option, CONTROL_MASKS.option} & have and from_picture else "choose a task that does"
+        raise UserError(f"task {task} takes no {' and '.join(surplus)}: disconnect it, or {hint}")

@@ -1,67 +1,227 @@
-"""Pickers for model files. A wrong file is recognised by its keys and refused by name."""
+"""Pickers for model files, one node per architecture. A wrong file is recognised by its keys and refused by name."""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ..backend.musubi_backend.architectures import cards
+from ..backend.musubi_backend.architectures.card import Card
+from ..backend.musubi_backend.errors import UserError
+from ..backend.musubi_backend.options.registry import options_for
 from ..backend.musubi_backend.weights.recognise import expect
 from . import content
 from .spec import Host, Input, Node, NodeSpec, Output, Result
-from .widgets import folder
+from .widgets import NONE, folder
 
 MODELS = "MUSUBITUNER_MODELS"
-_WAN = cards()["wan"]
+HIGH_NOISE = "dit_high_noise"
+F1 = "FramePack-F1"
 
 
-class WanModelPaths(Node):
-    spec = NodeSpec(
-        id="MusubiTuner_WanModelPaths",
-        display_name="Wan Model Paths",
-        category="MusubiTuner/Models",
-        description="Choose the files of a Wan2.1 model from ComfyUI's model folders. A file of another model is recognised and refused.",
-        inputs=(
-            Input(
-                "task",
-                "COMBO",
-                "Which Wan model the transformer file is: text-to-video with 14 or 1.3 billion weights, or text-to-image. "
-                "Tiny demo models go with any of them.",
-                default="t2v-1.3B",
-                choices=tuple(task.name for task in _WAN.tasks if task.supported),
-            ),
-            folder(
-                "dit",
-                _WAN.model_folders["dit"],
-                "The transformer, for example wan2.1_t2v_1.3B_bf16.safetensors (in models/diffusion_models).",
-            ),
-            folder("vae", _WAN.model_folders["vae"], "The Wan VAE, for example wan_2.1_vae.safetensors (in models/vae)."),
-            folder(
-                "t5",
-                _WAN.model_folders["t5"],
-                "The umt5-xxl text encoder, for example umt5_xxl_fp16.safetensors (in models/text_encoders).",
-            ),
+@dataclass(frozen=True)
+class Part:
+    """One file of a model: kind: what its keys must say it is; example: a file as ComfyUI's users have it; only_for: which tasks
+    need it, in words; empty for those that every task needs."""
+
+    name: str
+    kind: str
+    what: str
+    example: str
+    only_for: str = ""
+
+
+PARTS: dict[str, tuple[Part, ...]] = {
+    "wan": (
+        Part("dit", "wan_transformer", "The transformer; of Wan2.2 the low-noise one", "wan2.1_t2v_1.3B_bf16.safetensors"),
+        Part("vae", "wan_vae", "The Wan VAE", "wan_2.1_vae.safetensors"),
+        Part("t5", "umt5", "The umt5-xxl text encoder", "umt5_xxl_fp16.safetensors"),
+        Part("clip", "clip_vision", "The CLIP image encoder", "clip_vision_h.safetensors", "i2v and flf2v of Wan2.1"),
+        Part(
+            HIGH_NOISE,
+            "wan_transformer",
+            "The high-noise transformer",
+            "wan2.2_t2v_high_noise_14B_fp16.safetensors",
+            "Wan2.2 (A14B); without it only one expert is trained or used",
         ),
+    ),
+    "hv": (
+        Part("dit", "hunyuan_video_transformer", "The transformer", "hunyuan_video_t2v_720p_bf16.safetensors"),
+        Part("vae", "hunyuan_video_vae", "The HunyuanVideo VAE", "hunyuan_video_vae_bf16.safetensors"),
+        Part("text_encoder1", "llama", "The LLaVA-Llama3 text encoder", "llava_llama3_fp16.safetensors"),
+        Part("text_encoder2", "clip_l", "The CLIP-L text encoder", "clip_l.safetensors"),
+    ),
+    "fp": (
+        Part("dit", "framepack_transformer", "The transformer", "FramePackI2V_HY_bf16.safetensors"),
+        Part("vae", "hunyuan_video_vae", "The HunyuanVideo VAE", "hunyuan_video_vae_bf16.safetensors"),
+        Part("text_encoder1", "llama", "The LLaVA-Llama3 text encoder", "llava_llama3_fp16.safetensors"),
+        Part("text_encoder2", "clip_l", "The CLIP-L text encoder", "clip_l.safetensors"),
+        Part("image_encoder", "siglip", "The SigLIP image encoder", "sigclip_vision_patch14_384.safetensors"),
+    ),
+}
+
+
+def folder_key(card: Card, part: str) -> str:
+    """ComfyUI's folder for a part: all transformers lie in one."""
+    return card.model_folders["dit" if part == HIGH_NOISE else part]
+
+
+def _picker(card: Card, part: Part) -> Input:
+    key = folder_key(card, part.name)
+    where = f"{part.what}, for example {part.example} (in models/{key})."
+    if not part.only_for:
+        return folder(part.name, key, where)
+    return folder(part.name, key, f"{where} Only for {part.only_for}.", empty=NONE)
+
+
+def _spec(card: Card, name: str, extra: tuple[Input, ...] = ()) -> NodeSpec:
+    return NodeSpec(
+        id=f"MusubiTuner_{name}ModelPaths",
+        display_name=f"{name} Model Paths",
+        category="MusubiTuner/Models",
+        description=f"Choose the files of a {card.title} model from ComfyUI's model folders. A file of another model is recognised and "
+        "refused.",
+        inputs=(*extra, *(_picker(card, part) for part in PARTS[card.id])),
         outputs=(Output("models", MODELS, "The files, for caching, training and generating"),),
     )
 
+
+class ModelPaths(Node):
+    """What all architectures' pickers do; a subclass names its card and adds what tells its models apart."""
+
+    card: ClassVar[Card]
+
+    def details(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """What the MODELS value holds beside files."""
+        return {"task": self.card.tasks[0].name}
+
     def fingerprint(self, host: Host, **constants: Any) -> str:
-        paths = [host.model_path(_WAN.model_folders[part], constants[part]) for part in ("dit", "vae", "t5") if part in constants]
-        return content.of_files(paths)
+        return content.of_files(self._files(host, constants).values())
 
     async def run(self, host: Host, **inputs: Any) -> Result:
-        paths = {part: host.model_path(_WAN.model_folders[part], inputs[part]) for part in ("dit", "vae", "t5")}
-        kinds = await asyncio.to_thread(_recognise, paths)
-        value = {"architecture": _WAN.id, "task": inputs["task"], **{part: str(path) for part, path in paths.items()}}
+        files = self._files(host, inputs)
+        kinds = await asyncio.to_thread(_recognise, self.card, files)
+        value = {"architecture": self.card.id, **self.details(inputs), **{part: str(path) for part, path in files.items()}}
         return Result((value,), text="; ".join(kinds))
 
+    def _files(self, host: Host, values: dict[str, Any]) -> dict[str, Path]:
+        """The chosen files that the task uses, by part."""
+        unused = self.unused_parts(values)
+        names = {part.name: values.get(part.name, NONE) for part in PARTS[self.card.id]}
+        return {
+            part: host.model_path(folder_key(self.card, part), name)
+            for part, name in names.items()
+            if name and name != NONE and part not in unused
+        }
 
-def _recognise(paths: dict[str, Path]) -> list[str]:
-    expected = {"dit": "wan_transformer", "vae": "wan_vae", "t5": "umt5"}
+    def unused_parts(self, values: dict[str, Any]) -> set[str]:
+        """Parts that the chosen task does without."""
+        return set()
+
+
+class WanModelPaths(ModelPaths):
+    card = cards()["wan"]
+    spec = _spec(
+        card,
+        "Wan",
+        (
+            Input(
+                "task",
+                "COMBO",
+                "Which Wan model the transformer file is: t2v makes video from text, t2i pictures, i2v video from a first frame, flf2v "
+                "from first and last frame, FC follows a control video; 14 or 1.3 billion weights, A14B is Wan2.2 with its two experts. "
+                "Tiny demo models go with any task of their kind.",
+                default="t2v-1.3B",
+                choices=tuple(task.name for task in card.tasks if task.supported),
+            ),
+        ),
+    )
+
+    def details(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        return {"task": inputs["task"]}
+
+    def unused_parts(self, values: dict[str, Any]) -> set[str]:
+        task = str(values.get("task", ""))
+        unused = set() if needs_clip(task) else {"clip"}
+        return unused if has_experts(task) else unused | {HIGH_NOISE}
+
+    def validate(self, host: Host, **constants: Any) -> str | None:
+        task = constants.get("task", "")
+        if constants.get("clip") == NONE and needs_clip(task):
+            return f"clip: {task} looks at the first frame through the CLIP image encoder; choose its file, clip_vision_h.safetensors"
+        return None
+
+
+class HunyuanVideoModelPaths(ModelPaths):
+    card = cards()["hv"]
+    spec = _spec(card, "HunyuanVideo")
+
+
+class FramePackModelPaths(ModelPaths):
+    card = cards()["fp"]
+    spec = _spec(
+        card,
+        "FramePack",
+        (
+            Input(
+                "variant",
+                "COMBO",
+                "Which FramePack the transformer file is: the original makes a video from its end backwards, F1 forwards.",
+                default="FramePack",
+                choices=("FramePack", F1),
+            ),
+        ),
+    )
+
+    def details(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        return {**super().details(inputs), "f1": inputs["variant"] == F1}
+
+
+def needs_clip(task: str) -> bool:
+    """True for the tasks of Wan2.1 that start from a picture."""
+    return starts_from_picture(task) and not has_experts(task)
+
+
+def starts_from_picture(task: str) -> bool:
+    """True for the tasks of Wan that take a first frame."""
+    return task.startswith(("i2v", "flf2v"))
+
+
+def has_experts(task: str) -> bool:
+    """True for Wan2.2, which has one transformer for high and one for low noise."""
+    return task.endswith("A14B")
+
+
+def _recognise(card: Card, paths: dict[str, Path]) -> list[str]:
+    expected = {part.name: part.kind for part in PARTS[card.id]}
     return [str(expect(path, expected[part], part)) for part, path in paths.items()]
 
 
 def model_stamps(models: dict[str, Any]) -> list[Any]:
-    """What tells one set of model files from another: names, sizes and times."""
-    return [models["architecture"], models["task"], *(content.stamp(Path(models[part])) for part in ("dit", "vae", "t5"))]
+    """What tells one set of model files from another: names, sizes and times, in the order of the parts."""
+    files = [models[part.name] for part in PARTS[models["architecture"]] if part.name in models]
+    return [models["architecture"], models["task"], *(content.stamp(Path(file)) for file in files)]
+
+
+def model_values(card: Card, models: dict[str, Any], tool: str) -> dict[str, Any]:
+    """option name -> value of what a MODELS value says, as far as `tool` takes it."""
+    known = options_for(tool)
+    names = ("task", "f1", "dit_in_channels", *(part.name for part in PARTS[card.id]))
+    return {name: models[name] for name in names if name in known and name in models}
+
+
+def check_architecture(card: Card, models: dict[str, Any], node: str) -> None:
+    """UserError where models of another architecture are connected."""
+    if models["architecture"] != card.id:
+        other = cards()[models["architecture"]].title
+        raise UserError(f"{node} makes {card.title} videos, but the models are {other}: use {other}'s own node, or connect other models")
+
+
+def files_for(models: dict[str, Any], parts: tuple[str, ...], what: str) -> dict[str, str]:
+    """The named files of a MODELS value. UserError names the one that was not chosen."""
+    missing = [part for part in parts if part not in models]
+    if missing:
+        raise UserError(f"{what} needs {', '.join(missing)}: choose it in {cards()[models['architecture']].title}'s Model Paths")
+    return {part: models[part] for part in parts}

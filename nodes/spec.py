@@ -67,6 +67,18 @@ class Host(Protocol):
         """A file that holds a video object."""
         ...
 
+    def picture_files(self, pictures: Any, folder: Path, name: str) -> list[Path]:
+        """A PNG file per picture of a batch, called `<name>_000.png` and on, in `folder`, which is made if missing."""
+        ...
+
+    def input_files(self, suffixes: tuple[str, ...]) -> list[str]:
+        """Files with these endings directly in the input folder, by name."""
+        ...
+
+    def gpus(self) -> list[str]:
+        """The GPUs that jobs may use, as CUDA_VISIBLE_DEVICES names them; empty without any."""
+        ...
+
 
 @dataclass(frozen=True)
 class Input:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 from ..backend.musubi_backend.architectures import cards
 from ..backend.musubi_backend.architectures.card import Card
@@ -19,24 +19,31 @@ from .jobs.config import engine_stamp
 from .jobs.follow import run_tool
 from .jobs.guard import plain_name
 from .loss_curve import loss_map, write_picture
-from .models import MODELS, model_stamps
+from .models import HIGH_NOISE, MODELS, check_architecture, has_experts, model_stamps, model_values
 from .runs import Run, publish
 from .spec import ANY, Host, Input, Node, NodeSpec, Output, Result
 from .training_settings import LORA_CONFIG, OPTIMIZER, SAMPLING
+from .widgets import settings, widget
 
 JOB = "MUSUBITUNER_JOB"
+_ALWAYS = ("task", "dit", "f1", "dit_in_channels")
+_WAN_TRAIN = tool_names(cards()["wan"])[TRAIN]
 
 
-class WanLoRATrainer(Node):
-    spec = NodeSpec(
-        id="MusubiTuner_WanLoRATrainer",
-        display_name="Wan LoRA Trainer",
+HIGH, LOW, BOTH = "high noise", "low noise", "both"
+_BOUNDARIES = {"t2v-A14B": 875, "i2v-A14B": 900}  # of 1000: where the experts of Wan2.2 hand over (github.com/Wan-Video/Wan2.2)
+
+
+def _spec(card: Card, name: str, *own: Input) -> NodeSpec:
+    return NodeSpec(
+        id=f"MusubiTuner_{name}LoRATrainer",
+        display_name=f"{name} LoRA Trainer",
         category="MusubiTuner/Train",
         description="Train a LoRA on cached latents and captions. The result lies in ComfyUI's loras folder and can be used in the "
             "same graph. Cancelling "
         "saves the state; queueing again continues there. With nothing changed the finished LoRA is given at once.",
         inputs=(
-            Input("models", MODELS, "From Wan Model Paths"),
+            Input("models", MODELS, f"From {name} Model Paths"),
             Input("latents", LATENTS, "From VAE Latent Cache"),
             Input("text", TEXT, "From Text Encoder Cache, of the same dataset"),
             Input("lora_config", LORA_CONFIG, "From LoRA Training Config"),
@@ -50,6 +57,7 @@ class WanLoRATrainer(Node):
             Input("run_id", "INT", "Nothing changed, but train again? Enter another number.", default=0, minimum=0, maximum=2**31 - 1),
             Input("sampling", SAMPLING, "From Sampling Config; without it noise levels are drawn as musubi-tuner does by "
                 "default.", optional=True),
+            *own,
         ),
         outputs=(
             Output("lora_name", ANY, "Name for LoraLoaderModelOnly and other loaders"),
@@ -61,6 +69,16 @@ class WanLoRATrainer(Node):
         is_output=True,
     )  # fmt: skip
 
+
+class LoRATrainer(Node):
+    """What all architectures' trainers do; a subclass names its card and adds the flags of its own widgets."""
+
+    card: ClassVar[Card]
+
+    def own_values(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """option name -> value of what only this architecture has; wins over what the other nodes say."""
+        return {}
+
     def validate(self, host: Host, **constants: Any) -> str | None:
         if "output_name" in constants:
             plain_name(constants["output_name"], "output_name")
@@ -71,16 +89,16 @@ class WanLoRATrainer(Node):
 
     async def run(self, host: Host, **inputs: Any) -> Result:
         models, dataset = inputs["models"], inputs["latents"]["dataset"]
-        card = cards()[models["architecture"]]
-        _check_match(inputs, card)
+        check_architecture(self.card, models, self.spec.display_name)
+        _check_match(inputs, self.card)
         name = plain_name(inputs["output_name"], "output_name")
         engine = configuration.load(host.home).engine
-        values = training_values(card, inputs)
+        values = self.values(inputs)
         identity = content.digest(
             values,
             _prompts(inputs),
             model_stamps(models),
-            cache_stamps(dataset, card),
+            cache_stamps(dataset, self.card),
             inputs["processes"],
             inputs["run_id"],
             engine_stamp(host.home),
@@ -89,11 +107,27 @@ class WanLoRATrainer(Node):
         finished = run.finished()
         if finished is not None:
             return _result(host, run, finished["job"], "nothing changed since it was trained; enter another run_id to train again")
-        job = await self._train(host, run, card, values, inputs, engine)
+        job = await self._train(host, run, values, inputs, engine)
         run.finish(job)
         return _result(host, run, job, "")
 
-    async def _train(self, host: Host, run: Run, card: Card, values: dict[str, Any], inputs: dict[str, Any], engine: str) -> str:
+    def values(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """option name -> value of a training, without where it writes and what it resumes."""
+        tool = tool_names(self.card)[TRAIN]
+        models = model_values(self.card, inputs["models"], tool)
+        if not _prompts(inputs):  # only samples need more than the transformer
+            models = {name: value for name, value in models.items() if name in _ALWAYS}
+        return {
+            "dataset_config": inputs["latents"]["dataset"]["toml"],
+            **models,
+            "network_module": self.card.network_module,
+            **inputs["lora_config"],
+            **inputs["optimizer"],
+            **(inputs["sampling"]["settings"] if inputs["sampling"] else {}),
+            **self.own_values(inputs),
+        }
+
+    async def _train(self, host: Host, run: Run, values: dict[str, Any], inputs: dict[str, Any], engine: str) -> str:
         """Run the trainer to its end; returns its job folder."""
         run.path.mkdir(parents=True, exist_ok=True)
         chosen = {**values, "output_dir": str(run.path), "output_name": run.name, "logging_dir": str(run.path / "logs")}
@@ -107,7 +141,7 @@ class WanLoRATrainer(Node):
             file = run.path / "sample_prompts.json"
             write_text(file, json.dumps(prompts, ensure_ascii=False, indent=1))
             chosen["sample_prompts"] = str(file)
-        tool = tool_names(card)[TRAIN]
+        tool = tool_names(self.card)[TRAIN]
         job = await run_tool(
             host,
             tool,
@@ -123,22 +157,41 @@ class WanLoRATrainer(Node):
         return str(job.folder.path)
 
 
-def training_values(card: Card, inputs: dict[str, Any]) -> dict[str, Any]:
-    """option name -> value of a training, without where it writes and what it resumes."""
-    models = inputs["models"]
-    sampling = inputs["sampling"]["settings"] if inputs["sampling"] else {}
-    values = {
-        "dataset_config": inputs["latents"]["dataset"]["toml"],
-        "dit": models["dit"],
-        "task": models["task"],
-        "network_module": card.network_module,
-        **inputs["lora_config"],
-        **inputs["optimizer"],
-        **sampling,
-    }
-    if _prompts(inputs):
-        values |= {"vae": models["vae"], "t5": models["t5"]}
-    return values
+class WanLoRATrainer(LoRATrainer):
+    card = cards()["wan"]
+    spec = _spec(
+        card,
+        "Wan",
+        Input(
+            "experts",
+            "COMBO",
+            "Which expert of Wan2.2 the LoRA is trained on: high noise decides layout and motion, low noise detail. Each fills in its own "
+            "range of noise levels; both trains the two in one run, each on its range, and needs both files. Other models have one.",
+            default=BOTH,
+            choices=(BOTH, HIGH, LOW),
+        ),
+        widget(_WAN_TRAIN, "timestep_boundary", off=0),
+        widget(_WAN_TRAIN, "offload_inactive_dit"),
+    )
+
+    def own_values(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        models = inputs["models"]
+        own = settings(self.spec.inputs, inputs)
+        if not has_experts(models["task"]):
+            return {}
+        return _experts(models, inputs["experts"], own)
+
+
+def _experts(models: dict[str, Any], choice: str, own: dict[str, Any]) -> dict[str, Any]:
+    """Transformers and range of noise levels of a Wan2.2 training. `own`: timestep_boundary and offload_inactive_dit, where set."""
+    high, low = models.get(HIGH_NOISE), models["dit"]
+    if choice == LOW:
+        return {"max_timestep": own.get("timestep_boundary", _BOUNDARIES[models["task"]])}
+    if high is None:
+        raise UserError(f"experts: {choice} needs the high-noise transformer; choose dit_high_noise in Wan Model Paths, or {LOW}")
+    if choice == HIGH:
+        return {"dit": high, "min_timestep": own.get("timestep_boundary", _BOUNDARIES[models["task"]])}
+    return {"dit": low, HIGH_NOISE: high, **own}
 
 
 def _prompts(inputs: dict[str, Any]) -> list[dict[str, Any]]:

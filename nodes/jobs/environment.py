@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from ...backend.musubi_backend.job import JOB_DIR_VARIABLE
 
+GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
 _DROPPED = (
     "PYTHONHOME",
     "PYTHONPATH",
@@ -37,3 +38,9 @@ def child_environment(job_dir: str, extra: Mapping[str, str] | None = None, base
     """The environment for a job. `base` defaults to this process's."""
     kept = {key: value for key, value in (os.environ if base is None else base).items() if key.upper() not in _DROPPED}
     return {**kept, **_SET, **(extra or {}), JOB_DIR_VARIABLE: job_dir}
+
+
+def visible_gpus(count: int) -> list[str]:
+    """The names of `count` GPUs for CUDA_VISIBLE_DEVICES: those this process was given, else their numbers."""
+    given = [name.strip() for name in os.environ.get(GPU_VARIABLE, "").split(",") if name.strip()]
+    return (given or [str(number) for number in range(count)])[:count]

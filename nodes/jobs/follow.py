@@ -32,17 +32,18 @@ async def run_tool(
     processes: int = 1,
     mixed_precision: str = "no",
     note: str = "",
+    folder: JobFolder | None = None,
     on_end: Callable[[Job], object] = lambda job: None,
 ) -> Job:
     """Run one backend tool to its end, publishing progress on `host`.
 
     foreign: musubi-tuner has this tool too. gpu: free the host's models first and run alone. launch: a trainer (see
     `engine.command`), which gets time to save its state when stopped. note: shown before the progress text.
-    on_end: called with the job however it ended.
+    folder: the job's folder, where the caller has put files into one already. on_end: called with the job however it ended.
     Raises UserError with the log's last real error; the host's interrupt passes through after the job has ended.
     """
     settings = configuration.load(host.home)
-    folder = JobFolder.create(host.home, tool)
+    folder = folder or JobFolder.create(host.home, tool)
     command = engine.command(
         settings, folder, tool, arguments, foreign=foreign, launch=launch, processes=processes, mixed_precision=mixed_precision
     )

@@ -16,6 +16,9 @@ LIMIT = settings(max_examples=60, deadline=None, suppress_health_check=list(Heal
 _TYPES = {"str": str, "int": int, "float": float, "Path": Path, "_int_or_float": float, None: None}
 
 
+PICTURE = "猫 'x'.png"
+
+
 class Refused(Exception):
     pass
 
@@ -49,6 +52,13 @@ class PaperHost:
 
     def __init__(self, root: Path) -> None:
         self.home = self.input_dir = self.output_dir = self.temp_dir = root
+        (root / PICTURE).write_bytes(b"")
+
+    def allowed_roots(self) -> list[Path]:
+        return [self.home]
+
+    def input_files(self, suffixes: tuple[str, ...]) -> list[str]:
+        return ["clip 1.mp4"]
 
     def model_names(self, key: str) -> list[str]:
         return ["a b.safetensors", "猫/'x'.safetensors", "--dit.safetensors"]
@@ -90,11 +100,27 @@ def mostly_fitting(spec: Any, host: Any, part: Any) -> st.SearchStrategy[dict[st
         "slg_layers": st.sampled_from(["", "9", "9,10"]),
     }
     names = {entry.name for entry in spec.inputs}
+    fitting |= {name: st.sampled_from(["", PICTURE]) for name in names if name.endswith(("_path", "_paths"))}
     drawn = st.fixed_dictionaries({name: strategy for name, strategy in fitting.items() if name in names})
     return st.builds(lambda values, fit: {**values, **fit}, widgets(spec, host, part), drawn)
 
 
-MODELS = {"architecture": "wan", "task": "t2v-1.3B", "dit": "/m/dit 1.safetensors", "vae": "/m/vae.safetensors", "t5": "/m/t5.safetensors"}
+FILES = {
+    "wan": ("dit", "vae", "t5", "clip", "dit_high_noise"),
+    "hv": ("dit", "vae", "text_encoder1", "text_encoder2"),
+    "fp": ("dit", "vae", "text_encoder1", "text_encoder2", "image_encoder"),
+}
+TITLES = {"wan": "Wan"}
+GENERATORS = {"wan": "WanVideoGenerator"}
+ARCHITECTURES = list(TITLES)
+
+
+def models(part: Any, architecture: str, task: str | None = None) -> dict[str, Any]:
+    """What a node of model paths gives."""
+    task = task or part("backend.musubi_backend.architectures").cards()[architecture].tasks[0].name
+    return {"architecture": architecture, "task": task, **{name: f"/m/{name} 1.safetensors" for name in FILES[architecture]}}
+
+
 DATASET = {"toml": "/d/猫 1/dataset.toml", "datasets": []}
 
 
@@ -117,77 +143,94 @@ def run(node: Any, host: Any, part: Any, values: dict[str, Any]) -> Any:
         return None
 
 
-def test_every_training_parses(contract: Any, part: Any, tmp_path: Path) -> None:
-    module, train = part("nodes.training_settings"), part("nodes.train")
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_training_parses(contract: Any, part: Any, tmp_path: Path, architecture: str) -> None:
+    module = part("nodes.training_settings")
     host = PaperHost(tmp_path)
-    card = part("backend.musubi_backend.architectures").cards()["wan"]
-    nodes = [module.LoRATrainingConfig(), module.OptimizerConfig(), module.SamplingConfig()]
+    trainer = getattr(part("nodes.train"), f"{TITLES[architecture]}LoRATrainer")()
+    tool = part("backend.musubi_backend.options.registry").tool_names(trainer.card)["train"]
+    nodes = [module.LoRATrainingConfig(), module.OptimizerConfig(), module.SamplingConfig(), trainer]
+    tasks = st.sampled_from([task.name for task in trainer.card.tasks])
     refused: list[bool] = []
 
     @LIMIT
-    @given(*(widgets(node.spec, host, part) for node in nodes))
-    def holds(lora: dict[str, Any], optimizer: dict[str, Any], sampling: dict[str, Any]) -> None:
-        made = [run(node, host, part, values) for node, values in zip(nodes, (lora, optimizer, sampling), strict=True)]
+    @given(tasks, *(mostly_fitting(node.spec, host, part) for node in nodes))
+    def holds(task: str, lora: dict[str, Any], optimizer: dict[str, Any], sampling: dict[str, Any], own: dict[str, Any]) -> None:
+        made = [run(node, host, part, values) for node, values in zip(nodes[:3], (lora, optimizer, sampling), strict=True)]
         refused.append(None in made)
         if None in made:
             return
-        inputs = {"models": MODELS, "latents": {"dataset": DATASET}, "lora_config": made[0], "optimizer": made[1], "sampling": made[2]}
-        values = {**train.training_values(card, inputs), "output_dir": "/o", "output_name": "猫", "resume": "/o/x-state"}
+        given_models = models(part, architecture, task)
+        sockets = {"latents": {"dataset": DATASET}, "text": {}, "lora_config": made[0], "optimizer": made[1], "sampling": made[2]}
+        inputs = part("nodes.spec").complete(trainer.spec, {**own, "models": given_models, **sockets})
+        values = {**trainer.values(inputs), "output_dir": "/o", "output_name": "猫", "resume": "/o/x-state"}
         if made[2]["prompts"]:
             values["sample_prompts"] = "/o/prompts.json"
-        namespace = parsed(contract, part, "wan_train_network", values)
+        namespace = parsed(contract, part, tool, values)
         assert namespace is not None
-        assert namespace.dit == MODELS["dit"]
+        assert namespace.dit in (given_models["dit"], given_models.get("dit_high_noise"))
         assert namespace.learning_rate == pytest.approx(optimizer["learning_rate"], rel=1e-12)
-        assert namespace.network_module == "networks.lora_wan"
+        assert namespace.network_module == trainer.card.network_module
 
     holds()
     assert not all(refused)
 
 
-def test_every_generation_parses_and_no_text_becomes_a_flag(contract: Any, part: Any, tmp_path: Path) -> None:
-    module = part("nodes.generate")
-    host, node = PaperHost(tmp_path), module.WanVideoGenerator()
-    card = part("backend.musubi_backend.architectures").cards()["wan"]
-
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_generation_parses_and_no_text_becomes_a_flag(contract: Any, part: Any, tmp_path: Path, architecture: str) -> None:
+    host, node = PaperHost(tmp_path), getattr(part("nodes.generate"), GENERATORS[architecture])()
+    tool = part("backend.musubi_backend.options.registry").tool_names(node.card)["generate"]
+    tasks = st.sampled_from([task.name for task in node.card.tasks])
     accepted: list[bool] = []
 
     @LIMIT
-    @given(mostly_fitting(node.spec, host, part))
-    def holds(values: dict[str, Any]) -> None:
+    @given(tasks, mostly_fitting(node.spec, host, part))
+    def holds(task: str, values: dict[str, Any]) -> None:
         accepted.append(part("nodes.spec").check(node, host, values) is None)
         if not accepted[-1]:
             return
-        inputs = {**part("nodes.spec").complete(node.spec, {**values, "models": MODELS})}
-        namespace = parsed(
-            contract, part, "wan_generate_video", {**module.generation_values(host, card, node.spec, inputs), "save_path": "/s"}
-        )
+        given_models = models(part, architecture, task)
+        inputs = part("nodes.spec").complete(node.spec, {**values, "models": given_models})
+        chosen = {**node.values(host, inputs), **part("nodes.pictures").values(host, node.sources, inputs, tmp_path)}
+        namespace = parsed(contract, part, tool, {**chosen, "save_path": "/s"})
         assert namespace is not None
         assert (namespace.prompt or "") == values["prompt"]
-        assert namespace.dit == MODELS["dit"]
+        assert namespace.dit == given_models["dit"]
         assert namespace.video_size == [values["height"], values["width"]]
+        if values["start_image_path"]:
+            assert namespace.image_path == str(tmp_path / PICTURE)
 
     holds()
     assert any(accepted)
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("name", ["VAELatentCache", "TextEncoderCache"])
-def test_every_caching_parses(contract: Any, part: Any, tmp_path: Path, name: str) -> None:
+def test_every_caching_parses(contract: Any, part: Any, tmp_path: Path, name: str, architecture: str) -> None:
     module = part("nodes.cache")
     host, node = PaperHost(tmp_path), getattr(module, name)()
-    tool, model = ("wan_cache_latents", "vae") if name == "VAELatentCache" else ("wan_cache_text_encoder_outputs", "t5")
+    card = part("backend.musubi_backend.architectures").cards()[architecture]
+    verb = "cache_latents" if name == "VAELatentCache" else "cache_text"
+    tool = part("backend.musubi_backend.options.registry").tool_names(card)[verb]
+    tasks = st.sampled_from([task.name for task in card.tasks])
 
     @LIMIT
-    @given(widgets(node.spec, host, part))
-    def holds(values: dict[str, Any]) -> None:
+    @given(tasks, st.booleans(), widgets(node.spec, host, part))
+    def holds(task: str, one_frame: bool, values: dict[str, Any]) -> None:
         if part("nodes.spec").check(node, host, values) is not None:
             return
-        chosen = part("nodes.widgets").settings(
-            node.spec.inputs, part("nodes.spec").complete(node.spec, {**values, "dataset": DATASET, "models": MODELS})
-        )
-        namespace = parsed(contract, part, tool, {**chosen, "dataset_config": DATASET["toml"], model: MODELS[model]})
+        dataset = {**DATASET, "datasets": [{"fp_1f_target_index": 1}] if one_frame else []}
+        inputs = part("nodes.spec").complete(node.spec, {**values, "dataset": dataset, "models": models(part, architecture, task)})
+        try:
+            chosen = module.caching_values(node.spec, verb, inputs)
+        except part("backend.musubi_backend.errors").UserError as error:
+            assert "does nothing for" in str(error)
+            return
+        namespace = parsed(contract, part, tool, chosen)
         assert namespace is not None
         assert namespace.skip_existing is values["skip_existing"]
+        if verb == "cache_latents" and architecture != "hv":
+            assert namespace.one_frame is one_frame
 
     holds()
 
@@ -201,7 +244,7 @@ def test_defaults_are_accepted_by_our_own_checks(part: Any, tmp_path: Path) -> N
             for entry in node.spec.inputs
             if entry.is_widget and entry.default is not None and entry.name not in ("path", "filename_prefix")
         }
-        if node.spec.id == "MusubiTuner_WanVideoGenerator":
+        if "prompt" in defaults:
             defaults["prompt"] = "a dog"
         assert part("nodes.spec").check(node, host, defaults) is None, node.spec.id
 

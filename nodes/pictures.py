@@ -1,0 +1,128 @@
+"""Pictures and videos that a generation starts from or is steered by: from the graph, or from a path.
+
+What comes from the graph is written as files into the job folder, because the backend is another process.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..backend.musubi_backend.errors import UserError
+from .jobs import guard
+from .spec import Host, Input
+
+_SECTION = re.compile(r"\s*(-?\d+(?:-\d+)?)\s*:(.*)", re.DOTALL)
+SECTIONS = ";;;"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One thing to start from. option: the flag it becomes; socket, kind: where it comes from in the graph; path: the widget for
+    a path instead; several: any number of pictures, paths one per line; sections: a path may say for which section it is."""
+
+    option: str
+    socket: str
+    kind: str
+    path: str
+    what: str
+    several: bool = False
+    sections: bool = False
+
+    def inputs(self) -> tuple[Input, Input]:
+        """Its socket and its widget."""
+        place = "Relative paths start in ComfyUI's input folder, or else in this pack's home folder."
+        each = " One per line." if self.several else ""
+        return (
+            Input(self.socket, self.kind, self.what, optional=True),
+            Input(
+                self.path,
+                "STRING",
+                f"{self.what} From a path instead of {self.socket}.{each} {place}",
+                default="",
+                multiline=self.several,
+                advanced=True,
+            ),
+        )
+
+
+START = Source("image_path", "start_image", "IMAGE", "start_image_path", "The first frame.")
+END = Source("end_image_path", "end_image", "IMAGE", "end_image_path", "The last frame.")
+CONTROL_VIDEO = Source("control_path", "control_video", "VIDEO", "control_video_path", "The video whose movement is followed (FC models).")
+CONTROL_IMAGES = Source(
+    "control_image_path", "control_images", "IMAGE", "control_image_paths", "Control pictures of one-frame generation.", several=True
+)
+CONTROL_MASKS = Source(
+    "control_image_mask_path",
+    "control_masks",
+    "IMAGE",
+    "control_mask_paths",
+    "Masks of the control pictures, as pictures: white counts, black is left out.",
+    several=True,
+)
+SOURCE_VIDEO = Source("video_path", "source_video", "VIDEO", "source_video_path", "The video to change (video-to-video).")
+
+
+def sockets_and_paths(sources: Iterable[Source]) -> tuple[Input, ...]:
+    """The inputs of a node for `sources`: widgets first and then sockets, since neither may move later."""
+    pairs = [source.inputs() for source in sources]
+    return (*(path for _, path in pairs), *(socket for socket, _ in pairs))
+
+
+def check_paths(host: Host, sources: Iterable[Source], constants: dict[str, Any]) -> None:
+    """UserError for a path widget that names nothing, or something outside the allowed folders."""
+    for source in sources:
+        if constants.get(source.path):
+            _paths(host, source, constants[source.path])
+
+
+def given(sources: Iterable[Source], inputs: dict[str, Any]) -> set[str]:
+    """The options that have something to start from."""
+    return {source.option for source in sources if inputs.get(source.socket) is not None or str(inputs.get(source.path) or "").strip()}
+
+
+def values(host: Host, sources: Iterable[Source], inputs: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """option name -> path, or paths, of everything given; pictures from the graph are written into `folder`."""
+    chosen: dict[str, Any] = {}
+    for source in sources:
+        value, text = inputs.get(source.socket), str(inputs.get(source.path) or "").strip()
+        if value is not None and text:
+            raise UserError(f"{source.socket} is connected and {source.path} is filled in: use one of them")
+        if value is not None:
+            files = [host.video_file(value)] if source.kind == "VIDEO" else host.picture_files(value, folder, source.socket)
+            chosen[source.option] = [str(file) for file in files] if source.several else str(files[0])
+        elif text:
+            paths = _paths(host, source, text)
+            chosen[source.option] = paths if source.several else paths[0]
+    return chosen
+
+
+def stamps(host: Host, sources: Iterable[Source], constants: dict[str, Any]) -> list[Path]:
+    """The files behind the path widgets, to see when one changes."""
+    return [
+        Path(_file(host, source, path))
+        for source in sources
+        for _, path in _parts(source, str(constants.get(source.path) or ""))
+        if path.strip()
+    ]
+
+
+def _paths(host: Host, source: Source, text: str) -> list[str]:
+    """The checked paths of a widget as the flag takes them."""
+    labelled = [f"{label}{_file(host, source, path)}" for label, path in _parts(source, text)]
+    return [SECTIONS.join(labelled)] if source.sections else labelled
+
+
+def _parts(source: Source, text: str) -> list[tuple[str, str]]:
+    """(label of its section such as "-1:", or ""; path) of every path in a widget."""
+    if not source.sections:
+        return [("", line) for line in (text.splitlines() if source.several else [text]) if line.strip()]
+    matches = [(_SECTION.fullmatch(part), part) for part in text.split(SECTIONS)]
+    return [(f"{match[1]}:", match[2]) if match else ("", part) for match, part in matches]
+
+
+def _file(host: Host, source: Source, text: str) -> str:
+    return str(guard.inside(text, host.allowed_roots(), source.path, relative_to=(host.input_dir, host.home)))
