@@ -155,8 +155,8 @@ def test_errors_end_the_program_with_one_block_and_no_traceback(capsys: pytest.C
     ("name", "message"),
     [
         ("wan_train_netwrk", "did you mean 'wan_train_network'"),
-        ("hv_train_network", "does not do yet. Use the musubi-tuner engine"),
-        ("xyzzy", "there is no tool 'xyzzy'. Tools: wan_cache_latents"),
+        ("flux_2_train_network", "does not do yet. Use the musubi-tuner engine"),
+        ("xyzzy", "there is no tool 'xyzzy'. Tools: "),
     ],
 )
 def test_tools_that_are_not_there(name: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,10 +26,17 @@ class LayerNorm(nn.LayerNorm):
     """Layer norm that is modulated by the condition: norm(x) * scale + shift."""
 
     def modulated(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        """x [B, S, C]; scale and shift [B, 1 or S, C] in x's dtype (scale is 1 + the predicted one)."""
-        if scale.shape[0] == 1 and scale.shape[1] == 1:
-            return F.layer_norm(x, self.normalized_shape, scale[0, 0], shift[0, 0], self.eps)
-        return torch.addcmul(shift, F.layer_norm(x, self.normalized_shape, None, None, self.eps), scale)
+        """See `modulated_norm`."""
+        return modulated_norm(x, scale, shift, self.eps)
+
+
+def modulated_norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
+    """Layer norm over channels, times scale plus shift. x [B, S, C]; scale and shift [B, 1 or S, C] in x's dtype (scale is 1 + the
+    predicted one)."""
+    width = (x.shape[-1],)
+    if scale.shape[0] == 1 and scale.shape[1] == 1:
+        return F.layer_norm(x, width, scale[0, 0], shift[0, 0], eps)
+    return torch.addcmul(shift, F.layer_norm(x, width, None, None, eps), scale)
 
 
 class _GatedResidual(torch.autograd.Function):

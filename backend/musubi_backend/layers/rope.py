@@ -10,30 +10,39 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 Tables = tuple[Tensor, Tensor]
+Positions = tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]
 
 
-@lru_cache(maxsize=8)  # the tables of a long video are tens of MB
+def even_widths(head_dim: int) -> tuple[int, int, int]:
+    """Channels that turn with frames, height and width where the sides get a third each and frames what is left
+    (github.com/Wan-Video/Wan2.1, wan/modules/model.py)."""
+    side = 2 * (head_dim // 6)
+    return head_dim - 2 * side, side, side
+
+
+@lru_cache(maxsize=16)  # the tables of a long video are tens of MB
 @torch.inference_mode(False)  # made while sampling, they must still serve training
 def rope_tables(
-    positions: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]],
-    head_dim: int,
+    positions: Positions,
+    widths: tuple[int, int, int],
     device: torch.device,
     dtype: torch.dtype,
     theta: float = 10000.0,
+    pool: int = 1,
 ) -> Tables:
     """(cos, sin), each [F*H*W, 1, head_dim], for the tokens of a grid in frame-major order.
 
     Both values of a channel pair share their angle; sin is negative on the first of them, as `_rotate` wants it.
 
-    positions: the position numbers along frames, height and width. Height and width get head_dim // 6 pairs each, frames
-    the rest (github.com/Wan-Video/Wan2.1, wan/modules/model.py). Kept per grid, since a bucket comes back all the time.
+    positions: the position numbers along frames, height and width. widths: how many of the head's channels turn with each.
+    pool: a token that stands for a cube of pool³ positions gets the mean of their tables; incomplete cubes are filled up with
+    the last position. Kept per grid, since a bucket comes back all the time.
     """
-    side = 2 * (head_dim // 6)
-    widths = (head_dim - 2 * side, side, side)
     sizes = [len(p) for p in positions]
     angles = []
     for axis, (numbers, width) in enumerate(zip(positions, widths, strict=True)):
@@ -42,13 +51,24 @@ def rope_tables(
         shape = [1, 1, 1, -1]
         shape[axis] = sizes[axis]
         angles.append(along.view(shape).expand(*sizes, -1))
-    angle = torch.cat(angles, dim=-1).reshape(sizes[0] * sizes[1] * sizes[2], 1, -1)
-    cos = angle.cos().repeat_interleave(2, dim=-1)
-    sin = torch.stack([-angle.sin(), angle.sin()], dim=-1).flatten(-2)
+    angle = torch.cat(angles, dim=-1)
+    cos, sin = (_pooled(table, pool).flatten(0, 2).unsqueeze(1) for table in (angle.cos(), angle.sin()))
+    cos = cos.repeat_interleave(2, dim=-1)
+    sin = torch.stack([-sin, sin], dim=-1).flatten(-2)
     return cos.to(device, dtype), sin.to(device, dtype)
 
 
-def grid_positions(frames: int, height: int, width: int, frame_indices: Sequence[int] | None = None) -> tuple[tuple[int, ...], ...]:
+def _pooled(table: Tensor, pool: int) -> Tensor:
+    """[F, H, W, D] -> the means over cubes of pool³ entries."""
+    if pool == 1:
+        return table
+    channels_first = table.permute(3, 0, 1, 2)
+    padding = [amount for size in reversed(table.shape[:3]) for amount in (0, -size % pool)]
+    padded = F.pad(channels_first[None], padding, mode="replicate")
+    return F.avg_pool3d(padded, pool)[0].permute(1, 2, 3, 0)
+
+
+def grid_positions(frames: int, height: int, width: int, frame_indices: Sequence[int] | None = None) -> Positions:
     """Positions of a token grid; `frame_indices` replaces 0..frames-1 where frames sit at chosen times."""
     along_time = tuple(range(frames)) if frame_indices is None else tuple(frame_indices)
     return along_time, tuple(range(height)), tuple(range(width))

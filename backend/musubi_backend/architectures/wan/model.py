@@ -18,7 +18,8 @@ from ...layers.attention import KEY_ALIGNMENT, attention, repeated_key_biases
 from ...layers.blocks import run_block
 from ...layers.linear import Linear
 from ...layers.norms import LayerNorm, RMSNorm, gated_residual
-from ...layers.rope import Tables, apply_rope, grid_positions, rope_tables
+from ...layers.rope import Tables, apply_rope, even_widths, grid_positions, rope_tables
+from ...layers.timestep import sinusoids
 from .keys import WanGeometry
 
 __all__ = ["WanGeometry", "WanTransformer"]
@@ -202,7 +203,7 @@ class WanTransformer(nn.Module):
         x = self._patches(latents, grid)
         time, condition = self._time(timesteps.to(device))
         context = self._context(text, image, dtype, device)
-        rope = rope_tables(grid_positions(*grid, frame_indices), self.geometry.dim // self.geometry.num_heads, x.device, dtype)
+        rope = rope_tables(grid_positions(*grid, frame_indices), even_widths(self.geometry.dim // self.geometry.num_heads), x.device, dtype)
 
         run = [index for index in range(len(self.blocks)) if index not in skip_blocks]
         for index in run:
@@ -247,14 +248,6 @@ class WanTransformer(nn.Module):
             timesteps = timesteps.unsqueeze(1)
         time = self.time_embedding(sinusoids(timesteps, self.geometry.freq_dim))
         return time, self.time_projection(time).unflatten(-1, (6, -1))
-
-
-def sinusoids(timesteps: Tensor, width: int) -> Tensor:
-    """[...] -> [..., width] float32: cosines, then sines, of the timesteps at geometric frequencies."""
-    half = width // 2
-    exponents = torch.arange(half, dtype=torch.float64, device=timesteps.device) / half
-    angles = timesteps.double().unsqueeze(-1) * torch.pow(10000.0, -exponents)
-    return torch.cat([angles.cos(), angles.sin()], dim=-1).float()
 
 
 def collapse_padding(text: Sequence[Tensor], length: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor | None]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 NOT_DONE = (
-    "cache_latents",
-    "cache_text_encoder_outputs",
     "caption_images_by_qwen_vl",
     "convert_lora",
     "flux_2_cache_latents",
@@ -16,10 +14,6 @@ NOT_DONE = (
     "flux_kontext_cache_text_encoder_outputs",
     "flux_kontext_generate_image",
     "flux_kontext_train_network",
-    "fpack_cache_latents",
-    "fpack_cache_text_encoder_outputs",
-    "fpack_generate_video",
-    "fpack_train_network",
     "hidream_o1_cache_pixel",
     "hidream_o1_cache_text_encoder_outputs",
     "hidream_o1_generate_image",
@@ -29,9 +23,7 @@ NOT_DONE = (
     "hv_1_5_cache_text_encoder_outputs",
     "hv_1_5_generate_video",
     "hv_1_5_train_network",
-    "hv_generate_video",
     "hv_train",
-    "hv_train_network",
     "ideogram4_cache_latents",
     "ideogram4_cache_text_encoder_outputs",
     "ideogram4_generate_image",

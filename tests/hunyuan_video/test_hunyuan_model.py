@@ -1,0 +1,112 @@
+"""Properties of the transformer that make it fast without changing what it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from musubi_backend.architectures.hunyuan_video.model import HunyuanTransformer
+from torch import Tensor
+
+Sample = dict[str, Tensor]
+
+
+def example(lengths: list[int], width: int = 12) -> Sample:
+    """A batch whose texts have these lengths, padded to `width` with what must not matter."""
+    generator = torch.Generator().manual_seed(0)
+    count = len(lengths)
+    return {
+        "latents": torch.randn(count, 16, 2, 4, 6, generator=generator),
+        "timesteps": torch.linspace(900, 100, count),
+        "text": torch.randn(count, width, 20, generator=generator),
+        "text_mask": torch.arange(width) < torch.tensor(lengths)[:, None],
+        "pooled": torch.randn(count, 12, generator=generator),
+        "guidance": torch.full((count,), 6.0),
+    }
+
+
+def gradients(model: HunyuanTransformer, network: torch.nn.Module, sample: Sample) -> dict[str, Tensor]:
+    network.zero_grad()
+    model(**sample).square().sum().backward()
+    return {name: parameter.grad.clone() for name, parameter in network.named_parameters() if parameter.grad is not None}
+
+
+def one(sample: Sample, index: int) -> Sample:
+    return {name: tensor[index : index + 1] for name, tensor in sample.items()}
+
+
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("lengths", [[5, 9], [12, 12], [1, 12]])
+def test_a_batch_equals_its_samples_one_by_one(model_with_lora: Callable[..., Any], split: bool, lengths: list[int]) -> None:
+    model, network = model_with_lora()
+    sample = example(lengths)
+    single = [gradients(model, network, one(sample, index)) for index in range(2)]
+    model.set_attention("torch", split)
+    together = gradients(model, network, sample)
+    for name in together:
+        expected = single[0][name] + single[1][name]
+        assert torch.allclose(together[name], expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item()), name
+
+
+def test_text_padding_has_no_influence(model_with_lora: Callable[..., Any]) -> None:
+    model, _ = model_with_lora()
+    sample = example([7])
+    longer = {**sample, "text": torch.cat([sample["text"], torch.full((1, 5, 20), 1e3)], dim=1)}
+    longer["text_mask"] = torch.arange(17)[None] < 7
+    with torch.no_grad():
+        assert torch.equal(model(**sample), model(**longer))
+
+
+def test_gradient_checkpointing_gives_bit_identical_gradients(model_with_lora: Callable[..., Any]) -> None:
+    model, network = model_with_lora()
+    plain = gradients(model, network, example([5, 9]))
+    for offload in (False, True):
+        model.gradient_checkpointing, model.gradient_checkpointing_cpu_offload = True, offload
+        again = gradients(model, network, example([5, 9]))
+        assert all(torch.equal(plain[name], again[name]) for name in plain)
+
+
+def test_blocks_are_skipped_by_number(model_with_lora: Callable[..., Any]) -> None:
+    model, _ = model_with_lora()
+    with torch.no_grad():
+        full, without = model(**example([5])), model(**example([5]), skip_blocks={0, 3})
+        assert not torch.allclose(full, without)
+        del model.double_blocks[0], model.single_blocks[1]
+        assert torch.equal(model(**example([5])), without)
+
+
+def test_what_stands_around_the_blocks_can_leave_them_out(model_with_lora: Callable[..., Any]) -> None:
+    model, _ = model_with_lora()
+    seen = []
+
+    def remembering(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        out = seen[0] + x if seen else run(x)
+        seen.append(out - x)
+        return out
+
+    with torch.no_grad():
+        plain = model(**example([5]))
+        model.around_blocks = remembering
+        assert torch.equal(model(**example([5])), plain)
+        assert torch.allclose(model(**example([5])), plain, atol=1e-5)
+    assert len(seen) == 2
+
+
+def test_a_distilled_model_must_be_told_the_guidance(model_with_lora: Callable[..., Any]) -> None:
+    model, _ = model_with_lora()
+    with torch.no_grad(), pytest.raises(ValueError, match="told the guidance"):
+        model(**{**example([5]), "guidance": None})
+
+
+@pytest.mark.slow
+def test_blocks_compile_as_one_graph_each(model_with_lora: Callable[..., Any]) -> None:
+    model, network = model_with_lora()
+    plain = gradients(model, network, example([5, 9]))
+    for block in (*model.double_blocks, *model.single_blocks):
+        block.compile(fullgraph=True, backend="aot_eager", dynamic=False)
+    for checkpointing in (False, True):
+        model.gradient_checkpointing = checkpointing
+        compiled = gradients(model, network, example([5, 9]))
+        assert all(torch.allclose(plain[name], compiled[name], rtol=1e-4, atol=1e-6) for name in plain)
