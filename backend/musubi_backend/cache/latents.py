@@ -27,7 +27,6 @@ from .headers import latents_problem
 from .names import latent_files, parse_latent_name
 
 if TYPE_CHECKING:
-    from ..architectures.card import Card
     from ..architectures.protocol import Architecture, LatentEncoder
 
     Decoded = tuple[MediaItem, list[DecodedEntry] | Problem]

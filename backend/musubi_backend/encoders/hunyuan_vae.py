@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 KIND = "hunyuan_video_vae"
+MODEL = ("diffusers.models.autoencoders.autoencoder_kl_hunyuan_video", "AutoencoderKLHunyuanVideo")
 SCALING_FACTOR = 0.476986
 DEFAULT_TILE = 256
 TILE_STEP = 32
@@ -106,7 +107,7 @@ class HunyuanVAE:
 
 def _module(config: Mapping[str, Any], source: str) -> Any:
     try:
-        return diffusers_model("diffusers.models.autoencoders.autoencoder_kl_hunyuan_video", "AutoencoderKLHunyuanVideo", **config)
+        return diffusers_model(*MODEL, **config)
     except ValueError as error:
         raise UserError(f"{source}: a VAE of these sizes cannot be built ({error})") from error
 

@@ -1,0 +1,137 @@
+"""The Llama 3 text encoder of HunyuanVideo and FramePack (LLaVA-Llama3): transformers' LlamaModel without its last two layers.
+
+The models were trained with the hidden states two layers before the end (github.com/Tencent-Hunyuan/HunyuanVideo,
+`hyvideo/text_encoder`), of a caption inside a fixed instruction whose own tokens are cut off afterwards. Files: a Hugging Face folder,
+ComfyUI's single file (names begin with `model.`), or a whole LLaVA (`language_model.model.`); vision and output layers are left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UserError
+from . import model_files
+from .eight_bit import compress, compute_from_eight_bits, linear_weights
+from .token_files import LLAMA, TokenIds, find_tokenizer
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ..weights.loader import Weights
+
+KIND = "llama"
+MAX_TOKENS = 256
+"""Tokens of a caption that are kept."""
+SKIPPED_LAYERS = 2
+HEAD_DIM = 128
+BEGIN = "<|begin_of_text|>"
+VIDEO_INSTRUCTION = (
+    "Describe the video by detailing the following aspects: "
+    "1. The main content and theme of the video."
+    "2. The color, shape, size, texture, quantity, text, and spatial relationships of the objects."
+    "3. Actions, events, behaviors temporal relationships, physical movement changes of the objects."
+    "4. background environment, light, style and atmosphere."
+    "5. camera angles, movements, and transitions used in the video:"
+)
+_NAME = re.compile(r"^(?:language_model\.model\.|model\.language_model\.|model\.)?((?:embed_tokens|layers)\..*)$")
+_LAYER = re.compile(r"^layers\.(\d+)\.")
+
+
+class LlamaEncoder:
+    """Captions to token features."""
+
+    def __init__(self, model: Any, tokenizer: TokenIds, device: torch.device) -> None:
+        self.model, self.tokenizer, self.device = model, tokenizer, device
+
+    @classmethod
+    def load(
+        cls, path: str | Path, device: torch.device, dtype: torch.dtype | None = None, *, fp8: bool = False, flag: str = "--text_encoder1"
+    ) -> LlamaEncoder:
+        """The encoder at `path`, computing in `dtype` (None: the file's own); fp8: with its matrices held in 8 bits.
+
+        UserError when it is something else or incomplete, and when no tokenizer can be found.
+        """
+        files = model_files.model_files(path, KIND, flag, subfolder="text_encoder", section="text_config")
+        weights = files.open()
+        tokenizer = find_tokenizer(LLAMA, weights, model_files.shape_of(weights, "embed_tokens.weight", files.source)[0])
+        model = _build(files, weights, device, dtype or model_files.usable_dtype(weights), fp8)
+        return cls(model, tokenizer, device)
+
+    def encode(self, captions: Sequence[str], instruction: str | None = None) -> list[Tensor]:
+        """Per caption its token features [L, dim], L <= 256 without padding and without the instruction's tokens, on the
+        encoder's device. instruction: what the model is asked to do with the caption; None: what it was trained with."""
+        import torch
+
+        start = _head(VIDEO_INSTRUCTION if instruction is None else instruction)
+        cut = len(self._ids(start, 2**20))
+        rows = [self._ids(f"{start}{caption}<|eot_id|>", cut + MAX_TOKENS) for caption in captions]
+        length = max(map(len, rows))
+        ids = torch.tensor([[*row, *[0] * (length - len(row))] for row in rows], device=self.device)
+        mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows], device=self.device)
+        with torch.no_grad():
+            states = self.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        return [state[cut : len(row)] for state, row in zip(states, rows, strict=True)]
+
+    def _ids(self, text: str, limit: int) -> list[int]:
+        ids = self.tokenizer.encode(text, limit)
+        begin = self.tokenizer.token(BEGIN)
+        return ids if begin is None or ids[:1] == [begin] else [begin, *ids][:limit]
+
+
+def _head(instruction: str) -> str:
+    """What stands before a caption."""
+    return f"<|start_header_id|>system<|end_header_id|>\n\n{instruction}<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n"
+
+
+def _build(files: model_files.ModelFiles, weights: Weights, device: torch.device, dtype: torch.dtype, fp8: bool) -> Any:
+    import torch
+    from transformers import LlamaModel
+
+    config = _config(files, weights)
+    with torch.device("meta"):
+        model: Any = LlamaModel(config)
+    model.norm = torch.nn.Identity()
+
+    def bare(name: str) -> str | None:
+        match = _NAME.match(name)
+        layer = _LAYER.match(match[1]) if match else None
+        return match[1] if match and (layer is None or int(layer[1]) < config.num_hidden_layers) else None
+
+    linears = linear_weights(model) if fp8 else set()
+    model_files.fill(model, weights, device, dtype, bare, compress(linears, dtype) if fp8 else None)
+    if fp8:
+        compute_from_eight_bits(model)
+    model.rotary_emb = type(model.rotary_emb)(config).to(device)  # its frequencies are in no file
+    return model
+
+
+def _config(files: model_files.ModelFiles, weights: Weights) -> Any:
+    from transformers import LlamaConfig
+
+    def shape(ending: str) -> tuple[int, ...]:
+        return model_files.shape_of(weights, ending, files.source)
+
+    vocabulary, width = shape("embed_tokens.weight")
+    layers = model_files.count_layers(weights, r"(?:^|\.)layers\.(\d+)\.self_attn\.q_proj")
+    if layers <= SKIPPED_LAYERS:
+        raise UserError(f"{files.source}: {layers} layers; the features are taken {SKIPPED_LAYERS} layers before the end")
+    inner = shape("layers.0.self_attn.q_proj.weight")[0]
+    head_dim = int(files.number("head_dim", min(HEAD_DIM, inner)))
+    rotary = files.config.get("rope_parameters") or {}
+    return LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=shape("layers.0.mlp.gate_proj.weight")[0],
+        num_hidden_layers=layers - SKIPPED_LAYERS,
+        num_attention_heads=inner // head_dim,
+        num_key_value_heads=shape("layers.0.self_attn.k_proj.weight")[0] // head_dim,
+        head_dim=head_dim,
+        max_position_embeddings=8192,
+        rms_norm_eps=float(files.number("rms_norm_eps", 1e-5)),
+        rope_theta=float(rotary.get("rope_theta") or files.number("rope_theta", 500000.0)),
+        use_cache=False,
+    )
