@@ -121,7 +121,8 @@ def _config(files: model_files.ModelFiles, weights: Weights) -> Any:
         raise UserError(f"{files.source}: {layers} layers; the features are taken {SKIPPED_LAYERS} layers before the end")
     inner = shape("layers.0.self_attn.q_proj.weight")[0]
     head_dim = int(files.number("head_dim", min(HEAD_DIM, inner)))
-    rotary = files.config.get("rope_parameters") or {}
+    base = float((files.config.get("rope_parameters") or {}).get("rope_theta") or files.number("rope_theta", 500000.0))
+    rotary: dict[str, Any] = {"rope_theta": base}  # versions of transformers declare it in different places; all take it
     return LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=width,
@@ -132,6 +133,6 @@ def _config(files: model_files.ModelFiles, weights: Weights) -> Any:
         head_dim=head_dim,
         max_position_embeddings=8192,
         rms_norm_eps=float(files.number("rms_norm_eps", 1e-5)),
-        rope_theta=float(rotary.get("rope_theta") or files.number("rope_theta", 500000.0)),
         use_cache=False,
+        **rotary,
     )

@@ -124,6 +124,13 @@ RULES = (
         ("text_model.encoder.layers.0.self_attn.q_proj.weight", "text_model.embeddings.token_embedding.weight"),
         ("vision_model.embeddings.class_embedding",),
     ),
+    Rule("clip_l", "CLIP-L text encoder", ("encoder.layers.0.self_attn.q_proj.weight", "embeddings.token_embedding.weight")),
+    Rule(
+        "siglip",
+        "SigLIP vision encoder",
+        ("encoder.layers.0.self_attn.q_proj.weight", "embeddings.patch_embedding.weight", "post_layernorm.weight"),
+        ("embeddings.class_embedding",),
+    ),
     Rule("qwen_vl", "Qwen2.5-VL text encoder", ("visual.blocks.0.attn.qkv.weight", "model.layers.0.self_attn.q_proj.weight")),
     Rule("llama", "Llama (LLaVA-Llama3) text encoder", ("model.layers.0.self_attn.q_proj.weight", "model.embed_tokens.weight")),
     Rule("llama", "Llama (LLaVA-Llama3) text encoder", ("layers.0.self_attn.q_proj.weight", "embed_tokens.weight")),
