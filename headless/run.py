@@ -50,7 +50,7 @@ async def run(steps: Mapping[str, Step], host: TerminalHost, *, fresh: bool = Fa
     store = ResultStore(host.home)
     tasks: dict[str, asyncio.Task[tuple[str, Result]]] = {}
     for step in order(steps):
-        tasks[step.id] = asyncio.create_task(_step(step, tasks, host.named(step.title), store, fresh))
+        tasks[step.id] = asyncio.create_task(_step(step, steps, tasks, host.named(step.title), store, fresh))
     try:
         outcomes = await asyncio.gather(*tasks.values(), return_exceptions=True)
     except asyncio.CancelledError:
@@ -75,7 +75,12 @@ class _Skipped(Exception):
 
 
 async def _step(
-    step: Step, tasks: Mapping[str, asyncio.Task[tuple[str, Result]]], host: TerminalHost, store: ResultStore, fresh: bool
+    step: Step,
+    steps: Mapping[str, Step],
+    tasks: Mapping[str, asyncio.Task[tuple[str, Result]]],
+    host: TerminalHost,
+    store: ResultStore,
+    fresh: bool,
 ) -> tuple[str, Result]:
     inputs, sources = dict(step.constants), {}
     for name, (source, slot) in step.links.items():
@@ -84,17 +89,52 @@ async def _step(
         except (UserError, _Skipped) as error:
             raise _Skipped(f"node {source} did not give its {name}") from error
         inputs[name], sources[name] = result.values[slot], f"{key}:{slot}"
-    values = prepared(step.node, host, inputs)
+    values = _prepared(step, steps, host, inputs)
     constants = {name: value for name, value in values.items() if name not in sources}
     key = _key(step.node.spec.id, constants, sources, step.node.fingerprint(host, **{k: v for k, v in constants.items() if v is not None}))
     known = None if fresh else store.get(key)
     if known is not None:
         host.screen.line(f"{step.title}  nothing changed, kept: {known.text}".rstrip(": "))
         return key, known
-    result = await step.node.run(host, **values)
+    result = await _run(step, steps, host, values)
     store.put(key, result)
     host.screen.line(f"{step.title}  {result.text or 'done'}")
     return key, result
+
+
+def _prepared(step: Step, steps: Mapping[str, Step], host: TerminalHost, inputs: dict[str, Any]) -> dict[str, Any]:
+    """As `prepared`; of lists, the first item is checked."""
+    lists = {name: inputs[name] for name in lists_of(step, steps)}
+    if any(not items for items in lists.values()):
+        raise UserError(f"{step.node.spec.display_name}: {' and '.join(sorted(lists))} got an empty list")
+    return {**prepared(step.node, host, {**inputs, **{name: items[0] for name, items in lists.items()}}), **lists}
+
+
+async def _run(step: Step, steps: Mapping[str, Step], host: TerminalHost, values: dict[str, Any]) -> Result:
+    """Run the node once, or as ComfyUI does once per item of the lists that come over its links; the last item of a short list repeats."""
+    lists = {name: values[name] for name in lists_of(step, steps)}
+    if not lists:
+        return await step.node.run(host, **values)
+    results = []
+    for index in range(max(map(len, lists.values()))):
+        items = {name: items[min(index, len(items) - 1)] for name, items in lists.items()}
+        results.append(await step.node.run(host, **{**values, **items}))
+    return Result(
+        tuple(list(one) for one in zip(*(result.values for result in results), strict=True)),
+        "\n".join(result.text for result in results if result.text),
+        tuple(path for result in results for path in result.shown),
+        tuple(path for result in results for path in result.files),
+    )
+
+
+def lists_of(step: Step, steps: Mapping[str, Step]) -> set[str]:
+    """The inputs of a step that get lists whose items are to be taken one by one."""
+    if any(entry.many for entry in step.node.spec.inputs):
+        return set()
+    sources = {name: steps[source] for name, (source, _) in step.links.items()}
+    return {
+        name for name, source in sources.items() if source.node.spec.outputs[step.links[name][1]].many or lists_of(source, steps)
+    }
 
 
 class ResultStore:

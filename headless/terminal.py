@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -124,6 +125,17 @@ class TerminalHost:
         from ..backend.musubi_backend.inference.video_file import read_pictures, write_pngs
 
         return write_pngs(folder, name, read_pictures(source)[0])
+
+    def pictures(self, arrays: Sequence[Any], folder: Path) -> Any:
+        from ..backend.musubi_backend.inference.video_file import write_pngs
+
+        files = write_pngs(folder, "frames", arrays)
+        return str(files[0] if len(files) == 1 else files[0].parent)
+
+    def clip(self, arrays: Sequence[Any], fps: Fraction, path: Path) -> Any:
+        from ..backend.musubi_backend.inference.video_file import write_mp4
+
+        return str(write_mp4(path, arrays, fps))
 
     def input_files(self, suffixes: tuple[str, ...]) -> list[str]:
         if not self.input_dir.is_dir():

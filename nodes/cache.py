@@ -17,7 +17,7 @@ from .jobs.config import engine_stamp
 from .jobs.follow import run_tool
 from .models import MODELS, files_for, starts_from_picture
 from .spec import Host, Input, Node, NodeSpec, Output, Result
-from .widgets import UNSET, settings, widget
+from .widgets import UNSET, applicable, widget
 
 LATENTS = "MUSUBITUNER_LATENT_CACHE"
 TEXT = "MUSUBITUNER_TEXT_CACHE"
@@ -93,7 +93,7 @@ def caching_values(spec: NodeSpec, verb: str, inputs: dict[str, Any]) -> dict[st
     dataset, models = inputs["dataset"], inputs["models"]
     card = cards()[models["architecture"]]
     tool = tool_names(card)[verb]
-    chosen = _applicable(spec, tool, inputs, card)
+    chosen = applicable(spec.inputs, inputs, tool, card.title)
     if verb == CACHE_TEXT:
         return {"dataset_config": dataset["toml"], **files_for(models, card.text_encoders, "caching captions"), **chosen}
     encoder = (card.image_encoder,) if card.image_encoder and card.image_encoder in models else ()
@@ -106,18 +106,6 @@ def caching_values(spec: NodeSpec, verb: str, inputs: dict[str, Any]) -> dict[st
 def is_one_frame(dataset: dict[str, Any]) -> bool:
     """True for a dataset that trains one frame from control pictures: it says at which indices they are."""
     return any(name.startswith("fp_1f_") for entry in dataset["datasets"] for name in entry)
-
-
-def _applicable(spec: NodeSpec, tool: str, inputs: dict[str, Any], card: Card) -> dict[str, Any]:
-    """The widgets that were set. UserError for one that the architecture has no use for."""
-    known = options_for(tool)
-    chosen = settings(spec.inputs, inputs)
-    for entry in spec.inputs:
-        if entry.option in chosen and entry.option not in known:
-            if inputs[entry.name] != entry.default:
-                raise UserError(f"{entry.name} does nothing for {card.title}: set it back to {entry.default}")
-            del chosen[entry.option]
-    return chosen
 
 
 def cache_files(dataset: dict[str, Any], card: Card, *, text: bool) -> list[Path]:

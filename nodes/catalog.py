@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .batch import BatchProcessor
 from .cache import TextEncoderCache, VAELatentCache
 from .dataset import DatasetConfig, DatasetConfigLoader
 from .generate import WanVideoGenerator
@@ -10,7 +11,7 @@ from .spec import Node
 from .system import BackendInfo
 from .train import WanLoRATrainer
 from .training_settings import LoRATrainingConfig, OptimizerConfig, SamplingConfig
-from .video import VideoOutput
+from .video import VideoInput, VideoOutput
 
 NODES: tuple[type[Node], ...] = (
     DatasetConfig,
@@ -23,6 +24,8 @@ NODES: tuple[type[Node], ...] = (
     SamplingConfig,
     WanLoRATrainer,
     WanVideoGenerator,
+    VideoInput,
     VideoOutput,
+    BatchProcessor,
     BackendInfo,
 )

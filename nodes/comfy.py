@@ -11,6 +11,8 @@ import inspect
 import os
 import tempfile
 import threading
+from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import comfy.model_management
 import comfy.utils
 import folder_paths
 import torch
-from comfy_api.latest import ComfyExtension, InputImpl, io
+from comfy_api.latest import ComfyExtension, InputImpl, Types, io
 from comfy_execution.progress import get_progress_state
 
 from ..backend.musubi_backend.architectures import cards
@@ -115,6 +117,14 @@ class ComfyHost:
             Image.fromarray(pixels).save(files[-1])
         return files
 
+    def pictures(self, arrays: Sequence[Any], folder: Path) -> Any:
+        import numpy as np
+
+        return torch.from_numpy(np.stack(arrays)).float() / 255
+
+    def clip(self, arrays: Sequence[Any], fps: Fraction, path: Path) -> Any:
+        return InputImpl.VideoFromComponents(Types.VideoComponents(images=self.pictures(arrays, path.parent), audio=None, frame_rate=fps))
+
     def input_files(self, suffixes: tuple[str, ...]) -> list[str]:
         if not self.input_dir.is_dir():
             return []
@@ -174,18 +184,18 @@ def _comfy_class(node: Node) -> type[io.ComfyNode]:
 
         @classmethod
         def validate_inputs(cls, **kwargs: Any) -> bool | str:
-            constants = {name: value for name, value in kwargs.items() if value is not None}
+            constants = {name: value for name, value in _unlisted(spec, kwargs).items() if value is not None}
             return check(node, ComfyHost(), constants) or True
 
         @classmethod
         def fingerprint_inputs(cls, **kwargs: Any) -> str:
-            constants = {name: value for name, value in kwargs.items() if value is not None}
+            constants = {name: value for name, value in _unlisted(spec, kwargs).items() if value is not None}
             return f"{_RESULTS.generation(spec.id)} {node.fingerprint(ComfyHost(), **constants)}"
 
         @classmethod
         async def execute(cls, **kwargs: Any) -> io.NodeOutput:
             host = ComfyHost(cls.hidden.unique_id)
-            result = await node.run(host, **prepared(node, host, kwargs))
+            result = await node.run(host, **prepared(node, host, _unlisted(spec, kwargs)))
             _RESULTS.remember(spec.id, result)
             if result.text:
                 host.progress(1, 1, result.text)
@@ -193,6 +203,14 @@ def _comfy_class(node: Node) -> type[io.ComfyNode]:
 
     Adapted.__name__ = Adapted.__qualname__ = spec.id
     return Adapted
+
+
+def _unlisted(spec: NodeSpec, given: dict[str, Any]) -> dict[str, Any]:
+    """ComfyUI hands a node that takes a list somewhere every input as a list: all but those are single again."""
+    if not any(entry.many for entry in spec.inputs):
+        return given
+    lists = {entry.name for entry in spec.inputs if entry.many}
+    return {name: value if name in lists or not isinstance(value, list) else value[0] for name, value in given.items()}
 
 
 def _schema(spec: NodeSpec) -> io.Schema:
@@ -205,8 +223,12 @@ def _schema(spec: NodeSpec) -> io.Schema:
         description=spec.description,
         inputs=[_input(entry, host) for entry in spec.inputs],
         outputs=[
-            _type(output.kind).Output(f"out_{output.name}", display_name=output.name, tooltip=output.tooltip) for output in spec.outputs
+            _type(output.kind).Output(
+                f"out_{output.name}", display_name=output.name, tooltip=output.tooltip, is_output_list=output.many
+            )
+            for output in spec.outputs
         ],
+        is_input_list=any(entry.many for entry in spec.inputs),
         hidden=[io.Hidden.unique_id],
         is_output_node=spec.is_output,
         search_aliases=["musubi", "lora training"],
@@ -223,6 +245,8 @@ def _input(entry: Input, host: ComfyHost) -> Any:
         values |= {"multiline": entry.multiline}
     if entry.kind == "COMBO":
         values |= {"options": choices_of(entry, host)}
+    if entry.upload:
+        values |= {"upload": io.UploadType[entry.upload]}
     return _supported(_type(entry.kind).Input, entry.name, **values)
 
 

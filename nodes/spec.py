@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -71,6 +72,14 @@ class Host(Protocol):
         """A PNG file per picture of a batch, called `<name>_000.png` and on, in `folder`, which is made if missing."""
         ...
 
+    def pictures(self, arrays: Sequence[Any], folder: Path) -> Any:
+        """The host's picture batch of uint8 arrays [H, W, 3]; a host that needs files puts them into `folder`."""
+        ...
+
+    def clip(self, arrays: Sequence[Any], fps: Fraction, path: Path) -> Any:
+        """The host's video object of uint8 arrays [H, W, 3]; a host that needs a file writes it to `path`."""
+        ...
+
     def input_files(self, suffixes: tuple[str, ...]) -> list[str]:
         """Files with these endings directly in the input folder, by name."""
         ...
@@ -87,6 +96,8 @@ class Input:
     choices   for COMBO: the values, or a function of the host that lists them
     off       the widget value that means "do not set this": nothing is passed to the backend
     option    name of the backend option it sets, where it sets one
+    upload    for COMBO over the input folder: "video" offers a button to add one
+    many      for sockets: takes all items of a list at once
     """
 
     name: str
@@ -103,6 +114,8 @@ class Input:
     advanced: bool = False
     multiline: bool = False
     title: str = ""
+    upload: str = ""
+    many: bool = False
 
     @property
     def is_widget(self) -> bool:
@@ -118,9 +131,12 @@ class Input:
 
 @dataclass(frozen=True)
 class Output:
+    """many: the value is a list, whose items go one by one into what is connected."""
+
     name: str
     kind: str
     tooltip: str = ""
+    many: bool = False
 
 
 @dataclass(frozen=True)

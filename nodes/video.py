@@ -1,20 +1,87 @@
-"""Saving videos to ComfyUI's output folder in the format one wants."""
+"""Videos in and out: frames of a video for the graph, and saving to ComfyUI's output folder in the format one wants."""
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from pathlib import Path
 from typing import Any
 
 from ..backend.musubi_backend.atomic import replacing
 from ..backend.musubi_backend.errors import UserError
+from ..backend.musubi_backend.inference.video_file import Selection, read_pictures
 from ..backend.musubi_backend.options.argv import to_argv
+from . import content
 from .jobs import guard
 from .jobs.follow import run_tool
 from .spec import Host, Input, Node, NodeSpec, Output, Result
+from .widgets import NONE
 
+VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".m4v", ".gif")
 FORMATS = ("mp4", "webm", "gif", "png")
 _being_written: set[Path] = set()
+
+
+class VideoInput(Node):
+    spec = NodeSpec(
+        id="MusubiTuner_VideoInput",
+        display_name="Video Input",
+        category="MusubiTuner/Video",
+        description="Load a video, or some of its frames, from ComfyUI's input folder or a path: to start from, to follow, or to look at.",
+        inputs=(
+            Input("path", "STRING", "A video file or a folder of png files. Relative paths start in ComfyUI's input folder, or else in "
+                "this pack's home folder. Empty: the video chosen in `file`.", default=""),
+            Input("start", "INT", "Number of the first frame to take, counted from 0.", default=0, minimum=0, maximum=10**7),
+            Input("count", "INT", "How many frames to take at most. 0: all. All of a long video need much memory.",
+                  default=0, minimum=0, maximum=10**6),
+            Input("stride", "INT", "Take only every so many frames.", default=1, minimum=1, maximum=10**4),
+            Input("fps", "FLOAT", "Take so many frames per second of the video, before `start`, `count` and `stride` count; 16 is "
+                "what Wan works at. 0: every frame.", default=0.0, minimum=0.0, maximum=240.0, step=0.001),
+            Input("file", "COMBO", "A video in ComfyUI's input folder, used where `path` is empty.", default=NONE,
+                  choices=lambda host: [NONE, *host.input_files(VIDEO_SUFFIXES)], upload="video"),
+        ),
+        outputs=(Output("frames", "IMAGE", "The frames"), Output("video", "VIDEO", "The frames as a video, without sound"),
+                 Output("count", "INT", "How many frames"), Output("fps", "FLOAT", "Frames per second of them")),
+    )  # fmt: skip
+
+    def validate(self, host: Host, **constants: Any) -> str | None:
+        if _is_told(constants):
+            _video_path(host, constants)
+        return None
+
+    def fingerprint(self, host: Host, **constants: Any) -> str:
+        if not _is_told(constants):
+            return ""
+        path = _video_path(host, constants)
+        return content.of_folder(path) if path.is_dir() else content.of_files([path])
+
+    async def run(self, host: Host, **inputs: Any) -> Result:
+        path = _video_path(host, inputs)
+        selection = Selection(**{name: inputs[name] for name in ("start", "count", "stride", "fps")})
+        pictures, rate = await asyncio.to_thread(read_pictures, path, selection)
+        name = content.digest(content.stamp(path), vars(selection))
+        folder = host.temp_dir / "musubi_tuner" / f"input_{name}"
+        frames = await asyncio.to_thread(host.pictures, pictures, folder)
+        video = await asyncio.to_thread(host.clip, pictures, rate, folder / "video.mp4")
+        height, width = pictures[0].shape[:2]
+        text = f"{len(pictures)} frames of {width}x{height}, {float(rate):g} per second"
+        files = tuple(Path(value) for value in (frames, video) if isinstance(value, str))
+        return Result((frames, video, len(pictures), float(rate)), text=text, files=files)
+
+
+def _is_told(constants: dict[str, Any]) -> bool:
+    """True where the widgets say which video it is, and no link does."""
+    return bool(str(constants.get("path", "")).strip()) or ("path" in constants and "file" in constants)
+
+
+def _video_path(host: Host, values: dict[str, Any]) -> Path:
+    """The file or folder that `path`, or else `file`, names. UserError for neither and for what is not allowed."""
+    path, name = str(values.get("path") or "").strip(), str(values.get("file") or NONE)
+    if not path and name == NONE:
+        raise UserError("path is empty and no file is chosen: enter a path, or choose a video of the input folder in file")
+    if path:
+        return guard.inside(path, host.allowed_roots(), "path", relative_to=(host.input_dir, host.home))
+    return guard.inside(name, [host.input_dir], "file", relative_to=(host.input_dir,))
 
 
 class VideoOutput(Node):
@@ -38,12 +105,12 @@ class VideoOutput(Node):
 
     def validate(self, host: Host, **constants: Any) -> str | None:
         if "filename_prefix" in constants:
-            _prefix(host, constants["filename_prefix"])
+            output_prefix(host, constants["filename_prefix"])
         return None
 
     async def run(self, host: Host, **inputs: Any) -> Result:
         source = host.video_file(inputs["video"])
-        target = _next_path(_prefix(host, inputs["filename_prefix"]), inputs["format"])
+        target = next_path(output_prefix(host, inputs["filename_prefix"]), inputs["format"])
         _being_written.add(target)  # other nodes run while the converter does
         try:
             return await self._save(host, source, target, inputs)
@@ -77,7 +144,7 @@ def _single(target: Path) -> Path:
     return target.with_name(f"{target.name}_000.png")
 
 
-def _prefix(host: Host, text: str) -> Path:
+def output_prefix(host: Host, text: str) -> Path:
     """The path that the prefix means, inside the output folder and nowhere else."""
     parts = [part for part in text.replace("\\", "/").split("/") if part]
     if not parts:
@@ -89,7 +156,7 @@ def _prefix(host: Host, text: str) -> Path:
     return path
 
 
-def _next_path(prefix: Path, kind: str) -> Path:
+def next_path(prefix: Path, kind: str) -> Path:
     """The first free number after the prefix; png gets a folder."""
     number = 1
     while True:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.option import Option
 from ..backend.musubi_backend.options.registry import options_for
 from .spec import Host, Input
@@ -71,6 +72,17 @@ def settings(inputs: Iterable[Input], values: Mapping[str, Any]) -> dict[str, An
         for entry in inputs
         if entry.option and values[entry.name] is not None and (entry.off is None or values[entry.name] != entry.off)
     }
+
+
+def applicable(inputs: Iterable[Input], values: Mapping[str, Any], tool: str, title: str) -> dict[str, Any]:
+    """As `settings`, for a node that serves several architectures: without what `tool` does not have. UserError where such a widget
+    was set. title: what to call the architecture."""
+    known = options_for(tool)
+    entries = [entry for entry in inputs if entry.option]
+    for entry in entries:
+        if entry.option not in known and values[entry.name] not in (None, entry.default, entry.off):
+            raise UserError(f"{entry.name} does nothing for {title}: set it back to {entry.default!r}")
+    return settings([entry for entry in entries if entry.option in known], values)
 
 
 def _kind(option: Option) -> str:

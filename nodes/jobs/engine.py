@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ...backend.musubi_backend.errors import UserError
 from .config import PACK_ROOT, Config
-from .environment import child_environment
+from .environment import GPU_VARIABLE, child_environment
 from .folder import JobFolder
 from .home import HOME_VARIABLE
 from .runner import Command
@@ -33,17 +33,20 @@ def command(
     launch: bool = False,
     processes: int = 1,
     mixed_precision: str = "no",
+    gpu: str | None = None,
 ) -> Command:
     """The command for `tool` with `arguments`.
 
     foreign: the tool also exists in musubi-tuner, so the chosen engine runs it. launch: it is a trainer, which `accelerate
-    launch` starts where several processes are asked for, and always for musubi-tuner. UserError if nothing is installed.
+    launch` starts where several processes are asked for, and always for musubi-tuner. gpu: the only one it sees. UserError if nothing is
+    installed.
     """
+    visible = {} if gpu is None else {GPU_VARIABLE: gpu}
     if engine_for(config, tool, foreign) == "builtin":
         python = _existing(config.interpreter, "the backend is not installed yet")
         target = ["-m", "musubi_backend", tool]
         through_launcher = launch and processes > 1
-        environment = child_environment(str(folder.path), {"PYTHONPATH": str(_BACKEND)})
+        environment = child_environment(str(folder.path), {"PYTHONPATH": str(_BACKEND), **visible})
         engine, listens = "builtin", True
     else:
         checkout = config.musubi_path
@@ -54,7 +57,7 @@ def command(
         python = _existing(config.musubi_python, "the python of the musubi-tuner checkout is missing")
         target = [str(_GUARDED), str(checkout / f"{tool}.py")]
         through_launcher = launch
-        environment = child_environment(str(folder.path), {"PYTHONPATH": str(checkout / "src")})
+        environment = child_environment(str(folder.path), {"PYTHONPATH": str(checkout / "src"), **visible})
         engine, listens = "musubi-tuner", False
     head = [str(python), *_launcher(folder, processes, mixed_precision)] if through_launcher else [str(python)]
     return Command([*head, *target, *arguments], environment, folder.path, engine, listens)

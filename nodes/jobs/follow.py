@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from ...backend.musubi_backend.errors import UserError
 from ..spec import Host, finite
@@ -49,6 +51,43 @@ async def run_tool(
     )
     if not gpu:
         return _succeeded(tool, await _follow(host, folder, command, SHORT_GRACE, note, on_end))
+    async with _alone(host):
+        return _succeeded(tool, await _follow(host, folder, command, TRAIN_GRACE if launch else SHORT_GRACE, note, on_end))
+
+
+async def run_on_gpus(host: Host, tool: str, jobs: Sequence[tuple[JobFolder, Sequence[str], str | None]]) -> list[Job]:
+    """Run one tool several times at once, each with arguments and, if named, a GPU of its own (as CUDA_VISIBLE_DEVICES has it).
+
+    Progress is published as that of all together. Returns the jobs however they ended; when the host interrupts, all are stopped.
+    """
+    settings = configuration.load(host.home)
+    joined = _Joined(host, len(jobs))
+    async with _alone(host):
+        tasks = [
+            asyncio.create_task(
+                _follow(
+                    joined.part(number),
+                    folder,
+                    engine.command(settings, folder, tool, arguments, gpu=gpu),
+                    SHORT_GRACE,
+                    f"GPU {gpu}" if gpu is not None and len(jobs) > 1 else "",
+                    lambda job: None,
+                )
+            )
+            for number, (folder, arguments, gpu) in enumerate(jobs)
+        ]
+        try:
+            return list(await asyncio.gather(*tasks))
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)  # each stops its process first
+            raise
+
+
+@contextlib.asynccontextmanager
+async def _alone(host: Host) -> AsyncIterator[None]:
+    """While no other job of this pack uses the GPU, and the host's models are out of its memory."""
     while not _gpu.acquire(blocking=False):
         host.progress(0, 1, "waiting for another job")
         host.check_interrupted()
@@ -57,9 +96,48 @@ async def run_tool(
         free = host.free_gpu_memory()
         if free:
             host.progress(0, 1, free)
-        return _succeeded(tool, await _follow(host, folder, command, TRAIN_GRACE if launch else SHORT_GRACE, note, on_end))
+        yield
     finally:
         _gpu.release()
+
+
+class Watcher(Protocol):
+    """The part of a host that following a job needs."""
+
+    def progress(self, value: float, total: float, text: str, preview: Path | None = None) -> None: ...
+
+    def check_interrupted(self) -> None: ...
+
+
+class _Joined:
+    """The progress of several jobs as one: the mean of their shares, and a line that names each."""
+
+    def __init__(self, host: Host, count: int) -> None:
+        self._host = host
+        self._shares, self._texts = [0.0] * count, [""] * count
+
+    def part(self, number: int) -> Watcher:
+        return _Part(self, number)
+
+    def check_interrupted(self) -> None:
+        self._host.check_interrupted()
+
+    def show(self, number: int, share: float, text: str, preview: Path | None) -> None:
+        self._shares[number], self._texts[number] = share, text
+        self._host.progress(sum(self._shares), float(len(self._shares)), " | ".join(filter(None, self._texts)), preview)
+
+
+class _Part:
+    """One job's view of `_Joined`."""
+
+    def __init__(self, joined: _Joined, number: int) -> None:
+        self._joined, self._number = joined, number
+
+    def progress(self, value: float, total: float, text: str, preview: Path | None = None) -> None:
+        self._joined.show(self._number, value / total if total else 0.0, text, preview)
+
+    def check_interrupted(self) -> None:
+        self._joined.check_interrupted()
 
 
 async def run_doctor(host: Host) -> str:
@@ -69,7 +147,9 @@ async def run_doctor(host: Host) -> str:
     return folder.log.read_text(encoding="utf-8", errors="replace")
 
 
-async def _follow(host: Host, folder: JobFolder, command: runner.Command, grace: float, note: str, on_end: Callable[[Job], object]) -> Job:
+async def _follow(
+    host: Watcher, folder: JobFolder, command: runner.Command, grace: float, note: str, on_end: Callable[[Job], object]
+) -> Job:
     host.check_interrupted()
     try:
         job = await runner.start(folder, command)
@@ -104,7 +184,7 @@ def _succeeded(tool: str, job: Job) -> Job:
     return job
 
 
-def publish(host: Host, job: Job, note: str, preview: str | None) -> None:
+def publish(host: Watcher, job: Job, note: str, preview: str | None) -> None:
     """Send the job's progress to the host once."""
     progress = job.progress
     total = progress.total or 0

@@ -6,10 +6,12 @@ What a file was made with (prompt, seed, …) goes into the file: as mp4 tags an
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import atomic
 from ..errors import UserError
@@ -99,29 +101,72 @@ def write_pngs(folder: str | Path, name: str, pictures: np.ndarray | Sequence[np
     return written
 
 
-def read_pictures(path: str | Path) -> tuple[list[np.ndarray], Fraction]:
+@dataclass(frozen=True)
+class Selection:
+    """Which pictures of a video to take. fps: so many per second of it, 0 for all; of those from number `start` on every
+    `stride`-th, `count` of them at most, 0 for all."""
+
+    start: int = 0
+    count: int = 0
+    stride: int = 1
+    fps: float = 0.0
+
+    def rate(self, source: Fraction) -> Fraction:
+        """Pictures per second of what is taken."""
+        return (Fraction(self.fps).limit_denominator(1000) if self.fps else source) / self.stride
+
+    def numbers(self, source: Fraction) -> Iterator[int]:
+        """The numbers of the pictures to take, ascending; those past the end of the video are simply not there. Where more are asked
+        for than the video has, pictures come more than once."""
+        step = source / (self.rate(source) * self.stride)
+        for index in range(self.count) if self.count else itertools.count():
+            yield int((self.start + index * self.stride) * step)
+
+
+def read_pictures(path: str | Path, selection: Selection = Selection()) -> tuple[list[np.ndarray], Fraction]:
     """The uint8 RGB pictures [H, W, 3] and the frame rate of a video file, or of a folder's PNG files in order of their
     names (then at 16 frames per second). UserError where there are none."""
     import av
-    import numpy as np
-    from PIL import Image
 
     source = Path(path)
     if source.is_dir():
-        pictures = [np.asarray(Image.open(file).convert("RGB")) for file in sorted(source.glob("*.png"))]
         rate = Fraction(16)
+        pictures = _selected(sorted(source.glob("*.png")), selection.numbers(rate), _png)
     elif source.is_file():
         try:
             with av.open(str(source)) as container:
                 rate = container.streams.video[0].average_rate or Fraction(16)
-                pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+                frames = container.decode(video=0)
+                pictures = _selected(frames, selection.numbers(rate), lambda frame: frame.to_ndarray(format="rgb24"))
         except (av.FFmpegError, IndexError) as error:
             raise UserError(f"{source}: cannot be read as a video ({error})") from error
     else:
         raise UserError(f"{source} does not exist")
     if not pictures:
-        raise UserError(f"{source}: no pictures in it")
-    return pictures, rate
+        raise UserError(f"{source}: no pictures in it" + (f" from number {selection.start} on" if selection.start else ""))
+    return pictures, selection.rate(rate)
+
+
+def _selected(items: Iterable[Any], numbers: Iterator[int], convert: Callable[[Any], np.ndarray]) -> list[np.ndarray]:
+    """The converted items with these ascending numbers; nothing is read beyond the last."""
+    taken: list[np.ndarray] = []
+    wanted = next(numbers, None)
+    for number, item in enumerate(items):
+        if wanted == number:
+            picture = convert(item)
+            while wanted == number:
+                taken.append(picture)
+                wanted = next(numbers, None)
+        if wanted is None:
+            break
+    return taken
+
+
+def _png(path: Path) -> np.ndarray:
+    import numpy as np
+    from PIL import Image
+
+    return np.asarray(Image.open(path).convert("RGB"))
 
 
 def _padded(picture: np.ndarray, height: int, width: int) -> np.ndarray:

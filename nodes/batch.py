@@ -1,0 +1,284 @@
+"""Many prompts in one go: the models are loaded once per GPU, prompts that fail are reported and the others go on."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..backend.musubi_backend.architectures import cards
+from ..backend.musubi_backend.architectures.card import Card
+from ..backend.musubi_backend.atomic import replacing, write_text
+from ..backend.musubi_backend.errors import UserError
+from ..backend.musubi_backend.options.argv import to_argv
+from ..backend.musubi_backend.options.option import GENERATE
+from ..backend.musubi_backend.options.registry import tool_names
+from . import content, loras, pictures
+from .generate import ATTENTION, device_input, results, size_inputs, size_problem
+from .jobs import guard
+from .jobs.config import engine_stamp
+from .jobs.errors import read_tail
+from .jobs.folder import JobFolder
+from .jobs.follow import run_on_gpus
+from .jobs.runner import Job
+from .models import MODELS, model_values
+from .pictures import END, SECTIONS, START
+from .spec import ANY, Host, Input, Node, NodeSpec, Output, Result
+from .video import next_path, output_prefix
+from .widgets import applicable, widget
+
+_TOOL = tool_names(cards()["wan"])[GENERATE]
+_PATHS = ("i", "ei", "cn", "ci", "cim")  # options of a prompt line that name files
+_SEEDS = 2**32
+_SOURCES = (START, END)
+
+
+@dataclass
+class Prompt:
+    """One line of the batch. number: its place, from 1; seed: what it runs with; result: its file, once made; problem: why not."""
+
+    number: int
+    line: str
+    seed: int
+    result: Path | None = None
+    problem: str = ""
+
+
+class BatchProcessor(Node):
+    spec = NodeSpec(
+        id="MusubiTuner_BatchProcessor",
+        display_name="Batch Processor",
+        category="MusubiTuner/Video",
+        description="Generate a video for each of many prompts. The models are loaded once for all, once per GPU where there are several. "
+        "Videos go to ComfyUI's output folder; prompts that fail are reported and the others go on.",
+        inputs=(
+            Input("models", MODELS, "From any Model Paths node"),
+            Input(
+                "prompts",
+                "STRING",
+                "One prompt per line; # begins a comment. A line may end in settings of its own: --w --h size, --f frames (FramePack: "
+                "seconds), --d seed, --s steps, --g guidance, --fs flow shift, --n negative prompt, --i first frame, --ei last frame.",
+                default="",
+                multiline=True,
+            ),
+            Input(
+                "prompt_file",
+                "STRING",
+                "A text file with further prompts, one per line. Relative paths start in ComfyUI's input folder, or else in this pack's "
+                "home folder.",
+                default="",
+            ),
+            widget(_TOOL, "negative_prompt", multiline=True),
+            *size_inputs(),
+            Input(
+                "video_length", "INT", "Frames, 4n+1. 0: what the model is made for.", default=0, minimum=0, maximum=10000, step=1
+            ),
+            Input("fps", "INT", "Frames per second the files play at. 0: the model's own.", default=0, minimum=0, maximum=240),
+            widget(_TOOL, "infer_steps", off=0),
+            widget(_TOOL, "guidance_scale", off=-1.0),
+            widget(_TOOL, "flow_shift", off=0.0),
+            widget(
+                _TOOL,
+                "seed",
+                0,
+                maximum=_SEEDS - 1,
+                option="",
+                tooltip="Seed of the first prompt; each further one gets the next number. A line's own --d wins.",
+            ),
+            *loras.inputs(4),
+            widget(_TOOL, "attn_mode", "sdpa", choices=ATTENTION, advanced=True),
+            device_input(_TOOL),
+            Input("gpus", "INT", "How many GPUs share the work. 0: all there are.", default=0, minimum=0, maximum=64),
+            Input(
+                "filename_prefix",
+                "STRING",
+                "Beginning of the file names in ComfyUI's output folder; may start with folders.",
+                default="musubi_tuner/batch",
+            ),
+            *pictures.sockets_and_paths(_SOURCES),
+            Input("prompt_list", ANY, "Prompts from other nodes: a text of lines, or a list of texts", optional=True, many=True),
+        ),
+        outputs=(
+            Output("videos", "VIDEO", "The videos, in the order of the prompts", many=True),
+            Output("paths", "STRING", "Their files", many=True),
+            Output("report", "STRING", "Which prompt became which file, and which failed and why"),
+        ),
+        is_output=True,
+    )
+
+    def validate(self, host: Host, **constants: Any) -> str | None:
+        if "filename_prefix" in constants:
+            output_prefix(host, constants["filename_prefix"])
+        pictures.check_paths(host, _SOURCES, constants)
+        _lines(host, constants.get("prompts", ""), constants.get("prompt_file", ""), None)
+        length = constants.get("video_length", 0)
+        if length and (length - 1) % 4:
+            return f"video_length: {length} is not 4n+1; nearest is {round((length - 1) / 4) * 4 + 1}"
+        return size_problem(constants)
+
+    def fingerprint(self, host: Host, **constants: Any) -> str:
+        files = [*loras.files(host, constants)[0], *pictures.stamps(host, _SOURCES, constants)]
+        if constants.get("prompt_file", "").strip():
+            files.append(_prompt_file(host, constants["prompt_file"]))
+        return f"{engine_stamp(host.home)} {content.of_files(files)}"
+
+    async def run(self, host: Host, **inputs: Any) -> Result:
+        lines = _lines(host, inputs["prompts"], inputs["prompt_file"], inputs["prompt_list"])
+        if not lines:
+            raise UserError("there are no prompts: write some into prompts, one per line, or name a prompt_file")
+        prompts = [Prompt(number, *_seeded(line, inputs["seed"] + number - 1)) for number, line in enumerate(lines, start=1)]
+        card = cards()[inputs["models"]["architecture"]]
+        tool = tool_names(card)[GENERATE]
+        values = self.values(host, inputs)
+        gpus = _gpus(host, inputs, len(prompts))
+        shares = [prompts[start :: len(gpus)] for start in range(len(gpus))]
+        jobs = []
+        for share, gpu in zip(shares, gpus, strict=True):
+            folder = JobFolder.create(host.home, tool)
+            values |= pictures.values(host, _SOURCES, inputs, folder.path / "inputs")
+            write_text(_prompts_of(folder), "".join(f"{prompt.line}\n" for prompt in share))
+            chosen = {**values, "from_file": str(_prompts_of(folder)), "save_path": str(folder.path / "results")}
+            jobs.append((folder, to_argv(tool, chosen), gpu))
+        for share, job in zip(shares, await run_on_gpus(host, tool, jobs), strict=True):
+            _settle(share, job)
+        return _publish(host, prompts, output_prefix(host, inputs["filename_prefix"]))
+
+    def values(self, host: Host, inputs: dict[str, Any]) -> dict[str, Any]:
+        """option name -> value that all prompts share, without pictures and where it reads and writes."""
+        card = cards()[inputs["models"]["architecture"]]
+        tool = tool_names(card)[GENERATE]
+        return {
+            **model_values(card, inputs["models"], tool),
+            "video_size": [inputs["height"], inputs["width"]],
+            "fps": inputs["fps"] or card.fps,
+            **_length(card, inputs["video_length"]),
+            **applicable(self.spec.inputs, inputs, tool, card.title),
+            **loras.options(host, inputs),
+        }
+
+
+def _length(card: Card, frames: int) -> dict[str, Any]:
+    """The option that says how long the videos are. FramePack counts seconds."""
+    if not frames:
+        return {}
+    return {"video_seconds": (frames - 1) / card.fps} if card.id == "fp" else {"video_length": frames}
+
+
+def _gpus(host: Host, inputs: dict[str, Any], prompts: int) -> list[str | None]:
+    """One name per process: of the GPUs to use, or None where the process finds its device itself."""
+    found = host.gpus() if inputs["gpus"] != 1 and inputs["device"] not in ("cpu",) else []
+    chosen = found[: inputs["gpus"] or len(found)][:prompts]
+    return list(chosen) if len(chosen) > 1 else [None]
+
+
+def _prompts_of(folder: JobFolder) -> Path:
+    return folder.path / "prompts.txt"
+
+
+def _lines(host: Host, text: str, file: str, listed: Any) -> list[str]:
+    """All prompt lines, their paths checked. UserError names the line that is wrong."""
+    blocks = [("prompts", text)]
+    if file.strip():
+        path = _prompt_file(host, file)
+        try:
+            blocks.append((path.name, path.read_text(encoding="utf-8-sig")))
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"prompt_file: {path} cannot be read ({error}); it must be UTF-8 text") from error
+    blocks += [("prompt_list", block) for block in _texts(listed)]
+    lines = []
+    for name, block in blocks:
+        for number, line in enumerate(block.splitlines(), start=1):
+            if line.strip() and not line.lstrip().startswith("#"):
+                lines.append(_guarded(host, line.strip(), f"{name}, line {number}"))
+    return lines
+
+
+def _prompt_file(host: Host, text: str) -> Path:
+    path = guard.inside(text, host.allowed_roots(), "prompt_file", relative_to=(host.input_dir, host.home))
+    if not path.is_file():
+        raise UserError(f"prompt_file: {path} is not a file")
+    return path
+
+
+def _texts(value: Any) -> list[str]:
+    """The texts in what a socket gave, however deep it is nested in lists. UserError for anything else."""
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, (list, tuple)):
+        return [text for item in value for text in _texts(item)]
+    raise UserError(f"prompt_list: expected texts, found {type(value).__name__}")
+
+
+def _guarded(host: Host, line: str, where: str) -> str:
+    """The line with whole paths in its options. UserError where it begins with an option or a path is not allowed."""
+    if line.startswith("--"):
+        raise UserError(f"{where}: begins with an option; write the prompt first, then its options")
+    prompt, *options = line.split(" --")
+    for index, option in enumerate(options):
+        name, _, value = option.strip().partition(" ")
+        if name.lower() in _PATHS:
+            options[index] = f"{name} {_guarded_paths(host, value, f'{where}: --{name}')}"
+    return " --".join([prompt, *options])
+
+
+def _guarded_paths(host: Host, value: str, where: str) -> str:
+    parts = []
+    for part in value.split(SECTIONS):
+        label = re.match(r"\s*-?\d+(-\d+)?\s*:", part)
+        path = part[label.end() :] if label else part
+        checked = guard.inside(path, host.allowed_roots(), where, relative_to=(host.input_dir, host.home))
+        parts.append(f"{label[0].strip() if label else ''}{checked}")
+    return SECTIONS.join(parts)
+
+
+def _seeded(line: str, seed: int) -> tuple[str, int]:
+    """The line with a seed, its own or the given one, and that seed: results are told apart by it."""
+    own = re.findall(r" --d\s+(\d+)", line, re.IGNORECASE)
+    return (line, int(own[-1])) if own else (f"{line} --d {seed % _SEEDS}", seed % _SEEDS)
+
+
+def _settle(share: Sequence[Prompt], job: Job) -> None:
+    """Give each prompt of a job its file, in order among those of the same seed, or the reason why it has none."""
+    problems = _problems(job)
+    made = results(job.folder.path / "results")
+    for number, prompt in enumerate(share, start=1):
+        files = [path for path in made if re.search(rf"_{prompt.seed}(_\d+)?$", path.stem)]
+        if number in problems or not files:
+            ended = job.error() if job.returncode else f"no file was written. The whole log: {job.folder.log}"
+            prompt.problem = problems.get(number, ended)
+        else:
+            prompt.result = files[0]
+            made.remove(files[0])
+
+
+def _problems(job: Job) -> dict[int, str]:
+    """Number of a line in the job's prompt file -> what its log says went wrong with it."""
+    pattern = re.compile(re.escape(str(_prompts_of(job.folder))) + r" line (\d+): (.+)")
+    return {int(match[1]): match[2] for match in pattern.finditer(read_tail(job.folder.log))}
+
+
+def _publish(host: Host, prompts: Sequence[Prompt], prefix: Path) -> Result:
+    """Move the results to the output folder. UserError if there are none at all."""
+    report, paths = [], []
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    for prompt in prompts:
+        if prompt.result is not None:
+            target = next_path(prefix, prompt.result.suffix.removeprefix("."))
+            with replacing(target) as part:
+                shutil.copyfile(prompt.result, part)
+            prompt.result.unlink()
+            paths.append(target)
+            report.append(f"{prompt.number}. {target.name}: {prompt.line}")
+        else:
+            report.append(f"{prompt.number}. FAILED: {prompt.line}\n   {prompt.problem}")
+    failed = len(prompts) - len(paths)
+    text = "\n".join([f"{len(paths)} of {len(prompts)} prompts made a video" + (f", {failed} failed" if failed else ""), *report])
+    if not paths:
+        raise UserError(f"no prompt made a video.\n{text}")
+    values = ([host.video(path) for path in paths], [str(path) for path in paths], text)
+    return Result(values, text=text, shown=tuple(paths), files=tuple(paths))
