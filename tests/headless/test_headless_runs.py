@@ -19,28 +19,6 @@ ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-@pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Demo models and clips, made once."""
-    folder = tmp_path_factory.mktemp("demo")
-    for tool, name in (("demo_models", "models"), ("demo_dataset", "dataset")):
-        command = [sys.executable, "-m", "musubi_backend", tool, "--output", str(folder / name)]
-        subprocess.run(command, check=True, capture_output=True, env={**ENVIRONMENT, "PYTHONPATH": str(ROOT / "backend")})
-    return folder
-
-
-@pytest.fixture
-def home(tmp_path: Path, demo: Path) -> Path:
-    """A home folder with a space and Japanese in its name, ready to run the quickstart."""
-    home = tmp_path / "our ホーム"
-    home.mkdir()
-    (home / "config.json").write_text(
-        json.dumps({"interpreter": sys.executable, "engine": "builtin", "allowed_roots": []}), encoding="utf-8"
-    )
-    shutil.copytree(demo, home / "demo")
-    return home
-
-
 def command(home: Path, *arguments: str, workflow: Path | None = None) -> list[str]:
     return [sys.executable, "-m", "headless", str(workflow or ROOT / "workflows" / "quickstart.json"), "--home", str(home), *arguments]
 
