@@ -80,22 +80,6 @@ def test_what_does_not_fit_is_listed_before_anything_is_loaded(tmp_path):
     assert all(parameter.is_meta for parameter in module.parameters())
 
 
-@pytest.mark.parametrize(
-    "extra",
-    [
-        {"first.weight": torch.ones(4, 3).to(torch.float8_e4m3fn)},
-        {"first.scale_weight": torch.ones(1)},
-        {"scaled_fp8": torch.ones(2)},
-        {"first.comfy_quant": torch.ones(2, dtype=torch.uint8)},
-        {"first.weight_scale": torch.ones(1)},
-    ],
-)
-def test_8_bit_layouts_are_refused_not_loaded_wrong(tmp_path, extra):
-    save_atomic({**Toy().state_dict(), **extra}, tmp_path / "fp8.safetensors")
-    with pytest.raises(UserError, match="holds quantised weights"):
-        open_weights(tmp_path / "fp8.safetensors")
-
-
 def test_a_pickle_with_code_is_refused(tmp_path):
     torch.save({"weight": pytest.raises}, tmp_path / "code.pth")
     with pytest.raises(UserError, match="cannot be loaded as plain PyTorch weights"):

@@ -12,7 +12,9 @@ import torch
 from ..errors import UserError
 from ..layers.attention import check_mode
 from ..layers.lora_files import LoRAMerge
+from ..memory.plan import MemoryPlan
 from ..weights.loader import Weights, load_into
+from ..weights.quantised import EIGHT_BIT_FLOATS
 from ..weights.safetensors_file import TORCH_DTYPES
 
 if TYPE_CHECKING:
@@ -37,8 +39,8 @@ def load_frozen(
     rename: Callable[[str], str | None] | None = None,
     optional: Collection[str] = (),
 ) -> Any:
-    """Fill `model` (built on "meta") from `weights`, with `--lora_weight` or `--base_weights` merged and the attention chosen; in
-    eval mode on `device`.
+    """Fill `model` (built on "meta") from `weights`, with `--lora_weight` or `--base_weights` merged, the attention chosen and what
+    `memory.plan` offers; in eval mode on `device`.
 
     lora_path: dotted module path in a LoRA file -> path in our model. rename, optional: as in `load_into`.
     UserError for a file that is incomplete or of another model, and for LoRAs that do not fit.
@@ -46,6 +48,8 @@ def load_frozen(
     merge = lora_merge(args, lora_path)
     if merge is not None:
         merge.check([rename(name) or name if rename else name for name in weights.header.tensors])
+    plan = MemoryPlan.from_args(args)
+    plan.prepare(model, weights, card, device, rename)
     logger.info("loading %s (%s) as %s", weights.path, card.title, str(dtype).removeprefix("torch."))
     load_into(model, weights, device, dtype, transform=merge, rename=rename, optional=optional)
     mode, split = attention_of(args)
@@ -54,9 +58,12 @@ def load_frozen(
     return model.eval()
 
 
-def file_dtype(weights: Weights, tensor: str) -> torch.dtype:
-    """dtype of the tensor that tells it for the whole file. UserError where there is none, or it cannot be computed with."""
+def file_dtype(weights: Weights, tensor: str) -> torch.dtype | None:
+    """dtype of the tensor that tells it for the whole file; None for 8-bit floats, which are not computed with. UserError where there is
+    no such tensor, or its dtype is of no use."""
     info = weights.header.tensors.get(tensor)
+    if info is not None and info.dtype in EIGHT_BIT_FLOATS:
+        return None
     name = TORCH_DTYPES.get(info.dtype) if info else None
     dtype: torch.dtype | None = getattr(torch, name) if name else None
     if dtype not in (torch.float16, torch.bfloat16, torch.float32):

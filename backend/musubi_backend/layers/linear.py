@@ -1,11 +1,13 @@
 """The linear layer of every transformer block: a frozen base with an optional LoRA folded into its matrix product.
 
 A LoRA costs two thin products; its result is where the base product starts accumulating, so no full-size temporary is made
-and no tensor changes dtype. Other kinds of weights are sub-classes of `Linear` that override `base_output` (an 8-bit linear
-dequantises or multiplies there); neither the LoRA nor the models need to know.
+and no tensor changes dtype. Other kinds of weights are sub-classes of `Linear` that override `dense` or `product` (see
+`memory.fp8`); neither the LoRA nor the models need to know.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -78,16 +80,29 @@ class Linear(nn.Linear):
     """
 
     adapter: LoRAAdapter | None = None
+    keeps_weight = True
+    """May backward rely on the weight that forward used? Not where it is made for each product, or comes and goes."""
 
     def attach(self, adapter: LoRAAdapter | None) -> None:
         """Add `adapter` to what this layer computes; None takes it away."""
         self.__dict__["adapter"] = adapter
 
+    def dense(self, dtype: torch.dtype) -> Tensor:
+        """The weight [out, in] to multiply with. dtype: that of the input; a plain weight has it already."""
+        return self.weight
+
     def base_output(self, x: Tensor, start: Tensor | None = None) -> Tensor:
         """x [..., in] @ weight.T, accumulated onto `start` [..., out], which already holds the bias, else onto the bias."""
+        # a compiler decides by itself what to keep, and cannot look into the function
+        if self.keeps_weight or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self.product(x, start)
+        return _ForgettingProduct.apply(x, start, self)
+
+    def product(self, x: Tensor, start: Tensor | None) -> Tensor:
+        """As `base_output`; autograd may keep the weight."""
         if start is None:
-            return F.linear(x, self.weight, self.bias)
-        return torch.addmm(start.flatten(0, -2), x.flatten(0, -2), self.weight.t()).view(start.shape)
+            return F.linear(x, self.dense(x.dtype), self.bias)
+        return torch.addmm(start.flatten(0, -2), x.flatten(0, -2), self.dense(x.dtype).t()).view(start.shape)
 
     def forward(self, x: Tensor) -> Tensor:
         adapter = self.adapter
@@ -101,6 +116,20 @@ class Linear(nn.Linear):
         rows = hidden.flatten(0, -2)
         start = (rows * factor) @ up if bias is None else torch.addmm(bias, rows, up, alpha=factor)
         return self.base_output(x, start.view(*x.shape[:-1], start.shape[-1]))
+
+
+class _ForgettingProduct(torch.autograd.Function):
+    """A frozen linear's product that keeps nothing for backward: the gradient of the input asks the layer for its weight again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, start: Tensor | None, layer: Linear) -> Tensor:
+        ctx.layer = layer
+        return layer.product(x, start)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        for_x = grad @ ctx.layer.dense(grad.dtype) if ctx.needs_input_grad[0] else None
+        return for_x, grad if ctx.needs_input_grad[1] else None, None
 
 
 class _Factor(nn.Module):

@@ -70,6 +70,8 @@ def _train(tool: Tool, args: Namespace) -> Iterator[str]:
         yield "--sample_prompts is required when samples are asked for with --sample_at_first or --sample_every_n_..."
     if args.gradient_checkpointing_cpu_offload and not args.gradient_checkpointing:
         yield "--gradient_checkpointing_cpu_offload needs --gradient_checkpointing"
+    if getattr(args, "fp8_scaled", False) and not args.fp8_base:
+        yield "--fp8_scaled needs --fp8_base"
     if args.dim_from_weights and not args.network_weights:
         yield "--dim_from_weights needs --network_weights"
     if (args.min_timestep or 0) >= (1000 if args.max_timestep is None else args.max_timestep):
@@ -81,6 +83,10 @@ def _generate(tool: Tool, args: Namespace) -> Iterator[str]:
     if args.from_file and args.interactive:
         yield "--from_file and --interactive exclude each other"
     yield from _counts(args, "lora_weight", "lora_multiplier")
+    if getattr(args, "fp8_fast", False) and not (args.fp8 or getattr(args, "fp8_scaled", False)):
+        yield "--fp8_fast needs --fp8 or --fp8_scaled"
+    if args.save_merged_model and getattr(args, "fp8_scaled", False):
+        yield "--save_merged_model writes the weights as they are, not in 8 bits; leave --fp8_scaled out"
     if args.latent_path:
         if len(args.latent_path) != 1:
             yield f"--latent_path takes one file, not {len(args.latent_path)}"

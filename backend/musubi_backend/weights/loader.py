@@ -5,34 +5,43 @@ Build the module on the "meta" device first: nothing is allocated or initialised
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..memory.fp8 import EIGHT_BIT_DTYPES, Fp8Linear, dequantised
+from . import quantised
+from .quantised import EIGHT_BIT_FLOATS
 from .recognise import PICKLE_SUFFIXES
 from .safetensors_file import DTYPE_NAMES, TORCH_DTYPES, Header, PathLike, TensorInfo, read_header, read_tensor, split_files
 
 Transform = Callable[[str, Tensor], Tensor]
-"""(name, tensor in the file's dtype, on the target device) -> tensor, e.g. with a LoRA merged."""
+"""(name, tensor in the file's dtype, on the target device) -> tensor, e.g. with a LoRA merged; the same object where nothing changes."""
 
-_QUANTISED = re.compile(r".*\.(scale_weight|scale_input|weight_scale|input_scale|comfy_quant|qweight|absmax)(\..*)?|(.*\.)?scaled_fp8")
+Scale: TypeAlias = "Tensor | tuple[Path, str, TensorInfo]"
+"""A scale in memory, or the file, the name and the place to read it from."""
+
 _SHOWN = 4
 
 
 @dataclass(frozen=True)
 class Weights:
-    """An opened weight file: names (without prefix), shapes and metadata; tensors are read when iterated."""
+    """An opened weight file: names (without prefix), shapes and metadata; tensors are read when iterated.
+
+    scales: where the scale of an 8-bit weight is, by the weight's name. Scales and markers are in no other place.
+    """
 
     path: Path
     header: Header
     sources: tuple[tuple[Path, dict[str, TensorInfo]], ...]
     pickled: dict[str, Tensor] | None = None
+    scales: Mapping[str, Scale] = field(default_factory=dict)
 
     def tensors(self, reuse: bool = False) -> Iterator[tuple[str, Tensor]]:
         """(name, tensor) in storage order. reuse: all in the same memory, each valid until the next one."""
@@ -46,6 +55,24 @@ class Weights:
                 for name, info in sorted(tensors.items(), key=lambda item: item[1].start):
                     yield name, read_tensor(file, name, info, path, scratch)
 
+    def scale(self, name: str) -> Tensor | None:
+        """What the weight `name` is multiplied by; None for most."""
+        scale = self.scales.get(name)
+        if scale is None or isinstance(scale, Tensor):
+            return scale
+        path, stored_name, info = scale
+        with path.open("rb") as file:
+            return read_tensor(file, stored_name, info, path)
+
+    @property
+    def eight_bit(self) -> bool:
+        """Does the file hold 8-bit floats?"""
+        return bool(self.eight_bit_names())
+
+    def eight_bit_names(self) -> list[str]:
+        """The tensors that are 8-bit floats."""
+        return [name for name, info in self.header.tensors.items() if info.dtype in EIGHT_BIT_FLOATS]
+
     def main_dtype(self) -> torch.dtype | None:
         """The dtype most of the tensors have; None when PyTorch has no such dtype."""
         counts = Counter(info.dtype for info in self.header.tensors.values())
@@ -57,7 +84,7 @@ def open_weights(path: PathLike, prefixes: Sequence[str] = ()) -> Weights:
     """Read the headers of a model in one or several files, or a PyTorch file (.pth, .pt).
 
     prefixes: of those, the first that any name has is removed; other names are left out (they belong to other models in the
-    same file). UserError for unreadable files and for 8-bit layouts, which must not load as if they were plain weights.
+    same file). UserError for unreadable files and for quantised ones that `weights.quantised` does not know.
     """
     file_path = Path(path)
     if file_path.suffix.lower() in PICKLE_SUFFIXES:
@@ -65,10 +92,8 @@ def open_weights(path: PathLike, prefixes: Sequence[str] = ()) -> Weights:
     else:
         parts = [(part, read_header(part)) for part in split_files(file_path)]
         prefix = _prefix((name for _, header in parts for name in header.tensors), prefixes)
-        sources = tuple((part, _strip(header.tensors, prefix)) for part, header in parts)
-        merged = {name: info for _, tensors in sources for name, info in tensors.items()}
-        weights = Weights(file_path, Header(merged, {k: v for _, header in parts for k, v in header.metadata.items()}), sources)
-    _refuse_quantised(weights)
+        metadata = {key: value for _, header in parts for key, value in header.metadata.items()}
+        weights = _sorted(file_path, tuple((part, _strip(header.tensors, prefix)) for part, header in parts), metadata)
     return weights
 
 
@@ -80,11 +105,15 @@ def load_into(
     transform: Transform | None = None,
     rename: Callable[[str], str | None] | None = None,
     optional: Collection[str] = (),
+    stay: Collection[str] = (),
 ) -> None:
     """Fill the parameters and buffers of `module` (best built on "meta"); they become frozen tensors on `device`.
 
     dtype: what floating point tensors are cast to; None keeps the file's. transform runs before that cast. rename: file name
-    -> module name, None to leave a tensor out. optional: names that may be missing.
+    -> module name, None to leave a tensor out. optional: names that may be missing. stay: names of tensors that end up in main
+    memory whatever the device is.
+    8-bit floats stay what they are in an `Fp8Linear`, which also turns what else it is given into them; elsewhere they are
+    multiplied by their scale and cast (to bfloat16 where dtype is None).
     Names and shapes are checked before anything is read; UserError lists what is missing, surplus or of another shape.
     """
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict(keep_vars=True).items()}
@@ -93,28 +122,50 @@ def load_into(
     target = torch.device(device)
     # Where tensors are cast or moved, the originals share one buffer: freed one by one they would leave holes as large as
     # the model. Where they are not, they are read into their final place.
-    reuse = target.type != "cpu" or transform is not None or (dtype is not None and dtype != weights.main_dtype())
+    quantising = any(isinstance(part, Fp8Linear) for part in module.modules())
+    reuse = target.type != "cpu" or transform is not None or quantising or (dtype is not None and dtype != weights.main_dtype())
     for name, original in weights.tensors(reuse):
         own = names[name]
         if own is None:
             continue
-        tensor = original.to(target)
+        home = torch.device("cpu") if own in stay else target
+        tensor, scale = original.to(target if transform is not None or quantising else home), weights.scale(name)
+        if scale is not None:
+            scale = scale.to(tensor.device)
         if transform is not None:
-            tensor = transform(own, tensor)
-        if dtype is not None and tensor.is_floating_point():
-            tensor = tensor.to(dtype)
-        if reuse and tensor.untyped_storage().data_ptr() == original.untyped_storage().data_ptr():
-            tensor = tensor.clone()
-        _assign(module, own, tensor)
+            tensor, scale = _transformed(transform, own, tensor, scale)
+        _place(module, own, tensor, scale, dtype, home, original if reuse else None)
 
 
-def _assign(module: nn.Module, name: str, tensor: Tensor) -> None:
+def _transformed(transform: Transform, name: str, tensor: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """What `transform` makes of a weight; an 8-bit weight that it does not change stays as it is."""
+    if scale is None and tensor.dtype not in EIGHT_BIT_DTYPES:
+        return transform(name, tensor), None
+    plain = dequantised(tensor, scale, torch.float32)
+    changed = transform(name, plain)
+    return (tensor, scale) if changed is plain else (changed, None)
+
+
+def _place(
+    module: nn.Module, name: str, tensor: Tensor, scale: Tensor | None, dtype: torch.dtype | None, device: torch.device, read: Tensor | None
+) -> None:
+    """Make `tensor` the module's. read: what the file was read into, if that memory will be used again."""
     path, _, leaf = name.rpartition(".")
     owner = module.get_submodule(path)
-    if leaf in owner._parameters:
-        owner._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
+    if isinstance(owner, Fp8Linear) and leaf == "weight":
+        weight, scale = owner.stored(tensor, scale)
+        owner.scale_weight = None if scale is None else scale.to(device)
+    elif scale is not None or tensor.dtype in EIGHT_BIT_DTYPES:
+        weight = dequantised(tensor, scale, dtype or torch.bfloat16)
     else:
-        owner._buffers[leaf] = tensor
+        weight = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+    weight = weight.to(device)
+    if read is not None and weight.untyped_storage().data_ptr() == read.untyped_storage().data_ptr():
+        weight = weight.clone()
+    if leaf in owner._parameters:
+        owner._parameters[leaf] = nn.Parameter(weight, requires_grad=False)
+    else:
+        owner._buffers[leaf] = weight
 
 
 def _check(weights: Weights, wanted: dict[str, tuple[int, ...]], names: dict[str, str | None], optional: Collection[str]) -> None:
@@ -155,7 +206,19 @@ def _open_pickle(path: Path, prefixes: Sequence[str]) -> Weights:
     tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
     infos = {name: TensorInfo(DTYPE_NAMES.get(dtypes[name], dtypes[name]), tuple(t.shape), 0, 0) for name, t in tensors.items()}
-    return Weights(path, Header(infos, {}), (), tensors)
+    sorted_ = quantised.sort(infos, path)
+    scales = {weight: tensors[scale] for weight, scale in sorted_.scales.items()}
+    return Weights(path, Header(sorted_.tensors, {}), (), {name: tensors[name] for name in sorted_.tensors}, scales)
+
+
+def _sorted(path: Path, sources: tuple[tuple[Path, dict[str, TensorInfo]], ...], metadata: dict[str, str]) -> Weights:
+    """The opened safetensors parts, scales and markers apart from the model's tensors."""
+    everything = {name: info for _, tensors in sources for name, info in tensors.items()}
+    sorted_ = quantised.sort(everything, path)
+    place = {name: part for part, tensors in sources for name in tensors}
+    scales = {weight: (place[scale], scale, everything[scale]) for weight, scale in sorted_.scales.items()}
+    kept = tuple((part, {name: info for name, info in tensors.items() if name in sorted_.tensors}) for part, tensors in sources)
+    return Weights(path, Header(sorted_.tensors, metadata), kept, scales=scales)
 
 
 def _prefix(names: Iterator[str] | Collection[str], prefixes: Sequence[str]) -> str:
@@ -165,12 +228,3 @@ def _prefix(names: Iterator[str] | Collection[str], prefixes: Sequence[str]) -> 
 
 def _strip(tensors: dict[str, TensorInfo], prefix: str) -> dict[str, TensorInfo]:
     return {name.removeprefix(prefix): info for name, info in tensors.items() if name.startswith(prefix)}
-
-
-def _refuse_quantised(weights: Weights) -> None:
-    for name, info in weights.header.tensors.items():
-        if info.dtype.startswith(("F8", "F4", "F6")) or _QUANTISED.fullmatch(name):
-            raise UserError(
-                f"{weights.path} holds quantised weights ({name}, {info.dtype}), which cannot be loaded yet; "
-                "use the bf16 or fp16 version of this model"
-            )

@@ -19,9 +19,11 @@ def compute_dtype(args: Namespace) -> torch.dtype:
     """dtype of the frozen weights and the arithmetic, from the header of `--dit` and `--mixed_precision`.
 
     16-bit files decide, and mixed precision must agree; float32 files follow mixed precision. Where there is no such flag
-    (generation), float32 files run in bf16 on a GPU and as they are on the CPU.
+    (generation), float32 files run in bf16 on a GPU and as they are on the CPU, and 8-bit files in bf16.
     """
     stored = file_dtype(_open(args), DTYPE_TENSOR)
+    if stored is None and not hasattr(args, "mixed_precision"):
+        return torch.bfloat16
     precision = getattr(args, "mixed_precision", None) or "no"
     if stored in (torch.float16, torch.bfloat16):
         short = "fp16" if stored == torch.float16 else "bf16"
@@ -37,7 +39,7 @@ def compute_dtype(args: Namespace) -> torch.dtype:
 def load_transformer(args: Namespace, device: torch.device, dtype: torch.dtype) -> WanTransformer:
     """The frozen transformer of `--task` from `--dit` on `device`, in eval mode, with `--lora_weight` or `--base_weights` merged.
 
-    UserError for a file of another kind, another task, incomplete or quantised, and for LoRAs that do not fit.
+    UserError for a file of another kind, another task, incomplete or quantised in an unknown way, and for LoRAs that do not fit.
     """
     weights = _open(args)
     try:

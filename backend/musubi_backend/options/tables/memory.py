@@ -6,7 +6,6 @@ from ..option import GENERATE, TRAIN, Group, Option
 
 _COMPILE = "regional compilation comes with the memory work"
 _SWAP = "moving blocks between GPU and main memory comes with the memory work"
-_FP8 = "8-bit weights come with the memory work"
 
 GROUPS = (
     Group(
@@ -77,26 +76,35 @@ GROUPS = (
                 False,
                 verbs=(TRAIN,),
                 advanced=True,
-                refused=_FP8,
-                help="Hold the frozen transformer in 8-bit floats: half the memory of bf16, a little less exact.",
+                help="Hold the frozen transformer's blocks in 8-bit floats: half the memory of bf16, a little less exact. An 8-bit file "
+                "stays as small as it is.",
             ),
-            Option("--fp8", bool, False, verbs=(GENERATE,), advanced=True, refused=_FP8, help="Hold the transformer in 8-bit floats."),
+            Option(
+                "--fp8",
+                bool,
+                False,
+                verbs=(GENERATE,),
+                advanced=True,
+                help="Hold the transformer's blocks in 8-bit floats: half the memory of bf16, a little less exact. An 8-bit file stays "
+                "as small as it is.",
+            ),
             Option(
                 "--fp8_scaled",
                 bool,
                 False,
+                architectures=("wan", "fp"),
                 advanced=True,
-                refused=_FP8,
-                help="8-bit floats with one scale per block of weights: as small as plain 8-bit and closer to the original.",
+                help="8-bit floats with one scale per 64 weights: nearly as small as plain 8-bit and closer to the original. A trainer "
+                "wants --fp8_base with it.",
             ),
             Option(
                 "--fp8_fast",
                 bool,
                 False,
                 verbs=(GENERATE,),
+                architectures=("wan", "hv"),
                 advanced=True,
-                refused=_FP8,
-                help="Multiply in 8-bit too, on GPUs that can (RTX 40 and later). Faster, less exact.",
+                help="With --fp8 or --fp8_scaled, multiply in 8 bits too, on GPUs that can (RTX 40 and later). Faster, less exact.",
             ),
         ),
     ),
@@ -203,7 +211,7 @@ GROUPS = (
                 "--compile_args",
                 nargs=4,
                 verbs=(GENERATE,),
-                architectures=("wan",),
+                architectures=("wan", "hv"),
                 advanced=True,
                 refused=_COMPILE,
                 help="Older spelling of the four settings above: backend, mode, dynamic, fullgraph.",

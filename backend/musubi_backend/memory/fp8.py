@@ -1,0 +1,120 @@
+"""Frozen linears whose weights are 8-bit floats, made dense for each product; LoRAs train through them.
+
+The quantisation is musubi-tuner's `fp8_scaled`: e4m3 with one scale per 64 weights of a row (arXiv 2209.05433 has the format).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from ..layers.linear import Linear
+
+EIGHT_BIT_DTYPES = (torch.float8_e4m3fn, torch.float8_e5m2)
+BLOCK = 64
+Scaling: TypeAlias = Literal["none", "block", "tensor"]
+
+_STORED = torch.float8_e4m3fn
+_LARGEST = torch.finfo(_STORED).max
+_SMALLEST_SCALE = 1e-8
+_FAST_MULTIPLE = 16  # sizes that 8-bit products want
+
+
+def quantise(weight: Tensor, scaling: Scaling = "block") -> tuple[Tensor, Tensor | None]:
+    """weight [out, in] of any dtype -> (e4m3 weight, scale in weight's dtype) with weight ~ e4m3 * scale.
+
+    scaling: "block" gives a scale [out, in / 64, 1], or [out, 1] where `in` is no multiple of 64; "tensor" one scale [1]; "none"
+    casts (values beyond 448 become 448, small ones vanish).
+    """
+    if scaling == "none":
+        return weight.float().clamp_(-_LARGEST, _LARGEST).to(_STORED), None
+    grouped = weight.flatten() if scaling == "tensor" or weight.ndim != 2 else weight
+    if grouped.ndim == 2 and weight.shape[1] % BLOCK == 0:
+        grouped = grouped.unflatten(1, (-1, BLOCK))
+    # in weight's dtype, so that dividing and multiplying use the same scale
+    scale = (grouped.abs().amax(-1, keepdim=True) / _LARGEST).clamp(min=_SMALLEST_SCALE)
+    stored = (grouped.float() / scale.float()).nan_to_num_(0.0).clamp_(-_LARGEST, _LARGEST).to(_STORED)
+    return stored.view(weight.shape), scale
+
+
+def dequantised(weight: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """8-bit (or other) weight times its scale, in `dtype`. scale: one number, [out, 1], or [out, blocks, 1] for equal parts of a row."""
+    dense = weight.to(dtype, copy=True)
+    if scale is None:
+        return dense
+    if scale.ndim == 3 and scale.numel() > 1:
+        dense.unflatten(1, (scale.shape[1], -1)).mul_(scale)
+    else:
+        dense.mul_(scale if scale.numel() > 1 else scale.reshape(()))
+    return dense
+
+
+class Fp8Linear(Linear):
+    """A frozen linear with `weight` in 8-bit floats and, unless plainly cast, `scale_weight` to multiply it by.
+
+    fast: also round the input to 8 bits, per row, and multiply in 8 bits where the sizes allow (not while training).
+    """
+
+    scale_weight: Tensor | None
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, *, scaling: Scaling = "block", fast: bool = False) -> None:
+        super().__init__(in_features, out_features, bias)
+        self.register_buffer("scale_weight", None)
+        self.scaling, self.fast = scaling, fast
+        self.keeps_weight = False
+
+    @classmethod
+    def like(cls, linear: nn.Linear, scaling: Scaling, fast: bool = False) -> Fp8Linear:
+        """An empty one of the same sizes, on the same device."""
+        with linear.weight.device:
+            return cls(linear.in_features, linear.out_features, linear.bias is not None, scaling=scaling, fast=fast).requires_grad_(False)
+
+    def stored(self, weight: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What this layer keeps of a weight: 8-bit floats as they are, others quantised."""
+        if weight.dtype in EIGHT_BIT_DTYPES:
+            return weight, scale
+        return quantise(weight if scale is None else dequantised(weight, scale, torch.float32), self.scaling)
+
+    def dense(self, dtype: torch.dtype) -> Tensor:
+        return dequantised(self.weight, self.scale_weight, dtype)
+
+    def product(self, x: Tensor, start: Tensor | None) -> Tensor:
+        if self.fast and not torch.is_grad_enabled() and self._can_multiply_in_8_bits():
+            return self._fast_product(x, start)
+        return super().product(x, start)
+
+    def _can_multiply_in_8_bits(self) -> bool:
+        scale = self.scale_weight
+        fitting = self.in_features % _FAST_MULTIPLE == 0 and self.out_features % _FAST_MULTIPLE == 0
+        return fitting and self.weight.dtype == _STORED and (scale is None or scale.numel() == 1)
+
+    def _fast_product(self, x: Tensor, start: Tensor | None) -> Tensor:
+        """x * (row scale) -> 8 bits; product with the weight's scale; times the row scale, added to what there is."""
+        rows = x.flatten(0, -2)
+        row_scale = (rows.abs().amax(-1, keepdim=True).float() / _LARGEST).clamp(min=1e-12)
+        one = torch.ones((), device=x.device)
+        scale = one if self.scale_weight is None else self.scale_weight.float().reshape(())
+        # an unscaled row may reach 448 times its real size, which float16 does not hold
+        out_dtype = torch.bfloat16 if x.dtype == torch.float16 else x.dtype
+        small = (rows / row_scale).to(_STORED)
+        product = torch._scaled_mm(small, self.weight.t(), scale_a=one, scale_b=scale, out_dtype=out_dtype)
+        result = product * row_scale
+        added = self.bias if start is None else start.flatten(0, -2)
+        return (result if added is None else result + added).to(x.dtype).view(*x.shape[:-1], self.out_features)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
+        scale = state_dict.get(f"{prefix}scale_weight")
+        if scale is not None and self.scale_weight is None:
+            self.scale_weight = torch.empty_like(scale)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def hold_in_8_bits(model: nn.Module, names: list[str], scaling: Scaling, fast: bool = False) -> None:
+    """Put an empty `Fp8Linear` in the place of each linear in `names` (module paths); loading fills them."""
+    for name in names:
+        parent, _, leaf = name.rpartition(".")
+        linear = model.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        model.get_submodule(parent)._modules[leaf] = Fp8Linear.like(linear, scaling, fast)

@@ -1,0 +1,95 @@
+"""From the options to a transformer that takes less memory: before its weights are loaded, and after."""
+
+from __future__ import annotations
+
+import logging
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from ..errors import UserError
+from .fp8 import Scaling, hold_in_8_bits
+
+if TYPE_CHECKING:
+    from ..architectures.card import Card
+    from ..weights.loader import Weights
+
+logger = logging.getLogger(__name__)
+
+_FAST_CAPABILITY = (8, 9)  # NVIDIA Ada (RTX 40) is the first that multiplies 8-bit floats
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What `--fp8...` ask for. All off gives the model as its file has it."""
+
+    fp8: bool = False
+    fp8_scaled: bool = False
+    fp8_fast: bool = False
+
+    @classmethod
+    def from_args(cls, args: Namespace) -> MemoryPlan:
+        """Of a trainer or generator. A model that is only merged and saved is kept whole."""
+        if getattr(args, "save_merged_model", None):
+            return cls()
+        scaled = bool(getattr(args, "fp8_scaled", False))
+        return cls(
+            fp8=scaled or bool(getattr(args, "fp8", False) or getattr(args, "fp8_base", False)),
+            fp8_scaled=scaled,
+            fp8_fast=bool(getattr(args, "fp8_fast", False)),
+        )
+
+    def prepare(
+        self, model: nn.Module, weights: Weights, card: Card, device: torch.device, rename: Callable[[str], str | None] | None = None
+    ) -> None:
+        """Give an empty `model` the layers that hold its weights as planned. UserError where file or device cannot do it."""
+        if not self.fp8:
+            if weights.eight_bit:
+                logger.info("%s holds 8-bit weights, which are made 16 or 32 bits wide; --fp8 or --fp8_base keeps them small", weights.path)
+            return
+        if self.fp8_scaled and weights.eight_bit and not weights.scales:
+            raise UserError(
+                f"{weights.path} already holds 8-bit weights without scales; --fp8_scaled needs the bf16 or fp16 file of this model. "
+                "Leave --fp8_scaled out to use this one as it is"
+            )
+        if self.fp8_fast:
+            check_fast(device)
+        names = eight_bit_layers(model, card)
+        if weights.eight_bit:  # what the file's maker kept more exact stays so
+            small = {rename(name) if rename else name for name in weights.eight_bit_names()}
+            names = [name for name in names if f"{name}.weight" in small]
+        hold_in_8_bits(model, names, self._scaling(weights), self.fp8_fast)
+        logger.info("holding %d linear layers in 8-bit floats", len(names))
+
+    def _scaling(self, weights: Weights) -> Scaling:
+        """For weights that come in more bits, or that a LoRA has changed."""
+        if self.fp8_fast:
+            return "tensor"
+        return "block" if self.fp8_scaled or weights.scales else "none"
+
+
+def eight_bit_layers(model: nn.Module, card: Card) -> list[str]:
+    """Paths of the linears that are held in 8 bits: musubi-tuner's choice for `--fp8_scaled`, for plain `--fp8` too. Norms,
+    embeddings and modulation tables are small and stay exact."""
+    target, exclude = card.fp8_target, card.fp8_exclude
+    names = (name for name, module in model.named_modules() if isinstance(module, nn.Linear))
+    blocks = {id(module) for blocks in model.block_lists() for module in blocks.modules()}  # type: ignore[operator]
+    return [
+        name
+        for name in names
+        if id(model.get_submodule(name)) in blocks
+        and (not target or any(word in name for word in target))
+        and not any(word in name for word in exclude)
+    ]
+
+
+def check_fast(device: torch.device) -> None:
+    """UserError where 8-bit products are not to be had."""
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < _FAST_CAPABILITY:
+        raise UserError(
+            f"--fp8_fast needs a GPU that multiplies 8-bit floats (RTX 40 or later); {torch.cuda.get_device_name(device)} does not"
+        )
