@@ -132,9 +132,7 @@ def lists_of(step: Step, steps: Mapping[str, Step]) -> set[str]:
     if any(entry.many for entry in step.node.spec.inputs):
         return set()
     sources = {name: steps[source] for name, (source, _) in step.links.items()}
-    return {
-        name for name, source in sources.items() if source.node.spec.outputs[step.links[name][1]].many or lists_of(source, steps)
-    }
+    return {name for name, source in sources.items() if source.node.spec.outputs[step.links[name][1]].many or lists_of(source, steps)}
 
 
 class ResultStore:

@@ -73,9 +73,7 @@ class BatchProcessor(Node):
             ),
             widget(_TOOL, "negative_prompt", multiline=True),
             *size_inputs(),
-            Input(
-                "video_length", "INT", "Frames, 4n+1. 0: what the model is made for.", default=0, minimum=0, maximum=10000, step=1
-            ),
+            Input("video_length", "INT", "Frames, 4n+1. 0: what the model is made for.", default=0, minimum=0, maximum=10000, step=1),
             Input("fps", "INT", "Frames per second the files play at. 0: the model's own.", default=0, minimum=0, maximum=240),
             widget(_TOOL, "infer_steps", off=0),
             widget(_TOOL, "guidance_scale", off=-1.0),

@@ -223,9 +223,7 @@ def _schema(spec: NodeSpec) -> io.Schema:
         description=spec.description,
         inputs=[_input(entry, host) for entry in spec.inputs],
         outputs=[
-            _type(output.kind).Output(
-                f"out_{output.name}", display_name=output.name, tooltip=output.tooltip, is_output_list=output.many
-            )
+            _type(output.kind).Output(f"out_{output.name}", display_name=output.name, tooltip=output.tooltip, is_output_list=output.many)
             for output in spec.outputs
         ],
         is_input_list=any(entry.many for entry in spec.inputs),

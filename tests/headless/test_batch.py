@@ -59,9 +59,7 @@ def test_prompts_of_all_sources_become_videos_with_one_load_and_bad_ones_are_tol
 
 
 @pytest.mark.slow
-def test_prompts_are_shared_out_over_gpus_with_a_process_each(
-    batch: Any, host: Any, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_prompts_are_shared_out_over_gpus_with_a_process_each(batch: Any, host: Any, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "gpus", lambda: ["GPU-a", "GPU-b", "GPU-c"])
     result = batch(prompts="one\ntwo\nthree", gpus=2)
     assert [line.rsplit(": ", 1)[1] for line in result.values[2].splitlines()[1:]] == ["one --d 0", "two --d 1", "three --d 2"]

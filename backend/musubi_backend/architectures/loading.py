@@ -83,6 +83,8 @@ def lora_merge(args: Namespace, lora_path: Callable[[str], str] | None) -> LoRAM
     if not files:
         return None
     include, exclude = getattr(args, "include_patterns", None) or (), getattr(args, "exclude_patterns", None) or ()
+    if getattr(args, "exclude_single_blocks", False):
+        exclude = ["single_blocks"] * len(files)
     return LoRAMerge(files, multipliers, include, exclude, lora_path)
 
 

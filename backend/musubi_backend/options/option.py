@@ -42,6 +42,7 @@ class Option:
     path           what the value names on disk: "file", "folder" or "any" (either) must exist, "output" need not; "" for other values
     verbs          what the setting belongs to, where that is less than its group's verbs
     architectures  None = every architecture; else the card ids it applies to
+    without        tools of these verbs and architectures that do not have it
     refused        reason why a flag of musubi-tuner is not done here (yet); using it is an error, never ignored
     refused_choices    the same for single choices: choice -> reason
     own            musubi-tuner has no such flag: commands with it are for this backend only
@@ -64,6 +65,7 @@ class Option:
     path: str = ""
     verbs: tuple[str, ...] = ()
     architectures: tuple[str, ...] | None = None
+    without: tuple[str, ...] = ()
     refused: str | None = None
     refused_choices: Mapping[str, str] = field(default_factory=dict, hash=False)
     own: bool = False
@@ -104,6 +106,8 @@ class Group:
         mine = (
             option.at(tool, verb)
             for option in self.options
-            if verb in (option.verbs or self.verbs) and (option.architectures is None or architecture in option.architectures)
+            if verb in (option.verbs or self.verbs)
+            and (option.architectures is None or architecture in option.architectures)
+            and tool not in option.without
         )
         return Group(self.title, (verb,), tuple(mine))

@@ -6,8 +6,9 @@ import json
 from dataclasses import asdict, dataclass
 
 from ...errors import UserError
+from ...weights.geometry import GEOMETRY_KEY
 from ...weights.safetensors_file import Header
-from ..hunyuan_video.keys import GEOMETRY_KEY, count_blocks, rope_widths
+from ..hunyuan_video.keys import count_blocks, rope_widths
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.")
 DTYPE_TENSOR = "transformer_blocks.0.attn.to_q.weight"

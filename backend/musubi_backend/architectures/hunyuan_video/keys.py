@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 from ...errors import UserError
+from ...weights.geometry import GEOMETRY_KEY
 from ...weights.safetensors_file import Header
 
 PREFIXES = ("model.model.", "model.diffusion_model.", "diffusion_model.")
-GEOMETRY_KEY = "musubi_geometry"
 DTYPE_TENSOR = "double_blocks.0.img_attn_qkv.weight"
 
 # ComfyUI's names of the layers -> the original ones
@@ -46,6 +46,11 @@ class HunyuanGeometry:
     num_refiner_layers: int = 2
     guidance: bool = True
     rope_widths: tuple[int, int, int] = (16, 56, 56)
+
+    @property
+    def takes_image(self) -> bool:
+        """Whether a first frame is one half of the input channels."""
+        return self.in_dim > self.out_dim
 
     def to_json(self) -> str:
         """What the metadata key `musubi_geometry` of a weight file holds."""

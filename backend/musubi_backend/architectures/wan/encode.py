@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ...encoders.umt5 import UMT5
 from ...encoders.wan_vae import WanVAE
 from ...errors import UserError
+from ...weights.dtypes import dtype_named
 from .card import CARD
 
 if TYPE_CHECKING:
@@ -19,12 +20,6 @@ if TYPE_CHECKING:
     from ...dataset.decoding import DecodedEntry
 
 logger = logging.getLogger(__name__)
-
-_DTYPES = {
-    "float32": "float32", "fp32": "float32", "float": "float32",
-    "bfloat16": "bfloat16", "bf16": "bfloat16",
-    "float16": "float16", "fp16": "float16", "half": "float16",
-}  # fmt: skip
 
 
 class WanLatentEncoder:
@@ -83,13 +78,9 @@ class WanTextEncoder:
 
 
 def _vae(args: Namespace, device: torch.device) -> WanVAE:
-    import torch
-
     if not args.vae:
         raise UserError("--vae is missing: give the Wan2.1 VAE file, e.g. wan_2.1_vae.safetensors")
-    name = getattr(args, "vae_dtype", None) or CARD.latent_dtype
-    if name not in _DTYPES:
-        raise UserError(f"--vae_dtype {name} is not known; use float32, bfloat16 or float16")
+    dtype = dtype_named(getattr(args, "vae_dtype", None) or CARD.latent_dtype, "--vae_dtype")
     logger.info("Loading VAE model from %s", args.vae)
     cache_on_cpu = bool(getattr(args, "vae_cache_cpu", False))
-    return WanVAE.load(args.vae, device, getattr(torch, _DTYPES[name]), cache_on_cpu=cache_on_cpu)
+    return WanVAE.load(args.vae, device, dtype, cache_on_cpu=cache_on_cpu)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from . import caching, generation, logging, lora, lora_tools, memory, models, optimizer, saving, timesteps, tools, training
+from . import caching, generation, hunyuan_video, logging, lora, lora_tools, memory, models, optimizer, saving, timesteps, tools, training
 
 GROUPS = (
     *training.GROUPS,
     *models.GROUPS,
     *caching.GROUPS,
     *generation.GROUPS,
+    *hunyuan_video.GROUPS,
     *lora.GROUPS,
     *optimizer.GROUPS,
     *timesteps.GROUPS,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..option import GENERATE, TRAIN, Group, Option
 
+_OLDER = ("hv_generate_video", "fpack_generate_video")  # their lists of attentions are shorter
 _COMPILE = "regional compilation comes with the memory work"
 _SWAP = "moving blocks between GPU and main memory comes with the memory work"
 
@@ -57,11 +58,19 @@ GROUPS = (
         (GENERATE,),
         (
             Option(
+                "--split_attn",
+                bool,
+                False,
+                architectures=("hv",),
+                advanced=True,
+                help="Compute attention one sample at a time. Predictions are made one by one here anyway, so it changes nothing.",
+            ),
+            Option(
                 "--attn_mode",
                 default="torch",
                 choices=("flash", "flash2", "flash3", "torch", "sageattn", "xformers", "sdpa"),
                 refused_choices={"sageattn": "SageAttention is not connected yet"},
-                differs={"hv_generate_video": {"choices": ("flash", "torch", "sageattn", "xformers", "sdpa")}},
+                differs={name: {"choices": ("flash", "torch", "sageattn", "xformers", "sdpa")} for name in _OLDER},
                 help="Which attention computes the video. torch and sdpa are PyTorch's own; the others need their package in the backend.",
             ),
         ),
@@ -101,6 +110,7 @@ GROUPS = (
                 "--fp8_fast",
                 bool,
                 False,
+                architectures=("wan", "hv"),
                 verbs=(GENERATE,),
                 architectures=("wan", "hv"),
                 advanced=True,
@@ -157,7 +167,7 @@ GROUPS = (
                 "--img_in_txt_in_offloading",
                 bool,
                 False,
-                verbs=(TRAIN,),
+                without=("wan_generate_video", "fpack_generate_video"),
                 advanced=True,
                 refused=_SWAP,
                 help="Also keep the layers that take in image and text in main memory.",

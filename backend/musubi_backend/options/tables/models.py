@@ -39,9 +39,10 @@ GROUPS = (
             Option(
                 "--vae_dtype",
                 verbs=(CACHE_LATENTS, TRAIN, GENERATE),
+                without=("fpack_generate_video",),
                 advanced=True,
                 help="Number format the VAE computes in: float32, bfloat16 or float16. Unset, the architecture's own choice (bfloat16 "
-                "for Wan); float32 is the most exact and takes twice the memory.",
+                "for Wan, float16 for the others on a GPU); float32 is the most exact and takes twice the memory.",
             ),
             Option(
                 "--vae_cache_cpu",
@@ -93,6 +94,7 @@ GROUPS = (
                 "--disable_numpy_memmap",
                 bool,
                 False,
+                without=("hv_generate_video",),
                 advanced=True,
                 moot="weights are never read through numpy's mapping",
                 help="Read weight files without mapping them into memory.",
