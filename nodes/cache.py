@@ -15,7 +15,7 @@ from . import content
 from .dataset import DATASET
 from .jobs.config import engine_stamp
 from .jobs.follow import run_tool
-from .models import MODELS, files_for, starts_from_picture
+from .models import MODELS, files_for
 from .spec import Host, Input, Node, NodeSpec, Output, Result
 from .widgets import UNSET, applicable, widget
 
@@ -98,7 +98,7 @@ def caching_values(spec: NodeSpec, verb: str, inputs: dict[str, Any]) -> dict[st
         return {"dataset_config": dataset["toml"], **files_for(models, card.text_encoders, "caching captions"), **chosen}
     encoder = (card.image_encoder,) if card.image_encoder and card.image_encoder in models else ()
     files = files_for(models, ("vae", *encoder), "caching latents")
-    follows = {"i2v": starts_from_picture(models["task"]), "one_frame": is_one_frame(dataset), "f1": models.get("f1", False)}
+    follows = {"i2v": card.task(models["task"]).start_image, "one_frame": is_one_frame(dataset), "f1": models.get("f1", False)}
     known = options_for(tool)
     return {"dataset_config": dataset["toml"], **files, **{name: value for name, value in follows.items() if name in known}, **chosen}
 

@@ -16,7 +16,7 @@ from .cache import DEVICES
 from .jobs.config import engine_stamp
 from .jobs.folder import JobFolder
 from .jobs.follow import run_tool
-from .models import MODELS, check_architecture, has_experts, model_values, starts_from_picture
+from .models import MODELS, check_architecture, model_values, wan_task
 from .pictures import CONTROL_IMAGES, CONTROL_MASKS, CONTROL_VIDEO, END, START, Source
 from .spec import Host, Input, Node, NodeSpec, Output, Result
 from .widgets import UNSET, settings, widget
@@ -198,27 +198,26 @@ class WanVideoGenerator(VideoGenerator):
         task = models["task"]
         wan_pictures_problem(task, pictures.given(self.sources, inputs), bool(inputs["one_frame"]))
         for name in ("high_lora_1", "high_lora_2"):
-            if loras.is_chosen(inputs, name) and not has_experts(task):
+            if loras.is_chosen(inputs, name) and wan_task(task).boundary is None:
                 raise UserError(f"{name} is for the high-noise model of Wan2.2; task {task} has none")
 
     def own_values(self, host: Host, inputs: dict[str, Any]) -> dict[str, Any]:
         return loras.options(host, inputs, "high_", "_high_noise")
 
 
-def wan_pictures_problem(task: str, have: set[str], one_frame: bool) -> None:
+def wan_pictures_problem(name: str, have: set[str], one_frame: bool) -> None:
     """UserError where `have` (options of pictures) is not what a Wan task takes."""
-    start, end, control = START.option, END.option, CONTROL_VIDEO.option
-    from_picture = starts_from_picture(task)
-    needed = {start} if from_picture else set()
-    needed |= {end} if task.startswith("flf2v") else set()
-    needed |= {control} if task.endswith("-FC") else set()
-    taken = needed | ({end} if from_picture else set())
-    taken |= {CONTROL_IMAGES.option, CONTROL_MASKS.option} if one_frame else set()
+    task = wan_task(name)
+    controls = {CONTROL_IMAGES.option, CONTROL_MASKS.option}
+    needed = {
+        source.option for source, wanted in ((START, task.start_image), (END, task.last_frame), (CONTROL_VIDEO, task.control)) if wanted
+    }
+    taken = needed | ({END.option} if task.start_image else set()) | (controls if one_frame else set())
     words = {source.option: source.socket for source in WanVideoGenerator.sources}
     missing = [words[option] for option in sorted(needed - have)]
     if missing:
-        raise UserError(f"task {task} needs {' and '.join(missing)}: connect it, or fill in its path")
+        raise UserError(f"task {name} needs {' and '.join(missing)}: connect it, or fill in its path")
     surplus = [words[option] for option in sorted(have - taken)]
     if surplus:
-        hint = "set one_frame" if {CONTROL_IMAGES.option, CONTROL_MASKS.option} & have and from_picture else "choose a task that does"
-        raise UserError(f"task {task} takes no {' and '.join(surplus)}: disconnect it, or {hint}")
+        hint = "set one_frame" if controls & have and task.start_image else "choose a task that does"
+        raise UserError(f"task {name} takes no {' and '.join(surplus)}: disconnect it, or {hint}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..backend.musubi_backend.architectures import cards
-from ..backend.musubi_backend.architectures.card import Card
+from ..backend.musubi_backend.architectures.card import Card, Task
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.registry import options_for
 from ..backend.musubi_backend.weights.recognise import expect
@@ -98,7 +98,7 @@ class ModelPaths(Node):
         return {"task": self.card.tasks[0].name}
 
     def fingerprint(self, host: Host, **constants: Any) -> str:
-        return content.of_files(self._files(host, constants).values())
+        return content.of_files(self._files(host, constants).values()) if "task" in constants or self.card.id != "wan" else ""
 
     async def run(self, host: Host, **inputs: Any) -> Result:
         files = self._files(host, inputs)
@@ -143,14 +143,14 @@ class WanModelPaths(ModelPaths):
         return {"task": inputs["task"]}
 
     def unused_parts(self, values: dict[str, Any]) -> set[str]:
-        task = str(values.get("task", ""))
-        unused = set() if needs_clip(task) else {"clip"}
-        return unused if has_experts(task) else unused | {HIGH_NOISE}
+        task = wan_task(values["task"])
+        unused = set() if task.image_encoder else {"clip"}
+        return unused if task.boundary is not None else unused | {HIGH_NOISE}
 
     def validate(self, host: Host, **constants: Any) -> str | None:
-        task = constants.get("task", "")
-        if constants.get("clip") == NONE and needs_clip(task):
-            return f"clip: {task} looks at the first frame through the CLIP image encoder; choose its file, clip_vision_h.safetensors"
+        name = constants.get("task")
+        if name and constants.get("clip") == NONE and wan_task(name).image_encoder:
+            return f"clip: {name} looks at the first frame through the CLIP image encoder; choose its file, clip_vision_h.safetensors"
         return None
 
 
@@ -179,19 +179,9 @@ class FramePackModelPaths(ModelPaths):
         return {**super().details(inputs), "f1": inputs["variant"] == F1}
 
 
-def needs_clip(task: str) -> bool:
-    """True for the tasks of Wan2.1 that start from a picture."""
-    return starts_from_picture(task) and not has_experts(task)
-
-
-def starts_from_picture(task: str) -> bool:
-    """True for the tasks of Wan that take a first frame."""
-    return task.startswith(("i2v", "flf2v"))
-
-
-def has_experts(task: str) -> bool:
-    """True for Wan2.2, which has one transformer for high and one for low noise."""
-    return task.endswith("A14B")
+def wan_task(name: str) -> Task:
+    """The task as the card describes it."""
+    return cards()["wan"].task(name)
 
 
 def _recognise(card: Card, paths: dict[str, Path]) -> list[str]:

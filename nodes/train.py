@@ -19,7 +19,7 @@ from .jobs.config import engine_stamp
 from .jobs.follow import run_tool
 from .jobs.guard import plain_name
 from .loss_curve import loss_map, write_picture
-from .models import HIGH_NOISE, MODELS, check_architecture, has_experts, model_stamps, model_values
+from .models import HIGH_NOISE, MODELS, check_architecture, model_stamps, model_values, wan_task
 from .runs import Run, publish
 from .spec import ANY, Host, Input, Node, NodeSpec, Output, Result
 from .training_settings import LORA_CONFIG, OPTIMIZER, SAMPLING
@@ -31,7 +31,6 @@ _WAN_TRAIN = tool_names(cards()["wan"])[TRAIN]
 
 
 HIGH, LOW, BOTH = "high noise", "low noise", "both"
-_BOUNDARIES = {"t2v-A14B": 875, "i2v-A14B": 900}  # of 1000: where the experts of Wan2.2 hand over (github.com/Wan-Video/Wan2.2)
 
 
 def _spec(card: Card, name: str, *own: Input) -> NodeSpec:
@@ -177,7 +176,7 @@ class WanLoRATrainer(LoRATrainer):
     def own_values(self, inputs: dict[str, Any]) -> dict[str, Any]:
         models = inputs["models"]
         own = settings(self.spec.inputs, inputs)
-        if not has_experts(models["task"]):
+        if wan_task(models["task"]).boundary is None:
             return {}
         return _experts(models, inputs["experts"], own)
 
@@ -185,12 +184,13 @@ class WanLoRATrainer(LoRATrainer):
 def _experts(models: dict[str, Any], choice: str, own: dict[str, Any]) -> dict[str, Any]:
     """Transformers and range of noise levels of a Wan2.2 training. `own`: timestep_boundary and offload_inactive_dit, where set."""
     high, low = models.get(HIGH_NOISE), models["dit"]
+    boundary = own.get("timestep_boundary", round(1000 * (wan_task(models["task"]).boundary or 0)))
     if choice == LOW:
-        return {"max_timestep": own.get("timestep_boundary", _BOUNDARIES[models["task"]])}
+        return {"min_timestep": 0, "max_timestep": boundary}
     if high is None:
         raise UserError(f"experts: {choice} needs the high-noise transformer; choose dit_high_noise in Wan Model Paths, or {LOW}")
     if choice == HIGH:
-        return {"dit": high, "min_timestep": own.get("timestep_boundary", _BOUNDARIES[models["task"]])}
+        return {"dit": high, "min_timestep": boundary, "max_timestep": 1000}
     return {"dit": low, HIGH_NOISE: high, **own}
 
 

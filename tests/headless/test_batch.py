@@ -47,7 +47,7 @@ def test_prompts_of_all_sources_become_videos_with_one_load_and_bad_ones_are_tol
     assert "4 of 5 prompts made a video, 1 failed" in report
     assert "2. FAILED: a dog --w 33 --d 41\n" in report and "nearest is 32x32" in report
     assert "1. clip_00001.mp4: a cat 猫 --w 48 --d 40" in report
-    jobs = [path for path in (home / "jobs").iterdir()]
+    jobs = list((home / "jobs").iterdir())
     assert len(jobs) == 1
     assert (jobs[0] / "log.txt").read_text(encoding="utf-8").count("Loading DiT model(s)") == 1
     command = json.loads((jobs[0] / "command.json").read_text(encoding="utf-8"))["argv"]
@@ -81,7 +81,7 @@ def test_a_job_sees_only_its_gpu(part: Any, home: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.slow
 def test_when_every_prompt_fails_the_node_fails_and_says_why(batch: Any, part: Any) -> None:
-    with pytest.raises(part("backend.musubi_backend.errors").UserError, match="(?s)no prompt made a video.*nearest"):
+    with pytest.raises(part("backend.musubi_backend.errors").UserError, match=r"(?s)no prompt made a video.*nearest"):
         batch(prompts="a dog --w 33\na cat --f 6")
 
 
