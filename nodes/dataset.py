@@ -24,6 +24,7 @@ _SOURCES = {
 _EXTRACTIONS = ("head", "chunk", "slide", "uniform", "full")
 _PATH_KEYS = re.compile(r"(image|video|control)_path.*")
 _VIDEO = 2048
+_WINDOW = 9  # FramePack's own, and the default of `fp_latent_window_size`
 
 
 def dataset_value(toml: Path, datasets: list[dict[str, Any]]) -> dict[str, Any]:
@@ -70,6 +71,16 @@ class DatasetConfig(Node):
             Input("cache_directory", "STRING", "Folder for the caches. Empty: one in this pack's home folder, by the settings "
                 "above.", default="", advanced=True),
             Input("previous", DATASET, "Another dataset, to train on both.", optional=True),
+            Input("control_directory", "STRING", "Folder with a control video or picture of the same name for each item: for "
+                "Fun-Control models and one-frame training.", default="", advanced=True),
+            Input("one_frame_target_index", "INT", "One-frame training: at which index (of latent frames) the picture to learn lies. "
+                "-1: no one-frame training. Needs control pictures.", default=-1, minimum=-1, maximum=1000, advanced=True),
+            Input("one_frame_control_indices", "STRING", "One-frame training: the indices of the control pictures, separated by commas, "
+                "such as 0 or 0, 10.", default="", advanced=True),
+            Input("one_frame_no_post", "BOOLEAN", "One-frame training of FramePack: without an empty frame after the last control "
+                "picture.", default=False, advanced=True),
+            Input("latent_window_size", "INT", "FramePack: latent frames per section; 9 is what the model was made with.",
+                  default=9, minimum=1, maximum=100, advanced=True),
         ),
         outputs=(Output("dataset", DATASET, "For the caching nodes"), Output("toml", "STRING", "The dataset file as text"),
                  Output("report", "STRING", "What is in it, and what cannot be used and why")),
@@ -83,6 +94,9 @@ class DatasetConfig(Node):
         for side in ("width", "height"):
             if constants.get(side, 16) % 16:
                 raise UserError(f"{side}: {constants[side]} is not a multiple of 16; nearest is {round(constants[side] / 16) * 16}")
+        _indices(constants.get("one_frame_control_indices", ""))
+        if constants.get("control_directory"):
+            _control_directory(host, constants["control_directory"])
         if constants.get("cache_directory"):
             guard.inside(constants["cache_directory"], host.allowed_roots(), "cache_directory", relative_to=(host.home,), must_exist=False)
         return None
@@ -90,7 +104,9 @@ class DatasetConfig(Node):
     def fingerprint(self, host: Host, **constants: Any) -> str:
         if not constants.get("path"):
             return ""
-        return _content(_source_path(host, constants["path"], constants.get("source", "")))
+        found = _content(_source_path(host, constants["path"], constants.get("source", "")))
+        controls = constants.get("control_directory")
+        return content.digest(found, content.of_folder(_control_directory(host, controls), deep=True)) if controls else found
 
     async def run(self, host: Host, **inputs: Any) -> Result:
         entry = _entry(host, inputs)
@@ -164,8 +180,47 @@ def _entry(host: Host, inputs: dict[str, Any]) -> dict[str, Any]:
         entry |= {name: inputs[name] for name in ("frame_extraction", "frame_stride", "frame_sample", "max_frames")}
         if inputs["source_fps"]:
             entry["source_fps"] = inputs["source_fps"]
+    entry |= _controls(host, inputs, key)
     entry["cache_directory"] = _cache_directory(host, inputs["cache_directory"], entry).as_posix()
     return entry
+
+
+def _controls(host: Host, inputs: dict[str, Any], key: str) -> dict[str, Any]:
+    """What steers the items: control media, and where in time the frames of one-frame training lie. UserError for half of it."""
+    entry: dict[str, Any] = {}
+    if inputs["control_directory"]:
+        if not key.endswith("_directory"):
+            raise UserError("control_directory goes with a folder; in a JSONL list each line names its own control_path")
+        entry["control_directory"] = _control_directory(host, inputs["control_directory"]).as_posix()
+    if inputs["latent_window_size"] != _WINDOW:
+        entry["fp_latent_window_size"] = inputs["latent_window_size"]
+    indices = _indices(inputs["one_frame_control_indices"])
+    if inputs["one_frame_target_index"] < 0:
+        if indices or inputs["one_frame_no_post"]:
+            raise UserError("one-frame training needs one_frame_target_index, the index of the picture to learn, such as 1")
+        return entry
+    if not key.startswith("image"):
+        raise UserError("one-frame training takes pictures: choose an image source, or set one_frame_target_index to -1")
+    entry["fp_1f_target_index"] = inputs["one_frame_target_index"]
+    if indices:
+        entry["fp_1f_clean_indices"] = indices
+    if inputs["one_frame_no_post"]:
+        entry["fp_1f_no_post"] = True
+    return entry
+
+
+def _indices(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.replace(";", ",").split(",") if part.strip()]
+    except ValueError:
+        raise UserError(f"one_frame_control_indices: {text!r} is not a list of whole numbers such as 0, 10") from None
+
+
+def _control_directory(host: Host, text: str) -> Path:
+    path = guard.inside(text, host.allowed_roots(), "control_directory", relative_to=(host.input_dir, host.home))
+    if not path.is_dir():
+        raise UserError(f"control_directory: {path} is not a folder")
+    return path
 
 
 def _cache_directory(host: Host, chosen: str, entry: dict[str, Any]) -> Path:

@@ -205,6 +205,9 @@ class WanVideoGenerator(VideoGenerator):
         return loras.options(host, inputs, "high_", "_high_noise")
 
 
+_TEXT_ONLY = 16  # input channels of a transformer that takes noise alone
+
+
 def wan_pictures_problem(name: str, have: set[str], one_frame: bool) -> None:
     """UserError where `have` (options of pictures) is not what a Wan task takes."""
     task = wan_task(name)
@@ -212,7 +215,7 @@ def wan_pictures_problem(name: str, have: set[str], one_frame: bool) -> None:
     needed = {
         source.option for source, wanted in ((START, task.start_image), (END, task.last_frame), (CONTROL_VIDEO, task.control)) if wanted
     }
-    taken = needed | ({END.option} if task.start_image else set()) | (controls if one_frame else set())
+    taken = needed | ({START.option, END.option} if task.in_dim > _TEXT_ONLY else set()) | (controls if one_frame else set())
     words = {source.option: source.socket for source in WanVideoGenerator.sources}
     missing = [words[option] for option in sorted(needed - have)]
     if missing:

@@ -149,7 +149,7 @@ class WanModelPaths(ModelPaths):
 
     def validate(self, host: Host, **constants: Any) -> str | None:
         name = constants.get("task")
-        if name and constants.get("clip") == NONE and wan_task(name).image_encoder:
+        if name and constants.get("clip") == NONE and wan_task(name).image_encoder and wan_task(name).start_image:
             return f"clip: {name} looks at the first frame through the CLIP image encoder; choose its file, clip_vision_h.safetensors"
         return None
 

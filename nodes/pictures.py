@@ -5,12 +5,15 @@ What comes from the graph is written as files into the job folder, because the b
 
 from __future__ import annotations
 
+import hashlib
 import re
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..backend.musubi_backend.atomic import replacing
 from ..backend.musubi_backend.errors import UserError
 from .jobs import guard
 from .spec import Host, Input
@@ -98,6 +101,27 @@ def values(host: Host, sources: Iterable[Source], inputs: dict[str, Any], folder
             paths = _paths(host, source, text)
             chosen[source.option] = paths if source.several else paths[0]
     return chosen
+
+
+def kept(host: Host, sources: Iterable[Source], inputs: dict[str, Any]) -> dict[str, Any]:
+    """As `values`, but under names that follow from the contents, in a folder that stays: the same picture has the same path again."""
+    made = values(host, sources, inputs, host.home / "pictures" / "incoming")
+    return {
+        option: [_by_content(host, path) for path in value] if isinstance(value, list) else _by_content(host, value)
+        for option, value in made.items()
+    }
+
+
+def _by_content(host: Host, path: str) -> str:
+    """The path of a file that lies in the incoming folder, or in the host's temporary one, after it got its lasting name."""
+    source, folder = Path(path), host.home / "pictures"
+    if not guard.is_inside(source, [folder / "incoming", host.temp_dir]):
+        return path
+    target = folder / f"{hashlib.sha256(source.read_bytes()).hexdigest()[:24]}{source.suffix}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(target) as part:
+        shutil.copyfile(source, part)
+    return str(target)
 
 
 def stamps(host: Host, sources: Iterable[Source], constants: dict[str, Any]) -> list[Path]:

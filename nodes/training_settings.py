@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import Any
 
@@ -9,6 +10,8 @@ from ..backend.musubi_backend.architectures import cards
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.option import TRAIN
 from ..backend.musubi_backend.options.registry import tool_names
+from . import content, pictures
+from .pictures import CONTROL_IMAGES, CONTROL_VIDEO, END, START
 from .spec import Host, Input, Node, NodeSpec, Output, Result
 from .widgets import settings, widget
 
@@ -23,6 +26,12 @@ _SCHEDULERS = (
 )  # fmt: skip
 _OPTIMIZERS = ("adamw", "adamw8bit", "adafactor")
 _OPTIMIZER_HELP = "Which optimizer updates the LoRA. adamw is a safe choice; adamw8bit (NVIDIA GPUs) and adafactor take less memory."
+_PICTURES = (  # the options are the keys of a prompt file
+    START,
+    END,
+    dataclasses.replace(CONTROL_VIDEO, option="control_video_path"),
+    CONTROL_IMAGES,
+)
 _ARGUMENT = re.compile(r"[A-Za-z_]\w*=[\w.,()\[\]+\-'\" ]+")
 
 
@@ -136,6 +145,13 @@ class SamplingConfig(Node):
             Input("sample_steps", "INT", "Denoising steps of the samples.", default=20, minimum=1, maximum=1000),
             Input("sample_seed", "INT", "Seed of the samples, the same each time so that they can be "
                 "compared.", default=7, minimum=0, maximum=2**31 - 1),
+            Input("sample_cfg_scale", "FLOAT", "Guidance of the samples by a negative prompt. -1: the model's own.",
+                  default=-1.0, minimum=-1.0, maximum=100.0, step=0.1, advanced=True),
+            Input("sample_flow_shift", "FLOAT", "Flow shift of the samples. 0: musubi-tuner's default.",
+                  default=0.0, minimum=0.0, maximum=100.0, step=0.1, advanced=True),
+            Input("sample_one_frame", "STRING", "Settings of one-frame samples, such as target_index=1,control_index=0.",
+                  default="", advanced=True),
+            *pictures.sockets_and_paths(_PICTURES),
         ),
         outputs=(Output("sampling", SAMPLING, "For the trainer"),),
     )  # fmt: skip
@@ -144,10 +160,14 @@ class SamplingConfig(Node):
         low, high = constants.get("min_timestep", 0), constants.get("max_timestep", 0)
         if high and low >= high:
             return f"min_timestep: {low} must be below max_timestep {high}"
+        pictures.check_paths(host, _PICTURES, constants)
         return None
 
+    def fingerprint(self, host: Host, **constants: Any) -> str:
+        return content.of_files(pictures.stamps(host, _PICTURES, constants))
+
     async def run(self, host: Host, **inputs: Any) -> Result:
-        value: dict[str, Any] = {"settings": settings(self.spec.inputs, inputs), "prompts": _prompts(inputs)}
+        value: dict[str, Any] = {"settings": settings(self.spec.inputs, inputs), "prompts": _prompts(host, inputs)}
         when = ("sample_every_n_steps", "sample_every_n_epochs", "sample_at_first")
         if not value["prompts"]:
             value["settings"] = {name: setting for name, setting in value["settings"].items() if name not in when}
@@ -165,13 +185,22 @@ def _arguments(text: str) -> list[str]:
     return [re.sub(r"\s+", "", line) for line in lines]
 
 
-def _prompts(inputs: dict[str, Any]) -> list[dict[str, Any]]:
+def _prompts(host: Host, inputs: dict[str, Any]) -> list[dict[str, Any]]:
     """Entries of a musubi-tuner prompt file in JSON form, where a prompt's text cannot turn into options."""
-    settings_of_all = {
+    settings_of_all: dict[str, Any] = {
         "width": inputs["sample_width"],
         "height": inputs["sample_height"],
         "frame_count": inputs["sample_frames"],
         "sample_steps": inputs["sample_steps"],
         "seed": inputs["sample_seed"],
     }
-    return [{"prompt": line.strip(), **settings_of_all} for line in inputs["sample_prompts"].splitlines() if line.strip()]
+    if inputs["sample_cfg_scale"] >= 0:
+        settings_of_all["cfg_scale"] = inputs["sample_cfg_scale"]
+    if inputs["sample_flow_shift"]:
+        settings_of_all["discrete_flow_shift"] = inputs["sample_flow_shift"]
+    if inputs["sample_one_frame"].strip():
+        settings_of_all["one_frame"] = inputs["sample_one_frame"].strip()
+    lines = [line.strip() for line in inputs["sample_prompts"].splitlines() if line.strip()]
+    if lines:
+        settings_of_all |= pictures.kept(host, _PICTURES, inputs)
+    return [{"prompt": line, **settings_of_all} for line in lines]
