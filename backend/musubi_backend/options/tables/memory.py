@@ -110,7 +110,6 @@ GROUPS = (
                 "--fp8_fast",
                 bool,
                 False,
-                architectures=("wan", "hv"),
                 verbs=(GENERATE,),
                 architectures=("wan", "hv"),
                 advanced=True,
