@@ -21,6 +21,7 @@ COMING = (  # their flags are being made the contract's
     "cache_latents", "cache_text_encoder_outputs", "hv_train_network", "hv_generate_video",
     "fpack_cache_latents", "fpack_cache_text_encoder_outputs", "fpack_train_network", "fpack_generate_video",
 )  # fmt: skip
+CAPTION = "caption_images_by_qwen_vl"  # its flags: tests/caption
 OWN = ("demo_models", "demo_dataset", "video_convert", "inspect_dataset")
 
 # What differs on purpose. Where musubi-tuner always wants a model or a prompt, ours wants them only when they are used (decoding a
@@ -79,8 +80,8 @@ def test_the_parser_has_the_flags_of_the_contract(name: str, contract: dict[str,
 
 
 def test_every_tool_of_musubi_tuner_is_done_or_known_as_not_done(contract: dict[str, Any]) -> None:
-    assert set(registry.tools()) == {*DONE, *COMING, *LORA_TOOLS, *OWN}
-    assert set(NOT_DONE) == set(contract) - {*DONE, *COMING, *LORA_TOOLS}
+    assert set(registry.tools()) == {*DONE, *COMING, *LORA_TOOLS, CAPTION, *OWN}
+    assert set(NOT_DONE) == set(contract) - {*DONE, *COMING, *LORA_TOOLS, CAPTION}
 
 
 def test_every_option_is_explained_and_consistent() -> None:

@@ -1,7 +1,7 @@
 """Qwen2.5-VL: transformers' model filled from a ComfyUI file or a Hugging Face folder, asked about pictures and clips.
 
-The prompt is put together here in the model's own chat format (huggingface.co/Qwen/Qwen2.5-VL-7B-Instruct, chat_template.json), so no processor
-is needed, only a tokenizer. Answers are the most likely ones (no sampling): the same picture gets the same caption.
+The prompt is put together here in the model's own chat format (huggingface.co/Qwen/Qwen2.5-VL-7B-Instruct, chat_template.json),
+so no processor is needed, only a tokenizer. Answers are the most likely ones (no sampling): the same picture gets the same caption.
 """
 
 from __future__ import annotations

@@ -73,7 +73,8 @@ def config_arguments(shapes: Mapping[str, tuple[int, ...]], geometry: Geometry, 
                 f"{source} holds no output layer (lm_head.weight): it was cut down to a text encoder and cannot write. "
                 "Use the whole Qwen2.5-VL file, such as qwen_2.5_vl_7b_fp8_scaled.safetensors"
             )
-        return {"text_config": _text(shapes, geometry, vocabulary, width), "vision_config": _vision(shapes, geometry), "tie_word_embeddings": tied}
+        text, vision = _text(shapes, geometry, vocabulary, width), _vision(shapes, geometry)
+        return {"text_config": text, "vision_config": vision, "tie_word_embeddings": tied}
     except KeyError as error:
         raise UserError(f"{source} is not a whole Qwen2.5-VL model: {error.args[0]} is missing") from None
 

@@ -1,7 +1,7 @@
 """Where a tokenizer folder lies on this machine: given, beside the weights, or in a ComfyUI. Nothing is ever downloaded here.
 
-ComfyUI brings the tokenizers of its text encoders along (`comfy/text_encoders/<name>`). One is found through $COMFYUI_PATH (our nodes set it
-for the backend), and from weights that lie in ComfyUI's own `models` folder.
+ComfyUI brings the tokenizers of its text encoders along (`comfy/text_encoders/<name>`). One is found through $COMFYUI_PATH (our
+nodes set it for the backend), and from weights that lie in ComfyUI's own `models` folder.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ COMFYUI_VARIABLE = "COMFYUI_PATH"
 _FILES = ("tokenizer.json", "vocab.json")
 
 
-def tokenizer_folder(weights: Path, names: Sequence[str], *, chosen: str | None = None, flag: str = "--tokenizer", source: str = "") -> Path:
+def tokenizer_folder(
+    weights: Path, names: Sequence[str], *, chosen: str | None = None, flag: str = "--tokenizer", source: str = ""
+) -> Path:
     """The folder in Hugging Face's layout that holds the tokenizer for `weights` (a file, or a model folder).
 
-    names: what the folder may be called; the first is ComfyUI's. chosen: the value of `flag`, which then must be right. source: where the
-    files can be had, for the error. UserError says where it was looked for and where to put it.
+    names: what the folder may be called; the first is ComfyUI's. chosen: the value of `flag`, which then must be right.
+    source: where the files can be had, for the error. UserError says where it was looked for and where to put it.
     """
     if chosen:
         if _holds_tokenizer(Path(chosen)):

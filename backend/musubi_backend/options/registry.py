@@ -11,6 +11,7 @@ from ..errors import UserError
 from .option import (
     CACHE_LATENTS,
     CACHE_TEXT,
+    CAPTION,
     DEMO_DATASET,
     DEMO_MODELS,
     GENERATE,
@@ -60,12 +61,13 @@ _VERBS = {
     TRAIN: ("training.train", "train a LoRA on a cached dataset"),
     GENERATE: ("inference.generate", "generate video from text, with or without LoRAs"),
     LORA_EMA: ("tools.lora_post_hoc_ema", "average the checkpoints of a training into one LoRA"),
+    CAPTION: ("tools.caption", "describe the pictures and clips of a folder with Qwen2.5-VL"),
     INSPECT_DATASET: ("dataset.inspect", "say what a dataset file comes to, and what of it cannot be used and why"),
     VIDEO_CONVERT: ("tools.video_convert", "turn a video, or a folder of png files, into mp4, webm, gif or png files"),
     DEMO_MODELS: ("tools.demo", "write tiny models with random weights, to try everything in seconds"),
     DEMO_DATASET: ("tools.demo_clips", "write a small dataset of captioned clips to train the demo models on"),
 }
-_OWN_TOOLS = (LORA_EMA, INSPECT_DATASET, VIDEO_CONVERT, DEMO_MODELS, DEMO_DATASET)
+_OWN_TOOLS = (LORA_EMA, CAPTION, INSPECT_DATASET, VIDEO_CONVERT, DEMO_MODELS, DEMO_DATASET)
 
 
 @lru_cache(maxsize=1)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..architectures import cards
 from ..errors import UserError
-from .option import CACHE_LATENTS, GENERATE, TRAIN, Option
+from .option import CACHE_LATENTS, CAPTION, GENERATE, TRAIN, Option
 from .registry import Tool
 
 _ATTENTION = ("sdpa", "flash_attn", "flash3", "xformers")
@@ -103,6 +103,17 @@ def _generate(tool: Tool, args: Namespace) -> Iterator[str]:
             yield from _missing(args, ["vae"])
 
 
+def _caption(tool: Tool, args: Namespace) -> Iterator[str]:
+    if args.output_format == "jsonl":
+        yield from _missing(args, ["output_file"], " with --output_format jsonl")
+        if args.output_file and not args.output_file.endswith(".jsonl"):
+            yield f"--output_file {args.output_file} must end in .jsonl"
+    if args.prompt is not None and not args.prompt.strip():
+        yield "--prompt is empty: leave it out for the built-in one"
+    if not args.caption_extension.startswith(".") or {"/", "\\"} & set(args.caption_extension):
+        yield f"--caption_extension {args.caption_extension!r} must be an ending such as .txt"
+
+
 def _counts(args: Namespace, files: str, multipliers: str) -> Iterator[str]:
     given, strengths = getattr(args, files) or [], getattr(args, multipliers) or []
     if len(strengths) > len(given):
@@ -122,4 +133,9 @@ def _card_network(tool: Tool) -> str:
     return cards()[tool.architecture].network_module if tool.architecture else ""
 
 
-_RULES: dict[str, Callable[[Tool, Namespace], Iterator[str]]] = {CACHE_LATENTS: _cache_latents, TRAIN: _train, GENERATE: _generate}
+_RULES: dict[str, Callable[[Tool, Namespace], Iterator[str]]] = {
+    CACHE_LATENTS: _cache_latents,
+    TRAIN: _train,
+    GENERATE: _generate,
+    CAPTION: _caption,
+}

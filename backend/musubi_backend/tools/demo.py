@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DIT, VAE, T5 = "demo_wan_t2v.safetensors", "demo_wan_vae.safetensors", "demo_umt5.safetensors"
+QWEN_VL = "demo_qwen_vl.safetensors"
 TEXT_DIM = 64
 _TAG = "musubi_demo"
 _VERSION = "1"
@@ -36,6 +37,7 @@ def run(args: Namespace) -> None:
 
 def write_models(folder: Path, seed: int = 0) -> dict[str, Path]:
     """The demo models in `folder`: {"dit": ..., "vae": ..., "t5": ...}. UserError when the folder cannot be written."""
+    from .demo_qwen_vl import TOKENIZER_FOLDER, qwen_vl, write_tokenizer
     from .demo_umt5 import umt5
     from .demo_wan_transformer import wan_transformer
     from .demo_wan_vae import wan_vae
@@ -44,11 +46,13 @@ def write_models(folder: Path, seed: int = 0) -> dict[str, Path]:
         "dit": (DIT, lambda: wan_transformer(TEXT_DIM, seed)),
         "vae": (VAE, lambda: (wan_vae(), {})),
         "t5": (T5, lambda: (umt5(TEXT_DIM, seed), {})),
+        "qwen_vl": (QWEN_VL, lambda: qwen_vl(seed)),
     }
     paths = {}
     for part, (name, make) in makers.items():
         paths[part] = folder / name
         _write(paths[part], make, f"{_VERSION}, seed {seed}")
+    write_tokenizer(folder / TOKENIZER_FOLDER)
     return paths
 
 

@@ -1,8 +1,9 @@
 """A tiny Qwen2.5-VL in ComfyUI's layout that tells bright pictures from dark and warm from cold ones, and its tokenizer.
 
-Nothing was trained; the weights are written down. The vision tower passes on, per token, its brightness and its warmth (red against blue).
-One attention layer looks at the picture's tokens only and adds their mean to whatever token comes last. The output layer is a chain of words;
-where two words may follow, brightness or warmth decides. So captions depend on pixels, and the real code runs from end to end.
+Nothing was trained; the weights are written down. The vision tower passes on, per token, its brightness and its warmth (red against
+blue). One attention layer looks at the picture's tokens only and adds their mean to whatever token comes last. The output layer is a
+chain of words; where two words may follow, brightness or warmth decides. So captions depend on pixels, and the real code runs from end
+to end.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ WIDTH, HEADS, KV_HEADS, HEAD_DIM, INNER, LAYERS = 96, 6, 2, 16, 96, 2
 VISION_WIDTH, VISION_DEPTH, VISION_INNER = 32, 2, 64
 GEOMETRY = Geometry(HEAD_DIM, (2, 3, 3), vision_heads=2, full_attention=(1,))
 BRIGHTNESS, WARMTH, IS_PICTURE = WIDTH - 1, WIDTH - 2, WIDTH - 3  # dimensions kept free of words
+FAINT = 0.1  # features are small beside IS_PICTURE, so that all of a picture is looked at alike
 
 _SPACE, _NEWLINE, _TURN_ENDS = "Ġ", "Ċ", "<|im_end|>"  # how byte-level BPE writes a blank and a line break
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", _TURN_ENDS, "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
@@ -63,10 +65,8 @@ def qwen_vl(seed: int) -> tuple[dict[str, Tensor], dict[str, str]]:
 def write_tokenizer(folder: Path) -> None:
     """The tokenizer's three files, as in ComfyUI's folder of the same name; left alone where they are right."""
     vocabulary = _vocabulary()
-    special = {
-        str(len(vocabulary) + number): {"content": token, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
-        for number, token in enumerate(_SPECIAL)
-    }
+    plain = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+    special = {str(len(vocabulary) + number): {"content": token, **plain} for number, token in enumerate(_SPECIAL)}
     settings = {
         "tokenizer_class": "Qwen2Tokenizer",
         "added_tokens_decoder": special,
@@ -126,7 +126,7 @@ def _layer(*, looks: bool) -> dict[str, Tensor]:
         tensors["self_attn.q_proj.bias"][slow] = 4.0
         tensors["self_attn.k_proj.weight"][slow, IS_PICTURE] = 4.0
         for number, dimension in enumerate((BRIGHTNESS, WARMTH)):
-            tensors["self_attn.v_proj.weight"][number, dimension] = 1.0
+            tensors["self_attn.v_proj.weight"][number, dimension] = 1 / FAINT
             tensors["self_attn.o_proj.weight"][dimension, number] = 0.05
     return tensors
 
@@ -144,7 +144,7 @@ def _vision() -> dict[str, Tensor]:
             for half, sign in enumerate((1.0, -1.0)):  # gelu(x) - gelu(-x) = x
                 row = 4 * number + 2 * feature + half
                 gather[row, number * VISION_WIDTH + feature] = sign
-                give[dimension, row] = sign / (4 * VISION_WIDTH**0.5)
+                give[dimension, row] = FAINT * sign / (4 * VISION_WIDTH**0.5)
     is_picture = torch.zeros(WIDTH)
     is_picture[IS_PICTURE] = 1.0
     tensors: dict[str, Any] = {

@@ -132,6 +132,7 @@ RULES = (
         ("embeddings.class_embedding",),
     ),
     Rule("qwen_vl", "Qwen2.5-VL text encoder", ("visual.blocks.0.attn.qkv.weight", "model.layers.0.self_attn.q_proj.weight")),
+    Rule("qwen_vl", "Qwen2.5-VL", ("model.visual.blocks.0.attn.qkv.weight", "model.language_model.layers.0.self_attn.q_proj.weight")),
     Rule("llama", "Llama (LLaVA-Llama3) text encoder", ("model.layers.0.self_attn.q_proj.weight", "model.embed_tokens.weight")),
     Rule("llama", "Llama (LLaVA-Llama3) text encoder", ("layers.0.self_attn.q_proj.weight", "embed_tokens.weight")),
     Rule("llama", "LLaVA-Llama3 model", ("language_model.model.layers.0.self_attn.q_proj.weight",)),

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from . import caching, generation, hunyuan_video, logging, lora, lora_tools, memory, models, optimizer, saving, timesteps, tools, training
+from . import (
+    caching,
+    captioning,
+    generation,
+    hunyuan_video,
+    logging,
+    lora,
+    lora_tools,
+    memory,
+    models,
+    optimizer,
+    saving,
+    timesteps,
+    tools,
+    training,
+)
 
 GROUPS = (
     *training.GROUPS,
     *models.GROUPS,
     *caching.GROUPS,
+    *captioning.GROUPS,
     *generation.GROUPS,
     *hunyuan_video.GROUPS,
     *lora.GROUPS,

@@ -1,0 +1,197 @@
+"""`caption_images_by_qwen_vl`: describe the pictures and clips of a folder with Qwen2.5-VL.
+
+Beyond musubi-tuner's tool: clips, several items at once, and runs that go on where an earlier one ended. Captions that exist are
+kept unless --overwrite is given (musubi-tuner always begins anew). What cannot be read is listed and left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+from argparse import Namespace
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import job
+from ..console import progress_bar
+from ..dataset.media import images_in, videos_in
+from ..dataset.problems import Problem, UnusableMedium, listing
+from ..errors import StopRequested, UserError
+from ..options.tables.captioning import DEFAULT_PROMPT
+from .caption_files import Captions, JsonlFile, TextFiles, place
+
+if TYPE_CHECKING:
+    from ..encoders.qwen_vl import QwenVL
+    from ..encoders.qwen_vl_pixels import Pixels
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Medium:
+    """One picture or clip and the place of its caption."""
+
+    path: Path
+    is_video: bool
+    captions: Captions
+
+
+def run(args: Namespace) -> None:
+    """Describe what has no caption yet. UserError when the arguments or the model are wrong, or not one item could be described."""
+    media, problems = find_media(args)
+    waiting = [medium for medium in media if args.overwrite or not medium.captions.has(medium.path)]
+    logger.info("found %d items, %d of them with a caption, which is kept", len(media), len(media) - len(waiting))
+    if len(media) > len(waiting) and not args.overwrite:
+        logger.info("captions are there already: --overwrite makes them anew")
+    made = 0
+    if waiting:
+        describer = Describer(args)
+        with contextlib.closing(_run(describer, waiting, problems)) as described:
+            made = sum(1 for _ in described)
+    for captions in {id(medium.captions): medium.captions for medium in media}.values():
+        captions.close()
+    if problems:
+        logger.warning("%d left out:\n%s", len(problems), listing(problems, limit=50))
+    if waiting and not made:
+        raise UserError(f"nothing could be described:\n{listing(problems)}")
+    logger.info("%d captions written, %d kept", made, len(media) - len(waiting))
+    job.event("output", content="captions", count=made)
+
+
+def find_media(args: Namespace) -> tuple[list[Medium], list[Problem]]:
+    """What is in the folder, sorted by path, and what of it cannot have a caption of its own."""
+    folder = Path(args.image_dir).absolute()
+    pictures = images_in(folder) if args.media != "videos" else []
+    clips = videos_in(folder) if args.media != "images" else []
+    if not pictures and not clips:
+        raise UserError(f"--image_dir: there are no {'pictures or clips' if args.media == 'all' else args.media} in {folder}")
+    if args.output_format == "jsonl":
+        file = Path(args.output_file).absolute()
+        videos_file = file.with_name(f"{file.stem}_videos{file.suffix}")
+        return [*_listed(pictures, file, is_video=False), *_listed(clips, videos_file, is_video=True)], []
+    texts = TextFiles(args.caption_extension)
+    media, problems, taken = [], [], dict[str, Path]()
+    for path, is_video in sorted([*((path, False) for path in pictures), *((path, True) for path in clips)]):
+        first = taken.setdefault(place(texts.path(path)), path)
+        if first is path:
+            media.append(Medium(path, is_video, texts))
+        else:
+            problems.append(Problem(path, f"its caption would be in the same file as that of {first.name}; rename one of the two"))
+    return media, problems
+
+
+def _listed(paths: Sequence[Path], file: Path, *, is_video: bool) -> list[Medium]:
+    if not paths:
+        return []
+    captions = JsonlFile(file, "video_path" if is_video else "image_path")
+    return [Medium(path, is_video, captions) for path in paths]
+
+
+def _run(describer: Describer, media: Sequence[Medium], problems: list[Problem]) -> Iterator[Path]:
+    """Describe all; yields what was described, its caption safe on disk. StopRequested between two items."""
+    with progress_bar(len(media), "captions") as bar:
+        for ready in _prepared(describer, _batches(media, describer)):
+            good = [(medium, pixels) for medium, pixels in ready if not isinstance(pixels, Problem)]
+            problems += [pixels for _, pixels in ready if isinstance(pixels, Problem)]
+            answers = describer.answers([pixels for _, pixels in good])
+            for (medium, _), answer in zip(good, answers, strict=False):
+                if isinstance(answer, Unanswered):
+                    problems.append(Problem(medium.path, answer.reason))
+                    continue
+                medium.captions.add(medium.path, answer)
+                yield medium.path
+            if job.stop_requested():
+                raise StopRequested("captions made so far are saved; run it again to go on")
+            bar.update(len(ready))
+
+
+def _batches(media: Sequence[Medium], describer: Describer) -> Iterator[list[Medium]]:
+    """Up to `describer.batch_size` pictures, or clips, at a time; that may become less on the way."""
+    for is_video in (False, True):
+        alike = [medium for medium in media if medium.is_video == is_video]
+        while alike:
+            size = describer.batch_size
+            yield alike[:size]
+            alike = alike[size:]
+
+
+def _prepared(describer: Describer, batches: Iterable[list[Medium]]) -> Iterator[list[tuple[Medium, Pixels | Problem]]]:
+    """Every batch with its pixels; the next one is read while the caller works on this one."""
+    with ThreadPoolExecutor(1, thread_name_prefix="decode") as pool:
+        waiting = None
+        for batch in batches:
+            coming = pool.submit(lambda batch=batch: [(medium, describer.pixels(medium)) for medium in batch])
+            if waiting is not None:
+                yield waiting.result()
+            waiting = coming
+        if waiting is not None:
+            yield waiting.result()
+
+
+@dataclass(frozen=True)
+class Unanswered:
+    """Why there is no caption for an item that could be read."""
+
+    reason: str
+
+
+class Describer:
+    """The model with the settings of a run."""
+
+    def __init__(self, args: Namespace) -> None:
+        import torch
+
+        from ..encoders.qwen_vl import QwenVL
+
+        self.prompt = (args.prompt or DEFAULT_PROMPT).replace("\\n", "\n")
+        self.largest, self.frames, self.limit, self.batch_size = args.max_size**2, args.video_frames, args.max_new_tokens, args.batch_size
+        device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        logger.info("Loading Qwen2.5-VL from %s onto %s", args.model_path, device)
+        try:
+            self.model: QwenVL = QwenVL.load(args.model_path, device, torch.bfloat16, fp8=args.fp8_vl, tokenizer=args.tokenizer)
+        except torch.OutOfMemoryError:
+            raise UserError(
+                f"the model does not fit into the memory of {device}: close other programs, use the fp8_scaled file or --fp8_vl, "
+                "or --device cpu"
+            ) from None
+
+    def pixels(self, medium: Medium) -> Pixels | Problem:
+        """What the model will see of a medium, or why it cannot be used."""
+        from .caption_media import clip_pixels, picture_pixels
+
+        try:
+            if medium.is_video:
+                return clip_pixels(medium.path, self.frames, self.largest)
+            return picture_pixels(medium.path, self.largest)
+        except UnusableMedium as unusable:
+            return unusable.problem
+
+    def answers(self, media: Sequence[Pixels]) -> list[str | Unanswered]:
+        """A caption each; none when a stop was asked for. A batch that needs too much memory is halved, down to single items."""
+        import torch
+
+        if not media:
+            return []
+        try:
+            found = self.model.describe(media, self.prompt, self.limit, job.stop_requested)
+        except torch.OutOfMemoryError:
+            found = None
+        if found is not None:
+            return [] if job.stop_requested() else [answer or Unanswered("the model's answer was empty") for answer in found]
+        self._give_memory_back()
+        if len(media) == 1:
+            return [Unanswered("out of memory: use a smaller --max_size, fewer --video_frames, or --fp8_vl")]
+        self.batch_size = half = (len(media) + 1) // 2
+        logger.warning("out of memory with %d items at once: going on with %d, as --batch_size %d would have", len(media), half, half)
+        return [*self.answers(media[:half]), *self.answers(media[half:])]
+
+    def _give_memory_back(self) -> None:
+        import torch
+
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
