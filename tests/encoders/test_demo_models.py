@@ -40,7 +40,8 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> torch.Tensor:
 
 def test_every_file_is_recognised_as_what_it_stands_for(models: dict[str, Path]) -> None:
     kinds = {part: recognise(path) for part, path in models.items()}
-    assert {part: kind.id if kind else None for part, kind in kinds.items()} == {"dit": "wan_transformer", "vae": "wan_vae", "t5": "umt5"}
+    expected = {"dit": "wan_transformer", "vae": "wan_vae", "t5": "umt5", "qwen_vl": "qwen_vl"}
+    assert {part: kind.id if kind else None for part, kind in kinds.items()} == expected
 
 
 def test_a_seed_gives_the_same_weights_and_files_are_left_alone(models: dict[str, Path], tmp_path: Path) -> None:

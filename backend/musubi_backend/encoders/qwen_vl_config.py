@@ -48,7 +48,7 @@ class Geometry:
         text = header.metadata.get(GEOMETRY_KEY)
         if text is None:
             return cls()
-        values = {name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(text).items()}
+        values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(text).items()}
         return cls(**values)
 
 

@@ -74,7 +74,7 @@ def _config(file: Path, parts: list[tuple[Path, Header]], ids: Mapping[str, int]
     header = parts[0][1]
     arguments = config_arguments(_shapes(parts), Geometry.of(header), str(file))
     arguments["text_config"] |= {"bos_token_id": None, "eos_token_id": None}  # the published ones need not be in this vocabulary
-    return Qwen2_5_VLConfig(**arguments, **ids)
+    return Qwen2_5_VLConfig(**{**arguments, **ids})
 
 
 def _shapes(parts: list[tuple[Path, Header]]) -> dict[str, tuple[int, ...]]:
@@ -109,12 +109,12 @@ def _put(model: nn.Module, name: str, tensor: Tensor, scale: Tensor | None, dtyp
     """Give the module its tensor `name`; a linear layer whose weight is (to be) in 8 bits is replaced."""
     path, _, leaf = name.rpartition(".")
     owner = _owner(model, name)
-    is_linear = isinstance(owner, nn.Linear) and leaf == "weight"
-    if tensor.dtype == FP8 and is_linear:
+    linear = owner if isinstance(owner, nn.Linear) and leaf == "weight" else None
+    if linear is not None and tensor.dtype == FP8:
         factor = torch.ones(()) if scale is None else scale.flatten() if scale.numel() > 1 else scale.reshape(())
-        _replace(model, path, Fp8Linear(tensor, factor.to(tensor.device), owner.bias))
-    elif is_linear and quantise and path != _OUTPUT:
-        _replace(model, path, Fp8Linear(*quantised(tensor), owner.bias))
+        _replace(model, path, Fp8Linear(tensor, factor.to(tensor.device), linear.bias))
+    elif linear is not None and quantise and path != _OUTPUT:
+        _replace(model, path, Fp8Linear(*quantised(tensor), linear.bias))
     else:
         plain = tensor.to(dtype) if scale is None else (tensor.float() * scale.to(tensor.device)).to(dtype)
         if leaf in owner._parameters:

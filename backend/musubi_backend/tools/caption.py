@@ -10,11 +10,11 @@ import contextlib
 import gc
 import logging
 from argparse import Namespace
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from .. import job
 from ..console import progress_bar
@@ -27,6 +27,8 @@ from .caption_files import Captions, JsonlFile, TextFiles, place
 if TYPE_CHECKING:
     from ..encoders.qwen_vl import QwenVL
     from ..encoders.qwen_vl_pixels import Pixels
+
+    Prepared: TypeAlias = "list[tuple[Medium, Pixels | Problem]]"
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +93,7 @@ def _listed(paths: Sequence[Path], file: Path, *, is_video: bool) -> list[Medium
     return [Medium(path, is_video, captions) for path in paths]
 
 
-def _run(describer: Describer, media: Sequence[Medium], problems: list[Problem]) -> Iterator[Path]:
+def _run(describer: Describer, media: Sequence[Medium], problems: list[Problem]) -> Generator[Path, None, None]:
     """Describe all; yields what was described, its caption safe on disk. StopRequested between two items."""
     with progress_bar(len(media), "captions") as bar:
         for ready in _prepared(describer, _batches(media, describer)):
@@ -119,12 +121,12 @@ def _batches(media: Sequence[Medium], describer: Describer) -> Iterator[list[Med
             alike = alike[size:]
 
 
-def _prepared(describer: Describer, batches: Iterable[list[Medium]]) -> Iterator[list[tuple[Medium, Pixels | Problem]]]:
+def _prepared(describer: Describer, batches: Iterable[list[Medium]]) -> Iterator[Prepared]:
     """Every batch with its pixels; the next one is read while the caller works on this one."""
     with ThreadPoolExecutor(1, thread_name_prefix="decode") as pool:
-        waiting = None
+        waiting: Future[Prepared] | None = None
         for batch in batches:
-            coming = pool.submit(lambda batch=batch: [(medium, describer.pixels(medium)) for medium in batch])
+            coming = pool.submit(describer.prepared, batch)
             if waiting is not None:
                 yield waiting.result()
             waiting = coming
@@ -158,6 +160,9 @@ class Describer:
                 f"the model does not fit into the memory of {device}: close other programs, use the fp8_scaled file or --fp8_vl, "
                 "or --device cpu"
             ) from None
+
+    def prepared(self, batch: Sequence[Medium]) -> Prepared:
+        return [(medium, self.pixels(medium)) for medium in batch]
 
     def pixels(self, medium: Medium) -> Pixels | Problem:
         """What the model will see of a medium, or why it cannot be used."""

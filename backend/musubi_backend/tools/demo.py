@@ -1,4 +1,4 @@
-"""`demo_models`: a complete set of tiny Wan models, so that caching, training and generating can be tried in seconds without a download.
+"""`demo_models`: tiny models, so that captioning, caching, training and generating can be tried in seconds without a download.
 
 Nothing in them was trained. The transformer passes its input through and is easy to teach by LoRA (`demo_wan_transformer`); the
 VAE really encodes and decodes, blurred (`demo_wan_vae`); the text encoder is random, with a tokenizer that was made from a few captions.
@@ -31,12 +31,12 @@ _VERSION = "1"
 
 
 def run(args: Namespace) -> None:
-    """Write the three files into `--output`; those already made with the same seed are left alone."""
+    """Write the files into `--output`; those already made with the same seed are left alone."""
     write_models(Path(args.output), args.seed)
 
 
 def write_models(folder: Path, seed: int = 0) -> dict[str, Path]:
-    """The demo models in `folder`: {"dit": ..., "vae": ..., "t5": ...}. UserError when the folder cannot be written."""
+    """The demo models in `folder`: {"dit": ..., "vae": ..., "t5": ..., "qwen_vl": ...}. UserError when the folder cannot be written."""
     from .demo_qwen_vl import TOKENIZER_FOLDER, qwen_vl, write_tokenizer
     from .demo_umt5 import umt5
     from .demo_wan_transformer import wan_transformer
