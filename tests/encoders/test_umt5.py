@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from musubi_backend.encoders import tokenizer as tokenizers
 from musubi_backend.encoders.tokenizer import clean, find_tokenizer, from_sentencepiece
 from musubi_backend.encoders.umt5 import UMT5, padded
 from musubi_backend.errors import UserError
+from musubi_backend.memory.fp8 import quantise
 from musubi_backend.tools.demo_umt5 import CORPUS, sentencepiece_model, umt5
 from musubi_backend.weights.safetensors_file import save_atomic
 from safetensors.torch import load_file
@@ -84,12 +86,34 @@ def test_weights_already_right_are_not_copied(tmp_path: Path) -> None:
     assert not any(parameter.is_meta for parameter in model.state_dict().values())
 
 
-@pytest.mark.parametrize("extra", ["scaled_fp8", "encoder.block.0.layer.0.SelfAttention.q.scale_weight"])
-def test_scaled_fp8_is_refused(tmp_path: Path, extra: str) -> None:
-    path = tmp_path / "umt5_fp8.safetensors"
-    save_atomic({**umt5(64, 0), extra: torch.ones(1)}, path)
-    with pytest.raises(UserError, match=r"scaled fp8 file.*bf16 or fp16 file"):
-        UMT5.load(path, CPU, torch.bfloat16)
+@pytest.mark.parametrize("fp8", [False, True])
+def test_comfyui_s_scaled_8_bit_file_gives_about_the_same_features(tmp_path: Path, fp8: bool) -> None:
+    whole = umt5(64, 0)
+    save_atomic(whole, tmp_path / "umt5.safetensors")
+    small: dict[str, torch.Tensor] = {"scaled_fp8": torch.zeros(0, dtype=torch.float8_e4m3fn)}
+    for name, tensor in whole.items():
+        if tensor.ndim == 2 and re.search(r"\.[qkvo]\.weight|\.w[io]", name):
+            stored, scale = quantise(tensor.float(), "tensor")
+            small |= {name: stored, name.replace(".weight", ".scale_weight"): scale.reshape(())}
+        else:
+            small[name] = tensor
+    save_atomic(small, tmp_path / "umt5_fp8_scaled.safetensors")
+    expected = UMT5.load(tmp_path / "umt5.safetensors", CPU, torch.float32).encode([CORPUS[0]])[0]
+    encoder = UMT5.load(tmp_path / "umt5_fp8_scaled.safetensors", CPU, torch.float32, fp8=fp8)
+    kept = encoder.model.encoder.block[0].layer[1].DenseReluDense.wo.weight
+    assert kept.dtype == (torch.float8_e4m3fn if fp8 else torch.float32)
+    difference = (encoder.encode([CORPUS[0]])[0] - expected).norm() / expected.norm()
+    assert 1e-4 < difference < 0.1, "three bits of mantissa"
+
+
+def test_a_whole_file_can_be_held_in_8_bits(tmp_path: Path) -> None:
+    save_atomic(umt5(64, 0), tmp_path / "umt5.safetensors")
+    expected = UMT5.load(tmp_path / "umt5.safetensors", CPU, torch.bfloat16).encode([CORPUS[0]])[0].float()
+    encoder = UMT5.load(tmp_path / "umt5.safetensors", CPU, torch.bfloat16, fp8=True)
+    assert encoder.model.encoder.block[0].layer[0].SelfAttention.q.weight.dtype == torch.float8_e4m3fn
+    assert encoder.model.shared.weight.dtype == torch.bfloat16
+    difference = (encoder.encode([CORPUS[0]])[0].float() - expected).norm() / expected.norm()
+    assert 1e-3 < difference < 0.1, "three bits of mantissa"
 
 
 def test_another_model_is_refused_by_name(shared: Path) -> None:

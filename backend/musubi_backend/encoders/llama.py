@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from . import model_files
-from .eight_bit import compress, compute_from_eight_bits, linear_weights
+from .eight_bit import hold_linears_in_8_bits
 from .token_files import LLAMA, TokenIds, find_tokenizer
 
 if TYPE_CHECKING:
@@ -101,10 +101,9 @@ def _build(files: model_files.ModelFiles, weights: Weights, device: torch.device
         layer = _LAYER.match(match[1]) if match else None
         return match[1] if match and (layer is None or int(layer[1]) < config.num_hidden_layers) else None
 
-    linears = linear_weights(model) if fp8 else set()
-    model_files.fill(model, weights, device, dtype, bare, compress(linears, dtype) if fp8 else None)
     if fp8:
-        compute_from_eight_bits(model)
+        hold_linears_in_8_bits(model)
+    model_files.fill(model, weights, device, dtype, bare)
     model.rotary_emb = type(model.rotary_emb)(config).to(device)  # its frequencies are in no file
     return model
 

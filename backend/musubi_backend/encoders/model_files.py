@@ -19,7 +19,7 @@ from ..weights.recognise import PREFIXES, expect
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import nn
 
     from ..weights.loader import Weights
 
@@ -85,12 +85,11 @@ def fill(
     device: torch.device,
     dtype: torch.dtype,
     bare: Callable[[str], str | None],
-    transform: Callable[[str, Tensor], Tensor] | None = None,
 ) -> Any:
     """Fill a transformers model built on "meta"; returns it frozen, in eval mode.
 
     bare: a file's name -> the name without the prefixes that versions of transformers and packers of files put before it, None to
-    leave the tensor out. transform: what becomes of a tensor instead of a cast to `dtype`.
+    leave the tensor out.
     """
     import torch
 
@@ -102,7 +101,7 @@ def fill(
         stripped = bare(name)
         return own.get(stripped) if stripped is not None else None
 
-    load_into(model, weights, device, None if transform else dtype, transform=transform, rename=rename)
+    load_into(model, weights, device, dtype, rename=rename)
     for name, buffer in list(model.named_buffers()):
         if buffer.is_meta and name.endswith("position_ids"):
             parent, _, leaf = name.rpartition(".")

@@ -111,8 +111,7 @@ def _inside(weights: Weights) -> TokenIds | None:
     info = weights.header.tensors.get(INSIDE)
     if info is None or info.dtype != "U8":
         return None
-    content = next(tensor for name, tensor in weights.tensors() if name == INSIDE)
-    return from_json(content.numpy().tobytes(), f"{weights.path} ({INSIDE})")
+    return from_json(weights.read(INSIDE).numpy().tobytes(), f"{weights.path} ({INSIDE})")
 
 
 def _in_folders(places: TokenizerPlaces, weights: Path) -> TokenIds:

@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from ..weights.recognise import PREFIXES, expect
 from .tokenizer import SPIECE_TENSOR, Tokenizer, find_tokenizer
-from .weight_files import read_state_dict
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from ..weights.loader import Weights
+    from ..weights.safetensors_file import TensorInfo
 
 KIND = "umt5"
 MAX_TOKENS = 512
@@ -36,9 +39,8 @@ _ORIGINAL = (
     (re.compile(r"^(?:encoder\.)?blocks\.(\d+)\.ffn\.fc1\."), r"encoder.block.\1.layer.1.DenseReluDense.wi_1."),
     (re.compile(r"^(?:encoder\.)?blocks\.(\d+)\.ffn\.fc2\."), r"encoder.block.\1.layer.1.DenseReluDense.wo."),
 )
-_EMBEDDING = ("shared.weight", "encoder.embed_tokens.weight")
+_EMBEDDING, _EMBEDDING_AGAIN = "shared.weight", "encoder.embed_tokens.weight"
 _IGNORED = re.compile(r"^(decoder\.|lm_head\.)|^(spiece_model|logit_scale)$")
-_SCALED = re.compile(r"(^|\.)(scaled_fp8|scale_weight|weight_scale|scale_input|comfy_quant)$")
 _BIAS = "encoder.block.{}.layer.0.SelfAttention.relative_attention_bias.weight"
 
 
@@ -49,18 +51,23 @@ class UMT5:
         self.model, self.tokenizer, self.device = model, tokenizer, device
 
     @classmethod
-    def load(cls, path: str | Path, device: torch.device, dtype: torch.dtype, *, flag: str = "--t5") -> UMT5:
+    def load(cls, path: str | Path, device: torch.device, dtype: torch.dtype, *, fp8: bool = False, flag: str = "--t5") -> UMT5:
         """The encoder in `path` (.safetensors, or .pth read with weights_only) with the tokenizer that belongs to it.
 
-        UserError when the file is something else, incomplete or scaled fp8, and when no tokenizer can be found.
+        fp8: hold its matrices in 8 bits; those of an 8-bit file stay as they are. UserError when the file is something else or
+        incomplete, and when no tokenizer can be found.
         """
-        tensors = read_state_dict(path, KIND, flag)
-        spiece = tensors.pop(SPIECE_TENSOR, None)
-        renamed = transformers_names(tensors, f"{flag} {path}")
-        del tensors
-        vocabulary = renamed[_EMBEDDING[0]].shape[0] if _EMBEDDING[0] in renamed else 0
+        from ..weights.loader import open_weights
+
+        expect(path, KIND, flag)
+        weights = open_weights(path, PREFIXES)
+        source = f"{flag} {path}"
+        names = _names(weights)
+        embedding = next((info for name, info in weights.header.tensors.items() if names[name] == _EMBEDDING), None)
+        spiece = weights.read(SPIECE_TENSOR) if SPIECE_TENSOR in weights.header.tensors else None
+        vocabulary = embedding.shape[0] if embedding else 0
         tokenizer = find_tokenizer(Path(path), spiece.numpy().tobytes() if spiece is not None else None, vocabulary)
-        return cls(_build(renamed, device, dtype, f"{flag} {path}"), tokenizer, device)
+        return cls(_build(weights, names, device, dtype, fp8, source), tokenizer, device)
 
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
         """Per caption its token features [L, dim] in the encoder's dtype, L <= 512 without padding, on the encoder's device."""
@@ -84,55 +91,63 @@ def padded(rows: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[list[in
     return [[*row, *[0] * (length - len(row))] for row in rows], [[1] * len(row) + [0] * (length - len(row)) for row in rows]
 
 
-def transformers_names(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """`tensors` under transformers' names, whatever their naming; decoder parts left out. UserError for scaled fp8 files."""
-    scaled = next((name for name in tensors if _SCALED.search(name)), None)
-    if scaled is not None:
-        raise UserError(
-            f"{source} is a scaled fp8 file (it holds {scaled}), which is not supported; "
-            "use the bf16 or fp16 file, e.g. umt5_xxl_fp16.safetensors"
-        )
-    renamed = {}
-    for name, tensor in tensors.items():
-        if _IGNORED.search(name):
-            continue
+def _names(weights: Weights) -> dict[str, str | None]:
+    """A file's names -> transformers' names, whatever the file's naming; None for decoder parts, the tokenizer, and the second of two
+    embeddings, which are one."""
+    names: dict[str, str | None] = {}
+    for name in weights.header.tensors:
+        renamed: str | None = None if _IGNORED.search(name) else name
         for pattern, replacement in _ORIGINAL:
-            name = pattern.sub(replacement, name)
-        renamed[name] = tensor
-    embedding = next((renamed[name] for name in _EMBEDDING if name in renamed), None)
-    if embedding is not None:
-        renamed.update(dict.fromkeys(_EMBEDDING, embedding))
-    return renamed
+            renamed = pattern.sub(replacement, renamed) if renamed else None
+        if renamed == _EMBEDDING_AGAIN:
+            renamed = _EMBEDDING
+        names[name] = None if renamed == _EMBEDDING and _EMBEDDING in names.values() else renamed
+    return names
 
 
-def _build(tensors: dict[str, Tensor], device: torch.device, dtype: torch.dtype, source: str) -> Any:
-    """The module around the given tensors, which are taken out of the dictionary one by one: what is cast or moved is in memory
-    once, not twice."""
+def _build(weights: Weights, names: Mapping[str, str | None], device: torch.device, dtype: torch.dtype, fp8: bool, source: str) -> Any:
+    """The module, filled from the file tensor by tensor."""
     import torch
     from transformers import UMT5Config, UMT5EncoderModel
 
+    from ..weights.loader import load_into
+    from .eight_bit import hold_linears_in_8_bits
+
     try:
-        config = UMT5Config(**sizes(tensors))
+        config = UMT5Config(**sizes({own: weights.header.tensors[name] for name, own in names.items() if own}))
     except KeyError as error:
         raise UserError(f"{source}: not a complete umt5 encoder ({error.args[0]} is missing)") from None
     with torch.device("meta"):
-        model = UMT5EncoderModel(config)
-    wanted = model.state_dict()
-    missing, unknown = sorted(set(wanted) - set(tensors)), sorted(set(tensors) - set(wanted))
-    if missing or unknown:
-        kind, name, count = ("missing", missing[0], len(missing)) if missing else ("unknown", unknown[0], len(unknown))
-        raise UserError(f"{source}: {count} tensors are {kind}, first {name}; this is not an umt5 encoder this program knows")
-    embedding = tensors.pop(_EMBEDDING[0]).to(device, dtype)
-    del tensors[_EMBEDDING[1]]
-    ready = {name: embedding if name in _EMBEDDING else tensors.pop(name).to(device, dtype) for name in wanted}
-    model.load_state_dict(ready, strict=True, assign=True)
+        model: Any = UMT5EncoderModel(config)
+    if fp8:
+        for block in model.encoder.block:
+            block.layer[1].DenseReluDense = _feed_forward(block.layer[1].DenseReluDense)
+        hold_linears_in_8_bits(model)
+    load_into(model, weights, device, dtype, rename=names.get, optional=(_EMBEDDING_AGAIN,))
+    model.encoder.embed_tokens.weight = model.shared.weight
     return model.eval().requires_grad_(False)
 
 
-def sizes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def _feed_forward(theirs: Any) -> Any:
+    """transformers' gated feed-forward without its cast to the dtype of the last weight, which is an 8-bit one here."""
+    from torch import nn
+
+    class FeedForward(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.wi_0, self.wi_1, self.wo, self.act = theirs.wi_0, theirs.wi_1, theirs.wo, theirs.act
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = self.wo(self.act(self.wi_0(x)) * self.wi_1(x))
+            return result
+
+    return FeedForward()
+
+
+def sizes(tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
     """UMT5Config's arguments from the tensors' shapes. KeyError names a missing tensor."""
     buckets, heads = tensors[_BIAS.format(0)].shape
-    vocabulary, width = tensors[_EMBEDDING[0]].shape
+    vocabulary, width = tensors[_EMBEDDING].shape
     layers = 1 + max(int(match[1]) for name in tensors if (match := re.match(r"encoder\.block\.(\d+)\.", name)))
     return {
         "vocab_size": vocabulary,

@@ -55,6 +55,14 @@ class Weights:
                 for name, info in sorted(tensors.items(), key=lambda item: item[1].start):
                     yield name, read_tensor(file, name, info, path, scratch)
 
+    def read(self, name: str) -> Tensor:
+        """One tensor."""
+        if self.pickled is not None:
+            return self.pickled[name]
+        path = next(path for path, tensors in self.sources if name in tensors)
+        with path.open("rb") as file:
+            return read_tensor(file, name, self.header.tensors[name], path)
+
     def scale(self, name: str) -> Tensor | None:
         """What the weight `name` is multiplied by; None for most."""
         scale = self.scales.get(name)

@@ -70,7 +70,7 @@ class WanTextEncoder:
         if not args.t5:
             raise UserError("--t5 is missing: give the umt5-xxl text encoder file, e.g. umt5_xxl_fp16.safetensors")
         logger.info("Loading T5: %s", args.t5)
-        return cls(UMT5.load(args.t5, device, torch.bfloat16))
+        return cls(UMT5.load(args.t5, device, torch.bfloat16, fp8=bool(getattr(args, "fp8_t5", False))))
 
     def encode(self, captions: Sequence[str]) -> list[dict[str, Tensor]]:
         """{"varlen_t5": [L, dim] bfloat16} per caption, L <= 512 tokens without padding."""

@@ -69,8 +69,7 @@ GROUPS = (
                 verbs=(CACHE_TEXT, TRAIN, GENERATE),
                 architectures=("wan",),
                 advanced=True,
-                refused="8-bit weights come with the memory work",
-                help="Hold the text encoder in 8-bit floats, which halves its memory to about 6 GB.",
+                help="Hold the text encoder in 8-bit floats, which halves its memory to about 7 GB.",
             ),
             Option(
                 "--clip",
