@@ -32,13 +32,15 @@ def print_table(rows: list[Row]) -> None:
         print(f"| {row.what} | {row.ours:.3g} {row.unit} | {row.musubi:.3g} {row.unit} | {row.ratio:.2f} | ≤ {row.aim} | {met} |")
 
 
-def arguments_of(description: str | None) -> argparse.Namespace:
-    """The command line of a benchmark: where musubi-tuner is, how often to repeat, where to work."""
+def arguments_of(description: str | None, only: str = "") -> argparse.Namespace:
+    """The command line of a benchmark: where musubi-tuner is, how often to repeat, where to work. only: what `--only` chooses."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--musubi", type=Path, required=True, help="a musubi-tuner checkout")
     parser.add_argument("--musubi-python", default=sys.executable, help="the python that has its packages")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--work", type=Path, help="where models, caches and logs go (default: a temporary folder)")
+    if only:
+        parser.add_argument("--only", help=only)
     return parser.parse_args()
 
 

@@ -16,6 +16,7 @@ import json
 import os
 import sys
 import time
+from typing import Any
 
 
 def main() -> int:
@@ -58,15 +59,50 @@ def import_musubi(tool: str):  # type: ignore[no-untyped-def]
     torch.cuda.current_device = lambda: 0  # a default argument of its T5 class asks at import time
     module = importlib.import_module(f"musubi_tuner.{tool}")
     if "BENCH_GEOMETRY" in os.environ:
-        configs = importlib.import_module("musubi_tuner.wan.configs").WAN_CONFIGS
-        for config in configs.values():
-            config.update(json.loads(os.environ["BENCH_GEOMETRY"]))
-        _hold_fp32_parts(importlib.import_module("musubi_tuner.wan.modules.model"))
+        resize = next((resize for prefix, resize in _RESIZE.items() if tool.startswith(prefix)), _resize_wan)
+        resize(json.loads(os.environ["BENCH_GEOMETRY"]))
     if "BENCH_VAE" in os.environ:
         vae = importlib.import_module("musubi_tuner.wan.modules.vae")
         build, sizes = vae._video_vae, json.loads(os.environ["BENCH_VAE"])
         vae._video_vae = lambda *args, **kwargs: build(*args, **{**kwargs, **sizes})
     return module
+
+
+def _resize_wan(geometry: dict[str, Any]) -> None:
+    for config in importlib.import_module("musubi_tuner.wan.configs").WAN_CONFIGS.values():
+        config.update(geometry)
+    _hold_fp32_parts(importlib.import_module("musubi_tuner.wan.modules.model"))
+
+
+def _resize_hunyuan_video(geometry: dict[str, Any]) -> None:
+    import torch
+
+    for config in importlib.import_module("musubi_tuner.hunyuan_model.models").HUNYUAN_VIDEO_CONFIG.values():
+        config.update(geometry)
+    attention = importlib.import_module("musubi_tuner.hunyuan_model.attention")
+    lengths = attention.get_cu_seqlens
+
+    def on_the_cpu(*args, **kwargs):  # type: ignore[no-untyped-def]
+        zeros = torch.zeros
+        torch.zeros = lambda *a, **k: zeros(*a, **{**k, "device": "cpu"})
+        try:
+            return lengths(*args, **kwargs)
+        finally:
+            torch.zeros = zeros
+
+    for name in ("hunyuan_model.attention", "hunyuan_model.models"):
+        module = importlib.import_module(f"musubi_tuner.{name}")
+        if hasattr(module, "get_cu_seqlens"):
+            module.get_cu_seqlens = on_the_cpu
+
+
+def _resize_framepack(geometry: dict[str, Any]) -> None:
+    model = importlib.import_module("musubi_tuner.frame_pack.hunyuan_video_packed").HunyuanVideoTransformer3DModelPacked
+    build = model.__init__
+    model.__init__ = lambda self, *args, **kwargs: build(self, *args, **{**kwargs, **geometry})
+
+
+_RESIZE = {"hv_": _resize_hunyuan_video, "fpack_": _resize_framepack}
 
 
 def _hold_fp32_parts(model) -> None:  # type: ignore[no-untyped-def]

@@ -1,6 +1,6 @@
-"""Start-up, step time and memory of Wan LoRA training, ours beside musubi-tuner's, on the same files.
+"""Start-up, step time and memory of LoRA training, ours beside musubi-tuner's, on the same files.
 
-    python -m benchmarks.training --musubi CHECKOUT --musubi-python PYTHON [--repeat 3] [--work DIR]
+    python -m benchmarks.training --musubi CHECKOUT --musubi-python PYTHON [--only HunyuanVideo] [--repeat 3] [--work DIR]
 
 The two engines run in turn (ours, theirs, ours, …) so that a machine whose speed drifts treats both alike. One thread,
 AdamW, LoRA rank 32, gradient checkpointing; figures are minima over the repetitions.
@@ -14,60 +14,68 @@ import statistics
 import sys
 from pathlib import Path
 
+from .caches import write_dataset
+from .models import MODELS, Measured
 from .process import Usage, run
 from .report import Row, arguments_of, print_table, working_folder
-from .wan_data import MID, TINY, Size, write_dataset, write_model
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNNER = str(ROOT / "benchmarks" / "timed_run.py")
 
 
-def train_flags(size: Size, folder: Path, dataset: Path, steps: int) -> list[str]:
+STEPS = {"fp32": 20, "bf16": 6}
+
+
+def train_flags(model: Measured, folder: Path, dataset: Path) -> list[str]:
     """The flags both engines get."""
-    precision = "bf16" if size.dtype == "bf16" else "no"
+    precision = "bf16" if model.dtype == "bf16" else "no"
+    dtype = () if model.architecture != "hv" else ("--dit_dtype", "bfloat16" if model.dtype == "bf16" else "float32")
     return [
-        *("--task", "t2v-1.3B", "--dit", str(folder / "dit.safetensors"), "--dataset_config", str(dataset)),
+        *model.flags,
+        *dtype,
+        *("--dit", str(folder / "dit.safetensors"), "--dataset_config", str(dataset)),
         *("--output_dir", str(folder / "out"), "--output_name", "bench", "--sdpa", "--gradient_checkpointing"),
-        *("--network_module", "networks.lora_wan", "--network_dim", "32", "--optimizer_type", "adamw", "--learning_rate", "1e-4"),
+        *("--network_dim", "32", "--optimizer_type", "adamw", "--learning_rate", "1e-4"),
         *("--timestep_sampling", "shift", "--discrete_flow_shift", "3.0", "--max_data_loader_n_workers", "0", "--seed", "42"),
-        *("--max_train_steps", str(steps), "--mixed_precision", precision),
+        *("--max_train_steps", str(STEPS[model.dtype]), "--mixed_precision", precision),
     ]
 
 
-def measure(engine: str, python: str, source: Path, size: Size, flags: list[str], folder: Path) -> tuple[Usage, dict[str, float]]:
+def measure(engine: str, python: str, source: Path, model: Measured, flags: list[str], folder: Path) -> tuple[Usage, dict[str, float]]:
     """One training run; returns its cost and {first_step, step_cpu, step_wall} (seconds; steps: min after the first)."""
-    environment = {"PYTHONPATH": str(source), "BENCH_GEOMETRY": json.dumps(size.geometry)}
-    usage = run([python, RUNNER, engine, "wan_train_network", *flags], folder / f"{engine}.log", environment)
+    environment = {"PYTHONPATH": str(source), "BENCH_GEOMETRY": json.dumps(model.musubi_geometry)}
+    usage = run([python, RUNNER, engine, model.tool, *flags], folder / f"{engine}.log", environment)
     line = next(line for line in usage.output.splitlines() if line.startswith("BENCH "))
     record = json.loads(line.removeprefix("BENCH "))
     step = {"step_cpu": min(record["step_cpu"]), "step_wall": statistics.median(record["step_wall"])}
     return usage, {"first_step": record["first_step"], **step}
 
 
-def compare(size: Size, arguments: argparse.Namespace, work: Path, steps: int) -> list[Row]:
-    folder = work / size.name
+def compare(model: Measured, arguments: argparse.Namespace, work: Path) -> list[Row]:
+    folder = work / model.name.replace(" ", "_")
     folder.mkdir(parents=True, exist_ok=True)
-    write_model(size, folder / "dit.safetensors")
-    flags = train_flags(size, folder, write_dataset(size, folder), steps)
+    model.write(folder / "dit.safetensors")
+    flags = train_flags(model, folder, write_dataset(model, folder))
     sides = {"ours": (sys.executable, ROOT / "backend"), "musubi": (arguments.musubi_python, arguments.musubi / "src")}
     best: dict[str, dict[str, float]] = {}
     for _ in range(arguments.repeat):
         for engine, (python, source) in sides.items():
-            usage, times = measure(engine, python, source, size, flags, folder)
+            usage, times = measure(engine, python, source, model, flags, folder)
             times["rss"] = usage.rss_mb
             best[engine] = {k: min(v, best.get(engine, times)[k]) for k, v in times.items()}
     ours, musubi = best["ours"], best["musubi"]
     return [
-        Row(f"{size.name}: process start to first step", ours["first_step"], musubi["first_step"], "s", 0.5),
-        Row(f"{size.name}: step, CPU seconds", ours["step_cpu"], musubi["step_cpu"], "s", 0.8),
-        Row(f"{size.name}: peak memory", ours["rss"], musubi["rss"], "MB", 1.0),
+        Row(f"{model.name}: process start to first step", ours["first_step"], musubi["first_step"], "s", 0.5),
+        Row(f"{model.name}: step, CPU seconds", ours["step_cpu"], musubi["step_cpu"], "s", 0.8),
+        Row(f"{model.name}: peak memory", ours["rss"], musubi["rss"], "MB", 1.0),
     ]
 
 
 def main() -> None:
-    arguments = arguments_of(__doc__)
+    arguments = arguments_of(__doc__, only="models whose name has this word in it")
+    chosen = [model for model in MODELS if (arguments.only or "") in model.name]
     with working_folder(arguments) as work:
-        print_table(compare(TINY, arguments, work, steps=20) + compare(MID, arguments, work, steps=6))
+        print_table([row for model in chosen for row in compare(model, arguments, work)])
 
 
 if __name__ == "__main__":
