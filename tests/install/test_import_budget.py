@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 
 HEAVY = ("torch", "diffusers", "transformers", "accelerate", "cv2", "av")
-TOOLS = ("wan_cache_latents", "wan_cache_text_encoder_outputs", "wan_train_network", "wan_generate_video", "lora_post_hoc_ema")
+LORA_TOOLS = ("lora_post_hoc_ema", "convert_lora")
+TOOLS = (
+    "wan_cache_latents",
+    "wan_cache_text_encoder_outputs",
+    "wan_train_network",
+    "wan_generate_video",
+    "lora_post_hoc_ema",
+    "convert_lora",
+)
 
 _TOOL = """
 import json, sys, time

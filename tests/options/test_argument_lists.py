@@ -17,7 +17,15 @@ from musubi_backend.options.parser import read
 from musubi_backend.options.registry import options_for, tool
 from musubi_backend.options.values import default_of
 
-TOOLS = ("wan_cache_latents", "wan_cache_text_encoder_outputs", "wan_train_network", "wan_generate_video", "lora_post_hoc_ema")
+LORA_TOOLS = ("lora_post_hoc_ema", "convert_lora")
+TOOLS = (
+    "wan_cache_latents",
+    "wan_cache_text_encoder_outputs",
+    "wan_train_network",
+    "wan_generate_video",
+    "lora_post_hoc_ema",
+    "convert_lora",
+)
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12).filter("--".__ne__) | st.sampled_from(
     ["--sdpa", "-1", "---", "- b"]
 )

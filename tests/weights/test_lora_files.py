@@ -6,10 +6,10 @@ from argparse import Namespace
 
 import pytest
 import torch
-from musubi_backend.architectures.wan.keys import GEOMETRY_KEY, WanGeometry, original_path
+from musubi_backend.architectures.wan.keys import GEOMETRY_KEY, WanGeometry
 from musubi_backend.architectures.wan.load import load_transformer
 from musubi_backend.errors import UserError
-from musubi_backend.layers.lora_files import LoRAMerge, dotted_path, read_lora, to_comfy_layout
+from musubi_backend.layers.lora_files import LoRAMerge, read_lora
 from musubi_backend.weights.safetensors_file import load, save_atomic
 
 CPU = torch.device("cpu")
@@ -95,7 +95,6 @@ def test_leftover_keys_are_a_warning(shared, tmp_path, merged_output, caplog):
         ("dit/hv_t2v.lora", r"LoRA \(HunyuanVideo or FLUX.*fits no layer of this model"),
         ("dit/wan21_t2v.dit", "is a Wan transformer .*a LoRA file is expected"),
         ("cache/wan_t2v_video/clip_0_wan_te", "is a text encoder cache"),
-        ("convert/wan_loha.default", "LoHa and LoKr cannot be merged yet"),
     ],
 )
 def test_files_that_do_not_belong_are_refused(shared, merged_output, name, message):
@@ -111,21 +110,10 @@ def test_a_lora_for_other_widths_is_refused(shared, tmp_path, merged_output):
         merged_output(tmp_path / "wide.safetensors")
 
 
-def test_comfy_layout_equals_the_recorded_conversion(shared):
-    golden = shared / "golden" / "convert"
-    for case in ("wan_t2v", "wan_i2v", "hv"):
-        ours = to_comfy_layout(load(golden / f"{case}.default.safetensors"))
-        theirs = load(golden / f"{case}.other.safetensors")
-        assert ours.keys() == theirs.keys()
-        for name, tensor in theirs.items():
-            assert torch.allclose(ours[name], tensor, rtol=1e-6), name
-
-
 def test_diffusers_names_of_wan_are_understood(shared, tmp_path):
-    assert original_path("blocks.3.attn2.add_k_proj") == "blocks.3.cross_attn.k_img"
-    assert dotted_path("lora_unet_blocks_3_cross_attn_k_img") == "blocks.3.cross_attn.k_img"
     names = {"attn1.to_out.0": "self_attn_o", "attn2.to_q": "cross_attn_q", "ffn.net.0.proj": "ffn_0", "ffn.net.2": "ffn_2"}
     state = {f"transformer.blocks.1.{theirs}.lora_{part}.weight": torch.ones(2, 2) for theirs in names for part in "AB"}
     save_atomic(state, tmp_path / "d.safetensors")
     expected = {f"lora_unet_blocks_1_{ours}.lora_{part}.weight" for ours in names.values() for part in ("down", "up")}
-    assert read_lora(tmp_path / "d.safetensors", original_path).keys() == expected
+    expected |= {f"lora_unet_blocks_1_{ours}.alpha" for ours in names.values()}
+    assert read_lora(tmp_path / "d.safetensors", "wan").keys() == expected

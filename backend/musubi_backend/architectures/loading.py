@@ -35,17 +35,16 @@ def load_frozen(
     device: torch.device,
     dtype: torch.dtype,
     *,
-    lora_path: Callable[[str], str] | None = None,
     rename: Callable[[str], str | None] | None = None,
     optional: Collection[str] = (),
 ) -> Any:
     """Fill `model` (built on "meta") from `weights`, with `--lora_weight` or `--base_weights` merged, the attention chosen and what
     `memory.plan` offers; in eval mode on `device`.
 
-    lora_path: dotted module path in a LoRA file -> path in our model. rename, optional: as in `load_into`.
+    rename, optional: as in `load_into`.
     UserError for a file that is incomplete or of another model, and for LoRAs that do not fit.
     """
-    merge = lora_merge(args, lora_path)
+    merge = lora_merge(args, card)
     if merge is not None:
         merge.check([rename(name) or name if rename else name for name in weights.header.tensors])
     plan = MemoryPlan.from_args(args)
@@ -72,7 +71,7 @@ def file_dtype(weights: Weights, tensor: str) -> torch.dtype | None:
     return dtype
 
 
-def lora_merge(args: Namespace, lora_path: Callable[[str], str] | None) -> LoRAMerge | None:
+def lora_merge(args: Namespace, card: Card) -> LoRAMerge | None:
     """The LoRAs that `--lora_weight` and `--base_weights` add to the weights; None without any."""
     files = list(getattr(args, "lora_weight", None) or [])
     multipliers = _numbers(getattr(args, "lora_multiplier", None))
@@ -85,7 +84,7 @@ def lora_merge(args: Namespace, lora_path: Callable[[str], str] | None) -> LoRAM
     include, exclude = getattr(args, "include_patterns", None) or (), getattr(args, "exclude_patterns", None) or ()
     if getattr(args, "exclude_single_blocks", False):
         exclude = ["single_blocks"] * len(files)
-    return LoRAMerge(files, multipliers, include, exclude, lora_path)
+    return LoRAMerge(files, multipliers, include, exclude, card.id)
 
 
 def attention_of(args: Namespace) -> tuple[str, bool]:

@@ -42,7 +42,7 @@ def build(args: Namespace, card: Card, transformer: nn.Module, seed: int) -> LoR
     """Attach a new LoRA to `transformer`, float32, and load `--network_weights` into it. The first weights depend on the seed only."""
     module = args.network_module or card.network_module
     print(f"import network module: {module}", flush=True)
-    weights = read_lora(args.network_weights) if args.network_weights else None
+    weights = read_lora(args.network_weights, card.id) if args.network_weights else None
     ranks = ranks_from_weights(weights) if weights is not None and args.dim_from_weights else None
     torch.manual_seed(derived_seed(seed, "network"))
     logger.info("create LoRA network. base dim (rank): %s, alpha: %s", args.network_dim or 4, args.network_alpha)

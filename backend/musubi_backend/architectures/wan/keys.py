@@ -18,10 +18,6 @@ DTYPE_TENSOR = "blocks.0.cross_attn.k.weight"
 
 _TASK_SIZES = ("dim", "ffn_dim", "num_layers")
 _INPUT_FACTS = ("in_dim", "image_encoder", "last_frame")
-_DIFFUSERS_NAMES = (
-    (r"\.attn1\.", ".self_attn."), (r"\.attn2\.", ".cross_attn."), (r"\.to_(q|k|v)$", r".\1"), (r"\.to_out\.0$", ".o"),
-    (r"\.add_(k|v)_proj$", r".\1_img"), (r"\.ffn\.net\.0\.proj$", ".ffn.0"), (r"\.ffn\.net\.2$", ".ffn.2"),
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -113,10 +109,3 @@ def _sizes(header: Header) -> WanGeometry:
         )
     except (KeyError, ValueError, IndexError) as error:
         raise UserError(f"the weight file lacks {error}, which every Wan transformer has; is it complete?") from error
-
-
-def original_path(path: str) -> str:
-    """Module path of diffusers' Wan class -> path in the original layout ("blocks.0.attn1.to_q" -> "blocks.0.self_attn.q")."""
-    for pattern, replacement in _DIFFUSERS_NAMES:
-        path = re.sub(pattern, replacement, path)
-    return path

@@ -11,7 +11,7 @@ from ...weights.loader import Weights, open_weights
 from ...weights.recognise import expect
 from ..loading import file_dtype, load_frozen
 from .card import CARD
-from .keys import DTYPE_TENSOR, PREFIXES, geometry_of, original_path
+from .keys import DTYPE_TENSOR, PREFIXES, geometry_of
 from .model import WanTransformer
 
 
@@ -48,7 +48,7 @@ def load_transformer(args: Namespace, device: torch.device, dtype: torch.dtype) 
         raise UserError(f"{args.dit}: {error}") from None
     with torch.device("meta"):
         model = WanTransformer(geometry)
-    loaded: WanTransformer = load_frozen(model, weights, args, CARD, device, dtype, lora_path=original_path)
+    loaded: WanTransformer = load_frozen(model, weights, args, CARD, device, dtype)
     return loaded
 
 

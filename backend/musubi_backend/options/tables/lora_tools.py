@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..option import LORA_EMA, Group, Option
+from ...architectures import cards
+from ..option import LORA_CONVERT, LORA_EMA, Group, Option
 
 GROUPS = (
     Group(
@@ -53,6 +54,53 @@ GROUPS = (
                 help="Several widths in one pass, each as --sigma_rel; each result is a file of its own, named NAME-sigma0.2.safetensors.",
             ),
             Option("--output_file", required=True, path="output", help="LoRA file to write. It must not be one of the inputs."),
+        ),
+    ),
+    Group(
+        "Conversion of LoRAs",
+        (LORA_CONVERT,),
+        (
+            Option("--input", required=True, path="file", help="LoRA file to convert. Its layout is recognised."),
+            Option("--output", required=True, path="output", help="LoRA file to write. It must not be the input."),
+            Option(
+                "--target",
+                required=True,
+                choices=("other", "default"),
+                help="Layout to write: default is musubi-tuner's (lora_unet_..., lora_down, lora_up, alpha); other is ComfyUI's and "
+                "diffusers' (dotted names, lora_A, lora_B, no alpha).",
+            ),
+            Option(
+                "--diffusers_prefix",
+                help="First word of the names in layout other. Unset, diffusion_model; diffusers itself wants transformer.",
+            ),
+            Option(
+                "--architecture",
+                own=True,
+                choices=tuple(cards()),
+                help="Which model the result is for, where that is not what the LoRA was made for: HunyuanVideo (hv) and FramePack (fp) "
+                "share their layers, which one fuses and the other keeps apart. Unset, the one that was recognised.",
+            ),
+            Option(
+                "--names",
+                default="original",
+                own=True,
+                choices=("original", "diffusers"),
+                help="How layers are called in the result: as the model's authors do, or as diffusers does.",
+            ),
+            Option(
+                "--musubi_names",
+                bool,
+                False,
+                own=True,
+                help="Write layer names as musubi-tuner's converter does, also where they are wrong (FramePack), for files equal to its.",
+            ),
+            Option(
+                "--keep_unknown",
+                bool,
+                False,
+                own=True,
+                help="Keep tensors that are no LoRA of the transformer (a text encoder's, say) as they are, instead of leaving them out.",
+            ),
         ),
     ),
 )

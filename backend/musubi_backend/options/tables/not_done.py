@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 NOT_DONE = (
-    "convert_lora",
     "flux_2_cache_latents",
     "flux_2_cache_text_encoder_outputs",
     "flux_2_generate_image",

@@ -1,0 +1,106 @@
+"""What one adapter of a LoRA file adds to a weight: LoRA (arXiv 2106.09685), LoHa (2108.06098), LoKr (2309.14859), full differences.
+
+Parts have musubi-tuner's names (`lora_down.weight`, `hada_w1_a`, `lokr_w2_b`, `alpha`, ...), and the order of the arithmetic is its too,
+so that merged weights are the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+
+Parts = Mapping[str, Tensor]
+
+
+def merged(weight: Tensor, parts: Parts, multiplier: float, name: str) -> Tensor:
+    """weight + multiplier * delta, in the wider dtype of both (8-bit floats: in float16), on the weight's device.
+
+    name: of the adapter, for the UserError when it is for a matrix of another size. The result is not cast back.
+    """
+    if weight.element_size() == 1 and weight.is_floating_point():
+        weight, parts = weight.half(), {key: part.half() if part.is_floating_point() else part for key, part in parts.items()}
+    parts = {key: part.to(weight.device) for key, part in parts.items()}
+    _check(weight, parts, name)
+    if "lora_down.weight" in parts:
+        down, up = parts["lora_down.weight"], parts["lora_up.weight"]
+        rank = down.shape[0]
+        return weight + _like(weight, multiplier * (up.flatten(1) @ down.flatten(1)) * (parts.get("alpha", rank) / rank))
+    return weight + multiplier * _like(weight, delta(parts))
+
+
+def delta(parts: Parts) -> Tensor:
+    """The difference [out, in] an adapter makes to its weight at strength 1, in the dtype of its factors."""
+    if "lora_down.weight" in parts:
+        down, up = parts["lora_down.weight"], parts["lora_up.weight"]
+        return (up.flatten(1) @ down.flatten(1)) * _scale(parts, down.shape[0])
+    if "hada_w1_a" in parts:
+        product = (parts["hada_w1_a"] @ parts["hada_w1_b"]) * (parts["hada_w2_a"] @ parts["hada_w2_b"])
+        return product * _scale(parts, parts["hada_w1_b"].shape[0])
+    if "diff" in parts:
+        return parts["diff"]
+    first, second = _kron_factor(parts, "lokr_w1"), _kron_factor(parts, "lokr_w2")
+    ranks = [parts[name].shape[0] for name in ("lokr_w2_b", "lokr_w1_b") if name in parts]
+    product = torch.kron(first, second.contiguous())
+    return product * _scale(parts, ranks[0]) if ranks else product
+
+
+def merged_bias(bias: Tensor, parts: Parts, multiplier: float) -> Tensor:
+    """A bias with the `diff_b` of an adapter; unchanged without one."""
+    difference = parts.get("diff_b")
+    return bias if difference is None else bias + multiplier * difference.to(bias.device).reshape(bias.shape)
+
+
+def changes_weight(parts: Parts) -> bool:
+    """Whether an adapter has all it takes to change a weight."""
+    return (
+        {"lora_down.weight", "lora_up.weight"} <= parts.keys()
+        or {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"} <= parts.keys()
+        or "diff" in parts
+        or any(name in parts for name in ("lokr_w1", "lokr_w1_a"))
+    )
+
+
+def _scale(parts: Parts, rank: int) -> float:
+    alpha = parts.get("alpha")
+    return 1.0 if alpha is None else alpha.item() / rank
+
+
+def _kron_factor(parts: Parts, name: str) -> Tensor:
+    whole = parts.get(name)
+    return parts[f"{name}_a"] @ parts[f"{name}_b"] if whole is None else whole
+
+
+def _like(weight: Tensor, difference: Tensor) -> Tensor:
+    return difference if difference.shape == weight.shape else difference.reshape(weight.shape)
+
+
+def _check(weight: Tensor, parts: Parts, name: str) -> None:
+    for part in ("dora_scale", "hada_t1", "lokr_t2"):
+        if part in parts:
+            raise UserError(f"{name} has {part}: DoRA and Tucker decomposition cannot be merged; extract a plain LoRA from it first")
+    rows, columns = _size(parts)
+    if rows * columns != weight.numel() or (weight.ndim > 1 and rows != weight.shape[0]):
+        raise UserError(
+            f"{name} of the LoRA changes a matrix of {rows}x{columns}, and the model's is {list(weight.shape)}: "
+            "it was trained on another model"
+        )
+
+
+def _size(parts: Parts) -> tuple[int, int]:
+    if "lora_down.weight" in parts:
+        return parts["lora_up.weight"].shape[0], parts["lora_down.weight"][0].numel()
+    if "hada_w1_a" in parts:
+        return parts["hada_w1_a"].shape[0], parts["hada_w1_b"].shape[1]
+    if "diff" in parts:
+        return parts["diff"].shape[0], parts["diff"][0].numel()
+    first, second = _kron_size(parts, "lokr_w1"), _kron_size(parts, "lokr_w2")
+    return first[0] * second[0], first[1] * second[1]
+
+
+def _kron_size(parts: Parts, name: str) -> tuple[int, int]:
+    whole = parts.get(name)
+    return (parts[f"{name}_a"].shape[0], parts[f"{name}_b"].shape[1]) if whole is None else (whole.shape[0], whole.shape[1])

@@ -1,0 +1,96 @@
+"""`convert_lora`: a LoRA file from any layout into musubi-tuner's or ComfyUI's, saying what was found, converted and left.
+
+Without torch, tensor by tensor. `--target default` is musubi-tuner's layout, `--target other` dotted names with lora_A and lora_B.
+"""
+
+from __future__ import annotations
+
+import logging
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+
+from .. import job
+from ..architectures import cards
+from ..errors import UserError
+from ..weights import lora_names
+from ..weights.arrays import as_bytes
+from ..weights.lora_layouts import COMFY_PREFIX, LoRAFile, arranged, comfy_tensors, musubi_tensors
+from ..weights.lora_parts import ALPHA, LORA, Part, read
+from ..weights.streamed_file import MODEL_HASH, Target, refuse_inputs, write
+
+logger = logging.getLogger(__name__)
+
+_SHOWN = 4
+
+
+def run(args: Namespace) -> None:
+    """Convert `args.input` into `args.output`. UserError when it is no LoRA or cannot be written as asked."""
+    refuse_inputs([args.output], [args.input], "--output")
+    logger.info("loading %s", args.input)
+    lora = LoRAFile.open(args.input)
+    naming = target_naming(lora, args.architecture, args.names)
+    logger.info("converting to %s", args.target)
+    logger.info("estimated type: %s", next((kind for kind in sorted(lora.kinds, key=lora.kinds.__getitem__, reverse=True) if kind), None))
+    tensors = dict(_tensors(lora, naming, args))
+    if args.keep_unknown:
+        tensors |= {name: read(lora.file, name) for name in lora.left}
+    report(lora, naming, tensors, args)
+    logger.info("saving to %s", args.output)
+    specs = {name: (part.dtype, part.shape) for name, part in tensors.items()}
+    target = Target(Path(args.output), lora.metadata, hashed=MODEL_HASH in lora.metadata)
+    write([target], specs, lambda name: [as_bytes(tensors[name].make())], "converting")
+    lora.close()
+    logger.info("done")
+
+
+def target_naming(lora: LoRAFile, architecture: str | None, names: str) -> str:
+    """How layers are to be named: as the architecture does itself, or as diffusers does. UserError for what does not go together."""
+    native = lora.native if architecture is None else architecture
+    families = ({lora_names.WAN}, {lora_names.HUNYUAN, lora_names.FRAMEPACK})
+    if lora.native != native and not any({lora.native, native} <= family for family in families):
+        raise UserError(
+            f"{lora.file.path} is for {_title(lora.native)} and cannot become one for {_title(native)}; only HunyuanVideo and FramePack "
+            "share their layers"
+        )
+    if names == "original":
+        return native
+    return {lora_names.WAN: lora_names.WAN_DIFFUSERS, lora_names.HUNYUAN: lora_names.FRAMEPACK}.get(native, native)
+
+
+def report(lora: LoRAFile, naming: str, tensors: dict[str, Part], args: Namespace) -> None:
+    """Say (and tell the job) what the file was, what became of it, and what was left."""
+    kept = "kept as they are" if args.keep_unknown else "left out"
+    unplaced = sorted({layer.dotted for layer in lora.layers if layer.found is None})
+    lines = [
+        f"detected: {lora.title}",
+        f"converted: {len(lora.layers)} layers to {len(tensors) - (len(lora.left) if args.keep_unknown else 0)} tensors"
+        + (f", named as {lora_names.NAMING_TITLES[naming]}" if naming else ""),
+        f"left: {_count(lora.left, f'tensors {kept}')}" if lora.left else "left: nothing",
+    ]
+    if unplaced:
+        lines.append(f"names this program does not know, kept: {_count(unplaced, 'layers')}")
+    for line in lines:
+        print(line, flush=True)
+    for key in lora.left:
+        logger.warning("unexpected key: %s, %s", key, kept)
+    job.event("lora_report", lines=lines)
+
+
+def _tensors(lora: LoRAFile, naming: str, args: Namespace) -> Iterator[tuple[str, Part]]:
+    for path, adapter in arranged(lora, naming):
+        if args.target == "default":
+            yield from musubi_tensors(path, adapter)
+            continue
+        if adapter.kind == LORA and ALPHA not in adapter.parts:
+            logger.warning("missing alpha for %s: it counts as the rank", path)
+        name = lora_names.musubi_dotted(path.replace(".", "_")) if args.musubi_names else path
+        yield from comfy_tensors(name, adapter, args.diffusers_prefix or COMFY_PREFIX)
+
+
+def _title(naming: str) -> str:
+    return cards()[naming].title if naming in cards() else lora_names.NAMING_TITLES.get(naming, "an unknown architecture")
+
+
+def _count(names: list[str], what: str) -> str:
+    return f"{len(names)} {what} ({', '.join(names[:_SHOWN])}{', …' if len(names) > _SHOWN else ''})"
