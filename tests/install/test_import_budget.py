@@ -17,8 +17,7 @@ TOOLS = (
     "wan_cache_text_encoder_outputs",
     "wan_train_network",
     "wan_generate_video",
-    "lora_post_hoc_ema",
-    "convert_lora",
+    *LORA_TOOLS,
 )
 
 _TOOL = """

@@ -23,8 +23,7 @@ TOOLS = (
     "wan_cache_text_encoder_outputs",
     "wan_train_network",
     "wan_generate_video",
-    "lora_post_hoc_ema",
-    "convert_lora",
+    *LORA_TOOLS,
 )
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12).filter("--".__ne__) | st.sampled_from(
     ["--sdpa", "-1", "---", "- b"]

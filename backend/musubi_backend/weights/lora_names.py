@@ -218,10 +218,14 @@ def _hunyuan_rows() -> tuple[Row, ...]:
     row(f"{refiner}.adaLN_modulation.1", f"{refiner}.adaLN_modulation.1", f"{theirs}.norm_out.linear")
     row("img_in.proj", "img_in.proj", "x_embedder.proj")
     row("txt_in.input_embedder", "txt_in.input_embedder", "context_embedder.proj_in")
-    embedders = {"time_in": "timestep_embedder", "guidance_in": "guidance_embedder"}
+    embedders = {"time_in": "time_text_embed.timestep_embedder", "guidance_in": "time_text_embed.guidance_embedder",
+                 "txt_in.t_embedder": "context_embedder.time_text_embed.timestep_embedder"}  # fmt: skip
     for ours, theirs in embedders.items():
-        row(f"{ours}.mlp.0", f"{ours}.in_layer", f"time_text_embed.{theirs}.linear_1")
-        row(f"{ours}.mlp.2", f"{ours}.out_layer", f"time_text_embed.{theirs}.linear_2")
+        row(f"{ours}.mlp.0", f"{ours}.in_layer", f"{theirs}.linear_1")
+        row(f"{ours}.mlp.2", f"{ours}.out_layer", f"{theirs}.linear_2")
+    for number, layer in ((1, "in_layer"), (2, "out_layer")):
+        theirs = f"context_embedder.time_text_embed.text_embedder.linear_{number}"
+        row(f"txt_in.c_embedder.linear_{number}", f"txt_in.c_embedder.{layer}", theirs)
     row("vector_in.in_layer", "vector_in.in_layer", "time_text_embed.text_embedder.linear_1")
     row("vector_in.out_layer", "vector_in.out_layer", "time_text_embed.text_embedder.linear_2")
     return tuple(rows)

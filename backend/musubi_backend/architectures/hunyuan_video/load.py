@@ -40,7 +40,7 @@ def load_transformer(args: Namespace, device: torch.device, dtype: torch.dtype) 
     weights = _open(args)
     with torch.device("meta"):
         model = HunyuanTransformer(geometry(args, weights))
-    loaded: HunyuanTransformer = load_frozen(model, weights, args, CARD, device, dtype, rename=original_name, lora_path=original_path)
+    loaded: HunyuanTransformer = load_frozen(model, weights, args, CARD, device, dtype, rename=original_name)
     return loaded
 
 
@@ -59,11 +59,6 @@ def geometry(args: Namespace, weights: Weights | None = None) -> HunyuanGeometry
     if found.in_dim not in (CARD.latent_channels, 2 * CARD.latent_channels):
         raise UserError(f"{args.dit} takes {found.in_dim} channels; text-to-video models take 16 and SkyReels' image-to-video models 32")
     return found
-
-
-def original_path(path: str) -> str:
-    """Module path in a LoRA file, ComfyUI's name or the original one -> path in our model."""
-    return original_name(f"{path}.").removesuffix(".")
 
 
 def _open(args: Namespace) -> Weights:
