@@ -5,11 +5,11 @@ from __future__ import annotations
 from .batch import BatchProcessor
 from .cache import TextEncoderCache, VAELatentCache
 from .dataset import DatasetConfig, DatasetConfigLoader
-from .generate import WanVideoGenerator
-from .models import WanModelPaths
+from .generate import HunyuanVideoGenerator, WanVideoGenerator
+from .models import FramePackModelPaths, HunyuanVideoModelPaths, WanModelPaths
 from .spec import Node
 from .system import BackendInfo
-from .train import WanLoRATrainer
+from .train import FramePackLoRATrainer, HunyuanVideoLoRATrainer, WanLoRATrainer
 from .training_settings import LoRATrainingConfig, OptimizerConfig, SamplingConfig
 from .video import VideoInput, VideoOutput
 
@@ -19,11 +19,16 @@ NODES: tuple[type[Node], ...] = (
     VAELatentCache,
     TextEncoderCache,
     WanModelPaths,
+    HunyuanVideoModelPaths,
+    FramePackModelPaths,
     LoRATrainingConfig,
     OptimizerConfig,
     SamplingConfig,
     WanLoRATrainer,
+    HunyuanVideoLoRATrainer,
+    FramePackLoRATrainer,
     WanVideoGenerator,
+    HunyuanVideoGenerator,
     VideoInput,
     VideoOutput,
     BatchProcessor,

@@ -17,12 +17,12 @@ from .jobs.config import engine_stamp
 from .jobs.folder import JobFolder
 from .jobs.follow import run_tool
 from .models import MODELS, check_architecture, model_values, wan_task
-from .pictures import CONTROL_IMAGES, CONTROL_MASKS, CONTROL_VIDEO, END, START, Source
+from .pictures import CONTROL_IMAGES, CONTROL_MASKS, CONTROL_VIDEO, END, SOURCE_VIDEO, START, Source
 from .spec import Host, Input, Node, NodeSpec, Output, Result
 from .widgets import UNSET, settings, widget
 
 SUFFIXES = (".mp4", ".png")
-ATTENTION = ("sdpa", "torch", "flash", "flash3", "xformers")
+ATTENTION = ("sdpa", "torch", "flash", "xformers")
 _LORAS = 4
 
 
@@ -171,7 +171,7 @@ class WanVideoGenerator(VideoGenerator):
             widget(_WAN, "slg_end"),
             widget(_WAN, "cpu_noise"),
             widget(_WAN, "trim_tail_frames"),
-            widget(_WAN, "attn_mode", "sdpa", choices=ATTENTION, advanced=True),
+            widget(_WAN, "attn_mode", "sdpa", choices=(*ATTENTION[:3], "flash3", "xformers"), advanced=True),
             widget(_WAN, "vae_cache_cpu"),
             device_input(_WAN),
             *pictures.sockets_and_paths(sources),
@@ -224,3 +224,49 @@ def wan_pictures_problem(name: str, have: set[str], one_frame: bool) -> None:
     if surplus:
         hint = "set one_frame" if controls & have and task.start_image else "choose a task that does"
         raise UserError(f"task {name} takes no {' and '.join(surplus)}: disconnect it, or {hint}")
+
+
+_HV = tool_names(cards()["hv"])[GENERATE]
+
+
+class HunyuanVideoGenerator(VideoGenerator):
+    card = cards()["hv"]
+    sources = (START, SOURCE_VIDEO)
+    spec = _spec(
+        "HunyuanVideo",
+        "HunyuanVideo",
+        "Generate a video (or with one frame a picture) from text, from a first frame with an image-to-video model (SkyReels), or by "
+        "changing a video, with LoRAs.",
+        (
+            Input("models", MODELS, "From HunyuanVideo Model Paths"),
+            widget(_HV, "prompt", multiline=True),
+            widget(_HV, "negative_prompt", multiline=True),
+            *size_inputs(960, 544),
+            widget(_HV, "video_length", 129, step=4),
+            widget(_HV, "fps"),
+            widget(_HV, "infer_steps"),
+            widget(_HV, "embedded_cfg_scale"),
+            widget(_HV, "guidance_scale"),
+            widget(_HV, "flow_shift"),
+            widget(_HV, "seed", 0, maximum=2**32 - 1),
+            *loras.inputs(_LORAS),
+            widget(_HV, "strength"),
+            widget(_HV, "split_attn"),
+            widget(_HV, "exclude_single_blocks"),
+            widget(_HV, "attn_mode", "sdpa", choices=ATTENTION, advanced=True),
+            device_input(_HV),
+            *pictures.sockets_and_paths(sources),
+            widget(_HV, "fp8"),
+            widget(_HV, "blocks_to_swap", off=0),
+        ),
+    )
+
+    def check_task(self, models: dict[str, Any], inputs: dict[str, Any]) -> None:
+        have = pictures.given(self.sources, inputs)
+        from_picture = models.get("dit_in_channels", 16) > _TEXT_ONLY
+        if from_picture and START.option not in have:
+            raise UserError("this transformer is an image-to-video model: connect start_image, or fill in start_image_path")
+        if START.option in have and not from_picture:
+            raise UserError("start_image needs an image-to-video transformer (SkyReels, 32 input channels); this one takes text alone")
+        if {START.option, SOURCE_VIDEO.option} <= have:
+            raise UserError("start_image and source_video exclude each other: use one of them")

@@ -11,7 +11,8 @@ from ..backend.musubi_backend.architectures import cards
 from ..backend.musubi_backend.architectures.card import Card, Task
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.registry import options_for
-from ..backend.musubi_backend.weights.recognise import expect
+from ..backend.musubi_backend.weights.recognise import PICKLE_SUFFIXES, expect
+from ..backend.musubi_backend.weights.safetensors_file import read_header, split_files
 from . import content
 from .spec import Host, Input, Node, NodeSpec, Output, Result
 from .widgets import NONE, folder
@@ -93,7 +94,7 @@ class ModelPaths(Node):
 
     card: ClassVar[Card]
 
-    def details(self, inputs: dict[str, Any]) -> dict[str, Any]:
+    def details(self, inputs: dict[str, Any], files: dict[str, Path]) -> dict[str, Any]:
         """What the MODELS value holds beside files."""
         return {"task": self.card.tasks[0].name}
 
@@ -103,7 +104,7 @@ class ModelPaths(Node):
     async def run(self, host: Host, **inputs: Any) -> Result:
         files = self._files(host, inputs)
         kinds = await asyncio.to_thread(_recognise, self.card, files)
-        value = {"architecture": self.card.id, **self.details(inputs), **{part: str(path) for part, path in files.items()}}
+        value = {"architecture": self.card.id, **self.details(inputs, files), **{part: str(path) for part, path in files.items()}}
         return Result((value,), text="; ".join(kinds))
 
     def _files(self, host: Host, values: dict[str, Any]) -> dict[str, Path]:
@@ -139,7 +140,7 @@ class WanModelPaths(ModelPaths):
         ),
     )
 
-    def details(self, inputs: dict[str, Any]) -> dict[str, Any]:
+    def details(self, inputs: dict[str, Any], files: dict[str, Path]) -> dict[str, Any]:
         return {"task": inputs["task"]}
 
     def unused_parts(self, values: dict[str, Any]) -> set[str]:
@@ -158,6 +159,11 @@ class HunyuanVideoModelPaths(ModelPaths):
     card = cards()["hv"]
     spec = _spec(card, "HunyuanVideo")
 
+    def details(self, inputs: dict[str, Any], files: dict[str, Path]) -> dict[str, Any]:
+        """SkyReels' image-to-video models have more input channels, which musubi-tuner wants to be told."""
+        channels = _input_channels(files["dit"])
+        return {**super().details(inputs, files), **({"dit_in_channels": channels} if channels not in (None, 16) else {})}
+
 
 class FramePackModelPaths(ModelPaths):
     card = cards()["fp"]
@@ -175,13 +181,21 @@ class FramePackModelPaths(ModelPaths):
         ),
     )
 
-    def details(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        return {**super().details(inputs), "f1": inputs["variant"] == F1}
+    def details(self, inputs: dict[str, Any], files: dict[str, Path]) -> dict[str, Any]:
+        return {**super().details(inputs, files), "f1": inputs["variant"] == F1}
 
 
 def wan_task(name: str) -> Task:
     """The task as the card describes it."""
     return cards()["wan"].task(name)
+
+
+def _input_channels(dit: Path) -> int | None:
+    """Input channels of a HunyuanVideo transformer by its file; None for a PyTorch file, whose shapes are not looked at."""
+    if dit.suffix.lower() in PICKLE_SUFFIXES:
+        return None
+    shapes = {name: info.shape for part in split_files(dit) for name, info in read_header(part).tensors.items()}
+    return next((int(shape[1]) for name, shape in shapes.items() if name.endswith("img_in.proj.weight")), None)
 
 
 def _recognise(card: Card, paths: dict[str, Path]) -> list[str]:

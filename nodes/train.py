@@ -11,7 +11,7 @@ from ..backend.musubi_backend.atomic import write_text
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.argv import to_argv
 from ..backend.musubi_backend.options.option import TRAIN
-from ..backend.musubi_backend.options.registry import tool_names
+from ..backend.musubi_backend.options.registry import options_for, tool_names
 from . import content
 from .cache import LATENTS, TEXT, cache_stamps
 from .jobs import config as configuration
@@ -116,13 +116,20 @@ class LoRATrainer(Node):
         models = model_values(self.card, inputs["models"], tool)
         if not _prompts(inputs):  # only samples need more than the transformer
             models = {name: value for name, value in models.items() if name in _ALWAYS}
+        common = {
+            **inputs["lora_config"],
+            **inputs["optimizer"],
+            **(inputs["sampling"]["settings"] if inputs["sampling"] else {}),
+        }
+        known = options_for(tool)
+        surplus = sorted(name for name, value in common.items() if name not in known and value is not False)
+        if surplus:
+            raise UserError(f"{' and '.join(surplus)}: {self.card.title} has no such setting; set it back to its default")
         return {
             "dataset_config": inputs["latents"]["dataset"]["toml"],
             **models,
             "network_module": self.card.network_module,
-            **inputs["lora_config"],
-            **inputs["optimizer"],
-            **(inputs["sampling"]["settings"] if inputs["sampling"] else {}),
+            **{name: value for name, value in common.items() if name in known},
             **self.own_values(inputs),
         }
 
@@ -179,6 +186,16 @@ class WanLoRATrainer(LoRATrainer):
         if wan_task(models["task"]).boundary is None:
             return {}
         return _experts(models, inputs["experts"], own)
+
+
+class HunyuanVideoLoRATrainer(LoRATrainer):
+    card = cards()["hv"]
+    spec = _spec(card, "HunyuanVideo")
+
+
+class FramePackLoRATrainer(LoRATrainer):
+    card = cards()["fp"]
+    spec = _spec(card, "FramePack")
 
 
 def _experts(models: dict[str, Any], choice: str, own: dict[str, Any]) -> dict[str, Any]:

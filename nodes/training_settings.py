@@ -70,6 +70,9 @@ class LoRATrainingConfig(Node):
             widget(_TRAIN, "persistent_data_loader_workers", True),
             widget(_TRAIN, "cuda_allow_tf32"),
             widget(_TRAIN, "training_comment"),
+            widget(_TRAIN, "fp8_base"),
+            widget(_TRAIN, "fp8_scaled"),
+            widget(_TRAIN, "blocks_to_swap", off=0),
         ),
         outputs=(Output("lora_config", LORA_CONFIG, "For the trainer"),),
     )  # fmt: skip
@@ -77,6 +80,8 @@ class LoRATrainingConfig(Node):
     def validate(self, host: Host, **constants: Any) -> str | None:
         if constants.get("gradient_checkpointing_cpu_offload") and constants.get("gradient_checkpointing") is False:
             return "gradient_checkpointing_cpu_offload works only with gradient_checkpointing: turn that on too"
+        if constants.get("fp8_scaled") and constants.get("fp8_base") is False:
+            return "fp8_scaled works only with fp8_base: turn that on too"
         return None
 
     async def run(self, host: Host, **inputs: Any) -> Result:
