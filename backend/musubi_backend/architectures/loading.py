@@ -50,7 +50,8 @@ def load_frozen(
     plan = MemoryPlan.from_args(args)
     plan.prepare(model, weights, card, device, rename)
     logger.info("loading %s (%s) as %s", weights.path, card.title, str(dtype).removeprefix("torch."))
-    load_into(model, weights, device, dtype, transform=merge, rename=rename, optional=optional)
+    load_into(model, weights, device, dtype, transform=merge, rename=rename, optional=optional, stay=plan.stay(model))
+    plan.finish(model, device)
     mode, split = attention_of(args)
     switches: Any = model
     switches.set_attention(mode, split)

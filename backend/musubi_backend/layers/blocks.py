@@ -1,18 +1,21 @@
 """Running a transformer's blocks: the one place that wraps a block call.
 
-Gradient checkpointing lives here; block streaming (fetch weights before, release after), selective checkpointing (keep
-attention outputs) and regional compilation (a compiled `block`) belong here too, without the models knowing.
+Gradient checkpointing and block streaming (fetch weights before, make room after) happen here, without the models knowing. A block may
+be compiled (`memory.compiling`); what is done here is outside of what is compiled.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from .recompute import recomputed
+
+if TYPE_CHECKING:
+    from ..memory.streaming import BlockStream
 
 
 def run_block(block: nn.Module | Callable[..., Tensor], x: Tensor, *shared: Any, recompute: bool = False, offload: bool = False) -> Tensor:
@@ -21,6 +24,13 @@ def run_block(block: nn.Module | Callable[..., Tensor], x: Tensor, *shared: Any,
     recompute: keep only x for backward and run the block again there. offload: keep that x in (pinned) host memory.
     shared: inputs of all blocks (text, tables), held by reference and never offloaded.
     """
+    stream: BlockStream | None = getattr(block, "stream", None)
+    if stream is None or not isinstance(block, nn.Module):
+        return _run(block, x, shared, recompute, offload)
+    return stream.after(block, _run(block, stream.before(block, x), shared, recompute, offload))
+
+
+def _run(block: nn.Module | Callable[..., Tensor], x: Tensor, shared: tuple[Any, ...], recompute: bool, offload: bool) -> Tensor:
     if not (recompute and torch.is_grad_enabled()):
         result: Tensor = block(x, *shared)
         return result

@@ -82,10 +82,32 @@ class Linear(nn.Linear):
     adapter: LoRAAdapter | None = None
     keeps_weight = True
     """May backward rely on the weight that forward used? Not where it is made for each product, or comes and goes."""
+    visits: torch.device | None = None
+    """Where the weight is when it is used, if it lives in main memory otherwise (`memory.streaming`)."""
 
     def attach(self, adapter: LoRAAdapter | None) -> None:
         """Add `adapter` to what this layer computes; None takes it away."""
         self.__dict__["adapter"] = adapter
+
+    @property
+    def device(self) -> torch.device:
+        """Where this layer computes."""
+        return self.visits or self.weight.device
+
+    def visit(self, device: torch.device) -> None:
+        """From now on somebody else decides where the weight is: `.to()` leaves it alone, and it is on `device` when it is used."""
+        self.__dict__.update(visits=device, keeps_weight=False)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Linear:
+        if self.visits is None:
+            return super()._apply(fn, recurse)
+        parameters, buffers = self._parameters, self._buffers
+        self._parameters = {name: parameter for name, parameter in parameters.items() if name != "weight"}
+        self._buffers = {}
+        try:
+            return super()._apply(fn, recurse)
+        finally:
+            self._parameters, self._buffers = {**parameters, **self._parameters}, buffers
 
     def dense(self, dtype: torch.dtype) -> Tensor:
         """The weight [out, in] to multiply with. dtype: that of the input; a plain weight has it already."""

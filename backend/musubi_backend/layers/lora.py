@@ -111,7 +111,7 @@ class LoRANetwork(nn.Module):
                 linear.in_features, linear.out_features, *size,
                 dropout=dropout, rank_dropout=options.rank_dropout, module_dropout=options.module_dropout,
             )  # fmt: skip
-            network.add_module(name, adapter.to(linear.weight.device))
+            network.add_module(name, adapter.to(linear.device))
             network.targets[name] = path
             linear.attach(adapter)
             if options.verbose:

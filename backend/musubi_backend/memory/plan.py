@@ -1,18 +1,24 @@
-"""From the options to a transformer that takes less memory: before its weights are loaded, and after."""
+"""From the options to a transformer that takes less memory: before its weights are loaded, and after.
+
+Options of musubi-tuner: `--fp8...`, `--blocks_to_swap` and what belongs to them, `--compile...`.
+"""
 
 from __future__ import annotations
 
 import logging
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from ..errors import UserError
+from ..layers.linear import Linear
 from .fp8 import Scaling, hold_in_8_bits
+from .streaming import BlockStream, waiting_blocks
 
 if TYPE_CHECKING:
     from ..architectures.card import Card
@@ -25,11 +31,14 @@ _FAST_CAPABILITY = (8, 9)  # NVIDIA Ada (RTX 40) is the first that multiplies 8-
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What `--fp8...` ask for. All off gives the model as its file has it."""
+    """What was asked for. The defaults give the model as its file has it."""
 
     fp8: bool = False
     fp8_scaled: bool = False
     fp8_fast: bool = False
+    blocks_to_swap: int = 0
+    ring: int = 2
+    pinned: bool = False
 
     @classmethod
     def from_args(cls, args: Namespace) -> MemoryPlan:
@@ -41,12 +50,44 @@ class MemoryPlan:
             fp8=scaled or bool(getattr(args, "fp8", False) or getattr(args, "fp8_base", False)),
             fp8_scaled=scaled,
             fp8_fast=bool(getattr(args, "fp8_fast", False)),
+            blocks_to_swap=getattr(args, "blocks_to_swap", None) or 0,
+            ring=getattr(args, "block_swap_ring_size", None) or 2,
+            pinned=bool(getattr(args, "use_pinned_memory_for_block_swap", False)),
         )
 
     def prepare(
         self, model: nn.Module, weights: Weights, card: Card, device: torch.device, rename: Callable[[str], str | None] | None = None
     ) -> None:
-        """Give an empty `model` the layers that hold its weights as planned. UserError where file or device cannot do it."""
+        """Give an empty `model` the layers that hold its weights as planned. UserError where model, file or device cannot do it."""
+        self._waiting(model)
+        self._choose_layers(model, weights, card, device, rename)
+
+    def stay(self, model: nn.Module) -> set[str]:
+        """Names of the tensors to be loaded into main memory."""
+        waiting = {id(module) for block in chain(*self._waiting(model)) for module in block.modules()}
+        return {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, Linear) and id(module) in waiting}
+
+    def finish(self, model: nn.Module, device: torch.device) -> None:
+        """What needs the loaded weights."""
+        waiting = self._waiting(model)
+        for blocks in waiting:
+            if blocks:
+                BlockStream(blocks, device, self.ring, self.pinned)
+        if any(waiting):
+            logger.info("%d blocks wait in main memory and visit %s", sum(map(len, waiting)), device)
+
+    def _waiting(self, model: nn.Module) -> list[list[nn.Module]]:
+        """Per block list, the blocks that wait in main memory."""
+        lists = _block_lists(model)
+        counts = swapped_per_list(self.blocks_to_swap, [len(blocks) for blocks in lists])
+        return [
+            [blocks[index] for index in waiting_blocks(len(blocks), swapped, self.ring)]
+            for blocks, swapped in zip(lists, counts, strict=True)
+        ]
+
+    def _choose_layers(
+        self, model: nn.Module, weights: Weights, card: Card, device: torch.device, rename: Callable[[str], str | None] | None
+    ) -> None:
         if not self.fp8:
             if weights.eight_bit:
                 logger.info("%s holds 8-bit weights, which are made 16 or 32 bits wide; --fp8 or --fp8_base keeps them small", weights.path)
@@ -77,7 +118,7 @@ def eight_bit_layers(model: nn.Module, card: Card) -> list[str]:
     embeddings and modulation tables are small and stay exact."""
     target, exclude = card.fp8_target, card.fp8_exclude
     names = (name for name, module in model.named_modules() if isinstance(module, nn.Linear))
-    blocks = {id(module) for blocks in model.block_lists() for module in blocks.modules()}  # type: ignore[operator]
+    blocks = {id(module) for blocks in _block_lists(model) for module in blocks.modules()}
     return [
         name
         for name in names
@@ -85,6 +126,30 @@ def eight_bit_layers(model: nn.Module, card: Card) -> list[str]:
         and (not target or any(word in name for word in target))
         and not any(word in name for word in exclude)
     ]
+
+
+def swapped_per_list(blocks_to_swap: int, counts: Sequence[int]) -> list[int]:
+    """How many blocks of each list `--blocks_to_swap` means: musubi-tuner's shares, where a double block counts like two single ones.
+
+    UserError where one of them would be all.
+    """
+    if blocks_to_swap == 0:
+        return [0] * len(counts)
+    if len(counts) == 1:
+        largest, shares = counts[0] - 1, [blocks_to_swap]
+    else:
+        double, single = counts
+        shares = [blocks_to_swap // 2, (blocks_to_swap - blocks_to_swap // 2) * 2 + 1]
+        # N // 2 <= double - 1 and (N - N // 2) * 2 + 1 <= single - 1
+        largest = min(2 * double - 1, 2 * ((single - 2) // 2))
+    if blocks_to_swap > largest:
+        raise UserError(f"--blocks_to_swap {blocks_to_swap}: at most {max(largest, 0)} blocks of this model can wait in main memory")
+    return shares
+
+
+def _block_lists(model: nn.Module) -> list[nn.ModuleList]:
+    lists: list[nn.ModuleList] = model.block_lists()  # type: ignore[operator]
+    return lists
 
 
 def check_fast(device: torch.device) -> None:

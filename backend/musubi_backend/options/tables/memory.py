@@ -6,7 +6,6 @@ from ..option import GENERATE, TRAIN, Group, Option
 
 _OLDER = ("hv_generate_video", "fpack_generate_video")  # their lists of attentions are shorter
 _COMPILE = "regional compilation comes with the memory work"
-_SWAP = "moving blocks between GPU and main memory comes with the memory work"
 
 GROUPS = (
     Group(
@@ -128,17 +127,14 @@ GROUPS = (
                 minimum=0,
                 unit="blocks",
                 advanced=True,
-                refused=_SWAP,
-                neutral=(0, None),
                 help="How many blocks of the transformer live in main memory and visit the GPU when their turn comes. More saves GPU "
-                "memory and costs time.",
+                "memory and costs time, little as long as a transfer fits behind the computation. At most one less than the model has.",
             ),
             Option(
                 "--use_pinned_memory_for_block_swap",
                 bool,
                 False,
                 advanced=True,
-                refused=_SWAP,
                 help="Keep the visiting blocks in page-locked memory: faster transfers, more main memory that nothing else can use.",
             ),
             Option(
@@ -147,8 +143,8 @@ GROUPS = (
                 False,
                 verbs=(TRAIN,),
                 advanced=True,
-                refused=_SWAP,
-                help="Copy blocks to the GPU only and never back; possible because a LoRA leaves them unchanged.",
+                moot="blocks are only ever copied to the GPU and never back, as a LoRA leaves them unchanged",
+                help="Copy blocks to the GPU only and never back.",
             ),
             Option(
                 "--block_swap_ring_size",
@@ -159,16 +155,25 @@ GROUPS = (
                 maximum=64,
                 unit="blocks",
                 advanced=True,
-                refused=_SWAP,
-                help="GPU buffers for blocks on their way, with --block_swap_h2d_only.",
+                help="How many GPU buffers the visiting blocks of --blocks_to_swap go through; they are part of the blocks that stay.",
             ),
             Option(
                 "--img_in_txt_in_offloading",
                 bool,
                 False,
-                without=("wan_generate_video", "fpack_generate_video"),
+                verbs=(TRAIN,),
                 advanced=True,
-                refused=_SWAP,
+                moot="the layers that take in image and text need at most 0.4 GB and stay on the GPU",
+                help="Also keep the layers that take in image and text in main memory.",
+            ),
+            Option(
+                "--img_in_txt_in_offloading",
+                bool,
+                False,
+                verbs=(GENERATE,),
+                architectures=("hv",),
+                advanced=True,
+                moot="the layers that take in image and text need at most 0.4 GB and stay on the GPU",
                 help="Also keep the layers that take in image and text in main memory.",
             ),
         ),

@@ -1,4 +1,4 @@
-"""Transformers held in 8 bits: which layers, from which files, and what generating and training make of them."""
+"""Transformers loaded with the options that save memory: which layers, from which files, and what generating makes of them."""
 
 from __future__ import annotations
 
@@ -130,3 +130,18 @@ def test_a_plain_8_bit_file_cannot_be_scaled(dit: Path, tmp_path: Path) -> None:
     model = load_transformer(arguments(tmp_path / "fp8.safetensors", fp8=True), CPU, torch.bfloat16)
     assert model.blocks[0].ffn[0].weight.dtype == torch.float8_e4m3fn
     assert model.blocks[0].modulation.dtype == torch.bfloat16
+
+
+def test_blocks_wait_in_main_memory_from_the_options(dit: Path) -> None:
+    plain = load_transformer(arguments(dit, fp8=True), CPU, torch.float32)
+    swapped = load_transformer(arguments(dit, fp8=True, blocks_to_swap=1, block_swap_ring_size=1), CPU, torch.float32)
+    assert all(block.stream is swapped.blocks[0].stream for block in swapped.blocks)
+    assert torch.equal(prediction(swapped), prediction(plain))
+    with pytest.raises(UserError, match="--blocks_to_swap 2: at most 1 blocks of this model"):
+        load_transformer(arguments(dit, blocks_to_swap=2), CPU, torch.float32)
+
+
+def test_a_model_to_be_merged_and_saved_is_kept_whole(dit: Path) -> None:
+    model = load_transformer(arguments(dit, fp8=True, blocks_to_swap=1, save_merged_model="out.safetensors"), CPU, torch.bfloat16)
+    assert not any(isinstance(module, Fp8Linear) for module in model.modules())
+    assert not hasattr(model.blocks[0], "stream")

@@ -1,0 +1,203 @@
+"""Blocks of a frozen transformer that wait in main memory and visit the device when their turn comes.
+
+Because the weights never change, they are only ever copied to the device: a block's matrices lie behind each other in main memory and
+go as one piece into one of a few equal buffers, while other blocks compute. The waiting blocks are spread evenly over all, so that
+every transfer has computation to hide behind. Norms, biases and LoRAs are small and stay on the device.
+
+What comes next is a guess (the same direction goes on); a wrong guess costs a transfer that is waited for, never a wrong weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..layers.linear import Linear
+
+_ALIGNMENT = 256  # bytes; more than any kernel asks of a matrix
+_MATRICES = ("weight", "scale_weight")
+FORWARD, BACKWARD = 1, -1
+
+
+def waiting_blocks(count: int, swapped: int, ring: int) -> list[int]:
+    """Which of `count` blocks wait in main memory so that at most max(count - swapped, ring) are on the device at a time."""
+    if swapped <= 0:
+        return []
+    waiting = min(count, swapped + ring)
+    return [(2 * index + 1) * count // (2 * waiting) for index in range(waiting)]
+
+
+class BlockStream:
+    """Runs some of a model's blocks through `ring` buffers on `device`. `layers.blocks.run_block` calls `before` and `after`."""
+
+    def __init__(self, blocks: Sequence[nn.Module], device: torch.device, ring: int = 2, pinned: bool = False) -> None:
+        """blocks: those that wait, in the order they run, with their matrices in main memory. pinned: page-lock that memory, which
+        saves a copy on the way to a CUDA device."""
+        pinned = pinned and device.type == "cuda"
+        self.packed = [_Packed(block, pinned) for block in blocks]
+        largest = max(len(packed.memory) for packed in self.packed)
+        self.buffers = [torch.empty(largest, dtype=torch.uint8, device=device) for _ in range(min(ring, len(blocks)))]
+        self.holds: list[int | None] = [None] * len(self.buffers)
+        self.arrivals: list[Future[Any] | None] = [None] * len(self.buffers)
+        self.transfers = _Transfers(device, largest, pinned)
+        self.numbers = {id(block): number for number, block in enumerate(blocks)}
+        for block in blocks:
+            block.stream = self  # type: ignore[assignment]
+            for linear in _linears(block):
+                linear.visit(device)
+        for number in range(len(self.buffers)):
+            self._fetch(number, number)
+
+    def before(self, block: nn.Module, x: Tensor) -> Tensor:
+        """Have the block's matrices on the device. Returns its input, through which backward will say that it is done with them."""
+        number = self.numbers[id(block)]
+        self._need(number, FORWARD)
+        return _tell(x, lambda: self._left(number, BACKWARD, around=False))
+
+    def after(self, block: nn.Module, out: Tensor) -> Tensor:
+        """Start fetching what will be needed. Returns the block's output, through which backward will ask for its matrices."""
+        number = self.numbers[id(block)]
+        coming_back = torch.is_grad_enabled() and out.requires_grad
+        self._left(number, FORWARD, around=not coming_back)
+        return _tell(out, lambda: self._need(number, BACKWARD))
+
+    @property
+    def resident(self) -> list[int]:
+        """Numbers of the blocks that are on the device, or on their way."""
+        return [number for number in self.holds if number is not None]
+
+    def _need(self, number: int, direction: int) -> None:
+        if number not in self.holds:  # a wrong guess, or a pass that begins elsewhere
+            count = len(self.packed)
+            # longest not needed if things go on in this direction: what was just passed
+            distances = [(direction * (held - number)) % count if held is not None else count for held in self.holds]
+            self._fetch(number, distances.index(max(distances)))
+        buffer = self.holds.index(number)
+        arrival = self.arrivals[buffer]
+        if arrival is not None:
+            self.transfers.wait(arrival)
+            self.arrivals[buffer] = None
+            self.packed[number].use(self.buffers[buffer])
+
+    def _left(self, number: int, direction: int, around: bool) -> None:
+        """The block is done with; its buffer goes to the one that is as many further as there are buffers. around: after the last block
+        the first comes again; otherwise the last ones are next on the way back and stay."""
+        following = number + direction * len(self.buffers)
+        if around:
+            following %= len(self.packed)
+        if number in self.holds and following not in self.holds and 0 <= following < len(self.packed):
+            self._fetch(following, self.holds.index(number))
+
+    def _fetch(self, number: int, buffer: int) -> None:
+        held = self.holds[buffer]
+        if held is not None:
+            self.packed[held].use(self.packed[held].memory)
+        self.holds[buffer] = number
+        self.arrivals[buffer] = self.transfers.start(self.packed[number].memory, self.buffers[buffer])
+
+
+class _Packed:
+    """The matrices of one block, behind each other in main memory."""
+
+    def __init__(self, block: nn.Module, pinned: bool) -> None:
+        self.places: list[tuple[Tensor, int]] = []
+        size = 0
+        for linear in _linears(block):
+            for name in _MATRICES:
+                matrix: Tensor | None = getattr(linear, name, None)
+                if matrix is not None:
+                    self.places.append((matrix, size))
+                    size += -(-matrix.nbytes // _ALIGNMENT) * _ALIGNMENT
+        self.memory = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
+        for matrix, view in self._views(self.memory):
+            view.copy_(matrix.detach())
+            matrix.data = view
+
+    def use(self, memory: Tensor) -> None:
+        """Let the layers see their matrices in `memory`, which holds a copy of ours."""
+        for matrix, view in self._views(memory):
+            matrix.data = view
+
+    def _views(self, memory: Tensor) -> list[tuple[Tensor, Tensor]]:
+        return [(matrix, memory[start : start + matrix.nbytes].view(matrix.dtype).view(matrix.shape)) for matrix, start in self.places]
+
+
+class _Transfers:
+    """Copies to the device, one after the other in a thread. On CUDA they run in a stream of their own; without page-locked memory
+    they pass through two page-locked buffers."""
+
+    def __init__(self, device: torch.device, largest: int, pinned: bool) -> None:
+        self.device = device
+        self.worker = ThreadPoolExecutor(1, thread_name_prefix="block transfers")
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        staged = self.stream is not None and not pinned
+        self.staging = [_Staging(torch.empty(largest, dtype=torch.uint8, pin_memory=True)) for _ in range(2)] if staged else []
+
+    def start(self, memory: Tensor, buffer: Tensor) -> Future[Any]:
+        """Begin once what was asked of the device so far is done, as it may use `buffer`."""
+        done = torch.cuda.current_stream(self.device).record_event() if self.stream is not None else None
+        return self.worker.submit(self._copy, memory, buffer[: len(memory)], done)
+
+    def wait(self, arrival: Future[Any]) -> None:
+        """What is asked of the device from now on comes after this transfer."""
+        event = arrival.result()
+        if event is not None:
+            torch.cuda.current_stream(self.device).wait_event(event)
+
+    def _copy(self, memory: Tensor, buffer: Tensor, done: Any) -> Any:
+        if self.stream is None:
+            buffer.copy_(memory)
+            return None
+        staging = self.staging.pop(0) if self.staging else None
+        source = memory if staging is None else staging.filled(memory)
+        with torch.cuda.stream(self.stream):
+            self.stream.wait_event(done)
+            buffer.copy_(source, non_blocking=True)
+            event = self.stream.record_event()
+        if staging is not None:
+            staging.left = event
+            self.staging.append(staging)
+        return event
+
+
+@dataclass
+class _Staging:
+    """Page-locked memory on the way to the device. left: the event after which it may be filled again."""
+
+    memory: Tensor
+    left: Any = None
+
+    def filled(self, source: Tensor) -> Tensor:
+        if self.left is not None:
+            self.left.synchronize()
+        return self.memory[: len(source)].copy_(source)
+
+
+class _Tell(torch.autograd.Function):
+    """The same tensor; `call` is called when its gradient passes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, call: Callable[[], None]) -> Tensor:
+        ctx.call = call
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        ctx.call()
+        return grad, None
+
+
+def _tell(x: Tensor, call: Callable[[], None]) -> Tensor:
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return x
+    told: Tensor = _Tell.apply(x, call)
+    return told
+
+
+def _linears(block: nn.Module) -> list[Linear]:
+    return [module for module in block.modules() if isinstance(module, Linear)]

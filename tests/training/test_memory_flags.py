@@ -1,0 +1,37 @@
+"""What saves memory while training changes nothing it should not: block swapping not a bit, 8-bit weights little."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_swapping_blocks_changes_no_bit(project: Any, same: SimpleNamespace, checkpointing: bool) -> None:
+    flags = ["--gradient_checkpointing"] if checkpointing else []
+    project.train("plain", *flags, max_train_steps=4)
+    project.train("swapped", *flags, "--use_pinned_memory_for_block_swap", max_train_steps=4, blocks_to_swap=1, block_swap_ring_size=1)
+    assert same.bits(project.lora("swapped"), project.lora("plain"))
+
+
+def test_8_bit_weights_train_nearly_the_same_lora(project: Any, same: SimpleNamespace) -> None:
+    project.train("plain", max_train_steps=4)
+    for out, flags in (("fp8", ["--fp8_base"]), ("scaled", ["--fp8_base", "--fp8_scaled"])):
+        project.train(out, *flags, max_train_steps=4)
+        assert 0 < same.difference(project.lora(out), project.lora("plain")) < 0.1
+    assert not same.bits(project.lora("fp8"), project.lora("scaled"))
+
+
+def test_everything_at_once(project: Any, same: SimpleNamespace) -> None:
+    """8-bit, swapped, checkpointed with inputs in main memory, as on the smallest GPU; the same as 8-bit alone."""
+    project.train("scaled", "--fp8_base", "--fp8_scaled", max_train_steps=4)
+    flags = ["--fp8_base", "--fp8_scaled", "--gradient_checkpointing", "--gradient_checkpointing_cpu_offload", "--block_swap_h2d_only"]
+    project.train("small", *flags, max_train_steps=4, blocks_to_swap=1)
+    assert same.difference(project.lora("small"), project.lora("scaled")) < 1e-5
+
+
+def test_scaled_8_bit_wants_both_flags(project: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    assert project.refused("out", "--fp8_scaled") == 1
+    assert "--fp8_scaled needs --fp8_base" in capfd.readouterr().err
