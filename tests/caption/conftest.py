@@ -24,7 +24,7 @@ def vl_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo Qwen2.5-VL with its tokenizer beside it."""
     from musubi_backend.tools.demo import write_models
 
-    return write_models(tmp_path_factory.mktemp("models"))["qwen_vl"]
+    return write_models(tmp_path_factory.mktemp("models"), kind="qwen_vl")["qwen_vl"]
 
 
 @pytest.fixture

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
 import torch
 from musubi_backend.__main__ import main
 from musubi_backend.architectures.wan.card import CARD
-from musubi_backend.architectures.wan.keys import GEOMETRY_KEY, WanGeometry
+from musubi_backend.architectures.wan.keys import GEOMETRY_KEY, WanGeometry, geometry_of
 from musubi_backend.architectures.wan.model import WanTransformer
 from musubi_backend.encoders.umt5 import UMT5
 from musubi_backend.encoders.wan_vae import WanVAE
+from musubi_backend.errors import UserError
 from musubi_backend.layers.lora import LoRANetwork
-from musubi_backend.tools.demo import write_models
+from musubi_backend.tools.demo import KINDS, write_models
 from musubi_backend.tools.demo_clips import write_clips
 from musubi_backend.weights.recognise import recognise
 from musubi_backend.weights.safetensors_file import read_header
@@ -38,10 +40,23 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> torch.Tensor:
     return torch.stack([torch.from_numpy(frame) for frame in frames]).permute(3, 0, 1, 2) / 127.5 - 1
 
 
-def test_every_file_is_recognised_as_what_it_stands_for(models: dict[str, Path]) -> None:
-    kinds = {part: recognise(path) for part, path in models.items()}
-    expected = {"dit": "wan_transformer", "vae": "wan_vae", "t5": "umt5", "qwen_vl": "qwen_vl"}
-    assert {part: kind.id if kind else None for part, kind in kinds.items()} == expected
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_file_is_recognised_as_what_it_stands_for(kind: str, tmp_path: Path) -> None:
+    found = {part: recognise(path) for part, path in write_models(tmp_path, kind=kind).items()}
+    expected = {"dit": "wan_transformer", "dit_high_noise": "wan_transformer", "vae": "wan_vae", "t5": "umt5", "clip": "clip_vision"}
+    expected |= {"qwen_vl": "qwen_vl"}
+    assert {part: kind.id if kind else None for part, kind in found.items()} == {part: expected[part] for part in found}
+
+
+@pytest.mark.parametrize("task", [task.name for task in CARD.tasks])
+def test_there_is_a_demo_model_for_every_wan_task(task: str, tmp_path: Path) -> None:
+    fitting = []
+    for kind in KINDS:
+        dit = write_models(tmp_path, kind=kind).get("dit")
+        if dit is not None:
+            with contextlib.suppress(UserError):
+                fitting.append(geometry_of(read_header(dit), task))
+    assert fitting
 
 
 def test_a_seed_gives_the_same_weights_and_files_are_left_alone(models: dict[str, Path], tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ class Architecture(ABC):
     def latent_shape(self, width: int, height: int, frames: int) -> tuple[int, int, int, int]:
         """[C, F', H', W'] of one video; UserError names the nearest valid size where this one does not fit."""
 
-    def noise_shape(self, request: SampleRequest) -> tuple[int, int, int, int]:
+    def noise_shape(self, request: SampleRequest, args: Namespace) -> tuple[int, int, int, int]:
         """[C, F', H', W'] of what is sampled for a fitted request."""
         return self.latent_shape(request.width, request.height, request.frames)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..architectures.card import Card
+    from ..weights.safetensors_file import Header
 
 logger = logging.getLogger(__name__)
 
@@ -75,13 +76,16 @@ class CachedDataset:
     _buckets: tuple[dict[Key, list[CachedItem]], ...]
 
     @classmethod
-    def open(cls, config: DatasetConfig, card: Card, *, num_timestep_buckets: int | None = None) -> CachedDataset:
-        """Find and check the caches of every data set by their headers. UserError when there are none, or one is damaged or
-        of another architecture; caches without text are warned about and left out."""
+    def open(
+        cls, config: DatasetConfig, card: Card, *, num_timestep_buckets: int | None = None, needs: Collection[str] = (keys.LATENTS,)
+    ) -> CachedDataset:
+        """Find and check the caches of every data set by their headers. needs: base names of the tensors latent caches must hold.
+        UserError when there are none, or one is damaged, lacks a tensor or is of another architecture; caches without text are warned
+        about and left out."""
         buckets, problems = [], []
         for dataset in config.datasets:
             logger.info(settings_text(dataset))
-            found, wrong = _cached_items(dataset, card)
+            found, wrong = _cached_items(dataset, card, needs)
             for problem in wrong:
                 logger.warning(problem.reason)
             problems += wrong
@@ -130,7 +134,7 @@ class CachedDataset:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
-def _cached_items(dataset: ImageDataset | VideoDataset, card: Card) -> tuple[list[CachedItem], list[Problem]]:
+def _cached_items(dataset: ImageDataset | VideoDataset, card: Card, needs: Collection[str]) -> tuple[list[CachedItem], list[Problem]]:
     """The usable caches of one data set, sorted by name, and those that are not usable."""
     video = isinstance(dataset, VideoDataset)
     buckets = training_buckets(dataset, card)
@@ -148,7 +152,11 @@ def _cached_items(dataset: ImageDataset | VideoDataset, card: Card) -> tuple[lis
         if not texts[text]:
             problems.append(Problem(path, f"Text encoder output cache file not found: {text}"))
             continue
-        key, as_cached = _key(dataset, card, buckets, name, path)
+        header = check_cache(path, card)
+        lacking = sorted(set(needs) - {keys.base_name(stored) for stored in header.tensors})
+        if lacking:
+            raise UserError(f"{path} lacks {', '.join(lacking)}, which this task trains with; cache the latents again for this task")
+        key, as_cached = _key(dataset, card, buckets, name, header)
         found.append(CachedItem(key, path, text))
         if not as_cached:
             resized.append(path)
@@ -160,17 +168,15 @@ def _cached_items(dataset: ImageDataset | VideoDataset, card: Card) -> tuple[lis
     return found, problems
 
 
-def _key(dataset: ImageDataset | VideoDataset, card: Card, buckets: Buckets, name: LatentName, path: Path) -> tuple[Key, bool]:
+def _key(dataset: ImageDataset | VideoDataset, card: Card, buckets: Buckets, name: LatentName, header: Header) -> tuple[Key, bool]:
     """The bucket of one cache, and whether its latents have that bucket's size. Where they have not, their own size becomes
     part of the key, so that a batch can always be stacked."""
-    header = check_cache(path, card)
     bucket = buckets.choose((name.width, name.height))
     key: Key = (*bucket, name.frames) if name.frames is not None else bucket
     if isinstance(dataset, ImageDataset):
         key = (*key, *_image_settings(dataset, card), *control_shapes(header))
     shape = latent_shape(header)
-    if shape is None:
-        raise UserError(f"{path} holds no latents; delete it and cache again")
+    assert shape is not None  # latents are always needed
     expected = (bucket[1] // card.spatial_compression, bucket[0] // card.spatial_compression)
     if shape[-2:] == expected:
         return key, True

@@ -105,7 +105,7 @@ def sample(
         logger.info(f"CFG skip mode: {guidance.skip_mode}, apply ratio: {guidance.apply_ratio}, pattern: {pattern_text(guided)}")
     batches = {True: batch_of_one(positive, device), False: batch_of_one(negative or {}, device)}
     solver = architecture.solver(request)
-    latents = initial_noise(architecture.noise_shape(request), request, device)[None]
+    latents = initial_noise(architecture.noise_shape(request, args), request, device)[None]
     for step, timestep in enumerate(solver.timesteps):
         if job.stop_requested():
             raise StopRequested(f"stopped while sampling, after {step} of {request.steps} steps")

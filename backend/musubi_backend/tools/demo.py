@@ -1,7 +1,7 @@
 """`demo_models`: tiny models, so that captioning, caching, training and generating can be tried in seconds without a download.
 
-Nothing in them was trained. The transformer passes its input through and is easy to teach by LoRA (`demo_wan_transformer`); the
-VAE really encodes and decodes, blurred (`demo_wan_vae`); the text encoder is random, with a tokenizer that was made from a few captions.
+Nothing in them was trained. The transformers pass their input through and are easy to teach by LoRA (`demo_wan_transformer`); the
+VAEs really encode and decode, blurred (`demo_wan_vae`); the other encoders are random, with tokenizers made from a few captions.
 All files carry the layout of the real ones.
 """
 
@@ -10,50 +10,41 @@ from __future__ import annotations
 import logging
 from argparse import Namespace
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
 from ..weights.safetensors_file import read_header, save_atomic
+from . import demo_caption, demo_wan
+from .demo_parts import Part
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    Content = tuple[dict[str, Tensor], dict[str, str]]
+    from .demo_parts import Content
 
 logger = logging.getLogger(__name__)
 
-DIT, VAE, T5 = "demo_wan_t2v.safetensors", "demo_wan_vae.safetensors", "demo_umt5.safetensors"
-QWEN_VL = "demo_qwen_vl.safetensors"
-TEXT_DIM = 64
+KINDS: dict[str, dict[str, Part]] = {**demo_wan.KINDS, **demo_caption.KINDS}
+"""What `--kind` can make; each architecture lists its kinds in a module of its own."""
+
 _TAG = "musubi_demo"
 _VERSION = "1"
 
 
 def run(args: Namespace) -> None:
-    """Write the files into `--output`; those already made with the same seed are left alone."""
-    write_models(Path(args.output), args.seed)
+    """Write the files of `--kind` into `--output`; those already made with the same seed are left alone."""
+    write_models(Path(args.output), args.seed, args.kind)
 
 
-def write_models(folder: Path, seed: int = 0) -> dict[str, Path]:
-    """The demo models in `folder`: {"dit": ..., "vae": ..., "t5": ..., "qwen_vl": ...}. UserError when the folder cannot be written."""
-    from .demo_qwen_vl import TOKENIZER_FOLDER, qwen_vl, write_tokenizer
-    from .demo_umt5 import umt5
-    from .demo_wan_transformer import wan_transformer
-    from .demo_wan_vae import wan_vae
-
-    makers: dict[str, tuple[str, Callable[[], Content]]] = {
-        "dit": (DIT, lambda: wan_transformer(TEXT_DIM, seed)),
-        "vae": (VAE, lambda: (wan_vae(), {})),
-        "t5": (T5, lambda: (umt5(TEXT_DIM, seed), {})),
-        "qwen_vl": (QWEN_VL, lambda: qwen_vl(seed)),
-    }
-    paths = {}
-    for part, (name, make) in makers.items():
-        paths[part] = folder / name
-        _write(paths[part], make, f"{_VERSION}, seed {seed}")
-    write_tokenizer(folder / TOKENIZER_FOLDER)
-    return paths
+def write_models(folder: Path, seed: int = 0, kind: str = "wan") -> dict[str, Path]:
+    """The demo models of one kind in `folder`, by the name of their option: {"dit": ..., "vae": ..., "t5": ...}. UserError when the
+    folder cannot be written."""
+    parts = KINDS[kind]
+    for part in parts.values():
+        _write(folder / part.file, partial(part.make, seed), f"{_VERSION}, seed {seed}")
+        if part.beside is not None:
+            part.beside(folder)
+    return {name: folder / part.file for name, part in parts.items()}
 
 
 def _write(path: Path, make: Callable[[], Content], tag: str) -> None:

@@ -23,31 +23,50 @@ HEAD_GAIN = 3.0
 TIME_GAIN = 0.1
 """Size of the time features. They also shift the head's input, where large random values would be noise in the output."""
 MODULATION_GAIN = 2.0
+EXTRA_GAIN = 0.5
+"""Size of the extra channels (a start picture, a control video) in the stream, relative to the input: seen, but not in its way."""
 
 
-def wan_transformer(text_dim: int, seed: int) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """(tensors in the original layout, float32; metadata with the sizes). Orthogonal matrices are made in float64, so that the
-    rounding of different linear algebra kernels does not show and a seed always gives the same file."""
+def wan_transformer(
+    text_dim: int, seed: int, *, in_dim: int = 16, image_dim: int | None = None, pictures: int = 0
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(tensors in the original layout, float32; metadata with the sizes).
+
+    in_dim: channels of the input, those beyond 16 lie in the part of the stream that the input leaves free. image_dim: width of image
+    features; pictures: how many pictures have positions of their own (2 for first and last frame). Orthogonal matrices are made in
+    float64, so that the rounding of different linear algebra kernels does not show and a seed always gives the same file."""
     import torch
 
     from ..architectures.wan.keys import GEOMETRY_KEY, WanGeometry
-    from ..architectures.wan.model import WanTransformer
+    from ..architectures.wan.model import IMAGE_TOKENS, WanTransformer
 
-    geometry = WanGeometry(dim=DIM, ffn_dim=FFN_DIM, num_heads=HEADS, num_layers=LAYERS, text_dim=text_dim)
+    geometry = WanGeometry(
+        dim=DIM, ffn_dim=FFN_DIM, num_heads=HEADS, num_layers=LAYERS, in_dim=in_dim, text_dim=text_dim, image_dim=image_dim,
+        image_positions=pictures * IMAGE_TOKENS,
+    )  # fmt: skip
     generator = torch.Generator().manual_seed(seed)
     with torch.device("meta"):
         shapes = {name: tensor.shape for name, tensor in WanTransformer(geometry).state_dict().items()}
     basis = _basis(DIM, generator)
-    patch = 4 * geometry.in_dim
+    patch = 4 * geometry.out_dim
     embedding, anchor = basis[:, :patch], basis[:, patch] * ANCHOR * math.sqrt(patch)
+    extra = _extra(basis[:, patch + 1 :], 4 * in_dim - patch, generator)
     fixed = {
-        "patch_embedding.weight": embedding.reshape(shapes["patch_embedding.weight"]),
+        "patch_embedding.weight": torch.cat([embedding, extra], dim=1).reshape(shapes["patch_embedding.weight"]),
         "patch_embedding.bias": anchor,
-        "head.head.weight": _head(embedding, geometry.in_dim),
+        "head.head.weight": _head(embedding, geometry.out_dim),
     }
     return {name: fixed[name] if name in fixed else _initial(name, shape, generator) for name, shape in shapes.items()}, {
         GEOMETRY_KEY: geometry.to_json()
     }
+
+
+def _extra(free: Tensor, inputs: int, generator: torch.Generator) -> Tensor:
+    """Columns [dim, inputs] for further input channels, in the directions `free` [dim, n] of the stream."""
+    import torch
+
+    mixed = torch.randn(free.shape[1], inputs, generator=generator) * free.shape[1] ** -0.5
+    return free @ mixed * EXTRA_GAIN
 
 
 def _head(embedding: Tensor, channels: int) -> Tensor:
@@ -60,8 +79,10 @@ def _head(embedding: Tensor, channels: int) -> Tensor:
 def _initial(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
     import torch
 
-    if name.endswith(("norm_q.weight", "norm_k.weight", "norm3.weight")):
+    if name.endswith(("norm_q.weight", "norm_k.weight", "norm_k_img.weight", "norm3.weight", "proj.0.weight", "proj.4.weight")):
         return torch.ones(shape)
+    if name.endswith("emb_pos"):
+        return torch.randn(shape, generator=generator)
     if name.endswith("modulation"):
         value = 0.02 * torch.randn(shape, generator=generator)
         if name.startswith("blocks."):

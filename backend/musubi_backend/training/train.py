@@ -166,7 +166,10 @@ def _dataset(args: Namespace, architecture: Architecture) -> CachedDataset:
     if args.num_timestep_buckets is not None:
         logger.info("Using timestep bucketing. Number of buckets: %d", args.num_timestep_buckets)
     logger.info("Load dataset config from %s", args.dataset_config)
-    dataset = CachedDataset.open(load_config(args.dataset_config), architecture.card, num_timestep_buckets=args.num_timestep_buckets)
+    dataset = CachedDataset.open(
+        load_config(args.dataset_config), architecture.card, num_timestep_buckets=args.num_timestep_buckets,
+        needs=architecture.trained_names(args),
+    )  # fmt: skip
     if not dataset.items:
         raise UserError(
             f"no training items found for {args.dataset_config}: cache latents and text encoder outputs first, with the same dataset file"

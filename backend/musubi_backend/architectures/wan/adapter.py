@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ...errors import UserError
 from ..protocol import Architecture
 from .card import CARD
 
@@ -14,19 +13,44 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from ...dataset.items import Entry, MediaItem
     from ...inference.sampling import SampleRequest
     from ...inference.schedulers import Solver
-    from ..protocol import Batch, LatentDecoder, LatentEncoder, TextEncoder
+    from ..protocol import Batch, ConditionEncoder, LatentDecoder, LatentEncoder, TextEncoder
     from .model import WanTransformer
 
 
 class Wan(Architecture):
     card = CARD
 
-    def latent_encoder(self, args: Namespace, device: torch.device) -> LatentEncoder:
-        from .encode import WanLatentEncoder
+    def unusable(self, item: MediaItem, args: Namespace) -> str | None:
+        from .caching import unusable
 
-        return WanLatentEncoder.load(args, device)
+        return unusable(item, args)
+
+    def cached_names(self, item: MediaItem, args: Namespace) -> Collection[str]:
+        from .caching import cached_names
+
+        return cached_names(item, args)
+
+    def cached_frames(self, entry: Entry, args: Namespace) -> int:
+        return 1 + len(entry.item.controls) if args.one_frame else super().cached_frames(entry, args)
+
+    def trained_names(self, args: Namespace) -> Collection[str]:
+        task = CARD.task(args.task)
+        pictures = ["latents_image", *(["clip"] if task.image_encoder else [])] if task.start_image else []
+        return ["latents", *pictures, *(["latents_control"] if task.control else [])]
+
+    def latent_encoder(self, args: Namespace, device: torch.device) -> LatentEncoder:
+        from .encode import OneFrameEncoder, WanLatentEncoder
+
+        return OneFrameEncoder.load(args, device) if args.one_frame else WanLatentEncoder.load(args, device)
+
+    def condition_encoder(self, args: Namespace, device: torch.device) -> ConditionEncoder | None:
+        from .conditions import WanConditionEncoder
+
+        task = CARD.task(args.task)
+        return WanConditionEncoder.load(args, device, task) if task.start_image or task.control else None
 
     def text_encoder(self, args: Namespace, device: torch.device) -> TextEncoder:
         from .encode import WanTextEncoder
@@ -51,32 +75,49 @@ class Wan(Architecture):
     def predict(
         self, transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Batch, args: Namespace, skip_blocks: Sequence[int] = ()
     ) -> Tensor:
-        prediction: Tensor = transformer(noisy, timesteps, batch["t5"], skip_blocks=skip_blocks)
+        from .inputs import model_inputs
+
+        prediction: Tensor = transformer(noisy, timesteps, batch["t5"], *model_inputs(batch, CARD.task(args.task)), skip_blocks)
         return prediction
 
     def fitted(self, request: SampleRequest, args: Namespace) -> SampleRequest:
-        self.latent_shape(request.width, request.height, request.frames)
-        task = CARD.task(args.task)
-        if task.frames == 1 and request.frames != 1:
-            raise UserError(f"--video_length {request.frames}: task {task.name} makes single images; leave it out or give 1")
-        return request
+        from .fitting import fitted
+
+        return fitted(request, args, CARD.task(args.task))
+
+    def latent_shape(self, width: int, height: int, frames: int) -> tuple[int, int, int, int]:
+        from .fitting import latent_shape
+
+        return latent_shape(width, height, frames)
+
+    def noise_shape(self, request: SampleRequest, args: Namespace) -> tuple[int, int, int, int]:
+        from .fitting import noise_shape
+
+        return noise_shape(request, CARD.task(args.task))
 
     def solver(self, request: SampleRequest) -> Solver:
         from ...inference.schedulers import wan_solver
 
         return wan_solver(request.solver, request.steps, request.flow_shift)
 
-    def latent_shape(self, width: int, height: int, frames: int) -> tuple[int, int, int, int]:
-        """Wan patches latents by 2x2, so pixels come in steps of 16; frames are 4n+1."""
-        channels, stride, compression = CARD.latent_channels, CARD.frame_stride, CARD.spatial_compression
-        step = compression * 2
-        if width % step or height % step or width < step or height < step:
-            nearest = "x".join(str(max(step, round(side / step) * step)) for side in (width, height))
-            raise UserError(f"size {width}x{height} does not fit {CARD.title}: sides are multiples of {step}; nearest is {nearest}")
-        if (frames - 1) % stride or frames < 1:
-            fitting = max(0, round((frames - 1) / stride)) * stride + 1
-            raise UserError(f"{frames} frames do not fit {CARD.title}: it makes {stride}n+1 frames; nearest is {fitting}")
-        return (channels, (frames - 1) // stride + 1, height // compression, width // compression)
+    def sample(
+        self,
+        transformer: nn.Module,
+        request: SampleRequest,
+        texts: Mapping[str, Mapping[str, Tensor]],
+        conditions: Mapping[str, Tensor],
+        *,
+        args: Namespace,
+        device: torch.device,
+        progress: Callable[[int], object] | None = None,
+    ) -> Tensor:
+        latents = super().sample(transformer, request, texts, conditions, args=args, device=device, progress=progress)
+        if request.one_frame is None:
+            return latents
+        from .one_frame import OneFrame
+
+        place = OneFrame.parse(request.one_frame).place
+        return latents[:, place : place + 1].contiguous()
 
 
 ADAPTER = Wan()

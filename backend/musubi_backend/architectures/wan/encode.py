@@ -7,40 +7,91 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from ...encoders.umt5 import UMT5
 from ...encoders.wan_vae import WanVAE
 from ...errors import UserError
 from ...weights.dtypes import dtype_named
+from .caching import settings_of, starts_from_picture
 from .card import CARD
+from .one_frame import condition
+from .pictures import start_latents, to_video
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
     from ...dataset.decoding import DecodedEntry
+    from ...encoders.clip_vision import ClipVision
 
 logger = logging.getLogger(__name__)
 
 
 class WanLatentEncoder:
-    """Caches the latents that text-to-video training needs."""
+    """Caches the latents of items, of their control media and, for image-to-video, of their first (and last) frame."""
 
-    def __init__(self, vae: WanVAE) -> None:
-        self.vae = vae
+    def __init__(self, vae: WanVAE, clip: ClipVision | None = None, *, start_image: bool = False, last_frame: bool = False) -> None:
+        self.vae, self.clip = vae, clip
+        self.start_image, self.last_frame = start_image, last_frame
 
     @classmethod
     def load(cls, args: Namespace, device: torch.device) -> WanLatentEncoder:
-        """From `--vae`, `--vae_dtype` and `--vae_cache_cpu`. UserError for a missing or wrong file."""
-        return cls(_vae(args, device))
+        """From `--vae`, `--clip` and their companions. UserError for a missing or wrong file."""
+        clip = load_clip(args, device) if args.clip else None
+        return cls(load_vae(args, device), clip, start_image=starts_from_picture(args), last_frame=args.last_frame)
 
     def encode(self, batch: Sequence[DecodedEntry]) -> list[list[dict[str, Tensor]]]:
-        """One file per entry: {"latents": [16, (F-1)/4+1, H/8, W/8]}."""
-        import numpy as np
-        import torch
+        """One file per entry: {"latents": [16, F', H/8, W/8]}, "latents_image" [20, F', H/8, W/8] and "clip" [257, D] of the first frame
+        ([2, 257, D] of first and last), "latents_control" like the latents."""
+        video = self._video([entry.pixels for entry in batch])
+        cached = {"latents": self.vae.encode(video)}
+        if self.start_image:
+            first, last = video[:, :, :1], video[:, :, -1:] if self.last_frame else None
+            cached["latents_image"] = start_latents(self.vae, first, video.shape[2], last)
+            if self.clip is not None:
+                cached["clip"] = self._looked_at(self.clip, first, last)
+        if batch[0].controls:
+            cached["latents_control"] = self.vae.encode(self._video([entry.controls[0] for entry in batch]))
+        return [[{name: tensors[index] for name, tensors in cached.items()}] for index in range(len(batch))]
 
-        pixels = torch.from_numpy(np.stack([entry.pixels for entry in batch])).to(self.vae.device).permute(0, 4, 1, 2, 3)
-        video = pixels.to(self.vae.dtype) / 127.5 - 1.0
-        return [[{"latents": latents}] for latents in self.vae.encode(video.contiguous())]
+    def _video(self, pixels: Sequence[np.ndarray]) -> Tensor:
+        return to_video(np.stack(pixels), self.vae.device, self.vae.dtype)
+
+    @staticmethod
+    def _looked_at(clip: ClipVision, first: Tensor, last: Tensor | None) -> Tensor:
+        features = clip.features(first[:, :, 0])
+        return features if last is None else torch.stack([features, clip.features(last[:, :, 0])], dim=1)
+
+
+class OneFrameEncoder:
+    """Caches one-frame items: the target and its control pictures as the frames of a very short video."""
+
+    def __init__(self, vae: WanVAE, clip: ClipVision | None) -> None:
+        self.vae, self.clip = vae, clip
+        self._greys: dict[torch.Size, Tensor] = {}
+
+    @classmethod
+    def load(cls, args: Namespace, device: torch.device) -> OneFrameEncoder:
+        """As `WanLatentEncoder.load`."""
+        return cls(load_vae(args, device), load_clip(args, device) if args.clip else None)
+
+    def encode(self, batch: Sequence[DecodedEntry]) -> list[list[dict[str, Tensor]]]:
+        """Per entry {"latents": [16, n, H/8, W/8], "latents_image": [20, n, H/8, W/8], "f_indices": [n], "clip": [n - 1, 257, D]}; n - 1 is
+        the number of control pictures, which are encoded one by one because the VAE would take them for a video."""
+        return [[self._one(entry)] for entry in batch]
+
+    def _one(self, entry: DecodedEntry) -> dict[str, Tensor]:
+        settings = settings_of(entry.entry.item)
+        target, *pictures = (to_video(pixels[None], self.vae.device, self.vae.dtype) for pixels in (entry.pixels, *entry.controls))
+        controls = [self.vae.encode(picture)[0] for picture in pictures]
+        cached = {
+            "latents": settings.arranged(controls, self.vae.encode(target)[0]),
+            "latents_image": condition(settings, controls, grey_latents(self.vae, target.shape, self._greys)),
+            "f_indices": torch.tensor(settings.positions, dtype=torch.int32),
+        }
+        if self.clip is not None:
+            cached["clip"] = self.clip.features(torch.cat(pictures)[:, :, 0])
+        return cached
 
 
 class WanLatentDecoder:
@@ -50,7 +101,7 @@ class WanLatentDecoder:
     @classmethod
     def load(cls, args: Namespace, device: torch.device) -> WanLatentDecoder:
         """As `WanLatentEncoder.load`."""
-        return cls(_vae(args, device))
+        return cls(load_vae(args, device))
 
     def decode(self, latents: Tensor) -> Tensor:
         """Normalised latents [16, F', H', W'] -> float32 video [3, 4(F'-1)+1, 8H', 8W'] in 0..1 on the CPU."""
@@ -65,8 +116,6 @@ class WanTextEncoder:
     @classmethod
     def load(cls, args: Namespace, device: torch.device) -> WanTextEncoder:
         """From `--t5`, computing in bfloat16. UserError for a missing or wrong file, and when there is no tokenizer for it."""
-        import torch
-
         if not args.t5:
             raise UserError("--t5 is missing: give the umt5-xxl text encoder file, e.g. umt5_xxl_fp16.safetensors")
         logger.info("Loading T5: %s", args.t5)
@@ -77,10 +126,26 @@ class WanTextEncoder:
         return [{"varlen_t5": features} for features in self.encoder.encode(captions)]
 
 
-def _vae(args: Namespace, device: torch.device) -> WanVAE:
+def load_vae(args: Namespace, device: torch.device) -> WanVAE:
+    """The VAE of `--vae` in `--vae_dtype`. UserError for a missing or wrong file and an unknown dtype."""
     if not args.vae:
         raise UserError("--vae is missing: give the Wan2.1 VAE file, e.g. wan_2.1_vae.safetensors")
     dtype = dtype_named(getattr(args, "vae_dtype", None) or CARD.latent_dtype, "--vae_dtype")
     logger.info("Loading VAE model from %s", args.vae)
     cache_on_cpu = bool(getattr(args, "vae_cache_cpu", False))
     return WanVAE.load(args.vae, device, dtype, cache_on_cpu=cache_on_cpu)
+
+
+def load_clip(args: Namespace, device: torch.device) -> ClipVision:
+    """The image encoder of `--clip`. UserError for a wrong file."""
+    from ...encoders.clip_vision import ClipVision
+
+    logger.info("Loading CLIP: %s", args.clip)
+    return ClipVision.load(args.clip, device)
+
+
+def grey_latents(vae: WanVAE, shape: torch.Size, known: dict[torch.Size, Tensor]) -> Tensor:
+    """Latents [16, 1, H/8, W/8] of an even grey picture of `shape` [B, 3, 1, H, W], looked up in `known` first."""
+    if shape not in known:
+        known[shape] = vae.encode(torch.zeros(1, *shape[1:], device=vae.device, dtype=vae.dtype))[0]
+    return known[shape]

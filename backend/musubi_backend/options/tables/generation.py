@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from ..option import GENERATE, Group, Option
 
-_PICTURES = "generating from pictures or videos is not done here yet"
-_ONE_FRAME = "one-frame generation is not done here yet"
-
 GROUPS = (
     Group(
         "Prompt",
@@ -291,40 +288,40 @@ GROUPS = (
             Option(
                 "--image_path",
                 path="file",
-                differs={"hv_generate_video": {"refused": None}},
                 advanced=True,
-                refused=_PICTURES,
-                help="First frame, for image-to-video models.",
+                help="First frame, for image-to-video models. With Wan the video gets its shape, with about the area of --video_size.",
             ),
             Option(
                 "--end_image_path",
                 path="file",
                 architectures=("wan", "fp"),
                 advanced=True,
-                refused=_PICTURES,
-                help="Last frame, for models that take one.",
+                help="Last frame. Wan's flf2v models are made for it; its other image-to-video models get it as an extra frame at the end "
+                "(--trim_tail_frames can cut what goes wrong there).",
             ),
             Option(
                 "--video_path",
                 path="any",
                 architectures=("wan", "hv"),
-                differs={"wan_generate_video": {"refused": _PICTURES}},
+                differs={
+                    "wan_generate_video": {"refused": "musubi-tuner's Wan generator takes it and then starts from noise all the same"}
+                },
                 advanced=True,
                 help="Video to change, or a folder of pictures; --strength says how much of it. It needs --video_length frames.",
             ),
             Option(
                 "--control_path",
+                path="any",
                 advanced=True,
-                refused=_PICTURES,
                 architectures=("wan",),
-                help="Control video, or folder of pictures, for Fun-Control models.",
+                help="Control video, or folder of pictures, for Fun-Control models; at least as many frames as are made.",
             ),
             Option(
                 "--one_frame_inference",
                 architectures=("wan", "fp"),
                 advanced=True,
-                refused=_ONE_FRAME,
-                help="Generate a single frame from control pictures, with these settings.",
+                help='Generate a single frame from control pictures, with these settings, e.g. "target_index=1,control_index=0": the '
+                "positions in time of the new picture and of the control pictures (0;10 for two).",
             ),
             Option(
                 "--control_image_path",
@@ -332,17 +329,15 @@ GROUPS = (
                 nargs="*",
                 path="file",
                 advanced=True,
-                refused=_ONE_FRAME,
-                help="Control pictures of one-frame generation.",
+                help="Control pictures of one-frame generation, one for each control_index.",
             ),
             Option(
                 "--control_image_mask_path",
+                architectures=("wan", "fp"),
                 nargs="*",
                 path="file",
-                architectures=("wan", "fp"),
                 advanced=True,
-                refused=_ONE_FRAME,
-                help="Masks of those pictures.",
+                help="Masks of those pictures: where they are black, the control picture counts as not given.",
             ),
         ),
     ),

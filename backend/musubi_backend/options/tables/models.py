@@ -6,9 +6,7 @@ from ...architectures.wan.card import CARD as WAN
 from ..option import CACHE_LATENTS, CACHE_TEXT, GENERATE, TRAIN, Group, Option
 
 _WAN22 = "it belongs to Wan2.2, which this backend does not do yet"
-_IMAGE_TO_VIDEO = "image-to-video is not done here yet; text-to-video tasks do not need it"
 _TASKS = tuple(task.name for task in WAN.tasks)
-_LATER_TASKS = {task.name: "only text-to-video and text-to-image of Wan2.1 are done so far" for task in WAN.tasks if not task.supported}
 
 GROUPS = (
     Group(
@@ -19,9 +17,9 @@ GROUPS = (
                 "--task",
                 default="t2v-14B",
                 choices=_TASKS,
-                refused_choices=_LATER_TASKS,
                 architectures=("wan",),
-                help="Which Wan model the weight file is: its kind (t2v makes video from text, t2i single images) and its size. "
+                help="Which Wan model the weight file is: its kind (t2v makes video from text, t2i single images, i2v starts "
+                "from a picture, flf2v also ends with one, FC follows a control video; A14B are Wan2.2's experts) and its size. "
                 "It must match --dit; a file of another size is refused by name.",
             ),
             Option(
@@ -77,8 +75,8 @@ GROUPS = (
                 verbs=(CACHE_LATENTS, TRAIN, GENERATE),
                 architectures=("wan",),
                 advanced=True,
-                refused=_IMAGE_TO_VIDEO,
-                help="Weights of the CLIP image encoder that Wan2.1 image-to-video models look at the first frame with.",
+                help="Weights of the CLIP image encoder that Wan2.1 image-to-video models look at the first frame with; Wan2.2 has none. "
+                "Training needs it only for sample videos.",
             ),
             Option(
                 "--ckpt_dir",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...architectures import cards
+from ...tools.demo import KINDS
 from ..option import DEMO_DATASET, DEMO_MODELS, INSPECT_DATASET, VIDEO_CONVERT, Group, Option
 
 GROUPS = (
@@ -18,6 +19,14 @@ GROUPS = (
             ),
             Option(
                 "--seed", int, 0, minimum=0, help="Seed of the random weights or of the camera paths: the same seed writes the same files."
+            ),
+            Option(
+                "--kind",
+                default="wan",
+                choices=tuple(KINDS),
+                verbs=(DEMO_MODELS,),
+                help="Which models to make: wan makes video from text; the others start from a picture (i2v), also end with one "
+                "(flf2v), follow a control video (fc), or are Wan2.2's two experts (wan22); qwen_vl writes captions.",
             ),
             Option("--clips", int, 4, verbs=(DEMO_DATASET,), minimum=1, maximum=64, unit="clips", help="How many clips to make."),
             Option(

@@ -1,0 +1,49 @@
+"""What the latent caching tool has to know about Wan's items before anything is decoded. No torch."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Collection
+
+from ...dataset.config import ImageDataset
+from ...dataset.items import MediaItem
+from ...errors import UserError
+from .one_frame import OneFrame
+
+
+def starts_from_picture(args: Namespace) -> bool:
+    """Are the latents of start pictures cached? `--clip` and `--last_frame` ask for them too."""
+    return bool(args.i2v or args.clip or args.last_frame)
+
+
+def settings_of(item: MediaItem) -> OneFrame:
+    """The positions that the dataset file gives for one-frame items. UserError where it gives none, or they do not fit."""
+    dataset = item.dataset
+    if not isinstance(dataset, ImageDataset) or dataset.fp_1f_clean_indices is None or dataset.fp_1f_target_index is None:
+        raise UserError(
+            "--one_frame needs an image dataset with fp_1f_clean_indices (positions of the control pictures) and fp_1f_target_index"
+        )
+    return OneFrame(dataset.fp_1f_target_index, dataset.fp_1f_clean_indices)
+
+
+def unusable(item: MediaItem, args: Namespace) -> str | None:
+    """Why an item cannot be cached with these arguments; None when it can."""
+    if not args.one_frame:
+        return None
+    try:
+        settings = settings_of(item)
+    except UserError as error:
+        return str(error)
+    wanted, found = len(settings.controls), len(item.controls)
+    return None if found == wanted else f"--one_frame needs {wanted} control pictures (control_directory); {found} are there"
+
+
+def cached_names(item: MediaItem, args: Namespace) -> Collection[str]:
+    """Base names of the tensors in an item's latent caches."""
+    pictured = args.one_frame or starts_from_picture(args)
+    return [
+        "latents",
+        *(["latents_image"] if pictured else []),
+        *(["clip"] if args.clip else []),
+        *(["f_indices"] if args.one_frame else ["latents_control"] if item.controls else []),
+    ]

@@ -1,0 +1,110 @@
+"""What a request needs to be one that the chosen Wan task can do. Reads headers of pictures at most."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ...errors import UserError
+from .card import CARD
+from .one_frame import OneFrame
+from .pictures import STEP, size_like, size_of
+
+if TYPE_CHECKING:
+    from ...inference.sampling import Pictures, SampleRequest
+    from ..card import Task
+
+Shape = tuple[int, int, int, int]
+
+
+def fitted(request: SampleRequest, args: Namespace, task: Task) -> SampleRequest:
+    """The request with the size of its start picture's shape, checked. UserError for pictures the task does not take or lacks, and for
+    sizes and lengths that do not fit, naming the nearest that do."""
+    _check_one_frame(request, args, task)
+    _check_pictures(request.pictures, task, request.one_frame is not None)
+    _check_encoders(args, task)
+    if request.one_frame is not None:
+        request = replace(request, frames=1)
+    if request.pictures.start and not request.fixed_size:
+        width, height = size_like(size_of(request.pictures.start), request.width * request.height)
+        request = replace(request, width=width, height=height)
+    latent_shape(request.width, request.height, request.frames)
+    if task.frames == 1 and request.frames != 1:
+        raise UserError(f"--video_length {request.frames}: task {task.name} makes single images; leave it out or give 1")
+    return request
+
+
+def latent_shape(width: int, height: int, frames: int) -> Shape:
+    """Wan patches latents by 2x2, so pixels come in steps of 16; frames are 4n+1."""
+    channels, stride, compression = CARD.latent_channels, CARD.frame_stride, CARD.spatial_compression
+    if width % STEP or height % STEP or width < STEP or height < STEP:
+        nearest = "x".join(str(max(STEP, round(side / STEP) * STEP)) for side in (width, height))
+        raise UserError(f"size {width}x{height} does not fit {CARD.title}: sides are multiples of {STEP}; nearest is {nearest}")
+    if (frames - 1) % stride or frames < 1:
+        fitting = max(0, round((frames - 1) / stride)) * stride + 1
+        raise UserError(f"{frames} frames do not fit {CARD.title}: it makes {stride}n+1 frames; nearest is {fitting}")
+    return (channels, (frames - 1) // stride + 1, height // compression, width // compression)
+
+
+def noise_shape(request: SampleRequest, task: Task) -> Shape:
+    """[C, F', H', W'] of what is sampled: one-frame requests have a frame per picture, and a last picture that the model was not made for
+    gets a frame of its own behind the video's."""
+    channels, frames, height, width = latent_shape(request.width, request.height, request.frames)
+    if request.one_frame is not None:
+        frames = len(OneFrame.parse(request.one_frame).positions)
+    elif has_extra_end(request, task):
+        frames += 1
+    return (channels, frames, height, width)
+
+
+def has_extra_end(request: SampleRequest, task: Task) -> bool:
+    """Does the request give a last picture to a model that was only trained with a first one?"""
+    return request.pictures.end is not None and not task.last_frame and request.one_frame is None
+
+
+def _check_one_frame(request: SampleRequest, args: Namespace, task: Task) -> None:
+    if request.one_frame is None:
+        if getattr(args, "one_frame", False):
+            raise UserError(
+                '--one_frame: each sample prompt needs its settings, e.g. --of "target_index=1,control_index=0" and --ci picture.png'
+            )
+        return
+    if getattr(args, "one_frame", True) is False:
+        raise UserError("--of in a sample prompt makes a one-frame sample; start the training with --one_frame for that")
+    if not task.start_image or task.control:
+        raise UserError(f"one-frame generation needs an image-to-video model; task {task.name} is none")
+    wanted, given = len(OneFrame.parse(request.one_frame).controls), len(request.pictures.controls)
+    if wanted != given:
+        raise UserError(f'one-frame settings "{request.one_frame}" name {wanted} control positions, and {given} control pictures are given')
+    if len(request.pictures.masks) > given:
+        raise UserError(f"{len(request.pictures.masks)} masks are given for {given} control pictures")
+
+
+def _check_pictures(pictures: Pictures, task: Task, one_frame: bool) -> None:
+    """UserError for pictures that are missing or would do nothing."""
+    if task.start_image and not pictures.start and not one_frame:
+        raise UserError(f"task {task.name} starts from a picture: give one with --image_path, or --i in a prompt line")
+    if task.last_frame and not pictures.end and not (one_frame and len(pictures.controls) > 1):
+        raise UserError(f"task {task.name} ends with a picture: give one with --end_image_path, or --ei in a prompt line")
+    if task.control and not pictures.control_video:
+        raise UserError(f"task {task.name} follows a control video: give one with --control_path, or --cn in a prompt line")
+    surplus = {
+        "a start picture (--image_path)": pictures.start and not task.start_image,
+        "an end picture (--end_image_path)": pictures.end and (not task.start_image or task.control or (one_frame and not task.last_frame)),
+        "a control video (--control_path)": pictures.control_video and not task.control,
+        "control pictures (--control_image_path)": (pictures.controls or pictures.masks) and not one_frame,
+    }
+    for what, given in surplus.items():
+        if given:
+            raise UserError(f"task {task.name} takes no {what.partition(' ')[2]}; leave it out, or choose another --task")
+
+
+def _check_encoders(args: Namespace, task: Task) -> None:
+    """What looks at the pictures must be there, also where no video is decoded."""
+    if (task.start_image or task.control) and not args.vae:
+        raise UserError(f"--vae is required: task {task.name} encodes its pictures with it")
+    if task.start_image and task.image_encoder and not args.clip:
+        raise UserError(
+            f"--clip is required: task {task.name} looks at its start picture with the CLIP image encoder, e.g. clip_vision_h.safetensors"
+        )

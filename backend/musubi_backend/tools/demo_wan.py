@@ -1,0 +1,62 @@
+"""Which tiny files make up a Wan model of each kind. No torch: makers are imported when a file is to be written."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .demo_parts import Part
+
+if TYPE_CHECKING:
+    from .demo_parts import Content
+
+TEXT_DIM = 64
+IMAGE_DIM = 32
+
+
+def _transformer(seed: int, in_dim: int = 16, image: bool = False, pictures: int = 0) -> Content:
+    from .demo_wan_transformer import wan_transformer
+
+    return wan_transformer(TEXT_DIM, seed, in_dim=in_dim, image_dim=IMAGE_DIM if image else None, pictures=pictures)
+
+
+def _vae(seed: int) -> Content:
+    from .demo_wan_vae import wan_vae
+
+    return wan_vae(), {}
+
+
+def _t5(seed: int) -> Content:
+    from .demo_umt5 import umt5
+
+    return umt5(TEXT_DIM, seed), {}
+
+
+def _clip(seed: int) -> Content:
+    from .demo_clip_vision import clip_vision
+
+    return clip_vision(IMAGE_DIM, seed)
+
+
+_SHARED = {"vae": Part("demo_wan_vae.safetensors", _vae), "t5": Part("demo_umt5.safetensors", _t5)}
+_CLIP = {"clip": Part("demo_clip_vision.safetensors", _clip)}
+
+
+def _dit(name: str, in_dim: int = 16, image: bool = False, pictures: int = 0, other_seed: int = 0) -> Part:
+    return Part(f"demo_wan_{name}.safetensors", lambda seed: _transformer(seed + other_seed, in_dim, image, pictures))
+
+
+def _experts(name: str, in_dim: int) -> dict[str, Part]:
+    """The two models of Wan2.2: with weights of their own, as the real ones."""
+    low, high = _dit(f"{name}_low", in_dim), _dit(f"{name}_high", in_dim, other_seed=1_000_003)
+    return {"dit": low, "dit_high_noise": high, **_SHARED}
+
+
+KINDS = {
+    "wan": {"dit": _dit("t2v"), **_SHARED},
+    "wan_i2v": {"dit": _dit("i2v", 36, image=True), **_SHARED, **_CLIP},
+    "wan_flf2v": {"dit": _dit("flf2v", 36, image=True, pictures=2), **_SHARED, **_CLIP},
+    "wan_fc": {"dit": _dit("fc", 48, image=True), **_SHARED, **_CLIP},
+    "wan22": _experts("22_t2v", 16),
+    "wan22_i2v": _experts("22_i2v", 36),
+}
+"""Kind -> part (the name of its option) -> file. `wan_fc` serves both Fun-Control tasks."""

@@ -1,0 +1,235 @@
+"""Every Wan task end to end on tiny models: a dataset becomes caches, the caches a LoRA, and a request with the LoRA a video."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from musubi_backend.__main__ import main
+from musubi_backend.tools.demo import write_models
+from musubi_backend.tools.demo_clips import write_clips
+from musubi_backend.weights.safetensors_file import load, read_header
+from PIL import Image
+
+SIDE, FRAMES = 32, 5
+
+
+@dataclass
+class Folder:
+    """Models, a dataset and pictures of one task, and its tools."""
+
+    path: Path
+    models: dict[str, Path]
+    task: str
+    config: Path = field(init=False)
+
+    def tool(self, name: str, *words: object) -> int:
+        return main([name, *map(str, words)])
+
+    def model(self, *parts: str) -> list[object]:
+        return [word for part in parts if part in self.models for word in (f"--{part}", self.models[part])]
+
+    def dataset(self, kind: str, **values: object) -> None:
+        self.config = self.path / "dataset.toml"
+        lines = ["[general]", f"resolution = [{SIDE}, {SIDE}]", 'caption_extension = ".txt"', "[[datasets]]"]
+        lines += [f"{kind}_directory = '{self.path / 'media'}'", f"cache_directory = '{self.path / 'cache'}'"]
+        lines += [f"{key} = {value}" for key, value in values.items()]
+        self.config.write_text("\n".join(lines), encoding="utf-8")
+
+    def cache(self, *flags: str, clip: bool = True) -> None:
+        parts = ("vae", "clip") if clip else ("vae",)
+        assert self.tool("wan_cache_latents", "--dataset_config", self.config, *self.model(*parts), "--device", "cpu", *flags) == 0
+        assert self.tool("wan_cache_text_encoder_outputs", "--dataset_config", self.config, *self.model("t5"), "--device", "cpu") == 0
+
+    def train(self, *flags: object, steps: int = 2) -> Path:
+        """Returns the folder of the LoRA `cat`."""
+        out = self.path / "loras"
+        settings = {"output_dir": out, "output_name": "cat", "network_module": "networks.lora_wan", "optimizer_type": "adamw"}
+        settings |= {"learning_rate": "1e-2", "max_train_steps": steps, "seed": 1, "mixed_precision": "no", "timestep_sampling": "uniform"}
+        words = [word for key, value in settings.items() for word in (f"--{key}", value)]
+        data = ["--task", self.task, "--sdpa", "--dataset_config", self.config]
+        assert self.tool("wan_train_network", *data, *self.model("dit"), *words, *flags) == 0
+        return out
+
+    def latents(self, *flags: object, name: str = "out") -> torch.Tensor:
+        """Generated latents [16, F, H/8, W/8]."""
+        assert self.generate(*flags, name=name) == 0
+        (path,) = (self.path / name).glob("*_latent.safetensors")
+        tensor = load(path)["latent"]
+        path.unlink()
+        return tensor
+
+    def generate(self, *flags: object, name: str = "out") -> int:
+        sampling = ["--video_size", SIDE, SIDE, "--video_length", FRAMES, "--infer_steps", 2, "--seed", 1, "--device", "cpu"]
+        models = self.model("dit", "vae", "t5", "clip")
+        request = ["--task", self.task, "--prompt", "a cat", "--save_path", self.path / name, "--output_type", "latent"]
+        return self.tool("wan_generate_video", *request, *models, *sampling, *flags)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two pictures, twice as wide as high."""
+    folder = tmp_path_factory.mktemp("pictures")
+    paths = folder / "red.png", folder / "blue.png"
+    for path, colour in zip(paths, ((220, 40, 30), (30, 60, 230)), strict=True):
+        Image.fromarray(np.full((40, 80, 3), colour, np.uint8)).save(path)
+    return paths
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Folder]:
+    return lambda kind, task: Folder(tmp_path, write_models(tmp_path_factory.mktemp(kind), kind=kind), task)
+
+
+def test_image_to_video(folder: Callable[[str, str], Folder], pictures: tuple[Path, Path]) -> None:
+    work = folder("wan_i2v", "i2v-14B")
+    write_clips(work.path / "media", count=1, size=(SIDE, SIDE), frames=FRAMES)
+    work.dataset("video", target_frames=[FRAMES])
+    work.cache()
+    prompts = work.path / "prompts.txt"
+    prompts.write_text(f"a cat --i {pictures[0]} --w 32 --h 32 --f 5 --s 1\n", encoding="utf-8")
+    out = work.train("--sample_prompts", prompts, "--sample_every_n_steps", 2, *work.model("vae", "t5", "clip"))
+    assert len(list((out / "sample").glob("*.mp4"))) == 1
+    red, blue = (work.latents("--image_path", picture, "--lora_weight", out / "cat.safetensors") for picture in pictures)
+    assert red.shape == (16, 2, 2, 4), "as wide and high as the picture's shape gives with the area of 32x32"
+    assert not torch.allclose(red, blue, atol=1e-2)
+    assert not torch.allclose(red, work.latents("--image_path", pictures[0]), atol=1e-4), "the LoRA acts"
+    longer = work.latents("--image_path", pictures[0], "--end_image_path", pictures[1])
+    assert longer.shape == (16, 3, 2, 4), "the last picture has a frame of its own behind the video"
+
+
+def test_first_and_last_frame(folder: Callable[[str, str], Folder], pictures: tuple[Path, Path]) -> None:
+    work = folder("wan_flf2v", "flf2v-14B")
+    write_clips(work.path / "media", count=1, size=(SIDE, SIDE), frames=FRAMES)
+    work.dataset("video", target_frames=[FRAMES])
+    work.cache("--last_frame")
+    (cached,) = (load(path) for path in (work.path / "cache").glob("*wan.safetensors"))
+    mask = cached["latents_image_2x4x4_bfloat16"][:4, :, 0, 0]
+    assert mask.tolist() == [[1, 0], [1, 0], [1, 0], [1, 1]]
+    assert cached["clip_bfloat16"].shape == (2, 257, 32)
+    work.train()
+    start = ["--image_path", pictures[0], "--end_image_path"]
+    red, blue = (work.latents(*start, picture) for picture in pictures)
+    assert red.shape == (16, 2, 2, 4)
+    assert not torch.allclose(red, blue, atol=1e-2)
+
+
+def test_caches_of_another_task_are_refused_before_training(
+    folder: Callable[[str, str], Folder], capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = folder("wan_i2v", "i2v-14B")
+    write_clips(work.path / "media", count=1, size=(SIDE, SIDE), frames=FRAMES)
+    work.dataset("video", target_frames=[FRAMES])
+    work.cache(clip=False)
+    flags = [
+        "--output_dir",
+        work.path,
+        "--output_name",
+        "x",
+        "--network_module",
+        "networks.lora_wan",
+        "--optimizer_type",
+        "adamw",
+        "--sdpa",
+    ]
+    train = ["wan_train_network", "--task", work.task, "--dataset_config", work.config, *work.model("dit"), *flags]
+    assert work.tool(*train) == 1
+    assert "lacks clip, latents_image" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("task", ["t2v-1.3B-FC", "i2v-14B-FC"])
+def test_fun_control(task: str, folder: Callable[[str, str], Folder], pictures: tuple[Path, Path]) -> None:
+    work = folder("wan_fc", task)
+    (clip,) = write_clips(work.path / "media", count=1, size=(SIDE, SIDE), frames=FRAMES)
+    (other,) = write_clips(work.path / "controls", count=1, size=(SIDE, SIDE), frames=FRAMES)
+    assert clip.name == other.name
+    work.dataset("video", target_frames=[FRAMES], control_directory=f"'{work.path / 'controls'}'")
+    with_image = task.startswith("i2v")
+    work.cache(clip=with_image)
+    work.train()
+    start = ["--image_path", pictures[0], "--video_size", SIDE, 2 * SIDE] if with_image else []
+    (moving,) = write_clips(work.path / "longer", count=1, size=(48, 32), frames=FRAMES + 4)
+    still = work.path / "still"
+    still.mkdir()
+    for number in range(FRAMES):
+        Image.fromarray(np.full((20, 20, 3), 128, np.uint8)).save(still / f"{number}.png")
+    first, second = (work.latents("--control_path", control, *start) for control in (moving, still))
+    assert not torch.allclose(first, second, atol=1e-2)
+
+
+def test_one_frame(folder: Callable[[str, str], Folder], pictures: tuple[Path, Path]) -> None:
+    work = folder("wan_i2v", "i2v-14B")
+    for kind, colour in (("media", 90), ("controls", 160)):
+        (work.path / kind).mkdir()
+        Image.fromarray(np.full((SIDE, SIDE, 3), colour, np.uint8)).save(work.path / kind / "a.png")
+    (work.path / "media" / "a.txt").write_text("a cat", encoding="utf-8")
+    controls = f"'{work.path / 'controls'}'"
+    work.dataset("image", control_directory=controls, fp_1f_clean_indices=[0], fp_1f_target_index=9)
+    work.cache("--one_frame")
+    (path,) = (work.path / "cache").glob("*wan.safetensors")
+    cached = load(path)
+    assert cached["f_indices_int32"].tolist() == [0, 9]
+    assert cached["clip_bfloat16"].shape == (1, 257, 32)
+    assert cached["latents_image_2x4x4_bfloat16"][:4, :, 0, 0].tolist() == [[1, 0]] * 4
+    assert torch.equal(cached["latents_image_2x4x4_bfloat16"][4:, 0], cached["latents_2x4x4_bfloat16"][:, 0]), "the control picture"
+    assert not torch.equal(cached["latents_image_2x4x4_bfloat16"][4:, 1], cached["latents_2x4x4_bfloat16"][:, 1]), "grey, and the target"
+    written = path.stat().st_mtime_ns
+    work.cache("--one_frame", "--skip_existing")
+    assert path.stat().st_mtime_ns == written
+
+    prompts = work.path / "prompts.txt"
+    prompts.write_text(f"a cat --of target_index=9,control_index=0 --ci {pictures[0]} --w 32 --h 32 --s 1\n", encoding="utf-8")
+    out = work.train("--one_frame", "--sample_prompts", prompts, "--sample_every_n_steps", 2, *work.model("vae", "t5", "clip"))
+    assert len(list((out / "sample").glob("*.png"))) == 1
+
+    def made(control: Path, position: int = 9, *flags: object) -> torch.Tensor:
+        settings = f"target_index={position},control_index=0"
+        return work.latents("--one_frame_inference", settings, "--control_image_path", control, "--image_path", pictures[0], *flags)
+
+    red = made(pictures[0])
+    assert red.shape == (16, 1, 2, 4)
+    assert not torch.allclose(red, made(pictures[1]), atol=1e-2)
+    assert not torch.allclose(red, made(pictures[0], 1), atol=1e-4), "positions matter"
+    mask = work.path / "mask.png"
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(mask)
+    assert not torch.allclose(red, made(pictures[0], 9, "--control_image_mask_path", mask), atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "task", "flags", "message"),
+    [
+        ("wan", "t2v-1.3B", ["--image_path", "{red}"], "takes no start picture"),
+        ("wan", "t2v-1.3B", ["--control_path", "{red}"], "takes no control video"),
+        ("wan_i2v", "i2v-14B", [], "starts from a picture: give one with --image_path"),
+        ("wan_i2v", "i2v-14B", ["--image_path", "{text}"], "not a picture"),
+        ("wan_i2v", "i2v-A14B", ["--image_path", "{red}"], "use --task i2v-14B"),
+        ("wan_flf2v", "flf2v-14B", ["--image_path", "{red}"], "ends with a picture"),
+        ("wan_fc", "t2v-14B-FC", [], "follows a control video"),
+        ("wan_fc", "t2v-14B-FC", ["--control_path", "{red}"], "1 frames, and 5 are to be made"),
+        ("wan_i2v", "i2v-14B", ["--one_frame_inference", "control_index=0", "--image_path", "{red}"], "name 1 control positions, and 0"),
+        ("wan_i2v", "i2v-14B", ["--one_frame_inference", "target=0", "--image_path", "{red}"], "is not understood"),
+    ],
+)
+def test_requests_that_do_not_fit_the_task_are_refused(
+    kind: str, task: str, flags: list[str], message: str,
+    folder: Callable[[str, str], Folder], pictures: tuple[Path, Path], capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    work = folder(kind, task)
+    text = work.path / "notes.png"
+    text.write_text("no picture", encoding="utf-8")
+    assert work.generate(*(flag.format(red=pictures[0], text=text) for flag in flags)) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_lora_of_an_image_model_has_layers_for_the_image(folder: Callable[[str, str], Folder]) -> None:
+    work = folder("wan_i2v", "i2v-14B")
+    write_clips(work.path / "media", count=1, size=(SIDE, SIDE), frames=FRAMES)
+    work.dataset("video", target_frames=[1])
+    work.cache()
+    names = read_header(work.train(steps=1) / "cat.safetensors").tensors
+    assert "lora_unet_blocks_0_cross_attn_k_img.lora_down.weight" in names
+    assert not any("img_emb" in name for name in names)
