@@ -85,6 +85,7 @@ def folder(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
     return lambda kind, task: Folder(tmp_path, write_models(tmp_path_factory.mktemp(kind), kind=kind), task)
 
 
+@pytest.mark.slow
 def test_image_to_video(folder: Callable[[str, str], Folder], pictures: tuple[Path, Path]) -> None:
     work = folder("wan_i2v", "i2v-14B")
     write_clips(work.path / "media", count=1, size=(SIDE, SIDE), frames=FRAMES)
@@ -210,7 +211,12 @@ def test_one_frame(folder: Callable[[str, str], Folder], pictures: tuple[Path, P
         ("wan_flf2v", "flf2v-14B", ["--image_path", "{red}"], "ends with a picture"),
         ("wan_fc", "t2v-14B-FC", [], "follows a control video"),
         ("wan_fc", "t2v-14B-FC", ["--control_path", "{red}"], "1 frames, and 5 are to be made"),
-        ("wan_i2v", "i2v-14B", ["--one_frame_inference", "control_index=0", "--image_path", "{red}"], "name 1 control positions, and 0"),
+        (
+            "wan_i2v",
+            "i2v-14B",
+            ["--one_frame_inference", "target_index=1,control_index=0", "--image_path", "{red}"],
+            "name 1 control positions, and 0",
+        ),
         ("wan_i2v", "i2v-14B", ["--one_frame_inference", "target=0", "--image_path", "{red}"], "is not understood"),
     ],
 )
