@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import runpy
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,108 +18,175 @@ COLUMN, WIDGET_HEIGHT, HEAD = 380, 24, 60
 ROW_GAP = 130  # a node grows by the text that it shows when it has run
 LARGE_WIDGET_HEIGHT = 90
 
-# name -> nodes in columns: (node, widgets that differ from their defaults, {input: (node, output)})
-DEMO_MODELS = {"task": "t2v-1.3B", "dit": "demo_wan_t2v.safetensors", "vae": "demo_wan_vae.safetensors", "t5": "demo_umt5.safetensors"}
-REAL_MODELS = {
-    "task": "t2v-1.3B",
-    "dit": "wan2.1_t2v_1.3B_bf16.safetensors",
-    "vae": "wan_2.1_vae.safetensors",
-    "t5": "umt5_xxl_fp16.safetensors",
-}
-_CACHES = [
-    ("VAELatentCache", {}, {"dataset": ("DatasetConfig", "dataset"), "models": ("WanModelPaths", "models")}),
-    ("TextEncoderCache", {}, {"dataset": ("DatasetConfig", "dataset"), "models": ("WanModelPaths", "models")}),
-]
-_TRAINER_LINKS = {
-    "models": ("WanModelPaths", "models"),
-    "latents": ("VAELatentCache", "latents"),
-    "text": ("TextEncoderCache", "text"),
-    "lora_config": ("LoRATrainingConfig", "lora_config"),
-    "optimizer": ("OptimizerConfig", "optimizer"),
-    "sampling": ("SamplingConfig", "sampling"),
-}
-_SAVE = ("VideoOutput", {}, {"video": ("WanVideoGenerator", "video")})
+Widgets = dict[str, Any]
+Entry = tuple[str, Widgets, dict[str, tuple[str, str]]]  # (node, widgets that differ from their defaults, {input: (node, output)})
+Columns = list[list[Entry]]
 
-WORKFLOWS: dict[str, list[list[tuple[str, dict[str, Any], dict[str, tuple[str, str]]]]]] = {
-    "quickstart": [
-        [
-            (
-                "DatasetConfig",
-                {"path": "demo/dataset", "width": 64, "height": 64, "enable_bucket": False, "target_frames": "17", "batch_size": 2},
-                {},
-            ),
-            ("WanModelPaths", DEMO_MODELS, {}),
-        ],
-        _CACHES,
-        [
-            (
-                "LoRATrainingConfig",
-                {
-                    "max_train_steps": 100,
-                    "network_dim": 8,
-                    "network_alpha": 8.0,
-                    "mixed_precision": "no",
-                    "gradient_checkpointing": False,
-                    "save_every_n_steps": 0,
-                    "max_data_loader_n_workers": 0,
-                    "persistent_data_loader_workers": False,
-                },
-                {},
-            ),
-            ("OptimizerConfig", {"optimizer_type": "adamw", "learning_rate": 2e-3}, {}),
-            ("SamplingConfig", {}, {}),
-        ],
-        [("WanLoRATrainer", {"output_name": "quickstart"}, _TRAINER_LINKS)],
-        [
-            (
-                "WanVideoGenerator",
-                {
-                    "prompt": "a slow pan over a photograph",
-                    "width": 64,
-                    "height": 64,
-                    "video_length": 17,
-                    "infer_steps": 8,
-                    "guidance_scale": 1.0,
-                    "flow_shift": 3.0,
-                    "seed": 7,
-                },
-                {"models": ("WanModelPaths", "models"), "lora_1": ("WanLoRATrainer", "lora_name")},
-            ),
-        ],
-        [("VideoOutput", {"filename_prefix": "musubi_tuner/quickstart"}, _SAVE[2])],
-    ],
-    "wan_lora_training": [
-        [
-            ("DatasetConfig", {"path": "my_clips", "width": 480, "height": 272, "target_frames": "1, 17"}, {}),
-            ("WanModelPaths", REAL_MODELS, {}),
-        ],
-        _CACHES,
-        [
-            ("LoRATrainingConfig", {}, {}),
-            ("OptimizerConfig", {}, {}),
-            (
-                "SamplingConfig",
-                {"sample_prompts": "a short description in the words of your captions", "sample_every_n_steps": 250},
-                {},
-            ),
-        ],
-        [("WanLoRATrainer", {"output_name": "my_lora"}, _TRAINER_LINKS)],
-    ],
-    "wan_generate_with_lora": [
-        [("WanModelPaths", REAL_MODELS, {})],
-        [
-            (
-                "WanVideoGenerator",
-                {
-                    "prompt": "a short description in the words of your captions",
-                    "lora_1": "musubi_tuner/my_lora.safetensors",
-                    "video_length": 33,
-                },
-                {"models": ("WanModelPaths", "models")},
-            ),
-        ],
-        [("VideoOutput", {"filename_prefix": "musubi_tuner/my_lora"}, _SAVE[2])],
-    ],
+
+@dataclass(frozen=True)
+class Model:
+    """Files of one model as ComfyUI's users have them, and sizes to begin with. node: beginning of its nodes' names."""
+
+    node: str
+    generator: str
+    files: Widgets
+    dataset: Widgets
+    video: Widgets
+    sampling: Widgets = field(default_factory=dict)
+    trainer: Widgets = field(default_factory=dict)
+
+    @property
+    def paths(self) -> str:
+        return f"{self.node}ModelPaths"
+
+    @property
+    def models(self) -> tuple[str, str]:
+        return (self.paths, "models")
+
+
+_T5 = {"vae": "wan_2.1_vae.safetensors", "t5": "umt5_xxl_fp16.safetensors"}
+_HUNYUAN = {
+    "vae": "hunyuan_video_vae_bf16.safetensors",
+    "text_encoder1": "llava_llama3_fp16.safetensors",
+    "text_encoder2": "clip_l.safetensors",
+}
+_WAN_CLIPS = {"path": "my_clips", "width": 480, "height": 272, "target_frames": "1, 17"}
+_WHOLE_CLIPS = {**_WAN_CLIPS, "target_frames": "17"}
+DEMO = Model(
+    "Wan",
+    "WanVideoGenerator",
+    {"task": "t2v-1.3B", "dit": "demo_wan_t2v.safetensors", "vae": "demo_wan_vae.safetensors", "t5": "demo_umt5.safetensors"},
+    {"path": "demo/dataset", "width": 64, "height": 64, "enable_bucket": False, "target_frames": "17", "batch_size": 2},
+    {"width": 64, "height": 64, "video_length": 17, "infer_steps": 8, "guidance_scale": 1.0, "flow_shift": 3.0, "seed": 7},
+)
+WAN = Model(
+    "Wan",
+    "WanVideoGenerator",
+    {"task": "t2v-1.3B", "dit": "wan2.1_t2v_1.3B_bf16.safetensors", **_T5},
+    _WAN_CLIPS,
+    {"video_length": 33},
+)
+WAN_I2V = Model(
+    "Wan",
+    "WanVideoGenerator",
+    {"task": "i2v-14B", "dit": "wan2.1_i2v_480p_14B_fp16.safetensors", **_T5, "clip": "clip_vision_h.safetensors"},
+    _WHOLE_CLIPS,
+    {"video_length": 33},
+)
+WAN22 = Model(
+    "Wan",
+    "WanVideoGenerator",
+    {
+        "task": "t2v-A14B",
+        "dit": "wan2.2_t2v_low_noise_14B_fp16.safetensors",
+        "dit_high_noise": "wan2.2_t2v_high_noise_14B_fp16.safetensors",
+        **_T5,
+    },
+    _WAN_CLIPS,
+    {"video_length": 33, "offload_inactive_dit": True},
+    trainer={"offload_inactive_dit": True},
+)
+HUNYUAN_VIDEO = Model(
+    "HunyuanVideo",
+    "HunyuanVideoGenerator",
+    {"dit": "hunyuan_video_t2v_720p_bf16.safetensors", **_HUNYUAN},
+    {"path": "my_clips", "width": 480, "height": 272, "target_frames": "1, 25"},
+    {"width": 480, "height": 272, "video_length": 33},
+    sampling={"discrete_flow_shift": 7.0},
+)
+FRAMEPACK = Model(
+    "FramePack",
+    "FramePackVideoGenerator",
+    {"dit": "FramePackI2V_HY_bf16.safetensors", **_HUNYUAN, "image_encoder": "sigclip_vision_patch14_384.safetensors"},
+    {"path": "my_clips", "width": 480, "height": 272, "target_frames": "73"},
+    {"width": 480, "height": 272, "video_seconds": 3.0},
+)
+_WORDS = "a short description in the words of your captions"
+
+
+def _dataset(model: Model) -> Columns:
+    dataset = {"dataset": ("DatasetConfig", "dataset"), "models": model.models}
+    return [
+        [("DatasetConfig", model.dataset, {}), (model.paths, model.files, {})],
+        [("VAELatentCache", {}, dataset), ("TextEncoderCache", {}, dataset)],
+    ]
+
+
+def _trainer(model: Model, name: str) -> Entry:
+    links = {
+        "models": model.models,
+        "latents": ("VAELatentCache", "latents"),
+        "text": ("TextEncoderCache", "text"),
+        "lora_config": ("LoRATrainingConfig", "lora_config"),
+        "optimizer": ("OptimizerConfig", "optimizer"),
+        "sampling": ("SamplingConfig", "sampling"),
+    }
+    return (f"{model.node}LoRATrainer", {"output_name": name, **model.trainer}, links)
+
+
+def training(model: Model, *, picture: bool = False) -> Columns:
+    """From a folder of clips to a LoRA, with samples on the way. picture: the samples start from one."""
+    sampling = {"sample_prompts": _WORDS, "sample_every_n_steps": 250, **model.sampling}
+    start: Columns = [[_FIRST_FRAME]] if picture else []
+    config: Entry = ("SamplingConfig", sampling, {"start_image": ("VideoInput", "frames")} if picture else {})
+    return [*start, *_dataset(model), [("LoRATrainingConfig", {}, {}), ("OptimizerConfig", {}, {}), config], [_trainer(model, "my_lora")]]
+
+
+_FIRST_FRAME: Entry = ("VideoInput", {"path": "start.png", "count": 1}, {})
+
+
+def generation(model: Model, *, picture: bool = False, loras: tuple[str, ...] = ("lora_1",)) -> Columns:
+    """A video with the LoRA that was trained. picture: it starts from one. loras: the widgets that name it."""
+    widgets = {"prompt": _WORDS, **dict.fromkeys(loras, "musubi_tuner/my_lora.safetensors"), **model.video}
+    links = {"models": model.models, **({"start_image": ("VideoInput", "frames")} if picture else {})}
+    first: list[Entry] = [(model.paths, model.files, {}), *([_FIRST_FRAME] if picture else [])]
+    return [first, [(model.generator, widgets, links)], [_saved(model, "my_lora")]]
+
+
+def _saved(model: Model, name: str) -> Entry:
+    return ("VideoOutput", {"filename_prefix": f"musubi_tuner/{name}"}, {"video": (model.generator, "video")})
+
+
+def _quickstart() -> Columns:
+    """Training and generation in one, on the demo models."""
+    lora = {
+        "max_train_steps": 100,
+        "network_dim": 8,
+        "network_alpha": 8.0,
+        "mixed_precision": "no",
+        "gradient_checkpointing": False,
+        "save_every_n_steps": 0,
+        "max_data_loader_n_workers": 0,
+        "persistent_data_loader_workers": False,
+    }
+    video = {"prompt": "a slow pan over a photograph", **DEMO.video}
+    return [
+        *_dataset(DEMO),
+        [("LoRATrainingConfig", lora, {}), ("OptimizerConfig", {"optimizer_type": "adamw", "learning_rate": 2e-3}, {})]
+        + [("SamplingConfig", {}, {})],
+        [_trainer(DEMO, "quickstart")],
+        [(DEMO.generator, video, {"models": DEMO.models, "lora_1": ("WanLoRATrainer", "lora_name")})],
+        [_saved(DEMO, "quickstart")],
+    ]
+
+
+def _batch() -> Columns:
+    prompts = f"{_WORDS}\nanother one, with a seed of its own --d 7"
+    widgets = {"prompts": prompts, "video_length": 33, "lora_1": "musubi_tuner/my_lora.safetensors"}
+    return [[(WAN.paths, WAN.files, {})], [("BatchProcessor", widgets, {"models": WAN.models})]]
+
+
+WORKFLOWS: dict[str, Columns] = {
+    "quickstart": _quickstart(),
+    "wan_lora_training": training(WAN),
+    "wan_generate_with_lora": generation(WAN),
+    "wan_i2v_lora_training": training(WAN_I2V, picture=True),
+    "wan_i2v_generate_with_lora": generation(WAN_I2V, picture=True),
+    "wan22_lora_training": training(WAN22),
+    "wan22_generate_with_lora": generation(WAN22, loras=("lora_1", "high_lora_1")),
+    "hunyuan_video_lora_training": training(HUNYUAN_VIDEO),
+    "hunyuan_video_generate_with_lora": generation(HUNYUAN_VIDEO),
+    "batch_prompts": _batch(),
 }
 
 
