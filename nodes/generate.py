@@ -16,7 +16,7 @@ from .cache import DEVICES
 from .jobs.config import engine_stamp
 from .jobs.folder import JobFolder
 from .jobs.follow import run_tool
-from .models import MODELS, check_architecture, model_values, wan_task
+from .models import MODELS, WITH_EXPERTS, check_architecture, model_values, wan_task
 from .pictures import CONTROL_IMAGES, CONTROL_MASKS, CONTROL_VIDEO, END, SOURCE_VIDEO, START, Source
 from .spec import Host, Input, Node, NodeSpec, Output, Result
 from .widgets import UNSET, settings, widget
@@ -24,6 +24,7 @@ from .widgets import UNSET, settings, widget
 SUFFIXES = (".mp4", ".png")
 ATTENTION = ("sdpa", "torch", "flash", "xformers")
 _LORAS = 4
+TEXT_ONLY = 16  # input channels of a transformer that takes noise alone
 
 
 def size_inputs(width: int = 832, height: int = 480) -> tuple[Input, Input]:
@@ -141,6 +142,21 @@ def fresh_folder(parent: Path, stem: str = "video") -> Path:
 _WAN = tool_names(cards()["wan"])[GENERATE]
 
 
+def _wan_tasks() -> dict[str, tuple[str, ...]]:
+    """Option of a picture -> the tasks of Wan that can take it."""
+    all_tasks = cards()["wan"].tasks
+    with_picture = tuple(task.name for task in all_tasks if task.in_dim > TEXT_ONLY)
+    one_frame = tuple(task.name for task in all_tasks if task.start_image and not task.control)
+    control = tuple(task.name for task in all_tasks if task.control)
+    return {
+        START.option: with_picture,
+        END.option: with_picture,
+        CONTROL_VIDEO.option: control,
+        CONTROL_IMAGES.option: one_frame,
+        CONTROL_MASKS.option: one_frame,
+    }
+
+
 class WanVideoGenerator(VideoGenerator):
     card = cards()["wan"]
     sources = (START, END, CONTROL_VIDEO, CONTROL_IMAGES, CONTROL_MASKS)
@@ -174,13 +190,13 @@ class WanVideoGenerator(VideoGenerator):
             widget(_WAN, "attn_mode", "sdpa", choices=(*ATTENTION[:3], "flash3", "xformers"), advanced=True),
             widget(_WAN, "vae_cache_cpu"),
             device_input(_WAN),
-            *pictures.sockets_and_paths(sources),
-            widget(_WAN, "one_frame_inference", name="one_frame"),
-            widget(_WAN, "guidance_scale_high_noise", off=-1.0),
-            widget(_WAN, "timestep_boundary", off=-1.0),
-            *loras.inputs(2, "high_", " to the high-noise model of Wan2.2", hidden=True),
-            widget(_WAN, "offload_inactive_dit"),
-            widget(_WAN, "lazy_loading"),
+            *pictures.sockets_and_paths(sources, _wan_tasks()),
+            widget(_WAN, "one_frame_inference", name="one_frame", tasks=_wan_tasks()[CONTROL_IMAGES.option]),
+            widget(_WAN, "guidance_scale_high_noise", off=-1.0, tasks=WITH_EXPERTS),
+            widget(_WAN, "timestep_boundary", off=-1.0, tasks=WITH_EXPERTS),
+            *loras.inputs(2, "high_", " to the high-noise model of Wan2.2", hidden=True, tasks=WITH_EXPERTS),
+            widget(_WAN, "offload_inactive_dit", tasks=WITH_EXPERTS),
+            widget(_WAN, "lazy_loading", tasks=WITH_EXPERTS),
             widget(_WAN, "fp8"),
             widget(_WAN, "fp8_scaled"),
             widget(_WAN, "fp8_t5"),
@@ -205,24 +221,21 @@ class WanVideoGenerator(VideoGenerator):
         return loras.options(host, inputs, "high_", "_high_noise")
 
 
-_TEXT_ONLY = 16  # input channels of a transformer that takes noise alone
-
-
 def wan_pictures_problem(name: str, have: set[str], one_frame: bool) -> None:
     """UserError where `have` (options of pictures) is not what a Wan task takes."""
-    task = wan_task(name)
+    task, takers = wan_task(name), _wan_tasks()
     controls = {CONTROL_IMAGES.option, CONTROL_MASKS.option}
     needed = {
         source.option for source, wanted in ((START, task.start_image), (END, task.last_frame), (CONTROL_VIDEO, task.control)) if wanted
     }
-    taken = needed | ({START.option, END.option} if task.in_dim > _TEXT_ONLY else set()) | (controls if one_frame else set())
+    taken = {option for option, names in takers.items() if name in names} - (set() if one_frame else controls)
     words = {source.option: source.socket for source in WanVideoGenerator.sources}
     missing = [words[option] for option in sorted(needed - have)]
     if missing:
         raise UserError(f"task {name} needs {' and '.join(missing)}: connect it, or fill in its path")
     surplus = [words[option] for option in sorted(have - taken)]
     if surplus:
-        hint = "set one_frame" if controls & have and task.start_image else "choose a task that does"
+        hint = "set one_frame" if name in takers[CONTROL_IMAGES.option] and not one_frame else "choose a task that does"
         raise UserError(f"task {name} takes no {' and '.join(surplus)}: disconnect it, or {hint}")
 
 
@@ -263,7 +276,7 @@ class HunyuanVideoGenerator(VideoGenerator):
 
     def check_task(self, models: dict[str, Any], inputs: dict[str, Any]) -> None:
         have = pictures.given(self.sources, inputs)
-        from_picture = models.get("dit_in_channels", 16) > _TEXT_ONLY
+        from_picture = models.get("dit_in_channels", 16) > TEXT_ONLY
         if from_picture and START.option not in have:
             raise UserError("this transformer is an image-to-video model: connect start_image, or fill in start_image_path")
         if START.option in have and not from_picture:

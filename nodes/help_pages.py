@@ -1,6 +1,7 @@
 """Writes each node's help page and the English names from its specification: `python nodes/help_pages.py`.
 
-ComfyUI shows `web/docs/<NodeId>.md` in its help panel and reads `locales/en/nodeDefs.json`. A test fails when they are out of date.
+ComfyUI shows `web/docs/<NodeId>.md` in its help panel and reads `locales/en/nodeDefs.json`; `web/task_inputs.js` hides by
+`web/task_inputs.json` what the chosen task does not take. A test fails when they are out of date.
 """
 
 from __future__ import annotations
@@ -48,7 +49,14 @@ def texts(specs: list[Any]) -> dict[Path, str]:
     """file -> its text, for everything that is generated."""
     files = {ROOT / "web" / "docs" / f"{spec.id}.md": page(spec) for spec in specs}
     files[ROOT / "locales" / "en" / "nodeDefs.json"] = json.dumps(english_names(specs), ensure_ascii=False, indent=1) + "\n"
+    files[ROOT / "web" / "task_inputs.json"] = json.dumps(task_inputs(specs), indent=1) + "\n"
     return files
+
+
+def task_inputs(specs: list[Any]) -> dict[str, dict[str, list[str]]]:
+    """node -> input -> the tasks that take it, for inputs that not all tasks take."""
+    found = {spec.id: {entry.name: list(entry.tasks) for entry in spec.inputs if entry.tasks} for spec in specs}
+    return {node: inputs for node, inputs in found.items() if inputs}
 
 
 def _cell(text: str) -> str:

@@ -11,13 +11,13 @@ from .widgets import NONE, folder
 SHOWN = 2  # what goes beyond is behind "advanced"
 
 
-def inputs(count: int, prefix: str = "", what: str = "", *, hidden: bool = False) -> tuple[Input, ...]:
-    """`count` pairs `<prefix>lora_1`, `<prefix>multiplier_1`, ...; what: which model they are for."""
+def inputs(count: int, prefix: str = "", what: str = "", *, hidden: bool = False, tasks: tuple[str, ...] = ()) -> tuple[Input, ...]:
+    """`count` pairs `<prefix>lora_1`, `<prefix>multiplier_1`, ...; what: which model they are for; tasks: with which tasks."""
     entries: list[Input] = []
     for number in range(1, count + 1):
         later = hidden or number > SHOWN
         tooltip = f"A LoRA to apply{what}; connect the trainer's lora_name to use what it trained."
-        entries.append(folder(f"{prefix}lora_{number}", "loras", tooltip, empty=NONE, advanced=later))
+        entries.append(folder(f"{prefix}lora_{number}", "loras", tooltip, empty=NONE, advanced=later, tasks=tasks))
         entries.append(
             Input(
                 f"{prefix}multiplier_{number}",
@@ -28,6 +28,7 @@ def inputs(count: int, prefix: str = "", what: str = "", *, hidden: bool = False
                 maximum=10.0,
                 step=0.05,
                 advanced=later,
+                tasks=tasks,
             )
         )
     return tuple(entries)

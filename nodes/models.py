@@ -24,28 +24,33 @@ F1 = "FramePack-F1"
 
 @dataclass(frozen=True)
 class Part:
-    """One file of a model: kind: what its keys must say it is; example: a file as ComfyUI's users have it; only_for: which tasks
-    need it, in words; empty for those that every task needs."""
+    """One file of a model: kind: what its keys must say it is; example: a file as ComfyUI's users have it; only_for and tasks: which
+    tasks need it, in words and by name; empty for those that every task needs."""
 
     name: str
     kind: str
     what: str
     example: str
     only_for: str = ""
+    tasks: tuple[str, ...] = ()
 
+
+WITH_EXPERTS = tuple(task.name for task in cards()["wan"].tasks if task.boundary is not None)
+_WITH_CLIP = tuple(task.name for task in cards()["wan"].tasks if task.image_encoder)
 
 PARTS: dict[str, tuple[Part, ...]] = {
     "wan": (
         Part("dit", "wan_transformer", "The transformer; of Wan2.2 the low-noise one", "wan2.1_t2v_1.3B_bf16.safetensors"),
         Part("vae", "wan_vae", "The Wan VAE", "wan_2.1_vae.safetensors"),
         Part("t5", "umt5", "The umt5-xxl text encoder", "umt5_xxl_fp16.safetensors"),
-        Part("clip", "clip_vision", "The CLIP image encoder", "clip_vision_h.safetensors", "i2v and flf2v of Wan2.1"),
+        Part("clip", "clip_vision", "The CLIP image encoder", "clip_vision_h.safetensors", "i2v and flf2v of Wan2.1, and FC", _WITH_CLIP),
         Part(
             HIGH_NOISE,
             "wan_transformer",
             "The high-noise transformer",
             "wan2.2_t2v_high_noise_14B_fp16.safetensors",
             "Wan2.2 (A14B); without it only one expert is trained or used",
+            WITH_EXPERTS,
         ),
     ),
     "hv": (
@@ -74,7 +79,7 @@ def _picker(card: Card, part: Part) -> Input:
     where = f"{part.what}, for example {part.example} (in models/{key})."
     if not part.only_for:
         return folder(part.name, key, where)
-    return folder(part.name, key, f"{where} Only for {part.only_for}.", empty=NONE)
+    return folder(part.name, key, f"{where} Only for {part.only_for}.", empty=NONE, tasks=part.tasks)
 
 
 def _spec(card: Card, name: str, extra: tuple[Input, ...] = ()) -> NodeSpec:

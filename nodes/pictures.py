@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,12 +35,12 @@ class Source:
     several: bool = False
     sections: bool = False
 
-    def inputs(self) -> tuple[Input, Input]:
-        """Its socket and its widget."""
+    def inputs(self, tasks: tuple[str, ...] = ()) -> tuple[Input, Input]:
+        """Its socket and its widget, for these tasks."""
         place = "Relative paths start in ComfyUI's input folder, or else in this pack's home folder."
         each = " One per line." if self.several else ""
         return (
-            Input(self.socket, self.kind, self.what, optional=True),
+            Input(self.socket, self.kind, self.what, optional=True, tasks=tasks),
             Input(
                 self.path,
                 "STRING",
@@ -48,6 +48,7 @@ class Source:
                 default="",
                 multiline=self.several,
                 advanced=True,
+                tasks=tasks,
             ),
         )
 
@@ -69,9 +70,10 @@ CONTROL_MASKS = Source(
 SOURCE_VIDEO = Source("video_path", "source_video", "VIDEO", "source_video_path", "The video to change (video-to-video).")
 
 
-def sockets_and_paths(sources: Iterable[Source]) -> tuple[Input, ...]:
-    """The inputs of a node for `sources`: widgets first and then sockets, since neither may move later."""
-    pairs = [source.inputs() for source in sources]
+def sockets_and_paths(sources: Iterable[Source], tasks: Mapping[str, tuple[str, ...]] | None = None) -> tuple[Input, ...]:
+    """The inputs of a node for `sources`: widgets first and then sockets, since neither may move later. tasks: option -> the tasks that
+    take it, where not all do."""
+    pairs = [source.inputs((tasks or {}).get(source.option, ())) for source in sources]
     return (*(path for _, path in pairs), *(socket for socket, _ in pairs))
 
 

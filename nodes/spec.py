@@ -98,6 +98,7 @@ class Input:
     option    name of the backend option it sets, where it sets one
     upload    for COMBO over the input folder: "video" offers a button to add one
     many      for sockets: takes all items of a list at once
+    tasks     the tasks of the models that have a use for it, for the page to hide it with others; empty: all
     """
 
     name: str
@@ -116,6 +117,7 @@ class Input:
     title: str = ""
     upload: str = ""
     many: bool = False
+    tasks: tuple[str, ...] = ()
 
     @property
     def is_widget(self) -> bool:

@@ -19,7 +19,7 @@ from .jobs.config import engine_stamp
 from .jobs.follow import run_tool
 from .jobs.guard import plain_name
 from .loss_curve import loss_map, write_picture
-from .models import HIGH_NOISE, MODELS, check_architecture, model_stamps, model_values, wan_task
+from .models import HIGH_NOISE, MODELS, WITH_EXPERTS, check_architecture, model_stamps, model_values, wan_task
 from .runs import Run, publish
 from .spec import ANY, Host, Input, Node, NodeSpec, Output, Result
 from .training_settings import LORA_CONFIG, OPTIMIZER, SAMPLING
@@ -175,9 +175,10 @@ class WanLoRATrainer(LoRATrainer):
             "range of noise levels; both trains the two in one run, each on its range, and needs both files. Other models have one.",
             default=BOTH,
             choices=(BOTH, HIGH, LOW),
+            tasks=WITH_EXPERTS,
         ),
-        widget(_WAN_TRAIN, "timestep_boundary", off=0),
-        widget(_WAN_TRAIN, "offload_inactive_dit"),
+        widget(_WAN_TRAIN, "timestep_boundary", off=0, tasks=WITH_EXPERTS),
+        widget(_WAN_TRAIN, "offload_inactive_dit", tasks=WITH_EXPERTS),
     )
 
     def own_values(self, inputs: dict[str, Any]) -> dict[str, Any]:

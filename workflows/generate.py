@@ -162,8 +162,11 @@ def _quickstart() -> Columns:
     video = {"prompt": "a slow pan over a photograph", **DEMO.video}
     return [
         *_dataset(DEMO),
-        [("LoRATrainingConfig", lora, {}), ("OptimizerConfig", {"optimizer_type": "adamw", "learning_rate": 2e-3}, {})]
-        + [("SamplingConfig", {}, {})],
+        [
+            ("LoRATrainingConfig", lora, {}),
+            ("OptimizerConfig", {"optimizer_type": "adamw", "learning_rate": 2e-3}, {}),
+            ("SamplingConfig", {}, {}),
+        ],
         [_trainer(DEMO, "quickstart")],
         [(DEMO.generator, video, {"models": DEMO.models, "lora_1": ("WanLoRATrainer", "lora_name")})],
         [_saved(DEMO, "quickstart")],

@@ -1,0 +1,113 @@
+"""The page's script that shows what the chosen task takes, run by node against nodes that behave like the page's."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+_PAGE = """
+import fs from "node:fs";
+import { extensions, app } from "./scripts/app.js";
+globalThis.fetch = async (url) => ({ json: async () => JSON.parse(fs.readFileSync(new URL(url))) });
+await import("./extensions/pack/task_inputs.js");
+const [extension] = extensions;
+
+class Node {
+  static nodeData;
+  constructor(type, widgets, inputs) {
+    Object.assign(this, { type, comfyClass: type, graph: app.graph, size: [300, 100] });
+    this.constructor = { nodeData: { input: { optional: Object.fromEntries(inputs.map((name) => [name, ["IMAGE", {}]])) } } };
+    this.widgets = Object.entries(widgets).map(([name, value]) => ({ name, value, options: {} }));
+    this.inputs = inputs.map((name) => ({ name, link: null }));
+    app.graph.nodes.push(this);
+  }
+  getInputNode(slot) { return this.inputs[slot].link; }
+  addInput(name) { this.inputs.push({ name, link: null }); }
+  removeInput(slot) { this.inputs.splice(slot, 1); }
+  computeSize() { return [300, 20 * this.widgets.filter((widget) => !widget.hidden).length]; }
+  setSize(size) { this.size = size; }
+  connect(name, origin) {
+    this.inputs.find((input) => input.name === name).link = origin;
+    this.onConnectionsChange?.();
+  }
+  seen() {
+    return [...this.widgets.filter((widget) => !widget.hidden), ...this.inputs].map((entry) => entry.name).sort();
+  }
+}
+const tick = () => new Promise((resolve) => setTimeout(resolve));
+const said = {};
+
+const models = new Node("MusubiTuner_WanModelPaths", { task: "t2v-1.3B", dit: "a", clip: "b", dit_high_noise: "c" }, []);
+const other = new Node("KSampler", { task: "x", clip: "y" }, []);
+const generator = new Node(
+  "MusubiTuner_WanVideoGenerator", { prompt: "", start_image_path: "", one_frame: "" }, ["models", "start_image", "control_video"]);
+const reroute = new Node("Reroute", {}, [""]);
+await extension.setup();
+for (const node of app.graph.nodes) extension.nodeCreated(node);
+await tick();
+said.unconnected = generator.seen();
+said.models_t2v = models.seen();
+
+reroute.inputs[0].link = models;
+generator.connect("models", reroute);
+await tick();
+said.t2v = generator.seen();
+said.height = generator.size[1];
+
+const choose = (task) => { models.widgets[0].value = task; models.widgets[0].callback?.(task); };
+reroute.inputs[0].link = models;
+generator.inputs[0].link = models;
+choose("i2v-14B");
+said.i2v = generator.seen();
+said.models_i2v = models.seen();
+generator.inputs.find((input) => input.name === "start_image").link = other;
+choose("t2v-A14B");
+said.connected_stays = generator.seen();
+said.values = models.widgets.map((widget) => widget.value);
+said.other = other.seen();
+console.log(JSON.stringify(said));
+"""
+
+
+@pytest.fixture
+def seen(tmp_path: Path) -> Any:
+    """What is to be seen on the page as the task changes."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("needs node to run the page's scripts")
+    extension, scripts = tmp_path / "extensions" / "pack", tmp_path / "scripts"
+    extension.mkdir(parents=True)
+    scripts.mkdir()
+    for name in ("task_inputs.js", "task_inputs.json"):
+        shutil.copy(ROOT / "web" / name, extension / name)
+    (tmp_path / "package.json").write_text('{"type": "module"}')
+    (scripts / "app.js").write_text(
+        "export const extensions = [];\n"
+        "export const app = { graph: { nodes: [], setDirtyCanvas() {} }, registerExtension: (extension) => extensions.push(extension) };\n"
+    )
+    (tmp_path / "page.mjs").write_text(_PAGE)
+    result = subprocess.run([node, "page.mjs"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_inputs_appear_with_the_task_that_takes_them(seen: Any) -> None:
+    assert seen["unconnected"] == ["control_video", "models", "one_frame", "prompt", "start_image", "start_image_path"]
+    assert seen["t2v"] == ["models", "prompt"]
+    assert seen["height"] == 20, "the node shrinks with them"
+    assert seen["i2v"] == ["models", "one_frame", "prompt", "start_image", "start_image_path"]
+    assert seen["models_t2v"] == ["dit", "task"]
+    assert seen["models_i2v"] == ["clip", "dit", "task"]
+
+
+def test_what_is_connected_stays_and_no_value_is_lost(seen: Any) -> None:
+    assert seen["connected_stays"] == ["models", "prompt", "start_image"]
+    assert seen["values"] == ["t2v-A14B", "a", "b", "c"]
+    assert seen["other"] == ["clip", "task"], "nodes of others are left alone"
