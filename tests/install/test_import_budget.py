@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 HEAVY = ("torch", "diffusers", "transformers", "accelerate", "cv2", "av")
-LORA_TOOLS = ("lora_post_hoc_ema", "convert_lora")
+LORA_TOOLS = ("lora_post_hoc_ema", "convert_lora", "merge_lora")
 TOOLS = (
     "wan_cache_latents",
     "wan_cache_text_encoder_outputs",

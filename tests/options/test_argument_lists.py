@@ -17,7 +17,7 @@ from musubi_backend.options.parser import read
 from musubi_backend.options.registry import options_for, tool
 from musubi_backend.options.values import default_of
 
-LORA_TOOLS = ("lora_post_hoc_ema", "convert_lora")
+LORA_TOOLS = ("lora_post_hoc_ema", "convert_lora", "merge_lora")
 TOOLS = (
     "wan_cache_latents",
     "wan_cache_text_encoder_outputs",

@@ -16,7 +16,7 @@ from musubi_backend.options.values import default_of
 DONE = (
     "wan_cache_latents", "wan_cache_text_encoder_outputs", "wan_train_network", "wan_generate_video",
 )  # fmt: skip
-LORA_TOOLS = ("lora_post_hoc_ema", "convert_lora")
+LORA_TOOLS = ("lora_post_hoc_ema", "convert_lora", "merge_lora")
 COMING = (  # their flags are being made the contract's
     "cache_latents", "cache_text_encoder_outputs", "hv_train_network", "hv_generate_video",
     "fpack_cache_latents", "fpack_cache_text_encoder_outputs", "fpack_train_network", "fpack_generate_video",

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ..errors import UserError
@@ -85,17 +86,28 @@ class LoRAMerge:
 
     def __call__(self, name: str, weight: Tensor) -> Tensor:
         """`name` is the tensor's name in the model."""
-        adapter, _, leaf = _adapter_and_leaf(name)
-        for index, state in enumerate(self._states):
-            parts = state.get(adapter)
-            if parts is None:
-                continue
-            multiplier = self.multipliers[index] if index < len(self.multipliers) else 1.0
-            if leaf == "weight" and changes_weight(parts):
-                weight = merged(weight, parts, multiplier, adapter)
-            elif leaf == "bias":
-                weight = merged_bias(weight, parts, multiplier)
+        for index in range(len(self._states)):
+            weight = self._with(index, name, weight)
         return weight
+
+    def rounded(self, name: str, weight: Tensor) -> Tensor:
+        """As calling it, in float32 but rounded to the weight's dtype after each LoRA, as musubi-tuner's `merge_lora` does it."""
+        for index in range(len(self._states)):
+            weight = self._with(index, name, weight.float(), torch.float32).to(weight.dtype)
+        return weight
+
+    def _with(self, index: int, name: str, weight: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """With one of the LoRAs, whose factors are cast to `dtype` first."""
+        adapter, _, leaf = _adapter_and_leaf(name)
+        parts: Mapping[str, Tensor] | None = self._states[index].get(adapter)
+        if parts is None:
+            return weight
+        if dtype is not None:
+            parts = {part: tensor.to(dtype) for part, tensor in parts.items()}
+        multiplier = self.multipliers[index] if index < len(self.multipliers) else 1.0
+        if leaf == "weight" and changes_weight(parts):
+            return merged(weight, parts, multiplier, adapter)
+        return merged_bias(weight, parts, multiplier) if leaf == "bias" else weight
 
 
 def _adapter_and_leaf(name: str) -> tuple[str, str, str]:

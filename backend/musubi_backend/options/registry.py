@@ -18,6 +18,7 @@ from .option import (
     INSPECT_DATASET,
     LORA_CONVERT,
     LORA_EMA,
+    LORA_MERGE,
     TRAIN,
     VIDEO_CONVERT,
     Group,
@@ -64,12 +65,13 @@ _VERBS = {
     LORA_EMA: ("tools.lora_post_hoc_ema", "average the checkpoints of a training into one LoRA"),
     LORA_CONVERT: ("tools.convert_lora", "write a LoRA of any layout in musubi-tuner's or ComfyUI's"),
     CAPTION: ("tools.caption", "describe the pictures and clips of a folder with Qwen2.5-VL"),
+    LORA_MERGE: ("tools.merge_lora", "add LoRAs of any layout to the weights of a transformer"),
     INSPECT_DATASET: ("dataset.inspect", "say what a dataset file comes to, and what of it cannot be used and why"),
     VIDEO_CONVERT: ("tools.video_convert", "turn a video, or a folder of png files, into mp4, webm, gif or png files"),
     DEMO_MODELS: ("tools.demo", "write tiny models with random weights, to try everything in seconds"),
     DEMO_DATASET: ("tools.demo_clips", "write a small dataset of captioned clips to train the demo models on"),
 }
-_OWN_TOOLS = (LORA_EMA, LORA_CONVERT, CAPTION, INSPECT_DATASET, VIDEO_CONVERT, DEMO_MODELS, DEMO_DATASET)
+_OWN_TOOLS = (LORA_EMA, LORA_CONVERT, LORA_MERGE, CAPTION, INSPECT_DATASET, VIDEO_CONVERT, DEMO_MODELS, DEMO_DATASET)
 
 
 @lru_cache(maxsize=1)

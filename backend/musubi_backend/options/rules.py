@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..architectures import cards
 from ..errors import UserError
-from .option import CACHE_LATENTS, CAPTION, GENERATE, TRAIN, Option
+from .option import CACHE_LATENTS, CAPTION, GENERATE, LORA_MERGE, TRAIN, Option
 from .registry import Tool
 
 _ATTENTION = ("sdpa", "flash_attn", "flash3", "xformers")
@@ -114,6 +114,11 @@ def _caption(tool: Tool, args: Namespace) -> Iterator[str]:
         yield f"--caption_extension {args.caption_extension!r} must be an ending such as .txt"
 
 
+def _merge_lora(tool: Tool, args: Namespace) -> Iterator[str]:
+    if args.lora_multiplier != [1.0]:
+        yield from _counts(args, "lora_weight", "lora_multiplier")
+
+
 def _counts(args: Namespace, files: str, multipliers: str) -> Iterator[str]:
     given, strengths = getattr(args, files) or [], getattr(args, multipliers) or []
     if len(strengths) > len(given):
@@ -138,4 +143,5 @@ _RULES: dict[str, Callable[[Tool, Namespace], Iterator[str]]] = {
     TRAIN: _train,
     GENERATE: _generate,
     CAPTION: _caption,
+    LORA_MERGE: _merge_lora,
 }

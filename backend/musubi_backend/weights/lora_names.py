@@ -9,6 +9,7 @@ and ComfyUI's versions of them.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -85,6 +86,12 @@ def parts_of(place: Place) -> int:
 
 def has_naming(place: Place, naming: str) -> bool:
     return naming in TABLES[place.table].namings
+
+
+def naming_of(paths: Iterable[str]) -> str:
+    """The naming that most of the layers with these paths are written in; "" when no table has any."""
+    counts = Counter(found.naming for path in paths if (found := find(path)))
+    return counts.most_common(1)[0][0] if counts else ""
 
 
 def dotted(underscored: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...architectures import cards
-from ..option import LORA_CONVERT, LORA_EMA, Group, Option
+from ..option import LORA_CONVERT, LORA_EMA, LORA_MERGE, Group, Option
 
 GROUPS = (
     Group(
@@ -101,6 +101,34 @@ GROUPS = (
                 own=True,
                 help="Keep tensors that are no LoRA of the transformer (a text encoder's, say) as they are, instead of leaving them out.",
             ),
+        ),
+    ),
+    Group(
+        "Merging",
+        (LORA_MERGE,),
+        (
+            Option(
+                "--dit",
+                required=True,
+                path="any",
+                help="Transformer to merge into: a file (or one part of a split one) of any model, also in 8 bits, or a folder with one.",
+            ),
+            Option("--dit_in_channels", int, 16, moot="the file says how many channels it has", help="Input channels of the transformer."),
+            Option("--lora_weight", nargs="*", path="file", help="LoRA, LoHa or LoKr files of any layout to merge, one after the other."),
+            Option(
+                "--lora_multiplier",
+                float,
+                (1.0,),
+                nargs="*",
+                help="Strength of each of --lora_weight, in their order; those without a number get 1.",
+            ),
+            Option(
+                "--save_merged_model",
+                required=True,
+                path="output",
+                help="File to write, with the names and number formats of --dit. It must not be one of the inputs.",
+            ),
+            Option("--device", default="cpu", help="Where the products are computed; cpu is fast enough for most."),
         ),
     ),
 )

@@ -34,7 +34,6 @@ NOT_DONE = (
     "krea2_cache_text_encoder_outputs",
     "krea2_generate_image",
     "krea2_train_network",
-    "merge_lora",
     "networks.convert_hunyuan_video_1_5_lora_to_comfy",
     "networks.convert_z_image_lora_to_comfy",
     "qwen_extract_lora",
