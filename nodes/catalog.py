@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .batch import BatchProcessor
 from .cache import TextEncoderCache, VAELatentCache
+from .caption import CaptionImages
 from .dataset import DatasetConfig, DatasetConfigLoader
 from .generate import HunyuanVideoGenerator, WanVideoGenerator
 from .models import FramePackModelPaths, HunyuanVideoModelPaths, WanModelPaths
@@ -16,6 +17,7 @@ from .video import VideoInput, VideoOutput
 NODES: tuple[type[Node], ...] = (
     DatasetConfig,
     DatasetConfigLoader,
+    CaptionImages,
     VAELatentCache,
     TextEncoderCache,
     WanModelPaths,

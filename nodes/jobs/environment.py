@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 
+from ...backend.musubi_backend.encoders.tokenizer_folders import COMFYUI_VARIABLE
 from ...backend.musubi_backend.job import JOB_DIR_VARIABLE
 
 GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
@@ -37,7 +40,14 @@ _SET = {
 def child_environment(job_dir: str, extra: Mapping[str, str] | None = None, base: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment for a job. `base` defaults to this process's."""
     kept = {key: value for key, value in (os.environ if base is None else base).items() if key.upper() not in _DROPPED}
-    return {**kept, **_SET, **(extra or {}), JOB_DIR_VARIABLE: job_dir}
+    return {**_comfyui(), **kept, **_SET, **(extra or {}), JOB_DIR_VARIABLE: job_dir}
+
+
+def _comfyui() -> dict[str, str]:
+    """Where the ComfyUI is that runs us, for the tokenizers it brings along; nothing when none does. What the user has set counts more."""
+    module = sys.modules.get("folder_paths")
+    source = getattr(module, "__file__", None)
+    return {COMFYUI_VARIABLE: str(Path(source).absolute().parent)} if source else {}
 
 
 def visible_gpus(count: int) -> list[str]:

@@ -20,6 +20,7 @@ LORA_CONVERT = "convert_lora"
 LORA_MERGE = "merge_lora"
 LORA_COMBINE = "combine_lora"
 LORA_EXTRACT = "extract_lora"
+VIEW_DATASET = "view_dataset"
 CAPTION = "caption_images_by_qwen_vl"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...architectures import cards
 from ...tools.demo import KINDS
-from ..option import DEMO_DATASET, DEMO_MODELS, INSPECT_DATASET, VIDEO_CONVERT, Group, Option
+from ..option import DEMO_DATASET, DEMO_MODELS, INSPECT_DATASET, VIDEO_CONVERT, VIEW_DATASET, Group, Option
 
 GROUPS = (
     Group(
@@ -70,6 +70,24 @@ GROUPS = (
             ),
             Option("--output", path="output", help="JSON file to write the report to. Unset, it is printed."),
             Option("--places_only", bool, False, help="Report only which folders and lists the file names, without looking into them."),
+        ),
+    ),
+    Group(
+        "Viewing",
+        (VIEW_DATASET,),
+        (
+            Option("--dataset_config", required=True, path="file", help="Dataset file (.toml or .json) to show."),
+            Option(
+                "--architecture",
+                default="wan",
+                choices=tuple(cards()),
+                help="Which architecture it is trained for: decides frame rate and bucket sizes.",
+            ),
+            Option("--page", int, 1, minimum=1, maximum=100000, help="Which page to show."),
+            Option("--items_per_page", int, 12, minimum=1, maximum=100, unit="items", help="How many pictures or clips a page has."),
+            Option("--tile_size", int, 320, minimum=128, maximum=1024, unit="pixels", help="Width of one item on the contact sheet."),
+            Option("--output", required=True, path="output", help="PNG file to write the contact sheet to."),
+            Option("--report", required=True, path="output", help="JSON file to write the list to."),
         ),
     ),
 )
