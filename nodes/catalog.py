@@ -13,11 +13,13 @@ from .system import BackendInfo
 from .train import FramePackLoRATrainer, HunyuanVideoLoRATrainer, WanLoRATrainer
 from .training_settings import LoRATrainingConfig, OptimizerConfig, SamplingConfig
 from .video import VideoInput, VideoOutput
+from .viewer import DatasetViewer
 
 NODES: tuple[type[Node], ...] = (
     DatasetConfig,
     DatasetConfigLoader,
     CaptionImages,
+    DatasetViewer,
     VAELatentCache,
     TextEncoderCache,
     WanModelPaths,

@@ -29,6 +29,7 @@ from .catalog import NODES
 from .jobs import config as configuration
 from .jobs.config import DEMO_MODELS
 from .jobs.environment import visible_gpus
+from .routes import add_routes
 from .spec import ANY, Input, Node, NodeSpec, Result, check, choices_of, prepared
 
 try:
@@ -164,7 +165,10 @@ _RESULTS = _Results()
 
 class MusubiTunerExtension(ComfyExtension):
     async def on_load(self) -> None:
-        """Offer the demo models beside the user's own, once they have been made."""
+        """Answer our own web pages, and offer the demo models beside the user's own, once they have been made."""
+        server = getattr(PromptServer, "instance", None)
+        if server is not None:
+            add_routes(server.routes, ComfyHost)
         demo = configuration.default_home() / DEMO_MODELS
         if demo.is_dir():
             for key in sorted({key for card in cards().values() for key in card.model_folders.values()}):
@@ -280,9 +284,9 @@ def _shown(host: ComfyHost, result: Result) -> dict[str, Any] | None:
                 images.append({"filename": path.name, "subfolder": "" if subfolder == Path() else subfolder.as_posix(), "type": kind})
                 break
     if not images:
-        return None
+        return dict(result.page_data) or None
     animated = any(path.suffix.lower() in (".mp4", ".webm", ".gif") for path in result.shown)
-    return {"images": images, "animated": (animated,)}
+    return {"images": images, "animated": (animated,), **result.page_data}
 
 
 def _preview_image(path: Path) -> tuple[str, Any, int] | None:

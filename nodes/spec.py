@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -167,6 +167,7 @@ class Result:
     shown    files to show on the node (pictures, videos) that lie in the host's output or temp folder
     files    files that must still exist for this result to be used again
     replaced a file that earlier results of this node hold got other contents: those results do not hold any more
+    page_data  what the node's own part of the web page is told when it has run: lists of JSON values by name
     """
 
     values: tuple[Any, ...] = ()
@@ -174,6 +175,7 @@ class Result:
     shown: tuple[Path, ...] = ()
     files: tuple[Path, ...] = ()
     replaced: bool = False
+    page_data: Mapping[str, list[Any]] = field(default_factory=dict)
 
 
 class Node(ABC):

@@ -179,6 +179,15 @@ def _batch() -> Columns:
     return [[(WAN.paths, WAN.files, {})], [("BatchProcessor", widgets, {"models": WAN.models})]]
 
 
+def _captioning() -> Columns:
+    model = {"path": "my_pictures", "model": "qwen_2.5_vl_7b_fp8_scaled.safetensors"}
+    return [
+        [("CaptionImages", model, {})],
+        [("DatasetConfig", {"source": "image folder", "width": 960, "height": 544}, {"path": ("CaptionImages", "images")})],
+        [("DatasetViewer", {}, {"dataset": ("DatasetConfig", "dataset")})],
+    ]
+
+
 WORKFLOWS: dict[str, Columns] = {
     "quickstart": _quickstart(),
     "wan_lora_training": training(WAN),
@@ -190,6 +199,7 @@ WORKFLOWS: dict[str, Columns] = {
     "hunyuan_video_lora_training": training(HUNYUAN_VIDEO),
     "hunyuan_video_generate_with_lora": generation(HUNYUAN_VIDEO),
     "batch_prompts": _batch(),
+    "captioning": _captioning(),
 }
 
 

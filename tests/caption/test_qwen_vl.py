@@ -180,8 +180,10 @@ def test_fp8_vl_keeps_linear_layers_in_8_bits(random_model: Path) -> None:
 
 def test_wrong_files_are_refused_by_name(vl_model: Path, tmp_path: Path) -> None:
     tokenizer = str(vl_model.parent / "qwen25_tokenizer")
-    with pytest.raises(UserError, match=r"is a umt5-xxl text encoder; --model_path expects a Qwen2.5-VL"):
-        QwenVL.load(vl_model.parent / "demo_umt5.safetensors", CPU, torch.bfloat16)
+    other = {"shared.weight": torch.ones(2, 2), "encoder.block.0.layer.0.SelfAttention.q.weight": torch.ones(2, 2)}
+    save_atomic(other, tmp_path / "t5.safetensors")
+    with pytest.raises(UserError, match=r"is a T5 text encoder; --model_path expects a Qwen2.5-VL"):
+        QwenVL.load(tmp_path / "t5.safetensors", CPU, torch.bfloat16)
     metadata = read_header(vl_model).metadata
     whole = load(vl_model)
     for lost, message in (
