@@ -22,7 +22,7 @@ COMING = (  # their flags are being made the contract's
     "fpack_cache_latents", "fpack_cache_text_encoder_outputs", "fpack_train_network", "fpack_generate_video",
 )  # fmt: skip
 CAPTION = "caption_images_by_qwen_vl"  # its flags: tests/caption
-OWN = ("demo_models", "demo_dataset", "video_convert", "inspect_dataset", "view_dataset")
+OWN = ("combine_lora", "extract_lora", "demo_models", "demo_dataset", "video_convert", "inspect_dataset", "view_dataset")
 
 # What differs on purpose. Where musubi-tuner always wants a model or a prompt, ours wants them only when they are used (decoding a
 # latent needs neither); its default multiplier of hv_generate_video is no list, and breaks there when it is used.

@@ -16,8 +16,10 @@ from .option import (
     DEMO_MODELS,
     GENERATE,
     INSPECT_DATASET,
+    LORA_COMBINE,
     LORA_CONVERT,
     LORA_EMA,
+    LORA_EXTRACT,
     LORA_MERGE,
     TRAIN,
     VIDEO_CONVERT,
@@ -67,13 +69,27 @@ _VERBS = {
     LORA_CONVERT: ("tools.convert_lora", "write a LoRA of any layout in musubi-tuner's or ComfyUI's"),
     CAPTION: ("tools.caption", "describe the pictures and clips of a folder with Qwen2.5-VL"),
     LORA_MERGE: ("tools.merge_lora", "add LoRAs of any layout to the weights of a transformer"),
+    LORA_COMBINE: ("tools.combine_lora", "make one LoRA of several, exactly or of a given rank"),
+    LORA_EXTRACT: ("tools.extract_lora", "make a LoRA of the difference of two checkpoints"),
     INSPECT_DATASET: ("dataset.inspect", "say what a dataset file comes to, and what of it cannot be used and why"),
     VIEW_DATASET: ("tools.view_dataset", "show a page of a dataset: a contact sheet, buckets, frame windows, captions"),
     VIDEO_CONVERT: ("tools.video_convert", "turn a video, or a folder of png files, into mp4, webm, gif or png files"),
     DEMO_MODELS: ("tools.demo", "write tiny models with random weights, to try everything in seconds"),
     DEMO_DATASET: ("tools.demo_clips", "write a small dataset of captioned clips to train the demo models on"),
 }
-_OWN_TOOLS = (LORA_EMA, LORA_CONVERT, LORA_MERGE, CAPTION, INSPECT_DATASET, VIEW_DATASET, VIDEO_CONVERT, DEMO_MODELS, DEMO_DATASET)
+_OWN_TOOLS = (
+    LORA_EMA,
+    LORA_CONVERT,
+    LORA_MERGE,
+    LORA_COMBINE,
+    LORA_EXTRACT,
+    CAPTION,
+    INSPECT_DATASET,
+    VIEW_DATASET,
+    VIDEO_CONVERT,
+    DEMO_MODELS,
+    DEMO_DATASET,
+)
 
 
 @lru_cache(maxsize=1)

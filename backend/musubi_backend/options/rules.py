@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..architectures import cards
 from ..errors import UserError
-from .option import CACHE_LATENTS, CAPTION, GENERATE, LORA_MERGE, TRAIN, Option
+from .option import CACHE_LATENTS, CAPTION, GENERATE, LORA_COMBINE, LORA_MERGE, TRAIN, Option
 from .registry import Tool
 
 _ATTENTION = ("sdpa", "flash_attn", "flash3", "xformers")
@@ -144,4 +144,5 @@ _RULES: dict[str, Callable[[Tool, Namespace], Iterator[str]]] = {
     GENERATE: _generate,
     CAPTION: _caption,
     LORA_MERGE: _merge_lora,
+    LORA_COMBINE: lambda tool, args: _counts(args, "lora_weight", "lora_multiplier"),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...architectures import cards
-from ..option import LORA_CONVERT, LORA_EMA, LORA_MERGE, Group, Option
+from ..option import LORA_COMBINE, LORA_CONVERT, LORA_EMA, LORA_EXTRACT, LORA_MERGE, Group, Option
 
 GROUPS = (
     Group(
@@ -129,6 +129,63 @@ GROUPS = (
                 help="File to write, with the names and number formats of --dit. It must not be one of the inputs.",
             ),
             Option("--device", default="cpu", help="Where the products are computed; cpu is fast enough for most."),
+        ),
+    ),
+    Group(
+        "Combining",
+        (LORA_COMBINE,),
+        (
+            Option("--lora_weight", nargs="+", required=True, path="file", help="LoRA, LoHa or LoKr files of any layout, for one model."),
+            Option(
+                "--lora_multiplier",
+                float,
+                nargs="*",
+                help="Strength of each of --lora_weight, in their order; those without a number get 1.",
+            ),
+            Option(
+                "--rank",
+                int,
+                minimum=1,
+                maximum=4096,
+                help="Rank of the result: each layer becomes the nearest LoRA of that rank, and what is lost is reported. Unset, ranks add "
+                "up and nothing is lost.",
+            ),
+            Option(
+                "--architecture",
+                choices=tuple(cards()),
+                help="Which model the result is for, where LoRAs of HunyuanVideo (hv) and FramePack (fp) are mixed.",
+            ),
+        ),
+    ),
+    Group(
+        "Extraction",
+        (LORA_EXTRACT,),
+        (
+            Option(
+                "--base", required=True, path="file", help="Transformer before it was trained; also in 8 bits, or one part of a split file."
+            ),
+            Option("--tuned", required=True, path="file", help="The trained one, with the same names."),
+            Option("--rank", int, 32, minimum=1, maximum=4096, help="Rank of the LoRA; the higher, the more of the difference it holds."),
+            Option(
+                "--biases",
+                bool,
+                False,
+                help="Also store how biases and norms differ, as diff and diff_b, which ComfyUI and this program read.",
+            ),
+            Option("--device", default="cpu", help="Where the decompositions are computed; a GPU (cuda) is much faster for large models."),
+        ),
+    ),
+    Group(
+        "Result",
+        (LORA_COMBINE, LORA_EXTRACT),
+        (
+            Option("--output", required=True, path="output", help="LoRA file to write, in musubi-tuner's layout. It must not be an input."),
+            Option(
+                "--save_precision",
+                choices=("fp32", "bf16", "fp16"),
+                help="Number format of the result. Unset, that of the inputs.",
+                differs={LORA_EXTRACT: {"default": "bf16", "help": "Number format of the result."}},
+            ),
         ),
     ),
 )

@@ -1,0 +1,122 @@
+"""`combine_lora`: several LoRAs with strengths as one LoRA.
+
+Without `--rank` the result is exact: its factors are those of all inputs side by side, so ranks add up. With it, each layer is the
+nearest LoRA of that rank, and what that loses is reported.
+"""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..layers.lora_delta import changes_weight
+from ..weights.arrays import of_bytes
+from ..weights.dtypes import dtype_named
+from ..weights.lora_layouts import LoRAFile, arranged
+from ..weights.lora_parts import Adapter
+from ..weights.streamed_file import refuse_inputs
+from .lora_factors import sum_of
+from .lora_result import Losses, save_lora, watched
+
+Layers: TypeAlias = "dict[str, list[tuple[str, Adapter, float]]]"
+"""Dotted path -> (file, adapter, strength) of each file that changes the layer."""
+
+
+def run(args: Namespace) -> None:
+    """Combine `args.lora_weight` into `args.output`. UserError for LoRAs of different models or sizes."""
+    files = list(args.lora_weight)
+    refuse_inputs([args.output], files, "--output")
+    strengths = [*(args.lora_multiplier or []), *[1.0] * (len(files) - len(args.lora_multiplier or []))]
+    loras = [LoRAFile.open(path) for path in files]
+    naming = _naming(loras, args.architecture)
+    layers = _layers(loras, strengths, naming)
+    combined: dict[str, dict[str, Tensor]] = {}
+    losses = Losses()
+    for path, adapters in watched(layers, "combining"):
+        combined[path] = _layer(path, adapters, args.rank, losses)
+    metadata = _metadata(loras, files, strengths)
+    dtype = dtype_named(args.save_precision, "--save_precision") if args.save_precision else None
+    save_lora(Path(args.output), combined, metadata, dtype or _widest(layers))
+    for lora in loras:
+        lora.close()
+    print(f"combined {len(files)} files: {len(combined)} layers", flush=True)
+    losses.report(args.rank)
+
+
+def _naming(loras: list[LoRAFile], architecture: str | None) -> str:
+    natives = {lora.native for lora in loras}
+    if architecture is not None:
+        return architecture
+    if len(natives) > 1:
+        named = "; ".join(f"{lora.file.path} ({lora.title})" for lora in loras)
+        raise UserError(f"these LoRAs are for different models: {named}. HunyuanVideo's and FramePack's go together with --architecture")
+    return natives.pop()
+
+
+def _layers(loras: list[LoRAFile], strengths: list[float], naming: str) -> Layers:
+    layers: Layers = {}
+    for lora, strength in zip(loras, strengths, strict=True):
+        for path, adapter in arranged(lora, naming):
+            others = layers.setdefault(path, [])
+            others.append((str(lora.file.path), adapter, strength))
+            _same_size(path, others)
+    return layers
+
+
+def _same_size(path: str, adapters: list[tuple[str, Adapter, float]]) -> None:
+    first_file, first, _ = adapters[0]
+    file, adapter, _ = adapters[-1]
+    one, other = first.size(), adapter.size()
+    if one is not None and other is not None and one != other:
+        raise UserError(f"{path} is {one[0]}x{one[1]} in {first_file} and {other[0]}x{other[1]} in {file}: they are for different models")
+
+
+def _layer(path: str, adapters: list[tuple[str, Adapter, float]], rank: int | None, losses: Losses) -> dict[str, Tensor]:
+    loaded = [({name: of_bytes(p.make(), p.dtype) for name, p in adapter.parts.items()}, strength) for _, adapter, strength in adapters]
+    for (file, _, _), (parts, _) in zip(adapters, loaded, strict=True):
+        for name in ("dora_scale", "hada_t1", "lokr_t2"):
+            if name in parts:
+                raise UserError(f"{path} of {file} has {name}: DoRA and Tucker decomposition cannot be combined")
+    result: dict[str, Tensor] = {}
+    biases = [strength * parts["diff_b"].float() for parts, strength in loaded if "diff_b" in parts]
+    if biases:
+        result["diff_b"] = sum(biases[1:], biases[0])
+    matrices = [(parts, strength) for parts, strength in loaded if changes_weight(parts)]
+    if not matrices:
+        return result
+    if all("diff" in parts for parts, _ in matrices) and (rank is None or matrices[0][0]["diff"].ndim < 2):
+        differences = [strength * parts["diff"].float() for parts, strength in matrices]
+        return {**result, "diff": sum(differences[1:], differences[0])}
+    factors = sum_of(matrices, rank)
+    if factors is None:
+        kinds = ", ".join(sorted({adapter.kind for _, adapter, _ in adapters}))
+        raise UserError(f"{path} ({kinds}) cannot be combined exactly: choose a rank with --rank, such as 32")
+    losses.add(path, factors)
+    inputs = next((parts["lora_down.weight"].shape[1:] for parts, _ in matrices if "lora_down.weight" in parts), factors.down.shape[1:])
+    return {**result, **factors.parts(inputs)}
+
+
+def _widest(layers: Layers) -> torch.dtype:
+    """float32 unless all inputs are of one 16-bit dtype."""
+    dtypes = {part.dtype for adapters in layers.values() for _, a, _ in adapters for name, part in a.parts.items() if name != "alpha"}
+    narrow = {"BF16": torch.bfloat16, "F16": torch.float16}
+    return narrow.get(dtypes.pop(), torch.float32) if len(dtypes) == 1 else torch.float32
+
+
+def _metadata(loras: list[LoRAFile], files: list[str], strengths: list[float]) -> dict[str, str]:
+    kept = (
+        "ss_base_model_version",
+        "modelspec.architecture",
+        "modelspec.implementation",
+        "modelspec.sai_model_spec",
+        "modelspec.resolution",
+    )
+    known = {key: value for lora in reversed(loras) for key, value in lora.metadata.items() if key in kept}
+    recipe = [{"file": Path(file).name, "strength": strength} for file, strength in zip(files, strengths, strict=True)]
+    return {**known, "combined_from": json.dumps(recipe, ensure_ascii=False)}

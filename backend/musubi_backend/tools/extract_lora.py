@@ -1,0 +1,89 @@
+"""`extract_lora`: the difference of two checkpoints as a LoRA of a given rank, with the error of each layer measured."""
+
+from __future__ import annotations
+
+import logging
+from argparse import Namespace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..architectures import cards
+from ..errors import UserError
+from ..memory.fp8 import dequantised
+from ..weights import lora_names
+from ..weights.dtypes import dtype_named
+from ..weights.streamed_file import refuse_inputs
+from .lora_factors import nearest
+from .lora_result import Losses, save_lora, watched
+from .merge_lora import Base
+
+logger = logging.getLogger(__name__)
+
+
+def run(args: Namespace) -> None:
+    """Write `args.tuned` - `args.base` as `args.output`. UserError when they are not of one model, or equal."""
+    refuse_inputs([args.output], [args.base, args.tuned], "--output")
+    device = torch.device(args.device)
+    losses = Losses()
+    layers: dict[str, dict[str, Tensor]] = {}
+    with Base.open(args.base) as base, Base.open(args.tuned) as tuned:
+        pairs = _pairs(base, tuned)
+        naming = base.naming()
+        for own, (first, second) in watched(pairs, "extracting"):
+            path, _, leaf = own.rpartition(".")
+            difference = _dense(tuned, second, device) - _dense(base, first, device)
+            if not difference.any():
+                continue
+            matrix = leaf == "weight" and difference.ndim >= 2
+            if not matrix and not args.biases:
+                continue
+            parts = layers.setdefault(_native(path, naming), {})
+            if not matrix:
+                parts["diff_b" if leaf == "bias" else "diff"] = difference.cpu()
+                continue
+            factors = nearest(difference.flatten(1), args.rank)
+            losses.add(path, factors)
+            parts |= {name: part.cpu() for name, part in factors.parts(difference.shape[1:]).items()}
+    if not layers:
+        raise UserError(f"{args.base} and {args.tuned} have the same weights: there is nothing to extract")
+    save_lora(Path(args.output), layers, _metadata(naming), dtype_named(args.save_precision, "--save_precision"))
+    print(f"extracted {len(layers)} of {len(pairs)} layers", flush=True)
+    losses.report(args.rank)
+
+
+def _pairs(base: Base, tuned: Base) -> dict[str, tuple[str, str]]:
+    """Name without prefix -> its names in both files, of all floating point tensors."""
+    mine, theirs = (
+        {checkpoint.own(name): name for name in checkpoint.specs if name not in checkpoint.scaled} for checkpoint in (base, tuned)
+    )
+    common = {own: (name, theirs[own]) for own, name in mine.items() if own in theirs and own.endswith((".weight", ".bias"))}
+    if not common:
+        raise UserError(f"{base.path} and {tuned.path} have no tensor in common: they are of different models, or named differently")
+    for own, (name, other) in common.items():
+        first, second = base.specs[name][1], tuned.specs[other][1]
+        if first != second:
+            raise UserError(f"{own} is {list(first)} in {base.path} and {list(second)} in {tuned.path}: they are of different models")
+    alone = len(mine.keys() ^ theirs.keys())
+    if alone:
+        logger.warning("%d tensors are in one of the two files only and are left out", alone)
+    return common
+
+
+def _dense(checkpoint: Base, name: str, device: torch.device) -> Tensor:
+    scale = checkpoint.scales.get(name)
+    return dequantised(checkpoint.tensor(name).to(device), checkpoint.tensor(scale).to(device) if scale else None, torch.float32)
+
+
+def _native(path: str, naming: str) -> str:
+    """The path in the original naming of the architecture, where it only differs by name."""
+    native = {lora_names.WAN_DIFFUSERS: lora_names.WAN, lora_names.HUNYUAN_COMFY: lora_names.HUNYUAN}.get(naming, naming)
+    found = lora_names.find(path) if native else None
+    return lora_names.names_of(found.place, native)[0] if found and lora_names.has_naming(found.place, native) else path
+
+
+def _metadata(naming: str) -> dict[str, str]:
+    native = {lora_names.WAN_DIFFUSERS: lora_names.WAN, lora_names.HUNYUAN_COMFY: lora_names.HUNYUAN}.get(naming, naming)
+    card = cards().get(native)
+    return {"ss_base_model_version": card.name, "ss_network_module": card.network_module} if card else {}
