@@ -1,4 +1,4 @@
-"""python -m headless WORKFLOW.json [--set NODE.input=value ...]
+"""python -m headless WORKFLOW.json [--set NODE.input=value ...] [--demo]
 
 Exit codes: 0 done, 1 a node failed, 2 the workflow or an argument is wrong, 130 stopped with Ctrl-C.
 """
@@ -36,10 +36,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--models", type=Path, action="append", default=[], metavar="DIR", help="a models folder laid out like ComfyUI's")
     parser.add_argument("--home", type=Path, help="the product's home folder (default: $MUSUBITUNER_HOME, else as install.py chose)")
     parser.add_argument("--fresh", action="store_true", help="run every node, also those whose results are still there")
+    parser.add_argument("--demo", action="store_true", help="run it on tiny models and clips, which are made first: sizes shrink to fit")
     arguments = parser.parse_args(argv)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
-    code: int = load_pack().run_file(arguments.workflow, arguments.set, arguments.models, arguments.home, fresh=arguments.fresh)
+    code: int = load_pack().run_file(
+        arguments.workflow, arguments.set, arguments.models, arguments.home, fresh=arguments.fresh, demo=arguments.demo
+    )
     return code
 
 

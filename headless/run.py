@@ -16,6 +16,7 @@ from ..backend.musubi_backend.errors import UserError
 from ..nodes import content
 from ..nodes.jobs.config import default_home
 from ..nodes.spec import Result, check, complete, prepared
+from .demo import prepare
 from .terminal import Screen, TerminalHost
 from .workflow import Step, order, override, read
 
@@ -24,12 +25,16 @@ _KEPT_RESULTS = 200
 _FORMAT = 2  # of the entries in the store
 
 
-def run_file(workflow: Path, settings: list[str], models: Sequence[Path], home: Path | None, *, fresh: bool = False) -> int:
-    """Run a workflow file; returns the exit code and prints what the user should know."""
+def run_file(
+    workflow: Path, settings: list[str], models: Sequence[Path], home: Path | None, *, fresh: bool = False, demo: bool = False
+) -> int:
+    """Run a workflow file; returns the exit code and prints what the user should know. demo: on tiny models, see `headless.demo`."""
     screen = Screen(sys.stdout)
     host = TerminalHost((home or default_home()).absolute(), models, screen)
     try:
         steps = read(workflow)
+        if demo:
+            asyncio.run(prepare(steps, host))
         override(steps, settings)
         if fresh:
             _renew(steps)

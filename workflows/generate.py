@@ -25,10 +25,12 @@ Columns = list[list[Entry]]
 
 @dataclass(frozen=True)
 class Model:
-    """Files of one model as ComfyUI's users have them, and sizes to begin with. node: beginning of its nodes' names."""
+    """Files of one model as ComfyUI's users have them, and sizes to begin with. node: beginning of its nodes' names; lora: what its
+    training calls the LoRA and its generation uses."""
 
     node: str
     generator: str
+    lora: str
     files: Widgets
     dataset: Widgets
     video: Widgets
@@ -55,6 +57,7 @@ _WHOLE_CLIPS = {**_WAN_CLIPS, "target_frames": "17"}
 DEMO = Model(
     "Wan",
     "WanVideoGenerator",
+    "quickstart",
     {"task": "t2v-1.3B", "dit": "demo_wan_t2v.safetensors", "vae": "demo_wan_vae.safetensors", "t5": "demo_umt5.safetensors"},
     {"path": "demo/dataset", "width": 64, "height": 64, "enable_bucket": False, "target_frames": "17", "batch_size": 2},
     {"width": 64, "height": 64, "video_length": 17, "infer_steps": 8, "guidance_scale": 1.0, "flow_shift": 3.0, "seed": 7},
@@ -62,6 +65,7 @@ DEMO = Model(
 WAN = Model(
     "Wan",
     "WanVideoGenerator",
+    "my_lora",
     {"task": "t2v-1.3B", "dit": "wan2.1_t2v_1.3B_bf16.safetensors", **_T5},
     _WAN_CLIPS,
     {"video_length": 33},
@@ -69,6 +73,7 @@ WAN = Model(
 WAN_I2V = Model(
     "Wan",
     "WanVideoGenerator",
+    "my_i2v_lora",
     {"task": "i2v-14B", "dit": "wan2.1_i2v_480p_14B_fp16.safetensors", **_T5, "clip": "clip_vision_h.safetensors"},
     _WHOLE_CLIPS,
     {"video_length": 33},
@@ -76,6 +81,7 @@ WAN_I2V = Model(
 WAN22 = Model(
     "Wan",
     "WanVideoGenerator",
+    "my_wan22_lora",
     {
         "task": "t2v-A14B",
         "dit": "wan2.2_t2v_low_noise_14B_fp16.safetensors",
@@ -89,6 +95,7 @@ WAN22 = Model(
 HUNYUAN_VIDEO = Model(
     "HunyuanVideo",
     "HunyuanVideoGenerator",
+    "my_hunyuan_video_lora",
     {"dit": "hunyuan_video_t2v_720p_bf16.safetensors", **_HUNYUAN},
     {"path": "my_clips", "width": 480, "height": 272, "target_frames": "1, 25"},
     {"width": 480, "height": 272, "video_length": 33},
@@ -97,6 +104,7 @@ HUNYUAN_VIDEO = Model(
 FRAMEPACK = Model(
     "FramePack",
     "FramePackVideoGenerator",
+    "my_framepack_lora",
     {"dit": "FramePackI2V_HY_bf16.safetensors", **_HUNYUAN, "image_encoder": "sigclip_vision_patch14_384.safetensors"},
     {"path": "my_clips", "width": 480, "height": 272, "target_frames": "73"},
     {"width": 480, "height": 272, "video_seconds": 3.0},
@@ -112,7 +120,7 @@ def _dataset(model: Model) -> Columns:
     ]
 
 
-def _trainer(model: Model, name: str) -> Entry:
+def _trainer(model: Model) -> Entry:
     links = {
         "models": model.models,
         "latents": ("VAELatentCache", "latents"),
@@ -121,7 +129,7 @@ def _trainer(model: Model, name: str) -> Entry:
         "optimizer": ("OptimizerConfig", "optimizer"),
         "sampling": ("SamplingConfig", "sampling"),
     }
-    return (f"{model.node}LoRATrainer", {"output_name": name, **model.trainer}, links)
+    return (f"{model.node}LoRATrainer", {"output_name": model.lora, **model.trainer}, links)
 
 
 def training(model: Model, *, picture: bool = False) -> Columns:
@@ -129,7 +137,7 @@ def training(model: Model, *, picture: bool = False) -> Columns:
     sampling = {"sample_prompts": _WORDS, "sample_every_n_steps": 250, **model.sampling}
     start: Columns = [[_FIRST_FRAME]] if picture else []
     config: Entry = ("SamplingConfig", sampling, {"start_image": ("VideoInput", "frames")} if picture else {})
-    return [*start, *_dataset(model), [("LoRATrainingConfig", {}, {}), ("OptimizerConfig", {}, {}), config], [_trainer(model, "my_lora")]]
+    return [*start, *_dataset(model), [("LoRATrainingConfig", {}, {}), ("OptimizerConfig", {}, {}), config], [_trainer(model)]]
 
 
 _FIRST_FRAME: Entry = ("VideoInput", {"path": "start.png", "count": 1}, {})
@@ -137,14 +145,14 @@ _FIRST_FRAME: Entry = ("VideoInput", {"path": "start.png", "count": 1}, {})
 
 def generation(model: Model, *, picture: bool = False, loras: tuple[str, ...] = ("lora_1",)) -> Columns:
     """A video with the LoRA that was trained. picture: it starts from one. loras: the widgets that name it."""
-    widgets = {"prompt": _WORDS, **dict.fromkeys(loras, "musubi_tuner/my_lora.safetensors"), **model.video}
+    widgets = {"prompt": _WORDS, **dict.fromkeys(loras, f"musubi_tuner/{model.lora}.safetensors"), **model.video}
     links = {"models": model.models, **({"start_image": ("VideoInput", "frames")} if picture else {})}
     first: list[Entry] = [(model.paths, model.files, {}), *([_FIRST_FRAME] if picture else [])]
-    return [first, [(model.generator, widgets, links)], [_saved(model, "my_lora")]]
+    return [first, [(model.generator, widgets, links)], [_saved(model)]]
 
 
-def _saved(model: Model, name: str) -> Entry:
-    return ("VideoOutput", {"filename_prefix": f"musubi_tuner/{name}"}, {"video": (model.generator, "video")})
+def _saved(model: Model) -> Entry:
+    return ("VideoOutput", {"filename_prefix": f"musubi_tuner/{model.lora}"}, {"video": (model.generator, "video")})
 
 
 def _quickstart() -> Columns:
@@ -167,9 +175,9 @@ def _quickstart() -> Columns:
             ("OptimizerConfig", {"optimizer_type": "adamw", "learning_rate": 2e-3}, {}),
             ("SamplingConfig", {}, {}),
         ],
-        [_trainer(DEMO, "quickstart")],
+        [_trainer(DEMO)],
         [(DEMO.generator, video, {"models": DEMO.models, "lora_1": ("WanLoRATrainer", "lora_name")})],
-        [_saved(DEMO, "quickstart")],
+        [_saved(DEMO)],
     ]
 
 

@@ -1,0 +1,106 @@
+"""`--demo`: any workflow on tiny models and clips, in seconds and without a GPU, to see that it runs from end to end.
+
+Model files, folders, sizes and lengths are replaced by small ones; everything else stays as the workflow has it. What is missing of the
+models and clips is made first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..backend.musubi_backend.errors import UserError
+from ..backend.musubi_backend.options.argv import to_argv
+from ..backend.musubi_backend.tools.demo import KINDS
+from ..nodes.jobs.config import DEMO_MODELS
+from ..nodes.jobs.follow import run_tool
+from ..nodes.models import ModelPaths, WanModelPaths, wan_task
+from ..nodes.widgets import NONE
+from .terminal import TerminalHost
+from .workflow import Step
+
+_DATASET = Path("demo", "dataset")
+_SMALL: dict[str, Any] = {
+    "width": 64,
+    "height": 64,
+    "enable_bucket": False,
+    "target_frames": "17",
+    "video_length": 5,
+    "video_seconds": 0.4,
+    "infer_steps": 2,
+    "latent_window_size": 4,
+    "max_train_steps": 2,
+    "network_dim": 4,
+    "network_alpha": 4.0,
+    "mixed_precision": "no",
+    "gradient_checkpointing": False,
+    "save_every_n_steps": 0,
+    "optimizer_type": "adamw",
+    "sample_width": 64,
+    "sample_height": 64,
+    "sample_frames": 5,
+    "sample_steps": 2,
+}
+_LORA = re.compile(r"(high_)?lora_\d+")
+
+
+async def prepare(steps: Mapping[str, Step], host: TerminalHost) -> None:
+    """Make what the workflow needs of the demo models and clips, and put it in place of the workflow's own."""
+    for kind in sorted({kind_of(step) for step in steps.values() if isinstance(step.node, ModelPaths)}):
+        await _make(host, "demo_models", {"output": str(host.home / DEMO_MODELS), "kind": kind})
+    await _make(host, "demo_dataset", {"output": str(host.home / _DATASET)})
+    for step in steps.values():
+        _make_small(step)
+        _name_files(step, host)
+
+
+def kind_of(step: Step) -> str:
+    """Which demo models stand in for those of a Model Paths node. UserError where there are none."""
+    assert isinstance(step.node, ModelPaths)
+    kind = _wan_kind(step.constants["task"]) if isinstance(step.node, WanModelPaths) else step.node.card.name
+    if kind not in KINDS:
+        raise UserError(f"--demo: there are no tiny models of {step.node.card.title}; there are {', '.join(KINDS)}")
+    return kind
+
+
+def _wan_kind(name: str) -> str:
+    task = wan_task(name)
+    if task.boundary is not None:
+        return "wan22_i2v" if task.start_image else "wan22"
+    if task.control:
+        return "wan_fc"
+    if task.last_frame:
+        return "wan_flf2v"
+    return "wan_i2v" if task.start_image else "wan"
+
+
+async def _make(host: TerminalHost, tool: str, values: dict[str, Any]) -> None:
+    await run_tool(host.named(tool), tool, to_argv(tool, values), foreign=False, gpu=False)
+
+
+def _make_small(step: Step) -> None:
+    for entry in step.node.spec.inputs:
+        if entry.name in _SMALL and entry.is_widget and entry.name not in step.links:
+            step.constants[entry.name] = _SMALL[entry.name]
+    if step.constants.get("sample_prompts", "").strip():
+        step.constants["sample_every_n_steps"] = 2
+
+
+def _name_files(step: Step, host: TerminalHost) -> None:
+    """Demo files in place of the workflow's. LoRAs that are not there are left out."""
+    if isinstance(step.node, ModelPaths):
+        step.constants |= {part: demo.file for part, demo in KINDS[kind_of(step)].items()}
+    name = step.node.spec.id.split("_", 1)[1]
+    if name == "DatasetConfig":
+        step.constants["path"] = _DATASET.as_posix()
+        if step.constants.get("control_directory"):
+            step.constants["control_directory"] = _DATASET.as_posix()
+    if name == "VideoInput":
+        step.constants["path"] = next((host.home / _DATASET).glob("*.mp4")).relative_to(host.home).as_posix()
+    there = host.model_names("loras")
+    for widget, value in list(step.constants.items()):
+        if _LORA.fullmatch(widget) and value != NONE and str(value).replace("\\", "/") not in there:
+            host.screen.line(f"{step.title}  {value} is not there; going on without it")
+            step.constants[widget] = NONE
