@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..weights.geometry import geometry_metadata
 from .lean_import import diffusers_model
+from .model_files import model_files
 from .weight_files import read_state_dict
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class HunyuanVAE:
         chunk: int | None = None,
         flag: str = "--vae",
     ) -> HunyuanVAE:
-        """The VAE in `path` (.safetensors, or .pt read with weights_only).
+        """The VAE at `path`: a file (.safetensors, or .pt read with weights_only), or a folder that holds one, itself or in `vae`.
 
         tile: side in pixels of the tiles that larger pictures are cut into, None for no tiles. chunk: width in columns of the
         pieces convolutions work on, None for no pieces. UserError when the file is not this VAE, naming `flag` and what the file
@@ -60,12 +60,13 @@ class HunyuanVAE:
         import torch
 
         check_tile(tile)
-        tensors = read_state_dict(path, KIND, flag)
+        files = model_files(path, KIND, flag, subfolder="vae")
+        tensors = read_state_dict(files.weights, KIND, flag)
         try:
             config = config_of({name: tuple(tensor.shape) for name, tensor in tensors.items()})
         except KeyError as error:
             raise UserError(f"{flag} {path}: not a complete HunyuanVideo VAE ({error} is missing)") from None
-        config["norm_num_groups"] = geometry_metadata(path).get("norm_num_groups", NORM_GROUPS)
+        config["norm_num_groups"] = files.number("norm_num_groups", NORM_GROUPS)
         with torch.device("meta"):
             model = _module(config, f"{flag} {path}")
         missing = sorted(set(model.state_dict()) - set(tensors))

@@ -5,7 +5,9 @@ from __future__ import annotations
 from . import (
     caching,
     captioning,
+    framepack,
     generation,
+    hunyuan_encoders,
     hunyuan_video,
     logging,
     lora,
@@ -22,10 +24,12 @@ from . import (
 GROUPS = (
     *training.GROUPS,
     *models.GROUPS,
+    *hunyuan_encoders.GROUPS,
     *caching.GROUPS,
     *captioning.GROUPS,
     *generation.GROUPS,
     *hunyuan_video.GROUPS,
+    *framepack.GROUPS,
     *lora.GROUPS,
     *optimizer.GROUPS,
     *timesteps.GROUPS,

@@ -30,7 +30,7 @@ GROUPS = (
             ),
             Option(
                 "--vae",
-                path="file",
+                path="any",
                 verbs=(CACHE_LATENTS, TRAIN, GENERATE),
                 help="Weights of the VAE, which turns frames into latents and back. Training needs it only for sample videos.",
             ),

@@ -1,0 +1,212 @@
+"""FramePack's encoders behind the architecture protocol: clips to sections, captions, pictures of requests, sections to video."""
+
+from __future__ import annotations
+
+import logging
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...dataset.config import ImageDataset
+from ...dataset.pictures import fit, read_picture
+from ...encoders.clip_text import ClipText
+from ...encoders.hunyuan_vae import SCALING_FACTOR, HunyuanVAE
+from ...encoders.llama import LlamaEncoder
+from ...encoders.siglip import Siglip
+from ...errors import UserError
+from ..hunyuan_video.encode import generator_of, load_text_encoders, load_vae, padded, pictures_of, video_of
+from .card import CARD
+from .one_frame import OneFrame, latent_mask
+from .section_texts import parse_sections
+from .sections import cut, frames_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor
+
+    from ...dataset.decoding import DecodedEntry
+    from ...inference.sampling import SampleRequest
+
+logger = logging.getLogger(__name__)
+
+TEXT_LENGTH = 512
+
+
+class FramePackLatentEncoder:
+    """Caches sections of clips, or with `--one_frame` pictures with their control pictures."""
+
+    def __init__(self, vae: HunyuanVAE, siglip: Siglip, args: Namespace) -> None:
+        self.vae, self.siglip, self.args = vae, siglip, args
+
+    @classmethod
+    def load(cls, args: Namespace, device: torch.device) -> FramePackLatentEncoder:
+        """From `--vae` and `--image_encoder`. UserError for a missing or wrong file."""
+        return cls(load_vae(args, device, CARD), load_siglip(args, device), args)
+
+    def encode(self, batch: Sequence[DecodedEntry]) -> list[list[dict[str, Tensor]]]:
+        """Per entry one file for each section, or one for a picture: "latents" scaled, and what generation would be told beside."""
+        if self.args.one_frame:
+            return [[self._one_frame(entry)] for entry in batch]
+        window = batch[0].entry.item.dataset.fp_latent_window_size
+        frames = frames_of(batch[0].entry.sections or 1, window)
+        generators = [generator_of(_name(entry)) for entry in batch]
+        clips = self.vae.encode(video_of([entry.pixels[:frames] for entry in batch]), generators) * SCALING_FACTOR
+        features = self.siglip.encode([entry.pixels[0] for entry in batch])
+        return [
+            [{**section, "image_embeddings": image} for section in cut(clip, window, self.args.f1)]
+            for clip, image in zip(clips.cpu(), features.cpu(), strict=True)
+        ]
+
+    def _one_frame(self, entry: DecodedEntry) -> dict[str, Tensor]:
+        dataset = entry.entry.item.dataset
+        assert isinstance(dataset, ImageDataset) and dataset.fp_1f_target_index is not None  # `unusable` refuses others
+        pictures = [*entry.controls, entry.pixels]
+        latents = [self._picture(pixels, f"{_name(entry)} {number}") for number, pixels in enumerate(pictures)]
+        controls = [_masked(one, alpha) for one, alpha in zip(latents[:-1], entry.control_alphas, strict=True)]
+        settings = OneFrame(
+            dataset.fp_1f_target_index,
+            tuple(dataset.fp_1f_clean_indices or (0,)),
+            self.args.one_frame_no_2x,
+            self.args.one_frame_no_4x,
+            dataset.fp_1f_no_post,
+        )
+        image = self.siglip.encode([entry.controls[0][0]])[0]
+        found = settings.conditions(controls, dataset.fp_latent_window_size)
+        return {"latents": latents[-1], **found, "image_embeddings": image.cpu()}
+
+    def _picture(self, pixels: np.ndarray, name: str) -> Tensor:
+        """uint8 [1, H, W, 3] -> scaled latents [16, 1, H/8, W/8] on the CPU. Each by itself: the VAE would compress several frames."""
+        return (self.vae.encode(video_of([pixels]), [generator_of(name)])[0] * SCALING_FACTOR).cpu()
+
+
+def _name(entry: DecodedEntry) -> str:
+    return entry.entry.latent_paths(CARD)[0].name
+
+
+def _masked(latents: Tensor, alpha: np.ndarray | None) -> Tensor:
+    return latents if alpha is None else latents * latent_mask(alpha, *latents.shape[-2:]).to(latents.dtype)
+
+
+class FramePackTextEncoder:
+    def __init__(self, llama: LlamaEncoder, clip: ClipText, instruction: str | None) -> None:
+        self.llama, self.clip, self.instruction = llama, clip, instruction
+
+    @classmethod
+    def load(cls, args: Namespace, device: torch.device) -> FramePackTextEncoder:
+        """From `--text_encoder1`, `--text_encoder2` and `--fp8_llm`, in the dtypes of their files. UserError for a missing or wrong
+        file, and when there is no tokenizer for it."""
+        return cls(*load_text_encoders(args, device, None), getattr(args, "custom_system_prompt", None))
+
+    def encode(self, captions: Sequence[str]) -> list[dict[str, Tensor]]:
+        """Per caption {"llama_vec" [512, dim] with zeros at the end, "llama_attention_mask" bool [512], "clip_l_pooler" [dim]}."""
+        pairs = zip(self.llama.encode(captions, self.instruction), self.clip.encode(captions), strict=True)
+        entries = []
+        for features, (pooled, _) in pairs:
+            rows, mask = padded(features, TEXT_LENGTH)
+            entries.append({"llama_vec": rows, "llama_attention_mask": mask, "clip_l_pooler": pooled})
+        return entries
+
+
+class FramePackConditionEncoder:
+    """Looks at the pictures of requests. Loaded on the device; freed before the transformer is."""
+
+    def __init__(self, vae: HunyuanVAE, siglip: Siglip) -> None:
+        self.vae, self.siglip = vae, siglip
+
+    @classmethod
+    def load(cls, args: Namespace, device: torch.device) -> FramePackConditionEncoder:
+        """As `FramePackLatentEncoder.load`."""
+        return cls(load_vae(args, device, CARD), load_siglip(args, device))
+
+    def encode(self, request: SampleRequest) -> dict[str, Tensor]:
+        """{"start 0" [16, 1, H/8, W/8], "image 0" [729, dim], and the same for other sections with pictures of their own; "end";
+        "control 0", ... already masked}. Without a start picture, section 0 starts from grey."""
+        import numpy as np
+
+        size = (request.width, request.height)
+        found: dict[str, Tensor] = {}
+        for section, path in parse_sections(request.pictures.start).items():
+            pixels, _ = _read(path, size)
+            found[f"start {section}"] = self._latents(pixels, request, f"start {section}")
+            found[f"image {section}"] = self.siglip.encode([pixels])[0]
+        if not found:
+            black = np.zeros((request.height, request.width, 3), dtype=np.uint8)
+            grey = np.full_like(black, 127)
+            found = {"start 0": self._latents(grey, request, "start 0"), "image 0": self.siglip.encode([black])[0]}
+        if request.pictures.end:
+            found["end"] = self._latents(_read(request.pictures.end, size)[0], request, "end")
+        for number, path in enumerate(request.pictures.controls):
+            pixels, alpha = _read(path, size)
+            mask = _read_mask(request.pictures.masks[number]) if number < len(request.pictures.masks) else alpha
+            found[f"control {number}"] = _masked(self._latents(pixels, request, f"control {number}"), mask)
+        return found
+
+    def _latents(self, pixels: np.ndarray, request: SampleRequest, name: str) -> Tensor:
+        """Scaled latents [16, 1, H/8, W/8] in float32 on the CPU, the same for the same seed."""
+        latents = self.vae.encode(video_of([pixels[None]]), [generator_of(f"{request.seed} {name}")])[0]
+        return (latents * SCALING_FACTOR).float().cpu()
+
+
+def _read(path: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:
+    """A picture as uint8 [H, W, 3], brought to `size`, and its alpha channel in its own size, None without one."""
+    picture = read_picture(Path(path), keep_alpha=True)
+    return fit(picture[..., :3], size), picture[..., 3] if picture.shape[-1] == 4 else None
+
+
+def _read_mask(path: str) -> np.ndarray:
+    """A mask as uint8 [H, W], white where the control picture counts."""
+    import numpy as np
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture.convert("L"))
+    except (OSError, UnidentifiedImageError) as error:
+        raise UserError(f"the mask {path} cannot be read ({error})") from error
+
+
+class FramePackLatentDecoder:
+    """Sections to video: two at a time with an overlap that is blended, all at once with `--bulk_decode`."""
+
+    def __init__(self, vae: HunyuanVAE, window: int, bulk: bool) -> None:
+        self.vae, self.window, self.bulk = vae, window, bulk
+
+    @classmethod
+    def load(cls, args: Namespace, device: torch.device) -> FramePackLatentDecoder:
+        """As `FramePackLatentEncoder.load`."""
+        return cls(load_vae(args, device, CARD), args.latent_window_size, args.bulk_decode)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents [16, F', H', W'] -> float32 video [3, 4(F'-1)+1, 8H', 8W'] in 0..1 on the CPU."""
+        if self.bulk or latents.shape[1] <= 2 * self.window + 1:
+            return pictures_of(self._video(latents))
+        # as the sections were made: the first with the start picture, each with the next one, which is then blended in
+        starts = range(0, latents.shape[1] - 1, self.window)
+        pieces = [latents[:, start + bool(start) : start + 1 + 2 * self.window] for start in starts]
+        overlap = self.window * 4 - 3
+        video = self._video(pieces[-1]).cpu()
+        for piece in reversed(pieces[:-1]):
+            video = blended(self._video(piece).cpu(), video, overlap)
+        return pictures_of(video)
+
+    def _video(self, latents: Tensor) -> Tensor:
+        return self.vae.decode(latents[None] / SCALING_FACTOR)[0]
+
+
+def blended(first: Tensor, second: Tensor, overlap: int) -> Tensor:
+    """Two videos [3, F, H, W] that share `overlap` frames, one fading into the other there."""
+    import torch
+
+    weights = torch.linspace(1, 0, overlap, dtype=first.dtype).view(1, -1, 1, 1)
+    shared = weights * first[:, -overlap:] + (1 - weights) * second[:, :overlap]
+    return torch.cat([first[:, :-overlap], shared, second[:, overlap:]], dim=1)
+
+
+def load_siglip(args: Namespace, device: torch.device) -> Siglip:
+    """SigLIP from `--image_encoder`, in the dtype of its file."""
+    if not args.image_encoder:
+        raise UserError("--image_encoder is missing: give SigLIP's file, e.g. sigclip_vision_patch14_384.safetensors")
+    logger.info("Loading image encoder from %s", args.image_encoder)
+    return Siglip.load(args.image_encoder, device)
