@@ -15,19 +15,20 @@ from musubi_backend.options.values import default_of
 
 DONE = (
     "wan_cache_latents", "wan_cache_text_encoder_outputs", "wan_train_network", "wan_generate_video",
-)  # fmt: skip
-LORA_TOOLS = ("lora_post_hoc_ema", "convert_lora", "merge_lora")
-COMING = (  # their flags are being made the contract's
     "cache_latents", "cache_text_encoder_outputs", "hv_train_network", "hv_generate_video",
     "fpack_cache_latents", "fpack_cache_text_encoder_outputs", "fpack_train_network", "fpack_generate_video",
 )  # fmt: skip
+LORA_TOOLS = ("lora_post_hoc_ema", "convert_lora", "merge_lora")
 CAPTION = "caption_images_by_qwen_vl"  # its flags: tests/caption
 OWN = ("combine_lora", "extract_lora", "demo_models", "demo_dataset", "video_convert", "inspect_dataset", "view_dataset")
 
 # What differs on purpose. Where musubi-tuner always wants a model or a prompt, ours wants them only when they are used (decoding a
-# latent needs neither); its default multiplier of hv_generate_video is no list, and breaks there when it is used.
-NOT_REQUIRED = {"hv_generate_video": {"dit", "vae", "text_encoder1", "text_encoder2", "prompt"}}
-OTHER_DEFAULT = {"hv_generate_video": {"lora_multiplier"}}
+# latent needs neither); its default multiplier of the two older generators is no list, and breaks there when it is used.
+NOT_REQUIRED = {
+    "hv_generate_video": {"dit", "vae", "text_encoder1", "text_encoder2", "prompt"},
+    "fpack_generate_video": {"text_encoder1", "text_encoder2", "image_encoder"},
+}
+OTHER_DEFAULT = {"hv_generate_video": {"lora_multiplier"}, "fpack_generate_video": {"lora_multiplier"}}
 
 # musubi-tuner gives a Path for one flag and no type (so text) for two; paths are text in all of ours.
 KINDS = {"str": str, "int": int, "float": float, "_int_or_float": steps_or_share, "Path": str, None: str}
@@ -80,8 +81,8 @@ def test_the_parser_has_the_flags_of_the_contract(name: str, contract: dict[str,
 
 
 def test_every_tool_of_musubi_tuner_is_done_or_known_as_not_done(contract: dict[str, Any]) -> None:
-    assert set(registry.tools()) == {*DONE, *COMING, *LORA_TOOLS, CAPTION, *OWN}
-    assert set(NOT_DONE) == set(contract) - {*DONE, *COMING, *LORA_TOOLS, CAPTION}
+    assert set(registry.tools()) == {*DONE, *LORA_TOOLS, CAPTION, *OWN}
+    assert set(NOT_DONE) == set(contract) - {*DONE, *LORA_TOOLS, CAPTION}
 
 
 def test_every_option_is_explained_and_consistent() -> None:
@@ -91,6 +92,6 @@ def test_every_option_is_explained_and_consistent() -> None:
         for option in tool.options:
             assert len(option.help) >= 10 and option.help.endswith((".", '".')), (tool.name, option.flag)
             assert option.refused is None or option.advanced, f"{option.flag}: what is refused need not be in the foreground"
-            assert option.nargs is None or option.default is None or isinstance(option.default, tuple) or option.flag == "--lora_multiplier"
+            assert option.nargs is None or option.default is None or isinstance(option.default, tuple)
             assert set(option.refused_choices) <= set(option.choices or ())
             assert option.path in ("", "file", "folder", "any", "output")

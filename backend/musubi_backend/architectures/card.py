@@ -63,6 +63,7 @@ class Card:
     bucket_step        sides of buckets are multiples of this many pixels
     controls_per_image control images per picture; None = any number
     window_in_bucket   pictures are also grouped by `fp_latent_window_size` and the one-frame settings
+    sections           windows of clips are cut into sections of `fp_latent_window_size` latent frames, each with a cache of its own
     """
 
     id: str
@@ -85,6 +86,7 @@ class Card:
     bucket_step: int = 16
     controls_per_image: int | None = 1
     window_in_bucket: bool = False
+    sections: bool = False
     latent_dtype: str = "bfloat16"
     text_keys: tuple[str, ...] = ()
     text_encoders: tuple[str, ...] = ()

@@ -37,6 +37,7 @@ class DecodedEntry:
     pixels     uint8 [F, H, W, 3]; F is 1 for a picture
     alpha      uint8 [H, W] of a picture with transparency, else None
     controls   one array like `pixels` per control picture, or one for the control clip
+    control_alphas   per control picture its transparency like `alpha`, for architectures that use it as a mask
     targets    further pictures of the item (`multiple_target`), each [1, H, W, 3]
     """
 
@@ -44,6 +45,7 @@ class DecodedEntry:
     pixels: np.ndarray
     alpha: np.ndarray | None = None
     controls: list[np.ndarray] = field(default_factory=list)
+    control_alphas: list[np.ndarray | None] = field(default_factory=list)
     targets: list[np.ndarray] = field(default_factory=list)
 
     @property
@@ -132,7 +134,9 @@ def _decode_picture(item: MediaItem, dataset: ImageDataset, card: Card) -> list[
     for path in item.controls:
         control = read_picture(path, keep_alpha=True)
         size = control_size(dataset, card, (control.shape[1], control.shape[0]), entry.bucket)
-        result.controls.append(fit(control, size)[None, ..., :3])
+        control = fit(control, size)
+        result.controls.append(control[None, ..., :3])
+        result.control_alphas.append(control[..., 3] if control.shape[-1] == 4 else None)
     return [result]
 
 

@@ -95,7 +95,21 @@ def plan(item: MediaItem, card: Card, size: Size, count: int = 1) -> list[Entry]
     if not cuts:
         rate = f" at {card.fps} frames per second" if dataset.source_fps else ""
         return Problem(item.path, f"too short: {count} frames{rate}, the smallest of target_frames is {min(dataset.rules.targets)}")
-    return [Entry(item, LatentName(item.stem, *bucket, start, length), bucket) for start, length in cuts]
+    entries = [
+        Entry(item, LatentName(item.stem, *bucket, start, length), bucket, _sections(dataset, card, length)) for start, length in cuts
+    ]
+    short = next((entry for entry in entries if entry.sections == 0), None)
+    if short is not None:
+        needed = dataset.fp_latent_window_size * card.frame_stride + 1
+        return Problem(
+            item.path, f"Not enough frames for {card.title}: a section needs {needed}, the window of target_frames has {short.frames}"
+        )
+    return entries
+
+
+def _sections(dataset: Dataset, card: Card, frames: int) -> int | None:
+    """How many whole sections lie behind the first frame of a window; None where windows are not cut."""
+    return (frames - 1) // card.frame_stride // dataset.fp_latent_window_size if card.sections else None
 
 
 def unmet_targets(item: MediaItem, count: int) -> tuple[int, ...]:

@@ -186,15 +186,15 @@ class PatchEmbedding(nn.Module):
 class JointTransformer(nn.Module):
     """The frame of these models: an architecture adds the embeddings, names the block lists and the head.
 
-    around_blocks: called as around_blocks(run, x) in place of run(x) with all tokens [B, S, C], so that a cache of features can
-    look at them and leave the blocks out.
+    around_blocks: called as around_blocks(run, x, count) in place of run(x) with all tokens [B, S, C], the first `count` of them of the
+    video, so that a cache of features can look at them and leave the blocks out.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.gradient_checkpointing = False
         self.gradient_checkpointing_cpu_offload = False
-        self.around_blocks: Callable[[Runner, Tensor], Tensor] | None = None
+        self.around_blocks: Callable[[Runner, Tensor, int], Tensor] | None = None
 
     @abstractmethod
     def block_lists(self) -> list[nn.ModuleList]:
@@ -217,7 +217,7 @@ class JointTransformer(nn.Module):
                 x = run_block(block, x, shared, recompute=recompute, offload=self.gradient_checkpointing_cpu_offload)
             return x
 
-        return run(x) if self.around_blocks is None else self.around_blocks(run, x)
+        return run(x) if self.around_blocks is None else self.around_blocks(run, x, shared.count)
 
 
 def joint_attention(q: Tensor, k: Tensor, v: Tensor, mode: str, split: bool, padding: Padding | None) -> Tensor:

@@ -24,6 +24,7 @@ CARD = Card(
             in_dim=16,
             image_encoder=True,
             steps=25,
+            flow_shift=0.0,  # none: it depends on the size
             guidance_scale=1.0,
             frames=121,
         ),
@@ -43,5 +44,6 @@ CARD = Card(
     embedded_guidance=10.0,
     latent_dtype="float16",
     window_in_bucket=True,
+    sections=True,
     text_keys=("llama_vec", "llama_attention_mask", "clip_l_pooler"),
 )

@@ -15,7 +15,7 @@ from ...encoders.hunyuan_vae import SCALING_FACTOR, HunyuanVAE
 from ...encoders.llama import LlamaEncoder
 from ...encoders.siglip import Siglip
 from ...errors import UserError
-from ..hunyuan_video.encode import generator_of, load_text_encoders, load_vae, padded, pictures_of, video_of
+from ..hunyuan_video.encode import cached_dtype, generator_of, load_text_encoders, load_vae, padded, pictures_of, video_of
 from .card import CARD
 from .one_frame import OneFrame, latent_mask
 from .section_texts import parse_sections
@@ -39,6 +39,7 @@ class FramePackLatentEncoder:
 
     def __init__(self, vae: HunyuanVAE, siglip: Siglip, args: Namespace) -> None:
         self.vae, self.siglip, self.args = vae, siglip, args
+        self.stored = cached_dtype(args, CARD)
 
     @classmethod
     def load(cls, args: Namespace, device: torch.device) -> FramePackLatentEncoder:
@@ -53,10 +54,11 @@ class FramePackLatentEncoder:
         frames = frames_of(batch[0].entry.sections or 1, window)
         generators = [generator_of(_name(entry)) for entry in batch]
         clips = self.vae.encode(video_of([entry.pixels[:frames] for entry in batch]), generators) * SCALING_FACTOR
+        clips = clips.to("cpu", self.stored)
         features = self.siglip.encode([entry.pixels[0] for entry in batch])
         return [
             [{**section, "image_embeddings": image} for section in cut(clip, window, self.args.f1)]
-            for clip, image in zip(clips.cpu(), features.cpu(), strict=True)
+            for clip, image in zip(clips, features.cpu(), strict=True)
         ]
 
     def _one_frame(self, entry: DecodedEntry) -> dict[str, Tensor]:
@@ -78,7 +80,7 @@ class FramePackLatentEncoder:
 
     def _picture(self, pixels: np.ndarray, name: str) -> Tensor:
         """uint8 [1, H, W, 3] -> scaled latents [16, 1, H/8, W/8] on the CPU. Each by itself: the VAE would compress several frames."""
-        return (self.vae.encode(video_of([pixels]), [generator_of(name)])[0] * SCALING_FACTOR).cpu()
+        return (self.vae.encode(video_of([pixels]), [generator_of(name)])[0] * SCALING_FACTOR).to("cpu", self.stored)
 
 
 def _name(entry: DecodedEntry) -> str:
@@ -133,7 +135,7 @@ class FramePackConditionEncoder:
             found[f"image {section}"] = self.siglip.encode([pixels])[0]
         if not found:
             black = np.zeros((request.height, request.width, 3), dtype=np.uint8)
-            grey = np.full_like(black, 127)
+            grey = np.full(black.shape, 127.5, dtype=np.float32)
             found = {"start 0": self._latents(grey, request, "start 0"), "image 0": self.siglip.encode([black])[0]}
         if request.pictures.end:
             found["end"] = self._latents(_read(request.pictures.end, size)[0], request, "end")

@@ -34,7 +34,8 @@ class OneFrame:
     @classmethod
     def parse(cls, text: str, window: int, flag: str = "--one_frame_inference") -> OneFrame:
         """From "no_2x,no_4x,no_post,target_index=1,control_index=0;10" or "default". UserError naming `flag` for anything else."""
-        target, controls, switches = window, (), set()
+        target, switches = window, set()
+        controls: tuple[int, ...] = ()
         for part in (part.strip() for part in text.split(",") if part.strip()):
             name, _, value = part.partition("=")
             try:
@@ -42,7 +43,7 @@ class OneFrame:
                     target = int(value)
                 elif name == "control_index":
                     controls = tuple(int(index) for index in value.split(";"))
-                elif part in ("no_2x", "no_4x", "no_post", "default", "1", "true"):
+                elif part in ("no_2x", "no_4x", "no_post", "default"):
                     switches.add(part)
                 else:
                     raise UserError(f'{flag}: "{part}" is not known; use no_2x, no_4x, no_post, target_index=1, control_index=0;10')

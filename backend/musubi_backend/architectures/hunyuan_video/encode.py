@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 from ...encoders.clip_text import MAX_TOKENS as CLIP_TOKENS
 from ...encoders.clip_text import ClipText
-from ...encoders.dtypes import dtype_named
 from ...encoders.hunyuan_vae import DEFAULT_TILE, SCALING_FACTOR, HunyuanVAE
 from ...encoders.llama import MAX_TOKENS as LLAMA_TOKENS
 from ...encoders.llama import LlamaEncoder
 from ...errors import UserError
+from ...weights.dtypes import dtype_named
 from .card import CARD
 
 if TYPE_CHECKING:
@@ -33,19 +33,19 @@ logger = logging.getLogger(__name__)
 
 
 class HunyuanLatentEncoder:
-    def __init__(self, vae: HunyuanVAE) -> None:
-        self.vae = vae
+    def __init__(self, vae: HunyuanVAE, stored: torch.dtype) -> None:
+        self.vae, self.stored = vae, stored
 
     @classmethod
     def load(cls, args: Namespace, device: torch.device) -> HunyuanLatentEncoder:
         """From `--vae` and its settings. UserError for a missing or wrong file."""
-        return cls(load_vae(args, device, CARD))
+        return cls(load_vae(args, device, CARD), cached_dtype(args, CARD))
 
     def encode(self, batch: Sequence[DecodedEntry]) -> list[list[dict[str, Tensor]]]:
         """One file per entry: {"latents": [16, (F-1)/4+1, H/8, W/8]}, not scaled."""
         generators = [generator_of(entry.entry.latent_paths(CARD)[0].name) for entry in batch]
         latents = self.vae.encode(video_of([entry.pixels for entry in batch]), generators)
-        return [[{"latents": one}] for one in latents]
+        return [[{"latents": one}] for one in latents.to(self.stored)]
 
 
 class HunyuanLatentDecoder:
@@ -103,10 +103,19 @@ def load_vae(args: Namespace, device: torch.device, card: Card) -> HunyuanVAE:
     or wrong file."""
     if not args.vae:
         raise UserError(f"--vae is missing: give the {card.title} VAE file, e.g. hunyuan_video_vae_bf16.safetensors")
+    import torch
+
     tile = args.vae_spatial_tile_sample_min_size or (DEFAULT_TILE if getattr(args, "vae_tiling", True) else None)
-    dtype = dtype_named(getattr(args, "vae_dtype", None) or card.latent_dtype, "--vae_dtype")
+    dtype = cached_dtype(args, card)
+    if device.type == "cpu" and dtype == torch.float16:
+        dtype = torch.float32  # convolutions in float16 take hundreds of times as long there
     logger.info("Loading VAE model from %s", args.vae)
     return HunyuanVAE.load(args.vae, device, dtype, tile=tile, chunk=args.vae_chunk_size)
+
+
+def cached_dtype(args: Namespace, card: Card) -> torch.dtype:
+    """The number format of latents in caches: `--vae_dtype`, else the architecture's own."""
+    return dtype_named(getattr(args, "vae_dtype", None) or card.latent_dtype, "--vae_dtype")
 
 
 def load_text_encoders(args: Namespace, device: torch.device, dtype: torch.dtype | None) -> tuple[LlamaEncoder, ClipText]:

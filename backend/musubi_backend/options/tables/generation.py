@@ -201,7 +201,6 @@ GROUPS = (
                 "--lora_multiplier",
                 float,
                 nargs="*",
-                differs={"fpack_generate_video": {"default": 1.0}},
                 minimum=-10,
                 maximum=10,
                 help="Strength of each LoRA in their order; those without a number get 1.",
@@ -289,6 +288,7 @@ GROUPS = (
             Option(
                 "--image_path",
                 path="file",
+                differs={"fpack_generate_video": {"path": ""}},  # it may name one for each section
                 advanced=True,
                 help="First frame, for image-to-video models. With Wan the video gets its shape, with about the area of --video_size.",
             ),

@@ -16,7 +16,7 @@ GROUPS = (
                 path="any",
                 verbs=(CACHE_TEXT, TRAIN, GENERATE),
                 architectures=_BOTH,
-                differs={CACHE_TEXT: {"required": True}, GENERATE: {"required": True}},
+                differs={CACHE_TEXT: {"required": True}},
                 help="LLaVA-Llama3, the large text encoder: ComfyUI's file (llava_llama3_fp16.safetensors), any part of a split model, or "
                 "a Hugging Face folder. Training needs it only for sample prompts.",
             ),
@@ -25,7 +25,7 @@ GROUPS = (
                 path="any",
                 verbs=(CACHE_TEXT, TRAIN, GENERATE),
                 architectures=_BOTH,
-                differs={CACHE_TEXT: {"required": True}, GENERATE: {"required": True}},
+                differs={CACHE_TEXT: {"required": True}},
                 help="CLIP-L, the small text encoder: a file (clip_l.safetensors) or a Hugging Face folder. Training needs it only for "
                 "sample prompts.",
             ),
@@ -50,7 +50,7 @@ GROUPS = (
                 path="any",
                 verbs=(CACHE_LATENTS, TRAIN, GENERATE),
                 architectures=("fp",),
-                differs={CACHE_LATENTS: {"required": True}, GENERATE: {"required": True}},
+                differs={CACHE_LATENTS: {"required": True}},
                 help="SigLIP, which looks at the start picture: ComfyUI's file (sigclip_vision_patch14_384.safetensors) or a Hugging Face "
                 "folder. Training needs it only for sample prompts.",
             ),

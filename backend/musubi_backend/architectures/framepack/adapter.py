@@ -1,0 +1,145 @@
+"""FramePack answers the architecture protocol. Model and encoder code is imported when a method needs it."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ...dataset.config import ImageDataset
+from ..protocol import Architecture
+from .card import CARD
+from .section_texts import parse_sections
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from ...dataset.items import Entry, MediaItem
+    from ...inference.prompts import LineOption
+    from ...inference.sampling import SampleRequest
+    from ...inference.schedulers import Solver
+    from ..protocol import Batch, ConditionEncoder, LatentDecoder, LatentEncoder, TextEncoder
+    from .model import FramePackTransformer
+
+_PLAIN = ("latents", "latents_clean", "latent_indices", "clean_latent_indices", "image_embeddings")
+_MIDDLE, _FAR = ("latents_clean_2x", "clean_latent_2x_indices"), ("latents_clean_4x", "clean_latent_4x_indices")
+
+
+class FramePack(Architecture):
+    card = CARD
+
+    def unusable(self, item: MediaItem, args: Namespace) -> str | None:
+        picture = isinstance(item.dataset, ImageDataset)
+        if not args.one_frame:
+            return "FramePack trains on clips; pictures need --one_frame" if picture else None
+        if not isinstance(item.dataset, ImageDataset):
+            return "--one_frame makes caches of pictures, not of clips"
+        if item.dataset.fp_1f_target_index is None:
+            return f"{item.dataset.label}: fp_1f_target_index is missing, the time of the frame, for example 1"
+        return None if item.controls else "--one_frame needs a control picture: set control_directory, or control_path in the JSONL file"
+
+    def cached_names(self, item: MediaItem, args: Namespace) -> Collection[str]:
+        if not args.one_frame:
+            return (*_PLAIN, *_MIDDLE, *_FAR)
+        return (*_PLAIN, *(() if args.one_frame_no_2x else _MIDDLE[1:]), *(() if args.one_frame_no_4x else _FAR[1:]))
+
+    def cached_frames(self, entry: Entry, args: Namespace) -> int:
+        return 1 if entry.sections is None else entry.item.dataset.fp_latent_window_size
+
+    def trained_names(self, args: Namespace) -> Collection[str]:
+        return _PLAIN
+
+    def latent_encoder(self, args: Namespace, device: torch.device) -> LatentEncoder:
+        from .encode import FramePackLatentEncoder
+
+        return FramePackLatentEncoder.load(args, device)
+
+    def text_encoder(self, args: Namespace, device: torch.device) -> TextEncoder:
+        from .encode import FramePackTextEncoder
+
+        return FramePackTextEncoder.load(args, device)
+
+    def latent_decoder(self, args: Namespace, device: torch.device) -> LatentDecoder:
+        from .encode import FramePackLatentDecoder
+
+        return FramePackLatentDecoder.load(args, device)
+
+    def condition_encoder(self, args: Namespace, device: torch.device) -> ConditionEncoder:
+        from .encode import FramePackConditionEncoder
+
+        return FramePackConditionEncoder.load(args, device)
+
+    def compute_dtype(self, args: Namespace) -> torch.dtype:
+        from .load import compute_dtype
+
+        return compute_dtype(args)
+
+    def transformer(self, args: Namespace, device: torch.device, dtype: torch.dtype) -> FramePackTransformer:
+        from .load import load_transformer
+
+        return load_transformer(args, device, dtype)
+
+    def predict(
+        self, transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Batch, args: Namespace, skip_blocks: Sequence[int] = ()
+    ) -> Tensor:
+        """The guidance that the distilled model is told is `--guidance_scale`, as musubi-tuner trains it."""
+        from .sample import velocity
+
+        return velocity(transformer, noisy, timesteps, batch, args.guidance_scale, skip_blocks)
+
+    @property
+    def line_options(self) -> Mapping[str, LineOption]:
+        from .requests import LINE_OPTIONS
+
+        return LINE_OPTIONS
+
+    own_settings = frozenset(("video_seconds", "video_sections", "magcache_retention_ratio", "magcache_threshold", "magcache_k"))
+
+    def fitted(self, request: SampleRequest, args: Namespace) -> SampleRequest:
+        from .requests import fitted
+
+        return fitted(request, args)
+
+    def latent_shape(self, width: int, height: int, frames: int) -> tuple[int, int, int, int]:
+        from .requests import check_size
+
+        check_size(width, height)
+        scale = CARD.spatial_compression
+        return CARD.latent_channels, (frames - 1) // CARD.frame_stride + 1, height // scale, width // scale
+
+    def solver(self, request: SampleRequest) -> Solver:
+        from .sample import solver
+
+        return solver(request)
+
+    def texts(self, request: SampleRequest) -> list[str]:
+        prompts = list(parse_sections(request.prompt or " ").values())
+        return [*prompts, request.negative_prompt] if request.guidance.scale != 1.0 else prompts
+
+    def sample(
+        self,
+        transformer: nn.Module,
+        request: SampleRequest,
+        texts: Mapping[str, Mapping[str, Tensor]],
+        conditions: Mapping[str, Tensor],
+        *,
+        args: Namespace,
+        device: torch.device,
+        progress: Callable[[int], object] | None = None,
+    ) -> Tensor:
+        from .sample import sample
+
+        return sample(transformer, request, texts, conditions, args=args, device=device, progress=progress)
+
+    def steps(self, request: SampleRequest) -> int:
+        sections: int = request.own["sections"]
+        return request.steps * max(1, sections)
+
+    def describe(self, request: SampleRequest) -> dict[str, str]:
+        from .requests import describe
+
+        return describe(request)
+
+
+ADAPTER = FramePack()

@@ -1,0 +1,66 @@
+"""From `--dit` and the other arguments to a loaded FramePack transformer."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+import torch
+
+from ...errors import UserError
+from ...weights.loader import Weights, open_weights
+from ...weights.recognise import expect
+from ..loading import file_dtype, load_frozen
+from .card import CARD
+from .keys import DTYPE_TENSOR, PREFIXES, geometry_of
+from .model import FramePackTransformer
+
+
+def compute_dtype(args: Namespace) -> torch.dtype:
+    """dtype of the frozen weights and the arithmetic.
+
+    Training: `--mixed_precision`, else bfloat16, as musubi-tuner always has it. Generating: bfloat16, but float32 files stay as they
+    are on the CPU, where 16 bits gain nothing. UserError for files that cannot be computed with.
+    """
+    stored = file_dtype(_open(args), DTYPE_TENSOR)
+    if hasattr(args, "mixed_precision"):
+        return torch.float16 if args.mixed_precision == "fp16" else torch.bfloat16
+    on_gpu = torch.cuda.is_available() and not str(args.device or "cuda").startswith("cpu")
+    return torch.float32 if stored == torch.float32 and not on_gpu else torch.bfloat16
+
+
+def load_transformer(args: Namespace, device: torch.device, dtype: torch.dtype) -> FramePackTransformer:
+    """The frozen transformer from `--dit` on `device`, in eval mode, with `--lora_weight` or `--base_weights` merged.
+
+    UserError for a file of another kind or incomplete, and for LoRAs that do not fit.
+    """
+    weights = _open(args)
+    try:
+        geometry = geometry_of(weights.header)
+    except UserError as error:
+        raise UserError(f"{args.dit}: {error}") from None
+    with torch.device("meta"):
+        model = FramePackTransformer(geometry)
+    loaded: FramePackTransformer = load_frozen(model, weights, args, CARD, device, dtype)
+    threshold = getattr(args, "rope_scaling_timestep_threshold", None)
+    if threshold is not None:
+        loaded.rope_scaling = (threshold, args.rope_scaling_factor)
+    return loaded
+
+
+def _open(args: Namespace) -> Weights:
+    return open_weights(weight_file(args), PREFIXES)
+
+
+def weight_file(args: Namespace) -> str:
+    """The file behind `--dit`, which may name a folder. UserError when there is none, or it is of another kind."""
+    if not args.dit:
+        raise UserError("--dit is required: the FramePack transformer's weight file")
+    path = Path(args.dit)
+    if path.is_dir():
+        files = sorted(path.glob("*.safetensors"))
+        if not files:
+            raise UserError(f"--dit {path}: no .safetensors file in this folder")
+        path = files[0]
+    expect(path, "framepack_transformer", "--dit")
+    return str(path)

@@ -1,0 +1,143 @@
+"""What a request to FramePack may say, checked and completed: length in sections, pictures, one-frame settings."""
+
+from __future__ import annotations
+
+import logging
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ...dataset.buckets import best_fit
+from ...errors import UserError
+from ...inference.prompts import GENERATE_OPTIONS, LineOption
+from ...inference.sampling import Pictures, SampleRequest
+from .card import CARD
+from .one_frame import OneFrame
+from .section_texts import parse_sections
+from .sections import FRAME_RATE, count_for_seconds, count_of, frames_of, given_paddings
+
+logger = logging.getLogger(__name__)
+
+_SIDE_STEP = CARD.spatial_compression * 2
+
+LINE_OPTIONS: Mapping[str, LineOption] = {
+    **{name: option for name, option in GENERATE_OPTIONS.items() if name not in ("cn", "f")},
+    "f": LineOption("video_seconds", float, 0.01, 3600),
+    "vs": LineOption("video_sections", int, 1, 3000),
+    "mcrr": LineOption("magcache_retention_ratio", float, 0, 1),
+    "mct": LineOption("magcache_threshold", float, 0, 100),
+    "mck": LineOption("magcache_k", int, 0, 1000),
+}
+"""`--f` is a length in seconds here, not in frames."""
+
+
+def check_size(width: int, height: int) -> None:
+    """UserError naming the nearest size that fits, where this one does not."""
+    if width % _SIDE_STEP or height % _SIDE_STEP or min(width, height) < _SIDE_STEP:
+        nearest = "x".join(str(max(_SIDE_STEP, round(side / _SIDE_STEP) * _SIDE_STEP)) for side in (width, height))
+        raise UserError(f"size {width}x{height} does not fit {CARD.title}: sides are multiples of {_SIDE_STEP}; nearest is {nearest}")
+
+
+def fitted(request: SampleRequest, args: Namespace) -> SampleRequest:
+    """The request with its number of sections, frames and what files are told of it. UserError for sizes, lengths, one-frame settings and
+    pictures that cannot be used."""
+    from .magcache import wanted
+
+    if request.solver != "unipc":
+        raise UserError(f"--sample_solver {request.solver}: {CARD.title} has unipc only")
+    _check_pictures(request.pictures)
+    if _auto_resized(request, args):
+        width, height = best_fit(_picture_size(request.pictures.controls[0]), (request.width, request.height), CARD.bucket_step)
+        logger.info(f"Adjusted image size to {width}x{height} based on the first control image")
+        request = replace(request, width=width, height=height)
+    check_size(request.width, request.height)
+    window = args.latent_window_size
+    one_frame = _one_frame(request, args)
+    sections = 0 if one_frame is not None else _sections(request, args)
+    if sections and getattr(args, "latent_paddings", None):
+        given_paddings(args.latent_paddings, sections)
+    wanted(args, request.own, request.steps)  # refuses bad ratios
+    own = {
+        **request.own,
+        "sections": sections,
+        "latent_window_size": window,
+        "guidance_rescale": getattr(args, "guidance_rescale", 0.0),
+        "fps": getattr(args, "fps", CARD.fps),
+    }
+    frames, shift = frames_of(sections, window) if sections else 1, _shift(request, args, window if sections else 1)
+    return replace(request, frames=frames, flow_shift=shift, one_frame=one_frame, own=own)
+
+
+def _one_frame(request: SampleRequest, args: Namespace) -> str | None:
+    """The one-frame settings, checked; a training with `--one_frame` makes all its samples so."""
+    text = request.one_frame
+    if text is None and getattr(args, "one_frame", False):
+        text = "default"
+    if text is not None:
+        OneFrame.parse(text, args.latent_window_size)
+    return text
+
+
+def _sections(request: SampleRequest, args: Namespace) -> int:
+    window = args.latent_window_size
+    if hasattr(args, "video_seconds"):
+        given = request.own.get("video_sections") or args.video_sections
+        return int(given) if given else count_for_seconds(request.own.get("video_seconds", args.video_seconds), window)
+    sections = count_of(request.frames, window)
+    if sections < 1:
+        raise UserError(f"{request.frames} frames are too few for a sample: {CARD.title} needs at least {frames_of(1, window)} (--f)")
+    return sections
+
+
+def _shift(request: SampleRequest, args: Namespace, frames: int) -> float:
+    """The shift that was asked for, else the one for the size. Samples during training always have the latter."""
+    from .solver import dynamic_shift
+
+    if request.flow_shift and hasattr(args, "flow_shift"):
+        return request.flow_shift
+    scale = CARD.spatial_compression
+    return dynamic_shift(frames * (request.height // scale) * (request.width // scale) // 4)
+
+
+def _auto_resized(request: SampleRequest, args: Namespace) -> bool:
+    return bool(getattr(args, "one_frame_auto_resize", False)) and request.one_frame is not None and bool(request.pictures.controls)
+
+
+def _picture_size(path: str) -> tuple[int, int]:
+    from ...dataset.probe import image_size
+
+    return image_size(Path(path))
+
+
+def _check_pictures(pictures: Pictures) -> None:
+    files = [*parse_sections(pictures.start).values(), *([pictures.end] if pictures.end else []), *pictures.controls, *pictures.masks]
+    for file in files:
+        if not Path(file).is_file():
+            raise UserError(f"the picture {file} does not exist")
+    if pictures.control_video or pictures.source_video:
+        raise UserError(f"{CARD.title} starts from pictures, not from videos")
+
+
+def describe(request: SampleRequest) -> dict[str, str]:
+    """What a result was made with, under musubi-tuner's metadata names."""
+    own: Mapping[str, Any] = request.own
+    seconds = request.frames / FRAME_RATE if own["sections"] else 0.0
+    described = {
+        "seeds": request.seed,
+        "prompt": request.prompt,
+        "height": request.height,
+        "width": request.width,
+        "video_seconds": round(seconds, 5),
+        "infer_steps": request.steps,
+        "guidance_scale": request.guidance.scale,
+        "latent_window_size": own["latent_window_size"],
+        "embedded_cfg_scale": request.embedded_guidance,
+        "guidance_rescale": own["guidance_rescale"],
+        "sample_solver": request.solver,
+        "fps": own["fps"],
+    }
+    if request.negative_prompt:
+        described["negative_prompt"] = request.negative_prompt
+    return {name: str(value) for name, value in described.items()}

@@ -1,0 +1,174 @@
+"""Sampling with FramePack: section after section, each beside the history of the finished ones; or one frame."""
+
+from __future__ import annotations
+
+import logging
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ... import job
+from ...errors import StopRequested
+from ...inference.sampling import batch_of_one
+from .card import CARD
+from .magcache import Calibration, MagCache, wanted
+from .model import Clean
+from .one_frame import OneFrame
+from .section_texts import chosen, parse_sections
+from .sections import FAR, MIDDLE, History, given_paddings, plan
+from .solver import FlowUniPC, sigmas
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ...inference.sampling import SampleRequest
+    from ..protocol import Batch
+
+logger = logging.getLogger(__name__)
+
+
+def velocity(
+    transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Batch, guidance: float, skip_blocks: Sequence[int] = ()
+) -> Tensor:
+    """The transformer's prediction [B, C, F, H, W] for a batch with the names of caches. guidance: not yet times 1000. A history of which
+    only the times are given is empty: zeros."""
+    values: Any = batch
+    prediction: Tensor = transformer(
+        noisy,
+        timesteps,
+        values["llama_vec"],
+        values["llama_attention_mask"],
+        values["clip_l_pooler"],
+        torch.full((len(noisy),), guidance * 1000.0, device=noisy.device),
+        image=values["image_embeddings"],
+        latent_indices=values["latent_indices"],
+        clean=Clean(values["latents_clean"], values["clean_latent_indices"]),
+        clean_2x=_history(values, "2x", MIDDLE, noisy),
+        clean_4x=_history(values, "4x", FAR, noisy),
+        skip_blocks=skip_blocks,
+    )
+    return prediction
+
+
+def _history(values: Mapping[str, Tensor], part: str, frames: int, noisy: Tensor) -> Clean | None:
+    indices = values.get(f"clean_latent_{part}_indices")
+    if indices is None:
+        return None
+    batch, channels, _, height, width = noisy.shape
+    latents = values.get(f"latents_clean_{part}")
+    return Clean(noisy.new_zeros(batch, channels, frames, height, width) if latents is None else latents, indices)
+
+
+def sample(
+    transformer: nn.Module,
+    request: SampleRequest,
+    texts: Mapping[str, Mapping[str, Tensor]],
+    conditions: Mapping[str, Tensor],
+    *,
+    args: Namespace,
+    device: torch.device,
+    progress: Callable[[int], object] | None = None,
+) -> Tensor:
+    """Latents [C, F, H, W] in float32 on the CPU: the start picture and all sections, or the one frame. See `Architecture.sample`."""
+    sampler = _Sampler(transformer, request, texts, args, device, progress)
+    one_frame = request.one_frame
+    return sampler.video(conditions) if one_frame is None else sampler.one_frame(one_frame, conditions)
+
+
+class _Sampler:
+    """One request on its way. All its noise comes from one generator on the CPU, as musubi-tuner draws it."""
+
+    def __init__(
+        self,
+        transformer: nn.Module,
+        request: SampleRequest,
+        texts: Mapping[str, Mapping[str, Tensor]],
+        args: Namespace,
+        device: torch.device,
+        progress: Callable[[int], object] | None,
+    ) -> None:
+        self.request, self.texts, self.args, self.device, self.progress = request, texts, args, device, progress
+        self.transformer: Any = transformer
+        self.window: int = request.own["latent_window_size"]
+        self.generator = torch.Generator().manual_seed(request.seed)
+
+    def video(self, conditions: Mapping[str, Tensor]) -> Tensor:
+        count: int = self.request.own["sections"]
+        prompts = parse_sections(self.request.prompt or " ")
+        starts = {int(name.split()[1]): value for name, value in conditions.items() if name.startswith("start ")}
+        f1 = bool(self.args.f1)
+        paddings = getattr(self.args, "latent_paddings", None)
+        history = History(starts[0].float(), self.window, f1, conditions.get("end"))
+        for section in plan(count, f1, given_paddings(paddings, count) if paddings else None):
+            picture = chosen(starts, section.number, count)
+            history.start = starts[picture].float()
+            prompt = prompts[chosen(prompts, section.number, count)]
+            logger.info("Section %d: %s", section.number, prompt)
+            beside = {**history.conditions(section), "image_embeddings": conditions[f"image {picture}"]}
+            history.add(self._section(prompt, beside, self.window), section)
+        return history.finished()
+
+    def one_frame(self, settings: str, conditions: Mapping[str, Tensor]) -> Tensor:
+        names = sorted((name for name in conditions if name.startswith("control ")), key=lambda name: int(name.split()[1]))
+        controls = [conditions[name].float() for name in names] or [torch.zeros_like(conditions["start 0"]).float()]
+        beside = OneFrame.parse(settings, self.window).conditions(controls, self.window)
+        prompts = parse_sections(self.request.prompt or " ")
+        return self._section(prompts[0], {**beside, "image_embeddings": conditions["image 0"]}, 1)
+
+    def _section(self, prompt: str, beside: Mapping[str, Tensor], frames: int) -> Tensor:
+        """Latents [C, frames, H, W] in float32 on the CPU."""
+        request, scale = self.request, CARD.spatial_compression
+        shape = (1, CARD.latent_channels, frames, request.height // scale, request.width // scale)
+        latents = torch.randn(shape, generator=self.generator).to(self.device)
+        positive = batch_of_one({**self.texts[prompt], **beside}, self.device)
+        negative = None
+        if request.guidance.scale != 1.0:
+            negative = batch_of_one({**self.texts[request.negative_prompt], **beside}, self.device)
+        run = solver(request)
+        caches = [wanted(self.args, request.own, request.steps) for _ in range(2)]
+        try:
+            for step, timestep in enumerate(run.timesteps):
+                if job.stop_requested():
+                    raise StopRequested(f"stopped while sampling, after {step} of {request.steps} steps of a section")
+                now = torch.tensor([timestep], dtype=torch.float32, device=self.device)
+                with torch.no_grad():
+                    latents = run.step(self._guided(latents, now, positive, negative, caches), latents)
+                if self.progress is not None:
+                    self.progress(1)
+        finally:
+            self.transformer.around_blocks = None
+        if isinstance(caches[0], Calibration):
+            caches[0].report()
+        elif caches[0] is not None:
+            logger.info("MagCache skipped steps %s of %d", caches[0].skipped, request.steps)
+        return latents[0].cpu()
+
+    def _guided(
+        self, latents: Tensor, now: Tensor, positive: Batch, negative: Batch | None, caches: Sequence[MagCache | Calibration | None]
+    ) -> Tensor:
+        with_prompt = self._velocity(latents, now, positive, caches[0])
+        if negative is None:
+            return with_prompt
+        without = self._velocity(latents, now, negative, caches[1])
+        mixed = without + self.request.guidance.scale * (with_prompt - without)
+        return rescaled(mixed, with_prompt, self.request.own["guidance_rescale"])
+
+    def _velocity(self, latents: Tensor, now: Tensor, batch: Batch, cache: MagCache | Calibration | None) -> Tensor:
+        embedded = self.request.embedded_guidance
+        self.transformer.around_blocks = cache
+        return velocity(self.transformer, latents, now, batch, CARD.embedded_guidance or 0.0 if embedded is None else embedded)
+
+
+def rescaled(mixed: Tensor, with_prompt: Tensor, share: float) -> Tensor:
+    """`share` of a guided prediction brought back to the spread it has without guidance (arXiv 2305.08891, section 3.4)."""
+    if share == 0:
+        return mixed
+    return mixed * (share * with_prompt.std() / mixed.std() + (1 - share))
+
+
+def solver(request: SampleRequest) -> FlowUniPC:
+    """A fresh solver for one section of a fitted request."""
+    return FlowUniPC(sigmas(request.steps, request.flow_shift))
