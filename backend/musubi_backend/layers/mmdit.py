@@ -217,7 +217,7 @@ class JointTransformer(nn.Module):
                 x = run_block(block, x, shared, recompute=recompute, offload=self.gradient_checkpointing_cpu_offload)
             return x
 
-        return run(x) if self.around_blocks is None else self.around_blocks(run, x, shared.count)
+        return run(x) if self.around_blocks is None else self.around_blocks(run, x, shared.video)
 
 
 def joint_attention(q: Tensor, k: Tensor, v: Tensor, mode: str, split: bool, padding: Padding | None) -> Tensor:
