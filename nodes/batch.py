@@ -15,9 +15,10 @@ from ..backend.musubi_backend.atomic import replacing, write_text
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.argv import to_argv
 from ..backend.musubi_backend.options.option import GENERATE
-from ..backend.musubi_backend.options.registry import tool_names
+from ..backend.musubi_backend.options.registry import options_for, tool_names
 from . import content, loras, pictures
 from .generate import ATTENTION, device_input, results, size_inputs, size_problem
+from .jobs import config as configuration
 from .jobs import guard
 from .jobs.config import engine_stamp
 from .jobs.errors import read_tail
@@ -130,6 +131,7 @@ class BatchProcessor(Node):
         prompts = [Prompt(number, *_seeded(line, inputs["seed"] + number - 1)) for number, line in enumerate(lines, start=1)]
         card = cards()[inputs["models"]["architecture"]]
         tool = tool_names(card)[GENERATE]
+        _check_engine(host, card, tool)
         values = self.values(host, inputs)
         gpus = _gpus(host, inputs, len(prompts))
         shares = [prompts[start :: len(gpus)] for start in range(len(gpus))]
@@ -156,6 +158,12 @@ class BatchProcessor(Node):
             **applicable(self.spec.inputs, inputs, tool, card.title),
             **loras.options(host, inputs),
         }
+
+
+def _check_engine(host: Host, card: Card, tool: str) -> None:
+    """UserError where musubi-tuner is to do what only our backend does."""
+    if configuration.load(host.home).engine != "builtin" and options_for(tool)["from_file"].own:
+        raise UserError(f"musubi-tuner makes {card.title} videos one by one: choose the engine builtin, or use its generator node")
 
 
 def _length(card: Card, frames: int) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from .widgets import UNSET, applicable, widget
 LATENTS = "MUSUBITUNER_LATENT_CACHE"
 TEXT = "MUSUBITUNER_TEXT_CACHE"
 DEVICES = (UNSET, "cuda", "cpu")
+NUMBER_FORMATS = (UNSET, "float32", "bfloat16", "float16")
 _WAN_LATENTS = tool_names(cards()["wan"])[CACHE_LATENTS]
 _WAN_TEXT = tool_names(cards()["wan"])[CACHE_TEXT]
 
@@ -48,6 +49,7 @@ class VAELatentCache(Node):
             *_common(_WAN_LATENTS),
             widget(_WAN_LATENTS, "vae_cache_cpu"),
             widget(_WAN_LATENTS, "disable_cudnn_backend"),
+            widget(_WAN_LATENTS, "vae_dtype", kind="COMBO", choices=NUMBER_FORMATS, default=UNSET, off=UNSET),
         ),
         outputs=(Output("latents", LATENTS, "For the trainer"),),
     )
@@ -65,7 +67,7 @@ class TextEncoderCache(Node):
         display_name="Text Encoder Cache",
         category="MusubiTuner/Cache",
         description="Encode the captions of a dataset with the text encoder. Captions that are cached already are skipped.",
-        inputs=_common(_WAN_TEXT),
+        inputs=(*_common(_WAN_TEXT), widget(_WAN_TEXT, "fp8_t5")),
         outputs=(Output("text", TEXT, "For the trainer"),),
     )
 
