@@ -48,7 +48,7 @@ GROUPS = (
             Option(
                 "--video_length",
                 int,
-                architectures=("wan", "hv"),
+                without=("fpack_generate_video",),
                 differs={"hv_generate_video": {"default": 129}},
                 minimum=1,
                 maximum=10000,
