@@ -35,3 +35,18 @@ def test_everything_at_once(project: Any, same: SimpleNamespace) -> None:
 def test_scaled_8_bit_wants_both_flags(project: Any, capfd: pytest.CaptureFixture[str]) -> None:
     assert project.refused("out", "--fp8_scaled") == 1
     assert "--fp8_scaled needs --fp8_base" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_compiled_blocks_train_the_same_lora(project: Any, same: SimpleNamespace) -> None:
+    saving = ["--fp8_base", "--fp8_scaled", "--gradient_checkpointing"]
+    project.train("plain", *saving, max_train_steps=3)
+    project.train("compiled", *saving, "--compile", max_train_steps=3, blocks_to_swap=1, compile_backend="aot_eager")
+    project.train("accelerate", *saving, max_train_steps=3, dynamo_backend="EAGER")
+    assert same.difference(project.lora("compiled"), project.lora("plain")) < 1e-4
+    assert same.difference(project.lora("accelerate"), project.lora("plain")) < 1e-4
+
+
+def test_compiling_swapped_blocks_wants_checkpointing(project: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    assert project.refused("out", "--compile", blocks_to_swap=1) == 1
+    assert "--blocks_to_swap with --compile needs --gradient_checkpointing" in capfd.readouterr().err

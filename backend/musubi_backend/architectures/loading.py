@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_ATTENTION = {"torch": "torch", "sdpa": "torch", "flash": "flash", "flash2": "flash", "flash3": "flash3", "xformers": "xformers"}
+_ATTENTION = {
+    "torch": "torch", "sdpa": "torch", "flash": "flash", "flash2": "flash", "flash3": "flash3", "xformers": "xformers", "sageattn": "sage",
+}  # fmt: skip
 
 
 def load_frozen(
@@ -44,6 +46,8 @@ def load_frozen(
     rename, optional: as in `load_into`.
     UserError for a file that is incomplete or of another model, and for LoRAs that do not fit.
     """
+    mode, split = attention_of(args)
+    check_mode(mode, dtype)
     merge = lora_merge(args, card)
     if merge is not None:
         merge.check([rename(name) or name if rename else name for name in weights.header.tensors])
@@ -52,7 +56,6 @@ def load_frozen(
     logger.info("loading %s (%s) as %s", weights.path, card.title, str(dtype).removeprefix("torch."))
     load_into(model, weights, device, dtype, transform=merge, rename=rename, optional=optional, stay=plan.stay(model))
     plan.finish(model, device)
-    mode, split = attention_of(args)
     switches: Any = model
     switches.set_attention(mode, split)
     return model.eval()
@@ -97,7 +100,6 @@ def attention_of(args: Namespace) -> tuple[str, bool]:
     mode = _ATTENTION.get(named)
     if mode is None:
         raise UserError(f"--attn_mode {named} is not supported; choose one of {', '.join(_ATTENTION)}")
-    check_mode(mode)
     return mode, bool(getattr(args, "split_attn", False))
 
 

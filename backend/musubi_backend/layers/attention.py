@@ -1,6 +1,7 @@
 """Attention behind one function, so that a model does not know which kernel runs.
 
-"torch" is PyTorch's scaled_dot_product_attention; flash, flash3 and xformers are optional packages, imported when chosen.
+"torch" is PyTorch's scaled_dot_product_attention; flash, flash3, xformers and sage (8-bit scores, arXiv 2410.02367; no gradients) are
+optional packages, imported when chosen.
 A bias over keys always runs in PyTorch, which has kernels for it; the others are for long self-attention, where they count.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,9 @@ from torch import Tensor
 
 from ..errors import UserError
 
-MODES = ("torch", "flash", "flash3", "xformers")
+MODES = ("torch", "flash", "flash3", "xformers", "sage")
+_PACKAGES = {"flash": "flash_attn", "flash3": "flash_attn_interface", "xformers": "xformers.ops", "sage": "sageattention"}
+_SIXTEEN_BITS = ("flash", "flash3", "sage")
 KEY_ALIGNMENT = 8  # CUDA's memory-efficient kernel wants bias rows in multiples of 8; otherwise it copies the bias
 
 Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -38,26 +41,41 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mode: str = "torch", bias: Tensor
     return out.transpose(1, 2).flatten(2)
 
 
-def check_mode(mode: str) -> None:
-    """UserError when the package of an attention mode is not installed."""
-    if mode != "torch":
-        _kernel(mode)
+def check_mode(mode: str, dtype: torch.dtype) -> None:
+    """UserError when the package of an attention mode is not installed, or does not compute in `dtype`."""
+    if mode == "torch":
+        return
+    _kernel(mode)
+    if mode in _SIXTEEN_BITS and dtype not in (torch.float16, torch.bfloat16):
+        raise UserError(
+            f"{_PACKAGES[mode]} computes in 16 bits only, and this runs in {str(dtype).removeprefix('torch.')}; use a bf16 or fp16 file "
+            "or --mixed_precision bf16 where there is one, or PyTorch's attention (--sdpa, --attn_mode torch)"
+        )
 
 
 @lru_cache(maxsize=1)
 def _kernel(mode: str) -> Kernel:
-    packages = {"flash": "flash_attn", "flash3": "flash_attn_interface", "xformers": "xformers.ops"}
-    if mode not in packages:
+    if mode not in _PACKAGES:
         raise UserError(f"unknown attention mode {mode!r}; choose one of {', '.join(MODES)}")
     try:
-        package = importlib.import_module(packages[mode])
+        package = importlib.import_module(_PACKAGES[mode])
     except ImportError as error:
-        raise UserError(f"{mode} attention needs the package {packages[mode]} ({error}); install it or use --sdpa") from error
+        raise UserError(
+            f"{mode} attention needs the package {_PACKAGES[mode].partition('.')[0]} ({error}); install it in the backend's environment or "
+            "use PyTorch's attention (--sdpa, --attn_mode torch)"
+        ) from error
     if mode == "xformers":
         efficient: Kernel = package.memory_efficient_attention
         return efficient
-    flash: Kernel = package.flash_attn_func
-    return flash
+    if mode == "sage":
+        return partial(package.sageattn, tensor_layout="NHD", is_causal=False)
+    return partial(_flash, package.flash_attn_func)
+
+
+def _flash(function: Callable[..., Tensor | tuple[Tensor, ...]], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Some versions also return the logarithms of the sums."""
+    result = function(q, k, v)
+    return result[0] if isinstance(result, tuple) else result
 
 
 @lru_cache(maxsize=4096)

@@ -17,6 +17,7 @@ from torch import nn
 
 from ..errors import UserError
 from ..layers.linear import Linear
+from .compiling import Compilation
 from .fp8 import Scaling, hold_in_8_bits
 from .streaming import BlockStream, waiting_blocks
 
@@ -39,6 +40,7 @@ class MemoryPlan:
     blocks_to_swap: int = 0
     ring: int = 2
     pinned: bool = False
+    compilation: Compilation | None = None
 
     @classmethod
     def from_args(cls, args: Namespace) -> MemoryPlan:
@@ -53,6 +55,7 @@ class MemoryPlan:
             blocks_to_swap=getattr(args, "blocks_to_swap", None) or 0,
             ring=getattr(args, "block_swap_ring_size", None) or 2,
             pinned=bool(getattr(args, "use_pinned_memory_for_block_swap", False)),
+            compilation=Compilation.from_args(args),
         )
 
     def prepare(
@@ -60,6 +63,8 @@ class MemoryPlan:
     ) -> None:
         """Give an empty `model` the layers that hold its weights as planned. UserError where model, file or device cannot do it."""
         self._waiting(model)
+        if self.compilation is not None:
+            self.compilation.check(device, swapping=self.blocks_to_swap > 0)
         self._choose_layers(model, weights, card, device, rename)
 
     def stay(self, model: nn.Module) -> set[str]:
@@ -75,6 +80,8 @@ class MemoryPlan:
                 BlockStream(blocks, device, self.ring, self.pinned)
         if any(waiting):
             logger.info("%d blocks wait in main memory and visit %s", sum(map(len, waiting)), device)
+        if self.compilation is not None:
+            self.compilation.compile(chain(*_block_lists(model)))
 
     def _waiting(self, model: nn.Module) -> list[list[nn.Module]]:
         """Per block list, the blocks that wait in main memory."""

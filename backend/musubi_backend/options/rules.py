@@ -72,6 +72,8 @@ def _train(tool: Tool, args: Namespace) -> Iterator[str]:
         yield "--gradient_checkpointing_cpu_offload needs --gradient_checkpointing"
     if getattr(args, "fp8_scaled", False) and not args.fp8_base:
         yield "--fp8_scaled needs --fp8_base"
+    if args.blocks_to_swap and (args.compile or args.dynamo_backend != "NO") and not args.gradient_checkpointing:
+        yield "--blocks_to_swap with --compile needs --gradient_checkpointing: compiled blocks keep weights for backward"
     if args.dim_from_weights and not args.network_weights:
         yield "--dim_from_weights needs --network_weights"
     if (args.min_timestep or 0) >= (1000 if args.max_timestep is None else args.max_timestep):

@@ -21,6 +21,7 @@ from .. import job
 from ..dataset.batches import CachedDataset
 from ..dataset.config import load_config
 from ..errors import UserError
+from ..memory.compiling import Compilation
 from . import checkpoints, distributed, metadata, network, optimizers, schedules, show_timesteps, state
 from .lean_torch import leave_compiler_out
 from .loop import Loop, Run
@@ -39,7 +40,7 @@ def run(args: Namespace, architecture: Architecture) -> None:
         show_timesteps.show(args)
         return
     check(args, architecture)
-    if not args.compile:
+    if Compilation.from_args(args) is None:
         leave_compiler_out()
     with stopping_on_signals():
         _set_cuda(args)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from ..option import GENERATE, TRAIN, Group, Option
 
 _OLDER = ("hv_generate_video", "fpack_generate_video")  # their lists of attentions are shorter
-_COMPILE = "regional compilation comes with the memory work"
 
 GROUPS = (
     Group(
@@ -68,9 +67,9 @@ GROUPS = (
                 "--attn_mode",
                 default="torch",
                 choices=("flash", "flash2", "flash3", "torch", "sageattn", "xformers", "sdpa"),
-                refused_choices={"sageattn": "SageAttention is not connected yet"},
                 differs={name: {"choices": ("flash", "torch", "sageattn", "xformers", "sdpa")} for name in _OLDER},
-                help="Which attention computes the video. torch and sdpa are PyTorch's own; the others need their package in the backend.",
+                help="Which attention computes the video. torch and sdpa are PyTorch's own; the others need their package in the backend. "
+                "sageattn is the fastest and least exact.",
             ),
         ),
     ),
@@ -182,12 +181,18 @@ GROUPS = (
         "Compilation",
         (TRAIN, GENERATE),
         (
-            Option("--compile", bool, False, advanced=True, refused=_COMPILE, help="Compile the transformer's blocks with torch.compile."),
+            Option(
+                "--compile",
+                bool,
+                False,
+                advanced=True,
+                help="Compile the transformer's blocks with torch.compile: faster after a start of a minute or more. NVIDIA cards need "
+                "triton for it (on Windows triton-windows).",
+            ),
             Option(
                 "--compile_backend",
                 default="inductor",
                 advanced=True,
-                refused=_COMPILE,
                 help="Compiler that torch.compile hands the work to.",
             ),
             Option(
@@ -195,14 +200,12 @@ GROUPS = (
                 default="default",
                 choices=("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
                 advanced=True,
-                refused=_COMPILE,
                 help="How hard torch.compile tries: more tuning starts later and runs faster.",
             ),
             Option(
                 "--compile_dynamic",
                 choices=("true", "false", "auto"),
                 advanced=True,
-                refused=_COMPILE,
                 help="Compile for changing sizes (true), for each size anew (false), or decide on the way (auto).",
             ),
             Option(
@@ -210,7 +213,6 @@ GROUPS = (
                 bool,
                 False,
                 advanced=True,
-                refused=_COMPILE,
                 help="Fail where a block cannot be compiled in one piece.",
             ),
             Option(
@@ -218,7 +220,6 @@ GROUPS = (
                 int,
                 minimum=1,
                 advanced=True,
-                refused=_COMPILE,
                 help="How many compiled versions of one block are kept, for example one per bucket size.",
             ),
             Option(
@@ -227,7 +228,6 @@ GROUPS = (
                 verbs=(GENERATE,),
                 architectures=("wan", "hv"),
                 advanced=True,
-                refused=_COMPILE,
                 help="Older spelling of the four settings above: backend, mode, dynamic, fullgraph.",
             ),
             Option(
@@ -239,16 +239,14 @@ GROUPS = (
                 ),
                 verbs=(TRAIN,),
                 advanced=True,
-                refused=_COMPILE,
-                help="Compile the whole model through accelerate. NO is off.",
+                help="Older spelling of --compile and --compile_backend. NO is off.",
             ),
             Option(
                 "--dynamo_mode",
                 choices=("default", "reduce-overhead", "max-autotune"),
                 verbs=(TRAIN,),
                 advanced=True,
-                refused=_COMPILE,
-                help="Tuning of --dynamo_backend.",
+                help="Older spelling of --compile_mode, with --dynamo_backend.",
             ),
             Option(
                 "--dynamo_fullgraph",
@@ -256,8 +254,7 @@ GROUPS = (
                 False,
                 verbs=(TRAIN,),
                 advanced=True,
-                refused=_COMPILE,
-                help="One graph for all, with --dynamo_backend.",
+                help="Older spelling of --compile_fullgraph, with --dynamo_backend.",
             ),
             Option(
                 "--dynamo_dynamic",
@@ -265,8 +262,7 @@ GROUPS = (
                 False,
                 verbs=(TRAIN,),
                 advanced=True,
-                refused=_COMPILE,
-                help="Changing sizes, with --dynamo_backend.",
+                help="Older spelling of --compile_dynamic true, with --dynamo_backend.",
             ),
         ),
     ),

@@ -1,0 +1,100 @@
+"""Regional compilation: each block is compiled, not the model around them.
+
+Blocks of one list share their code, so PyTorch compiles it once for all of them (and again for each new size, unless told to be
+dynamic). Checkpointing and block streaming happen outside of what is compiled, 8-bit weights and LoRAs inside.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from argparse import Namespace
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ..errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_DYNAMIC = {"true": True, "false": False, "auto": None, None: None}
+_OLD_LIMIT = 32  # versions per block with `--compile_args`, as musubi-tuner has it
+_FIXED_ADDRESSES = ("reduce-overhead", "max-autotune")
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """torch.compile's settings. limit: how many versions of a block's code are kept; None is PyTorch's own."""
+
+    backend: str = "inductor"
+    mode: str = "default"
+    dynamic: bool | None = None
+    fullgraph: bool = False
+    limit: int | None = None
+
+    @classmethod
+    def from_args(cls, args: Namespace) -> Compilation | None:
+        """From `--compile...`, or the trainers' `--dynamo_...`; None where nothing is to be compiled. Imports nothing."""
+        if getattr(args, "compile", False):
+            old = getattr(args, "compile_args", None)
+            if old:
+                backend, mode, dynamic, fullgraph = old
+                return cls(backend, mode, _dynamic(dynamic), fullgraph.lower() == "true", _OLD_LIMIT)
+            return cls(
+                args.compile_backend,
+                args.compile_mode,
+                _dynamic(args.compile_dynamic),
+                args.compile_fullgraph,
+                args.compile_cache_size_limit,
+            )
+        if getattr(args, "dynamo_backend", "NO") != "NO":
+            dynamic = True if args.dynamo_dynamic else None
+            return cls(args.dynamo_backend.lower(), args.dynamo_mode or "default", dynamic, args.dynamo_fullgraph)
+        return None
+
+    def check(self, device: torch.device, swapping: bool) -> None:
+        """UserError where this cannot work: an unknown compiler, or one whose own tools are missing."""
+        import torch._dynamo
+
+        known = torch._dynamo.list_backends(exclude_tags=())
+        if self.backend not in known:
+            raise UserError(f"--compile_backend {self.backend}: this PyTorch has {', '.join(known)}")
+        if self.backend == "inductor" and device.type == "cuda":
+            from torch.utils._triton import has_triton_package
+
+            if not has_triton_package():
+                raise UserError("--compile needs the package triton (on Windows: triton-windows) in the backend's environment")
+        if self.backend == "inductor" and device.type == "cpu" and not _has_cpp_compiler():
+            raise UserError("--compile on the CPU needs a C++ compiler (g++, clang++ or cl), and none was found")
+        if swapping and (self.mode in _FIXED_ADDRESSES or self.backend == "cudagraphs"):
+            raise UserError(
+                f"--compile_mode {self.mode} records memory addresses, and blocks of --blocks_to_swap have none of their own; "
+                "use default or max-autotune-no-cudagraphs"
+            )
+
+    def compile(self, blocks: Iterable[nn.Module]) -> None:
+        """Have every block compiled at its first call."""
+        import torch._dynamo.config
+
+        if self.limit is not None:
+            torch._dynamo.config.recompile_limit = self.limit
+        logger.info(
+            "Compiling DiT model with torch.compile: backend=%s, mode=%s, dynamic=%s, fullgraph=%s",
+            self.backend, self.mode, self.dynamic, self.fullgraph,
+        )  # fmt: skip
+        for block in blocks:
+            block.compile(backend=self.backend, mode=self.mode, dynamic=self.dynamic, fullgraph=self.fullgraph)
+
+
+def _dynamic(text: str | None) -> bool | None:
+    value = text.lower() if text else None
+    if value not in _DYNAMIC:
+        raise UserError(f"--compile_args: the third is true, false or auto, not {text}")
+    return _DYNAMIC[value]
+
+
+def _has_cpp_compiler() -> bool:
+    return any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++", "c++", "cl") if name)

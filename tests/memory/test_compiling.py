@@ -1,0 +1,128 @@
+"""Compiled blocks compute what plain ones do, together with everything else that saves memory."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from musubi_backend.architectures.wan.card import CARD
+from musubi_backend.architectures.wan.load import load_transformer
+from musubi_backend.architectures.wan.model import WanGeometry, WanTransformer
+from musubi_backend.errors import UserError
+from musubi_backend.layers.lora import LoRANetwork
+from musubi_backend.memory.compiling import Compilation
+from musubi_backend.weights.safetensors_file import save_atomic
+from torch import Tensor
+
+CPU = torch.device("cpu")
+GEOMETRY = WanGeometry(dim=64, ffn_dim=64, num_heads=2, num_layers=3, text_dim=12, text_len=16, freq_dim=16)
+OFF: dict[str, Any] = {
+    "compile": True, "compile_backend": "inductor", "compile_mode": "default", "compile_dynamic": None, "compile_fullgraph": False,
+    "compile_cache_size_limit": None, "compile_args": None,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def dit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    generator = torch.Generator().manual_seed(5)
+    model = WanTransformer(GEOMETRY)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1, generator=generator)
+    path = tmp_path_factory.mktemp("model") / "dit.safetensors"
+    save_atomic(model.state_dict(), path, {"musubi_geometry": GEOMETRY.to_json()})
+    return path
+
+
+@pytest.fixture(autouse=True)
+def compiled_afresh() -> Any:
+    yield
+    torch._dynamo.reset()
+
+
+def load(dit: Path, **given: Any) -> WanTransformer:
+    return load_transformer(Namespace(dit=str(dit), task="t2v-1.3B", **given), CPU, torch.float32)
+
+
+def prediction(model: WanTransformer) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        return model(torch.randn(1, 16, 2, 4, 4, generator=generator), torch.tensor([500.0]), [torch.randn(5, 12, generator=generator)])
+
+
+def results(model: WanTransformer) -> list[Tensor]:
+    """A prediction without gradients, one with, and all gradients of a LoRA."""
+    generator = torch.Generator().manual_seed(0)
+    network = LoRANetwork.create(model, CARD, rank=3, alpha=2.0)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2, generator=generator)
+    latents, text = torch.randn(1, 16, 2, 4, 4, generator=generator), [torch.randn(5, 12, generator=generator)]
+    model.gradient_checkpointing = True
+    sampled = prediction(model)
+    out = model(latents, torch.tensor([500.0]), text)
+    out.square().mean().backward()
+    return [sampled, out.detach(), *(parameter.grad for parameter in network.parameters() if parameter.grad is not None)]
+
+
+def compare(dit: Path, backend: str, saving: dict[str, Any], tolerance: float) -> None:
+    from torch._dynamo.utils import counters
+
+    counters.clear()
+    expected = results(load(dit, **saving))
+    compiled = results(load(dit, **saving, **{**OFF, "compile_backend": backend, "compile_fullgraph": True}))
+    assert counters["stats"]["unique_graphs"] > 0
+    assert len(compiled) == len(expected)
+    for one, other in zip(compiled, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+
+ALL = {"fp8_base": True, "fp8_scaled": True, "blocks_to_swap": 2, "block_swap_ring_size": 1}
+
+
+@pytest.mark.slow
+def test_with_8_bit_weights_checkpointing_and_swapping(dit: Path) -> None:
+    compare(dit, "eager", ALL, 1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("saving", [{}, ALL])
+def test_with_compiled_gradients(dit: Path, saving: dict[str, Any]) -> None:
+    compare(dit, "aot_eager", saving, 1e-5)
+
+
+@pytest.mark.slow
+def test_with_the_usual_compiler(dit: Path) -> None:
+    try:
+        Compilation().check(CPU, swapping=False)
+    except UserError as error:
+        pytest.skip(str(error))
+    scaled = {"fp8_scaled": True}
+    expected, compiled = prediction(load(dit, **scaled)), prediction(load(dit, **scaled, **{**OFF, "compile_fullgraph": True}))
+    torch.testing.assert_close(compiled, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_every_spelling_of_the_settings() -> None:
+    assert Compilation.from_args(Namespace(compile=False, dynamo_backend="NO")) is None
+    assert Compilation.from_args(Namespace(**OFF)) == Compilation()
+    asked = {**OFF, "compile_mode": "max-autotune", "compile_dynamic": "auto", "compile_cache_size_limit": 7}
+    assert Compilation.from_args(Namespace(**asked)) == Compilation(mode="max-autotune", limit=7)
+    older = {**OFF, "compile_args": ["eager", "default", "True", "true"]}
+    assert Compilation.from_args(Namespace(**older)) == Compilation("eager", "default", True, True, 32)
+    accelerate = Namespace(
+        compile=False, dynamo_backend="AOT_EAGER", dynamo_mode="reduce-overhead", dynamo_dynamic=True, dynamo_fullgraph=False
+    )
+    assert Compilation.from_args(accelerate) == Compilation("aot_eager", "reduce-overhead", dynamic=True)
+    with pytest.raises(UserError, match="the third is true, false or auto, not maybe"):
+        Compilation.from_args(Namespace(**{**OFF, "compile_args": ["eager", "default", "maybe", "true"]}))
+
+
+def test_what_cannot_work_is_refused_before_anything_is_loaded(dit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"--compile_backend tvn: this PyTorch has .*inductor"):
+        load(dit, **{**OFF, "compile_backend": "tvn"})
+    with pytest.raises(UserError, match="reduce-overhead records memory addresses"):
+        load(dit, **{**OFF, "compile_mode": "reduce-overhead", "compile_backend": "eager", "blocks_to_swap": 1})
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    with pytest.raises(UserError, match=r"needs a C\+\+ compiler"):
+        Compilation().check(CPU, swapping=False)
