@@ -7,6 +7,7 @@ from .cache import TextEncoderCache, VAELatentCache
 from .caption import CaptionImages
 from .dataset import DatasetConfig, DatasetConfigLoader
 from .generate import HunyuanVideoGenerator, WanVideoGenerator
+from .lora_tools import LoRAExtractor, LoRAFormatConverter, LoRAMerger, LoRAPostHocEMA
 from .models import FramePackModelPaths, HunyuanVideoModelPaths, WanModelPaths
 from .spec import Node
 from .system import BackendInfo
@@ -36,5 +37,9 @@ NODES: tuple[type[Node], ...] = (
     VideoInput,
     VideoOutput,
     BatchProcessor,
+    LoRAPostHocEMA,
+    LoRAFormatConverter,
+    LoRAMerger,
+    LoRAExtractor,
     BackendInfo,
 )

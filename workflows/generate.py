@@ -181,6 +181,33 @@ def _quickstart() -> Columns:
     ]
 
 
+def _lora_average() -> Columns:
+    """A short training of the demo model that keeps its checkpoints, their average, and a video with it."""
+    columns = _quickstart()
+    settings = next(entry for column in columns for entry in column if entry[0] == "LoRATrainingConfig")
+    settings[1].update(max_train_steps=40, save_every_n_steps=8)
+    average: Entry = ("LoRAPostHocEMA", {"output_name": "quickstart_ema"}, {"job": ("WanLoRATrainer", "job")})
+    video = {"prompt": "a slow pan over a photograph", **DEMO.video}
+    return [
+        *columns[:-2],
+        [average],
+        [(DEMO.generator, video, {"models": DEMO.models, "lora_1": ("LoRAPostHocEMA", "lora_name")})],
+        [_saved(DEMO, "quickstart_ema")],
+    ]
+
+
+def _lora_conversion() -> Columns:
+    """A LoRA in ComfyUI's layout, for other programs."""
+    return [[("LoRAFormatConverter", {"lora": "musubi_tuner/my_lora.safetensors"}, {})]]
+
+
+def _lora_merging() -> Columns:
+    """Two LoRAs merged into the transformer."""
+    pair = {"lora_1": "musubi_tuner/my_lora.safetensors", "multiplier_1": 0.8}
+    pair |= {"lora_2": "musubi_tuner/my_style.safetensors", "multiplier_2": 0.5}
+    return [[("LoRAMerger", {"model": WAN.files["dit"], **pair, "output_name": "my_merged_model"}, {})]]
+
+
 def _batch() -> Columns:
     prompts = f"{_WORDS}\nanother one, with a seed of its own --d 7"
     widgets = {"prompts": prompts, "video_length": 33, "lora_1": "musubi_tuner/my_lora.safetensors"}
@@ -207,6 +234,9 @@ WORKFLOWS: dict[str, Columns] = {
     "hunyuan_video_lora_training": training(HUNYUAN_VIDEO),
     "hunyuan_video_generate_with_lora": generation(HUNYUAN_VIDEO),
     "batch_prompts": _batch(),
+    "lora_post_hoc_ema": _lora_average(),
+    "lora_conversion": _lora_conversion(),
+    "lora_merging": _lora_merging(),
     "captioning": _captioning(),
 }
 

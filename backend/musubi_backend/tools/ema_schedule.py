@@ -1,8 +1,9 @@
-"""How strongly each checkpoint counts in an averaged LoRA. Standard library only: the node draws it too."""
+"""How strongly each checkpoint counts in an averaged LoRA, and what it is called. Standard library only: the node uses it too."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from ..errors import UserError
 
@@ -49,3 +50,8 @@ def shares(betas: Sequence[float]) -> tuple[float, ...]:
     for beta in betas:
         result = [share * beta for share in result] + [1 - beta]
     return tuple(result)
+
+
+def averaged_name(output: Path, sigma_rel: float) -> Path:
+    """Where the result of one of several widths goes: "lora.safetensors" -> "lora-sigma0.15.safetensors"."""
+    return output.with_name(f"{output.stem}-sigma{sigma_rel:g}{output.suffix}")

@@ -18,7 +18,7 @@ from ..errors import UserError
 from ..weights.arrays import TensorFile, as_bytes, from_float32, is_float
 from ..weights.safetensors_file import TensorInfo
 from ..weights.streamed_file import Target, refuse_inputs, write
-from .ema_schedule import linear_betas, power_betas
+from .ema_schedule import averaged_name, linear_betas, power_betas
 
 _ALPHA = ".alpha"
 
@@ -46,11 +46,6 @@ def run(args: Namespace) -> None:
         _check(files, averages)
         _write(files, averages)
     print("Merging completed successfully.", flush=True)
-
-
-def averaged_name(output: Path, sigma_rel: float) -> Path:
-    """Where the result of one of several widths goes: "lora.safetensors" -> "lora-sigma0.15.safetensors"."""
-    return output.with_name(f"{output.stem}-sigma{sigma_rel:g}{output.suffix}")
 
 
 def _averages(args: Namespace, steps: int) -> list[_Average]:

@@ -1,0 +1,98 @@
+"""The checkpoints of a training that is done: found from its run folder, its output name, a folder, or a list of files."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..backend.musubi_backend.errors import UserError
+from .jobs import guard
+from .spec import Host
+
+_NUMBER = re.compile(r"-(?:step(?P<step>\d{8})|(?P<epoch>\d{6}))$")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One file and the epoch or step in its name; None for the last of a training, whose name has none."""
+
+    path: Path
+    number: int | None
+
+    @property
+    def label(self) -> str:
+        return "last" if self.number is None else str(self.number)
+
+
+def find(host: Host, text: str, run: str | None = None) -> list[Checkpoint]:
+    """The checkpoints that `text` names, oldest first: files (one per line, in the order given), a folder, or the output name of a
+    training. run: a run folder, used where `text` is empty. UserError when there are none or they may not be read."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        if not run:
+            raise UserError("checkpoints: connect a trainer's job, or enter an output name, a folder or files")
+        return _of_folder(Path(run))
+    if len(lines) == 1 and not lines[0].endswith(".safetensors"):
+        return _of_folder(_folder(host, lines[0]))
+    return [_checkpoint(_file(host, line)) for line in lines]
+
+
+def between(checkpoints: list[Checkpoint], first: float, last: float) -> list[Checkpoint]:
+    """Those from `first` to `last` of the whole, as shares of it; never fewer than two where there are two."""
+    count = len(checkpoints)
+    start, stop = round(first * (count - 1)), round(last * (count - 1)) + 1
+    if stop - start < 2:
+        raise UserError(
+            f"first and last leave {max(0, stop - start)} of {count} checkpoints; two or more are averaged. Save them more often "
+            "while training (save_every_n_epochs), or take a wider range"
+        )
+    return checkpoints[start:stop]
+
+
+def _file(host: Host, line: str) -> Path:
+    """A file of ComfyUI's list of LoRAs, or a path."""
+    if line.replace("\\", "/") in {name.replace("\\", "/") for name in host.model_names("loras")}:
+        return host.model_path("loras", line)
+    return guard.inside(line, host.allowed_roots(), "checkpoints", relative_to=(host.home, host.loras_dir()))
+
+
+def _folder(host: Host, name: str) -> Path:
+    """The run folder of an output name (the newest of several), else a folder by its path."""
+    runs = host.home / "runs"
+    if runs.is_dir() and "/" not in name and "\\" not in name:
+        mine = [path for path in runs.iterdir() if path.is_dir() and path.name.rpartition("-")[0] == name]
+        if mine:
+            return max(mine, key=lambda path: path.stat().st_mtime_ns)
+    path = guard.inside(name, host.allowed_roots(), "checkpoints", relative_to=(host.home, host.loras_dir()))
+    if not path.is_dir():
+        raise UserError(f"checkpoints: {path} is neither a training of this pack nor a folder")
+    return path
+
+
+def _of_folder(folder: Path) -> list[Checkpoint]:
+    """The LoRAs of one training in a folder: those with the commonest beginning of a name."""
+    families: dict[tuple[str, str], list[Checkpoint]] = {}
+    for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else []:
+        checkpoint = _checkpoint(path)
+        match = _NUMBER.search(path.stem)
+        kind = "" if match is None else "step" if match["step"] else "epoch"
+        families.setdefault((_NUMBER.sub("", path.stem), kind), []).append(checkpoint)
+    numbered = {key: found for key, found in families.items() if key[1]}
+    if not numbered:
+        raise UserError(
+            f"checkpoints: {folder} holds no numbered checkpoints (name-000001.safetensors, name-step00000100.safetensors). Set "
+            "save_every_n_epochs or save_every_n_steps in LoRA Training Config"
+        )
+    name, _ = max(numbered, key=lambda key: (len(numbered[key]), key))
+    chosen = max((found for (stem, _), found in numbered.items() if stem == name), key=len)
+    return sorted([*chosen, *families.get((name, ""), [])], key=_age)
+
+
+def _checkpoint(path: Path) -> Checkpoint:
+    match = _NUMBER.search(path.stem)
+    return Checkpoint(path, int(match["step"] or match["epoch"]) if match else None)
+
+
+def _age(checkpoint: Checkpoint) -> tuple[bool, int]:
+    return checkpoint.number is None, checkpoint.number or 0

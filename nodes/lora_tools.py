@@ -1,0 +1,312 @@
+"""Nodes that make LoRA files of LoRA files: averaged, converted, merged, extracted. The work is the backend's tools'."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+from ..backend.musubi_backend.errors import UserError
+from ..backend.musubi_backend.options.argv import to_argv
+from ..backend.musubi_backend.options.option import LORA_COMBINE, LORA_CONVERT, LORA_EMA, LORA_EXTRACT, LORA_MERGE
+from ..backend.musubi_backend.tools.ema_schedule import averaged_name, linear_betas, power_betas
+from . import content, loras
+from .checkpoints import Checkpoint, between, find
+from .ema_picture import draw
+from .jobs import guard
+from .jobs.config import engine_stamp
+from .jobs.follow import run_tool
+from .runs import LORA_SUBFOLDER
+from .spec import ANY, Host, Input, Node, NodeSpec, Output, Result
+from .train import JOB
+from .widgets import NONE, UNSET, folder, settings, widget
+
+CATEGORY = "MusubiTuner/LoRA"
+MODELS = "diffusion_models"
+BETA, BETAS, POWER = "beta", "beta to beta2", "sigma_rel"
+AS_SET = "as set below"
+
+# seed tables: what is recommended after about 30 epochs; ranges as shares of the training
+PRESETS: dict[str, dict[str, Any]] = {
+    "beta: general": {"method": BETA, "beta": 0.9, "first": 0.5, "last": 1.0},
+    "beta: converged early": {"method": BETA, "beta": 0.95, "first": 1 / 3, "last": 1.0},
+    "beta: against overfitting": {"method": BETA, "beta": 0.8, "first": 0.5, "last": 5 / 6},
+    "sigma_rel: general": {"method": POWER, "sigma_rel": 0.2, "first": 0.0, "last": 1.0},
+    "sigma_rel: converged early": {"method": POWER, "sigma_rel": 0.25, "first": 0.0, "last": 1.0},
+    "sigma_rel: against overfitting": {"method": POWER, "sigma_rel": 0.15, "first": 0.0, "last": 5 / 6},
+}
+
+_LORA_OUTPUTS = (
+    Output("lora_name", ANY, "Name for LoraLoaderModelOnly and other loaders"),
+    Output("lora_path", "STRING", "The file"),
+    Output("lora_model", "LORA_MODEL", "The weights, for core's LoRA model nodes"),
+)
+_REPORT = Output("report", "STRING", "What was done")
+
+
+def _name_input(default: str) -> Input:
+    return Input("output_name", "STRING", "Name of the result: musubi_tuner/<name>.safetensors in ComfyUI's loras folder. A file of that "
+                 "name is replaced.", default=default)  # fmt: skip
+
+
+class LoRAPostHocEMA(Node):
+    spec = NodeSpec(
+        id="MusubiTuner_LoRAPostHocEMA",
+        display_name="LoRA Post-Hoc EMA",
+        category=CATEGORY,
+        description="Average the checkpoints of a training into one LoRA, often steadier than the last. Shows how much each one counts.",
+        inputs=(
+            Input("checkpoints", "STRING", "Which checkpoints: the output name of a training of this pack, a folder, or files (one per "
+                "line, oldest first). Empty: those of the connected job.", default="", multiline=True),
+            Input("preset", "COMBO", "Recommended settings to begin with; each sets method, strength and range. Against overfitting leaves "
+                "the last checkpoints out.", default="sigma_rel: general", choices=(AS_SET, *PRESETS)),
+            Input("method", "COMBO", "beta: a fixed decay. beta to beta2: one that changes evenly. sigma_rel: power function EMA, in which "
+                "the first checkpoint does not outweigh the others.", default=POWER, choices=(BETA, BETAS, POWER)),
+            widget(LORA_EMA, "beta", 0.9),
+            widget(LORA_EMA, "beta2", 0.95, minimum=0.0, maximum=1.0),
+            widget(LORA_EMA, "sigma_rel", 0.2, minimum=0.001, maximum=0.288, step=0.005),
+            Input("first", "FLOAT", "Where in the training to begin: 0 is the first checkpoint, 0.5 the one in the middle.",
+                  default=0.0, minimum=0.0, maximum=1.0, step=0.05),
+            Input("last", "FLOAT", "Where to end: 1 is the last checkpoint.", default=1.0, minimum=0.0, maximum=1.0, step=0.05),
+            _name_input("my_lora_ema"),
+            Input("more_sigma_rel", "STRING", "More widths, made in the same pass as files of their own: 0.1, 0.15. Only with sigma_rel.",
+                  default="", advanced=True),
+            Input("job", JOB, "From a trainer: its checkpoints", optional=True),
+        ),
+        outputs=(*_LORA_OUTPUTS, Output("schedule", "IMAGE", "The decay and the share of each checkpoint, as a picture"), _REPORT),
+        is_output=True,
+    )  # fmt: skip
+
+    def validate(self, host: Host, **constants: Any) -> str | None:
+        if "output_name" in constants:
+            guard.plain_name(constants["output_name"], "output_name")
+        _widths(constants.get("more_sigma_rel", ""))
+        if constants.get("checkpoints", "").strip():
+            find(host, constants["checkpoints"])
+        return None
+
+    def fingerprint(self, host: Host, **constants: Any) -> str:
+        text = constants.get("checkpoints", "")
+        files = [checkpoint.path for checkpoint in find(host, text)] if text.strip() else []
+        return f"{engine_stamp(host.home)} {content.of_files(files)}"
+
+    async def run(self, host: Host, **inputs: Any) -> Result:
+        chosen = {**inputs, **PRESETS.get(inputs["preset"], {})}
+        run = inputs["job"]["run"] if inputs["job"] else None
+        used = between(find(host, inputs["checkpoints"], run), chosen["first"], chosen["last"])
+        target = lora_target(host, inputs["output_name"])
+        values = {"path": [str(checkpoint.path) for checkpoint in used], "no_sort": True, **_ema_values(chosen)}
+        betas = _betas(chosen, len(used) - 1)
+        await run_tool(
+            host,
+            LORA_EMA,
+            to_argv(LORA_EMA, {**values, "output_file": str(target)}),
+            foreign="sigma_rels" not in values,
+            gpu=False,
+        )
+        made = target
+        if "sigma_rels" in values:
+            made = averaged_name(target, values["sigma_rels"][0])
+        picture = host.temp_dir / "musubi_tuner" / f"{target.stem}_ema_{content.digest(betas)}.png"
+        await asyncio.to_thread(_picture, picture, used, betas, _title(chosen, target.stem))
+        report = _ema_report(used, betas, target, values)
+        name, path, model = _lora_values(host, made)
+        return Result((name, path, model, host.frames(picture), report), text=report, shown=(picture,), files=(made,))
+
+
+class LoRAFormatConverter(Node):
+    spec = NodeSpec(
+        id="MusubiTuner_LoRAFormatConverter",
+        display_name="LoRA Format Converter",
+        category=CATEGORY,
+        description="Write a LoRA, LoHa or LoKr of any program in musubi-tuner's or ComfyUI's layout. The layout it has is recognised.",
+        inputs=(
+            folder("lora", "loras", "The LoRA to convert; connect the trainer's lora_name to use what it trained."),
+            Input("target", "COMBO", "other: dotted names with lora_A and lora_B, as ComfyUI, diffusers and "
+                "most programs have them. default: musubi-tuner's.", default="other",
+                  choices=("other", "default"), option="target"),
+            widget(LORA_CONVERT, "diffusers_prefix"),
+            widget(LORA_CONVERT, "architecture"),
+            widget(LORA_CONVERT, "names"),
+            Input("output_name", "STRING", "Name of the result in ComfyUI's loras folder, under musubi_tuner. Empty: that of the LoRA with "
+                "the layout behind it.", default=""),
+            widget(LORA_CONVERT, "keep_unknown", advanced=True),
+            widget(LORA_CONVERT, "musubi_names", advanced=True),
+        ),
+        outputs=(*_LORA_OUTPUTS, Output("report", "STRING", "What was recognised, what was converted, what was left")),
+        is_output=True,
+    )  # fmt: skip
+
+    def validate(self, host: Host, **constants: Any) -> str | None:
+        if constants.get("output_name"):
+            guard.plain_name(constants["output_name"], "output_name")
+        return None
+
+    def fingerprint(self, host: Host, **constants: Any) -> str:
+        files = [host.model_path("loras", constants["lora"])] if "lora" in constants else []
+        return content.of_files(files)
+
+    async def run(self, host: Host, **inputs: Any) -> Result:
+        source = host.model_path("loras", inputs["lora"])
+        suffix = {"other": "comfy", "default": "musubi"}[inputs["target"]]
+        target = lora_target(host, inputs["output_name"] or f"{source.stem}_{suffix}")
+        values = {"input": str(source), "output": str(target), **settings(self.spec.inputs, inputs)}
+        # musubi-tuner's converter knows two layouts and misnames FramePack's layers: ours runs whatever engine is chosen
+        job = await run_tool(host, LORA_CONVERT, to_argv(LORA_CONVERT, values), foreign=False, gpu=False)
+        report = _said(job.folder.log, ("detected:", "converted:", "left:", "names this program"))
+        return Result((*_lora_values(host, target), report), text=f"{report}\n{target}", files=(target,))
+
+
+class LoRAMerger(Node):
+    spec = NodeSpec(
+        id="MusubiTuner_LoRAMerger",
+        display_name="LoRA Merger",
+        category=CATEGORY,
+        description="Merge LoRAs of any layout: into a transformer, which keeps its names and number format (8 bits too), or into one "
+            "LoRA, exactly or of a chosen rank.",
+        inputs=(
+            folder("model", MODELS, "The transformer to merge into. none: the LoRAs become one LoRA.", empty=NONE),
+            *loras.inputs(4),
+            widget(LORA_COMBINE, "rank", off=0, minimum=0),
+            widget(LORA_COMBINE, "save_precision"),
+            widget(LORA_COMBINE, "architecture", advanced=True),
+            Input("output_name", "STRING", "Name of the result, without .safetensors: a LoRA goes to loras/musubi_tuner, a transformer "
+                "beside the one it was merged into. A file of that name is replaced, never an input.", default="my_merge"),
+        ),
+        outputs=(Output("name", ANY, "Name of the result for loaders"), Output("path", "STRING", "The file"), _REPORT),
+        is_output=True,
+    )  # fmt: skip
+
+    def validate(self, host: Host, **constants: Any) -> str | None:
+        if "output_name" in constants:
+            guard.plain_name(constants["output_name"], "output_name")
+        return None
+
+    def fingerprint(self, host: Host, **constants: Any) -> str:
+        model = [host.model_path(MODELS, constants["model"])] if loras.is_chosen(constants, "model") else []
+        return content.of_files([*model, *loras.files(host, constants)[0]])
+
+    async def run(self, host: Host, **inputs: Any) -> Result:
+        values = loras.options(host, inputs)
+        if not values:
+            raise UserError("choose at least one LoRA")
+        if inputs["model"] != NONE:
+            return await self._into_model(host, inputs, values)
+        target = lora_target(host, inputs["output_name"])
+        own = {**settings(self.spec.inputs, inputs), **values, "output": str(target)}
+        job = await run_tool(host, LORA_COMBINE, to_argv(LORA_COMBINE, own), foreign=False, gpu=False)
+        report = _said(job.folder.log, ("combined ", "exact", "rank "))
+        return Result((_listed(target), str(target), report), text=f"{report}\n{target}", files=(target,))
+
+    async def _into_model(self, host: Host, inputs: dict[str, Any], values: dict[str, Any]) -> Result:
+        base = host.model_path(MODELS, inputs["model"])
+        target = base.parent / f"{guard.plain_name(inputs['output_name'], 'output_name')}.safetensors"
+        own = {"dit": str(base), **values, "save_merged_model": str(target)}
+        job = await run_tool(host, LORA_MERGE, to_argv(LORA_MERGE, own), foreign=False, gpu=False)
+        report = _said(job.folder.log, ("tensors changed", "Warning: not all"))
+        name = os.path.join(*Path(inputs["model"]).parent.parts, target.name)  # noqa: PTH118 (a name, written as ComfyUI lists it)
+        return Result((name, str(target), report), text=f"{report}\n{target}", files=(target,))
+
+
+class LoRAExtractor(Node):
+    spec = NodeSpec(
+        id="MusubiTuner_LoRAExtractor",
+        display_name="LoRA Extractor",
+        category=CATEGORY,
+        description="Make a LoRA of the difference of two checkpoints of a transformer, and say how much of it one of that rank can hold.",
+        inputs=(
+            folder("base", MODELS, "The transformer before it was trained."),
+            folder("tuned", MODELS, "The trained one."),
+            widget(LORA_EXTRACT, "rank"),
+            widget(LORA_EXTRACT, "biases"),
+            widget(LORA_EXTRACT, "save_precision"),
+            _name_input("my_extract"),
+            widget(LORA_EXTRACT, "device", kind="COMBO", choices=(UNSET, "cpu", "cuda"), default=UNSET, off=UNSET, advanced=True),
+        ),
+        outputs=(*_LORA_OUTPUTS, Output("report", "STRING", "How many layers differ, and how much of the change the LoRA holds")),
+        is_output=True,
+    )
+
+    def validate(self, host: Host, **constants: Any) -> str | None:
+        if "output_name" in constants:
+            guard.plain_name(constants["output_name"], "output_name")
+        return None
+
+    def fingerprint(self, host: Host, **constants: Any) -> str:
+        return content.of_files([host.model_path(MODELS, constants[name]) for name in ("base", "tuned") if name in constants])
+
+    async def run(self, host: Host, **inputs: Any) -> Result:
+        target = lora_target(host, inputs["output_name"])
+        files = {name: str(host.model_path(MODELS, inputs[name])) for name in ("base", "tuned")}
+        values = {**files, "output": str(target), **settings(self.spec.inputs, inputs)}
+        job = await run_tool(host, LORA_EXTRACT, to_argv(LORA_EXTRACT, values), foreign=False, gpu=inputs["device"] == "cuda")
+        report = _said(job.folder.log, ("extracted ", "rank "))
+        return Result((*_lora_values(host, target), report), text=f"{report}\n{target}", files=(target,))
+
+
+def lora_target(host: Host, name: str) -> Path:
+    """Where a new LoRA called `name` goes."""
+    path = host.loras_dir() / LORA_SUBFOLDER / f"{guard.plain_name(name, 'output_name')}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _listed(path: Path) -> str:
+    return os.path.join(LORA_SUBFOLDER, path.name)  # noqa: PTH118 (a name, written as ComfyUI lists it)
+
+
+def _lora_values(host: Host, path: Path) -> tuple[str, str, Any]:
+    return _listed(path), str(path), host.lora_model(path)
+
+
+def _said(log: Path, beginnings: tuple[str, ...]) -> str:
+    """The lines of a job's log that tell what it did."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return "\n".join(line for line in lines if any(beginning in line for beginning in beginnings))
+
+
+def _widths(text: str) -> list[float]:
+    """UserError for what is no list of widths."""
+    try:
+        widths = [float(part) for part in text.replace(",", " ").split()]
+    except ValueError:
+        raise UserError(f"more_sigma_rel: {text!r} is not a list of numbers such as 0.1, 0.15") from None
+    for width in widths:
+        power_betas(width, 1)
+    return widths
+
+
+def _ema_values(chosen: dict[str, Any]) -> dict[str, Any]:
+    more = _widths(chosen["more_sigma_rel"])
+    if chosen["method"] == POWER:
+        return {"sigma_rels": [chosen["sigma_rel"], *more]} if more else {"sigma_rel": chosen["sigma_rel"]}
+    if more:
+        raise UserError(f"more_sigma_rel goes with the method {POWER} only; empty it, or choose that method")
+    return {"beta": chosen["beta"], **({"beta2": chosen["beta2"]} if chosen["method"] == BETAS else {})}
+
+
+def _betas(chosen: dict[str, Any], steps: int) -> tuple[float, ...]:
+    if chosen["method"] == POWER:
+        return power_betas(chosen["sigma_rel"], steps)
+    return linear_betas(chosen["beta"], chosen["beta2"] if chosen["method"] == BETAS else None, steps)
+
+
+def _title(chosen: dict[str, Any], name: str) -> str:
+    value = {
+        BETA: f"beta {chosen['beta']:g}",
+        BETAS: f"beta {chosen['beta']:g} to {chosen['beta2']:g}",
+        POWER: f"sigma_rel {chosen['sigma_rel']:g}",
+    }
+    return f"{name}: {value[chosen['method']]}"
+
+
+def _picture(path: Path, used: list[Checkpoint], betas: tuple[float, ...], title: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw(path, [checkpoint.label for checkpoint in used], betas, title)
+
+
+def _ema_report(used: list[Checkpoint], betas: tuple[float, ...], target: Path, values: dict[str, Any]) -> str:
+    files = [averaged_name(target, width) for width in values["sigma_rels"]] if "sigma_rels" in values else [target]
+    lines = [f"{len(used)} checkpoints: {used[0].path.name} to {used[-1].path.name}", f"beta: {', '.join(f'{beta:.4f}' for beta in betas)}"]
+    return "\n".join([*lines, *map(str, files)])
