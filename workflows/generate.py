@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import runpy
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +192,7 @@ def _lora_average() -> Columns:
         *columns[:-2],
         [average],
         [(DEMO.generator, video, {"models": DEMO.models, "lora_1": ("LoRAPostHocEMA", "lora_name")})],
-        [_saved(DEMO, "quickstart_ema")],
+        [_saved(replace(DEMO, lora="quickstart_ema"))],
     ]
 
 

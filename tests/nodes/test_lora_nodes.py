@@ -65,7 +65,7 @@ def test_checkpoints_that_are_not_there(part, host, text, message):
 def test_presets_choose_strength_and_range(part, host):
     training(host.home / "runs" / "cat-0123456789abcdef", "cat", 30)
     result = run(part, host, "LoRAPostHocEMA", checkpoints="cat", preset="beta: against overfitting", output_name="even")
-    assert result.values[0] == os.path.join("musubi_tuner", "even.safetensors")
+    assert result.values[0] == str(Path("musubi_tuner") / "even.safetensors")
     assert "11 checkpoints: cat-000015.safetensors to cat-000025.safetensors" in result.text
     average = 15.0
     for number in range(16, 26):
@@ -105,7 +105,7 @@ def test_conversion_reports_what_it_found(part, host):
     host.loras_dir().mkdir(parents=True, exist_ok=True)
     write_layout(host.loras_dir() / "other.safetensors", "diffusers", "wan", layers)
     result = run(part, host, "LoRAFormatConverter", lora="other.safetensors", target="default")
-    assert result.values[0] == os.path.join("musubi_tuner", "other_musubi.safetensors")
+    assert result.values[0] == str(Path("musubi_tuner") / "other_musubi.safetensors")
     assert "detected: diffusers; Wan, diffusers' names; LoRA" in result.values[3] and "left: nothing" in result.values[3]
     assert deltas(load(result.values[1])).keys() == {"lora_unet_" + path.replace(".", "_") for path in layers}
 
@@ -125,11 +125,11 @@ def test_loras_merge_into_one_and_into_a_model(part, host):
     models.mkdir(parents=True)
     base = {f"{path}.weight": torch.zeros_like(delta) for path, delta in layers.items()}
     save_atomic(base, models / "base.safetensors")
-    into = run(part, host, "LoRAMerger", model=os.path.join("tiny", "base.safetensors"), output_name="merged", **chosen)
-    assert into.values[0] == os.path.join("tiny", "merged.safetensors") and "3 of 3 tensors changed" in into.values[2]
+    into = run(part, host, "LoRAMerger", model=str(Path("tiny") / "base.safetensors"), output_name="merged", **chosen)
+    assert into.values[0] == str(Path("tiny") / "merged.safetensors") and "3 of 3 tensors changed" in into.values[2]
     merged = load(into.values[1])
     assert all(torch.allclose(merged[f"{path}.weight"], 1.5 * delta, atol=1e-4) for path, delta in layers.items())
-    extracted = run(part, host, "LoRAExtractor", base=os.path.join("tiny", "base.safetensors"), tuned=into.values[0], rank=4)
+    extracted = run(part, host, "LoRAExtractor", base=str(Path("tiny") / "base.safetensors"), tuned=into.values[0], rank=4)
     assert "extracted 3 of 3 layers" in extracted.values[3] and "0.00% of the change was lost" in extracted.values[3]
 
 
