@@ -28,7 +28,7 @@ _SMALL: dict[str, Any] = {
     "enable_bucket": False,
     "target_frames": "17",
     "video_length": 5,
-    "video_seconds": 0.4,
+    "video_seconds": 0.5,
     "infer_steps": 2,
     "latent_window_size": 4,
     "max_train_steps": 2,

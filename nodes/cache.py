@@ -24,6 +24,8 @@ TEXT = "MUSUBITUNER_TEXT_CACHE"
 DEVICES = (UNSET, "cuda", "cpu")
 NUMBER_FORMATS = (UNSET, "float32", "bfloat16", "float16")
 _WAN_LATENTS = tool_names(cards()["wan"])[CACHE_LATENTS]
+_FP_LATENTS = tool_names(cards()["fp"])[CACHE_LATENTS]
+_HV_TEXT = tool_names(cards()["hv"])[CACHE_TEXT]
 _WAN_TEXT = tool_names(cards()["wan"])[CACHE_TEXT]
 
 
@@ -49,6 +51,11 @@ class VAELatentCache(Node):
             *_common(_WAN_LATENTS),
             widget(_WAN_LATENTS, "vae_cache_cpu"),
             widget(_WAN_LATENTS, "disable_cudnn_backend"),
+            widget(_FP_LATENTS, "vae_tiling"),
+            widget(_FP_LATENTS, "vae_chunk_size", off=0),
+            widget(_FP_LATENTS, "vae_spatial_tile_sample_min_size", off=0),
+            widget(_FP_LATENTS, "one_frame_no_2x"),
+            widget(_FP_LATENTS, "one_frame_no_4x"),
             widget(_WAN_LATENTS, "vae_dtype", kind="COMBO", choices=NUMBER_FORMATS, default=UNSET, off=UNSET),
         ),
         outputs=(Output("latents", LATENTS, "For the trainer"),),
@@ -67,7 +74,12 @@ class TextEncoderCache(Node):
         display_name="Text Encoder Cache",
         category="MusubiTuner/Cache",
         description="Encode the captions of a dataset with the text encoder. Captions that are cached already are skipped.",
-        inputs=(*_common(_WAN_TEXT), widget(_WAN_TEXT, "fp8_t5")),
+        inputs=(
+            *_common(_WAN_TEXT),
+            widget(_WAN_TEXT, "fp8_t5"),
+            widget(_HV_TEXT, "fp8_llm"),
+            widget(_HV_TEXT, "text_encoder_dtype", kind="COMBO", choices=NUMBER_FORMATS, default=UNSET, off=UNSET),
+        ),
         outputs=(Output("text", TEXT, "For the trainer"),),
     )
 

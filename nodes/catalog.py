@@ -6,7 +6,7 @@ from .batch import BatchProcessor
 from .cache import TextEncoderCache, VAELatentCache
 from .caption import CaptionImages
 from .dataset import DatasetConfig, DatasetConfigLoader
-from .generate import HunyuanVideoGenerator, WanVideoGenerator
+from .generators import FramePackVideoGenerator, HunyuanVideoGenerator, WanVideoGenerator
 from .lora_tools import LoRAExtractor, LoRAFormatConverter, LoRAMerger, LoRAPostHocEMA
 from .models import FramePackModelPaths, HunyuanVideoModelPaths, WanModelPaths
 from .spec import Node
@@ -34,6 +34,7 @@ NODES: tuple[type[Node], ...] = (
     FramePackLoRATrainer,
     WanVideoGenerator,
     HunyuanVideoGenerator,
+    FramePackVideoGenerator,
     VideoInput,
     VideoOutput,
     BatchProcessor,

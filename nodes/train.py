@@ -13,7 +13,7 @@ from ..backend.musubi_backend.options.argv import to_argv
 from ..backend.musubi_backend.options.option import TRAIN
 from ..backend.musubi_backend.options.registry import options_for, tool_names
 from . import content
-from .cache import LATENTS, TEXT, cache_stamps
+from .cache import LATENTS, TEXT, cache_stamps, is_one_frame
 from .jobs import config as configuration
 from .jobs.config import engine_stamp
 from .jobs.follow import run_tool
@@ -75,8 +75,8 @@ class LoRATrainer(Node):
     card: ClassVar[Card]
 
     def own_values(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """option name -> value of what only this architecture has; wins over what the other nodes say."""
-        return {}
+        """option name -> value of the widgets that only this architecture has; wins over what the other nodes say."""
+        return settings(self.spec.inputs, inputs)
 
     def validate(self, host: Host, **constants: Any) -> str | None:
         if "output_name" in constants:
@@ -129,7 +129,7 @@ class LoRATrainer(Node):
             "dataset_config": inputs["latents"]["dataset"]["toml"],
             **models,
             "network_module": self.card.network_module,
-            **{name: value for name, value in common.items() if name in known},
+            **{name: value for name, value in {**common, **_follows(inputs["latents"]["dataset"])}.items() if name in known},
             **self.own_values(inputs),
         }
 
@@ -189,14 +189,25 @@ class WanLoRATrainer(LoRATrainer):
         return _experts(models, inputs["experts"], own)
 
 
+def _hunyuan_inputs(card: Card) -> tuple[Input, ...]:
+    """What the trainers of HunyuanVideo's family have: the guidance the model is told, and memory of samples."""
+    tool = tool_names(card)[TRAIN]
+    return (
+        widget(tool, "guidance_scale"),
+        widget(tool, "vae_chunk_size", off=0),
+        widget(tool, "vae_spatial_tile_sample_min_size", off=0),
+        widget(tool, "fp8_llm"),
+    )
+
+
 class HunyuanVideoLoRATrainer(LoRATrainer):
     card = cards()["hv"]
-    spec = _spec(card, "HunyuanVideo")
+    spec = _spec(card, "HunyuanVideo", *_hunyuan_inputs(card))
 
 
 class FramePackLoRATrainer(LoRATrainer):
     card = cards()["fp"]
-    spec = _spec(card, "FramePack")
+    spec = _spec(card, "FramePack", *_hunyuan_inputs(card), widget(tool_names(card)[TRAIN], "bulk_decode"))
 
 
 def _experts(models: dict[str, Any], choice: str, own: dict[str, Any]) -> dict[str, Any]:
@@ -210,6 +221,14 @@ def _experts(models: dict[str, Any], choice: str, own: dict[str, Any]) -> dict[s
     if choice == HIGH:
         return {"dit": high, "min_timestep": boundary, "max_timestep": 1000}
     return {"dit": low, HIGH_NOISE: high, **own}
+
+
+def _follows(dataset: dict[str, Any]) -> dict[str, Any]:
+    """What a training must be told of its dataset."""
+    windows = {entry.get("fp_latent_window_size") for entry in dataset["datasets"]} - {None}
+    if len(windows) > 1:
+        raise UserError(f"the datasets have different latent_window_size: {', '.join(map(str, sorted(windows)))}; give all the same")
+    return {"one_frame": is_one_frame(dataset), **({"latent_window_size": windows.pop()} if windows else {})}
 
 
 def _prompts(inputs: dict[str, Any]) -> list[dict[str, Any]]:

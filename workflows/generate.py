@@ -233,6 +233,8 @@ WORKFLOWS: dict[str, Columns] = {
     "wan22_generate_with_lora": generation(WAN22, loras=("lora_1", "high_lora_1")),
     "hunyuan_video_lora_training": training(HUNYUAN_VIDEO),
     "hunyuan_video_generate_with_lora": generation(HUNYUAN_VIDEO),
+    "framepack_lora_training": training(FRAMEPACK, picture=True),
+    "framepack_generate_with_lora": generation(FRAMEPACK, picture=True),
     "batch_prompts": _batch(),
     "lora_post_hoc_ema": _lora_average(),
     "lora_conversion": _lora_conversion(),

@@ -111,8 +111,8 @@ FILES = {
     "fp": ("dit", "vae", "text_encoder1", "text_encoder2", "image_encoder"),
 }
 TITLES = {"wan": "Wan", "hv": "HunyuanVideo", "fp": "FramePack"}
-GENERATORS = {"wan": "WanVideoGenerator"}
-ARCHITECTURES = ["wan"]
+GENERATORS = {"wan": "WanVideoGenerator", "hv": "HunyuanVideoGenerator", "fp": "FramePackVideoGenerator"}
+ARCHITECTURES = list(TITLES)
 
 
 def models(part: Any, architecture: str, task: str | None = None) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def run(node: Any, host: Any, part: Any, values: dict[str, Any]) -> Any:
         return None
 
 
-@pytest.mark.parametrize("architecture", TITLES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_training_parses(contract: Any, part: Any, tmp_path: Path, architecture: str) -> None:
     module = part("nodes.training_settings")
     host = PaperHost(tmp_path)
@@ -180,9 +180,9 @@ def test_every_training_parses(contract: Any, part: Any, tmp_path: Path, archite
     assert not all(refused)
 
 
-@pytest.mark.parametrize("architecture", GENERATORS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_generation_parses_and_no_text_becomes_a_flag(contract: Any, part: Any, tmp_path: Path, architecture: str) -> None:
-    host, node = PaperHost(tmp_path), getattr(part("nodes.generate"), GENERATORS[architecture])()
+    host, node = PaperHost(tmp_path), getattr(part("nodes.generators"), GENERATORS[architecture])()
     tool = part("backend.musubi_backend.options.registry").tool_names(node.card)["generate"]
     tasks = st.sampled_from([task.name for task in node.card.tasks])
     accepted: list[bool] = []
