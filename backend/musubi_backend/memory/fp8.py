@@ -19,6 +19,7 @@ Scaling: TypeAlias = Literal["none", "block", "tensor"]
 _STORED = torch.float8_e4m3fn
 _LARGEST = torch.finfo(_STORED).max
 _SMALLEST_SCALE = 1e-8
+_AT_ONCE = 2**22  # weights that are quantised at a time
 _FAST_MULTIPLE = 16  # sizes that 8-bit products want
 
 
@@ -28,15 +29,29 @@ def quantise(weight: Tensor, scaling: Scaling = "block") -> tuple[Tensor, Tensor
     scaling: "block" gives a scale [out, in / 64, 1], or [out, 1] where `in` is no multiple of 64; "tensor" one scale [1]; "none"
     casts (values beyond 448 become 448, small ones vanish).
     """
-    if scaling == "none":
-        return weight.float().clamp_(-_LARGEST, _LARGEST).to(_STORED), None
-    grouped = weight.flatten() if scaling == "tensor" or weight.ndim != 2 else weight
-    if grouped.ndim == 2 and weight.shape[1] % BLOCK == 0:
-        grouped = grouped.unflatten(1, (-1, BLOCK))
-    # in weight's dtype, so that dividing and multiplying use the same scale
-    scale = (grouped.abs().amax(-1, keepdim=True) / _LARGEST).clamp(min=_SMALLEST_SCALE)
-    stored = (grouped.float() / scale.float()).nan_to_num_(0.0).clamp_(-_LARGEST, _LARGEST).to(_STORED)
-    return stored.view(weight.shape), scale
+    stored = torch.empty(weight.shape, dtype=_STORED, device=weight.device)
+    scale = None if scaling == "none" else _scale(weight, scaling)
+    rows = max(1, _AT_ONCE * len(weight) // max(1, weight.numel()))
+    for start in range(0, len(weight), rows):  # a slice at a time: the float32 copies are larger than the weight
+        part = slice(start, start + rows)
+        values = weight[part].to(torch.float32, copy=True)
+        if scale is not None:
+            parts = scale[part] if scale.numel() > 1 else scale
+            grouped = values.unflatten(1, (scale.shape[1], -1)) if scale.ndim == 3 else values
+            grouped.div_(parts.float()).nan_to_num_(0.0)
+        stored[part] = values.clamp_(-_LARGEST, _LARGEST)
+    return stored, scale
+
+
+def _scale(weight: Tensor, scaling: Scaling) -> Tensor:
+    """In weight's dtype, so that dividing and multiplying use the same scale."""
+    if scaling == "tensor" or weight.ndim != 2:
+        largest = weight.abs().amax().reshape(1)
+    elif weight.shape[1] % BLOCK == 0:
+        largest = weight.unflatten(1, (-1, BLOCK)).abs().amax(-1, keepdim=True)
+    else:
+        largest = weight.abs().amax(-1, keepdim=True)
+    return (largest / _LARGEST).clamp(min=_SMALLEST_SCALE)
 
 
 def dequantised(weight: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
