@@ -59,7 +59,7 @@ async def prepare(steps: Mapping[str, Step], host: TerminalHost) -> None:
 def kind_of(step: Step) -> str:
     """Which demo models stand in for those of a Model Paths node. UserError where there are none."""
     assert isinstance(step.node, ModelPaths)
-    kind = _wan_kind(step.constants["task"]) if isinstance(step.node, WanModelPaths) else step.node.card.name
+    kind = _wan_kind(step.constants["task"]) if isinstance(step.node, WanModelPaths) else step.node.card.id
     if kind not in KINDS:
         raise UserError(f"--demo: there are no tiny models of {step.node.card.title}; there are {', '.join(KINDS)}")
     return kind
