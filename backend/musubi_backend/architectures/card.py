@@ -62,6 +62,8 @@ class Card:
     embedded_guidance  what a guidance-distilled model is told by default; None for models that are not
     bucket_step        sides of buckets are multiples of this many pixels
     controls_per_image control images per picture; None = any number
+    noise_per_frame    noise is drawn frame by frame, so that a longer video begins with the noise of a shorter one
+    result_index, result_suffix    generated files are called {time}_{result_index}{seed}{result_suffix}
     window_in_bucket   pictures are also grouped by `fp_latent_window_size` and the one-frame settings
     sections           windows of clips are cut into sections of `fp_latent_window_size` latent frames, each with a cache of its own
     """
@@ -87,6 +89,9 @@ class Card:
     controls_per_image: int | None = 1
     window_in_bucket: bool = False
     sections: bool = False
+    noise_per_frame: bool = False
+    result_index: str = ""
+    result_suffix: str = "_"
     latent_dtype: str = "bfloat16"
     text_keys: tuple[str, ...] = ()
     text_encoders: tuple[str, ...] = ()

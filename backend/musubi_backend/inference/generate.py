@@ -21,7 +21,8 @@ import torch
 from .. import job
 from ..console import progress_bar
 from ..errors import UserError
-from ..weights.safetensors_file import read_header, save_atomic, split_files
+from ..weights.loader import open_weights
+from ..weights.safetensors_file import save_atomic
 from . import outputs
 from .prompts import parse_line, read_lines
 from .requests import build_request
@@ -58,7 +59,7 @@ def run(args: Namespace, architecture: Architecture) -> None:
     session = Session(args, architecture)
     logger.info(f"Using device: {session.device}")
     if args.latent_path:
-        session.decode_file(args.latent_path[0])
+        session.decode_files(args.latent_path)
     elif args.save_merged_model:
         session.save_merged(Path(args.save_merged_model))
     elif getattr(args, "interactive", False):
@@ -117,19 +118,22 @@ class Session:
             except PROBLEMS as error:
                 logger.error(str(error))
 
-    def decode_file(self, path: str) -> None:
-        """--latent_path: decode a saved latent again."""
-        saved = outputs.load_latents(path, self.architecture.card.latent_channels)
-        logger.info(f"Loaded latent from {path}. Shape: {saved.latents.shape}")
-        name = f"{outputs.new_stem(self.folder, saved.seed)}__{Path(path).stem}"
-        self._write(self._decode(self.architecture.latent_decoder(self.args, self.device), saved.latents), name, saved.metadata)
+    def decode_files(self, paths: list[str]) -> None:
+        """--latent_path: decode saved latents again."""
+        card = self.architecture.card
+        files = {path: outputs.load_latents(path, card.latent_channels) for path in paths}
+        decoder = self.architecture.latent_decoder(self.args, self.device)
+        for path, saved in files.items():
+            logger.info(f"Loaded latent from {path}. Shape: {saved.latents.shape}")
+            name = f"{self._stem(saved.seed)}{card.result_suffix}_{Path(path).stem}"
+            self._write(self._decode(decoder, saved.latents), name, saved.metadata)
 
     def save_merged(self, path: Path) -> None:
         """--save_merged_model: the transformer with the LoRAs in its weights, as one file."""
         transformer = self._transformer()
         path.parent.mkdir(parents=True, exist_ok=True)
         logger.info(f"Saving merged model to {path}")
-        save_atomic(transformer.state_dict(), path, read_header(split_files(self.args.dit)[0]).metadata)
+        save_atomic(transformer.state_dict(), path, open_weights(self.args.dit).header.metadata)
         logger.info("Merged model saved")
         job.event("output", content="model", path=str(path))
 
@@ -187,7 +191,7 @@ class Session:
         self._collect()
 
     def _sample_all(self, requests: Mapping[str, SampleRequest], results: list[Result], failures: dict[str, str]) -> None:
-        suffix = "" if getattr(self.args, "from_file", None) else "_"
+        suffix = "" if getattr(self.args, "from_file", None) else self.architecture.card.result_suffix
         self._transformer()  # what is wrong with the model is no single prompt's fault
         for index, (label, request) in enumerate(requests.items(), start=1):
             logger.info(f"Processing prompt {index}/{len(requests)}: {request.prompt[:50]}...")
@@ -218,10 +222,13 @@ class Session:
                 device=self.device,
                 progress=bar.update,
             )
-        result = Result(label, request, latents.cpu(), outputs.new_stem(self.folder, request.seed), suffix)
+        result = Result(label, request, latents.cpu(), self._stem(request.seed), suffix)
         if self.args.output_type in outputs.LATENT_OUTPUTS:
             self._save_latents(result)
         return result
+
+    def _stem(self, seed: int) -> str:
+        return outputs.new_stem(self.folder, seed, self.architecture.card.result_index)
 
     def _write_all(self, results: list[Result], failures: dict[str, str]) -> None:
         """Decode and write every result, with one VAE."""

@@ -1,7 +1,8 @@
 """Where results go: names and contents of the files of the generate verb, as musubi-tuner's Wan script has them.
 
 `{time}_{seed}{suffix}.mp4`, `…_latent.safetensors` (key "latent", [C, F, H, W] float32), `…_000.png`; time is
-`YYYYmmdd-HHMMSS-mmm`. The suffix is empty for prompts from a file, "_" for a single prompt and "__{name}" for decoded latents.
+`YYYYmmdd-HHMMSS-mmm`. Wan's suffix is empty for prompts from a file, "_" for a single prompt and "__{name}" for decoded latents;
+HunyuanVideo has "0_" before the seed, no suffix, and "_{name}" for decoded latents.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class LatentFile:
 
 def describe(request: SampleRequest) -> dict[str, str]:
     """What a result was made with, under musubi-tuner's metadata names."""
-    return {
+    described = {
         "seeds": str(request.seed),
         "prompt": request.prompt,
         "negative_prompt": request.negative_prompt,
@@ -54,13 +55,16 @@ def describe(request: SampleRequest) -> dict[str, str]:
         "flow_shift": str(request.flow_shift),
         "sample_solver": request.solver,
     }
+    if request.embedded_guidance is not None:
+        described["embedded_cfg_scale"] = str(request.embedded_guidance)
+    return described
 
 
-def new_stem(folder: Path, seed: int) -> str:
-    """`{time}_{seed}`, at a time no file in the folder has yet."""
+def new_stem(folder: Path, seed: int, index: str = "") -> str:
+    """`{time}_{index}{seed}`, at a time no file in the folder has yet."""
     moment = datetime.datetime.now()
     while True:
-        stem = f"{moment:%Y%m%d-%H%M%S}-{moment.microsecond // 1000:03d}_{seed}"
+        stem = f"{moment:%Y%m%d-%H%M%S}-{moment.microsecond // 1000:03d}_{index}{seed}"
         if not folder.is_dir() or not any(folder.glob(f"{stem}*")):
             return stem
         moment += datetime.timedelta(milliseconds=1)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 VARIABLE_LENGTH = "varlen_"  # prefix of text tensors that are kept unpadded, one per item
+SOURCE = "latents_source"  # latents of a video that is changed, among the conditions
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,9 @@ def sample(
         logger.info(f"CFG skip mode: {guidance.skip_mode}, apply ratio: {guidance.apply_ratio}, pattern: {pattern_text(guided)}")
     batches = {True: batch_of_one(positive, device), False: batch_of_one(negative or {}, device)}
     solver = architecture.solver(request)
-    latents = initial_noise(architecture.noise_shape(request, args), request, device)[None]
+    latents = initial_noise(architecture.noise_shape(request, args), request, device, architecture.card.noise_per_frame)[None]
+    if SOURCE in positive:
+        latents = torch.lerp(positive[SOURCE][None].to(latents), latents, solver.sigmas[0])
     for step, timestep in enumerate(solver.timesteps):
         if job.stop_requested():
             raise StopRequested(f"stopped while sampling, after {step} of {request.steps} steps")
@@ -122,11 +125,15 @@ def sample(
     return latents[0]
 
 
-def initial_noise(shape: tuple[int, ...], request: SampleRequest, device: torch.device) -> Tensor:
-    """Noise for the request's seed, float32. Drawn on the CPU with `cpu_noise`: then it is ComfyUI's for that seed."""
+def initial_noise(shape: tuple[int, int, int, int], request: SampleRequest, device: torch.device, per_frame: bool = False) -> Tensor:
+    """Noise [C, F, H, W] for the request's seed, float32. Drawn on the CPU with `cpu_noise`: then it is ComfyUI's for that seed.
+    per_frame: see `Card.noise_per_frame`."""
     source = torch.device("cpu") if request.cpu_noise else device
     generator = torch.Generator(source).manual_seed(request.seed)
-    return torch.randn(shape, generator=generator, device=source, dtype=torch.float32).to(device)
+    channels, frames, height, width = shape
+    lengths = [1] * frames if per_frame else [frames]
+    drawn = [torch.randn((channels, n, height, width), generator=generator, device=source, dtype=torch.float32) for n in lengths]
+    return torch.cat(drawn, dim=1).to(device)
 
 
 def batch_of_one(tensors: Mapping[str, Tensor], device: torch.device) -> Batch:

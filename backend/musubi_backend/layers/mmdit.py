@@ -236,7 +236,7 @@ def trimmed(text: Tensor, mask: Tensor) -> tuple[Tensor, tuple[int, ...]]:
 
     mask [B, L]: true on tokens, which stand before padding.
     """
-    lengths = tuple(max(1, length) for length in mask.sum(dim=1).tolist())
+    lengths = tuple(max(1, int(length)) for length in mask.sum(dim=1).tolist())
     return text[:, : max(lengths)], lengths
 
 

@@ -47,10 +47,10 @@ def wan_transformer(
     generator = torch.Generator().manual_seed(seed)
     with torch.device("meta"):
         shapes = {name: tensor.shape for name, tensor in WanTransformer(geometry).state_dict().items()}
-    basis = _basis(DIM, generator)
+    directions = basis(DIM, generator)
     patch = 4 * geometry.out_dim
-    embedding, anchor = basis[:, :patch], basis[:, patch] * ANCHOR * math.sqrt(patch)
-    extra = _extra(basis[:, patch + 1 :], 4 * in_dim - patch, generator)
+    embedding, anchor = directions[:, :patch], directions[:, patch] * ANCHOR * math.sqrt(patch)
+    extra = _extra(directions[:, patch + 1 :], 4 * in_dim - patch, generator)
     fixed = {
         "patch_embedding.weight": torch.cat([embedding, extra], dim=1).reshape(shapes["patch_embedding.weight"]),
         "patch_embedding.bias": anchor,
@@ -100,11 +100,11 @@ def _initial(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor
     return torch.nn.init.orthogonal_(torch.empty(shape, dtype=torch.float64), gain, generator=generator).float()
 
 
-def _basis(dim: int, generator: torch.Generator) -> Tensor:
+def basis(dim: int, generator: torch.Generator) -> Tensor:
     """dim - 1 orthonormal columns [dim, dim - 1] whose entries sum to 0, so that layer norms do not shift them."""
     import torch
 
     vectors = torch.randn(dim, dim, generator=generator, dtype=torch.float64)
     vectors[:, 0] = 1
-    basis: Tensor = torch.linalg.qr(vectors)[0][:, 1:]
-    return basis.float().contiguous()
+    columns: Tensor = torch.linalg.qr(vectors)[0][:, 1:]
+    return columns.float().contiguous()

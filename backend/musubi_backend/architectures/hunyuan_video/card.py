@@ -29,6 +29,9 @@ CARD = Card(
     text_encoders=("text_encoder1", "text_encoder2"),
     fps=24,
     embedded_guidance=6.0,
+    noise_per_frame=True,
+    result_index="0_",
+    result_suffix="",
     latent_dtype="float16",
     text_keys=("llm", "llm_mask", "clipL", "clipL_mask"),
 )

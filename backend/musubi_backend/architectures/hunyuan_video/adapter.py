@@ -1,0 +1,140 @@
+"""HunyuanVideo answers the architecture protocol. Model and encoder code is imported when a method needs it."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, cast
+
+from ..protocol import Architecture
+from ..sizes import video_latent_shape
+from .card import CARD
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from ...inference.prompts import LineOption
+    from ...inference.sampling import SampleRequest
+    from ...inference.schedulers import Solver
+    from ..protocol import Batch, ConditionEncoder, LatentDecoder, LatentEncoder, TextEncoder
+    from .model import HunyuanTransformer
+
+FIRST_FRAME = "latents_image"  # [16, 1, H', W'], scaled: the picture an image-to-video request starts from
+GUIDANCE = "guidance"
+
+
+class HunyuanVideo(Architecture):
+    card = CARD
+
+    def latent_encoder(self, args: Namespace, device: torch.device) -> LatentEncoder:
+        from .encode import HunyuanLatentEncoder
+
+        return HunyuanLatentEncoder.load(args, device)
+
+    def text_encoder(self, args: Namespace, device: torch.device) -> TextEncoder:
+        from .encode import HunyuanTextEncoder
+
+        return HunyuanTextEncoder.load(args, device)
+
+    def latent_decoder(self, args: Namespace, device: torch.device) -> LatentDecoder:
+        from .encode import HunyuanLatentDecoder
+
+        return HunyuanLatentDecoder.load(args, device)
+
+    def condition_encoder(self, args: Namespace, device: torch.device) -> ConditionEncoder:
+        from .conditions import HunyuanConditionEncoder
+
+        return HunyuanConditionEncoder(args, device)
+
+    def compute_dtype(self, args: Namespace) -> torch.dtype:
+        from .load import compute_dtype
+
+        return compute_dtype(args)
+
+    def transformer(self, args: Namespace, device: torch.device, dtype: torch.dtype) -> HunyuanTransformer:
+        from .load import load_transformer
+
+        return load_transformer(args, device, dtype)
+
+    def scale_latents(self, latents: Tensor) -> Tensor:
+        """The caches hold the VAE's own latents."""
+        from ...encoders.hunyuan_vae import SCALING_FACTOR
+
+        return latents * SCALING_FACTOR
+
+    def predict(
+        self, transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Batch, args: Namespace, skip_blocks: Sequence[int] = ()
+    ) -> Tensor:
+        model = cast("HunyuanTransformer", transformer)
+        tensors = cast("dict[str, Tensor]", batch)
+        prediction: Tensor = model(
+            noisy, timesteps, tensors["llm"], tensors["llm_mask"], tensors["clipL"], self._guidance(noisy, tensors, args),
+            self._image_channels(noisy, tensors) if model.geometry.takes_image else None, skip_blocks,
+        )  # fmt: skip
+        return prediction
+
+    def _guidance(self, noisy: Tensor, batch: Mapping[str, Tensor], args: Namespace) -> Tensor:
+        """What the model is told: when sampling 1000 times the guidance; in training, as in musubi-tuner, the bare number."""
+        if GUIDANCE in batch:
+            return batch[GUIDANCE]
+        return noisy.new_full((len(noisy),), float(args.guidance_scale))
+
+    def _image_channels(self, noisy: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """[B, 16, F', H', W']: the first frame, which in training is the clip's own, and zeros behind it."""
+        first = batch[FIRST_FRAME] if FIRST_FRAME in batch else self.scale_latents(batch["latents"][:, :, :1].float())
+        channels = noisy.new_zeros(noisy.shape)
+        channels[:, :, :1] = first
+        return channels
+
+    @property
+    def line_options(self) -> Mapping[str, LineOption]:
+        other = ("ei", "cn", "ci", "cim", "of")  # pictures this model does not take
+        return {name: option for name, option in super().line_options.items() if name not in other}
+
+    def fitted(self, request: SampleRequest, args: Namespace) -> SampleRequest:
+        from .fitting import fitted
+
+        return fitted(request, args)
+
+    def latent_shape(self, width: int, height: int, frames: int) -> tuple[int, int, int, int]:
+        return video_latent_shape(CARD, width, height, frames)
+
+    def solver(self, request: SampleRequest) -> Solver:
+        """Euler over shifted sigmas; of a video that is changed, only the last steps."""
+        from ...inference.schedulers import Euler, shifted
+
+        sigmas = [*shifted([1 - step / request.steps for step in range(request.steps)], request.flow_shift), 0.0]
+        return Euler(sigmas[-self.steps(request) - 1 :])
+
+    def steps(self, request: SampleRequest) -> int:
+        if request.pictures.source_video is None or request.strength is None:
+            return request.steps
+        return int(request.steps * request.strength)
+
+    def sample(
+        self,
+        transformer: nn.Module,
+        request: SampleRequest,
+        texts: Mapping[str, Mapping[str, Tensor]],
+        conditions: Mapping[str, Tensor],
+        *,
+        args: Namespace,
+        device: torch.device,
+        progress: Callable[[int], object] | None = None,
+    ) -> Tensor:
+        import torch
+
+        guidance = torch.tensor(1000.0 * (CARD.embedded_guidance if request.embedded_guidance is None else request.embedded_guidance))
+        told = {**conditions, GUIDANCE: guidance}
+        return super().sample(transformer, request, texts, told, args=args, device=device, progress=progress)
+
+    def describe(self, request: SampleRequest) -> dict[str, str]:
+        described = super().describe(request)
+        described["sample_solver"] = "euler"
+        if request.pictures.source_video is not None:
+            described["strength"] = str(request.strength)
+        return described
+
+
+ADAPTER = HunyuanVideo()

@@ -1,0 +1,47 @@
+"""The picture or video a request starts from, as scaled latents."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ...dataset.pictures import fit
+from ...encoders.hunyuan_vae import SCALING_FACTOR, HunyuanVAE
+from ...inference import pictures
+from ...inference.sampling import SOURCE
+from .adapter import FIRST_FRAME
+from .encode import load_vae
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ...inference.sampling import SampleRequest
+
+
+class HunyuanConditionEncoder:
+    """Loads the VAE when the first request needs it: text-to-video does not."""
+
+    def __init__(self, args: Namespace, device: torch.device) -> None:
+        self.args, self.device = args, device
+        self.vae: HunyuanVAE | None = None
+
+    def encode(self, request: SampleRequest) -> dict[str, Tensor]:
+        """{"latents_image": [16, 1, H/8, W/8], "latents_source": [16, F', H/8, W/8]}, of these what the request has, in float32."""
+        size = request.width, request.height
+        made: dict[str, Tensor] = {}
+        if request.pictures.start is not None:
+            made[FIRST_FRAME] = self._latents(fit(pictures.read(request.pictures.start), size)[None], request.seed)
+        if request.pictures.source_video is not None:
+            frames = pictures.first_frames(request.pictures.source_video, size, request.frames, "the video to change")
+            made[SOURCE] = self._latents(frames, request.seed)
+        return made
+
+    def _latents(self, frames: np.ndarray, seed: int) -> Tensor:
+        """uint8 [F, H, W, 3] -> [16, F', H/8, W/8], a sample of the posterior that is the same for the same seed."""
+        if self.vae is None:
+            self.vae = load_vae(self.args, self.device)
+        video = pictures.to_video(frames[None], self.vae.device, self.vae.dtype)
+        return self.vae.encode(video, [torch.Generator().manual_seed(seed)])[0].float() * SCALING_FACTOR

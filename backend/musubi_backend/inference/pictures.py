@@ -1,0 +1,48 @@
+"""Pictures and videos that a request starts from or is steered by, read and brought to size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..dataset.decoding import read_clip
+from ..dataset.pictures import read_picture
+from ..dataset.problems import UnusableMedium
+from ..errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor
+
+    from ..dataset.buckets import Size
+
+
+def read(path: str) -> np.ndarray:
+    """uint8 [H, W, 3]. UserError for what is no picture."""
+    try:
+        return read_picture(Path(path))
+    except UnusableMedium as unusable:
+        raise UserError(str(unusable.problem)) from None
+
+
+def first_frames(path: str, size: Size, frames: int, what: str) -> np.ndarray:
+    """uint8 [frames, H, W, 3] from a video or a folder of pictures, each frame covering `size` and cut. UserError when there are fewer;
+    `what` says how to call the video."""
+    import numpy as np
+
+    try:
+        found, _ = read_clip(Path(path), lambda _: size, limit=frames)
+    except UnusableMedium as unusable:
+        raise UserError(str(unusable.problem)) from None
+    if len(found) < frames:
+        raise UserError(f"{what} {path} has {len(found)} frames, and {frames} are to be made; use a longer one, or fewer frames")
+    return np.stack(found)
+
+
+def to_video(pixels: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """uint8 [B, F, H, W, 3] -> [B, 3, F, H, W] in -1..1."""
+    import torch
+
+    tensor = torch.from_numpy(pixels).to(device).permute(0, 4, 1, 2, 3)
+    return (tensor.to(dtype) / 127.5 - 1.0).contiguous()
