@@ -12,8 +12,6 @@ from ..errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
-    from torch import Tensor
 
     from ..dataset.buckets import Size
 
@@ -38,11 +36,3 @@ def first_frames(path: str, size: Size, frames: int, what: str) -> np.ndarray:
     if len(found) < frames:
         raise UserError(f"{what} {path} has {len(found)} frames, and {frames} are to be made; use a longer one, or fewer frames")
     return np.stack(found)
-
-
-def to_video(pixels: np.ndarray, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """uint8 [B, F, H, W, 3] -> [B, 3, F, H, W] in -1..1."""
-    import torch
-
-    tensor = torch.from_numpy(pixels).to(device).permute(0, 4, 1, 2, 3)
-    return (tensor.to(dtype) / 127.5 - 1.0).contiguous()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import UserError
 from ..weights.safetensors_file import read_header, save_atomic
-from . import demo_caption, demo_wan
+from . import demo_caption, demo_hunyuan, demo_wan
 from .demo_parts import Part
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-KINDS: dict[str, dict[str, Part]] = {**demo_wan.KINDS, **demo_caption.KINDS}
+KINDS: dict[str, dict[str, Part]] = {**demo_wan.KINDS, **demo_hunyuan.KINDS, **demo_caption.KINDS}
 """What `--kind` can make; each architecture lists its kinds in a module of its own."""
 
 _TAG = "musubi_demo"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    Content = tuple[dict[str, Tensor], dict[str, str]]
+    from .demo_parts import Content
 
 DIM, MLP_DIM, HEADS, DOUBLE_LAYERS, SINGLE_LAYERS = 128, 256, 4, 2, 2
 ROPE_WIDTHS = (4, 14, 14)

@@ -125,8 +125,8 @@ class HunyuanVideo(Architecture):
     ) -> Tensor:
         import torch
 
-        guidance = torch.tensor(1000.0 * (CARD.embedded_guidance if request.embedded_guidance is None else request.embedded_guidance))
-        told = {**conditions, GUIDANCE: guidance}
+        assert request.embedded_guidance is not None  # the flag has a default, and so have sample prompts
+        told = {**conditions, GUIDANCE: torch.tensor(1000.0 * request.embedded_guidance)}
         return super().sample(transformer, request, texts, told, args=args, device=device, progress=progress)
 
     def describe(self, request: SampleRequest) -> dict[str, str]:

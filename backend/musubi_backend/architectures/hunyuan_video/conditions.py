@@ -13,7 +13,8 @@ from ...encoders.hunyuan_vae import SCALING_FACTOR, HunyuanVAE
 from ...inference import pictures
 from ...inference.sampling import SOURCE
 from .adapter import FIRST_FRAME
-from .encode import load_vae
+from .card import CARD
+from .encode import load_vae, video_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,6 +43,5 @@ class HunyuanConditionEncoder:
     def _latents(self, frames: np.ndarray, seed: int) -> Tensor:
         """uint8 [F, H, W, 3] -> [16, F', H/8, W/8], a sample of the posterior that is the same for the same seed."""
         if self.vae is None:
-            self.vae = load_vae(self.args, self.device)
-        video = pictures.to_video(frames[None], self.vae.device, self.vae.dtype)
-        return self.vae.encode(video, [torch.Generator().manual_seed(seed)])[0].float() * SCALING_FACTOR
+            self.vae = load_vae(self.args, self.device, CARD)
+        return self.vae.encode(video_of([frames]), [torch.Generator().manual_seed(seed)])[0].float() * SCALING_FACTOR

@@ -26,7 +26,8 @@ GROUPS = (
                 choices=tuple(KINDS),
                 verbs=(DEMO_MODELS,),
                 help="Which models to make: wan makes video from text; the others start from a picture (i2v), also end with one "
-                "(flf2v), follow a control video (fc), or are Wan2.2's two experts (wan22); qwen_vl writes captions.",
+                "(flf2v), follow a control video (fc), or are Wan2.2's two experts (wan22); hv is HunyuanVideo, "
+                "fp FramePack; qwen_vl writes captions.",
             ),
             Option("--clips", int, 4, verbs=(DEMO_DATASET,), minimum=1, maximum=64, unit="clips", help="How many clips to make."),
             Option(
