@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..dataset.decoding import read_clip
-from ..dataset.pictures import read_picture
+from ..dataset.pictures import open_picture, read_picture
 from ..dataset.problems import UnusableMedium
 from ..errors import UserError
 
@@ -14,6 +14,15 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..dataset.buckets import Size
+
+
+def size_of(path: str) -> Size:
+    """(width, height) from the header. UserError for what is no picture."""
+    try:
+        with open_picture(Path(path)) as image:
+            return image.size
+    except UnusableMedium as unusable:
+        raise UserError(str(unusable.problem)) from None
 
 
 def read(path: str) -> np.ndarray:

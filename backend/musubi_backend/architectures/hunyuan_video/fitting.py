@@ -24,8 +24,8 @@ def fitted(request: SampleRequest, args: Namespace) -> SampleRequest:
         raise UserError(f"{args.dit} starts from a picture: give one with --image_path, or --i in a prompt line")
     if start is not None and not takes_image:
         raise UserError(
-            f"{args.dit} takes no start picture: it is a text-to-video model. Leave --image_path out, use SkyReels' image-to-video model, or "
-            "start from a video with --video_path"
+            f"{args.dit} takes no start picture: it is a text-to-video model. Leave --image_path out, use SkyReels' image-to-video model, "
+            "or start from a video with --video_path"
         )
     if (start or source) and not args.vae:
         raise UserError("--vae is required: the picture or video to start from is encoded with it")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...dataset.pictures import fit
 from ...encoders.wan_vae import WanVAE
+from ...inference.pictures import first_frames, read
 from . import pictures
 from .encode import grey_latents, load_clip, load_vae
 from .fitting import has_extra_end
@@ -46,7 +47,7 @@ class WanConditionEncoder:
             made["clip"] = self._looked_at(self.clip, request)
         if self.task.control and request.pictures.control_video:
             size = request.width, request.height
-            video = pictures.control_video(request.pictures.control_video, size, request.frames)
+            video = first_frames(request.pictures.control_video, size, request.frames, "the control video")
             made["latents_control"] = self.vae.encode(self._video(video))[0].float()
         return made
 
@@ -62,7 +63,7 @@ class WanConditionEncoder:
 
     def _one_frame(self, request: SampleRequest, settings: OneFrame) -> dict[str, Tensor]:
         size = request.width, request.height
-        controls = [self._video(fit(pictures.read(path), size)) for path in request.pictures.controls]
+        controls = [self._video(fit(read(path), size)) for path in request.pictures.controls]
         masks = [pictures.mask_latents(path, size) for path in request.pictures.masks]
         latents = [self.vae.encode(control)[0].float() for control in controls]
         grey = grey_latents(self.vae, controls[0].shape, {}).float()
@@ -76,13 +77,13 @@ class WanConditionEncoder:
         shown = [start] if start else list(request.pictures.controls)
         if start and end and self.task.last_frame:
             shown.append(end)
-        views = [pictures.to_video(pictures.read(path)[None, None], clip.device, torch.float32)[:, :, 0] for path in shown]
+        views = [pictures.to_video(read(path)[None, None], clip.device, torch.float32)[:, :, 0] for path in shown]
         return torch.cat([clip.features(view)[0] for view in views]).float()
 
     def _picture(self, path: str, request: SampleRequest) -> Tensor:
         """[1, 3, 1, H, W] in -1..1, brought to the size of the request."""
         bring = fit if request.fixed_size else pictures.stretched
-        return self._video(bring(pictures.read(path), (request.width, request.height)))
+        return self._video(bring(read(path), (request.width, request.height)))
 
     def _video(self, pixels: np.ndarray) -> Tensor:
         """uint8 [H, W, 3] or [F, H, W, 3] -> [1, 3, F, H, W] in -1..1."""

@@ -7,9 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...errors import UserError
+from ...inference.pictures import size_of
+from ..sizes import video_latent_shape
 from .card import CARD
 from .one_frame import OneFrame
-from .pictures import STEP, size_like, size_of
+from .pictures import size_like
 
 if TYPE_CHECKING:
     from ...inference.sampling import Pictures, SampleRequest
@@ -36,15 +38,8 @@ def fitted(request: SampleRequest, args: Namespace, task: Task) -> SampleRequest
 
 
 def latent_shape(width: int, height: int, frames: int) -> Shape:
-    """Wan patches latents by 2x2, so pixels come in steps of 16; frames are 4n+1."""
-    channels, stride, compression = CARD.latent_channels, CARD.frame_stride, CARD.spatial_compression
-    if width % STEP or height % STEP or width < STEP or height < STEP:
-        nearest = "x".join(str(max(STEP, round(side / STEP) * STEP)) for side in (width, height))
-        raise UserError(f"size {width}x{height} does not fit {CARD.title}: sides are multiples of {STEP}; nearest is {nearest}")
-    if (frames - 1) % stride or frames < 1:
-        fitting = max(0, round((frames - 1) / stride)) * stride + 1
-        raise UserError(f"{frames} frames do not fit {CARD.title}: it makes {stride}n+1 frames; nearest is {fitting}")
-    return (channels, (frames - 1) // stride + 1, height // compression, width // compression)
+    """[C, F', H', W'] of a video."""
+    return video_latent_shape(CARD, width, height, frames)
 
 
 def noise_shape(request: SampleRequest, task: Task) -> Shape:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...dataset.decoding import read_clip
-from ...dataset.pictures import fit, open_picture, read_picture
-from ...dataset.problems import UnusableMedium
+from ...dataset.pictures import fit
 from ...errors import UserError
+from ...inference.pictures import read
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,15 +46,6 @@ def start_latents(vae: WanVAE, first: Tensor, frames: int, last: Tensor | None =
     return torch.cat([mask, latents], dim=1)
 
 
-def size_of(path: str) -> Size:
-    """(width, height) from the header. UserError for what is no picture."""
-    try:
-        with open_picture(Path(path)) as image:
-            return image.size
-    except UnusableMedium as unusable:
-        raise UserError(str(unusable.problem)) from None
-
-
 def size_like(picture: Size, area: int) -> Size:
     """The largest valid (width, height) of at most about `area` pixels with the shape of `picture`, as Wan's own program finds it."""
     ratio = picture[1] / picture[0]
@@ -68,14 +57,6 @@ def size_like(picture: Size, area: int) -> Size:
     return width, height
 
 
-def read(path: str) -> np.ndarray:
-    """uint8 [H, W, 3]. UserError for what is no picture."""
-    try:
-        return read_picture(Path(path))
-    except UnusableMedium as unusable:
-        raise UserError(str(unusable.problem)) from None
-
-
 def stretched(pixels: np.ndarray, size: Size) -> np.ndarray:
     """[H, W, 3] resized to `size` without cutting, as Wan's own program does: the sizes have nearly the same shape."""
     import cv2
@@ -83,19 +64,6 @@ def stretched(pixels: np.ndarray, size: Size) -> np.ndarray:
     method = cv2.INTER_AREA if size[1] < pixels.shape[0] else cv2.INTER_CUBIC
     resized: np.ndarray = cv2.resize(pixels, size, interpolation=method)
     return resized
-
-
-def control_video(path: str, size: Size, frames: int) -> np.ndarray:
-    """uint8 [frames, H, W, 3] from a video or a folder of pictures. UserError when it is shorter."""
-    import numpy as np
-
-    try:
-        found, _ = read_clip(Path(path), lambda _: size, limit=frames)
-    except UnusableMedium as unusable:
-        raise UserError(str(unusable.problem)) from None
-    if len(found) < frames:
-        raise UserError(f"the control video {path} has {len(found)} frames, and {frames} are to be made; use a longer one, or fewer frames")
-    return np.stack(found)
 
 
 def mask_latents(path: str, size: Size) -> Tensor:
