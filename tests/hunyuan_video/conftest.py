@@ -37,6 +37,27 @@ def model_with_lora() -> Callable[..., tuple[HunyuanTransformer, LoRANetwork]]:
     return build
 
 
+@pytest.fixture(scope="session")
+def comfy_name() -> Callable[[str], str]:
+    """What ComfyUI calls a tensor of the original file."""
+    return _comfy_name
+
+
+def _comfy_name(name: str) -> str:
+    replacements = (
+        ("txt_in.t_embedder.mlp.0.", "txt_in.t_embedder.in_layer."), ("txt_in.t_embedder.mlp.2.", "txt_in.t_embedder.out_layer."),
+        ("c_embedder.linear_1.", "c_embedder.in_layer."), ("c_embedder.linear_2.", "c_embedder.out_layer."),
+        ("_mod.linear.", "_mod.lin."), (".modulation.linear.", ".modulation.lin."), ("_attn_qkv.", "_attn.qkv."),
+        ("_attn_proj.", "_attn.proj."),
+        ("mlp.fc1.", "mlp.0."), ("mlp.fc2.", "mlp.2."), ("_attn_q_norm.weight", "_attn.norm.query_norm.scale"),
+        ("_attn_k_norm.weight", "_attn.norm.key_norm.scale"), (".q_norm.weight", ".norm.query_norm.weight"),
+        (".k_norm.weight", ".norm.key_norm.weight"), ("_in.mlp.0.", "_in.in_layer."), ("_in.mlp.2.", "_in.out_layer."),
+    )  # fmt: skip
+    for ours, theirs in replacements:
+        name = name.replace(ours, theirs)
+    return name
+
+
 def fill(parameters: Iterable[torch.Tensor], generator: torch.Generator) -> None:
     with torch.no_grad():
         for parameter in parameters:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -103,23 +104,7 @@ def test_sizes_are_read_from_shapes(golden: Path) -> None:
     assert HunyuanGeometry.from_json(geometry.to_json()) == geometry
 
 
-def comfy_name(name: str) -> str:
-    """What ComfyUI calls a tensor of the original file."""
-    replacements = (
-        ("txt_in.t_embedder.mlp.0.", "txt_in.t_embedder.in_layer."), ("txt_in.t_embedder.mlp.2.", "txt_in.t_embedder.out_layer."),
-        ("c_embedder.linear_1.", "c_embedder.in_layer."), ("c_embedder.linear_2.", "c_embedder.out_layer."),
-        ("_mod.linear.", "_mod.lin."), (".modulation.linear.", ".modulation.lin."), ("_attn_qkv.", "_attn.qkv."),
-        ("_attn_proj.", "_attn.proj."),
-        ("mlp.fc1.", "mlp.0."), ("mlp.fc2.", "mlp.2."), ("_attn_q_norm.weight", "_attn.norm.query_norm.scale"),
-        ("_attn_k_norm.weight", "_attn.norm.key_norm.scale"), (".q_norm.weight", ".norm.query_norm.weight"),
-        (".k_norm.weight", ".norm.key_norm.weight"), ("_in.mlp.0.", "_in.in_layer."), ("_in.mlp.2.", "_in.out_layer."),
-    )  # fmt: skip
-    for ours, theirs in replacements:
-        name = name.replace(ours, theirs)
-    return name
-
-
-def test_comfyuis_names_are_known(model: HunyuanTransformer) -> None:
+def test_comfyuis_names_are_known(model: HunyuanTransformer, comfy_name: Callable[[str], str]) -> None:
     names = list(model.state_dict())
     renamed = [comfy_name(name) for name in names]
     assert sum(a != b for a, b in zip(names, renamed, strict=True)) > len(names) / 2
