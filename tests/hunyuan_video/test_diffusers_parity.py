@@ -108,8 +108,8 @@ def test_framepack_equals_diffusers() -> None:
 
     theirs = filled(
         HunyuanVideoFramepackTransformer3DModel(
-            in_channels=16, out_channels=16, patch_size=2, patch_size_t=1, has_image_proj=True, image_proj_dim=40, has_clean_x_embedder=True,
-            **SIZES,
+            in_channels=16, out_channels=16, patch_size=2, patch_size_t=1, has_image_proj=True, image_proj_dim=40,
+            has_clean_x_embedder=True, **SIZES,
         )
     )  # fmt: skip
     ours = FramePackTransformer(FramePackGeometry(**OURS, image_dim=40)).eval()

@@ -125,7 +125,8 @@ def test_a_dataset_becomes_a_lora_and_the_lora_a_video(studio: Studio, tmp_path:
     assert torch.equal(studio.latents(tmp_path, "--lora_weight", lora, "--lora_multiplier", 0), studio.latents(tmp_path))
 
     again = tmp_path / "again"
-    assert studio.run("hv_generate_video", "--latent_path", latent, latent, "--save_path", again, *studio.model("vae"), "--device", "cpu") == 0
+    decoding = ["--latent_path", latent, latent, "--save_path", again, "--device", "cpu"]
+    assert studio.run("hv_generate_video", *decoding, *studio.model("vae")) == 0
     assert len(list(again.glob(f"*_0_7_{latent.stem}.mp4"))) == 2
     assert video.stat().st_size == next(again.glob("*.mp4")).stat().st_size
 
