@@ -121,9 +121,9 @@ class Session:
     def decode_files(self, paths: list[str]) -> None:
         """--latent_path: decode saved latents again."""
         card = self.architecture.card
-        files = {path: outputs.load_latents(path, card.latent_channels) for path in paths}
+        files = [(path, outputs.load_latents(path, card.latent_channels)) for path in paths]
         decoder = self.architecture.latent_decoder(self.args, self.device)
-        for path, saved in files.items():
+        for path, saved in files:
             logger.info(f"Loaded latent from {path}. Shape: {saved.latents.shape}")
             name = f"{self._stem(saved.seed)}{card.result_suffix}_{Path(path).stem}"
             self._write(self._decode(decoder, saved.latents), name, saved.metadata)
