@@ -19,7 +19,7 @@ import torch
 from musubi_backend.architectures.wan import model as wan_model
 from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.architectures.wan.model import WanGeometry, WanTransformer
-from musubi_backend.layers.lora import LoRANetwork
+from musubi_backend.layers.lora import LoRANetwork, kind_of
 from musubi_backend.memory.fp8 import Scaling, hold_in_8_bits
 from musubi_backend.memory.plan import eight_bit_layers
 from musubi_backend.training import optimizers, schedules
@@ -102,8 +102,9 @@ class Replay:
         load_into(self.model, open_weights(golden / "data_t2v/dit.safetensors"), dtype=dtype)
         self.model.eval()
         self.model.gradient_checkpointing = self.args.gradient_checkpointing
-        self.network = LoRANetwork.create(self.model, CARD, rank=4, alpha=2.0)
-        self.network.load_state_dict(self.lora("lora_init"))
+        first = self.lora("lora_init")
+        self.network = LoRANetwork.create(self.model, CARD, rank=4, alpha=2.0, kind=kind_of(first))
+        self.network.load_state_dict(first)
         self.choice = optimizers.build(self.args, self.network.parameter_groups(self.args.learning_rate))
         self.schedule = schedules.build(self.args, self.choice.optimizer, self.args.steps, self.choice.schedule_free)
 
@@ -154,7 +155,7 @@ class Replay:
 FP32_CASES = ["fp32", "fp32_gc", "fp32_sigma_weighted", "fp32_buckets", "fp32_scale_norm"]
 
 
-@pytest.mark.parametrize("name", [*FP32_CASES, "adafactor", "adafactor_default"])
+@pytest.mark.parametrize("name", [*FP32_CASES, "loha", "adafactor", "adafactor_default"])
 @pytest.mark.usefixtures("as_musubi_computes")
 def test_steps_equal_the_recorded_ones_with_musubis_arithmetic(name: str, golden: Path, cases: dict[str, Any]) -> None:
     if name.startswith("adafactor"):

@@ -13,63 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-class LoRAAdapter(nn.Module):
-    """Low-rank addition to one linear: delta = alpha / rank * up @ down (arXiv 2106.09685), weights in float32.
-
-    Names of parameters and buffer are musubi-tuner's: `lora_down.weight` [rank, in], `lora_up.weight` [out, rank], `alpha` [].
-    """
-
-    alpha: Tensor
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        rank: int,
-        alpha: float,
-        dropout: float | None = None,
-        rank_dropout: float | None = None,
-        module_dropout: float | None = None,
-    ) -> None:
-        """alpha 0 means alpha = rank. dropout acts on the rank-wide activations, rank_dropout on whole ranks of a sample,
-        module_dropout on the whole adapter; all only in train mode."""
-        super().__init__()
-        self.rank = rank
-        alpha = float(alpha) or float(rank)
-        self.scale = alpha / rank
-        self.register_buffer("alpha", torch.tensor(alpha))
-        self.lora_down = _Factor(in_features, rank)
-        self.lora_up = _Factor(rank, out_features)
-        nn.init.kaiming_uniform_(self.lora_down.weight, a=5**0.5)
-        nn.init.zeros_(self.lora_up.weight)
-        self.dropout = dropout
-        self.rank_dropout = rank_dropout
-        self.module_dropout = module_dropout
-        self.enabled = True
-
-    def is_skipped(self) -> bool:
-        """True when this forward goes without the adapter (switched off, or dropped as a whole)."""
-        if not self.enabled:
-            return True
-        return bool(self.training and self.module_dropout and torch.rand(1).item() < self.module_dropout)
-
-    def hidden(self, x: Tensor) -> tuple[Tensor, float]:
-        """x [..., in] -> (activations [..., rank] in x's dtype, factor for the up product)."""
-        hidden = F.linear(x, self.lora_down.weight.to(x.dtype))
-        factor = self.scale
-        if self.training:
-            if self.dropout:
-                hidden = F.dropout(hidden, self.dropout)
-            if self.rank_dropout:
-                shape = (hidden.shape[0], *[1] * (hidden.ndim - 2), self.rank)
-                hidden = hidden * (torch.rand(shape, device=hidden.device) > self.rank_dropout)
-                factor /= 1.0 - self.rank_dropout
-        return hidden, factor
-
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
-        super()._load_from_state_dict(state_dict, prefix, *args)
-        self.scale = self.alpha.item() / self.rank
+from .adapters import Adapter
 
 
 class Linear(nn.Linear):
@@ -79,13 +23,13 @@ class Linear(nn.Linear):
     owns the adapters (`lora.LoRANetwork`) trains, moves and saves them.
     """
 
-    adapter: LoRAAdapter | None = None
+    adapter: Adapter | None = None
     keeps_weight = True
     """May backward rely on the weight that forward used? Not where it is made for each product, or comes and goes."""
     visits: torch.device | None = None
     """Where the weight is when it is used, if it lives in main memory otherwise (`memory.streaming`)."""
 
-    def attach(self, adapter: LoRAAdapter | None) -> None:
+    def attach(self, adapter: Adapter | None) -> None:
         """Add `adapter` to what this layer computes; None takes it away."""
         self.__dict__["adapter"] = adapter
 
@@ -130,14 +74,9 @@ class Linear(nn.Linear):
         adapter = self.adapter
         if adapter is None or adapter.is_skipped():
             return self.base_output(x)
-        # The LoRA comes first so that, when a checkpointed block is recomputed, everything that backward needs exists before
+        # The adapter comes first so that, when a checkpointed block is recomputed, everything that backward needs exists before
         # the expensive product: the recomputation of the last linear of a block stops short of it.
-        hidden, factor = adapter.hidden(x)
-        up = adapter.lora_up.weight.to(x.dtype).t()
-        bias: Tensor | None = self.bias
-        rows = hidden.flatten(0, -2)
-        start = (rows * factor) @ up if bias is None else torch.addmm(bias, rows, up, alpha=factor)
-        return self.base_output(x, start.view(*x.shape[:-1], start.shape[-1]))
+        return self.base_output(x, adapter.start(x, self.bias))
 
 
 class _ForgettingProduct(torch.autograd.Function):
@@ -152,11 +91,3 @@ class _ForgettingProduct(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         for_x = grad @ ctx.layer.dense(grad.dtype) if ctx.needs_input_grad[0] else None
         return for_x, grad if ctx.needs_input_grad[1] else None, None
-
-
-class _Factor(nn.Module):
-    """One matrix [out, in] of an adapter, not yet filled."""
-
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(out_features, in_features))

@@ -1,4 +1,4 @@
-"""The LoRA network: which linears get an adapter, and the adapters as one trainable, savable module.
+"""The network that is trained (LoRA, LoHa or LoKr): which linears get an adapter, and the adapters as one savable module.
 
 Selection, key names and options follow musubi-tuner, so that files go both ways: `lora_unet_{path with _}.lora_down.weight`.
 """
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .linear import Linear, LoRAAdapter
+from .adapters import Adapter, LoHaAdapter, LoKrAdapter, LoRAAdapter
+from .linear import Linear
 
 if TYPE_CHECKING:
     from ..architectures.card import Card
@@ -24,17 +25,21 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PREFIX = "lora_unet_"
+LORA, LOHA, LOKR = "LoRA", "LoHa", "LoKr"
 DEFAULT_RANK = 4
 NETWORK_ARGS = (
     "conv_alpha",
     "conv_dim",
     "exclude_patterns",
+    "factor",
     "include_patterns",
     "loraplus_lr_ratio",
     "module_dropout",
     "rank_dropout",
     "verbose",
 )
+
+_ONLY_FOR = {"factor": LOKR, "loraplus_lr_ratio": LORA}
 
 
 class MaxNormReport(NamedTuple):
@@ -51,23 +56,27 @@ class NetworkOptions:
 
     exclude_patterns: tuple[re.Pattern[str], ...] = ()
     include_patterns: tuple[re.Pattern[str], ...] = ()
+    factor: int = -1
     rank_dropout: float | None = None
     module_dropout: float | None = None
     loraplus_lr_ratio: float | None = None
     verbose: bool = False
 
 
-def parse_network_args(network_args: Sequence[str] | Mapping[str, str] | None) -> NetworkOptions:
-    """`--network_args` ("key=value" strings, or a mapping) -> NetworkOptions. UserError names the bad argument."""
+def parse_network_args(network_args: Sequence[str] | Mapping[str, str] | None, kind: str = LORA) -> NetworkOptions:
+    """`--network_args` ("key=value" strings, or a mapping) of a network of `kind` -> NetworkOptions. UserError names the bad argument."""
     values = network_args if isinstance(network_args, Mapping) else dict(_split_argument(text) for text in network_args or ())
     for key in values:
         if key not in NETWORK_ARGS:
             raise UserError(f"--network_args {key}: unknown; known are {', '.join(NETWORK_ARGS)}")
+        if key in _ONLY_FOR and kind != _ONLY_FOR[key]:
+            raise UserError(f"--network_args {key} means something for {_ONLY_FOR[key]} only, and the network is a {kind}")
     _number(values, "conv_dim")
     _number(values, "conv_alpha")
     return NetworkOptions(
         exclude_patterns=_patterns(values, "exclude_patterns"),
         include_patterns=_patterns(values, "include_patterns"),
+        factor=_factor(values),
         rank_dropout=_number(values, "rank_dropout", below=1.0),
         module_dropout=_number(values, "module_dropout", below=1.0),
         loraplus_lr_ratio=_number(values, "loraplus_lr_ratio"),
@@ -93,13 +102,15 @@ class LoRANetwork(nn.Module):
         dropout: float | None = None,
         network_args: Sequence[str] | Mapping[str, str] | None = None,
         ranks: Mapping[str, tuple[int, float]] | None = None,
+        kind: str = LORA,
     ) -> LoRANetwork:
         """Attach new adapters (float32, on the model's device) to the chosen linears of `model`.
 
         rank None is 4, alpha None is 1 and alpha 0 is the rank, as in musubi-tuner. ranks: (rank, alpha) per adapter name, of
-        `ranks_from_weights`, for `--dim_from_weights`; linears it does not name get none. UserError when nothing is chosen.
+        `ranks_from_weights`, for `--dim_from_weights`; linears it does not name get none. kind: LORA, LOHA or LOKR. UserError when
+        nothing is chosen.
         """
-        options = parse_network_args(network_args)
+        options = parse_network_args(network_args, kind)
         network = cls(options)
         default = (DEFAULT_RANK if rank is None else rank, 1.0 if alpha is None else float(alpha))
         for path, linear in _chosen_linears(model, card, options):
@@ -107,15 +118,12 @@ class LoRANetwork(nn.Module):
             size = default if ranks is None else ranks.get(name)
             if size is None:
                 continue
-            adapter = LoRAAdapter(
-                linear.in_features, linear.out_features, *size,
-                dropout=dropout, rank_dropout=options.rank_dropout, module_dropout=options.module_dropout,
-            )  # fmt: skip
+            adapter = _adapter(kind, linear, size, dropout, options)
             network.add_module(name, adapter.to(linear.device))
             network.targets[name] = path
             linear.attach(adapter)
             if options.verbose:
-                logger.info("LoRA: %s rank %d alpha %g", path, size[0], adapter.alpha.item())
+                logger.info("%s: %s rank %d alpha %g", kind, path, size[0], adapter.alpha.item())
         if not network.targets:
             raise UserError(
                 "No LoRA modules found: --network_args exclude_patterns leave nothing to train"
@@ -125,10 +133,10 @@ class LoRANetwork(nn.Module):
         logger.info("create LoRA for U-Net/DiT: %d modules.", len(network.targets))
         return network
 
-    def adapters(self) -> Iterator[LoRAAdapter]:
+    def adapters(self) -> Iterator[Adapter]:
         """The adapters in file order."""
         for module in self.children():
-            if isinstance(module, LoRAAdapter):
+            if isinstance(module, Adapter):
                 yield module
 
     def load_weights(self, state: Mapping[str, Tensor]) -> None:
@@ -138,7 +146,7 @@ class LoRANetwork(nn.Module):
             if key in own and own[key].shape != tensor.shape:
                 raise UserError(
                     f"{key} is {list(tensor.shape)} in the LoRA file and {list(own[key].shape)} in this network; "
-                    "use the same --network_dim, or --dim_from_weights"
+                    "use the same --network_dim (and factor of a LoKr), or --dim_from_weights"
                 )
         result = self.load_state_dict(dict(state), strict=False)
         if len(result.missing_keys) == len(own):
@@ -149,23 +157,24 @@ class LoRANetwork(nn.Module):
 
     def parameter_groups(self, lr: float | None) -> list[dict[str, Any]]:
         """Optimizer groups. With `loraplus_lr_ratio`, a second group of the up weights with lr * ratio (arXiv 2402.12354)."""
-        down = [adapter.lora_down.weight for adapter in self.adapters()]
-        up = [adapter.lora_up.weight for adapter in self.adapters()]
+        everything = [parameter for adapter in self.adapters() for parameter in adapter.parameters()]
         learning_rate = {} if lr is None else {"lr": lr}
         ratio = self.options.loraplus_lr_ratio
         if ratio is None:
-            return [{"params": [parameter for pair in zip(down, up, strict=True) for parameter in pair], **learning_rate}]
-        return [{"params": down, **learning_rate}, {"params": up, **({} if lr is None else {"lr": lr * ratio})}]
+            return [{"params": everything, **learning_rate}]
+        plus = [parameter for adapter in self.adapters() for parameter in adapter.plus_parameters()]
+        faster = set(map(id, plus))
+        others = [parameter for parameter in everything if id(parameter) not in faster]
+        return [{"params": others, **learning_rate}, {"params": plus, **({} if lr is None else {"lr": lr * ratio})}]
 
     @torch.no_grad()
     def apply_max_norm(self, limit: float) -> MaxNormReport:
-        """Scale down adapters whose delta has a Frobenius norm above `limit`, half on each factor (`--scale_weight_norms`)."""
-        norms = torch.stack([_delta_norm(adapter) for adapter in self.adapters()])
+        """Scale down adapters whose delta has a Frobenius norm above `limit` (`--scale_weight_norms`)."""
+        norms = torch.stack([adapter.delta_norm() for adapter in self.adapters()])
         ratios = norms.clamp(min=limit / 2).clamp(max=limit) / norms.clamp(min=limit / 2)
         for adapter, ratio in zip(self.adapters(), ratios.tolist(), strict=True):
             if ratio != 1.0:
-                adapter.lora_up.weight.mul_(ratio**0.5)
-                adapter.lora_down.weight.mul_(ratio**0.5)
+                adapter.shrink(ratio)
         after = norms * ratios
         return MaxNormReport(int((ratios != 1.0).sum()), after.mean().item(), after.max().item())
 
@@ -181,14 +190,33 @@ def adapter_name(path: str) -> str:
 
 
 def ranks_from_weights(state: Mapping[str, Tensor]) -> dict[str, tuple[int, float]]:
-    """(rank, alpha) per adapter name of a LoRA in musubi-tuner's layout; without an alpha it is the rank."""
+    """(rank, alpha) per adapter name of a file in musubi-tuner's layout; without an alpha it is the rank. The rank of a LoKr's whole
+    matrix is its longer side, which makes it whole again."""
+    axes = {"lora_down.weight": 0, "hada_w1_b": 0, "lokr_w2_b": 0}
     ranks = {}
     for key, tensor in state.items():
-        name, found, _ = key.partition(".lora_down.weight")
-        if found:
-            alpha = state.get(f"{name}.alpha")
-            ranks[name] = (tensor.shape[0], float(tensor.shape[0] if alpha is None else alpha))
+        name, _, part = key.partition(".")
+        if part not in axes and part != "lokr_w2":
+            continue
+        rank = tensor.shape[axes[part]] if part in axes else max(tensor.shape)
+        alpha = state.get(f"{name}.alpha")
+        ranks[name] = (rank, float(rank if alpha is None else alpha))
     return ranks
+
+
+def kind_of(state: Mapping[str, Tensor]) -> str:
+    """LORA, LOHA or LOKR: what a file in musubi-tuner's layout holds."""
+    names = {key.partition(".")[2] for key in state}
+    return LOHA if "hada_w1_a" in names else LOKR if "lokr_w1" in names else LORA
+
+
+def _adapter(kind: str, linear: Linear, size: tuple[int, float], dropout: float | None, options: NetworkOptions) -> Adapter:
+    sizes = (linear.in_features, linear.out_features, *size)
+    if kind == LOHA:
+        return LoHaAdapter(*sizes, options.rank_dropout, options.module_dropout)
+    if kind == LOKR:
+        return LoKrAdapter(*sizes, options.rank_dropout, options.module_dropout, options.factor)
+    return LoRAAdapter(*sizes, dropout, options.rank_dropout, options.module_dropout)
 
 
 def _chosen_linears(model: nn.Module, card: Card, options: NetworkOptions) -> Iterator[tuple[str, Linear]]:
@@ -205,13 +233,6 @@ def _chosen_linears(model: nn.Module, card: Card, options: NetworkOptions) -> It
                     logger.info("exclude: %s", path)
                 continue
             yield path, child
-
-
-def _delta_norm(adapter: LoRAAdapter) -> Tensor:
-    """|scale * up @ down| from two rank x rank products: |U D|^2 = sum((U^T U) * (D D^T))."""
-    up, down = adapter.lora_up.weight.double(), adapter.lora_down.weight.double()
-    squared = ((up.t() @ up) * (down @ down.t())).sum().clamp(min=0)
-    return (squared.sqrt() * adapter.scale).float()
 
 
 def _split_argument(text: str) -> tuple[str, str]:
@@ -232,6 +253,17 @@ def _number(values: Mapping[str, str], key: str, below: float | None = None) -> 
     if number < 0 or (below is not None and number >= below):
         raise UserError(f"--network_args {key}={text}: must be at least 0" + (f" and below {below:g}" if below is not None else ""))
     return number
+
+
+def _factor(values: Mapping[str, str]) -> int:
+    text = values.get("factor")
+    try:
+        factor = -1 if text is None else int(text)
+    except ValueError:
+        factor = 0
+    if factor == 0 or factor < -1:
+        raise UserError(f"--network_args factor={text}: give a whole number from 1 up, or -1 for the most equal halves")
+    return factor
 
 
 def _patterns(values: Mapping[str, str], key: str) -> tuple[re.Pattern[str], ...]:
