@@ -110,14 +110,14 @@ class MemoryPlan:
         if weights.eight_bit:  # what the file's maker kept more exact stays so
             small = {rename(name) if rename else name for name in weights.eight_bit_names()}
             names = [name for name in names if f"{name}.weight" in small]
-        hold_in_8_bits(model, names, self._scaling(weights), self.fp8_fast)
+        hold_in_8_bits(model, names, self._scaling(weights, card), self.fp8_fast)
         logger.info("holding %d linear layers in 8-bit floats", len(names))
 
-    def _scaling(self, weights: Weights) -> Scaling:
-        """For weights that come in more bits, or that a LoRA has changed."""
+    def _scaling(self, weights: Weights, card: Card) -> Scaling:
+        """For weights that come in more bits, or that a LoRA has changed. Where musubi-tuner has no `--fp8_scaled` to choose, the better."""
         if self.fp8_fast:
             return "tensor"
-        return "block" if self.fp8_scaled or weights.scales else "none"
+        return "block" if self.fp8_scaled or weights.scales or not card.fp8_target else "none"
 
 
 def eight_bit_layers(model: nn.Module, card: Card) -> list[str]:
