@@ -19,7 +19,7 @@ from musubi_backend.inference.sampling import SampleRequest, initial_noise, samp
 from musubi_backend.inference.schedulers import SOLVERS
 from safetensors.torch import load_file
 
-T2V = Namespace(task="t2v-1.3B")
+T2V = Namespace(task="t2v-1.3B", timestep_boundary=None)
 CPU = torch.device("cpu")
 REQUEST = SampleRequest("a dog", seed=1, width=32, height=48, frames=5, steps=4, flow_shift=5.0, guidance=Guidance(3.0))
 Text = dict[str, torch.Tensor]

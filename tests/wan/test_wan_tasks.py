@@ -162,6 +162,20 @@ def test_fun_control(task: str, folder: Callable[[str, str], Folder], pictures: 
     assert not torch.allclose(first, second, atol=1e-2)
 
 
+def test_image_to_video_with_two_experts(folder: Callable[[str, str], Folder], pictures: tuple[Path, Path]) -> None:
+    work = folder("wan22_i2v", "i2v-A14B")
+    write_clips(work.path / "media", count=1, size=(SIDE, SIDE), frames=FRAMES)
+    work.dataset("video", target_frames=[FRAMES])
+    work.cache("--i2v")
+    out = work.train("--lora_per_expert", *work.model("dit_high_noise"), steps=6)
+    loras = ["--lora_weight", out / "cat-low.safetensors", "--lora_weight_high_noise", out / "cat-high.safetensors"]
+    both = work.model("dit_high_noise")
+    red, blue = (work.latents("--image_path", picture, *both, *loras) for picture in pictures)
+    assert red.shape == (16, 2, 2, 4)
+    assert not torch.allclose(red, blue, atol=1e-2)
+    assert not torch.allclose(red, work.latents("--image_path", pictures[0], *both), atol=1e-4), "the LoRAs act"
+
+
 def test_one_frame(folder: Callable[[str, str], Folder], pictures: tuple[Path, Path]) -> None:
     work = folder("wan_i2v", "i2v-14B")
     for kind, colour in (("media", 90), ("controls", 160)):

@@ -16,6 +16,8 @@ class Task:
     start_image, last_frame, control   it starts from a picture, ends with one, follows a control video
     boundary        share of noise where the high-noise expert hands over to the low-noise one; None for a single model
     guidance_scale_high_noise   of the high-noise expert
+    flow_shift_480p   instead of `flow_shift` where the video is 832x480 or 480x832
+    negative_prompt   instead of the card's
     """
 
     name: str
@@ -30,11 +32,18 @@ class Task:
     control: bool = False
     boundary: float | None = None
     guidance_scale_high_noise: float | None = None
+    flow_shift_480p: float | None = None
+    negative_prompt: str = ""
     steps: int = 50
     flow_shift: float = 5.0
     guidance_scale: float = 5.0
     frames: int = 81
     supported: bool = True
+
+    def flow_shift_at(self, width: int, height: int) -> float:
+        """The default shift for a size in pixels."""
+        is_480p = {width, height} == {832, 480}
+        return self.flow_shift_480p if is_480p and self.flow_shift_480p is not None else self.flow_shift
 
 
 @dataclass(frozen=True)

@@ -139,9 +139,13 @@ class Architecture(ABC):
     def solver(self, request: SampleRequest) -> Solver:
         """A fresh sampler for one run, with this architecture's sigmas."""
 
+    def boundary(self, args: Namespace) -> float | None:
+        """Share of noise (timestep / 1000) from which `SampleRequest.guidance_high_noise` holds; None for models without one."""
+        return None
+
     def texts(self, request: SampleRequest) -> list[str]:
         """The texts of a request that must be encoded before it is sampled."""
-        return [request.prompt, request.negative_prompt] if request.guidance.needs_negative else [request.prompt]
+        return [request.prompt, request.negative_prompt] if request.needs_negative else [request.prompt]
 
     def sample(
         self,
@@ -161,7 +165,7 @@ class Architecture(ABC):
         """
         from ..inference.sampling import sample
 
-        negative = {**texts[request.negative_prompt], **conditions} if request.guidance.needs_negative else None
+        negative = {**texts[request.negative_prompt], **conditions} if request.needs_negative else None
         positive = {**texts[request.prompt], **conditions}
         return sample(self, transformer, request, positive, negative, args=args, device=device, progress=progress)
 

@@ -21,6 +21,7 @@ import torch
 from .. import job
 from ..console import progress_bar
 from ..errors import UserError
+from ..layers.experts import boundary_of, experts_of
 from ..weights.loader import open_weights
 from ..weights.safetensors_file import save_atomic
 from . import outputs
@@ -129,13 +130,14 @@ class Session:
             self._write(self._decode(decoder, saved.latents), name, saved.metadata)
 
     def save_merged(self, path: Path) -> None:
-        """--save_merged_model: the transformer with the LoRAs in its weights, as one file."""
-        transformer = self._transformer()
+        """--save_merged_model: the transformer with the LoRAs in its weights, as one file; of two experts each as one."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        logger.info(f"Saving merged model to {path}")
-        save_atomic(transformer.state_dict(), path, open_weights(self.args.dit).header.metadata)
-        logger.info("Merged model saved")
-        job.event("output", content="model", path=str(path))
+        for name, model in experts_of(self._transformer()).items():
+            target = path.with_stem(f"{path.stem}-{name}") if name else path
+            logger.info(f"Saving merged model to {target}")
+            save_atomic(model.state_dict(), target, open_weights(self.args.dit).header.metadata)
+            logger.info("Merged model saved")
+            job.event("output", content="model", path=str(target))
 
     def _requests(self, failures: dict[str, str]) -> dict[str, SampleRequest]:
         """Every good prompt under its label. A bad line of a file is reported at once and skipped, unless all are bad."""
@@ -208,9 +210,11 @@ class Session:
             f"Video size: {request.height}x{request.width}@{request.frames} (HxW@F), fps: {self.args.fps}, "
             f"infer_steps: {request.steps}, flow_shift: {request.flow_shift}"
         )
+        boundary = self.architecture.boundary(self.args)
         logger.info(
-            "Starting sampling (high noise: False). Models: 1, timestep boundary: None, "
-            f"flow shift: {request.flow_shift}, guidance scale: {request.guidance.scale}"
+            f"Starting sampling (high noise: {boundary is not None}). Models: {1 if boundary_of(transformer) is None else 2}, "
+            f"timestep boundary: {boundary}, flow shift: {request.flow_shift}, "
+            f"guidance scale: {request.guidance_of(boundary is not None).scale}"
         )
         with progress_bar(self.architecture.steps(request)) as bar:
             latents = self.architecture.sample(

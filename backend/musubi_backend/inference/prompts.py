@@ -128,7 +128,7 @@ def _training_prompt(index: int, values: Mapping[str, Any], architecture: Archit
     task = card.task(getattr(args, "task", None))
     step = card.spatial_compression * 2  # every supported model patches its latents by 2x2
     frames = values.get("frame_count", 1)
-    negative = values.get("negative_prompt", card.negative_prompt or None)
+    negative = values.get("negative_prompt", task.negative_prompt or card.negative_prompt or None)
     seed = values.get("seed")
     request = SampleRequest(
         prompt=values.get("prompt", ""),

@@ -29,14 +29,15 @@ def build_request(values: Mapping[str, Any], args: Namespace, architecture: Arch
         value = values.get(key, arguments.get(argument or key))
         return default if value is None else value
 
+    width, height = values.get("width", args.video_size[1]), values.get("height", args.video_size[0])
     request = SampleRequest(
         prompt=values["prompt"],
-        negative_prompt=chosen("negative_prompt", default=None) or architecture.card.negative_prompt,
-        width=values.get("width", args.video_size[1]),
-        height=values.get("height", args.video_size[0]),
+        negative_prompt=chosen("negative_prompt", default=None) or task.negative_prompt or architecture.card.negative_prompt,
+        width=width,
+        height=height,
         frames=chosen("frame_count", "video_length", task.frames),
         steps=chosen("sample_steps", "infer_steps", task.steps),
-        flow_shift=chosen("discrete_flow_shift", "flow_shift", task.flow_shift),
+        flow_shift=chosen("discrete_flow_shift", "flow_shift", task.flow_shift_at(width, height)),
         seed=chosen("seed", default=secrets.randbelow(SEEDS)),
         solver=arguments.get("sample_solver", "unipc"),
         cpu_noise=bool(arguments.get("cpu_noise")),

@@ -52,6 +52,7 @@ class Pictures:
 class SampleRequest:
     """Everything that decides what is generated. width, height in pixels.
 
+    guidance_high_noise   of the steps above `Architecture.boundary`, where that differs
     embedded_guidance   what a guidance-distilled model is told; None for models that are not
     strength            share of the steps that change `pictures.source_video`
     one_frame           settings of one-frame generation ("target_index=1,control_index=0;10"), None for video
@@ -71,11 +72,21 @@ class SampleRequest:
     solver: str = "unipc"
     cpu_noise: bool = False
     pictures: Pictures = Pictures()
+    guidance_high_noise: Guidance | None = None
     embedded_guidance: float | None = None
     strength: float | None = None
     one_frame: str | None = None
     fixed_size: bool = False
     own: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def needs_negative(self) -> bool:
+        """False where the negative prompt cannot change the result, so that it need not be encoded."""
+        return any(guidance is not None and guidance.needs_negative for guidance in (self.guidance, self.guidance_high_noise))
+
+    def guidance_of(self, high_noise: bool) -> Guidance:
+        """What holds above or below the boundary."""
+        return self.guidance_high_noise if high_noise and self.guidance_high_noise is not None else self.guidance
 
 
 def sample(
@@ -92,14 +103,14 @@ def sample(
     """Latents [C, F, H, W] in float32 on `device`, the same for the same request, model and kind of device.
 
     positive, negative: what `TextEncoder.encode` gave for the prompt and the negative prompt ({"varlen_t5": [L, D]}), both with
-    what `ConditionEncoder.encode` gave; negative may be None where `request.guidance.needs_negative` is false. args: of the running
+    what `ConditionEncoder.encode` gave; negative may be None where `request.needs_negative` is false. args: of the running
     tool, for `Architecture.predict`. The transformer chooses its own arithmetic, so no autocast. progress is called with 1 after each step.
     Raises StopRequested between two steps once the job was asked to stop.
     """
     guidance = request.guidance
     block_lists: list[nn.ModuleList] = transformer.block_lists()  # type: ignore[operator]
     check(guidance, sum(len(blocks) for blocks in block_lists))
-    if negative is None and guidance.needs_negative:
+    if negative is None and request.needs_negative:
         raise ValueError("guidance needs the encoded negative prompt")
     guided = cfg_steps(guidance.skip_mode, guidance.apply_ratio, request.steps)
     if not all(guided):
@@ -109,6 +120,7 @@ def sample(
     latents = initial_noise(architecture.noise_shape(request, args), request, device, architecture.card.noise_per_frame)[None]
     if SOURCE in positive:
         latents = torch.lerp(positive[SOURCE][None].to(latents), latents, solver.sigmas[0])
+    boundary, high_noise = architecture.boundary(args), False
     for step, timestep in enumerate(solver.timesteps):
         if job.stop_requested():
             raise StopRequested(f"stopped while sampling, after {step} of {request.steps} steps")
@@ -117,6 +129,10 @@ def sample(
         def predict(positive: bool, skip_blocks: tuple[int, ...], noisy: Tensor = latents, now: Tensor = now) -> Tensor:
             return architecture.predict(transformer, noisy, now, batches[positive], args, skip_blocks=skip_blocks).float()
 
+        was_high, high_noise = high_noise, boundary is not None and timestep / 1000 >= boundary
+        guidance = request.guidance_of(high_noise)
+        if was_high and not high_noise:
+            logger.info(f"Switching to low noise at step {step}, t={timestep:g}, guidance_scale={guidance.scale}")
         with torch.no_grad():
             velocity = guided_prediction(predict, guidance, step, request.steps, guided[step])
         latents = solver.step(velocity, latents)

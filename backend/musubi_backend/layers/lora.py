@@ -139,6 +139,14 @@ class LoRANetwork(nn.Module):
             if isinstance(module, Adapter):
                 yield module
 
+    def attach_to(self, model: nn.Module) -> None:
+        """Let a further model of the same shape compute with these adapters too (they are trained by both)."""
+        for name, path in self.targets.items():
+            linear, adapter = model.get_submodule(path), self.get_submodule(name)
+            if not isinstance(linear, Linear) or not isinstance(adapter, Adapter):
+                raise TypeError(f"{path} carries no LoRA")
+            linear.attach(adapter)
+
     def load_weights(self, state: Mapping[str, Tensor]) -> None:
         """Take the adapters of a LoRA in musubi-tuner's layout. Missing and surplus keys are logged; a different rank is a UserError."""
         own = self.state_dict()

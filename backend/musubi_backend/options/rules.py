@@ -79,12 +79,16 @@ def _train(tool: Tool, args: Namespace) -> Iterator[str]:
     if (args.min_timestep or 0) >= (1000 if args.max_timestep is None else args.max_timestep):
         yield f"--min_timestep {args.min_timestep or 0} must be below --max_timestep {args.max_timestep}"
     yield from _counts(args, "base_weights", "base_weights_multiplier")
+    yield from _experts(args)
 
 
 def _generate(tool: Tool, args: Namespace) -> Iterator[str]:
     if args.from_file and args.interactive:
         yield "--from_file and --interactive exclude each other"
     yield from _counts(args, "lora_weight", "lora_multiplier")
+    yield from _experts(args)
+    if hasattr(args, "lora_weight_high_noise"):
+        yield from _counts(args, "lora_weight_high_noise", "lora_multiplier_high_noise")
     if getattr(args, "fp8_fast", False) and not (args.fp8 or getattr(args, "fp8_scaled", False)):
         yield "--fp8_fast needs --fp8 or --fp8_scaled"
     if args.save_merged_model and getattr(args, "fp8_scaled", False):
@@ -119,6 +123,19 @@ def _caption(tool: Tool, args: Namespace) -> Iterator[str]:
 def _merge_lora(tool: Tool, args: Namespace) -> Iterator[str]:
     if args.lora_multiplier != [1.0]:
         yield from _counts(args, "lora_weight", "lora_multiplier")
+
+
+def _experts(args: Namespace) -> Iterator[str]:
+    """Settings of two models without two models, and those that exclude each other."""
+    if not hasattr(args, "dit_high_noise"):
+        return
+    for name in ("offload_inactive_dit", "lazy_loading", "lora_per_expert", "lora_weight_high_noise"):
+        if getattr(args, name, None) and not args.dit_high_noise:
+            yield f"--{name} needs --dit_high_noise"
+    if args.offload_inactive_dit and getattr(args, "lazy_loading", False):
+        yield "--offload_inactive_dit and --lazy_loading exclude each other: the first keeps both models in memory, the second one"
+    if args.offload_inactive_dit and args.blocks_to_swap:
+        yield "--offload_inactive_dit and --blocks_to_swap exclude each other: both keep weights in main memory"
 
 
 def _counts(args: Namespace, files: str, multipliers: str) -> Iterator[str]:

@@ -22,6 +22,7 @@ from .. import job
 from ..errors import UserError
 from ..weights.safetensors_file import save_atomic
 from . import metadata
+from .expert_networks import EXPERT_NAMES, parts_of
 
 if TYPE_CHECKING:
     import torch
@@ -77,16 +78,22 @@ class Checkpoints:
     def state_folder(self, stem: str) -> Path:
         return self.folder / f"{stem}{STATE_SUFFIX}"
 
-    def save_lora(self, stem: str, network: nn.Module, step: int, epoch: int) -> Path:
-        """Write `{stem}.safetensors` in the save dtype. epoch: 1-based, but 0-based for files named by step, as musubi-tuner counts."""
-        path = self.folder / f"{stem}{FILE_SUFFIX}"
-        print(f"\nsaving checkpoint: {path}", flush=True)
-        tensors = _on_cpu(network.state_dict(), self.dtype)
-        values = metadata.file_metadata(self.run_metadata, self.args, self.card, step, epoch)
-        with explained(path):
-            save_atomic(tensors, path, metadata.with_hashes(tensors, values))
-        job.event("checkpoint", path=str(path), step=step, epoch=epoch)
-        return path
+    def save_lora(self, stem: str, network: nn.Module, step: int, epoch: int) -> list[Path]:
+        """Write `{stem}.safetensors` in the save dtype, or `{stem}-{expert}.safetensors` for each expert with a LoRA of its own. epoch:
+        1-based, but 0-based for files named by step, as musubi-tuner counts."""
+        paths = []
+        for expert, part in parts_of(network).items():
+            path = self.folder / f"{stem}{_expert_suffix(expert)}{FILE_SUFFIX}"
+            print(f"\nsaving checkpoint: {path}", flush=True)
+            if expert:
+                logger.info("%s is the LoRA of the %s noise expert", path.name, expert)
+            tensors = _on_cpu(part.state_dict(), self.dtype)
+            values = metadata.file_metadata(self.run_metadata, self.args, self.card, step, epoch, expert)
+            with explained(path):
+                save_atomic(tensors, path, metadata.with_hashes(tensors, values))
+            job.event("checkpoint", path=str(path), step=step, epoch=epoch, **({"expert": expert} if expert else {}))
+            paths.append(path)
+        return paths
 
     def save_state(self, stem: str, state: TrainingState, reason: str) -> Path:
         """Write the folder `{stem}-state`. reason: what the log says, e.g. "at step 3"."""
@@ -114,9 +121,10 @@ class Checkpoints:
             self._remove_state(_named(self.epoch_name, Rotation(args.save_every_n_epochs, last).epoch_to_remove(epoch)))
 
     def _remove_file(self, stem: str | None) -> None:
-        if stem is not None and (path := self.folder / f"{stem}{FILE_SUFFIX}").exists():
-            print(f"removing old checkpoint: {path}", flush=True)
-            path.unlink()
+        for expert in EXPERT_NAMES:
+            if stem is not None and (path := self.folder / f"{stem}{_expert_suffix(expert)}{FILE_SUFFIX}").exists():
+                print(f"removing old checkpoint: {path}", flush=True)
+                path.unlink()
 
     def _remove_state(self, stem: str | None) -> None:
         if stem is not None and (folder := self.state_folder(stem)).exists():
@@ -124,6 +132,10 @@ class Checkpoints:
             doomed = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")  # killed meanwhile, no half state may stand there
             folder.rename(doomed)
             shutil.rmtree(doomed)
+
+
+def _expert_suffix(expert: str) -> str:
+    return f"-{expert}" if expert else ""
 
 
 def _named(name: Callable[[int], str], number: int | None) -> str | None:
@@ -162,7 +174,8 @@ def clean_leftovers(folder: Path, name: str) -> None:
     """
     if not folder.is_dir():
         return
-    target_name = rf"{re.escape(name)}(-\d{{6}}|-step\d{{8}})?({STATE_SUFFIX}|{re.escape(FILE_SUFFIX)})"
+    experts = "|".join(_expert_suffix(expert) for expert in EXPERT_NAMES)
+    target_name = rf"{re.escape(name)}(-\d{{6}}|-step\d{{8}})?({STATE_SUFFIX}|({experts}){re.escape(FILE_SUFFIX)})"
     ours = re.compile(rf"\.(?P<target>{target_name})\.[0-9a-f]{{8}}\.(?P<kind>part|old)")
     for path in sorted(folder.iterdir()):
         match = ours.fullmatch(path.name)

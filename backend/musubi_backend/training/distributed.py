@@ -91,12 +91,14 @@ class ManyProcesses:
 
     def average_gradients(self, parameters: Iterable[torch.Tensor]) -> None:
         every = list(parameters)
-        # One message instead of hundreds. A parameter that had no part in this process' loss (module_dropout) counts as zero.
-        flat = torch.cat([(torch.zeros_like(one) if one.grad is None else one.grad).flatten() for one in every])
+        # One message instead of hundreds. A parameter that had no part in this process' loss (module_dropout, the LoRA of the expert at
+        # rest) counts as zero; one that had no part in any process' loss stays without a gradient, so that no optimizer moves it.
+        used = every[0].new_tensor([one.grad is not None for one in every])
+        flat = torch.cat([used, *((torch.zeros_like(one) if one.grad is None else one.grad).flatten() for one in every)])
         averaged = self.mean(flat)
-        start = 0
-        for one in every:
-            one.grad = averaged[start : start + one.numel()].view_as(one)
+        shares, start = averaged[: len(every)].tolist(), len(every)
+        for one, share in zip(every, shares, strict=True):
+            one.grad = averaged[start : start + one.numel()].view_as(one) if share > 0 else None
             start += one.numel()
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:

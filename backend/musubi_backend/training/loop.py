@@ -17,6 +17,7 @@ import torch
 
 from .. import job
 from ..errors import StopRequested, UserError
+from ..layers.experts import boundary_of
 from .charts import loss_curve
 from .checkpoints import Checkpoints
 from .distributed import Processes, share
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from ..architectures.protocol import Architecture
     from ..dataset.batches import BatchDescription, CachedDataset
-    from ..layers.lora import LoRANetwork
+    from .network import Network
     from .optimizers import Choice
     from .schedules import Schedule
 
@@ -50,7 +51,7 @@ class Run:
     processes: Processes
     dtype: torch.dtype
     transformer: nn.Module
-    network: LoRANetwork
+    network: Network
     choice: Choice
     schedule: Schedule
     seed: int
@@ -76,6 +77,7 @@ class Loop:
         self.history = run.history
         self.parameters = [parameter for group in run.choice.optimizer.param_groups for parameter in group["params"]]
         self.sampling = TimestepSampling.from_args(run.args)
+        self.boundary = boundary_of(run.transformer)
         self.randomness = StepRandomness(run.seed, run.processes.rank, self.device)
         # LoRA gradients through fp16 arithmetic underflow without scaling
         self.scaler = torch.amp.GradScaler(self.device.type) if run.dtype == torch.float16 else None
@@ -149,7 +151,7 @@ class Loop:
         self.randomness.start(micro_step)
         latents = run.architecture.scale_latents(batch["latents"].float())
         noise = torch.randn(latents.shape, generator=self.randomness.device, device=self.device)
-        noisy, timesteps = noisy_input(latents, noise, self.sampling, self.randomness.host, batch.get("timesteps"))
+        noisy, timesteps = noisy_input(latents, noise, self.sampling, self.randomness.host, batch.get("timesteps"), self.boundary)
         prediction = run.architecture.predict(run.transformer, noisy, timesteps, batch, args)
         weight = loss_weight(args.weighting_scheme, timesteps, run.dtype, latents.ndim)
         loss = flow_matching_loss(prediction, latents, noise, weight)

@@ -72,13 +72,14 @@ def training_metadata(args: Namespace, card: Card, facts: RunFacts) -> dict[str,
     return {key: str(value) for key, value in values.items()}
 
 
-def file_metadata(run: Mapping[str, str], args: Namespace, card: Card, step: int, epoch: int) -> dict[str, str]:
-    """The metadata of one saved file, without hashes. epoch: as musubi-tuner counts it (see `checkpoints`)."""
+def file_metadata(run: Mapping[str, str], args: Namespace, card: Card, step: int, epoch: int, expert: str = "") -> dict[str, str]:
+    """The metadata of one saved file, without hashes. epoch: as musubi-tuner counts it (see `checkpoints`). expert: the one of two
+    that the file is for, if it is for one only."""
     if args.no_metadata:
         values = {key: run[key] for key in KEPT_WITHOUT_METADATA if key in run}
     else:
         values = {**run, "ss_training_finished_at": str(time.time()), "ss_steps": str(step), "ss_epoch": str(epoch)}
-    return {**values, **_model_spec(args, card)}
+    return {**values, **({"ss_expert": expert} if expert else {}), **_model_spec(args, card, expert)}
 
 
 def resolution(text: str | None) -> str:
@@ -94,13 +95,13 @@ def resolution(text: str | None) -> str:
     return f"{sides[0]}x{sides[-1]}"
 
 
-def _model_spec(args: Namespace, card: Card) -> dict[str, str]:
+def _model_spec(args: Namespace, card: Card, expert: str) -> dict[str, str]:
     now = datetime.datetime.fromtimestamp(int(time.time()))
     spec = {
         "sai_model_spec": "1.0.0",
         "architecture": f"{args.metadata_arch or card.modelspec}/lora",
         "implementation": card.implementation,
-        "title": args.metadata_title or args.output_name,
+        "title": (args.metadata_title or args.output_name) + (f" ({expert} noise)" if expert else ""),
         "resolution": resolution(args.metadata_reso),
         "date": now.isoformat(),
         "author": args.metadata_author,

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import UserError
+from ..layers.experts import experts_of
 from ..layers.lora import LOHA, LOKR, LORA, LoRANetwork, kind_of, parse_network_args, ranks_from_weights
 from ..layers.lora_files import read_lora
 from ..options.suggest import did_you_mean
+from .expert_networks import ExpertNetworks
 from .randomness import derived_seed
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from ..architectures.card import Card
 
+Network = LoRANetwork | ExpertNetworks
 logger = logging.getLogger(__name__)
 
 _KINDS = {"networks.loha": LOHA, "networks.lokr": LOKR}
@@ -39,21 +42,35 @@ def check(args: Namespace, card: Card) -> None:
         raise UserError(f"--network_dropout has nothing to act on in a {kind}; use --network_args rank_dropout=... or module_dropout=...")
 
 
-def build(args: Namespace, card: Card, transformer: nn.Module, seed: int) -> LoRANetwork:
-    """Attach a new LoRA to `transformer`, float32, and load `--network_weights` into it. The first weights depend on the seed only."""
+def build(args: Namespace, card: Card, transformer: nn.Module, seed: int, device: torch.device) -> Network:
+    """Attach a new LoRA to `transformer`, float32 on `device`, and load `--network_weights` into it. The first weights depend on the seed
+    only. Two experts share one LoRA, unless `--lora_per_expert` asks for one each."""
     module = args.network_module or card.network_module
     print(f"import network module: {module}", flush=True)
+    models = experts_of(transformer)
+    if getattr(args, "lora_per_expert", False):
+        network: Network = ExpertNetworks({name: _attach(args, card, model, seed, name) for name, model in models.items()})
+    else:
+        first, *others = models.values()
+        shared = network = _attach(args, card, first, seed)
+        for other in others:
+            shared.attach_to(other)
+    logger.info("enable LoRA for U-Net: %d modules", len(network.targets))
+    return network.to(device).train()
+
+
+def _attach(args: Namespace, card: Card, model: nn.Module, seed: int, expert: str = "") -> LoRANetwork:
+    module = args.network_module or card.network_module
     kind = _KINDS.get(module, LORA)
     weights = read_lora(args.network_weights, card.id) if args.network_weights else None
     if weights is not None and kind_of(weights) != kind:
         raise UserError(f"--network_weights {args.network_weights} is a {kind_of(weights)}, and --network_module {module} trains a {kind}")
     ranks = ranks_from_weights(weights) if weights is not None and args.dim_from_weights else None
-    torch.manual_seed(derived_seed(seed, "network"))
+    torch.manual_seed(derived_seed(seed, "network", *([expert] if expert else [])))
     logger.info("create %s network. base dim (rank): %s, alpha: %s", kind, args.network_dim or 4, args.network_alpha)
     size = (args.network_dim, args.network_alpha, args.network_dropout)
-    network = LoRANetwork.create(transformer, card, *size, args.network_args, ranks, kind)
+    network = LoRANetwork.create(model, card, *size, args.network_args, ranks, kind)
     if weights is not None:
         network.load_weights(weights)
         print(f"load network weights from {args.network_weights}", flush=True)
-    logger.info("enable LoRA for U-Net: %d modules", len(network.targets))
-    return network.train()
+    return network

@@ -118,7 +118,7 @@ def _described(prompt: TrainingPrompt) -> dict[str, object]:
     }
     if prompt.seed_given:
         lines["seed"] = request.seed
-    if request.guidance.needs_negative:
+    if request.needs_negative:
         lines |= {"negative prompt": request.negative_prompt, "cfg scale": request.guidance.scale}
     return lines
 

@@ -40,7 +40,7 @@ COMPARED = (
     "task", "network_module", "network_dim", "network_alpha", "network_dropout", "network_args", "gradient_accumulation_steps",
     "optimizer_type", "optimizer_args", "learning_rate", "lr_scheduler", "lr_warmup_steps", "lr_decay_steps", "max_grad_norm",
     "mixed_precision", "timestep_sampling", "discrete_flow_shift", "sigmoid_scale", "weighting_scheme", "min_timestep", "max_timestep",
-    "num_timestep_buckets", "scale_weight_norms",
+    "num_timestep_buckets", "scale_weight_norms", "timestep_boundary", "lora_per_expert",
 )  # fmt: skip
 
 
@@ -219,7 +219,7 @@ def _check_sizes(saved: SavedState, args: Namespace) -> None:
             sizes[name.removesuffix(".weight").replace(".", "_")] = info.shape
     header = read_header(saved.folder / MODEL_FILE)
     for name, info in header.tensors.items():
-        layer, found, _ = name.removeprefix("lora_unet_").partition(".lora_down.weight")
+        layer, found, _ = name.rpartition("lora_unet_")[2].partition(".lora_down.weight")  # an expert's name may come first
         if found and (layer not in sizes or sizes[layer][1] != info.shape[1]):
             is_now = f"has width {sizes[layer][1]}" if layer in sizes else "is not there"
             raise UserError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 
@@ -81,22 +81,44 @@ def noisy_input(
     sampling: TimestepSampling,
     generator: torch.Generator,
     u: Sequence[float] | None = None,
+    boundary: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Mix latents and noise.
 
     latents, noise [B, C, F, H, W]; u: B values in 0..1 from the stratified pool of `--num_timestep_buckets`, or None.
-    generator: on the CPU. Returns (x_t, timesteps [B] float32 on the latents' device).
+    generator: on the CPU. boundary: where two experts meet; all of a batch then lies on the side of its first item.
+    Returns (x_t, timesteps [B] float32 on the latents' device).
     """
-    batch = latents.shape[0]
-    if sampling.timestep_sampling == "sigma":
-        index = sigma_indices(sampling, batch, generator)
-        t, timesteps = schedule_sigmas()[index], schedule_timesteps()[index]
-    else:
-        strata = None if u is None else torch.tensor(u, dtype=torch.float32)
-        t = sample_t(sampling, batch, (latents.shape[-2], latents.shape[-1]), generator, strata)
-        timesteps = t * 1000.0 + 1.0
+
+    def draw(count: int, strata: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if sampling.timestep_sampling == "sigma":
+            index = sigma_indices(sampling, count, generator)
+            return schedule_sigmas()[index], schedule_timesteps()[index]
+        t = sample_t(sampling, count, (latents.shape[-2], latents.shape[-1]), generator, strata)
+        return t, t * 1000.0 + 1.0
+
+    t, timesteps = draw(latents.shape[0], None if u is None else torch.tensor(u, dtype=torch.float32))
+    if boundary is not None:
+        t, timesteps = on_one_side(t, timesteps, boundary, draw)
     share = t.to(latents.device).view(-1, *([1] * (latents.ndim - 1)))
     return (1.0 - share) * latents + share * noise, timesteps.to(latents.device)
+
+
+def on_one_side(t: Tensor, timesteps: Tensor, boundary: float, draw: Callable[[int], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """(t, timesteps) [B] with what lies on the other side of the boundary than the first one drawn again until it does not.
+
+    boundary: a share of noise; timesteps / 1000 from it on are high noise. What never falls on that side takes the first one's place.
+    """
+    t, timesteps = t.clone(), timesteps.clone()
+    high = timesteps[0] / 1000.0 >= boundary
+    for _ in range(MAX_REDRAWS):
+        wrong = (timesteps / 1000.0 >= boundary) != high
+        if not wrong.any():
+            return t, timesteps
+        t[wrong], timesteps[wrong] = draw(int(wrong.sum()))
+    wrong = (timesteps / 1000.0 >= boundary) != high
+    t[wrong], timesteps[wrong] = t[0].clone(), timesteps[0].clone()
+    return t, timesteps
 
 
 def sample_t(

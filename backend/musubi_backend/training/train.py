@@ -106,7 +106,7 @@ def _train(args: Namespace, architecture: Architecture, processes: distributed.P
 
     logger.info("Loading DiT model from %s", args.dit)
     transformer = architecture.transformer(args, processes.device, dtype).requires_grad_(False)
-    lora = network.build(args, architecture.card, transformer, seed)
+    lora = network.build(args, architecture.card, transformer, seed, processes.device)
     if args.gradient_checkpointing:
         switches: Any = transformer
         switches.gradient_checkpointing = True

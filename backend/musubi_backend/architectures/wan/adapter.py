@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ...dataset.items import Entry, MediaItem
     from ...inference.sampling import SampleRequest
     from ...inference.schedulers import Solver
+    from ...layers.experts import Experts
     from ..protocol import Batch, ConditionEncoder, LatentDecoder, LatentEncoder, TextEncoder
     from .model import WanTransformer
 
@@ -67,7 +68,12 @@ class Wan(Architecture):
 
         return compute_dtype(args)
 
-    def transformer(self, args: Namespace, device: torch.device, dtype: torch.dtype) -> WanTransformer:
+    def boundary(self, args: Namespace) -> float | None:
+        from .fitting import boundary
+
+        return boundary(args)
+
+    def transformer(self, args: Namespace, device: torch.device, dtype: torch.dtype) -> WanTransformer | Experts:
         from .load import load_transformer
 
         return load_transformer(args, device, dtype)

@@ -12,6 +12,7 @@ _LARGE = Task("", dim=5120, ffn_dim=13824, num_heads=40, num_layers=40, in_dim=1
 
 _START: dict[str, Any] = {"in_dim": 36, "start_image": True, "steps": 40}
 _CLIP: dict[str, Any] = {"image_encoder": True}
+_CALMER: dict[str, Any] = {"flow_shift_480p": 3.0}
 _CONTROL: dict[str, Any] = {"in_dim": 48, "image_encoder": True, "control": True}
 
 NEGATIVE_PROMPT = (
@@ -32,12 +33,12 @@ CARD = Card(
     tasks=(
         replace(_LARGE, name="t2v-14B"),
         replace(_SMALL, name="t2v-1.3B"),
-        replace(_LARGE, name="i2v-14B", **_START, **_CLIP),
+        replace(_LARGE, name="i2v-14B", **_START, **_CLIP, **_CALMER),
         replace(_LARGE, name="t2i-14B", frames=1),
-        replace(_LARGE, name="flf2v-14B", last_frame=True, **_START, **_CLIP),
+        replace(_LARGE, name="flf2v-14B", last_frame=True, negative_prompt="镜头切换，" + NEGATIVE_PROMPT, **_START, **_CLIP),
         replace(_SMALL, name="t2v-1.3B-FC", **_CONTROL),
         replace(_LARGE, name="t2v-14B-FC", **_CONTROL),
-        replace(_LARGE, name="i2v-14B-FC", **{**_START, **_CONTROL}),
+        replace(_LARGE, name="i2v-14B-FC", **{**_START, **_CONTROL, **_CALMER}),
         replace(_LARGE, name="i2v-A14B", boundary=0.9, guidance_scale=3.5, guidance_scale_high_noise=3.5, **_START),
         replace(
             _LARGE,

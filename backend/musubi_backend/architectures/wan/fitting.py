@@ -32,6 +32,7 @@ def fitted(request: SampleRequest, args: Namespace, task: Task) -> SampleRequest
         width, height = size_like(size_of(request.pictures.start), request.width * request.height)
         request = replace(request, width=width, height=height)
     latent_shape(request.width, request.height, request.frames)
+    request = _with_high_noise_guidance(request, args, task)
     if task.frames == 1 and request.frames != 1:
         raise UserError(f"--video_length {request.frames}: task {task.name} makes single images; leave it out or give 1")
     return request
@@ -56,6 +57,29 @@ def noise_shape(request: SampleRequest, task: Task) -> Shape:
 def has_extra_end(request: SampleRequest, task: Task) -> bool:
     """Does the request give a last picture to a model that was only trained with a first one?"""
     return request.pictures.end is not None and not task.last_frame and request.one_frame is None
+
+
+def boundary(args: Namespace) -> float | None:
+    """Share of noise where the low-noise expert takes over: `--timestep_boundary` (0..1, or a timestep up to 1000), else the task's."""
+    given: float | None = args.timestep_boundary
+    if given is None:
+        return CARD.task(args.task).boundary
+    return given / 1000 if given > 1 else float(given)
+
+
+def _with_high_noise_guidance(request: SampleRequest, args: Namespace, task: Task) -> SampleRequest:
+    """Generating with a boundary, the noisy steps have a guidance of their own: with both experts, and with one alone as well."""
+    given: float | None = getattr(args, "guidance_scale_high_noise", None)
+    if boundary(args) is None:
+        if given is not None:
+            raise UserError(
+                f"--guidance_scale_high_noise needs a boundary: task {task.name} has none, and --timestep_boundary is not given"
+            )
+        return request
+    if not hasattr(args, "guidance_scale_high_noise"):  # samples while training
+        return request
+    scale = next(value for value in (given, task.guidance_scale_high_noise, task.guidance_scale) if value is not None)
+    return replace(request, guidance_high_noise=replace(request.guidance, scale=scale))
 
 
 def _check_one_frame(request: SampleRequest, args: Namespace, task: Task) -> None:

@@ -7,11 +7,13 @@ from argparse import Namespace
 import torch
 
 from ...errors import UserError
+from ...layers.experts import HIGH, LOW, Experts
 from ...weights.loader import Weights, open_weights
 from ...weights.recognise import expect
 from ..loading import file_dtype, load_frozen
 from .card import CARD
-from .keys import DTYPE_TENSOR, PREFIXES, geometry_of
+from .fitting import boundary
+from .keys import DTYPE_TENSOR, PREFIXES, WanGeometry, geometry_of
 from .model import WanTransformer
 
 
@@ -21,6 +23,7 @@ def compute_dtype(args: Namespace) -> torch.dtype:
     16-bit files decide, and mixed precision must agree; float32 files follow mixed precision. Where there is no such flag
     (generation), float32 files run in bf16 on a GPU and as they are on the CPU, and 8-bit files in bf16.
     """
+    check_experts(args)
     stored = file_dtype(_open(args), DTYPE_TENSOR)
     if stored is None and not hasattr(args, "mixed_precision"):
         return torch.bfloat16
@@ -36,20 +39,62 @@ def compute_dtype(args: Namespace) -> torch.dtype:
     return torch.bfloat16 if on_gpu and not hasattr(args, "mixed_precision") else torch.float32
 
 
-def load_transformer(args: Namespace, device: torch.device, dtype: torch.dtype) -> WanTransformer:
-    """The frozen transformer of `--task` from `--dit` on `device`, in eval mode, with `--lora_weight` or `--base_weights` merged.
+def load_transformer(args: Namespace, device: torch.device, dtype: torch.dtype) -> WanTransformer | Experts:
+    """The frozen transformer of `--task` from `--dit` on `device`, in eval mode, with `--lora_weight` or `--base_weights` merged; with
+    `--dit_high_noise` both experts as a pair.
 
     UserError for a file of another kind, another task, incomplete or quantised in an unknown way, and for LoRAs that do not fit.
     """
+    if not args.dit_high_noise:
+        return _load(args, device, dtype)
+    share = boundary(args)
+    assert share is not None  # `check_experts` has refused it
+    high = _of_high_noise(args)
+    for one in (args, high):
+        _geometry(one, _open(one))
+    return Experts(
+        {LOW: lambda where: _load(args, where, dtype), HIGH: lambda where: _load(high, where, dtype)},
+        share, device, offload=args.offload_inactive_dit, lazy=getattr(args, "lazy_loading", False) and not args.save_merged_model,
+    )  # fmt: skip
+
+
+def check_experts(args: Namespace) -> None:
+    """UserError for two experts without a boundary, or of different dtypes. Reads headers."""
+    if not args.dit_high_noise:
+        return
+    if boundary(args) is None:
+        raise UserError(f"--timestep_boundary is required: task {args.task} is not one of two experts; use --task t2v-A14B or i2v-A14B")
+    stored = [file_dtype(_open(one), DTYPE_TENSOR) for one in (args, _of_high_noise(args))]
+    if stored[0] != stored[1]:
+        names = " and ".join(str(dtype or "8-bit floats").removeprefix("torch.") for dtype in stored)
+        raise UserError(f"--dit and --dit_high_noise have different number formats ({names}); use two files of the same")
+
+
+def _of_high_noise(args: Namespace) -> Namespace:
+    """The arguments as the high-noise model's loading sees them."""
+    files = {"lora_weight": "lora_weight_high_noise", "lora_multiplier": "lora_multiplier_high_noise"}
+    return Namespace(
+        **{
+            **vars(args),
+            "dit": args.dit_high_noise,
+            **{name: getattr(args, other) for name, other in files.items() if hasattr(args, other)},
+        }
+    )
+
+
+def _load(args: Namespace, device: torch.device, dtype: torch.dtype) -> WanTransformer:
     weights = _open(args)
-    try:
-        geometry = geometry_of(weights.header, args.task)
-    except UserError as error:
-        raise UserError(f"{args.dit}: {error}") from None
     with torch.device("meta"):
-        model = WanTransformer(geometry)
+        model = WanTransformer(_geometry(args, weights))
     loaded: WanTransformer = load_frozen(model, weights, args, CARD, device, dtype)
     return loaded
+
+
+def _geometry(args: Namespace, weights: Weights) -> WanGeometry:
+    try:
+        return geometry_of(weights.header, args.task)
+    except UserError as error:
+        raise UserError(f"{args.dit}: {error}") from None
 
 
 def _open(args: Namespace) -> Weights:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from ...architectures.wan.card import CARD as WAN
 from ..option import CACHE_LATENTS, CACHE_TEXT, GENERATE, TRAIN, Group, Option
 
-_WAN22 = "it belongs to Wan2.2, which this backend does not do yet"
 _TASKS = tuple(task.name for task in WAN.tasks)
 
 GROUPS = (
@@ -107,8 +106,8 @@ GROUPS = (
                 path="file",
                 architectures=("wan",),
                 advanced=True,
-                refused=_WAN22,
-                help="Weights of the second transformer, which does the early, noisy steps.",
+                help="Weights of the second transformer, which does the early, noisy steps; --dit is then the one for the others. When "
+                "training, one LoRA serves both, unless --lora_per_expert is given.",
             ),
             Option(
                 "--timestep_boundary",
@@ -116,11 +115,10 @@ GROUPS = (
                 architectures=("wan",),
                 advanced=True,
                 minimum=0,
-                maximum=1,
-                refused=_WAN22,
-                differs={TRAIN: {"kind": int, "maximum": 1000}},
-                help="Where the high-noise model hands over to the low-noise one: a share of the noise (0 to 1), or when training a "
-                "timestep (0 to 1000). Unset, the value the models were trained with.",
+                maximum=1000,
+                differs={TRAIN: {"kind": int}},
+                help="Where the high-noise model hands over to the low-noise one: a share of the noise (0 to 1), or a timestep (up to "
+                "1000). Unset, the value the models were trained with: 0.875 for t2v-A14B, 0.9 for i2v-A14B.",
             ),
             Option(
                 "--force_v2_1_time_embedding",
@@ -128,7 +126,7 @@ GROUPS = (
                 False,
                 architectures=("wan",),
                 advanced=True,
-                refused=_WAN22,
+                moot="all tokens of a video have the same time, so there is only ever one time embedding per video here",
                 help="Compute one time embedding per video as Wan2.1 does, instead of one per token: less memory with Wan2.2.",
             ),
             Option(
@@ -137,8 +135,18 @@ GROUPS = (
                 False,
                 architectures=("wan",),
                 advanced=True,
-                refused=_WAN22,
-                help="Keep the model that is not at work in main memory.",
+                help="Keep the model that is not at work in main memory. Not together with --blocks_to_swap.",
+            ),
+            Option(
+                "--lora_per_expert",
+                bool,
+                False,
+                verbs=(TRAIN,),
+                architectures=("wan",),
+                advanced=True,
+                own=True,
+                help="With --dit_high_noise, train a LoRA for each of the two models in one run: NAME-high.safetensors and "
+                "NAME-low.safetensors. Each learns from its own noise levels only.",
             ),
             Option(
                 "--lazy_loading",
@@ -147,8 +155,7 @@ GROUPS = (
                 verbs=(GENERATE,),
                 architectures=("wan",),
                 advanced=True,
-                refused=_WAN22,
-                help="Load each of the two models only when its steps begin.",
+                help="Load each of the two models only when its steps begin, so that one at a time takes memory.",
             ),
             Option(
                 "--lora_weight_high_noise",
@@ -157,7 +164,6 @@ GROUPS = (
                 verbs=(GENERATE,),
                 architectures=("wan",),
                 advanced=True,
-                refused=_WAN22,
                 help="LoRA files for the high-noise model.",
             ),
             Option(
@@ -167,7 +173,6 @@ GROUPS = (
                 verbs=(GENERATE,),
                 architectures=("wan",),
                 advanced=True,
-                refused=_WAN22,
                 help="Strength of each LoRA of the high-noise model.",
             ),
             Option(
@@ -177,8 +182,7 @@ GROUPS = (
                 architectures=("wan",),
                 advanced=True,
                 minimum=0,
-                refused=_WAN22,
-                help="Guidance during the steps of the high-noise model.",
+                help="Guidance during the steps of the high-noise model. Unset, the task's own (4 for t2v-A14B, 3.5 for i2v-A14B).",
             ),
         ),
     ),

@@ -1,0 +1,145 @@
+"""Two transformers of one shape, of which the noise level says which one is at work: Wan2.2's experts for high and low noise.
+
+They behave like one transformer, so sampling and training need not know. What is at rest can stay in main memory, or not be loaded
+at all; weights never change, so nothing is ever copied back from the device.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+LOW, HIGH = "low", "high"
+Load = Callable[[torch.device], nn.Module]
+
+
+class Experts(nn.Module):
+    """The pair. boundary: share of noise (timestep / 1000) from which the high-noise expert works.
+
+    The models lie in a dictionary, not as sub-modules: `.to()` and `state_dict()` of a pair mean something else than of one model.
+    """
+
+    def __init__(
+        self, load: Mapping[str, Load], boundary: float, device: torch.device, *, offload: bool = False, lazy: bool = False
+    ) -> None:
+        """load: for LOW and HIGH, from a device to the frozen model there. offload: what is at rest stays in main memory. lazy: a model is
+        loaded when its steps begin and dropped when they end."""
+        super().__init__()
+        self.boundary, self.device = boundary, device
+        self.offload, self.lazy = offload, lazy
+        self.models: dict[str, Any] = {}
+        self.load = dict(load)
+        self._shelves: dict[str, _Shelf] = {}
+        self.working: str | None = None
+        if not lazy:
+            for name in (HIGH, LOW):
+                self._load(name, torch.device("cpu") if offload else device)
+            self._use(LOW)
+
+    def at(self, timestep: float) -> nn.Module:
+        """The expert for a timestep (0..1000), ready to work on the device."""
+        name = HIGH if timestep / 1000 >= self.boundary else LOW
+        self._use(name)
+        model: nn.Module = self.models[name]
+        return model
+
+    def forward(self, latents: Tensor, timesteps: Tensor, *inputs: Any, **more: Any) -> Tensor:
+        """As the experts' own. timesteps [B] must lie on one side of the boundary."""
+        result: Tensor = self.at(float(timesteps.flatten()[0]))(latents, timesteps, *inputs, **more)
+        return result
+
+    def block_lists(self) -> list[nn.ModuleList]:
+        """Those of one expert: they have equal blocks, and only one of them is at work."""
+        name = self.working or HIGH
+        self._use(name)
+        lists: list[nn.ModuleList] = self.models[name].block_lists()
+        return lists
+
+    @property
+    def gradient_checkpointing(self) -> bool:
+        return all(model.gradient_checkpointing for model in self.models.values())
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, on: bool) -> None:
+        for model in self.models.values():
+            model.gradient_checkpointing = on
+
+    @property
+    def gradient_checkpointing_cpu_offload(self) -> bool:
+        return all(model.gradient_checkpointing_cpu_offload for model in self.models.values())
+
+    @gradient_checkpointing_cpu_offload.setter
+    def gradient_checkpointing_cpu_offload(self, on: bool) -> None:
+        for model in self.models.values():
+            model.gradient_checkpointing_cpu_offload = on
+
+    def to(self, device: torch.device | str) -> Experts:  # type: ignore[override]
+        """To main memory, everything; to the device, whatever is to be there: all, or the one at work."""
+        target = torch.device(device)
+        if self.offload:
+            if target.type == "cpu" and self.working is not None:
+                self._shelves[self.working].take_back()
+                self.working = None
+        else:
+            for model in self.models.values():
+                model.to(target)
+        return self
+
+    def _use(self, name: str) -> None:
+        if name == self.working:
+            return
+        if self.lazy:
+            self.models.clear()
+            _free(self.device)
+            self._load(name, self.device)
+        elif self.offload:
+            if self.working is not None:
+                self._shelves[self.working].take_back()
+            self._shelves[name].hand_out(self.device)
+        self.working = name
+
+    def _load(self, name: str, device: torch.device) -> None:
+        logger.info("Loading the %s noise model", name)
+        self.models[name] = self.load[name](device)
+        if self.offload:
+            self._shelves[name] = _Shelf(self.models[name])
+
+
+class _Shelf:
+    """A model's tensors in main memory. On the device are copies, which are simply dropped."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.tensors = list(chain(model.parameters(), model.buffers()))
+        self.originals = [tensor.data for tensor in self.tensors]
+
+    def hand_out(self, device: torch.device) -> None:
+        for tensor, original in zip(self.tensors, self.originals, strict=True):
+            tensor.data = original.to(device, non_blocking=True)
+
+    def take_back(self) -> None:
+        for tensor, original in zip(self.tensors, self.originals, strict=True):
+            tensor.data = original
+
+
+def experts_of(model: nn.Module) -> dict[str, nn.Module]:
+    """The models behind one: LOW and HIGH of a pair, else the model itself under an empty name."""
+    if not isinstance(model, Experts):
+        return {"": model}
+    return {name: model.models[name] for name in (LOW, HIGH)}
+
+
+def boundary_of(model: nn.Module) -> float | None:
+    """The share of noise where a pair changes hands; None for a single model."""
+    return model.boundary if isinstance(model, Experts) else None
+
+
+def _free(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

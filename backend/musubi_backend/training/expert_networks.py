@@ -1,0 +1,51 @@
+"""One LoRA network per expert, trained together: Wan2.2's models for high and low noise in one run, each with a LoRA of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from ..layers.experts import HIGH, LOW
+from ..layers.lora import LoRANetwork, MaxNormReport, NetworkOptions
+
+EXPERT_NAMES = ("", LOW, HIGH)
+"""What files of a training may be for; empty: for the whole model."""
+
+
+class ExpertNetworks(nn.Module):
+    """Behaves like one network. `state_dict()` has the expert's name before every key: it is for states, not for LoRA files."""
+
+    def __init__(self, networks: Mapping[str, LoRANetwork]) -> None:
+        """networks: by the name of the expert, with equal options."""
+        super().__init__()
+        self.parts: dict[str, LoRANetwork] = dict(networks)
+        for name, network in networks.items():
+            self.add_module(name, network)
+
+    @property
+    def options(self) -> NetworkOptions:
+        return next(iter(self.parts.values())).options
+
+    @property
+    def targets(self) -> dict[str, str]:
+        """Module path in its expert for every adapter, named with the expert."""
+        return {f"{name}.{adapter}": path for name, network in self.parts.items() for adapter, path in network.targets.items()}
+
+    def parameter_groups(self, lr: float | None) -> list[dict[str, Any]]:
+        """As of one network: groups of the same kind are joined, so that learning rates are reported once."""
+        groups = [network.parameter_groups(lr) for network in self.parts.values()]
+        return [{**same[0], "params": [one for group in same for one in group["params"]]} for same in zip(*groups, strict=True)]
+
+    def apply_max_norm(self, limit: float) -> MaxNormReport:
+        """As `LoRANetwork.apply_max_norm`, over both."""
+        reports = [network.apply_max_norm(limit) for network in self.parts.values()]
+        counts = [len(network.targets) for network in self.parts.values()]
+        mean = sum(report.mean_norm * count for report, count in zip(reports, counts, strict=True)) / sum(counts)
+        return MaxNormReport(sum(report.keys_scaled for report in reports), mean, max(report.max_norm for report in reports))
+
+
+def parts_of(network: nn.Module) -> dict[str, nn.Module]:
+    """The networks behind one, by the expert they are for; one for the whole model under an empty name."""
+    return dict(network.parts) if isinstance(network, ExpertNetworks) else {"": network}
