@@ -76,7 +76,7 @@ def test_epochs_keep_the_last_n_files(tmp_path: Path) -> None:
     ("precision", "dtype"), [(None, torch.float32), ("fp16", torch.float16), ("bf16", torch.bfloat16), ("float", torch.float32)]
 )
 def test_save_precision(precision: str | None, dtype: torch.dtype, tmp_path: Path) -> None:
-    path = writer(tmp_path, save_precision=precision).save_lora("cat", nn.Linear(2, 2), 1, 1)
+    (path,) = writer(tmp_path, save_precision=precision).save_lora("cat", nn.Linear(2, 2), 1, 1)
     assert {tensor.dtype for tensor in load(path).values()} == {dtype}
 
 
