@@ -90,6 +90,14 @@ def test_every_layout_means_weight_times_scale(tmp_path: Path, weight: Tensor, l
     torch.testing.assert_close(kept.first.dense(torch.float32), expected)
 
 
+def test_hunyuan_video_s_scales_lie_beside(tmp_path: Path, weight: Tensor) -> None:
+    torch.save({"module": {**Toy().state_dict(), "first.weight": weight.to(E4M3)}}, tmp_path / "states_fp8.pt")
+    torch.save({"first": torch.tensor(0.5), "second": torch.tensor(2.0)}, tmp_path / "states_fp8_map.pt")
+    model = _toy()
+    load_into(model, open_weights(tmp_path / "states_fp8.pt"), dtype=torch.float32)
+    torch.testing.assert_close(model.first.weight, weight.to(E4M3).float() * 0.5)
+
+
 def test_a_changed_weight_is_quantised_anew_and_others_keep_their_bits(tmp_path: Path, weight: Tensor) -> None:
     dtype, extra, scale = LAYOUTS["fp8_scaled"]
     state = {**Toy().state_dict(), **extra, "first.weight": weight.to(dtype), "second.weight": torch.ones(2, 4).to(dtype)}

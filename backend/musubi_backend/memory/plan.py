@@ -114,7 +114,7 @@ class MemoryPlan:
         logger.info("holding %d linear layers in 8-bit floats", len(names))
 
     def _scaling(self, weights: Weights, card: Card) -> Scaling:
-        """For weights that come in more bits, or that a LoRA has changed. Where musubi-tuner has no `--fp8_scaled` to choose, the better."""
+        """For weights that come in more bits, or that a LoRA has changed. Where there is no `--fp8_scaled` to choose, the better way."""
         if self.fp8_fast:
             return "tensor"
         return "block" if self.fp8_scaled or weights.scales or not card.fp8_target else "none"

@@ -209,7 +209,7 @@ def read_pickled(path: Path) -> dict[str, Tensor]:
 
 
 def _open_pickle(path: Path, prefixes: Sequence[str]) -> Weights:
-    tensors = read_pickled(path)
+    tensors = {**read_pickled(path), **_scales_beside(path)}
     prefix = _prefix(tensors, prefixes)
     tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
@@ -217,6 +217,15 @@ def _open_pickle(path: Path, prefixes: Sequence[str]) -> Weights:
     sorted_ = quantised.sort(infos, path)
     scales = {weight: tensors[scale] for weight, scale in sorted_.scales.items()}
     return Weights(path, Header(sorted_.tensors, {}), (), {name: tensors[name] for name in sorted_.tensors}, scales)
+
+
+def _scales_beside(path: Path) -> dict[str, Tensor]:
+    """HunyuanVideo's published 8-bit model has its scales in a second file, `..._map.pt`, by layer (github.com/Tencent/HunyuanVideo,
+    `hyvideo/modules/fp8_optimization.py`)."""
+    beside = path.with_name(f"{path.stem}_map.pt")
+    if not beside.is_file():
+        return {}
+    return {f"{layer}.scale_weight": scale for layer, scale in read_pickled(beside).items()}
 
 
 def _sorted(path: Path, sources: tuple[tuple[Path, dict[str, TensorInfo]], ...], metadata: dict[str, str]) -> Weights:

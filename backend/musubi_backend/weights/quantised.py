@@ -6,6 +6,7 @@ plain          8-bit floats without a scale (Kijai's and ComfyUI's `..._fp8_e4m3
 `fp8_scaled`   ComfyUI until 2025: a marker `scaled_fp8`, per layer `scale_weight` and sometimes `scale_input`
 `comfy_quant`  ComfyUI since then: per layer `weight_scale`, perhaps `input_scale`, and a JSON text `comfy_quant`
 musubi-tuner   `scale_weight` with a scale per row [out, 1] or per block of a row [out, blocks, 1]
+HunyuanVideo   scales in a second file; `weights.loader` gives them the names above
 
 Scales of inputs belong to 8-bit matrix products and are not needed here. Other formats (nf4, nvfp4, mxfp8, int8) are refused.
 """
