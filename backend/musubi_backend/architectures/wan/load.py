@@ -20,14 +20,14 @@ from .model import WanTransformer
 def compute_dtype(args: Namespace) -> torch.dtype:
     """dtype of the frozen weights and the arithmetic, from the header of `--dit` and `--mixed_precision`.
 
-    16-bit files decide, and mixed precision must agree; float32 files follow mixed precision. Where there is no such flag
-    (generation), float32 files run in bf16 on a GPU and as they are on the CPU, and 8-bit files in bf16.
+    16-bit files decide, and mixed precision must agree; float32 files follow mixed precision, and 8-bit ones run in bf16 unless it is
+    fp16. Where there is no such flag (generation), float32 files run in bf16 on a GPU and as they are on the CPU.
     """
     check_experts(args)
     stored = file_dtype(_open(args), DTYPE_TENSOR)
-    if stored is None and not hasattr(args, "mixed_precision"):
-        return torch.bfloat16
     precision = getattr(args, "mixed_precision", None) or "no"
+    if stored is None:
+        return torch.float16 if precision == "fp16" else torch.bfloat16
     if stored in (torch.float16, torch.bfloat16):
         short = "fp16" if stored == torch.float16 else "bf16"
         if precision not in ("no", short):
