@@ -46,7 +46,8 @@ def write_layout(path: Path, layout: str, architecture: str, layers: Mapping[str
         found = lora_names.find(own_path)
         assert found is not None
         names = lora_names.names_of(found.place, naming)
-        heights = [len(matrix)] if len(names) == 1 else [WIDTH] * 3 + ([4 * WIDTH] if len(names) == 4 else [])
+        width = matrix.shape[1]
+        heights = [len(matrix)] if len(names) == 1 else [width] * 3 + ([4 * width] if len(names) == 4 else [])
         for name, block in zip(names, matrix.split(heights), strict=True):
             left, values, right = torch.linalg.svd(block, full_matrices=False)
             state |= _tensors(layout, name, left[:, :2] * values[:2], right[:2])

@@ -78,11 +78,12 @@ def report(lora: LoRAFile, naming: str, tensors: dict[str, Part], args: Namespac
 
 
 def _tensors(lora: LoRAFile, naming: str, args: Namespace) -> Iterator[tuple[str, Part]]:
+    needs_alpha = lora.expects_alphas  # other layouts have none
     for path, adapter in arranged(lora, naming):
         if args.target == "default":
             yield from musubi_tensors(path, adapter)
             continue
-        if adapter.kind == LORA and ALPHA not in adapter.parts:
+        if needs_alpha and adapter.kind == LORA and ALPHA not in adapter.parts:
             logger.warning("missing alpha for %s: it counts as the rank", path)
         name = lora_names.musubi_dotted(path.replace(".", "_")) if args.musubi_names else path
         yield from comfy_tensors(name, adapter, args.diffusers_prefix or COMFY_PREFIX)

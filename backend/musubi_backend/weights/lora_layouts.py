@@ -113,6 +113,11 @@ class LoRAFile:
         return HUNYUAN if native == FRAMEPACK and said == HUNYUAN else native
 
     @property
+    def expects_alphas(self) -> bool:
+        """Whether it is in musubi-tuner's layout, in which every LoRA ought to have an alpha."""
+        return self.prefixes.most_common(1)[0][0].startswith(MUSUBI_PREFIX)
+
+    @property
     def title(self) -> str:
         """Layout, architecture and kind in words, for reports."""
         kinds = " and ".join(sorted(kind for kind in self.kinds if kind))

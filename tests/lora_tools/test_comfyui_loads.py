@@ -1,0 +1,83 @@
+"""ComfyUI's own loader takes every file that our tools write, with no unmatched key and every patch changing its weight."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from lora_examples import LAYOUTS, deltas, write_layout
+from musubi_backend.weights.safetensors_file import load, save_atomic
+
+pytestmark = [pytest.mark.comfyui, pytest.mark.slow]
+SCRIPT = Path(__file__).with_name("comfyui_loads.py")
+
+
+def converted(run_tool, golden: Path, folder: Path) -> list[tuple[str, Path]]:
+    """(tiny model, file): every recorded LoRA in both layouts, as far as ComfyUI has the model."""
+    files = []
+    for case, model in (("wan_t2v", "wan"), ("wan_loha", "wan"), ("wan_lokr", "wan"), ("wan_lokr_full", "wan"), ("wan_i2v", "wan_i2v")):
+        for source, target in (("default", "other"), ("other", "default")):
+            path = folder / f"{case}.{target}.safetensors"
+            run_tool("convert_lora", "--input", golden / f"{case}.{source}.safetensors", "--output", path, "--target", target)
+            files.append((model, path))
+    for case in ("hv", "framepack"):  # musubi-tuner's own names of HunyuanVideo's mlp are none that ComfyUI knows
+        path = folder / f"{case}.comfy.safetensors"
+        words = ["--input", golden / f"{case}.default.safetensors", "--output", path, "--target", "other", "--architecture", "hv"]
+        run_tool("convert_lora", *words)
+        files.append(("hv", path))
+    return files
+
+
+def from_other_programs(run_tool, golden: Path, folder: Path) -> list[tuple[str, Path]]:
+    """(tiny model, file): a LoRA in every layout, converted to ComfyUI's."""
+    layers = {
+        "wan": {name: f"blocks.{name}" for name in ("0.self_attn.q", "1.cross_attn.o", "1.ffn.0", "0.ffn.2")},
+        "hv": {name: name for name in ("double_blocks.1.img_attn_qkv", "double_blocks.0.txt_mlp.fc2", "single_blocks.1.linear1")},
+    }
+    sizes = {"ffn.0": (64, 32), "ffn.2": (32, 64), "qkv": (96, 32), "fc2": (32, 128), "linear1": (224, 32)}
+    files = []
+    for model, names in layers.items():
+        shapes = {path: next((size for end, size in sizes.items() if path.endswith(end)), (32, 32)) for path in names.values()}
+        for layout in LAYOUTS:
+            source, path = folder / f"{model} {layout}.in.safetensors", folder / f"{model} {layout}.safetensors"
+            write_layout(source, layout, model, {path: torch.randn(rows, 2) @ torch.randn(2, c) for path, (rows, c) in shapes.items()})
+            run_tool("convert_lora", "--input", source, "--output", path, "--target", "other", "--architecture", model)
+            files.append((model, path))
+    return files
+
+
+def made(run_tool, golden: Path, folder: Path) -> list[tuple[str, Path]]:
+    """(tiny model, file): combined, cut to a lower rank, averaged, extracted."""
+    lora = golden / "wan_t2v.default.safetensors"
+    paths = [folder / f"{name}.safetensors" for name in ("combined", "cut", "averaged", "extracted")]
+    run_tool("combine_lora", "--lora_weight", lora, golden / "wan_t2v.other.safetensors", "--output", paths[0])
+    run_tool("combine_lora", "--lora_weight", lora, golden / "wan_lokr.default.safetensors", "--rank", "3", "--output", paths[1])
+    run_tool("lora_post_hoc_ema", lora, lora, "--output_file", paths[2])
+    base = {f"blocks.0.{name}": torch.randn(32, 32) for name in ("self_attn.q.weight", "cross_attn.k.weight")}
+    base |= {"blocks.0.self_attn.q.bias": torch.randn(32), "blocks.0.self_attn.norm_q.weight": torch.randn(32)}
+    save_atomic(base, folder / "base")
+    save_atomic({name: tensor + torch.randn_like(tensor) for name, tensor in base.items()}, folder / "tuned")
+    run_tool("extract_lora", "--base", folder / "base", "--tuned", folder / "tuned", "--rank", "4", "--biases", "--output", paths[3])
+    return [("wan", path) for path in paths]
+
+
+def test_no_key_is_unmatched(shared, run_tool, tmp_path, comfyui_path, comfyui_python):
+    golden = shared / "golden" / "convert"
+    torch.manual_seed(0)
+    files = [file for make in (converted, from_other_programs, made) for file in make(run_tool, golden, tmp_path)]
+    words = [f"{model}={path}" for model, path in files]
+    done = subprocess.run(
+        [str(comfyui_python), str(SCRIPT), *words], cwd=comfyui_path, capture_output=True, text=True, encoding="utf-8", check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = json.loads(done.stdout.splitlines()[-1])
+    assert len(results) == len(files)
+    for path, result in results.items():
+        state = load(path)
+        layers = len({name.rpartition(".lora_")[0] or name for name in state if ".lora_A" in name}) or len(deltas(state)) or None
+        assert result["unmatched"] == [], path
+        assert result["moved"] == result["loaded"] > 0, path
+        assert layers is None or result["loaded"] >= layers, path
