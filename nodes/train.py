@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, ClassVar
 
 from ..backend.musubi_backend.architectures import cards
@@ -10,7 +11,7 @@ from ..backend.musubi_backend.architectures.card import Card
 from ..backend.musubi_backend.atomic import write_text
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.argv import to_argv
-from ..backend.musubi_backend.options.option import TRAIN
+from ..backend.musubi_backend.options.option import LORA_CONVERT, TRAIN
 from ..backend.musubi_backend.options.registry import options_for, tool_names
 from . import content
 from .cache import LATENTS, TEXT, cache_stamps, is_one_frame
@@ -105,10 +106,11 @@ class LoRATrainer(Node):
         run = Run(host.home / "runs" / f"{name}-{identity}", name)
         finished = run.finished()
         if finished is not None:
-            return _result(host, run, finished["job"], "nothing changed since it was trained; enter another run_id to train again")
+            note = "nothing changed since it was trained; enter another run_id to train again"
+            return _result(host, run, await self.for_comfyui(host, run), finished["job"], note)
         job = await self._train(host, run, values, inputs, engine)
         run.finish(job)
-        return _result(host, run, job, "")
+        return _result(host, run, await self.for_comfyui(host, run), job, "")
 
     def values(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """option name -> value of a training, without where it writes and what it resumes."""
@@ -132,6 +134,17 @@ class LoRATrainer(Node):
             **{name: value for name, value in {**common, **_follows(inputs["latents"]["dataset"])}.items() if name in known},
             **self.own_values(inputs),
         }
+
+    async def for_comfyui(self, host: Host, run: Run) -> Path:
+        """The finished LoRA as ComfyUI's own loader takes it: itself, or where ComfyUI has other names for its layers, converted."""
+        if self.card.comfy_loads_lora:
+            return run.lora
+        converted = run.path / "comfyui" / run.lora.name
+        if not converted.is_file() or converted.stat().st_mtime_ns < run.lora.stat().st_mtime_ns:
+            converted.parent.mkdir(exist_ok=True)
+            values = {"input": str(run.lora), "output": str(converted), "target": "other"}
+            await run_tool(host, LORA_CONVERT, to_argv(LORA_CONVERT, values), foreign=False, gpu=False)
+        return converted
 
     async def _train(self, host: Host, run: Run, values: dict[str, Any], inputs: dict[str, Any], engine: str) -> str:
         """Run the trainer to its end; returns its job folder."""
@@ -246,8 +259,8 @@ def _check_match(inputs: dict[str, Any], card: Card) -> None:
             )
 
 
-def _result(host: Host, run: Run, job: str, note: str) -> Result:
-    name, path, replaced = publish(run.lora, host.loras_dir(), run.name)
+def _result(host: Host, run: Run, lora: Path, job: str, note: str) -> Result:
+    name, path, replaced = publish(lora, host.loras_dir(), run.name)
     losses = run.losses()
     curve = run.path / "loss.svg"
     write_picture(curve, losses, run.name)

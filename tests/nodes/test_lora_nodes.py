@@ -144,3 +144,17 @@ def test_merging_nothing_or_onto_itself_is_refused(part, host):
         run(part, host, "LoRAMerger", model="base.safetensors")
     with pytest.raises(error, match="is the input"):
         run(part, host, "LoRAMerger", model="base.safetensors", lora_1="a.safetensors", output_name="base")
+
+
+def test_a_hunyuan_video_lora_is_handed_to_comfyui_with_names_it_knows(part, host, shared):
+    run_folder = host.home / "runs" / "dog-0123456789abcdef"
+    run_folder.mkdir(parents=True)
+    recorded = load(shared / "golden" / "convert" / "hv.default.safetensors")
+    save_atomic(recorded, run_folder / "dog.safetensors")
+    trained = part("nodes.runs").Run(run_folder, "dog")
+    trainers = part("nodes.train")
+    converted = asyncio.run(trainers.HunyuanVideoLoRATrainer().for_comfyui(host, trained))
+    assert "diffusion_model.double_blocks.0.img_mlp.fc1.lora_A.weight" in load(converted)
+    stamp = converted.stat().st_mtime_ns
+    assert asyncio.run(trainers.HunyuanVideoLoRATrainer().for_comfyui(host, trained)).stat().st_mtime_ns == stamp
+    assert asyncio.run(trainers.WanLoRATrainer().for_comfyui(host, trained)) == trained.lora
