@@ -14,6 +14,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,13 @@ class Server:
 @pytest.fixture(scope="module")
 def server(comfyui_path: Path, comfyui_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     base = tmp_path_factory.mktemp("comfy base")
+    with started(comfyui_path, comfyui_python, base, "any-name 名") as made:
+        yield made
+
+
+@contextmanager
+def started(comfyui_path: Path, comfyui_python: Path, base: Path, pack: str) -> Iterator[Server]:
+    """A ComfyUI on the base folder `base`, with the pack in a folder called `pack` and the demo models and clips in its home."""
     home = base / "our home"
     home.mkdir()
     (home / "config.json").write_text(json.dumps({"interpreter": sys.executable, "engine": "builtin", "allowed_roots": []}))
@@ -129,7 +137,7 @@ def server(comfyui_path: Path, comfyui_python: Path, tmp_path_factory: pytest.Te
         command = [sys.executable, "-m", "musubi_backend", tool, "--output", str(home / "demo" / folder)]
         subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(ROOT / "backend")}, capture_output=True)
     (base / "custom_nodes").mkdir()
-    (base / "custom_nodes" / "any-name 名").symlink_to(ROOT, target_is_directory=True)
+    (base / "custom_nodes" / pack).symlink_to(ROOT, target_is_directory=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from .. import job
+from ..cache.caching import out_of_memory
 from ..console import progress_bar
 from ..dataset.media import images_in, videos_in
 from ..dataset.problems import Problem, UnusableMedium, listing
@@ -155,7 +156,9 @@ class Describer:
         logger.info("Loading Qwen2.5-VL from %s onto %s", args.model_path, device)
         try:
             self.model: QwenVL = QwenVL.load(args.model_path, device, torch.bfloat16, fp8=args.fp8_vl, tokenizer=args.tokenizer)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
             raise UserError(
                 f"the model does not fit into the memory of {device}: close other programs, use the fp8_scaled file or --fp8_vl, "
                 "or --device cpu"
@@ -177,14 +180,14 @@ class Describer:
 
     def answers(self, media: Sequence[Pixels]) -> list[str | Unanswered]:
         """A caption each; none when a stop was asked for. A batch that needs too much memory is halved, down to single items."""
-        import torch
-
         if not media:
             return []
         try:
             found = self.model.describe(media, self.prompt, self.limit, job.stop_requested)
-        except torch.OutOfMemoryError:
-            found = None
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            found = None  # outside of this block, where the error's frames no longer hold tensors
         if found is not None:
             return [] if job.stop_requested() else [answer or Unanswered("the model's answer was empty") for answer in found]
         self._give_memory_back()

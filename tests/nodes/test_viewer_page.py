@@ -1,0 +1,155 @@
+"""Dataset Viewer in a real ComfyUI page, in a real browser: captions appear, are edited, saved, and are there after a reload.
+
+Needs COMFYUI_PATH, and Chromium with its driver on the PATH. The driver is spoken to in its own protocol (W3C WebDriver: JSON over HTTP).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import runpy
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .test_comfyui import Server, started
+
+pytestmark = [pytest.mark.comfyui, pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+class Browser:
+    """One window."""
+
+    def __init__(self, driver: str) -> None:
+        self.driver = driver
+        arguments = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--window-size=1400,1000"]
+        capabilities = {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": {"args": arguments}}}
+        self.session = self._call("POST", "/session", {"capabilities": capabilities})["sessionId"]
+
+    def open(self, url: str) -> None:
+        self._call("POST", f"/session/{self.session}/url", {"url": url})
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        """The value that an async function of this body gives."""
+        body = f"(async (...args) => {{ {script} }})(...arguments)"
+        code = f"const done = arguments[arguments.length - 1]; {body}.then(done, e => done('ERROR ' + e));"
+        value = self._call("POST", f"/session/{self.session}/execute/async", {"script": code, "args": list(arguments)})
+        assert not (isinstance(value, str) and value.startswith("ERROR")), value
+        return value
+
+    def wait(self, condition: str, seconds: float = 60) -> Any:
+        """The value of an expression once it is true."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            value = self.run(f"return {condition};")
+            if value:
+                return value
+            time.sleep(0.2)
+        raise AssertionError(f"did not come true: {condition}; the page says: {self.run('return document.body.innerText.slice(0, 2000);')}")
+
+    def close(self) -> None:
+        self._call("DELETE", f"/session/{self.session}")
+
+    def _call(self, method: str, path: str, values: dict[str, Any] | None = None) -> Any:
+        data = json.dumps(values).encode() if values is not None else None
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(self.driver + path, data, headers, method=method)  # noqa: S310  # the driver's own address
+        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+            return json.load(answer)["value"]
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Browser]:
+    driver = shutil.which("chromedriver")
+    if driver is None or not shutil.which("chromium"):
+        pytest.skip("needs chromium and chromedriver on the PATH")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen([driver, f"--port={port}"], stdout=subprocess.DEVNULL, env={**os.environ, "HOME": str(tmp_path)})
+    window = None
+    try:
+        for _ in range(100):
+            try:
+                window = Browser(f"http://127.0.0.1:{port}")
+                break
+            except OSError:
+                time.sleep(0.2)
+        assert window is not None
+        yield window
+    finally:
+        if window is not None:
+            window.close()
+        process.terminate()
+        process.wait(10)
+
+
+def workflow(part: Any, pictures: Path) -> dict[str, Any]:
+    """Pictures in the input folder, looked at: the end of the captioning workflow."""
+    from PIL import Image
+    from skimage import data
+
+    pictures.mkdir(parents=True, exist_ok=True)
+    for name in ("coffee", "rocket"):
+        Image.fromarray(getattr(data, name)()).resize((168, 112)).save(pictures / f"{name}.png")
+        (pictures / f"{name}.txt").write_text(f"a {name} <b>bold</b>", encoding="utf-8")
+    generate = runpy.run_path(str(Path(__file__).resolve().parents[2] / "workflows" / "generate.py"))
+    specs = {node.spec.id.split("_", 1)[1]: node.spec for node in part("nodes.catalog").NODES}
+    generate["WORKFLOWS"]["looking"] = [
+        [("DatasetConfig", {"source": "image folder", "path": "my_pictures", "width": 160, "height": 96}, {})],
+        [("DatasetViewer", {}, {"dataset": ("DatasetConfig", "dataset")})],
+    ]
+    built: dict[str, Any] = generate["build"]("looking", specs)
+    return built
+
+
+def test_captions_are_edited_in_the_page(comfyui_path: Path, comfyui_python: Path, tmp_path: Path, browser: Browser, part: Any) -> None:
+    base = tmp_path / "comfy base"
+    base.mkdir()
+    # ComfyUI serves no scripts from a folder whose name has blanks or other than plain letters
+    with started(comfyui_path, comfyui_python, base, "musubi-tuner") as server:
+        _edit(server, browser, part, base / "input" / "my_pictures")
+
+
+def _edit(server: Server, browser: Browser, part: Any, pictures: Path) -> None:
+    graph = workflow(part, pictures)
+    browser.open(server.url)
+    ready = "window.app?.graph && window.app.extensionManager && window.LiteGraph?.registered_node_types?.MusubiTuner_DatasetViewer ? 1 : 0"
+    browser.wait(ready, 120)
+    browser.run("await window.app.loadGraphData(args[0]); await window.app.queuePrompt(0); return 1;", graph)
+    browser.wait("document.querySelectorAll('.musubi-viewer textarea').length === 2")
+    boxes = "[...document.querySelectorAll('.musubi-viewer textarea')]"
+    assert browser.run(f"return {boxes}.map(box => box.value);") == ["a coffee <b>bold</b>", "a rocket <b>bold</b>"]
+    assert browser.run("return document.querySelectorAll('.musubi-viewer b b, .musubi-viewer .musubi-text > b').length;") == 0
+    image = browser.run(
+        "const url = getComputedStyle(document.querySelector('.musubi-thumbnail')).backgroundImage.slice(5, -2);"
+        "return (await fetch(url)).status;"
+    )
+    assert image == 200
+    browser.run(
+        f"const box = {boxes}[0]; box.value = 'a cup of coffee, 日本'; box.dispatchEvent(new Event('input'));"
+        "box.closest('.musubi-item').querySelector('button').click(); return 1;"
+    )
+    browser.wait("[...document.querySelectorAll('.musubi-facts')].some(one => one.textContent === 'saved')")
+    assert (pictures / "coffee.txt").read_text(encoding="utf-8") == "a cup of coffee, 日本"
+    assert (pictures / "rocket.txt").read_text(encoding="utf-8") == "a rocket <b>bold</b>"
+
+    saved = browser.run("return window.app.graph.serialize();")
+    browser.run("localStorage.clear(); sessionStorage.clear(); return 1;")  # or the page puts back its own copy of an earlier state
+    browser.open(server.url)
+    browser.wait(ready, 120)
+    browser.wait("window.app.extensionManager.workflow?.activeWorkflow ? 1 : 0")
+    browser.run("await window.app.loadGraphData(args[0]); return 1;", saved)
+    browser.wait("document.querySelectorAll('.musubi-viewer textarea').length === 2")
+    assert browser.run(f"return {boxes}[0].value;") == "a cup of coffee, 日本"
+    said = server.log.read_text(encoding="utf-8", errors="replace")
+    assert "custom_nodes/musubi-tuner/nodes/" not in said, "a traceback through our files"
+    assert asyncio.run(server.get("/system_stats"))
