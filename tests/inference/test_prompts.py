@@ -17,7 +17,7 @@ from musubi_backend.errors import UserError
 from musubi_backend.inference.prompts import GENERATE_OPTIONS, TRAINING_OPTIONS, parse_line, read_lines, training_prompts
 
 TASK = CARD.task("t2v-1.3B")
-WAN, ARGS = architecture("wan"), Namespace(task=TASK.name)
+WAN, ARGS = architecture("wan"), Namespace(task=TASK.name, timestep_boundary=None)
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def any_value(option: Option) -> st.SearchStrategy[Any]:
         return one_value(option)
     items = one_value(option)
     if option.kind is str:
-        items = items.filter(lambda text: not text.startswith("-"))
+        items = items.map(lambda text: text.lstrip("-"))
     size = option.nargs if isinstance(option.nargs, int) else None
     return st.lists(items, min_size=size or 1, max_size=size or 4)
 

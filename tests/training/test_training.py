@@ -214,7 +214,6 @@ def test_a_full_disk_is_named_and_earlier_checkpoints_load(project: Any, small_d
         ({"optimizer_type": "AdanW"}, "did you mean 'AdamW'"),
         ({"optimizer_args": ["betas"]}, "key=value"),
         ({"lr_scheduler": "cosin"}, "did you mean 'cosine'"),
-        ({"network_module": "networks.lokr"}, "not supported yet"),
         ({"network_module": "networks.lora_wam"}, "did you mean 'networks.lora_wan'"),
         ({"network_args": ["loraplus=3"]}, "loraplus"),
         ({"log_with": "tensorboard"}, "--logging_dir"),
