@@ -102,7 +102,7 @@ def plan(item: MediaItem, card: Card, size: Size, count: int = 1) -> list[Entry]
     if short is not None:
         needed = dataset.fp_latent_window_size * card.frame_stride + 1
         return Problem(
-            item.path, f"Not enough frames for {card.title}: a section needs {needed}, the window of target_frames has {short.frames}"
+            item.path, f"Not enough frames for {card.title}: a section needs {needed}, the window that was cut has {short.frames}"
         )
     return entries
 
