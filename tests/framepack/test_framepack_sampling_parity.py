@@ -23,6 +23,7 @@ from musubi_backend.weights.safetensors_file import load, read_header
 
 WIDTH, HEIGHT, WINDOW = 32, 48, 2
 ARGUMENTS = {
+    "vae": "a.safetensors", "image_encoder": "b.safetensors",
     "latent_window_size": WINDOW, "f1": False, "latent_paddings": None, "guidance_rescale": 0.0, "fps": 30, "flow_shift": None,
     "video_seconds": 5.0, "video_sections": None, "one_frame_auto_resize": False, "magcache_mag_ratios": None,
     "magcache_calibration": False, "magcache_retention_ratio": 0.2, "magcache_threshold": 0.24, "magcache_k": 6,

@@ -45,6 +45,7 @@ def _cache(tool: Tool, flags: Flags, config: Path, *words: str) -> None:
     tool("fpack_cache_text_encoder_outputs", "--dataset_config", config, *flags("text_encoder1", "text_encoder2"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [[], ["--f1"]])
 def test_from_clips_to_a_video(
     order: list[str], clips: Path, start_picture: Path, tool: Tool, flags: Flags, tmp_path: Path, generate: Callable[..., list[Path]]
@@ -89,6 +90,7 @@ def test_from_clips_to_a_video(
     assert not torch.equal(plain, other)
 
 
+@pytest.mark.slow
 def test_one_frame_from_pictures_to_a_picture(
     pictures: Path, start_picture: Path, tool: Tool, flags: Flags, tmp_path: Path, generate: Callable[..., list[Path]]
 ) -> None:
@@ -191,6 +193,7 @@ def test_latents_are_decoded_later_all_at_once_or_two_sections_at_a_time(
     assert len(read_pictures(bulk)[0]) == 25
 
 
+@pytest.mark.slow
 def test_settings_that_change_what_the_model_sees(start_picture: Path, generate: Callable[..., list[Path]]) -> None:
     def latents(*words: object) -> torch.Tensor:
         request = ["--prompt", "a slope", "--image_path", start_picture, "--video_sections", 1, "--seed", 5, "--output_type", "latent"]

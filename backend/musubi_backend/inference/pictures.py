@@ -25,10 +25,10 @@ def size_of(path: str) -> Size:
         raise UserError(str(unusable.problem)) from None
 
 
-def read(path: str) -> np.ndarray:
-    """uint8 [H, W, 3]. UserError for what is no picture."""
+def read(path: str, *, keep_alpha: bool = False) -> np.ndarray:
+    """uint8 [H, W, 3], or [H, W, 4] of a picture with transparency that is kept. UserError for what is no picture."""
     try:
-        return read_picture(Path(path))
+        return read_picture(Path(path), keep_alpha=keep_alpha)
     except UnusableMedium as unusable:
         raise UserError(str(unusable.problem)) from None
 

@@ -94,7 +94,7 @@ def _generate(tool: Tool, args: Namespace) -> Iterator[str]:
     if args.save_merged_model and getattr(args, "fp8_scaled", False):
         yield "--save_merged_model writes the weights as they are, not in 8 bits; leave --fp8_scaled out"
     if args.latent_path:
-        if len(args.latent_path) != 1 and tool.architecture != "hv":
+        if len(args.latent_path) != 1 and tool.architecture not in ("hv", "fp"):
             yield f"--latent_path takes one file, not {len(args.latent_path)}"
         if args.output_type not in ("video", "images"):
             yield f"--latent_path decodes to --output_type video or images, not {args.output_type}"

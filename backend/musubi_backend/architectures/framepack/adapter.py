@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...dataset.config import ImageDataset
 from ..protocol import Architecture
+from ..sizes import video_latent_shape
 from .card import CARD
 from .section_texts import parse_sections
 
@@ -102,11 +103,7 @@ class FramePack(Architecture):
         return fitted(request, args)
 
     def latent_shape(self, width: int, height: int, frames: int) -> tuple[int, int, int, int]:
-        from .requests import check_size
-
-        check_size(width, height)
-        scale = CARD.spatial_compression
-        return CARD.latent_channels, (frames - 1) // CARD.frame_stride + 1, height // scale, width // scale
+        return video_latent_shape(CARD, width, height, frames)
 
     def solver(self, request: SampleRequest) -> Solver:
         from .sample import solver

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from argparse import Namespace
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...dataset.config import ImageDataset
-from ...dataset.pictures import fit, read_picture
+from ...dataset.pictures import fit
 from ...encoders.clip_text import ClipText
 from ...encoders.hunyuan_vae import SCALING_FACTOR, HunyuanVAE
 from ...encoders.llama import LlamaEncoder
 from ...encoders.siglip import Siglip
 from ...errors import UserError
+from ...inference.pictures import read
 from ..hunyuan_video.encode import cached_dtype, generator_of, load_text_encoders, load_vae, padded, pictures_of, video_of
 from .card import CARD
 from .one_frame import OneFrame, latent_mask
@@ -131,29 +132,30 @@ class FramePackConditionEncoder:
         found: dict[str, Tensor] = {}
         for section, path in parse_sections(request.pictures.start).items():
             pixels, _ = _read(path, size)
-            found[f"start {section}"] = self._latents(pixels, request, f"start {section}")
+            found[f"start {section}"] = self._latents(pixels, request)
             found[f"image {section}"] = self.siglip.encode([pixels])[0]
         if not found:
             black = np.zeros((request.height, request.width, 3), dtype=np.uint8)
             grey = np.full(black.shape, 127.5, dtype=np.float32)
-            found = {"start 0": self._latents(grey, request, "start 0"), "image 0": self.siglip.encode([black])[0]}
+            found = {"start 0": self._latents(grey, request), "image 0": self.siglip.encode([black])[0]}
         if request.pictures.end:
-            found["end"] = self._latents(_read(request.pictures.end, size)[0], request, "end")
+            found["end"] = self._latents(_read(request.pictures.end, size)[0], request)
         for number, path in enumerate(request.pictures.controls):
             pixels, alpha = _read(path, size)
             mask = _read_mask(request.pictures.masks[number]) if number < len(request.pictures.masks) else alpha
-            found[f"control {number}"] = _masked(self._latents(pixels, request, f"control {number}"), mask)
+            found[f"control {number}"] = _masked(self._latents(pixels, request), mask)
         return found
 
-    def _latents(self, pixels: np.ndarray, request: SampleRequest, name: str) -> Tensor:
-        """Scaled latents [16, 1, H/8, W/8] in float32 on the CPU, the same for the same seed."""
-        latents = self.vae.encode(video_of([pixels[None]]), [generator_of(f"{request.seed} {name}")])[0]
+    def _latents(self, pixels: np.ndarray, request: SampleRequest) -> Tensor:
+        """Scaled latents [16, 1, H/8, W/8] in float32 on the CPU, the same for the same seed and picture."""
+        name = f"{request.seed} {hashlib.sha256(pixels.tobytes()).hexdigest()}"
+        latents = self.vae.encode(video_of([pixels[None]]), [generator_of(name)])[0]
         return (latents * SCALING_FACTOR).float().cpu()
 
 
 def _read(path: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:
     """A picture as uint8 [H, W, 3], brought to `size`, and its alpha channel in its own size, None without one."""
-    picture = read_picture(Path(path), keep_alpha=True)
+    picture = read(path, keep_alpha=True)
     return fit(picture[..., :3], size), picture[..., 3] if picture.shape[-1] == 4 else None
 
 

@@ -13,14 +13,13 @@ from ...dataset.buckets import best_fit
 from ...errors import UserError
 from ...inference.prompts import GENERATE_OPTIONS, LineOption
 from ...inference.sampling import Pictures, SampleRequest
+from ..sizes import video_latent_shape
 from .card import CARD
 from .one_frame import OneFrame
 from .section_texts import parse_sections
 from .sections import FRAME_RATE, count_for_seconds, count_of, frames_of, given_paddings
 
 logger = logging.getLogger(__name__)
-
-_SIDE_STEP = CARD.spatial_compression * 2
 
 LINE_OPTIONS: Mapping[str, LineOption] = {
     **{name: option for name, option in GENERATE_OPTIONS.items() if name not in ("cn", "f")},
@@ -33,26 +32,22 @@ LINE_OPTIONS: Mapping[str, LineOption] = {
 """`--f` is a length in seconds here, not in frames."""
 
 
-def check_size(width: int, height: int) -> None:
-    """UserError naming the nearest size that fits, where this one does not."""
-    if width % _SIDE_STEP or height % _SIDE_STEP or min(width, height) < _SIDE_STEP:
-        nearest = "x".join(str(max(_SIDE_STEP, round(side / _SIDE_STEP) * _SIDE_STEP)) for side in (width, height))
-        raise UserError(f"size {width}x{height} does not fit {CARD.title}: sides are multiples of {_SIDE_STEP}; nearest is {nearest}")
-
-
 def fitted(request: SampleRequest, args: Namespace) -> SampleRequest:
     """The request with its number of sections, frames and what files are told of it. UserError for sizes, lengths, one-frame settings and
     pictures that cannot be used."""
+    from ...inference.pictures import size_of
     from .magcache import wanted
 
+    for flag in ("vae", "image_encoder"):
+        if not getattr(args, flag):
+            raise UserError(f"--{flag} is required: {CARD.title} looks at its start picture with it")
     if request.solver != "unipc":
         raise UserError(f"--sample_solver {request.solver}: {CARD.title} has unipc only")
     _check_pictures(request.pictures)
     if _auto_resized(request, args):
-        width, height = best_fit(_picture_size(request.pictures.controls[0]), (request.width, request.height), CARD.bucket_step)
+        width, height = best_fit(size_of(request.pictures.controls[0]), (request.width, request.height), CARD.bucket_step)
         logger.info(f"Adjusted image size to {width}x{height} based on the first control image")
         request = replace(request, width=width, height=height)
-    check_size(request.width, request.height)
     window = args.latent_window_size
     one_frame = _one_frame(request, args)
     sections = 0 if one_frame is not None else _sections(request, args)
@@ -67,6 +62,7 @@ def fitted(request: SampleRequest, args: Namespace) -> SampleRequest:
         "fps": getattr(args, "fps", CARD.fps),
     }
     frames, shift = frames_of(sections, window) if sections else 1, _shift(request, args, window if sections else 1)
+    video_latent_shape(CARD, request.width, request.height, frames)
     return replace(request, frames=frames, flow_shift=shift, one_frame=one_frame, own=own)
 
 
@@ -103,12 +99,6 @@ def _shift(request: SampleRequest, args: Namespace, frames: int) -> float:
 
 def _auto_resized(request: SampleRequest, args: Namespace) -> bool:
     return bool(getattr(args, "one_frame_auto_resize", False)) and request.one_frame is not None and bool(request.pictures.controls)
-
-
-def _picture_size(path: str) -> tuple[int, int]:
-    from ...dataset.probe import image_size
-
-    return image_size(Path(path))
 
 
 def _check_pictures(pictures: Pictures) -> None:
