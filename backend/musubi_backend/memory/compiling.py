@@ -67,7 +67,8 @@ class Compilation:
 
             if not has_triton_package():
                 raise UserError("--compile needs the package triton (on Windows: triton-windows) in the backend's environment")
-        if self.backend == "inductor" and device.type == "cpu" and not _has_cpp_compiler():
+        # a model that is loaded into main memory may still compute on a GPU
+        if self.backend == "inductor" and device.type == "cpu" and not torch.cuda.is_available() and not _has_cpp_compiler():
             raise UserError("--compile on the CPU needs a C++ compiler (g++, clang++ or cl), and none was found")
         if swapping and (self.mode in _FIXED_ADDRESSES or self.backend == "cudagraphs"):
             raise UserError(

@@ -45,7 +45,7 @@ def load_transformer(args: Namespace, device: torch.device, dtype: torch.dtype) 
 
     UserError for a file of another kind, another task, incomplete or quantised in an unknown way, and for LoRAs that do not fit.
     """
-    if not args.dit_high_noise:
+    if not getattr(args, "dit_high_noise", None):
         return _load(args, device, dtype)
     share = boundary(args)
     assert share is not None  # `check_experts` has refused it
@@ -60,7 +60,7 @@ def load_transformer(args: Namespace, device: torch.device, dtype: torch.dtype) 
 
 def check_experts(args: Namespace) -> None:
     """UserError for two experts without a boundary, or of different dtypes. Reads headers."""
-    if not args.dit_high_noise:
+    if not getattr(args, "dit_high_noise", None):
         return
     if boundary(args) is None:
         raise UserError(f"--timestep_boundary is required: task {args.task} is not one of two experts; use --task t2v-A14B or i2v-A14B")
