@@ -238,7 +238,7 @@ GROUPS = (
                 bool,
                 False,
                 advanced=True,
-                refused="LyCORIS networks are not read yet",
+                moot="whether a file is a LoRA, LoHa or LoKr is told from its contents",
                 help="Apply the LoRA files with the lycoris package.",
             ),
         ),
