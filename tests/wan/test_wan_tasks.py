@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -253,3 +254,27 @@ def test_lora_of_an_image_model_has_layers_for_the_image(folder: Callable[[str, 
     names = read_header(work.train(steps=1) / "cat.safetensors").tensors
     assert "lora_unet_blocks_0_cross_attn_k_img.lora_down.weight" in names
     assert not any("img_emb" in name for name in names)
+
+
+def test_a_folder_as_published_stands_for_its_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from musubi_backend.options.parser import parse
+
+    models = write_models(tmp_path / "models", kind="wan22_i2v")
+    folder = tmp_path / "Wan2.2-I2V-A14B"
+    names = {
+        "dit": "low_noise_model/diffusion_pytorch_model-00001-of-00001.safetensors", "t5": "models_t5_umt5-xxl-enc-bf16.pth",
+        "dit_high_noise": "high_noise_model/diffusion_pytorch_model-00001-of-00001.safetensors", "vae": "Wan2.1_VAE.pth",
+    }  # fmt: skip
+    for part, name in names.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith(".pth"):
+            torch.save(load(models[part]), folder / name)
+        else:
+            shutil.copy(models[part], folder / name)
+    request = ["--task", "i2v-A14B", "--prompt", "x", "--save_path", str(tmp_path), "--ckpt_dir"]
+    args = parse("wan_generate_video", [*request, str(folder)])
+    assert {part: getattr(args, part) for part in names} == {part: str(folder / name) for part, name in names.items()}
+    own = str(models["vae"])
+    assert parse("wan_generate_video", [*request, str(folder), "--vae", own]).vae == own
+    assert main(["wan_generate_video", *request, str(tmp_path / "models")]) == 1
+    assert "holds none of the files" in capsys.readouterr().err

@@ -63,6 +63,7 @@ class Card:
     lora_exclude       full-match pattern of module paths left out by default
     fp8_target/exclude substrings that decide which weights fp8_scaled quantises
     model_folders      part -> ComfyUI folder key, in the order a node shows them
+    published_files    part -> patterns of its file in the folder the model is published as; the first that exists counts
     text_keys          base names a complete text cache holds
     text_encoders      the parts of `model_folders` that read captions
     image_encoder      the part of `model_folders` that looks at pictures; not every task needs it
@@ -103,6 +104,7 @@ class Card:
     result_index: str = ""
     result_suffix: str = "_"
     latent_dtype: str = "bfloat16"
+    published_files: dict[str, tuple[str, ...]] = field(default_factory=dict)
     text_keys: tuple[str, ...] = ()
     text_encoders: tuple[str, ...] = ()
     image_encoder: str | None = None

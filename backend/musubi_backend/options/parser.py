@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from ..errors import UserError
 from .describe import facts
 from .option import Option
+from .published import fill_in
 from .registry import Tool, tool, tools
 from .rules import check
 from .suggest import did_you_mean
@@ -23,6 +24,7 @@ def parse(tool_name: str, argv: Sequence[str]) -> argparse.Namespace:
     """
     target = tool(tool_name)
     args = read(target, argv)
+    fill_in(target, args)
     check(target, args)
     return args
 

@@ -52,6 +52,13 @@ CARD = Card(
         ),
     ),
     model_folders={"dit": "diffusion_models", "vae": "vae", "t5": "text_encoders", "clip": "clip_vision"},
+    published_files={
+        "dit": ("low_noise_model/diffusion_pytorch_model*.safetensors", "diffusion_pytorch_model*.safetensors"),
+        "dit_high_noise": ("high_noise_model/diffusion_pytorch_model*.safetensors",),
+        "vae": ("Wan2.1_VAE.pth",),
+        "t5": ("models_t5_umt5-xxl-enc-bf16.pth",),
+        "clip": ("models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth",),
+    },
     fp8_target=("blocks",),
     fp8_exclude=("norm", "patch_embedding", "text_embedding", "time_embedding", "time_projection", "head", "modulation", "img_emb"),
     text_keys=("t5",),

@@ -83,8 +83,7 @@ GROUPS = (
                 verbs=(GENERATE,),
                 architectures=("wan",),
                 advanced=True,
-                refused="name the files one by one with --dit, --vae and --t5",
-                help="Folder with all weights as Wan published them, instead of single files.",
+                help="Folder with all weights as Wan published them; of the files that are not named themselves, those in it are used.",
             ),
             Option(
                 "--disable_numpy_memmap",
