@@ -118,6 +118,40 @@ def test_answers_are_those_of_transformers(random_model: Path) -> None:
         assert ours.tokenizer.decode(generated, skip_special_tokens=True).strip() == answer
 
 
+PUBLISHED = {  # huggingface.co/Qwen/Qwen2.5-VL-*-Instruct, config.json
+    "3B": {"vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36,
+           "num_attention_heads": 16, "num_key_value_heads": 2},
+    "7B": {"vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
+           "num_attention_heads": 28, "num_key_value_heads": 4},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("size", PUBLISHED)
+def test_published_sizes_are_told_from_shapes(size: str) -> None:
+    """Names as in ComfyUI's files, shapes as transformers makes them of the published configurations."""
+    from accelerate import init_empty_weights
+    from musubi_backend.encoders.qwen_vl_config import Geometry, config_arguments, own_name
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    published = PUBLISHED[size]
+    vision = {"hidden_size": 1280, "out_hidden_size": published["hidden_size"], "tokens_per_second": 2}
+    config = Qwen2_5_VLConfig(text_config=published, vision_config=vision)
+    with init_empty_weights():
+        shapes = {name: tuple(tensor.shape) for name, tensor in Qwen2_5_VLForConditionalGeneration(config).state_dict().items()}
+    if size == "3B":
+        del shapes["lm_head.weight"]
+    stored = {name.replace("model.language_model.", "model.").replace("model.visual.", "visual."): s for name, s in shapes.items()}
+    found = config_arguments({str(own_name(name)): shape for name, shape in stored.items()}, Geometry(), size)
+    assert {key: found["text_config"][key] for key in published} == published
+    assert found["tie_word_embeddings"] == (size == "3B")
+    ours = Qwen2_5_VLConfig(**found)
+    for key in ("depth", "hidden_size", "intermediate_size", "num_heads", "out_hidden_size", "patch_size", "window_size"):
+        assert getattr(ours.vision_config, key) == getattr(config.vision_config, key), key
+    assert list(ours.vision_config.fullatt_block_indexes) == list(config.vision_config.fullatt_block_indexes)
+    rope = ours.text_config.rope_parameters
+    assert (rope["rope_theta"], rope["mrope_section"]) == (1e6, [16, 24, 24])
+
+
 def hidden(model: QwenVL, pixels: Pixels) -> torch.Tensor:
     inputs = model._inputs([pixels], [model.prompt_ids(pixels, "What?")])
     with torch.no_grad():

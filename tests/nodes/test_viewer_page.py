@@ -1,4 +1,4 @@
-"""Dataset Viewer in a real ComfyUI page, in a real browser: captions appear, are edited, saved, and are there after a reload.
+"""The captioning workflow in a real ComfyUI page, in a real browser: captions are made, shown, edited, saved, and there after a reload.
 
 Needs COMFYUI_PATH, and Chromium with its driver on the PATH. The driver is spoken to in its own protocol (W3C WebDriver: JSON over HTTP).
 """
@@ -92,22 +92,23 @@ def browser(tmp_path: Path) -> Iterator[Browser]:
         process.wait(10)
 
 
-def workflow(part: Any, pictures: Path) -> dict[str, Any]:
-    """Pictures in the input folder, looked at: the end of the captioning workflow."""
+def workflow(part: Any, home: Path, pictures: Path) -> dict[str, Any]:
+    """The captioning workflow with the demo model, on two pictures of which one has a caption."""
+    from musubi_backend.tools.demo import write_models
     from PIL import Image
     from skimage import data
 
+    write_models(home / "demo" / "models", kind="qwen_vl")
     pictures.mkdir(parents=True, exist_ok=True)
     for name in ("coffee", "rocket"):
         Image.fromarray(getattr(data, name)()).resize((168, 112)).save(pictures / f"{name}.png")
-        (pictures / f"{name}.txt").write_text(f"a {name} <b>bold</b>", encoding="utf-8")
+    (pictures / "coffee.txt").write_text("a coffee <b>bold</b>", encoding="utf-8")
     generate = runpy.run_path(str(Path(__file__).resolve().parents[2] / "workflows" / "generate.py"))
+    columns = generate["WORKFLOWS"]["captioning"]
+    columns[0][0][1].update(path=pictures.name, model="demo_qwen_vl.safetensors", max_size=112)
+    columns[1][0][1].update(width=160, height=96)
     specs = {node.spec.id.split("_", 1)[1]: node.spec for node in part("nodes.catalog").NODES}
-    generate["WORKFLOWS"]["looking"] = [
-        [("DatasetConfig", {"source": "image folder", "path": "my_pictures", "width": 160, "height": 96}, {})],
-        [("DatasetViewer", {}, {"dataset": ("DatasetConfig", "dataset")})],
-    ]
-    built: dict[str, Any] = generate["build"]("looking", specs)
+    built: dict[str, Any] = generate["build"]("captioning", specs)
     return built
 
 
@@ -120,14 +121,14 @@ def test_captions_are_edited_in_the_page(comfyui_path: Path, comfyui_python: Pat
 
 
 def _edit(server: Server, browser: Browser, part: Any, pictures: Path) -> None:
-    graph = workflow(part, pictures)
+    graph = workflow(part, server.home, pictures)
     browser.open(server.url)
     ready = "window.app?.graph && window.app.extensionManager && window.LiteGraph?.registered_node_types?.MusubiTuner_DatasetViewer ? 1 : 0"
     browser.wait(ready, 120)
     browser.run("await window.app.loadGraphData(args[0]); await window.app.queuePrompt(0); return 1;", graph)
-    browser.wait("document.querySelectorAll('.musubi-viewer textarea').length === 2")
+    browser.wait("document.querySelectorAll('.musubi-viewer textarea').length === 2", 120)
     boxes = "[...document.querySelectorAll('.musubi-viewer textarea')]"
-    assert browser.run(f"return {boxes}.map(box => box.value);") == ["a coffee <b>bold</b>", "a rocket <b>bold</b>"]
+    assert browser.run(f"return {boxes}.map(box => box.value);") == ["a coffee <b>bold</b>", "a dark picture in cold colours"]
     assert browser.run("return document.querySelectorAll('.musubi-viewer b b, .musubi-viewer .musubi-text > b').length;") == 0
     image = browser.run(
         "const url = getComputedStyle(document.querySelector('.musubi-thumbnail')).backgroundImage.slice(5, -2);"
@@ -140,7 +141,7 @@ def _edit(server: Server, browser: Browser, part: Any, pictures: Path) -> None:
     )
     browser.wait("[...document.querySelectorAll('.musubi-facts')].some(one => one.textContent === 'saved')")
     assert (pictures / "coffee.txt").read_text(encoding="utf-8") == "a cup of coffee, 日本"
-    assert (pictures / "rocket.txt").read_text(encoding="utf-8") == "a rocket <b>bold</b>"
+    assert (pictures / "rocket.txt").read_text(encoding="utf-8") == "a dark picture in cold colours"
 
     saved = browser.run("return window.app.graph.serialize();")
     browser.run("localStorage.clear(); sessionStorage.clear(); return 1;")  # or the page puts back its own copy of an earlier state

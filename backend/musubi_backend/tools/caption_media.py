@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..dataset.pictures import open_picture
+from ..dataset.pictures import read_picture
 from ..dataset.probe import open_video
 from ..dataset.problems import UnusableMedium
 from ..encoders.qwen_vl_pixels import FACTOR, Pixels, of_clip, of_picture
@@ -16,11 +16,9 @@ _LARGEST_FRAME = 768 * FACTOR**2  # the model was trained with frames of up to 7
 
 
 def picture_pixels(path: Path, largest: int) -> Pixels:
-    """A picture, transparency on white, within `largest` square pixels. UnusableMedium."""
-    with open_picture(path) as opened:
-        picture = _on_white(opened)
+    """A picture, its colours as training takes them, within `largest` square pixels. UnusableMedium."""
     try:
-        return of_picture(picture, min(_SMALLEST, largest), largest)
+        return of_picture(Image.fromarray(read_picture(path)), min(_SMALLEST, largest), largest)
     except ValueError as error:
         raise UnusableMedium(path, str(error)) from error
 
@@ -56,10 +54,3 @@ def chosen_frames(total: int, count: int) -> list[int]:
     if count >= total:
         return list(range(total))
     return [round(number * (total - 1) / (count - 1)) for number in range(count)]
-
-
-def _on_white(picture: Image.Image) -> Image.Image:
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        layers = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers).convert("RGB")
-    return picture.convert("RGB")
