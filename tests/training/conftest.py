@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +14,7 @@ import pytest
 import torch
 from musubi_backend import __main__ as command_line
 from musubi_backend import job
+from musubi_backend.architectures.wan import model as wan_model
 from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.architectures.wan.model import WanGeometry, WanTransformer
 from musubi_backend.cache.files import save_latents, save_text
@@ -137,3 +138,21 @@ def same() -> SimpleNamespace:
 def build() -> SimpleNamespace:
     """The builders of this file."""
     return SimpleNamespace(transformer=write_transformer, caches=write_caches, geometry=GEOMETRY, project=Project)
+
+
+@pytest.fixture
+def as_musubi_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention in bf16 and text padded with zeros, as in the recordings."""
+    attention = wan_model.attention
+
+    def in_bf16(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), *args, **kwargs).to(q.dtype)
+
+    def padded(text: Sequence[torch.Tensor], length: int, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, None]:
+        tokens = torch.zeros(len(text), length, text[0].shape[-1], dtype=dtype, device=device)
+        for row, embedding in zip(tokens, text, strict=True):
+            row[: len(embedding)] = embedding
+        return tokens, None
+
+    monkeypatch.setattr(wan_model, "attention", in_bf16)
+    monkeypatch.setattr(wan_model, "collapse_padding", padded)

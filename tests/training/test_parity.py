@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 import torch
-from musubi_backend.architectures.wan import model as wan_model
 from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.architectures.wan.model import WanGeometry, WanTransformer
 from musubi_backend.layers.lora import LoRANetwork, kind_of
@@ -39,24 +38,6 @@ def golden(shared: Path) -> Path:
 @pytest.fixture(scope="module")
 def cases(golden: Path) -> dict[str, Any]:
     return json.loads((golden / "index.json").read_text())
-
-
-@pytest.fixture
-def as_musubi_computes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Attention in bf16 and text padded with zeros, as in the recordings."""
-    attention = wan_model.attention
-
-    def in_bf16(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        return attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), *args, **kwargs).to(q.dtype)
-
-    def padded(text: Sequence[torch.Tensor], length: int, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, None]:
-        tokens = torch.zeros(len(text), length, text[0].shape[-1], dtype=dtype, device=device)
-        for row, embedding in zip(tokens, text, strict=True):
-            row[: len(embedding)] = embedding
-        return tokens, None
-
-    monkeypatch.setattr(wan_model, "attention", in_bf16)
-    monkeypatch.setattr(wan_model, "collapse_padding", padded)
 
 
 def options(argv: Sequence[str]) -> Namespace:
