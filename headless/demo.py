@@ -40,7 +40,7 @@ _SMALL: dict[str, Any] = {
     "optimizer_type": "adamw",
     "sample_width": 64,
     "sample_height": 64,
-    "sample_frames": 5,
+    "sample_frames": 17,
     "sample_steps": 2,
 }
 _LORA = re.compile(r"(high_)?lora_\d+")

@@ -253,7 +253,7 @@ def _settle(share: Sequence[Prompt], job: Job) -> None:
     problems = _problems(job)
     made = results(job.folder.path / "results")
     for number, prompt in enumerate(share, start=1):
-        files = [path for path in made if re.search(rf"_{prompt.seed}(_\d+)?$", path.stem)]
+        files = [path for path in made if re.search(rf"_{prompt.seed}(_000)?$", path.stem)]
         if number in problems or not files:
             ended = job.error() if job.returncode else f"no file was written. The whole log: {job.folder.log}"
             prompt.problem = problems.get(number, ended)

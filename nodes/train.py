@@ -137,12 +137,12 @@ class LoRATrainer(Node):
 
     async def for_comfyui(self, host: Host, run: Run) -> Path:
         """The finished LoRA as ComfyUI's own loader takes it: itself, or where ComfyUI has other names for its layers, converted."""
-        if self.card.comfy_loads_lora:
+        if self.card.comfy_lora is None:
             return run.lora
         converted = run.path / "comfyui" / run.lora.name
         if not converted.is_file() or converted.stat().st_mtime_ns < run.lora.stat().st_mtime_ns:
             converted.parent.mkdir(exist_ok=True)
-            values = {"input": str(run.lora), "output": str(converted), "target": "other"}
+            values = {"input": str(run.lora), "output": str(converted), "target": "other", "architecture": self.card.comfy_lora}
             await run_tool(host, LORA_CONVERT, to_argv(LORA_CONVERT, values), foreign=False, gpu=False)
         return converted
 

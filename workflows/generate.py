@@ -108,6 +108,7 @@ FRAMEPACK = Model(
     {"dit": "FramePackI2V_HY_bf16.safetensors", **_HUNYUAN, "image_encoder": "sigclip_vision_patch14_384.safetensors"},
     {"path": "my_clips", "width": 480, "height": 272, "target_frames": "73"},
     {"width": 480, "height": 272, "video_seconds": 3.0},
+    sampling={"sample_frames": 37},
 )
 _WORDS = "a short description in the words of your captions"
 

@@ -3,7 +3,7 @@
     python comfy_lora_check.py MODEL.safetensors LORA.safetensors
 
 The model is told from the file by ComfyUI's detection; prints JSON: how many layers were patched, which keys were left, and which patches
-do not have their layer's shape.
+do not have the shape of the file's layer.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ keys = comfy.lora.model_lora_keys_unet(model, {})
 lora = comfy.lora_convert.convert_lora(comfy.utils.load_torch_file(lora_file))
 left.messages.clear()
 patches = comfy.lora.load_lora(lora, keys)
-state = model.state_dict()
+file = {f"diffusion_model.{name}": weight for name, weight in config.process_unet_state_dict(dict(weights)).items()}
 misfits = []
 for key, patch in patches.items():
     up, down = patch.weights[:2]
-    weight = state[key if isinstance(key, str) else key[0]]
+    weight = file[key if isinstance(key, str) else key[0]]
     if up.flatten(1).shape[0] != weight.shape[0] or down.flatten(1).shape[1] != weight.flatten(1).shape[1]:
         misfits.append(str(key))
 print(json.dumps({"model": type(model).__name__, "patches": len(patches), "left": left.messages, "misfits": misfits}))

@@ -59,7 +59,8 @@ class Card:
     modelspec          `modelspec.architecture` without "/lora"
     implementation     `modelspec.implementation`: where the model's original code is
     lora_blocks        class names of the blocks whose Linears get a LoRA
-    comfy_loads_lora   ComfyUI knows all layers by the names that musubi-tuner gives them in LoRA files
+    comfy_lora         where ComfyUI does not know the names that musubi-tuner gives layers in LoRA files: the card by whose original
+                       names it knows them
     lora_exclude       full-match pattern of module paths left out by default
     fp8_target/exclude substrings that decide which weights fp8_scaled quantises
     model_folders      part -> ComfyUI folder key, in the order a node shows them
@@ -110,7 +111,7 @@ class Card:
     image_encoder: str | None = None
     embedded_guidance: float | None = None
     negative_prompt: str = ""
-    comfy_loads_lora: bool = True
+    comfy_lora: str | None = None
     cache_tools: tuple[str, str] = field(default=("", ""))
 
     def task(self, name: str | None) -> Task:

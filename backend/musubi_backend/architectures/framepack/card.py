@@ -38,6 +38,7 @@ CARD = Card(
     },
     text_encoders=("text_encoder1", "text_encoder2"),
     image_encoder="image_encoder",
+    comfy_lora="hv",  # ComfyUI has no FramePack; its layers are HunyuanVideo's, which are fused there
     fp8_target=("transformer_blocks", "single_transformer_blocks"),
     fp8_exclude=("norm",),
     fps=30,

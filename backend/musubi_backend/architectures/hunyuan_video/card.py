@@ -14,7 +14,7 @@ CARD = Card(
     modelspec="hunyuan-video",
     implementation="https://github.com/Tencent/HunyuanVideo",
     lora_blocks=("MMDoubleStreamBlock", "MMSingleStreamBlock"),
-    comfy_loads_lora=False,  # it calls img_mlp.fc1 img_mlp.0
+    comfy_lora="hv",  # it calls img_mlp.fc1 img_mlp.0
     lora_exclude=r".*(img_mod|txt_mod|modulation).*",
     tasks=(
         Task(
