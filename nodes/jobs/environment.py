@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from ...backend.musubi_backend.encoders.tokenizer_folders import COMFYUI_VARIABLE
+from ...backend.musubi_backend.encoders.token_files import COMFYUI_VARIABLE
 from ...backend.musubi_backend.job import JOB_DIR_VARIABLE
 
 GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"

@@ -6,20 +6,21 @@ import json
 import shutil
 from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from musubi_backend.encoders.fp8_linear import Fp8Linear
 from musubi_backend.encoders.qwen_vl import QwenVL
-from musubi_backend.encoders.qwen_vl_config import GEOMETRY_KEY
 from musubi_backend.encoders.qwen_vl_pixels import Pixels, fitting_size, of_clip, of_picture
 from musubi_backend.errors import UserError
+from musubi_backend.memory.fp8 import Fp8Linear
 from musubi_backend.tools.caption import Describer, Unanswered
 from musubi_backend.tools.caption_media import chosen_frames, clip_pixels
 from musubi_backend.tools.demo_qwen_vl import GEOMETRY
+from musubi_backend.weights.geometry import GEOMETRY_KEY
 from musubi_backend.weights.recognise import recognise
 from musubi_backend.weights.safetensors_file import load, read_header, save_atomic
 from PIL import Image
@@ -40,7 +41,7 @@ def random_model(vl_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     folder = tmp_path_factory.mktemp("random")
     dice = torch.Generator().manual_seed(3)
     tensors = {name: torch.randn(t.shape, generator=dice) * (0.3 if t.ndim > 1 else 1) for name, t in load(vl_model).items()}
-    save_atomic(tensors, folder / "random.safetensors", {GEOMETRY_KEY: GEOMETRY.to_metadata()})
+    save_atomic(tensors, folder / "random.safetensors", {GEOMETRY_KEY: json.dumps(asdict(GEOMETRY))})
     shutil.copytree(vl_model.parent / "qwen25_tokenizer", folder / "qwen25_tokenizer")
     return folder / "random.safetensors"
 
@@ -171,7 +172,7 @@ def test_every_layout_gives_the_same_model(random_model: Path, tmp_path: Path) -
         torch.testing.assert_close(hidden(QwenVL.load(tmp_path / name, CPU, torch.float32, tokenizer=tokenizer), pixels), expected)
     renamed = {f"model.language_model.{n[6:]}" if n.startswith("model.") else f"model.{n}" if n.startswith("visual.") else n: t
                for n, t in load(random_model).items()}  # fmt: skip
-    save_atomic(renamed, tmp_path / "single.safetensors", {GEOMETRY_KEY: GEOMETRY.to_metadata()})
+    save_atomic(renamed, tmp_path / "single.safetensors", {GEOMETRY_KEY: json.dumps(asdict(GEOMETRY))})
     torch.testing.assert_close(
         hidden(QwenVL.load(tmp_path / "single.safetensors", CPU, torch.float32, tokenizer=tokenizer), pixels), expected
     )
@@ -190,7 +191,7 @@ def test_scaled_8_bit_files_stay_in_8_bits(name: str, random_model: Path, tmp_pa
     scaled["scaled_fp8"] = torch.zeros(2).to(torch.float8_e4m3fn)
     models = []
     for file, tensors in (("scaled.safetensors", scaled), ("plain.safetensors", plain)):
-        save_atomic(tensors, tmp_path / file, {GEOMETRY_KEY: GEOMETRY.to_metadata()})
+        save_atomic(tensors, tmp_path / file, {GEOMETRY_KEY: json.dumps(asdict(GEOMETRY))})
         models.append(QwenVL.load(tmp_path / file, CPU, torch.float32, tokenizer=str(random_model.parent / "qwen25_tokenizer")))
     layers = [module for module in models[0].model.modules() if isinstance(module, Fp8Linear)]
     assert len(layers) == 14 and all(layer.weight.dtype == torch.float8_e4m3fn for layer in layers)
@@ -222,7 +223,7 @@ def test_wrong_files_are_refused_by_name(vl_model: Path, tmp_path: Path) -> None
     whole = load(vl_model)
     for lost, message in (
         ("lm_head.weight", "holds no output layer"),
-        ("visual.blocks.1.mlp.gate_proj.bias", "tensors are missing: model.visual"),
+        ("visual.blocks.1.mlp.gate_proj.bias", "1 missing: model.visual.blocks.1.mlp.gate_proj.bias"),
     ):
         save_atomic({name: tensor for name, tensor in whole.items() if name != lost}, tmp_path / "cut.safetensors", metadata)
         with pytest.raises(UserError, match=message):
@@ -236,7 +237,7 @@ def test_a_missing_tokenizer_is_told_with_its_place(vl_model: Path, tmp_path: Pa
     models.mkdir(parents=True)
     file = models / "qwen.safetensors"
     shutil.copy(vl_model, file)
-    with pytest.raises(UserError, match=r"no tokenizer for .*qwen25_tokenizer"):
+    with pytest.raises(UserError, match=r"no Qwen2.5-VL tokenizer for .*qwen25_tokenizer"):
         QwenVL.load(file, CPU, torch.bfloat16)
     comfy = tmp_path / "ComfyUI" / "comfy" / "text_encoders" / "qwen25_tokenizer"
     shutil.copytree(vl_model.parent / "qwen25_tokenizer", comfy)

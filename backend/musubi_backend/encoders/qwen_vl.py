@@ -15,15 +15,13 @@ from ..errors import UserError
 from ..weights.recognise import expect
 from .qwen_vl_load import load_model, weight_file
 from .qwen_vl_pixels import Pixels
-from .tokenizer_folders import tokenizer_folder
+from .token_files import QWEN_VL, find_folder
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
 KIND = "qwen_vl"
-TOKENIZERS = ("qwen25_tokenizer", "tokenizer", "qwen_tokenizer", "Qwen2.5-VL-7B-Instruct")
-_TOKENIZER_SOURCE = "vocab.json, merges.txt and tokenizer_config.json of huggingface.co/Qwen/Qwen2.5-VL-7B-Instruct"
 _SYSTEM = "You are a helpful assistant."
 _TURN_ENDS = "<|im_end|>"
 _SPECIAL = {"image": "<|image_pad|>", "video": "<|video_pad|>", "vision_start": "<|vision_start|>", "vision_end": "<|vision_end|>"}
@@ -54,7 +52,7 @@ class QwenVL:
         place = Path(path)
         file = weight_file(place, flag)
         expect(file, KIND, flag)
-        words = load_tokenizer(tokenizer_folder(place, TOKENIZERS, chosen=tokenizer, source=_TOKENIZER_SOURCE))
+        words = load_tokenizer(Path(tokenizer) if tokenizer else find_folder(QWEN_VL, file)[0])
         ids = {f"{name}_token_id": words.convert_tokens_to_ids(token) for name, token in _SPECIAL.items()}
         return cls(load_model(file, ids, device, dtype, fp8=fp8), words, device)
 

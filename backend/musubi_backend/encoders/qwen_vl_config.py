@@ -7,24 +7,19 @@ have heads of 128 dimensions, rotary sections of 16, 24 and 24, and 16 heads in 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from ..errors import UserError
 
-if TYPE_CHECKING:
-    from ..weights.safetensors_file import Header
-
-GEOMETRY_KEY = "musubi_geometry"
 _RENAMED = (
     (re.compile(r"^(?:model\.)?visual\."), "model.visual."),
     (re.compile(r"^(?:model\.)?language_model\.(?:model\.)?"), "model.language_model."),
     (re.compile(r"^model\.(layers|embed_tokens|norm)\."), r"model.language_model.\1."),
 )
-_IGNORED = re.compile(r"^(scaled_fp8|tokenizer_json|spiece_model)$|\.(scale_input|input_scale|comfy_quant)$")
+_IGNORED = ("tokenizer_json",)
 _LANGUAGE, _VISION = "model.language_model.", "model.visual."
 _TIED_WIDTHS = (2048,)  # of the published sizes, only 3B uses its embedding as output layer
 
@@ -39,22 +34,16 @@ class Geometry:
     full_attention: tuple[int, ...] = (7, 15, 23, 31)
     tied: bool = False
 
-    def to_metadata(self) -> str:
-        return json.dumps(asdict(self))
-
     @classmethod
-    def of(cls, header: Header) -> Geometry:
-        """From a file's metadata; the published models' where it is silent."""
-        text = header.metadata.get(GEOMETRY_KEY)
-        if text is None:
-            return cls()
-        values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(text).items()}
+    def of(cls, said: Mapping[str, Any]) -> Geometry:
+        """From what a file's metadata says; the published models' where it is silent."""
+        values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items()}
         return cls(**values)
 
 
 def own_name(name: str) -> str | None:
     """A tensor's name in transformers' Qwen2_5_VLForConditionalGeneration; None for what belongs to no weight."""
-    if _IGNORED.search(name):
+    if name in _IGNORED:
         return None
     for pattern, replacement in _RENAMED:
         name, found = pattern.subn(replacement, name)

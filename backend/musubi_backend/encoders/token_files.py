@@ -1,4 +1,4 @@
-"""Tokenizers of Llama and CLIP from local files: inside the weight file, beside it, or the ones ComfyUI brings along.
+"""Tokenizers of Llama, CLIP and Qwen2.5-VL from local files: inside the weight file, beside it, or the ones ComfyUI brings along.
 
 Llama's is a `tokenizer.json` (Hugging Face tokenizers). CLIP's is `vocab.json` and `merges.txt`, or a `tokenizer.json` too. Inside a
 weight file the bytes of a `tokenizer.json` are the tensor `tokenizer_json`, as in ComfyUI's files of other encoders.
@@ -52,6 +52,15 @@ CLIP_L = TokenizerPlaces(
     "comfy/sd1_tokenizer",
     ((_JSON,), ("vocab.json", "merges.txt")),
     "vocab.json and merges.txt of https://huggingface.co/openai/clip-vit-large-patch14",
+)
+
+
+QWEN_VL = TokenizerPlaces(
+    "Qwen2.5-VL",
+    ("qwen25_tokenizer", "Qwen2.5-VL-7B-Instruct", "tokenizer"),
+    "comfy/text_encoders/qwen25_tokenizer",
+    ((_JSON, "tokenizer_config.json"), ("vocab.json", "merges.txt", "tokenizer_config.json")),
+    "vocab.json, merges.txt and tokenizer_config.json of https://huggingface.co/Qwen/Qwen2.5-VL-7B-Instruct",
 )
 
 
@@ -115,13 +124,19 @@ def _inside(weights: Weights) -> TokenIds | None:
 
 
 def _in_folders(places: TokenizerPlaces, weights: Path) -> TokenIds:
+    return _from_folder(*find_folder(places, weights))
+
+
+def find_folder(places: TokenizerPlaces, weights: Path) -> tuple[Path, tuple[str, ...]]:
+    """The folder that holds the tokenizer for the file `weights`, and which of the sets of files it has. UserError when there is none
+    anywhere, naming where to put it."""
     parent = weights.absolute().parent
     candidates = [parent, *(base / name for base in (parent, parent.parent) for name in places.beside)]
     candidates += [folder / places.comfyui for folder in comfyui_folders(weights)]
     for folder in candidates:
         for files in places.files:
             if all((folder / name).is_file() for name in files):
-                return _from_folder(folder, files)
+                return folder, files
     raise UserError(
         f"no {places.name} tokenizer for {weights}: the file holds none, and there is none in {', '.join(map(str, candidates))}. "
         f"Put {places.advice} into {parent / places.beside[0]}, or name a ComfyUI folder with {COMFYUI_VARIABLE}"

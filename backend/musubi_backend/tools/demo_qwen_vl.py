@@ -9,11 +9,13 @@ to end.
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..atomic import write_text
-from ..encoders.qwen_vl_config import GEOMETRY_KEY, Geometry
+from ..encoders.qwen_vl_config import Geometry
+from ..weights.geometry import GEOMETRY_KEY
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,7 +61,7 @@ def qwen_vl(seed: int) -> tuple[dict[str, Tensor], dict[str, str]]:
     }
     for layer in range(LAYERS):
         tensors |= {f"model.layers.{layer}.{name}": tensor for name, tensor in _layer(looks=layer == 0).items()}
-    return {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}, {GEOMETRY_KEY: GEOMETRY.to_metadata()}
+    return {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}, {GEOMETRY_KEY: json.dumps(asdict(GEOMETRY))}
 
 
 def write_tokenizer(folder: Path) -> None:
