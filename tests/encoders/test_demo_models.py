@@ -43,8 +43,11 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> torch.Tensor:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_file_is_recognised_as_what_it_stands_for(kind: str, tmp_path: Path) -> None:
     found = {part: recognise(path) for part, path in write_models(tmp_path, kind=kind).items()}
-    expected = {"dit": "wan_transformer", "dit_high_noise": "wan_transformer", "vae": "wan_vae", "t5": "umt5", "clip": "clip_vision"}
-    expected |= {"qwen_vl": "qwen_vl"}
+    transformer, vae = {"hv": ("hunyuan_video_transformer", "hunyuan_video_vae"), "fp": ("framepack_transformer", "hunyuan_video_vae")}.get(
+        kind.split("_")[0], ("wan_transformer", "wan_vae")
+    )
+    expected = {"dit": transformer, "dit_high_noise": transformer, "vae": vae, "t5": "umt5", "clip": "clip_vision", "qwen_vl": "qwen_vl"}
+    expected |= {"text_encoder1": "llama", "text_encoder2": "clip_l", "image_encoder": "siglip"}
     assert {part: kind.id if kind else None for part, kind in found.items()} == {part: expected[part] for part in found}
 
 
