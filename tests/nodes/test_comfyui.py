@@ -133,8 +133,8 @@ def started(comfyui_path: Path, comfyui_python: Path, base: Path, pack: str) -> 
     home = base / "our home"
     home.mkdir()
     (home / "config.json").write_text(json.dumps({"interpreter": sys.executable, "engine": "builtin", "allowed_roots": []}))
-    for tool, folder in (("demo_models", "models"), ("demo_dataset", "dataset")):
-        command = [sys.executable, "-m", "musubi_backend", tool, "--output", str(home / "demo" / folder)]
+    for tool, folder, *more in (("demo_models", "models"), ("demo_models", "models", "--kind", "wan_i2v"), ("demo_dataset", "dataset")):
+        command = [sys.executable, "-m", "musubi_backend", tool, "--output", str(home / "demo" / folder), *more]
         subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(ROOT / "backend")}, capture_output=True)
     (base / "custom_nodes").mkdir()
     (base / "custom_nodes" / pack).symlink_to(ROOT, target_is_directory=True)
@@ -296,6 +296,68 @@ def _make_loadable_by_core(server: Server) -> None:
     folder = server.home.parent / "models" / "diffusion_models"
     folder.mkdir(parents=True, exist_ok=True)
     save_file(weights, folder / "for_core.safetensors")
+
+
+SMALL = {"width": 32, "height": 32, "video_length": 5, "infer_steps": 1, "guidance_scale": 1.0}
+DEMO_PATHS = {"vae": "demo_wan_vae.safetensors", "t5": "demo_umt5.safetensors"}
+
+
+def test_a_picture_of_a_core_node_starts_a_video(server: Server) -> None:
+    from PIL import Image
+
+    inputs = server.home.parent / "input"
+    inputs.mkdir(exist_ok=True)
+    Image.new("RGB", (48, 32), (200, 30, 30)).save(inputs / "start.png")
+    files = {"task": "i2v-14B", "dit": "demo_wan_i2v.safetensors", "clip": "demo_clip_vision.safetensors", "dit_high_noise": "none"}
+    generator = {"models": ["1", 0], "prompt": "a pan", "start_image": ["2", 0], **SMALL}
+    prompt = {
+        "1": {"class_type": "MusubiTuner_WanModelPaths", "inputs": {**files, **DEMO_PATHS}},
+        "2": {"class_type": "LoadImage", "inputs": {"image": "start.png"}},
+        "3": {"class_type": "MusubiTuner_WanVideoGenerator", "inputs": with_defaults(server, "WanVideoGenerator", generator)},
+        "4": {"class_type": "PreviewImage", "inputs": {"images": ["3", 1]}},
+    }
+    outcome = asyncio.run(server.queue(prompt))
+    assert outcome.kind == "success", outcome.error
+    job = max((server.home / "jobs").glob("*wan_generate_video*"), key=lambda path: path.stat().st_mtime_ns)
+    assert Image.open(job / "inputs" / "start_image_000.png").getpixel((1, 1)) == (200, 30, 30)
+
+    del prompt["3"]["inputs"]["start_image"]
+    refused = asyncio.run(server.queue(prompt))
+    assert "needs start_image" in refused.error
+
+
+def test_frames_of_a_video_and_a_batch_go_into_core_nodes(server: Server) -> None:
+    clip = next((server.home / "demo" / "dataset").glob("*.mp4"))
+    inputs = server.home.parent / "input"
+    inputs.mkdir(exist_ok=True)
+    (inputs / "clip.mp4").write_bytes(clip.read_bytes())
+    save = {"format": "auto", "codec": "auto"}
+    frames = {"path": "", "start": 1, "count": 5, "stride": 2, "fps": 0.0, "file": "clip.mp4"}
+    files = {"task": "t2v-1.3B", "dit": "demo_wan_t2v.safetensors", "clip": "none", "dit_high_noise": "none"}
+    batch = {"models": ["4", 0], "prompts": "a dog\na cat", "prompt_list": ["6", 0], "filename_prefix": "batch/clip", **SMALL}
+    prompt = {
+        "1": {"class_type": "MusubiTuner_VideoInput", "inputs": frames},
+        "2": {"class_type": "SaveVideo", "inputs": {"video": ["1", 1], "filename_prefix": "loaded", **save}},
+        "3": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+        "4": {"class_type": "MusubiTuner_WanModelPaths", "inputs": {**files, **DEMO_PATHS}},
+        "5": {"class_type": "MusubiTuner_BatchProcessor", "inputs": with_defaults(server, "BatchProcessor", batch)},
+        "6": {"class_type": "PrimitiveStringMultiline", "inputs": {"value": "from another node"}},
+        "7": {"class_type": "SaveVideo", "inputs": {"video": ["5", 0], "filename_prefix": "each", **save}},
+    }
+    outcome = asyncio.run(server.queue(prompt))
+    assert outcome.kind == "success", outcome.error
+    output = server.home.parent / "output"
+    assert len(list(output.glob("loaded*.mp4"))) == 1
+    assert len(list((output / "batch").glob("clip_*.mp4"))) == 3
+    assert len(list(output.glob("each*.mp4"))) == 3, "core's node ran once per video"
+    assert any("3 of 3 prompts made a video" in text for node, text in outcome.texts if node == "5")
+
+
+def with_defaults(server: Server, name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Widget values as the page sends them: those given, the others at their defaults."""
+    info = asyncio.run(server.get(f"/object_info/MusubiTuner_{name}"))[f"MusubiTuner_{name}"]["input"]["required"]
+    defaults = {widget: spec[1].get("default") for widget, spec in info.items() if len(spec) > 1}
+    return {**{widget: value for widget, value in defaults.items() if value is not None}, **given}
 
 
 def test_cancel_leaves_no_process_and_queueing_again_resumes(server: Server, quickstart: Any) -> None:
