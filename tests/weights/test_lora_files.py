@@ -37,7 +37,9 @@ def merged_output(shared, tmp_path):
     io = load(golden / "wan21_t2v.io.safetensors")
 
     def run(*files, **arguments):
-        args = Namespace(dit=str(tmp_path / "dit.safetensors"), task="t2v-1.3B", lora_weight=[str(f) for f in files], **arguments)
+        args = Namespace(
+            dit=str(tmp_path / "dit.safetensors"), task="t2v-1.3B", lora_weight=[str(f) for f in files], dit_high_noise=None, **arguments
+        )
         model = load_transformer(args, CPU, torch.float32)
         with torch.no_grad():
             return model(io["x"], io["t"], [io["context.0"], io["context.1"]]), io

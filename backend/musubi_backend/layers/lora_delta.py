@@ -14,6 +14,7 @@ from torch import Tensor
 from ..errors import UserError
 
 Parts = Mapping[str, Tensor]
+_BY_ROW = ("lora_up.weight", "hada_w1_a", "hada_w2_a", "diff")
 
 
 def merged(weight: Tensor, parts: Parts, multiplier: float, name: str) -> Tensor:
@@ -24,12 +25,15 @@ def merged(weight: Tensor, parts: Parts, multiplier: float, name: str) -> Tensor
     if weight.element_size() == 1 and weight.is_floating_point():
         weight, parts = weight.half(), {key: part.half() if part.is_floating_point() else part for key, part in parts.items()}
     parts = {key: part.to(weight.device) for key, part in parts.items()}
-    _check(weight, parts, name)
+    check(weight, parts, name)
     if "lora_down.weight" in parts:
         down, up = parts["lora_down.weight"], parts["lora_up.weight"]
         rank = down.shape[0]
-        return weight + _like(weight, multiplier * (up.flatten(1) @ down.flatten(1)) * (parts.get("alpha", rank) / rank))
-    return weight + multiplier * _like(weight, delta(parts))
+        difference = _like(weight, up.flatten(1) @ down.flatten(1)).mul_(multiplier).mul_(parts.get("alpha", rank) / rank)
+    else:
+        difference = multiplier * _like(weight, delta(parts))
+    same = difference.dtype == torch.promote_types(weight.dtype, difference.dtype)
+    return difference.add_(weight) if same else weight + difference
 
 
 def delta(parts: Parts) -> Tensor:
@@ -46,6 +50,13 @@ def delta(parts: Parts) -> Tensor:
     ranks = [parts[name].shape[0] for name in ("lokr_w2_b", "lokr_w1_b") if name in parts]
     product = torch.kron(first, second.contiguous())
     return product * _scale(parts, ranks[0]) if ranks else product
+
+
+def rows_of(parts: Parts, start: int, stop: int) -> dict[str, Tensor] | None:
+    """The adapter of some rows of the weight; None for a LoKr, whose rows are not apart."""
+    if "lora_down.weight" in parts or "hada_w1_a" in parts or "diff" in parts:
+        return {name: part[start:stop] if name in _BY_ROW else part for name, part in parts.items()}
+    return None
 
 
 def merged_bias(bias: Tensor, parts: Parts, multiplier: float) -> Tensor:
@@ -78,7 +89,8 @@ def _like(weight: Tensor, difference: Tensor) -> Tensor:
     return difference if difference.shape == weight.shape else difference.reshape(weight.shape)
 
 
-def _check(weight: Tensor, parts: Parts, name: str) -> None:
+def check(weight: Tensor, parts: Parts, name: str) -> None:
+    """UserError when an adapter cannot be merged, or is for a matrix of another size."""
     for part in ("dora_scale", "hada_t1", "lokr_t2"):
         if part in parts:
             raise UserError(f"{name} has {part}: DoRA and Tucker decomposition cannot be merged; extract a plain LoRA from it first")

@@ -16,9 +16,11 @@ from ..weights.arrays import of_bytes
 from ..weights.lora_layouts import LoRAFile, arranged, musubi_tensors
 from ..weights.recognise import recognise
 from .lora import adapter_name
-from .lora_delta import changes_weight, merged, merged_bias
+from .lora_delta import changes_weight, check, merged, merged_bias, rows_of
 
 logger = logging.getLogger(__name__)
+
+_BLOCK = 1 << 20  # numbers merged at a time
 
 
 def read_lora(path: str | Path, architecture: str | None = None) -> dict[str, Tensor]:
@@ -91,19 +93,35 @@ class LoRAMerge:
         return weight
 
     def rounded(self, name: str, weight: Tensor) -> Tensor:
-        """As calling it, in float32 but rounded to the weight's dtype after each LoRA, as musubi-tuner's `merge_lora` does it."""
-        for index in range(len(self._states)):
-            weight = self._with(index, name, weight.float(), torch.float32).to(weight.dtype)
+        """As calling it, in float32 but rounded to the weight's dtype after each LoRA, as musubi-tuner's `merge_lora` does it.
+
+        `weight` is overwritten, some rows at a time, so that nothing of its size is needed beside it.
+        """
+        adapter, _, leaf = _adapter_and_leaf(name)
+        for index, state in enumerate(self._states):
+            if adapter not in state:
+                continue
+            parts = {part: tensor.to(weight.device, torch.float32) for part, tensor in state[adapter].items()}
+            blocks: list[tuple[Tensor, Mapping[str, Tensor]]] = [(weight, parts)]
+            if leaf == "weight" and changes_weight(parts):
+                check(weight, parts, adapter)
+                blocks = self._blocks(weight, parts)
+            for rows, part in blocks:
+                rows.copy_(self._with(index, name, rows.float(), part))
         return weight
 
-    def _with(self, index: int, name: str, weight: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """With one of the LoRAs, whose factors are cast to `dtype` first."""
+    def _blocks(self, weight: Tensor, parts: Mapping[str, Tensor]) -> list[tuple[Tensor, Mapping[str, Tensor]]]:
+        """Rows of a weight with the adapter of those rows; all of them where they cannot be told apart."""
+        step = max(1, _BLOCK * len(weight) // max(1, weight.numel()))
+        pairs = [(weight[start : start + step], rows_of(parts, start, start + step)) for start in range(0, len(weight), step)]
+        return [(rows, part) for rows, part in pairs if part is not None] or [(weight, parts)]
+
+    def _with(self, index: int, name: str, weight: Tensor, parts: Mapping[str, Tensor] | None = None) -> Tensor:
+        """With one of the LoRAs, or `parts` of it."""
         adapter, _, leaf = _adapter_and_leaf(name)
-        parts: Mapping[str, Tensor] | None = self._states[index].get(adapter)
+        parts = self._states[index].get(adapter) if parts is None else parts
         if parts is None:
             return weight
-        if dtype is not None:
-            parts = {part: tensor.to(dtype) for part, tensor in parts.items()}
         multiplier = self.multipliers[index] if index < len(self.multipliers) else 1.0
         if leaf == "weight" and changes_weight(parts):
             return merged(weight, parts, multiplier, adapter)

@@ -93,7 +93,8 @@ class Base:
         return naming_of(self.own(name).rpartition(".")[0] for name in self.specs)
 
     def tensor(self, name: str) -> Tensor:
-        return self._pickled[name] if self._pickled else of_bytes(self._files[name].array(name), self.specs[name][0])
+        """A tensor in memory of its own."""
+        return self._pickled[name].clone() if self._pickled else of_bytes(self._files[name].array(name), self.specs[name][0])
 
     def data(self, name: str) -> memoryview:
         return bytes_of(self._pickled[name]) if self._pickled else as_bytes(self._files[name].array(name))

@@ -20,6 +20,7 @@ LORA, LOHA, LOKR, FULL = "LoRA", "LoHa", "LoKr", "full difference"
 _LOHA = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 _ROWS = {LORA: (UP,), LOHA: ("hada_w1_a", "hada_w2_a"), LOKR: ("lokr_w1", "lokr_w1_a"), FULL: ("diff",)}
 _EXTRA_ROWS = ("diff_b", "dora_scale")
+_BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,13 @@ def scaled(part: Part, factor: float) -> Part:
     """`part` times a number, rounded to its dtype as torch rounds."""
 
     def make() -> Array:
-        return from_float32(to_float32(part.make(), part.dtype) * np.float32(factor), part.dtype)
+        values = part.make()
+        result = np.empty_like(values)
+        flat, target = values.reshape(-1), result.reshape(-1)
+        for start in range(0, flat.size, _BLOCK):  # small enough for the processor's cache
+            block = slice(start, start + _BLOCK)
+            target[block] = from_float32(to_float32(flat[block], part.dtype) * np.float32(factor), part.dtype)
+        return result
 
     return part if factor == 1.0 else Part(part.dtype, part.shape, make)
 
