@@ -17,7 +17,7 @@ from ..backend.musubi_backend.options.argv import to_argv
 from ..backend.musubi_backend.options.option import GENERATE
 from ..backend.musubi_backend.options.registry import options_for, tool_names
 from . import content, loras, pictures
-from .generate import ATTENTION, device_input, results, size_inputs, size_problem
+from .generate import device_input, more_memory_inputs, results, size_inputs, size_problem
 from .jobs import config as configuration
 from .jobs import guard
 from .jobs.config import engine_stamp
@@ -34,6 +34,7 @@ from .widgets import applicable, widget
 _TOOL = tool_names(cards()["wan"])[GENERATE]
 _PATHS = ("i", "ei", "cn", "ci", "cim")  # options of a prompt line that name files
 _SEEDS = 2**32
+_ATTENTION = ("sdpa", "torch", "flash", "sageattn", "xformers")  # what all architectures have
 _SOURCES = (START, END)
 
 
@@ -88,7 +89,7 @@ class BatchProcessor(Node):
                 tooltip="Seed of the first prompt; each further one gets the next number. A line's own --d wins.",
             ),
             *loras.inputs(4),
-            widget(_TOOL, "attn_mode", "sdpa", choices=ATTENTION, advanced=True),
+            widget(_TOOL, "attn_mode", "sdpa", choices=_ATTENTION, advanced=True),
             device_input(_TOOL),
             Input("gpus", "INT", "How many GPUs share the work. 0: all there are.", default=0, minimum=0, maximum=64),
             Input(
@@ -98,6 +99,10 @@ class BatchProcessor(Node):
                 default="musubi_tuner/batch",
             ),
             *pictures.sockets_and_paths(_SOURCES),
+            widget(_TOOL, "fp8"),
+            widget(_TOOL, "fp8_scaled"),
+            widget(_TOOL, "blocks_to_swap", off=0),
+            *more_memory_inputs(_TOOL),
             Input("prompt_list", ANY, "Prompts from other nodes: a text of lines, or a list of texts", optional=True, many=True),
         ),
         outputs=(

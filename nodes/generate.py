@@ -21,7 +21,6 @@ from .spec import Host, Input, Node, NodeSpec, Output, Result
 from .widgets import UNSET, settings, widget
 
 SUFFIXES = (".mp4", ".png")
-ATTENTION = ("sdpa", "torch", "flash", "xformers")
 LORAS = 4
 TEXT_ONLY = 16  # input channels of a transformer that takes noise alone
 
@@ -36,6 +35,11 @@ def size_inputs(width: int = 832, height: int = 480) -> tuple[Input, Input]:
 
 def device_input(tool: str) -> Input:
     return widget(tool, "device", kind="COMBO", choices=DEVICES, default=UNSET, off=UNSET, advanced=True)
+
+
+def more_memory_inputs(tool: str) -> tuple[Input, ...]:
+    """What trades memory and start-up for speed."""
+    return (widget(tool, "use_pinned_memory_for_block_swap"), widget(tool, "compile"))
 
 
 def generator_spec(name: str, title: str, description: str, inputs: tuple[Input, ...]) -> NodeSpec:

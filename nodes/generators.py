@@ -11,7 +11,16 @@ from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.option import GENERATE
 from ..backend.musubi_backend.options.registry import tool_names
 from . import loras, pictures
-from .generate import ATTENTION, LORAS, TEXT_ONLY, VideoGenerator, device_input, generator_spec, one_frame_output, size_inputs
+from .generate import (
+    LORAS,
+    TEXT_ONLY,
+    VideoGenerator,
+    device_input,
+    generator_spec,
+    more_memory_inputs,
+    one_frame_output,
+    size_inputs,
+)
 from .models import MODELS, WITH_EXPERTS, wan_task
 from .pictures import CONTROL_IMAGES, CONTROL_MASKS, CONTROL_VIDEO, END, SOURCE_VIDEO, START
 from .spec import Host, Input
@@ -65,7 +74,7 @@ class WanVideoGenerator(VideoGenerator):
             widget(_WAN, "slg_end"),
             widget(_WAN, "cpu_noise"),
             widget(_WAN, "trim_tail_frames"),
-            widget(_WAN, "attn_mode", "sdpa", choices=(*ATTENTION[:3], "flash3", "xformers"), advanced=True),
+            widget(_WAN, "attn_mode", "sdpa", advanced=True),
             widget(_WAN, "vae_cache_cpu"),
             device_input(_WAN),
             *pictures.sockets_and_paths(sources, _wan_tasks()),
@@ -79,6 +88,7 @@ class WanVideoGenerator(VideoGenerator):
             widget(_WAN, "fp8_scaled"),
             widget(_WAN, "fp8_t5"),
             widget(_WAN, "blocks_to_swap", off=0),
+            *more_memory_inputs(_WAN),
         ),
     )
 
@@ -144,7 +154,7 @@ class HunyuanVideoGenerator(VideoGenerator):
             widget(_HV, "strength"),
             widget(_HV, "split_attn"),
             widget(_HV, "exclude_single_blocks"),
-            widget(_HV, "attn_mode", "sdpa", choices=ATTENTION, advanced=True),
+            widget(_HV, "attn_mode", "sdpa", advanced=True),
             device_input(_HV),
             *pictures.sockets_and_paths(sources),
             widget(_HV, "fp8"),
@@ -152,6 +162,7 @@ class HunyuanVideoGenerator(VideoGenerator):
             widget(_HV, "blocks_to_swap", off=0),
             widget(_HV, "vae_chunk_size", off=0),
             widget(_HV, "vae_spatial_tile_sample_min_size", off=0),
+            *more_memory_inputs(_HV),
         ),
     )
 
@@ -214,7 +225,7 @@ class FramePackVideoGenerator(VideoGenerator):
             widget(_FP, "vae_tiling"),
             widget(_FP, "vae_chunk_size", off=0),
             widget(_FP, "vae_spatial_tile_sample_min_size", off=0),
-            widget(_FP, "attn_mode", "sdpa", choices=ATTENTION, advanced=True),
+            widget(_FP, "attn_mode", "sdpa", advanced=True),
             device_input(_FP),
             *pictures.sockets_and_paths(sources),
             Input(
@@ -228,6 +239,7 @@ class FramePackVideoGenerator(VideoGenerator):
             widget(_FP, "fp8_scaled"),
             widget(_FP, "fp8_llm"),
             widget(_FP, "blocks_to_swap", off=0),
+            *more_memory_inputs(_FP),
             Input("section_images", "IMAGE", "Pictures that single sections start from, beside start_image", optional=True),
         ),
     )

@@ -73,6 +73,8 @@ class LoRATrainingConfig(Node):
             widget(_TRAIN, "fp8_base"),
             widget(_TRAIN, "fp8_scaled"),
             widget(_TRAIN, "blocks_to_swap", off=0),
+            widget(_TRAIN, "use_pinned_memory_for_block_swap"),
+            widget(_TRAIN, "compile"),
         ),
         outputs=(Output("lora_config", LORA_CONFIG, "For the trainer"),),
     )  # fmt: skip
