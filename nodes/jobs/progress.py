@@ -25,6 +25,7 @@ _PHASES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"Load(?:ing)? dataset config from", "reading the dataset"),
         (r"glob (?:images|videos) in", "looking for files"),
         (r"found (\d+) (images|videos)", "found {0} {1}"),
+        (r"Loading Qwen2\.5-VL from", "loading Qwen2.5-VL"),
         (r"Loading VAE(?: model)? from", "loading the VAE"),
         (r"(?:Loading|loading) (?:T5|text encoder)", "loading the text encoder"),
         (r"Encoding dataset \[(\d+)\]", "encoding dataset {0}"),
