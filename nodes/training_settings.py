@@ -24,6 +24,7 @@ _SCHEDULERS = (
     "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "cosine_with_min_lr", "polynomial", "inverse_sqrt",
     "warmup_stable_decay", "rex",
 )  # fmt: skip
+_NETWORKS = {"LoRA": "", "LoHa": "networks.loha", "LoKr": "networks.lokr"}
 _OPTIMIZERS = ("adamw", "adamw8bit", "adafactor")
 _OPTIMIZER_HELP = "Which optimizer updates the LoRA. adamw is a safe choice; adamw8bit (NVIDIA GPUs) and adafactor take less memory."
 _PICTURES = (  # the options are the keys of a prompt file
@@ -75,6 +76,16 @@ class LoRATrainingConfig(Node):
             widget(_TRAIN, "blocks_to_swap", off=0),
             widget(_TRAIN, "use_pinned_memory_for_block_swap"),
             widget(_TRAIN, "compile"),
+            Input("network", "COMBO", "Kind of network. LoRA is what everything reads. LoHa holds more in the same size and learns slower; "
+                "LoKr is the smallest.", default="LoRA", choices=tuple(_NETWORKS), advanced=True),
+            Input("rank_dropout", "FLOAT", "Share of ranks (LoRA) or outputs (LoHa, LoKr) left out in each step, against learning by "
+                "heart.", default=0.0, minimum=0.0, maximum=0.99, step=0.01, off=0.0, advanced=True),
+            Input("module_dropout", "FLOAT", "How often each layer goes without the network in a step, against learning by heart.",
+                  default=0.0, minimum=0.0, maximum=0.99, step=0.01, off=0.0, advanced=True),
+            Input("loraplus_lr_ratio", "FLOAT", "LoRA+: how much faster the second matrix of each layer learns; 4 to 16. 0: as fast as the "
+                "first. LoRA only.", default=0.0, minimum=0.0, maximum=100.0, step=0.5, off=0.0, advanced=True),
+            Input("lokr_factor", "INT", "How LoKr divides each matrix: into this many parts each way; more make it smaller. -1: as evenly "
+                "as it goes, the smallest.", default=-1, minimum=-1, maximum=1024, off=-1, advanced=True),
         ),
         outputs=(Output("lora_config", LORA_CONFIG, "For the trainer"),),
     )  # fmt: skip
@@ -84,10 +95,34 @@ class LoRATrainingConfig(Node):
             return "gradient_checkpointing_cpu_offload works only with gradient_checkpointing: turn that on too"
         if constants.get("fp8_scaled") and constants.get("fp8_base") is False:
             return "fp8_scaled works only with fp8_base: turn that on too"
-        return None
+        return _network_problem(constants)
 
     async def run(self, host: Host, **inputs: Any) -> Result:
-        return Result((({**settings(self.spec.inputs, inputs), inputs["attention"]: True}),))
+        return Result((({**settings(self.spec.inputs, inputs), inputs["attention"]: True, **_network(inputs)}),))
+
+
+def _network_problem(constants: dict[str, Any]) -> str | None:
+    """What in the settings means nothing for the chosen kind of network."""
+    kind = constants.get("network", "LoRA")
+    if kind != "LoRA" and constants.get("network_dropout"):
+        return f"network_dropout has nothing to act on in a {kind}: set it to 0, or use rank_dropout"
+    if kind != "LoRA" and constants.get("loraplus_lr_ratio"):
+        return f"loraplus_lr_ratio is for LoRA only, not for {kind}: set it to 0"
+    if kind != "LoKr" and constants.get("lokr_factor", -1) != -1:
+        return f"lokr_factor is for LoKr only, not for {kind}: set it to -1"
+    return "lokr_factor: 0 is no factor; choose 1 or more, or -1" if constants.get("lokr_factor") == 0 else None
+
+
+def _network(inputs: dict[str, Any]) -> dict[str, Any]:
+    """`network_module`, where it is not the architecture's own, and `network_args`."""
+    arguments = {name: inputs[name] for name in ("rank_dropout", "module_dropout", "loraplus_lr_ratio") if inputs[name]}
+    if inputs["lokr_factor"] != -1:
+        arguments["factor"] = inputs["lokr_factor"]
+    module = _NETWORKS[inputs["network"]]
+    return {
+        **({"network_module": module} if module else {}),
+        **({"network_args": [f"{name}={value:g}" for name, value in arguments.items()]} if arguments else {}),
+    }
 
 
 class OptimizerConfig(Node):

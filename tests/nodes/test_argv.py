@@ -176,7 +176,8 @@ def test_every_training_parses(contract: Any, part: Any, tmp_path: Path, archite
         assert namespace is not None
         assert namespace.dit in (given_models["dit"], given_models.get("dit_high_noise"))
         assert namespace.learning_rate == pytest.approx(optimizer["learning_rate"], rel=1e-12)
-        assert namespace.network_module == trainer.card.network_module
+        other = {"LoHa": "networks.loha", "LoKr": "networks.lokr"}
+        assert namespace.network_module == other.get(lora["network"], trainer.card.network_module)
 
     holds()
     assert not all(refused)
