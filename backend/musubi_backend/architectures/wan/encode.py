@@ -47,7 +47,8 @@ class WanLatentEncoder:
         cached = {"latents": self.vae.encode(video)}
         if self.start_image:
             first, last = video[:, :, :1], video[:, :, -1:] if self.last_frame else None
-            cached["latents_image"] = start_latents(self.vae, first, video.shape[2], last)
+            known = cached["latents"] if video.shape[2] == 1 else None  # a single frame is its own start picture
+            cached["latents_image"] = start_latents(self.vae, first, video.shape[2], last, known)
             if self.clip is not None:
                 cached["clip"] = self._looked_at(self.clip, first, last)
         if batch[0].controls:

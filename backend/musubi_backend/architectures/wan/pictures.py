@@ -29,16 +29,18 @@ def to_video(pixels: np.ndarray, device: torch.device, dtype: torch.dtype) -> Te
     return (tensor.to(dtype) / 127.5 - 1.0).contiguous()
 
 
-def start_latents(vae: WanVAE, first: Tensor, frames: int, last: Tensor | None = None) -> Tensor:
+def start_latents(vae: WanVAE, first: Tensor, frames: int, last: Tensor | None = None, known: Tensor | None = None) -> Tensor:
     """first (and last) frame [B, 3, 1, H, W] in -1..1 of a video of `frames` -> [B, 4 + 16, F', H/8, W/8]: a mask that is 1 where a
-    picture is given, and the latents of the video whose other frames are an even grey."""
+    picture is given, and the latents of the video whose other frames are an even grey. known: these latents, where they are."""
     import torch
 
-    video = first.new_zeros(*first.shape[:2], frames, *first.shape[3:])
-    video[:, :, :1] = first
-    if last is not None:
-        video[:, :, -1:] = last
-    latents = vae.encode(video)
+    latents = known
+    if latents is None:
+        video = first.new_zeros(*first.shape[:2], frames, *first.shape[3:])
+        video[:, :, :1] = first
+        if last is not None:
+            video[:, :, -1:] = last
+        latents = vae.encode(video)
     mask = torch.zeros_like(latents[:, :4])
     mask[:, :, 0] = 1
     if last is not None:
