@@ -228,15 +228,15 @@ def renamed(studio: Studio, comfy_name: Callable[[str], str]) -> Callable[[str],
         if layout == "module.pt":
             torch.save({"module": tensors, "step": 3}, path.with_suffix(".pt"))
             return path.with_suffix(".pt")
-        rename = comfy_name if layout == "comfy" else str
-        prefix = "model.diffusion_model." if layout == "prefix" else ""
+        rename = comfy_name if "comfy" in layout.lower() else str
+        prefix = {"prefix": "model.diffusion_model.", "checkpoint of ComfyUI": "model.model."}.get(layout, "")
         save_atomic({prefix + rename(name): tensor for name, tensor in tensors.items()}, path, metadata)
         return path
 
     return write
 
 
-@pytest.mark.parametrize("layout", ["module.pt", "comfy", "prefix"])
+@pytest.mark.parametrize("layout", ["module.pt", "comfy", "prefix", "checkpoint of ComfyUI"])
 def test_other_layouts_of_the_file_give_the_same(studio: Studio, tmp_path: Path, layout: str, renamed: Callable[[str], Path]) -> None:
     # a .pt says no sizes; the demo model's can all be told from its shapes
     other = studio.latents(tmp_path, "--dit", renamed(layout))

@@ -16,7 +16,16 @@ from ..errors import UserError
 from .kinds import LORA_ARCHITECTURES, RULES, Kind, Shapes
 from .safetensors_file import PathLike, TensorInfo, read_header, split_files
 
-PREFIXES = ("model.diffusion_model.", "diffusion_model.", "first_stage_model.", "transformer.", "vae.", "text_encoders.", "module.")
+PREFIXES = (
+    "model.diffusion_model.",
+    "model.model.",
+    "diffusion_model.",
+    "first_stage_model.",
+    "transformer.",
+    "vae.",
+    "text_encoders.",
+    "module.",
+)
 PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 
 
