@@ -101,6 +101,12 @@ def test_a_distilled_model_must_be_told_the_guidance(model_with_lora: Callable[.
         model(**{**example([5]), "guidance": None})
 
 
+def test_sampling_tells_the_guidance_in_the_dtype_of_the_weights(model_with_lora: Callable[..., Any]) -> None:
+    model, _ = model_with_lora()
+    assert model.embedded_guidance(6.0, 2).tolist() == [6000.0, 6000.0]
+    assert model.to(torch.bfloat16).embedded_guidance(6.0).tolist() == [6016.0]
+
+
 @pytest.mark.slow
 def test_blocks_compile_as_one_graph_each(model_with_lora: Callable[..., Any]) -> None:
     model, network = model_with_lora()

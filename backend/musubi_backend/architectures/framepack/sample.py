@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from ...inference.sampling import SampleRequest
     from ..protocol import Batch
+    from .model import FramePackTransformer
 
 logger = logging.getLogger(__name__)
 
@@ -36,13 +37,14 @@ def velocity(
     """The transformer's prediction [B, C, F, H, W] for a batch with the names of caches. guidance: not yet times 1000. A history of which
     only the times are given is empty: zeros."""
     values: Any = batch
-    prediction: Tensor = transformer(
+    model = cast("FramePackTransformer", transformer)
+    prediction: Tensor = model(
         noisy,
         timesteps,
         values["llama_vec"],
         values["llama_attention_mask"],
         values["clip_l_pooler"],
-        torch.full((len(noisy),), guidance * 1000.0, device=noisy.device),
+        model.embedded_guidance(guidance, len(noisy)),
         image=values["image_embeddings"],
         latent_indices=values["latent_indices"],
         clean=Clean(values["latents_clean"], values["clean_latent_indices"]),

@@ -123,10 +123,9 @@ class HunyuanVideo(Architecture):
         device: torch.device,
         progress: Callable[[int], object] | None = None,
     ) -> Tensor:
-        import torch
-
+        model = cast("HunyuanTransformer", transformer)
         assert request.embedded_guidance is not None  # the flag has a default, and so have sample prompts
-        told = {**conditions, GUIDANCE: torch.tensor(1000.0 * request.embedded_guidance)}
+        told = {**conditions, GUIDANCE: model.embedded_guidance(request.embedded_guidance)[0]}
         return super().sample(transformer, request, texts, told, args=args, device=device, progress=progress)
 
     def describe(self, request: SampleRequest) -> dict[str, str]:
