@@ -104,6 +104,21 @@ def test_image_to_video(folder: Callable[[str, str], Folder], pictures: tuple[Pa
     assert longer.shape == (16, 3, 2, 4), "the last picture has a frame of its own behind the video"
 
 
+def test_where_no_picture_of_a_prompt_file_can_be_read_no_transformer_is_loaded(
+    folder: Callable[[str, str], Folder], pictures: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Headers are good, so the prompts are taken; the pixels behind them are cut off."""
+    work = folder("wan_i2v", "i2v-14B")
+    cut = work.path / "cut.png"
+    cut.write_bytes(pictures[0].read_bytes()[:60])
+    prompts = work.path / "prompts.txt"
+    prompts.write_text(f"a cat --i {cut}\na dog --i {cut}\n", encoding="utf-8")
+    assert work.generate("--from_file", prompts) == 1
+    said = capsys.readouterr().err
+    assert "2 of 2 prompts failed" in said and "cut.png" in said
+    assert "Loading DiT" not in said
+
+
 def test_first_and_last_frame(folder: Callable[[str, str], Folder], pictures: tuple[Path, Path]) -> None:
     work = folder("wan_flf2v", "flf2v-14B")
     write_clips(work.path / "media", count=1, size=(SIDE, SIDE), frames=FRAMES)

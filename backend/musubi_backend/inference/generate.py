@@ -181,11 +181,12 @@ class Session:
         encoder = self.architecture.condition_encoder(self.args, self.device)
         if encoder is None:
             return
+        alone = len(requests) == 1
         for label, request in list(requests.items()):
             try:
                 self.conditions[label] = {name: tensor.cpu() for name, tensor in encoder.encode(request).items()}
             except PROBLEMS as error:
-                if len(requests) == 1:
+                if alone:
                     raise
                 _report(failures, label, error)
                 del requests[label]
@@ -193,6 +194,8 @@ class Session:
         self._collect()
 
     def _sample_all(self, requests: Mapping[str, SampleRequest], results: list[Result], failures: dict[str, str]) -> None:
+        if not requests:  # not one had pictures that can be used
+            return
         suffix = "" if getattr(self.args, "from_file", None) else self.architecture.card.result_suffix
         self._transformer()  # what is wrong with the model is no single prompt's fault
         for index, (label, request) in enumerate(requests.items(), start=1):

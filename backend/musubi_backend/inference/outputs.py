@@ -55,6 +55,8 @@ def describe(request: SampleRequest) -> dict[str, str]:
         "flow_shift": str(request.flow_shift),
         "sample_solver": request.solver,
     }
+    if request.guidance_high_noise is not None:
+        described["guidance_scale_high_noise"] = str(request.guidance_high_noise.scale)
     if request.embedded_guidance is not None:
         described["embedded_cfg_scale"] = str(request.embedded_guidance)
     return described
