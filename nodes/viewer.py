@@ -20,8 +20,8 @@ class DatasetViewer(Node):
         display_name="Dataset Viewer",
         category="MusubiTuner/Dataset",
         description="Look a dataset over before training, page by page: pictures as they are cut, the first, middle and last frame of "
-        "clips, buckets, the exact frames that are trained, captions and problems. Captions can be edited here; queue again to see "
-        "them in the picture.",
+        "clips, buckets, the exact frames that are trained, captions and problems. Captions can be edited and added "
+        "here; queue again to see them in the picture.",
         inputs=(
             Input("dataset", DATASET, "From Dataset Config"),
             widget(VIEW_DATASET, "page"),
@@ -46,6 +46,6 @@ class DatasetViewer(Node):
         values = {"dataset_config": str(toml), "output": str(sheet), "report": str(views.path(host.home, view_id)), **chosen}
         await run_tool(host, VIEW_DATASET, to_argv(VIEW_DATASET, values), foreign=False, gpu=False)
         view = views.load(host.home, view_id)
-        text = f"page {view['page']} of {view['pages']}, {view['count']} items"
+        text = str(view["text"]).split("\n", 1)[0]
         page_data = {"musubi_dataset_view": [{"id": view_id}]}
         return Result((host.frames(sheet), view["text"]), text=text, shown=(sheet,), files=(sheet,), page_data=page_data)

@@ -106,10 +106,10 @@ class _Place:
         return cls(file, item["caption_place"]["key"], medium)
 
     def read(self) -> str:
-        """The caption now. UserError when it is gone."""
+        """The caption now; "" for a medium without a caption file. UserError when both are gone."""
         if self.key:
             return str(self._record()[1].get("caption", "")).strip()
-        return self._text().strip()
+        return self._text().strip() if self.file.exists() or not self.medium.exists() else ""
 
     def write(self, caption: str) -> None:
         """OSError when the disk is full; the file is then as before."""

@@ -114,21 +114,24 @@ def test_a_page_shows_items_buckets_and_what_is_left_out(view: Callable[..., Any
     result, view_id = view()
     sheet = Image.open(result.values[0])
     assert sheet.width > 600 and len(sheet.getcolors(2**24) or []) > 1000, "the photographs are on it"
-    assert "1  coffee.png: 160x96 to 96x64" in result.values[1] and "lonely.png: no caption: lonely.txt is missing" in result.values[1]
+    assert "1  coffee.png: 160x96 to 96x64" in result.values[1] and "NOT USABLE: no caption: lonely.txt is missing" in result.values[1]
+    assert result.text == "page 1 of 1, 4 items, 1 not usable"
     status, page = fetch("GET", f"/musubi_tuner/dataset_view/{view_id}")
     assert status == 200
     assert [(item["number"], item["name"], item["caption"]) for item in page["items"]] == [
         (1, "coffee.png", "a coffee \N{HOT BEVERAGE}"),
         (2, "rocket.png", "a rocket \N{HOT BEVERAGE}"),
-        (3, "coffee.png", "listed coffee"),
-        (4, "rocket.png", "listed rocket"),
+        (3, "lonely.png", ""),
+        (4, "coffee.png", "listed coffee"),
+        (5, "rocket.png", "listed rocket"),
     ]
+    assert [item["problem"] for item in page["items"]] == ["", "", "no caption: lonely.txt is missing", "", ""]
     assert "input" not in json.dumps(page), "no paths reach the page"
 
 
 def test_pages_follow_each_other(view: Callable[..., Any], part: Any) -> None:
     result, _ = view(items_per_page=3, page=2)
-    assert "page 2 of 2, 4 items" in result.text and "4  rocket.png" in result.values[1]
+    assert "page 2 of 2, 4 items" in result.text and "5  rocket.png" in result.values[1]
     with pytest.raises(part("backend.musubi_backend.errors").UserError, match="there are 2 pages of 3 items"):
         view(items_per_page=3, page=3)
 
@@ -166,10 +169,17 @@ def test_a_caption_is_saved_in_its_line_and_the_others_stay(view: Callable[..., 
     _, view_id = view()
     file = host.input_dir / "list.jsonl"
     before = file.read_text(encoding="utf-8").split("\n")
-    assert save(fetch, view_id, 4, "listed rocket", "a rocket\nat night")[0] == 200
+    assert save(fetch, view_id, 5, "listed rocket", "a rocket\nat night")[0] == 200
     after = file.read_text(encoding="utf-8").split("\n")
     assert after[:2] == before[:2] and after[3:] == before[3:]
     assert json.loads(after[2]) == {**json.loads(before[2]), "caption": "a rocket\nat night"}
+
+
+def test_a_picture_without_a_caption_is_given_one(view: Callable[..., Any], fetch: Fetch, host: DiskHost) -> None:
+    _, view_id = view()
+    assert save(fetch, view_id, 3, "", "a lonely rocket") == (200, {"caption": "a lonely rocket"})
+    assert (host.input_dir / "pictures" / "lonely.txt").read_text(encoding="utf-8") == "a lonely rocket"
+    assert view()[0].text == "page 1 of 1, 5 items"
 
 
 def test_what_changed_in_the_meantime_is_not_overwritten(view: Callable[..., Any], fetch: Fetch, host: DiskHost) -> None:
@@ -246,7 +256,7 @@ def test_files_outside_the_roots_and_other_kinds_of_files_stay_untouched(
     status, answer = save(fetch, view_id, 1, "print()", "import os")
     assert status == 400 and "does not end like a caption" in answer["error"]
     page = fetch("GET", f"/musubi_tuner/dataset_view/{view_id}")[1]
-    assert "does not end like a caption" in page["items"][0]["locked"] and page["items"][2]["locked"] == ""
+    assert "does not end like a caption" in page["items"][0]["locked"] and page["items"][4]["locked"] == ""
 
 
 def test_a_dataset_file_outside_the_roots_is_refused(host: DiskHost, part: Any, tmp_path: Path) -> None:

@@ -6,20 +6,24 @@ import json
 import math
 from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..architectures import cards
 from ..atomic import replacing, write_text
-from ..dataset.config import Dataset, load_config
-from ..dataset.discovery import discover
+from ..cache.names import media_stem
+from ..dataset.config import Dataset, ImageDataset, load_config
+from ..dataset.discovery import Discovery, discover
 from ..dataset.items import MediaItem, unmet_targets
+from ..dataset.media import images_in, read_caption, videos_in
 from ..dataset.probe import Foreseen, foresee
 from ..dataset.problems import Problem
 from ..errors import UserError
 
 if TYPE_CHECKING:
     from ..architectures.card import Card
+    from ..dataset.sheet import Tile
 
 _READERS = 4
 
@@ -30,33 +34,61 @@ def run(args: Namespace) -> None:
 
     card = cards()[args.architecture]
     found = [discover(dataset, card) for dataset in load_config(args.dataset_config).datasets]
-    items = [item for discovery in found for item in discovery.items]
-    problems = [problem for discovery in found for problem in discovery.problems]
-    pages = max(1, math.ceil(len(items) / args.items_per_page))
+    shown = [one for discovery in found for one in _shown(discovery)]
+    told = {item.path for item, _ in shown}
+    problems = [problem for discovery in found for problem in discovery.problems if problem.path not in told]
+    pages = max(1, math.ceil(len(shown) / args.items_per_page))
     if args.page > pages:
         raise UserError(f"--page {args.page}: there are {pages} pages of {args.items_per_page} items")
     first = (args.page - 1) * args.items_per_page
-    chosen = items[first : first + args.items_per_page]
+    chosen = list(enumerate(shown[first : first + args.items_per_page], start=first + 1))
+
+    def looked_at(one: tuple[int, tuple[MediaItem, str]]) -> tuple[Foreseen | Problem, Tile]:
+        number, (item, reason) = one
+        foreseen = foresee(item, card)
+        tile = tile_of(foreseen, number, card, args.tile_size)
+        return foreseen, replace(tile, problem=reason or tile.problem)
+
     with ThreadPoolExecutor(_READERS) as pool:
-        foreseen = list(pool.map(lambda item: foresee(item, card), chosen))
-        numbered = list(enumerate(foreseen, start=first + 1))
-        tiles = list(pool.map(lambda pair: tile_of(pair[1], pair[0], card, args.tile_size), numbered))
-    sheet, boxes = draw(tiles, args.tile_size)
+        results = list(pool.map(looked_at, chosen))
+    sheet, boxes = draw([tile for _, tile in results], args.tile_size)
     with replacing(args.output) as part:
         sheet.save(part, format="PNG")
     listed = [
-        {**_entry(number, item, what, card), "problem": tile.problem, "box": box}
-        for (number, what), item, tile, box in zip(numbered, chosen, tiles, boxes, strict=True)
+        {**_entry(number, item, foreseen, card), "problem": tile.problem, "box": box}
+        for (number, (item, _)), (foreseen, tile), box in zip(chosen, results, boxes, strict=True)
     ]
     report = {
         "page": args.page,
         "pages": pages,
-        "count": len(items),
+        "count": sum(1 for _, reason in shown if not reason),
+        "not_usable": sum(1 for _, reason in shown if reason) + len(problems),
         "sheet": sheet.size,
         "items": listed,
         "problems": [{"path": str(problem.path.absolute()), "reason": problem.reason} for problem in problems],
     }
     write_text(args.report, json.dumps({**report, "text": _text(report)}, ensure_ascii=False))
+
+
+def _shown(discovery: Discovery) -> list[tuple[MediaItem, str]]:
+    """The usable items of a dataset, and behind them the media of its folder that are not usable, with the reason: they can be looked
+    at too, and one that lacks a caption can be given one."""
+    dataset = discovery.dataset
+    shown = [(item, "") for item in discovery.items]
+    if dataset.source is None or not dataset.source[0].endswith("_directory"):
+        return shown
+    media = set(images_in(Path(dataset.source[1])) if isinstance(dataset, ImageDataset) else videos_in(Path(dataset.source[1])))
+    for problem in discovery.problems:
+        if problem.path in media:
+            shown.append((MediaItem(dataset, problem.path, media_stem(problem.path), _caption(problem.path, dataset)), problem.reason))
+    return shown
+
+
+def _caption(medium: Path, dataset: Dataset) -> str:
+    try:
+        return read_caption(medium, dataset.caption_extension or "")
+    except ValueError:
+        return ""  # the reason why it is not usable says so
 
 
 def _entry(number: int, item: MediaItem, found: Foreseen | Problem, card: Card) -> dict[str, Any]:
@@ -91,9 +123,15 @@ def caption_place(item: MediaItem) -> dict[str, str]:
     return {"file": str(item.path.with_name(item.path.stem + (dataset.caption_extension or "")).absolute()), "key": ""}
 
 
+def summary(report: dict[str, Any]) -> str:
+    """One line about a page and its dataset."""
+    unusable = f", {report['not_usable']} not usable" if report["not_usable"] else ""
+    return f"page {report['page']} of {report['pages']}, {report['count']} items{unusable}"
+
+
 def _text(report: dict[str, Any]) -> str:
     """The list for people."""
-    lines = [f"page {report['page']} of {report['pages']}, {report['count']} items"]
+    lines = [summary(report)]
     for item in report["items"]:
         lines.append(f"{item['number']}  {item['name']}{_facts(item)}")
         lines.append(f"   {(item['problem'] and 'NOT USABLE: ' + item['problem']) or item['caption']}")
