@@ -135,8 +135,10 @@ def test_weights_of_another_kind_are_refused(shared: Path, tmp_path: Path) -> No
     model = WanTransformer(WanGeometry(dim=32, ffn_dim=64, num_heads=2, num_layers=1, text_dim=32))
     loha = str(shared / "golden" / "convert" / "wan_loha.default.safetensors")
     with pytest.raises(UserError, match=r"is a LoHa, and --network_module networks\.lokr trains a LoKr"):
-        networks.build(arguments(network_weights=loha), CARD, model, 0)
-    network = networks.build(arguments(network_module="networks.loha", network_weights=loha, dim_from_weights=True), CARD, model, 0)
+        networks.build(arguments(network_weights=loha), CARD, model, 0, torch.device("cpu"))
+    network = networks.build(
+        arguments(network_module="networks.loha", network_weights=loha, dim_from_weights=True), CARD, model, 0, torch.device("cpu")
+    )
     assert torch.equal(network.state_dict()["lora_unet_blocks_0_ffn_0.hada_w1_a"], load(loha)["lora_unet_blocks_0_ffn_0.hada_w1_a"])
     save_atomic(dict(network.state_dict()), tmp_path / "again.safetensors")
 

@@ -52,6 +52,20 @@ def test_resuming_from_a_step_state_gives_the_same_bits(project: Any, same: Simp
     assert not (project.folder / "out/rest/cat-step00000004.safetensors").exists()
 
 
+@pytest.mark.parametrize("kind", ["loha", "lokr"])
+def test_other_networks_resume_to_the_same_bits_and_not_as_a_lora(
+    kind: str, project: Any, same: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"network_module": f"networks.{kind}", "max_train_steps": 4, "save_every_n_steps": 2, "network_dim": 2}
+    project.train("whole", "--save_state", **settings)
+    state = project.folder / "out/whole/cat-step00000002-state"
+    project.train("rest", resume=state, **settings)
+    assert any(name.endswith({"loha": "hada_w2_a", "lokr": "lokr_w1"}[kind]) for name in project.lora("rest"))
+    assert same.bits(project.lora("rest"), project.lora("whole"))
+    assert project.refused("lora", resume=state, max_train_steps=4, network_dim=2) == 1
+    assert "does not fit" in capsys.readouterr().err
+
+
 def test_resuming_from_an_epoch_state_keeps_counting_epochs(project: Any, same: SimpleNamespace) -> None:
     settings = {"save_every_n_epochs": 1, "max_train_steps": None, "max_train_epochs": 4}
     project.train("whole", "--save_state", **settings)

@@ -15,7 +15,7 @@ import shutil
 from argparse import Namespace
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .. import atomic
 from ..errors import UserError
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
+    from ..weights.lora_parts import Adapter
     from .schedules import Schedule
 
 logger = logging.getLogger(__name__)
@@ -199,11 +200,11 @@ def _check_rank(saved: SavedState, args: Namespace) -> None:
     if args.dim_from_weights:
         return
     wanted = args.network_dim or 4
-    header = read_header(saved.folder / MODEL_FILE)
-    ranks = {info.shape[0] for name, info in header.tensors.items() if name.endswith(".lora_down.weight")}
-    if not ranks:
+    adapters = _adapters(saved)
+    if not adapters:
         raise UserError(f"--resume {saved.folder}: {MODEL_FILE} holds no LoRA")
-    if ranks != {wanted}:
+    ranks = {adapter.rank for adapter in adapters.values()} - {0}  # a LoKr of whole matrices has none
+    if ranks - {wanted}:
         raise UserError(
             f"--resume {saved.folder} has rank {', '.join(map(str, sorted(ranks)))}, but --network_dim is {wanted}; use the same rank"
         )
@@ -217,15 +218,31 @@ def _check_sizes(saved: SavedState, args: Namespace) -> None:
     for name, info in open_weights(args.dit, PREFIXES).header.tensors.items():
         if name.endswith(".weight") and len(info.shape) == 2:
             sizes[name.removesuffix(".weight").replace(".", "_")] = info.shape
-    header = read_header(saved.folder / MODEL_FILE)
-    for name, info in header.tensors.items():
-        layer, found, _ = name.rpartition("lora_unet_")[2].partition(".lora_down.weight")  # an expert's name may come first
-        if found and (layer not in sizes or sizes[layer][1] != info.shape[1]):
+    for layer, adapter in _adapters(saved).items():
+        size = adapter.size()
+        if size is not None and (layer not in sizes or sizes[layer][1] != size[1]):
             is_now = f"has width {sizes[layer][1]}" if layer in sizes else "is not there"
             raise UserError(
                 f"--resume {saved.folder} belongs to another model than --dit {args.dit}: its layer {layer} has width "
-                f"{info.shape[1]}, in the model it {is_now}"
+                f"{size[1]}, in the model it {is_now}"
             )
+
+
+def _adapters(saved: SavedState) -> dict[str, Adapter]:
+    """Layer -> its LoRA, LoHa or LoKr in a state, by its header alone. An expert's name may come before the layer's."""
+    from ..weights.lora_parts import Adapter, Part
+
+    parts: dict[str, dict[str, Part]] = {}
+    for name, info in read_header(saved.folder / MODEL_FILE).tensors.items():
+        layer, dot, part = name.rpartition("lora_unet_")[2].partition(".")
+        if dot:
+            parts.setdefault(layer, {})[part] = Part(info.dtype, info.shape, _unread)
+    adapters = {layer: Adapter(found, layer) for layer, found in parts.items()}
+    return {layer: adapter for layer, adapter in adapters.items() if adapter.kind}
+
+
+def _unread() -> NoReturn:
+    raise AssertionError("only shapes are looked at here")
 
 
 def _restore_schedule(schedule: Schedule, values: dict[str, Any], own: bool) -> None:
