@@ -84,10 +84,12 @@ class FramePack(Architecture):
     def predict(
         self, transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Batch, args: Namespace, skip_blocks: Sequence[int] = ()
     ) -> Tensor:
-        """The guidance that the distilled model is told is `--guidance_scale`, as musubi-tuner trains it."""
-        from .sample import velocity
+        """In training the guidance that the distilled model is told is `--guidance_scale`, as in musubi-tuner."""
+        from .sample import GUIDANCE, velocity
 
-        return velocity(transformer, noisy, timesteps, batch, args.guidance_scale, skip_blocks)
+        if GUIDANCE not in batch:
+            batch = {**batch, GUIDANCE: noisy.new_full((len(noisy),), 1000.0 * args.guidance_scale)}
+        return velocity(transformer, noisy, timesteps, batch, skip_blocks)
 
     @property
     def line_options(self) -> Mapping[str, LineOption]:
@@ -127,7 +129,7 @@ class FramePack(Architecture):
     ) -> Tensor:
         from .sample import sample
 
-        return sample(transformer, request, texts, conditions, args=args, device=device, progress=progress)
+        return sample(self, transformer, request, texts, conditions, args=args, device=device, progress=progress)
 
     def steps(self, request: SampleRequest) -> int:
         sections: int = request.own["sections"]

@@ -25,17 +25,19 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ...inference.sampling import SampleRequest
-    from ..protocol import Batch
+    from ..protocol import Architecture, Batch
     from .model import FramePackTransformer
 
 logger = logging.getLogger(__name__)
 
 
-def velocity(
-    transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Batch, guidance: float, skip_blocks: Sequence[int] = ()
-) -> Tensor:
-    """The transformer's prediction [B, C, F, H, W] for a batch with the names of caches. guidance: not yet times 1000. A history of which
-    only the times are given is empty: zeros."""
+GUIDANCE = "guidance"
+"""Name in a batch of what the distilled model is told, times 1000."""
+
+
+def velocity(transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Batch, skip_blocks: Sequence[int] = ()) -> Tensor:
+    """The transformer's prediction [B, C, F, H, W] for a batch with the names of caches and the guidance. A history of which only the times
+    are given is empty: zeros."""
     values: Any = batch
     model = cast("FramePackTransformer", transformer)
     prediction: Tensor = model(
@@ -44,7 +46,7 @@ def velocity(
         values["llama_vec"],
         values["llama_attention_mask"],
         values["clip_l_pooler"],
-        model.embedded_guidance(guidance, len(noisy)),
+        values[GUIDANCE],
         image=values["image_embeddings"],
         latent_indices=values["latent_indices"],
         clean=Clean(values["latents_clean"], values["clean_latent_indices"]),
@@ -65,6 +67,7 @@ def _history(values: Mapping[str, Tensor], part: str, frames: int, noisy: Tensor
 
 
 def sample(
+    architecture: Architecture,
     transformer: nn.Module,
     request: SampleRequest,
     texts: Mapping[str, Mapping[str, Tensor]],
@@ -75,7 +78,7 @@ def sample(
     progress: Callable[[int], object] | None = None,
 ) -> Tensor:
     """Latents [C, F, H, W] in float32 on the CPU: the start picture and all sections, or the one frame. See `Architecture.sample`."""
-    sampler = _Sampler(transformer, request, texts, args, device, progress)
+    sampler = _Sampler(architecture, transformer, request, texts, args, device, progress)
     one_frame = request.one_frame
     return sampler.video(conditions) if one_frame is None else sampler.one_frame(one_frame, conditions)
 
@@ -85,6 +88,7 @@ class _Sampler:
 
     def __init__(
         self,
+        architecture: Architecture,
         transformer: nn.Module,
         request: SampleRequest,
         texts: Mapping[str, Mapping[str, Tensor]],
@@ -93,7 +97,7 @@ class _Sampler:
         progress: Callable[[int], object] | None,
     ) -> None:
         self.request, self.texts, self.args, self.device, self.progress = request, texts, args, device, progress
-        self.transformer: Any = transformer
+        self.architecture, self.transformer = architecture, cast("FramePackTransformer", transformer)
         self.window: int = request.own["latent_window_size"]
         self.generator = torch.Generator().manual_seed(request.seed)
 
@@ -125,6 +129,8 @@ class _Sampler:
         request, scale = self.request, CARD.spatial_compression
         shape = (1, CARD.latent_channels, frames, request.height // scale, request.width // scale)
         latents = torch.randn(shape, generator=self.generator).to(self.device)
+        assert request.embedded_guidance is not None  # the flag has a default, and so have sample prompts
+        beside = {**beside, GUIDANCE: self.transformer.embedded_guidance(request.embedded_guidance)[0]}
         positive = batch_of_one({**self.texts[prompt], **beside}, self.device)
         negative = None
         if request.guidance.scale != 1.0:
@@ -159,9 +165,8 @@ class _Sampler:
         return rescaled(mixed, with_prompt, self.request.own["guidance_rescale"])
 
     def _velocity(self, latents: Tensor, now: Tensor, batch: Batch, cache: MagCache | Calibration | None) -> Tensor:
-        embedded = self.request.embedded_guidance
         self.transformer.around_blocks = cache
-        return velocity(self.transformer, latents, now, batch, CARD.embedded_guidance or 0.0 if embedded is None else embedded)
+        return self.architecture.predict(self.transformer, latents, now, batch, self.args).float()
 
 
 def rescaled(mixed: Tensor, with_prompt: Tensor, share: float) -> Tensor:
