@@ -17,6 +17,7 @@ from musubi_backend.weights import lora_names
 from musubi_backend.weights.lora_layouts import LoRAFile
 from musubi_backend.weights.safetensors_file import load, read_header, save_atomic
 
+LOHA = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 FACTORS = ("float32", "bfloat16", "float16")
 CASES = ("wan_t2v", "wan_i2v", "hv", "framepack", "wan_loha", "wan_lokr", "wan_lokr_full")
 
@@ -162,6 +163,35 @@ def test_round_trips_keep_the_delta(tmp_path_factory, dtype, alpha_dtype, rank, 
     before, after = deltas(state)[name], deltas(back)[name]
     tolerance = max({"float32": 1e-5, "float16": 1e-2, "bfloat16": 6e-2}[each] for each in (dtype, alpha_dtype) if each in FACTORS)
     assert torch.allclose(before, after, rtol=tolerance, atol=tolerance * float(before.abs().max()) + 1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.lists(st.none() | st.tuples(st.integers(1, 3), st.none() | st.sampled_from([0.5, 1.0, 3.0])), min_size=4, max_size=4).filter(any),
+    st.sampled_from(["float32", "bfloat16"]),
+    st.sampled_from(["lora", "loha"]),
+)
+def test_parts_of_a_layer_fuse_to_their_deltas(tmp_path_factory, parts, dtype, kind):
+    """Over ranks, alphas, missing alphas and missing parts: the fused layer's rows are the parts' deltas."""
+    folder = tmp_path_factory.mktemp("fuse")
+    names = ["attn_to_q", "attn_to_k", "attn_to_v", "proj_mlp"]
+    heights = [WIDTH, WIDTH, WIDTH, 4 * WIDTH]
+    state = {}
+    for name, rows, part in zip(names, heights, parts, strict=True):
+        for factor in () if part is None else {"lora": ("lora_up.weight", "lora_down.weight"), "loha": LOHA}[kind]:
+            up = factor.endswith(("_a", "up.weight"))
+            shape = (rows, part[0]) if up else (part[0], WIDTH)
+            state[f"lora_unet_single_transformer_blocks_0_{name}.{factor}"] = torch.randn(shape).to(getattr(torch, dtype))
+        if part is not None and part[1] is not None:
+            state[f"lora_unet_single_transformer_blocks_0_{name}.alpha"] = torch.tensor(part[1])
+    save_atomic(state, folder / "in.safetensors")
+    words = ["--input", str(folder / "in.safetensors"), "--output", str(folder / "out.safetensors"), "--target", "default"]
+    assert main(["convert_lora", *words, "--architecture", "hv"]) == 0
+    fused, wanted = deltas(load(folder / "out.safetensors"))["lora_unet_single_blocks_0_linear1"], deltas(state)
+    prefix = "lora_unet_single_transformer_blocks_0_"
+    rows = torch.cat([wanted.get(prefix + name, torch.zeros(height, WIDTH)) for name, height in zip(names, heights, strict=True)])
+    limit = (1e-5 if dtype == "float32" else 2e-2) * max(1.0, float(rows.abs().max()))
+    assert torch.allclose(fused, rows, atol=limit)
 
 
 def test_unknown_tensors_are_reported_and_left_out_or_kept(tmp_path, run_tool, capsys, shared):

@@ -177,6 +177,7 @@ def test_bad_input(shared, refusal, tmp_path):
     assert "fits no layer of this model" in said("--dit", base, "--lora_weight", hv, *out)
     wide = said("--dit", base, "--lora_weight", tmp_path / "wide.safetensors", *out)
     assert "64x256" in wide and "[64, 128]" in wide and "blocks_0_self_attn_q" in wide
+    assert "wide.safetensors" in wide and "base.safetensors" in wide
     assert "DoRA" in said("--dit", base, "--lora_weight", tmp_path / "dora.safetensors", *out)
     assert "is the input" in said("--dit", base, "--lora_weight", hv, "--save_merged_model", base)
     assert "a transformer is expected" in said("--dit", hv, "--lora_weight", hv, *out)

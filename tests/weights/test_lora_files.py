@@ -23,7 +23,7 @@ def test_merging_equals_the_recorded_merge_bit_for_bit(shared, tmp_path, dtype):
     save_atomic({name.removeprefix("lora."): t for name, t in recorded.items() if name.startswith("lora.")}, lora)
     merge = LoRAMerge([lora], [0.8])
     bases = {name.removeprefix("base."): t for name, t in recorded.items() if name.startswith("base.")}
-    merge.check(bases)
+    merge.check({name: weight.shape for name, weight in bases.items()})
     assert bases
     for name, weight in bases.items():
         assert torch.equal(merge(name, weight).to(weight.dtype), recorded[f"merged.{name}"])

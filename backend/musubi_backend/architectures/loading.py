@@ -50,7 +50,7 @@ def load_frozen(
     check_mode(mode, dtype)
     merge = lora_merge(args, card)
     if merge is not None:
-        merge.check([rename(name) or name if rename else name for name in weights.header.tensors])
+        merge.check({rename(name) or name if rename else name: info.shape for name, info in weights.header.tensors.items()})
     plan = MemoryPlan.from_args(args)
     plan.prepare(model, weights, card, device, rename)
     logger.info("loading %s (%s) as %s", weights.path, card.title, str(dtype).removeprefix("torch."))

@@ -6,7 +6,8 @@ so that merged weights are the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import prod
 
 import torch
 from torch import Tensor
@@ -20,12 +21,12 @@ _BY_ROW = ("lora_up.weight", "hada_w1_a", "hada_w2_a", "diff")
 def merged(weight: Tensor, parts: Parts, multiplier: float, name: str) -> Tensor:
     """weight + multiplier * delta, in the wider dtype of both (8-bit floats: in float16), on the weight's device.
 
-    name: of the adapter, for the UserError when it is for a matrix of another size. The result is not cast back.
+    name: of the adapter and its file, for the UserError when it is for a matrix of another size. The result is not cast back.
     """
     if weight.element_size() == 1 and weight.is_floating_point():
         weight, parts = weight.half(), {key: part.half() if part.is_floating_point() else part for key, part in parts.items()}
     parts = {key: part.to(weight.device) for key, part in parts.items()}
-    check(weight, parts, name)
+    check(weight.shape, parts, name)
     if "lora_down.weight" in parts:
         down, up = parts["lora_down.weight"], parts["lora_up.weight"]
         rank = down.shape[0]
@@ -89,17 +90,14 @@ def _like(weight: Tensor, difference: Tensor) -> Tensor:
     return difference if difference.shape == weight.shape else difference.reshape(weight.shape)
 
 
-def check(weight: Tensor, parts: Parts, name: str) -> None:
+def check(shape: Sequence[int], parts: Parts, name: str) -> None:
     """UserError when an adapter cannot be merged, or is for a matrix of another size."""
     for part in ("dora_scale", "hada_t1", "lokr_t2"):
         if part in parts:
             raise UserError(f"{name} has {part}: DoRA and Tucker decomposition cannot be merged; extract a plain LoRA from it first")
     rows, columns = _size(parts)
-    if rows * columns != weight.numel() or (weight.ndim > 1 and rows != weight.shape[0]):
-        raise UserError(
-            f"{name} of the LoRA changes a matrix of {rows}x{columns}, and the model's is {list(weight.shape)}: "
-            "it was trained on another model"
-        )
+    if rows * columns != prod(shape) or (len(shape) > 1 and rows != shape[0]):
+        raise UserError(f"{name} changes a matrix of {rows}x{columns}, and the model's is {list(shape)}: it was trained on another model")
 
 
 def _size(parts: Parts) -> tuple[int, int]:

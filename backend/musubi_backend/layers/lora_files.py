@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,10 +68,10 @@ class LoRAMerge:
                 raise UserError(f"{path}: the include and exclude patterns leave nothing of this LoRA")
             self._states.append(_by_adapter(kept))
 
-    def check(self, names: Collection[str]) -> None:
-        """Compare with the model's tensor names before anything is loaded. UserError when a file fits nothing; what is left
-        over in a fitting file is a warning."""
-        usable = {adapter_name(name.rpartition(".")[0]) for name in names}
+    def check(self, tensors: Mapping[str, Sequence[int]]) -> None:
+        """Compare with the model's tensors (name -> shape) before anything is loaded. UserError when a file fits nothing or is for
+        other sizes; what is left over in a fitting file is a warning."""
+        usable = {adapter_name(name.rpartition(".")[0]) for name in tensors}
         for path, state in zip(self.files, self._states, strict=True):
             unused = [adapter for adapter in state if adapter not in usable]
             if len(unused) == len(state):
@@ -79,6 +79,10 @@ class LoRAMerge:
             if unused:
                 keys = ", ".join(_key(adapter, part) for adapter in unused for part in state[adapter])
                 logger.warning("Warning: not all LoRA keys are used: %s: %s", path, keys)
+            for name, shape in tensors.items():
+                adapter, _, leaf = _adapter_and_leaf(name)
+                if leaf == "weight" and adapter in state and changes_weight(state[adapter]):
+                    check(shape, state[adapter], f"{adapter} of {path}")
 
     def touches(self, name: str) -> bool:
         """Whether any of the LoRAs changes the tensor called `name` in the model."""
@@ -104,7 +108,7 @@ class LoRAMerge:
             parts = {part: tensor.to(weight.device, torch.float32) for part, tensor in state[adapter].items()}
             blocks: list[tuple[Tensor, Mapping[str, Tensor]]] = [(weight, parts)]
             if leaf == "weight" and changes_weight(parts):
-                check(weight, parts, adapter)
+                check(weight.shape, parts, f"{adapter} of {self.files[index]}")
                 blocks = self._blocks(weight, parts)
             for rows, part in blocks:
                 rows.copy_(self._with(index, name, rows.float(), part))
@@ -124,7 +128,7 @@ class LoRAMerge:
             return weight
         multiplier = self.multipliers[index] if index < len(self.multipliers) else 1.0
         if leaf == "weight" and changes_weight(parts):
-            return merged(weight, parts, multiplier, adapter)
+            return merged(weight, parts, multiplier, f"{adapter} of {self.files[index]}")
         return merged_bias(weight, parts, multiplier) if leaf == "bias" else weight
 
 

@@ -120,7 +120,10 @@ def _merge(args: Namespace, base: Base, files: list[str]) -> LoRAMerge | None:
     for path, multiplier in zip(files, multipliers, strict=False):
         logger.info("Loading LoRA weights from %s with multiplier %s", path, multiplier)
     merge = LoRAMerge(files, multipliers, architecture=base.naming())
-    merge.check([base.own(name) for name in base.specs])
+    try:
+        merge.check({base.own(name): shape for name, (_, shape) in base.specs.items() if name not in base.scaled})
+    except UserError as error:
+        raise UserError(f"{error} (--dit {base.path})") from error
     logger.info("Merging LoRA weights to DiT model")
     return merge
 
