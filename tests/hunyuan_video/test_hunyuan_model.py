@@ -9,6 +9,7 @@ import pytest
 import torch
 from musubi_backend.architectures.hunyuan_video.model import HunyuanTransformer
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 Sample = dict[str, Tensor]
 
@@ -66,6 +67,37 @@ def test_gradient_checkpointing_gives_bit_identical_gradients(model_with_lora: C
         model.gradient_checkpointing, model.gradient_checkpointing_cpu_offload = True, offload
         again = gradients(model, network, example([5, 9]))
         assert all(torch.equal(plain[name], again[name]) for name in plain)
+
+
+def test_checkpointing_neither_recomputes_the_last_block_nor_any_blocks_last_product(model_with_lora: Callable[..., Any]) -> None:
+    model, network = model_with_lora()
+    blocks = [*model.double_blocks, *model.single_blocks]
+    inputs: list[tuple[Any, ...]] = []
+    handles = [block.register_forward_pre_hook(lambda _, seen: inputs.append(seen)) for block in blocks]
+    gradients(model, network, example([5]))
+    for handle in handles:
+        handle.remove()
+    flops = [_flops_of(block, seen) for block, seen in zip(blocks, inputs, strict=True)]
+    counts = {}
+    for checkpointing in (False, True):
+        model.gradient_checkpointing = checkpointing
+        with FlopCounterMode(display=False) as counter:
+            gradients(model, network, example([5]))
+        counts[checkpointing] = counter.get_total_flops()
+    sizes, video, text = model.geometry, 12, 5
+    last_product = {
+        "double": 2 * video * sizes.mlp_dim * sizes.dim,
+        "single": 2 * (video + text) * (sizes.dim + sizes.mlp_dim) * sizes.dim,
+    }
+    spared = 2 * last_product["double"] + last_product["single"]
+    assert counts[True] - counts[False] == sum(flops[:3]) - spared
+
+
+def _flops_of(block: torch.nn.Module, inputs: tuple[Any, ...]) -> int:
+    """Of the block alone, without gradients."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        block(*inputs)
+    return counter.get_total_flops()
 
 
 def test_blocks_are_skipped_by_number(model_with_lora: Callable[..., Any]) -> None:

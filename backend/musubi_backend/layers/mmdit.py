@@ -111,13 +111,10 @@ class DoubleStreamBlock(JointBlock):
         of_text = self._attention_inputs(text, x[:, n:], text_mods, None)
         q, k, v = (torch.cat(pair, dim=1) for pair in zip(of_video, of_text, strict=True))
         attended = self.attend(q, k, v, shared.padding)
-        return torch.cat(
-            [
-                self._rest(video, x[:, :n], attended[:, :n], video_mods),
-                self._rest(text, x[:, n:], attended[:, n:], text_mods),
-            ],
-            dim=1,
-        )
+        # Text first: a recomputed block ends before its last product, which should be the large one.
+        text_out = self._rest(text, x[:, n:], attended[:, n:], text_mods)
+        video_out = self._rest(video, x[:, :n], attended[:, :n], video_mods)
+        return torch.cat([video_out, text_out], dim=1)
 
     def _attention_inputs(self, stream: Stream, x: Tensor, mods: Sequence[Tensor], rope: Tables | None) -> tuple[Tensor, Tensor, Tensor]:
         width = x.shape[-1]
