@@ -78,6 +78,8 @@ def test_how_the_models_are_kept_changes_nothing(generate: Generate) -> None:
     assert torch.equal(generate("--lazy_loading"), both)
     assert torch.equal(generate("--offload_inactive_dit"), both)
     assert torch.equal(generate("--force_v2_1_time_embedding"), both)
+    assert torch.equal(generate("--blocks_to_swap", 1, "--lazy_loading"), both)
+    assert torch.equal(generate("--fp8_scaled", "--offload_inactive_dit"), generate("--fp8_scaled"))
 
 
 def test_guidance_and_loras_belong_to_their_expert(generate: Generate, models: dict[str, Path], tmp_path: Path) -> None:
@@ -227,9 +229,10 @@ def test_resuming_two_loras_gives_the_same_bits(training: Callable[..., Path]) -
 
 
 def test_where_the_resting_expert_lies_changes_nothing(training: Callable[..., Path]) -> None:
-    plain, offloaded = training("plain", steps=4), training("offloaded", "--offload_inactive_dit", "--gradient_checkpointing", steps=4)
-    first, second = load(plain / "cat.safetensors"), load(offloaded / "cat.safetensors")
-    assert all(torch.allclose(first[key], second[key], atol=1e-6) for key in first)
+    plain = load(training("plain", steps=4) / "cat.safetensors")
+    for out, flags in {"offloaded": ["--offload_inactive_dit"], "swapped": ["--blocks_to_swap", 1]}.items():
+        other = load(training(out, "--gradient_checkpointing", *flags, steps=4) / "cat.safetensors")
+        assert all(torch.allclose(plain[key], other[key], atol=1e-6) for key in plain)
 
 
 def test_a_shared_lora_acts_in_both_experts(models: dict[str, Path], tmp_path: Path) -> None:
