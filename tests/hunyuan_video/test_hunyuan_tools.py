@@ -282,3 +282,17 @@ def test_an_image_model_without_a_picture_and_with_the_wrong_channels_is_refused
     with pytest.raises(AssertionError):
         image_studio.train("wrong", steps=1)
     assert "--dit_in_channels 16" in capsys.readouterr().err
+
+
+def test_8_bit_weights_train_and_generate_nearly_the_same(studio: Studio, tmp_path: Path) -> None:
+    plain = load(studio.train("sixteen bits", "--gradient_checkpointing"))
+    small = studio.train("eight bits", "--fp8_base", "--gradient_checkpointing", "--gradient_checkpointing_cpu_offload")
+    moved, apart = (
+        sum(float((one[name] - other[name]).square().sum()) for name in plain if "lora_up" in name)
+        for one, other in ((plain, {name: torch.zeros_like(tensor) for name, tensor in plain.items()}), (load(small), plain))
+    )
+    assert 0 < apart < 0.05 * moved
+    expected = studio.latents(tmp_path, "--lora_weight", small)
+    for flags in (["--fp8"], ["--fp8", "--fp8_fast"], ["--fp8", "--fp8_llm"]):
+        made = studio.latents(tmp_path, "--lora_weight", small, *flags)
+        assert 0 < (made - expected).norm() < 0.1 * expected.norm(), flags

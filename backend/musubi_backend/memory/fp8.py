@@ -30,27 +30,30 @@ def quantise(weight: Tensor, scaling: Scaling = "block") -> tuple[Tensor, Tensor
     casts (values beyond 448 become 448, small ones vanish).
     """
     stored = torch.empty(weight.shape, dtype=_STORED, device=weight.device)
-    scale = None if scaling == "none" else _scale(weight, scaling)
+    scale = None if scaling == "none" else torch.empty(_scale_shape(weight, scaling), dtype=weight.dtype, device=weight.device)
     rows = max(1, _AT_ONCE * len(weight) // max(1, weight.numel()))
-    for start in range(0, len(weight), rows):  # a slice at a time: the float32 copies are larger than the weight
-        part = slice(start, start + rows)
+    parts = [slice(start, start + rows) for start in range(0, len(weight), rows)]  # float32 copies of all would be larger than the weight
+    if scale is not None and scale.ndim == 1:
+        scale.copy_(_scale(torch.stack([weight[part].abs().amax() for part in parts]).amax()))
+    for part in parts:
         values = weight[part].to(torch.float32, copy=True)
         if scale is not None:
-            parts = scale[part] if scale.numel() > 1 else scale
             grouped = values.unflatten(1, (scale.shape[1], -1)) if scale.ndim == 3 else values
-            grouped.div_(parts.float()).nan_to_num_(0.0)
+            if scale.ndim > 1:
+                scale[part] = _scale(grouped.abs().amax(-1, keepdim=True).to(weight.dtype))
+            grouped.div_((scale[part] if scale.ndim > 1 else scale).float()).nan_to_num_(0.0)
         stored[part] = values.clamp_(-_LARGEST, _LARGEST)
     return stored, scale
 
 
-def _scale(weight: Tensor, scaling: Scaling) -> Tensor:
-    """In weight's dtype, so that dividing and multiplying use the same scale."""
+def _scale_shape(weight: Tensor, scaling: Scaling) -> tuple[int, ...]:
     if scaling == "tensor" or weight.ndim != 2:
-        largest = weight.abs().amax().reshape(1)
-    elif weight.shape[1] % BLOCK == 0:
-        largest = weight.unflatten(1, (-1, BLOCK)).abs().amax(-1, keepdim=True)
-    else:
-        largest = weight.abs().amax(-1, keepdim=True)
+        return (1,)
+    return (len(weight), 1) if weight.shape[1] % BLOCK else (len(weight), weight.shape[1] // BLOCK, 1)
+
+
+def _scale(largest: Tensor) -> Tensor:
+    """In the weight's dtype, so that dividing and multiplying use the same scale."""
     return (largest / _LARGEST).clamp(min=_SMALLEST_SCALE)
 
 
