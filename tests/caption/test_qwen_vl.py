@@ -245,6 +245,13 @@ def test_a_missing_tokenizer_is_told_with_its_place(vl_model: Path, tmp_path: Pa
     moved = shutil.move(file, tmp_path / "qwen.safetensors")
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path / "ComfyUI"))
     assert QwenVL.load(moved, CPU, torch.bfloat16).tokenizer is not None, "the ComfyUI that the nodes name"
+    vocabulary = json.loads((comfy / "vocab.json").read_text(encoding="utf-8"))
+    whole = (comfy / "vocab.json").read_bytes()
+    larger = {**vocabulary, **{f"word{number}": 1000 + number for number in range(100)}}
+    (comfy / "vocab.json").write_text(json.dumps(larger), encoding="utf-8")
+    with pytest.raises(UserError, match="they do not belong together"):
+        QwenVL.load(moved, CPU, torch.bfloat16)
+    (comfy / "vocab.json").write_bytes(whole)
     settings = json.loads((comfy / "tokenizer_config.json").read_text(encoding="utf-8"))
     settings["added_tokens_decoder"] = {k: v for k, v in settings["added_tokens_decoder"].items() if "vision" not in v["content"]}
     (comfy / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")

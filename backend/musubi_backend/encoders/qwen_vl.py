@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 KIND = "qwen_vl"
 _SYSTEM = "You are a helpful assistant."
-_TURN_ENDS = "<|im_end|>"
+_TURN_ENDS, _TEXT_ENDS = "<|im_end|>", "<|endoftext|>"
 _SPECIAL = {"image": "<|image_pad|>", "video": "<|video_pad|>", "vision_start": "<|vision_start|>", "vision_end": "<|vision_end|>"}
 
 
@@ -54,7 +54,14 @@ class QwenVL:
         expect(file, KIND, flag)
         words = load_tokenizer(Path(tokenizer) if tokenizer else find_folder(QWEN_VL, file)[0])
         ids = {f"{name}_token_id": words.convert_tokens_to_ids(token) for name, token in _SPECIAL.items()}
-        return cls(load_model(file, ids, device, dtype, fp8=fp8), words, device)
+        model = load_model(file, ids, device, dtype, fp8=fp8)
+        rows = model.get_input_embeddings().num_embeddings
+        if len(words) > rows:
+            raise UserError(
+                f"the tokenizer in {words.name_or_path} has {len(words)} tokens, but {flag} {path} knows {rows}; "
+                "they do not belong together"
+            )
+        return cls(model, words, device)
 
     def describe(self, media: Sequence[Pixels], prompt: str, max_new_tokens: int, stop: Callable[[], bool] = lambda: False) -> list[str]:
         """What the model answers to `prompt` about each of `media`, all pictures or all clips, worked on at once.
@@ -110,7 +117,7 @@ class QwenVL:
         return {name: tensor.to(self.device) for name, tensor in inputs.items()}
 
     def _turn_ends(self) -> list[int]:
-        ends = (self.tokenizer.convert_tokens_to_ids(_TURN_ENDS), self.tokenizer.eos_token_id)
+        ends = (*map(self.tokenizer.convert_tokens_to_ids, (_TURN_ENDS, _TEXT_ENDS)), self.tokenizer.eos_token_id)
         return sorted({token for token in ends if token is not None})
 
     def _padding(self) -> int:

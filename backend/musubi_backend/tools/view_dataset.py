@@ -47,7 +47,7 @@ def run(args: Namespace) -> None:
         number, (item, reason) = one
         foreseen = foresee(item, card)
         tile = tile_of(foreseen, number, card, args.tile_size)
-        return foreseen, replace(tile, problem=reason or tile.problem)
+        return foreseen, replace(tile, problem="; ".join(filter(None, (reason, tile.problem))))
 
     with ThreadPoolExecutor(_READERS) as pool:
         results = list(pool.map(looked_at, chosen))
