@@ -41,6 +41,7 @@ def arguments_of(description: str | None, only: str = "") -> argparse.Namespace:
     parser.add_argument("--work", type=Path, help="where models, caches and logs go (default: a temporary folder)")
     if only:
         parser.add_argument("--only", help=only)
+        parser.add_argument("--flags", default="", help='more flags for both engines, in one argument: --flags="--fp8_base --fp8_scaled"')
     return parser.parse_args()
 
 

@@ -1,6 +1,6 @@
 """Start-up, step time and memory of LoRA training, ours beside musubi-tuner's, on the same files.
 
-    python -m benchmarks.training --musubi CHECKOUT --musubi-python PYTHON [--only HunyuanVideo] [--repeat 3] [--work DIR]
+    python -m benchmarks.training --musubi CHECKOUT --musubi-python PYTHON [--only HunyuanVideo] [--repeat 3] [--work DIR] [--flags="--fp8_base"]
 
 The two engines run in turn (ours, theirs, ours, …) so that a machine whose speed drifts treats both alike. One thread,
 AdamW, LoRA rank 32, gradient checkpointing; figures are minima over the repetitions.
@@ -55,7 +55,7 @@ def compare(model: Measured, arguments: argparse.Namespace, work: Path) -> list[
     folder = work / model.name.replace(" ", "_")
     folder.mkdir(parents=True, exist_ok=True)
     model.write(folder / "dit.safetensors")
-    flags = train_flags(model, folder, write_dataset(model, folder))
+    flags = [*train_flags(model, folder, write_dataset(model, folder)), *arguments.flags.split()]
     sides = {"ours": (sys.executable, ROOT / "backend"), "musubi": (arguments.musubi_python, arguments.musubi / "src")}
     best: dict[str, dict[str, float]] = {}
     for _ in range(arguments.repeat):
