@@ -140,7 +140,7 @@ class WanModelPaths(ModelPaths):
                 "from first and last frame, FC follows a control video; 14 or 1.3 billion weights, A14B is Wan2.2 with its two experts. "
                 "Tiny demo models go with any task of their kind.",
                 default="t2v-1.3B",
-                choices=tuple(task.name for task in card.tasks if task.supported),
+                choices=tuple(task.name for task in card.tasks),
             ),
         ),
     )

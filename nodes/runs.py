@@ -24,18 +24,26 @@ LORA_SUBFOLDER = "musubi_tuner"
 
 @dataclass(frozen=True)
 class Run:
+    """endings: what the names of its LoRAs have after `name`: nothing for the one that most trainings make."""
+
     path: Path
     name: str
+    endings: tuple[str, ...] = ("",)
+
+    @property
+    def loras(self) -> list[Path]:
+        """Where the trainer writes the finished LoRAs, in the order of the endings."""
+        return [self.path / f"{self.name}{ending}.safetensors" for ending in self.endings]
 
     @property
     def lora(self) -> Path:
-        """Where the trainer writes the finished LoRA."""
-        return self.path / f"{self.name}.safetensors"
+        """The first of them."""
+        return self.loras[0]
 
     def finished(self) -> dict[str, Any] | None:
-        """What the finished run noted, if its LoRA is still the file it wrote."""
+        """What the finished run noted, if its LoRAs are still the files it wrote."""
         notes = self._read()
-        if notes.get("finished") is None or notes["finished"] != _json(content.stamp(self.lora)):
+        if notes.get("finished") is None or notes["finished"] != self._stamps():
             return None
         return notes
 
@@ -54,8 +62,13 @@ class Run:
         return [known[step] for step in sorted(known, key=int)]
 
     def finish(self, job: str) -> None:
-        """Note that the LoRA is complete."""
-        self._write({**self._read(), "finished": _json(content.stamp(self.lora)), "job": job})
+        """Note that the LoRAs are complete."""
+        self._write({**self._read(), "finished": self._stamps(), "job": job})
+
+    def _stamps(self) -> Any:
+        """Of one LoRA its stamp, of several a list of theirs."""
+        stamps = [_json(content.stamp(path)) for path in self.loras]
+        return stamps[0] if len(stamps) == 1 else (stamps if all(stamps) else None)
 
     def losses(self) -> list[float]:
         known = self._read().get("losses", {})

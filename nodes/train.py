@@ -31,10 +31,11 @@ _ALWAYS = ("task", "dit", "f1", "dit_in_channels")
 _WAN_TRAIN = tool_names(cards()["wan"])[TRAIN]
 
 
+_PER_EXPERT = ("-low", "-high")  # as the trainer calls the LoRAs of --lora_per_expert
 HIGH, LOW, BOTH = "high noise", "low noise", "both"
 
 
-def _spec(card: Card, name: str, *own: Input) -> NodeSpec:
+def _spec(card: Card, name: str, *own: Input, outputs: tuple[Output, ...] = ()) -> NodeSpec:
     return NodeSpec(
         id=f"MusubiTuner_{name}LoRATrainer",
         display_name=f"{name} LoRA Trainer",
@@ -65,6 +66,7 @@ def _spec(card: Card, name: str, *own: Input) -> NodeSpec:
             Output("lora_model", "LORA_MODEL", "The weights, for core's LoRA model nodes"),
             Output("loss_map", "LOSS_MAP", "For core's loss graph node"),
             Output("job", JOB, "The run and its log"),
+            *outputs,
         ),
         is_output=True,
     )  # fmt: skip
@@ -103,14 +105,15 @@ class LoRATrainer(Node):
             inputs["run_id"],
             engine_stamp(host.home),
         )
-        run = Run(host.home / "runs" / f"{name}-{identity}", name)
+        _check_engine(engine, self.card, values)
+        run = Run(host.home / "runs" / f"{name}-{identity}", name, self.endings(inputs))
         finished = run.finished()
         if finished is not None:
-            note = "nothing changed since it was trained; enter another run_id to train again"
-            return _result(host, run, await self.for_comfyui(host, run), finished["job"], note)
-        job = await self._train(host, run, values, inputs, engine)
-        run.finish(job)
-        return _result(host, run, await self.for_comfyui(host, run), job, "")
+            job, note = finished["job"], "nothing changed since it was trained; enter another run_id to train again"
+        else:
+            job, note = await self._train(host, run, values, inputs, engine), ""
+            run.finish(job)
+        return self.result(host, run, [await self.for_comfyui(host, lora) for lora in run.loras], job, note)
 
     def values(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """option name -> value of a training, without where it writes and what it resumes."""
@@ -135,16 +138,37 @@ class LoRATrainer(Node):
             **self.own_values(inputs),
         }
 
-    async def for_comfyui(self, host: Host, run: Run) -> Path:
-        """The finished LoRA as ComfyUI's own loader takes it: itself, or where ComfyUI has other names for its layers, converted."""
+    async def for_comfyui(self, host: Host, lora: Path) -> Path:
+        """A finished LoRA as ComfyUI's own loader takes it: itself, or where ComfyUI has other names for its layers, converted."""
         if self.card.comfy_lora is None:
-            return run.lora
-        converted = run.path / "comfyui" / run.lora.name
-        if not converted.is_file() or converted.stat().st_mtime_ns < run.lora.stat().st_mtime_ns:
+            return lora
+        converted = lora.parent / "comfyui" / lora.name
+        if not converted.is_file() or converted.stat().st_mtime_ns < lora.stat().st_mtime_ns:
             converted.parent.mkdir(exist_ok=True)
-            values = {"input": str(run.lora), "output": str(converted), "target": "other", "architecture": self.card.comfy_lora}
+            values = {"input": str(lora), "output": str(converted), "target": "other", "architecture": self.card.comfy_lora}
             await run_tool(host, LORA_CONVERT, to_argv(LORA_CONVERT, values), foreign=False, gpu=False)
         return converted
+
+    def result(self, host: Host, run: Run, loras: list[Path], job: str, note: str) -> Result:
+        """Publish the LoRAs and hand them out; the first is the one that goes on by name."""
+        published = [publish(lora, host.loras_dir(), f"{run.name}{ending}") for lora, ending in zip(loras, run.endings, strict=True)]
+        name, path, _ = published[0]
+        losses = run.losses()
+        curve = run.path / "loss.svg"
+        write_picture(curve, losses, run.name)
+        value = {"folder": job, "run": str(run.path), "curve": str(curve)}
+        lines = [f"{path}" + (f" ({note})" if note else ""), *(str(further) for _, further, _ in published[1:]), f"loss curve: {curve}"]
+        values = (name, str(path), host.lora_model(path), loss_map(losses), value, *self.further_names([name for name, _, _ in published]))
+        files = (*(path for _, path, _ in published), *run.loras)
+        return Result(values, text="\n".join(lines), files=files, replaced=any(replaced for _, _, replaced in published))
+
+    def endings(self, inputs: dict[str, Any]) -> tuple[str, ...]:
+        """What the names of the LoRAs end in; see `Run`."""
+        return ("",)
+
+    def further_names(self, names: list[str]) -> tuple[str, ...]:
+        """Values of the outputs that only this trainer has."""
+        return ()
 
     async def _train(self, host: Host, run: Run, values: dict[str, Any], inputs: dict[str, Any], engine: str) -> str:
         """Run the trainer to its end; returns its job folder."""
@@ -171,8 +195,9 @@ class LoRATrainer(Node):
             note=note,
             on_end=lambda ended: run.add_losses(ended.progress.losses),
         )
-        if not run.lora.is_file():
-            raise UserError(f"{tool} ended without writing {run.lora}. The whole log: {job.folder.log}")
+        missing = [str(lora) for lora in run.loras if not lora.is_file()]
+        if missing:
+            raise UserError(f"{tool} ended without writing {' and '.join(missing)}. The whole log: {job.folder.log}")
         return str(job.folder.path)
 
 
@@ -192,6 +217,8 @@ class WanLoRATrainer(LoRATrainer):
         ),
         widget(_WAN_TRAIN, "timestep_boundary", off=0, tasks=WITH_EXPERTS),
         widget(_WAN_TRAIN, "offload_inactive_dit", tasks=WITH_EXPERTS),
+        widget(_WAN_TRAIN, "lora_per_expert", tasks=WITH_EXPERTS),
+        outputs=(Output("high_lora_name", ANY, "Wan2.2: name of the high-noise LoRA where each expert has one, else the same LoRA"),),
     )
 
     def own_values(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -200,6 +227,13 @@ class WanLoRATrainer(LoRATrainer):
         if wan_task(models["task"]).boundary is None:
             return {}
         return _experts(models, inputs["experts"], own)
+
+
+    def endings(self, inputs: dict[str, Any]) -> tuple[str, ...]:
+        return _PER_EXPERT if self.own_values(inputs).get("lora_per_expert") else ("",)
+
+    def further_names(self, names: list[str]) -> tuple[str, ...]:
+        return (names[-1],)
 
 
 def _hunyuan_inputs(card: Card) -> tuple[Input, ...]:
@@ -224,7 +258,7 @@ class FramePackLoRATrainer(LoRATrainer):
 
 
 def _experts(models: dict[str, Any], choice: str, own: dict[str, Any]) -> dict[str, Any]:
-    """Transformers and range of noise levels of a Wan2.2 training. `own`: timestep_boundary and offload_inactive_dit, where set."""
+    """Transformers and range of noise levels of a Wan2.2 training. `own`: the widgets about both, where set."""
     high, low = models.get(HIGH_NOISE), models["dit"]
     boundary = own.get("timestep_boundary", round(1000 * (wan_task(models["task"]).boundary or 0)))
     if choice == LOW:
@@ -248,6 +282,14 @@ def _prompts(inputs: dict[str, Any]) -> list[dict[str, Any]]:
     return inputs["sampling"]["prompts"] if inputs["sampling"] else []
 
 
+def _check_engine(engine: str, card: Card, values: dict[str, Any]) -> None:
+    """UserError for what only our backend does, where musubi-tuner is to train."""
+    known = options_for(tool_names(card)[TRAIN])
+    ours = [name for name, value in values.items() if known[name].own and value not in (None, False)]
+    if engine != "builtin" and ours:
+        raise UserError(f"{' and '.join(ours)}: musubi-tuner has no such setting; turn it off, or choose the engine builtin")
+
+
 def _check_match(inputs: dict[str, Any], card: Card) -> None:
     latents, text = inputs["latents"], inputs["text"]
     if latents["dataset"]["toml"] != text["dataset"]["toml"]:
@@ -257,14 +299,3 @@ def _check_match(inputs: dict[str, Any], card: Card) -> None:
             raise UserError(
                 f"{socket} was cached for {inputs[socket]['architecture']}, the models are {card.title}; cache with these models"
             )
-
-
-def _result(host: Host, run: Run, lora: Path, job: str, note: str) -> Result:
-    name, path, replaced = publish(lora, host.loras_dir(), run.name)
-    losses = run.losses()
-    curve = run.path / "loss.svg"
-    write_picture(curve, losses, run.name)
-    value = {"folder": job, "run": str(run.path), "curve": str(curve)}
-    text = f"{path}" + (f" ({note})" if note else "") + f"\nloss curve: {curve}"
-    values = (name, str(path), host.lora_model(path), loss_map(losses), value)
-    return Result(values, text=text, files=(path, run.lora), replaced=replaced)

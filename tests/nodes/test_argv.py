@@ -172,6 +172,9 @@ def test_every_training_parses(contract: Any, part: Any, tmp_path: Path, archite
         values = {**trainer.values(inputs), "output_dir": "/o", "output_name": "猫", "resume": "/o/x-state"}
         if made[2]["prompts"]:
             values["sample_prompts"] = "/o/prompts.json"
+        if values.pop("lora_per_expert", False):  # our own, refused where musubi-tuner is to train
+            with pytest.raises(part("backend.musubi_backend.errors").UserError, match="musubi-tuner has no such setting"):
+                part("nodes.train")._check_engine("musubi-tuner", trainer.card, {"lora_per_expert": True})
         namespace = parsed(contract, part, tool, values)
         assert namespace is not None
         assert namespace.dit in (given_models["dit"], given_models.get("dit_high_noise"))

@@ -26,6 +26,18 @@ def test_a_finished_run_counts_while_its_lora_is_the_one_it_wrote(run: Any) -> N
     assert run.finished() is None
 
 
+def test_a_run_of_two_loras_is_finished_while_both_are_there(part: Any, tmp_path: Path) -> None:
+    run = part("nodes.runs").Run(tmp_path / "both-0123", "both", ("-low", "-high"))
+    run.path.mkdir()
+    for lora in run.loras:
+        lora.write_bytes(b"weights")
+    run.finish("job")
+    assert run.finished()["job"] == "job"
+    assert [lora.name for lora in run.loras] == ["both-low.safetensors", "both-high.safetensors"]
+    run.loras[1].unlink()
+    assert run.finished() is None
+
+
 def test_a_resumed_run_keeps_one_curve(run: Any) -> None:
     run.add_losses({1: 3.0, 2: 2.0})
     assert run.add_losses({2: 2.5, 10: 1.0}) == [3.0, 2.5, 1.0]

@@ -38,7 +38,6 @@ class Task:
     flow_shift: float = 5.0
     guidance_scale: float = 5.0
     frames: int = 81
-    supported: bool = True
 
     def flow_shift_at(self, width: int, height: int) -> float:
         """The default shift for a size in pixels."""

@@ -43,7 +43,6 @@ CARD = Card(
         replace(
             _LARGE,
             name="t2v-A14B",
-            supported=False,
             boundary=0.875,
             steps=40,
             flow_shift=12.0,
