@@ -97,6 +97,7 @@ def test_hunyuan_becomes_framepack_and_back(kind, tmp_path, run_tool):
     first, second, third = (tmp_path / f"{name}.safetensors" for name in ("hv", "fp", "back"))
     save_atomic(state, first, {"ss_base_model_version": "hunyuan_video"})
     run_tool("convert_lora", "--input", first, "--output", second, "--target", "default", "--architecture", "fp")
+    assert read_header(second).metadata == {"ss_base_model_version": "framepack"}
     split, whole = deltas(load(second)), deltas(state)
     parts = [split[f"lora_unet_transformer_blocks_3_attn_to_{x}"] for x in "qkv"]
     assert torch.equal(torch.cat(parts), whole["lora_unet_double_blocks_3_img_attn_qkv"])

@@ -21,6 +21,7 @@ from ..weights.dtypes import dtype_named
 from ..weights.lora_layouts import LoRAFile, arranged
 from ..weights.lora_parts import Adapter
 from ..weights.streamed_file import refuse_inputs
+from .convert_lora import metadata_for
 from .lora_factors import sum_of
 from .lora_result import Losses, save_lora, watched
 
@@ -40,7 +41,7 @@ def run(args: Namespace) -> None:
     losses = Losses()
     for path, adapters in watched(layers, "combining"):
         combined[path] = _layer(path, adapters, args.rank, losses)
-    metadata = _metadata(loras, files, strengths)
+    metadata = metadata_for(_metadata(loras, files, strengths), args.architecture)
     dtype = dtype_named(args.save_precision, "--save_precision") if args.save_precision else None
     save_lora(Path(args.output), combined, metadata, dtype or _widest(layers))
     for lora in loras:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from .. import job
@@ -38,10 +38,26 @@ def run(args: Namespace) -> None:
     report(lora, naming, tensors, args)
     logger.info("saving to %s", args.output)
     specs = {name: (part.dtype, part.shape) for name, part in tensors.items()}
-    target = Target(Path(args.output), lora.metadata, hashed=MODEL_HASH in lora.metadata)
+    target = Target(Path(args.output), metadata_for(lora.metadata, args.architecture), hashed=MODEL_HASH in lora.metadata)
     write([target], specs, lambda name: [as_bytes(tensors[name].make())], "converting")
     lora.close()
     logger.info("done")
+
+
+def metadata_for(metadata: Mapping[str, str], architecture: str | None) -> dict[str, str]:
+    """The metadata with the name of `architecture` where it names one; as it is without."""
+    if architecture is None:
+        return dict(metadata)
+    card = cards()[architecture]
+    named = {
+        "ss_base_model_version": card.name,
+        "ss_network_module": card.network_module,
+        "modelspec.architecture": f"{card.modelspec}/lora",
+        "modelspec.implementation": card.implementation,
+    }
+    if metadata.get("ss_base_model_version") == card.name or metadata.get("ss_network_module", "").endswith(("loha", "lokr")):
+        del named["ss_network_module"]
+    return {**metadata, **{key: value for key, value in named.items() if key in metadata}}
 
 
 def target_naming(lora: LoRAFile, architecture: str | None, names: str) -> str:

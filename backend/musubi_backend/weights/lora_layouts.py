@@ -68,20 +68,28 @@ class LoRAFile:
     @classmethod
     def open(cls, path: PathLike) -> LoRAFile:
         lora = cls(TensorFile(path))
+        try:
+            lora._read_names()
+        except UserError:
+            lora.close()
+            raise
+        return lora
+
+    def _read_names(self) -> None:
         groups: dict[tuple[str, str], dict[str, str]] = {}
-        known = lora_names.architecture_naming(lora.metadata) != ""
-        for key in lora.file.tensors:
+        known = lora_names.architecture_naming(self.metadata) != ""
+        for key in self.file.tensors:
             named = _parse(key)
             if named is None:
-                lora.left.append(key)
+                self.left.append(key)
                 continue
             prefix, layer_path, part = named
             groups.setdefault((prefix, layer_path), {})[part] = key
         for (prefix, layer_path), keys in groups.items():
-            lora._add(prefix, layer_path, keys, known)
-        if not lora.layers:
-            raise UserError(f"{path} holds no LoRA: none of its {len(lora.file.tensors)} tensors is named like one{_such_as(lora.left)}")
-        return lora
+            self._add(prefix, layer_path, keys, known)
+        if not self.layers:
+            count, example = len(self.file.tensors), f" ({self.left[0]})" if self.left else ""
+            raise UserError(f"{self.file.path} holds no LoRA: none of its {count} tensors is named like one{example}")
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -233,7 +241,3 @@ def _parse(key: str) -> tuple[str, str, str] | None:
     if dotted is None or "." not in dotted["path"]:
         return (dotted["prefix"], dotted["path"], part) if dotted and dotted["prefix"] else None
     return dotted["prefix"], dotted["path"], part
-
-
-def _such_as(names: list[str]) -> str:
-    return f" ({names[0]})" if names else ""
