@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from musubi_backend.options.registry import tools
 
 HEAVY = ("torch", "diffusers", "transformers", "accelerate", "cv2", "av")
 LORA_TOOLS = ("lora_post_hoc_ema", "convert_lora", "merge_lora")
@@ -64,6 +65,18 @@ def test_help_of_a_tool_comes_at_once(repository: Path, tool: str) -> None:
     assert result["heavy"] == []
     assert float(str(result["process"])) < 0.5
     assert result["code"] in (0, None)
+
+
+def test_help_of_no_tool_loads_anything_heavy(repository: Path) -> None:
+    """All of them in one process; the times are taken above."""
+    code = "import sys\nfor name in tools():\n    try:\n        main([name, '--help'])\n    except SystemExit:\n        pass\n"
+    imports = "from musubi_backend.__main__ import main\nfrom musubi_backend.options.registry import tools\n"
+    check = f"print([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", imports + code + check], capture_output=True, text=True, cwd=repository / "backend", check=True
+    )
+    assert done.stdout.count("usage:") >= len(tools())
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_an_argument_error_comes_before_anything_heavy(repository: Path) -> None:
