@@ -180,6 +180,23 @@ def test_f1_tells_each_section_of_those_before_it(
     assert not second["latents_clean_4x_2x6x8_float32"].any()
 
 
+def test_skipping_tells_caches_of_f1_from_those_of_plain_framepack(
+    tmp_path: Path, dataset: Callable[[str], Path], encoders: dict[str, Path], reference_hunyuan_vae: Path
+) -> None:
+    words = ["fpack_cache_latents", "--dataset_config", str(dataset("fp_video")), "--vae", str(reference_hunyuan_vae), "--skip_existing"]
+    words += ["--image_encoder", str(encoders["image_encoder"])]
+
+    def written_again(*order: str) -> bool:
+        before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("*")}
+        assert main([*words, *order]) == 0
+        return any(path.stat().st_mtime_ns != time for path, time in before.items())
+
+    assert main(words) == 0
+    assert not written_again()
+    assert written_again("--f1")
+    assert not written_again("--f1")
+
+
 def test_clips_too_short_for_a_section_are_named(
     shared: Path,
     tmp_path: Path,

@@ -123,6 +123,22 @@ def test_llama_held_in_eight_bits(files: dict[str, Path]) -> None:
     assert 0 < difference < 0.1, "three bits of mantissa"
 
 
+def test_llama_from_comfyui_s_scaled_fp8_file(files: dict[str, Path], tmp_path: Path) -> None:
+    """llava_llama3_fp8_scaled.safetensors: 8-bit matrices with one scale each, and a marker."""
+    tensors = load_file(files["llama"])
+    for name in [name for name in tensors if name.endswith(("_proj.weight",))]:
+        scale = tensors[name].abs().max() / 448
+        tensors[name.replace(".weight", ".scale_weight")] = scale.reshape(1)
+        tensors[name] = (tensors[name] / scale).to(torch.float8_e4m3fn)
+    save_file({**tensors, "scaled_fp8": torch.empty(0, dtype=torch.float8_e4m3fn)}, tmp_path / "llama.safetensors", demo.llama(0)[1])
+    whole = LlamaEncoder.load(files["llama"], CPU, torch.float32).encode(["a cat"])[0]
+    dense, held = (LlamaEncoder.load(tmp_path / "llama.safetensors", CPU, torch.float32, fp8=fp8) for fp8 in (False, True))
+    assert dense.model.layers[0].mlp.up_proj.weight.dtype == torch.float32
+    assert held.model.layers[0].mlp.up_proj.weight.dtype == torch.float8_e4m3fn
+    torch.testing.assert_close(held.encode(["a cat"])[0], dense.encode(["a cat"])[0], **CLOSE)
+    assert 0 < (dense.encode(["a cat"])[0] - whole).norm() / whole.norm() < 0.1
+
+
 def test_the_file_s_dtype_is_used_unless_told_otherwise(files: dict[str, Path], tmp_path: Path) -> None:
     tensors, metadata = demo.llama(0)
     save_file(tensors, tmp_path / "llama.safetensors", metadata)

@@ -125,6 +125,16 @@ def test_one_frame_from_pictures_to_a_picture(
     assert torch.equal(plain, latents("--control_image_path", clear)), "an opaque picture is not masked"
 
 
+def test_one_frame_takes_the_shape_of_its_control_picture_when_asked(
+    tmp_path: Path, start_picture: Path, generate: Callable[..., list[Path]]
+) -> None:
+    wide = tmp_path / "wide.png"
+    Image.new("RGB", (640, 160), (200, 30, 30)).save(wide)
+    words = ["--prompt", "a slope", "--image_path", start_picture, "--control_image_path", wide, "--one_frame_inference", "default"]
+    (file,) = generate(*words, "--one_frame_auto_resize", "--output_type", "latent")
+    assert load(file)["latent"].shape == (16, 1, 2, 8), "64x16 has the area of 32x32"
+
+
 def test_sections_have_prompts_and_pictures_of_their_own(start_picture: Path, tmp_path: Path, generate: Callable[..., list[Path]]) -> None:
     other = tmp_path / "other.png"
     Image.new("RGB", (48, 40), (200, 30, 30)).save(other)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from torch import Tensor, nn
 
@@ -72,6 +74,10 @@ class Architecture(ABC):
     def cached_frames(self, entry: Entry, args: Namespace) -> int:
         """How many frames the main latents of each cache file of an entry have."""
         return ((entry.frames or 1) - 1) // self.card.frame_stride + 1
+
+    def cached_otherwise(self, path: Path, args: Namespace) -> bool:
+        """Was a complete latent cache made with other settings than these, so that it must be made again? Reads a few bytes at most."""
+        return False
 
     def trained_names(self, args: Namespace) -> Collection[str]:
         """Base names of the tensors that latent caches must hold to be trained with these arguments."""

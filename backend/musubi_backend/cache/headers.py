@@ -89,6 +89,16 @@ def latent_shape(header: Header) -> tuple[int, ...] | None:
     return None
 
 
+def first_number(path: Path, base: str) -> int | None:
+    """The first value of a cached int64 tensor; None where the file holds none of that name."""
+    for name, info in read_header(path).tensors.items():
+        if keys.base_name(name) == base and info.dtype == "I64":
+            with path.open("rb") as file:
+                file.seek(info.start)
+                return int.from_bytes(file.read(8), "little", signed=True)
+    return None
+
+
 def control_shapes(header: Header) -> tuple[str, ...]:
     """Which control latents a file holds, with their shapes: items may share a batch only when these are equal."""
     return tuple(sorted(keys.without_dtype(name) for name in header.tensors if name.startswith(f"{keys.LATENTS}_control_")))

@@ -95,7 +95,7 @@ def _is_lacking(entry: Entry, architecture: Architecture, args: Namespace) -> bo
         latents_problem, card=card, width=name.width, height=name.height, bucket=entry.bucket, frames=entry.frames,
         latent_frames=architecture.cached_frames(entry, args), needs=architecture.cached_names(entry.item, args),
     )  # fmt: skip
-    return any(problem(path) is not None for path in entry.latent_paths(card))
+    return any(problem(path) is not None or architecture.cached_otherwise(path, args) for path in entry.latent_paths(card))
 
 
 class _Caching:

@@ -6,6 +6,7 @@ from argparse import Namespace
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from ...cache.headers import first_number
 from ...dataset.config import ImageDataset
 from ..protocol import Architecture
 from ..sizes import video_latent_shape
@@ -13,6 +14,8 @@ from .card import CARD
 from .section_texts import parse_sections
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from torch import Tensor, nn
 
@@ -47,6 +50,11 @@ class FramePack(Architecture):
 
     def cached_frames(self, entry: Entry, args: Namespace) -> int:
         return 1 if entry.sections is None else entry.item.dataset.fp_latent_window_size
+
+    def cached_otherwise(self, path: Path, args: Namespace) -> bool:
+        """Caches of F1 and of plain FramePack hold the same names: only in F1's does the oldest history come right after the start."""
+        first = None if args.one_frame else first_number(path, "clean_latent_4x_indices")
+        return first is not None and (first == 1) != args.f1
 
     def trained_names(self, args: Namespace) -> Collection[str]:
         return _PLAIN
