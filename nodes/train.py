@@ -261,12 +261,14 @@ def _experts(models: dict[str, Any], choice: str, own: dict[str, Any]) -> dict[s
     """Transformers and range of noise levels of a Wan2.2 training. `own`: the widgets about both, where set."""
     high, low = models.get(HIGH_NOISE), models["dit"]
     boundary = own.get("timestep_boundary", round(1000 * (wan_task(models["task"]).boundary or 0)))
+    if choice != BOTH and own.get("lora_per_expert"):
+        raise UserError(f"lora_per_expert is for training both experts, and experts is {choice}: choose {BOTH}, or turn it off")
     if choice == LOW:
-        return {"min_timestep": 0, "max_timestep": boundary}
+        return {HIGH_NOISE: None, "min_timestep": 0, "max_timestep": boundary}
     if high is None:
         raise UserError(f"experts: {choice} needs the high-noise transformer; choose dit_high_noise in Wan Model Paths, or {LOW}")
     if choice == HIGH:
-        return {"dit": high, "min_timestep": boundary, "max_timestep": 1000}
+        return {"dit": high, HIGH_NOISE: None, "min_timestep": boundary, "max_timestep": 1000}
     return {"dit": low, HIGH_NOISE: high, **own}
 
 

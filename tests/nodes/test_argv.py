@@ -165,11 +165,11 @@ def test_every_training_parses(contract: Any, part: Any, tmp_path: Path, archite
         given_models = models(part, architecture, task)
         sockets = {"latents": {"dataset": DATASET}, "text": {}, "lora_config": made[0], "optimizer": made[1], "sampling": made[2]}
         inputs = part("nodes.spec").complete(trainer.spec, {**own, "models": given_models, **sockets})
-        if lora["fp8_scaled"] and architecture == "hv":
-            with pytest.raises(part("backend.musubi_backend.errors").UserError, match="no such setting"):
-                trainer.values(inputs)
+        try:
+            values = {**trainer.values(inputs), "output_dir": "/o", "output_name": "猫", "resume": "/o/x-state"}
+        except part("backend.musubi_backend.errors").UserError:  # a setting of another architecture, or of one expert for both
+            refused[-1] = True
             return
-        values = {**trainer.values(inputs), "output_dir": "/o", "output_name": "猫", "resume": "/o/x-state"}
         if made[2]["prompts"]:
             values["sample_prompts"] = "/o/prompts.json"
         if values.pop("lora_per_expert", False):  # our own, refused where musubi-tuner is to train
