@@ -44,3 +44,7 @@ def test_what_cannot_be_converted_is_refused(clip: Path, tmp_path: Path) -> None
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no pictures"):
         convert(tmp_path / "empty", tmp_path / "out.gif")
+    folder = convert(clip, tmp_path / "frames", "png")
+    (folder / "frames_002.png").write_bytes(b"not a picture")
+    with pytest.raises(UserError, match=r"frames_002\.png: this is not a picture"):
+        convert(folder, tmp_path / "out.gif")

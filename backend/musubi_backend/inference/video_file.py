@@ -163,10 +163,9 @@ def _selected(items: Iterable[Any], numbers: Iterator[int], convert: Callable[[A
 
 
 def _png(path: Path) -> np.ndarray:
-    import numpy as np
-    from PIL import Image
+    from .pictures import read
 
-    return np.asarray(Image.open(path).convert("RGB"))
+    return read(str(path))
 
 
 def _padded(picture: np.ndarray, height: int, width: int) -> np.ndarray:
