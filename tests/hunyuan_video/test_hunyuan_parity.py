@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from musubi_backend.architectures.card import Card
+from musubi_backend.architectures.framepack.card import CARD as FRAMEPACK
+from musubi_backend.architectures.framepack.keys import FramePackGeometry
+from musubi_backend.architectures.framepack.model import FramePackTransformer
 from musubi_backend.architectures.hunyuan_video.card import CARD
 from musubi_backend.architectures.hunyuan_video.keys import HunyuanGeometry, geometry_of, original_name
 from musubi_backend.architectures.hunyuan_video.model import HunyuanTransformer
@@ -110,3 +115,21 @@ def test_comfyuis_names_are_known(model: HunyuanTransformer, comfy_name: Callabl
     assert sum(a != b for a, b in zip(names, renamed, strict=True)) > len(names) / 2
     assert [original_name(name) for name in renamed] == names
     assert [original_name(name) for name in names] == names
+
+
+@pytest.mark.parametrize(
+    ("model", "geometry", "card", "tensors", "parameters", "adapters"),
+    [
+        (HunyuanTransformer, HunyuanGeometry, CARD, 856, 12_821_012_544, 240),
+        (FramePackTransformer, FramePackGeometry, FRAMEPACK, 1274, 12_874_314_816, 440),
+    ],
+)
+def test_models_of_the_published_size_have_what_musubi_tuners_have(
+    model: Any, geometry: Any, card: Card, tensors: int, parameters: int, adapters: int
+) -> None:
+    """Counted in musubi-tuner's classes; names and shapes of all tensors were the same too."""
+    with torch.device("meta"):
+        published = model(geometry(dim=3072, num_heads=24, mlp_dim=12288, num_double_layers=20, num_single_layers=40))
+        assert len(LoRANetwork.create(published, card, rank=32).targets) == adapters
+    assert len(published.state_dict()) == tensors
+    assert sum(parameter.numel() for parameter in published.parameters()) == parameters
