@@ -228,7 +228,6 @@ class WanLoRATrainer(LoRATrainer):
             return {}
         return _experts(models, inputs["experts"], own)
 
-
     def endings(self, inputs: dict[str, Any]) -> tuple[str, ...]:
         return _PER_EXPERT if self.own_values(inputs).get("lora_per_expert") else ("",)
 

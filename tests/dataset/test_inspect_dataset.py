@@ -83,3 +83,18 @@ def test_a_wrong_file_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFi
     config.write_text("[[datasets]]\nvideo_directory = 'nowhere'\ncaption_extension = '.txt'\n")
     assert main(["inspect_dataset", "--dataset_config", str(config)]) == 1
     assert "video_directory nowhere does not exist" in capsys.readouterr().err
+
+
+def test_a_text_cache_without_all_of_its_tensors_does_not_count(make: SimpleNamespace, tmp_path: Path) -> None:
+    """HunyuanVideo has two text encoders; the preview says what caching would do."""
+    from musubi_backend.architectures import cards
+
+    card = cards()["hv"]
+    make.caption(make.picture(tmp_path / "pictures" / "a.png"))
+    config = make.config(tmp_path, f"image_directory = '{tmp_path / 'pictures'}'")
+    half = {"llm": torch.zeros(1, 4), "llm_mask": torch.ones(1, dtype=torch.bool)}
+    save_text(tmp_path / "pictures" / "a_hv_te.safetensors", half, card, caption="a pan over a photo")
+    assert not inspect(config, card)["datasets"][0]["items"][0]["text_cached"]
+    whole = {**half, "clipL": torch.zeros(4), "clipL_mask": torch.ones(1, dtype=torch.bool)}
+    save_text(tmp_path / "pictures" / "a_hv_te.safetensors", whole, card, caption="a pan over a photo")
+    assert inspect(config, card)["datasets"][0]["items"][0]["text_cached"]

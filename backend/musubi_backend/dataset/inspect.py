@@ -105,7 +105,7 @@ def _item_report(one: Foreseen, card: Card) -> dict[str, Any]:
         "bucket": one.entries[0].bucket,
         "controls": [_absolute(path) for path in item.controls],
         "latents_cached": sum(_is_cached(entry, card) for entry in one.entries),
-        "text_cached": text_problem(text_path(item, card), card, caption=item.caption) is None,
+        "text_cached": text_problem(text_path(item, card), card, caption=item.caption, needs=card.text_keys) is None,
     }
     if isinstance(item.dataset, VideoDataset):
         report |= {
