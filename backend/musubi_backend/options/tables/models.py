@@ -24,8 +24,10 @@ GROUPS = (
             Option(
                 "--dit",
                 path="file",
+                differs={name: {"path": "any"} for name in ("fpack_train_network", "fpack_generate_video")},
                 help="Weights of the diffusion transformer, safetensors, in the original or ComfyUI's layout. Of a file split in several "
-                "parts, name any one. Training needs it, and so does generating unless --latent_path only decodes.",
+                "parts, name any one; for FramePack also the folder. Training needs it, and so does generating unless --latent_path only "
+                "decodes.",
             ),
             Option(
                 "--vae",
