@@ -9,6 +9,7 @@ from typing import Any
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.argv import to_argv
 from ..backend.musubi_backend.options.option import CAPTION
+from ..backend.musubi_backend.options.registry import options_for
 from ..backend.musubi_backend.options.tables.captioning import DEFAULT_PROMPT
 from ..backend.musubi_backend.weights.recognise import expect
 from . import content
@@ -81,7 +82,7 @@ class CaptionImages(Node):
     async def run(self, host: Host, **inputs: Any) -> Result:
         place, model = _folder(host, inputs["path"]), host.model_path(_MODELS, inputs["model"])
         await asyncio.to_thread(expect, model, "qwen_vl", "model")
-        chosen = {"image_dir": str(place), "model_path": str(model), **settings(self.spec.inputs, inputs)}
+        chosen = {"image_dir": str(place), "model_path": str(model), **_needed(settings(self.spec.inputs, inputs))}
         lists = _lists(place, inputs["file_name"])
         if inputs["output_format"] == "jsonl":
             chosen["output_file"] = str(lists[0])
@@ -93,6 +94,12 @@ class CaptionImages(Node):
         found = [path for path in lists if path.is_file()]
         values = [str(path) if path in found else "" for path in lists]
         return Result((*values, report), text=report, files=tuple(found))
+
+
+def _needed(chosen: dict[str, Any]) -> dict[str, Any]:
+    """Without flags that musubi-tuner does not have and that change nothing: then the command line is one of its own."""
+    options = options_for(CAPTION)
+    return {name: value for name, value in chosen.items() if not options[name].own or value != options[name].default}
 
 
 def _folder(host: Host, text: str) -> Path:

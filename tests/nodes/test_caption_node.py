@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,11 @@ def test_another_model_is_recognised_and_refused_before_anything_starts(host: Pa
     assert not (host.home / "jobs").exists()
 
 
-def test_the_tool_is_asked_for_what_the_widgets_say(host: PaperHost, node: Any, part: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command line, caught where a process would start, parses in our parser to the widgets' values."""
+def test_the_tool_is_asked_for_what_the_widgets_say(
+    host: PaperHost, node: Any, part: Any, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command line, caught where a process would start, parses in our parser to the widgets' values; with the widgets as they come
+    it has no flag that musubi-tuner does not have."""
     import numpy as np
 
     host.model.parent.mkdir(exist_ok=True)
@@ -97,6 +101,9 @@ def test_the_tool_is_asked_for_what_the_widgets_say(host: PaperHost, node: Any, 
         values = part("nodes.spec").prepared(node, host, {"path": "pictures", "model": MODEL, **changes})
         with pytest.raises(Caught):
             asyncio.run(node.run(host, **values))
+    contract = json.loads((shared / "contracts" / "musubi_cli.json").read_text(encoding="utf-8"))["scripts"]
+    theirs = {string for flag in contract["caption_images_by_qwen_vl"]["flags"] for string in flag["option_strings"]}
+    assert {word.split("=")[0] for word in asked[0][1:] if word.startswith("--")} <= theirs
     plain, full = (parse(tool, arguments) for tool, *arguments in asked)
     assert (plain.image_dir, plain.model_path, plain.output_format) == (str(host.input_dir / "pictures"), str(host.model), "text")
     assert plain.prompt is None and plain.output_file is None and not plain.overwrite, "defaults are left to the tool"
