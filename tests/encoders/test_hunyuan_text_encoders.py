@@ -174,6 +174,19 @@ def test_clip_gives_the_pooled_feature_of_a_row_padded_to_77(files: dict[str, Pa
         torch.testing.assert_close(pooled, expected, **CLOSE)
 
 
+def test_clip_text_of_a_whole_clip(files: dict[str, Path], tmp_path: Path) -> None:
+    """openai/clip-vit-large-patch14 holds the image encoder, too."""
+    tensors = load_file(files["clip"])
+    tokenizer = tensors.pop(INSIDE)
+    others = {name.replace("text_model", "vision_model"): torch.zeros(3, 3) for name in tensors if ".layers." in name}
+    others |= {"vision_model.embeddings.class_embedding": torch.zeros(3), "logit_scale": torch.zeros(1)}
+    (tmp_path / "clip").mkdir()
+    save_file({**tensors, **others}, tmp_path / "clip" / "model.safetensors", demo.clip_l(0)[1])
+    (tmp_path / "clip" / "tokenizer.json").write_bytes(tokenizer.numpy().tobytes())
+    whole = ClipText.load(files["clip"], CPU, torch.float32).encode(["a cat"])[0][0]
+    torch.testing.assert_close(ClipText.load(tmp_path / "clip", CPU, torch.float32).encode(["a cat"])[0][0], whole, **CLOSE)
+
+
 def test_a_long_caption_is_cut_at_77_tokens_and_ends_as_it_should(files: dict[str, Path]) -> None:
     encoder = ClipText.load(files["clip"], CPU, torch.float32)
     assert encoder.encode(["cat " * 400])[0][1] == 77

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 from musubi_backend.encoders.hunyuan_vae import HunyuanVAE, config_of
 from musubi_backend.errors import UserError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 CPU = torch.device("cpu")
 # Convolutions may add up in another order; a decoder of random weights amplifies that.
@@ -77,6 +78,32 @@ def test_a_pt_file_of_the_published_form_gives_the_same(
     torch.save({"state_dict": {f"vae.{name}": tensor for name, tensor in doubled.items()}}, path)
     loaded = HunyuanVAE.load(path, CPU, torch.float32).model
     assert torch.equal(loaded.encoder.conv_in.conv.weight, doubled["encoder.conv_in.conv.weight"])
+
+
+def test_comfyui_s_file_gives_the_same(reference_hunyuan_vae: Path, reference: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    """Its names are those of Stable Diffusion's VAE: the up levels counted backwards, linears of attention as convolutions."""
+
+    def comfy(name: str, tensor: torch.Tensor) -> tuple[str, torch.Tensor]:
+        for pattern, replacement in (
+            (r"down_blocks\.(\d)\.resnets\.", r"down.\1.block."), (r"down_blocks\.(\d)\.downsamplers\.0\.", r"down.\1.downsample."),
+            (r"up_blocks\.(\d)\.resnets\.", lambda match: f"up.{3 - int(match[1])}.block."),
+            (r"up_blocks\.(\d)\.upsamplers\.0\.", lambda match: f"up.{3 - int(match[1])}.upsample."),
+            (r"mid_block\.resnets\.(\d)\.", lambda match: f"mid.block_{int(match[1]) + 1}."),
+            (r"mid_block\.attentions\.0\.", "mid.attn_1."),
+            ("attn_1.group_norm", "attn_1.norm"), (r"attn_1\.to_(q|k|v)\.", r"attn_1.\1."), (r"attn_1\.to_out\.0\.", "attn_1.proj_out."),
+            ("conv_shortcut", "nin_shortcut"), ("conv_norm_out", "norm_out"),
+        ):  # fmt: skip
+            name = re.sub(pattern, replacement, name)
+        return name, tensor[..., None, None, None] if "attn_1" in name and tensor.ndim == 2 else tensor
+
+    path = tmp_path / "hunyuan_video_vae_bf16.safetensors"
+    renamed = dict(comfy(name, tensor) for name, tensor in load_file(reference_hunyuan_vae).items())
+    assert "decoder.up.3.block.0.conv1.conv.weight" in renamed
+    assert not any("_block" in name.replace("mid.block_", "") for name in renamed)
+    save_file(renamed, path, {"musubi_geometry": '{"norm_num_groups": 2}'})
+    vae = HunyuanVAE.load(path, CPU, torch.float32)
+    torch.testing.assert_close(vae.moments(reference["video5"])[0], reference["mean5"], **TIGHT)
+    torch.testing.assert_close(vae.decode(reference["mean5"]), reference["decoded5"], **DECODED)
 
 
 def _wider(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -1,7 +1,7 @@
 """The CLIP-L text encoder: transformers' CLIPTextModel, of which the pooled feature (at the end-of-text token) is used.
 
-Files: a Hugging Face folder, or a single file such as ComfyUI's clip_l.safetensors. Versions of transformers differ in a prefix
-`text_model.` of their names, so names are compared without it.
+Files: a Hugging Face folder, of this model or a whole CLIP, or a single file such as ComfyUI's clip_l.safetensors. Versions of
+transformers differ in a prefix `text_model.` of their names, so names are compared without it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class ClipText:
         import torch
         from transformers import CLIPTextModel
 
-        files = model_files.model_files(path, KIND, flag, subfolder="text_encoder_2", section="text_config")
+        files = model_files.model_files(
+            path, KIND, flag, subfolder="text_encoder_2", section="text_config", within=("clip_vision", "text_model.")
+        )
         weights = files.open()
         tokenizer = find_tokenizer(CLIP_L, weights, model_files.shape_of(weights, "token_embedding.weight", files.source)[0])
         with torch.device("meta"):

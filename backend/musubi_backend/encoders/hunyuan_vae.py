@@ -1,7 +1,8 @@
 """The HunyuanVideo VAE (also FramePack's): diffusers' AutoencoderKLHunyuanVideo filled from a file in the original layout.
 
 Both name their tensors alike. Layout: github.com/Tencent-Hunyuan/HunyuanVideo, `hyvideo/vae`; the published file is a `.pt` with
-"state_dict" and the prefix "vae.". Sizes are read from the tensors' shapes. Latents here are the VAE's own; the transformers see
+"state_dict" and the prefix "vae.". ComfyUI's file has the names of Stable Diffusion's VAE (`original_names`). Sizes are read from the
+tensors' shapes. Latents here are the VAE's own; the transformers see
 them times `SCALING_FACTOR`.
 
 Two of diffusers' layers get forward passes that need less memory: the attention in the middle blocks works frame by frame instead of
@@ -61,7 +62,7 @@ class HunyuanVAE:
 
         check_tile(tile)
         files = model_files(path, KIND, flag, subfolder="vae")
-        tensors = read_state_dict(files.weights, KIND, flag)
+        tensors = original_names(read_state_dict(files.weights, KIND, flag))
         try:
             config = config_of({name: tuple(tensor.shape) for name, tensor in tensors.items()})
         except KeyError as error:
@@ -118,6 +119,37 @@ def check_tile(tile: int | None) -> None:
     if tile is not None and (tile % TILE_STEP or tile < TILE_STEP):
         nearest = max(TILE_STEP, round(tile / TILE_STEP) * TILE_STEP)
         raise UserError(f"--vae_spatial_tile_sample_min_size {tile}: must be a multiple of {TILE_STEP}; nearest is {nearest}")
+
+
+_COMFY_NAMES = (
+    (re.compile(r"\.mid\.block_1\."), ".mid_block.resnets.0."),
+    (re.compile(r"\.mid\.block_2\."), ".mid_block.resnets.1."),
+    (re.compile(r"\.mid\.attn_1\.norm\."), ".mid_block.attentions.0.group_norm."),
+    (re.compile(r"\.mid\.attn_1\.(q|k|v)\."), r".mid_block.attentions.0.to_\1."),
+    (re.compile(r"\.mid\.attn_1\.proj_out\."), ".mid_block.attentions.0.to_out.0."),
+    (re.compile(r"\.down\.(\d+)\.block\."), r".down_blocks.\1.resnets."),
+    (re.compile(r"\.down\.(\d+)\.downsample\."), r".down_blocks.\1.downsamplers.0."),
+    (re.compile(r"\.block\."), ".resnets."),
+    (re.compile(r"\.upsample\."), ".upsamplers.0."),
+    (re.compile(r"\.nin_shortcut\."), ".conv_shortcut."),
+    (re.compile(r"\.norm_out\."), ".conv_norm_out."),
+)
+_UP = re.compile(r"^decoder\.up\.(\d+)\.")
+
+
+def original_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`tensors` under the original names, which may be those of ComfyUI's file: there levels of the decoder count from the last one, and
+    the linears of attention are convolutions of one pixel."""
+    last = max((int(match[1]) for name in tensors if (match := _UP.match(name))), default=0)
+    renamed = {}
+    for name, tensor in tensors.items():
+        match = _UP.match(name)
+        if match:
+            name = name.replace(match[0], f"decoder.up_blocks.{last - int(match[1])}.")
+        for pattern, replacement in _COMFY_NAMES if ".conv_norm_out." not in name else ():
+            name = pattern.sub(replacement, name)
+        renamed[name] = tensor.flatten(1) if ".attentions." in name and tensor.ndim == 5 else tensor
+    return renamed
 
 
 def config_of(shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:

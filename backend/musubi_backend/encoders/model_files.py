@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..weights.geometry import geometry_metadata
-from ..weights.recognise import PREFIXES, expect
+from ..weights.recognise import PREFIXES, expect, recognise
 
 if TYPE_CHECKING:
     import torch
@@ -28,13 +28,20 @@ _WEIGHT_NAMES = ("model*.safetensors", "diffusion_pytorch_model*.safetensors", "
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """weights: the file to read, any one where there are several parts; config: a folder's `config.json`, with the part about this
-    model on top; own: what the file's metadata says; source: for messages, the flag and the path."""
+    """Where a model's weights and sizes are.
+
+    weights   the file to read, any one where there are several parts
+    config    a folder's `config.json`, with the part about this model on top
+    own       what the file's metadata says
+    source    for messages, the flag and the path
+    part      prefix of the model's names in a file of several models
+    """
 
     weights: Path
     config: Mapping[str, Any]
     own: Mapping[str, Any]
     source: str
+    part: str = ""
 
     def number(self, name: str, published: Any) -> Any:
         """A size under transformers' name for it."""
@@ -45,28 +52,39 @@ class ModelFiles:
         return int(self.number(name, max(1, of // published_share)))
 
     def open(self) -> Weights:
-        """The headers of the weights, a prefix of all names taken off. Imports torch."""
+        """The headers of the model's weights, a prefix of all names taken off. Imports torch."""
         from ..weights.loader import open_weights
 
-        return open_weights(self.weights, PREFIXES)
+        return open_weights(self.weights, (self.part,) if self.part else PREFIXES)
 
 
-def model_files(path: str | Path, kind: str, flag: str, *, subfolder: str = "", section: str = "") -> ModelFiles:
+def model_files(
+    path: str | Path, kind: str, flag: str, *, subfolder: str = "", section: str = "", within: tuple[str, str] | None = None
+) -> ModelFiles:
     """Find and judge the weights at `path`: a file, or a folder that holds them or has them in `subfolder`.
 
-    kind: see `weights.kinds`; section: key of `config.json` that this model's sizes stand under in models of several parts.
+    kind: see `weights.kinds`; within: another kind whose files hold this model beside others, and its prefix there; section: key of
+    `config.json` that this model's sizes stand under in models of several parts.
     UserError naming the file and `flag` when there are none, or they are of another kind.
     """
     place = Path(path)
     if not place.is_dir():
-        expect(place, kind, flag)
-        return ModelFiles(place, {}, geometry_metadata(place), f"{flag} {path}")
+        return ModelFiles(place, {}, geometry_metadata(place), f"{flag} {path}", _part(place, kind, flag, within))
     folder = place / subfolder if subfolder and (place / subfolder).is_dir() else place
     weights = next((file for pattern in _WEIGHT_NAMES for file in sorted(folder.glob(pattern))), None)
     if weights is None:
         raise UserError(f"{flag} {path}: no weights in this folder (looked for {', '.join(_WEIGHT_NAMES)})")
-    expect(weights, kind, flag)
-    return ModelFiles(weights, _config(folder / "config.json", section), geometry_metadata(weights), f"{flag} {path}")
+    part = _part(weights, kind, flag, within)
+    return ModelFiles(weights, _config(folder / "config.json", section), geometry_metadata(weights), f"{flag} {path}", part)
+
+
+def _part(file: Path, kind: str, flag: str, within: tuple[str, str] | None) -> str:
+    """The prefix of the wanted model in a file of several; "" in one of its own. UserError when it is in neither."""
+    found = recognise(file) if within is not None else None
+    if within is not None and found is not None and found.id == within[0]:
+        return within[1]
+    expect(file, kind, flag)
+    return ""
 
 
 def _config(path: Path, section: str) -> dict[str, Any]:

@@ -95,6 +95,11 @@ RULES = (
         "HunyuanVideo VAE",
         ("encoder.conv_in.conv.weight", "decoder.mid_block.resnets.0.norm1.weight", "quant_conv.weight"),
     ),
+    Rule(
+        "hunyuan_video_vae",
+        "HunyuanVideo VAE",
+        ("encoder.conv_in.conv.weight", "decoder.mid.block_1.norm1.weight", "quant_conv.weight"),
+    ),
     Rule("image_vae", "image VAE (Stable Diffusion, FLUX)", ("encoder.down.0.block.0.conv1.weight", "decoder.mid.block_1.conv1.weight")),
     Rule(
         "image_vae",
