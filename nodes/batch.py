@@ -175,7 +175,7 @@ def _length(card: Card, frames: int) -> dict[str, Any]:
     """The option that says how long the videos are. FramePack counts seconds."""
     if not frames:
         return {}
-    return {"video_seconds": (frames - 1) / card.fps} if card.id == "fp" else {"video_length": frames}
+    return {"video_seconds": frames / card.fps} if card.id == "fp" else {"video_length": frames}
 
 
 def _gpus(host: Host, inputs: dict[str, Any], prompts: int) -> list[str | None]:

@@ -100,6 +100,9 @@ def mostly_fitting(spec: Any, host: Any, part: Any) -> st.SearchStrategy[dict[st
         "slg_layers": st.sampled_from(["", "9", "9,10"]),
         "vae_spatial_tile_sample_min_size": st.sampled_from([0, 256]),
         "output_name": st.just("my_lora"),
+        "filename_prefix": st.just("a/b"),
+        "prompt_file": st.just(""),
+        "prompts": st.sampled_from(["", "a dog --d 7\n# not this\n猫"]),
     }
     names = {entry.name for entry in spec.inputs}
     fitting |= {name: st.sampled_from(["", PICTURE]) for name in names if name.endswith(("_path", "_paths"))}
@@ -212,6 +215,37 @@ def test_every_generation_parses_and_no_text_becomes_a_flag(contract: Any, part:
 
     holds()
     assert any(accepted)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_batch_parses(contract: Any, part: Any, tmp_path: Path, architecture: str) -> None:
+    host, node = PaperHost(tmp_path), part("nodes.batch").BatchProcessor()
+    card = part("backend.musubi_backend.architectures").cards()[architecture]
+    tool = part("backend.musubi_backend.options.registry").tool_names(card)["generate"]
+    own = {name for name, option in part("backend.musubi_backend.options.registry").options_for(tool).items() if option.own}
+    accepted: list[bool] = []
+
+    @LIMIT
+    @given(mostly_fitting(node.spec, host, part))
+    def holds(values: dict[str, Any]) -> None:
+        if part("nodes.spec").check(node, host, values) is not None:
+            return
+        inputs = part("nodes.spec").complete(node.spec, {**values, "models": models(part, architecture)})
+        try:
+            chosen = {**node.values(host, inputs), "from_file": "/o/prompts.txt", "save_path": "/s"}
+        except part("backend.musubi_backend.errors").UserError as error:
+            assert "does nothing for" in str(error)
+            return
+        if "from_file" in own:  # of HunyuanVideo, which musubi-tuner makes one by one
+            del chosen["from_file"]
+            chosen["prompt"] = "x"
+        namespace = parsed(contract, part, tool, chosen)
+        assert namespace is not None
+        assert namespace.video_size == [values["height"], values["width"]]
+        accepted.append(True)
+
+    holds()
+    assert accepted
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
