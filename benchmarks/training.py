@@ -1,6 +1,6 @@
 """Start-up, step time and memory of LoRA training, ours beside musubi-tuner's, on the same files.
 
-    python -m benchmarks.training --musubi CHECKOUT --musubi-python PYTHON [--only HunyuanVideo] [--repeat 3] [--work DIR] [--flags="--fp8_base"]
+    python -m benchmarks.training --musubi CHECKOUT --musubi-python PYTHON [--only HunyuanVideo] [--repeat 3] [--flags="--fp8_base"]
 
 The two engines run in turn (ours, theirs, ours, …) so that a machine whose speed drifts treats both alike. One thread,
 AdamW, LoRA rank 32, gradient checkpointing; figures are minima over the repetitions.

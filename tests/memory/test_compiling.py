@@ -93,6 +93,23 @@ def test_with_compiled_gradients(dit: Path, saving: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
+def test_no_wide_weight_is_kept_for_backward(dit: Path) -> None:
+    """A compiler left to itself keeps what it has computed anyway: the weights at full width, of all blocks."""
+    model = load(dit, fp8_base=True, **{**OFF, "compile_backend": "aot_eager"})
+    LoRANetwork.create(model, CARD, rank=3, alpha=2.0)
+    kept: set[tuple[torch.Size, torch.dtype]] = set()
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.add((tensor.shape, tensor.dtype))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(torch.randn(1, 16, 2, 4, 4), torch.tensor([500.0]), [torch.randn(5, 12)])
+    assert (torch.Size([64, 64]), torch.float8_e4m3fn) in kept
+    assert (torch.Size([64, 64]), torch.float32) not in kept
+
+
+@pytest.mark.slow
 def test_with_the_usual_compiler(dit: Path) -> None:
     try:
         Compilation().check(CPU, swapping=False)

@@ -59,9 +59,13 @@ class Linear(nn.Linear):
 
     def base_output(self, x: Tensor, start: Tensor | None = None) -> Tensor:
         """x [..., in] @ weight.T, accumulated onto `start` [..., out], which already holds the bias, else onto the bias."""
-        # a compiler decides by itself what to keep, and cannot look into the function
-        if self.keeps_weight or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if self.keeps_weight or not torch.is_grad_enabled():
             return self.product(x, start)
+        if torch.compiler.is_compiling():  # a compiler cannot look into the function, but knows this
+            from torch.utils.checkpoint import checkpoint
+
+            forgetting: Tensor = checkpoint(self.product, x, start, use_reentrant=False)
+            return forgetting
         return _ForgettingProduct.apply(x, start, self)
 
     def product(self, x: Tensor, start: Tensor | None) -> Tensor:
