@@ -14,6 +14,7 @@ from musubi_backend.architectures.framepack.sample import rescaled
 from musubi_backend.architectures.framepack.section_texts import chosen, parse_sections
 from musubi_backend.architectures.framepack.sections import History, Section, count_for_seconds, cut, given_paddings, plan, usual_paddings
 from musubi_backend.architectures.framepack.solver import FlowUniPC, dynamic_shift, sigmas
+from musubi_backend.encoders.hunyuan_vae import HunyuanVAE
 from musubi_backend.errors import UserError
 from safetensors.torch import load_file
 
@@ -191,3 +192,21 @@ def test_decoding_two_sections_at_a_time_gives_every_frame_once(sections: int) -
     assert video.shape == bulk.shape == (3, 12 * sections + 1, 8, 8)
     assert max(vae.lengths) <= 7
     assert (video - bulk).abs().max() < 0.006
+
+
+DECODED = {
+    1: (0.51718, 0.43710, 0.25772, 0.54819, 0.34461, 0.44782, 0.22512, 0.25360, 0.47860, 79.6168),
+    2: (1.00000, 0.33083, 0.72339, 0.37994, 0.60196, 0.53529, 0.26640, 0.57180, 0.69106, 111.3110),
+    4: (0.43256, 0.30948, 0.70202, 0.55448, 0.35298, 0.47730, 0.41458, 0.67832, 0.66728, 157.9456),
+}
+"""Nine values of the video, evenly spread over it, and its length: recorded from musubi-tuner's `decode_latent` with a window of 2."""
+
+
+@pytest.mark.parametrize("sections", DECODED)
+def test_decoding_with_an_overlap_gives_musubi_tuners_video(sections: int, reference_hunyuan_vae: Path) -> None:
+    vae = HunyuanVAE.load(reference_hunyuan_vae, torch.device("cpu"), torch.float32)
+    latents = torch.randn(16, 1 + 2 * sections, 3, 4, generator=torch.Generator().manual_seed(sections))
+    video = FramePackLatentDecoder(vae, 2, bulk=False).decode(latents)
+    assert video.shape == (3, 8 * sections + 1, 24, 32)
+    found = [*video.flatten()[torch.linspace(0, video.numel() - 1, 9).long()].tolist(), video.norm().item()]
+    assert found == pytest.approx(DECODED[sections], rel=1e-3, abs=1e-3)

@@ -184,7 +184,7 @@ class FramePackLatentDecoder:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents [16, F', H', W'] -> float32 video [3, 4(F'-1)+1, 8H', 8W'] in 0..1 on the CPU."""
-        if self.bulk or latents.shape[1] <= 2 * self.window + 1:
+        if self.bulk or latents.shape[1] <= self.window + 1:
             return pictures_of(self._video(latents))
         # as the sections were made: the first with the start picture, each with the next one, which is then blended in
         starts = range(0, latents.shape[1] - 1, self.window)
