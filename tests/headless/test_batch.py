@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 
@@ -109,3 +110,29 @@ def test_pictures_named_in_a_line_become_whole_paths(part: Any, host: Any) -> No
     whole = str(host.input_dir / "a b.png")
     assert guarded(host, "a dog --i a b.png --d 3", "x") == f"a dog --i {whole} --d 3"
     assert guarded(host, "a dog --i 0:a b.png;;;-1:a b.png", "x") == f"a dog --i 0:{whole};;;-1:{whole}"
+
+
+class Cancelled(Exception):
+    """What a host raises when the user cancels."""
+
+
+@pytest.mark.slow
+def test_cancelling_ends_the_processes_on_all_gpus(batch: Any, host: Any, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def running() -> list[int]:
+        states = [json.loads(path.read_text(encoding="utf-8")) for path in (home / "jobs").glob("*/status.json")]
+        return [state["pid"] for state in states if state["state"] == "running"]
+
+    pids: list[int] = []
+
+    def cancel_when_both_run() -> None:
+        pids[:] = running()
+        if len(pids) == 2:
+            raise Cancelled
+
+    monkeypatch.setattr(host, "gpus", lambda: ["GPU-a", "GPU-b"])
+    monkeypatch.setattr(host, "check_interrupted", cancel_when_both_run)
+    with pytest.raises(Cancelled):
+        batch(prompts="one\ntwo", infer_steps=1000)
+    assert len(pids) == 2
+    assert running() == []
+    assert not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids)
