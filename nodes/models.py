@@ -87,8 +87,7 @@ def _spec(card: Card, name: str, extra: tuple[Input, ...] = ()) -> NodeSpec:
         id=f"MusubiTuner_{name}ModelPaths",
         display_name=f"{name} Model Paths",
         category="MusubiTuner/Models",
-        description=f"Choose the files of a {name} model from ComfyUI's model folders. A file of another model is recognised and "
-        "refused.",
+        description=f"Choose the files of a {name} model from ComfyUI's model folders. A file of another model is recognised and refused.",
         inputs=(*extra, *(_picker(card, part) for part in PARTS[card.id])),
         outputs=(Output("models", MODELS, "The files, for caching, training and generating"),),
     )

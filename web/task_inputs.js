@@ -1,4 +1,5 @@
-// Shows the inputs that the chosen task takes and hides the others. What is hidden keeps its value, and its place in the saved workflow.
+// Shows the inputs that the chosen task takes and hides the others, except those that are set or connected: nothing acts unseen. What is
+// hidden keeps its place in the saved workflow.
 import { app } from "../../scripts/app.js";
 
 let tasksOf = {}; // node type -> input -> the tasks that take it; written from the nodes' specifications
@@ -56,8 +57,8 @@ function show(node) {
   const task = (widgetOf(node, "task") ?? widgetOf(modelsOf(node) ?? {}, "task"))?.value;
   let changed = false;
   for (const [name, taking] of Object.entries(tasks)) {
-    const shown = task === undefined || taking.includes(task);
     const widget = widgetOf(node, name);
+    const shown = task === undefined || taking.includes(task) || (widget && isSet(node, widget));
     if (widget) {
       changed ||= Boolean(widget.hidden) === shown;
       widget.hidden = !shown;
@@ -71,12 +72,22 @@ function show(node) {
   node.graph?.setDirtyCanvas?.(true, true);
 }
 
+/** The definition of an input: [type, options]. */
+function definitionOf(node, name) {
+  const { required = {}, optional = {} } = node.constructor.nodeData?.input ?? {};
+  return required[name] ?? optional[name];
+}
+
+function isSet(node, widget) {
+  const { default: unset, options } = definitionOf(node, widget.name)?.[1] ?? {};
+  return widget.value !== (unset ?? options?.[0] ?? widget.value);
+}
+
 /** Adds or removes an input that is not connected. Returns whether it did. */
 function showSocket(node, name, shown) {
   const slot = node.inputs?.findIndex((input) => input.name === name) ?? -1;
   if (shown && slot < 0) {
-    const { required = {}, optional = {} } = node.constructor.nodeData?.input ?? {};
-    const type = (optional[name] ?? required[name])?.[0];
+    const type = definitionOf(node, name)?.[0];
     if (type) node.addInput(name, type);
     return Boolean(type);
   }

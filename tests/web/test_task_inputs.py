@@ -23,7 +23,9 @@ class Node {
   static nodeData;
   constructor(type, widgets, inputs) {
     Object.assign(this, { type, comfyClass: type, graph: app.graph, size: [300, 100] });
-    this.constructor = { nodeData: { input: { optional: Object.fromEntries(inputs.map((name) => [name, ["IMAGE", {}]])) } } };
+    const required = Object.fromEntries(Object.entries(widgets).map(([name, value]) => [name, ["STRING", { default: value }]]));
+    const optional = Object.fromEntries(inputs.map((name) => [name, ["IMAGE", {}]]));
+    this.constructor = { nodeData: { input: { required, optional } } };
     this.widgets = Object.entries(widgets).map(([name, value]) => ({ name, value, options: {} }));
     this.inputs = inputs.map((name) => ({ name, link: null }));
     app.graph.nodes.push(this);
@@ -72,6 +74,9 @@ choose("t2v-A14B");
 said.connected_stays = generator.seen();
 said.values = models.widgets.map((widget) => widget.value);
 said.other = other.seen();
+generator.widgets[1].value = "a.png";
+choose("t2v-1.3B");
+said.set_stays = generator.seen();
 console.log(JSON.stringify(said));
 """
 
@@ -109,5 +114,6 @@ def test_inputs_appear_with_the_task_that_takes_them(seen: Any) -> None:
 
 def test_what_is_connected_stays_and_no_value_is_lost(seen: Any) -> None:
     assert seen["connected_stays"] == ["models", "prompt", "start_image"]
+    assert seen["set_stays"] == ["models", "prompt", "start_image", "start_image_path"], "what is set is never hidden"
     assert seen["values"] == ["t2v-A14B", "a", "b", "c"]
     assert seen["other"] == ["clip", "task"], "nodes of others are left alone"
