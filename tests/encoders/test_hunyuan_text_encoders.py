@@ -12,11 +12,17 @@ import pytest
 import torch
 import transformers
 from musubi_backend.encoders.clip_text import ClipText
+from musubi_backend.encoders.clip_text import _config as clip_config
 from musubi_backend.encoders.llama import VIDEO_INSTRUCTION, LlamaEncoder
+from musubi_backend.encoders.llama import _config as llama_config
+from musubi_backend.encoders.model_files import ModelFiles
 from musubi_backend.encoders.siglip import Siglip
+from musubi_backend.encoders.siglip import _config as siglip_config
 from musubi_backend.encoders.token_files import INSIDE, from_json
 from musubi_backend.errors import UserError
 from musubi_backend.tools import demo_hunyuan_encoders as demo
+from musubi_backend.weights.loader import Weights
+from musubi_backend.weights.safetensors_file import Header, TensorInfo
 from safetensors.torch import load_file, save_file
 
 CPU = torch.device("cpu")
@@ -254,3 +260,32 @@ def test_other_models_are_refused_by_name(files: dict[str, Path]) -> None:
         LlamaEncoder.load(files["clip"], CPU)
     with pytest.raises(UserError, match=r"is a Llama .*; --text_encoder2 expects a CLIP-L"):
         ClipText.load(files["llama"], CPU)
+
+
+def _header(shapes: dict[str, tuple[int, ...]]) -> Weights:
+    infos = {name: TensorInfo("BF16", shape, 0, 0) for name, shape in shapes.items()}
+    return Weights(Path("published.safetensors"), Header(infos, {}), ())
+
+
+def test_sizes_of_the_published_encoders_are_read_from_their_shapes() -> None:
+    """Meta's Llama 3 8B with LLaVA's vocabulary, OpenAI's CLIP-L, Google's SigLIP so400m at 384 pixels."""
+    files = ModelFiles(Path("published.safetensors"), {}, {}, "published")
+    layers: dict[str, tuple[int, ...]] = {f"model.layers.{layer}.self_attn.q_proj.weight": (4096, 4096) for layer in range(32)}
+    first = {"self_attn.k_proj.weight": (1024, 4096), "mlp.gate_proj.weight": (14336, 4096)}
+    layers |= {"model.embed_tokens.weight": (128320, 4096)} | {f"model.layers.0.{name}": shape for name, shape in first.items()}
+    config = llama_config(files, _header(layers))
+    assert (config.hidden_size, config.intermediate_size, config.vocab_size) == (4096, 14336, 128320)
+    assert (config.num_hidden_layers, config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (30, 32, 8, 128)
+
+    def layered(count: int, first: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+        return {f"encoder.layers.{layer}.layer_norm1.weight": (1,) for layer in range(count)} | {"encoder.layers.0.mlp.fc1.weight": first}
+
+    embeddings = {"embeddings.token_embedding.weight": (49408, 768), "embeddings.position_embedding.weight": (77, 768)}
+    clip = clip_config(files, _header({**layered(12, (3072, 768)), **embeddings}))
+    assert (clip.hidden_size, clip.intermediate_size, clip.num_hidden_layers, clip.num_attention_heads) == (768, 3072, 12, 12)
+    assert clip.max_position_embeddings == 77
+
+    embeddings = {"embeddings.patch_embedding.weight": (1152, 3, 14, 14), "embeddings.position_embedding.weight": (729, 1152)}
+    siglip = siglip_config(files, _header({**layered(27, (4304, 1152)), **embeddings}))
+    assert (siglip.hidden_size, siglip.intermediate_size, siglip.num_hidden_layers, siglip.num_attention_heads) == (1152, 4304, 27, 16)
+    assert (siglip.image_size, siglip.patch_size) == (384, 14)
