@@ -51,15 +51,14 @@ def test_every_file_is_recognised_as_what_it_stands_for(kind: str, tmp_path: Pat
     assert {part: kind.id if kind else None for part, kind in found.items()} == {part: expected[part] for part in found}
 
 
-@pytest.mark.parametrize("task", [task.name for task in CARD.tasks])
-def test_there_is_a_demo_model_for_every_wan_task(task: str, tmp_path: Path) -> None:
-    fitting = []
-    for kind in KINDS:
-        dit = write_models(tmp_path, kind=kind).get("dit")
-        if dit is not None:
+def test_there_is_a_demo_model_for_every_wan_task(tmp_path: Path) -> None:
+    headers = [read_header(write_models(tmp_path, kind=kind)["dit"]) for kind in KINDS if kind.startswith("wan")]
+    for task in CARD.tasks:
+        fitting = 0
+        for header in headers:
             with contextlib.suppress(UserError):
-                fitting.append(geometry_of(read_header(dit), task))
-    assert fitting
+                fitting += bool(geometry_of(header, task.name))
+        assert fitting, task.name
 
 
 def test_a_seed_gives_the_same_weights_and_files_are_left_alone(models: dict[str, Path], tmp_path: Path) -> None:

@@ -219,6 +219,16 @@ def test_one_lora_serves_both_or_each_has_its_own(training: Callable[..., Path],
     assert (metadata["ss_expert"], metadata["modelspec.title"]) == ("high", "cat (high noise)")
 
 
+def test_a_range_that_leaves_one_lora_untrained_is_refused(
+    models: dict[str, Path], build_caches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["--task", "t2v-A14B", "--dit", models["dit"], "--dit_high_noise", models["dit_high_noise"], "--dataset_config", build_caches]
+    flags = ["--network_module", "networks.lora_wan", "--optimizer_type", "adamw", "--sdpa", "--output_dir", tmp_path, "--output_name", "x"]
+    words = ["wan_train_network", *data, *flags, "--lora_per_expert", "--max_timestep", 800]
+    assert main([str(word) for word in words]) == 1
+    assert "never train the high noise expert, which works from 875" in capsys.readouterr().err
+
+
 def test_resuming_two_loras_gives_the_same_bits(training: Callable[..., Path]) -> None:
     whole = training("whole", "--lora_per_expert", steps=6)
     part = training("part", "--lora_per_expert", "--save_state", steps=3)

@@ -50,7 +50,7 @@ def latents_problem(
     """Why the latent cache at `path` must be made (again); None when it is good.
 
     width, height   as in its name; `bucket` is the pixel size that was encoded; `frames` of the window, None for a picture
-    latent_frames   frames of the main latents; None: as many as `frames` become without further ado
+    latent_frames   frames of the main latents; None: not compared, as one-frame items and sections have other ones
     needs           base names it must hold, e.g. {"latents", "latents_image", "clip"}
     """
     header, problem = _header(path, card)
@@ -65,9 +65,8 @@ def latents_problem(
         return problem
     shape = latent_shape(header)
     scale = card.spatial_compression
-    if latent_frames is None:
-        latent_frames = ((frames or 1) - 1) // card.frame_stride + 1
-    wanted = (latent_frames, bucket[1] // scale, bucket[0] // scale)
+    found_frames = shape[0] if shape and len(shape) == 3 else 1
+    wanted = (found_frames if latent_frames is None else latent_frames, bucket[1] // scale, bucket[0] // scale)
     return None if shape == wanted else f"latents are {_by(shape)}, expected {_by(wanted)}"
 
 

@@ -64,10 +64,23 @@ def check_experts(args: Namespace) -> None:
         return
     if boundary(args) is None:
         raise UserError(f"--timestep_boundary is required: task {args.task} is not one of two experts; use --task t2v-A14B or i2v-A14B")
+    if getattr(args, "lora_per_expert", False):
+        _check_both_are_trained(args)
     stored = [file_dtype(_open(one), DTYPE_TENSOR) for one in (args, _of_high_noise(args))]
     if stored[0] != stored[1]:
         names = " and ".join(str(dtype or "8-bit floats").removeprefix("torch.") for dtype in stored)
         raise UserError(f"--dit and --dit_high_noise have different number formats ({names}); use two files of the same")
+
+
+def _check_both_are_trained(args: Namespace) -> None:
+    meeting = 1000 * (boundary(args) or 0)
+    low, high = args.min_timestep or 0, 1000 if args.max_timestep is None else args.max_timestep
+    if not low < meeting < high:
+        idle = LOW if low >= meeting else HIGH
+        raise UserError(
+            f"--lora_per_expert: timesteps {low} to {high} never train the {idle} noise expert, which works "
+            f"{'below' if idle == LOW else 'from'} {meeting:g}; train the other one alone with --dit"
+        )
 
 
 def _of_high_noise(args: Namespace) -> Namespace:

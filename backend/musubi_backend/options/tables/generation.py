@@ -109,7 +109,7 @@ GROUPS = (
                 minimum=0.01,
                 maximum=100,
                 help="How many of the steps are spent at high noise: larger favours layout and motion, smaller detail. Unset, the task's "
-                "own (5 for Wan).",
+                "own (Wan 5, its i2v at 480x832 3, t2v-A14B 12).",
             ),
             Option(
                 "--guidance_scale",
