@@ -226,13 +226,18 @@ def test_settings_that_change_what_the_model_sees(start_picture: Path, generate:
         (["--image_path", "nowhere.png"], "nowhere.png"),
         (["--one_frame_inference", "no_8x"], '"no_8x" is not known'),
         (["--latent_paddings", "a,b"], "give whole numbers separated by commas"),
+        (["--latent_paddings", "1,0", "--f1"], "only the sections of plain FramePack have paddings"),
+        (["--end_image_path", "{picture}", "--f1"], "only plain FramePack takes one"),
+        (["--control_image_path", "{picture}"], "add --one_frame_inference"),
+        (["--control_image_mask_path", "{picture}", "--one_frame_inference", "default"], "1 masks for 0 control pictures"),
         (["--magcache_mag_ratios", "x"], "give numbers separated by commas"),
         (["--sample_solver", "dpm++"], "FramePack has unipc only"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_is_loaded(
-    words: list[str], message: str, flags: Flags, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    words: list[str], message: str, flags: Flags, tmp_path: Path, start_picture: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    words = [word.replace("{picture}", str(start_picture)) for word in words]
     assert main(["fpack_generate_video", *flags(*GENERATE), *SIZE, "--save_path", str(tmp_path / "x"), "--prompt", "a", *words]) == 1
     captured = capfd.readouterr().err
     assert message in captured

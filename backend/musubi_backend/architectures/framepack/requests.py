@@ -43,7 +43,7 @@ def fitted(request: SampleRequest, args: Namespace) -> SampleRequest:
             raise UserError(f"--{flag} is required: {CARD.title} looks at its start picture with it")
     if request.solver != "unipc":
         raise UserError(f"--sample_solver {request.solver}: {CARD.title} has unipc only")
-    _check_pictures(request.pictures)
+    _check_pictures(request.pictures, args.f1, _one_frame(request, args) is not None)
     if _auto_resized(request, args):
         width, height = best_fit(size_of(request.pictures.controls[0]), (request.width, request.height), CARD.bucket_step)
         logger.info(f"Adjusted image size to {width}x{height} based on the first control image")
@@ -51,7 +51,9 @@ def fitted(request: SampleRequest, args: Namespace) -> SampleRequest:
     window = args.latent_window_size
     one_frame = _one_frame(request, args)
     sections = 0 if one_frame is not None else _sections(request, args)
-    if sections and getattr(args, "latent_paddings", None):
+    if getattr(args, "latent_paddings", None):
+        if args.f1 or not sections:
+            raise UserError(f"--latent_paddings: only the sections of plain {CARD.title} have paddings, not F1's and not a single frame")
         given_paddings(args.latent_paddings, sections)
     wanted(args, request.own, request.steps)  # refuses bad ratios
     own = {
@@ -101,13 +103,20 @@ def _auto_resized(request: SampleRequest, args: Namespace) -> bool:
     return bool(getattr(args, "one_frame_auto_resize", False)) and request.one_frame is not None and bool(request.pictures.controls)
 
 
-def _check_pictures(pictures: Pictures) -> None:
+def _check_pictures(pictures: Pictures, f1: bool, one_frame: bool) -> None:
+    """Refuse pictures that are not there, and those that would not be looked at."""
     files = [*parse_sections(pictures.start).values(), *([pictures.end] if pictures.end else []), *pictures.controls, *pictures.masks]
     for file in files:
         if not Path(file).is_file():
             raise UserError(f"the picture {file} does not exist")
     if pictures.control_video or pictures.source_video:
         raise UserError(f"{CARD.title} starts from pictures, not from videos")
+    if pictures.end and (f1 or one_frame):
+        raise UserError(f"the end picture {pictures.end}: only plain {CARD.title} takes one, not F1 and not a single frame")
+    if pictures.controls and not one_frame:
+        raise UserError(f"the control picture {pictures.controls[0]}: control pictures steer single frames; add --one_frame_inference")
+    if len(pictures.masks) > len(pictures.controls):
+        raise UserError(f"{len(pictures.masks)} masks for {len(pictures.controls)} control pictures; give at most one for each")
 
 
 def describe(request: SampleRequest) -> dict[str, str]:
