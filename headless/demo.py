@@ -26,11 +26,11 @@ _SMALL: dict[str, Any] = {
     "width": 64,
     "height": 64,
     "enable_bucket": False,
-    "target_frames": "17",
+    "target_frames": "9",
     "video_length": 5,
-    "video_seconds": 0.5,
+    "video_seconds": 0.3,
     "infer_steps": 2,
-    "latent_window_size": 4,
+    "latent_window_size": 2,
     "max_train_steps": 2,
     "network_dim": 4,
     "network_alpha": 4.0,
@@ -40,7 +40,7 @@ _SMALL: dict[str, Any] = {
     "optimizer_type": "adamw",
     "sample_width": 64,
     "sample_height": 64,
-    "sample_frames": 17,
+    "sample_frames": 9,
     "sample_steps": 2,
 }
 _LORA = re.compile(r"(high_)?lora_\d+")
