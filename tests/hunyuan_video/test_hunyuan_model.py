@@ -140,12 +140,11 @@ def test_sampling_tells_the_guidance_in_the_dtype_of_the_weights(model_with_lora
 
 
 @pytest.mark.slow
-def test_blocks_compile_as_one_graph_each(model_with_lora: Callable[..., Any]) -> None:
+def test_gradients_of_compiled_blocks_that_are_recomputed(model_with_lora: Callable[..., Any]) -> None:
     model, network = model_with_lora()
     plain = gradients(model, network, example([5, 9]))
     for block in (*model.double_blocks, *model.single_blocks):
         block.compile(fullgraph=True, backend="aot_eager", dynamic=False)
-    for checkpointing in (False, True):
-        model.gradient_checkpointing = checkpointing
-        compiled = gradients(model, network, example([5, 9]))
-        assert all(torch.allclose(plain[name], compiled[name], rtol=1e-4, atol=1e-6) for name in plain)
+    model.gradient_checkpointing = True
+    compiled = gradients(model, network, example([5, 9]))
+    assert all(torch.allclose(plain[name], compiled[name], rtol=1e-4, atol=1e-6) for name in plain)
