@@ -25,7 +25,7 @@ from .jobs.errors import read_tail
 from .jobs.folder import JobFolder
 from .jobs.follow import run_on_gpus
 from .jobs.runner import Job
-from .models import MODELS, model_values
+from .models import HIGH_NOISE, MODELS, model_values
 from .pictures import END, SECTIONS, START
 from .spec import ANY, Host, Input, Node, NodeSpec, Output, Result
 from .video import next_path, output_prefix
@@ -103,6 +103,8 @@ class BatchProcessor(Node):
             widget(_TOOL, "fp8_scaled"),
             widget(_TOOL, "blocks_to_swap", off=0),
             *more_memory_inputs(_TOOL),
+            widget(_TOOL, "offload_inactive_dit"),
+            *loras.inputs(2, "high_", " to the high-noise model of Wan2.2", hidden=True),
             Input("prompt_list", ANY, "Prompts from other nodes: a text of lines, or a list of texts", optional=True, many=True),
         ),
         outputs=(
@@ -124,7 +126,7 @@ class BatchProcessor(Node):
         return size_problem(constants)
 
     def fingerprint(self, host: Host, **constants: Any) -> str:
-        files = [*loras.files(host, constants)[0], *pictures.stamps(host, _SOURCES, constants)]
+        files = [*loras.files(host, constants)[0], *loras.files(host, constants, "high_")[0], *pictures.stamps(host, _SOURCES, constants)]
         if constants.get("prompt_file", "").strip():
             files.append(_prompt_file(host, constants["prompt_file"]))
         return f"{engine_stamp(host.home)} {content.of_files(files)}"
@@ -162,6 +164,7 @@ class BatchProcessor(Node):
             **_length(card, inputs["video_length"]),
             **applicable(self.spec.inputs, inputs, tool, card.title),
             **loras.options(host, inputs),
+            **_high_noise_loras(host, inputs),
         }
 
 
@@ -169,6 +172,14 @@ def _check_engine(host: Host, card: Card, tool: str) -> None:
     """UserError where musubi-tuner is to do what only our backend does."""
     if configuration.load(host.home).engine != "builtin" and options_for(tool)["from_file"].own:
         raise UserError(f"musubi-tuner makes {card.title} videos one by one: choose the engine builtin, or use its generator node")
+
+
+def _high_noise_loras(host: Host, inputs: dict[str, Any]) -> dict[str, Any]:
+    """The LoRAs of Wan2.2's high-noise model. UserError where the models have none."""
+    chosen = loras.options(host, inputs, "high_", "_high_noise")
+    if chosen and HIGH_NOISE not in inputs["models"]:
+        raise UserError("high_lora_1 and high_lora_2 are for the high-noise model of Wan2.2, and these models have none")
+    return chosen
 
 
 def _length(card: Card, frames: int) -> dict[str, Any]:

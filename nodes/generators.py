@@ -254,6 +254,8 @@ class FramePackVideoGenerator(VideoGenerator):
             raise UserError("FramePack starts from a picture: connect start_image, or fill in start_image_path")
         if {CONTROL_IMAGES.option, CONTROL_MASKS.option} & have and not inputs["one_frame"].strip():
             raise UserError("control_images are for one-frame generation: set one_frame, such as default, or disconnect them")
+        if END.option in have and (models.get("f1") or inputs["one_frame"].strip()):
+            raise UserError("end_image: only the original FramePack ends with a picture, not F1 and not a single frame; disconnect it")
 
     def own_values(self, host: Host, inputs: dict[str, Any]) -> dict[str, Any]:
         return {"video_sections": 1, **one_frame_output(inputs)} if inputs["one_frame"].strip() else {}

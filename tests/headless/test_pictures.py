@@ -87,6 +87,27 @@ def test_what_does_not_go_with_the_task_is_refused_in_words(
         node.check_task({"architecture": "wan", "task": task}, given)
 
 
+@pytest.mark.parametrize(
+    ("name", "models", "inputs", "words"),
+    [
+        ("FramePackVideoGenerator", {}, {}, "connect start_image"),
+        ("FramePackVideoGenerator", {}, {"start_image": "a", "control_images": "b"}, "set one_frame"),
+        ("FramePackVideoGenerator", {"f1": True}, {"start_image": "a", "end_image": "b"}, "not F1"),
+        ("FramePackVideoGenerator", {}, {"start_image": "a", "end_image": "b", "one_frame": "default"}, "single frame"),
+        ("HunyuanVideoGenerator", {}, {"start_image": "a"}, "image-to-video transformer"),
+        ("HunyuanVideoGenerator", {"dit_in_channels": 32}, {}, "connect start_image"),
+        ("HunyuanVideoGenerator", {"dit_in_channels": 32}, {"start_image": "a", "source_video": "b"}, "exclude each other"),
+    ],
+)
+def test_what_does_not_go_with_the_model_is_refused_in_words(
+    part: Any, name: str, models: dict[str, Any], inputs: dict[str, Any], words: str
+) -> None:
+    node = getattr(part("nodes.generators"), name)()
+    given = part("nodes.spec").complete(node.spec, {"models": {}, "prompt": "x", **inputs})
+    with pytest.raises(part("backend.musubi_backend.errors").UserError, match=words):
+        node.check_task(models, given)
+
+
 def test_socket_and_path_exclude_each_other_and_paths_are_guarded(part: Any, tmp_path: Path) -> None:
     host = part("headless.terminal").TerminalHost(tmp_path)
     pictures, error = part("nodes.pictures"), part("backend.musubi_backend.errors").UserError

@@ -234,7 +234,7 @@ def test_every_batch_parses(contract: Any, part: Any, tmp_path: Path, architectu
         try:
             chosen = {**node.values(host, inputs), "from_file": "/o/prompts.txt", "save_path": "/s"}
         except part("backend.musubi_backend.errors").UserError as error:
-            assert "does nothing for" in str(error)
+            assert "does nothing for" in str(error) or "these models have none" in str(error)
             return
         if "from_file" in own:  # of HunyuanVideo, which musubi-tuner makes one by one
             del chosen["from_file"]
