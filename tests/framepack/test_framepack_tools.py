@@ -10,7 +10,8 @@ import pytest
 import torch
 from musubi_backend.__main__ import main
 from musubi_backend.inference.video_file import read_pictures
-from musubi_backend.weights.safetensors_file import load, read_header
+from musubi_backend.tools.demo_hunyuan_transformers import framepack_transformer
+from musubi_backend.weights.safetensors_file import load, read_header, save_atomic
 from PIL import Image
 
 Flags = Callable[..., list[str]]
@@ -88,6 +89,23 @@ def test_from_clips_to_a_video(
     assert plain.shape == (16, 5, 4, 4)
     assert torch.equal(plain, again)
     assert not torch.equal(plain, other)
+
+
+def test_caches_of_musubi_tuner_are_trained_on(shared: Path, tmp_path: Path, tool: Tool) -> None:
+    """Its caches of three sections, with the widths of the encoders it had."""
+    cache = tmp_path / "cache"
+    shutil.copytree(shared / "golden/cache/fp_video", cache)
+    tensors, metadata = framepack_transformer(text_dim=32, pooled_dim=24, image_dim=16, seed=0)
+    save_atomic(tensors, tmp_path / "dit.safetensors", metadata)
+    (tmp_path / "d.toml").write_text(
+        f"[general]\nresolution = [64, 48]\nbatch_size = 2\n[[datasets]]\nvideo_directory = '{tmp_path}'\ncache_directory = '{cache}'\n"
+        "target_frames = [9, 21]\nfp_latent_window_size = 2\n",
+        encoding="utf-8",
+    )
+    data = ["--dataset_config", tmp_path / "d.toml", "--dit", tmp_path / "dit.safetensors"]
+    tool("fpack_train_network", *data, *TRAIN, "--output_dir", tmp_path, "--output_name", "lora")
+    tensors = load(tmp_path / "lora.safetensors")
+    assert any(tensor.abs().max() > 0 for name, tensor in tensors.items() if name.endswith("lora_up.weight"))
 
 
 @pytest.mark.slow
