@@ -48,13 +48,13 @@ def generate(models: dict[str, Path], tmp_path: Path) -> Generate:
     return run
 
 
-def zero_lora(dit: Path, path: Path, strength: float) -> Path:
-    """A LoRA for one layer, as strong as wanted."""
+def one_layer_lora(dit: Path, path: Path) -> Path:
+    """A strong random LoRA for one layer."""
     width = read_header(dit).tensors["blocks.0.self_attn.o.weight"].shape[0]
     generator = torch.Generator().manual_seed(2)
     name = "lora_unet_blocks_0_self_attn_o"
     tensors = {f"{name}.lora_down.weight": torch.randn(2, width, generator=generator), f"{name}.alpha": torch.tensor(2.0)}
-    save_atomic({**tensors, f"{name}.lora_up.weight": strength * torch.randn(width, 2, generator=generator)}, path)
+    save_atomic({**tensors, f"{name}.lora_up.weight": torch.randn(width, 2, generator=generator)}, path)
     return path
 
 
@@ -87,7 +87,7 @@ def test_guidance_and_loras_belong_to_their_expert(generate: Generate, models: d
     assert torch.equal(generate("--guidance_scale", 3, "--guidance_scale_high_noise", 4), both), "the defaults of t2v-A14B"
     for flag in ("--guidance_scale", "--guidance_scale_high_noise"):
         assert not torch.allclose(generate(flag, 8), both, atol=1e-4)
-    lora = zero_lora(models["dit"], tmp_path / "lora.safetensors", 1.0)
+    lora = one_layer_lora(models["dit"], tmp_path / "lora.safetensors")
     on_low, on_high = generate("--lora_weight", lora), generate("--lora_weight_high_noise", lora)
     assert not torch.allclose(on_low, both, atol=1e-4)
     assert not torch.allclose(on_high, both, atol=1e-4)
@@ -147,6 +147,27 @@ def test_what_does_not_go_together_is_refused(
     request = ["--task", "t2v-A14B", "--prompt", "x", "--save_path", str(tmp_path), "--video_length", "1", "--device", "cpu"]
     assert main(["wan_generate_video", *request, *words, *flags]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_merged_experts_become_a_file_each(models: dict[str, Path], tmp_path: Path) -> None:
+    lora = one_layer_lora(models["dit"], tmp_path / "lora.safetensors")
+    words = [word for name in ("dit", "dit_high_noise") for word in (f"--{name}", models[name])]
+    flags = [
+        "--lora_weight_high_noise",
+        lora,
+        "--save_path",
+        tmp_path,
+        "--save_merged_model",
+        tmp_path / "merged.safetensors",
+        "--lazy_loading",
+    ]
+    request = ["wan_generate_video", "--task", "t2v-A14B", "--device", "cpu", *words, *flags]
+    assert main([str(word) for word in request]) == 0
+    changed = "blocks.0.self_attn.o.weight"
+    low, high = load(tmp_path / "merged-low.safetensors"), load(tmp_path / "merged-high.safetensors")
+    assert torch.equal(low[changed], load(models["dit"])[changed])
+    before = load(models["dit_high_noise"])
+    assert [name for name in before if not torch.equal(before[name], high[name])] == [changed]
 
 
 # --- training

@@ -261,6 +261,26 @@ def test_requests_that_do_not_fit_the_task_are_refused(
     assert message in capsys.readouterr().err
 
 
+def test_every_line_of_a_prompt_file_has_its_picture(
+    folder: Callable[[str, str], Folder], pictures: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = folder("wan22_i2v", "i2v-A14B")
+    broken = work.path / "broken.png"
+    broken.write_bytes(pictures[0].read_bytes()[:60])
+    prompts = work.path / "prompts.txt"
+    lines = [f"a cat --i {pictures[0]} --d 1", f"a cat --i {broken} --d 1", "a cat", f"a cat --i {pictures[1]} --d 1"]
+    prompts.write_text("\n".join(lines), encoding="utf-8")
+    sampling = ["--video_size", SIDE, SIDE, "--video_length", FRAMES, "--infer_steps", 2, "--device", "cpu", "--output_type", "latent"]
+    request = ["--task", work.task, "--from_file", prompts, "--save_path", work.path / "out", *sampling]
+    assert work.tool("wan_generate_video", *request, *work.model("dit", "dit_high_noise", "vae", "t5")) == 1
+    said = capsys.readouterr().err
+    assert "2 of 4 prompts failed" in said
+    assert "line 3: task i2v-A14B starts from a picture" in said
+    assert "broken.png" in said
+    red, blue = (load(path)["latent"] for path in sorted((work.path / "out").iterdir()))
+    assert not torch.allclose(red, blue, atol=1e-2)
+
+
 def test_lora_of_an_image_model_has_layers_for_the_image(folder: Callable[[str, str], Folder]) -> None:
     work = folder("wan_i2v", "i2v-14B")
     write_clips(work.path / "media", count=1, size=(SIDE, SIDE), frames=FRAMES)
