@@ -219,6 +219,12 @@ def test_clips_too_short_for_a_section_are_named(
         ("video", {"target_frames": "[9]", "fp_latent_window_size": 2}, ["--one_frame"], "makes caches of pictures, not of clips"),
         ("image", {}, ["--one_frame"], "fp_1f_target_index is missing"),
         ("image", {"fp_1f_target_index": 1}, ["--one_frame"], "needs a control picture"),
+        (
+            "image",
+            {"fp_1f_target_index": 1, "control_resolution": "[32, 32]"},
+            ["--one_frame"],
+            "control pictures must have the picture's size",
+        ),
     ],
 )
 def test_what_cannot_be_cached_is_refused_before_a_model_is_loaded(
