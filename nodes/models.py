@@ -19,6 +19,7 @@ from .widgets import NONE, folder
 
 MODELS = "MUSUBITUNER_MODELS"
 HIGH_NOISE = "dit_high_noise"
+_NODE_NAMES = {"wan": "Wan", "hv": "HunyuanVideo", "fp": "FramePack"}
 F1 = "FramePack-F1"
 
 
@@ -82,7 +83,8 @@ def _picker(card: Card, part: Part) -> Input:
     return folder(part.name, key, f"{where} Only for {part.only_for}.", empty=NONE, tasks=part.tasks)
 
 
-def _spec(card: Card, name: str, extra: tuple[Input, ...] = ()) -> NodeSpec:
+def _spec(card: Card, extra: tuple[Input, ...] = ()) -> NodeSpec:
+    name = _NODE_NAMES[card.id]
     return NodeSpec(
         id=f"MusubiTuner_{name}ModelPaths",
         display_name=f"{name} Model Paths",
@@ -130,7 +132,6 @@ class WanModelPaths(ModelPaths):
     card = cards()["wan"]
     spec = _spec(
         card,
-        "Wan",
         (
             Input(
                 "task",
@@ -161,7 +162,7 @@ class WanModelPaths(ModelPaths):
 
 class HunyuanVideoModelPaths(ModelPaths):
     card = cards()["hv"]
-    spec = _spec(card, "HunyuanVideo")
+    spec = _spec(card)
 
     def details(self, inputs: dict[str, Any], files: dict[str, Path]) -> dict[str, Any]:
         """SkyReels' image-to-video models have more input channels, which musubi-tuner wants to be told."""
@@ -173,7 +174,6 @@ class FramePackModelPaths(ModelPaths):
     card = cards()["fp"]
     spec = _spec(
         card,
-        "FramePack",
         (
             Input(
                 "variant",
@@ -231,5 +231,5 @@ def files_for(models: dict[str, Any], parts: tuple[str, ...], what: str) -> dict
     """The named files of a MODELS value. UserError names the one that was not chosen."""
     missing = [part for part in parts if part not in models]
     if missing:
-        raise UserError(f"{what} needs {', '.join(missing)}: choose it in {cards()[models['architecture']].title}'s Model Paths")
+        raise UserError(f"{what} needs {', '.join(missing)}: choose it in {_NODE_NAMES[models['architecture']]} Model Paths")
     return {part: models[part] for part in parts}

@@ -1,0 +1,62 @@
+"""The pickers of model files: what they hand on, what they leave out for a task, and wrong files."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from musubi_backend.tools.demo import KINDS, write_models
+
+NODES = {"wan": "WanModelPaths", "hv": "HunyuanVideoModelPaths", "fp": "FramePackModelPaths"}
+
+
+@pytest.fixture(scope="module")
+def host(part: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    home = tmp_path_factory.mktemp("models")
+    for kind in ("wan", "wan_i2v", "wan22", "hv_i2v", "fp"):
+        write_models(home / "demo" / "models", kind=kind)
+    return part("headless.terminal").TerminalHost(home)
+
+
+def picked(part: Any, host: Any, kind: str, **changes: Any) -> Any:
+    """The MODELS value for the demo models of a kind."""
+    node = getattr(part("nodes.models"), NODES[kind.split("_")[0].rstrip("2")])()
+    files = {name: demo.file for name, demo in KINDS[kind].items()}
+    return asyncio.run(node.run(host, **part("nodes.spec").prepared(node, host, {**files, **changes}))).values[0]
+
+
+def test_each_task_gets_the_files_it_uses(part: Any, host: Any) -> None:
+    models = host.home / "demo" / "models"
+    text = picked(part, host, "wan", task="t2v-1.3B", clip="demo_clip_vision.safetensors", dit_high_noise="demo_wan_22_t2v_high.safetensors")
+    assert set(text) == {"architecture", "task", "dit", "vae", "t5"}, "what the task does without is left out"
+    picture = picked(part, host, "wan_i2v", task="i2v-14B")
+    assert picture["clip"] == str(models / "demo_clip_vision.safetensors")
+    experts = picked(part, host, "wan22", task="t2v-A14B")
+    assert experts["dit_high_noise"] == str(models / "demo_wan_22_t2v_high.safetensors")
+    assert "clip" not in experts
+    assert picked(part, host, "wan22", task="t2v-A14B", dit_high_noise="none").get("dit_high_noise") is None
+
+
+def test_what_tells_models_apart_goes_along(part: Any, host: Any) -> None:
+    assert picked(part, host, "hv_i2v")["dit_in_channels"] == 32
+    assert picked(part, host, "fp")["f1"] is False
+    assert picked(part, host, "fp", variant="FramePack-F1")["f1"] is True
+
+
+def test_a_missing_or_wrong_file_is_named(part: Any, host: Any) -> None:
+    error = part("backend.musubi_backend.errors").UserError
+    with pytest.raises(error, match="clip_vision_h.safetensors"):
+        picked(part, host, "wan_i2v", task="i2v-14B", clip="none")
+    with pytest.raises(error, match="FramePack transformer; dit expects a HunyuanVideo transformer"):
+        picked(part, host, "hv_i2v", dit="demo_framepack.safetensors")
+    with pytest.raises(error, match="CLIP-L text encoder; text_encoder1 expects"):
+        picked(part, host, "fp", text_encoder1="demo_clip_l.safetensors")
+    with pytest.raises(error, match="not there|is not in"):
+        picked(part, host, "fp", vae="gone.safetensors")
+
+
+def test_a_value_without_a_needed_file_says_where_to_choose_it(part: Any, tmp_path: Path) -> None:
+    with pytest.raises(part("backend.musubi_backend.errors").UserError, match="caching captions needs t5: choose it in Wan Model Paths"):
+        part("nodes.models").files_for({"architecture": "wan", "vae": "v"}, ("t5",), "caching captions")
