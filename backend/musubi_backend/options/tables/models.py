@@ -147,7 +147,7 @@ GROUPS = (
                 advanced=True,
                 own=True,
                 help="With --dit_high_noise, train a LoRA for each of the two models in one run: NAME-high.safetensors and "
-                "NAME-low.safetensors. Each learns from its own noise levels only.",
+                "NAME-low.safetensors. Each learns from its own noise levels only; with --network_weights both begin from that file.",
             ),
             Option(
                 "--lazy_loading",
