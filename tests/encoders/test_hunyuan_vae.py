@@ -54,6 +54,23 @@ def test_tiles_equal_the_reference(reference_hunyuan_vae: Path, reference: dict[
     torch.testing.assert_close(tiled.decode(reference["tiled.mean5"]), reference["tiled.decoded5"], **DECODED)
 
 
+def test_a_single_frame_is_encoded_in_two_dimensions(vae: HunyuanVAE, reference: dict[str, torch.Tensor]) -> None:
+    kinds = []
+
+    def seen(module: torch.nn.Module, *_: object) -> None:
+        kinds.append(type(module).__name__)
+
+    hooks = [module.register_forward_hook(seen) for module in vae.model.encoder.modules() if isinstance(module, torch.nn.Conv3d)]
+    try:
+        vae.moments(reference["video1"])
+        pictures = len(kinds)
+        vae.moments(reference["video5"])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert pictures < len(kinds) - pictures, "only shortcuts of one pixel are left to three dimensions"
+
+
 @pytest.mark.parametrize("chunk", [2, 3, 8])
 def test_convolutions_in_pieces_give_the_same(
     reference_hunyuan_vae: Path, reference: dict[str, torch.Tensor], vae: HunyuanVAE, chunk: int
