@@ -231,6 +231,29 @@ def test_one_frame(folder: Callable[[str, str], Folder], pictures: tuple[Path, P
 
 
 @pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "needs an image dataset with fp_1f_clean_indices"),
+        ({"fp_1f_clean_indices": [0], "fp_1f_target_index": 0}, "must be different positions"),
+        ({"fp_1f_clean_indices": [0], "fp_1f_target_index": 1, "no_resize_control": "true"}, "must have the picture's size"),
+        ({"fp_1f_clean_indices": [0, 4], "fp_1f_target_index": 1}, "not enough control images: found 1, expected 2"),
+    ],
+)
+def test_one_frame_items_that_cannot_be_cached_are_named(
+    values: dict[str, object], message: str, folder: Callable[[str, str], Folder], capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = folder("wan", "i2v-14B")
+    for kind in ("media", "controls"):
+        (work.path / kind).mkdir()
+        Image.fromarray(np.zeros((SIDE, SIDE, 3), np.uint8)).save(work.path / kind / "a.png")
+    (work.path / "media" / "a.txt").write_text("a cat", encoding="utf-8")
+    work.dataset("image", control_directory=f"'{work.path / 'controls'}'", **values)
+    assert work.tool("wan_cache_latents", "--dataset_config", work.config, *work.model("vae"), "--device", "cpu", "--one_frame") == 1
+    assert message in capsys.readouterr().err
+    assert not (work.path / "cache").exists()
+
+
+@pytest.mark.parametrize(
     ("kind", "task", "flags", "message"),
     [
         ("wan", "t2v-1.3B", ["--image_path", "{red}"], "takes no start picture"),

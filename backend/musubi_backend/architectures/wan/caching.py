@@ -28,6 +28,9 @@ def settings_of(item: MediaItem) -> OneFrame:
 
 def unusable(item: MediaItem, args: Namespace) -> str | None:
     """Why an item cannot be cached with these arguments; None when it can."""
+    dataset = item.dataset
+    if item.controls and isinstance(dataset, ImageDataset) and (dataset.no_resize_control or dataset.control_resolution is not None):
+        return f"{dataset.label}: control pictures must have the picture's size; remove no_resize_control and control_resolution"
     if not args.one_frame:
         return None
     try:
