@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from ..option import GENERATE, Group, Option
 
+_HUNYUAN_SIZE = "Height and width, in this order; multiples of 16. HunyuanVideo was trained on sizes up to 720x1280."
+_FRAMEPACK_SIZE = "Height and width, in this order; multiples of 16. FramePack was trained on areas of about 640x640."
+_SHIFT = "How many of the steps are spent at high noise: larger favours layout and motion, smaller detail."
+_HUNYUAN_SHIFT = f"{_SHIFT} About 17 with fewer than 20 steps."
+_FRAMEPACK_SHIFT = f"{_SHIFT} Unset, it follows from the size."
+_TRUE_GUIDANCE = (
+    "Guidance by a second prediction with the negative prompt, which doubles the time. 1 is off, as these models are meant to be used: "
+    "--embedded_cfg_scale is their own guidance."
+)
+
 GROUPS = (
     Group(
         "Prompt",
@@ -43,13 +53,14 @@ GROUPS = (
                 minimum=16,
                 maximum=8192,
                 unit="pixels",
-                help="Height and width, in this order; multiples of 16 for Wan. It was trained on 480x832 and 720x1280.",
+                differs={"fpack_generate_video": {"help": _FRAMEPACK_SIZE}, "hv_generate_video": {"help": _HUNYUAN_SIZE}},
+                help="Height and width, in this order; multiples of 16. Wan was trained on 480x832 and 720x1280.",
             ),
             Option(
                 "--video_length",
                 int,
                 without=("fpack_generate_video",),
-                differs={"hv_generate_video": {"default": 129}},
+                differs={"hv_generate_video": {"help": "Length; 4n+1 frames, at 24 frames per second 129 for 5 seconds.", "default": 129}},
                 minimum=1,
                 maximum=10000,
                 unit="frames",
@@ -89,7 +100,10 @@ GROUPS = (
             Option(
                 "--infer_steps",
                 int,
-                differs={"hv_generate_video": {"default": 50}, "fpack_generate_video": {"default": 25}},
+                differs={
+                    "hv_generate_video": {"help": "Denoising steps: more are finer and slower.", "default": 50},
+                    "fpack_generate_video": {"help": "Denoising steps of each section: more are finer and slower.", "default": 25},
+                },
                 minimum=1,
                 maximum=1000,
                 unit="steps",
@@ -105,7 +119,7 @@ GROUPS = (
             Option(
                 "--flow_shift",
                 float,
-                differs={"hv_generate_video": {"default": 7.0}},
+                differs={"fpack_generate_video": {"help": _FRAMEPACK_SHIFT}, "hv_generate_video": {"help": _HUNYUAN_SHIFT, "default": 7.0}},
                 minimum=0.01,
                 maximum=100,
                 help="How many of the steps are spent at high noise: larger favours layout and motion, smaller detail. Unset, the task's "
@@ -114,7 +128,10 @@ GROUPS = (
             Option(
                 "--guidance_scale",
                 float,
-                differs={"hv_generate_video": {"default": 1.0}, "fpack_generate_video": {"default": 1.0}},
+                differs={
+                    "hv_generate_video": {"help": _TRUE_GUIDANCE, "default": 1.0},
+                    "fpack_generate_video": {"help": _TRUE_GUIDANCE, "default": 1.0},
+                },
                 minimum=0,
                 maximum=100,
                 help="How strictly the prompt is followed. 1 turns guidance off and halves the time. Unset, the task's own (5 for Wan).",
@@ -288,7 +305,10 @@ GROUPS = (
             Option(
                 "--image_path",
                 path="file",
-                differs={"fpack_generate_video": {"path": ""}},  # it may name one for each section
+                differs={
+                    "hv_generate_video": {"help": "First frame, for SkyReels' image-to-video models; it is brought to --video_size."},
+                    "fpack_generate_video": {"path": ""},
+                },  # it may name one for each section
                 advanced=True,
                 help="First frame, for image-to-video models. With Wan the video gets its shape, with about the area of --video_size.",
             ),

@@ -11,7 +11,8 @@ GROUPS = (
         (
             Option(
                 "--network_module",
-                help='Which network is trained: "networks.lora_wan" for Wan ("networks.lora" means the same), '
+                help='Which network is trained: a LoRA is "networks.lora_wan" for Wan, "networks.lora" for HunyuanVideo, '
+                '"networks.lora_framepack" for FramePack; '
                 '"networks.loha" for LoHa, "networks.lokr" for LoKr (--network_args "factor=8" sets how it is divided); '
                 "the names are musubi-tuner's and are stored in the LoRA file.",
             ),

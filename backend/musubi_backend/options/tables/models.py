@@ -41,7 +41,7 @@ GROUPS = (
                 without=("fpack_generate_video",),
                 advanced=True,
                 help="Number format the VAE computes in: float32, bfloat16 or float16. Unset, the architecture's own choice (bfloat16 "
-                "for Wan, float16 for the others on a GPU); float32 is the most exact and takes twice the memory.",
+                "for Wan, float16 for the others); float32 is the most exact and takes twice the memory.",
             ),
             Option(
                 "--vae_cache_cpu",
