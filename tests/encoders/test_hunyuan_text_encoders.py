@@ -232,6 +232,9 @@ def test_siglip_equals_transformers_model_behind_its_image_processor(files: dict
     save_file({prefix + name: tensor for name, tensor in tensors.items()}, tmp_path / "sigclip.safetensors", demo.siglip(0)[1])
     found = Siglip.load(tmp_path / "sigclip.safetensors", CPU, torch.float32).encode([picture])
     torch.testing.assert_close(found, expected, **CLOSE)
+    half = Siglip.load(tmp_path / "sigclip.safetensors", CPU, torch.float16)
+    assert half.model.dtype == torch.float32, "float16 convolutions are not for CPUs"
+    assert torch.equal(half.encode([picture]), found.half())
 
 
 def test_a_missing_tokenizer_is_asked_for_by_name_and_place(files: dict[str, Path], tmp_path: Path) -> None:

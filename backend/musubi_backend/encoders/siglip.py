@@ -31,7 +31,7 @@ class Siglip:
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device, dtype: torch.dtype | None = None, *, flag: str = "--image_encoder") -> Siglip:
-        """The encoder at `path`, computing in `dtype` (None: the file's own). UserError when it is something else or incomplete."""
+        """The encoder at `path`, giving features in `dtype` (None: the file's own). UserError when it is something else or incomplete."""
         import torch
         from transformers import SiglipVisionModel
 
@@ -40,7 +40,9 @@ class Siglip:
         dtype = dtype or model_files.usable_dtype(weights)
         with torch.device("meta"):
             model = SiglipVisionModel(_config(files, weights))
-        return cls(model_files.fill(model, weights, device, dtype, model_files.without_prefix), device, dtype)
+        # its one convolution takes hundreds of times as long in float16 on a CPU
+        computing = torch.float32 if device.type == "cpu" and dtype == torch.float16 else dtype
+        return cls(model_files.fill(model, weights, device, computing, model_files.without_prefix), device, dtype)
 
     def encode(self, pictures: Sequence[np.ndarray]) -> Tensor:
         """uint8 pictures [H, W, 3] of any size -> features [B, tokens, width] in the encoder's dtype, on its device. Each is
@@ -53,8 +55,8 @@ class Siglip:
         squares = [np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.BICUBIC)) for picture in pictures]
         pixels = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).float().div(255).sub(0.5).div(0.5)
         with torch.no_grad():
-            features: Tensor = self.model(pixel_values=pixels.to(self.device, self.dtype)).last_hidden_state
-        return features
+            features: Tensor = self.model(pixel_values=pixels.to(self.device, self.model.dtype)).last_hidden_state
+        return features.to(self.dtype)
 
 
 def _config(files: model_files.ModelFiles, weights: Weights) -> Any:
