@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,17 +36,20 @@ _PATHS = ("i", "ei", "cn", "ci", "cim")  # options of a prompt line that name fi
 _SEEDS = 2**32
 _ATTENTION = ("sdpa", "torch", "flash", "sageattn", "xformers")  # what all architectures have
 _SOURCES = (START, END)
+_CRASHES = 2
 
 
 @dataclass
 class Prompt:
-    """One line of the batch. number: its place, from 1; seed: what it runs with; result: its file, once made; problem: why not."""
+    """One line of the batch. number: its place, from 1; seed: what it runs with; result: its file, once made; problem: why not; open: its
+    process died, which may be another prompt's fault."""
 
     number: int
     line: str
     seed: int
     result: Path | None = None
     problem: str = ""
+    open: bool = False
 
 
 class BatchProcessor(Node):
@@ -139,19 +142,25 @@ class BatchProcessor(Node):
         card = cards()[inputs["models"]["architecture"]]
         tool = tool_names(card)[GENERATE]
         _check_engine(host, card, tool)
-        values = self.values(host, inputs)
         gpus = _gpus(host, inputs, len(prompts))
-        shares = [prompts[start :: len(gpus)] for start in range(len(gpus))]
-        jobs = []
-        for share, gpu in zip(shares, gpus, strict=True):
-            folder = JobFolder.create(host.home, tool)
-            values |= pictures.values(host, _SOURCES, inputs, folder.path / "inputs")
-            write_text(_prompts_of(folder), "".join(f"{prompt.line}\n" for prompt in share))
-            chosen = {**values, "from_file": str(_prompts_of(folder)), "save_path": str(folder.path / "results")}
-            jobs.append((folder, to_argv(tool, chosen), gpu))
-        for share, job in zip(shares, await run_on_gpus(host, tool, jobs), strict=True):
-            _settle(share, job)
+        for shares in _rounds(prompts, len(gpus)):
+            jobs = [self._job(host, inputs, share, tool) for share in shares]
+            ended = await run_on_gpus(host, tool, [(folder, argv, gpu) for (folder, argv), gpu in zip(jobs, gpus, strict=False)])
+            for share, job in zip(shares, ended, strict=True):
+                _settle(share, job)
         return _publish(host, prompts, output_prefix(host, inputs["filename_prefix"]))
+
+    def _job(self, host: Host, inputs: dict[str, Any], share: Sequence[Prompt], tool: str) -> tuple[JobFolder, list[str]]:
+        """A job folder with the prompts of one process, and its arguments."""
+        folder = JobFolder.create(host.home, tool)
+        write_text(_prompts_of(folder), "".join(f"{prompt.line}\n" for prompt in share))
+        chosen = {
+            **self.values(host, inputs),
+            **pictures.values(host, _SOURCES, inputs, folder.path / "inputs"),
+            "from_file": str(_prompts_of(folder)),
+            "save_path": str(folder.path / "results"),
+        }
+        return folder, to_argv(tool, chosen)
 
     def values(self, host: Host, inputs: dict[str, Any]) -> dict[str, Any]:
         """option name -> value that all prompts share, without pictures and where it reads and writes."""
@@ -264,8 +273,22 @@ def _seeded(line: str, seed: int) -> tuple[str, int]:
     return (line, int(own[-1])) if own else (f"{line} --d {seed % _SEEDS}", seed % _SEEDS)
 
 
+def _rounds(prompts: Sequence[Prompt], processes: int) -> Iterator[list[Sequence[Prompt]]]:
+    """What to run at the same time, as prompts of each process: first all prompts, shared out. Prompts that are still open then, because
+    their process was killed or crashed, get a process each, so that one that is too large takes no other with it; after
+    `_CRASHES` such in a row it is given up."""
+    yield [prompts[start::processes] for start in range(processes)]
+    crashed: list[Prompt] = []
+    for prompt in prompts:
+        if prompt.open and len(crashed) < _CRASHES:
+            prompt.problem = ""
+            yield [[prompt]]
+            crashed = [*crashed, prompt] if prompt.open else []
+
+
 def _settle(share: Sequence[Prompt], job: Job) -> None:
     """Give each prompt of a job its file, in order among those of the same seed, or the reason why it has none."""
+    ended_itself = job.returncode in (0, 1)
     problems = _problems(job)
     made = results(job.folder.path / "results")
     for number, prompt in enumerate(share, start=1):
@@ -273,8 +296,9 @@ def _settle(share: Sequence[Prompt], job: Job) -> None:
         if number in problems or not files:
             ended = job.error() if job.returncode else f"no file was written. The whole log: {job.folder.log}"
             prompt.problem = problems.get(number, ended)
+            prompt.open = number not in problems and not ended_itself
         else:
-            prompt.result = files[0]
+            prompt.result, prompt.open = files[0], False
             made.remove(files[0])
 
 

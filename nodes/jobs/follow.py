@@ -168,11 +168,27 @@ async def _follow(
             await asyncio.sleep(POLL_SECONDS)
         host.check_interrupted()
     finally:
-        if not job.ended:
-            await runner.stop(job, grace)
-        on_end(job)
+        try:
+            if not job.ended:
+                await _stop(job, grace)
+        finally:
+            on_end(job)
     publish(host, job, note, None)
     return job
+
+
+async def _stop(job: Job, grace: float) -> None:
+    """Stop a job and wait for its end, which takes seconds; being cancelled meanwhile counts when it is over."""
+    stopping = asyncio.ensure_future(runner.stop(job, grace))
+    cancelled: asyncio.CancelledError | None = None
+    while not stopping.done():
+        try:
+            await asyncio.shield(stopping)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    stopping.result()
+    if cancelled is not None:
+        raise cancelled
 
 
 def _succeeded(tool: str, job: Job) -> Job:

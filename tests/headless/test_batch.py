@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,27 @@ def test_pictures_named_in_a_line_become_whole_paths(part: Any, host: Any) -> No
     whole = str(host.input_dir / "a b.png")
     assert guarded(host, "a dog --i a b.png --d 3", "x") == f"a dog --i {whole} --d 3"
     assert guarded(host, "a dog --i 0:a b.png;;;-1:a b.png", "x") == f"a dog --i 0:{whole};;;-1:{whole}"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="kills a process")
+def test_prompts_of_a_killed_process_get_one_each(batch: Any, host: Any, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed: list[int] = []
+
+    def kill_the_first_and_whoever_draws_a_whale() -> None:
+        for status in (home / "jobs").glob("*/status.json"):
+            state = json.loads(status.read_text(encoding="utf-8"))
+            first = not killed or "whale" in (status.parent / "prompts.txt").read_text(encoding="utf-8")
+            if state["state"] == "running" and first and state["pid"] not in killed:
+                killed.append(state["pid"])
+                os.kill(state["pid"], signal.SIGKILL)
+
+    monkeypatch.setattr(host, "check_interrupted", kill_the_first_and_whoever_draws_a_whale)
+    report = batch(prompts="a whale\na dog").values[2]
+    assert "1 of 2 prompts made a video, 1 failed" in report
+    assert "1. FAILED: a whale --d 0\n   it was killed by the system" in report
+    assert "2. batch_00001.mp4: a dog --d 1" in report
+    assert [len((job / "prompts.txt").read_text().splitlines()) for job in sorted((home / "jobs").iterdir())].count(1) == 2
 
 
 class Cancelled(Exception):
