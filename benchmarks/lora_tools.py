@@ -1,8 +1,9 @@
 """LoRA tools, ours beside musubi-tuner's: a rank-32 LoRA of a Wan with the sizes of 1.3B, ten checkpoints, and that model in bf16.
 
-    python -m benchmarks.lora_tools --musubi CHECKOUT --musubi-python PYTHON [--only merge] [--repeat 3] [--work DIR]
+    python -m benchmarks.lora_tools --musubi CHECKOUT --musubi-python PYTHON [--only merge] [--threads 1] [--repeat 3] [--work DIR]
 
-Wall seconds and peak memory of whole processes, minima over the repetitions, the engines in turn; both may use all cores. Each is also
+Cost of whole processes, the quickest of the repetitions, the engines in turn. --threads: of torch, all processors by default; on a busy
+machine musubi-tuner is quicker with one, as its threads wait for each other. Each is also
 compared with plainly reading and writing the same bytes, once what a start takes (the same tool on a tiny file) is taken off.
 Needs 8 GB of disk.
 """
@@ -51,16 +52,17 @@ class Case:
 
 
 def main() -> None:
-    arguments = arguments_of(__doc__, only="one of ema, convert, merge")
+    arguments = arguments_of(__doc__, only="one of ema, convert, merge", threads=os.cpu_count() or 1)
     with working_folder(arguments) as work:
         cases = [case for case in prepare(work) if arguments.only in (None, case.name)]
         sides = {"ours": (sys.executable, ROOT / "backend"), "musubi": (arguments.musubi_python, arguments.musubi / "src")}
         rows, lines = [], []
         for case in cases:
-            best = measure(case, sides, work, arguments.repeat)
+            best = measure(case, sides, work, arguments.repeat, arguments.threads)
             ours, musubi, start, copy = (best[name] for name in ("ours", "musubi", "start", "copy"))
             rows += [
                 Row(f"{case.name}: wall", ours.wall, musubi.wall, "s", case.aim),
+                Row(f"{case.name}: CPU seconds", ours.cpu, musubi.cpu, "s", case.aim),
                 Row(f"{case.name}: peak memory", ours.rss_mb, musubi.rss_mb, "MB", 0.3),
             ]
             lines.append(
@@ -71,7 +73,7 @@ def main() -> None:
         print("\n" + "\n".join(lines))
 
 
-def measure(case: Case, sides: dict[str, tuple[str, Path]], work: Path, repeat: int) -> dict[str, Usage]:
+def measure(case: Case, sides: dict[str, tuple[str, Path]], work: Path, repeat: int, threads: int) -> dict[str, Usage]:
     """The cheapest run of either side, of a start, and of a copy."""
     best: dict[str, Usage] = {}
     copy = ["-c", _COPY, *map(str, case.inputs), str(work / "copy"), str(size_of_output(case))]
@@ -81,7 +83,7 @@ def measure(case: Case, sides: dict[str, tuple[str, Path]], work: Path, repeat: 
             python, source = sides["musubi" if name == "musubi" else "ours"]
             for path in (case.output, work / "copy"):
                 path.unlink(missing_ok=True)
-            usage = run([python, *words], work / f"{name}.log", {"PYTHONPATH": str(source)}, os.cpu_count() or 1)
+            usage = run([python, *words], work / f"{name}.log", {"PYTHONPATH": str(source)}, threads)
             best[name] = min(usage, best.get(name, usage), key=lambda one: one.wall)
     return best
 

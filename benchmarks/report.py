@@ -32,8 +32,9 @@ def print_table(rows: list[Row]) -> None:
         print(f"| {row.what} | {row.ours:.3g} {row.unit} | {row.musubi:.3g} {row.unit} | {row.ratio:.2f} | ≤ {row.aim} | {met} |")
 
 
-def arguments_of(description: str | None, only: str = "") -> argparse.Namespace:
-    """The command line of a benchmark: where musubi-tuner is, how often to repeat, where to work. only: what `--only` chooses."""
+def arguments_of(description: str | None, only: str = "", threads: int = 0) -> argparse.Namespace:
+    """The command line of a benchmark: where musubi-tuner is, how often to repeat, where to work. only: what `--only` chooses.
+    threads: default of `--threads`, where there is a choice."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--musubi", type=Path, required=True, help="a musubi-tuner checkout")
     parser.add_argument("--musubi-python", default=sys.executable, help="the python that has its packages")
@@ -42,6 +43,8 @@ def arguments_of(description: str | None, only: str = "") -> argparse.Namespace:
     if only:
         parser.add_argument("--only", help=only)
         parser.add_argument("--flags", default="", help='more flags for both engines, in one argument: --flags="--fp8_base --fp8_scaled"')
+    if threads:
+        parser.add_argument("--threads", type=int, default=threads)
     return parser.parse_args()
 
 

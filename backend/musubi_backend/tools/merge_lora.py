@@ -44,7 +44,8 @@ def run(args: Namespace) -> None:
         changed = {name for name in base.specs if merge is not None and merge.touches(base.own(name))}
         logger.info("Saving merged model to %s", args.save_merged_model)
         target = Target(Path(args.save_merged_model), base.metadata)
-        write([target], base.specs, lambda name: [_tensor(base, merge, name, changed, device)], "merging")
+        with _one_thread_each():
+            write([target], base.specs, lambda name: [_tensor(base, merge, name, changed, device)], "merging")
     print(f"{len(changed)} of {len(base.specs)} tensors changed", flush=True)
     logger.info("Merged model saved")
 
@@ -98,6 +99,17 @@ class Base:
 
     def data(self, name: str) -> memoryview:
         return bytes_of(self._pickled[name]) if self._pickled else as_bytes(self._files[name].array(name))
+
+
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Tensors are merged side by side: threads within one would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _model_file(path: Path) -> Path:
