@@ -158,6 +158,30 @@ def test_caches_of_another_task_are_refused_before_training(
     assert "lacks clip, latents_image" in capsys.readouterr().err
 
 
+def test_caches_of_one_picture_are_refused_for_a_model_of_two(
+    folder: Callable[[str, str], Folder], capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = folder("wan_flf2v", "flf2v-14B")
+    write_clips(work.path / "media", count=1, size=(SIDE, SIDE), frames=FRAMES)
+    work.dataset("video", target_frames=[1])
+    work.cache()
+    flags = [
+        "--output_dir",
+        work.path,
+        "--output_name",
+        "x",
+        "--network_module",
+        "networks.lora_wan",
+        "--optimizer_type",
+        "adamw",
+        "--sdpa",
+    ]
+    assert work.tool("wan_train_network", "--task", work.task, "--dataset_config", work.config, *work.model("dit"), *flags) == 1
+    said = capsys.readouterr().err
+    assert "holds the first frame but not the last (wan_cache_latents --last_frame)" in said
+    assert "Loading DiT model" not in said
+
+
 @pytest.mark.parametrize("task", ["t2v-1.3B-FC", "i2v-14B-FC"])
 def test_fun_control(task: str, folder: Callable[[str, str], Folder], pictures: tuple[Path, Path]) -> None:
     work = folder("wan_fc", task)

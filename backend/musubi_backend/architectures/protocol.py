@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..inference.prompts import LineOption
     from ..inference.sampling import SampleRequest
     from ..inference.schedulers import Solver
+    from ..weights.safetensors_file import Header
     from .card import Card
 
     Batch = dict[str, Tensor | list[Tensor]]
@@ -82,6 +83,13 @@ class Architecture(ABC):
     def trained_names(self, args: Namespace) -> Collection[str]:
         """Base names of the tensors that latent caches must hold to be trained with these arguments."""
         return ("latents",)
+
+    def cache_problem(self, header: Header, args: Namespace) -> str | None:
+        """Why a latent cache with this header cannot be trained with these arguments, e.g. "lacks clip"; None when it can."""
+        from ..cache.keys import base_name
+
+        lacking = sorted(set(self.trained_names(args)) - {base_name(name) for name in header.tensors})
+        return f"lacks {', '.join(lacking)}, which this task trains with" if lacking else None
 
     @abstractmethod
     def latent_encoder(self, args: Namespace, device: torch.device) -> LatentEncoder: ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,6 +61,10 @@ class BatchDescription:
         return [item.name for item in self.items]
 
 
+def _no_latents(header: Header) -> str | None:
+    return None if latent_shape(header) is not None else "lacks latents"
+
+
 @dataclass(frozen=True)
 class CachedDataset:
     """Everything there is to train on. Build with `open`.
@@ -77,15 +81,20 @@ class CachedDataset:
 
     @classmethod
     def open(
-        cls, config: DatasetConfig, card: Card, *, num_timestep_buckets: int | None = None, needs: Collection[str] = (keys.LATENTS,)
+        cls,
+        config: DatasetConfig,
+        card: Card,
+        *,
+        num_timestep_buckets: int | None = None,
+        unfit: Callable[[Header], str | None] = _no_latents,
     ) -> CachedDataset:
-        """Find and check the caches of every data set by their headers. needs: base names of the tensors latent caches must hold.
-        UserError when there are none, or one is damaged, lacks a tensor or is of another architecture; caches without text are warned
-        about and left out."""
+        """Find and check the caches of every data set by their headers. unfit: why a latent cache cannot be trained.
+        UserError when there are none, or one is damaged, cannot be trained or is of another architecture; caches without text are
+        warned about and left out."""
         buckets, problems = [], []
         for dataset in config.datasets:
             logger.info(settings_text(dataset))
-            found, wrong = _cached_items(dataset, card, needs)
+            found, wrong = _cached_items(dataset, card, unfit)
             for problem in wrong:
                 logger.warning(problem.reason)
             problems += wrong
@@ -134,7 +143,9 @@ class CachedDataset:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
-def _cached_items(dataset: ImageDataset | VideoDataset, card: Card, needs: Collection[str]) -> tuple[list[CachedItem], list[Problem]]:
+def _cached_items(
+    dataset: ImageDataset | VideoDataset, card: Card, unfit: Callable[[Header], str | None]
+) -> tuple[list[CachedItem], list[Problem]]:
     """The usable caches of one data set, sorted by name, and those that are not usable."""
     video = isinstance(dataset, VideoDataset)
     buckets = training_buckets(dataset, card)
@@ -153,9 +164,9 @@ def _cached_items(dataset: ImageDataset | VideoDataset, card: Card, needs: Colle
             problems.append(Problem(path, f"Text encoder output cache file not found: {text}"))
             continue
         header = check_cache(path, card)
-        lacking = sorted(set(needs) - {keys.base_name(stored) for stored in header.tensors})
-        if lacking:
-            raise UserError(f"{path} lacks {', '.join(lacking)}, which this task trains with; cache the latents again for this task")
+        reason = _no_latents(header) or unfit(header)
+        if reason is not None:
+            raise UserError(f"{path} {reason}; cache the latents again for this task")
         key, as_cached = _key(dataset, card, buckets, name, header)
         found.append(CachedItem(key, path, text))
         if not as_cached:

@@ -14,6 +14,7 @@ import secrets
 import signal
 from argparse import Namespace
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -169,7 +170,7 @@ def _dataset(args: Namespace, architecture: Architecture) -> CachedDataset:
     logger.info("Load dataset config from %s", args.dataset_config)
     dataset = CachedDataset.open(
         load_config(args.dataset_config), architecture.card, num_timestep_buckets=args.num_timestep_buckets,
-        needs=architecture.trained_names(args),
+        unfit=partial(architecture.cache_problem, args=args),
     )  # fmt: skip
     if not dataset.items:
         raise UserError(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ...inference.sampling import SampleRequest
     from ...inference.schedulers import Solver
     from ...layers.experts import Experts
+    from ...weights.safetensors_file import Header
     from ..protocol import Batch, ConditionEncoder, LatentDecoder, LatentEncoder, TextEncoder
     from .model import WanTransformer
 
@@ -41,6 +42,14 @@ class Wan(Architecture):
         task = CARD.task(args.task)
         pictures = ["latents_image", *(["clip"] if task.image_encoder else [])] if task.start_image else []
         return ["latents", *pictures, *(["latents_control"] if task.control else [])]
+
+    def cache_problem(self, header: Header, args: Namespace) -> str | None:
+        from .caching import lacks_last_frame
+
+        missing = super().cache_problem(header, args)
+        if missing is None and CARD.task(args.task).last_frame and lacks_last_frame(header):
+            return "holds the first frame but not the last (wan_cache_latents --last_frame)"
+        return missing
 
     def latent_encoder(self, args: Namespace, device: torch.device) -> LatentEncoder:
         from .encode import OneFrameEncoder, WanLatentEncoder

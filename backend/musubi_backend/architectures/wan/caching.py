@@ -5,9 +5,11 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Collection
 
+from ...cache.keys import base_name
 from ...dataset.config import ImageDataset
 from ...dataset.items import MediaItem
 from ...errors import UserError
+from ...weights.safetensors_file import Header
 from .one_frame import OneFrame
 
 
@@ -50,3 +52,8 @@ def cached_names(item: MediaItem, args: Namespace) -> Collection[str]:
         *(["clip"] if args.clip else []),
         *(["f_indices"] if args.one_frame else ["latents_control"] if item.controls else []),
     ]
+
+
+def lacks_last_frame(header: Header) -> bool:
+    """Does a latent cache hold the image features of one picture only?"""
+    return any(base_name(name) == "clip" and (len(info.shape) < 3 or info.shape[0] < 2) for name, info in header.tensors.items())
