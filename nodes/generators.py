@@ -268,7 +268,7 @@ class FramePackVideoGenerator(VideoGenerator):
         files = [] if inputs["section_images"] is None else host.picture_files(inputs["section_images"], folder, "section_images")
         if len(files) != len(numbers):
             raise UserError(f"section_numbers names {len(numbers)} sections, section_images has {len(files)} pictures: give as many")
-        if pictures.SECTIONS in chosen[START.option] or chosen[START.option][:2] in ("0:", "1:"):
+        if pictures.names_sections(chosen[START.option]):
             raise UserError("start_image_path names pictures of sections already: use that, or section_images")
         parts = [f"0:{chosen[START.option]}", *(f"{number}:{file}" for number, file in zip(numbers, files, strict=True))]
         return {**chosen, START.option: pictures.SECTIONS.join(parts)}

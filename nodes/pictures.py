@@ -126,6 +126,11 @@ def _by_content(host: Host, path: str) -> str:
     return str(target)
 
 
+def names_sections(value: str) -> bool:
+    """True for a path, or several, that say for which section they are."""
+    return any(_SECTION.fullmatch(part) for part in value.split(SECTIONS))
+
+
 def stamps(host: Host, sources: Iterable[Source], constants: dict[str, Any]) -> list[Path]:
     """The files behind the path widgets, to see when one changes."""
     return [

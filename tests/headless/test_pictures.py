@@ -145,5 +145,8 @@ def test_pictures_of_single_sections(part: Any, tmp_path: Path) -> None:
     assert resolved(start_image_path="a.png") == {"image_path": first}
     assert resolved(start_image_path="0:a.png;;;-1:b.png") == {"image_path": f"0:{first};;;-1:{second}"}
     assert resolved(start_image_path="a.png", section_images=second, section_numbers="-1") == {"image_path": f"0:{first};;;-1:{second}"}
-    with pytest.raises(part("backend.musubi_backend.errors").UserError, match="give as many"):
+    error = part("backend.musubi_backend.errors").UserError
+    with pytest.raises(error, match="give as many"):
         resolved(start_image_path="a.png", section_images=second, section_numbers="1, 2")
+    with pytest.raises(error, match="names pictures of sections already"):
+        resolved(start_image_path="-1:a.png", section_images=second, section_numbers="1")
