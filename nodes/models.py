@@ -105,7 +105,7 @@ class ModelPaths(Node):
         return {"task": self.card.tasks[0].name}
 
     def fingerprint(self, host: Host, **constants: Any) -> str:
-        return content.of_files(self._files(host, constants).values()) if "task" in constants or self.card.id != "wan" else ""
+        return content.of_files(self._files(host, constants).values())
 
     async def run(self, host: Host, **inputs: Any) -> Result:
         files = self._files(host, inputs)
@@ -149,6 +149,8 @@ class WanModelPaths(ModelPaths):
         return {"task": inputs["task"]}
 
     def unused_parts(self, values: dict[str, Any]) -> set[str]:
+        if "task" not in values:  # it comes over a link and is not known yet
+            return set()
         task = wan_task(values["task"])
         unused = set() if task.image_encoder else {"clip"}
         return unused if task.boundary is not None else unused | {HIGH_NOISE}
