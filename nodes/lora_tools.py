@@ -20,7 +20,7 @@ from .jobs.follow import run_tool
 from .runs import LORA_SUBFOLDER
 from .spec import ANY, Host, Input, Node, NodeSpec, Output, Result
 from .train import JOB
-from .widgets import NONE, UNSET, folder, settings, widget
+from .widgets import NONE, UNSET, applicable, folder, settings, widget
 
 CATEGORY = "MusubiTuner/LoRA"
 MODELS = "diffusion_models"
@@ -202,7 +202,8 @@ class LoRAMerger(Node):
     async def _into_model(self, host: Host, inputs: dict[str, Any], values: dict[str, Any]) -> Result:
         base = host.model_path(MODELS, inputs["model"])
         target = base.parent / f"{guard.plain_name(inputs['output_name'], 'output_name')}.safetensors"
-        own = {"dit": str(base), **values, "save_merged_model": str(target)}
+        chosen = applicable(self.spec.inputs, inputs, LORA_MERGE, "merging into a transformer")
+        own = {"dit": str(base), **chosen, **values, "save_merged_model": str(target)}
         job = await run_tool(host, LORA_MERGE, to_argv(LORA_MERGE, own), foreign=False, gpu=False)
         report = _said(job.folder.log, ("tensors changed", "Warning: not all"))
         name = os.path.join(*Path(inputs["model"]).parent.parts, target.name)  # noqa: PTH118 (a name, written as ComfyUI lists it)

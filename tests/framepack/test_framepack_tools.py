@@ -46,6 +46,17 @@ def _cache(tool: Tool, flags: Flags, config: Path, *words: str) -> None:
     tool("fpack_cache_text_encoder_outputs", "--dataset_config", config, *flags("text_encoder1", "text_encoder2"))
 
 
+def test_a_transformer_may_be_given_by_its_folder(tool: Tool, flags: Flags, tmp_path: Path) -> None:
+    _, dit = flags("dit")
+    (tmp_path / "model").mkdir()
+    shutil.copy(dit, tmp_path / "model")
+    merged = tmp_path / "merged.safetensors"
+    words = ["--dit", tmp_path / "model", "--save_merged_model", merged, "--save_path", tmp_path, "--device", "cpu"]
+    tool("fpack_generate_video", *words)
+    assert read_header(merged).tensors.keys() == read_header(dit).tensors.keys()
+    assert read_header(merged).metadata["musubi_geometry"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("order", [[], ["--f1"]])
 def test_from_clips_to_a_video(

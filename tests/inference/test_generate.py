@@ -100,6 +100,15 @@ def test_merged_model_needs_no_lora_any_more(run: Generate, demo: dict[str, Path
     assert torch.equal(load(path)["latent"], with_lora)
 
 
+def test_a_merged_model_never_replaces_what_it_is_made_of(run: Generate, demo: dict[str, Path], tmp_path: Path) -> None:
+    lora = _lora(tmp_path / "lora.safetensors", demo["dit"])
+    before = {path: path.read_bytes() for path in (lora, demo["dit"])}
+    for path in before:
+        with pytest.raises(UserError, match="is the input"):
+            run("--lora_weight", lora, "--save_merged_model", path)
+    assert before == {path: path.read_bytes() for path in before}
+
+
 def test_a_prompt_file_gives_what_single_prompts_give(run: Generate, tmp_path: Path) -> None:
     file = tmp_path / "犬 prompts.txt"
     file.write_text("# both\na dog --d 1\na cat --d 2 --w 32 --f 1 --s 3 --g 1\n", encoding="utf-8")

@@ -96,6 +96,19 @@ def test_loha_and_lokr_combine(tmp_path, run_tool, refusal):
     assert torch.allclose(deltas(load(tmp_path / "ac"))[NAME], deltas(first)[NAME] + deltas(lokr)[NAME], atol=1e-3)
 
 
+def test_whole_differences_of_a_convolution_combine_at_a_rank(tmp_path, run_tool):
+    torch.manual_seed(0)
+    name, shape = "lora_unet_patch_embedding", (12, 4, 1, 2, 2)
+    first, second = torch.randn(shape), torch.randn(shape)
+    for file, diff in (("a", first), ("b", second)):
+        save_atomic({f"{name}.diff": diff, **lora(2, 1.0)}, tmp_path / file)
+    run_tool("combine_lora", "--lora_weight", tmp_path / "a", tmp_path / "b", "--rank", "12", "--output", tmp_path / "c")
+    found = load(tmp_path / "c")
+    assert found[f"{name}.lora_down.weight"].shape == (12, *shape[1:])
+    product = found[f"{name}.lora_up.weight"].flatten(1) @ found[f"{name}.lora_down.weight"].flatten(1)
+    assert torch.allclose(product.view(shape), first + second, atol=1e-4)
+
+
 def test_a_loha_is_a_product_of_rank_squared():
     parts = {name.partition(".")[2]: tensor for name, tensor in loha(3).items()}
     factors = factors_of(parts, 2.0)

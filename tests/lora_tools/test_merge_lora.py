@@ -182,6 +182,10 @@ def test_bad_input(shared, refusal, tmp_path):
     assert "is the input" in said("--dit", base, "--lora_weight", hv, "--save_merged_model", base)
     assert "a transformer is expected" in said("--dit", hv, "--lora_weight", hv, *out)
     assert "--lora_multiplier has 2 values for 1" in said("--dit", base, "--lora_weight", hv, "--lora_multiplier", "1", "2", *out)
+    parts = [tmp_path / f"part-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    for part in parts:
+        save_atomic({f"{part.stem}.weight": torch.zeros(2, 2)}, part)
+    assert f"is the input {parts[1]}" in said("--dit", parts[0], "--save_merged_model", parts[1])
     assert "holds no models" in said("--dit", _folder(tmp_path), *out)
     assert not (tmp_path / "out.safetensors").exists() and not list(tmp_path.glob(".*part"))
 

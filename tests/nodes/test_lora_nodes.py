@@ -144,6 +144,8 @@ def test_merging_nothing_or_onto_itself_is_refused(part, host):
         run(part, host, "LoRAMerger", model="base.safetensors")
     with pytest.raises(error, match="is the input"):
         run(part, host, "LoRAMerger", model="base.safetensors", lora_1="a.safetensors", output_name="base")
+    with pytest.raises(error, match="rank does nothing for merging into a transformer"):
+        run(part, host, "LoRAMerger", model="base.safetensors", lora_1="a.safetensors", rank=8)
 
 
 def test_a_hunyuan_video_lora_is_handed_to_comfyui_with_names_it_knows(part, host, shared):

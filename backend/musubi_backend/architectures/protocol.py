@@ -115,6 +115,15 @@ class Architecture(ABC):
         """The frozen transformer in eval mode. It has `.block_lists() -> list[nn.ModuleList]` for checkpointing, streaming
         and compilation, and `.gradient_checkpointing: bool`."""
 
+    def weight_file(self, args: Namespace) -> str:
+        """The file behind `--dit`, any one where there are several parts."""
+        path: str = args.dit
+        return path
+
+    def weight_name(self, name: str) -> str:
+        """A tensor's name in a weight file, without prefix -> its name in the model."""
+        return name
+
     def scale_latents(self, latents: Tensor) -> Tensor:
         """Cached latents [B, C, F, H, W] -> what the diffusion process runs on."""
         return latents

@@ -21,9 +21,10 @@ import torch
 from .. import job
 from ..console import progress_bar
 from ..errors import UserError
-from ..layers.experts import boundary_of, experts_of
+from ..layers.experts import HIGH, LOW, boundary_of, experts_of
 from ..weights.loader import open_weights
-from ..weights.safetensors_file import save_atomic
+from ..weights.safetensors_file import save_atomic, split_files
+from ..weights.streamed_file import refuse_inputs
 from . import outputs
 from .prompts import parse_line, read_lines
 from .requests import build_request
@@ -130,14 +131,24 @@ class Session:
             self._write(self._decode(decoder, saved.latents), name, saved.metadata)
 
     def save_merged(self, path: Path) -> None:
-        """--save_merged_model: the transformer with the LoRAs in its weights, as one file; of two experts each as one."""
+        """--save_merged_model: the transformer with the LoRAs in its weights, as one file; of two experts each as one. UserError when
+        that would replace a file it is made of."""
         path.parent.mkdir(parents=True, exist_ok=True)
+        sources = {"": self.architecture.weight_file(self.args)}
+        if getattr(self.args, "dit_high_noise", None):
+            sources = {LOW: self.args.dit, HIGH: self.args.dit_high_noise}
+        targets = {name: path.with_stem(f"{path.stem}-{name}") if name else path for name in sources}
+        parts = [part for source in sources.values() for part in split_files(source)]
+        refuse_inputs(targets.values(), [*parts, *self._lora_files()], "--save_merged_model")
         for name, model in experts_of(self._transformer()).items():
-            target = path.with_stem(f"{path.stem}-{name}") if name else path
-            logger.info(f"Saving merged model to {target}")
-            save_atomic(model.state_dict(), target, open_weights(self.args.dit).header.metadata)
+            logger.info(f"Saving merged model to {targets[name]}")
+            save_atomic(model.state_dict(), targets[name], open_weights(sources[name]).header.metadata)
             logger.info("Merged model saved")
-            job.event("output", content="model", path=str(target))
+            job.event("output", content="model", path=str(targets[name]))
+
+    def _lora_files(self) -> list[str]:
+        named = (getattr(self.args, name, None) or [] for name in ("lora_weight", "lora_weight_high_noise"))
+        return [path for paths in named for path in paths]
 
     def _requests(self, failures: dict[str, str]) -> dict[str, SampleRequest]:
         """Every good prompt under its label. A bad line of a file is reported at once and skipped, unless all are bad."""

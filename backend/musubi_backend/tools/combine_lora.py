@@ -99,8 +99,8 @@ def _layer(path: str, adapters: list[tuple[str, Adapter, float]], rank: int | No
         kinds = ", ".join(sorted({adapter.kind for _, adapter, _ in adapters}))
         raise UserError(f"{path} ({kinds}) cannot be combined exactly: choose a rank with --rank, such as 32")
     losses.add(path, factors)
-    inputs = next((parts["lora_down.weight"].shape[1:] for parts, _ in matrices if "lora_down.weight" in parts), factors.down.shape[1:])
-    return {**result, **factors.parts(inputs)}
+    shaped = (parts[name] for parts, _ in matrices for name in ("lora_down.weight", "diff") if name in parts)
+    return {**result, **factors.parts(next((part.shape[1:] for part in shaped), factors.down.shape[1:]))}
 
 
 def _widest(layers: Layers) -> torch.dtype:

@@ -14,6 +14,7 @@ from ..errors import UserError
 from ..memory.fp8 import dequantised
 from ..weights import lora_names
 from ..weights.dtypes import dtype_named
+from ..weights.safetensors_file import split_files
 from ..weights.streamed_file import refuse_inputs
 from .lora_factors import nearest
 from .lora_result import Losses, save_lora, watched
@@ -29,6 +30,7 @@ def run(args: Namespace) -> None:
     losses = Losses()
     layers: dict[str, dict[str, Tensor]] = {}
     with Base.open(args.base) as base, Base.open(args.tuned) as tuned:
+        refuse_inputs([args.output], [*split_files(base.path), *split_files(tuned.path)], "--output")
         pairs = _pairs(base, tuned)
         naming = base.naming()
         for own, (first, second) in watched(pairs, "extracting"):

@@ -69,11 +69,11 @@ def sum_of(adapters: Sequence[tuple[Mapping[str, Tensor], float]], rank: int | N
     if rank is None:
         return None
     dense = [
-        multiplier * delta({n: p.float() for n, p in parts.items()})
+        multiplier * delta({n: p.float() for n, p in parts.items()}).flatten(1)
         for (parts, multiplier), f in zip(adapters, found, strict=True)
         if not f
     ]
-    whole = sum(dense[1:], dense[0].flatten(1))
+    whole = sum(dense[1:], dense[0])
     return nearest(whole if up is None or down is None else whole + up @ down, rank)
 
 

@@ -40,6 +40,7 @@ def run(args: Namespace) -> None:
     logger.info("Using device: %s", device)
     logger.info("Loading DiT model from %s", args.dit)
     with Base.open(args.dit) as base:
+        refuse_inputs([args.save_merged_model], split_files(base.path), "--save_merged_model")
         merge = _merge(args, base, files)
         changed = {name for name in base.specs if merge is not None and merge.touches(base.own(name))}
         logger.info("Saving merged model to %s", args.save_merged_model)

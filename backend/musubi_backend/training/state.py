@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
+    from ..architectures.protocol import Architecture
     from ..weights.lora_parts import Adapter
     from .schedules import Schedule
 
@@ -163,13 +164,14 @@ def read(folder: Path) -> SavedState:
         raise UserError(f"--resume {folder}: {POSITION_FILE} is damaged ({error!r}); use an older state") from error
 
 
-def check(saved: SavedState, args: Namespace, architecture: str) -> None:
+def check(saved: SavedState, args: Namespace, architecture: Architecture) -> None:
     """Refuse a state of another model, rank or architecture before anything heavy is loaded; warn of other differences."""
-    theirs = saved.facts.get("architecture", architecture)
-    if theirs != architecture:
-        raise UserError(f"--resume {saved.folder} is a training of {theirs}; this is {architecture}")
+    ours = architecture.card.id
+    theirs = saved.facts.get("architecture", ours)
+    if theirs != ours:
+        raise UserError(f"--resume {saved.folder} is a training of {theirs}; this is {ours}")
     _check_rank(saved, args)
-    _check_sizes(saved, args)
+    _check_sizes(saved, args, architecture)
     settings = saved.facts.get("settings", {})
     for key in COMPARED:
         if key in settings and settings[key] != _plain(getattr(args, key, None)):
@@ -210,12 +212,13 @@ def _check_rank(saved: SavedState, args: Namespace) -> None:
         )
 
 
-def _check_sizes(saved: SavedState, args: Namespace) -> None:
+def _check_sizes(saved: SavedState, args: Namespace, architecture: Architecture) -> None:
     """Compare the LoRA's layer names and sizes with the transformer file's header."""
     from ..weights.loader import open_weights
 
     sizes: dict[str, tuple[int, ...]] = {}
-    for name, info in open_weights(args.dit, PREFIXES).header.tensors.items():
+    for stored, info in open_weights(architecture.weight_file(args), PREFIXES).header.tensors.items():
+        name = architecture.weight_name(stored)
         if name.endswith(".weight") and len(info.shape) == 2:
             sizes[name.removesuffix(".weight").replace(".", "_")] = info.shape
     for layer, adapter in _adapters(saved).items():

@@ -151,7 +151,7 @@ def _saved_state(args: Namespace, architecture: Architecture) -> state.SavedStat
     if not args.resume:
         return None
     saved = state.read(Path(args.resume))
-    state.check(saved, args, architecture.card.id)
+    state.check(saved, args, architecture)
     return saved
 
 

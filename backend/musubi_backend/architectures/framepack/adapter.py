@@ -91,6 +91,11 @@ class FramePack(Architecture):
 
         return load_transformer(args, device, dtype)
 
+    def weight_file(self, args: Namespace) -> str:
+        from .load import weight_file
+
+        return weight_file(args)
+
     def predict(
         self, transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Batch, args: Namespace, skip_blocks: Sequence[int] = ()
     ) -> Tensor:

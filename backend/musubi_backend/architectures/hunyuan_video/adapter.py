@@ -57,6 +57,11 @@ class HunyuanVideo(Architecture):
 
         return load_transformer(args, device, dtype)
 
+    def weight_name(self, name: str) -> str:
+        from .keys import original_name
+
+        return original_name(name)
+
     def scale_latents(self, latents: Tensor) -> Tensor:
         """The caches hold the VAE's own latents."""
         from ...encoders.hunyuan_vae import SCALING_FACTOR
