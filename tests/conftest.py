@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.util
 import os
@@ -51,6 +52,17 @@ def _guard_sockets() -> None:
 
 
 _guard_sockets()
+_modules_seen = 0
+
+
+def pytest_runtest_teardown() -> None:
+    """Take what libraries keep for good out of the garbage collector's sight: with transformers imported every collection, of which a
+    generation makes three, would walk a million objects and take most of the time of a tiny one."""
+    global _modules_seen
+    if len(sys.modules) - _modules_seen > 100:
+        gc.collect()
+        gc.freeze()
+        _modules_seen = len(sys.modules)
 
 
 @pytest.fixture(scope="session")
