@@ -7,7 +7,6 @@ its latents are written.
 
 from __future__ import annotations
 
-import gc
 import logging
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ from .. import job
 from ..console import progress_bar
 from ..errors import UserError
 from ..layers.experts import HIGH, LOW, boundary_of, experts_of
+from ..memory.release import release
 from ..weights.loader import open_weights
 from ..weights.safetensors_file import save_atomic, split_files
 from ..weights.streamed_file import refuse_inputs
@@ -186,7 +186,7 @@ class Session:
         for text in dict.fromkeys(wanted):
             self.texts[text] = {name: tensor.cpu() for name, tensor in encoder.encode([text])[0].items()}
         del encoder
-        self._collect()
+        release(self.device)
 
     def _encode_pictures(self, requests: dict[str, SampleRequest], failures: dict[str, str]) -> None:
         encoder = self.architecture.condition_encoder(self.args, self.device)
@@ -202,7 +202,7 @@ class Session:
                 _report(failures, label, error)
                 del requests[label]
         del encoder
-        self._collect()
+        release(self.device)
 
     def _sample_all(self, requests: Mapping[str, SampleRequest], results: list[Result], failures: dict[str, str]) -> None:
         if not requests:  # not one had pictures that can be used
@@ -265,7 +265,7 @@ class Session:
                     raise
                 _report(failures, result.label, error)
         del decoder
-        self._collect()
+        release(self.device)
 
     def _decode(self, decoder: Any, latents: Tensor) -> Tensor:
         logger.info(f"Decoding video from latents: {latents.shape}")
@@ -305,16 +305,11 @@ class Session:
     def _park_transformer(self) -> None:
         if self.transformer is not None:
             self.transformer.to("cpu")
-            self._collect()
+            release(self.device)
 
     def _release_transformer(self) -> None:
         self.transformer = None
-        self._collect()
-
-    def _collect(self) -> None:
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        release(self.device)
 
 
 def _report(failures: dict[str, str], label: str, error: Exception) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..memory.release import release
+
 logger = logging.getLogger(__name__)
 
 LOW, HIGH = "low", "high"
@@ -97,7 +99,7 @@ class Experts(nn.Module):
             return
         if self.lazy:
             self.models.clear()
-            _free(self.device)
+            release(self.device)
             self._load(name, self.device)
         elif self.offload:
             if self.working is not None:
@@ -138,8 +140,3 @@ def experts_of(model: nn.Module) -> dict[str, nn.Module]:
 def boundary_of(model: nn.Module) -> float | None:
     """The share of noise where a pair changes hands; None for a single model."""
     return model.boundary if isinstance(model, Experts) else None
-
-
-def _free(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

@@ -7,7 +7,6 @@ kept unless --overwrite is given (musubi-tuner always begins anew). What cannot 
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 from argparse import Namespace
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -180,6 +179,8 @@ class Describer:
 
     def answers(self, media: Sequence[Pixels]) -> list[str | Unanswered]:
         """A caption each; none when a stop was asked for. A batch that needs too much memory is halved, down to single items."""
+        from ..memory.release import release
+
         if not media:
             return []
         try:
@@ -190,16 +191,9 @@ class Describer:
             found = None  # outside of this block, where the error's frames no longer hold tensors
         if found is not None:
             return [] if job.stop_requested() else [answer or Unanswered("the model's answer was empty") for answer in found]
-        self._give_memory_back()
+        release(self.model.device)
         if len(media) == 1:
             return [Unanswered("out of memory: use a smaller --max_size, fewer --video_frames, or --fp8_vl")]
         self.batch_size = half = (len(media) + 1) // 2
         logger.warning("out of memory with %d items at once: going on with %d, as --batch_size %d would have", len(media), half, half)
         return [*self.answers(media[:half]), *self.answers(media[half:])]
-
-    def _give_memory_back(self) -> None:
-        import torch
-
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()

@@ -14,6 +14,7 @@ from .. import job
 from ..console import progress_bar
 from ..inference.prompts import TrainingPrompt, training_prompts
 from ..inference.video_file import to_pictures, write_mp4, write_pngs
+from ..memory.release import release
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -48,12 +49,13 @@ class Samples:
                 if text not in self._texts:
                     self._texts[text] = {name: tensor.cpu() for name, tensor in encoder.encode([text])[0].items()}
         del encoder
+        release(device)
         pictures = self._architecture.condition_encoder(self._args, device)
         if pictures is not None:
             for prompt in self._prompts:
                 self._conditions[prompt.index] = {name: tensor.cpu() for name, tensor in pictures.encode(prompt.request).items()}
-        del pictures
-        _free(device)
+            del pictures
+            release(device)
 
     def due(self, step: int, epoch: int | None = None) -> bool:
         """Whether samples are to be made after `step`, or after `epoch` (1-based) when that is given. Step 0 is before training."""
@@ -80,7 +82,7 @@ class Samples:
             job.event("sample", path=str(path), step=step, prompt=prompt.request.prompt)
             written.append(path)
         del decoder
-        _free(device)
+        release(device)
         return written
 
     def _sample(self, prompt: TrainingPrompt, transformer: nn.Module, device: torch.device) -> Tensor:
@@ -121,8 +123,3 @@ def _described(prompt: TrainingPrompt) -> dict[str, object]:
     if request.needs_negative:
         lines |= {"negative prompt": request.negative_prompt, "cfg scale": request.guidance.scale}
     return lines
-
-
-def _free(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
