@@ -110,12 +110,12 @@ class WanVideoGenerator(VideoGenerator):
 
 
 def wan_pictures_problem(name: str, have: set[str], one_frame: bool) -> None:
-    """UserError where `have` (options of pictures) is not what a Wan task takes."""
+    """UserError where `have` (options of pictures) is not what a Wan task takes. One frame needs control pictures only."""
     task, takers = wan_task(name), _wan_tasks()
     controls = {CONTROL_IMAGES.option, CONTROL_MASKS.option}
-    needed = {
-        source.option for source, wanted in ((START, task.start_image), (END, task.last_frame), (CONTROL_VIDEO, task.control)) if wanted
-    }
+    of_video = ((START, task.start_image), (END, task.last_frame), (CONTROL_VIDEO, task.control))
+    one_frame = one_frame and name in takers[CONTROL_IMAGES.option]
+    needed = {CONTROL_IMAGES.option} if one_frame else {source.option for source, wanted in of_video if wanted}
     taken = {option for option, names in takers.items() if name in names} - (set() if one_frame else controls)
     words = {source.option: source.socket for source in WanVideoGenerator.sources}
     missing = [words[option] for option in sorted(needed - have)]

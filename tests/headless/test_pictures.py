@@ -75,6 +75,7 @@ def test_a_control_video_of_the_graph_is_followed(place: Path) -> None:
         ("t2v-1.3B-FC", {}, "needs control_video"),
         ("i2v-14B", {"start_image": ["2", 0], "control_video": ["3", 1]}, "takes no control_video"),
         ("i2v-14B", {"start_image": ["2", 0], "control_images": ["2", 0]}, "set one_frame"),
+        ("i2v-14B", {"start_image": ["2", 0], "one_frame": "control_index=0"}, "needs control_images"),
         ("t2v-1.3B", {"high_lora_1": "musubi_tuner/a.safetensors"}, "task t2v-1.3B has none"),
     ],
 )
@@ -85,6 +86,12 @@ def test_what_does_not_go_with_the_task_is_refused_in_words(
     given = part("nodes.spec").complete(node.spec, {"models": {}, "prompt": "x", **inputs})
     with pytest.raises(part("backend.musubi_backend.errors").UserError, match=words):
         node.check_task({"architecture": "wan", "task": task}, given)
+
+
+def test_one_frame_needs_its_control_pictures_only(part: Any) -> None:
+    node = part("nodes.generators").WanVideoGenerator()
+    inputs = {"models": {}, "prompt": "x", "control_images": ["2", 0], "one_frame": "target_index=1,control_index=0"}
+    node.check_task({"architecture": "wan", "task": "i2v-14B"}, part("nodes.spec").complete(node.spec, inputs))
 
 
 @pytest.mark.parametrize(

@@ -216,6 +216,17 @@ def test_a_state_that_does_not_fit_is_refused(change: dict[str, Any], words: str
     assert words in capsys.readouterr().err
 
 
+def test_settings_that_changed_are_named_when_going_on(project: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    project.train("first", "--save_state_on_train_end", max_train_steps=1)
+    state = project.folder / "out/first/cat-state"
+    capsys.readouterr()
+    project.train("same", resume=state, max_train_steps=2)
+    assert "when the state was saved" not in capsys.readouterr().err
+    project.train("other", "--fp8_base", resume=state, max_train_steps=2, max_grad_norm=0.5)
+    said = capsys.readouterr().err
+    assert "--fp8_base was False" in said and "--max_grad_norm was 1.0" in said
+
+
 def test_a_state_of_another_model_is_refused_before_it_is_loaded(
     project: Any, build: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -43,6 +43,7 @@ COMPARED = (
     "optimizer_type", "optimizer_args", "learning_rate", "lr_scheduler", "lr_warmup_steps", "lr_decay_steps", "max_grad_norm",
     "mixed_precision", "timestep_sampling", "discrete_flow_shift", "sigmoid_scale", "weighting_scheme", "min_timestep", "max_timestep",
     "num_timestep_buckets", "scale_weight_norms", "timestep_boundary", "lora_per_expert",
+    "fp8_base", "fp8_scaled", "guidance_scale", "f1", "one_frame", "preserve_distribution_shape",
 )  # fmt: skip
 
 
