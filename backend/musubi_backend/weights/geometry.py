@@ -7,13 +7,33 @@ them under one metadata key, as JSON.
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import UserError
 from .safetensors_file import PathLike, read_header
 
 GEOMETRY_KEY = "musubi_geometry"
+T = TypeVar("T", bound="StoredGeometry")
+
+
+@dataclass(frozen=True)
+class StoredGeometry:
+    """Sizes of one kind of model, which a weight file may hold as JSON under `GEOMETRY_KEY`. Fields are numbers, switches and tuples."""
+
+    def to_json(self) -> str:
+        """What the metadata of a weight file holds."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls: type[T], text: str) -> T:
+        """UserError when `text` is not what `to_json` writes."""
+        try:
+            values = json.loads(text)
+            return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        except (ValueError, TypeError, AttributeError) as error:
+            raise UserError(f"the metadata {GEOMETRY_KEY} of the weight file is not understood: {error}") from error
 
 
 def geometry_metadata(path: PathLike) -> dict[str, Any]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from ...errors import UserError
-from ...weights.geometry import GEOMETRY_KEY
+from ...weights.geometry import GEOMETRY_KEY, StoredGeometry
 from ...weights.safetensors_file import Header
 from ..hunyuan_video.keys import count_blocks, rope_widths
 
@@ -15,7 +14,7 @@ DTYPE_TENSOR = "transformer_blocks.0.attn.to_q.weight"
 
 
 @dataclass(frozen=True)
-class FramePackGeometry:
+class FramePackGeometry(StoredGeometry):
     """Sizes of a FramePack transformer. image_dim is the width of SigLIP's features."""
 
     dim: int
@@ -30,19 +29,6 @@ class FramePackGeometry:
     image_dim: int = 1152
     num_refiner_layers: int = 2
     rope_widths: tuple[int, int, int] = (16, 56, 56)
-
-    def to_json(self) -> str:
-        """What the metadata key `musubi_geometry` of a weight file holds."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> FramePackGeometry:
-        """UserError when `text` is not what `to_json` writes."""
-        try:
-            values = json.loads(text)
-            return cls(**{**values, "rope_widths": tuple(values["rope_widths"])})
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"the metadata {GEOMETRY_KEY} of the weight file is not understood: {error}") from error
 
 
 def geometry_of(header: Header) -> FramePackGeometry:

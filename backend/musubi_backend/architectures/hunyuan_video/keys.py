@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from ...errors import UserError
-from ...weights.geometry import GEOMETRY_KEY
+from ...weights.geometry import GEOMETRY_KEY, StoredGeometry
 from ...weights.safetensors_file import Header
 
 PREFIXES = ("model.model.", "model.diffusion_model.", "diffusion_model.")
@@ -31,7 +30,7 @@ _COMFY_NAMES = (
 
 
 @dataclass(frozen=True)
-class HunyuanGeometry:
+class HunyuanGeometry(StoredGeometry):
     """Sizes of a HunyuanVideo transformer. guidance: it is distilled, and told the guidance as an input."""
 
     dim: int
@@ -51,19 +50,6 @@ class HunyuanGeometry:
     def takes_image(self) -> bool:
         """Whether a first frame is one half of the input channels."""
         return self.in_dim > self.out_dim
-
-    def to_json(self) -> str:
-        """What the metadata key `musubi_geometry` of a weight file holds."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> HunyuanGeometry:
-        """UserError when `text` is not what `to_json` writes."""
-        try:
-            values = json.loads(text)
-            return cls(**{**values, "rope_widths": tuple(values["rope_widths"])})
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"the metadata {GEOMETRY_KEY} of the weight file is not understood: {error}") from error
 
 
 def geometry_of(header: Header) -> HunyuanGeometry:

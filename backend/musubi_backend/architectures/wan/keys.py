@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from ...errors import UserError
-from ...weights.geometry import GEOMETRY_KEY
+from ...weights.geometry import GEOMETRY_KEY, StoredGeometry
 from ...weights.safetensors_file import Header
 from ..card import Task
 from .card import CARD
@@ -21,7 +20,7 @@ _INPUT_FACTS = ("in_dim", "image_encoder", "last_frame")
 
 
 @dataclass(frozen=True)
-class WanGeometry:
+class WanGeometry(StoredGeometry):
     """Sizes of a Wan transformer.
 
     image_dim        width of CLIP image features; None for models that do not look at pictures that way
@@ -40,18 +39,6 @@ class WanGeometry:
     image_dim: int | None = None
     image_positions: int = 0
     eps: float = 1e-6
-
-    def to_json(self) -> str:
-        """What the metadata key `musubi_geometry` of a weight file holds."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> WanGeometry:
-        """UserError when `text` is not what `to_json` writes."""
-        try:
-            return cls(**json.loads(text))
-        except (ValueError, TypeError) as error:
-            raise UserError(f"the metadata {GEOMETRY_KEY} of the weight file is not understood: {error}") from error
 
 
 def geometry_of(header: Header, task: str) -> WanGeometry:
