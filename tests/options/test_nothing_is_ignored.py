@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from musubi_backend.options.registry import tools
 
-
 _FOLDERS = {"wan": {"wan"}, "hv": {"hunyuan_video"}, "fp": {"framepack", "hunyuan_video"}}
 """Where the code of an architecture is; FramePack's encoders are HunyuanVideo's."""
 
