@@ -1,12 +1,13 @@
 """`--demo`: any workflow on tiny models and clips, in seconds and without a GPU, to see that it runs from end to end.
 
 Model files, folders, sizes and lengths are replaced by small ones; everything else stays as the workflow has it. What is missing of the
-models and clips is made first.
+models and clips is made first. LoRA tools want a LoRA that a training made before.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,17 +43,24 @@ _SMALL: dict[str, Any] = {
     "sample_height": 64,
     "sample_frames": 9,
     "sample_steps": 2,
+    "max_size": 112,
+    "max_new_tokens": 16,
 }
+_UNCAPTIONED = Path("demo", "uncaptioned")
+_TOOLS_OF_ONE_LORA = {"LoRAFormatConverter": "lora", "LoRAMerger": "lora_1"}
 _LORA = re.compile(r"(high_)?lora_\d+")
 
 
 async def prepare(steps: Mapping[str, Step], host: TerminalHost) -> None:
     """Make what the workflow needs of the demo models and clips, and put it in place of the workflow's own."""
-    for kind in sorted({kind_of(step) for step in steps.values() if isinstance(step.node, ModelPaths)}):
+    for kind in sorted({kind for step in steps.values() if (kind := _kind_needed(step))}):
         await _make(host, "demo_models", {"output": str(host.home / DEMO_MODELS), "kind": kind})
     await _make(host, "demo_dataset", {"output": str(host.home / _DATASET)})
+    averaging = any(_name(step) == "LoRAPostHocEMA" for step in steps.values())
     for step in steps.values():
         _make_small(step)
+        if averaging and _name(step) == "LoRATrainingConfig":
+            step.constants |= {"max_train_steps": 3, "save_every_n_steps": 1}
         _name_files(step, host)
 
 
@@ -63,6 +71,18 @@ def kind_of(step: Step) -> str:
     if kind not in KINDS:
         raise UserError(f"--demo: there are no tiny models of {step.node.card.title}; there are {', '.join(KINDS)}")
     return kind
+
+
+def _kind_needed(step: Step) -> str | None:
+    """Which demo models a step needs, if any."""
+    if isinstance(step.node, ModelPaths):
+        return kind_of(step)
+    return {"CaptionImages": "qwen_vl", "LoRAMerger": "wan"}.get(_name(step))
+
+
+def _name(step: Step) -> str:
+    """A node's name without the pack's."""
+    return step.node.spec.id.split("_", 1)[1]
 
 
 def _wan_kind(name: str) -> str:
@@ -80,6 +100,14 @@ async def _make(host: TerminalHost, tool: str, values: dict[str, Any]) -> None:
     await run_tool(host.named(tool), tool, to_argv(tool, values), foreign=False, gpu=False)
 
 
+def _uncaptioned(home: Path) -> str:
+    """The demo clips once more, without their captions."""
+    (home / _UNCAPTIONED).mkdir(exist_ok=True)
+    for clip in (home / _DATASET).glob("*.mp4"):
+        shutil.copy(clip, home / _UNCAPTIONED)
+    return _UNCAPTIONED.as_posix()
+
+
 def _make_small(step: Step) -> None:
     for entry in step.node.spec.inputs:
         if entry.name in _SMALL and entry.is_widget and entry.name not in step.links:
@@ -92,14 +120,22 @@ def _name_files(step: Step, host: TerminalHost) -> None:
     """Demo files in place of the workflow's. LoRAs that are not there are left out."""
     if isinstance(step.node, ModelPaths):
         step.constants |= {part: demo.file for part, demo in KINDS[kind_of(step)].items()}
-    name = step.node.spec.id.split("_", 1)[1]
-    if name == "DatasetConfig":
+    name = _name(step)
+    if name == "CaptionImages":
+        step.constants |= {"path": _uncaptioned(host.home), "model": KINDS["qwen_vl"]["qwen_vl"].file}
+    if name == "LoRAMerger" and step.constants.get("model", NONE) != NONE:
+        step.constants["model"] = KINDS["wan"]["dit"].file
+    if name == "DatasetConfig" and "path" in step.links:  # from the captions of clips
+        step.constants["source"] = "video folder"
+    elif name == "DatasetConfig":
         step.constants["path"] = _DATASET.as_posix()
         if step.constants.get("control_directory"):
             step.constants["control_directory"] = _DATASET.as_posix()
     if name == "VideoInput":
         step.constants["path"] = next((host.home / _DATASET).glob("*.mp4")).relative_to(host.home).as_posix()
     there = host.model_names("loras")
+    if name in _TOOLS_OF_ONE_LORA and step.constants[_TOOLS_OF_ONE_LORA[name]] not in there:
+        raise UserError(f"--demo: {step.title} needs a LoRA: run workflows/wan_lora_training.json --demo first")
     for widget, value in list(step.constants.items()):
         if _LORA.fullmatch(widget) and value != NONE and str(value).replace("\\", "/") not in there:
             host.screen.line(f"{step.title}  {value} is not there; going on without it")

@@ -25,11 +25,10 @@ F1 = "FramePack-F1"
 
 @dataclass(frozen=True)
 class Part:
-    """One file of a model: kind: what its keys must say it is; example: a file as ComfyUI's users have it; only_for and tasks: which
-    tasks need it, in words and by name; empty for those that every task needs."""
+    """One file of a model; what its keys must say it is stands in the card. example: a file as ComfyUI's users have it; only_for and
+    tasks: which tasks need it, in words and by name; empty for those that every task needs."""
 
     name: str
-    kind: str
     what: str
     example: str
     only_for: str = ""
@@ -41,13 +40,12 @@ _WITH_CLIP = tuple(task.name for task in cards()["wan"].tasks if task.image_enco
 
 PARTS: dict[str, tuple[Part, ...]] = {
     "wan": (
-        Part("dit", "wan_transformer", "The transformer; of Wan2.2 the low-noise one", "wan2.1_t2v_1.3B_bf16.safetensors"),
-        Part("vae", "wan_vae", "The Wan VAE", "wan_2.1_vae.safetensors"),
-        Part("t5", "umt5", "The umt5-xxl text encoder", "umt5_xxl_fp16.safetensors"),
-        Part("clip", "clip_vision", "The CLIP image encoder", "clip_vision_h.safetensors", "i2v and flf2v of Wan2.1, and FC", _WITH_CLIP),
+        Part("dit", "The transformer; of Wan2.2 the low-noise one", "wan2.1_t2v_1.3B_bf16.safetensors"),
+        Part("vae", "The Wan VAE", "wan_2.1_vae.safetensors"),
+        Part("t5", "The umt5-xxl text encoder", "umt5_xxl_fp16.safetensors"),
+        Part("clip", "The CLIP image encoder", "clip_vision_h.safetensors", "i2v and flf2v of Wan2.1, and FC", _WITH_CLIP),
         Part(
             HIGH_NOISE,
-            "wan_transformer",
             "The high-noise transformer",
             "wan2.2_t2v_high_noise_14B_fp16.safetensors",
             "Wan2.2 (A14B); without it only one expert is trained or used",
@@ -55,17 +53,17 @@ PARTS: dict[str, tuple[Part, ...]] = {
         ),
     ),
     "hv": (
-        Part("dit", "hunyuan_video_transformer", "The transformer", "hunyuan_video_t2v_720p_bf16.safetensors"),
-        Part("vae", "hunyuan_video_vae", "The HunyuanVideo VAE", "hunyuan_video_vae_bf16.safetensors"),
-        Part("text_encoder1", "llama", "The LLaVA-Llama3 text encoder", "llava_llama3_fp16.safetensors"),
-        Part("text_encoder2", "clip_l", "The CLIP-L text encoder", "clip_l.safetensors"),
+        Part("dit", "The transformer", "hunyuan_video_t2v_720p_bf16.safetensors"),
+        Part("vae", "The HunyuanVideo VAE", "hunyuan_video_vae_bf16.safetensors"),
+        Part("text_encoder1", "The LLaVA-Llama3 text encoder", "llava_llama3_fp16.safetensors"),
+        Part("text_encoder2", "The CLIP-L text encoder", "clip_l.safetensors"),
     ),
     "fp": (
-        Part("dit", "framepack_transformer", "The transformer", "FramePackI2V_HY_bf16.safetensors"),
-        Part("vae", "hunyuan_video_vae", "The HunyuanVideo VAE", "hunyuan_video_vae_bf16.safetensors"),
-        Part("text_encoder1", "llama", "The LLaVA-Llama3 text encoder", "llava_llama3_fp16.safetensors"),
-        Part("text_encoder2", "clip_l", "The CLIP-L text encoder", "clip_l.safetensors"),
-        Part("image_encoder", "siglip", "The SigLIP image encoder", "sigclip_vision_patch14_384.safetensors"),
+        Part("dit", "The transformer", "FramePackI2V_HY_bf16.safetensors"),
+        Part("vae", "The HunyuanVideo VAE", "hunyuan_video_vae_bf16.safetensors"),
+        Part("text_encoder1", "The LLaVA-Llama3 text encoder", "llava_llama3_fp16.safetensors"),
+        Part("text_encoder2", "The CLIP-L text encoder", "clip_l.safetensors"),
+        Part("image_encoder", "The SigLIP image encoder", "sigclip_vision_patch14_384.safetensors"),
     ),
 }
 
@@ -205,8 +203,7 @@ def _input_channels(dit: Path) -> int | None:
 
 
 def _recognise(card: Card, paths: dict[str, Path]) -> list[str]:
-    expected = {part.name: part.kind for part in PARTS[card.id]}
-    return [str(expect(path, expected[part], part)) for part, path in paths.items()]
+    return [str(expect(path, card.kinds[part][0], part)) for part, path in paths.items()]
 
 
 def model_stamps(models: dict[str, Any]) -> list[Any]:

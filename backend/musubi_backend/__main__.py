@@ -8,9 +8,15 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import __version__, architectures, console, job
 from .errors import EXIT_STOPPED, EXIT_USER_ERROR, StopRequested, UserError
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from .architectures.card import Card
 
 EXIT_INTERRUPTED = 130
 
@@ -59,12 +65,24 @@ def _run(words: list[str]) -> int:
     target = tool(words[0])
     args = parse(target.name, words[1:])
     job.watch_for_stop()
+    if target.architecture is not None:
+        _check_models(args, architectures.cards()[target.architecture])
     run = importlib.import_module(f".{target.module}", __package__).run
     if target.architecture is None:
         run(args)
     else:
         run(args, architectures.load(target.architecture))
     return 0
+
+
+def _check_models(args: Namespace, card: Card) -> None:
+    """All model files are judged by their keys before the first is loaded: a wrong VAE is not found out after the sampling."""
+    from .weights.recognise import refuse_others
+
+    for part, kinds in card.kinds.items():
+        path = getattr(args, part, None)
+        if path:
+            refuse_others(path, kinds, f"--{part}")
 
 
 def _overview() -> str:

@@ -19,7 +19,7 @@ from musubi_backend.dataset.problems import Problem
 from musubi_backend.errors import StopRequested, UserError
 from musubi_backend.options.parser import parse
 from musubi_backend.tools.demo_clips import write_clips
-from musubi_backend.weights.safetensors_file import load
+from musubi_backend.weights.safetensors_file import load, save_atomic
 
 Write = Callable[..., Path]
 
@@ -150,7 +150,7 @@ def test_a_missing_caption_is_refused_before_a_model_is_opened(
 ) -> None:
     (clips / "coffee.txt").unlink()
     not_a_model = tmp_path / "vae.safetensors"
-    not_a_model.write_bytes(b"")
+    save_atomic({"of no known model": torch.zeros(1)}, not_a_model)
     assert _latents(toml, {"vae": not_a_model}) == 1
     errors = capfd.readouterr().err
     assert "coffee.txt is missing" in errors

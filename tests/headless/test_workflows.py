@@ -25,12 +25,24 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def run(place: Path, name: str) -> str:
+def run(place: Path, name: str, code: int = 0) -> str:
     command = [sys.executable, "-m", "headless", str(ROOT / "workflows" / f"{name}.json"), "--demo", "--home", str(place)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, encoding="utf-8", check=False)
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-    return result.stdout
+    assert result.returncode == code, result.stdout[-3000:] + result.stderr[-3000:]
+    return result.stdout + result.stderr
+
+
+@pytest.mark.slow
+def test_the_other_workflows_run_as_demos_too(place: Path) -> None:
+    said = run(place, "lora_post_hoc_ema")
+    assert "checkpoints: quickstart-step00000001.safetensors to quickstart.safetensors" in said
+    assert "4 captions written, 0 kept" in run(place, "captioning")
+
+
+def test_tools_say_which_lora_a_demo_needs(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"interpreter": sys.executable, "engine": "builtin", "allowed_roots": []}))
+    assert "run workflows/wan_lora_training.json --demo first" in run(tmp_path, "lora_conversion", code=2)
 
 
 def widget(part: Any, name: str, node: str, widget_name: str) -> Any:
@@ -61,3 +73,6 @@ def test_a_training_and_what_uses_its_lora(place: Path, part: Any, training: str
         assert "going on without it" not in said, "the LoRA is found by the name that the workflow has"
         made = list((place / "output" / "musubi_tuner").glob("batch_*" if name in NEEDED_BY else f"{lora.stem}_*"))
         assert made and all(path.stat().st_size > 500 for path in made)
+    if training == "wan_lora_training":
+        assert "converted: 20 layers" in run(place, "lora_conversion")
+        assert "20 of 69 tensors changed" in run(place, "lora_merging")

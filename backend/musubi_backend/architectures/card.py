@@ -63,6 +63,7 @@ class Card:
     lora_exclude       full-match pattern of module paths left out by default
     fp8_target/exclude substrings that decide which weights fp8_scaled quantises
     model_folders      part -> ComfyUI folder key, in the order a node shows them
+    kinds              part -> what its file may be, as `weights.kinds` calls it; the first is what it is called when another is refused
     published_files    part -> patterns of its file in the folder the model is published as; the first that exists counts
     text_keys          base names a complete text cache holds
     text_encoders      the parts of `model_folders` that read captions
@@ -90,6 +91,7 @@ class Card:
     lora_exclude: str
     tasks: tuple[Task, ...]
     model_folders: dict[str, str]
+    kinds: dict[str, tuple[str, ...]] = field(default_factory=dict)
     fp8_target: tuple[str, ...] = ()
     fp8_exclude: tuple[str, ...] = ()
     fps: int = 16

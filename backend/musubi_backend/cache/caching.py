@@ -17,8 +17,6 @@ from ..dataset.problems import Problem, listing
 from ..errors import StopRequested, UserError
 
 if TYPE_CHECKING:
-    import torch
-
     from ..architectures.card import Card
 
 logger = logging.getLogger(__name__)
@@ -38,13 +36,6 @@ def refuse(problems: Sequence[Problem], advice: str) -> None:
     if problems:
         items = "1 item" if len(problems) == 1 else f"{len(problems)} items"
         raise UserError(f"{items} of the dataset cannot be used:\n{listing(problems, limit=50)}\n{advice}")
-
-
-def pick_device(args: Namespace) -> torch.device:
-    """`--device`, else the first GPU, else the CPU. Imports torch."""
-    import torch
-
-    return torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def threads(args: Namespace) -> int:

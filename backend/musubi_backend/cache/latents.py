@@ -21,8 +21,9 @@ from ..dataset.discovery import Discovery
 from ..dataset.items import Entry, MediaItem
 from ..dataset.probe import foresee
 from ..dataset.problems import Problem
+from ..device import pick_device
 from ..errors import UserError
-from .caching import Progress, find_items, log_skipped, out_of_memory, pick_device, refuse, remove_old, threads
+from .caching import Progress, find_items, log_skipped, out_of_memory, refuse, remove_old, threads
 from .headers import latents_problem
 from .names import latent_files, parse_latent_name
 
@@ -121,7 +122,7 @@ class _Caching:
         if self.args.disable_cudnn_backend:
             logger.info("Disabling cuDNN PyTorch backend.")
             torch.backends.cudnn.enabled = False
-        return self.architecture.latent_encoder(self.args, pick_device(self.args))
+        return self.architecture.latent_encoder(self.args, pick_device(self.args.device))
 
     def _dataset(self, work: _Work) -> None:
         if not work.items or self.loader is None:

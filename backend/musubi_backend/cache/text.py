@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from ..dataset.discovery import Discovery
 from ..dataset.items import MediaItem, text_path
+from ..device import pick_device
 from ..errors import UserError
 from ..weights.safetensors_file import read_header
-from .caching import Progress, find_items, log_skipped, out_of_memory, pick_device, remove_old
+from .caching import Progress, find_items, log_skipped, out_of_memory, remove_old
 from .headers import text_problem
 from .names import text_files
 
@@ -29,7 +30,7 @@ def run(args: Namespace, architecture: Architecture) -> None:
     card = architecture.card
     discoveries = find_items(args, card)
     work = [(discovery, _left_to_do(discovery, card, args.skip_existing)) for discovery in discoveries]
-    encoder = architecture.text_encoder(args, pick_device(args)) if any(items for _, items in work) else None
+    encoder = architecture.text_encoder(args, pick_device(args.device)) if any(items for _, items in work) else None
     for number, (discovery, items) in enumerate(work):
         logger.info("Encoding dataset [%d]", number)
         log_skipped(len(discovery.items) - len(items), "captions")

@@ -19,6 +19,7 @@ import torch
 
 from .. import job
 from ..console import progress_bar
+from ..device import pick_device
 from ..errors import UserError
 from ..layers.experts import HIGH, LOW, boundary_of, experts_of
 from ..memory.release import release
@@ -77,7 +78,7 @@ class Session:
     def __init__(self, args: Namespace, architecture: Architecture) -> None:
         self.args = args
         self.architecture = architecture
-        self.device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = pick_device(args.device)
         self.folder = Path(args.save_path)
         self.texts: dict[str, Text] = {}
         self.conditions: dict[str, Text] = {}

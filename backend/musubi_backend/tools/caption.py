@@ -20,6 +20,7 @@ from ..cache.caching import out_of_memory
 from ..console import progress_bar
 from ..dataset.media import images_in, videos_in
 from ..dataset.problems import Problem, UnusableMedium, listing
+from ..device import pick_device
 from ..errors import StopRequested, UserError
 from ..options.tables.captioning import DEFAULT_PROMPT
 from .caption_files import Captions, JsonlFile, TextFiles, place
@@ -151,7 +152,7 @@ class Describer:
 
         self.prompt = (args.prompt or DEFAULT_PROMPT).replace("\\n", "\n")
         self.largest, self.frames, self.limit, self.batch_size = args.max_size**2, args.video_frames, args.max_new_tokens, args.batch_size
-        device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = pick_device(args.device)
         logger.info("Loading Qwen2.5-VL from %s onto %s", args.model_path, device)
         try:
             self.model: QwenVL = QwenVL.load(args.model_path, device, torch.bfloat16, fp8=args.fp8_vl, tokenizer=args.tokenizer)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..architectures import cards
+from ..device import pick_device
 from ..errors import UserError
 from ..memory.fp8 import dequantised
 from ..weights import lora_names
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 def run(args: Namespace) -> None:
     """Write `args.tuned` - `args.base` as `args.output`. UserError when they are not of one model, or equal."""
     refuse_inputs([args.output], [args.base, args.tuned], "--output")
-    device = torch.device(args.device)
+    device = pick_device(args.device)
     losses = Losses()
     layers: dict[str, dict[str, Tensor]] = {}
     with Base.open(args.base) as base, Base.open(args.tuned) as tuned:

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..device import pick_device
 from ..errors import UserError
 from ..layers.lora_files import LoRAMerge
 from ..memory.fp8 import dequantised
@@ -36,7 +37,7 @@ def run(args: Namespace) -> None:
     """Merge `args.lora_weight` into `args.dit`. UserError for files that do not fit each other."""
     files = list(args.lora_weight or [])
     refuse_inputs([args.save_merged_model], [args.dit, *files], "--save_merged_model")
-    device = torch.device(args.device)
+    device = pick_device(args.device)
     logger.info("Using device: %s", device)
     logger.info("Loading DiT model from %s", args.dit)
     with Base.open(args.dit) as base:

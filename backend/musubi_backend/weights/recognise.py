@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickletools
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import UserError
@@ -58,15 +58,29 @@ def kind_of(shapes: Shapes, metadata: Mapping[str, str] | None = None) -> Kind |
     return None
 
 
+def refuse_others(path: PathLike, kind_ids: Sequence[str], flag: str) -> None:
+    """UserError when `path` is known to be of a kind that is none of `kind_ids`, or cannot be read. Folders, and files whose keys
+    are not known, are left to those who load them."""
+    if Path(path).is_dir():
+        return
+    kind = recognise(path)
+    if kind is not None and kind.id not in kind_ids:
+        raise UserError(f"{path} is a {kind}; {flag} expects a {_name(kind_ids[0])}")
+
+
 def expect(path: PathLike, kind_id: str, flag: str) -> Kind:
     """The kind of `path` when its id is `kind_id`; else a UserError that says what the file is and what `flag` takes."""
     kind = recognise(path)
     if kind is not None and kind.id == kind_id:
         return kind
-    wanted = next((rule.name for rule in RULES if rule.id == kind_id), "LoRA" if kind_id == "lora" else kind_id)
     if kind is None:
-        raise UserError(f"{path} is not a known kind of model file; {flag} expects a {wanted}. {_first_names(path)}")
-    raise UserError(f"{path} is a {kind}; {flag} expects a {wanted}")
+        raise UserError(f"{path} is not a known kind of model file; {flag} expects a {_name(kind_id)}. {_first_names(path)}")
+    raise UserError(f"{path} is a {kind}; {flag} expects a {_name(kind_id)}")
+
+
+def _name(kind_id: str) -> str:
+    """What people call a kind."""
+    return next((rule.name for rule in RULES if rule.id == kind_id), "LoRA" if kind_id == "lora" else kind_id)
 
 
 def pickle_names(path: PathLike) -> list[str]:

@@ -36,6 +36,13 @@ CARD = Card(
         "text_encoder2": "text_encoders",
         "image_encoder": "clip_vision",
     },
+    kinds={
+        "dit": ("framepack_transformer",),
+        "vae": ("hunyuan_video_vae",),
+        "text_encoder1": ("llama",),
+        "text_encoder2": ("clip_l", "clip_vision"),
+        "image_encoder": ("siglip",),
+    },
     text_encoders=("text_encoder1", "text_encoder2"),
     image_encoder="image_encoder",
     comfy_lora="hv",  # ComfyUI has no FramePack; its layers are HunyuanVideo's, which are fused there

@@ -27,6 +27,12 @@ CARD = Card(
         "text_encoder1": "text_encoders",
         "text_encoder2": "text_encoders",
     },
+    kinds={
+        "dit": ("hunyuan_video_transformer",),
+        "vae": ("hunyuan_video_vae",),
+        "text_encoder1": ("llama",),
+        "text_encoder2": ("clip_l", "clip_vision"),
+    },
     text_encoders=("text_encoder1", "text_encoder2"),
     fps=24,
     embedded_guidance=6.0,

@@ -51,6 +51,13 @@ CARD = Card(
         ),
     ),
     model_folders={"dit": "diffusion_models", "vae": "vae", "t5": "text_encoders", "clip": "clip_vision"},
+    kinds={
+        "dit": ("wan_transformer",),
+        "dit_high_noise": ("wan_transformer",),
+        "vae": ("wan_vae",),
+        "t5": ("umt5",),
+        "clip": ("clip_vision",),
+    },
     published_files={
         "dit": ("low_noise_model/diffusion_pytorch_model*.safetensors", "diffusion_pytorch_model*.safetensors"),
         "dit_high_noise": ("high_noise_model/diffusion_pytorch_model*.safetensors",),

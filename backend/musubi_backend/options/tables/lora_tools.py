@@ -15,7 +15,7 @@ GROUPS = (
                 nargs="+",
                 required=True,
                 path="file",
-                help="Checkpoints (.safetensors) of one training, two or more.",
+                help="Checkpoints (.safetensors) of one training. Of a single one the average is itself.",
             ),
             Option(
                 "--no_sort",
