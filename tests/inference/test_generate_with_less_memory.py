@@ -47,7 +47,7 @@ def test_compiled_blocks_give_the_same(latents) -> None:  # type: ignore[no-unty
     [
         (["--fp8_fast"], "--fp8_fast needs --fp8 or --fp8_scaled"),
         (["--fp8_scaled", "--save_merged_model", "x.safetensors"], "leave --fp8_scaled out"),
-        (["--blocks_to_swap", "99"], "at most 1 blocks of this model can wait in main memory"),
+        (["--blocks_to_swap", "99"], "at most 1 of the blocks of this model can wait in main memory"),
         (["--compile", "--compile_backend", "nothing"], "this PyTorch has"),
         (["--attn_mode", "sageattn"], "needs the package sageattention"),
     ],

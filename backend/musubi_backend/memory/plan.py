@@ -150,7 +150,7 @@ def swapped_per_list(blocks_to_swap: int, counts: Sequence[int]) -> list[int]:
         # N // 2 <= double - 1 and (N - N // 2) * 2 + 1 <= single - 1
         largest = min(2 * double - 1, 2 * ((single - 2) // 2))
     if blocks_to_swap > largest:
-        raise UserError(f"--blocks_to_swap {blocks_to_swap}: at most {max(largest, 0)} blocks of this model can wait in main memory")
+        raise UserError(f"--blocks_to_swap {blocks_to_swap}: at most {max(largest, 0)} of the blocks of this model can wait in main memory")
     return shares
 
 

@@ -64,7 +64,7 @@ _VERBS = {
     CACHE_LATENTS: ("cache.latents", "encode the pictures and clips of a dataset for training"),
     CACHE_TEXT: ("cache.text", "encode the captions of a dataset for training"),
     TRAIN: ("training.train", "train a LoRA on a cached dataset"),
-    GENERATE: ("inference.generate", "generate video from text, with or without LoRAs"),
+    GENERATE: ("inference.generate", "generate video or pictures, with or without LoRAs"),
     LORA_EMA: ("tools.lora_post_hoc_ema", "average the checkpoints of a training into one LoRA"),
     LORA_CONVERT: ("tools.convert_lora", "write a LoRA of any layout in musubi-tuner's or ComfyUI's"),
     CAPTION: ("tools.caption", "describe the pictures and clips of a folder with Qwen2.5-VL"),

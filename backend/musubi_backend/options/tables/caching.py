@@ -61,7 +61,8 @@ GROUPS = (
                 "--skip_existing",
                 bool,
                 False,
-                help="Leave items alone whose cache file is there. Turn it off after changing captions or media under the same file name.",
+                help="Leave items alone whose cache is there and fits: in size, architecture and caption. Turn it off after replacing "
+                "media under the same file name.",
             ),
             Option(
                 "--keep_cache",
