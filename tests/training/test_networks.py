@@ -143,6 +143,16 @@ def test_weights_of_another_kind_are_refused(shared: Path, tmp_path: Path) -> No
     save_atomic(dict(network.state_dict()), tmp_path / "again.safetensors")
 
 
+def test_weights_of_another_model_are_refused_by_name(tmp_path: Path) -> None:
+    model = WanTransformer(WanGeometry(dim=32, ffn_dim=64, num_heads=2, num_layers=1, text_dim=32))
+    lora = tmp_path / "hunyuan.safetensors"
+    down, up = torch.zeros(4, 32), torch.zeros(32, 4)
+    name = "lora_unet_double_blocks_0_img_attn_proj"
+    save_atomic({f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up, f"{name}.alpha": torch.tensor(4.0)}, lora)
+    with pytest.raises(UserError, match=r"--network_weights .*hunyuan\.safetensors: the LoRA file fits none of this model's layers"):
+        networks.build(arguments(network_module="networks.lora_wan", network_weights=str(lora)), CARD, model, 0, torch.device("cpu"))
+
+
 def test_the_factor_reaches_the_adapters() -> None:
     model = WanTransformer(WanGeometry(dim=32, ffn_dim=64, num_heads=2, num_layers=1, text_dim=32))
     network = LoRANetwork.create(model, CARD, rank=2, network_args=["factor=2"], kind=LOKR)

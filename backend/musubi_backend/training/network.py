@@ -71,6 +71,9 @@ def _attach(args: Namespace, card: Card, model: nn.Module, seed: int, expert: st
     size = (args.network_dim, args.network_alpha, args.network_dropout)
     network = LoRANetwork.create(model, card, *size, args.network_args, ranks, kind)
     if weights is not None:
-        network.load_weights(weights)
+        try:
+            network.load_weights(weights)
+        except UserError as error:
+            raise UserError(f"--network_weights {args.network_weights}: {error}") from error
         print(f"load network weights from {args.network_weights}", flush=True)
     return network
