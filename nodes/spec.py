@@ -14,6 +14,8 @@ from ..backend.musubi_backend.errors import UserError
 
 WIDGETS = ("INT", "FLOAT", "BOOLEAN", "STRING", "COMBO")
 ANY = "*"
+OWN_KINDS = "MUSUBITUNER_"
+"""What the kinds of sockets begin with that only nodes of this pack fill."""
 
 
 class Host(Protocol):
@@ -202,6 +204,8 @@ def check(node: Node, host: Host, constants: dict[str, Any], *, listed: bool = T
     listed: also look up choices that the host lists (model files).
     """
     for spec in node.spec.inputs:
+        if spec.kind.startswith(OWN_KINDS) and spec.name in constants:  # its paths and settings were checked by the node that made it
+            return f"{spec.name}: connect it to a node of this pack; a value written into the prompt is not taken"
         if spec.is_widget and spec.name in constants and (listed or not callable(spec.choices)):
             problem = _check_value(spec, host, constants[spec.name])
             if problem:

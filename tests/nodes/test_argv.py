@@ -315,3 +315,17 @@ def test_a_value_from_another_node_is_checked_like_a_typed_one(part: Any, tmp_pa
         with pytest.raises(part("backend.musubi_backend.errors").UserError, match=words):
             spec.prepared(node, PaperHost(tmp_path), values)
     assert spec.prepared(node, PaperHost(tmp_path), {"network_alpha": 4})["network_alpha"] == 4.0
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "socket"),
+    [
+        ("nodes.train", "WanLoRATrainer", "models"),
+        ("nodes.batch", "BatchProcessor", "models"),
+        ("nodes.lora_tools", "LoRAPostHocEMA", "job"),
+    ],
+)
+def test_what_nodes_hand_each_other_cannot_be_written_into_a_prompt(part: Any, tmp_path: Path, module: str, name: str, socket: str) -> None:
+    node = getattr(part(module), name)()
+    said = part("nodes.spec").check(node, PaperHost(tmp_path), {socket: {"architecture": "wan", "dit": "/etc/passwd", "run": "/etc"}})
+    assert said is not None and said.startswith(f"{socket}: connect it")
