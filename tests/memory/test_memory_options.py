@@ -137,7 +137,7 @@ def test_blocks_wait_in_main_memory_from_the_options(dit: Path) -> None:
     swapped = load_transformer(arguments(dit, fp8=True, blocks_to_swap=1, block_swap_ring_size=1), CPU, torch.float32)
     assert all(block.stream is swapped.blocks[0].stream for block in swapped.blocks)
     assert torch.equal(prediction(swapped), prediction(plain))
-    with pytest.raises(UserError, match="--blocks_to_swap 2: at most 1 blocks of this model"):
+    with pytest.raises(UserError, match="--blocks_to_swap 2: at most 1 of the blocks of this model"):
         load_transformer(arguments(dit, blocks_to_swap=2), CPU, torch.float32)
 
 

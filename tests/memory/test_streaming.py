@@ -181,7 +181,7 @@ def test_shares_of_the_block_lists() -> None:
     assert swapped_per_list(38, [20, 40]) == [19, 39]
     assert swapped_per_list(0, [20, 40]) == [0, 0]
     for too_many, counts, largest in ((40, [40], 39), (39, [20, 40], 38), (1, [1], 0)):
-        with pytest.raises(UserError, match=rf"--blocks_to_swap {too_many}: at most {largest} blocks"):
+        with pytest.raises(UserError, match=rf"--blocks_to_swap {too_many}: at most {largest} of the blocks"):
             swapped_per_list(too_many, counts)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from musubi_backend.tools.demo import write_models
+from musubi_backend.weights.safetensors_file import load, save_atomic
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
@@ -46,12 +47,17 @@ def test_samples_are_made_when_due_and_change_nothing(
 def test_samples_that_fail_cost_neither_the_training_nor_what_is_saved(
     project: Any, build: SimpleNamespace, same: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    samples = {**sampling(project, build, "a cat --w 32 --h 32 --s 1 --l 1"), "vae": project.dit}
+    """A VAE that lacks a tensor looks like one, and is found out when the first sample is decoded."""
+    samples = sampling(project, build, "a cat --w 32 --h 32 --s 1 --l 1")
+    whole = load(samples["vae"])
+    whole.pop("decoder.head.2.bias")
+    samples["vae"] = project.folder / "incomplete_vae.safetensors"
+    save_atomic(whole, samples["vae"])
     settings = {"max_train_steps": 2, "save_every_n_steps": 1}
     project.train("without", **settings)
     out = project.train("with", sample_every_n_steps=1, **samples, **settings)
     printed = capsys.readouterr().err
-    assert "no samples at step 1, training goes on: " in printed and "is a Wan transformer" in printed
+    assert "no samples at step 1, training goes on: " in printed and "incomplete_vae.safetensors: 1 tensors are missing" in printed
     assert (out / "cat-step00000001.safetensors").exists() and same.bits(project.lora("with"), project.lora("without"))
 
 
