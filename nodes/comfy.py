@@ -214,7 +214,11 @@ def _unlisted(spec: NodeSpec, given: dict[str, Any]) -> dict[str, Any]:
     if not any(entry.many for entry in spec.inputs):
         return given
     lists = {entry.name for entry in spec.inputs if entry.many}
-    return {name: value if name in lists or not isinstance(value, list) else value[0] for name, value in given.items()}
+    waiting = (None,)  # how ComfyUI fills a linked input while it only checks the prompt
+    return {
+        name: None if value == waiting else value if name in lists or not isinstance(value, list) else value[0]
+        for name, value in given.items()
+    }
 
 
 def _schema(spec: NodeSpec) -> io.Schema:
