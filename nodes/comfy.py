@@ -188,13 +188,11 @@ def _comfy_class(node: Node) -> type[io.ComfyNode]:
 
         @classmethod
         def validate_inputs(cls, **kwargs: Any) -> bool | str:
-            constants = {name: value for name, value in _unlisted(spec, kwargs).items() if value is not None}
-            return check(node, ComfyHost(), constants) or True
+            return check(node, ComfyHost(), _constants(spec, kwargs)) or True
 
         @classmethod
         def fingerprint_inputs(cls, **kwargs: Any) -> str:
-            constants = {name: value for name, value in _unlisted(spec, kwargs).items() if value is not None}
-            return f"{_RESULTS.generation(spec.id)} {node.fingerprint(ComfyHost(), **constants)}"
+            return f"{_RESULTS.generation(spec.id)} {node.fingerprint(ComfyHost(), **_constants(spec, kwargs))}"
 
         @classmethod
         async def execute(cls, **kwargs: Any) -> io.NodeOutput:
@@ -207,6 +205,11 @@ def _comfy_class(node: Node) -> type[io.ComfyNode]:
 
     Adapted.__name__ = Adapted.__qualname__ = spec.id
     return Adapted
+
+
+def _constants(spec: NodeSpec, given: dict[str, Any]) -> dict[str, Any]:
+    """What is known of the inputs before anything runs: the values written into the prompt, without links."""
+    return {name: value for name, value in _unlisted(spec, given).items() if value is not None}
 
 
 def _unlisted(spec: NodeSpec, given: dict[str, Any]) -> dict[str, Any]:

@@ -75,6 +75,15 @@ def file_dtype(weights: Weights, tensor: str) -> torch.dtype | None:
     return dtype
 
 
+def generating_dtype(stored: torch.dtype | None, args: Namespace) -> torch.dtype:
+    """What a generator computes in: bfloat16, but float32 files stay as they are on the CPU, where 16 bits gain nothing.
+
+    stored: as `file_dtype` gives it.
+    """
+    on_gpu = torch.cuda.is_available() and not str(getattr(args, "device", None) or "cuda").startswith("cpu")
+    return torch.float32 if stored == torch.float32 and not on_gpu else torch.bfloat16
+
+
 def lora_merge(args: Namespace, card: Card) -> LoRAMerge | None:
     """The LoRAs that `--lora_weight` and `--base_weights` add to the weights; None without any."""
     files = list(getattr(args, "lora_weight", None) or [])

@@ -55,11 +55,12 @@ class Adapter(nn.Module):
         """Multiply delta by `ratio`. Called without gradients."""
         raise NotImplementedError
 
-    def _kept_rows(self, rows: int, device: torch.device) -> Tensor | None:
-        """Factor for each output row where rank_dropout acts on rows; None where it does not act."""
-        if not (self.training and self.rank_dropout):
-            return None
-        return (torch.rand(rows, device=device) > self.rank_dropout) / (1.0 - self.rank_dropout)
+    def _finished(self, product: Tensor, bias: Tensor | None) -> Tensor:
+        """scale * delta @ x [..., out] with rank_dropout on output rows, and the bias."""
+        if self.training and self.rank_dropout:
+            kept = (torch.rand(product.shape[-1], device=product.device) > self.rank_dropout) / (1.0 - self.rank_dropout)
+            product = product * kept.to(product.dtype)
+        return product if bias is None else product + bias
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -144,9 +145,7 @@ class LoHaAdapter(Adapter):
 
     def start(self, x: Tensor, bias: Tensor | None) -> Tensor:
         product: Tensor = _HadamardProduct.apply(x, self.hada_w1_a, self.hada_w1_b, self.hada_w2_a, self.hada_w2_b, self.scale)
-        kept = self._kept_rows(product.shape[-1], x.device)
-        product = product if kept is None else product * kept.to(product.dtype)
-        return product if bias is None else product + bias
+        return self._finished(product, bias)
 
     def delta_norm(self) -> Tensor:
         return (_hadamard(self.hada_w1_a, self.hada_w1_b, self.hada_w2_a, self.hada_w2_b) * self.scale).norm()
@@ -191,9 +190,7 @@ class LoKrAdapter(Adapter):
         first = self.lokr_w1.to(x.dtype)
         rows = x.unflatten(-1, (first.shape[1], -1))
         product = (first @ self._by_second(rows)).flatten(-2) * self.scale
-        kept = self._kept_rows(product.shape[-1], x.device)
-        product = product if kept is None else product * kept.to(product.dtype)
-        return product if bias is None else product + bias
+        return self._finished(product, bias)
 
     def delta_norm(self) -> Tensor:
         """|kron(a, b)| = |a| |b|."""

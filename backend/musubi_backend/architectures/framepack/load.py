@@ -10,7 +10,7 @@ import torch
 from ...errors import UserError
 from ...weights.loader import Weights, open_weights
 from ...weights.recognise import expect
-from ..loading import file_dtype, load_frozen
+from ..loading import file_dtype, generating_dtype, load_frozen
 from .card import CARD
 from .keys import DTYPE_TENSOR, PREFIXES, geometry_of
 from .model import FramePackTransformer
@@ -25,8 +25,7 @@ def compute_dtype(args: Namespace) -> torch.dtype:
     stored = file_dtype(_open(args), DTYPE_TENSOR)
     if hasattr(args, "mixed_precision"):
         return torch.float16 if args.mixed_precision == "fp16" else torch.bfloat16
-    on_gpu = torch.cuda.is_available() and not str(args.device or "cuda").startswith("cpu")
-    return torch.float32 if stored == torch.float32 and not on_gpu else torch.bfloat16
+    return generating_dtype(stored, args)
 
 
 def load_transformer(args: Namespace, device: torch.device, dtype: torch.dtype) -> FramePackTransformer:

@@ -10,7 +10,7 @@ from ...errors import UserError
 from ...weights.dtypes import dtype_named
 from ...weights.loader import Weights, open_weights
 from ...weights.recognise import expect
-from ..loading import file_dtype, load_frozen
+from ..loading import file_dtype, generating_dtype, load_frozen
 from .card import CARD
 from .keys import DTYPE_TENSOR, PREFIXES, HunyuanGeometry, geometry_of, original_name
 from .model import HunyuanTransformer
@@ -28,8 +28,7 @@ def compute_dtype(args: Namespace) -> torch.dtype:
     if hasattr(args, "mixed_precision"):
         precision = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(args.mixed_precision or "no")
         return precision or dtype_named(getattr(args, "dit_dtype", None) or "bfloat16", "--dit_dtype")
-    on_gpu = torch.cuda.is_available() and not str(getattr(args, "device", None) or "cuda").startswith("cpu")
-    return torch.float32 if stored == torch.float32 and not on_gpu else torch.bfloat16
+    return generating_dtype(stored, args)
 
 
 def load_transformer(args: Namespace, device: torch.device, dtype: torch.dtype) -> HunyuanTransformer:

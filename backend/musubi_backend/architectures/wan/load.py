@@ -10,7 +10,7 @@ from ...errors import UserError
 from ...layers.experts import HIGH, LOW, Experts
 from ...weights.loader import Weights, open_weights
 from ...weights.recognise import expect
-from ..loading import file_dtype, load_frozen
+from ..loading import file_dtype, generating_dtype, load_frozen
 from .card import CARD
 from .fitting import boundary
 from .keys import DTYPE_TENSOR, PREFIXES, WanGeometry, geometry_of
@@ -35,8 +35,7 @@ def compute_dtype(args: Namespace) -> torch.dtype:
         return stored
     if precision != "no":
         return torch.float16 if precision == "fp16" else torch.bfloat16
-    on_gpu = torch.cuda.is_available() and not str(getattr(args, "device", None) or "cuda").startswith("cpu")
-    return torch.bfloat16 if on_gpu and not hasattr(args, "mixed_precision") else torch.float32
+    return stored if hasattr(args, "mixed_precision") else generating_dtype(stored, args)
 
 
 def load_transformer(args: Namespace, device: torch.device, dtype: torch.dtype) -> WanTransformer | Experts:
