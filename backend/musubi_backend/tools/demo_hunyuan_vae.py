@@ -1,6 +1,6 @@
 """A tiny HunyuanVideo VAE that works without training: every layer is set to a step of a small wavelet transform.
 
-The transform is that of `demo_wan_vae`: over three halvings the means of 2x2 pixels, with differences inside them from the second on;
+The transform is that of `demo_wan_vae` (see `wavelet`): over three halvings the means of 2x2 pixels, with differences inside them from the second on;
 pairs of frames are averaged. The decoder gives the mean colours back, interpolated in space and held in time.
 
 All residual branches are zero. Two tricks make the layers with a nonlinearity linear: silu(x) - silu(-x) = x, so the last norm is given
@@ -15,18 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 from ..encoders.hunyuan_vae import SCALING_FACTOR
 from ..weights.geometry import GEOMETRY_KEY
-from .demo_wan_vae import COLOURS, GAINS
+from .wavelet import ANCHOR, CHANNELS, COLOURS, FEATURES, GAINS, HAAR, identity, tap
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     Content = tuple[dict[str, Tensor], dict[str, str]]
 
-CHANNELS, BLOCKS = 16, 1
+BLOCKS = 1
 WIDTHS = (18, 18, 36, 36)
-ANCHOR = 64.0
 _QUADRANTS = ((1, 1), (1, 2), (2, 1), (2, 2))  # of a 3x3 kernel of stride 2 that is padded by 1
-_HAAR = ((1, 1, 1, 1), (1, -1, 1, -1), (1, 1, -1, -1), (1, -1, -1, 1))
 
 
 def hunyuan_vae() -> Content:
@@ -39,61 +37,48 @@ def hunyuan_vae() -> Content:
 
 def _fill_encoder(tensors: dict[str, Tensor]) -> None:
     for colour in range(COLOURS):
-        _tap(tensors["encoder.conv_in.conv.weight"], colour, colour, 1.0)
+        tap(tensors["encoder.conv_in.conv.weight"], colour, colour, 1.0)
     first, second, third = (tensors[f"encoder.down_blocks.{level}.downsamplers.0.conv.conv.weight"] for level in range(3))
     for colour in range(COLOURS):
         _haar(first, colour, colour, 0, frames=1)
         _haar(second, colour, colour, 0)
         for detail in (1, 2, 3):
             _haar(second, COLOURS + detail - 1, colour, detail, 1 / COLOURS)
-    features = [(channel, 0) for channel in range(COLOURS)]
-    features += [(channel, detail) for detail in (1, 2, 3) for channel in range(COLOURS)]
-    features += [(channel, 0) for channel in range(COLOURS, 2 * COLOURS)] + [(COLOURS, 1)]
-    for feature, (channel, detail) in enumerate(features):
+    for feature, (channel, detail) in enumerate(FEATURES):
         _haar(third, feature, channel, detail)
         _haar(third, CHANNELS + feature, channel, detail, -1.0)
-    _identity(tensors["encoder.down_blocks.2.resnets.0.conv_shortcut.conv.weight"])
+    identity(tensors["encoder.down_blocks.2.resnets.0.conv_shortcut.conv.weight"])
     _anchors(tensors, "encoder.mid_block.resnets.1.conv2.conv.bias", "encoder.conv_norm_out.weight", 2 * CHANNELS)
     for feature in range(CHANNELS):
-        _tap(tensors["encoder.conv_out.conv.weight"], feature, feature, 1.0)
-        _tap(tensors["encoder.conv_out.conv.weight"], feature, CHANNELS + feature, -1.0)
+        tap(tensors["encoder.conv_out.conv.weight"], feature, feature, 1.0)
+        tap(tensors["encoder.conv_out.conv.weight"], feature, CHANNELS + feature, -1.0)
         tensors["quant_conv.weight"][feature, feature] = GAINS[feature] / SCALING_FACTOR
     tensors["quant_conv.bias"][CHANNELS:] = -20.0  # log of the variance: none
 
 
 def _fill_decoder(tensors: dict[str, Tensor]) -> None:
-    _identity(tensors["post_quant_conv.weight"])
+    identity(tensors["post_quant_conv.weight"])
     for colour in range(COLOURS):
         for channel, sign in ((colour, 1), (COLOURS + colour, -1)):
-            _tap(tensors["decoder.conv_in.conv.weight"], channel, colour, sign * SCALING_FACTOR / GAINS[colour])
+            tap(tensors["decoder.conv_in.conv.weight"], channel, colour, sign * SCALING_FACTOR / GAINS[colour])
     for level in range(3):
         weight = tensors[f"decoder.up_blocks.{level}.upsamplers.0.conv.conv.weight"]
         for channel in range(2 * COLOURS):
             for y, share in enumerate((0.25, 0.5, 0.25)):
                 for x, other in enumerate((0.25, 0.5, 0.25)):
                     weight[channel, channel, -1, y, x] = share * other
-    _identity(tensors["decoder.up_blocks.2.resnets.0.conv_shortcut.conv.weight"])
+    identity(tensors["decoder.up_blocks.2.resnets.0.conv_shortcut.conv.weight"])
     for colour in range(COLOURS):
-        _tap(tensors["decoder.conv_out.conv.weight"], colour, colour, 1.0)
-        _tap(tensors["decoder.conv_out.conv.weight"], colour, COLOURS + colour, -1.0)
+        tap(tensors["decoder.conv_out.conv.weight"], colour, colour, 1.0)
+        tap(tensors["decoder.conv_out.conv.weight"], colour, COLOURS + colour, -1.0)
     _anchors(tensors, f"decoder.up_blocks.3.resnets.{BLOCKS}.conv2.conv.bias", "decoder.conv_norm_out.weight", 2 * COLOURS)
-
-
-def _tap(weight: Tensor, out: int, into: int, value: float) -> None:
-    """A causal 3x3x3 convolution that looks at one pixel of the current frame only."""
-    weight[out, into, -1, 1, 1] = value
 
 
 def _haar(weight: Tensor, out: int, into: int, detail: int, factor: float = 1.0, frames: int = 2) -> None:
     """A 3x3x3 convolution of stride 2 that takes the mean (0) of 2x2 pixels and the last `frames` frames, or the difference of pixels
     across (1), down (2) or both (3)."""
-    for (y, x), sign in zip(_QUADRANTS, _HAAR[detail], strict=True):
+    for (y, x), sign in zip(_QUADRANTS, HAAR[detail], strict=True):
         weight[out, into, -frames:, y, x] = sign * factor / 4 / frames
-
-
-def _identity(weight: Tensor) -> None:
-    for channel in range(min(weight.shape[:2])):
-        weight[channel, channel] = 1.0
 
 
 def _anchors(tensors: dict[str, Tensor], bias: str, scale: str, channel: int) -> None:

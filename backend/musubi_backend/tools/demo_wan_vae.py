@@ -15,21 +15,16 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from ..encoders.wan_vae import MEAN, STD
+from .wavelet import ANCHOR, CHANNELS, COLOURS, FEATURES, GAINS, HAAR, identity, tap
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-DIM, CHANNELS, RES_BLOCKS = 18, 16, 2
+DIM, RES_BLOCKS = 18, 2
 MULTIPLIERS = (1, 1, 2, 2)
 TEMPORAL = (False, True, True)
-ANCHOR = 64.0
-COLOURS = 3
-
-GAINS = (3.0,) * 3 + (7.0,) * 6 + (10.0,) * 3 + (14.0, 14.0, 30.0, 15.0)
-"""What each feature is multiplied by, so that photos give latents of about unit variance."""
 
 _QUADRANTS = ((0, 0), (0, 1), (1, 0), (1, 1))
-_HAAR = ((1, 1, 1, 1), (1, -1, 1, -1), (1, 1, -1, -1), (1, -1, -1, 1))
 
 
 def wan_vae() -> dict[str, Tensor]:
@@ -42,38 +37,35 @@ def wan_vae() -> dict[str, Tensor]:
 
 def _fill_encoder(tensors: dict[str, Tensor]) -> None:
     for colour in range(COLOURS):
-        _tap(tensors["encoder.conv1.weight"], colour, colour, 1.0)
+        tap(tensors["encoder.conv1.weight"], colour, colour, 1.0)
     first, second, third = (tensors[f"encoder.downsamples.{index}.resample.1.weight"] for index in (2, 5, 8))
     for colour in range(COLOURS):
         _haar(first, colour, colour, 0)
         _haar(second, colour, colour, 0)
         for detail in (1, 2, 3):
             _haar(second, COLOURS + detail - 1, colour, detail, 1 / COLOURS)
-    features = [(channel, 0) for channel in range(COLOURS)]
-    features += [(channel, detail) for detail in (1, 2, 3) for channel in range(COLOURS)]
-    features += [(channel, 0) for channel in range(COLOURS, 2 * COLOURS)] + [(COLOURS, 1)]
-    for feature, (channel, detail) in enumerate(features):
+    for feature, (channel, detail) in enumerate(FEATURES):
         _haar(third, feature, channel, detail)
         _haar(third, CHANNELS + feature, channel, detail, -1.0)
     for index in (5, 8):
         time = tensors[f"encoder.downsamples.{index}.time_conv.weight"]
         for channel in range(time.shape[0]):
             time[channel, channel, 1:] = 0.5
-    _identity(tensors["encoder.downsamples.6.shortcut.weight"])
+    identity(tensors["encoder.downsamples.6.shortcut.weight"])
     _anchor(tensors, "encoder.middle.2.residual.6.bias", "encoder.head.0.gamma", 2 * CHANNELS)
     for feature in range(CHANNELS):
-        _tap(tensors["encoder.head.2.weight"], feature, feature, 1.0)
-        _tap(tensors["encoder.head.2.weight"], feature, CHANNELS + feature, -1.0)
+        tap(tensors["encoder.head.2.weight"], feature, feature, 1.0)
+        tap(tensors["encoder.head.2.weight"], feature, CHANNELS + feature, -1.0)
         tensors["conv1.weight"][feature, feature] = GAINS[feature] * STD[feature]
         tensors["conv1.bias"][feature] = MEAN[feature]
     tensors["conv1.bias"][CHANNELS:] = -20.0  # log of the variance: none
 
 
 def _fill_decoder(tensors: dict[str, Tensor]) -> None:
-    _identity(tensors["conv2.weight"])
+    identity(tensors["conv2.weight"])
     for colour in range(COLOURS):
         gain = GAINS[colour] * STD[colour]
-        _tap(tensors["decoder.conv1.weight"], colour, colour, 1 / gain)
+        tap(tensors["decoder.conv1.weight"], colour, colour, 1 / gain)
         tensors["decoder.conv1.bias"][colour] = -MEAN[colour] / gain
     for index in (3, 7, 11):
         weight = tensors[f"decoder.upsamples.{index}.resample.1.weight"]
@@ -86,29 +78,19 @@ def _fill_decoder(tensors: dict[str, Tensor]) -> None:
         width = time.shape[1]
         for channel in range(width):
             time[channel, channel, 2] = time[width + channel, channel, 2] = 1.0
-    _identity(tensors["decoder.upsamples.4.shortcut.weight"])
+    identity(tensors["decoder.upsamples.4.shortcut.weight"])
     last = tensors["decoder.upsamples.12.shortcut.weight"]
     for colour in range(COLOURS):
         last[colour, colour], last[COLOURS + colour, colour] = 1.0, -1.0
-        _tap(tensors["decoder.head.2.weight"], colour, colour, 1.0)
-        _tap(tensors["decoder.head.2.weight"], colour, COLOURS + colour, -1.0)
+        tap(tensors["decoder.head.2.weight"], colour, colour, 1.0)
+        tap(tensors["decoder.head.2.weight"], colour, COLOURS + colour, -1.0)
     _anchor(tensors, "decoder.upsamples.14.residual.6.bias", "decoder.head.0.gamma", 2 * COLOURS)
-
-
-def _tap(weight: Tensor, out: int, into: int, value: float) -> None:
-    """A causal 3x3x3 convolution that looks at one pixel of the current frame only."""
-    weight[out, into, -1, 1, 1] = value
 
 
 def _haar(weight: Tensor, out: int, into: int, detail: int, factor: float = 1.0) -> None:
     """A 3x3 convolution of stride 2 that takes the mean (0) of 2x2 pixels, or their difference across (1), down (2) or both (3)."""
-    for (y, x), sign in zip(_QUADRANTS, _HAAR[detail], strict=True):
+    for (y, x), sign in zip(_QUADRANTS, HAAR[detail], strict=True):
         weight[out, into, y, x] = sign * factor / 4
-
-
-def _identity(weight: Tensor) -> None:
-    for channel in range(min(weight.shape[:2])):
-        weight[channel, channel] = 1.0
 
 
 def _anchor(tensors: dict[str, Tensor], bias: str, gamma: str, channel: int) -> None:
