@@ -17,7 +17,7 @@ from ..backend.musubi_backend.options.argv import to_argv
 from ..backend.musubi_backend.options.option import GENERATE
 from ..backend.musubi_backend.options.registry import options_for, tool_names
 from . import content, loras, pictures
-from .generate import device_input, more_memory_inputs, results, size_inputs, size_problem
+from .generate import device_input, length_problem, more_memory_inputs, results, size_inputs, size_problem
 from .jobs import config as configuration
 from .jobs import guard
 from .jobs.config import engine_stamp
@@ -123,10 +123,7 @@ class BatchProcessor(Node):
             output_prefix(host, constants["filename_prefix"])
         pictures.check_paths(host, _SOURCES, constants)
         _lines(host, constants.get("prompts", ""), constants.get("prompt_file", ""), None)
-        length = constants.get("video_length", 0)
-        if length and (length - 1) % 4:
-            return f"video_length: {length} is not 4n+1; nearest is {round((length - 1) / 4) * 4 + 1}"
-        return size_problem(constants)
+        return length_problem(constants, 4) or size_problem(constants)  # every model makes 4n+1 frames
 
     def fingerprint(self, host: Host, **constants: Any) -> str:
         files = [*loras.files(host, constants)[0], *loras.files(host, constants, "high_")[0], *pictures.stamps(host, _SOURCES, constants)]

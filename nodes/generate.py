@@ -69,7 +69,7 @@ class VideoGenerator(Node):
         if "prompt" in constants and not constants["prompt"].strip():
             return "prompt is empty: say what the video shows"
         pictures.check_paths(host, self.sources, constants)
-        return size_problem(constants) or length_problem(constants, self.card)
+        return size_problem(constants) or length_problem(constants, self.card.frame_stride)
 
     def fingerprint(self, host: Host, **constants: Any) -> str:
         files = [*loras.files(host, constants)[0], *loras.files(host, constants, "high_")[0]]
@@ -126,8 +126,8 @@ def size_problem(constants: dict[str, Any]) -> str | None:
     return None
 
 
-def length_problem(constants: dict[str, Any], card: Card) -> str | None:
-    length, stride = constants.get("video_length", 1), card.frame_stride
+def length_problem(constants: dict[str, Any], stride: int) -> str | None:
+    length = constants.get("video_length", 1)
     if length and (length - 1) % stride:
         return f"video_length: {length} is not {stride}n+1; nearest is {round((length - 1) / stride) * stride + 1}"
     return None

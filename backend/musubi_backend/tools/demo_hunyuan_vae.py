@@ -1,7 +1,7 @@
 """A tiny HunyuanVideo VAE that works without training: every layer is set to a step of a small wavelet transform.
 
-The transform is that of `demo_wan_vae` (see `wavelet`): over three halvings the means of 2x2 pixels, with differences inside them from the second on;
-pairs of frames are averaged. The decoder gives the mean colours back, interpolated in space and held in time.
+The transform is that of `demo_wan_vae` (see `wavelet`): over three halvings the means of 2x2 pixels, with differences inside them from the
+second on; pairs of frames are averaged. The decoder gives the mean colours back, interpolated in space and held in time.
 
 All residual branches are zero. Two tricks make the layers with a nonlinearity linear: silu(x) - silu(-x) = x, so the last norm is given
 each feature with both signs; and two large constant channels of opposite sign keep that group norm (of one group) from shifting or
