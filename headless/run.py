@@ -197,9 +197,7 @@ def _check(steps: Sequence[Step], host: TerminalHost) -> None:
             problems.append(str(error))
             continue
         given = {name: value for name, value in values.items() if name not in step.links and value is not None}
-        problem = check(step.node, host, given)
-        if problem:
-            problems.append(f"{step.title}: {problem}")
+        problems += [f"{step.title}: {problem.text}" for problem in check(step.node, host, given)]
     if problems:
         raise UserError("\n".join(problems))
 

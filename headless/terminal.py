@@ -63,6 +63,7 @@ class TerminalHost:
         self.input_dir = home / "input"
         self.output_dir = home / "output"
         self.temp_dir = home / "temp"
+        self.keeps_metadata = True
         self.screen = screen or Screen(sys.stderr)
         self.title = title
         self._given = tuple(path.absolute() for path in models)

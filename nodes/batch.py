@@ -17,7 +17,7 @@ from ..backend.musubi_backend.options.argv import to_argv
 from ..backend.musubi_backend.options.option import GENERATE
 from ..backend.musubi_backend.options.registry import options_for, tool_names
 from . import content, loras, pictures
-from .generate import device_input, length_problem, more_memory_inputs, results, size_inputs, size_problem
+from .generate import device_input, metadata_values, more_memory_inputs, results, size_inputs
 from .jobs import config as configuration
 from .jobs import guard
 from .jobs.config import engine_stamp
@@ -27,7 +27,8 @@ from .jobs.follow import run_on_gpus
 from .jobs.runner import Job
 from .models import HIGH_NOISE, MODELS, model_values
 from .pictures import END, SECTIONS, START
-from .spec import ANY, Host, Input, Node, NodeSpec, Output, Result
+from .sizes import length_problems, size_problems
+from .spec import ANY, Host, Input, Node, NodeSpec, Output, Problem, Result, refused
 from .video import next_path, output_prefix
 from .widgets import applicable, widget
 
@@ -118,12 +119,13 @@ class BatchProcessor(Node):
         is_output=True,
     )
 
-    def validate(self, host: Host, **constants: Any) -> str | None:
+    def validate(self, host: Host, **constants: Any) -> Iterator[Problem]:
         if "filename_prefix" in constants:
-            output_prefix(host, constants["filename_prefix"])
-        pictures.check_paths(host, _SOURCES, constants)
-        _lines(host, constants.get("prompts", ""), constants.get("prompt_file", ""), None)
-        return length_problem(constants, 4) or size_problem(constants)  # every model makes 4n+1 frames
+            yield from refused("filename_prefix", output_prefix, host, constants["filename_prefix"])
+        yield from pictures.problems(host, _SOURCES, constants)
+        yield from refused("prompts", _lines, host, constants.get("prompts", ""), "", None)
+        yield from refused("prompt_file", _lines, host, "", constants.get("prompt_file", ""), None)
+        yield from (*length_problems(constants, 4), *size_problems(constants))  # every model makes 4n+1 frames
 
     def fingerprint(self, host: Host, **constants: Any) -> str:
         files = [*loras.files(host, constants)[0], *loras.files(host, constants, "high_")[0], *pictures.stamps(host, _SOURCES, constants)]
@@ -171,6 +173,7 @@ class BatchProcessor(Node):
             **applicable(self.spec.inputs, inputs, tool, card.title),
             **loras.options(host, inputs),
             **_high_noise_loras(host, inputs),
+            **metadata_values(host),
         }
 
 

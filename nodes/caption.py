@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..backend.musubi_backend.weights.recognise import expect
 from . import content
 from .jobs import guard
 from .jobs.follow import run_tool
-from .spec import Host, Input, Node, NodeSpec, Output, Result
+from .spec import Host, Input, Node, NodeSpec, Output, Problem, Result, refused
 from .widgets import folder, settings, widget
 
 _MODELS = "text_encoders"
@@ -67,12 +68,11 @@ class CaptionImages(Node):
         is_output=True,
     )
 
-    def validate(self, host: Host, **constants: Any) -> str | None:
+    def validate(self, host: Host, **constants: Any) -> Iterator[Problem]:
         if "path" in constants:
-            _folder(host, constants["path"])
+            yield from refused("path", _folder, host, constants["path"])
         if "file_name" in constants:
-            _file_name(constants["file_name"])
-        return None
+            yield from refused("file_name", _file_name, constants["file_name"])
 
     def fingerprint(self, host: Host, **constants: Any) -> str:
         model = content.stamp(host.model_path(_MODELS, constants["model"])) if "model" in constants else None

@@ -1,4 +1,4 @@
-"""Turns our nodes into ComfyUI V3 classes and offers them ComfyUI as a host: the only file that imports ComfyUI.
+"""Turns our nodes into ComfyUI V3 classes and offers them ComfyUI as a host.
 
 Measured differences between ComfyUI 0.3.48 and newer that this file hides: schema arguments that an older core lacks are
 dropped (it would raise TypeError).
@@ -20,12 +20,14 @@ import comfy.model_management
 import comfy.utils
 import folder_paths
 import torch
+from comfy.cli_args import args
 from comfy_api.latest import ComfyExtension, InputImpl, Types, io
 from comfy_execution.progress import get_progress_state
 
 from ..backend.musubi_backend.architectures import cards
 from ..backend.musubi_backend.errors import UserError
 from .catalog import NODES
+from .comfy_errors import RunError, report, show_each_once
 from .jobs import config as configuration
 from .jobs.config import DEMO_MODELS
 from .jobs.environment import visible_gpus
@@ -49,6 +51,7 @@ class ComfyHost:
         self.input_dir = Path(folder_paths.get_input_directory())
         self.output_dir = Path(folder_paths.get_output_directory())
         self.temp_dir = Path(folder_paths.get_temp_directory())
+        self.keeps_metadata = not args.disable_metadata
 
     def allowed_roots(self) -> list[Path]:
         user = Path(folder_paths.get_user_directory())
@@ -56,14 +59,24 @@ class ComfyHost:
         return [*own, *configuration.load(self.home).allowed_roots]
 
     def model_names(self, key: str) -> list[str]:
-        return list(folder_paths.get_filename_list(key))
+        names = list(folder_paths.get_filename_list(key))
+        return [*names, *(name for name in self._demo_models(key) if name not in names)]
 
     def model_path(self, key: str, name: str) -> Path:
         for spelling in (name, name.replace("\\", "/"), name.replace("/", os.sep)):
             path = folder_paths.get_full_path(key, spelling)
             if path:
                 return Path(path)
-        raise UserError(f"{name} is not in ComfyUI's {key} folders")
+        demo = self._demo_models(key).get(name)
+        if demo is None:
+            raise UserError(f"{name} is not in ComfyUI's {key} folders")
+        return demo
+
+    def _demo_models(self, key: str) -> dict[str, Path]:
+        """The tiny models of the quickstart by name: offered by this pack's nodes only, as no other node could use them."""
+        if key not in {folder for card in cards().values() for folder in card.model_folders.values()}:
+            return {}
+        return {path.name: path for path in sorted((self.home / DEMO_MODELS).glob("*.safetensors"))}
 
     def loras_dir(self) -> Path:
         return Path(folder_paths.get_folder_paths("loras")[0])
@@ -164,15 +177,12 @@ _RESULTS = _Results()
 
 
 class MusubiTunerExtension(ComfyExtension):
-    async def on_load(self) -> None:
-        """Answer our own web pages, and offer the demo models beside the user's own, once they have been made."""
+    def __init__(self) -> None:
+        """Answer our own web pages and show each mistake once. Here, as ComfyUI before 0.14 never calls `on_load`."""
         server = getattr(PromptServer, "instance", None)
         if server is not None:
             add_routes(server.routes, ComfyHost)
-        demo = configuration.default_home() / DEMO_MODELS
-        if demo.is_dir():
-            for key in sorted({key for card in cards().values() for key in card.model_folders.values()}):
-                folder_paths.add_model_folder_path(key, str(demo))
+        show_each_once()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [_comfy_class(node()) for node in NODES]
@@ -188,7 +198,7 @@ def _comfy_class(node: Node) -> type[io.ComfyNode]:
 
         @classmethod
         def validate_inputs(cls, **kwargs: Any) -> bool | str:
-            return check(node, ComfyHost(), _constants(spec, kwargs)) or True
+            return report(check(node, ComfyHost(), _constants(spec, kwargs)))
 
         @classmethod
         def fingerprint_inputs(cls, **kwargs: Any) -> str:
@@ -197,7 +207,10 @@ def _comfy_class(node: Node) -> type[io.ComfyNode]:
         @classmethod
         async def execute(cls, **kwargs: Any) -> io.NodeOutput:
             host = ComfyHost(cls.hidden.unique_id)
-            result = await node.run(host, **prepared(node, host, _unlisted(spec, kwargs)))
+            try:
+                result = await node.run(host, **prepared(node, host, _unlisted(spec, kwargs)))
+            except UserError as error:
+                raise RunError(str(error)) from None
             _RESULTS.remember(spec.id, result)
             if result.text:
                 host.progress(1, 1, result.text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from ..backend.musubi_backend.errors import UserError
 from . import content, toml_text
 from .inspection import PLACES, inspect, places
 from .jobs import guard
-from .spec import Host, Input, Node, NodeSpec, Output, Result
+from .sizes import size_problems
+from .spec import Host, Input, Node, NodeSpec, Output, Problem, Result, refused
 
 DATASET = "MUSUBITUNER_DATASET"
 _SOURCES = {
@@ -86,20 +88,17 @@ class DatasetConfig(Node):
                  Output("report", "STRING", "What is in it, and what cannot be used and why")),
     )  # fmt: skip
 
-    def validate(self, host: Host, **constants: Any) -> str | None:
+    def validate(self, host: Host, **constants: Any) -> Iterator[Problem]:
         if "path" in constants:
-            _source_path(host, constants["path"], constants.get("source", ""))
+            yield from refused("path", _source_path, host, constants["path"], constants.get("source", ""))
         if "target_frames" in constants:
-            _frames(constants["target_frames"])
-        for side in ("width", "height"):
-            if constants.get(side, 16) % 16:
-                raise UserError(f"{side}: {constants[side]} is not a multiple of 16; nearest is {round(constants[side] / 16) * 16}")
-        _indices(constants.get("one_frame_control_indices", ""))
+            yield from refused("target_frames", _frames, constants["target_frames"])
+        yield from size_problems(constants)
+        yield from refused("one_frame_control_indices", _indices, constants.get("one_frame_control_indices", ""))
         if constants.get("control_directory"):
-            _control_directory(host, constants["control_directory"])
+            yield from refused("control_directory", _control_directory, host, constants["control_directory"])
         if constants.get("cache_directory"):
-            guard.inside(constants["cache_directory"], host.allowed_roots(), "cache_directory", relative_to=(host.home,), must_exist=False)
-        return None
+            yield from refused("cache_directory", _chosen_cache, host, constants["cache_directory"])
 
     def fingerprint(self, host: Host, **constants: Any) -> str:
         if not constants.get("path"):
@@ -140,10 +139,9 @@ class DatasetConfigLoader(Node):
             "used and why")),
     )  # fmt: skip
 
-    def validate(self, host: Host, **constants: Any) -> str | None:
+    def validate(self, host: Host, **constants: Any) -> Iterator[Problem]:
         if "path" in constants:
-            _config_path(host, constants["path"])
-        return None
+            yield from refused("path", _config_path, host, constants["path"])
 
     def fingerprint(self, host: Host, **constants: Any) -> str:
         if not constants.get("path"):
@@ -225,9 +223,13 @@ def _control_directory(host: Host, text: str) -> Path:
 
 def _cache_directory(host: Host, chosen: str, entry: dict[str, Any]) -> Path:
     if chosen.strip():
-        return guard.inside(chosen, host.allowed_roots(), "cache_directory", relative_to=(host.home,), must_exist=False)
+        return _chosen_cache(host, chosen)
     same = {name: value for name, value in entry.items() if name not in ("batch_size", "num_repeats")}
     return host.home / "datasets" / content.digest(same) / "cache"
+
+
+def _chosen_cache(host: Host, text: str) -> Path:
+    return guard.inside(text, host.allowed_roots(), "cache_directory", relative_to=(host.home,), must_exist=False)
 
 
 def _source_path(host: Host, text: str, source: str) -> Path:

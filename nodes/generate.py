@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +18,8 @@ from .jobs.folder import JobFolder
 from .jobs.follow import run_tool
 from .models import check_architecture, model_values
 from .pictures import Source
-from .spec import Host, Input, Node, NodeSpec, Output, Result
+from .sizes import length_problems, size_problems
+from .spec import Host, Input, Node, NodeSpec, Output, Problem, Result
 from .widgets import UNSET, settings, widget
 
 SUFFIXES = (".mp4", ".png")
@@ -65,11 +67,11 @@ class VideoGenerator(Node):
     card: ClassVar[Card]
     sources: ClassVar[tuple[Source, ...]] = ()
 
-    def validate(self, host: Host, **constants: Any) -> str | None:
+    def validate(self, host: Host, **constants: Any) -> Iterator[Problem]:
         if "prompt" in constants and not constants["prompt"].strip():
-            return "prompt is empty: say what the video shows"
-        pictures.check_paths(host, self.sources, constants)
-        return size_problem(constants) or length_problem(constants, self.card.frame_stride)
+            yield Problem("prompt", "prompt is empty: say what the video shows")
+        yield from pictures.problems(host, self.sources, constants)
+        yield from (*size_problems(constants), *length_problems(constants, self.card.frame_stride))
 
     def fingerprint(self, host: Host, **constants: Any) -> str:
         files = [*loras.files(host, constants)[0], *loras.files(host, constants, "high_")[0]]
@@ -90,6 +92,7 @@ class VideoGenerator(Node):
             **settings(self.spec.inputs, inputs),
             **loras.options(host, inputs),
             **self.own_values(host, inputs),
+            **metadata_values(host),
         }
 
     def pictures(self, host: Host, inputs: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -114,23 +117,14 @@ class VideoGenerator(Node):
         return Result((host.video(path), host.frames(path), str(path)), text=str(path), shown=(path,), files=(path,))
 
 
+def metadata_values(host: Host) -> dict[str, Any]:
+    """What keeps prompts and settings out of the results, where the host does not want them there."""
+    return {} if host.keeps_metadata else {"no_metadata": True}
+
+
 def one_frame_output(inputs: dict[str, Any]) -> dict[str, Any]:
     """One frame is written as a picture."""
     return {"output_type": "images"} if inputs["one_frame"].strip() else {}
-
-
-def size_problem(constants: dict[str, Any]) -> str | None:
-    for side in ("width", "height"):
-        if constants.get(side, 16) % 16:
-            return f"{side}: {constants[side]} is not a multiple of 16; nearest is {round(constants[side] / 16) * 16}"
-    return None
-
-
-def length_problem(constants: dict[str, Any], stride: int) -> str | None:
-    length = constants.get("video_length", 1)
-    if length and (length - 1) % stride:
-        return f"video_length: {length} is not {stride}n+1; nearest is {round((length - 1) / stride) * stride + 1}"
-    return None
 
 
 def results(folder: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from .generate import (
 )
 from .models import MODELS, WITH_EXPERTS, wan_task
 from .pictures import CONTROL_IMAGES, CONTROL_MASKS, CONTROL_VIDEO, END, SOURCE_VIDEO, START
-from .spec import Host, Input
+from .spec import Host, Input, Problem, refused
 from .widgets import widget
 
 _WAN = tool_names(cards()["wan"])[GENERATE]
@@ -92,11 +93,11 @@ class WanVideoGenerator(VideoGenerator):
         ),
     )
 
-    def validate(self, host: Host, **constants: Any) -> str | None:
+    def validate(self, host: Host, **constants: Any) -> Iterator[Problem]:
         layers = constants.get("slg_layers", "")
         if layers and not all(part.strip().isdigit() for part in layers.split(",")):
-            return f"slg_layers: {layers!r} is not a list of block numbers such as 9,10"
-        return super().validate(host, **constants)
+            yield Problem("slg_layers", f"slg_layers: {layers!r} is not a list of block numbers such as 9,10")
+        yield from super().validate(host, **constants)
 
     def check_task(self, models: dict[str, Any], inputs: dict[str, Any]) -> None:
         task = models["task"]
@@ -244,9 +245,9 @@ class FramePackVideoGenerator(VideoGenerator):
         ),
     )
 
-    def validate(self, host: Host, **constants: Any) -> str | None:
-        _section_numbers(constants.get("section_numbers", ""))
-        return super().validate(host, **constants)
+    def validate(self, host: Host, **constants: Any) -> Iterator[Problem]:
+        yield from refused("section_numbers", _section_numbers, constants.get("section_numbers", ""))
+        yield from super().validate(host, **constants)
 
     def check_task(self, models: dict[str, Any], inputs: dict[str, Any]) -> None:
         have = pictures.given(self.sources, inputs)

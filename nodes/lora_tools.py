@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from .jobs import guard
 from .jobs.config import engine_stamp
 from .jobs.follow import run_tool
 from .runs import LORA_SUBFOLDER
-from .spec import ANY, Host, Input, Node, NodeSpec, Output, Result
+from .spec import ANY, Host, Input, Node, NodeSpec, Output, Problem, Result, refused
 from .train import JOB
 from .widgets import NONE, UNSET, applicable, folder, settings, widget
 
@@ -78,13 +79,11 @@ class LoRAPostHocEMA(Node):
         is_output=True,
     )  # fmt: skip
 
-    def validate(self, host: Host, **constants: Any) -> str | None:
-        if "output_name" in constants:
-            guard.plain_name(constants["output_name"], "output_name")
-        _widths(constants.get("more_sigma_rel", ""))
+    def validate(self, host: Host, **constants: Any) -> Iterator[Problem]:
+        yield from _name_problems(constants)
+        yield from refused("more_sigma_rel", _widths, constants.get("more_sigma_rel", ""))
         if constants.get("checkpoints", "").strip():
-            find(host, constants["checkpoints"])
-        return None
+            yield from refused("checkpoints", find, host, constants["checkpoints"])
 
     def fingerprint(self, host: Host, **constants: Any) -> str:
         text = constants.get("checkpoints", "")
@@ -138,10 +137,9 @@ class LoRAFormatConverter(Node):
         is_output=True,
     )  # fmt: skip
 
-    def validate(self, host: Host, **constants: Any) -> str | None:
+    def validate(self, host: Host, **constants: Any) -> Iterator[Problem]:
         if constants.get("output_name"):
-            guard.plain_name(constants["output_name"], "output_name")
-        return None
+            yield from _name_problems(constants)
 
     def fingerprint(self, host: Host, **constants: Any) -> str:
         files = [host.model_path("loras", constants["lora"])] if "lora" in constants else []
@@ -178,10 +176,8 @@ class LoRAMerger(Node):
         is_output=True,
     )  # fmt: skip
 
-    def validate(self, host: Host, **constants: Any) -> str | None:
-        if "output_name" in constants:
-            guard.plain_name(constants["output_name"], "output_name")
-        return None
+    def validate(self, host: Host, **constants: Any) -> Iterator[Problem]:
+        return _name_problems(constants)
 
     def fingerprint(self, host: Host, **constants: Any) -> str:
         model = [host.model_path(MODELS, constants["model"])] if loras.is_chosen(constants, "model") else []
@@ -229,10 +225,8 @@ class LoRAExtractor(Node):
         is_output=True,
     )
 
-    def validate(self, host: Host, **constants: Any) -> str | None:
-        if "output_name" in constants:
-            guard.plain_name(constants["output_name"], "output_name")
-        return None
+    def validate(self, host: Host, **constants: Any) -> Iterator[Problem]:
+        return _name_problems(constants)
 
     def fingerprint(self, host: Host, **constants: Any) -> str:
         return content.of_files([host.model_path(MODELS, constants[name]) for name in ("base", "tuned") if name in constants])
@@ -244,6 +238,11 @@ class LoRAExtractor(Node):
         job = await run_tool(host, LORA_EXTRACT, to_argv(LORA_EXTRACT, values), foreign=False, gpu=inputs["device"] == "cuda")
         report = _said(job.folder.log, ("extracted ", "rank "))
         return Result((*_lora_values(host, target), report), text=f"{report}\n{target}", files=(target,))
+
+
+def _name_problems(constants: dict[str, Any]) -> Iterator[Problem]:
+    if "output_name" in constants:
+        yield from refused("output_name", guard.plain_name, constants["output_name"], "output_name")
 
 
 def lora_target(host: Host, name: str) -> Path:

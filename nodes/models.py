@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +15,7 @@ from ..backend.musubi_backend.options.registry import options_for
 from ..backend.musubi_backend.weights.recognise import PICKLE_SUFFIXES, expect
 from ..backend.musubi_backend.weights.safetensors_file import read_header, split_files
 from . import content
-from .spec import Host, Input, Node, NodeSpec, Output, Result
+from .spec import Host, Input, Node, NodeSpec, Output, Problem, Result
 from .widgets import NONE, folder
 
 MODELS = "MUSUBITUNER_MODELS"
@@ -153,11 +154,11 @@ class WanModelPaths(ModelPaths):
         unused = set() if task.image_encoder else {"clip"}
         return unused if task.boundary is not None else unused | {HIGH_NOISE}
 
-    def validate(self, host: Host, **constants: Any) -> str | None:
+    def validate(self, host: Host, **constants: Any) -> Iterator[Problem]:
         name = constants.get("task")
         if name and constants.get("clip") == NONE and wan_task(name).image_encoder and wan_task(name).start_image:
-            return f"clip: {name} looks at the first frame through the CLIP image encoder; choose its file, clip_vision_h.safetensors"
-        return None
+            text = f"clip: {name} looks at the first frame through the CLIP image encoder; choose its file, clip_vision_h.safetensors"
+            yield Problem("clip", text)
 
 
 class HunyuanVideoModelPaths(ModelPaths):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from ..backend.musubi_backend.atomic import replacing
 from ..backend.musubi_backend.errors import UserError
 from .jobs import guard
-from .spec import Host, Input
+from .spec import Host, Input, Problem, refused
 
 _SECTION = re.compile(r"\s*(-?\d+(?:-\d+)?)\s*:(.*)", re.DOTALL)
 SECTIONS = ";;;"
@@ -77,11 +77,11 @@ def sockets_and_paths(sources: Iterable[Source], tasks: Mapping[str, tuple[str, 
     return (*(path for _, path in pairs), *(socket for socket, _ in pairs))
 
 
-def check_paths(host: Host, sources: Iterable[Source], constants: dict[str, Any]) -> None:
-    """UserError for a path widget that names nothing, or something outside the allowed folders."""
+def problems(host: Host, sources: Iterable[Source], constants: dict[str, Any]) -> Iterator[Problem]:
+    """The path widgets that name nothing, or something outside the allowed folders."""
     for source in sources:
         if constants.get(source.path):
-            _paths(host, source, constants[source.path])
+            yield from refused(source.path, _paths, host, source, constants[source.path])
 
 
 def given(sources: Iterable[Source], inputs: dict[str, Any]) -> set[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -25,6 +25,8 @@ class Host(Protocol):
     input_dir: Path
     output_dir: Path
     temp_dir: Path
+    keeps_metadata: bool
+    """Whether videos and pictures may say what they were made with."""
 
     def allowed_roots(self) -> list[Path]:
         """Folders that paths from widgets may lie in."""
@@ -180,14 +182,30 @@ class Result:
     page_data: Mapping[str, list[Any]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Problem:
+    """One mistake: the input it is on, and a sentence that says what is wrong and what to do."""
+
+    input: str
+    text: str
+
+
+def refused(name: str, check: Callable[..., object], *values: Any) -> Iterator[Problem]:
+    """The problem of the input `name` if `check` of these values raises UserError."""
+    try:
+        check(*values)
+    except UserError as error:
+        yield Problem(name, str(error))
+
+
 class Node(ABC):
     """Base of all nodes. They keep no state; everything a run needs is in its inputs and the host."""
 
     spec: ClassVar[NodeSpec]
 
-    def validate(self, host: Host, **constants: Any) -> str | None:
-        """Quick check of widget values (linked inputs are absent). Returns what is wrong and what to do, or None."""
-        return None
+    def validate(self, host: Host, **constants: Any) -> Iterable[Problem]:
+        """Quick check of widget values (linked inputs, and values that are wrong by themselves, are absent): every mistake, each once."""
+        return ()
 
     def fingerprint(self, host: Host, **constants: Any) -> str:
         """Changes when the node must run again though its inputs are the same: files that changed, for one."""
@@ -198,22 +216,24 @@ class Node(ABC):
         """Do the node's work; inputs hold a value for every input of the spec."""
 
 
-def check(node: Node, host: Host, constants: dict[str, Any], *, listed: bool = True) -> str | None:
-    """All checks of widget values: type, range, choice, then the node's own. Returns the first problem or None.
+def check(node: Node, host: Host, constants: dict[str, Any], *, listed: bool = True) -> list[Problem]:
+    """All checks of widget values: type, range, choice, then the node's own. At most one problem for each input.
 
     listed: also look up choices that the host lists (model files).
     """
+    problems: dict[str, Problem] = {}
     for spec in node.spec.inputs:
         if spec.kind.startswith(OWN_KINDS) and spec.name in constants:  # its paths and settings were checked by the node that made it
-            return f"{spec.name}: connect it to a node of this pack; a value written into the prompt is not taken"
-        if spec.is_widget and spec.name in constants and (listed or not callable(spec.choices)):
-            problem = _check_value(spec, host, constants[spec.name])
-            if problem:
-                return problem
-    try:
-        return node.validate(host, **constants)
-    except UserError as error:
-        return str(error)
+            said: str | None = f"{spec.name}: connect it to a node of this pack; a value written into the prompt is not taken"
+        elif spec.is_widget and spec.name in constants and (listed or not callable(spec.choices)):
+            said = _check_value(spec, host, constants[spec.name])
+        else:
+            continue
+        if said:
+            problems[spec.name] = Problem(spec.name, said)
+    for problem in node.validate(host, **{name: value for name, value in constants.items() if name not in problems}):
+        problems.setdefault(problem.input, problem)
+    return list(problems.values())
 
 
 def complete(spec: NodeSpec, given: dict[str, Any]) -> dict[str, Any]:
@@ -236,9 +256,9 @@ def prepared(node: Node, host: Host, given: dict[str, Any]) -> dict[str, Any]:
     """The inputs of a run, checked again: values that came over a link were not there when the prompt was checked. UserError if wrong."""
     values = complete(node.spec, given)
     widgets = {entry.name: values[entry.name] for entry in node.spec.inputs if entry.is_widget and values[entry.name] is not None}
-    problem = check(node, host, widgets, listed=False)  # a name that no list has is refused where its file is looked up
-    if problem:
-        raise UserError(f"{node.spec.display_name}: {problem}")
+    problems = check(node, host, widgets, listed=False)  # a name that no list has is refused where its file is looked up
+    if problems:
+        raise UserError("\n".join(problem.text for problem in problems))
     return values
 
 

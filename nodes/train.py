@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,7 +23,7 @@ from .jobs.guard import plain_name
 from .loss_curve import loss_map, write_picture
 from .models import HIGH_NOISE, MODELS, WITH_EXPERTS, check_architecture, model_stamps, model_values, wan_task
 from .runs import Run, publish
-from .spec import ANY, Host, Input, Node, NodeSpec, Output, Result
+from .spec import ANY, Host, Input, Node, NodeSpec, Output, Problem, Result, refused
 from .training_settings import LORA_CONFIG, OPTIMIZER, SAMPLING
 from .widgets import settings, widget
 
@@ -81,10 +82,9 @@ class LoRATrainer(Node):
         """option name -> value of the widgets that only this architecture has; wins over what the other nodes say."""
         return settings(self.spec.inputs, inputs)
 
-    def validate(self, host: Host, **constants: Any) -> str | None:
+    def validate(self, host: Host, **constants: Any) -> Iterator[Problem]:
         if "output_name" in constants:
-            plain_name(constants["output_name"], "output_name")
-        return None
+            yield from refused("output_name", plain_name, constants["output_name"], "output_name")
 
     def fingerprint(self, host: Host, **constants: Any) -> str:
         return engine_stamp(host.home)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from ..backend.musubi_backend.architectures import cards
@@ -12,7 +13,7 @@ from ..backend.musubi_backend.options.option import TRAIN
 from ..backend.musubi_backend.options.registry import tool_names
 from . import content, pictures
 from .pictures import CONTROL_IMAGES, CONTROL_VIDEO, END, START
-from .spec import Host, Input, Node, NodeSpec, Output, Result
+from .spec import Host, Input, Node, NodeSpec, Output, Problem, Result, refused
 from .widgets import settings, widget
 
 LORA_CONFIG = "MUSUBITUNER_LORA_CONFIG"
@@ -90,27 +91,27 @@ class LoRATrainingConfig(Node):
         outputs=(Output("lora_config", LORA_CONFIG, "For the trainer"),),
     )  # fmt: skip
 
-    def validate(self, host: Host, **constants: Any) -> str | None:
-        if constants.get("gradient_checkpointing_cpu_offload") and constants.get("gradient_checkpointing") is False:
-            return "gradient_checkpointing_cpu_offload works only with gradient_checkpointing: turn that on too"
-        if constants.get("fp8_scaled") and constants.get("fp8_base") is False:
-            return "fp8_scaled works only with fp8_base: turn that on too"
-        return _network_problem(constants)
+    def validate(self, host: Host, **constants: Any) -> Iterator[Problem]:
+        for name, partner in (("gradient_checkpointing_cpu_offload", "gradient_checkpointing"), ("fp8_scaled", "fp8_base")):
+            if constants.get(name) and constants.get(partner) is False:
+                yield Problem(name, f"{name} works only with {partner}: turn that on too")
+        yield from _network_problems(constants)
 
     async def run(self, host: Host, **inputs: Any) -> Result:
         return Result((({**settings(self.spec.inputs, inputs), inputs["attention"]: True, **_network(inputs)}),))
 
 
-def _network_problem(constants: dict[str, Any]) -> str | None:
+def _network_problems(constants: dict[str, Any]) -> Iterator[Problem]:
     """What in the settings means nothing for the chosen kind of network."""
     kind = constants.get("network", "LoRA")
     if kind != "LoRA" and constants.get("network_dropout"):
-        return f"network_dropout has nothing to act on in a {kind}: set it to 0, or use rank_dropout"
+        yield Problem("network_dropout", f"network_dropout has nothing to act on in a {kind}: set it to 0, or use rank_dropout")
     if kind != "LoRA" and constants.get("loraplus_lr_ratio"):
-        return f"loraplus_lr_ratio is for LoRA only, not for {kind}: set it to 0"
+        yield Problem("loraplus_lr_ratio", f"loraplus_lr_ratio is for LoRA only, not for {kind}: set it to 0")
     if kind != "LoKr" and constants.get("lokr_factor", -1) != -1:
-        return f"lokr_factor is for LoKr only, not for {kind}: set it to -1"
-    return "lokr_factor: 0 is no factor; choose 1 or more, or -1" if constants.get("lokr_factor") == 0 else None
+        yield Problem("lokr_factor", f"lokr_factor is for LoKr only, not for {kind}: set it to -1")
+    elif constants.get("lokr_factor") == 0:
+        yield Problem("lokr_factor", "lokr_factor: 0 is no factor; choose 1 or more, or -1")
 
 
 def _network(inputs: dict[str, Any]) -> dict[str, Any]:
@@ -147,16 +148,20 @@ class OptimizerConfig(Node):
         outputs=(Output("optimizer", OPTIMIZER, "For the trainer"),),
     )  # fmt: skip
 
-    def validate(self, host: Host, **constants: Any) -> str | None:
-        _arguments(constants.get("optimizer_args", ""))
+    def validate(self, host: Host, **constants: Any) -> Iterator[Problem]:
+        yield from refused("optimizer_args", _arguments, constants.get("optimizer_args", ""))
         if constants.get("lr_scheduler") == "constant" and constants.get("lr_warmup_steps"):
-            return "lr_warmup_steps: the constant schedule has no warm-up; choose constant_with_warmup, or set it to 0"
-        return None
+            text = "lr_warmup_steps: the constant schedule has no warm-up; choose constant_with_warmup, or set it to 0"
+            yield Problem("lr_warmup_steps", text)
 
     async def run(self, host: Host, **inputs: Any) -> Result:
         values = settings(self.spec.inputs, inputs)
         arguments = _arguments(inputs["optimizer_args"])
         return Result((({**values, "optimizer_args": arguments} if arguments else values),))
+
+
+_SAMPLE_TIMES = ("sample_every_n_steps", "sample_every_n_epochs", "sample_at_first")
+_NO_SAMPLE_TIME = "sample_prompts are given but no time to make samples: set sample_every_n_steps or sample_every_n_epochs"
 
 
 class SamplingConfig(Node):
@@ -198,23 +203,23 @@ class SamplingConfig(Node):
         outputs=(Output("sampling", SAMPLING, "For the trainer"),),
     )  # fmt: skip
 
-    def validate(self, host: Host, **constants: Any) -> str | None:
+    def validate(self, host: Host, **constants: Any) -> Iterator[Problem]:
         low, high = constants.get("min_timestep", 0), constants.get("max_timestep", 0)
         if high and low >= high:
-            return f"min_timestep: {low} must be below max_timestep {high}"
-        pictures.check_paths(host, _PICTURES, constants)
-        return None
+            yield Problem("min_timestep", f"min_timestep: {low} must be below max_timestep {high}")
+        if constants.get("sample_prompts", "").strip() and not any(constants.get(name, True) for name in _SAMPLE_TIMES):
+            yield Problem("sample_prompts", _NO_SAMPLE_TIME)
+        yield from pictures.problems(host, _PICTURES, constants)
 
     def fingerprint(self, host: Host, **constants: Any) -> str:
         return content.of_files(pictures.stamps(host, _PICTURES, constants))
 
     async def run(self, host: Host, **inputs: Any) -> Result:
         value: dict[str, Any] = {"settings": settings(self.spec.inputs, inputs), "prompts": _prompts(host, inputs)}
-        when = ("sample_every_n_steps", "sample_every_n_epochs", "sample_at_first")
         if not value["prompts"]:
-            value["settings"] = {name: setting for name, setting in value["settings"].items() if name not in when}
-        elif not any(inputs[name] for name in when):
-            raise UserError("sample_prompts are given but no time to make samples: set sample_every_n_steps or sample_every_n_epochs")
+            value["settings"] = {name: setting for name, setting in value["settings"].items() if name not in _SAMPLE_TIMES}
+        elif not any(inputs[name] for name in _SAMPLE_TIMES):
+            raise UserError(_NO_SAMPLE_TIME)
         return Result((value,))
 
 

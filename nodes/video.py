@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ..backend.musubi_backend.options.argv import to_argv
 from . import content
 from .jobs import guard
 from .jobs.follow import run_tool
-from .spec import Host, Input, Node, NodeSpec, Output, Result
+from .spec import Host, Input, Node, NodeSpec, Output, Problem, Result, refused
 from .widgets import NONE
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".m4v", ".gif")
@@ -44,10 +45,10 @@ class VideoInput(Node):
                  Output("count", "INT", "How many frames"), Output("fps", "FLOAT", "Frames per second of them")),
     )  # fmt: skip
 
-    def validate(self, host: Host, **constants: Any) -> str | None:
+    def validate(self, host: Host, **constants: Any) -> Iterator[Problem]:
         if _is_told(constants):
-            _video_path(host, constants)
-        return None
+            chosen = "path" if constants.get("path", "").strip() or constants.get("file", NONE) == NONE else "file"
+            yield from refused(chosen, _video_path, host, constants)
 
     def fingerprint(self, host: Host, **constants: Any) -> str:
         if not _is_told(constants):
@@ -103,10 +104,9 @@ class VideoOutput(Node):
         is_output=True,
     )  # fmt: skip
 
-    def validate(self, host: Host, **constants: Any) -> str | None:
+    def validate(self, host: Host, **constants: Any) -> Iterator[Problem]:
         if "filename_prefix" in constants:
-            output_prefix(host, constants["filename_prefix"])
-        return None
+            yield from refused("filename_prefix", output_prefix, host, constants["filename_prefix"])
 
     async def run(self, host: Host, **inputs: Any) -> Result:
         source = host.video_file(inputs["video"])

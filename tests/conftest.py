@@ -89,10 +89,13 @@ def reference_hunyuan_vae(shared: Path, tmp_path_factory: pytest.TempPathFactory
     return path
 
 
-@pytest.fixture(scope="session")
-def comfyui_path() -> Path:
-    """A ComfyUI checkout, named by $COMFYUI_PATH. Skips without one."""
-    named = os.environ.get("COMFYUI_PATH")
+COMFYUI_CHECKOUTS = os.environ.get("COMFYUI_PATH", "").split(os.pathsep)
+
+
+@pytest.fixture(scope="session", params=COMFYUI_CHECKOUTS, ids=lambda named: Path(named).name or "no ComfyUI")
+def comfyui_path(request: pytest.FixtureRequest) -> Path:
+    """A ComfyUI checkout, named by $COMFYUI_PATH: each of several, with the separator of PATH between them. Skips without one."""
+    named: str = request.param
     if not named:
         pytest.skip("set COMFYUI_PATH to a ComfyUI checkout to run this")
     if not (Path(named) / "main.py").is_file():
@@ -102,10 +105,13 @@ def comfyui_path() -> Path:
 
 @pytest.fixture(scope="session")
 def comfyui_python(comfyui_path: Path) -> Path:
-    """The python that runs that ComfyUI: $COMFYUI_PYTHON, else the environment inside the checkout. Skips without one."""
+    """The python that runs that ComfyUI: $COMFYUI_PYTHON (one for all checkouts, or one for each in their order), else the environment
+    inside the checkout. Skips without one."""
     inside = [comfyui_path / folder / "bin" / "python" for folder in (".venv", "venv")]
-    named = os.environ.get("COMFYUI_PYTHON")
-    for python in [Path(named)] if named else inside:
+    named = [Path(python) for python in os.environ.get("COMFYUI_PYTHON", "").split(os.pathsep) if python]
+    if len(named) > 1:
+        named = [named[COMFYUI_CHECKOUTS.index(str(comfyui_path))]]
+    for python in named or inside:
         if python.is_file():
             return python
     pytest.skip("set COMFYUI_PYTHON to the python that runs ComfyUI")

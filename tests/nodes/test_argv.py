@@ -50,6 +50,8 @@ def contract(shared: Path) -> Any:
 class PaperHost:
     """A host without files: names become paths."""
 
+    keeps_metadata = True
+
     def __init__(self, root: Path) -> None:
         self.home = self.input_dir = self.output_dir = self.temp_dir = root
         (root / PICTURE).write_bytes(b"")
@@ -140,7 +142,7 @@ def parsed(contract: Any, part: Any, tool: str, values: dict[str, Any]) -> argpa
 
 def run(node: Any, host: Any, part: Any, values: dict[str, Any]) -> Any:
     """The node's dict of settings, or None if the node refuses the widgets."""
-    if part("nodes.spec").check(node, host, values) is not None:
+    if part("nodes.spec").check(node, host, values):
         return None
     try:
         return asyncio.run(node.run(host, **part("nodes.spec").complete(node.spec, values))).values[0]
@@ -162,7 +164,7 @@ def test_every_training_parses(contract: Any, part: Any, tmp_path: Path, archite
     @given(tasks, *(mostly_fitting(node.spec, host, part) for node in nodes))
     def holds(task: str, lora: dict[str, Any], optimizer: dict[str, Any], sampling: dict[str, Any], own: dict[str, Any]) -> None:
         made = [run(node, host, part, values) for node, values in zip(nodes[:3], (lora, optimizer, sampling), strict=True)]
-        refused.append(None in made or part("nodes.spec").check(trainer, host, own) is not None)
+        refused.append(None in made or part("nodes.spec").check(trainer, host, own) != [])
         if refused[-1]:
             return
         given_models = models(part, architecture, task)
@@ -199,7 +201,7 @@ def test_every_generation_parses_and_no_text_becomes_a_flag(contract: Any, part:
     @LIMIT
     @given(tasks, mostly_fitting(node.spec, host, part))
     def holds(task: str, values: dict[str, Any]) -> None:
-        accepted.append(part("nodes.spec").check(node, host, values) is None)
+        accepted.append(part("nodes.spec").check(node, host, values) == [])
         if not accepted[-1]:
             return
         given_models = models(part, architecture, task)
@@ -228,7 +230,7 @@ def test_every_batch_parses(contract: Any, part: Any, tmp_path: Path, architectu
     @LIMIT
     @given(mostly_fitting(node.spec, host, part))
     def holds(values: dict[str, Any]) -> None:
-        if part("nodes.spec").check(node, host, values) is not None:
+        if part("nodes.spec").check(node, host, values):
             return
         inputs = part("nodes.spec").complete(node.spec, {**values, "models": models(part, architecture)})
         try:
@@ -261,7 +263,7 @@ def test_every_caching_parses(contract: Any, part: Any, tmp_path: Path, name: st
     @LIMIT
     @given(tasks, st.booleans(), widgets(node.spec, host, part))
     def holds(task: str, one_frame: bool, values: dict[str, Any]) -> None:
-        if part("nodes.spec").check(node, host, values) is not None:
+        if part("nodes.spec").check(node, host, values):
             return
         dataset = {**DATASET, "datasets": [{"fp_1f_target_index": 1}] if one_frame else []}
         inputs = part("nodes.spec").complete(node.spec, {**values, "dataset": dataset, "models": models(part, architecture, task)})
@@ -290,13 +292,13 @@ def test_defaults_are_accepted_by_our_own_checks(part: Any, tmp_path: Path) -> N
         }
         if "prompt" in defaults:
             defaults["prompt"] = "a dog"
-        assert part("nodes.spec").check(node, host, defaults) is None, node.spec.id
+        assert part("nodes.spec").check(node, host, defaults) == [], node.spec.id
 
 
 def test_arguments_of_the_optimizer_cannot_become_flags(part: Any, tmp_path: Path) -> None:
     node = part("nodes.training_settings").OptimizerConfig()
     for bad in ("--output_dir=/etc", "weight_decay", "a=b; c", "__import__('os')=1"):
-        assert "name=value" in (part("nodes.spec").check(node, PaperHost(tmp_path), {"optimizer_args": bad}) or ""), bad
+        assert "name=value" in str(part("nodes.spec").check(node, PaperHost(tmp_path), {"optimizer_args": bad})), bad
     good = asyncio.run(
         node.run(PaperHost(tmp_path), **part("nodes.spec").complete(node.spec, {"optimizer_args": "weight_decay=0.01\nbetas=(0.9, 0.99)"}))
     )
@@ -328,4 +330,4 @@ def test_a_value_from_another_node_is_checked_like_a_typed_one(part: Any, tmp_pa
 def test_what_nodes_hand_each_other_cannot_be_written_into_a_prompt(part: Any, tmp_path: Path, module: str, name: str, socket: str) -> None:
     node = getattr(part(module), name)()
     said = part("nodes.spec").check(node, PaperHost(tmp_path), {socket: {"architecture": "wan", "dit": "/etc/passwd", "run": "/etc"}})
-    assert said is not None and said.startswith(f"{socket}: connect it")
+    assert [problem.input for problem in said] == [socket] and said[0].text.startswith(f"{socket}: connect it")

@@ -33,6 +33,7 @@ class Outcome:
 
     kind: str = ""
     error: str = ""
+    error_type: str = ""
     progress: list[tuple[str, float, float]] = field(default_factory=list)
     texts: list[tuple[str, str]] = field(default_factory=list)
     previews: int = 0
@@ -102,7 +103,7 @@ class Server:
         elif kind == "execution_cached":
             outcome.cached = data["nodes"]
         elif kind == "execution_error":
-            outcome.kind, outcome.error = "error", data["exception_message"]
+            outcome.kind, outcome.error, outcome.error_type = "error", data["exception_message"], data["exception_type"]
         elif kind == "execution_interrupted":
             outcome.kind = "interrupted"
         elif kind == "execution_success":
