@@ -10,26 +10,20 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-IMPORT_SECONDS = 0.3
 
 
-def test_importing_the_pack_is_quick_and_brings_no_torch() -> None:
+def test_importing_the_pack_brings_only_the_standard_library() -> None:
     code = (
-        "import importlib, importlib.util, sys, time\n"
-        "start = time.process_time()\n"
+        "import importlib, importlib.util, json, sys\n"
+        "before = set(sys.modules)\n"
         f"spec = importlib.util.spec_from_file_location('some_pack', {str(ROOT / '__init__.py')!r}, "
         f"submodule_search_locations=[{str(ROOT)!r}])\n"
         "module = importlib.util.module_from_spec(spec); sys.modules['some_pack'] = module; spec.loader.exec_module(module)\n"
         "importlib.import_module('some_pack.nodes.catalog')\n"
-        "print(time.process_time() - start)\n"
-        "print([name for name in ('torch', 'numpy', 'av', 'PIL', 'aiohttp') if name in sys.modules])\n"
+        "print(json.dumps(sorted({name.split('.')[0] for name in set(sys.modules) - before})))\n"
     )
-    times = []
-    for _ in range(3):
-        seconds, heavy = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split("\n")[:2]
-        times.append(float(seconds))
-        assert heavy == "[]"
-    assert min(times) < IMPORT_SECONDS
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert set(json.loads(said)) - sys.stdlib_module_names == {"some_pack"}
 
 
 def test_only_the_runner_starts_processes_and_only_the_adapter_imports_comfyui() -> None:
