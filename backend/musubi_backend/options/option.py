@@ -23,6 +23,10 @@ LORA_EXTRACT = "extract_lora"
 VIEW_DATASET = "view_dataset"
 CAPTION = "caption_images_by_qwen_vl"
 
+WEIGHTS, LENGTH, START, FILE, NOTHING = "weights", "length", "start", "file", "nothing"
+"""What a trainer's setting changes: the numbers that are trained (in their last bit at least), how long it trains, what it begins with,
+what the saved files hold beside the weights or in which precision, or none of these: where it runs, logs, samples, how it saves memory."""
+
 
 def steps_or_share(text: str) -> int | float:
     """A number of steps ("100"), or a share of all steps ("0.1", "10%"): whole numbers from 1 up are steps."""
@@ -51,6 +55,8 @@ class Option:
     moot           why the flag has nothing to change here; it is accepted so that musubi-tuner's command lines run
     neutral        values of a refused flag that ask for nothing and so are accepted beside the default
     advanced       hide the widget behind ComfyUI's "advanced"
+    effect         of a trainer's setting: what it changes (`WEIGHTS`, ...). It decides what makes a training another one, and what a
+                   continued one is compared in
     differs        tool name or verb -> the fields that are different there; the tool's entry wins over the verb's
     """
 
@@ -74,6 +80,7 @@ class Option:
     moot: str | None = None
     neutral: tuple[Any, ...] = ()
     advanced: bool = False
+    effect: str = ""
     differs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
 
     @property

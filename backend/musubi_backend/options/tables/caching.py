@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..option import CACHE_LATENTS, CACHE_TEXT, GENERATE, TRAIN, Group, Option
+from ..option import CACHE_LATENTS, CACHE_TEXT, GENERATE, TRAIN, WEIGHTS, Group, Option
 
 _CACHING = (CACHE_LATENTS, CACHE_TEXT)
 
@@ -17,6 +17,7 @@ GROUPS = (
                 required=True,
                 differs={TRAIN: {"required": False}},
                 help="Dataset file (.toml or .json): the folders with pictures or clips, captions, resolution, frames, repeats.",
+                effect=WEIGHTS,
             ),
         ),
     ),
@@ -101,6 +102,7 @@ GROUPS = (
                 architectures=("wan",),
                 advanced=True,
                 help="Cache or sample for one-frame training: a single target frame steered by control pictures.",
+                effect=WEIGHTS,
             ),
         ),
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..option import CACHE_LATENTS, GENERATE, TRAIN, Group, Option
+from ..option import CACHE_LATENTS, GENERATE, NOTHING, TRAIN, WEIGHTS, Group, Option
 
 _FP = ("fp",)
 
@@ -18,6 +18,7 @@ GROUPS = (
                 architectures=_FP,
                 help="For FramePack-F1, which makes sections from first to last; plain FramePack makes the last one first. Caching, "
                 "training and generating must agree with the weight file.",
+                effect=WEIGHTS,
             ),
             Option(
                 "--one_frame",
@@ -28,6 +29,7 @@ GROUPS = (
                 advanced=True,
                 help="One-frame training: each picture is a frame at fp_1f_target_index, steered by control pictures. Caching makes caches "
                 "for it; training makes its sample pictures this way.",
+                effect=WEIGHTS,
             ),
             Option(
                 "--one_frame_no_2x",
@@ -58,6 +60,7 @@ GROUPS = (
                 architectures=_FP,
                 advanced=True,
                 help="Length of a section; the models were trained with 9, which is 36 frames.",
+                effect=NOTHING,
             ),
             Option(
                 "--bulk_decode",
@@ -67,6 +70,7 @@ GROUPS = (
                 architectures=_FP,
                 advanced=True,
                 help="Decode all sections at once instead of two at a time with an overlap: no blending, and more memory.",
+                effect=NOTHING,
             ),
         ),
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..option import GENERATE, TRAIN, Group, Option
+from ..option import GENERATE, NOTHING, TRAIN, WEIGHTS, Group, Option
 
 _HV = ("hv",)
 
@@ -18,6 +18,7 @@ GROUPS = (
                 advanced=True,
                 help="Number format of the frozen transformer: bfloat16, float16 or float32. Unset, bfloat16. With "
                 "--mixed_precision bf16 or fp16 it computes in that.",
+                effect=WEIGHTS,
             ),
             Option(
                 "--dit_in_channels",
@@ -30,6 +31,7 @@ GROUPS = (
                 advanced=True,
                 help="Input channels of the transformer: 16 for text-to-video, 32 for the image-to-video models of SkyReels, which see the "
                 "first frame in the other 16. It must match --dit; generation can leave it to the file.",
+                effect=NOTHING,
             ),
         ),
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..option import TRAIN, Group, Option
+from ..option import NOTHING, TRAIN, Group, Option
 
 GROUPS = (
     Group(
@@ -13,6 +13,7 @@ GROUPS = (
                 "--logging_dir",
                 path="output",
                 help="Folder for TensorBoard logs: loss and learning rate of every step. Unset, none are written.",
+                effect=NOTHING,
             ),
             Option(
                 "--log_with",
@@ -20,23 +21,26 @@ GROUPS = (
                 advanced=True,
                 help="Where to log: TensorBoard files, Weights & Biases (needs the wandb package and sends the log to its servers), or "
                 "both. Unset, TensorBoard.",
+                effect=NOTHING,
             ),
-            Option("--log_prefix", advanced=True, help="Text before the date in the name of each run's log folder."),
-            Option("--log_tracker_name", advanced=True, help='Name of the log inside that folder. Unset, "network_train".'),
-            Option("--wandb_run_name", advanced=True, help="Name of the run in Weights & Biases."),
+            Option("--log_prefix", advanced=True, help="Text before the date in the name of each run's log folder.", effect=NOTHING),
+            Option("--log_tracker_name", advanced=True, help='Name of the log inside that folder. Unset, "network_train".', effect=NOTHING),
+            Option("--wandb_run_name", advanced=True, help="Name of the run in Weights & Biases.", effect=NOTHING),
             Option(
                 "--log_tracker_config",
                 path="file",
                 advanced=True,
                 refused="trackers take no settings from a file here",
                 help="TOML file with settings for the trackers, one section for each.",
+                effect=NOTHING,
             ),
             Option(
                 "--wandb_api_key",
                 advanced=True,
                 help="Key for Weights & Biases. Better set WANDB_API_KEY: command lines are seen by other users and kept in logs.",
+                effect=NOTHING,
             ),
-            Option("--log_config", bool, False, advanced=True, help="Also store all settings in the log."),
+            Option("--log_config", bool, False, advanced=True, help="Also store all settings in the log.", effect=NOTHING),
         ),
     ),
     Group(
@@ -48,16 +52,18 @@ GROUPS = (
                 path="file",
                 help="File with prompts to make samples from: .txt with one per line (with --w --h --f --s --d after it), .toml or "
                 ".json. Needs --vae and the text encoder.",
+                effect=NOTHING,
             ),
-            Option("--sample_every_n_steps", int, minimum=1, unit="steps", help="Make samples every so many steps."),
+            Option("--sample_every_n_steps", int, minimum=1, unit="steps", help="Make samples every so many steps.", effect=NOTHING),
             Option(
                 "--sample_every_n_epochs",
                 int,
                 minimum=1,
                 unit="epochs",
                 help="Make samples every so many epochs; when set, it decides instead of the steps.",
+                effect=NOTHING,
             ),
-            Option("--sample_at_first", bool, False, help="Make samples before the first step too, to compare with."),
+            Option("--sample_at_first", bool, False, help="Make samples before the first step too, to compare with.", effect=NOTHING),
         ),
     ),
 )

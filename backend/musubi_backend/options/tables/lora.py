@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..option import TRAIN, Group, Option
+from ..option import START, TRAIN, WEIGHTS, Group, Option
 
 GROUPS = (
     Group(
@@ -15,6 +15,7 @@ GROUPS = (
                 '"networks.lora_framepack" for FramePack; '
                 '"networks.loha" for LoHa, "networks.lokr" for LoKr (--network_args "factor=8" sets how it is divided); '
                 "the names are musubi-tuner's and are stored in the LoRA file.",
+                effect=WEIGHTS,
             ),
             Option(
                 "--network_dim",
@@ -23,6 +24,7 @@ GROUPS = (
                 maximum=4096,
                 help="Rank: how much the LoRA can hold. 16 to 32 is plenty for a person, a style or a motion; the file grows with it. "
                 "Unset, 4.",
+                effect=WEIGHTS,
             ),
             Option(
                 "--network_alpha",
@@ -32,6 +34,7 @@ GROUPS = (
                 maximum=4096,
                 help="The LoRA acts with strength alpha / rank. Half the rank or the rank itself is usual; a low alpha wants a higher "
                 "learning rate.",
+                effect=WEIGHTS,
             ),
             Option(
                 "--network_dropout",
@@ -40,6 +43,7 @@ GROUPS = (
                 maximum=1,
                 advanced=True,
                 help="Share of the LoRA's inner values set to 0 in each step, against learning by heart. 0.05 to 0.1 if at all.",
+                effect=WEIGHTS,
             ),
             Option(
                 "--network_args",
@@ -47,11 +51,13 @@ GROUPS = (
                 advanced=True,
                 help='Settings of the network, each as name=value: "loraplus_lr_ratio=4" "exclude_patterns=[\'.*ffn.*\']" '
                 '"rank_dropout=0.1".',
+                effect=WEIGHTS,
             ),
             Option(
                 "--network_weights",
                 path="file",
                 help="LoRA file to go on from. Optimizer and step count start afresh; to continue a stopped run, use --resume.",
+                effect=START,
             ),
             Option(
                 "--dim_from_weights",
@@ -59,6 +65,7 @@ GROUPS = (
                 False,
                 advanced=True,
                 help="Take rank and alpha from --network_weights instead of the two settings.",
+                effect=START,
             ),
             Option(
                 "--scale_weight_norms",
@@ -66,6 +73,7 @@ GROUPS = (
                 minimum=0,
                 advanced=True,
                 help="After each step, scale down any weight pair whose norm exceeds this. 1 is a good start when a LoRA overtrains.",
+                effect=WEIGHTS,
             ),
             Option(
                 "--base_weights",
@@ -74,6 +82,7 @@ GROUPS = (
                 advanced=True,
                 help="LoRA files merged into the transformer before training, so that the new LoRA is learned on top of them. They are "
                 "not part of the result.",
+                effect=WEIGHTS,
             ),
             Option(
                 "--base_weights_multiplier",
@@ -83,6 +92,7 @@ GROUPS = (
                 maximum=10,
                 advanced=True,
                 help="Strength of each of --base_weights, in their order; those without a number get 1.",
+                effect=WEIGHTS,
             ),
         ),
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..option import GENERATE, TRAIN, Group, Option
+from ..option import GENERATE, NOTHING, TRAIN, WEIGHTS, Group, Option
 
 _OLDER = ("hv_generate_video", "fpack_generate_video")  # their lists of attentions are shorter
 
@@ -16,6 +16,7 @@ GROUPS = (
                 bool,
                 False,
                 help="Attention by PyTorch itself: always there, and as fast as the others on recent versions. The usual choice.",
+                effect=WEIGHTS,
             ),
             Option(
                 "--flash_attn",
@@ -23,6 +24,7 @@ GROUPS = (
                 False,
                 advanced=True,
                 help="Attention by the flash-attn package (version 2), which must be installed in the backend.",
+                effect=WEIGHTS,
             ),
             Option(
                 "--flash3",
@@ -30,9 +32,15 @@ GROUPS = (
                 False,
                 advanced=True,
                 help="Attention by FlashAttention 3, for Hopper GPUs; the package must be installed in the backend.",
+                effect=WEIGHTS,
             ),
             Option(
-                "--xformers", bool, False, advanced=True, help="Attention by the xformers package, which must be installed in the backend."
+                "--xformers",
+                bool,
+                False,
+                advanced=True,
+                help="Attention by the xformers package, which must be installed in the backend.",
+                effect=WEIGHTS,
             ),
             Option(
                 "--sage_attn",
@@ -41,6 +49,7 @@ GROUPS = (
                 advanced=True,
                 refused="SageAttention computes no gradients, so nothing can be trained through it; use --sdpa",
                 help="Attention by SageAttention. It cannot train.",
+                effect=WEIGHTS,
             ),
             Option(
                 "--split_attn",
@@ -48,6 +57,7 @@ GROUPS = (
                 False,
                 advanced=True,
                 help="Compute attention one item of the batch at a time: less memory with batch sizes above 1, a little slower.",
+                effect=WEIGHTS,
             ),
         ),
     ),
@@ -85,6 +95,7 @@ GROUPS = (
                 advanced=True,
                 help="Hold the frozen transformer's blocks in 8-bit floats: half the memory of bf16, a little less exact. An 8-bit file "
                 "stays as small as it is.",
+                effect=WEIGHTS,
             ),
             Option(
                 "--fp8",
@@ -103,6 +114,7 @@ GROUPS = (
                 advanced=True,
                 help="8-bit floats with one scale per 64 weights: nearly as small as plain 8-bit and closer to the original. A trainer "
                 "wants --fp8_base with it.",
+                effect=WEIGHTS,
             ),
             Option(
                 "--fp8_fast",
@@ -128,6 +140,7 @@ GROUPS = (
                 advanced=True,
                 help="How many blocks of the transformer live in main memory and visit the GPU when their turn comes. More saves GPU "
                 "memory and costs time, little as long as a transfer fits behind the computation. At most one less than the model has.",
+                effect=NOTHING,
             ),
             Option(
                 "--use_pinned_memory_for_block_swap",
@@ -135,6 +148,7 @@ GROUPS = (
                 False,
                 advanced=True,
                 help="Keep the visiting blocks in page-locked memory: faster transfers, more main memory that nothing else can use.",
+                effect=NOTHING,
             ),
             Option(
                 "--block_swap_h2d_only",
@@ -144,6 +158,7 @@ GROUPS = (
                 advanced=True,
                 moot="blocks are only ever copied to the GPU and never back, as a LoRA leaves them unchanged",
                 help="Copy blocks to the GPU only and never back.",
+                effect=NOTHING,
             ),
             Option(
                 "--block_swap_ring_size",
@@ -155,6 +170,7 @@ GROUPS = (
                 unit="blocks",
                 advanced=True,
                 help="How many GPU buffers the visiting blocks of --blocks_to_swap go through; they are part of the blocks that stay.",
+                effect=NOTHING,
             ),
             Option(
                 "--img_in_txt_in_offloading",
@@ -164,6 +180,7 @@ GROUPS = (
                 advanced=True,
                 moot="the layers that take in image and text need at most 0.4 GB and stay on the GPU",
                 help="Also keep the layers that take in image and text in main memory.",
+                effect=NOTHING,
             ),
             Option(
                 "--img_in_txt_in_offloading",
@@ -188,12 +205,14 @@ GROUPS = (
                 advanced=True,
                 help="Compile the transformer's blocks with torch.compile: faster after a start of a minute or more. NVIDIA cards need "
                 "triton for it (on Windows triton-windows).",
+                effect=WEIGHTS,
             ),
             Option(
                 "--compile_backend",
                 default="inductor",
                 advanced=True,
                 help="Compiler that torch.compile hands the work to.",
+                effect=WEIGHTS,
             ),
             Option(
                 "--compile_mode",
@@ -201,12 +220,14 @@ GROUPS = (
                 choices=("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
                 advanced=True,
                 help="How hard torch.compile tries: more tuning starts later and runs faster.",
+                effect=WEIGHTS,
             ),
             Option(
                 "--compile_dynamic",
                 choices=("true", "false", "auto"),
                 advanced=True,
                 help="Compile for changing sizes (true), for each size anew (false), or decide on the way (auto).",
+                effect=WEIGHTS,
             ),
             Option(
                 "--compile_fullgraph",
@@ -214,6 +235,7 @@ GROUPS = (
                 False,
                 advanced=True,
                 help="Fail where a block cannot be compiled in one piece.",
+                effect=NOTHING,
             ),
             Option(
                 "--compile_cache_size_limit",
@@ -221,6 +243,7 @@ GROUPS = (
                 minimum=1,
                 advanced=True,
                 help="How many compiled versions of one block are kept, for example one per bucket size.",
+                effect=WEIGHTS,
             ),
             Option(
                 "--compile_args",
@@ -240,6 +263,7 @@ GROUPS = (
                 verbs=(TRAIN,),
                 advanced=True,
                 help="Older spelling of --compile and --compile_backend. NO is off.",
+                effect=WEIGHTS,
             ),
             Option(
                 "--dynamo_mode",
@@ -247,6 +271,7 @@ GROUPS = (
                 verbs=(TRAIN,),
                 advanced=True,
                 help="Older spelling of --compile_mode, with --dynamo_backend.",
+                effect=WEIGHTS,
             ),
             Option(
                 "--dynamo_fullgraph",
@@ -255,6 +280,7 @@ GROUPS = (
                 verbs=(TRAIN,),
                 advanced=True,
                 help="Older spelling of --compile_fullgraph, with --dynamo_backend.",
+                effect=NOTHING,
             ),
             Option(
                 "--dynamo_dynamic",
@@ -263,6 +289,7 @@ GROUPS = (
                 verbs=(TRAIN,),
                 advanced=True,
                 help="Older spelling of --compile_dynamic true, with --dynamo_backend.",
+                effect=WEIGHTS,
             ),
         ),
     ),
@@ -277,6 +304,7 @@ GROUPS = (
                 advanced=True,
                 help="Multiply float32 matrices in TF32 on Ampere and later GPUs: faster, with 10 bits of mantissa. bf16 training gains "
                 "little.",
+                effect=WEIGHTS,
             ),
             Option(
                 "--cuda_cudnn_benchmark",
@@ -284,6 +312,7 @@ GROUPS = (
                 False,
                 advanced=True,
                 help="Let cuDNN try its algorithms on each new size and keep the fastest. Helps when sizes seldom change.",
+                effect=WEIGHTS,
             ),
         ),
     ),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ..option import GENERATE, TRAIN, Group, Option
+from ..option import FILE, GENERATE, NOTHING, START, TRAIN, Group, Option
 
 _UPLOAD = "nothing leaves the machine unasked; upload the finished file yourself"
 
 
 def _upload(flag: str, help_: str, kind: type = str) -> Option:
-    return Option(flag, kind, False if kind is bool else None, help_, refused=_UPLOAD, advanced=True)
+    return Option(flag, kind, False if kind is bool else None, help_, refused=_UPLOAD, advanced=True, effect=NOTHING)
 
 
 GROUPS = (
@@ -16,16 +16,22 @@ GROUPS = (
         "Saving",
         (TRAIN,),
         (
-            Option("--output_dir", path="output", help="Folder for the LoRA, its checkpoints, states and sample videos. Made if missing."),
-            Option("--output_name", help="File name of the LoRA without ending; checkpoints add the epoch or step to it."),
+            Option(
+                "--output_dir",
+                path="output",
+                help="Folder for the LoRA, its checkpoints, states and sample videos. Made if missing.",
+                effect=NOTHING,
+            ),
+            Option("--output_name", help="File name of the LoRA without ending; checkpoints add the epoch or step to it.", effect=NOTHING),
             Option(
                 "--save_precision",
                 choices=("float", "fp32", "fp16", "bf16"),
                 help="Number format of the saved LoRA. bf16 and fp16 halve the file; unset, float32 as it is trained. States are always "
                 "exact.",
+                effect=FILE,
             ),
-            Option("--save_every_n_epochs", int, minimum=1, unit="epochs", help="Also save the LoRA every so many epochs."),
-            Option("--save_every_n_steps", int, minimum=1, unit="steps", help="Also save the LoRA every so many steps."),
+            Option("--save_every_n_epochs", int, minimum=1, unit="epochs", help="Also save the LoRA every so many epochs.", effect=NOTHING),
+            Option("--save_every_n_steps", int, minimum=1, unit="steps", help="Also save the LoRA every so many steps.", effect=NOTHING),
             Option(
                 "--save_last_n_epochs",
                 int,
@@ -33,6 +39,7 @@ GROUPS = (
                 unit="epochs",
                 advanced=True,
                 help="Of the checkpoints saved by epoch, keep those of the last so many epochs. Unset, all.",
+                effect=NOTHING,
             ),
             Option(
                 "--save_last_n_epochs_state",
@@ -41,6 +48,7 @@ GROUPS = (
                 unit="epochs",
                 advanced=True,
                 help="The same for states, where it is to differ from --save_last_n_epochs.",
+                effect=NOTHING,
             ),
             Option(
                 "--save_last_n_steps",
@@ -49,6 +57,7 @@ GROUPS = (
                 unit="steps",
                 advanced=True,
                 help="Of the checkpoints saved by step, keep those of the last so many steps. Unset, all.",
+                effect=NOTHING,
             ),
             Option(
                 "--save_last_n_steps_state",
@@ -57,6 +66,7 @@ GROUPS = (
                 unit="steps",
                 advanced=True,
                 help="The same for states, where it is to differ from --save_last_n_steps.",
+                effect=NOTHING,
             ),
         ),
     ),
@@ -70,17 +80,20 @@ GROUPS = (
                 False,
                 help="With each checkpoint also save everything needed to continue exactly there: optimizer, schedule, position. About "
                 "three times the LoRA's size.",
+                effect=NOTHING,
             ),
             Option(
                 "--save_state_on_train_end",
                 bool,
                 False,
                 help="Save such a state when the training ends, so that it can be continued later.",
+                effect=NOTHING,
             ),
             Option(
                 "--resume",
                 path="folder",
                 help="State folder (its name ends in -state) to continue from, at the same step with the same random numbers.",
+                effect=START,
             ),
         ),
     ),
@@ -95,16 +108,20 @@ GROUPS = (
                 verbs=(TRAIN, GENERATE),
                 advanced=True,
                 help="Leave settings, prompts and dataset names out of the saved file; only what is needed to load it stays.",
+                effect=FILE,
             ),
-            Option("--training_comment", advanced=True, help="A note of your own, stored in the LoRA file."),
-            Option("--metadata_title", advanced=True, help="Title stored in the LoRA file. Unset, the output name."),
-            Option("--metadata_author", advanced=True, help="Author stored in the LoRA file."),
-            Option("--metadata_description", advanced=True, help="Description stored in the LoRA file."),
-            Option("--metadata_license", advanced=True, help="Licence stored in the LoRA file."),
-            Option("--metadata_tags", advanced=True, help="Tags stored in the LoRA file, separated by commas."),
-            Option("--metadata_reso", advanced=True, help='Resolution stored in the LoRA file, as "1280,720".'),
+            Option("--training_comment", advanced=True, help="A note of your own, stored in the LoRA file.", effect=FILE),
+            Option("--metadata_title", advanced=True, help="Title stored in the LoRA file. Unset, the output name.", effect=FILE),
+            Option("--metadata_author", advanced=True, help="Author stored in the LoRA file.", effect=FILE),
+            Option("--metadata_description", advanced=True, help="Description stored in the LoRA file.", effect=FILE),
+            Option("--metadata_license", advanced=True, help="Licence stored in the LoRA file.", effect=FILE),
+            Option("--metadata_tags", advanced=True, help="Tags stored in the LoRA file, separated by commas.", effect=FILE),
+            Option("--metadata_reso", advanced=True, help='Resolution stored in the LoRA file, as "1280,720".', effect=FILE),
             Option(
-                "--metadata_arch", advanced=True, help="Architecture stored in the LoRA file, instead of the right one. For special uses."
+                "--metadata_arch",
+                advanced=True,
+                help="Architecture stored in the LoRA file, instead of the right one. For special uses.",
+                effect=FILE,
             ),
         ),
     ),

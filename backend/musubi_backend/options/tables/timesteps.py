@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..option import TRAIN, Group, Option
+from ..option import NOTHING, TRAIN, WEIGHTS, Group, Option
 
 GROUPS = (
     Group(
@@ -18,6 +18,7 @@ GROUPS = (
                 ),
                 help="How noise levels are drawn. shift, with --discrete_flow_shift 3 for Wan, suits video; uniform treats all alike; "
                 "sigmoid prefers the middle; the *_shift ones follow the size of the picture; sigma draws by --weighting_scheme.",
+                effect=WEIGHTS,
             ),
             Option(
                 "--discrete_flow_shift",
@@ -27,6 +28,7 @@ GROUPS = (
                 maximum=100,
                 help="With shift sampling, how strongly training leans to high noise: above 1 the layout and the motion, at 1 no lean. "
                 "Wan 3 to 5, HunyuanVideo 7.",
+                effect=WEIGHTS,
             ),
             Option(
                 "--sigmoid_scale",
@@ -37,6 +39,7 @@ GROUPS = (
                 advanced=True,
                 help="With sigmoid and shift sampling, how wide the draw spreads: larger reaches more of the very clean and very noisy "
                 "levels.",
+                effect=WEIGHTS,
             ),
             Option(
                 "--weighting_scheme",
@@ -45,10 +48,27 @@ GROUPS = (
                 advanced=True,
                 help="logit_normal and mode decide how sigma sampling draws; cosmap and sigma_sqrt weigh the loss by noise level; none "
                 "does neither.",
+                effect=WEIGHTS,
             ),
-            Option("--logit_mean", float, 0.0, minimum=-20, maximum=20, advanced=True, help="Middle of the logit_normal and logsnr draws."),
             Option(
-                "--logit_std", float, 1.0, minimum=0.001, maximum=20, advanced=True, help="Spread of the logit_normal and logsnr draws."
+                "--logit_mean",
+                float,
+                0.0,
+                minimum=-20,
+                maximum=20,
+                advanced=True,
+                help="Middle of the logit_normal and logsnr draws.",
+                effect=WEIGHTS,
+            ),
+            Option(
+                "--logit_std",
+                float,
+                1.0,
+                minimum=0.001,
+                maximum=20,
+                advanced=True,
+                help="Spread of the logit_normal and logsnr draws.",
+                effect=WEIGHTS,
             ),
             Option(
                 "--mode_scale",
@@ -58,6 +78,7 @@ GROUPS = (
                 maximum=1.75,
                 advanced=True,
                 help="Bend of the mode draw: 0 is uniform, larger prefers the middle.",
+                effect=WEIGHTS,
             ),
             Option(
                 "--min_timestep",
@@ -66,6 +87,7 @@ GROUPS = (
                 maximum=999,
                 advanced=True,
                 help="Lowest noise level that is trained, of 1000. Unset, 0.",
+                effect=WEIGHTS,
             ),
             Option(
                 "--max_timestep",
@@ -74,6 +96,7 @@ GROUPS = (
                 maximum=1000,
                 advanced=True,
                 help="Highest noise level that is trained, of 1000. Unset, 1000.",
+                effect=WEIGHTS,
             ),
             Option(
                 "--preserve_distribution_shape",
@@ -81,6 +104,7 @@ GROUPS = (
                 False,
                 advanced=True,
                 help="Between the lowest and highest level, cut the distribution off instead of squeezing it in.",
+                effect=WEIGHTS,
             ),
             Option(
                 "--num_timestep_buckets",
@@ -91,6 +115,7 @@ GROUPS = (
                 advanced=True,
                 help="Draw equally often from so many ranges of noise level within an epoch: steadier training on few items, 4 to 10 is "
                 "usual. Unset, off.",
+                effect=WEIGHTS,
             ),
             Option(
                 "--guidance_scale",
@@ -101,12 +126,14 @@ GROUPS = (
                 advanced=True,
                 help="Guidance value given to models that were distilled with one (HunyuanVideo, FramePack). Wan has none and only notes "
                 "it in the metadata.",
+                effect=WEIGHTS,
             ),
             Option(
                 "--show_timesteps",
                 choices=("image", "console"),
                 advanced=True,
                 help="Show which noise levels these settings draw, as a picture or as text, and train nothing.",
+                effect=NOTHING,
             ),
         ),
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..option import TRAIN, Group, Option
+from ..option import LENGTH, NOTHING, TRAIN, WEIGHTS, Group, Option
 
 GROUPS = (
     Group(
@@ -13,6 +13,7 @@ GROUPS = (
                 "--config_file",
                 help='TOML file with settings: keys are the flags without dashes, sections are only for the eye, ".toml" may be left out. '
                 "Flags on the command line win over it.",
+                effect=NOTHING,
             ),
         ),
     ),
@@ -27,6 +28,7 @@ GROUPS = (
                 minimum=1,
                 unit="steps",
                 help="How many times the LoRA is updated. A style or a person from 20 to 50 clips usually takes 1000 to 3000.",
+                effect=LENGTH,
             ),
             Option(
                 "--max_train_epochs",
@@ -34,6 +36,7 @@ GROUPS = (
                 minimum=1,
                 unit="epochs",
                 help="How often to go through the whole dataset. When set, it decides instead of the number of steps.",
+                effect=LENGTH,
             ),
             Option(
                 "--seed",
@@ -42,6 +45,7 @@ GROUPS = (
                 maximum=2**32 - 1,
                 help="Seed of everything random: the LoRA's start, the order of items, noise and timesteps. The same seed repeats a run. "
                 "Unset, a new one each time.",
+                effect=WEIGHTS,
             ),
             Option(
                 "--gradient_accumulation_steps",
@@ -52,12 +56,14 @@ GROUPS = (
                 unit="batches",
                 help="Batches whose gradients are summed before one update: acts like a larger batch without its memory, and takes that "
                 "much longer per update.",
+                effect=WEIGHTS,
             ),
             Option(
                 "--mixed_precision",
                 choices=("no", "fp16", "bf16"),
                 help="Number format of the transformer's arithmetic. bf16 is right for RTX 30 and later; fp16 for older cards and fp16 "
                 "files; no computes in float32.",
+                effect=WEIGHTS,
             ),
             Option(
                 "--gradient_checkpointing",
@@ -65,6 +71,7 @@ GROUPS = (
                 False,
                 help="Compute each block a second time in the backward pass instead of keeping its intermediate values: far less GPU "
                 "memory, about a third more time. Needed on consumer GPUs.",
+                effect=NOTHING,
             ),
             Option(
                 "--gradient_checkpointing_cpu_offload",
@@ -72,6 +79,7 @@ GROUPS = (
                 False,
                 advanced=True,
                 help="With gradient checkpointing, also keep the inputs of the blocks in main memory. Helps with long, large clips.",
+                effect=NOTHING,
             ),
         ),
     ),
@@ -89,6 +97,7 @@ GROUPS = (
                 advanced=True,
                 moot="cached items are small and are read where the training runs",
                 help="At most so many worker processes read cached items ahead of the training.",
+                effect=NOTHING,
             ),
             Option(
                 "--persistent_data_loader_workers",
@@ -97,6 +106,7 @@ GROUPS = (
                 advanced=True,
                 moot="there are no workers to keep",
                 help="Keep the worker processes from one epoch to the next.",
+                effect=NOTHING,
             ),
         ),
     ),
@@ -111,6 +121,7 @@ GROUPS = (
                 unit="minutes",
                 advanced=True,
                 help="How long processes wait for each other before giving up. Unset, accelerate's own time.",
+                effect=NOTHING,
             ),
             Option(
                 "--ddp_gradient_as_bucket_view",
@@ -119,6 +130,7 @@ GROUPS = (
                 advanced=True,
                 moot="a LoRA's gradients are exchanged in one message",
                 help="Let gradients share memory with the buffers they are exchanged in.",
+                effect=NOTHING,
             ),
             Option(
                 "--ddp_static_graph",
@@ -127,6 +139,7 @@ GROUPS = (
                 advanced=True,
                 moot="a LoRA's gradients are exchanged in one message",
                 help="Promise that every step uses the same parameters, which lets PyTorch exchange gradients earlier.",
+                effect=NOTHING,
             ),
         ),
     ),
