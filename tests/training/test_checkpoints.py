@@ -12,8 +12,9 @@ import pytest
 import torch
 from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.errors import UserError
-from musubi_backend.training import state
-from musubi_backend.training.checkpoints import Checkpoints, Rotation, clean_leftovers, explained
+from musubi_backend.training import saved_states, state
+from musubi_backend.training.checkpoints import Checkpoints, Rotation, explained
+from musubi_backend.training.saved_states import clean_leftovers
 from musubi_backend.weights.safetensors_file import load
 from torch import nn
 
@@ -35,7 +36,7 @@ def some_state(step: int = 1) -> state.TrainingState:
     network(torch.ones(1, 2)).sum().backward()
     optimizer.step()
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
-    position = state.Position(step=step, batch=step)
+    position = saved_states.Position(step=step, batch=step)
     return state.TrainingState(network, optimizer, schedule, None, position, [0.5], [0.5], 7, {"architecture": "wan"})
 
 
@@ -91,7 +92,7 @@ def test_a_state_that_cannot_be_finished_leaves_the_old_one(tmp_path: Path, monk
     with pytest.raises(UserError, match=r"disk is full.*--resume"), explained(folder):
         some_state(2).save(folder)
     assert names(tmp_path) == {"cat-state"}
-    saved = state.read(folder)
+    saved = saved_states.read(folder)
     assert saved.position is not None and saved.position.step == 1
 
 
@@ -100,8 +101,8 @@ def test_saving_over_a_state_replaces_it_whole(tmp_path: Path) -> None:
     some_state(1).save(folder)
     some_state(2).save(folder)
     assert names(tmp_path) == {"cat-state"}
-    saved = state.read(folder)
-    assert saved.position == state.Position(step=2, batch=2) and saved.losses == [0.5] and saved.seed == 7
+    saved = saved_states.read(folder)
+    assert saved.position == saved_states.Position(step=2, batch=2) and saved.losses == [0.5] and saved.seed == 7
 
 
 def test_a_kill_while_an_old_state_is_removed_leaves_no_half_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +110,7 @@ def test_a_kill_while_an_old_state_is_removed_leaves_no_half_state(tmp_path: Pat
     files.save_state(files.step_name(2), some_state(2), "at step 2")
 
     def killed(folder: Path) -> None:
-        (folder / state.POSITION_FILE).unlink()
+        (folder / saved_states.POSITION_FILE).unlink()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(shutil, "rmtree", killed)
@@ -131,14 +132,14 @@ def test_leftovers_of_a_killed_run_are_cleaned_and_nobody_elses(tmp_path: Path) 
         (tmp_path / name).write_bytes(b"")
     clean_leftovers(tmp_path, "cat")
     assert names(tmp_path) == {*others, "cat-state"}
-    saved = state.read(tmp_path / "cat-state")
+    saved = saved_states.read(tmp_path / "cat-state")
     assert saved.position is not None and saved.position.step == 5
 
 
 def test_restoring_gives_back_weights_and_optimizer(tmp_path: Path) -> None:
     original, fresh = some_state(3), some_state(3)
     original.save(tmp_path / "cat-state")
-    fresh.restore(state.read(tmp_path / "cat-state"))
+    fresh.restore(saved_states.read(tmp_path / "cat-state"))
     for ours, theirs in zip(fresh.network.parameters(), original.network.parameters(), strict=True):
         assert torch.equal(ours, theirs)
         a, b = fresh.optimizer.state[ours], original.optimizer.state[theirs]
@@ -148,14 +149,14 @@ def test_restoring_gives_back_weights_and_optimizer(tmp_path: Path) -> None:
 def test_what_is_no_state_is_named(tmp_path: Path) -> None:
     some_state().save(tmp_path / "cat-000001-state")
     with pytest.raises(UserError, match="cat-000001-state"):
-        state.read(tmp_path / "cat-000002-state")
+        saved_states.read(tmp_path / "cat-000002-state")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"model.safetensors is missing"):
-        state.read(tmp_path / "empty")
-    broken = tmp_path / "cat-000001-state" / state.POSITION_FILE
+        saved_states.read(tmp_path / "empty")
+    broken = tmp_path / "cat-000001-state" / saved_states.POSITION_FILE
     broken.write_text(broken.read_text()[:40])
     with pytest.raises(UserError, match=r"training_state.json is damaged"):
-        state.read(tmp_path / "cat-000001-state")
+        saved_states.read(tmp_path / "cat-000001-state")
 
 
 def test_a_state_of_other_parts_is_refused_in_words(tmp_path: Path) -> None:
@@ -163,4 +164,4 @@ def test_a_state_of_other_parts_is_refused_in_words(tmp_path: Path) -> None:
     other = some_state()
     other.network = nn.Linear(3, 3)
     with pytest.raises(UserError, match="does not fit this training"):
-        other.restore(state.read(tmp_path / "cat-state"))
+        other.restore(saved_states.read(tmp_path / "cat-state"))

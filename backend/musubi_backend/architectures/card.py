@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+LOW, HIGH = "low", "high"
+"""The two transformers of a model that has two, by the noise they work on."""
+
 
 @dataclass(frozen=True)
 class Task:

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .. import job
+from ..architectures.card import HIGH, LOW
 from ..console import progress_bar
 from ..device import pick_device
 from ..errors import UserError
-from ..layers.experts import HIGH, LOW, boundary_of, experts_of
+from ..layers.experts import boundary_of, experts_of
 from ..memory.release import release
 from ..weights.loader import open_weights
 from ..weights.safetensors_file import save_atomic, split_files

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..architectures.card import HIGH, LOW
 from ..memory.release import release
 
 logger = logging.getLogger(__name__)
 
-LOW, HIGH = "low", "high"
 Load = Callable[[torch.device], nn.Module]
 
 

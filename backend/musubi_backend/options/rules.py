@@ -76,6 +76,8 @@ def _train(tool: Tool, args: Namespace) -> Iterator[str]:
         yield "--blocks_to_swap with --compile needs --gradient_checkpointing: compiled blocks keep weights for backward"
     if args.dim_from_weights and not args.network_weights:
         yield "--dim_from_weights needs --network_weights"
+    if args.resume_learning_rate is not None and not args.resume:
+        yield "--resume_learning_rate needs --resume"
     if (args.min_timestep or 0) >= (1000 if args.max_timestep is None else args.max_timestep):
         yield f"--min_timestep {args.min_timestep or 0} must be below --max_timestep {args.max_timestep}"
     yield from _counts(args, "base_weights", "base_weights_multiplier")

@@ -9,20 +9,20 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import re
 import secrets
 import shutil
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import job
 from ..errors import UserError
 from ..weights.safetensors_file import save_atomic
-from . import metadata
-from .expert_networks import EXPERT_NAMES, parts_of
+from . import metadata, saved_states
+from .expert_networks import parts_of
+from .saved_states import EXPERT_NAMES, FILE_SUFFIX, STATE_SUFFIX, expert_suffix
 
 if TYPE_CHECKING:
     import torch
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from .state import TrainingState
 
 logger = logging.getLogger(__name__)
-
-STATE_SUFFIX = "-state"
-FILE_SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -83,12 +80,14 @@ class Checkpoints:
         1-based, but 0-based for files named by step, as musubi-tuner counts."""
         paths = []
         for expert, part in parts_of(network).items():
-            path = self.folder / f"{stem}{_expert_suffix(expert)}{FILE_SUFFIX}"
+            path = self.folder / f"{stem}{expert_suffix(expert)}{FILE_SUFFIX}"
             print(f"\nsaving checkpoint: {path}", flush=True)
             if expert:
                 logger.info("%s is the LoRA of the %s noise expert", path.name, expert)
             tensors = _on_cpu(part.state_dict(), self.dtype)
             values = metadata.file_metadata(self.run_metadata, self.args, self.card, step, epoch, expert)
+            if self._is_of_stop(stem, step):
+                values[metadata.OF_STOP] = "True"
             with explained(path):
                 save_atomic(tensors, path, metadata.with_hashes(tensors, values))
             job.event("checkpoint", path=str(path), step=step, epoch=epoch, **({"expert": expert} if expert else {}))
@@ -96,13 +95,34 @@ class Checkpoints:
         return paths
 
     def save_state(self, stem: str, state: TrainingState, reason: str) -> Path:
-        """Write the folder `{stem}-state`. reason: what the log says, e.g. "at step 3"."""
-        folder = self.state_folder(stem)
+        """Write the folder `{stem}-state`; then those of earlier stops of this training go. reason: what the log says, e.g. "at step 3"."""
+        folder, step = self.state_folder(stem), state.position.step
         logger.info("saving state %s", reason)
+        of_stop = self._is_of_stop(stem, step)
+        if of_stop or (stem == self.step_name(step) and not self.args.save_state):
+            state = replace(state, facts={**state.facts, "of_stop": {"lora": of_stop}})
         with explained(folder):
             state.save(folder)
-        job.event("state", path=str(folder), step=state.position.step)
+        job.event("state", path=str(folder), step=step)
+        self._remove_earlier_stops(state)
         return folder
+
+    def _is_of_stop(self, stem: str, step: int) -> bool:
+        """True for files named by a step at which none are saved by itself: those of a stop."""
+        return stem == self.step_name(step) and not (self.args.save_every_n_steps and step % self.args.save_every_n_steps == 0)
+
+    def _remove_earlier_stops(self, state: TrainingState) -> None:
+        """A stop's state is there to go on from; once a further one of the same training is whole, it and its LoRA have done that."""
+        for folder in saved_states.of_run(self.folder, self.name):
+            try:
+                earlier = saved_states.read(folder)
+            except UserError:
+                continue  # damaged: nothing is known of it, so it stays
+            of_stop = earlier.facts.get("of_stop")
+            if of_stop and earlier.facts.get("run") == state.facts.get("run") and earlier.step < state.position.step:
+                if of_stop["lora"]:
+                    self._remove_file(self.step_name(earlier.step))
+                self._remove_state(self.step_name(earlier.step))
 
     def rotate_steps(self, step: int) -> None:
         """Remove what `--save_last_n_steps` and `--save_last_n_steps_state` no longer keep, after `step` was saved."""
@@ -122,7 +142,7 @@ class Checkpoints:
 
     def _remove_file(self, stem: str | None) -> None:
         for expert in EXPERT_NAMES:
-            if stem is not None and (path := self.folder / f"{stem}{_expert_suffix(expert)}{FILE_SUFFIX}").exists():
+            if stem is not None and (path := self.folder / f"{stem}{expert_suffix(expert)}{FILE_SUFFIX}").exists():
                 print(f"removing old checkpoint: {path}", flush=True)
                 path.unlink()
 
@@ -132,10 +152,6 @@ class Checkpoints:
             doomed = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")  # killed meanwhile, no half state may stand there
             folder.rename(doomed)
             shutil.rmtree(doomed)
-
-
-def _expert_suffix(expert: str) -> str:
-    return f"-{expert}" if expert else ""
 
 
 def _named(name: Callable[[int], str], number: int | None) -> str | None:
@@ -165,29 +181,3 @@ def explained(path: Path) -> Iterator[None]:
             f"{path} could not be written: {what}. Earlier checkpoints are untouched; make room, then continue with --resume on the "
             "newest state"
         ) from error
-
-
-def clean_leftovers(folder: Path, name: str) -> None:
-    """Undo what a killed run left half-way in its output folder: temporary files go, a state that was being replaced comes back.
-
-    Only names this run could have made are touched.
-    """
-    if not folder.is_dir():
-        return
-    experts = "|".join(_expert_suffix(expert) for expert in EXPERT_NAMES)
-    target_name = rf"{re.escape(name)}(-\d{{6}}|-step\d{{8}})?({STATE_SUFFIX}|({experts}){re.escape(FILE_SUFFIX)})"
-    ours = re.compile(rf"\.(?P<target>{target_name})\.[0-9a-f]{{8}}\.(?P<kind>part|old)")
-    for path in sorted(folder.iterdir()):
-        match = ours.fullmatch(path.name)
-        if match is None:
-            continue
-        target = folder / match["target"]
-        if match["kind"] == "old" and not target.exists():
-            logger.warning("putting back the state %s, which was being replaced when the last run was killed", target)
-            path.rename(target)
-            continue
-        logger.info("removing what a killed run left: %s", path)
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()

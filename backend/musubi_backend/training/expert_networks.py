@@ -7,11 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ..layers.experts import HIGH, LOW
 from ..layers.lora import LoRANetwork, MaxNormReport, NetworkOptions
-
-EXPERT_NAMES = ("", LOW, HIGH)
-"""What files of a training may be for; empty: for the whole model."""
 
 
 class ExpertNetworks(nn.Module):

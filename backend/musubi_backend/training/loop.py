@@ -25,7 +25,8 @@ from .losses import flow_matching_loss, loss_weight
 from .progress import AverageLoss, StepBar
 from .randomness import StepRandomness
 from .samples import Samples
-from .state import Position, TrainingState
+from .saved_states import Position
+from .state import TrainingState
 from .timesteps import TimestepSampling, noisy_input
 from .trackers import Trackers, step_values
 

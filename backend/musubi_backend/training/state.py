@@ -1,61 +1,34 @@
 """The state of a run: everything `--resume` needs to go on as if nothing had happened.
 
 Folder layout is accelerate's, as musubi-tuner uses it (`model.safetensors` with the network only, `optimizer.bin`, `scheduler.bin`),
-plus our `training_state.json`, which says where in the run it was taken. No random state is kept: every random number is a
-function of the seed and the micro-step.
+plus our `training_state.json`, which says where in the run it was taken (see `saved_states`). No random state is kept: every random
+number is a function of the seed and the micro-step.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import pickle
 import secrets
 import shutil
-from argparse import Namespace
+import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from .. import atomic
 from ..errors import UserError
-from ..weights.recognise import PREFIXES
-from ..weights.safetensors_file import load, read_header, save_atomic
+from ..weights.safetensors_file import load, save_atomic
+from .saved_states import FORMAT, MODEL_FILE, OPTIMIZER_FILE, POSITION_FILE, SCALER_FILE, SCHEDULER_FILE, Position, SavedState, contents
 
 if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-    from ..architectures.protocol import Architecture
-    from ..weights.lora_parts import Adapter
     from .schedules import Schedule
 
-logger = logging.getLogger(__name__)
-
-FORMAT = 1
-POSITION_FILE, MODEL_FILE, OPTIMIZER_FILE, SCHEDULER_FILE, SCALER_FILE = (
-    "training_state.json", "model.safetensors", "optimizer.bin", "scheduler.bin", "scaler.pt",
-)  # fmt: skip
-
-# what has to be the same for the continued run to equal the uninterrupted one
-COMPARED = (
-    "task", "network_module", "network_dim", "network_alpha", "network_dropout", "network_args", "gradient_accumulation_steps",
-    "optimizer_type", "optimizer_args", "learning_rate", "lr_scheduler", "lr_warmup_steps", "lr_decay_steps", "max_grad_norm",
-    "mixed_precision", "timestep_sampling", "discrete_flow_shift", "sigmoid_scale", "weighting_scheme", "min_timestep", "max_timestep",
-    "num_timestep_buckets", "scale_weight_norms", "timestep_boundary", "lora_per_expert",
-    "fp8_base", "fp8_scaled", "guidance_scale", "f1", "one_frame", "preserve_distribution_shape",
-)  # fmt: skip
-
-
-@dataclass
-class Position:
-    """Where a run is. epoch is 0-based; batch counts the batches of this epoch that all processes together have used;
-    micro_step counts all forward passes of one process; step counts optimizer steps."""
-
-    step: int = 0
-    epoch: int = 0
-    batch: int = 0
-    micro_step: int = 0
+# hyperparameters that say how an optimizer computes, not which one it is, and that versions of PyTorch add
+_HOW = {"fused", "foreach", "capturable", "differentiable", "maximize", "decoupled_weight_decay", "initial_lr"}
 
 
 @dataclass
@@ -89,21 +62,26 @@ class TrainingState:
             _save_pickle(self.schedule.state_dict(), part / SCHEDULER_FILE)
             if self.scaler is not None:
                 _save_pickle(self.scaler.state_dict(), part / SCALER_FILE)
-            place = {"format": FORMAT, **asdict(self.position), "seed": self.seed, "torch": torch.__version__}
+            place = {"format": FORMAT, **asdict(self.position), "seed": self.seed, "torch": torch.__version__, "files": contents(part)}
             curves = {"losses": self.losses, "history": self.history}
             atomic.write_text(part / POSITION_FILE, json.dumps({**place, **self.facts, **curves}))
             replace_folder(part, folder, old)
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
-    def restore(self, saved: SavedState) -> None:
-        """Load a checked state into the live objects. UserError when the parts do not fit this run after all."""
+    def restore(self, saved: SavedState, *, new_schedule: bool = False) -> None:
+        """Load a checked state into the live objects. new_schedule: a schedule class of the user's own begins anew and is brought to the
+        same step. UserError when the parts do not fit this run after all."""
         folder = saved.folder
+        bases = [group.get("initial_lr", group["lr"]) for group in self.optimizer.param_groups] if saved.position else None
         try:
             self.network.load_state_dict(load(folder / MODEL_FILE))
-            self.optimizer.load_state_dict(_load_pickle(folder / OPTIMIZER_FILE))
+            moments = _load_pickle(folder / OPTIMIZER_FILE)
+            if not saved.settings:
+                _check_same_optimizer(self.optimizer, moments)
+            self.optimizer.load_state_dict(moments)
             if (folder / SCHEDULER_FILE).exists():
-                _restore_schedule(self.schedule, _load_pickle(folder / SCHEDULER_FILE), own=saved.position is not None)
+                _restore_schedule(self.schedule, self.optimizer, _load_pickle(folder / SCHEDULER_FILE), bases, new_schedule)
             if self.scaler is not None and (folder / SCALER_FILE).exists():
                 self.scaler.load_state_dict(_load_pickle(folder / SCALER_FILE))
         except (RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
@@ -113,20 +91,8 @@ class TrainingState:
             ) from error
 
 
-@dataclass(frozen=True)
-class SavedState:
-    """What `read` found: position None means a state of musubi-tuner itself, which does not record one."""
-
-    folder: Path
-    position: Position | None
-    seed: int | None
-    losses: list[float]
-    history: list[float]
-    facts: dict[str, Any]
-
-
 def replace_folder(new: Path, target: Path, old: Path) -> None:
-    """Put `new` in the place of `target`. Killed in between, `old` holds the former content (see `checkpoints.clean_leftovers`)."""
+    """Put `new` in the place of `target`. Killed in between, `old` holds the former content (see `saved_states.clean_leftovers`)."""
     if target.exists():
         target.replace(old)
     try:
@@ -138,126 +104,39 @@ def replace_folder(new: Path, target: Path, old: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def read(folder: Path) -> SavedState:
-    """Look at a state folder without loading it. UserError when it is missing, incomplete or damaged."""
-    if not folder.is_dir():
-        hint = ""
-        if folder.parent.is_dir() and (near := sorted(path.name for path in folder.parent.glob("*-state"))):
-            hint = f"; states there: {', '.join(near)}"
-        raise UserError(f"--resume {folder} does not exist{hint}")
-    for name in (MODEL_FILE, OPTIMIZER_FILE):
-        if not (folder / name).is_file():
-            raise UserError(
-                f"--resume {folder} is not a training state: {name} is missing. Give a folder that --save_state wrote (its "
-                "name ends in -state)"
-            )
-    read_header(folder / MODEL_FILE)
-    if not (folder / POSITION_FILE).is_file():
-        return SavedState(folder, None, None, [], [], {})
-    try:
-        values = json.loads((folder / POSITION_FILE).read_text(encoding="utf-8"))
-        if values["format"] > FORMAT:
-            raise UserError(f"--resume {folder} was written by a newer version of this program (format {values['format']}); update it")
-        position = Position(*(int(values[key]) for key in ("step", "epoch", "batch", "micro_step")))
-        losses, history = ([float(loss) for loss in values[key]] for key in ("losses", "history"))
-        return SavedState(folder, position, int(values["seed"]), losses, history, values)
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"--resume {folder}: {POSITION_FILE} is damaged ({error!r}); use an older state") from error
+def _check_same_optimizer(optimizer: Optimizer, values: dict[str, Any]) -> None:
+    """ValueError for the state of another optimizer: its numbers would be taken for something they are not."""
+    ours, theirs = (set(groups[0]) - _HOW for groups in (optimizer.param_groups, values["param_groups"]))
+    if ours != theirs:
+        raise ValueError(f"it was saved by another optimizer, whose settings are {', '.join(sorted(theirs))}")
 
 
-def check(saved: SavedState, args: Namespace, architecture: Architecture) -> None:
-    """Refuse a state of another model, rank or architecture before anything heavy is loaded; warn of other differences."""
-    ours = architecture.card.id
-    theirs = saved.facts.get("architecture", ours)
-    if theirs != ours:
-        raise UserError(f"--resume {saved.folder} is a training of {theirs}; this is {ours}")
-    _check_rank(saved, args)
-    _check_sizes(saved, args, architecture)
-    settings = saved.facts.get("settings", {})
-    for key in COMPARED:
-        if key in settings and settings[key] != _plain(getattr(args, key, None)):
-            logger.warning(
-                "--resume: --%s was %s when the state was saved and is %s now; the continued run differs from an uninterrupted one",
-                key, settings[key], getattr(args, key, None),
-            )  # fmt: skip
-    if "learning_rate" in settings and settings["learning_rate"] != _plain(args.learning_rate):
-        logger.warning("--resume: the learning rate and schedule of the state go on; to change them, start anew with --network_weights")
+def _restore_schedule(schedule: Schedule, optimizer: Optimizer, values: dict[str, Any], bases: list[float] | None, anew: bool) -> None:
+    """Bring a schedule to a saved point.
 
-
-def facts_of(args: Namespace, architecture: str, dataset: str, processes: int) -> dict[str, Any]:
-    """What a state records about its run. dataset: digest of the items in order."""
-    return {
-        "architecture": architecture,
-        "dataset": dataset,
-        "processes": processes,
-        "settings": {key: _plain(getattr(args, key, None)) for key in COMPARED},
-    }
-
-
-def _plain(value: Any) -> Any:
-    """The value as JSON gives it back."""
-    return json.loads(json.dumps(value))
-
-
-def _check_rank(saved: SavedState, args: Namespace) -> None:
-    if args.dim_from_weights:
-        return
-    wanted = args.network_dim or 4
-    adapters = _adapters(saved)
-    if not adapters:
-        raise UserError(f"--resume {saved.folder}: {MODEL_FILE} holds no LoRA")
-    ranks = {adapter.rank for adapter in adapters.values()} - {0}  # a LoKr of whole matrices has none
-    if ranks - {wanted}:
-        raise UserError(
-            f"--resume {saved.folder} has rank {', '.join(map(str, sorted(ranks)))}, but --network_dim is {wanted}; use the same rank"
-        )
-
-
-def _check_sizes(saved: SavedState, args: Namespace, architecture: Architecture) -> None:
-    """Compare the LoRA's layer names and sizes with the transformer file's header."""
-    from ..weights.loader import open_weights
-
-    sizes: dict[str, tuple[int, ...]] = {}
-    for stored, info in open_weights(architecture.weight_file(args), PREFIXES).header.tensors.items():
-        name = architecture.weight_name(stored)
-        if name.endswith(".weight") and len(info.shape) == 2:
-            sizes[name.removesuffix(".weight").replace(".", "_")] = info.shape
-    for layer, adapter in _adapters(saved).items():
-        size = adapter.size()
-        if size is not None and (layer not in sizes or sizes[layer][1] != size[1]):
-            is_now = f"has width {sizes[layer][1]}" if layer in sizes else "is not there"
-            raise UserError(
-                f"--resume {saved.folder} belongs to another model than --dit {args.dit}: its layer {layer} has width "
-                f"{size[1]}, in the model it {is_now}"
-            )
-
-
-def _adapters(saved: SavedState) -> dict[str, Adapter]:
-    """Layer -> its LoRA, LoHa or LoKr in a state, by its header alone. An expert's name may come before the layer's."""
-    from ..weights.lora_parts import Adapter, Part
-
-    parts: dict[str, dict[str, Part]] = {}
-    for name, info in read_header(saved.folder / MODEL_FILE).tensors.items():
-        layer, dot, part = name.rpartition("lora_unet_")[2].partition(".")
-        if dot:
-            parts.setdefault(layer, {})[part] = Part(info.dtype, info.shape, _unread)
-    adapters = {layer: Adapter(found, layer) for layer, found in parts.items()}
-    return {layer: adapter for layer, adapter in adapters.items() if adapter.kind}
-
-
-def _unread() -> NoReturn:
-    raise AssertionError("only shapes are looked at here")
-
-
-def _restore_schedule(schedule: Schedule, values: dict[str, Any], own: bool) -> None:
-    """Bring a schedule to a saved point. Of a foreign state only the counters are taken: its formulas have other names."""
+    Of a schedule of step numbers only the counters are taken, and the rate follows from the schedule of this run at that step: one that
+    is longer does not begin with the last rate of the shorter. bases: rates that its shares are of; None goes on with those of the state.
+    """
     from torch.optim.lr_scheduler import LambdaLR
 
-    counters: dict[str, Any] = {key: values[key] for key in ("base_lrs", "last_epoch", "_step_count", "_last_lr") if key in values}
-    if own or type(schedule) is not LambdaLR:
-        schedule.load_state_dict(values)
+    live: Any = schedule
+    if type(schedule) is LambdaLR:
+        counters: dict[str, Any] = {key: values[key] for key in ("last_epoch", "_step_count", "_last_lr", "base_lrs") if key in values}
+        vars(live).update(counters)
+        if bases is None:
+            return
+        live.base_lrs, live._last_lr = bases, [base * share(live.last_epoch) for base, share in zip(bases, live.lr_lambdas, strict=True)]
+        for group, rate, base in zip(optimizer.param_groups, live._last_lr, bases, strict=True):
+            group["lr"], group["initial_lr"] = rate, base
+    elif anew and bases is not None:
+        for group, base in zip(optimizer.param_groups, bases, strict=True):
+            group["lr"] = group["initial_lr"] = base
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch wants optimizer steps in between
+            for _ in range(values.get("last_epoch", 0)):
+                schedule.step()
     else:
-        vars(schedule).update(counters)
+        schedule.load_state_dict(values)
 
 
 def _save_pickle(values: dict[str, Any], path: Path) -> None:

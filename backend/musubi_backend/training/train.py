@@ -23,7 +23,18 @@ from ..dataset.batches import CachedDataset
 from ..dataset.config import load_config
 from ..errors import UserError
 from ..memory.compiling import Compilation
-from . import checkpoints, distributed, metadata, network, optimizers, schedules, show_timesteps, state
+from . import (
+    checkpoints,
+    continuing,
+    distributed,
+    metadata,
+    network,
+    optimizers,
+    output_lock,
+    saved_states,
+    schedules,
+    show_timesteps,
+)  # fmt: skip
 from .lean_torch import leave_compiler_out
 from .loop import Loop, Run
 from .samples import Samples
@@ -47,7 +58,8 @@ def run(args: Namespace, architecture: Architecture) -> None:
         _set_cuda(args)
         processes = distributed.start(args)
         try:
-            _train(args, architecture, processes)
+            with _output(args) if processes.is_main else contextlib.nullcontext():
+                _train(args, architecture, processes)
         finally:
             processes.close()
 
@@ -81,16 +93,23 @@ def stopping_on_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _train(args: Namespace, architecture: Architecture, processes: distributed.Processes) -> None:
-    output = Path(args.output_dir)
-    if processes.is_main:
-        output.mkdir(parents=True, exist_ok=True)
-        checkpoints.clean_leftovers(output, args.output_name)
+@contextlib.contextmanager
+def _output(args: Namespace) -> Iterator[None]:
+    """The output folder, for this training alone, and without what a killed one left half-way; so the folder of `--resume`."""
+    folder, name = Path(args.output_dir), args.output_name
+    folder.mkdir(parents=True, exist_ok=True)
+    with output_lock.held(folder, name):
+        saved_states.clean_leftovers(folder, name)
         if args.resume:
-            state_folder = Path(args.resume)
-            checkpoints.clean_leftovers(state_folder.parent, state_folder.name.removesuffix(checkpoints.STATE_SUFFIX))
+            origin, origin_name = Path(args.resume).parent, saved_states.run_name(Path(args.resume))
+            if output_lock.holder(output_lock.lock_file(origin, origin_name)) is None:  # not where one is being written
+                saved_states.clean_leftovers(origin, origin_name)
+        yield
+
+
+def _train(args: Namespace, architecture: Architecture, processes: distributed.Processes) -> None:
     processes.wait()
-    saved = _saved_state(args, architecture)
+    saved = _saved_state(args, architecture, processes)
     seed = args.seed = processes.agreed(_seed(args, saved))
     trackers, samples = Trackers(args, processes.is_main), Samples(args, architecture)
     dataset = _dataset(args, architecture)
@@ -115,7 +134,8 @@ def _train(args: Namespace, architecture: Architecture, processes: distributed.P
         print(f"gradient checkpointing enabled. Activation CPU offloading: {args.gradient_checkpointing_cpu_offload}", flush=True)
 
     print("prepare optimizer, data loader etc.", flush=True)
-    settings = state.facts_of(args, architecture.card.id, dataset.digest(), processes.count)  # before an optimizer changes them
+    run_id = (saved.facts.get("run") if saved else None) or secrets.token_hex(8)
+    settings = continuing.facts_of(args, architecture.card, dataset.digest(), processes.count, run_id)  # before an optimizer changes them
     choice = optimizers.build(args, lora.parameter_groups(args.learning_rate))
     if args.max_train_epochs is not None:
         print(f"override steps. steps for {args.max_train_epochs} epochs is: {args.max_train_steps}", flush=True)
@@ -147,15 +167,21 @@ def _set_cuda(args: Namespace) -> None:
         torch.backends.cudnn.benchmark = True
 
 
-def _saved_state(args: Namespace, architecture: Architecture) -> state.SavedState | None:
+def _saved_state(args: Namespace, architecture: Architecture, processes: distributed.Processes) -> saved_states.SavedState | None:
     if not args.resume:
         return None
-    saved = state.read(Path(args.resume))
-    state.check(saved, args, architecture)
+    folder = Path(args.resume)
+    try:
+        saved = saved_states.read(folder, whole=processes.is_main)
+    except saved_states.DamagedState as error:
+        older = saved_states.before(folder)
+        hint = f"the one before it is whole, at step {older.step}: --resume {older.folder}" if older else "there is no other whole one"
+        raise UserError(f"{error}; {hint}") from error
+    continuing.check(saved, args, architecture)
     return saved
 
 
-def _seed(args: Namespace, saved: state.SavedState | None) -> int:
+def _seed(args: Namespace, saved: saved_states.SavedState | None) -> int:
     """The seed of the run: the state's, `--seed`, or a random one."""
     if saved is not None and saved.seed is not None:
         if args.seed is not None and args.seed != saved.seed:
@@ -179,11 +205,11 @@ def _dataset(args: Namespace, architecture: Architecture) -> CachedDataset:
     return dataset
 
 
-def _resume(loop: Loop, saved: state.SavedState) -> None:
+def _resume(loop: Loop, saved: saved_states.SavedState) -> None:
     """Bring a built run to a saved point."""
     run = loop.run
     logger.info("resume training from local state: %s", saved.folder)
-    loop.state().restore(saved)
+    loop.state().restore(saved, new_schedule=continuing.has_new_schedule(saved, run.args))
     if saved.position is None:
         logger.warning(
             "%s was saved by musubi-tuner and does not say how far it was: weights, optimizer and schedule go on, but epochs and "
@@ -203,6 +229,13 @@ def _resume(loop: Loop, saved: state.SavedState) -> None:
             "--resume: the state was saved by %s processes and %d go on: they share the batches in another way, so the continued run "
             "differs from an uninterrupted one",
             saved.facts.get("processes"), run.processes.count,
+        )  # fmt: skip
+    planned = saved.facts.get("total_steps", run.total_steps)
+    if planned != run.total_steps:
+        logger.warning(
+            "--resume: the state was on its way to %d steps, this training is to have %d; from step %d on the learning rate follows the "
+            "schedule of %d steps",
+            planned, run.total_steps, position.step, run.total_steps,
         )  # fmt: skip
     loop.go_to(position, saved.losses, saved.history)
     if position.step >= run.total_steps:

@@ -7,9 +7,10 @@ from argparse import Namespace
 import torch
 
 from ...errors import UserError
-from ...layers.experts import HIGH, LOW, Experts
+from ...layers.experts import Experts
 from ...weights.loader import Weights, open_weights
 from ...weights.recognise import expect
+from ..card import HIGH, LOW
 from ..loading import file_dtype, generating_dtype, load_frozen
 from .card import CARD
 from .fitting import boundary

@@ -95,6 +95,17 @@ GROUPS = (
                 help="State folder (its name ends in -state) to continue from, at the same step with the same random numbers.",
                 effect=START,
             ),
+            Option(
+                "--resume_learning_rate",
+                float,
+                minimum=0,
+                maximum=1000,
+                own=True,
+                advanced=True,
+                help="With --resume, go on with this learning rate. Without it the state's stays. The schedule keeps its shape, of the new "
+                "rate.",
+                effect=START,
+            ),
         ),
     ),
     Group(

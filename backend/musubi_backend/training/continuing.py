@@ -1,0 +1,218 @@
+"""What a continued training takes from its state, and what from the command: compared before anything heavy is loaded.
+
+The state has the network, the optimizer and its learning rate, and the seed. The command has everything else. What it would need another
+network or optimizer for is refused. Which settings are compared follows from the table of options (`effect`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from argparse import Namespace
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ..errors import UserError
+from ..options.option import TRAIN, WEIGHTS, Option
+from ..options.registry import options_for, tool_names
+from ..weights.recognise import PREFIXES
+from ..weights.safetensors_file import read_header
+from .classes import keyword_arguments
+from .saved_states import MODEL_FILE, SavedState
+
+if TYPE_CHECKING:
+    from ..architectures.card import Card
+    from ..architectures.protocol import Architecture
+    from ..weights.lora_parts import Adapter
+
+logger = logging.getLogger(__name__)
+
+_REFUSED = ("network_module", "lora_per_expert", "optimizer_type")
+_KEPT = ("network_alpha", "optimizer_args", "learning_rate")
+_SCHEDULE = (
+    "lr_scheduler", "lr_warmup_steps", "lr_decay_steps", "lr_scheduler_num_cycles", "lr_scheduler_power", "lr_scheduler_timescale",
+    "lr_scheduler_min_lr_ratio", "lr_scheduler_type", "lr_scheduler_args",
+)  # fmt: skip
+_OF_EACH_STEP = ("rank_dropout", "module_dropout")  # the part of --network_args that the network is not built of
+_ELSEWHERE = ("seed", "network_dim", "dataset_config")  # a value of the state itself, its tensors' rank, a digest of the items
+
+
+def facts_of(args: Namespace, card: Card, dataset: str, processes: int, run: str) -> dict[str, Any]:
+    """What a state records about its run. dataset: digest of the items in order; run: what all states of one training have in common."""
+    return {
+        "architecture": card.id,
+        "dataset": dataset,
+        "processes": processes,
+        "run": run,
+        "total_steps": args.max_train_steps,
+        "settings": {option.name: _recorded(option, args) for option in _compared(card)},
+    }
+
+
+def check(saved: SavedState, args: Namespace, architecture: Architecture) -> None:
+    """Refuse a state of another model, rank, network, optimizer or architecture; say what of the command is used from here on, and what
+    is not because the state decides it: that is put into `args`."""
+    ours = architecture.card.id
+    theirs = saved.facts.get("architecture", ours)
+    if theirs != ours:
+        raise UserError(f"--resume {saved.folder} is a training of {theirs}; this is {ours}")
+    differing = dict(_differences(saved, args, architecture.card))
+    for name in _REFUSED:
+        if name in differing:
+            _refuse(saved, name, differing[name])
+    if "network_args" in differing and _built_of(saved.settings["network_args"]) != _built_of(args.network_args):
+        _refuse(saved, "network_args", differing["network_args"])
+    _check_rank(saved, args)
+    _check_sizes(saved, args, architecture)
+    _keep(saved, args, differing)
+    for name, (was, now) in differing.items():
+        if name not in (*_KEPT, *_REFUSED):
+            what = "from here on the schedule of this command is used" if name in _SCHEDULE else "it is used from here on"
+            logger.warning(
+                "--resume: --%s was %s when the state was saved and is %s now; %s, so the continued run differs from an uninterrupted one",
+                name, was, now, what,
+            )  # fmt: skip
+
+
+def has_new_schedule(saved: SavedState, args: Namespace) -> bool:
+    """True where the command has another schedule or learning rate than the state."""
+    names = [name for name in (*_SCHEDULE, "learning_rate") if name in saved.settings]
+    return any((saved.settings[name] or None) != (_plain(getattr(args, name)) or None) for name in names)
+
+
+def _keep(saved: SavedState, args: Namespace, differing: dict[str, tuple[Any, Any]]) -> None:
+    """Put what the state decides into `args`, and say so where the command has it otherwise."""
+    if args.resume_learning_rate is not None:
+        if _chooses_its_rate(args):
+            raise UserError(f"--resume_learning_rate: {args.optimizer_type} with relative_step chooses its rate itself")
+        was = saved.settings.get("learning_rate", "another")
+        logger.info(
+            "--resume: the learning rate was %s and is %s from here on; the schedule keeps its shape", was, args.resume_learning_rate
+        )
+        args.learning_rate = args.resume_learning_rate
+    for name in _KEPT:
+        if name not in differing or (name == "learning_rate" and args.resume_learning_rate is not None):
+            continue
+        was, now = differing[name]
+        change = "; --resume_learning_rate changes it" if name == "learning_rate" else ""
+        logger.warning("--resume: --%s %s of the state is kept; %s is not used%s", name, was, now, change)
+        setattr(args, name, was)
+    if args.network_weights:
+        logger.info("--resume: the network of the state goes on; the weights of --network_weights are not used")
+
+
+def _chooses_its_rate(args: Namespace) -> bool:
+    return args.optimizer_type.lower() == "adafactor" and keyword_arguments(args.optimizer_args, "--optimizer_args").get(
+        "relative_step", True
+    )
+
+
+def _compared(card: Card) -> list[Option]:
+    return [
+        option for option in options_for(tool_names(card)[TRAIN]).values() if option.effect == WEIGHTS and option.name not in _ELSEWHERE
+    ]
+
+
+def _differences(saved: SavedState, args: Namespace, card: Card) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """name -> what it was in the state and what it is now, for what differs."""
+    for option in _compared(card):
+        name = option.name
+        if name not in saved.settings:
+            continue  # written before it was recorded
+        was, now = saved.settings[name], _recorded(option, args)
+        if _meant(name, was, card) != _meant(name, now, card):
+            yield name, (was, now)
+
+
+def _meant(name: str, value: Any, card: Card) -> Any:
+    """The value with everything equal that means the same."""
+    if name == "network_module":
+        return value or card.network_module
+    if name == "optimizer_type":
+        return str(value).lower()
+    return value or None
+
+
+def _recorded(option: Option, args: Namespace) -> Any:
+    """The value as JSON gives it back. Of a file its name and size: where it lies may change."""
+    value = getattr(args, option.name, None)
+    if option.path in ("file", "any") and value:
+        return [_file(Path(path)) for path in value] if isinstance(value, list) else _file(Path(value))
+    return _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def _file(path: Path) -> str:
+    return f"{path.name} ({path.stat().st_size} bytes)" if path.is_file() else path.name
+
+
+def _built_of(network_args: Iterable[str] | None) -> list[str]:
+    """The part of `--network_args` that decides the layers, their sizes and groups."""
+    return sorted(pair for pair in network_args or () if pair.partition("=")[0].strip() not in _OF_EACH_STEP)
+
+
+def _refuse(saved: SavedState, name: str, values: tuple[Any, Any]) -> NoReturn:
+    was, now = values
+    raise UserError(
+        f"--resume {saved.folder} does not fit this training: --{name} was {was} when it was saved and is {now} now. Use {was}, or start "
+        f"anew with --network_weights {saved.folder / MODEL_FILE}"
+    )
+
+
+def _check_rank(saved: SavedState, args: Namespace) -> None:
+    adapters = _adapters(saved.folder / MODEL_FILE)
+    if args.dim_from_weights:
+        given = _adapters(Path(args.network_weights))
+        if any(adapters[layer].rank != given[layer].rank for layer in adapters.keys() & given.keys()):
+            raise UserError(
+                f"--resume {saved.folder} has other ranks than --network_weights {args.network_weights}; use the file it began with"
+            )
+        return
+    wanted = args.network_dim or 4
+    if not adapters:
+        raise UserError(f"--resume {saved.folder}: {MODEL_FILE} holds no LoRA")
+    ranks = {adapter.rank for adapter in adapters.values()} - {0}  # a LoKr of whole matrices has none
+    if ranks - {wanted}:
+        raise UserError(
+            f"--resume {saved.folder} has rank {', '.join(map(str, sorted(ranks)))}, but --network_dim is {wanted}; use the same rank"
+        )
+
+
+def _check_sizes(saved: SavedState, args: Namespace, architecture: Architecture) -> None:
+    """Compare the LoRA's layer names and sizes with the transformer file's header."""
+    from ..weights.loader import open_weights
+
+    sizes: dict[str, tuple[int, ...]] = {}
+    for stored, info in open_weights(architecture.weight_file(args), PREFIXES).header.tensors.items():
+        name = architecture.weight_name(stored)
+        if name.endswith(".weight") and len(info.shape) == 2:
+            sizes[name.removesuffix(".weight").replace(".", "_")] = info.shape
+    for layer, adapter in _adapters(saved.folder / MODEL_FILE).items():
+        size = adapter.size()
+        if size is not None and (layer not in sizes or sizes[layer][1] != size[1]):
+            is_now = f"has width {sizes[layer][1]}" if layer in sizes else "is not there"
+            raise UserError(
+                f"--resume {saved.folder} belongs to another model than --dit {args.dit}: its layer {layer} has width "
+                f"{size[1]}, in the model it {is_now}"
+            )
+
+
+def _adapters(path: Path) -> dict[str, Adapter]:
+    """Layer -> its LoRA, LoHa or LoKr in a file, by its header alone. An expert's name may come before the layer's."""
+    from ..weights.lora_parts import Adapter, Part
+
+    parts: dict[str, dict[str, Part]] = {}
+    for name, info in read_header(path).tensors.items():
+        layer, dot, part = name.rpartition("lora_unet_")[2].partition(".")
+        if dot:
+            parts.setdefault(layer, {})[part] = Part(info.dtype, info.shape, _unread)
+    adapters = {layer: Adapter(found, layer) for layer, found in parts.items()}
+    return {layer: adapter for layer, adapter in adapters.items() if adapter.kind}
+
+
+def _unread() -> NoReturn:
+    raise AssertionError("only shapes are looked at here")

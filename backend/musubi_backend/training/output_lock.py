@@ -1,0 +1,88 @@
+"""One training at a time writes files of one name into a folder: a lock file with the id and the start of the process that does."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_STARTING = 10.0  # seconds in which a lock may still be without its contents
+
+
+def lock_file(folder: Path, name: str) -> Path:
+    return folder / f".{name}.lock"
+
+
+@contextlib.contextmanager
+def held(folder: Path, name: str) -> Iterator[None]:
+    """Hold the lock of `name` in `folder`. UserError when another process that is alive does; the lock of a dead one is taken over."""
+    path = lock_file(folder, name)
+    while not _created(path):
+        owner = holder(path)
+        if owner is not None:
+            raise UserError(
+                f"--output_dir {folder}: another training writes {name} there (process {owner}). Wait for it or stop it, or use another "
+                "--output_name or --output_dir"
+            )
+        logger.info("taking over the folder from a training that is no more: %s", folder)
+        _remove_stale(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def holder(path: Path) -> int | None:
+    """The process id in a lock file if that very process is alive, 0 if a lock is just being made; None otherwise."""
+    import psutil
+
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        pid, created = int(values["pid"]), float(values["created"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        with contextlib.suppress(FileNotFoundError):
+            return 0 if time.time() - path.stat().st_mtime < _STARTING else None
+        return None
+    try:
+        process = psutil.Process(pid)
+        alive = abs(process.create_time() - created) < 1 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return None
+    except psutil.AccessDenied:
+        return pid
+    return pid if alive else None
+
+
+def _created(path: Path) -> bool:
+    """Make the lock file, unless there is one."""
+    import psutil
+
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    except FileExistsError:
+        return False
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump({"pid": os.getpid(), "created": psutil.Process().create_time()}, file)
+    return True
+
+
+def _remove_stale(path: Path) -> None:
+    """Only one of several takers gets to remove it, by moving it aside; a lock that was renewed meanwhile is put back."""
+    aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(aside)
+        if holder(aside) is None or path.exists():
+            aside.unlink()
+        else:
+            aside.rename(path)
