@@ -37,10 +37,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--home", type=Path, help="the product's home folder (default: $MUSUBITUNER_HOME, else as install.py chose)")
     parser.add_argument("--fresh", action="store_true", help="run every node, also those whose results are still there")
     parser.add_argument("--demo", action="store_true", help="run it on tiny models and clips, which are made first: sizes shrink to fit")
+    pack = load_pack()
+    pack.setup_streams()
     arguments = parser.parse_args(argv)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
-    code: int = load_pack().run_file(
+    code: int = pack.run_file(
         arguments.workflow, arguments.set, arguments.models, arguments.home, fresh=arguments.fresh, demo=arguments.demo
     )
     return code

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backend.musubi_backend.atomic import write_text
+from ..backend.musubi_backend.console import setup_streams as setup_streams
 from ..backend.musubi_backend.errors import UserError
 from ..nodes import content
 from ..nodes.jobs.config import default_home

@@ -1,16 +1,25 @@
 """Log lines and progress bars in musubi-tuner's wording, so that one parser follows both engines.
 
-Log: stderr, `LEVEL:module:message`. Bars: tqdm on stderr.
+Log: stderr, `LEVEL:module:message`. Bars: tqdm on stderr. Streams keep the encoding that the machine gives them.
 """
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tqdm import tqdm
+
+
+def setup_streams() -> None:
+    """No text can stop a program: characters that stdout and stderr cannot encode (Windows writes files in cp1252, a bare Linux in
+    ascii) become `\\u5b66`. Called first by every entry point; the encoding stays the reader's."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None under pythonw, something else where another program has replaced it
+            stream.reconfigure(errors="backslashreplace")
 
 
 def setup_logging() -> None:

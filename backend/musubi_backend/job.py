@@ -48,7 +48,7 @@ def event(kind: str, **values: Any) -> None:
     if job is None:
         return
     record = {"event": kind, "time": round(time.time(), 3), **{k: _finite(v) for k, v in values.items()}}
-    with (job / "metrics.jsonl").open("a", encoding="utf-8") as file:
+    with (job / "metrics.jsonl").open("a", encoding="utf-8", errors="backslashreplace") as file:  # a lone surrogate as JSON has it
         file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
