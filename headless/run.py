@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..backend.musubi_backend import content
 from ..backend.musubi_backend.atomic import write_text
 from ..backend.musubi_backend.console import setup_streams as setup_streams
 from ..backend.musubi_backend.errors import UserError
-from ..nodes import content
 from ..nodes.jobs.config import default_home
 from ..nodes.spec import Result, check, complete, prepared
 from .demo import prepare

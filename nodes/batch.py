@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..backend.musubi_backend import content
 from ..backend.musubi_backend.architectures import cards
 from ..backend.musubi_backend.architectures.card import Card
 from ..backend.musubi_backend.atomic import replacing, write_text
@@ -16,7 +17,7 @@ from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.argv import to_argv
 from ..backend.musubi_backend.options.option import GENERATE
 from ..backend.musubi_backend.options.registry import options_for, tool_names
-from . import content, loras, pictures
+from . import loras, pictures
 from .generate import device_input, metadata_values, more_memory_inputs, results, size_inputs
 from .jobs import config as configuration
 from .jobs import guard

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..backend.musubi_backend import content
 from ..backend.musubi_backend.architectures import cards
 from ..backend.musubi_backend.architectures.card import Card
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.argv import to_argv
 from ..backend.musubi_backend.options.option import CACHE_LATENTS, CACHE_TEXT
 from ..backend.musubi_backend.options.registry import options_for, tool_names
-from . import content
 from .dataset import DATASET
 from .jobs.config import engine_stamp
 from .jobs.follow import run_tool

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..backend.musubi_backend import content
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.argv import to_argv
 from ..backend.musubi_backend.options.option import CAPTION
 from ..backend.musubi_backend.options.registry import options_for
 from ..backend.musubi_backend.options.tables.captioning import DEFAULT_PROMPT
 from ..backend.musubi_backend.weights.recognise import expect
-from . import content
 from .jobs import guard
 from .jobs.follow import run_tool
 from .spec import Host, Input, Node, NodeSpec, Output, Problem, Result, refused

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..backend.musubi_backend import content
 from ..backend.musubi_backend.atomic import write_text
 from ..backend.musubi_backend.errors import UserError
-from . import content, toml_text
+from . import toml_text
 from .inspection import PLACES, inspect, places
 from .jobs import guard
 from .sizes import size_problems

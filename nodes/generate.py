@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ..backend.musubi_backend import content
 from ..backend.musubi_backend.architectures.card import Card
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.argv import to_argv
 from ..backend.musubi_backend.options.option import GENERATE
 from ..backend.musubi_backend.options.registry import tool_names
-from . import content, loras, pictures
+from . import loras, pictures
 from .cache import DEVICES
 from .jobs.config import engine_stamp
 from .jobs.folder import JobFolder

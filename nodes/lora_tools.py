@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..backend.musubi_backend import content
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.argv import to_argv
 from ..backend.musubi_backend.options.option import LORA_COMBINE, LORA_CONVERT, LORA_EMA, LORA_EXTRACT, LORA_MERGE
 from ..backend.musubi_backend.tools.ema_schedule import averaged_name, linear_betas, power_betas
-from . import content, loras
+from . import loras
 from .checkpoints import Checkpoint, between, find
 from .ema_picture import draw
 from .jobs import guard

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ..backend.musubi_backend import content
 from ..backend.musubi_backend.architectures import cards
 from ..backend.musubi_backend.architectures.card import Card, Task
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.registry import options_for
 from ..backend.musubi_backend.weights.recognise import PICKLE_SUFFIXES, expect
 from ..backend.musubi_backend.weights.safetensors_file import read_header, split_files
-from . import content
 from .spec import Host, Input, Node, NodeSpec, Output, Problem, Result
 from .widgets import NONE, folder
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..backend.musubi_backend import content
 from ..backend.musubi_backend.atomic import replacing, write_text
-from . import content
 
 STATE_SUFFIX = "-state"
 LORA_SUBFOLDER = "musubi_tuner"

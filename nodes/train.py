@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ..backend.musubi_backend import content
 from ..backend.musubi_backend.architectures import cards
 from ..backend.musubi_backend.architectures.card import Card
 from ..backend.musubi_backend.atomic import write_text
@@ -14,7 +15,6 @@ from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.argv import to_argv
 from ..backend.musubi_backend.options.option import LORA_CONVERT, TRAIN
 from ..backend.musubi_backend.options.registry import options_for, tool_names
-from . import content
 from .cache import LATENTS, TEXT, cache_stamps, is_one_frame
 from .jobs import config as configuration
 from .jobs.config import engine_stamp

@@ -7,11 +7,12 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from ..backend.musubi_backend import content
 from ..backend.musubi_backend.architectures import cards
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.option import TRAIN
 from ..backend.musubi_backend.options.registry import tool_names
-from . import content, pictures
+from . import pictures
 from .pictures import CONTROL_IMAGES, CONTROL_VIDEO, END, START
 from .spec import Host, Input, Node, NodeSpec, Output, Problem, Result, refused
 from .widgets import settings, widget

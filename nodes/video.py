@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..backend.musubi_backend import content
 from ..backend.musubi_backend.atomic import replacing
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.inference.video_file import Selection, read_pictures
 from ..backend.musubi_backend.options.argv import to_argv
-from . import content
 from .jobs import guard
 from .jobs.follow import run_tool
 from .spec import Host, Input, Node, NodeSpec, Output, Problem, Result, refused

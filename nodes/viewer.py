@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..backend.musubi_backend import content
 from ..backend.musubi_backend.options.argv import to_argv
 from ..backend.musubi_backend.options.option import VIEW_DATASET
-from . import content, views
+from . import views
 from .dataset import DATASET
 from .jobs import guard
 from .jobs.follow import run_tool
