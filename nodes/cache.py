@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..backend.musubi_backend import content
 from ..backend.musubi_backend.architectures import cards
 from ..backend.musubi_backend.architectures.card import Card
+from ..backend.musubi_backend.cache.names import latent_files, text_files
+from ..backend.musubi_backend.cache.sources import Sources
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.argv import to_argv
 from ..backend.musubi_backend.options.option import CACHE_LATENTS, CACHE_TEXT
@@ -124,8 +125,8 @@ def is_one_frame(dataset: dict[str, Any]) -> bool:
 
 def cache_files(dataset: dict[str, Any], card: Card, *, text: bool) -> list[Path]:
     """The cache files of one kind in the folders of a dataset, sorted."""
-    ending = f"_{card.id}_te.safetensors" if text else f"_{card.id}.safetensors"
-    return sorted(path for folder in cache_folders(dataset) if folder.is_dir() for path in folder.iterdir() if path.name.endswith(ending))
+    find = text_files if text else latent_files
+    return sorted(path for folder in cache_folders(dataset) for path in find(folder, card.id))
 
 
 def cache_folders(dataset: dict[str, Any]) -> list[Path]:
@@ -139,5 +140,10 @@ def cache_folders(dataset: dict[str, Any]) -> list[Path]:
 
 
 def cache_stamps(dataset: dict[str, Any], card: Card) -> list[Any]:
-    """Names, sizes and times of all cache files."""
-    return [content.stamp(path) for text in (False, True) for path in cache_files(dataset, card, text=text)]
+    """What all caches of a dataset hold and were made from: equal while a training on them would give the same. Copying, moving or
+    caching the same again changes nothing; of caches without notes (`cache.sources`), name, size and time count."""
+    return [
+        value
+        for folder in cache_folders(dataset)
+        for value in Sources(folder).made_from([*latent_files(folder, card.id), *text_files(folder, card.id)])
+    ]

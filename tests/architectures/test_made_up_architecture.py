@@ -55,7 +55,7 @@ def test_one_folder_brings_four_tools_that_work(dataset: Path, tmp_path: Path) -
     assert all(f"dots_{verb}" in _python(RUN) for verb in ("cache_latents", "train_network", "generate_video"))
     _python(RUN, "dots_cache_latents", "--dataset_config", dataset, "--vae", vae, "--device", "cpu")
     _python(RUN, "dots_cache_text_encoder_outputs", "--dataset_config", dataset, "--device", "cpu")
-    cached = sorted(path.name for path in (tmp_path / "cache").iterdir())
+    cached = sorted(path.name for path in (tmp_path / "cache").glob("*.safetensors"))
     assert cached == ["dots_00000-005_0032x0032_dots.safetensors", "dots_dots_te.safetensors"]
     training = ["--optimizer_type", "adamw", "--max_train_steps", 3, "--learning_rate", 0.01, "--sdpa", "--gradient_checkpointing"]
     data = ["--dataset_config", dataset, "--dit", dit, "--output_dir", out, "--output_name", "lora"]

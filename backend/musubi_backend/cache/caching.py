@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import os
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import job
+from .. import content, job
 from ..console import progress_bar
 from ..dataset.config import load_config
 from ..dataset.discovery import Discovery, discover
 from ..dataset.problems import Problem, listing
 from ..errors import StopRequested, UserError
+from ..weights.safetensors_file import split_files
 
 if TYPE_CHECKING:
     from ..architectures.card import Card
@@ -88,6 +90,25 @@ def out_of_memory(error: Exception) -> bool:
 
 def _comparable(path: Path) -> str:
     return os.path.normcase(os.path.abspath(path))
+
+
+def settings_of(args: Namespace, files: Iterable[str], names: Iterable[str]) -> dict[str, Any]:
+    """What besides the media decides what is cached, for `sources.Made`: digests of the encoders' `files`, and the settings of `names`
+    that the tool has. A file that is not given or not there is left out."""
+    settings: dict[str, Any] = {name: getattr(args, name) for name in names if hasattr(args, name)}
+    for name in files:
+        path = getattr(args, name, None)
+        if path and Path(path).is_file():
+            settings[name] = content.look(split_files(path)).digest
+    return settings
+
+
+def log_sources(again: Counter[str], adopted: int) -> None:
+    """Say which items are cached again although caches that fit are there, and for how many it is not known what they were made from."""
+    for reason, count in again.items():
+        logger.info("%s cached again: %s", "1 item is" if count == 1 else f"{count} items are", reason)
+    if adopted:
+        logger.info("Of %d items it is not noted what their caches were made from; they are taken as good", adopted)
 
 
 def log_skipped(skipped: int, what: Any) -> None:

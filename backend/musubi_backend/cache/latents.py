@@ -1,20 +1,21 @@
 """The verb that caches latents: decode, encode and save every item of a dataset, for any architecture.
 
-Threads decode ahead while the encoder loads and works. With `--skip_existing` the headers of media and caches decide what is left
-to do, so a complete cache is recognised without decoding anything and without torch.
+Threads decode ahead while the encoder loads and works. With `--skip_existing` the headers of media and caches, and the notes on what
+the caches were made from (`sources`), decide what is left to do, so a complete cache is recognised without decoding anything and
+without torch.
 """
 
 from __future__ import annotations
 
 import logging
 from argparse import Namespace
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..dataset.decoding import DecodedEntry, decoded
 from ..dataset.discovery import Discovery
@@ -23,11 +24,13 @@ from ..dataset.probe import foresee
 from ..dataset.problems import Problem
 from ..device import pick_device
 from ..errors import UserError
-from .caching import Progress, find_items, log_skipped, out_of_memory, refuse, remove_old, threads
+from .caching import Progress, find_items, log_skipped, log_sources, out_of_memory, refuse, remove_old, settings_of, threads
 from .headers import latents_problem
 from .names import latent_files, parse_latent_name
+from .sources import Made, Sources, dataset_settings, latents_key
 
 if TYPE_CHECKING:
+    from ..architectures.card import Card
     from ..architectures.protocol import Architecture, LatentEncoder
 
     Decoded = tuple[MediaItem, list[DecodedEntry] | Problem]
@@ -37,19 +40,51 @@ logger = logging.getLogger(__name__)
 READ_AHEAD = 512 * 2**20
 """Bytes of pixels that may wait for the encoder to be loaded."""
 
+DECIDING = (
+    "vae_dtype", "vae_tiling", "vae_chunk_size", "vae_spatial_tile_sample_min_size",
+    "last_frame", "one_frame", "one_frame_no_2x", "one_frame_no_4x", "f1",
+)  # fmt: skip
+"""Options that change the numbers in latent caches of the same name, shape and tensors."""
+
 
 @dataclass
 class _Work:
-    """One dataset: what is left to encode, and the cache files it will have."""
+    """One dataset: what is left to encode, the cache files it will have, and the notes on what they are made from.
+
+    made      per item (by stem) what its caches are made from, once its media were looked at
+    unwritten per item that was decoded its caches, and how many are not written yet
+    """
 
     discovery: Discovery
     items: list[MediaItem]
+    sources: Sources
+    encoders: Mapping[str, Any]
+    made: dict[str, Made] = field(default_factory=dict)
+    unwritten: dict[str, tuple[list[Path], int]] = field(default_factory=dict)
     wanted: set[Path] = field(default_factory=set)
     problems: list[Problem] = field(default_factory=list)
 
     @property
     def skipped(self) -> int:
         return len(self.discovery.items) - len(self.items) - len(self.problems)
+
+    def look_at(self, item: MediaItem, card: Card) -> Made:
+        """What the caches of an item are made from, as it lies there now: to be asked before it is decoded."""
+        settings = {**self.encoders, **dataset_settings(item, card, one_frame=self.encoders.get("one_frame", False))}
+        self.made[item.stem] = Made(self.sources.media([item.path, *item.targets, *item.controls]), settings)
+        return self.made[item.stem]
+
+    def expect(self, item: MediaItem, paths: list[Path], entries: int) -> None:
+        """An item was decoded: these are its cache files, in so many entries."""
+        self.wanted.update(paths)
+        self.unwritten[item.stem] = paths, entries
+
+    def written(self, item: MediaItem, card: Card) -> None:
+        """One more entry of an item is cached; when it was the last, what it was made from is noted."""
+        paths, left = self.unwritten[item.stem]
+        self.unwritten[item.stem] = paths, left - 1
+        if left == 1:
+            self.sources.made(latents_key(item, card), paths, self.made[item.stem])
 
 
 def run(args: Namespace, architecture: Architecture) -> None:
@@ -64,7 +99,8 @@ def run(args: Namespace, architecture: Architecture) -> None:
         return
     reasons = ((item.path, architecture.unusable(item, args)) for discovery in discoveries for item in discovery.items)
     refuse([Problem(path, reason) for path, reason in reasons if reason], "Nothing was cached.")
-    work = [_left_to_do(discovery, architecture, args) for discovery in discoveries]
+    encoders = settings_of(args, ("vae", card.image_encoder or ""), DECIDING)
+    work = [_left_to_do(discovery, architecture, args, encoders) for discovery in discoveries]
     _Caching(args, architecture).run(work)
     refuse(
         [problem for one in work for problem in one.problems],
@@ -72,11 +108,14 @@ def run(args: Namespace, architecture: Architecture) -> None:
     )
 
 
-def _left_to_do(discovery: Discovery, architecture: Architecture, args: Namespace) -> _Work:
-    work, card = _Work(discovery, []), architecture.card
+def _left_to_do(discovery: Discovery, architecture: Architecture, args: Namespace, encoders: Mapping[str, Any]) -> _Work:
+    card = architecture.card
+    work = _Work(discovery, [], Sources(discovery.dataset.cache_folder), encoders)
     if not args.skip_existing:
         work.items.extend(discovery.items)
         return work
+    again: Counter[str] = Counter()
+    adopted = 0
     for item in discovery.items:
         foreseen = foresee(item, card)
         if isinstance(foreseen, Problem):
@@ -84,8 +123,19 @@ def _left_to_do(discovery: Discovery, architecture: Architecture, args: Namespac
             continue
         if any(_is_lacking(entry, architecture, args) for entry in foreseen.entries):
             work.items.append(item)
-        else:
-            work.wanted.update(path for entry in foreseen.entries for path in entry.latent_paths(card))
+            continue
+        paths = [path for entry in foreseen.entries for path in entry.latent_paths(card)]
+        made = work.look_at(item, card)
+        reason = work.sources.problem(latents_key(item, card), paths, made)
+        if reason is not None:
+            again[reason] += 1
+            work.items.append(item)
+            continue
+        work.wanted.update(paths)
+        if not work.sources.known(latents_key(item, card), paths):
+            work.sources.made(latents_key(item, card), paths, made)
+            adopted += 1
+    log_sources(again, adopted)
     return work
 
 
@@ -113,8 +163,11 @@ class _Caching:
             for number, one in enumerate(work):
                 logger.info("Encoding dataset [%d]", number)
                 log_skipped(one.skipped, "items")
-                self._dataset(one)
-                self._remove_old(one)
+                try:
+                    self._dataset(one)
+                    self._remove_old(one)
+                finally:
+                    one.sources.save()
 
     def _load(self) -> LatentEncoder:
         import torch
@@ -130,26 +183,33 @@ class _Caching:
         size = self.args.batch_size or work.discovery.dataset.batch_size
         waiting: defaultdict[tuple[int, ...], list[tuple[DecodedEntry, bool]]] = defaultdict(list)
         total = len(work.discovery.items) - len(work.problems)
+        work.sources.begin(latents_key(item, self.card) for item in work.items)
         with Progress(total, work.skipped) as progress:
-            for _, entries in _ahead(decoded(work.items, self.card, threads(self.args)), self.loader):
+            for item, entries in _ahead(decoded(self._looked_at(work), self.card, threads(self.args)), self.loader):
                 progress.stop_if_asked()
                 if isinstance(entries, Problem):
                     logger.error("%s", entries)
                     work.problems.append(entries)
                     continue
+                work.expect(item, [path for entry in entries for path in entry.entry.latent_paths(self.card)], len(entries))
                 for number, entry in enumerate(entries, start=1):
-                    work.wanted.update(entry.entry.latent_paths(self.card))
                     batch = waiting[entry.batch_key]
                     batch.append((entry, number == len(entries)))
                     if len(batch) == size:
-                        self._encode(batch, progress)
+                        self._encode(batch, work, progress)
                         batch.clear()
             for batch in waiting.values():
                 if batch:
                     progress.stop_if_asked()
-                    self._encode(batch, progress)
+                    self._encode(batch, work, progress)
 
-    def _encode(self, batch: Sequence[tuple[DecodedEntry, bool]], progress: Progress) -> None:
+    def _looked_at(self, work: _Work) -> Iterator[MediaItem]:
+        """The items to decode, each looked at just before: what changes while it is decoded is noticed the next time."""
+        for item in work.items:
+            work.look_at(item, self.card)
+            yield item
+
+    def _encode(self, batch: Sequence[tuple[DecodedEntry, bool]], work: _Work, progress: Progress) -> None:
         from .files import save_latents
 
         assert self.loader is not None  # there are items, so it was started
@@ -169,6 +229,7 @@ class _Caching:
             name = entry.entry.name
             for path, tensors in zip(entry.entry.latent_paths(self.card), files, strict=True):
                 save_latents(path, tensors, self.card, width=name.width, height=name.height, frame_count=entry.entry.frames)
+            work.written(entry.entry.item, self.card)
             if is_last:
                 progress.item_done()
 

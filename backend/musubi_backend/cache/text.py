@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +15,10 @@ from ..dataset.items import MediaItem, text_path
 from ..device import pick_device
 from ..errors import UserError
 from ..weights.safetensors_file import read_header
-from .caching import Progress, find_items, log_skipped, out_of_memory, remove_old
+from .caching import Progress, find_items, log_skipped, log_sources, out_of_memory, remove_old, settings_of
 from .headers import text_problem
 from .names import text_files
+from .sources import Made, Sources, text_key
 
 if TYPE_CHECKING:
     from ..architectures.card import Card
@@ -24,36 +27,72 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+DECIDING = ("fp8_t5", "fp8_llm", "text_encoder_dtype")
+"""Options that change the numbers in text caches."""
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One dataset: the captions that are left to encode, and the notes on what caches are made from."""
+
+    discovery: Discovery
+    items: list[MediaItem]
+    sources: Sources
+
+
 def run(args: Namespace, architecture: Architecture) -> None:
-    """Cache the captions of `--dataset_config`. With `--skip_existing` only those that are new or have changed; when there are none,
-    no model is loaded. StopRequested when the job was asked to stop."""
+    """Cache the captions of `--dataset_config`. With `--skip_existing` only those that are new or have changed, or whose cache another
+    encoder made; when there are none, no model is loaded. StopRequested when the job was asked to stop."""
     card = architecture.card
     discoveries = find_items(args, card)
-    work = [(discovery, _left_to_do(discovery, card, args.skip_existing)) for discovery in discoveries]
-    encoder = architecture.text_encoder(args, pick_device(args.device)) if any(items for _, items in work) else None
-    for number, (discovery, items) in enumerate(work):
+    made = Made((), settings_of(args, card.text_encoders, DECIDING))
+    work = [_left_to_do(discovery, card, made, args) for discovery in discoveries]
+    encoder = architecture.text_encoder(args, pick_device(args.device)) if any(one.items for one in work) else None
+    for number, one in enumerate(work):
+        items = one.discovery.items
         logger.info("Encoding dataset [%d]", number)
-        log_skipped(len(discovery.items) - len(items), "captions")
-        if encoder is not None and items:
-            _encode_all(encoder, items, discovery, args, card)
-        wanted = {text_path(item, card) for item in discovery.items}
-        remove_old(text_files(discovery.dataset.cache_folder, card.id), wanted, args)
+        log_skipped(len(items) - len(one.items), "captions")
+        try:
+            if encoder is not None and one.items:
+                _encode_all(encoder, one, made, args, card)
+            wanted = {text_path(item, card) for item in items}
+            remove_old(text_files(one.discovery.dataset.cache_folder, card.id), wanted, args)
+        finally:
+            one.sources.save()
 
 
-def _left_to_do(discovery: Discovery, card: Card, skip_existing: bool) -> list[MediaItem]:
-    if not skip_existing:
-        return list(discovery.items)
-    return [item for item in discovery.items if text_problem(text_path(item, card), card, caption=item.caption, needs=card.text_keys)]
+def _left_to_do(discovery: Discovery, card: Card, made: Made, args: Namespace) -> _Work:
+    work = _Work(discovery, [], Sources(discovery.dataset.cache_folder))
+    if not args.skip_existing:
+        work.items.extend(discovery.items)
+        return work
+    again: Counter[str] = Counter()
+    adopted = 0
+    for item in discovery.items:
+        path, key = text_path(item, card), text_key(item, card)
+        if text_problem(path, card, caption=item.caption, needs=card.text_keys):
+            work.items.append(item)
+        elif reason := work.sources.problem(key, [path], made):
+            again[reason] += 1
+            work.items.append(item)
+        elif not work.sources.known(key, [path]):
+            work.sources.made(key, [path], made)
+            adopted += 1
+    log_sources(again, adopted)
+    return work
 
 
-def _encode_all(encoder: TextEncoder, items: Sequence[MediaItem], discovery: Discovery, args: Namespace, card: Card) -> None:
-    size = args.batch_size or discovery.dataset.batch_size
-    total = len(discovery.items)
+def _encode_all(encoder: TextEncoder, work: _Work, made: Made, args: Namespace, card: Card) -> None:
+    items, size = work.items, args.batch_size or work.discovery.dataset.batch_size
+    total = len(work.discovery.items)
+    work.sources.begin(text_key(item, card) for item in items)
     with Progress(total, total - len(items)) as progress:
         for start in range(0, len(items), size):
             progress.stop_if_asked()
-            _encode(encoder, items[start : start + size], card)
-            for _ in items[start : start + size]:
+            batch = items[start : start + size]
+            _encode(encoder, batch, card)
+            for item in batch:
+                work.sources.made(text_key(item, card), [text_path(item, card)], made)
                 progress.item_done()
 
 

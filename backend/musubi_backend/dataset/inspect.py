@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..architectures import cards
 from ..atomic import write_text
 from ..cache.headers import latents_problem, text_problem
+from ..cache.sources import Made, Sources, dataset_settings, latents_key
 from .config import DatasetConfig, ImageDataset, VideoDataset, load_config
 from .describe import table
 from .discovery import Discovery, discover
@@ -72,11 +73,12 @@ def _looked_at(found: Discovery, card: Card) -> tuple[list[Foreseen], list[Probl
 def _dataset_report(
     dataset: ImageDataset | VideoDataset, items: Sequence[Foreseen], problems: Sequence[Problem], card: Card
 ) -> dict[str, Any]:
+    sources = Sources(dataset.cache_folder)
     buckets = Counter((entry.bucket, entry.frames) for one in items for entry in one.entries)
     return {
         "table": table(dataset),
         **_places(dataset),
-        "items": [_item_report(one, card) for one in items],
+        "items": [_item_report(one, card, sources) for one in items],
         "buckets": [
             {"size": size, "frames": frames, "count": count * dataset.num_repeats}
             for (size, frames), count in sorted(buckets.items(), key=str)
@@ -96,7 +98,7 @@ def _places(dataset: ImageDataset | VideoDataset) -> dict[str, Any]:
     }
 
 
-def _item_report(one: Foreseen, card: Card) -> dict[str, Any]:
+def _item_report(one: Foreseen, card: Card, sources: Sources) -> dict[str, Any]:
     item, facts = one.item, one.facts
     report: dict[str, Any] = {
         "path": _absolute(item.path),
@@ -104,7 +106,7 @@ def _item_report(one: Foreseen, card: Card) -> dict[str, Any]:
         "size": facts.size,
         "bucket": one.entries[0].bucket,
         "controls": [_absolute(path) for path in item.controls],
-        "latents_cached": sum(_is_cached(entry, card) for entry in one.entries),
+        "latents_cached": sum(_is_cached(entry, card, sources) for entry in one.entries),
         "text_cached": text_problem(text_path(item, card), card, caption=item.caption, needs=card.text_keys) is None,
     }
     if isinstance(item.dataset, VideoDataset):
@@ -117,12 +119,13 @@ def _item_report(one: Foreseen, card: Card) -> dict[str, Any]:
     return report
 
 
-def _is_cached(entry: Entry, card: Card) -> bool:
-    name = entry.name
-    return not any(
-        latents_problem(path, card, width=name.width, height=name.height, bucket=entry.bucket, frames=entry.frames)
-        for path in entry.latent_paths(card)
-    )
+def _is_cached(entry: Entry, card: Card, sources: Sources) -> bool:
+    name, item, paths = entry.name, entry.item, entry.latent_paths(card)
+    if any(latents_problem(path, card, width=name.width, height=name.height, bucket=entry.bucket, frames=entry.frames) for path in paths):
+        return False
+    key = latents_key(item, card)
+    made = Made(sources.media([item.path, *item.targets, *item.controls]), dataset_settings(item, card))
+    return sources.problem(key, paths, made) is None
 
 
 def _lines(dataset: ImageDataset | VideoDataset, items: Sequence[Foreseen], problems: Sequence[Problem]) -> list[str]:
