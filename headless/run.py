@@ -7,7 +7,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..backend.musubi_backend.errors import UserError
 from ..nodes.jobs.config import default_home
 from ..nodes.spec import Result, check, complete, prepared
 from .demo import prepare
-from .terminal import Screen, TerminalHost
+from .terminal import CtrlC, Screen, TerminalHost
 from .workflow import Step, order, override, read
 
 EXIT_FAILED, EXIT_WRONG, EXIT_STOPPED = 1, 2, 130
@@ -44,11 +44,18 @@ def run_file(
         print(f"ERROR: {error}", file=sys.stderr)
         return EXIT_WRONG
     try:
-        failed = asyncio.run(run(steps, host, fresh=fresh))
+        failed = asyncio.run(_until_ctrl_c(run(steps, host, fresh=fresh), host.ctrl_c))
     except (KeyboardInterrupt, asyncio.CancelledError):
         screen.line("Stopped. Run it again to go on from where it was.")
         return EXIT_STOPPED
     return EXIT_FAILED if failed else 0
+
+
+async def _until_ctrl_c(work: Coroutine[Any, Any, int], ctrl_c: CtrlC) -> int:
+    """Ctrl-C cancels the work, which stops its jobs and waits until they have saved; once more, and the jobs' nodes end them at once."""
+    task = asyncio.ensure_future(work)
+    with ctrl_c.calling(task.cancel):
+        return await task
 
 
 async def run(steps: Mapping[str, Step], host: TerminalHost, *, fresh: bool = False) -> int:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, TextIO
@@ -52,13 +55,38 @@ class Screen:
         self.stream.flush()
 
 
+class CtrlC:
+    """Ctrl-C as a request: counted, and passed on the first time."""
+
+    def __init__(self) -> None:
+        self.presses = 0
+
+    @contextlib.contextmanager
+    def calling(self, cancel: Callable[[], object]) -> Iterator[None]:
+        """For the block, in an event loop of the main thread: the first Ctrl-C calls `cancel` there."""
+        loop = asyncio.get_running_loop()
+
+        def pressed(number: int, frame: object) -> None:
+            self.presses += 1
+            if self.presses == 1:
+                loop.call_soon_threadsafe(cancel)
+
+        former = signal.signal(signal.SIGINT, pressed)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, former)
+
+
 class TerminalHost:
     """Host for one node. Model folders: those given, then `<home>/models`, laid out like ComfyUI's, then the demo models.
 
     A models folder without sub-folders for a kind of model offers its own files for it.
     """
 
-    def __init__(self, home: Path, models: Sequence[Path] = (), screen: Screen | None = None, title: str = "") -> None:
+    def __init__(
+        self, home: Path, models: Sequence[Path] = (), screen: Screen | None = None, title: str = "", ctrl_c: CtrlC | None = None
+    ) -> None:
         self.home = home
         self.input_dir = home / "input"
         self.output_dir = home / "output"
@@ -66,12 +94,13 @@ class TerminalHost:
         self.keeps_metadata = True
         self.screen = screen or Screen(sys.stderr)
         self.title = title
+        self.ctrl_c = ctrl_c or CtrlC()
         self._given = tuple(path.absolute() for path in models)
         self._models = [*self._given, home / "models", home / DEMO_MODELS]
 
     def named(self, title: str) -> TerminalHost:
         """The same host for another node."""
-        return TerminalHost(self.home, self._given, self.screen, title)
+        return TerminalHost(self.home, self._given, self.screen, title, self.ctrl_c)
 
     def allowed_roots(self) -> list[Path]:
         return [self.input_dir, self.output_dir, self.temp_dir, *self._models, self.home, *configuration.load(self.home).allowed_roots]
@@ -101,7 +130,9 @@ class TerminalHost:
             self.screen.line(f"{self.title}  sample: {preview}")
 
     def check_interrupted(self) -> None:
-        """Ctrl-C cancels the running tasks; nothing to ask for."""
+        """The first Ctrl-C cancels the running tasks; the second is found out here, where a job is waited for."""
+        if self.ctrl_c.presses > 1:
+            raise KeyboardInterrupt
 
     def free_gpu_memory(self) -> str:
         return ""

@@ -20,6 +20,7 @@ from .jobs import config as configuration
 from .jobs.config import engine_stamp
 from .jobs.follow import run_tool
 from .jobs.guard import plain_name
+from .jobs.runner import Job
 from .loss_curve import loss_map, write_picture
 from .models import HIGH_NOISE, MODELS, WITH_EXPERTS, check_architecture, model_stamps, model_values, wan_task
 from .runs import Run, publish
@@ -112,7 +113,6 @@ class LoRATrainer(Node):
             job, note = finished["job"], "nothing changed since it was trained; enter another run_id to train again"
         else:
             job, note = await self._train(host, run, values, inputs, engine), ""
-            run.finish(job)
         return self.result(host, run, [await self.for_comfyui(host, lora) for lora in run.loras], job, note)
 
     def values(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -193,7 +193,7 @@ class LoRATrainer(Node):
             processes=inputs["processes"],
             mixed_precision=values.get("mixed_precision", "no"),
             note=note,
-            on_end=lambda ended: run.add_losses(ended.progress.losses),
+            on_end=lambda ended: _note(run, ended),
         )
         missing = [str(lora) for lora in run.loras if not lora.is_file()]
         if missing:
@@ -277,6 +277,13 @@ def _follows(dataset: dict[str, Any]) -> dict[str, Any]:
     if len(windows) > 1:
         raise UserError(f"the datasets have different latent_window_size: {', '.join(map(str, sorted(windows)))}; give all the same")
     return {"one_frame": is_one_frame(dataset), **({"latent_window_size": windows.pop()} if windows else {})}
+
+
+def _note(run: Run, ended: Job) -> None:
+    """Note what a job leaves, also when it was stopped: it may have finished all the same."""
+    run.add_losses(ended.progress.losses)
+    if ended.returncode == 0 and all(lora.is_file() for lora in run.loras):
+        run.finish(str(ended.folder.path))
 
 
 def _prompts(inputs: dict[str, Any]) -> list[dict[str, Any]]:

@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"ERROR: there is no space left on the disk{where}: make room, then run this again", file=sys.stderr, flush=True)
         return EXIT_USER_ERROR
     except StopRequested as stop:
+        job.event("stopped", text=stop.summary)
         print(f"Stopped: {stop}", file=sys.stderr, flush=True)
         return EXIT_STOPPED
     except KeyboardInterrupt:

@@ -8,6 +8,8 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+from . import job
+
 PART_SUFFIX = ".part"
 
 
@@ -15,18 +17,19 @@ PART_SUFFIX = ".part"
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; when the block ends well, fsync it and rename it over `path`.
 
-    On any exception the temporary file is removed and `path` is untouched.
+    On any exception the temporary file is removed and `path` is untouched. A stop waits for the block (`job.writing`).
     """
     target = Path(path)
     stem = os.fsencode(target.name)[:200].decode("utf-8", "ignore")  # file systems allow 255 bytes; many characters take three
     part = target.with_name(f".{stem}.{secrets.token_hex(4)}{PART_SUFFIX}")
-    try:
-        yield part
-        _fsync(part)
-        part.replace(target)
-        _fsync_directory(target.parent)
-    finally:
-        part.unlink(missing_ok=True)
+    with job.writing(target.name, part):
+        try:
+            yield part
+            _fsync(part)
+            part.replace(target)
+            _fsync_directory(target.parent)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -13,8 +13,12 @@ class UserError(Exception):
 class StopRequested(Exception):
     """Raised inside a verb when the job was asked to stop and everything worth keeping has been written.
 
-    `__main__` prints its message and exits with `EXIT_STOPPED`.
+    `__main__` prints its message and exits with `EXIT_STOPPED`. summary: what a node shows instead of it.
     """
+
+    def __init__(self, message: str, summary: str = "") -> None:
+        super().__init__(message)
+        self.summary = summary or message
 
 
 EXIT_USER_ERROR = 1

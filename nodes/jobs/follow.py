@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -17,8 +18,6 @@ from .folder import JobFolder
 from .runner import Job
 
 POLL_SECONDS = 0.2
-TRAIN_GRACE = 7.0  # long enough to save the state of a step in flight; with termination it stays below 10 s
-SHORT_GRACE = 0.8
 
 _gpu = threading.Lock()  # ComfyUI runs independent nodes of a prompt at once; two jobs on one GPU would fight for its memory
 
@@ -40,9 +39,10 @@ async def run_tool(
     """Run one backend tool to its end, publishing progress on `host`.
 
     foreign: musubi-tuner has this tool too. gpu: free the host's models first and run alone. launch: a trainer (see
-    `engine.command`), which gets time to save its state when stopped. note: shown before the progress text.
+    `engine.command`). note: shown before the progress text.
     folder: the job's folder, where the caller has put files into one already. on_end: called with the job however it ended.
-    Raises UserError with the log's last real error; the host's interrupt passes through after the job has ended.
+    Raises UserError with the log's last real error; the host's interrupt passes through after the job has ended, which waits for what is
+    to be saved. A second interrupt meanwhile ends the job at once.
     """
     settings = configuration.load(host.home)
     folder = folder or JobFolder.create(host.home, tool)
@@ -50,9 +50,9 @@ async def run_tool(
         settings, folder, tool, arguments, foreign=foreign, launch=launch, processes=processes, mixed_precision=mixed_precision
     )
     if not gpu:
-        return _succeeded(tool, await _follow(host, folder, command, SHORT_GRACE, note, on_end))
+        return _succeeded(tool, await _follow(host, folder, command, note, on_end))
     async with _alone(host):
-        return _succeeded(tool, await _follow(host, folder, command, TRAIN_GRACE if launch else SHORT_GRACE, note, on_end))
+        return _succeeded(tool, await _follow(host, folder, command, note, on_end))
 
 
 async def run_on_gpus(host: Host, tool: str, jobs: Sequence[tuple[JobFolder, Sequence[str], str | None]]) -> list[Job]:
@@ -69,7 +69,6 @@ async def run_on_gpus(host: Host, tool: str, jobs: Sequence[tuple[JobFolder, Seq
                     joined.part(number),
                     folder,
                     engine.command(settings, folder, tool, arguments, gpu=gpu),
-                    SHORT_GRACE,
                     f"GPU {gpu}" if gpu is not None and len(jobs) > 1 else "",
                     lambda job: None,
                 )
@@ -110,17 +109,21 @@ class Watcher(Protocol):
 
 
 class _Joined:
-    """The progress of several jobs as one: the mean of their shares, and a line that names each."""
+    """The progress of several jobs as one: the mean of their shares, and a line that names each. An interrupt reaches all of them."""
 
     def __init__(self, host: Host, count: int) -> None:
         self._host = host
         self._shares, self._texts = [0.0] * count, [""] * count
+        self.interrupts: list[BaseException] = []
 
     def part(self, number: int) -> Watcher:
         return _Part(self, number)
 
-    def check_interrupted(self) -> None:
-        self._host.check_interrupted()
+    def look_for_interrupt(self) -> None:
+        try:
+            self._host.check_interrupted()
+        except BaseException as interrupt:  # each host has its own
+            self.interrupts.append(interrupt)
 
     def show(self, number: int, share: float, text: str, preview: Path | None) -> None:
         self._shares[number], self._texts[number] = share, text
@@ -132,24 +135,26 @@ class _Part:
 
     def __init__(self, joined: _Joined, number: int) -> None:
         self._joined, self._number = joined, number
+        self._interrupts = 0
 
     def progress(self, value: float, total: float, text: str, preview: Path | None = None) -> None:
         self._joined.show(self._number, value / total if total else 0.0, text, preview)
 
     def check_interrupted(self) -> None:
-        self._joined.check_interrupted()
+        self._joined.look_for_interrupt()
+        if len(self._joined.interrupts) > self._interrupts:
+            self._interrupts += 1
+            raise self._joined.interrupts[self._interrupts - 1]
 
 
 async def run_doctor(host: Host) -> str:
     """The report of `install.py --doctor`, also when it found something wrong."""
     folder = JobFolder.create(host.home, "doctor")
-    await _follow(host, folder, engine.doctor(host.home, folder), SHORT_GRACE, "", lambda job: None)
+    await _follow(host, folder, engine.doctor(host.home, folder), "", lambda job: None)
     return folder.log.read_text(encoding="utf-8", errors="replace")
 
 
-async def _follow(
-    host: Watcher, folder: JobFolder, command: runner.Command, grace: float, note: str, on_end: Callable[[Job], object]
-) -> Job:
+async def _follow(host: Watcher, folder: JobFolder, command: runner.Command, note: str, on_end: Callable[[Job], object]) -> Job:
     host.check_interrupted()
     try:
         job = await runner.start(folder, command)
@@ -170,25 +175,46 @@ async def _follow(
     finally:
         try:
             if not job.ended:
-                await _stop(job, grace)
+                await _stop(host, job, note)
         finally:
             on_end(job)
     publish(host, job, note, None)
     return job
 
 
-async def _stop(job: Job, grace: float) -> None:
-    """Stop a job and wait for its end, which takes seconds; being cancelled meanwhile counts when it is over."""
-    stopping = asyncio.ensure_future(runner.stop(job, grace))
+async def _stop(host: Watcher, job: Job, note: str) -> None:
+    """Stop a job, wait for its end and say how it ended. The host's second interrupt ends it at once; being cancelled meanwhile counts
+    when it is over."""
+    stopping = asyncio.ensure_future(runner.stop(job))
     cancelled: asyncio.CancelledError | None = None
+    since = time.monotonic()
     while not stopping.done():
         try:
-            await asyncio.shield(stopping)
+            host.check_interrupted()
+        except BaseException:  # each host has its own
+            job.hurried = True
+        _show(host, job, note, _stopping(job, time.monotonic() - since))
+        try:
+            await asyncio.wait({stopping}, timeout=POLL_SECONDS)
         except asyncio.CancelledError as error:
             cancelled = error
     stopping.result()
+    _show(host, job, note, job.outcome())
     if cancelled is not None:
         raise cancelled
+
+
+def _stopping(job: Job, seconds: float) -> str:
+    """What a node says while its job is being stopped."""
+    progress = job.progress
+    if job.hurried:
+        return "ending it at once"
+    doing = "waiting for its answer"
+    if progress.file:
+        doing = f"writing {Path(progress.file).name} ({progress.bytes / 1e6:.0f} MB so far)"
+    elif progress.heard:
+        doing = "it was heard and ends what it is in the middle of"
+    return f"stopping · {doing} · {seconds:.0f} s · cancel again to end it at once"
 
 
 def _succeeded(tool: str, job: Job) -> Job:
@@ -202,8 +228,12 @@ def _succeeded(tool: str, job: Job) -> Job:
 
 def publish(host: Watcher, job: Job, note: str, preview: str | None) -> None:
     """Send the job's progress to the host once."""
+    _show(host, job, note, job.progress.text, preview)
+
+
+def _show(host: Watcher, job: Job, note: str, said: str, preview: str | None = None) -> None:
     progress = job.progress
-    total = progress.total or 0
-    text = f"{note} · {progress.text}" if note else progress.text
+    text = f"{note} · {said}" if note else said
     path = Path(preview) if preview else None
-    host.progress(finite(float(progress.step)), float(max(total, progress.step, 1)), text, path if path and path.is_file() else None)
+    total = float(max(progress.total or 0, progress.step, 1))
+    host.progress(finite(float(progress.step)), total, text, path if path and path.is_file() else None)

@@ -2,8 +2,9 @@
 
     python guarded.py SCRIPT [ARGUMENTS...]
 
-musubi-tuner does not read stdin, so a thread here does: the line "stop" interrupts the script, end of file (the runner died)
-interrupts it and, a little later, ends the whole process group. Standard library only: it runs in musubi-tuner's python.
+musubi-tuner does not read stdin, so a thread here does: the line "stop" or end of file (the runner died) interrupts the script. What it
+writes in one piece, as it does LoRAs, it still may write; if it does not end, the whole process group is ended minutes later.
+Standard library only: it runs in musubi-tuner's python.
 """
 
 from __future__ import annotations
@@ -17,14 +18,17 @@ import threading
 import time
 from pathlib import Path
 
-END_SECONDS = 5.0
+END_SECONDS = 120.0
 
 
 def _listen() -> None:
     for line in sys.stdin:
         if line.strip() == "stop":
             break
-    _thread.interrupt_main()
+    if os.name == "posix":
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # also out of a wait
+    else:
+        _thread.interrupt_main()
     time.sleep(END_SECONDS)
     if os.name == "posix":
         os.killpg(os.getpgrp(), signal.SIGKILL)

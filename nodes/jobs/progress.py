@@ -1,6 +1,7 @@
 """What a job's output says about its progress: tqdm bars and phase lines of both engines, and our own metrics events.
 
-The wording is musubi-tuner's: its training bar is `steps:  12%|█▎  | 1/8 [00:00<00:07, 1.1s/it, avr_loss=2.03]`.
+The wording is musubi-tuner's: its training bar is `steps:  12%|█▎  | 1/8 [00:00<00:07, 1.1s/it, avr_loss=2.03]`. The speeds in bars are
+not shown, because they count warming up, samples and saving as steps: what is shown is measured here (`Pace`).
 """
 
 from __future__ import annotations
@@ -9,14 +10,19 @@ import codecs
 import json
 import math
 import re
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...backend.musubi_backend.pace import Pace
+
 _BAR = re.compile(
     r"^(?P<title>.*?):?\s*(?P<percent>\d+)%\|.*?\|\s*(?P<n>\d+(?:\.\d+)?)(?P<unit>[kMGT]?)B?/(?P<total>\d+(?:\.\d+)?)[kMGT]?B? "
-    r"\[(?P<spent>[^<\]]+)<(?P<left>[^,\]]+)(?:,\s*(?P<rate>[^,\]]+))?(?:,\s*(?P<postfix>.*))?\]"
+    r"\[[^<\]]+<[^,\]]+(?:,\s*[^,\]]+)?(?:,\s*(?P<postfix>.*))?\]"
 )
-_COUNT = re.compile(r"^(?:(?P<title>.*?):\s+)?(?P<n>\d+)it \[(?P<spent>[^,\]]+)(?:,\s*(?P<rate>[^,\]]+))?\]")
+_COUNT = re.compile(r"^(?:(?P<title>.*?):\s+)?(?P<n>\d+)it \[[^,\]]+(?:,\s*[^,\]]+)?\]")
+_WRITES = re.compile(r"saving checkpoint: (?P<path>.+)|saving (?:last )?state\b")
 _LOSS = re.compile(r"(?:avr_loss|loss)=([-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|nan|[-+]?inf)")
 
 _PHASES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
@@ -50,7 +56,13 @@ _PHASES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 
 @dataclass
 class Progress:
-    """Where a job is. `losses` maps step -> loss (finite ones only); `version` rises with every change."""
+    """Where a job is. `losses` maps step -> loss (finite ones only); `version` rises with every change.
+
+    keep      what an end by force would lose, "" for nothing
+    heard     it has answered a request to stop
+    file, bytes  what it is writing just now, and how much of that is there
+    outcome   how it was stopped, in its own words
+    """
 
     phase: str = "starting"
     step: int = 0
@@ -61,6 +73,11 @@ class Progress:
     losses: dict[int, float] = field(default_factory=dict)
     sample: str | None = None
     training: bool = False
+    keep: str = ""
+    heard: bool = False
+    file: str = ""
+    bytes: int = 0
+    outcome: str = ""
     version: int = 0
 
     @property
@@ -69,9 +86,9 @@ class Progress:
         parts = [self.phase]
         if self.step or self.total:
             parts.append(f"{self.step}/{self.total}" if self.total else str(self.step))
-        if self.rate and "?" not in self.rate:
+        if self.rate:
             parts.append(self.rate)
-        if self.left and "?" not in self.left and self.step != self.total:
+        if self.left and self.step != self.total:
             parts.append(f"{self.left} left")
         if self.loss is not None:
             parts.append(f"loss {self.loss:.4f}")
@@ -81,14 +98,21 @@ class Progress:
 class Follower:
     """Feeds on the bytes of a log and the lines of metrics.jsonl; keeps `progress`."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self.progress = Progress()
+        self._now = now
+        self._pace = Pace()
+        self._timed_by_events = False  # our own trainer says how long each step took
+        self._bar_title, self._bar_step = "", 0
+        self._bar_time: float | None = None  # when that step was read; None when other work came since
+        self._read_at = 0.0
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._rest = ""
         self._metrics_rest = ""
 
     def feed_log(self, data: bytes) -> None:
         """Take the next bytes of the log; they may end anywhere, also inside a character."""
+        self._read_at = self._now()
         pieces = re.split(r"[\r\n]+", self._rest + self._decoder.decode(data))
         self._rest = pieces.pop()
         if len(self._rest) > 65536:
@@ -115,8 +139,14 @@ class Follower:
             return
         count = _COUNT.search(line)
         if count:
-            self._show(step=int(count["n"]), total=None, rate=count["rate"] or "", left="")
+            self._measure(count["title"] or "", int(count["n"]))
+            self._show(step=int(count["n"]), total=None, rate=self._pace.rate(), left="")
             return
+        if self.progress.training and line.strip():
+            self._bar_time = None  # saving, a sample, another epoch: not a step
+        writes = _WRITES.search(line)
+        if writes:
+            self.progress.file = writes["path"] or "the state"
         for pattern, text in _PHASES:
             match = pattern.search(line)
             if match:
@@ -133,15 +163,27 @@ class Follower:
         step, total = int(float(bar["n"])), int(float(bar["total"]))
         if title == "steps":
             self.progress.training = True
-            self.progress.phase = "training"
+            self.progress.phase, self.progress.file = "training", ""
             self._loss(step, bar["postfix"] or "")
         elif self.progress.training:
+            self._bar_time = None
             self.progress.phase = f"{_short(title) or 'working'} {step}/{total}"
             self.progress.version += 1
             return
         elif title:
             self.progress.phase = _short(title)
-        self._show(step=step, total=total, rate=(bar["rate"] or "").strip(), left=bar["left"].strip())
+        if not self._timed_by_events:
+            self._measure(title, step)
+        self._show(step=step, total=total, rate=self._pace.rate(), left=self._pace.left(total - step))
+
+    def _measure(self, title: str, step: int) -> None:
+        """How long the steps since the last reading of the same bar took."""
+        if title != self._bar_title or step < self._bar_step:
+            self._pace, self._bar_time = Pace(), None
+        if self._bar_time is not None and step > self._bar_step:
+            self._pace.add(step - self._bar_step, self._read_at - self._bar_time)
+        if self._bar_time is None or step != self._bar_step or title != self._bar_title:
+            self._bar_title, self._bar_step, self._bar_time = title, step, self._read_at
 
     def _loss(self, step: int, postfix: str) -> None:
         match = _LOSS.search(postfix)
@@ -162,8 +204,19 @@ class Follower:
                 self._record_loss(event["step"], float(event["loss"]))
             progress.step = max(progress.step, event["step"])
             progress.total = event.get("total") or progress.total
+            if isinstance(event.get("seconds"), (int, float)):
+                if not self._timed_by_events:
+                    self._timed_by_events, self._pace = True, Pace()
+                self._pace.add(1, event["seconds"])
+                progress.rate, progress.left = self._pace.rate(), self._pace.left((progress.total or 0) - progress.step)
         elif kind == "sample":
             progress.sample = event.get("path")
+        elif kind == "keep":
+            progress.keep = str(event.get("what") or "")
+        elif kind == "stopping":
+            progress.heard, progress.file, progress.bytes = True, str(event.get("file") or ""), int(event.get("bytes") or 0)
+        elif kind == "stopped":
+            progress.outcome = str(event.get("text") or "")
         progress.version += 1
 
     def _show(self, *, step: int, total: int | None, rate: str, left: str) -> None:

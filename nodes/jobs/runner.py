@@ -25,7 +25,9 @@ from .folder import JobFolder
 from .progress import Follower, Progress
 
 POLL_SECONDS = 0.1
-TERMINATE_SECONDS = 0.8
+GRACE_SECONDS = 2.0  # only where nothing can be lost
+TERMINATE_SECONDS = 0.8  # only after that, or after a second cancel
+PATIENCE_SECONDS = 600.0  # without a sign of getting on, of a job that would lose something
 EXIT_STOPPED = 3
 
 
@@ -49,6 +51,7 @@ class Job:
     pid: int = 0
     returncode: int | None = None
     stopping: bool = False
+    hurried: bool = False  # whoever stops it does not want to wait for what it saves
     ended: bool = False  # its process is gone, its log read, its status written
     follower: Follower = field(default_factory=Follower)
     _process: asyncio.subprocess.Process | None = None
@@ -63,6 +66,20 @@ class Job:
     def stopped(self) -> bool:
         """It ended because it was asked to."""
         return self.returncode is not None and (self.stopping or self.returncode == EXIT_STOPPED)
+
+    def outcome(self) -> str:
+        """One line about how a stopped job ended: what was saved, or that nothing was and why."""
+        progress = self.progress
+        if progress.outcome:
+            return progress.outcome
+        if self.returncode == 0:
+            return "it had just finished"
+        lost = f"lost: {progress.keep}" if progress.keep else "there was nothing to save"
+        if self.hurried:
+            return f"ended at once; {lost}"
+        if self.returncode is not None and self.returncode > 0 and progress.heard and "ERROR: " in read_tail(self.folder.log):
+            return f"stopped, and nothing more was saved: {self.error()}"
+        return f"stopped; {lost}"
 
     def error(self) -> str:
         """The last real error of its log, and where the whole log is."""
@@ -108,14 +125,15 @@ async def start(folder: JobFolder, command: Command) -> Job:
         await asyncio.shield(spawned)
     except asyncio.CancelledError:  # cancelled while the process came to be: nobody else knows it
         await spawned
-        await stop(job, 0.5)
+        await stop(job)
         raise
     return job
 
 
-async def stop(job: Job, grace: float) -> None:
-    """End a job: ask, wait up to `grace` seconds, terminate its tree, kill it. Returns when nothing of it runs."""
-    await asyncio.shield(asyncio.wrap_future(_LOOP.submit(_stop(job, grace))))
+async def stop(job: Job) -> None:
+    """End a job: ask, wait while it would lose something (until `job.hurried`), terminate its tree, kill it. Returns when nothing of it
+    runs."""
+    await asyncio.shield(asyncio.wrap_future(_LOOP.submit(_stop(job))))
 
 
 async def wait(job: Job) -> None:
@@ -210,22 +228,36 @@ async def _ends_within(job: Job, seconds: float) -> bool:
     return job.ended
 
 
-async def _stop(job: Job, grace: float) -> None:
+async def _stop(job: Job) -> None:
     assert job._process is not None
     if job.ended:
         return
     job.stopping = True
     processes = process_tree.members(job.pid)
-    deadline = time.monotonic() + grace
     if job.command.listens and job._process.stdin is not None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             job._process.stdin.write(b"stop\n")
             await job._process.stdin.drain()
-        if await _ends_within(job, deadline - time.monotonic()):
-            process_tree.signal_tree(job.pid, processes, kill=True)
-            return
+        job._process.stdin.close()  # of several processes, one reads the line and the others the end
+    asked = changed = time.monotonic()
+    sign = _sign_of_life(job)
+    while not await _ends_within(job, POLL_SECONDS):
+        now, before, sign = time.monotonic(), sign, _sign_of_life(job)
+        changed = now if sign != before else changed
+        loses = job.progress.keep or job.progress.file
+        if job.hurried or now > (changed + PATIENCE_SECONDS if loses else asked + GRACE_SECONDS * job.command.listens):
+            break
+    else:
+        process_tree.signal_tree(job.pid, processes, kill=True)
+        return
     processes = process_tree.members(job.pid) or processes
     process_tree.signal_tree(job.pid, processes, kill=False)
     await _ends_within(job, TERMINATE_SECONDS)
     process_tree.signal_tree(job.pid, processes, kill=True)
-    await _ends_within(job, 5.0)
+    await _ends_within(job, PATIENCE_SECONDS)
+
+
+def _sign_of_life(job: Job) -> tuple[object, ...]:
+    """What changes while a job gets on."""
+    progress = job.progress
+    return progress.heard, progress.keep, progress.file, progress.bytes, progress.step, job._positions.get(job.folder.log)

@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -312,9 +313,16 @@ def test_finished_samples_survive_a_vae_that_cannot_be_loaded(run: Generate, dem
 
 def test_finished_samples_survive_a_stop(run: Generate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "p.txt").write_text("a dog --d 1\na cat --d 2\n", encoding="utf-8")
-    asked: list[int] = []
-    monkeypatch.setattr(job, "stop_requested", lambda: asked.append(1) or len(asked) > 3)  # during the second prompt
-    with pytest.raises(StopRequested):
+    sample, done = generate.Session._sample, 0
+
+    def stopping(session: generate.Session, *arguments: Any) -> generate.Result:
+        nonlocal done
+        done += 1
+        monkeypatch.setattr(job, "stop_requested", lambda: done == 2)
+        return sample(session, *arguments)
+
+    monkeypatch.setattr(generate.Session, "_sample", stopping)
+    with pytest.raises(StopRequested, match="after 0 of 2 steps; saved as latents: 1 finished samples"):
         run("--from_file", tmp_path / "p.txt")
     (rescued,) = _files(run.folder)  # type: ignore[attr-defined]
     assert rescued.name.endswith("_1_latent.safetensors")

@@ -24,7 +24,7 @@ def test_a_training_of_musubi_tuner(follower: Any) -> None:
     assert follower.progress.phase == "epoch 1 of 2"
     follower.feed_log("\rsteps:  12%|█▎        | 1/8 [00:00<00:07,  1.10s/it, avr_loss=2.03]\r".encode())
     progress = follower.progress
-    assert (progress.step, progress.total, progress.rate, progress.left) == (1, 8, "1.10s/it", "00:07")
+    assert (progress.step, progress.total) == (1, 8)
     assert progress.losses == {1: 2.03}
     follower.feed_log("\rSampling timesteps for prompt 1:  33%|███  | 1/3 [00:00<00:00, 24.16it/s]\r".encode())
     assert progress.step == 1, "a sample's own bar is not the training's"
@@ -38,7 +38,7 @@ def test_counts_without_a_total(follower: Any) -> None:
 
 def test_generation_bar_without_a_title(follower: Any) -> None:
     follower.feed_log("Starting sampling (high noise: False).\n\r 25%|██▌       | 1/4 [00:00<00:00, 32.82it/s]\r".encode())
-    assert follower.progress.text == "sampling · 1/4 · 32.82it/s · 00:00 left"
+    assert follower.progress.text == "sampling · 1/4"
 
 
 def test_download_bars_with_scaled_numbers_are_not_progress(follower: Any) -> None:

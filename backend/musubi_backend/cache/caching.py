@@ -46,7 +46,7 @@ def threads(args: Namespace) -> int:
 
 
 class Progress:
-    """One dataset's bar, the job's progress events, and the place where a stop request takes effect."""
+    """One dataset's bar, the job's progress events, and what a stop request leaves."""
 
     def __init__(self, total: int, skipped: int) -> None:
         self.total, self.done = total, skipped
@@ -55,8 +55,10 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._bar.close()
+        if isinstance(error, StopRequested):
+            raise StopRequested(f"{self.done} of {self.total} items are cached; run again with --skip_existing to go on") from None
 
     def item_done(self) -> None:
         self.done += 1
@@ -65,8 +67,7 @@ class Progress:
 
     def stop_if_asked(self) -> None:
         """StopRequested when the job was asked to stop; every cache file written so far is whole."""
-        if job.stop_requested():
-            raise StopRequested(f"{self.done} of {self.total} items are cached; run again with --skip_existing to go on")
+        job.leave_if_asked()
 
 
 def remove_old(existing: Iterable[Path], wanted: Collection[Path], args: Namespace) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..weights.geometry import geometry_metadata
+from .stoppable import stop_between_layers
 from .weight_files import read_state_dict
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ def _build(tensors: Mapping[str, Tensor], known: Mapping[str, Any], device: torc
     for module in model.modules():
         if "position_ids" in module._buffers:  # not part of any file
             module._buffers["position_ids"] = torch.arange(len(tensors["embeddings.position_embedding.weight"]), device=device)[None]
+    stop_between_layers(model)
     return model.eval().requires_grad_(False)
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError
 from .lean_import import diffusers_model
 from .model_files import model_files
+from .stoppable import stop_between_layers
 from .weight_files import read_state_dict
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ NORM_GROUPS = 32
 
 
 class HunyuanVAE:
-    """Frames to latents and back, not scaled."""
+    """Frames to latents and back, not scaled. A stop request ends either."""
 
     def __init__(self, model: Any, device: torch.device, dtype: torch.dtype) -> None:
         self.model, self.device, self.dtype = model, device, dtype
@@ -175,6 +176,7 @@ def _count(shapes: Mapping[str, Any], pattern: str) -> int:
 
 def _prepared(model: Any, tile: int | None, chunk: int | None) -> Any:
     """The model with tiles and pieces as asked, and never cut in time: that would not be what transformers were trained with."""
+    stop_between_layers(model)
     model.use_framewise_encoding = model.use_framewise_decoding = False
     if tile is not None:
         stride = tile * 3 // 4

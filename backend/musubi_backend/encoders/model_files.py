@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError
 from ..weights.geometry import geometry_metadata
 from ..weights.recognise import PREFIXES, expect, recognise
+from .stoppable import stop_between_layers
 
 if TYPE_CHECKING:
     import torch
@@ -125,6 +126,7 @@ def fill(
             parent, _, leaf = name.rpartition(".")
             positions = torch.arange(buffer.shape[-1], device=device)[None]
             model.get_submodule(parent).register_buffer(leaf, positions, persistent=False)
+    stop_between_layers(model)
     return model.eval().requires_grad_(False)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..weights.recognise import PREFIXES, expect
+from .stoppable import stop_between_layers
 from .tokenizer import SPIECE_TENSOR, Tokenizer, find_tokenizer
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ def _build(weights: Weights, names: Mapping[str, str | None], device: torch.devi
         hold_linears_in_8_bits(model)
     load_into(model, weights, device, dtype, rename=names.get, optional=(_EMBEDDING_AGAIN,))
     model.encoder.embed_tokens.weight = model.shared.weight
+    stop_between_layers(model)
     return model.eval().requires_grad_(False)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from .lean_import import diffusers_class
+from .stoppable import stop_between_layers
 from .weight_files import read_state_dict
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ KIND = "wan_vae"
 
 
 class WanVAE:
-    """Frames to normalised latents and back. Deterministic: the mean of the posterior, never a sample."""
+    """Frames to normalised latents and back. Deterministic: the mean of the posterior, never a sample. A stop request ends either."""
 
     def __init__(self, model: Any, device: torch.device, dtype: torch.dtype) -> None:
         import torch
@@ -78,6 +79,7 @@ class WanVAE:
             raise UserError(f"{flag} {path}: {len(missing)} tensors are missing, first {missing[0]}; the file is incomplete")
         model.load_state_dict({name: renamed[name].to(device, dtype) for name in model.state_dict()}, strict=True, assign=True)
         model = model.eval().requires_grad_(False)
+        stop_between_layers(model)
         _quicken(model.encoder, on_cpu=device.type == "cpu")
         if cache_on_cpu:
             _keep_features_on_cpu(model)

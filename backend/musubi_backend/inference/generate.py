@@ -21,7 +21,7 @@ from .. import job
 from ..architectures.card import HIGH, LOW
 from ..console import progress_bar
 from ..device import pick_device
-from ..errors import UserError
+from ..errors import StopRequested, UserError
 from ..layers.experts import boundary_of, experts_of
 from ..memory.release import release
 from ..weights.loader import open_weights
@@ -215,6 +215,7 @@ class Session:
             logger.info(f"Processing prompt {index}/{len(requests)}: {request.prompt[:50]}...")
             try:
                 results.append(self._sample(label, request, suffix))
+                _say_what_is_not_written(results)
             except PROBLEMS as error:
                 if len(requests) == 1:
                     raise
@@ -262,6 +263,7 @@ class Session:
                 video = self._decode(decoder, result.latents)
                 self._write(video, result.stem + result.suffix, self.architecture.describe(result.request))
                 result.written = True
+                _say_what_is_not_written(results)
             except PROBLEMS as error:
                 if len(results) == 1:
                     raise
@@ -289,14 +291,22 @@ class Session:
 
     @contextmanager
     def _keeping(self, results: list[Result]) -> Iterator[None]:
-        """However the block ends, results that did not reach a file are saved as latents."""
+        """However the block ends, results that did not reach a file are saved as latents; a stop says so."""
+        stopped: StopRequested | None = None
+        unwritten: list[Result] = []
         try:
             yield
+        except StopRequested as stop:
+            stopped = stop
         finally:
-            for result in results:
-                if not result.written:
-                    self._save_latents(result)
-                    logger.info("Decode it with --latent_path")
+            unwritten += [result for result in results if not result.written]
+            for result in unwritten:
+                self._save_latents(result)
+                logger.info("Decode it with --latent_path")
+            job.keep("")
+        if stopped is not None:
+            saved = f"saved as latents: {len(unwritten)} finished samples" if unwritten else "every finished sample is saved"
+            raise StopRequested(f"{stopped}; {saved if results else 'no sample was finished'}")
 
     def _transformer(self) -> torch.nn.Module:
         if self.transformer is None:
@@ -312,6 +322,12 @@ class Session:
     def _release_transformer(self) -> None:
         self.transformer = None
         release(self.device)
+
+
+def _say_what_is_not_written(results: list[Result]) -> None:
+    """To the runner, which then waits for it when the job is stopped."""
+    count = sum(not result.written for result in results)
+    job.keep(f"{count} finished {'sample' if count == 1 else 'samples'}" if count else "")
 
 
 def _report(failures: dict[str, str], label: str, error: Exception) -> None:

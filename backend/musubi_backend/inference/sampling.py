@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from .. import job
-from ..errors import StopRequested
 from .guidance import Guidance, cfg_steps, check, guided_prediction, pattern_text
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ def sample(
     positive, negative: what `TextEncoder.encode` gave for the prompt and the negative prompt ({"varlen_t5": [L, D]}), both with
     what `ConditionEncoder.encode` gave; negative may be None where `request.needs_negative` is false. args: of the running
     tool, for `Architecture.predict`. The transformer chooses its own arithmetic, so no autocast. progress is called with 1 after each step.
-    Raises StopRequested between two steps once the job was asked to stop.
+    Raises StopRequested between two steps or two blocks once the job was asked to stop.
     """
     guidance = request.guidance
     block_lists: list[nn.ModuleList] = transformer.block_lists()  # type: ignore[operator]
@@ -122,8 +121,7 @@ def sample(
         latents = torch.lerp(positive[SOURCE][None].to(latents), latents, solver.sigmas[0])
     boundary, high_noise = architecture.boundary(args), False
     for step, timestep in enumerate(solver.timesteps):
-        if job.stop_requested():
-            raise StopRequested(f"stopped while sampling, after {step} of {request.steps} steps")
+        job.leave_if_asked(f"stopped while sampling, after {step} of {request.steps} steps")
         now = torch.tensor([timestep], dtype=torch.float32, device=device)
 
         def predict(positive: bool, skip_blocks: tuple[int, ...], noisy: Tensor = latents, now: Tensor = now) -> Tensor:

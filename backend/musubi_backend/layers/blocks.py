@@ -1,7 +1,7 @@
 """Running a transformer's blocks: the one place that wraps a block call.
 
-Gradient checkpointing and block streaming (fetch weights before, make room after) happen here, without the models knowing. A block may
-be compiled (`memory.compiling`); what is done here is outside of what is compiled.
+Gradient checkpointing, block streaming (fetch weights before, make room after) and stopping between two blocks happen here, without the
+models knowing. A block may be compiled (`memory.compiling`); what is done here is outside of what is compiled.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from .. import job
+from .passing import when_gradient_passes
 from .recompute import recomputed
 
 if TYPE_CHECKING:
@@ -23,7 +25,10 @@ def run_block(block: nn.Module | Callable[..., Tensor], x: Tensor, *shared: Any,
 
     recompute: keep only x for backward and run the block again there. offload: keep that x in (pinned) host memory.
     shared: inputs of all blocks (text, tables), held by reference and never offloaded.
+    Raises StopRequested, here or as the gradient comes back, once the job was asked to stop (`job.leave_if_asked`).
     """
+    job.leave_if_asked()
+    x = when_gradient_passes(x, job.leave_if_asked)
     stream: BlockStream | None = getattr(block, "stream", None)
     if stream is None or not isinstance(block, nn.Module):
         return _run(block, x, shared, recompute, offload)

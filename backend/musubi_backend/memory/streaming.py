@@ -9,7 +9,7 @@ What comes next is a guess (the same direction goes on); a wrong guess costs a t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layers.linear import Linear
+from ..layers.passing import when_gradient_passes
 
 _ALIGNMENT = 256  # bytes; more than any kernel asks of a matrix
 _MATRICES = ("weight", "scale_weight")
@@ -57,14 +58,14 @@ class BlockStream:
         """Have the block's matrices on the device. Returns its input, through which backward will say that it is done with them."""
         number = self.numbers[id(block)]
         self._need(number, FORWARD)
-        return _tell(x, lambda: self._left(number, BACKWARD, around=False))
+        return when_gradient_passes(x, lambda: self._left(number, BACKWARD, around=False))
 
     def after(self, block: nn.Module, out: Tensor) -> Tensor:
         """Start fetching what will be needed. Returns the block's output, through which backward will ask for its matrices."""
         number = self.numbers[id(block)]
         coming_back = torch.is_grad_enabled() and out.requires_grad
         self._left(number, FORWARD, around=not coming_back)
-        return _tell(out, lambda: self._need(number, BACKWARD))
+        return when_gradient_passes(out, lambda: self._need(number, BACKWARD))
 
     @property
     def resident(self) -> list[int]:
@@ -176,27 +177,6 @@ class _Staging:
         if self.left is not None:
             self.left.synchronize()
         return self.memory[: len(source)].copy_(source)
-
-
-class _Tell(torch.autograd.Function):
-    """The same tensor; `call` is called when its gradient passes."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, call: Callable[[], None]) -> Tensor:
-        ctx.call = call
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        ctx.call()
-        return grad, None
-
-
-def _tell(x: Tensor, call: Callable[[], None]) -> Tensor:
-    if not (torch.is_grad_enabled() and x.requires_grad):
-        return x
-    told: Tensor = _Tell.apply(x, call)
-    return told
 
 
 def _linears(block: nn.Module) -> list[Linear]:

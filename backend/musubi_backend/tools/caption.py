@@ -21,7 +21,7 @@ from ..console import progress_bar
 from ..dataset.media import images_in, videos_in
 from ..dataset.problems import Problem, UnusableMedium, listing
 from ..device import pick_device
-from ..errors import StopRequested, UserError
+from ..errors import UserError
 from ..options.tables.captioning import DEFAULT_PROMPT
 from .caption_files import Captions, JsonlFile, TextFiles, place
 
@@ -107,8 +107,7 @@ def _run(describer: Describer, media: Sequence[Medium], problems: list[Problem])
                     continue
                 medium.captions.add(medium.path, answer)
                 yield medium.path
-            if job.stop_requested():
-                raise StopRequested("captions made so far are saved; run it again to go on")
+            job.leave_if_asked("captions made so far are saved; run it again to go on")
             bar.update(len(ready))
 
 

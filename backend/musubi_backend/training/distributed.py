@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
 import torch
+
+from ..errors import EXIT_USER_ERROR
 
 T = TypeVar("T")
 
@@ -38,8 +40,17 @@ class Processes(Protocol):
         """The main process' number, in every process."""
         ...
 
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is true in any process."""
+        ...
+
     def wait(self) -> None:
         """Until all processes are here."""
+        ...
+
+    def main_does(self, work: Callable[[], object]) -> None:
+        """Have the main process do `work` while the others wait, however long it takes. When it fails there, all leave: the main process
+        with its error, the others silently."""
         ...
 
     def close(self) -> None:
@@ -64,8 +75,14 @@ class OneProcess:
     def agreed(self, number: int) -> int:
         return number
 
+    def any(self, flag: bool) -> bool:
+        return flag
+
     def wait(self) -> None:
         """Nobody to wait for."""
+
+    def main_does(self, work: Callable[[], object]) -> None:
+        work()
 
     def close(self) -> None:
         """No group to leave."""
@@ -81,6 +98,9 @@ class ManyProcesses:
 
         options: dict[str, Any] = {"timeout": timedelta(minutes=timeout_minutes)} if timeout_minutes else {}
         self._state = PartialState(cpu=not torch.cuda.is_available(), **options)
+        # For waiting: the group for gradients gives up after minutes, and the main process may save or sample for longer. When a process
+        # is gone, the others are told at once all the same.
+        self._patient = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=7))
         self.rank = self._state.process_index
         self.count = self._state.num_processes
         self.device = self._state.device
@@ -111,8 +131,27 @@ class ManyProcesses:
         torch.distributed.broadcast(shared, src=0)
         return int(shared.item())
 
+    def any(self, flag: bool) -> bool:
+        flags = torch.tensor(int(flag))
+        torch.distributed.all_reduce(flags, group=self._patient)
+        return bool(flags.item())
+
     def wait(self) -> None:
-        self._state.wait_for_everyone()
+        self.any(False)
+
+    def main_does(self, work: Callable[[], object]) -> None:
+        self.wait()
+        error: BaseException | None = None
+        if self.is_main:
+            try:
+                work()
+            except BaseException as raised:  # the others must know before it goes on
+                error = raised
+        failed = self.any(error is not None)
+        if error is not None:
+            raise error
+        if failed:
+            raise SystemExit(EXIT_USER_ERROR)
 
     def close(self) -> None:
         self._state.destroy_process_group()

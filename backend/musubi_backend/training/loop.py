@@ -1,7 +1,8 @@
 """The training loop: batches in order, one loss per micro-step, one optimizer step per accumulation window.
 
-It can stop between any two micro-steps: gradients of an unfinished window are thrown away and the window is done again on
-resume, so what continues is exactly what would have gone on.
+It can stop anywhere, also inside a forward or backward pass (of several processes, between two micro-steps, as all must leave together):
+gradients of an unfinished window are thrown away and the window is done again on resume, so what continues is exactly what would
+have gone on.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ import contextlib
 import logging
 import math
 from argparse import Namespace
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
 from .. import job
-from ..errors import StopRequested, UserError
+from ..errors import EXIT_USER_ERROR, StopRequested, UserError
 from ..layers.experts import boundary_of
 from .charts import loss_curve
 from .checkpoints import Checkpoints
@@ -85,15 +87,18 @@ class Loop:
         self.bar: StepBar | None = None
         self._window: list[float] = []
         self._suspects: list[str] = []
-        self._started_at = self.position.step
+        self._started_at = self._kept_step = self.position.step  # the last step that a state on disk has
+        self._late_samples: list[int | None] | None = []  # of the last step, made when everything is saved; None from then on
 
     def go_to(self, position: Position, losses: list[float], history: list[float]) -> None:
         """Begin at a saved position instead of the start."""
-        self.position, self._started_at = position, position.step
+        self.position = position
+        self._started_at = self._kept_step = position.step
         self.average, self.history = AverageLoss(losses), list(history)
 
     def start(self) -> None:
-        """Train to the end, then save the LoRA (and the state). Raises StopRequested once everything worth keeping is saved."""
+        """Train to the end, then save the LoRA (and the state). Raises StopRequested once everything worth keeping is saved; so it is
+        when a step fails."""
         run, position = self.run, self.position
         if run.samples.due(0) and position.step == 0:
             self._sample(None)
@@ -106,6 +111,9 @@ class Loop:
                     if not self._epoch():
                         break
             self._finish()
+            late, self._late_samples = self._late_samples or [], None
+            for epoch in late:
+                self._sample(epoch)
 
     def _epoch(self) -> bool:
         """The rest of the current epoch. False when the last step fell before its end."""
@@ -117,8 +125,9 @@ class Loop:
             self._stop_if_asked()
             in_window = len(self._window) + 1
             complete = in_window == run.args.gradient_accumulation_steps or index == len(batches) - 1
-            loss = self._backward(upcoming.pop(), position.micro_step + in_window - 1)
-            upcoming = [self._load(batch) for batch in batches[index + 1 : index + 2]]  # while the device computes
+            with self._leaving_together():
+                loss = self._backward(upcoming.pop(), position.micro_step + in_window - 1)
+                upcoming = [self._load(batch) for batch in batches[index + 1 : index + 2]]  # while the device computes
             value = self._checked(loss, batches[index], complete)
             self._window.append(value)
             self.average.add(index, value)
@@ -210,6 +219,8 @@ class Loop:
         position.micro_step += len(self._window)
         self._window.clear()
         self.history.append(loss)
+        if position.step == self._kept_step + 1:
+            job.keep(f"the steps after step {self._kept_step}")
         self._report(loss, rates, norms)
         self._due_after_step()
 
@@ -240,38 +251,35 @@ class Loop:
         sampling = run.samples.due(step)
         if not (saving or sampling):
             return
-        run.choice.eval()
-        if saving:
-            stem = run.checkpoints.step_name(step)
-            self._save(stem, epoch=self.position.epoch)
-            if run.args.save_state:
-                self._save_state(stem, f"at step {step}")
-            if run.processes.is_main:
-                run.checkpoints.rotate_steps(step)
-        if sampling:
-            self._sample(None)
-        run.choice.train()
+        with self._between_steps():
+            if saving:
+                stem = run.checkpoints.step_name(step)
+                self._save(stem, epoch=self.position.epoch)
+                if run.args.save_state:
+                    self._save_state(stem, f"at step {step}")
+                run.processes.main_does(lambda: run.checkpoints.rotate_steps(step))
+            if sampling:
+                self._sample(None)
 
     def _end_of_epoch(self, whole: bool) -> None:
         """What is due after an epoch, which may have been cut short by the last step."""
         run, position = self.run, self.position
         done = position.epoch + 1
         run.trackers.log({"loss/epoch": self.average.value}, done)
-        run.choice.eval()
         every = run.args.save_every_n_epochs
         saving = bool(every) and done % every == 0 and done < run.epochs
         stem = run.checkpoints.epoch_name(done)
-        if saving:
-            self._save(stem, epoch=done)
-        if whole:
-            position.epoch, position.batch = done, 0
-        if saving and run.args.save_state:
-            self._save_state(stem, f"at epoch {done}")
-        if saving and run.processes.is_main:
-            run.checkpoints.rotate_epochs(done)
-        if run.samples.due(position.step, done):
-            self._sample(done)
-        run.choice.train()
+        with self._between_steps():
+            if saving:
+                self._save(stem, epoch=done)
+            if whole:
+                position.epoch, position.batch = done, 0
+            if saving and run.args.save_state:
+                self._save_state(stem, f"at epoch {done}")
+            if saving:
+                run.processes.main_does(lambda: run.checkpoints.rotate_epochs(done))
+            if run.samples.due(position.step, done):
+                self._sample(done)
 
     def _finish(self) -> None:
         run = self.run
@@ -279,6 +287,7 @@ class Loop:
         if run.args.save_state or run.args.save_state_on_train_end:
             self._save_state(run.checkpoints.name, "(last)")
         self._save(run.checkpoints.name, epoch=run.epochs)
+        job.keep("")
         if run.processes.is_main and self.history:
             path = run.checkpoints.folder / f"{run.checkpoints.name}.loss.png"
             title = f"{run.checkpoints.name}: loss over {len(self.history)} steps, last average {self.average.value:.4g}"
@@ -288,51 +297,100 @@ class Loop:
 
     def _stop_if_asked(self) -> None:
         """Between two micro-steps: if any process was asked to stop, all save and leave. Raises StopRequested."""
-        run = self.run
-        asked = job.stop_requested()
-        if run.processes.count > 1:
-            asked = run.processes.mean(torch.tensor(float(asked), device=self.device)).item() > 0
-        if not asked:
+        if self.run.processes.any(job.stop_requested()):
+            self._leave()
+
+    @contextlib.contextmanager
+    def _leaving_together(self) -> Iterator[None]:
+        """A micro-step. When a stop leaves it in the middle, or an error ends it in any process, all save and leave: the others would wait
+        for this one for ever."""
+        several = self.run.processes.count > 1
+        error: Exception | None = None
+        try:
+            with job.held() if several else contextlib.nullcontext():
+                yield
+        except StopRequested:
+            self._leave()
+        except Exception as raised:
+            error = raised
+        if not self.run.processes.any(error is not None):
             return
-        run.choice.optimizer.zero_grad(set_to_none=True)
-        run.choice.eval()
-        step = self.position.step
+        try:
+            self._keep()
+        except (UserError, RuntimeError, OSError) as problem:
+            logger.error("what was learned until step %d could not be saved: %s", self.position.step, problem)
+        if error is not None:
+            raise error
+        raise SystemExit(EXIT_USER_ERROR)  # the process that failed says why
+
+    def _leave(self) -> NoReturn:
+        """Save what was learned and raise StopRequested."""
+        run, step = self.run, self.position.step
+        job.request_stop()  # where another process was asked
+        self._keep()
         if step == self._started_at:
             raise StopRequested(f"stopped before a step was done; there is nothing new to save (step {step} of {run.total_steps})")
-        stem = run.checkpoints.step_name(step)
-        self._save(stem, epoch=self.position.epoch)
-        self._save_state(stem, f"at step {step}")
-        raise StopRequested(f"stopped after step {step} of {run.total_steps}; continue with --resume {run.checkpoints.state_folder(stem)}")
+        state = run.checkpoints.state_folder(run.checkpoints.step_name(step))
+        raise StopRequested(
+            f"stopped after step {step} of {run.total_steps}; continue with --resume {state}",
+            f"stopped at step {step}, state saved (queue again to continue)",
+        )
 
-    def _sample(self, epoch: int | None) -> None:
-        """Make the sample videos. A stop request ends it early and is answered before the next micro-step; when it fails (a VAE
-        that does not fit into memory), that is said and the training goes on."""
-        run = self.run
-        run.processes.wait()
-        if not run.processes.is_main:
-            return
+    def _keep(self) -> None:
+        """Save state and LoRA of the last finished step, unless it was the first of all. Gradients of a window that was begun go."""
+        run, step = self.run, self.position.step
+        run.choice.optimizer.zero_grad(set_to_none=True)
+        run.choice.eval()
+        if step > self._started_at:
+            stem = run.checkpoints.step_name(step)
+            self._save_state(stem, f"at step {step}")  # before the LoRA, which is in it
+            self._save(stem, epoch=self.position.epoch)
+
+    @contextlib.contextmanager
+    def _between_steps(self) -> Iterator[None]:
+        """Saving and sampling, with the weights that are meant for it, and not measured as a step."""
         if self.bar is not None:
             self.bar.pause()
+        self.run.choice.eval()
+        yield
+        self.run.choice.train()
+        if self.bar is not None:
+            self.bar.resume()
+
+    def _sample(self, epoch: int | None) -> None:
+        """Make the sample videos, those of the last step once all is saved."""
+        if self._late_samples is not None and self.position.step >= self.run.total_steps:
+            self._late_samples.append(epoch)
+        else:
+            self.run.processes.main_does(lambda: self._make_samples(epoch))
+
+    def _make_samples(self, epoch: int | None) -> None:
+        """A stop request ends it early and is answered before the next micro-step; when it fails (a VAE that does not fit into memory),
+        that is said and the training goes on."""
+        run = self.run
         run.network.eval()
         try:
+            job.leave_if_asked("a stop was asked for")
             run.samples.make(run.transformer, self.position.step, epoch, self.device)
         except StopRequested as stop:
             logger.info("no more samples: %s", stop)
         except (UserError, RuntimeError, OSError) as error:
             logger.error("no samples at step %d, training goes on: %s", self.position.step, error)
         run.network.train()
-        if self.bar is not None:
-            self.bar.resume()
 
     def _save(self, stem: str, epoch: int) -> None:
-        self.run.processes.wait()
-        if self.run.processes.is_main:
-            self.run.checkpoints.save_lora(stem, self.run.network, self.position.step, epoch)
+        run = self.run
+        run.processes.main_does(lambda: run.checkpoints.save_lora(stem, run.network, self.position.step, epoch))
 
     def _save_state(self, stem: str, reason: str) -> None:
-        self.run.processes.wait()
-        if self.run.processes.is_main:
-            self.run.checkpoints.save_state(stem, self.state(), reason)
+        def save() -> None:
+            with job.writing(folder.name, folder):
+                run.checkpoints.save_state(stem, self.state(), reason)
+
+        run, folder = self.run, self.run.checkpoints.state_folder(stem)
+        run.processes.main_does(save)
+        self._kept_step = self.position.step
+        job.keep("")
 
     def state(self) -> TrainingState:
         """The run at its last finished optimizer step."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
-from ..console import progress_bar
+from tqdm import tqdm
+
+from ..pace import Pace
 
 
 class AverageLoss:
@@ -26,28 +29,44 @@ class AverageLoss:
         return self._total / len(self.losses) if self.losses else 0.0
 
 
+class _Bar(tqdm):
+    """tqdm, but the rate and the time left are those of `pace`: tqdm's own count saving and samples as steps, and a resumed run's."""
+
+    def __init__(self, pace: Pace, **settings: Any) -> None:
+        self.pace = pace
+        super().__init__(**settings)
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        values = dict(super().format_dict)
+        seconds = self.pace.seconds
+        # a bar whose steps all lie before its start knows no rate
+        return {**values, "rate": 1 / seconds} if seconds else {**values, "rate": None, "initial": values["n"]}
+
+
 class StepBar:
     """`steps: 12%|#2 | 1/8 [00:00<00:03, 2.1it/s, avr_loss=2.03]` on stderr.
 
-    The first step, with its start-up costs, is not in the speed.
+    Speed and time left are of steps alone: not of the first one, with its start-up costs, nor of what is done between `pause` and
+    `resume`.
     """
 
     def __init__(self, total: int, done: int, shown: bool) -> None:
-        self._bar = progress_bar(total, "steps", initial=done, disable=not shown)
+        self.pace = Pace()
+        self._bar = _Bar(self.pace, total=total, desc="steps", dynamic_ncols=False, initial=done, disable=not shown)
+        self._since = time.perf_counter()
+        self._paused: float | None = None
         self._first = True
-        self._since = self._paused = time.perf_counter()
 
     def step(self, values: dict[str, float]) -> float:
-        """One step is done; values go behind the rate. Returns the seconds since the last one."""
+        """One step is done; values go behind the rate. Returns the seconds it took."""
         now = time.perf_counter()
         seconds, self._since = now - self._since, now
+        self.pace.add(1, seconds)
         self._bar.set_postfix(values, refresh=False)
         self._bar.update(1)
-        if self._first and not self._bar.disable:
+        if self._first:  # at once, however short it was
             self._first = False
-            done = self._bar.n
-            self._bar.reset()
-            self._bar.initial = self._bar.n = self._bar.last_print_n = done
             self._bar.refresh()
         return seconds
 
@@ -56,7 +75,10 @@ class StepBar:
         self._paused = time.perf_counter()
 
     def resume(self) -> None:
-        self._since += time.perf_counter() - self._paused
+        """Go on measuring."""
+        if self._paused is not None:
+            self._since += time.perf_counter() - self._paused
+            self._paused = None
 
     def close(self) -> None:
         self._bar.refresh()

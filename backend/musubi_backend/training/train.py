@@ -77,13 +77,15 @@ def check(args: Namespace, architecture: Architecture) -> None:
 
 @contextlib.contextmanager
 def stopping_on_signals() -> Iterator[None]:
-    """Turn the first Ctrl-C or terminate signal into a graceful stop; the second one ends at once."""
+    """Turn Ctrl-C and the terminate signal into a graceful stop; a second Ctrl-C ends at once, but never inside of a save. A launcher
+    that lost another process may send any number of terminate signals."""
 
     def request(number: int, frame: Any) -> None:
-        if job.stop_requested():
-            raise KeyboardInterrupt
-        logger.warning("stopping after the current step; the state will be saved. Once more to stop at once")
-        job.request_stop()
+        if not job.stop_requested():
+            logger.warning("stopping; what was learned will be saved. Ctrl-C once more to end at once")
+            job.request_stop()
+        elif number == signal.SIGINT:
+            job.interrupt()
 
     former = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

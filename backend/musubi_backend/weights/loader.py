@@ -14,6 +14,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from .. import job
 from ..errors import UserError
 from ..memory.fp8 import EIGHT_BIT_DTYPES, Fp8Linear, dequantised
 from . import quantised
@@ -122,7 +123,8 @@ def load_into(
     memory whatever the device is.
     8-bit floats stay what they are in an `Fp8Linear`, which also turns what else it is given into them; elsewhere they are
     multiplied by their scale and cast (to bfloat16 where dtype is None).
-    Names and shapes are checked before anything is read; UserError lists what is missing, surplus or of another shape.
+    Names and shapes are checked before anything is read; UserError lists what is missing, surplus or of another shape. StopRequested
+    between two tensors once the job was asked to stop.
     """
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict(keep_vars=True).items()}
     names = {name: rename(name) if rename else name for name in weights.header.tensors}
@@ -133,6 +135,7 @@ def load_into(
     quantising = any(isinstance(part, Fp8Linear) for part in module.modules())
     reuse = target.type != "cpu" or transform is not None or quantising or (dtype is not None and dtype != weights.main_dtype())
     for name, original in weights.tensors(reuse):
+        job.leave_if_asked(f"stopped while loading {weights.path.name}, before there was anything to keep")
         own = names[name]
         if own is None:
             continue

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from ... import job
-from ...errors import StopRequested
 from ...inference.sampling import batch_of_one
 from .card import CARD
 from .magcache import Calibration, MagCache, wanted
@@ -139,8 +138,7 @@ class _Sampler:
         caches = [wanted(self.args, request.own, request.steps) for _ in range(2)]
         try:
             for step, timestep in enumerate(run.timesteps):
-                if job.stop_requested():
-                    raise StopRequested(f"stopped while sampling, after {step} of {request.steps} steps of a section")
+                job.leave_if_asked(f"stopped while sampling, after {step} of {request.steps} steps of a section")
                 now = torch.tensor([timestep], dtype=torch.float32, device=self.device)
                 with torch.no_grad():
                     latents = run.step(self._guided(latents, now, positive, negative, caches), latents)

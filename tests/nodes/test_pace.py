@@ -1,0 +1,108 @@
+"""No figure without sense reaches a person: speeds and times left of trainings with slow starts, samples, saving and resuming."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Any
+
+import pytest
+from musubi_backend.pace import Pace
+from musubi_backend.training import progress as training_progress
+
+
+@pytest.fixture
+def clock() -> list[float]:
+    return [100.0]
+
+
+@pytest.fixture
+def follower(part: Any, clock: list[float]) -> Any:
+    return part("nodes.jobs.progress").Follower(lambda: clock[0])
+
+
+def bar(step: int, total: int, figures: str = "00:00<00:00, 99.00it/s", title: str = "steps: ") -> bytes:
+    return f"\r{title}{100 * step // total:3d}%|##   | {step}/{total} [{figures}, avr_loss=0.1]\r".encode()
+
+
+def test_the_first_step_is_no_measure() -> None:
+    pace = Pace()
+    pace.add(1, 600.0)
+    assert (pace.rate(), pace.left(10)) == ("", "")
+    pace.add(1, 2.0)
+    assert (pace.rate(), pace.left(10)) == ("2.00s/it", "00:20")
+    assert pace.left(0) == ""
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1.0, 0.0])
+def test_what_cannot_be_is_not_measured(seconds: float) -> None:
+    pace = Pace()
+    pace.add(1, 1.0)
+    pace.add(1, seconds)
+    assert (pace.rate(), pace.left(10)) == ("", "")
+
+
+def test_days_are_hours() -> None:
+    pace = Pace()
+    pace.add(1, 0.0)
+    pace.add(10, 600.0)
+    assert pace.left(1500) == "25:00:00"
+
+
+def test_samples_and_saving_of_musubi_tuner_are_not_steps(follower: Any, clock: list[float]) -> None:
+    follower.feed_log(b"running training\n" + bar(0, 100))
+    clock[0] += 300  # the first step compiles
+    follower.feed_log(bar(1, 100, "05:00<8:15:00, 300.00s/it"))
+    assert (follower.progress.rate, follower.progress.left) == ("", "")
+    for step in range(2, 6):
+        clock[0] += 2
+        follower.feed_log(bar(step, 100) + bar(step, 100))
+    assert (follower.progress.rate, follower.progress.left) == ("2.00s/it", "03:10")
+    follower.feed_log(b"\nINFO:x:generating sample images at step: 5\n")
+    for step in range(3):
+        clock[0] += 100
+        follower.feed_log(bar(step, 20, title="Sampling timesteps for prompt 1: "))
+    follower.feed_log(b"\nsaving checkpoint: /out/cat.safetensors\n" + bar(5, 100, "11:00<3:29:00, 132.00s/it"))
+    clock[0] += 2
+    follower.feed_log(bar(6, 100))
+    assert (follower.progress.rate, follower.progress.left) == ("2.00s/it", "03:08")
+
+
+@pytest.mark.parametrize("figures", ["00:00<?, -29868528.48it/s", "00:00<00:00, infit/s", "00:00<?, nanit/s", "00:03<12345:00:00, 9e9s/it"])
+def test_nonsense_of_a_bar_is_not_passed_on(follower: Any, figures: str) -> None:
+    for step in (900, 901):
+        follower.feed_log(bar(step, 1000, figures))
+    assert follower.progress.text in ("training · 901/1000 · loss 0.1000",)
+
+
+def test_an_item_that_waits_for_its_model_is_no_measure(follower: Any, clock: list[float]) -> None:
+    for step, seconds in ((0, 0), (1, 90), (2, 1), (3, 1)):
+        clock[0] += seconds
+        follower.feed_log(bar(step, 50, title=""))
+    assert follower.progress.text.endswith("3/50 · 1.00it/s · 00:47 left")
+
+
+def test_our_own_trainer_says_how_long_steps_took(follower: Any) -> None:
+    for step, seconds in ((901, 70.0), (902, 0.5), (903, 0.5)):
+        follower.feed_metrics(f'{{"event": "step", "step": {step}, "total": 1003, "loss": 0.5, "seconds": {seconds}}}\n')
+        follower.feed_log(bar(step, 1003, "00:00<?, -29868528.48it/s"))
+    assert follower.progress.text == "training · 903/1003 · 2.00it/s · 00:50 left · loss 0.5000"
+
+
+def test_the_trainers_bar_counts_steps_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, shown = [0.0], io.StringIO()
+    monkeypatch.setattr(training_progress.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr("sys.stderr", shown)
+    steps = training_progress.StepBar(1000, 900, shown=True)
+    for seconds in (60, 2, 2):
+        now[0] += seconds
+        steps.step({"avr_loss": 0.5})
+        steps.pause()
+        now[0] += 500  # a sample
+        steps.resume()
+    steps.close()
+    bars = [text for text in re.split(r"[\r\n]+", shown.getvalue()) if text]
+    assert "900/1000" in bars[0] and "?" in bars[0]
+    assert "901/1000" in bars[1] and "?it/s" in bars[1]
+    assert re.search(r"903/1000 \[\d\d:\d\d<03:14, +2\.00s/it, avr_loss=0\.5\]", bars[-1]), bars[-1]
+    assert "-" not in shown.getvalue()
