@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from musubi_backend.dataset import decoding
-from musubi_backend.dataset.decoding import decode, decoded, read_clip
+from musubi_backend.dataset.ahead import decoded
+from musubi_backend.dataset.clips import ClipFrame, frames_of
+from musubi_backend.dataset.decoding import decode
 from musubi_backend.dataset.discovery import discover
 from musubi_backend.dataset.items import MediaItem, plan
 from musubi_backend.dataset.pictures import fit
@@ -51,12 +54,31 @@ def test_the_windows_of_a_clip_hold_its_frames(make: SimpleNamespace, tmp_path: 
     assert plan(item, make.card, facts.size, facts.count) == [entry.entry for entry in entries]
 
 
-def test_only_as_many_frames_as_needed_are_decoded(make: SimpleNamespace, tmp_path: Path) -> None:
-    clip = make.clip(tmp_path / "a.mp4", 40, fps=32)
-    frames, size = read_clip(clip, lambda size: size, source_fps=32.0, target_fps=16.0, limit=5)
-    whole, _ = read_clip(clip, lambda size: size)
-    assert size == (64, 48) and len(whole) == 40
-    assert np.array_equal(frames, whole[0:10:2])
+def test_only_the_frames_of_windows_are_made_and_nothing_behind_them_is_decoded(
+    make: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = make.clip(tmp_path / "in" / "a.mp4", 40, fps=32)
+    make.caption(clip)
+    whole = [frame.pixels() for frame in frames_of(clip)]
+    made, decoded_frames = [], []
+    real = decoding.frames_of
+
+    def counting(path: Path) -> Iterator[ClipFrame]:
+        for frame in real(path):
+            decoded_frames.append(frame)
+            yield frame
+
+    monkeypatch.setattr(decoding, "frames_of", counting)
+    monkeypatch.setattr(decoding, "fit", lambda pixels, bucket: made.append(1) or fit(pixels, bucket))
+    section = f"video_directory = '{tmp_path}/in'\nsource_fps = 32.0\ntarget_frames = [5]\nframe_extraction = "
+    (item,) = items(make, tmp_path, section + "'head'")
+    (entry,) = decode(item, make.card)
+    assert np.array_equal(entry.pixels, whole[0:10:2])
+    assert len(made) == 5 and len(decoded_frames) == 9
+    made.clear()
+    (item,) = items(make, tmp_path, section + "'uniform'\nframe_sample = 2")
+    first, last = decode(item, make.card)
+    assert len(made) == 10 and np.array_equal(last.pixels, whole[30:40:2]) and np.array_equal(first.pixels, entry.pixels)
 
 
 def test_frames_are_resized_to_the_bucket_while_decoding_and_folders_are_clips(make: SimpleNamespace, tmp_path: Path) -> None:
@@ -70,15 +92,15 @@ def test_frames_are_resized_to_the_bucket_while_decoding_and_folders_are_clips(m
     assert probe(item, make.card).count == 5
 
 
-def test_alpha_is_cut_off_after_resizing_and_kept_aside(make: SimpleNamespace, tmp_path: Path) -> None:
+def test_pictures_of_any_mode_become_rgb(make: SimpleNamespace, tmp_path: Path) -> None:
     make.caption(make.picture(tmp_path / "in" / "a.png", (80, 64), "RGBA"))
     make.caption(make.picture(tmp_path / "in" / "b.png", (50, 90), "P"))
     first, second = items(make, tmp_path, f"image_directory = '{tmp_path}/in'", general=BUCKETED)
     (rgba,) = decode(first, make.card)
-    assert rgba.pixels.shape == (1, 48, 64, 3) and rgba.alpha is not None and rgba.alpha.shape == (48, 64)
+    assert rgba.pixels.shape == (1, 48, 64, 3)
     assert rgba.entry.latent_paths(make.card)[0].name == "a_0080x0064_wan.safetensors"
     (palette,) = decode(second, make.card)
-    assert palette.pixels.shape == (1, 64, 48, 3) and palette.alpha is None
+    assert palette.pixels.shape == (1, 64, 48, 3)
 
 
 def test_a_control_clip_is_cut_or_its_last_frame_repeated(make: SimpleNamespace, tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """The verb that caches latents: decode, encode and save every item of a dataset, for any architecture.
 
 Threads decode ahead while the encoder loads and works. With `--skip_existing` the headers of media and caches, and the notes on what
-the caches were made from (`sources`), decide what is left to do, so a complete cache is recognised without decoding anything and
-without torch.
+the caches were made from (`sources`), decide what is left to do, so a complete cache is recognised without decoding more than the first
+frame of each clip, and without torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..dataset.decoding import DecodedEntry, decoded
+from ..dataset.ahead import decoded
+from ..dataset.decoding import DecodedEntry
 from ..dataset.discovery import Discovery
 from ..dataset.items import Entry, MediaItem
 from ..dataset.probe import foresee

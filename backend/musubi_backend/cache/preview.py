@@ -6,7 +6,8 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..dataset.decoding import DecodedEntry, decoded
+from ..dataset.ahead import decoded
+from ..dataset.decoding import DecodedEntry
 from ..dataset.problems import Problem
 from ..errors import UserError
 from .caching import threads

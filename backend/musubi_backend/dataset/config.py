@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 from ..errors import UserError
 from . import frames, schema
 from .buckets import Size
+from .text import read_text
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -150,11 +151,11 @@ def read_file(path: Path) -> Any:
     if kind not in (".toml", ".json"):
         raise UserError(f"{path} is not a dataset file: its name must end in .toml or .json")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; give the path of your dataset file to --dataset_config") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    except ValueError as error:
+        raise UserError(f"{path} is {error}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     if kind == ".json":

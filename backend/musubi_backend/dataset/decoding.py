@@ -1,25 +1,24 @@
-"""From media files to the pixels of cache entries, decoded ahead of the encoder in background threads."""
+"""From media files to the pixels of cache entries."""
 
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
 from .buckets import Size
+from .clips import ClipFrame, frames_of
 from .config import ImageDataset, VideoDataset
-from .frames import resampled
-from .items import Entry, MediaItem, caching_buckets, control_size, plan, unmet_targets
+from .items import Entry, MediaItem, caching_buckets, control_size, unmet_targets
 from .pictures import fit, read_picture
-from .probe import frames_of_folder, open_video
-from .problems import Problem, UnusableMedium
+from .probe import Foreseen, foresee, rate_of
+from .problems import Problem, UnusableMedium, unexpected
+from .timing import Rate, Timing, decoded_timing, timing_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,15 +34,13 @@ class DecodedEntry:
     """The pixels of one cache entry, resized to its bucket.
 
     pixels     uint8 [F, H, W, 3]; F is 1 for a picture
-    alpha      uint8 [H, W] of a picture with transparency, else None
     controls   one array like `pixels` per control picture, or one for the control clip
-    control_alphas   per control picture its transparency like `alpha`, for architectures that use it as a mask
+    control_alphas   per control picture its transparency as uint8 [H, W], else None, for architectures that use it as a mask
     targets    further pictures of the item (`multiple_target`), each [1, H, W, 3]
     """
 
     entry: Entry
     pixels: np.ndarray
-    alpha: np.ndarray | None = None
     controls: list[np.ndarray] = field(default_factory=list)
     control_alphas: list[np.ndarray | None] = field(default_factory=list)
     targets: list[np.ndarray] = field(default_factory=list)
@@ -54,83 +51,51 @@ class DecodedEntry:
         return self.entry.batch_key([(control.shape[2], control.shape[1]) for control in self.controls])
 
 
-def decoded(items: Iterable[MediaItem], card: Card, workers: int = 1) -> Iterator[tuple[MediaItem, list[DecodedEntry] | Problem]]:
-    """Every item with its entries or the reason why there are none, in the order of `items`.
-
-    At most `workers` + 1 items are decoded or waiting at a time, so memory stays bounded however long the data set is.
-    """
-    pending: deque[tuple[MediaItem, Future[list[DecodedEntry] | Problem]]] = deque()
-    queue = iter(items)
-    with ThreadPoolExecutor(max(1, workers), thread_name_prefix="decode") as pool:
-        try:
-            for item in queue:
-                pending.append((item, pool.submit(decode, item, card)))
-                if len(pending) > max(1, workers):
-                    yield _next(pending)
-            while pending:
-                yield _next(pending)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
 def decode(item: MediaItem, card: Card) -> list[DecodedEntry] | Problem:
     """The entries of one item with their pixels, or a Problem."""
+    foreseen = foresee(item, card)
+    return foreseen if isinstance(foreseen, Problem) else decode_foreseen(foreseen, card)
+
+
+def decode_foreseen(foreseen: Foreseen, card: Card) -> list[DecodedEntry] | Problem:
+    """As `decode`, of an item that was looked at."""
+    item = foreseen.item
     try:
         if isinstance(item.dataset, ImageDataset):
-            return _decode_picture(item, item.dataset, card)
-        return _decode_clip(item, item.dataset, card)
+            return _decode_picture(foreseen, item.dataset, card)
+        return _decode_clip(foreseen, item.dataset, card)
     except UnusableMedium as unusable:
         return unusable.problem
     except UserError as error:  # a control picture of impossible shape
         return Problem(item.path, str(error))
+    except Exception as error:  # one damaged file must not cost the other items, whatever a library makes of it
+        logger.debug("decoding %s", item.path, exc_info=True)
+        return unexpected(item.path, error)
 
 
-def read_clip(
-    path: Path, bucket_for: Callable[[Size], Size], *, source_fps: float | None = None, target_fps: float = 16.0, limit: int | None = None
-) -> tuple[list[np.ndarray], Size]:
-    """The frames of a clip (file or folder of pictures) and its own size.
+def held_bytes(foreseen: Foreseen) -> int:
+    """About how much memory the pixels of an item take while they are made and until they are encoded."""
+    item, (width, height) = foreseen.item, foreseen.entries[0].bucket
+    frames = len(_needed(foreseen.entries)) if isinstance(item.dataset, VideoDataset) else 1 + len(item.targets)
+    full = 4 * foreseen.facts.size[0] * foreseen.facts.size[1]
+    return 2 * full + 3 * width * height * frames * (1 + len(item.controls))
 
-    path         video file, or folder of pictures in the order of their names
-    bucket_for   from the size of the first frame to the size all frames are brought to
-    source_fps, target_fps, limit   as in `frames.resampled`; decoding stops at the last frame needed
 
-    Each frame is uint8 [H, W, 3], resized at once so that only small frames are held. UnusableMedium.
-    """
-    result: list[np.ndarray] = []
-    size, bucket = (0, 0), (0, 0)
-    with closing(_frames(path)) as frames:
-        for keep, frame in zip(resampled(source_fps, target_fps, limit), frames, strict=False):
-            if not keep:
-                continue
-            if not result:
-                size = (frame.shape[1], frame.shape[0])
-                bucket = bucket_for(size)
-            result.append(fit(frame, bucket))
+def read_clip(path: Path, size: Size, frames: int) -> list[np.ndarray]:
+    """The first frames of a clip (file or folder of pictures), at most so many, each uint8 [H, W, 3] covering `size` and cut.
+    UnusableMedium."""
+    with closing(frames_of(path)) as found:
+        result = [fit(frame.pixels(), size) for frame in islice(found, frames)]
     if not result:
         raise UnusableMedium(path, "not a single frame could be decoded")
-    return result, size
+    return result
 
 
-def _frames(path: Path) -> Generator[np.ndarray, None, None]:
-    if path.is_dir():
-        yield from map(read_picture, frames_of_folder(path))
-        return
-    with open_video(path) as container:
-        container.streams.video[0].thread_type = "AUTO"
-        for frame in container.decode(video=0):
-            yield frame.to_ndarray(format="rgb24")
-
-
-def _decode_picture(item: MediaItem, dataset: ImageDataset, card: Card) -> list[DecodedEntry] | Problem:
-    pixels = read_picture(item.path, keep_alpha=True)
-    entries = plan(item, card, (pixels.shape[1], pixels.shape[0]))
-    if isinstance(entries, Problem):
-        return entries
-    (entry,) = entries
-    pixels = fit(pixels, entry.bucket)
-    result = DecodedEntry(entry, pixels[None, ..., :3], pixels[..., 3] if pixels.shape[-1] == 4 else None)
+def _decode_picture(foreseen: Foreseen, dataset: ImageDataset, card: Card) -> list[DecodedEntry]:
+    item, (entry,) = foreseen.item, foreseen.entries
+    result = DecodedEntry(entry, fit(read_picture(item.path), entry.bucket)[None])
     for path in item.targets:
-        result.targets.append(fit(read_picture(path, keep_alpha=True), entry.bucket)[None, ..., :3])
+        result.targets.append(fit(read_picture(path), entry.bucket)[None])
     for path in item.controls:
         control = read_picture(path, keep_alpha=True)
         size = control_size(dataset, card, (control.shape[1], control.shape[0]), entry.bucket)
@@ -140,34 +105,81 @@ def _decode_picture(item: MediaItem, dataset: ImageDataset, card: Card) -> list[
     return [result]
 
 
-def _decode_clip(item: MediaItem, dataset: VideoDataset, card: Card) -> list[DecodedEntry] | Problem:
-    import numpy as np
-
-    read = partial(read_clip, source_fps=dataset.source_fps, target_fps=float(card.fps), limit=dataset.rules.limit)
-    choose = caching_buckets(dataset, card).choose
-    frames, size = read(item.path, choose)
-    entries = plan(item, card, size, len(frames))
-    if isinstance(entries, Problem):
-        return entries
-    unmet = unmet_targets(item, len(frames))
+def _decode_clip(foreseen: Foreseen, dataset: VideoDataset, card: Card) -> list[DecodedEntry] | Problem:
+    item, count, entries = foreseen.item, foreseen.facts.count, foreseen.entries
+    needed = _needed(entries)
+    rate, bucket, choose = rate_of(dataset, card), entries[0].bucket, caching_buckets(dataset, card).choose
+    pixels = _read(item.path, needed, rate, foreseen.facts.timing, lambda frame: fit(frame.pixels(), bucket))
+    if len(pixels) < len(needed):
+        return _decode_shorter(foreseen, dataset, card)
+    unmet = unmet_targets(item, count)
     if unmet:
-        logger.warning(f"{item.path}: {len(frames)} frames, no window of {', '.join(map(str, unmet))}")
-    clip = np.stack(frames)
-    frames.clear()
+        logger.warning(f"{item.path}: {count} frames, no window of {', '.join(map(str, unmet))}")
     controls = []
     for path in item.controls:
-        control, _ = read(path, choose)  # to its own bucket first, then to the clip's: as musubi-tuner does, bit for bit
-        control = [fit(frame, entries[0].bucket) for frame in control]
-        control += [control[-1]] * (len(clip) - len(control))
-        controls.append(np.stack(control[: len(clip)]))
-    return [_window(entry, clip, controls) for entry in entries]
+        timing = timing_of(path, rate, dataset.cache_folder)
+        last = rate.count(timing) - 1
+
+        def fitted(frame: ClipFrame) -> np.ndarray:
+            return fit(fit(frame.pixels(), choose(frame.size)), bucket)  # as musubi-tuner does, bit for bit
+
+        control = _read(path, [min(number, last) for number in needed], rate, timing, fitted)
+        if not len(control):
+            raise UnusableMedium(path, "not a single frame could be decoded")
+        controls.append(_lengthened(control, len(needed)))
+    place = {number: index for index, number in enumerate(needed)}
+    return [_window(entry, place[entry.name.start], pixels, controls) for entry in entries]
 
 
-def _window(entry: Entry, clip: np.ndarray, controls: list[np.ndarray]) -> DecodedEntry:
-    part = slice(entry.name.start, entry.name.start + (entry.frames or 1))
-    return DecodedEntry(entry, clip[part], controls=[control[part] for control in controls])
+def _decode_shorter(foreseen: Foreseen, dataset: VideoDataset, card: Card) -> list[DecodedEntry] | Problem:
+    """The entries of a clip that gave fewer frames than its file promises: by the frames that are there, which is kept for later."""
+    item = foreseen.item
+    dataset.cache_folder.mkdir(parents=True, exist_ok=True)
+    timing = decoded_timing(item.path, folder=dataset.cache_folder)
+    found = foresee(item, card, timing)
+    if isinstance(found, Problem):
+        return found
+    if found.facts.count >= foreseen.facts.count:
+        return Problem(item.path, "the video cannot be read: it gives another number of frames each time")
+    logger.warning(f"{item.path}: {foreseen.facts.count} frames were promised, {found.facts.count} could be decoded")
+    return _decode_clip(found, dataset, card)
 
 
-def _next(pending: deque[tuple[MediaItem, Future[list[DecodedEntry] | Problem]]]) -> tuple[MediaItem, list[DecodedEntry] | Problem]:
-    item, future = pending.popleft()
-    return item, future.result()
+def _needed(entries: Sequence[Entry]) -> list[int]:
+    """The numbers of the frames in any window, in rising order."""
+    return sorted({entry.name.start + number for entry in entries for number in range(entry.frames or 1)})
+
+
+def _read(path: Path, needed: Sequence[int], rate: Rate, timing: Timing, fitted: Callable[[ClipFrame], np.ndarray]) -> np.ndarray:
+    """uint8 [N, H, W, 3]: the frames with these rising numbers, counted after the change of frame rate; fewer where the clip ends
+    before. The others are decoded and dropped."""
+    import numpy as np
+
+    result: np.ndarray | None = None
+    filled = 0
+    with closing(frames_of(path)) as frames:
+        for number, frame in enumerate(rate.taken(frames, timing)):
+            if number < needed[filled]:
+                continue
+            pixels = fitted(frame)
+            if result is None:
+                result = np.empty((len(needed), *pixels.shape), np.uint8)
+            while filled < len(needed) and needed[filled] == number:
+                result[filled] = pixels
+                filled += 1
+            if filled == len(needed):
+                break
+    return np.empty((0, 0, 0, 3), np.uint8) if result is None else result[:filled]
+
+
+def _lengthened(pixels: np.ndarray, count: int) -> np.ndarray:
+    """The last frame repeated up to `count` frames."""
+    import numpy as np
+
+    missing = count - len(pixels)
+    return np.concatenate([pixels, np.repeat(pixels[-1:], missing, axis=0)]) if missing > 0 else pixels
+
+
+def _window(entry: Entry, place: int, pixels: np.ndarray, controls: Sequence[np.ndarray]) -> DecodedEntry:
+    part = slice(place, place + (entry.frames or 1))
+    return DecodedEntry(entry, pixels[part], controls=[control[part] for control in controls])

@@ -9,28 +9,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..cache.names import media_stem
+from ..cache.names import latent_name, media_stem, text_name
 from ..errors import UserError
 from .config import ImageDataset, VideoDataset
 from .controls import Matches, control_clips, control_pictures, further_targets
-from .items import MediaItem
+from .items import MediaItem, longest_name
 from .jsonl import read_records
-from .media import VIDEO_EXTENSIONS, image_extensions, images_in, read_caption, videos_in
-from .problems import Problem
+from .media import VIDEO_EXTENSIONS, image_extensions, images_in, left_out, read_caption, videos_in
+from .problems import Note, Problem, gathered
 
 if TYPE_CHECKING:
     from ..architectures.card import Card
 
 logger = logging.getLogger(__name__)
 
+_MOST_BYTES_OF_A_NAME = 255  # ext4, NTFS, APFS and others
+
 
 @dataclass(frozen=True)
 class Discovery:
-    """What a dataset consists of: the usable items in a fixed order, and everything that is not usable with its reason."""
+    """What a dataset consists of: the usable items in a fixed order, everything that is not usable with its reason, and what
+    else a person should know."""
 
     dataset: ImageDataset | VideoDataset
     items: tuple[MediaItem, ...]
     problems: tuple[Problem, ...]
+    notes: tuple[Note, ...] = ()
 
 
 def discover(dataset: ImageDataset | VideoDataset, card: Card) -> Discovery:
@@ -38,10 +42,16 @@ def discover(dataset: ImageDataset | VideoDataset, card: Card) -> Discovery:
     if dataset.source is None:
         raise UserError(f"{dataset.label} has no media: give {dataset.kind}_directory or {dataset.kind}_jsonl_file")
     key, _ = dataset.source
-    items, problems = _from_folder(dataset, card) if key.endswith("_directory") else _from_jsonl(dataset, card)
+    from_folder = key.endswith("_directory")
+    items, problems = _from_folder(dataset, card) if from_folder else _from_jsonl(dataset, card)
     logger.info(f"found {len(items)} {dataset.kind}s")
     items, doubles = _one_per_stem(items)
-    return Discovery(dataset, tuple(items), (*problems, *doubles))
+    items, unnamable = _with_room_for_names(items, card)
+    notes = [Note(item.path, "the caption is empty") for item in items if not item.caption]
+    notes += _left_out(dataset) if from_folder else []
+    for line in gathered(notes):
+        logger.warning(f"{dataset.label}: {line}")
+    return Discovery(dataset, tuple(items), (*problems, *doubles, *unnamable), tuple(notes))
 
 
 def has_control(dataset: ImageDataset | VideoDataset) -> bool:
@@ -86,6 +96,13 @@ def _from_folder(dataset: ImageDataset | VideoDataset, card: Card) -> tuple[list
     return items, sorted(problems, key=lambda problem: str(problem.path))
 
 
+def _left_out(dataset: ImageDataset | VideoDataset) -> list[Note]:
+    assert dataset.source is not None  # `discover` has refused it
+    folder, videos = Path(dataset.source[1]), isinstance(dataset, VideoDataset)
+    ours = [dataset.cache_folder, *([Path(dataset.control_directory)] if dataset.control_directory else [])]
+    return left_out(folder, videos_in(folder) if videos else images_in(folder), dataset.caption_extension or "", videos, ours)
+
+
 def _targets(dataset: ImageDataset, pictures: Sequence[Path], candidates: Sequence[Path]) -> Matches:
     targets = further_targets(pictures, candidates)
     counts = {len(match) for match in targets.values() if not isinstance(match, str)}
@@ -122,8 +139,8 @@ def _from_jsonl(dataset: ImageDataset | VideoDataset, card: Card) -> tuple[list[
     multiple = isinstance(dataset, ImageDataset) and dataset.multiple_target
     try:
         records, problems = read_records(file, dataset.kind, multiple_target=multiple)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{dataset.label}: {key} {file} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    except ValueError as error:
+        raise UserError(f"{dataset.label}: {key} {file} is {error}") from None
     except OSError as error:
         raise UserError(f"{dataset.label}: {key} {file} cannot be read: {error.strerror or error}") from None
     wanted = None
@@ -160,3 +177,16 @@ def _one_per_stem(items: Sequence[MediaItem]) -> tuple[list[MediaItem], list[Pro
         if first is not item:
             problems.append(Problem(item.path, f"its caches would be called like those of {first.path}; rename one of the two"))
     return list(kept.values()), problems
+
+
+def _with_room_for_names(items: Sequence[MediaItem], card: Card) -> tuple[list[MediaItem], list[Problem]]:
+    """File systems limit the bytes of a name, and caches have longer names than their media."""
+    kept, problems = [], []
+    for item in items:
+        longest = max(latent_name(longest_name(item, card), card.id), text_name(item.stem, card.id), key=len)
+        over = len(os.fsencode(longest)) - _MOST_BYTES_OF_A_NAME
+        if over > 0:
+            problems.append(Problem(item.path, f"the names of its caches would be {over} bytes too long; give it a shorter name"))
+        else:
+            kept.append(item)
+    return kept, problems

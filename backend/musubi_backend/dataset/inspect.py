@@ -1,4 +1,4 @@
-"""The tool `inspect_dataset`: what a dataset file comes to, item by item, without decoding a frame and without torch."""
+"""The tool `inspect_dataset`: what a dataset file comes to, item by item, without torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .describe import table
 from .discovery import Discovery, discover
 from .items import Entry, text_path, unmet_targets
 from .probe import Foreseen, foresee
-from .problems import Problem, listing
+from .problems import Note, Problem, gathered, listing
 
 if TYPE_CHECKING:
     from ..architectures.card import Card
@@ -45,14 +45,15 @@ def run(args: Namespace) -> None:
 
 def inspect(config: DatasetConfig, card: Card) -> dict[str, Any]:
     """The report: "summary" (one line), "text" (what cannot be used, line by line), and "datasets" with their "items",
-    "buckets" and "problems"; each "table" holds its settings as a `[[datasets]]` table of its own. All paths are absolute."""
+    "buckets", "problems" and "notes"; each "table" holds its settings as a `[[datasets]]` table of its own. All paths are absolute."""
     reports, lines = [], []
     counts: Counter[str] = Counter()
     for dataset in config.datasets:
         found = discover(dataset, card)
         items, problems = _looked_at(found, card)
-        reports.append(_dataset_report(dataset, items, problems, card))
-        lines += _lines(dataset, items, problems)
+        notes = [{"path": _absolute(note.path), "note": note.text} for note in _notes(found, items)]
+        reports.append({**_dataset_report(dataset, items, problems, card), "notes": notes})
+        lines += [*_lines(dataset, items, problems), *(f"  {line}" for line in gathered(_notes(found, items)))]
         counts[f"{dataset.kind}s"] += len(items)
         counts["windows"] += sum(len(one.entries) for one in items) if dataset.kind == "video" else 0
         counts["not usable"] += len(problems)
@@ -85,6 +86,11 @@ def _dataset_report(
         ],
         "problems": [{"path": _absolute(problem.path), "reason": problem.reason} for problem in problems],
     }
+
+
+def _notes(found: Discovery, items: Sequence[Foreseen]) -> list[Note]:
+    """What is used otherwise than one may expect, or not read at all."""
+    return [*found.notes, *(Note(one.item.path, text) for one in items for text in one.facts.notes)]
 
 
 def _places(dataset: ImageDataset | VideoDataset) -> dict[str, Any]:

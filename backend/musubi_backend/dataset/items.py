@@ -65,6 +65,13 @@ class Entry:
         return (*key, *(side for size in control_sizes for side in size))
 
 
+def longest_name(item: MediaItem, card: Card) -> LatentName:
+    """A name as long as any latent cache of this item may have."""
+    if isinstance(item.dataset, ImageDataset):
+        return LatentName(item.stem, 99999, 99999)
+    return LatentName(item.stem, 9999, 9999, 99999, 999, 9999 if card.sections else None)
+
+
 def text_path(item: MediaItem, card: Card) -> Path:
     """Where the text cache of an item lies."""
     return item.dataset.cache_folder / text_name(item.stem, card.id)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .problems import Problem
+from .text import read_text
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,11 @@ class Record:
 def read_records(file: Path, kind: str, *, multiple_target: bool = False) -> tuple[list[Record], list[Problem]]:
     """The lines of `file` in their order. `kind` is "image" or "video". Blank lines are skipped; bad lines are Problems.
 
-    OSError and UnicodeDecodeError when the file itself cannot be read.
+    OSError and ValueError when the file itself cannot be read.
     """
     records, problems = [], []
     # not splitlines(): JSON text may hold Unicode's own line separators
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), start=1):
+    for number, line in enumerate(read_text(file).split("\n"), start=1):
         if not line.strip():
             continue
         try:

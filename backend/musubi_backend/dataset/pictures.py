@@ -1,7 +1,8 @@
-"""Opening pictures and bringing pixels to the size of their bucket, bit for bit as musubi-tuner does."""
+"""Opening pictures, their pixels upright and in 8 bits; bringing pixels to the size of their bucket, bit for bit as musubi-tuner does."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -10,12 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .buckets import Size
-from .media import JXL_PLUGINS
+from .media import PICTURE_PLUGINS
 from .problems import UnusableMedium
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
+
+logger = logging.getLogger(__name__)
+
+_ORIENTATION = 0x0112  # Exif 2.32, 4.6.4: 1..8; from 5 on rows and columns change places
+_ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
 
 
 @contextmanager
@@ -23,28 +29,59 @@ def open_picture(path: Path) -> Iterator[Image]:
     """The opened picture, not decoded yet. UnusableMedium for what Pillow cannot read, here or in the block."""
     from PIL import Image, UnidentifiedImageError
 
-    if path.suffix.lower() == ".jxl":
-        for plugin, module in JXL_PLUGINS.items():
-            if find_spec(plugin):
-                import_module(module)
+    for plugin in PICTURE_PLUGINS:
+        if path.suffix.lower() in plugin.endings and find_spec(plugin.package):
+            plugin.register(import_module(plugin.module))
     try:
         with Image.open(path) as image:
             yield image
+    except UnusableMedium:
+        raise
     except UnidentifiedImageError as error:
         raise UnusableMedium(path, "this is not a picture, or a damaged one") from error
     except Image.DecompressionBombError as error:
         raise UnusableMedium(path, f"the picture is too large: {error}") from error
-    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for some broken PNGs
-        raise UnusableMedium(path, f"the picture cannot be read: {error}") from error
+    except Exception as error:  # a damaged file makes Pillow's readers raise nearly anything; it must not cost the other items
+        logger.debug("reading %s", path, exc_info=True)
+        raise UnusableMedium(path, f"the picture cannot be read: {error or type(error).__name__}") from error
+
+
+def upright_size(image: Image) -> Size:
+    """(width, height) as the picture is shown, from its header."""
+    width, height = image.size
+    turned = image.format != "TIFF" and _orientation(image) >= 5  # Pillow turns TIFFs by itself
+    return (height, width) if turned else (width, height)
+
+
+def picture_notes(image: Image) -> tuple[str, ...]:
+    """What a person should know about how this picture is read."""
+    frames = getattr(image, "n_frames", 1)
+    notes = (f"animated ({frames} frames): only the first is taken",) if image.format in _ANIMATED and frames > 1 else ()
+    return (*notes, "has transparency: what is transparent is laid on white") if image.has_transparency_data else notes
 
 
 def read_picture(path: Path, *, keep_alpha: bool = False) -> np.ndarray:
-    """uint8 [H, W, 3], or [H, W, 4] for RGBA pictures with `keep_alpha`; every other mode becomes RGB. UnusableMedium."""
+    """uint8 [H, W, 3], upright; what is transparent is laid on white. With `keep_alpha` pictures with transparency become [H, W, 4],
+    their colours as they are stored. UnusableMedium."""
     import numpy as np
 
     with open_picture(path) as image:
-        keep = image.mode == "RGB" or (keep_alpha and image.mode == "RGBA")
-        return np.array(image if keep else image.convert("RGB"))
+        upright = _upright(image)
+        if upright.mode.startswith("I") or upright.mode == "F":
+            return _eight_bits(np.asarray(upright), upright, path)
+        if upright.has_transparency_data:
+            straight = upright.convert("LA") if upright.mode == "La" else upright  # Pillow has no direct way from there
+            pixels = np.array(straight.convert("RGBA"))
+            return pixels if keep_alpha else on_white(pixels)
+        return np.array(upright.convert("RGB"))
+
+
+def on_white(pixels: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 4] with straight alpha -> [H, W, 3], laid on white."""
+    import numpy as np
+
+    colours, alpha = pixels[..., :3].astype(np.uint32), pixels[..., 3:].astype(np.uint32)
+    return ((colours * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
 def fit(pixels: np.ndarray, bucket: Size) -> np.ndarray:
@@ -69,3 +106,40 @@ def fit(pixels: np.ndarray, bucket: Size) -> np.ndarray:
         pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
     left, top = (width - bucket[0]) // 2, (height - bucket[1]) // 2
     return pixels[top : top + bucket[1], left : left + bucket[0]]
+
+
+def _orientation(image: Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION) or 1)
+    except Exception:  # damaged Exif data in a whole picture
+        logger.debug("Exif data cannot be read", exc_info=True)
+        return 1
+
+
+def _upright(image: Image) -> Image:
+    from PIL import ImageOps
+
+    image.load()  # Pillow turns TIFFs here, and forgets their orientation
+    return ImageOps.exif_transpose(image) if _orientation(image) != 1 else image
+
+
+def _eight_bits(values: np.ndarray, image: Image, path: Path) -> np.ndarray:
+    """Grey values of 16 or 32 bits, whole or not, as uint8 [H, W, 3]. Pillow's own conversion cuts them off at 255."""
+    import numpy as np
+
+    values = np.nan_to_num(values.astype(np.float64), posinf=np.inf, neginf=0)
+    peak = float(values.max(initial=0))
+    if image.mode == "F" and peak <= 1:
+        scale = 255.0
+    elif image.mode.startswith("I;16") or image.format in ("PNG", "PPM"):
+        scale = 255 / 65535
+    elif peak <= 255:
+        scale = 1.0
+    elif peak <= 65535:
+        scale = 255 / 65535
+    elif image.mode == "I":
+        scale = 255 / (2**31 - 1)
+    else:
+        raise UnusableMedium(path, f"its brightness goes up to {peak:g}; save it with values from 0 to 1")
+    grey = np.clip(np.rint(values * scale), 0, 255).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=-1)

@@ -1,40 +1,46 @@
-"""Size, length and frame rate of media without decoding them."""
+"""Size, length and frame rate of media: from headers, packets and the first frame."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import logging
+from contextlib import closing
+from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .buckets import Size
+from .clips import frame_rate, frames_of
 from .config import VideoDataset
-from .container import missing_bytes
-from .frames import resampled, resampled_count
 from .items import Entry, MediaItem, plan
-from .media import images_in
-from .pictures import open_picture
-from .problems import Problem, UnusableMedium
+from .pictures import open_picture, picture_notes, upright_size
+from .problems import Problem, UnusableMedium, unexpected
+from .timing import Rate, Timing, timing_of
 
 if TYPE_CHECKING:
-    from av.container import InputContainer
-
     from ..architectures.card import Card
+
+logger = logging.getLogger(__name__)
+
+_SAME_RATE = 0.02
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known about a medium without decoding it.
+    """What is known about a medium.
 
-    size    (width, height) in pixels
+    size    (width, height) in pixels as it is shown: upright, with square pixels
     count   frames after the change of frame rate, up to those that are needed; 1 for a picture
     fps     as the file says; None for pictures and folders of frames
+    timing  of a clip
+    notes   what a person should know about how it is read
     """
 
     size: Size
     count: int = 1
     fps: float | None = None
+    timing: Timing = field(default_factory=lambda: Timing(1))
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,65 +52,51 @@ class Foreseen:
     entries: tuple[Entry, ...]
 
 
-def foresee(item: MediaItem, card: Card) -> Foreseen | Problem:
-    """What will become of an item, without decoding it: to preview a dataset, and to skip what is cached."""
+def foresee(item: MediaItem, card: Card, timing: Timing | None = None) -> Foreseen | Problem:
+    """What will become of an item: to preview a dataset, to decode what is needed of it, and to skip what is cached. timing: of a clip,
+    where it is known."""
     try:
-        facts = probe(item, card)
+        facts = probe(item, card, timing)
     except UnusableMedium as unusable:
         return unusable.problem
+    except Exception as error:  # as in `decode_foreseen`
+        logger.debug("looking at %s", item.path, exc_info=True)
+        return unexpected(item.path, error)
     entries = plan(item, card, facts.size, facts.count)
     return entries if isinstance(entries, Problem) else Foreseen(item, facts, tuple(entries))
 
 
-def probe(item: MediaItem, card: Card) -> Facts:
+def probe(item: MediaItem, card: Card, timing: Timing | None = None) -> Facts:
     """Facts about an item. UnusableMedium for damaged, cut off or empty files."""
     if not isinstance(item.dataset, VideoDataset):
-        return Facts(image_size(item.path))
-    source_fps, limit = item.dataset.source_fps, item.dataset.rules.limit
-    if item.path.is_dir():
-        pictures = frames_of_folder(item.path)
-        return Facts(image_size(pictures[0]), resampled_count(len(pictures), source_fps, card.fps, limit))
-    with open_video(item.path) as container:
-        stream = container.streams.video[0]
-        count = 0
-        packets = (packet for packet in container.demux(stream) if packet.size and not packet.is_discard)
-        for _, keep in zip(packets, resampled(source_fps, card.fps, limit), strict=False):
-            count += keep
-        context = stream.codec_context
-        return Facts((context.width, context.height), count, float(stream.average_rate) if stream.average_rate else None)
+        with open_picture(item.path) as image:
+            return Facts(upright_size(image), notes=picture_notes(image))
+    rate = rate_of(item.dataset, card)
+    timing = timing or timing_of(item.path, rate, item.dataset.cache_folder)
+    fps = frame_rate(item.path)
+    with closing(frames_of(item.path)) as frames:
+        first = next(frames, None)
+        if first is None:
+            raise UnusableMedium(item.path, "not a single frame could be decoded")
+        return Facts(first.size, rate.count(timing), float(fps) if fps else None, timing, (*first.notes(), *_rate_notes(rate, timing, fps)))
+
+
+def rate_of(dataset: VideoDataset, card: Card) -> Rate:
+    """Which frames a dataset takes from its clips."""
+    return Rate(dataset.source_fps, float(card.fps), dataset.rules.limit)
 
 
 def image_size(path: Path) -> Size:
-    """(width, height) from the header of a picture. UnusableMedium when it is none."""
+    """(width, height) of a picture as it is shown, from its header. UnusableMedium when it is none."""
     with open_picture(path) as image:
-        width, height = image.size
-        return width, height
+        return upright_size(image)
 
 
-def frames_of_folder(folder: Path) -> list[Path]:
-    """The pictures of a folder that stands for a clip, in order. UnusableMedium when there are none."""
-    pictures = images_in(folder)
-    if not pictures:
-        raise UnusableMedium(folder, "a folder without pictures is no clip")
-    return pictures
-
-
-@contextmanager
-def open_video(path: Path) -> Iterator[InputContainer]:
-    """The opened file with a video stream. UnusableMedium for what FFmpeg cannot read, here or in the block, and for cut-off files."""
-    import av
-
-    try:
-        if path.stat().st_size == 0:
-            raise UnusableMedium(path, "the file is empty (0 bytes)")
-        missing = missing_bytes(path)
-        if missing:
-            raise UnusableMedium(path, f"the file is cut off: {missing} bytes are missing at the end; copy or download it again")
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise UnusableMedium(path, "there is no video in this file")
-            yield container
-    except av.FFmpegError as error:
-        raise UnusableMedium(path, f"the video cannot be read: {error.strerror}") from error
-    except OSError as error:
-        raise UnusableMedium(path, f"cannot be read: {error.strerror or error}") from error
+def _rate_notes(rate: Rate, timing: Timing, fps: Fraction | None) -> tuple[str, ...]:
+    if timing.variable and rate.source is not None:
+        return (f"variable frame rate: frames are taken by their times, {rate.target:g} per second",)
+    if timing.variable:
+        return ("variable frame rate: every frame is taken, whenever it is shown; with source_fps they are taken by their times",)
+    if rate.source is not None and fps is not None and abs(rate.source / float(fps) - 1) > _SAME_RATE:
+        return (f"source_fps is {rate.source:g}, the file says {float(fps):g} frames per second",)
+    return ()

@@ -9,17 +9,18 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
 from .buckets import Size
+from .clips import frames_of
 from .config import VideoDataset
-from .frames import resampled
 from .pictures import fit, read_picture
-from .probe import Foreseen, frames_of_folder, open_video
+from .probe import Foreseen, rate_of
 from .problems import Problem, UnusableMedium
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def tile_of(found: Foreseen | Problem, number: int, card: Card, width: int) -> T
         count = found.facts.count
         wanted = sorted({0, (count - 1) // 2, count - 1})
         room = (width // len(wanted), _height(width))
-        shown = [_small(frame, bucket, room) for frame in _frames(item.path, wanted, item.dataset, card)]
+        shown = [_small(frame, bucket, room) for frame in _frames(found, wanted, item.dataset, card)]
     except UnusableMedium as unusable:
         return Tile(title, "", item.caption, problem=unusable.problem.reason)
     windows = tuple((entry.name.start or 0, entry.frames or 1) for entry in found.entries)
@@ -105,24 +106,15 @@ def _small(pixels: np.ndarray, bucket: Size, room: Size) -> Image.Image:
     return Image.fromarray(fit(pixels, (max(1, round(bucket[0] * scale)), max(1, round(bucket[1] * scale)))))
 
 
-def _frames(path: Path, wanted: Sequence[int], dataset: VideoDataset, card: Card) -> list[np.ndarray]:
+def _frames(found: Foreseen, wanted: Sequence[int], dataset: VideoDataset, card: Card) -> list[np.ndarray]:
     """The frames with these numbers, counted after the change of frame rate. UnusableMedium."""
-    if path.is_dir():
-        pictures = frames_of_folder(path)
-        kept = [one for one, keep in zip(pictures, resampled(dataset.source_fps, card.fps, dataset.rules.limit), strict=False) if keep]
-        return [read_picture(kept[number]) for number in wanted if number < len(kept)]
-    found, number = [], -1
-    with open_video(path) as container:
-        container.streams.video[0].thread_type = "AUTO"
-        for keep, frame in zip(resampled(dataset.source_fps, card.fps, dataset.rules.limit), container.decode(video=0), strict=False):
-            number += keep
-            if keep and number in wanted:
-                found.append(frame.to_ndarray(format="rgb24"))
-            if number >= wanted[-1]:
-                break
-    if not found:
+    path = found.item.path
+    with closing(frames_of(path)) as frames:
+        taken = rate_of(dataset, card).taken(frames, found.facts.timing)
+        shown = [frame.pixels() for number, frame in enumerate(islice(taken, wanted[-1] + 1)) if number in wanted]
+    if not shown:
         raise UnusableMedium(path, "not a single frame could be decoded")
-    return found
+    return shown
 
 
 def _paste(sheet: Image.Image, pictures: Sequence[Image.Image], left: int, top: int, width: int, height: int) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..dataset.decoding import read_clip
-from ..dataset.pictures import open_picture, read_picture
+from ..dataset.pictures import read_picture
+from ..dataset.probe import image_size
 from ..dataset.problems import UnusableMedium
 from ..errors import UserError
 
@@ -17,10 +18,9 @@ if TYPE_CHECKING:
 
 
 def size_of(path: str) -> Size:
-    """(width, height) from the header. UserError for what is no picture."""
+    """(width, height) as it is shown, from the header. UserError for what is no picture."""
     try:
-        with open_picture(Path(path)) as image:
-            return image.size
+        return image_size(Path(path))
     except UnusableMedium as unusable:
         raise UserError(str(unusable.problem)) from None
 
@@ -39,7 +39,7 @@ def first_frames(path: str, size: Size, frames: int, what: str) -> np.ndarray:
     import numpy as np
 
     try:
-        found, _ = read_clip(Path(path), lambda _: size, limit=frames)
+        found = read_clip(Path(path), size, frames)
     except UnusableMedium as unusable:
         raise UserError(str(unusable.problem)) from None
     if len(found) < frames:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import atomic
 from ..errors import UserError
@@ -19,6 +19,8 @@ from ..errors import UserError
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
+
+    from ..dataset.clips import ClipFrame
 
     Metadata = Mapping[str, str] | None
 
@@ -124,48 +126,41 @@ class Selection:
 
 
 def read_pictures(path: str | Path, selection: Selection = Selection()) -> tuple[list[np.ndarray], Fraction]:
-    """The uint8 RGB pictures [H, W, 3] and the frame rate of a video file, or of a folder's PNG files in order of their
-    names (then at 16 frames per second). UserError where there are none."""
-    import av
+    """The uint8 RGB pictures [H, W, 3] and the frame rate of a video file, or of the pictures in a folder, 2 before 10 (then at 16 frames
+    per second). With `fps` those of a variable rate are taken by their times. UserError where there are none."""
+    from ..dataset.clips import frame_rate, frames_of
+    from ..dataset.problems import UnusableMedium
+    from ..dataset.timing import Rate, timing_of
 
     source = Path(path)
-    if source.is_dir():
-        rate = Fraction(16)
-        pictures = _selected(sorted(source.glob("*.png")), selection.numbers(rate), _png)
-    elif source.is_file():
-        try:
-            with av.open(str(source)) as container:
-                rate = container.streams.video[0].average_rate or Fraction(16)
-                frames = container.decode(video=0)
-                pictures = _selected(frames, selection.numbers(rate), lambda frame: frame.to_ndarray(format="rgb24"))
-        except (av.FFmpegError, IndexError) as error:
-            raise UserError(f"{source}: cannot be read as a video ({error})") from error
-    else:
+    if not source.exists():
         raise UserError(f"{source} does not exist")
+    try:
+        rate = frame_rate(source) or Fraction(16)
+        frames: Iterable[ClipFrame] = frames_of(source)
+        if selection.fps and (timing := timing_of(source)).variable:
+            frames, rate = Rate(float(rate), selection.fps).taken(frames, timing), Fraction(selection.fps).limit_denominator(1000)
+        pictures = _selected(frames, selection.numbers(rate))
+    except UnusableMedium as unusable:
+        raise UserError(f"{source}: {unusable.problem.reason}") from None
     if not pictures:
         raise UserError(f"{source}: no pictures in it" + (f" from number {selection.start} on" if selection.start else ""))
     return pictures, selection.rate(rate)
 
 
-def _selected(items: Iterable[Any], numbers: Iterator[int], convert: Callable[[Any], np.ndarray]) -> list[np.ndarray]:
-    """The converted items with these ascending numbers; nothing is read beyond the last."""
+def _selected(frames: Iterable[ClipFrame], numbers: Iterator[int]) -> list[np.ndarray]:
+    """The pixels of the frames with these ascending numbers; nothing is read beyond the last."""
     taken: list[np.ndarray] = []
     wanted = next(numbers, None)
-    for number, item in enumerate(items):
+    for number, frame in enumerate(frames):
         if wanted == number:
-            picture = convert(item)
+            picture = frame.pixels()
             while wanted == number:
                 taken.append(picture)
                 wanted = next(numbers, None)
         if wanted is None:
             break
     return taken
-
-
-def _png(path: Path) -> np.ndarray:
-    from .pictures import read
-
-    return read(str(path))
 
 
 def _padded(picture: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 from PIL import Image
 
+from ..dataset.clips import frame_rate, frames_of
 from ..dataset.pictures import read_picture
-from ..dataset.probe import open_video
 from ..dataset.problems import UnusableMedium
+from ..dataset.timing import timing_of
 from ..encoders.qwen_vl_pixels import FACTOR, Pixels, of_clip, of_picture
 
 _SMALLEST = 256 * FACTOR**2  # smaller pictures are enlarged to this, as in musubi-tuner: 256 tokens
@@ -25,21 +28,14 @@ def picture_pixels(path: Path, largest: int) -> Pixels:
 
 def clip_pixels(path: Path, count: int, largest: int) -> Pixels:
     """Up to `count` frames spread evenly over a clip, the first and the last among them. UnusableMedium."""
-    with open_video(path) as container:
-        stream = container.streams.video[0]
-        total = sum(1 for packet in container.demux(stream) if packet.size and not packet.is_discard)
-        fps = float(stream.average_rate or 24)
-    if not total:
-        raise UnusableMedium(path, "there is not a single frame in this file")
+    total = timing_of(path).frames
+    fps = float(frame_rate(path) or 24)
     wanted = chosen_frames(total, count)
-    with open_video(path) as container:
-        container.streams.video[0].thread_type = "AUTO"
-        frames = []
-        for number, frame in enumerate(container.decode(video=0)):
+    frames = []
+    with closing(frames_of(path)) as found:
+        for number, frame in enumerate(islice(found, wanted[-1] + 1)):
             if number in wanted:
-                frames.append(frame.to_image())
-            if number >= wanted[-1]:
-                break
+                frames.append(Image.fromarray(frame.pixels()))
     if not frames:
         raise UnusableMedium(path, "not a single frame could be decoded")
     largest = min(largest, _LARGEST_FRAME)

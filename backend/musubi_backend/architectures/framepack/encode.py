@@ -162,13 +162,9 @@ def _read(path: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | No
 def _read_mask(path: str) -> np.ndarray:
     """A mask as uint8 [H, W], white where the control picture counts."""
     import numpy as np
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
-    try:
-        with Image.open(path) as picture:
-            return np.asarray(picture.convert("L"))
-    except (OSError, UnidentifiedImageError) as error:
-        raise UserError(f"the mask {path} cannot be read ({error})") from error
+    return np.asarray(Image.fromarray(read(path)).convert("L"))
 
 
 class FramePackLatentDecoder:

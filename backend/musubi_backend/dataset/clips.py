@@ -1,0 +1,195 @@
+"""The frames of clips, video files and folders of pictures alike: upright, with square pixels, in standard range, without transparency."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import tone
+from .buckets import Size
+from .container import missing_bytes
+from .media import images_in, natural_order
+from .pictures import on_white, open_picture, picture_notes, read_picture, upright_size
+from .problems import UnusableMedium
+
+if TYPE_CHECKING:
+    import numpy as np
+    from av import VideoFrame
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
+_ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC
+_SQUARE_ENOUGH = 0.01  # encoders write 640:639 where a size was rounded
+
+
+@dataclass(frozen=True)
+class PictureFrame:
+    """A frame that is a file of its own."""
+
+    path: Path
+    time: float | None = None
+
+    def pixels(self) -> np.ndarray:
+        """uint8 [H, W, 3]. UnusableMedium."""
+        return read_picture(self.path)
+
+    @property
+    def size(self) -> Size:
+        """(width, height) as shown. UnusableMedium."""
+        with open_picture(self.path) as image:
+            return upright_size(image)
+
+    def notes(self) -> tuple[str, ...]:
+        with open_picture(self.path) as image:
+            return picture_notes(image)
+
+
+@dataclass(frozen=True)
+class VideoFileFrame:
+    """A decoded frame of a video file. time: in seconds, None where the file tells none; aspect: width by height of its pixels."""
+
+    frame: VideoFrame
+    time: float | None
+    aspect: Fraction
+
+    def pixels(self) -> np.ndarray:
+        """uint8 [H, W, 3]."""
+        import numpy as np
+
+        width, height = self._square()
+        stretched = {} if (width, height) == (self.frame.width, self.frame.height) else {"width": width, "height": height}
+        if self._is_hdr:
+            pixels = tone.to_standard(self._as("rgb48le", stretched), int(self.frame.color_trc), int(self.frame.color_primaries))
+        elif self._has_alpha:
+            pixels = on_white(self._as("rgba", stretched))
+        else:
+            pixels = self._as("rgb24", stretched)
+        swap, flip_x, flip_y = self._turn or (False, False, False)
+        if swap:
+            pixels = pixels.transpose(1, 0, 2)
+        return np.ascontiguousarray(pixels[:: -1 if flip_y else 1, :: -1 if flip_x else 1])
+
+    @property
+    def size(self) -> Size:
+        """(width, height) as shown."""
+        width, height = self._square()
+        return (height, width) if self._turn and self._turn[0] else (width, height)
+
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know about how this frame, and so the clip, is read."""
+        told = []
+        if self._is_hdr:
+            told.append(f"HDR ({'PQ' if self.frame.color_trc == tone.PQ else 'HLG'}): brought to standard range")
+        if self._square() != (self.frame.width, self.frame.height):
+            told.append("pixels are not square: stretched as players show it")
+        if self.frame.interlaced_frame:
+            told.append("interlaced: trained with its comb lines; deinterlace it first")
+        if self._has_alpha:
+            told.append("has transparency: what is transparent is laid on white")
+        if self._turn is None:
+            told.append("turned by an angle that is no multiple of 90 degrees: trained as it is stored")
+        return tuple(told)
+
+    def _as(self, pixel_format: str, size: dict[str, int]) -> np.ndarray:
+        converted = self.frame.reformat(format=pixel_format, **size) if size else self.frame
+        return converted.to_ndarray(format=pixel_format)
+
+    def _square(self) -> Size:
+        """The size with square pixels, before turning: the side that is too short is stretched."""
+        width, height, aspect = self.frame.width, self.frame.height, self.aspect
+        if aspect <= 0 or abs(aspect - 1) < _SQUARE_ENOUGH or not Fraction(1, 20) < aspect < 20:
+            return width, height
+        return (max(1, round(width * aspect)), height) if aspect > 1 else (width, max(1, round(height / aspect)))
+
+    @property
+    def _is_hdr(self) -> bool:
+        return getattr(self.frame, "color_trc", 0) in (tone.PQ, tone.HLG)  # ComfyUI's PyAV may be too old to know it
+
+    @property
+    def _has_alpha(self) -> bool:
+        return any(component.is_alpha for component in self.frame.format.components)
+
+    @property
+    def _turn(self) -> tuple[bool, bool, bool] | None:
+        """(swap rows and columns, mirror left and right, mirror top and bottom) by the file's display matrix (ISO/IEC 14496-12, 8.3.2:
+        x' = ax + cy, y' = bx + dy); None for another angle."""
+        side_data: Iterable[Any] = self.frame.side_data
+        for data in side_data:
+            if data.type.name == "DISPLAYMATRIX":
+                a, b, _, c, d = struct.unpack("=5i", bytes(data)[:20])
+                if a == d == 0:
+                    return True, c < 0, b < 0
+                return (False, a < 0, d < 0) if b == c == 0 else None
+        return False, False, False
+
+
+ClipFrame = PictureFrame | VideoFileFrame
+
+
+def frames_of(path: Path) -> Generator[ClipFrame, None, None]:
+    """The frames of a clip in order, a video file's as decoded; their pixels are made when asked for. UnusableMedium."""
+    if path.is_dir():
+        yield from map(PictureFrame, frames_of_folder(path))
+        return
+    with open_video(path) as (container, stream):
+        stream.thread_type = "AUTO"
+        aspect = Fraction(stream.sample_aspect_ratio or 1)
+        for frame in container.decode(stream):
+            yield VideoFileFrame(frame, frame.time, aspect)
+
+
+def frames_of_folder(folder: Path) -> list[Path]:
+    """The pictures of a folder that stands for a clip, 2 before 10. UnusableMedium when there are none."""
+    pictures = sorted(images_in(folder), key=natural_order)
+    if not pictures:
+        raise UnusableMedium(folder, "a folder without pictures is no clip")
+    return pictures
+
+
+def frame_rate(path: Path) -> Fraction | None:
+    """Frames per second as a video file says; None where it does not, and for folders. UnusableMedium."""
+    if path.is_dir():
+        return None
+    with open_video(path) as (_, stream):
+        return stream.average_rate or None
+
+
+@contextmanager
+def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The opened file and its first stream of moving pictures. UnusableMedium for what FFmpeg cannot read, here or in the block, and for
+    cut-off files."""
+    import av
+
+    try:
+        if path.stat().st_size == 0:
+            raise UnusableMedium(path, "the file is empty (0 bytes)")
+        missing = missing_bytes(path)
+        if missing:
+            raise UnusableMedium(path, f"the file is cut off: {missing} bytes are missing at the end; copy or download it again")
+        with av.open(str(path), metadata_errors="replace") as container:
+            moving = [stream for stream in container.streams.video if not _is_cover(stream)]
+            if not moving:
+                cover = " but a cover picture" if container.streams.video else ""
+                raise UnusableMedium(path, f"there is no video in this file{cover}")
+            yield container, moving[0]
+    except av.FFmpegError as error:
+        raise UnusableMedium(path, f"the video cannot be read: {error.strerror}") from error
+    except OSError as error:
+        raise UnusableMedium(path, f"cannot be read: {error.strerror or error}") from error
+    except (
+        ValueError,
+        OverflowError,
+        ArithmeticError,
+        MemoryError,
+        LookupError,
+    ) as error:  # PyAV's, for absurd numbers
+        raise UnusableMedium(path, f"the video cannot be read: {error or type(error).__name__}") from error
+
+
+def _is_cover(stream: Any) -> bool:
+    return bool(int(stream.disposition) & _ATTACHED_PICTURE)
