@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     settings.add_argument("--musubi-tuner", metavar="PATH", help="register a checkout of kohya-ss/musubi-tuner as the second engine")
     settings.add_argument("--musubi-python", metavar="PATH", help="its python, if it is not in .venv or venv inside the checkout")
     settings.add_argument("--engine", choices=("builtin", "musubi-tuner"), help="which engine runs jobs")
+    settings.add_argument("--cpu-threads", metavar="N", help="how many CPU threads each job computes with, or auto: as its work gains")
     settings.add_argument(
         "--allow-root", action="append", default=[], metavar="PATH", help="a folder that workflows may use beside ComfyUI's own"
     )
@@ -105,7 +106,7 @@ def _run(arguments: argparse.Namespace, home: Path, console: Console) -> int:
     places = backend.Places(ROOT, home)
     if arguments.musubi_python and not arguments.musubi_tuner:
         raise InstallError("--musubi-python goes with --musubi-tuner PATH")
-    if arguments.musubi_tuner or arguments.engine or arguments.allow_root:
+    if arguments.musubi_tuner or arguments.engine or arguments.allow_root or arguments.cpu_threads:
         with only_one(home):
             settings = Settings(places.config, console)
             for root in arguments.allow_root:
@@ -114,6 +115,8 @@ def _run(arguments: argparse.Namespace, home: Path, console: Console) -> int:
                 settings.register_musubi_tuner(arguments.musubi_tuner, arguments.musubi_python)
             if arguments.engine:
                 settings.use_engine(arguments.engine)
+            if arguments.cpu_threads:
+                settings.use_cpu_threads(arguments.cpu_threads)
             settings.save()
         return 0
     if arguments.doctor:

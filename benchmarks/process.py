@@ -23,7 +23,8 @@ class Usage:
 
 def run(command: Sequence[str], log: Path, environment: dict[str, str], threads: int = 1) -> Usage:
     """Run `command` with its output in `log`. Raises RuntimeError with the log's end when it fails."""
-    env = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "BENCH_STARTED": repr(time.time()), **environment}
+    openmp = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    env = {**os.environ, **openmp, "HF_HUB_OFFLINE": "1", "BENCH_STARTED": repr(time.time()), **environment}
     started = time.perf_counter()
     with log.open("wb") as file:
         process = subprocess.Popen(list(command), stdout=file, stderr=file, stdin=subprocess.DEVNULL, env=env)

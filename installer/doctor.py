@@ -107,6 +107,7 @@ def _settings(places: Places, out: Report) -> None:
         out.problem(f"{places.config} is damaged ({error}). Run: python install.py")
         return
     out.line("Engine", str(data.get("engine", "builtin")))
+    out.line("CPU threads", str(data.get("cpu_threads") or "as the work gains"))
     musubi = data.get("musubi_tuner")
     if musubi:
         checkout, python = Path(musubi["path"]), Path(musubi["python"])

@@ -14,6 +14,7 @@ from .environment import python_of
 from .files import read_json, write_json
 
 ENGINES = ("builtin", "musubi-tuner")
+MOST_THREADS = 1024
 _TESTED_SERIES = "0.3"
 
 
@@ -33,6 +34,7 @@ class Settings:
         self._data.setdefault("engine", ENGINES[0])
         self._data.setdefault("musubi_tuner", None)
         self._data.setdefault("allowed_roots", [])
+        self._data.setdefault("cpu_threads", None)
 
     @property
     def engine(self) -> str:
@@ -46,6 +48,11 @@ class Settings:
     @property
     def allowed_roots(self) -> list[Path]:
         return [Path(root) for root in self._data["allowed_roots"]]
+
+    @property
+    def cpu_threads(self) -> int | None:
+        value: int | None = self._data["cpu_threads"]
+        return value
 
     def save(self) -> None:
         if self._data != self._before:
@@ -62,6 +69,13 @@ class Settings:
             )
         self._data["engine"] = engine
         self._console.say(f"Engine: {engine}")
+
+    def use_cpu_threads(self, text: str) -> None:
+        """How many CPU threads each job computes with; "auto": as its work gains. InstallError for anything else."""
+        if text != "auto" and not (text.isdecimal() and 1 <= int(text) <= MOST_THREADS):
+            raise InstallError(f"--cpu-threads {text}: give a number from 1 to {MOST_THREADS}, or auto")
+        self._data["cpu_threads"] = None if text == "auto" else int(text)
+        self._console.say(f"CPU threads of a job: {text}")
 
     def allow_root(self, text: str) -> None:
         """Let paths in widgets lie in this folder. InstallError for what is no folder, or would allow everything."""

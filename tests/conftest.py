@@ -20,6 +20,7 @@ _LOOPBACK = ("127.", "::1", "localhost", "::ffff:127.")
 
 # Set before any library reads them. Child processes inherit them: a download there meets a proxy that refuses.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost,::1"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import __version__, architectures, console, job
+from . import __version__, architectures, console, job, threads
 from .errors import EXIT_STOPPED, EXIT_USER_ERROR, StopRequested, UserError
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def _run(words: list[str]) -> int:
 
     target = tool(words[0])
     args = parse(target.name, words[1:])
+    threads.prepare(target.verb, args)
     job.watch_for_stop()
     if target.architecture is not None:
         _check_models(args, architectures.cards()[target.architecture])

@@ -2,7 +2,8 @@
 
 `<home>/config.json`:
     {"interpreter": "<backend venv python>", "engine": "builtin" | "musubi-tuner",
-     "musubi_tuner": {"path": "<checkout>", "python": "<its python>"}, "allowed_roots": ["<folder>", ...]}
+     "musubi_tuner": {"path": "<checkout>", "python": "<its python>"}, "allowed_roots": ["<folder>", ...],
+     "cpu_threads": <number or null: as the work gains>}
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Config:
     musubi_path: Path | None = None
     musubi_python: Path | None = None
     allowed_roots: tuple[Path, ...] = ()
+    cpu_threads: int | None = None
 
 
 def default_home(pack_root: Path = PACK_ROOT) -> Path:
@@ -53,6 +55,7 @@ def load(home: Path) -> Config:
             musubi_path=_path(musubi.get("path")),
             musubi_python=_path(musubi.get("python")),
             allowed_roots=tuple(Path(root) for root in data.get("allowed_roots") or ()),
+            cpu_threads=int(data["cpu_threads"]) if data.get("cpu_threads") else None,
         )
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}). Run `python install.py` in {PACK_ROOT} to write it anew.") from error

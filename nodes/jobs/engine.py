@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...backend.musubi_backend.errors import UserError
+from ...backend.musubi_backend.options.argv import to_argv
+from ...backend.musubi_backend.options.registry import options_for
+from ...backend.musubi_backend.threads import COUNT
 from .config import PACK_ROOT, Config
 from .environment import GPU_VARIABLE, child_environment
 from .folder import JobFolder
@@ -45,6 +48,8 @@ def command(
     if engine_for(config, tool, foreign) == "builtin":
         python = _existing(config.interpreter, "the backend is not installed yet")
         target = ["-m", "musubi_backend", tool]
+        if config.cpu_threads and "cpu_threads" in options_for(tool):
+            arguments = [*arguments, *to_argv(tool, {"cpu_threads": config.cpu_threads})]
         through_launcher = launch and processes > 1
         environment = child_environment(str(folder.path), {"PYTHONPATH": str(_BACKEND), **visible})
         engine, listens = "builtin", True
@@ -57,9 +62,10 @@ def command(
         python = _existing(config.musubi_python, "the python of the musubi-tuner checkout is missing")
         target = [str(_GUARDED), str(checkout / f"{tool}.py")]
         through_launcher = launch
-        environment = child_environment(str(folder.path), {"PYTHONPATH": str(checkout / "src"), **visible})
+        threads = {COUNT: str(config.cpu_threads)} if config.cpu_threads else {}
+        environment = child_environment(str(folder.path), {"PYTHONPATH": str(checkout / "src"), **visible, **threads})
         engine, listens = "musubi-tuner", False
-    head = [str(python), *_launcher(folder, processes, mixed_precision)] if through_launcher else [str(python)]
+    head = [str(python), *_launcher(folder, processes, mixed_precision, config.cpu_threads or 1)] if through_launcher else [str(python)]
     return Command([*head, *target, *arguments], environment, folder.path, engine, listens)
 
 
@@ -69,7 +75,7 @@ def doctor(home: Path, folder: JobFolder) -> Command:
     return Command([sys.executable, str(PACK_ROOT / "install.py"), "--doctor"], environment, folder.path, listens=False)
 
 
-def _launcher(folder: JobFolder, processes: int, mixed_precision: str) -> list[str]:
+def _launcher(folder: JobFolder, processes: int, mixed_precision: str, threads: int) -> list[str]:
     """`accelerate launch` with every setting given, so that it neither asks nor reads the user's own defaults."""
     settings = folder.path / "accelerate.json"
     precision = mixed_precision or "no"
@@ -87,7 +93,7 @@ def _launcher(folder: JobFolder, processes: int, mixed_precision: str) -> list[s
     }
     settings.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     flags = ["--config_file", str(settings), "--num_processes", str(processes), "--num_machines", "1", "--mixed_precision", precision]
-    return ["-m", "accelerate.commands.launch", *flags, "--num_cpu_threads_per_process", "1", "--dynamo_backend", "no"]
+    return ["-m", "accelerate.commands.launch", *flags, "--num_cpu_threads_per_process", str(threads), "--dynamo_backend", "no"]
 
 
 def _existing(python: Path | None, problem: str) -> Path:

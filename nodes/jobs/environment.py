@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ...backend.musubi_backend.encoders.token_files import COMFYUI_VARIABLE
 from ...backend.musubi_backend.job import JOB_DIR_VARIABLE
+from ...backend.musubi_backend.threads import PASSIVE
 
 GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
 _DROPPED = (
@@ -40,7 +41,7 @@ _SET = {
 def child_environment(job_dir: str, extra: Mapping[str, str] | None = None, base: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment for a job. `base` defaults to this process's."""
     kept = {key: value for key, value in (os.environ if base is None else base).items() if key.upper() not in _DROPPED}
-    return {**_comfyui(), **kept, **_SET, **(extra or {}), JOB_DIR_VARIABLE: job_dir}
+    return {**PASSIVE, **_comfyui(), **kept, **_SET, **(extra or {}), JOB_DIR_VARIABLE: job_dir}
 
 
 def _comfyui() -> dict[str, str]:

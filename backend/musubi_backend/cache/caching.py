@@ -40,11 +40,6 @@ def refuse(problems: Sequence[Problem], advice: str) -> None:
         raise UserError(f"{items} of the dataset cannot be used:\n{listing(problems, limit=50)}\n{advice}")
 
 
-def threads(args: Namespace) -> int:
-    """`--num_workers`, else one less than there are processors."""
-    return int(args.num_workers or max(1, (os.cpu_count() or 2) - 1))
-
-
 class Progress:
     """One dataset's bar, the job's progress events, and what a stop request leaves."""
 

@@ -25,7 +25,8 @@ from ..dataset.probe import foresee
 from ..dataset.problems import Problem
 from ..device import pick_device
 from ..errors import UserError
-from .caching import Progress, find_items, log_skipped, log_sources, out_of_memory, refuse, remove_old, settings_of, threads
+from ..threads import decoders
+from .caching import Progress, find_items, log_skipped, log_sources, out_of_memory, refuse, remove_old, settings_of
 from .headers import latents_problem
 from .names import latent_files, parse_latent_name
 from .sources import Made, Sources, dataset_settings, latents_key
@@ -186,7 +187,7 @@ class _Caching:
         total = len(work.discovery.items) - len(work.problems)
         work.sources.begin(latents_key(item, self.card) for item in work.items)
         with Progress(total, work.skipped) as progress:
-            for item, entries in _ahead(decoded(self._looked_at(work), self.card, threads(self.args)), self.loader):
+            for item, entries in _ahead(decoded(self._looked_at(work), self.card, decoders(self.args)), self.loader):
                 progress.stop_if_asked()
                 if isinstance(entries, Problem):
                     logger.error("%s", entries)

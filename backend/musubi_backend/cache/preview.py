@@ -10,7 +10,7 @@ from ..dataset.ahead import decoded
 from ..dataset.decoding import DecodedEntry
 from ..dataset.problems import Problem
 from ..errors import UserError
-from .caching import threads
+from ..threads import decoders
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +30,7 @@ def show(discoveries: Sequence[Discovery], card: Card, args: Namespace) -> None:
     for number, discovery in enumerate(discoveries):
         print(f"Dataset [{number}]")
         shown = 0
-        for _, entries in decoded(discovery.items, card, threads(args)):
+        for _, entries in decoded(discovery.items, card, decoders(args)):
             if isinstance(entries, Problem):
                 print(str(entries))
                 continue

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeAlias
 
+from .clips import share_processors
 from .decoding import DecodedEntry, decode_foreseen, held_bytes
 from .items import MediaItem
 from .probe import foresee
@@ -51,7 +52,7 @@ def decoded(items: Iterable[MediaItem], card: Card, workers: int = 1, in_flight:
         finally:
             gate.skip(number)
 
-    with ThreadPoolExecutor(max(1, workers), thread_name_prefix="decode") as pool:
+    with ThreadPoolExecutor(max(1, workers), "decode", share_processors, (workers,)) as pool:
         try:
             for number, item in enumerate(items):
                 pending.append((number, item, pool.submit(work, number, item)))

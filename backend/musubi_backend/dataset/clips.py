@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..threads import processors
 from . import tone
 from .buckets import Size
 from .container import missing_bytes
@@ -130,6 +132,13 @@ class VideoFileFrame:
 
 ClipFrame = PictureFrame | VideoFileFrame
 
+_decoder = threading.local()
+
+
+def share_processors(decoders: int) -> None:
+    """In a thread that decodes beside `decoders` - 1 others: FFmpeg's own threads get their share, instead of one per processor each."""
+    _decoder.threads = max(1, processors() // max(1, decoders))
+
 
 def frames_of(path: Path) -> Generator[ClipFrame, None, None]:
     """The frames of a clip in order, a video file's as decoded; their pixels are made when asked for. UnusableMedium."""
@@ -137,7 +146,7 @@ def frames_of(path: Path) -> Generator[ClipFrame, None, None]:
         yield from map(PictureFrame, frames_of_folder(path))
         return
     with open_video(path) as (container, stream):
-        stream.thread_type = "AUTO"
+        stream.thread_type, stream.codec_context.thread_count = "AUTO", getattr(_decoder, "threads", 0)
         aspect = Fraction(stream.sample_aspect_ratio or 1)
         for frame in container.decode(stream):
             yield VideoFileFrame(frame, frame.time, aspect)

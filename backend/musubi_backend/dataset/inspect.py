@@ -16,6 +16,7 @@ from ..architectures import cards
 from ..atomic import write_text
 from ..cache.headers import latents_problem, text_problem
 from ..cache.sources import Made, Sources, dataset_settings, latents_key
+from .clips import share_processors
 from .config import DatasetConfig, ImageDataset, VideoDataset, load_config
 from .describe import table
 from .discovery import Discovery, discover
@@ -65,7 +66,7 @@ def inspect(config: DatasetConfig, card: Card) -> dict[str, Any]:
 
 def _looked_at(found: Discovery, card: Card) -> tuple[list[Foreseen], list[Problem]]:
     """The items that give at least one cache entry, and everything else with its reason."""
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(_READERS, "read", share_processors, (_READERS,)) as pool:
         results = list(pool.map(lambda item: foresee(item, card), found.items))
     problems = [*found.problems, *(result for result in results if isinstance(result, Problem))]
     return [result for result in results if isinstance(result, Foreseen)], sorted(problems, key=lambda problem: str(problem.path))

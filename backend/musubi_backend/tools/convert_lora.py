@@ -39,7 +39,7 @@ def run(args: Namespace) -> None:
     logger.info("saving to %s", args.output)
     specs = {name: (part.dtype, part.shape) for name, part in tensors.items()}
     target = Target(Path(args.output), metadata_for(lora.metadata, args.architecture), hashed=MODEL_HASH in lora.metadata)
-    write([target], specs, lambda name: [as_bytes(tensors[name].make())], "converting")
+    write([target], specs, lambda name: [as_bytes(tensors[name].make())], "converting", args.cpu_threads)
     lora.close()
     logger.info("done")
 

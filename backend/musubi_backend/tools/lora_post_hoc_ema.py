@@ -44,7 +44,7 @@ def run(args: Namespace) -> None:
         print(f"Loading metadata from {paths[-1]}")
         print("Metadata found, using metadata from the last file.")
         _check(files, averages)
-        _write(files, averages)
+        _write(files, averages, args.cpu_threads)
     print("Merging completed successfully.", flush=True)
 
 
@@ -94,7 +94,7 @@ def _check_tensor(first: TensorFile, file: TensorFile, key: str, info: TensorInf
         )
 
 
-def _write(files: Sequence[TensorFile], averages: Sequence[_Average]) -> None:
+def _write(files: Sequence[TensorFile], averages: Sequence[_Average], threads: int | None) -> None:
     first = files[0]
     specs = {key: (info.dtype, info.shape) for key, info in first.tensors.items()}
     targets = [Target(average.output, files[-1].header.metadata, hashed=True) for average in averages]
@@ -102,7 +102,7 @@ def _write(files: Sequence[TensorFile], averages: Sequence[_Average]) -> None:
     print("Updating metadata with new hashes.")
     for target in targets:
         print(f"Saving merged weights to {target.path}", flush=True)
-    write(targets, specs, lambda key: _average(files, key, all_betas), "averaging")
+    write(targets, specs, lambda key: _average(files, key, all_betas), "averaging", threads)
 
 
 def _average(files: Sequence[TensorFile], key: str, all_betas: Sequence[Sequence[float]]) -> list[memoryview]:

@@ -47,7 +47,7 @@ def run(args: Namespace) -> None:
         logger.info("Saving merged model to %s", args.save_merged_model)
         target = Target(Path(args.save_merged_model), base.metadata)
         with _one_thread_each():
-            write([target], base.specs, lambda name: [_tensor(base, merge, name, changed, device)], "merging")
+            write([target], base.specs, lambda name: [_tensor(base, merge, name, changed, device)], "merging", args.cpu_threads)
     print(f"{len(changed)} of {len(base.specs)} tensors changed", flush=True)
     logger.info("Merged model saved")
 

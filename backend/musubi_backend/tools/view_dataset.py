@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..architectures import cards
 from ..atomic import replacing, write_text
 from ..cache.names import media_stem
+from ..dataset.clips import share_processors
 from ..dataset.config import Dataset, ImageDataset, load_config
 from ..dataset.discovery import Discovery, discover
 from ..dataset.items import MediaItem, unmet_targets
@@ -49,7 +50,7 @@ def run(args: Namespace) -> None:
         tile = tile_of(foreseen, number, card, args.tile_size)
         return foreseen, replace(tile, problem="; ".join(filter(None, (reason, tile.problem))))
 
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(_READERS, "read", share_processors, (_READERS,)) as pool:
         results = list(pool.map(looked_at, chosen))
     sheet, boxes = draw([tile for _, tile in results], args.tile_size)
     with replacing(args.output) as part:

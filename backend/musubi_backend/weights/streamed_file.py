@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +19,7 @@ from .. import job
 from ..atomic import replacing
 from ..console import progress_bar
 from ..errors import StopRequested, UserError
+from ..threads import processors
 from .safetensors_file import DTYPE_BITS, PathLike, layout_of
 
 Spec = tuple[str, tuple[int, ...]]
@@ -50,7 +50,7 @@ def write(targets: Sequence[Target], specs: Mapping[str, Spec], make: Make, desc
     """
     with contextlib.ExitStack() as stack:
         writers = [_Writer(stack.enter_context(_opened(target.path)), target, specs) for target in targets]
-        workers = threads or min(4, os.cpu_count() or 1)
+        workers = threads or min(4, processors())
         pool = stack.enter_context(ThreadPoolExecutor(workers))
         bar = stack.enter_context(progress_bar(len(specs), description, unit="tensor"))
         for name, parts in _made(pool, workers, writers[0].names, make):

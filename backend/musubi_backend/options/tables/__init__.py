@@ -15,6 +15,7 @@ from . import (
     memory,
     models,
     optimizer,
+    processors,
     saving,
     timesteps,
     tools,
@@ -36,6 +37,7 @@ GROUPS = (
     *saving.GROUPS,
     *logging.GROUPS,
     *memory.GROUPS,
+    *processors.GROUPS,
     *lora_tools.GROUPS,
     *tools.GROUPS,
 )

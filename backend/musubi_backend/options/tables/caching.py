@@ -34,7 +34,8 @@ GROUPS = (
                 maximum=256,
                 unit="threads",
                 advanced=True,
-                help="How many threads read and resize media. Unset, one less than the CPU has. Fewer need less main memory.",
+                help="How many threads read and resize media. Unset, as many as computing leaves processors, at least one. Fewer need less "
+                "main memory.",
             ),
             Option(
                 "--disable_cudnn_backend",
