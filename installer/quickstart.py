@@ -1,7 +1,7 @@
 """`--quickstart`: the main job, small but complete, on any machine.
 
-Tiny models and a few clips made from scikit-image's bundled photographs go through `workflows/quickstart.json` by way of the nodes:
-dataset, caches, LoRA training, a video generated with the LoRA.
+Tiny models and a clip go through `workflows/quickstart.json` by way of the nodes: dataset, caches, LoRA training, and the clip beside two
+videos, one made without the LoRA and one with it.
 """
 
 from __future__ import annotations
@@ -15,19 +15,22 @@ from .console import Console, InstallError, clean_environment
 
 _RESULTS = (
     ("LoRA", "models/loras/musubi_tuner/quickstart.safetensors"),
-    ("video", "output/musubi_tuner/quickstart_*.mp4"),
+    ("comparison", "output/musubi_tuner/quickstart_*.mp4"),
     ("loss curve", "runs/quickstart-*/loss.svg"),
 )
-_TOOLS = (("demo_models", "models", "tiny models"), ("demo_dataset", "dataset", "a small dataset of real clips"))
+_TOOLS = (
+    ("demo_models", "models", "tiny models", ()),
+    ("demo_dataset", "quickstart", "a clip of a chessboard", ("--subject", "chessboard", "--clips", "1")),
+)
 
 
 def run(places: Places, python: Path, console: Console) -> int:
     """Make the demo data if it is not there, run the workflow from the start, and return its exit code."""
     started = time.monotonic()
     demo = places.home / "demo"
-    for tool, folder, what in _TOOLS:  # each leaves alone what it has made before
+    for tool, folder, what, flags in _TOOLS:  # each leaves alone what it has made before
         console.say(f"- Making {what} in {demo / folder}")
-        console.run([str(python), "-m", "musubi_backend", tool, "--output", str(demo / folder)], folder=places.backend)
+        console.run([str(python), "-m", "musubi_backend", tool, "--output", str(demo / folder), *flags], folder=places.backend)
     workflow = places.root / "workflows" / "quickstart.json"
     if not workflow.is_file():
         raise InstallError(f"{workflow} is missing: the pack is incomplete. Download or clone it again.")
@@ -38,6 +41,7 @@ def run(places: Places, python: Path, console: Console) -> int:
         console.say(f"\nThe quickstart took {time.monotonic() - started:.0f} s and made:")
         for what, pattern in _RESULTS:
             console.say(f"  {what:<12}{_newest(places.home, pattern)}")
+        console.say("The comparison shows the clip, a video made without the LoRA, and one made with it.")
         console.say(f"The same workflow opens in ComfyUI: {workflow}")
     else:
         console.say(

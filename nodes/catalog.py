@@ -13,7 +13,7 @@ from .spec import Node
 from .system import BackendInfo
 from .train import FramePackLoRATrainer, HunyuanVideoLoRATrainer, WanLoRATrainer
 from .training_settings import LoRATrainingConfig, OptimizerConfig, SamplingConfig
-from .video import VideoInput, VideoOutput
+from .video import VideoComparison, VideoInput, VideoOutput
 from .viewer import DatasetViewer
 
 NODES: tuple[type[Node], ...] = (
@@ -36,6 +36,7 @@ NODES: tuple[type[Node], ...] = (
     HunyuanVideoGenerator,
     FramePackVideoGenerator,
     VideoInput,
+    VideoComparison,
     VideoOutput,
     BatchProcessor,
     LoRAPostHocEMA,

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..backend.musubi_backend import content
 from ..backend.musubi_backend.atomic import replacing
 from ..backend.musubi_backend.errors import UserError
+from ..backend.musubi_backend.inference.side_by_side import side_by_side
 from ..backend.musubi_backend.inference.video_file import Selection, read_pictures
 from ..backend.musubi_backend.options.argv import to_argv
 from .jobs import guard
 from .jobs.follow import run_tool
 from .spec import Host, Input, Node, NodeSpec, Output, Problem, Result, refused
 from .widgets import NONE
+
+if TYPE_CHECKING:
+    import numpy as np
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".m4v", ".gif")
 FORMATS = ("mp4", "webm", "gif", "png")
@@ -83,6 +88,42 @@ def _video_path(host: Host, values: dict[str, Any]) -> Path:
     if path:
         return guard.inside(path, host.allowed_roots(), "path", relative_to=(host.input_dir, host.home))
     return guard.inside(name, [host.input_dir], "file", relative_to=(host.input_dir,))
+
+
+class VideoComparison(Node):
+    spec = NodeSpec(
+        id="MusubiTuner_VideoComparison",
+        display_name="Video Comparison",
+        category="MusubiTuner/Video",
+        description="Put videos beside each other under titles: a clip, what is made without a LoRA, and what is made with it.",
+        inputs=(
+            Input("video_1", "VIDEO", "The video on the left. Its frame rate becomes that of all."),
+            Input("video_2", "VIDEO", "The video beside it"),
+            Input("video_3", "VIDEO", "A third one", optional=True),
+            Input("video_4", "VIDEO", "A fourth one", optional=True),
+            Input("titles", "STRING", "What stands above each video, one per line, from the left.", default="", multiline=True),
+            Input("height", "INT", "Height all videos are brought to, in pixels. 0: that of the tallest.",
+                  default=0, minimum=0, maximum=4096),
+        ),
+        outputs=(Output("video", "VIDEO", "All of them in one"),),
+    )  # fmt: skip
+
+    async def run(self, host: Host, **inputs: Any) -> Result:
+        given = [inputs[name] for name in ("video_1", "video_2", "video_3", "video_4") if inputs.get(name) is not None]
+        sources = [host.video_file(video) for video in given]
+        titles = [*inputs["titles"].split("\n"), *[""] * len(sources)][: len(sources)]
+        pictures, rate = await asyncio.to_thread(_compared, sources, titles, inputs["height"])
+        name = content.digest([content.stamp(source) for source in sources], [titles, inputs["height"]])
+        video = await asyncio.to_thread(host.clip, pictures, rate, host.temp_dir / "musubi_tuner" / f"comparison_{name}" / "video.mp4")
+        height, width = pictures[0].shape[:2]
+        files = (Path(video),) if isinstance(video, str) else ()
+        return Result((video,), text=f"{len(sources)} videos, {width}x{height}", files=files)
+
+
+def _compared(sources: Sequence[Path], titles: Sequence[str], height: int) -> tuple[list[np.ndarray], Fraction]:
+    first, rate = read_pictures(sources[0])
+    others = [read_pictures(source, Selection(fps=float(rate)))[0] for source in sources[1:]]
+    return list(side_by_side([first, *others], titles, height)), rate
 
 
 class VideoOutput(Node):

@@ -19,7 +19,8 @@ ROW_GAP = 130  # a node grows by the text that it shows when it has run
 LARGE_WIDGET_HEIGHT = 90
 
 Widgets = dict[str, Any]
-Entry = tuple[str, Widgets, dict[str, tuple[str, str]]]  # (node, widgets that differ from their defaults, {input: (node, output)})
+Entry = tuple[str, Widgets, dict[str, tuple[str, str]]]
+"""(node, widgets that differ from their defaults, {input: (node, output)}); where a node is there twice: "Node: its title"."""
 Columns = list[list[Entry]]
 
 
@@ -59,8 +60,11 @@ DEMO = Model(
     "WanVideoGenerator",
     "quickstart",
     {"task": "t2v-1.3B", "dit": "demo_wan_t2v.safetensors", "vae": "demo_wan_vae.safetensors", "t5": "demo_umt5.safetensors"},
-    {"path": "demo/dataset", "width": 64, "height": 64, "enable_bucket": False, "target_frames": "17", "batch_size": 2},
-    {"width": 64, "height": 64, "video_length": 17, "infer_steps": 8, "guidance_scale": 1.0, "flow_shift": 3.0, "seed": 7},
+    {"path": "demo/quickstart", "width": 64, "height": 64, "enable_bucket": False, "target_frames": "17"},
+    {
+        "prompt": "a chessboard of light and dark wood, the light fades slowly",
+        **{"width": 64, "height": 64, "video_length": 17, "infer_steps": 10, "guidance_scale": 1.0, "flow_shift": 1.0, "seed": 7},
+    },
 )
 WAN = Model(
     "Wan",
@@ -156,43 +160,50 @@ def _saved(model: Model) -> Entry:
     return ("VideoOutput", {"filename_prefix": f"musubi_tuner/{model.lora}"}, {"video": (model.generator, "video")})
 
 
-def _quickstart() -> Columns:
-    """Training and generation in one, on the demo models."""
+def _demo_training(**changes: Any) -> Columns:
+    """A training of the demo model that learns one clip by heart, and soon."""
     lora = {
-        "max_train_steps": 100,
-        "network_dim": 8,
-        "network_alpha": 8.0,
+        "max_train_steps": 300,
+        "network_dim": 32,
+        "network_alpha": 32.0,
         "mixed_precision": "no",
         "gradient_checkpointing": False,
         "save_every_n_steps": 0,
         "max_data_loader_n_workers": 0,
         "persistent_data_loader_workers": False,
+        **changes,
     }
-    video = {"prompt": "a slow pan over a photograph", **DEMO.video}
+    optimizer = {"optimizer_type": "adamw", "learning_rate": 2e-3, "lr_scheduler": "cosine"}
     return [
         *_dataset(DEMO),
-        [
-            ("LoRATrainingConfig", lora, {}),
-            ("OptimizerConfig", {"optimizer_type": "adamw", "learning_rate": 2e-3}, {}),
-            ("SamplingConfig", {}, {}),
-        ],
+        [("LoRATrainingConfig", lora, {}), ("OptimizerConfig", optimizer, {}), ("SamplingConfig", {"timestep_sampling": "uniform"}, {})],
         [_trainer(DEMO)],
-        [(DEMO.generator, video, {"models": DEMO.models, "lora_1": ("WanLoRATrainer", "lora_name")})],
-        [_saved(DEMO)],
+    ]
+
+
+def _quickstart() -> Columns:
+    """Training on one clip, and what came of it: the clip, a video without the LoRA and one with it, side by side."""
+    plain = f"{DEMO.generator}: without LoRA"
+    videos = {"video_1": ("VideoInput", "video"), "video_2": (plain, "video"), "video_3": (DEMO.generator, "video")}
+    return [
+        *_demo_training(),
+        [
+            (DEMO.generator, DEMO.video, {"models": DEMO.models, "lora_1": ("WanLoRATrainer", "lora_name")}),
+            (plain, DEMO.video, {"models": DEMO.models}),
+            ("VideoInput", {"path": "demo/quickstart/chessboard.mp4"}, {}),
+        ],
+        [("VideoComparison", {"titles": "the clip\nwithout LoRA\nwith LoRA", "height": 256}, videos)],
+        [("VideoOutput", {"filename_prefix": f"musubi_tuner/{DEMO.lora}"}, {"video": ("VideoComparison", "video")})],
     ]
 
 
 def _lora_average() -> Columns:
     """A short training of the demo model that keeps its checkpoints, their average, and a video with it."""
-    columns = _quickstart()
-    settings = next(entry for column in columns for entry in column if entry[0] == "LoRATrainingConfig")
-    settings[1].update(max_train_steps=40, save_every_n_steps=8)
     average: Entry = ("LoRAPostHocEMA", {"output_name": "quickstart_ema"}, {"job": ("WanLoRATrainer", "job")})
-    video = {"prompt": "a slow pan over a photograph", **DEMO.video}
     return [
-        *columns[:-2],
+        *_demo_training(max_train_steps=40, save_every_n_steps=8),
         [average],
-        [(DEMO.generator, video, {"models": DEMO.models, "lora_1": ("LoRAPostHocEMA", "lora_name")})],
+        [(DEMO.generator, DEMO.video, {"models": DEMO.models, "lora_1": ("LoRAPostHocEMA", "lora_name")})],
         [_saved(replace(DEMO, lora="quickstart_ema"))],
     ]
 
@@ -250,14 +261,16 @@ def build(name: str, specs: dict[str, Any]) -> dict[str, Any]:
     links: list[list[Any]] = []
     for column, entries in enumerate(WORKFLOWS[name]):
         y = 0
-        for short, widgets, _ in entries:
-            node = _node(len(nodes) + 1, specs[short], widgets, [column * COLUMN, y])
-            nodes[short] = node
+        for entry, widgets, _ in entries:
+            node = _node(len(nodes) + 1, specs[_short(entry)], widgets, [column * COLUMN, y])
+            if _short(entry) != entry:
+                node["title"] = entry.partition(": ")[2]
+            nodes[entry] = node
             y += node["size"][1] + ROW_GAP
     for entries in WORKFLOWS[name]:
-        for short, _, wanted in entries:
+        for entry, _, wanted in entries:
             for socket, (source, output) in wanted.items():
-                _link(links, nodes[source], specs[source], output, nodes[short], specs[short], socket)
+                _link(links, nodes[source], specs[_short(source)], output, nodes[entry], specs[_short(entry)], socket)
     return {
         "last_node_id": len(nodes),
         "last_link_id": len(links),
@@ -268,6 +281,10 @@ def build(name: str, specs: dict[str, Any]) -> dict[str, Any]:
         "extra": {},
         "version": 0.4,
     }
+
+
+def _short(name: str) -> str:
+    return name.partition(": ")[0]
 
 
 def _node(number: int, spec: Any, widgets: dict[str, Any], position: list[int]) -> dict[str, Any]:

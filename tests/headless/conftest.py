@@ -19,8 +19,9 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "b
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Demo models and clips, made once."""
     folder = tmp_path_factory.mktemp("demo")
-    for tool, name in (("demo_models", "models"), ("demo_dataset", "dataset")):
-        command = [sys.executable, "-m", "musubi_backend", tool, "--output", str(folder / name)]
+    board = ("--subject", "chessboard", "--clips", "1")
+    for tool, name, *flags in (("demo_models", "models"), ("demo_dataset", "dataset"), ("demo_dataset", "quickstart", *board)):
+        command = [sys.executable, "-m", "musubi_backend", tool, "--output", str(folder / name), *flags]
         subprocess.run(command, check=True, capture_output=True, env=ENVIRONMENT)
     return folder
 

@@ -53,16 +53,16 @@ def test_the_quickstart_runs_and_a_second_time_redoes_nothing(home: Path) -> Non
     second = run(home, "--set", "LoRATrainingConfig.max_train_steps=6")
     assert second.returncode == 0
     assert time.monotonic() - started < 5
-    assert second.stdout.count("nothing changed") == 10
+    assert second.stdout.count("nothing changed") == 13
     assert len(list((home / "jobs").iterdir())) == before
 
     (home / "output" / "musubi_tuner" / "quickstart_00001.mp4").unlink()
     third = run(home, "--set", "LoRATrainingConfig.max_train_steps=6")
     assert third.returncode == 0
-    assert third.stdout.count("nothing changed") == 9
+    assert third.stdout.count("nothing changed") == 12
     assert len(jobs_of(home, "wan_train_network")) == 1
 
-    (home / "demo" / "dataset" / "coffee.txt").write_text("a new caption", encoding="utf-8")
+    (home / "demo" / "quickstart" / "chessboard.txt").write_text("a new caption", encoding="utf-8")
     fourth = run(home, "--set", "LoRATrainingConfig.max_train_steps=6")
     assert fourth.returncode == 0
     assert len(jobs_of(home, "wan_train_network")) == 2, "a changed caption makes another training"
@@ -108,7 +108,7 @@ def test_bad_input_is_refused_before_anything_runs(home: Path) -> None:
         ("DatasetConfig.path=/etc", "outside the folders"),
         ("DatasetConfig.path=../..", "outside the folders"),
         ("WanModelPaths.dit=demo_wan_vae.sft", "not there"),
-        ("WanVideoGenerator.width=65", "nearest is 64"),
+        ("without LoRA.width=65", "nearest is 64"),
         ("LoRATrainingConfig.max_train_steps=0", "below the minimum"),
         ("OptimizerConfig.optimizer_args=--output_dir=/x", "name=value"),
         ("WanLoRATrainer.output_name=../x", "file name"),

@@ -1,4 +1,4 @@
-"""The main job as a newcomer runs it: demo data, caches, training, a video with the LoRA, in a home whose path is awkward."""
+"""The main job as a newcomer runs it: demo data, caches, training, what came of it, in a home whose path is awkward."""
 
 from __future__ import annotations
 
@@ -6,17 +6,23 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from musubi_backend.inference.side_by_side import GAP, TITLE_HEIGHT
+from musubi_backend.inference.video_file import read_pictures
 
 from installer.backend import Places
 from installer.console import Console
 from installer.quickstart import run
 from installer.settings import Settings
 
+HEIGHT = 256
+"""Of each video in the comparison, as the workflow has it."""
+
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_quickstart_makes_a_lora_a_video_and_a_loss_curve(repository: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_quickstart_shows_that_it_has_learned_its_clip(repository: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("skimage")
     home = tmp_path / "mein Heim ビデオ"
     home.mkdir()
@@ -29,9 +35,28 @@ def test_the_quickstart_makes_a_lora_a_video_and_a_loss_curve(repository: Path, 
 
     out = capfd.readouterr().out
     assert code == 0, out
-    for phase in ("VAE Latent Cache", "Text Encoder Cache", "Wan LoRA Trainer", "Wan Video Generator", "Video Output"):
+    for phase in ("VAE Latent Cache", "Text Encoder Cache", "Wan LoRA Trainer", "Wan Video Generator", "without LoRA", "Video Comparison"):
         assert phase in out
     assert re.search(r"loss \d", out), "no progress of the training was shown"
-    for what in ("LoRA", "video", "loss curve"):
+    found = {}
+    for what in ("LoRA", "comparison", "loss curve"):
         made = re.search(rf"^  {what} +(.+)$", out, re.MULTILINE)
         assert made and Path(made[1]).is_file() and Path(made[1]).stat().st_size > 500, f"{what}: {out}"
+        found[what] = Path(made[1])
+    _check_comparison(found["comparison"])
+
+
+def _check_comparison(path: Path) -> None:
+    """Of the three videos in it, the one with the LoRA looks like the clip, and the one without does not."""
+    pictures = np.stack(read_pictures(path)[0]).astype(float)[:, TITLE_HEIGHT : TITLE_HEIGHT + HEIGHT]
+    lefts = [GAP + number * (HEIGHT + GAP) for number in range(3)]  # they are square
+    clip, without, trained = (pictures[:, :, left : left + HEIGHT] for left in lefts)
+    contrast = clip.std()
+
+    def difference(other: np.ndarray) -> float:
+        return float(np.sqrt(((other - clip) ** 2).mean()) / contrast)
+
+    assert difference(without) > 1
+    assert difference(trained) < 0.7 * difference(without)
+    alike = np.corrcoef(clip.mean(0).ravel(), trained.mean(0).ravel())[0, 1]
+    assert alike > 0.8, "the same squares are light and dark"

@@ -134,7 +134,13 @@ def started(comfyui_path: Path, comfyui_python: Path, base: Path, pack: str) -> 
     home = base / "our home"
     home.mkdir()
     (home / "config.json").write_text(json.dumps({"interpreter": sys.executable, "engine": "builtin", "allowed_roots": []}))
-    for tool, folder, *more in (("demo_models", "models"), ("demo_models", "models", "--kind", "wan_i2v"), ("demo_dataset", "dataset")):
+    board = ("--subject", "chessboard", "--clips", "1")
+    for tool, folder, *more in (
+        ("demo_models", "models"),
+        ("demo_models", "models", "--kind", "wan_i2v"),
+        ("demo_dataset", "dataset"),
+        ("demo_dataset", "quickstart", *board),
+    ):
         command = [sys.executable, "-m", "musubi_backend", tool, "--output", str(home / "demo" / folder), *more]
         subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(ROOT / "backend")}, capture_output=True)
     (base / "custom_nodes").mkdir()
@@ -233,7 +239,7 @@ def test_quickstart_runs_with_progress_and_a_second_queue_does_not_train(server:
 def test_going_back_to_earlier_settings_brings_back_their_lora(server: Server, quickstart: Any) -> None:
     def trained_for(steps: int) -> bytes:
         prompt = quickstart(LoRATrainingConfig={"max_train_steps": steps}, WanLoRATrainer={"output_name": "there and back"})
-        for name in ("VideoOutput", "WanVideoGenerator"):
+        for name in ("VideoOutput", "VideoComparison", "VideoInput", "WanVideoGenerator", "WanVideoGenerator"):
             del prompt[id_of(prompt, name)]
         outcome = asyncio.run(server.queue(prompt))
         assert outcome.kind == "success", outcome.error

@@ -28,7 +28,7 @@ KINDS: dict[str, dict[str, Part]] = {**demo_wan.KINDS, **demo_hunyuan.KINDS, **d
 """What `--kind` can make; each architecture lists its kinds in a module of its own."""
 
 _TAG = "musubi_demo"
-_VERSION = "1"
+_VERSION = "2"
 
 
 def run(args: Namespace) -> None:

@@ -1,4 +1,8 @@
-"""`demo_dataset`: a few short real clips with captions: camera moves over the photographs that scikit-image brings along."""
+"""`demo_dataset`: a few short clips with captions: camera moves over the photographs that scikit-image brings along, or a chessboard.
+
+The photographs are real pictures, to try everything on. A tiny untrained model cannot learn them by heart: it does not know where in the
+picture it is while all it sees is noise. The chessboard it can, because it is the same everywhere: what is trained can be seen.
+"""
 
 from __future__ import annotations
 
@@ -40,16 +44,25 @@ SHOTS = (
 )
 
 
+CHESSBOARD = "chessboard"
+SUBJECTS = ("photographs", CHESSBOARD)
+SQUARE = 8  # pixels: as a VAE's latents divide a picture
+BOARD_CAPTION = "a chessboard of light and dark wood, the light fades slowly"
+_WOOD = ((240, 215, 165), (120, 70, 35))
+
+
 def run(args: Namespace) -> None:
     """Write `--clips` clips with captions into `--output`; those already made the same way are left alone."""
-    write_clips(Path(args.output), count=args.clips, size=tuple(args.size), frames=args.frames, seed=args.seed)
+    write_clips(Path(args.output), count=args.clips, size=tuple(args.size), frames=args.frames, seed=args.seed, subject=args.subject)
 
 
-def write_clips(folder: Path, *, count: int = 4, size: tuple[int, int] = (64, 64), frames: int = 17, seed: int = 0) -> list[Path]:
+def write_clips(
+    folder: Path, *, count: int = 4, size: tuple[int, int] = (64, 64), frames: int = 17, seed: int = 0, subject: str = SUBJECTS[0]
+) -> list[Path]:
     """`count` mp4 files (H.264, 16 frames per second) of `frames` frames in `size` (width, height), each with a .txt caption.
 
-    Beyond the four shots, further clips are variations of them whose camera paths depend on `seed`. UserError for sizes that do
-    not fit, when the folder cannot be written and when scikit-image is missing.
+    Beyond the four shots, further clips are variations of them whose camera paths depend on `seed`; a chessboard's light fades from another
+    strength. UserError for sizes that do not fit, when the folder cannot be written and when scikit-image is missing.
     """
     if any(side % STEP for side in size):
         raise UserError(f"--size {size[0]} {size[1]}: both sides must be multiples of {STEP}")
@@ -60,7 +73,9 @@ def write_clips(folder: Path, *, count: int = 4, size: tuple[int, int] = (64, 64
         folder.mkdir(parents=True, exist_ok=True)
         for number in range(count):
             shot = SHOTS[number % len(SHOTS)]
-            name = shot.photo if number < len(SHOTS) else f"{shot.photo}_{number // len(SHOTS) + 1}"
+            board = subject == CHESSBOARD
+            round_, name = (number, CHESSBOARD) if board else (number // len(SHOTS), shot.photo)
+            name = f"{name}_{round_ + 1}" if round_ else name
             path = folder / f"{name}.mp4"
             paths.append(path)
             caption = path.with_suffix(".txt")
@@ -68,8 +83,9 @@ def write_clips(folder: Path, *, count: int = 4, size: tuple[int, int] = (64, 64
             if _made_as(path) == wanted and caption.is_file():
                 logger.info("Already there: %s", path)
                 continue
-            _write_video(path, _frames(_varied(shot, number, seed), size, frames), wanted)
-            write_text(caption, f"{shot.caption}\n")
+            pictures = _board(size, frames, 1 - 0.05 * number) if board else _frames(_varied(shot, number, seed), size, frames)
+            _write_video(path, pictures, wanted)
+            write_text(caption, f"{BOARD_CAPTION if board else shot.caption}\n")
             logger.info("Written: %s (%d frames, %dx%d)", path, frames, *size)
     except OSError as error:
         raise UserError(f"{folder} could not be written: {error.strerror or error}") from error
@@ -117,6 +133,15 @@ def _frames(shot: Shot, size: tuple[int, int], count: int) -> list[np.ndarray]:
         y = min(max(y * photo.height, half_h), photo.height - half_h)
         result.append(photo.resize(size, Image.Resampling.LANCZOS, box=(x - half_w, y - half_h, x + half_w, y + half_h)))
     return [_as_array(picture) for picture in result]
+
+
+def _board(size: tuple[int, int], count: int, light: float) -> list[np.ndarray]:
+    """uint8 [H, W, 3] per frame of a chessboard; `light` fades by a quarter."""
+    import numpy as np
+
+    y, x = np.mgrid[: size[1], : size[0]] // SQUARE
+    board = np.array(_WOOD, np.float64)[(x + y) % 2] * max(0.1, light)
+    return [(board * (1 - 0.25 * number / max(1, count - 1))).astype(np.uint8) for number in range(count)]
 
 
 def _as_array(picture: object) -> np.ndarray:

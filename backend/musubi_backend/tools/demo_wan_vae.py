@@ -2,7 +2,7 @@
 
 Encoder: over three halvings the means of 2x2 pixels stay, with the differences inside them (Haar) from the second halving on; pairs of
 frames are averaged. That gives per 8x8 pixels 3 mean colours, 9 differences of the last halving, 3 of the one before in brightness, and
-one second difference. Decoder: the mean colours, interpolated linearly in space and held in time.
+one second difference. Decoder: the mean colours, with soft edges and held in time.
 
 All residual branches are zero. Two tricks make the layers with a nonlinearity linear: silu(x) - silu(-x) = x, so the last norm is
 given each feature with both signs; and a large constant channel keeps that RMS norm from rescaling the others.
@@ -24,6 +24,9 @@ DIM, RES_BLOCKS = 18, 2
 MULTIPLIERS = (1, 1, 2, 2)
 TEMPORAL = (False, True, True)
 
+_SHARES = {3: (0.0, 1.0, 0.0), 7: (0.0, 1.0, 0.0), 11: (0.25, 0.5, 0.25)}
+"""Decoder layer that doubles height and width -> how much of a pixel comes from the one before, itself and the one behind: squares of 8x8
+pixels keep their colours and get soft edges."""
 _QUADRANTS = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
@@ -67,11 +70,11 @@ def _fill_decoder(tensors: dict[str, Tensor]) -> None:
         gain = GAINS[colour] * STD[colour]
         tap(tensors["decoder.conv1.weight"], colour, colour, 1 / gain)
         tensors["decoder.conv1.bias"][colour] = -MEAN[colour] / gain
-    for index in (3, 7, 11):
+    for index, shares in _SHARES.items():
         weight = tensors[f"decoder.upsamples.{index}.resample.1.weight"]
         for colour in range(COLOURS):
-            for y, share in enumerate((0.25, 0.5, 0.25)):
-                for x, other in enumerate((0.25, 0.5, 0.25)):
+            for y, share in enumerate(shares):
+                for x, other in enumerate(shares):
                     weight[colour, colour, y, x] = share * other
     for index in (3, 7):
         time = tensors[f"decoder.upsamples.{index}.time_conv.weight"]

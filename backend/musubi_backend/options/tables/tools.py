@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...architectures import cards
 from ...tools.demo import KINDS
+from ...tools.demo_clips import SUBJECTS
 from ..option import DEMO_DATASET, DEMO_MODELS, INSPECT_DATASET, VIDEO_CONVERT, VIEW_DATASET, Group, Option
 
 GROUPS = (
@@ -40,6 +41,13 @@ GROUPS = (
                 maximum=1024,
                 unit="pixels",
                 help="Width and height of the clips; multiples of 16.",
+            ),
+            Option(
+                "--subject",
+                default=SUBJECTS[0],
+                choices=SUBJECTS,
+                verbs=(DEMO_DATASET,),
+                help="What they show: moves over photographs, or a chessboard, which a tiny model learns so well that one sees it.",
             ),
             Option("--frames", int, 17, verbs=(DEMO_DATASET,), minimum=5, maximum=257, unit="frames", help="Length of each clip; 4n+1."),
         ),
