@@ -10,6 +10,7 @@ import pytest
 import torch
 from musubi_backend.errors import UserError
 from musubi_backend.training import optimizers, schedules
+from musubi_backend.training.voided import in_effect
 
 
 def choose(kind: str, *arguments: str, **values: Any) -> tuple[optimizers.Choice, Namespace]:
@@ -34,14 +35,15 @@ def test_torch_names_and_dotted_paths() -> None:
 
 def test_adafactor_with_relative_step_takes_over_rate_and_schedule() -> None:
     pytest.importorskip("transformers")
-    chosen, args = choose("adafactor")
-    assert args.learning_rate is None and args.lr_scheduler == "adafactor:0.001"
+    chosen, args = choose("adafactor", lr_scheduler_type="", lr_scheduler_args=None, lr_warmup_steps=0, network_args=None)
+    acting = in_effect(args, chosen)
+    assert args.learning_rate == 1e-3 and args.lr_scheduler == "constant", "the settings stay as they were given"
+    assert acting.learning_rate is None and acting.lr_scheduler == "adafactor:0.001"
     assert chosen.recorded == "transformers.optimization.Adafactor(relative_step=True)"
-    args.lr_scheduler_args, args.lr_scheduler_type = None, ""
-    schedule = schedules.build(args, chosen.optimizer, 10, schedule_free=False)
+    schedule = schedules.build(acting, chosen.optimizer, 10, schedule_free=False)
     assert schedule.get_last_lr() == [0.001]
-    fixed, args = choose("Adafactor", "relative_step=False", "scale_parameter=False", "warmup_init=False")
-    assert args.learning_rate == 1e-3 and not fixed.optimizer.param_groups[0]["relative_step"]
+    fixed, args = choose("Adafactor", "relative_step=False", "scale_parameter=False", "warmup_init=False", lr_scheduler_type="")
+    assert in_effect(args, fixed) is args and not fixed.optimizer.param_groups[0]["relative_step"]
 
 
 def test_schedule_free_optimizers_keep_their_rate() -> None:

@@ -44,6 +44,14 @@ def test_samples_are_made_when_due_and_change_nothing(
     assert "Sampling timesteps for prompt 1: 100%" in capsys.readouterr().err
 
 
+def test_samples_by_step_and_by_epoch_on_one_step_are_made_once(project: Any, build: SimpleNamespace) -> None:
+    """Two clips are an epoch, so steps 2 and 4 end one."""
+    samples = sampling(project, build, "a cat --w 32 --h 32 --s 1 --l 1")
+    out = project.train("both", sample_every_n_steps=4, sample_every_n_epochs=1, max_train_steps=4, **samples)
+    made = sorted(re.sub(r"\d{14}", "TIME", path.name) for path in (out / "sample").iterdir())
+    assert made == ["cat_000004_00_TIME_000.png", "cat_e000001_00_TIME_000.png"]
+
+
 def test_samples_that_fail_cost_neither_the_training_nor_what_is_saved(
     project: Any, build: SimpleNamespace, same: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -79,7 +79,7 @@ def parse_network_args(network_args: Sequence[str] | Mapping[str, str] | None, k
         factor=_factor(values),
         rank_dropout=_number(values, "rank_dropout", below=1.0),
         module_dropout=_number(values, "module_dropout", below=1.0),
-        loraplus_lr_ratio=_number(values, "loraplus_lr_ratio"),
+        loraplus_lr_ratio=_ratio(values),
         verbose=str(values.get("verbose", "")) == "True",
     )
 
@@ -186,6 +186,11 @@ class LoRANetwork(nn.Module):
         after = norms * ratios
         return MaxNormReport(int((ratios != 1.0).sum()), after.mean().item(), after.max().item())
 
+    @torch.no_grad()
+    def changes_nothing(self) -> bool:
+        """Whether every adapter adds zero, as before the first step."""
+        return all(adapter.delta_norm().item() == 0 for adapter in self.adapters())
+
     def set_enabled(self, enabled: bool) -> None:
         """Switch all adapters on or off, without removing them."""
         for adapter in self.adapters():
@@ -261,6 +266,13 @@ def _number(values: Mapping[str, str], key: str, below: float | None = None) -> 
     if number < 0 or (below is not None and number >= below):
         raise UserError(f"--network_args {key}={text}: must be at least 0" + (f" and below {below:g}" if below is not None else ""))
     return number
+
+
+def _ratio(values: Mapping[str, str]) -> float | None:
+    ratio = _number(values, "loraplus_lr_ratio")
+    if ratio == 0:
+        raise UserError("--network_args loraplus_lr_ratio=0 would train nothing: leave it out, or give 4 to 16")
+    return ratio
 
 
 def _factor(values: Mapping[str, str]) -> int:

@@ -26,9 +26,10 @@ from .saved_states import EXPERT_NAMES, FILE_SUFFIX, STATE_SUFFIX, expert_suffix
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from ..architectures.card import Card
+    from .network import Network
     from .state import TrainingState
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ class Checkpoints:
     def state_folder(self, stem: str) -> Path:
         return self.folder / f"{stem}{STATE_SUFFIX}"
 
-    def save_lora(self, stem: str, network: nn.Module, step: int, epoch: int) -> list[Path]:
+    def save_lora(self, stem: str, network: Network, step: int, epoch: int) -> list[Path]:
         """Write `{stem}.safetensors` in the save dtype, or `{stem}-{expert}.safetensors` for each expert with a LoRA of its own. epoch:
         1-based, but 0-based for files named by step, as musubi-tuner counts."""
         paths = []

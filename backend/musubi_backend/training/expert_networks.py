@@ -42,6 +42,6 @@ class ExpertNetworks(nn.Module):
         return MaxNormReport(sum(report.keys_scaled for report in reports), mean, max(report.max_norm for report in reports))
 
 
-def parts_of(network: nn.Module) -> dict[str, nn.Module]:
+def parts_of(network: LoRANetwork | ExpertNetworks) -> dict[str, LoRANetwork]:
     """The networks behind one, by the expert they are for; one for the whole model under an empty name."""
     return dict(network.parts) if isinstance(network, ExpertNetworks) else {"": network}

@@ -23,6 +23,7 @@ from ..layers.experts import boundary_of
 from .charts import loss_curve
 from .checkpoints import Checkpoints
 from .distributed import Processes, share
+from .expert_networks import parts_of
 from .losses import flow_matching_loss, loss_weight
 from .progress import AverageLoss, StepBar
 from .randomness import StepRandomness
@@ -89,6 +90,7 @@ class Loop:
         self._suspects: list[str] = []
         self._started_at = self._kept_step = self.position.step  # the last step that a state on disk has
         self._late_samples: list[int | None] | None = []  # of the last step, made when everything is saved; None from then on
+        self._sampled_at: int | None = None  # the last step that samples were made of
 
     def go_to(self, position: Position, losses: list[float], history: list[float]) -> None:
         """Begin at a saved position instead of the start."""
@@ -166,8 +168,12 @@ class Loop:
         weight = loss_weight(args.weighting_scheme, timesteps, run.dtype, latents.ndim)
         loss = flow_matching_loss(prediction, latents, noise, weight)
         scaled = loss / args.gradient_accumulation_steps
-        (scaled if self.scaler is None else self.scaler.scale(scaled)).backward()
+        if scaled.requires_grad:  # not where module_dropout left every adapter out
+            (scaled if self.scaler is None else self.scaler.scale(scaled)).backward()
         return loss.detach()
+
+    def _has_gradients(self) -> bool:
+        return any(parameter.grad is not None for parameter in self.parameters)
 
     def _checked(self, loss: Tensor, description: BatchDescription, complete: bool) -> float:
         """The loss as a number; the only wait for the device. At the end of a window also averages and clips the gradients.
@@ -179,7 +185,7 @@ class Loop:
         norm = 0.0
         if complete:
             run.processes.average_gradients(self.parameters)
-            if self.scaler is not None:
+            if self.scaler is not None and self._has_gradients():
                 self.scaler.unscale_(run.choice.optimizer)
             total_norm = torch.nn.utils.clip_grad_norm_(self.parameters, run.args.max_grad_norm or math.inf)
             value, norm = torch.stack([loss, total_norm.to(loss)]).tolist()
@@ -202,13 +208,17 @@ class Loop:
         return value
 
     def _update(self, used: int) -> None:
-        """One optimizer step; then what is due after it. used: batches of this epoch and process that are done."""
+        """One optimizer step; then what is due after it. used: batches of this epoch and process that are done.
+
+        Where nothing has a gradient (module_dropout left every adapter out), the step counts and changes nothing.
+        """
         run, position, args = self.run, self.position, self.run.args
-        if self.scaler is None:
-            run.choice.optimizer.step()
-        else:
-            self.scaler.step(run.choice.optimizer)
-            self.scaler.update()
+        if self._has_gradients():
+            if self.scaler is None:
+                run.choice.optimizer.step()
+            else:
+                self.scaler.step(run.choice.optimizer)
+                self.scaler.update()
         rates = run.schedule.get_last_lr()
         run.schedule.step()
         run.choice.optimizer.zero_grad(set_to_none=True)
@@ -288,12 +298,23 @@ class Loop:
             self._save_state(run.checkpoints.name, "(last)")
         self._save(run.checkpoints.name, epoch=run.epochs)
         job.keep("")
+        if run.processes.is_main:
+            self._warn_of_nothing_learned()
         if run.processes.is_main and self.history:
             path = run.checkpoints.folder / f"{run.checkpoints.name}.loss.png"
             title = f"{run.checkpoints.name}: loss over {len(self.history)} steps, last average {self.average.value:.4g}"
             loss_curve(path, self.history, title)
             job.event("picture", content="loss", path=str(path))
         logger.info("model saved.")
+
+    def _warn_of_nothing_learned(self) -> None:
+        for expert, part in parts_of(self.run.network).items():
+            if part.changes_nothing():
+                logger.warning(
+                    "NOTHING WAS LEARNED: the %s is all zeros and changes nothing. Look at the learning rate, the schedule, the "
+                    "dropouts and the noise levels that were trained",
+                    f"LoRA of the {expert} noise expert" if expert else "LoRA",
+                )
 
     def _stop_if_asked(self) -> None:
         """Between two micro-steps: if any process was asked to stop, all save and leave. Raises StopRequested."""
@@ -358,7 +379,10 @@ class Loop:
             self.bar.resume()
 
     def _sample(self, epoch: int | None) -> None:
-        """Make the sample videos, those of the last step once all is saved."""
+        """Make the sample videos, those of the last step once all is saved; once where they are due by step and by epoch."""
+        if self._sampled_at == self.position.step:
+            return
+        self._sampled_at = self.position.step
         if self._late_samples is not None and self.position.step >= self.run.total_steps:
             self._late_samples.append(epoch)
         else:

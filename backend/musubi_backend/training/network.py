@@ -42,6 +42,12 @@ def check(args: Namespace, card: Card) -> None:
         raise UserError(f"--network_dropout has nothing to act on in a {kind}; use --network_args rank_dropout=... or module_dropout=...")
 
 
+def rates(args: Namespace, card: Card) -> list[float]:
+    """The base learning rate of each group of parameters that the network will have."""
+    ratio = parse_network_args(args.network_args, _KINDS.get(args.network_module or card.network_module, LORA)).loraplus_lr_ratio
+    return [args.learning_rate] if ratio is None else [args.learning_rate, args.learning_rate * ratio]
+
+
 def build(args: Namespace, card: Card, transformer: nn.Module, seed: int, device: torch.device) -> Network:
     """Attach a new LoRA to `transformer`, float32 on `device`, and load `--network_weights` into it. The first weights depend on the seed
     only. Two experts share one LoRA, unless `--lora_per_expert` asks for one each."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..options.suggest import did_you_mean
-from .classes import find_class, keyword_arguments
+from .classes import check_arguments, find_class, keyword_arguments, words
 from .lean_torch import lean_adamw
 
 if TYPE_CHECKING:
@@ -25,14 +25,16 @@ _NAMED = ("AdamW", "AdamW8bit", "Adafactor")
 class Choice:
     """A built optimizer and what the metadata and the loop must know about it.
 
-    name: class path as musubi-tuner records it; arguments: "key=value,..." of what was given; train, eval: to be called around
-    saving and sampling (schedule-free optimizers keep two sets of weights).
+    name: class path as musubi-tuner records it; arguments: "key=value,..." of what was given; sets_its_rate: by relative steps, so that
+    no rate and no schedule acts on it; train, eval: to be called around saving and sampling (schedule-free optimizers keep two sets of
+    weights).
     """
 
     optimizer: Optimizer
     name: str
     arguments: str
     schedule_free: bool
+    sets_its_rate: bool
     train: Callable[[], None]
     eval: Callable[[], None]
 
@@ -42,51 +44,55 @@ class Choice:
         return f"{self.name}({self.arguments})" if self.arguments else self.name
 
 
+@dataclass(frozen=True)
+class _Recipe:
+    """The class that `--optimizer_type` names, its arguments, and whether it chooses its own rate."""
+
+    make: Any
+    arguments: dict[str, Any]
+    sets_its_rate: bool = False
+
+
 def check(args: Namespace) -> None:
-    """Refuse an optimizer that cannot be made before anything heavy is loaded: unknown, or its package is missing."""
-    kind = args.optimizer_type
-    if not kind:
-        raise UserError(f"--optimizer_type is not set; common choices: {', '.join(_NAMED)}")
-    keyword_arguments(args.optimizer_args, "--optimizer_args")
-    if _is_eight_bit(kind):
-        _eight_bit(kind)
-    elif kind.lower() not in ("adamw", "adafactor"):
-        _by_name(kind)
+    """Refuse an optimizer that cannot be made: unknown, its package missing, arguments it does not have. Imports its package."""
+    _recipe(args)
 
 
 def build(args: Namespace, groups: list[dict[str, Any]]) -> Choice:
-    """Make the optimizer for parameter groups that carry their own rates.
-
-    A relative-step Adafactor sets its own rate: then `args.learning_rate` becomes None and `args.lr_scheduler` "adafactor:<rate>",
-    as the metadata of musubi-tuner shows. Raises UserError for unknown names and arguments.
-    """
-    check(args)
-    kind = args.optimizer_type
-    arguments = keyword_arguments(args.optimizer_args, "--optimizer_args")
-    make: Any
-    if kind.lower() == "adamw":
-        make = lean_adamw()
-        kind = "AdamW"
-    elif _is_eight_bit(kind):
-        make, kind = _eight_bit(kind), "8-bit " + kind[:-4]
-    elif kind.lower() == "adafactor":
-        make, kind = _adafactor(args, arguments), "Adafactor"
-    else:
-        make = _by_name(kind)
-    recorded = ",".join(f"{key}={value}" for key, value in arguments.items())
-    logger.info("use %s optimizer | %s", kind, arguments)
+    """Make the optimizer for parameter groups that carry their own rates. UserError for unknown names and arguments."""
+    recipe = _recipe(args)
+    make = recipe.make
+    rate = {} if recipe.sets_its_rate else {"lr": args.learning_rate}
     try:
-        optimizer = make(groups, lr=args.learning_rate, **_fast(make, groups, arguments))
-    except (TypeError, ValueError) as error:
-        raise UserError(f"--optimizer_type {args.optimizer_type} refused its --optimizer_args: {error}") from error
+        optimizer = make(groups, **rate, **_fast(make, groups, recipe.arguments))
+    except Exception as error:  # of any library's class
+        raise UserError(f"--optimizer_type {args.optimizer_type} cannot be made with these settings: {words(error)}") from error
     return Choice(
         optimizer,
         f"{make.__module__}.{make.__name__}",
-        recorded,
+        ",".join(f"{key}={value}" for key, value in recipe.arguments.items()),
         schedule_free=args.optimizer_type.lower().endswith("schedulefree"),
+        sets_its_rate=recipe.sets_its_rate,
         train=getattr(optimizer, "train", None) or _nothing,
         eval=getattr(optimizer, "eval", None) or _nothing,
     )
+
+
+def _recipe(args: Namespace) -> _Recipe:
+    kind = args.optimizer_type
+    if not kind:
+        raise UserError(f"--optimizer_type is not set; common choices: {', '.join(_NAMED)}")
+    arguments = keyword_arguments(args.optimizer_args, "--optimizer_args")
+    if kind.lower() == "adafactor":
+        recipe = _adafactor(arguments)
+    elif kind.lower() == "adamw":
+        recipe = _Recipe(lean_adamw(), arguments)
+    else:
+        recipe = _Recipe(_eight_bit(kind) if _is_eight_bit(kind) else _by_name(kind), arguments)
+    if "lr" in arguments:
+        raise UserError("--optimizer_args lr: the learning rate is --learning_rate")
+    check_arguments(recipe.make, arguments, "--optimizer_args", kind, ("params", "lr", "defaults"))
+    return recipe
 
 
 def _nothing() -> None:
@@ -125,27 +131,15 @@ def _eight_bit(kind: str) -> Any:
     return named[kind.lower()]
 
 
-def _adafactor(args: Namespace, arguments: dict[str, Any]) -> Any:
-    arguments.setdefault("relative_step", True)
-    if not arguments["relative_step"] and arguments.get("warmup_init", False):
-        logger.info("set relative_step to True because warmup_init is True")
-        arguments["relative_step"] = True
-    if arguments["relative_step"]:
-        if args.learning_rate:
-            logger.warning(
-                "Adafactor with relative_step chooses its rate; --learning_rate %s is only the first value shown",
-                args.learning_rate,
-            )
-        args.lr_scheduler = f"adafactor:{args.learning_rate}"
-        args.learning_rate = None
-    else:
-        if args.max_grad_norm:
-            logger.warning("Adafactor clips by itself; consider --max_grad_norm 0")
-        if args.lr_scheduler != "constant_with_warmup":
-            logger.warning("Adafactor with a given rate works best with --lr_scheduler constant_with_warmup")
+def _adafactor(arguments: dict[str, Any]) -> _Recipe:
+    """transformers' Adafactor, whose steps are relative unless told otherwise."""
     from transformers.optimization import Adafactor
 
-    return Adafactor
+    relative = bool(arguments.setdefault("relative_step", True))
+    if not relative and arguments.get("warmup_init", False):
+        logger.info("set relative_step to True because warmup_init is True")
+        arguments["relative_step"] = relative = True
+    return _Recipe(Adafactor, arguments, sets_its_rate=relative)
 
 
 def _by_name(kind: str) -> Any:
@@ -153,7 +147,10 @@ def _by_name(kind: str) -> Any:
     import torch
 
     if "." in kind:
-        return find_class(kind, "torch.optim", "--optimizer_type")
+        found = find_class(kind, "torch.optim", "--optimizer_type")
+        if not isinstance(found, type):
+            raise UserError(f"--optimizer_type {kind} is no class")
+        return found
     found = getattr(torch.optim, kind, None)
     if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
         known = [name for name, value in vars(torch.optim).items() if isinstance(value, type) and issubclass(value, torch.optim.Optimizer)]

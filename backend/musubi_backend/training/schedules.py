@@ -6,6 +6,8 @@ optimizer step; in multi-process training it still counts once, so warm-up lengt
 
 from __future__ import annotations
 
+import inspect
+import logging
 import math
 from argparse import Namespace
 from collections.abc import Callable, Mapping
@@ -13,11 +15,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import UserError
 from ..options.suggest import did_you_mean
-from .classes import find_class, keyword_arguments
+from .classes import check_arguments, find_class, keyword_arguments, words
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
+logger = logging.getLogger(__name__)
+
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 Share = Callable[[int], float]
 
 
@@ -53,11 +58,19 @@ class OptimizerDecides:
 
 
 def check(args: Namespace, total: int) -> None:
-    """Refuse a schedule that cannot be made for `total` optimizer steps, before anything heavy is loaded."""
+    """Refuse a schedule that cannot be made for `total` optimizer steps, before anything heavy is loaded. A warm-up that the run does not
+    reach the end of is warned of."""
+    options = keyword_arguments(args.lr_scheduler_args, "--lr_scheduler_args")
     if args.lr_scheduler_type:
-        find_class(args.lr_scheduler_type, "torch.optim.lr_scheduler", "--lr_scheduler_type")
+        _named_class(args, options)
     elif not args.lr_scheduler.startswith("adafactor"):
-        share_function(args, total, keyword_arguments(args.lr_scheduler_args, "--lr_scheduler_args"))
+        share_function(args, total, options)
+        warmup = resolve_steps(args.lr_warmup_steps, total, "--lr_warmup_steps")
+        if warmup >= total > 1:
+            logger.warning(
+                "--lr_warmup_steps: the warm-up takes %d of %d steps, so the learning rate never gets to %s; shorten it or train longer",
+                warmup, total, args.learning_rate,
+            )  # fmt: skip
 
 
 def build(args: Namespace, optimizer: Optimizer, total: int, schedule_free: bool) -> Schedule:
@@ -71,15 +84,33 @@ def build(args: Namespace, optimizer: Optimizer, total: int, schedule_free: bool
         return OptimizerDecides(optimizer)
     options = keyword_arguments(args.lr_scheduler_args, "--lr_scheduler_args")
     if args.lr_scheduler_type:
-        chosen = find_class(args.lr_scheduler_type, "torch.optim.lr_scheduler", "--lr_scheduler_type")
-        try:
-            custom: Schedule = chosen(optimizer, **options)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"--lr_scheduler_type {args.lr_scheduler_type} refused its --lr_scheduler_args: {error}") from error
-        return custom
+        return _of_class(args, optimizer, options)
     if args.lr_scheduler.startswith("adafactor"):
         return _adafactor(args.lr_scheduler, optimizer)
     schedule: Schedule = LambdaLR(optimizer, share_function(args, total, options))
+    return schedule
+
+
+def _named_class(args: Namespace, options: Mapping[str, Any]) -> Any:
+    found = find_class(args.lr_scheduler_type, "torch.optim.lr_scheduler", "--lr_scheduler_type")
+    check_arguments(found, options, "--lr_scheduler_args", f"--lr_scheduler_type {args.lr_scheduler_type}", ("optimizer",))
+    return found
+
+
+def _of_class(args: Namespace, optimizer: Optimizer, options: Mapping[str, Any]) -> Schedule:
+    """The schedule of `--lr_scheduler_type`; UserError where it cannot be made, or does not go forward by itself."""
+    name = f"--lr_scheduler_type {args.lr_scheduler_type}"
+    try:
+        schedule: Schedule = _named_class(args, options)(optimizer, **options)
+    except UserError:
+        raise
+    except Exception as error:  # of any library's class
+        raise UserError(f"{name} refused its --lr_scheduler_args or this optimizer: {words(error)}") from error
+    if not all(callable(getattr(schedule, method, None)) for method in ("step", "get_last_lr", "state_dict", "load_state_dict")):
+        raise UserError(f"{name} is no learning rate schedule: it has no step and get_last_lr")
+    needed = [one.name for one in inspect.signature(schedule.step).parameters.values() if one.default is one.empty and one.kind in _NAMED]
+    if needed:
+        raise UserError(f"{name} wants {' and '.join(needed)} in every step, which a training does not measure; choose another schedule")
     return schedule
 
 
@@ -321,8 +352,11 @@ def _adafactor(name: str, optimizer: Optimizer) -> Schedule:
     """transformers' read-out of the rate that a relative-step Adafactor chooses; `name` is "adafactor:<initial rate>"."""
     from transformers.optimization import Adafactor, AdafactorSchedule
 
-    if not isinstance(optimizer, Adafactor):
-        raise UserError("--lr_scheduler adafactor works only with --optimizer_type adafactor")
+    if not isinstance(optimizer, Adafactor) or not optimizer.defaults["relative_step"]:
+        raise UserError(
+            "--lr_scheduler adafactor shows the rate that --optimizer_type adafactor sets by itself, with relative_step=True; with a rate "
+            "of your own choose another, such as constant_with_warmup"
+        )
     _, _, initial = name.partition(":")
     try:
         schedule: Schedule = AdafactorSchedule(optimizer, float(initial or 0.0))

@@ -37,8 +37,10 @@ from . import (
 )  # fmt: skip
 from .lean_torch import leave_compiler_out
 from .loop import Loop, Run
+from .rehearsal import rehearse
 from .samples import Samples
 from .trackers import Trackers
+from .voided import in_effect
 
 if TYPE_CHECKING:
     from ..architectures.protocol import Architecture
@@ -119,7 +121,7 @@ def _train(args: Namespace, architecture: Architecture, processes: distributed.P
     steps_per_epoch = math.ceil(batches / args.gradient_accumulation_steps)
     if args.max_train_epochs is not None:
         args.max_train_steps = args.max_train_epochs * steps_per_epoch
-    schedules.check(args, args.max_train_steps)
+    rehearse(args, network.rates(args, architecture.card), args.max_train_steps, processes.device)
     if processes.is_main:
         print(f"accelerator device: {processes.device}", flush=True)
     dtype = architecture.compute_dtype(args)
@@ -137,15 +139,17 @@ def _train(args: Namespace, architecture: Architecture, processes: distributed.P
 
     print("prepare optimizer, data loader etc.", flush=True)
     run_id = (saved.facts.get("run") if saved else None) or secrets.token_hex(8)
-    settings = continuing.facts_of(args, architecture.card, dataset.digest(), processes.count, run_id)  # before an optimizer changes them
+    settings = continuing.facts_of(args, architecture.card, dataset.digest(), processes.count, run_id)
     choice = optimizers.build(args, lora.parameter_groups(args.learning_rate))
     if args.max_train_epochs is not None:
         print(f"override steps. steps for {args.max_train_epochs} epochs is: {args.max_train_steps}", flush=True)
-    schedule = schedules.build(args, choice.optimizer, args.max_train_steps, choice.schedule_free)
+    logger.info("use optimizer %s", choice.recorded)
+    acting = in_effect(args, choice)
+    schedule = schedules.build(acting, choice.optimizer, args.max_train_steps, choice.schedule_free)
     epochs = math.ceil(args.max_train_steps / steps_per_epoch)
 
     facts = metadata.RunFacts(len(dataset.items), batches, epochs, choice.recorded, dataset.metadata())
-    files = checkpoints.Checkpoints(args, architecture.card, metadata.training_metadata(args, architecture.card, facts))
+    files = checkpoints.Checkpoints(args, architecture.card, metadata.training_metadata(acting, architecture.card, facts))
     training = Run(
         args, architecture, dataset, processes, dtype, transformer, lora, choice, schedule, seed, args.max_train_steps, epochs,
         files, samples, trackers, settings,

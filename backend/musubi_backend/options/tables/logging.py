@@ -60,7 +60,7 @@ GROUPS = (
                 int,
                 minimum=1,
                 unit="epochs",
-                help="Make samples every so many epochs; when set, it decides instead of the steps.",
+                help="Make samples every so many epochs; also together with --sample_every_n_steps, once where both fall on one step.",
                 effect=NOTHING,
             ),
             Option("--sample_at_first", bool, False, help="Make samples before the first step too, to compare with.", effect=NOTHING),
