@@ -113,7 +113,7 @@ class Loop:
                     if not self._epoch():
                         break
             self._finish()
-            late, self._late_samples = self._late_samples or [], None
+            late, self._late_samples, self._sampled_at = self._late_samples or [], None, None
             for epoch in late:
                 self._sample(epoch)
 
