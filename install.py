@@ -93,7 +93,7 @@ def _default_home() -> Path:
         raise ImportError("nodes/jobs/home.py is missing")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    home: Path = module.home_folder(ROOT)
+    home: Path = module.home_folder(Path(__file__).absolute().parent)
     return home
 
 

@@ -1,4 +1,4 @@
-"""`<home>/config.json`: what the nodes read. Only this program writes it; no widget, route or workflow can.
+"""`<home>/config.json`: what the nodes read. This program writes it, and ComfyUI's Settings page its allowed folders; no widget can.
 
 Its fields are described in nodes/jobs/config.py, which reads it.
 """

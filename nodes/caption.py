@@ -34,7 +34,7 @@ class CaptionImages(Node):
                 "path",
                 "STRING",
                 "The folder. Relative paths start in ComfyUI's input folder, or else in this pack's home folder. It must lie in one of "
-                "ComfyUI's folders or one allowed with `python install.py --allow-root`.",
+                "ComfyUI's folders or one allowed in Settings, MusubiTuner.",
                 default="",
             ),
             folder(

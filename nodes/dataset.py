@@ -48,7 +48,7 @@ class DatasetConfig(Node):
                   default="video folder", choices=tuple(_SOURCES)),
             Input("path", "STRING", "The folder or the JSONL file. Relative paths start in ComfyUI's input folder, or else in this "
                 "pack's home folder. It must lie in one of ComfyUI's "
-                  "folders or one allowed with `python install.py --allow-root`.", default=""),
+                  "folders or one allowed in Settings, MusubiTuner.", default=""),
             Input("caption_extension", "STRING", "End of the caption files' names: clip.mp4 goes with clip.txt. Not used with "
                 "JSONL.", default=".txt"),
             Input("width", "INT", "Width to train at; multiples of 16. With buckets, width times height is the "
@@ -94,6 +94,8 @@ class DatasetConfig(Node):
             yield from refused("path", _source_path, host, constants["path"], constants.get("source", ""))
         if "target_frames" in constants:
             yield from refused("target_frames", _frames, constants["target_frames"])
+        if not constants.get("caption_extension", ".txt").strip(" ."):
+            yield Problem("caption_extension", "caption_extension is empty: write the end of the caption files' names, such as .txt")
         yield from size_problems(constants)
         yield from refused("one_frame_control_indices", _indices, constants.get("one_frame_control_indices", ""))
         if constants.get("control_directory"):
@@ -134,7 +136,7 @@ class DatasetConfigLoader(Node):
         inputs=(
             Input("path", "STRING", "The dataset file. Relative paths start in ComfyUI's input folder, or else in this pack's home "
                 "folder. It and the folders it names must lie in one of "
-                  "ComfyUI's folders or one allowed with `python install.py --allow-root`.", default=""),
+                  "ComfyUI's folders or one allowed in Settings, MusubiTuner.", default=""),
         ),
         outputs=(Output("dataset", DATASET, "For the caching nodes"), Output("report", "STRING", "What is in it, and what cannot be "
             "used and why")),
@@ -172,7 +174,7 @@ def _entry(host: Host, inputs: dict[str, Any]) -> dict[str, Any]:
         _guard_listed(host, path)
     entry: dict[str, Any] = {key: path.as_posix(), "resolution": [inputs["width"], inputs["height"]]}
     if path.is_dir():
-        entry["caption_extension"] = inputs["caption_extension"]
+        entry["caption_extension"] = f".{inputs['caption_extension'].strip().lstrip('.')}"
     entry |= {name: inputs[name] for name in ("batch_size", "num_repeats", "enable_bucket", "bucket_no_upscale")}
     if key.startswith("video"):
         entry |= {"target_frames": _frames(inputs["target_frames"])}

@@ -1,23 +1,29 @@
-"""Web routes of the pack: reading a page of a dataset, and saving a caption.
+"""Web routes of the pack: reading a page of a dataset, saving a caption, and the folders that workflows may use.
 
     GET  /musubi_tuner/dataset_view/<id>   the items of a page, as `views.for_the_page`
     POST /musubi_tuner/caption             {"view", "number", "before", "caption"} -> {"caption"}
+    GET  /musubi_tuner/allowed_folders     {"folders": those the user has allowed}
+    POST /musubi_tuner/allowed_folders     {"folders": [...]} -> {"folders"}
 
 What changes something takes POST with JSON from our own page only: browsers send forms, but no JSON, to other sites unasked, and say
-where a request comes from. Errors are {"error": text}, with status 400; 409, when the caption was changed elsewhere, also holds "current".
+where a request comes from. A page whose name was made to mean this machine (DNS rebinding) is told by the Host it asks for. Errors are
+{"error": text}, with status 400; 409, when the caption was changed elsewhere, also holds "current".
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import ipaddress
 import json
+import socket
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
 from ..backend.musubi_backend.errors import UserError
 from . import views
+from .jobs import config as configuration
 from .spec import Host
 
 LARGEST_REQUEST = 200_000
@@ -48,27 +54,75 @@ def add_routes(routes: Any, host: Callable[[], Host]) -> None:
         except UserError as error:
             return web.json_response({"error": str(error)}, status=400)
         except OSError as error:
-            reason = "there is no space left on the disk" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error.strerror or error)
-            return web.json_response({"error": f"the caption was not saved: {reason}"}, status=500)
+            return web.json_response({"error": f"the caption was not saved: {_reason(error)}"}, status=500)
+
+    @routes.get("/musubi_tuner/allowed_folders")
+    async def allowed_folders(request: Any) -> Any:
+        try:
+            return web.json_response({"folders": [str(root) for root in configuration.load(host().home).allowed_roots]})
+        except UserError as error:
+            return web.json_response({"error": str(error)}, status=400)
+
+    @routes.post("/musubi_tuner/allowed_folders")
+    async def allow_folders(request: Any) -> Any:
+        refusal = not_ours(request.headers, request.host, from_a_page=True)
+        if refusal:
+            return web.json_response({"error": refusal}, status=403)
+        try:
+            folders = (await _json(request)).get("folders")
+            allowed = await asyncio.to_thread(configuration.allow_folders, host().home, folders)
+            return web.json_response({"folders": [str(root) for root in allowed]})
+        except UserError as error:
+            return web.json_response({"error": str(error)}, status=400)
+        except OSError as error:
+            return web.json_response({"error": f"the folders were not saved: {_reason(error)}"}, status=500)
 
 
-def not_ours(headers: Any, host: str) -> str:
-    """Why a request that changes something is refused, or "" when it is JSON from our own page (or from no page at all)."""
+def not_ours(headers: Any, host: str, *, from_a_page: bool = False) -> str:
+    """Why a request that changes something is refused, or "" when it is JSON from our own page, or from no page at all unless
+    `from_a_page`."""
     if headers.get("Content-Type", "").split(";")[0].strip().lower() != "application/json":
         return "send JSON, with Content-Type: application/json"
     site, origin = headers.get("Sec-Fetch-Site"), headers.get("Origin")
     same_host = origin is None or urlsplit(origin).netloc.lower() == host.lower()
     # what the browser itself says counts more: behind a proxy the host has another name
     ours = same_host if site is None else site in ("same-origin", "none")
-    return "" if ours else "this request comes from another site"
+    if not ours:
+        return "this request comes from another site"
+    if from_a_page and site != "same-origin" and origin is None:
+        return "this is changed in ComfyUI's page only"
+    if not _is_this_server(host, origin):
+        return f"{host} is no address of this server: open ComfyUI by its IP address, as localhost, or through https"
+    return ""
+
+
+def _is_this_server(host: str, origin: str | None) -> bool:
+    """False for a name that anybody could have made to mean this machine. A page that came through https has shown whose name it is."""
+    name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    own = socket.gethostname().lower()
+    if name in ("localhost", own, f"{own.split('.')[0]}.local") or urlsplit(origin or "").scheme == "https":
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _reason(error: OSError) -> str:
+    return "there is no space left on the disk" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error.strerror or error)
 
 
 async def _json(request: Any) -> dict[str, Any]:
-    if (request.content_length or 0) > LARGEST_REQUEST:
-        raise UserError("this is too much for a caption")
+    """The object in the body. UserError for anything else, and before more than `LARGEST_REQUEST` bytes of it are read."""
+    body = bytearray()
+    async for part in request.content.iter_any():  # a body may come in chunks without saying how long it is
+        body += part
+        if len(body) > LARGEST_REQUEST:
+            raise UserError("this is too long")
     try:
-        values = json.loads(await request.text())
-    except ValueError as error:
+        values = json.loads(body)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"this is not JSON: {error}") from None
     if not isinstance(values, dict):
         raise UserError("this is not a JSON object")

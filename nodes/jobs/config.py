@@ -1,4 +1,5 @@
-"""The product's home folder and the settings that `install.py` writes there. No widget can change them.
+"""The product's home folder and the settings that `install.py` writes there. No widget can change them; ComfyUI's Settings page can
+change the allowed folders.
 
 `<home>/config.json`:
     {"interpreter": "<backend venv python>", "engine": "builtin" | "musubi-tuner",
@@ -13,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...backend.musubi_backend.atomic import write_text
 from ...backend.musubi_backend.errors import UserError
 from .home import CONFIG_NAME, home_folder
 
 ENGINES = ("builtin", "musubi-tuner")
 DEMO_MODELS = Path("demo", "models")  # in home, made by `install.py --quickstart`
-PACK_ROOT = Path(__file__).resolve().parent.parent.parent
+PACK_ROOT = Path(__file__).absolute().parent.parent.parent  # as ComfyUI names it: a linked pack has the home of that ComfyUI
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,33 @@ def load(home: Path) -> Config:
         )
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}). Run `python install.py` in {PACK_ROOT} to write it anew.") from error
+
+
+def allow_folders(home: Path, folders: Any) -> tuple[Path, ...]:
+    """Replace the folders that workflows may use beside ComfyUI's own, as absolute paths without links. UserError for what is no folder,
+    or would open everything."""
+    if not isinstance(folders, list) or not all(isinstance(folder, str) for folder in folders):
+        raise UserError("write one folder per line")
+    settings = load(home)  # refuses a damaged file, which would be lost
+    kept = {str(root): root for root in settings.allowed_roots}  # one of them may be on a disk that is away
+    named = [folder.strip() for folder in folders if folder.strip()]
+    allowed = list(dict.fromkeys(kept.get(folder) or _allowable(folder) for folder in named))
+    path = home / CONFIG_NAME
+    data = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if tuple(allowed) != settings.allowed_roots:
+        home.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps({**data, "allowed_roots": [str(folder) for folder in allowed]}, indent=2, ensure_ascii=False) + "\n")
+    return tuple(allowed)
+
+
+def _allowable(text: str) -> Path:
+    named = Path(text).expanduser()
+    if "\0" in text or not named.is_absolute() or not named.is_dir():
+        raise UserError(f"{text}: there is no such folder; write its whole path")
+    folder = named.resolve()
+    if folder == Path(folder.anchor) or folder == Path.home().resolve():
+        raise UserError(f"{text}: this would open the whole of {folder} to workflows. Name the folder that holds your files.")
+    return folder
 
 
 def _refuse_engine(engine: object) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ...backend.musubi_backend.errors import UserError
+
+_SHOWN_NAMES = 8
 
 
 def is_inside(path: Path, roots: Iterable[Path]) -> bool:
@@ -38,20 +41,37 @@ def inside(text: str, roots: Iterable[Path], what: str, *, relative_to: Sequence
         raise UserError(f"{what} is empty: enter a path")
     if "\0" in value or "\n" in value or value.startswith("-"):
         raise UserError(f"{what}: {value!r} is not a path")
-    path = Path(value)
-    if not path.is_absolute():
-        bases = [*relative_to] or allowed[:1]
-        path = next((base / path for base in bases if (base / path).exists()), bases[0] / path)
+    # `..` goes first, so that what is checked is what is used: behind a link it would mean another folder
+    bases = [*relative_to] or allowed[:1]
+    places = [Path(os.path.abspath(base / value)) for base in ([Path()] if Path(value).is_absolute() else bases)]
+    path = next((place for place in places if place.exists()), places[0])
     if not is_inside(path, allowed):
         listed = "\n  ".join(str(root) for root in allowed)
         folder = path.parent if path.suffix else path
         raise UserError(
             f"{what}: {value} is outside the folders this pack may use:\n  {listed}\n"
-            f'Move the files there, or allow their folder once with: python install.py --allow-root "{folder}"'
+            f"Move the files there, or allow {folder} in ComfyUI's Settings, under MusubiTuner "
+            f'(on a terminal: python install.py --allow-root "{folder}")'
         )
     if must_exist and not path.exists():
-        raise UserError(f"{what}: {path} does not exist")
-    return Path(os.path.abspath(path))
+        raise UserError(f"{what}: {path} does not exist. {_what_is_there(path)}")
+    return path
+
+
+def _what_is_there(path: Path) -> str:
+    """What a person may have meant instead of a `path` that does not exist."""
+    parent = next(folder for folder in path.parents if folder.is_dir())
+    wanted = path.relative_to(parent).parts[0]
+    try:
+        names = sorted(entry.name for entry in parent.iterdir() if not entry.name.startswith("."))
+    except OSError:
+        return f"{parent} cannot be read"
+    alike = difflib.get_close_matches(wanted.lower(), [name.lower() for name in names], n=3)
+    near = [name for name in names if name.lower() in alike]
+    if near:
+        return f"Did you mean {' or '.join(near)}, in {parent}?"
+    shown = ", ".join(names[:_SHOWN_NAMES]) + (f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else "")
+    return f"{parent} holds {shown or 'nothing'}"
 
 
 def plain_name(text: str, what: str) -> str:

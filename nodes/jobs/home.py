@@ -2,7 +2,7 @@
 
 Standard library only and free of relative imports: `install.py` loads this file by its path, with any python, before anything is installed.
 The place follows from where the pack lies and nothing else, so that the installer (run by hand, or by ComfyUI-Manager) and the
-running nodes agree on it.
+running nodes agree on it. Links are kept: a linked pack belongs to the ComfyUI that it is linked into.
 """
 
 from __future__ import annotations
@@ -19,6 +19,14 @@ def home_folder(pack_root: Path) -> Path:
     chosen = os.environ.get(HOME_VARIABLE)
     if chosen:
         return Path(chosen).expanduser().absolute()
-    if pack_root.parent.name == "custom_nodes":
-        return pack_root.parent.parent / "user" / "__musubituner"
-    return pack_root / ".musubituner"
+    place = _as_in_shell(pack_root)
+    if place.parent.name == "custom_nodes":
+        return place.parent.parent / "user" / "__musubituner"
+    return place / ".musubituner"
+
+
+def _as_in_shell(folder: Path) -> Path:
+    """`folder`, if it is the working folder, as the shell names it: only the shell knows through which links it came there."""
+    shell = Path(os.environ.get("PWD", ""))
+    same = shell.is_absolute() and shell.is_dir() and folder.is_dir() and shell.samefile(Path.cwd()) and shell.samefile(folder)
+    return shell if same else folder

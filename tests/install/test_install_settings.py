@@ -114,3 +114,36 @@ def test_the_command_line_says_what_does_not_go_together(repository: Path, tmp_p
     allowed = run("--allow-root", str(tmp_path))
     assert (allowed.returncode, f"Allowed: {tmp_path}" in allowed.stdout) == (0, True)
     assert not (tmp_path / "home" / "venv").exists()
+
+
+def test_a_linked_pack_has_the_home_of_the_comfyui_it_is_linked_into(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home_folder = _home_folder(repository)
+    monkeypatch.delenv("MUSUBITUNER_HOME", raising=False)
+    (tmp_path / "checkouts" / "pack").mkdir(parents=True)
+    (tmp_path / "ComfyUI" / "custom_nodes").mkdir(parents=True)
+    link = tmp_path / "ComfyUI" / "custom_nodes" / "pack"
+    link.symlink_to(tmp_path / "checkouts" / "pack", target_is_directory=True)
+    home = tmp_path / "ComfyUI" / "user" / "__musubituner"
+    assert home_folder(link) == home
+    monkeypatch.chdir(link)  # `cd custom_nodes/pack; python install.py`: only the shell knows of the link
+    monkeypatch.setenv("PWD", str(link))
+    assert home_folder(tmp_path / "checkouts" / "pack") == home
+    monkeypatch.setenv("PWD", str(tmp_path))  # left over from another program
+    assert home_folder(tmp_path / "checkouts" / "pack") == tmp_path / "checkouts" / "pack" / ".musubituner"
+
+
+def test_the_pack_is_found_where_comfyui_names_it(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MUSUBITUNER_HOME", raising=False)
+    (tmp_path / "custom_nodes").mkdir()
+    link = tmp_path / "custom_nodes" / "linked"
+    link.symlink_to(repository, target_is_directory=True)
+    code = (
+        "import importlib, importlib.util, sys\n"
+        f"spec = importlib.util.spec_from_file_location('p', {str(link / '__init__.py')!r}, submodule_search_locations=[{str(link)!r}])\n"
+        "sys.modules['p'] = importlib.util.module_from_spec(spec); spec.loader.exec_module(sys.modules['p'])\n"
+        "print(importlib.import_module('p.nodes.jobs.config').default_home())\n"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path).stdout.strip()
+    assert said == str(tmp_path / "user" / "__musubituner")

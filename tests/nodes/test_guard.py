@@ -81,3 +81,24 @@ def test_plain_names_are_taken(part: Any, name: str) -> None:
 def test_job_folders_stay_in_the_jobs_folder(part: Any, tmp_path: Path) -> None:
     made = part("nodes.jobs.folder").JobFolder.create(tmp_path, "../Evil Tool")
     assert made.path.parent == tmp_path / "jobs"
+
+
+def test_what_was_checked_is_what_is_used(inside: Any, roots: list[Path], tmp_path: Path) -> None:
+    """`link/..` is the folder of the link for us, and above the link's target for the system."""
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "clips").mkdir()
+    (roots[0] / "link").symlink_to(tmp_path / "elsewhere" / "deep", target_is_directory=True)
+    assert inside("link/../clips") == inside(f"{roots[0]}/link/../clips") == roots[0] / "clips"
+
+
+def test_a_missing_folder_says_what_is_there(inside: Any, part: Any, roots: list[Path]) -> None:
+    error = part("backend.musubi_backend.errors").UserError
+    (roots[0] / "Holiday 2024").mkdir()
+    for text, said in (
+        ("clps", "Did you mean clips, in"),
+        ("holiday 2024", "Did you mean Holiday 2024"),
+        ("xyz/deeper", "Holiday 2024, clips"),
+    ):
+        with pytest.raises(error, match="does not exist") as caught:
+            inside(text)
+        assert said in str(caught.value)

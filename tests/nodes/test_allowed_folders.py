@@ -1,0 +1,109 @@
+"""The folders that workflows may use are changed in ComfyUI's page: by JSON from there, and by nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+ROUTE = "/musubi_tuner/allowed_folders"
+PAGE = {"Sec-Fetch-Site": "same-origin", "Content-Type": "application/json"}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "clips").mkdir()
+    settings = {"interpreter": "/venv/python", "engine": "builtin", "allowed_roots": []}
+    (tmp_path / "home" / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def send(home: Path, part: Any) -> Callable[..., tuple[int, Any]]:
+    """Sends one request to the routes on a real server; returns (status, answer)."""
+    from aiohttp import web
+    from aiohttp.test_utils import TestClient, TestServer
+
+    def send(method: str, path: str = ROUTE, **options: Any) -> tuple[int, Any]:
+        async def request() -> tuple[int, Any]:
+            routes = web.RouteTableDef()
+            part("nodes.routes").add_routes(routes, lambda: SimpleNamespace(home=home))
+            app = web.Application()
+            app.add_routes(routes)
+            async with TestClient(TestServer(app)) as client, client.request(method, path, **options) as answer:
+                return answer.status, await answer.json()
+
+        return asyncio.run(request())
+
+    return send
+
+
+def saved(home: Path) -> Any:
+    return json.loads((home / "config.json").read_text(encoding="utf-8"))
+
+
+def test_the_page_reads_and_changes_them_and_nothing_else_in_the_file(home: Path, send: Any) -> None:
+    clips = home.parent / "clips"
+    assert send("GET") == (200, {"folders": []})
+    assert send("POST", json={"folders": [f" {clips} ", "", str(clips)]}, headers=PAGE) == (200, {"folders": [str(clips)]})
+    assert saved(home) == {"interpreter": "/venv/python", "engine": "builtin", "allowed_roots": [str(clips)]}
+    clips.rmdir()  # a disk that is away: what was allowed stays allowed
+    assert send("POST", json={"folders": [str(clips)]}, headers=PAGE)[0] == 200
+    assert send("POST", json={"folders": []}, headers=PAGE) == (200, {"folders": []})
+
+
+@pytest.mark.parametrize("folders", [["/"], [str(Path.home())], ["/no/such/folder"], ["clips"], "clips", [3], None, ["/tmp\0"]])
+def test_what_is_no_folder_or_would_open_everything_is_refused(home: Path, send: Any, folders: Any) -> None:
+    assert send("POST", json={"folders": folders}, headers=PAGE)[0] == 400
+    assert saved(home)["allowed_roots"] == []
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Type": "application/json"},  # no page at all: a script, or a node of a workflow
+        {**PAGE, "Sec-Fetch-Site": "none"},
+        {**PAGE, "Sec-Fetch-Site": "cross-site"},
+        {**PAGE, "Content-Type": "text/plain"},
+        {**PAGE, "Host": "evil.example:8188", "Origin": "http://evil.example:8188"},
+        {**PAGE, "Host": "evil.example"},
+    ],
+)
+def test_other_senders_are_refused(home: Path, send: Any, headers: dict[str, str]) -> None:
+    body = json.dumps({"folders": [str(home.parent / "clips")]})
+    assert send("POST", data=body, headers=headers)[0] == 403
+    assert saved(home)["allowed_roots"] == []
+
+
+@pytest.mark.parametrize("host", ["localhost:8188", "127.0.0.1", "192.168.1.7:8188", "[::1]:8188"])
+def test_addresses_of_this_machine_and_names_shown_by_https_are_taken(send: Any, host: str) -> None:
+    assert send("POST", json={"folders": []}, headers={**PAGE, "Host": host})[0] == 200
+    proxied = {**PAGE, "Host": "pod-8188.proxy.example", "Origin": "https://pod-8188.proxy.example"}
+    assert send("POST", json={"folders": []}, headers=proxied)[0] == 200
+
+
+@pytest.mark.parametrize("path", [ROUTE, "/musubi_tuner/caption"])
+def test_a_body_that_does_not_say_how_long_it_is_has_the_same_limit(send: Any, path: str) -> None:
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        for _ in range(400):
+            sent += 1
+            yield b" " * 10_000
+            await asyncio.sleep(0)
+
+    status, answer = send("POST", path, data=endless(), headers=PAGE)
+    assert (status, answer) == (400, {"error": "this is too long"})
+
+
+@pytest.mark.parametrize("body", ["[" * 100_000, "{", b"\xff\xfe", "3"])
+def test_damaged_json_is_told(send: Any, body: Any) -> None:
+    status, answer = send("POST", data=body, headers=PAGE)
+    assert status == 400 and "JSON" in answer["error"]
