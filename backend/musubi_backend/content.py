@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 RECORD = "cache_sources.json"
 """Name of the file beside caches that says what they were made from (`cache.sources`)."""
+LENGTHS = "cache_clip_lengths.json"
+"""Name of the file beside caches with the lengths of clips that had to be decoded to count their frames (`dataset.clip_lengths`)."""
 
 _WHOLE = 4 * 2**20  # files up to this size are read whole, of larger ones four pieces
 _PIECES, _PIECE = 4, 256 * 2**10
@@ -96,7 +98,7 @@ def _collect(folder: Path, depth: int, entries: list[tuple[str, str | None]]) ->
         entries.append((str(folder), None))
         return
     for entry in found:
-        if entry.name.startswith(".") or entry.name == RECORD or entry.name.endswith(".safetensors"):
+        if entry.name.startswith(".") or entry.name in (RECORD, LENGTHS) or entry.name.endswith(".safetensors"):
             continue
         if not entry.is_dir():
             entries.append((entry.path, _times(entry)))

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import av
 import numpy as np
 import pytest
+from musubi_backend import content
 from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.dataset import clip_lengths, tone
 from musubi_backend.dataset.ahead import decoded
@@ -96,12 +97,12 @@ def test_clips_are_turned_and_mirrored_by_their_display_matrix(tmp_path: Path, o
         for _ in range(5):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(corners(), format="rgb24")))
         container.mux(stream.encode())
-    content = path.read_bytes()
-    track = content.index(b"tkhd")
+    whole = path.read_bytes()
+    track = whole.index(b"tkhd")
     upright = struct.pack(">9i", ONE, 0, 0, 0, ONE, 0, 0, 0, 1 << 30)
-    place = content.index(upright, track)
+    place = whole.index(upright, track)
     a, b, c, d = (number * ONE for number in MATRICES[orientation])
-    path.write_bytes(content[:place] + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30) + content[place + 36 :])
+    path.write_bytes(whole[:place] + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30) + whole[place + 36 :])
     expected = TURNS[orientation](corners()).astype(int)
     facts = probe(clip_item(path, tmp_path, target_frames=[5]), CARD)
     assert facts.size == (expected.shape[1], expected.shape[0])
@@ -194,7 +195,7 @@ def test_frames_are_counted_as_decoded(cases: Path, tmp_path: Path, name: str, p
     foreseen = foresee(item, CARD)
     assert isinstance(entries, list) and not isinstance(foreseen, Problem)
     assert [entry.entry for entry in entries] == list(foreseen.entries) and len(entries) == frames // 9
-    assert (tmp_path / "cache" / clip_lengths.FILE).is_file()
+    assert (tmp_path / "cache" / content.LENGTHS).is_file()
 
 
 def test_ordinary_clips_are_counted_without_decoding(make: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +225,7 @@ def test_a_clip_with_fewer_frames_than_promised_is_planned_by_those_it_has(
     assert len(foresee(item, CARD).entries) == 2  # type: ignore[union-attr]  # it is known now
     make.clip(clip, 30)
     assert clip_lengths.recall(tmp_path / "cache", clip) is None  # of another file
-    (tmp_path / "cache" / clip_lengths.FILE).write_text("[nonsense")
+    (tmp_path / "cache" / content.LENGTHS).write_text("[nonsense")
     assert clip_lengths.recall(tmp_path / "cache", clip) is None
 
 
@@ -325,8 +326,8 @@ def test_pixels_become_square_and_a_wrong_source_fps_is_told(cases: Path, make: 
 def test_byte_order_marks_are_no_part_of_a_caption(make: SimpleNamespace, tmp_path: Path, encoding: str) -> None:
     text, folder = "a 猫\nand more", tmp_path / "in"
     make.picture(folder / "a.png")
-    content = b"\xfe\xff" + text.encode("utf-16-be") if encoding.endswith("bom") else text.encode(encoding)
-    (folder / "a.txt").write_bytes(content)
+    marked = b"\xfe\xff" + text.encode("utf-16-be") if encoding.endswith("bom") else text.encode(encoding)
+    (folder / "a.txt").write_bytes(marked)
     (item,) = discover(make.config(tmp_path, f"image_directory = '{folder}'").datasets[0], CARD).items
     assert item.caption == text
     line = json.dumps({"image_path": str(folder / "a.png"), "caption": "b 猫"}, ensure_ascii=False)

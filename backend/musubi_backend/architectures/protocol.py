@@ -41,6 +41,10 @@ class TextEncoder(Protocol):
         """Per caption the tensors to cache under their base names, e.g. {"varlen_t5": [L, 4096]} without padding."""
         ...
 
+    def cut(self, captions: Sequence[str]) -> list[str]:
+        """Per caption what `encode` leaves out of it because it is too long, "" where that is nothing."""
+        ...
+
 
 class ConditionEncoder(Protocol):
     """Turns the pictures and videos of a request into what `predict` finds in its batch beside the text."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..dataset.discovery import Discovery
 from ..dataset.items import MediaItem, text_path
+from ..dataset.problems import Note, gathered
 from ..device import pick_device
 from ..errors import UserError
 from ..weights.safetensors_file import read_header
@@ -85,6 +86,9 @@ def _left_to_do(discovery: Discovery, card: Card, made: Made, args: Namespace) -
 def _encode_all(encoder: TextEncoder, work: _Work, made: Made, args: Namespace, card: Card) -> None:
     items, size = work.items, args.batch_size or work.discovery.dataset.batch_size
     total = len(work.discovery.items)
+    cut = zip(items, encoder.cut([item.caption for item in items]), strict=True)
+    for line in gathered(Note(item.path, f"the caption is too long: {left_out}") for item, left_out in cut if left_out):
+        logger.warning(line)
     work.sources.begin(text_key(item, card) for item in items)
     with Progress(total, total - len(items)) as progress:
         for start in range(0, len(items), size):

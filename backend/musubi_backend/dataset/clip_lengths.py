@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -10,12 +9,11 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from .. import content
 from ..atomic import write_text
 
 logger = logging.getLogger(__name__)
 
-FILE = "musubi_clip_lengths.json"
-_EDGE = 64 * 1024  # bytes at both ends of a clip that must be the same
 _writing = threading.Lock()
 
 Length = tuple[int, float, bool]
@@ -24,7 +22,7 @@ Length = tuple[int, float, bool]
 def recall(folder: Path | None, clip: Path) -> Length | None:
     """What was found out about this very file; None when nothing was."""
     entry = _read(folder).get(_key(clip)) if folder is not None else None
-    if not isinstance(entry, dict) or entry.get("file") != _stamp(clip):
+    if not isinstance(entry, dict) or not _is_of(clip, entry.get("file")):
         return None
     frames, seconds, variable = entry.get("frames"), entry.get("seconds"), entry.get("variable")
     if not isinstance(frames, int) or not isinstance(seconds, (int, float)) or not isinstance(variable, bool) or frames < 1:
@@ -39,33 +37,33 @@ def remember(folder: Path | None, clip: Path, length: Length) -> None:
     frames, seconds, variable = length
     try:
         with _writing:
-            entries = {**_read(folder), _key(clip): {"file": _stamp(clip), "frames": frames, "seconds": seconds, "variable": variable}}
-            write_text(folder / FILE, json.dumps(entries, indent=1))
+            entries = {
+                **_read(folder),
+                _key(clip): {"file": content.look([clip]), "frames": frames, "seconds": seconds, "variable": variable},
+            }
+            write_text(folder / content.LENGTHS, json.dumps(entries, indent=1))
     except OSError as error:
         logger.info("the length of %s cannot be kept in %s: %s", clip.name, folder, error.strerror or error)
 
 
 def _read(folder: Path) -> dict[str, Any]:
     try:
-        found = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        found = json.loads((folder / content.LENGTHS).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
+def _is_of(clip: Path, seen: Any) -> bool:
+    """Was this file looked at, or one with the same in it?"""
+    if not isinstance(seen, list) or len(seen) != 2:
+        return False
+    before = content.Seen(*map(str, seen))
+    try:
+        return content.look([clip], before).digest == before.digest
+    except OSError:
+        return False
+
+
 def _key(clip: Path) -> str:
     return os.fsencode(clip.absolute()).decode("utf-8", "backslashreplace")
-
-
-def _stamp(clip: Path) -> str:
-    """Another one for another file: size, time and both ends."""
-    try:
-        with clip.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            edges = hashlib.blake2b(digest_size=16)
-            for start in (0, max(0, size - _EDGE)):
-                file.seek(start)
-                edges.update(file.read(_EDGE))
-            return f"{size} {os.fstat(file.fileno()).st_mtime_ns} {edges.hexdigest()}"
-    except OSError:
-        return ""

@@ -28,6 +28,20 @@ else:
 logger = logging.getLogger(__name__)
 
 _SMALLEST_BUCKETED = 32 * 32  # the narrowest bucket is half the root of the area, and must be 16 pixels wide
+_LARGEST = {  # far beyond any use; without them a slip of the finger takes all time or memory
+    "resolution": 16384,
+    "control_resolution": 16384,
+    "batch_size": 4096,
+    "num_repeats": 100_000,
+    "target_frames": 100_000,
+    "max_frames": 100_000,
+    "frame_stride": 1_000_000,
+    "frame_sample": 10_000,
+    "source_fps": 10_000,
+    "fp_latent_window_size": 1000,
+    "fp_1f_clean_indices": 100_000,
+    "fp_1f_target_index": 100_000,
+}
 
 
 @dataclass(frozen=True)
@@ -225,9 +239,13 @@ def _check(dataset: ImageDataset | VideoDataset) -> None:
             logger.warning(f"target_frames are rounded to {list(dataset.rules.targets)}")
         if dataset.frame_extraction != dataset.rules.effective_mode:
             logger.warning("frame_sample is set to 1 for frame_extraction=uniform. frame_extraction is changed to head.")
+    largest = {key: getattr(dataset, key) for key in _LARGEST if getattr(dataset, key, None) is not None}
     for key, value in positive.items():
         if value < 1:
             raise UserError(f"{where}: {key} must be 1 or more")
+    for key, value in largest.items():
+        if max(map(abs, value), default=0) > _LARGEST[key] if isinstance(value, tuple) else value > _LARGEST[key]:
+            raise UserError(f"{where}: {key} is {value}; it can be {_LARGEST[key]} at most")
     if min(dataset.resolution) < 16:
         raise UserError(f"{where}: resolution {list(dataset.resolution)} is too small; both sides must be at least 16 pixels")
     bucketed = dataset.enable_bucket or isinstance(dataset, VideoDataset)

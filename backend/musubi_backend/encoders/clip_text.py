@@ -59,6 +59,11 @@ class ClipText:
             states = self.model(input_ids=ids).last_hidden_state
         return [(state[len(row) - 1], len(row)) for state, row in zip(states, rows, strict=True)]
 
+    def cut(self, captions: Sequence[str]) -> list[str]:
+        """Per caption what `encode` leaves out of it, "" where that is nothing."""
+        counts = [len(self.tokenizer.encode(caption, 2**20)) for caption in captions]
+        return [f"CLIP-L reads its first {MAX_TOKENS} tokens only" if count > MAX_TOKENS else "" for count in counts]
+
 
 def _config(files: model_files.ModelFiles, weights: Weights) -> Any:
     from transformers import CLIPTextConfig

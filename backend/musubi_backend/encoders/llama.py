@@ -76,6 +76,13 @@ class LlamaEncoder:
             states = self.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         return [state[cut : len(row)] for state, row in zip(states, rows, strict=True)]
 
+    def cut(self, captions: Sequence[str], instruction: str | None = None) -> list[str]:
+        """Per caption what `encode` leaves out of it, "" where that is nothing."""
+        start = _head(VIDEO_INSTRUCTION if instruction is None else instruction)
+        limit = len(self._ids(start, 2**20)) + MAX_TOKENS
+        counts = [len(self._ids(f"{start}{caption}<|eot_id|>", 2**20)) for caption in captions]
+        return [f"Llama reads its first {MAX_TOKENS} tokens only" if count > limit else "" for count in counts]
+
     def _ids(self, text: str, limit: int) -> list[int]:
         ids = self.tokenizer.encode(text, limit)
         begin = self.tokenizer.token(BEGIN)

@@ -77,6 +77,11 @@ class UMT5:
         ids, mask = padded(self.tokenizer.encode_batch(captions, MAX_TOKENS))
         return self.features(torch.tensor(ids), torch.tensor(mask))
 
+    def cut(self, captions: Sequence[str]) -> list[str]:
+        """Per caption what `encode` leaves out of it, "" where that is nothing."""
+        counts = [len(row) for row in self.tokenizer.encode_batch(captions, 2**20)]
+        return [f"umt5 reads its first {MAX_TOKENS} tokens only" if count > MAX_TOKENS else "" for count in counts]
+
     def features(self, ids: Tensor, mask: Tensor) -> list[Tensor]:
         """As `encode` for token ids and mask [B, L] (1 for tokens, 0 for padding at the end)."""
         import torch

@@ -16,7 +16,7 @@ from ...encoders.llama import LlamaEncoder
 from ...encoders.siglip import Siglip
 from ...errors import UserError
 from ...inference.pictures import read
-from ..hunyuan_video.encode import cached_dtype, generator_of, load_text_encoders, load_vae, padded, pictures_of, video_of
+from ..hunyuan_video.encode import both_cut, cached_dtype, generator_of, load_text_encoders, load_vae, padded, pictures_of, video_of
 from .card import CARD
 from .one_frame import OneFrame, latent_mask
 from .section_texts import parse_sections
@@ -110,6 +110,10 @@ class FramePackTextEncoder:
             rows, mask = padded(features, TEXT_LENGTH)
             entries.append({"llama_vec": rows, "llama_attention_mask": mask, "clip_l_pooler": pooled})
         return entries
+
+    def cut(self, captions: Sequence[str]) -> list[str]:
+        """Per caption what either encoder leaves out of it, "" where that is nothing."""
+        return both_cut(self.llama.cut(captions, self.instruction), self.clip.cut(captions))
 
 
 class FramePackConditionEncoder:

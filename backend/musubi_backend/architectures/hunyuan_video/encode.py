@@ -78,6 +78,15 @@ class HunyuanTextEncoder:
         pairs = zip(self.llama.encode(captions), self.clip.encode(captions), strict=True)
         return [_text_entry(features, pooled, count) for features, (pooled, count) in pairs]
 
+    def cut(self, captions: Sequence[str]) -> list[str]:
+        """Per caption what either encoder leaves out of it, "" where that is nothing."""
+        return both_cut(self.llama.cut(captions), self.clip.cut(captions))
+
+
+def both_cut(llama: Sequence[str], clip: Sequence[str]) -> list[str]:
+    """What two encoders leave out of the same captions, as one text each."""
+    return ["; ".join(filter(None, pair)) for pair in zip(llama, clip, strict=True)]
+
 
 def _text_entry(features: Tensor, pooled: Tensor, clip_count: int) -> dict[str, Tensor]:
     llm, mask = padded(features, LLAMA_TOKENS)

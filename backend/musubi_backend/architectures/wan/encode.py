@@ -126,6 +126,10 @@ class WanTextEncoder:
         """{"varlen_t5": [L, dim] bfloat16} per caption, L <= 512 tokens without padding."""
         return [{"varlen_t5": features} for features in self.encoder.encode(captions)]
 
+    def cut(self, captions: Sequence[str]) -> list[str]:
+        """As `UMT5.cut`."""
+        return self.encoder.cut(captions)
+
 
 def load_vae(args: Namespace, device: torch.device) -> WanVAE:
     """The VAE of `--vae` in `--vae_dtype`. UserError for a missing or wrong file and an unknown dtype."""
