@@ -16,6 +16,7 @@ from ..backend.musubi_backend.atomic import write_text
 from ..backend.musubi_backend.console import setup_streams as setup_streams
 from ..backend.musubi_backend.errors import UserError
 from ..nodes.jobs.config import default_home
+from ..nodes.reuse import widget_values
 from ..nodes.spec import Result, check, complete, prepared
 from .demo import prepare
 from .terminal import CtrlC, Screen, TerminalHost
@@ -103,13 +104,14 @@ async def _step(
             raise _Skipped(f"node {source} did not give its {name}") from error
         inputs[name], sources[name] = result.values[slot], f"{key}:{slot}"
     values = _prepared(step, steps, host, inputs)
+    calls = _calls(step, steps, values)
     constants = {name: value for name, value in values.items() if name not in sources}
-    key = _key(step.node.spec.id, constants, sources, step.node.fingerprint(host, **{k: v for k, v in constants.items() if v is not None}))
+    key = _key(step.node.spec.id, constants, sources, [step.node.fingerprint(host, **widget_values(step.node, one)) for one in calls])
     known = None if fresh else store.get(key)
     if known is not None:
         host.screen.line(f"{step.title}  nothing changed, kept: {known.text}".rstrip(": "))
         return key, known
-    result = await _run(step, steps, host, values)
+    result = await _run(step, host, calls, as_lists=bool(lists_of(step, steps)))
     store.put(key, result)
     host.screen.line(f"{step.title}  {result.text or 'done'}")
     return key, result
@@ -123,15 +125,19 @@ def _prepared(step: Step, steps: Mapping[str, Step], host: TerminalHost, inputs:
     return {**prepared(step.node, host, {**inputs, **{name: items[0] for name, items in lists.items()}}), **lists}
 
 
-async def _run(step: Step, steps: Mapping[str, Step], host: TerminalHost, values: dict[str, Any]) -> Result:
-    """Run the node once, or as ComfyUI does once per item of the lists that come over its links; the last item of a short list repeats."""
+def _calls(step: Step, steps: Mapping[str, Step], values: dict[str, Any]) -> list[dict[str, Any]]:
+    """The inputs of one run, or as in ComfyUI of one run per item of the lists that come over its links; the last item of a short list
+    repeats."""
     lists = {name: values[name] for name in lists_of(step, steps)}
-    if not lists:
-        return await step.node.run(host, **values)
-    results = []
-    for index in range(max(map(len, lists.values()))):
-        items = {name: items[min(index, len(items) - 1)] for name, items in lists.items()}
-        results.append(await step.node.run(host, **{**values, **items}))
+    count = max(map(len, lists.values()), default=1)
+    return [{**values, **{name: items[min(index, len(items) - 1)] for name, items in lists.items()}} for index in range(count)]
+
+
+async def _run(step: Step, host: TerminalHost, calls: Sequence[dict[str, Any]], *, as_lists: bool) -> Result:
+    """Run the node as often as it is called. as_lists: the values of all calls become one list per output."""
+    results = [await step.node.run(host, **inputs) for inputs in calls]
+    if not as_lists:
+        return results[0]
     return Result(
         tuple(list(one) for one in zip(*(result.values for result in results), strict=True)),
         "\n".join(result.text for result in results if result.text),
@@ -162,7 +168,7 @@ class ResultStore:
 
     def get(self, key: str) -> Result | None:
         entry = self._entries.get(key)
-        if entry is None or any(stamp is None or stamp != _stamp(stamp[0]) for stamp in entry["stamps"]):
+        if entry is None or not all(map(content.is_as_stamped, entry["stamps"])):
             return None
         files = tuple(Path(stamp[0]) for stamp in entry["stamps"])
         return Result(tuple(entry["values"]), entry["text"], tuple(map(Path, entry["shown"])), files)
@@ -173,17 +179,11 @@ class ResultStore:
             "values": result.values,
             "text": result.text,
             "shown": [str(path) for path in result.shown],
-            "stamps": [_stamp(str(path)) for path in result.files],
+            "stamps": [content.stamp(path) for path in result.files],
         }
         self._entries = dict(list(self._entries.items())[-_KEPT_RESULTS:])
         self._path.parent.mkdir(parents=True, exist_ok=True)
         write_text(self._path, json.dumps(self._entries, ensure_ascii=False))
-
-
-def _stamp(path: str) -> list[Any] | None:
-    """Name, size and time of a file, as JSON keeps them."""
-    stamp = content.stamp(Path(path))
-    return None if stamp is None else list(stamp)
 
 
 def _renew(steps: Mapping[str, Step]) -> None:
@@ -210,6 +210,6 @@ def _check(steps: Sequence[Step], host: TerminalHost) -> None:
         raise UserError("\n".join(problems))
 
 
-def _key(node_id: str, constants: Mapping[str, Any], sources: Mapping[str, str], fingerprint: str) -> str:
-    text = json.dumps([_FORMAT, node_id, constants, sources, fingerprint], sort_keys=True, ensure_ascii=False)
+def _key(node_id: str, constants: Mapping[str, Any], sources: Mapping[str, str], fingerprints: Sequence[str]) -> str:
+    text = json.dumps([_FORMAT, node_id, constants, sources, fingerprints], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:32]

@@ -10,7 +10,6 @@ import gc
 import inspect
 import os
 import tempfile
-import threading
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -31,6 +30,7 @@ from .comfy_errors import RunError, report, show_each_once
 from .jobs import config as configuration
 from .jobs.config import DEMO_MODELS
 from .jobs.environment import visible_gpus
+from .reuse import Kept, KeptResults, place_of
 from .routes import add_routes
 from .spec import ANY, Input, Node, NodeSpec, Result, check, choices_of, prepared
 
@@ -150,30 +150,7 @@ class ComfyHost:
         return visible_gpus(torch.cuda.device_count())
 
 
-class _Results:
-    """Result files of each node class. When one is gone or replaced, the class gets a new generation, which makes ComfyUI run it again."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._files: dict[str, set[Path]] = {}
-        self._generation: dict[str, int] = {}
-
-    def remember(self, node_id: str, result: Result) -> None:
-        with self._lock:
-            self._files.setdefault(node_id, set()).update(result.files)
-            if result.replaced:
-                self._generation[node_id] = self._generation.get(node_id, 0) + 1
-
-    def generation(self, node_id: str) -> int:
-        with self._lock:
-            files = self._files.get(node_id, set())
-            if not all(path.exists() for path in files):
-                files.clear()
-                self._generation[node_id] = self._generation.get(node_id, 0) + 1
-            return self._generation.get(node_id, 0)
-
-
-_RESULTS = _Results()
+_RESULTS = KeptResults()
 
 
 class MusubiTunerExtension(ComfyExtension):
@@ -202,22 +179,30 @@ def _comfy_class(node: Node) -> type[io.ComfyNode]:
 
         @classmethod
         def fingerprint_inputs(cls, **kwargs: Any) -> str:
-            return f"{_RESULTS.generation(spec.id)} {node.fingerprint(ComfyHost(), **_constants(spec, kwargs))}"
+            host = ComfyHost()
+            return f"{_RESULTS.generation(_place(cls), host)} {node.fingerprint(host, **_constants(spec, kwargs))}"
 
         @classmethod
         async def execute(cls, **kwargs: Any) -> io.NodeOutput:
             host = ComfyHost(cls.hidden.unique_id)
             try:
-                result = await node.run(host, **prepared(node, host, _unlisted(spec, kwargs)))
+                inputs = prepared(node, host, _unlisted(spec, kwargs))
+                kept = Kept.before(node, host, inputs)
+                result = await node.run(host, **inputs)
             except UserError as error:
                 raise RunError(str(error)) from None
-            _RESULTS.remember(spec.id, result)
+            _RESULTS.remember(_place(cls), get_progress_state().prompt_id, kept.after(result))
             if result.text:
                 host.progress(1, 1, result.text)
             return io.NodeOutput(*result.values, ui=_shown(host, result))
 
     Adapted.__name__ = Adapted.__qualname__ = spec.id
     return Adapted
+
+
+def _place(cls: type[io.ComfyNode]) -> str:
+    """Where the node that ComfyUI asks about or runs stands in the prompt that is running."""
+    return place_of(cls.hidden.unique_id, get_progress_state().dynprompt.get_node)
 
 
 def _constants(spec: NodeSpec, given: dict[str, Any]) -> dict[str, Any]:

@@ -169,8 +169,7 @@ class Result:
     values   one per output
     text     shown on the node
     shown    files to show on the node (pictures, videos) that lie in the host's output or temp folder
-    files    files that must still exist for this result to be used again
-    replaced a file that earlier results of this node hold got other contents: those results do not hold any more
+    files    files that must still be as they are now for this result to be used again
     page_data  what the node's own part of the web page is told when it has run: lists of JSON values by name
     """
 
@@ -178,7 +177,6 @@ class Result:
     text: str = ""
     shown: tuple[Path, ...] = ()
     files: tuple[Path, ...] = ()
-    replaced: bool = False
     page_data: Mapping[str, list[Any]] = field(default_factory=dict)
 
 

@@ -160,7 +160,7 @@ class LoRATrainer(Node):
         lines = [f"{path}" + (f" ({note})" if note else ""), *(str(further) for _, further, _ in published[1:]), f"loss curve: {curve}"]
         values = (name, str(path), host.lora_model(path), loss_map(losses), value, *self.further_names([name for name, _, _ in published]))
         files = (*(path for _, path, _ in published), *run.loras)
-        return Result(values, text="\n".join(lines), files=files, replaced=any(replaced for _, _, replaced in published))
+        return Result(values, text="\n".join(lines), files=files)
 
     def endings(self, inputs: dict[str, Any]) -> tuple[str, ...]:
         """What the names of the LoRAs end in; see `Run`."""

@@ -44,6 +44,11 @@ def stamp(path: Path) -> tuple[str, int, int] | None:
     return (str(path), status.st_size, status.st_mtime_ns)
 
 
+def is_as_stamped(before: Sequence[Any] | None) -> bool:
+    """Is the file still what its `stamp` (as a tuple, or a list from JSON) says?"""
+    return before is not None and stamp(Path(before[0])) == tuple(before)
+
+
 def of_files(paths: Iterable[Path]) -> str:
     return digest([(str(path), _times(path)) for path in paths])
 
