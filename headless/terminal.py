@@ -12,13 +12,14 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, TextIO
 
+from ..backend.musubi_backend.dataset.media import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from ..backend.musubi_backend.errors import UserError
 from ..nodes.jobs import config as configuration
 from ..nodes.jobs.config import DEMO_MODELS
 from ..nodes.jobs.environment import visible_gpus
 
 _MODEL_SUFFIXES = {".safetensors", ".sft", ".pth", ".pt"}
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+PICTURE_SUFFIXES = tuple(ending for ending in IMAGE_EXTENSIONS if ending not in VIDEO_EXTENSIONS)
 _OLD_NAMES = {"diffusion_models": "unet", "text_encoders": "clip"}
 _BAR_WIDTH = 24
 _QUIET_SECONDS = 5.0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..backend.musubi_backend import content
 from ..backend.musubi_backend.atomic import replacing
+from ..backend.musubi_backend.dataset.media import VIDEO_EXTENSIONS
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.inference.side_by_side import side_by_side
 from ..backend.musubi_backend.inference.video_file import Selection, read_pictures
@@ -23,7 +24,6 @@ from .widgets import NONE
 if TYPE_CHECKING:
     import numpy as np
 
-VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".m4v", ".gif")
 FORMATS = ("mp4", "webm", "gif", "png")
 _being_written: set[Path] = set()
 
@@ -44,7 +44,7 @@ class VideoInput(Node):
             Input("fps", "FLOAT", "Take so many frames per second of the video, before `start`, `count` and `stride` count; 16 is "
                 "what Wan works at. 0: every frame.", default=0.0, minimum=0.0, maximum=240.0, step=0.001),
             Input("file", "COMBO", "A video in ComfyUI's input folder, used where `path` is empty.", default=NONE,
-                  choices=lambda host: [NONE, *host.input_files(VIDEO_SUFFIXES)], upload="video"),
+                  choices=lambda host: [NONE, *host.input_files(VIDEO_EXTENSIONS)], upload="video"),
         ),
         outputs=(Output("frames", "IMAGE", "The frames"), Output("video", "VIDEO", "The frames as a video, without sound"),
                  Output("count", "INT", "How many frames"), Output("fps", "FLOAT", "Frames per second of them")),

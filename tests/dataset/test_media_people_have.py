@@ -386,3 +386,78 @@ def test_whatever_a_library_throws_is_the_line_of_one_item(
     monkeypatch.setattr(Image, "open", broken)
     results = {item.stem: result for item, result in decoded(found.items, CARD, 2)}
     assert isinstance(results["bad"], Problem) and "cannot be read" in results["bad"].reason and isinstance(results["good"], list)
+
+
+def rewritten(source: Path, target: Path, skip: int, damage: int | None = None) -> Path:
+    """The packets of a clip from number `skip` on, in another file without encoding them anew; one of them overwritten."""
+    with av.open(str(source)) as given, av.open(str(target), "w") as written:
+        stream = given.streams.video[0]
+        copy = written.add_stream_from_template(stream)
+        for number, packet in enumerate(one for one in given.demux(stream) if one.size):
+            if number >= skip:
+                if number == damage:
+                    packet_of_zeros = av.Packet(bytes(range(200)))
+                    packet_of_zeros.pts, packet_of_zeros.dts, packet_of_zeros.time_base = packet.pts, packet.dts, packet.time_base
+                    packet = packet_of_zeros
+                packet.stream = copy
+                written.mux(packet)
+    return target
+
+
+@pytest.mark.parametrize(("skip", "damage"), [(5, None), (12, None), (13, None), (0, 30)])
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "mpeg2video", "libvpx-vp9"])
+def test_cut_and_damaged_streams_are_planned_by_what_can_be_decoded(tmp_path: Path, codec: str, skip: int, damage: int | None) -> None:
+    options = {"libx264": {"x264-params": "open-gop=1:keyint=12:min-keyint=12:bframes=3:scenecut=0"},
+               "libx265": {"x265-params": "log-level=none:open-gop=1:keyint=12:min-keyint=12:bframes=3"},
+               "mpeg2video": {"g": "12", "bf": "2"}, "libvpx-vp9": {"g": "12", "deadline": "realtime", "cpu-used": "8"}}  # fmt: skip
+    source = tmp_path / "source.mkv"
+    with av.open(str(source), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options[codec])
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(60):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.roll(corners(64, 48), 2 * number, 1), format="rgb24")))
+        container.mux(stream.encode())
+    item = clip_item(rewritten(source, tmp_path / "cut.mkv", skip, damage), tmp_path, target_frames=[5], frame_extraction="chunk")
+    entries = decode(item, CARD)
+    foreseen = foresee(item, CARD)  # what is found out is known the next time
+    assert isinstance(entries, list) and not isinstance(foreseen, Problem)
+    assert list(foreseen.entries) == [entry.entry for entry in entries]
+    assert foreseen.facts.timing.frames == sum(1 for _ in frames_of(item.path)) >= 24
+
+
+def test_windows_that_wait_hold_no_other_pixels(make: SimpleNamespace, tmp_path: Path) -> None:
+    item = clip_item(make.clip(tmp_path / "a.mp4", 40), tmp_path, target_frames=[9], frame_extraction="chunk")
+    entries = decode(item, CARD)
+    assert isinstance(entries, list)
+    waiting = entries[1].detached()
+    assert waiting.pixels.base is None and np.array_equal(waiting.pixels, entries[1].pixels)
+    assert waiting.detached().pixels is waiting.pixels
+
+
+def test_a_long_clip_takes_the_memory_of_its_windows(make: SimpleNamespace, tmp_path: Path) -> None:
+    import tracemalloc
+
+    clip = make.clip(tmp_path / "a.mp4", 200)
+    settings = {"target_frames": [9], "frame_extraction": "uniform", "frame_sample": 2}
+    item = clip_item(clip, tmp_path, **settings)
+    decode(item, CARD)
+    tracemalloc.start()  # numpy reports its arrays
+    entries = decode(item, CARD)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert isinstance(entries, list) and peak < 2 * 18 * 64 * 48 * 3 < 200 * 64 * 48 * 3
+
+
+def test_transparent_clips_are_laid_on_white(tmp_path: Path) -> None:
+    path = tmp_path / "alpha.mov"
+    rgba = np.zeros((32, 64, 4), np.uint8)
+    rgba[..., 0], rgba[:, 32:, 3] = 255, 255
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("png", rate=16)
+        stream.width, stream.height, stream.pix_fmt = 64, 32, "rgba"
+        for _ in range(5):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(rgba, format="rgba")))
+        container.mux(stream.encode())
+    frame = next(frames_of(path))
+    assert frame.pixels()[0, 0].tolist() == [255, 255, 255] and frame.pixels()[0, 63].tolist() == [255, 0, 0]
+    assert "transparency" in frame.notes()[0]

@@ -200,6 +200,8 @@ class _Caching:
                     if len(batch) == size:
                         self._encode(batch, work, progress)
                         batch.clear()
+                for batch in waiting.values():
+                    batch[:] = [(entry.detached(), is_last) for entry, is_last in batch]
             for batch in waiting.values():
                 if batch:
                     progress.stop_if_asked()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 import threading
 from collections.abc import Generator, Iterable, Iterator
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from av import VideoFrame
     from av.container import InputContainer
     from av.video.stream import VideoStream
+
+logger = logging.getLogger(__name__)
 
 _ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC
 _SQUARE_ENOUGH = 0.01  # encoders write 640:639 where a size was rounded
@@ -141,15 +144,38 @@ def share_processors(decoders: int) -> None:
 
 
 def frames_of(path: Path) -> Generator[ClipFrame, None, None]:
-    """The frames of a clip in order, a video file's as decoded; their pixels are made when asked for. UnusableMedium."""
+    """The frames of a clip in order, a video file's as decoded; their pixels are made when asked for. What cannot be decoded before the
+    first frame is passed over (a stream cut between keyframes); after it, the clip ends there. UnusableMedium."""
     if path.is_dir():
         yield from map(PictureFrame, frames_of_folder(path))
         return
     with open_video(path) as (container, stream):
-        stream.thread_type, stream.codec_context.thread_count = "AUTO", getattr(_decoder, "threads", 0)
+        stream.thread_type = "AUTO"
         aspect = Fraction(stream.sample_aspect_ratio or 1)
-        for frame in container.decode(stream):
-            yield VideoFileFrame(frame, frame.time, aspect)
+        has_times = container.format.name != "avi"  # one rate for all; FFmpeg's guesses are wrong where frames are reordered
+        for frame in _decoded(container, stream, path):
+            yield VideoFileFrame(frame, frame.time if has_times else None, aspect)
+
+
+def _decoded(container: InputContainer, stream: VideoStream, path: Path) -> Iterator[VideoFrame]:
+    import av
+
+    count = 0
+    damage: av.InvalidDataError | None = None
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except av.InvalidDataError as error:
+            damage = error
+            if count:
+                logger.warning(f"{path}: damaged behind frame {count}; what follows is left out")
+                return
+            continue
+        for frame in frames:
+            count += 1
+            yield frame  # type: ignore[misc]  # of a video stream
+    if damage is not None and not count:
+        raise damage
 
 
 def frames_of_folder(folder: Path) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,6 +44,10 @@ class DecodedEntry:
     controls: list[np.ndarray] = field(default_factory=list)
     control_alphas: list[np.ndarray | None] = field(default_factory=list)
     targets: list[np.ndarray] = field(default_factory=list)
+
+    def detached(self) -> DecodedEntry:
+        """The same with pixels of its own, so that those of the other windows of its clip can be freed."""
+        return replace(self, pixels=_own(self.pixels), controls=[_own(control) for control in self.controls])
 
     @property
     def batch_key(self) -> tuple[int, ...]:
@@ -143,6 +147,10 @@ def _decode_shorter(foreseen: Foreseen, dataset: VideoDataset, card: Card) -> li
         return Problem(item.path, "the video cannot be read: it gives another number of frames each time")
     logger.warning(f"{item.path}: {foreseen.facts.count} frames were promised, {found.facts.count} could be decoded")
     return _decode_clip(found, dataset, card)
+
+
+def _own(pixels: np.ndarray) -> np.ndarray:
+    return pixels if pixels.base is None else pixels.copy()
 
 
 def _needed(entries: Sequence[Entry]) -> list[int]:

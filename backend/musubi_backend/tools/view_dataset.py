@@ -19,7 +19,7 @@ from ..dataset.discovery import Discovery, discover
 from ..dataset.items import MediaItem, unmet_targets
 from ..dataset.media import images_in, read_caption, videos_in
 from ..dataset.probe import Foreseen, foresee
-from ..dataset.problems import Problem
+from ..dataset.problems import Problem, gathered
 from ..errors import UserError
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def run(args: Namespace) -> None:
         "not_usable": sum(1 for _, reason in shown if reason) + len(problems),
         "sheet": sheet.size,
         "items": listed,
+        "notes": [line for discovery in found for line in gathered(discovery.notes)],
         "problems": [{"path": str(problem.path.absolute()), "reason": problem.reason} for problem in problems],
     }
     write_text(args.report, json.dumps({**report, "text": _text(report)}, ensure_ascii=False))
@@ -104,7 +105,7 @@ def _entry(number: int, item: MediaItem, found: Foreseen | Problem, card: Card) 
     }
     if isinstance(found, Problem):
         return entry
-    entry |= {"size": found.facts.size, "bucket": found.entries[0].bucket}
+    entry |= {"size": found.facts.size, "bucket": found.entries[0].bucket, "notes": found.facts.notes}
     if item.dataset.kind == "video":
         entry |= {
             "frames": found.facts.count,
@@ -135,7 +136,9 @@ def _text(report: dict[str, Any]) -> str:
     lines = [summary(report)]
     for item in report["items"]:
         lines.append(f"{item['number']}  {item['name']}{_facts(item)}")
+        lines += [f"   note: {note}" for note in item.get("notes", ())]
         lines.append(f"   {(item['problem'] and 'NOT USABLE: ' + item['problem']) or item['caption']}")
+    lines += report["notes"]
     if report["problems"]:
         lines.append("left out:")
         lines += [f"   {problem['path']}: {problem['reason']}" for problem in report["problems"]]
