@@ -7,7 +7,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..backend.musubi_backend.console import setup_streams as setup_streams
 from ..backend.musubi_backend.errors import UserError
 from ..nodes.jobs.config import default_home
 from ..nodes.reuse import widget_values
-from ..nodes.spec import Result, check, complete, prepared
+from ..nodes.spec import Result, check, complete, prechecked, prepared
 from .demo import prepare
 from .terminal import CtrlC, Screen, TerminalHost
 from .workflow import Step, order, override, read
@@ -63,14 +63,16 @@ async def run(steps: Mapping[str, Step], host: TerminalHost, *, fresh: bool = Fa
     """Run all steps; independent ones at the same time. Returns the number of steps that failed."""
     store = ResultStore(host.home)
     tasks: dict[str, asyncio.Task[tuple[str, Result]]] = {}
+    checks = {step.id: asyncio.create_task(_precheck(step, steps, tasks, host.named(step.title))) for step in steps.values() if _late(step)}
     for step in order(steps):
-        tasks[step.id] = asyncio.create_task(_step(step, steps, tasks, host.named(step.title), store, fresh))
+        awaited = [checks[consumer] for consumer in _made_late_for(step, steps)]
+        tasks[step.id] = asyncio.create_task(_step(step, steps, tasks, checks.get(step.id), awaited, host.named(step.title), store, fresh))
     try:
         outcomes = await asyncio.gather(*tasks.values(), return_exceptions=True)
     except asyncio.CancelledError:
-        for task in tasks.values():
+        for task in (*tasks.values(), *checks.values()):
             task.cancel()
-        await asyncio.gather(*tasks.values(), return_exceptions=True)  # their jobs end first
+        await asyncio.gather(*tasks.values(), *checks.values(), return_exceptions=True)  # their jobs end first
         raise
     failed = 0
     for step, outcome in zip(order(steps), outcomes, strict=True):
@@ -88,20 +90,62 @@ class _Skipped(Exception):
     """A node it needs failed."""
 
 
+def _late(step: Step) -> set[str]:
+    """The linked inputs of a step that are made only after its precheck."""
+    return {entry.name for entry in step.node.spec.inputs if entry.late} & set(step.links)
+
+
+def _ancestors(step: Step, steps: Mapping[str, Step], inputs: Collection[str]) -> set[str]:
+    """The steps that some inputs of a step need, directly or not."""
+    sources = {steps[step.links[name][0]].id for name in inputs}
+    return sources.union(*(_ancestors(steps[source], steps, steps[source].links) for source in sources))
+
+
+def _made_late_for(step: Step, steps: Mapping[str, Step]) -> list[str]:
+    """The steps that need this one through late inputs, if nothing needs it at once."""
+    late = {one.id: _late(one) for one in steps.values()}
+    at_once = set().union(*(_ancestors(steps[one], steps, set(steps[one].links) - names) for one, names in late.items() if names))
+    return [one for one, names in late.items() if step.id in _ancestors(steps[one], steps, names) - at_once]
+
+
+async def _precheck(
+    step: Step, steps: Mapping[str, Step], tasks: Mapping[str, asyncio.Task[tuple[str, Result]]], host: TerminalHost
+) -> None:
+    """The step's check of the inputs that are not made late; of lists, of the first item. UserError or `_Skipped` where it does not
+    pass."""
+    late, lists, inputs = _late(step), lists_of(step, steps), dict(step.constants)
+    for name, (source, slot) in step.links.items():
+        if name not in late:
+            value = (await _source(name, source, tasks))[1].values[slot]
+            inputs[name] = next(iter(value), None) if name in lists else value
+    prechecked(step.node, host, inputs)
+
+
+async def _source(name: str, source: str, tasks: Mapping[str, asyncio.Task[tuple[str, Result]]]) -> tuple[str, Result]:
+    try:
+        return await tasks[source]
+    except (UserError, _Skipped) as error:
+        raise _Skipped(f"node {source} did not give its {name}") from error
+
+
 async def _step(
     step: Step,
     steps: Mapping[str, Step],
     tasks: Mapping[str, asyncio.Task[tuple[str, Result]]],
+    own_check: asyncio.Task[None] | None,
+    checks: Sequence[asyncio.Task[None]],
     host: TerminalHost,
     store: ResultStore,
     fresh: bool,
 ) -> tuple[str, Result]:
+    if own_check is not None:
+        await own_check
+    refused = [outcome for outcome in await asyncio.gather(*checks, return_exceptions=True) if outcome is not None]
+    if checks and len(refused) == len(checks):
+        raise _Skipped("what it is for was refused")
     inputs, sources = dict(step.constants), {}
     for name, (source, slot) in step.links.items():
-        try:
-            key, result = await tasks[source]
-        except (UserError, _Skipped) as error:
-            raise _Skipped(f"node {source} did not give its {name}") from error
+        key, result = await _source(name, source, tasks)
         inputs[name], sources[name] = result.values[slot], f"{key}:{slot}"
     values = _prepared(step, steps, host, inputs)
     calls = _calls(step, steps, values)

@@ -32,7 +32,7 @@ from .jobs.config import DEMO_MODELS
 from .jobs.environment import visible_gpus
 from .reuse import Kept, KeptResults, place_of
 from .routes import add_routes
-from .spec import ANY, Input, Node, NodeSpec, Result, check, choices_of, prepared
+from .spec import ANY, Input, Node, NodeSpec, Result, check, choices_of, prechecked, prepared
 
 try:
     from server import PromptServer
@@ -196,6 +196,20 @@ def _comfy_class(node: Node) -> type[io.ComfyNode]:
                 host.progress(1, 1, result.text)
             return io.NodeOutput(*result.values, ui=_shown(host, result))
 
+    late = [entry.name for entry in spec.inputs if entry.late]
+
+    @classmethod  # type: ignore[misc]
+    def check_lazy_status(cls: Any, **kwargs: Any) -> list[str]:
+        """ComfyUI makes lazy inputs when they are asked for here, and calls this again when they are there."""
+        if all(kwargs.get(name) is None for name in late):
+            try:
+                prechecked(node, ComfyHost(), kwargs)
+            except UserError as error:
+                raise RunError(str(error)) from None
+        return late
+
+    if late:
+        Adapted.check_lazy_status = check_lazy_status
     Adapted.__name__ = Adapted.__qualname__ = spec.id
     return Adapted
 
@@ -243,7 +257,12 @@ def _schema(spec: NodeSpec) -> io.Schema:
 
 
 def _input(entry: Input, host: ComfyHost) -> Any:
-    values: dict[str, Any] = {"display_name": entry.title or None, "tooltip": entry.tooltip, "optional": entry.optional}
+    values: dict[str, Any] = {
+        "display_name": entry.title or None,
+        "tooltip": entry.tooltip,
+        "optional": entry.optional,
+        "lazy": entry.late or None,
+    }
     if entry.is_widget:
         values |= {"default": entry.default, "advanced": entry.advanced or None}
     if entry.kind in ("INT", "FLOAT"):

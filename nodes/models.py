@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,11 +11,13 @@ from typing import Any, ClassVar
 from ..backend.musubi_backend import content
 from ..backend.musubi_backend.architectures import cards
 from ..backend.musubi_backend.architectures.card import Card, Task
+from ..backend.musubi_backend.architectures.precision import stored_precision
+from ..backend.musubi_backend.architectures.wan.keys import PREFIXES, geometry_of
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.registry import options_for
 from ..backend.musubi_backend.weights.recognise import PICKLE_SUFFIXES, expect
-from ..backend.musubi_backend.weights.safetensors_file import read_header, split_files
-from .spec import Host, Input, Node, NodeSpec, Output, Problem, Result
+from ..backend.musubi_backend.weights.safetensors_file import read_model_header
+from .spec import Host, Input, Node, NodeSpec, Output, Problem, Result, refused
 from .widgets import NONE, folder
 
 MODELS = "MUSUBITUNER_MODELS"
@@ -156,9 +158,21 @@ class WanModelPaths(ModelPaths):
 
     def validate(self, host: Host, **constants: Any) -> Iterator[Problem]:
         name = constants.get("task")
+        files = self._files(host, constants) if name else {}
+        transformers = {part: files[part] for part in ("dit", HIGH_NOISE) if part in files and _has_header(files[part])}
+        wrong = [problem for part, path in transformers.items() for problem in refused(part, self._check_transformer, part, path, name)]
+        yield from wrong or refused(HIGH_NOISE, _check_same_format, self.card, transformers.values())
         if name and constants.get("clip") == NONE and wan_task(name).image_encoder and wan_task(name).start_image:
             text = f"clip: {name} looks at the first frame through the CLIP image encoder; choose its file, clip_vision_h.safetensors"
             yield Problem("clip", text)
+
+    def _check_transformer(self, part: str, path: Path, task: str) -> None:
+        """UserError for a file of another kind or task. Reads the header."""
+        expect(path, self.card.kinds[part][0], part)
+        try:
+            geometry_of(read_model_header(path, PREFIXES), task)
+        except UserError as error:
+            raise UserError(f"{part}: {path.name}: {str(error).replace('--task', 'task')}") from None
 
 
 class HunyuanVideoModelPaths(ModelPaths):
@@ -195,12 +209,25 @@ def wan_task(name: str) -> Task:
     return cards()["wan"].task(name)
 
 
+def _has_header(path: Path) -> bool:
+    """PyTorch files have none that could be read without loading them."""
+    return path.suffix.lower() not in PICKLE_SUFFIXES
+
+
+def _check_same_format(card: Card, transformers: Collection[Path]) -> None:
+    """UserError for two experts of different number formats. Reads headers."""
+    formats = {path.name: stored_precision(path, card) for path in transformers}
+    if len(set(formats.values())) > 1:
+        named = " and ".join(f"{name} ({stored})" for name, stored in formats.items())
+        raise UserError(f"{HIGH_NOISE}: {named} have different number formats; choose two files of the same")
+
+
 def _input_channels(dit: Path) -> int | None:
     """Input channels of a HunyuanVideo transformer by its file; None for a PyTorch file, whose shapes are not looked at."""
-    if dit.suffix.lower() in PICKLE_SUFFIXES:
+    if not _has_header(dit):
         return None
-    shapes = {name: info.shape for part in split_files(dit) for name, info in read_header(part).tensors.items()}
-    return next((int(shape[1]) for name, shape in shapes.items() if name.endswith("img_in.proj.weight")), None)
+    tensors = read_model_header(dit).tensors
+    return next((int(info.shape[1]) for name, info in tensors.items() if name.endswith("img_in.proj.weight")), None)
 
 
 def _recognise(card: Card, paths: dict[str, Path]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -103,6 +103,7 @@ class Input:
     upload    for COMBO over the input folder: "video" offers a button to add one
     many      for sockets: takes all items of a list at once
     tasks     the tasks of the models that have a use for it, for the page to hide it with others; empty: all
+    late      for sockets: costly, and made only after `Node.precheck` has accepted the other inputs
     """
 
     name: str
@@ -122,6 +123,7 @@ class Input:
     upload: str = ""
     many: bool = False
     tasks: tuple[str, ...] = ()
+    late: bool = False
 
     @property
     def is_widget(self) -> bool:
@@ -205,6 +207,10 @@ class Node(ABC):
         """Quick check of widget values (linked inputs, and values that are wrong by themselves, are absent): every mistake, each once."""
         return ()
 
+    def precheck(self, host: Host, **inputs: Any) -> str | None:
+        """What is wrong with the inputs that are not `Input.late`, or None: then those are made."""
+        return None
+
     def fingerprint(self, host: Host, **constants: Any) -> str:
         """Changes when the node must run again though its inputs are the same: files that changed, for one."""
         return ""
@@ -234,8 +240,9 @@ def check(node: Node, host: Host, constants: dict[str, Any], *, listed: bool = T
     return list(problems.values())
 
 
-def complete(spec: NodeSpec, given: dict[str, Any]) -> dict[str, Any]:
-    """`given` with defaults for absent widgets, numbers in their type, and None for absent sockets. UserError for unknown names."""
+def complete(spec: NodeSpec, given: dict[str, Any], but: Collection[str] = ()) -> dict[str, Any]:
+    """`given` with defaults for absent widgets, numbers in their type, and None for absent sockets. UserError for unknown names, and for
+    required sockets without a value, except `but`."""
     unknown = sorted(set(given) - {entry.name for entry in spec.inputs})
     if unknown:
         raise UserError(f"{spec.display_name} has no input {', '.join(unknown)}; it has {', '.join(entry.name for entry in spec.inputs)}")
@@ -244,7 +251,7 @@ def complete(spec: NodeSpec, given: dict[str, Any]) -> dict[str, Any]:
         value = given.get(entry.name, entry.default if entry.is_widget else None)
         if entry.kind == "FLOAT" and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
-        if value is None and not entry.is_widget and not entry.optional:
+        if value is None and not entry.is_widget and not entry.optional and entry.name not in but:
             raise UserError(f"{spec.display_name}: input {entry.name} is not connected")
         values[entry.name] = value
     return values
@@ -258,6 +265,14 @@ def prepared(node: Node, host: Host, given: dict[str, Any]) -> dict[str, Any]:
     if problems:
         raise UserError("\n".join(problem.text for problem in problems))
     return values
+
+
+def prechecked(node: Node, host: Host, given: dict[str, Any]) -> None:
+    """UserError where the inputs that are not made late are wrong."""
+    late = {entry.name for entry in node.spec.inputs if entry.late}
+    problem = node.precheck(host, **{name: value for name, value in complete(node.spec, given, but=late).items() if name not in late})
+    if problem:
+        raise UserError(problem)
 
 
 def choices_of(entry: Input, host: Host) -> list[str]:

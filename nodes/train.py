@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from ..backend.musubi_backend import content
 from ..backend.musubi_backend.architectures import cards
 from ..backend.musubi_backend.architectures.card import Card
+from ..backend.musubi_backend.architectures.precision import check_precision, followed, stored_precision
 from ..backend.musubi_backend.atomic import write_text
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.argv import to_argv
@@ -47,8 +48,8 @@ def _spec(card: Card, name: str, *own: Input, outputs: tuple[Output, ...] = ()) 
         "saves the state; queueing again continues there. With nothing changed the finished LoRA is given at once.",
         inputs=(
             Input("models", MODELS, f"From {name} Model Paths"),
-            Input("latents", LATENTS, "From VAE Latent Cache"),
-            Input("text", TEXT, "From Text Encoder Cache, of the same dataset"),
+            Input("latents", LATENTS, "From VAE Latent Cache", late=True),
+            Input("text", TEXT, "From Text Encoder Cache, of the same dataset", late=True),
             Input("lora_config", LORA_CONFIG, "From LoRA Training Config"),
             Input("optimizer", OPTIMIZER, "From Optimizer Config"),
             Input("output_name", "STRING", "Name of the LoRA: musubi_tuner/<name>.safetensors in ComfyUI's loras "
@@ -86,6 +87,14 @@ class LoRATrainer(Node):
     def validate(self, host: Host, **constants: Any) -> Iterator[Problem]:
         if "output_name" in constants:
             yield from refused("output_name", plain_name, constants["output_name"], "output_name")
+
+    def precheck(self, host: Host, **inputs: Any) -> str | None:
+        """Models and settings that do not go together are refused before anything is cached for them."""
+        models, config = inputs["models"], inputs["lora_config"]
+        check_architecture(self.card, models, self.spec.display_name)
+        dit = self.own_values(inputs).get("dit", models["dit"])
+        check_precision(stored_precision(dit, self.card), config.get("mixed_precision"), self.card, dit)
+        return None
 
     def fingerprint(self, host: Host, **constants: Any) -> str:
         return engine_stamp(host.home)
@@ -173,6 +182,9 @@ class LoRATrainer(Node):
     async def _train(self, host: Host, run: Run, values: dict[str, Any], inputs: dict[str, Any], engine: str) -> str:
         """Run the trainer to its end; returns its job folder."""
         run.path.mkdir(parents=True, exist_ok=True)
+        precision = self._precision(values)
+        if engine != "builtin":
+            values = {**values, "mixed_precision": precision}
         chosen = {**values, "output_dir": str(run.path), "output_name": run.name, "logging_dir": str(run.path / "logs")}
         note = ""
         # musubi-tuner counts a resumed run from step 0 again and would train too long.
@@ -191,7 +203,7 @@ class LoRATrainer(Node):
             to_argv(tool, chosen),
             launch=True,
             processes=inputs["processes"],
-            mixed_precision=values.get("mixed_precision", "no"),
+            mixed_precision=precision,
             note=note,
             on_end=lambda ended: _note(run, ended),
         )
@@ -199,6 +211,11 @@ class LoRATrainer(Node):
         if missing:
             raise UserError(f"{tool} ended without writing {' and '.join(missing)}. The whole log: {job.folder.log}")
         return str(job.folder.path)
+
+    def _precision(self, values: dict[str, Any]) -> str:
+        """`--mixed_precision` in words that accelerate and musubi-tuner know."""
+        precision: str = values.get("mixed_precision", "no")
+        return followed(stored_precision(values["dit"], self.card)) if precision == "auto" else precision
 
 
 class WanLoRATrainer(LoRATrainer):

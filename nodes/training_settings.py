@@ -50,7 +50,7 @@ class LoRATrainingConfig(Node):
             widget(_TRAIN, "network_dim", 32, off=0),
             widget(_TRAIN, "network_alpha", 16.0),
             widget(_TRAIN, "network_dropout", off=0.0),
-            widget(_TRAIN, "mixed_precision", "bf16"),
+            widget(_TRAIN, "mixed_precision", "auto"),
             widget(_TRAIN, "gradient_checkpointing", True),
             widget(_TRAIN, "gradient_checkpointing_cpu_offload"),
             widget(_TRAIN, "gradient_accumulation_steps"),

@@ -1,7 +1,8 @@
-"""`--device`: which device a tool computes on, or why it cannot be the one that was asked for."""
+"""`--device`: which device a tool computes on, or why it cannot be the one that was asked for; and what the CPU can do."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from .errors import UserError
@@ -26,6 +27,19 @@ def pick_device(name: str | None) -> torch.device:
     if device.type == "cuda":
         _check_gpu(device)
     return device
+
+
+def cpu_computes_in(dtype: torch.dtype) -> bool:
+    """Has this CPU instructions for products in `dtype` (bfloat16 or float16)? Imports torch.
+
+    Asks PyTorch's documented `torch.cpu.get_capabilities`; versions of PyTorch without it count as no, which costs memory, not hours.
+    """
+    import torch
+
+    capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    short = {torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
+    arm = {"bf16": ("bf16", "sve_bf16"), "fp16": ("fp16_arith",)}[short]
+    return any(capabilities.get(name) for name in (f"avx512_{short}", f"amx_{short}", *arm))
 
 
 def _check_gpu(device: torch.device) -> None:

@@ -122,9 +122,9 @@ def test_bad_input_is_refused_before_anything_runs(home: Path) -> None:
 
 def test_a_wrong_model_file_is_refused_by_name(home: Path) -> None:
     result = run(home, "--set", "WanModelPaths.dit=demo_wan_vae.safetensors")
-    assert result.returncode == 1
-    assert "Wan VAE" in result.stdout
-    assert not jobs_of(home, "wan_cache_latents")
+    assert result.returncode == 2
+    assert "Wan VAE" in result.stderr
+    assert not (home / "jobs").exists(), "found out before anything runs"
 
 
 def test_a_missing_backend_says_what_to_do(home: Path) -> None:

@@ -30,12 +30,12 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 )
 
 
-def one_value(option: Option) -> st.SearchStrategy[Any]:
+def one_value(option: Option, musubi: bool) -> st.SearchStrategy[Any]:
     low, high = option.minimum, option.maximum
     if option.is_switch:
         return st.booleans()
     if option.choices:
-        return st.sampled_from([choice for choice in option.choices if choice not in option.refused_choices])
+        return st.sampled_from([one for one in option.choices if one not in (option.own_choices if musubi else option.refused_choices)])
     if option.kind is int:
         return st.integers(None if low is None else int(low), None if high is None else int(high))
     if option.kind is float:
@@ -45,10 +45,10 @@ def one_value(option: Option) -> st.SearchStrategy[Any]:
     return TEXT
 
 
-def any_value(option: Option) -> st.SearchStrategy[Any]:
+def any_value(option: Option, musubi: bool) -> st.SearchStrategy[Any]:
     if option.nargs is None:
-        return one_value(option)
-    items = one_value(option)
+        return one_value(option, musubi)
+    items = one_value(option, musubi)
     if option.kind is str:
         items = items.map(lambda text: text.lstrip("-"))
     size = option.nargs if isinstance(option.nargs, int) else None
@@ -60,8 +60,8 @@ def any_values(name: str, musubi: bool) -> st.SearchStrategy[dict[str, Any]]:
     known = [option for option in options_for(name).values() if option.name != "config_file"]
     options = [option for option in known if (not option.own if musubi else not option.refused)]
     return st.fixed_dictionaries(
-        {option.name: any_value(option) for option in options if option.is_positional},
-        optional={option.name: any_value(option) for option in options if not option.is_positional},
+        {option.name: any_value(option, musubi) for option in options if option.is_positional},
+        optional={option.name: any_value(option, musubi) for option in options if not option.is_positional},
     )
 
 

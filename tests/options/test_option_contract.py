@@ -46,7 +46,7 @@ def as_in_contract(option: Option) -> dict[str, Any]:
         "dest": option.name,
         "nargs": 0 if option.is_switch else option.nargs,
         "default": default_of(option),
-        "choices": list(option.choices) if option.choices else None,
+        "choices": [choice for choice in option.choices if choice not in option.own_choices] if option.choices else None,
         "required": option.required,
         "action": "store_true" if option.is_switch else "store",
     }
@@ -93,5 +93,5 @@ def test_every_option_is_explained_and_consistent() -> None:
             assert len(option.help) >= 10 and option.help.endswith((".", '".')), (tool.name, option.flag)
             assert option.refused is None or option.advanced, f"{option.flag}: what is refused need not be in the foreground"
             assert option.nargs is None or option.default is None or isinstance(option.default, tuple)
-            assert set(option.refused_choices) <= set(option.choices or ())
+            assert {*option.refused_choices, *option.own_choices} <= set(option.choices or ())
             assert option.path in ("", "file", "folder", "any", "output")

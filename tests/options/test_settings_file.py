@@ -56,7 +56,7 @@ def test_every_mistake_is_named_with_its_file_and_key(settings: Path) -> None:
         "sdpa must be true or false, not 1",
         "seed must be a whole number, not 1.5",
         "optimizer_args must be a list of values, not 'a=1'",
-        "mixed_precision must be one of no, fp16, bf16",
+        "mixed_precision must be one of no, fp16, bf16, auto",
         "network_dim must be at least 1, not 0",
         "cannot name another",
         "b is not an option",

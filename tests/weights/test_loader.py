@@ -129,9 +129,9 @@ def wan_file(shared, tmp_path):
     [
         (torch.bfloat16, "bf16", torch.bfloat16),
         (torch.bfloat16, "no", torch.bfloat16),
-        (torch.bfloat16, "fp16", "DiT weights are in bf16, mixed precision must be bf16 or no"),
+        (torch.bfloat16, "fp16", "DiT weights are in bf16, mixed precision must be auto, bf16 or no"),
         (torch.float16, None, torch.float16),
-        (torch.float16, "bf16", "DiT weights are in fp16, mixed precision must be fp16 or no"),
+        (torch.float16, "bf16", "DiT weights are in fp16, mixed precision must be auto, fp16 or no"),
         (torch.float32, "bf16", torch.bfloat16),
         (torch.float32, "fp16", torch.float16),
         (torch.float32, "no", torch.float32),

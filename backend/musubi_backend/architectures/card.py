@@ -64,6 +64,8 @@ class Card:
     comfy_lora         where ComfyUI does not know the names that musubi-tuner gives layers in LoRA files: the card by whose original
                        names it knows them
     lora_exclude       full-match pattern of module paths left out by default
+    dtype_tensors      the tensor whose number format is that of the whole transformer file, by the names that programs give it
+    keeps_16_bits      a transformer file in 16 bits is computed with as it is: `--mixed_precision` must agree
     fp8_target/exclude substrings that decide which weights fp8_scaled quantises
     model_folders      part -> ComfyUI folder key, in the order a node shows them
     kinds              part -> what its file may be, as `weights.kinds` calls it; the first is what it is called when another is refused
@@ -95,6 +97,8 @@ class Card:
     tasks: tuple[Task, ...]
     model_folders: dict[str, str]
     kinds: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    dtype_tensors: tuple[str, ...] = ()
+    keeps_16_bits: bool = False
     fp8_target: tuple[str, ...] = ()
     fp8_exclude: tuple[str, ...] = ()
     fps: int = 16

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..device import cpu_computes_in
 from ..errors import UserError
 from ..layers.attention import check_mode
 from ..layers.lora_files import LoRAMerge
@@ -16,6 +17,7 @@ from ..memory.plan import MemoryPlan
 from ..weights.loader import Weights, load_into
 from ..weights.quantised import EIGHT_BIT_FLOATS
 from ..weights.safetensors_file import TORCH_DTYPES
+from .precision import check_precision
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_SHORT = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32", None: "fp8"}
 _ATTENTION = {
     "torch": "torch", "sdpa": "torch", "flash": "flash", "flash2": "flash", "flash3": "flash3", "xformers": "xformers", "sageattn": "sage",
 }  # fmt: skip
@@ -61,9 +64,10 @@ def load_frozen(
     return model.eval()
 
 
-def file_dtype(weights: Weights, tensor: str) -> torch.dtype | None:
+def file_dtype(weights: Weights, card: Card) -> torch.dtype | None:
     """dtype of the tensor that tells it for the whole file; None for 8-bit floats, which are not computed with. UserError where there is
     no such tensor, or its dtype is of no use."""
+    tensor = next((name for name in card.dtype_tensors if name in weights.header.tensors), card.dtype_tensors[0])
     info = weights.header.tensors.get(tensor)
     if info is not None and info.dtype in EIGHT_BIT_FLOATS:
         return None
@@ -75,13 +79,30 @@ def file_dtype(weights: Weights, tensor: str) -> torch.dtype | None:
     return dtype
 
 
-def generating_dtype(stored: torch.dtype | None, args: Namespace) -> torch.dtype:
-    """What a generator computes in: bfloat16, but float32 files stay as they are on the CPU, where 16 bits gain nothing.
+def training_dtype(stored: torch.dtype | None, args: Namespace, card: Card, *, unset: torch.dtype) -> torch.dtype:
+    """What a trainer computes in, by `--mixed_precision`: that, or with "auto" what the file has (bfloat16 where it has not 16 bits).
 
-    stored: as `file_dtype` gives it.
+    stored: as `file_dtype` gives it. unset: with "no". UserError where the two do not go together.
     """
-    on_gpu = torch.cuda.is_available() and not str(getattr(args, "device", None) or "cuda").startswith("cpu")
-    return torch.float32 if stored == torch.float32 and not on_gpu else torch.bfloat16
+    precision = args.mixed_precision or "no"
+    check_precision(_SHORT.get(stored), precision, card, args.dit)
+    if precision == "no":
+        return unset
+    if precision == "auto":
+        wanted = torch.float16 if stored == torch.float16 else torch.bfloat16
+        return wanted if torch.cuda.is_available() else _on_cpu(stored, wanted)
+    return torch.float16 if precision == "fp16" else torch.bfloat16
+
+
+def generating_dtype(stored: torch.dtype | None, args: Namespace, on_gpu: torch.dtype = torch.bfloat16) -> torch.dtype:
+    """What a generator computes in. stored: as `file_dtype` gives it. on_gpu: what it is where 16 bits gain something."""
+    gpu = torch.cuda.is_available() and not str(getattr(args, "device", None) or "cuda").startswith("cpu")
+    return on_gpu if gpu else _on_cpu(stored, on_gpu)
+
+
+def _on_cpu(stored: torch.dtype | None, wanted: torch.dtype) -> torch.dtype:
+    """float32 for files in float32, where 16 bits gain nothing, and where the CPU would have to imitate `wanted`, many times slower."""
+    return wanted if stored != torch.float32 and cpu_computes_in(wanted) else torch.float32
 
 
 def lora_merge(args: Namespace, card: Card) -> LoRAMerge | None:

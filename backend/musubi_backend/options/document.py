@@ -58,6 +58,8 @@ def _done(option: Option) -> str:
     if option.refused_choices:
         reasons = "; ".join(dict.fromkeys(option.refused_choices.values()))
         return f"without {', '.join(f'`{choice}`' for choice in option.refused_choices)}: {reasons}"
+    if option.own_choices:
+        return f"yes; musubi-tuner has no {', '.join(f'`{choice}`' for choice in option.own_choices)}"
     return "yes; musubi-tuner has no such flag" if option.own else "yes"
 
 

@@ -52,6 +52,7 @@ class Option:
     refused        reason why a flag of musubi-tuner is not done here (yet); using it is an error, never ignored
     refused_choices    the same for single choices: choice -> reason
     own            musubi-tuner has no such flag: commands with it are for this backend only
+    own_choices    the same for single choices
     moot           why the flag has nothing to change here; it is accepted so that musubi-tuner's command lines run
     neutral        values of a refused flag that ask for nothing and so are accepted beside the default
     advanced       hide the widget behind ComfyUI's "advanced"
@@ -77,6 +78,7 @@ class Option:
     refused: str | None = None
     refused_choices: Mapping[str, str] = field(default_factory=dict, hash=False)
     own: bool = False
+    own_choices: tuple[str, ...] = ()
     moot: str | None = None
     neutral: tuple[Any, ...] = ()
     advanced: bool = False

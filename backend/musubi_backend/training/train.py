@@ -43,6 +43,8 @@ from .trackers import Trackers
 from .voided import in_effect
 
 if TYPE_CHECKING:
+    import torch
+
     from ..architectures.protocol import Architecture
 
 logger = logging.getLogger(__name__)
@@ -53,7 +55,7 @@ def run(args: Namespace, architecture: Architecture) -> None:
     if args.show_timesteps:
         show_timesteps.show(args)
         return
-    check(args, architecture)
+    dtype = check(args, architecture)
     if Compilation.from_args(args) is None:
         leave_compiler_out()
     with stopping_on_signals():
@@ -61,20 +63,26 @@ def run(args: Namespace, architecture: Architecture) -> None:
         processes = distributed.start(args)
         try:
             with _output(args) if processes.is_main else contextlib.nullcontext():
-                _train(args, architecture, processes)
+                _train(args, architecture, processes, dtype)
         finally:
             processes.close()
 
 
-def check(args: Namespace, architecture: Architecture) -> None:
-    """Refuse what the rules of the options cannot know, before any model is loaded. Fills `args.mixed_precision` in where the
-    launcher decides it."""
+def check(args: Namespace, architecture: Architecture) -> torch.dtype:
+    """Refuse what the rules of the options cannot know, before any model is loaded. Returns what the transformer computes in.
+
+    Fills `args.mixed_precision` in where the launcher decides it, or the file ("auto"): what is recorded is what is done.
+    """
     if args.mixed_precision is None:
         args.mixed_precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     metadata.resolution(args.metadata_reso)
     optimizers.check(args)
     network.check(args, architecture.card)
-    architecture.compute_dtype(args)
+    dtype = architecture.compute_dtype(args)
+    if args.mixed_precision == "auto":
+        args.mixed_precision = {"float16": "fp16", "bfloat16": "bf16"}.get(str(dtype).removeprefix("torch."), "no")
+        logger.info("mixed precision auto: computing in %s", dtype)
+    return dtype
 
 
 @contextlib.contextmanager
@@ -111,7 +119,7 @@ def _output(args: Namespace) -> Iterator[None]:
         yield
 
 
-def _train(args: Namespace, architecture: Architecture, processes: distributed.Processes) -> None:
+def _train(args: Namespace, architecture: Architecture, processes: distributed.Processes, dtype: torch.dtype) -> None:
     processes.wait()
     saved = _saved_state(args, architecture, processes)
     seed = args.seed = processes.agreed(_seed(args, saved))
@@ -124,7 +132,6 @@ def _train(args: Namespace, architecture: Architecture, processes: distributed.P
     rehearse(args, network.rates(args, architecture.card), args.max_train_steps, processes.device)
     if processes.is_main:
         print(f"accelerator device: {processes.device}", flush=True)
-    dtype = architecture.compute_dtype(args)
     logger.info("DiT precision: %s, weight precision: %s", dtype, dtype)
     samples.encode(processes.device)
 

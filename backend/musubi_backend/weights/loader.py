@@ -20,7 +20,18 @@ from ..memory.fp8 import EIGHT_BIT_DTYPES, Fp8Linear, dequantised
 from . import quantised
 from .quantised import EIGHT_BIT_FLOATS
 from .recognise import PICKLE_SUFFIXES
-from .safetensors_file import DTYPE_NAMES, TORCH_DTYPES, Header, PathLike, TensorInfo, read_header, read_tensor, split_files
+from .safetensors_file import (
+    DTYPE_NAMES,
+    TORCH_DTYPES,
+    Header,
+    PathLike,
+    TensorInfo,
+    common_prefix,
+    read_header,
+    read_tensor,
+    split_files,
+    without_prefix,
+)
 
 Transform = Callable[[str, Tensor], Tensor]
 """(name, tensor in the file's dtype, on the target device) -> tensor, e.g. with a LoRA merged; the same object where nothing changes."""
@@ -100,9 +111,9 @@ def open_weights(path: PathLike, prefixes: Sequence[str] = ()) -> Weights:
         weights = _open_pickle(file_path, prefixes)
     else:
         parts = [(part, read_header(part)) for part in split_files(file_path)]
-        prefix = _prefix((name for _, header in parts for name in header.tensors), prefixes)
+        prefix = common_prefix((name for _, header in parts for name in header.tensors), prefixes)
         metadata = {key: value for _, header in parts for key, value in header.metadata.items()}
-        weights = _sorted(file_path, tuple((part, _strip(header.tensors, prefix)) for part, header in parts), metadata)
+        weights = _sorted(file_path, tuple((part, without_prefix(header.tensors, prefix)) for part, header in parts), metadata)
     return weights
 
 
@@ -213,7 +224,7 @@ def read_pickled(path: Path) -> dict[str, Tensor]:
 
 def _open_pickle(path: Path, prefixes: Sequence[str]) -> Weights:
     tensors = {**read_pickled(path), **_scales_beside(path)}
-    prefix = _prefix(tensors, prefixes)
+    prefix = common_prefix(tensors, prefixes)
     tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
     infos = {name: TensorInfo(DTYPE_NAMES.get(dtypes[name], dtypes[name]), tuple(t.shape), 0, 0) for name, t in tensors.items()}
@@ -239,12 +250,3 @@ def _sorted(path: Path, sources: tuple[tuple[Path, dict[str, TensorInfo]], ...],
     scales = {weight: (place[scale], scale, everything[scale]) for weight, scale in sorted_.scales.items()}
     kept = tuple((part, {name: info for name, info in tensors.items() if name in sorted_.tensors}) for part, tensors in sources)
     return Weights(path, Header(sorted_.tensors, metadata), kept, scales=scales)
-
-
-def _prefix(names: Iterator[str] | Collection[str], prefixes: Sequence[str]) -> str:
-    known = list(names)
-    return next((prefix for prefix in prefixes if any(name.startswith(prefix) for name in known)), "")
-
-
-def _strip(tensors: dict[str, TensorInfo], prefix: str) -> dict[str, TensorInfo]:
-    return {name.removeprefix(prefix): info for name, info in tensors.items() if name.startswith(prefix)}

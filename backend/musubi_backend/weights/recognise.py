@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from .kinds import LORA_ARCHITECTURES, RULES, Kind, Shapes
-from .safetensors_file import PathLike, TensorInfo, read_header, split_files
+from .safetensors_file import PathLike, read_header, read_model_header
 
 PREFIXES = (
     "model.diffusion_model.",
@@ -37,13 +37,8 @@ def recognise(path: PathLike) -> Kind | None:
     file_path = Path(path)
     if file_path.suffix.lower() in PICKLE_SUFFIXES:
         return kind_of(dict.fromkeys(pickle_names(file_path)))
-    shapes: dict[str, TensorInfo | None] = {}
-    metadata: dict[str, str] = {}
-    for part in split_files(file_path):
-        header = read_header(part)
-        shapes.update(header.tensors)
-        metadata.update(header.metadata)
-    return kind_of(shapes, metadata)
+    header = read_model_header(file_path)
+    return kind_of(header.tensors, header.metadata)
 
 
 def kind_of(shapes: Shapes, metadata: Mapping[str, str] | None = None) -> Kind | None:

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -136,6 +136,27 @@ def split_files(path: PathLike) -> list[Path]:
         if not part.is_file():
             raise UserError(f"{file_path} is one of {count} parts, and {part} is missing; put all parts into one folder")
     return parts
+
+
+def read_model_header(path: PathLike, prefixes: Sequence[str] = ()) -> Header:
+    """The headers of all files of a model as one. prefixes: of those, the first that any name has is removed, and other names are left
+    out (they belong to other models in the same file). UserError as `read_header` and `split_files`."""
+    headers = [read_header(part) for part in split_files(path)]
+    tensors = {name: info for header in headers for name, info in header.tensors.items()}
+    prefix = common_prefix(tensors, prefixes)
+    metadata = {key: value for header in headers for key, value in header.metadata.items()}
+    return Header(without_prefix(tensors, prefix), metadata)
+
+
+def common_prefix(names: Iterable[str], prefixes: Sequence[str]) -> str:
+    """The first of `prefixes` that any name has; "" where there is none."""
+    known = list(names)
+    return next((prefix for prefix in prefixes if any(name.startswith(prefix) for name in known)), "")
+
+
+def without_prefix(tensors: Mapping[str, TensorInfo], prefix: str) -> dict[str, TensorInfo]:
+    """The tensors whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): info for name, info in tensors.items() if name.startswith(prefix)}
 
 
 def load(path: PathLike, device: str | torch.device = "cpu") -> dict[str, Tensor]:

@@ -53,5 +53,6 @@ CARD = Card(
     latent_dtype="float16",
     window_in_bucket=True,
     sections=True,
+    dtype_tensors=("transformer_blocks.0.attn.to_q.weight",),
     text_keys=("llama_vec", "llama_attention_mask", "clip_l_pooler"),
 )

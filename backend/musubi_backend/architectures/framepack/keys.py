@@ -10,7 +10,6 @@ from ...weights.safetensors_file import Header
 from ..hunyuan_video.keys import count_blocks, rope_widths
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.")
-DTYPE_TENSOR = "transformer_blocks.0.attn.to_q.weight"
 
 
 @dataclass(frozen=True)

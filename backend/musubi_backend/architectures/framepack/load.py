@@ -10,21 +10,21 @@ import torch
 from ...errors import UserError
 from ...weights.loader import Weights, open_weights
 from ...weights.recognise import expect
-from ..loading import file_dtype, generating_dtype, load_frozen
+from ..loading import file_dtype, generating_dtype, load_frozen, training_dtype
 from .card import CARD
-from .keys import DTYPE_TENSOR, PREFIXES, geometry_of
+from .keys import PREFIXES, geometry_of
 from .model import FramePackTransformer
 
 
 def compute_dtype(args: Namespace) -> torch.dtype:
     """dtype of the frozen weights and the arithmetic.
 
-    Training: `--mixed_precision`, else bfloat16, as musubi-tuner always has it. Generating: bfloat16, but float32 files stay as they
-    are on the CPU, where 16 bits gain nothing. UserError for files that cannot be computed with.
+    Training: `--mixed_precision`; with "no" bfloat16, as musubi-tuner always has it. Generating: see `generating_dtype`.
+    UserError for files that cannot be computed with.
     """
-    stored = file_dtype(_open(args), DTYPE_TENSOR)
+    stored = file_dtype(_open(args), CARD)
     if hasattr(args, "mixed_precision"):
-        return torch.float16 if args.mixed_precision == "fp16" else torch.bfloat16
+        return training_dtype(stored, args, CARD, unset=torch.bfloat16)
     return generating_dtype(stored, args)
 
 

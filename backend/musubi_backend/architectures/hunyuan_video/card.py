@@ -40,5 +40,6 @@ CARD = Card(
     result_index="0_",
     result_suffix="",
     latent_dtype="float16",
+    dtype_tensors=("double_blocks.0.img_attn_qkv.weight", "double_blocks.0.img_attn.qkv.weight"),
     text_keys=("llm", "llm_mask", "clipL", "clipL_mask"),
 )

@@ -11,7 +11,6 @@ from ...weights.geometry import GEOMETRY_KEY, StoredGeometry
 from ...weights.safetensors_file import Header
 
 PREFIXES = ("model.model.", "model.diffusion_model.", "diffusion_model.")
-DTYPE_TENSOR = "double_blocks.0.img_attn_qkv.weight"
 
 # ComfyUI's names of the layers -> the original ones
 _COMFY_NAMES = (

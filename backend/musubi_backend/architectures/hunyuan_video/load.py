@@ -10,25 +10,24 @@ from ...errors import UserError
 from ...weights.dtypes import dtype_named
 from ...weights.loader import Weights, open_weights
 from ...weights.recognise import expect
-from ..loading import file_dtype, generating_dtype, load_frozen
+from ..loading import file_dtype, generating_dtype, load_frozen, training_dtype
 from .card import CARD
-from .keys import DTYPE_TENSOR, PREFIXES, HunyuanGeometry, geometry_of, original_name
+from .keys import PREFIXES, HunyuanGeometry, geometry_of, original_name
 from .model import HunyuanTransformer
 
 
 def compute_dtype(args: Namespace) -> torch.dtype:
     """dtype of the frozen weights and the arithmetic.
 
-    Training: `--mixed_precision`, else `--dit_dtype`, else bfloat16. Generating: bfloat16, but float32 files stay as they are on the
-    CPU, where 16 bits gain nothing. UserError for files that cannot be computed with.
+    Training: `--mixed_precision`; with "no" `--dit_dtype`, else bfloat16; with "auto" `--dit_dtype`, else what the file says.
+    Generating: see `generating_dtype`. UserError for files that cannot be computed with.
     """
-    weights = _open(args)
-    names = {original_name(name): name for name in weights.header.tensors}
-    stored = file_dtype(weights, names.get(DTYPE_TENSOR, DTYPE_TENSOR))
-    if hasattr(args, "mixed_precision"):
-        precision = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(args.mixed_precision or "no")
-        return precision or dtype_named(getattr(args, "dit_dtype", None) or "bfloat16", "--dit_dtype")
-    return generating_dtype(stored, args)
+    stored = file_dtype(_open(args), CARD)
+    if not hasattr(args, "mixed_precision"):
+        return generating_dtype(stored, args)
+    if args.dit_dtype and args.mixed_precision not in ("fp16", "bf16"):
+        return dtype_named(args.dit_dtype, "--dit_dtype")
+    return training_dtype(stored, args, CARD, unset=torch.bfloat16)
 
 
 def load_transformer(args: Namespace, device: torch.device, dtype: torch.dtype) -> HunyuanTransformer:

@@ -67,6 +67,8 @@ CARD = Card(
     },
     fp8_target=("blocks",),
     fp8_exclude=("norm", "patch_embedding", "text_embedding", "time_embedding", "time_projection", "head", "modulation", "img_emb"),
+    dtype_tensors=("blocks.0.cross_attn.k.weight",),
+    keeps_16_bits=True,
     text_keys=("t5",),
     text_encoders=("t5",),
     image_encoder="clip",

@@ -13,7 +13,6 @@ from .card import CARD
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 HEAD_DIM = 128
-DTYPE_TENSOR = "blocks.0.cross_attn.k.weight"
 
 _TASK_SIZES = ("dim", "ffn_dim", "num_layers")
 _INPUT_FACTS = ("in_dim", "image_encoder", "last_frame")

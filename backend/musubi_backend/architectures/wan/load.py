@@ -11,32 +11,25 @@ from ...layers.experts import Experts
 from ...weights.loader import Weights, open_weights
 from ...weights.recognise import expect
 from ..card import HIGH, LOW
-from ..loading import file_dtype, generating_dtype, load_frozen
+from ..loading import file_dtype, generating_dtype, load_frozen, training_dtype
 from .card import CARD
 from .fitting import boundary
-from .keys import DTYPE_TENSOR, PREFIXES, WanGeometry, geometry_of
+from .keys import PREFIXES, WanGeometry, geometry_of
 from .model import WanTransformer
 
 
 def compute_dtype(args: Namespace) -> torch.dtype:
-    """dtype of the frozen weights and the arithmetic, from the header of `--dit` and `--mixed_precision`.
+    """dtype of the frozen weights and the arithmetic, from the header of `--dit`.
 
-    16-bit files decide, and mixed precision must agree; float32 files follow mixed precision, and 8-bit ones run in bf16 unless it is
-    fp16. Where there is no such flag (generation), float32 files run in bf16 on a GPU and as they are on the CPU.
+    Training: `--mixed_precision`, which must be the file's where that has 16 bits; "no" is the file's dtype, bfloat16 for 8-bit files.
+    Generating: that of a 16-bit file, else bfloat16; see `generating_dtype`.
     """
     check_experts(args)
-    stored = file_dtype(_open(args), DTYPE_TENSOR)
-    precision = getattr(args, "mixed_precision", None) or "no"
-    if stored is None:
-        return torch.float16 if precision == "fp16" else torch.bfloat16
-    if stored in (torch.float16, torch.bfloat16):
-        short = "fp16" if stored == torch.float16 else "bf16"
-        if precision not in ("no", short):
-            raise UserError(f"DiT weights are in {short}, mixed precision must be {short} or no, not {precision} ({args.dit})")
-        return stored
-    if precision != "no":
-        return torch.float16 if precision == "fp16" else torch.bfloat16
-    return stored if hasattr(args, "mixed_precision") else generating_dtype(stored, args)
+    stored = file_dtype(_open(args), CARD)
+    own = stored or torch.bfloat16
+    if hasattr(args, "mixed_precision"):
+        return training_dtype(stored, args, CARD, unset=own)
+    return generating_dtype(stored, args, torch.bfloat16 if own == torch.float32 else own)
 
 
 def load_transformer(args: Namespace, device: torch.device, dtype: torch.dtype) -> WanTransformer | Experts:
@@ -66,7 +59,7 @@ def check_experts(args: Namespace) -> None:
         raise UserError(f"--timestep_boundary is required: task {args.task} is not one of two experts; use --task t2v-A14B or i2v-A14B")
     if getattr(args, "lora_per_expert", False):
         _check_both_are_trained(args)
-    stored = [file_dtype(_open(one), DTYPE_TENSOR) for one in (args, _of_high_noise(args))]
+    stored = [file_dtype(_open(one), CARD) for one in (args, _of_high_noise(args))]
     if stored[0] != stored[1]:
         names = " and ".join(str(dtype or "8-bit floats").removeprefix("torch.") for dtype in stored)
         raise UserError(f"--dit and --dit_high_noise have different number formats ({names}); use two files of the same")

@@ -60,9 +60,12 @@ GROUPS = (
             ),
             Option(
                 "--mixed_precision",
-                choices=("no", "fp16", "bf16"),
-                help="Number format of the transformer's arithmetic. bf16 is right for RTX 30 and later; fp16 for older cards and fp16 "
-                "files; no computes in float32.",
+                choices=("no", "fp16", "bf16", "auto"),
+                own_choices=("auto",),
+                help="Number format of the transformer's arithmetic. auto follows its file: fp16 for an fp16 file, else bf16; on a CPU "
+                "float32 where the file is, or where the CPU has no instructions for the format. A Wan file in 16 bits is computed in "
+                "as it is: choose auto or its own format. no: Wan in the file's format (bf16 for fp8 files), HunyuanVideo in --dit_dtype "
+                "(else bf16) and FramePack in bf16, whatever the file.",
                 effect=WEIGHTS,
             ),
             Option(
