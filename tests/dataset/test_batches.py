@@ -130,11 +130,12 @@ def test_caches_of_another_size_than_now_asked_for_still_make_batches(
     folder = tmp_path / "c"
     cache_clip(folder, "aa", (64, 48))
     cache_clip(folder, "bbb", (48, 64))
+    cache_clip(folder, "c", (96, 80))  # at another resolution
     config = make.config(tmp_path, section(folder, batch_size=2, enable_bucket=False))  # clips are cached in buckets all the same
     dataset = CachedDataset.open(config, CARD)
     shapes = sorted(tuple(dataset.collate(batch)["latents"].shape) for batch in dataset.batches(0, 1))
-    assert shapes == [(1, 16, 3, 6, 8), (1, 16, 3, 8, 6)]
-    assert "1 of 2 caches have another size" in caplog.text
+    assert shapes == [(1, 16, 3, 6, 8), (1, 16, 3, 8, 6), (1, 16, 3, 10, 12)]
+    assert "1 of 3 caches have another size" in caplog.text and "c_00000-009_0096x0080_wan" in caplog.text
 
 
 def test_the_metadata_names_the_data_sets_like_musubi(make: SimpleNamespace, tmp_path: Path) -> None:

@@ -99,6 +99,7 @@ def test_old_key_names_are_understood(tmp_path: Path, caplog: pytest.LogCaptureF
         ("[[datasets]]\nimage_directory='a'\nbatch_size=0\n", ["batch_size must be 1 or more"]),
         ("[[datasets]]\nvideo_directory='a'\nresolution=[64, 15]\n", ["resolution [64, 15] is too small"]),
         ("[[datasets]]\nvideo_directory='a'\nresolution=[16, 48]\n", ["too small for buckets"]),
+        ("[[datasets]]\nimage_directory='a'\nresolution=[100, 60]\n", ["[100, 60]", "multiples of 16", "write [96, 64]", "enable_bucket"]),
     ],
 )
 def test_bad_files_are_refused_with_the_place_and_the_fix(tmp_path: Path, text: str, parts: list[str]) -> None:

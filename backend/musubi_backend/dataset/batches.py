@@ -14,10 +14,10 @@ from ..cache import keys
 from ..cache.headers import check_cache, control_shapes, latent_shape
 from ..cache.names import LatentName, latent_files, parse_latent_name, text_name
 from ..errors import UserError
-from .buckets import Buckets
+from .buckets import Buckets, Size
 from .config import DatasetConfig, ImageDataset, VideoDataset
 from .describe import metadata, settings_text
-from .items import training_buckets
+from .items import caching_buckets, training_buckets
 from .order import Key, mixed, shuffled_batches, sortable
 from .problems import Problem, listing
 
@@ -180,18 +180,29 @@ def _cached_items(
 
 
 def _key(dataset: ImageDataset | VideoDataset, card: Card, buckets: Buckets, name: LatentName, header: Header) -> tuple[Key, bool]:
-    """The bucket of one cache, and whether its latents have that bucket's size. Where they have not, their own size becomes
-    part of the key, so that a batch can always be stacked."""
+    """The bucket of one cache, and whether caching with the settings of now would give it the size it has. Where its latents have not
+    the bucket's size, their own becomes part of the key, so that a batch can always be stacked."""
     bucket = buckets.choose((name.width, name.height))
     key: Key = (*bucket, name.frames) if name.frames is not None else bucket
     if isinstance(dataset, ImageDataset):
         key = (*key, *_image_settings(dataset, card), *control_shapes(header))
     shape = latent_shape(header)
     assert shape is not None  # latents are always needed
-    expected = (bucket[1] // card.spatial_compression, bucket[0] // card.spatial_compression)
-    if shape[-2:] == expected:
-        return key, True
-    return (*key, f"latents {'x'.join(map(str, shape))}"), False
+    if shape[-2:] != _latent_size(bucket, card):
+        key = (*key, f"latents {'x'.join(map(str, shape))}")
+    if isinstance(dataset, VideoDataset):  # a clip's cache is named after the bucket it went to, which caching does with buckets off too
+        return key, _would_be_cached_as((name.width, name.height), shape, dataset, card)
+    return key, shape[-2:] == _latent_size(bucket, card)
+
+
+def _would_be_cached_as(size: Size, shape: tuple[int, ...], dataset: VideoDataset, card: Card) -> bool:
+    """Can caching with the settings of now give a clip latents of this shape in a file with this size in its name?"""
+    return shape[-2:] == _latent_size(size, card) and caching_buckets(dataset, card).choose(size) == size
+
+
+def _latent_size(size: Size, card: Card) -> tuple[int, int]:
+    """(width, height) in pixels -> (height, width) of the latents."""
+    return size[1] // card.spatial_compression, size[0] // card.spatial_compression
 
 
 def _image_settings(dataset: ImageDataset, card: Card) -> tuple[int, ...]:

@@ -27,6 +27,7 @@ else:
 
 logger = logging.getLogger(__name__)
 
+_STEP = 16  # pixels: the VAEs' 8 times the transformers' patch of 2
 _SMALLEST_BUCKETED = 32 * 32  # the narrowest bucket is half the root of the area, and must be 16 pixels wide
 _LARGEST = {  # far beyond any use; without them a slip of the finger takes all time or memory
     "resolution": 16384,
@@ -249,6 +250,12 @@ def _check(dataset: ImageDataset | VideoDataset) -> None:
     if min(dataset.resolution) < 16:
         raise UserError(f"{where}: resolution {list(dataset.resolution)} is too small; both sides must be at least 16 pixels")
     bucketed = dataset.enable_bucket or isinstance(dataset, VideoDataset)
+    if not bucketed and any(side % _STEP for side in dataset.resolution):
+        nearest = [max(1, round(side / _STEP)) * _STEP for side in dataset.resolution]
+        raise UserError(
+            f"{where}: resolution {list(dataset.resolution)} cannot be trained without buckets: both sides must be multiples of "
+            f"{_STEP}; write {nearest}, or enable_bucket = true"
+        )
     if bucketed and dataset.resolution[0] * dataset.resolution[1] < _SMALLEST_BUCKETED:
         raise UserError(f"{where}: resolution {list(dataset.resolution)} is too small for buckets; use at least [32, 32]")
 

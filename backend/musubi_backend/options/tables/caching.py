@@ -63,8 +63,8 @@ GROUPS = (
                 "--skip_existing",
                 bool,
                 False,
-                help="Leave items alone whose cache is there and fits: in size, architecture and caption. Turn it off after replacing "
-                "media under the same file name.",
+                help="Leave items alone whose cache is there, fits, and was made from the media, encoder files and settings of now. What "
+                "caches were made from is noted beside them; those of musubi-tuner have no notes and are taken as good.",
             ),
             Option(
                 "--keep_cache",
