@@ -47,7 +47,7 @@ class LoRATrainingConfig(Node):
         inputs=(
             widget(_TRAIN, "max_train_steps"),
             widget(_TRAIN, "max_train_epochs", off=0),
-            widget(_TRAIN, "network_dim", 32, off=0),
+            widget(_TRAIN, "network_dim", 32),
             widget(_TRAIN, "network_alpha", 16.0),
             widget(_TRAIN, "network_dropout", off=0.0),
             widget(_TRAIN, "mixed_precision", "auto"),

@@ -172,4 +172,4 @@ def test_help_names_tools_and_explains_flags(capsys: pytest.CaptureFixture[str])
     explained = capsys.readouterr().out
     for flag in options_for(TRAIN):
         assert f"--{flag}" in explained
-    assert "default 1600, at least 1, steps" in explained and "NOT DONE YET" in explained
+    assert "default 1600, 1 to 10000000, steps" in explained and "NOT DONE YET" in explained

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import stat
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -9,21 +10,28 @@ from pathlib import Path
 
 from ..architectures import cards
 from ..errors import UserError
+from .needs import unmet
 from .option import CACHE_LATENTS, CAPTION, GENERATE, LORA_COMBINE, LORA_MERGE, TRAIN, Option
 from .registry import Tool
 
+logger = logging.getLogger(__name__)
 _ATTENTION = ("sdpa", "flash_attn", "flash3", "xformers")
 
 
 def check(tool: Tool, args: Namespace) -> None:
-    """Raise UserError with every problem found, one per line."""
+    """Raise UserError with every problem found, one per line. What does nothing and does no harm is warned of."""
+    alone = [] if getattr(args, "show_timesteps", None) else list(unmet(tool, args))
     problems = [
+        *(sentence for need, sentence in alone if need.refused),
         *_missing(args, [option.name for option in tool.options if option.required]),
         *_RULES.get(tool.verb, lambda tool, args: iter(()))(tool, args),
         *(problem for option in tool.options for problem in _absent_files(option, args)),
     ]
     if problems:
         raise UserError("\n".join(problems))
+    for need, sentence in alone:
+        if not need.refused:
+            logger.warning("%s", sentence)
 
 
 def _missing(args: Namespace, names: list[str], why: str = "") -> Iterator[str]:
@@ -66,18 +74,8 @@ def _train(tool: Tool, args: Namespace) -> Iterator[str]:
         yield f"--output_name {args.output_name!r} must be a name without folders; the folder is --output_dir"
     if args.sample_prompts:
         yield from _missing(args, ["vae", *_text_encoders(tool)], " to make samples while training")
-    elif args.sample_at_first or args.sample_every_n_steps or args.sample_every_n_epochs:
-        yield "--sample_prompts is required when samples are asked for with --sample_at_first or --sample_every_n_..."
-    if args.gradient_checkpointing_cpu_offload and not args.gradient_checkpointing:
-        yield "--gradient_checkpointing_cpu_offload needs --gradient_checkpointing"
-    if getattr(args, "fp8_scaled", False) and not args.fp8_base:
-        yield "--fp8_scaled needs --fp8_base"
     if args.blocks_to_swap and (args.compile or args.dynamo_backend != "NO") and not args.gradient_checkpointing:
         yield "--blocks_to_swap with --compile needs --gradient_checkpointing: compiled blocks keep weights for backward"
-    if args.dim_from_weights and not args.network_weights:
-        yield "--dim_from_weights needs --network_weights"
-    if args.resume_learning_rate is not None and not args.resume:
-        yield "--resume_learning_rate needs --resume"
     if (args.min_timestep or 0) >= (1000 if args.max_timestep is None else args.max_timestep):
         yield f"--min_timestep {args.min_timestep or 0} must be below --max_timestep {args.max_timestep}"
     yield from _counts(args, "base_weights", "base_weights_multiplier")
@@ -91,8 +89,6 @@ def _generate(tool: Tool, args: Namespace) -> Iterator[str]:
     yield from _experts(args)
     if hasattr(args, "lora_weight_high_noise"):
         yield from _counts(args, "lora_weight_high_noise", "lora_multiplier_high_noise")
-    if getattr(args, "fp8_fast", False) and not (args.fp8 or getattr(args, "fp8_scaled", False)):
-        yield "--fp8_fast needs --fp8 or --fp8_scaled"
     if args.save_merged_model and getattr(args, "fp8_scaled", False):
         yield "--save_merged_model writes the weights as they are, not in 8 bits; leave --fp8_scaled out"
     if args.latent_path:
@@ -128,12 +124,9 @@ def _merge_lora(tool: Tool, args: Namespace) -> Iterator[str]:
 
 
 def _experts(args: Namespace) -> Iterator[str]:
-    """Settings of two models without two models, and those that exclude each other."""
+    """Settings of two models that exclude each other."""
     if not hasattr(args, "dit_high_noise"):
         return
-    for name in ("offload_inactive_dit", "lazy_loading", "lora_per_expert", "lora_weight_high_noise"):
-        if getattr(args, name, None) and not args.dit_high_noise:
-            yield f"--{name} needs --dit_high_noise"
     if args.offload_inactive_dit and getattr(args, "lazy_loading", False):
         yield "--offload_inactive_dit and --lazy_loading exclude each other: the first keeps both models in memory, the second one"
     if args.offload_inactive_dit and args.blocks_to_swap:

@@ -133,6 +133,7 @@ GROUPS = (
                 "--console_num_images",
                 int,
                 minimum=1,
+                maximum=1_000_000,
                 unit="pictures",
                 advanced=True,
                 help="How many pictures --debug_mode console shows of each dataset, without waiting for a key. Unset, all, one by one.",

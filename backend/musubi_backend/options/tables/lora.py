@@ -71,6 +71,7 @@ GROUPS = (
                 "--scale_weight_norms",
                 float,
                 minimum=0,
+                maximum=1e6,
                 advanced=True,
                 help="After each step, scale down any weight pair whose norm exceeds this. 1 is a good start when a LoRA overtrains.",
                 effect=WEIGHTS,

@@ -42,6 +42,8 @@ GROUPS = (
             Option(
                 "--sigma_rel",
                 float,
+                minimum=0,
+                maximum=1,
                 help="Width of the average as a share of the training, instead of --beta: power function EMA, in which the first "
                 "checkpoint does not outweigh the others. Above 0 and below 0.2887; 0.2 is a good start, 0.15 prefers later checkpoints, "
                 "0.25 earlier ones.",
@@ -51,6 +53,8 @@ GROUPS = (
                 float,
                 nargs="+",
                 own=True,
+                minimum=0,
+                maximum=1,
                 help="Several widths in one pass, each as --sigma_rel; each result is a file of its own, named NAME-sigma0.2.safetensors.",
             ),
             Option("--output_file", required=True, path="output", help="LoRA file to write. It must not be one of the inputs."),
@@ -120,6 +124,8 @@ GROUPS = (
                 float,
                 (1.0,),
                 nargs="*",
+                minimum=-1000,
+                maximum=1000,
                 help="Strength of each of --lora_weight, in their order; those without a number get 1.",
             ),
             Option(
@@ -140,6 +146,8 @@ GROUPS = (
                 "--lora_multiplier",
                 float,
                 nargs="*",
+                minimum=-1000,
+                maximum=1000,
                 help="Strength of each of --lora_weight, in their order; those without a number get 1.",
             ),
             Option(

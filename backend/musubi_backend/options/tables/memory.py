@@ -136,6 +136,7 @@ GROUPS = (
                 int,
                 differs={GENERATE: {"default": 0}, "hv_generate_video": {"default": None}},
                 minimum=0,
+                maximum=1000,
                 unit="blocks",
                 advanced=True,
                 help="How many blocks of the transformer live in main memory and visit the GPU when their turn comes. More saves GPU "
@@ -241,6 +242,7 @@ GROUPS = (
                 "--compile_cache_size_limit",
                 int,
                 minimum=1,
+                maximum=100_000,
                 advanced=True,
                 help="How many compiled versions of one block are kept, for example one per bucket size.",
                 effect=WEIGHTS,

@@ -188,6 +188,8 @@ GROUPS = (
                 verbs=(GENERATE,),
                 architectures=("wan",),
                 advanced=True,
+                minimum=-10,
+                maximum=10,
                 help="Strength of each LoRA of the high-noise model.",
             ),
             Option(
@@ -197,6 +199,7 @@ GROUPS = (
                 architectures=("wan",),
                 advanced=True,
                 minimum=0,
+                maximum=100,
                 help="Guidance during the steps of the high-noise model. Unset, the task's own (4 for t2v-A14B, 3.5 for i2v-A14B).",
             ),
         ),

@@ -19,7 +19,12 @@ GROUPS = (
                 help="Folder to write into; made if missing. Files that are already right are left alone.",
             ),
             Option(
-                "--seed", int, 0, minimum=0, help="Seed of the random weights or of the camera paths: the same seed writes the same files."
+                "--seed",
+                int,
+                0,
+                minimum=0,
+                maximum=2**32 - 1,
+                help="Seed of the random weights or of the camera paths: the same seed writes the same files.",
             ),
             Option(
                 "--kind",
