@@ -10,6 +10,7 @@ from typing import Any
 
 from ..backend.musubi_backend import content
 from ..backend.musubi_backend.atomic import write_text
+from ..backend.musubi_backend.dataset.text import read_text
 from ..backend.musubi_backend.errors import UserError
 from . import toml_text
 from .inspection import PLACES, inspect, places
@@ -263,7 +264,10 @@ def _frames(text: str) -> list[int]:
 
 def _strings(path: Path) -> list[str]:
     """What stands in quotes in a dataset file, among it all folders."""
-    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        text = read_text(path)
+    except ValueError:
+        return []  # whoever reads the file says so
     found = re.findall(r""" "([^"\n\0]+)" | '([^'\n\0]+)' """, text, re.VERBOSE)
     return [literal or basic.replace("\\\\", "\\") for basic, literal in found]
 
@@ -278,11 +282,11 @@ def _content(path: Path) -> str:
 def _listed(path: Path) -> list[Path]:
     """Every file that a JSONL list names. UserError names the line that is not JSON."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+        text = read_text(path)
+    except ValueError as error:
+        raise UserError(f"{path} is {error}") from None
     found = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:

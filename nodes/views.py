@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backend.musubi_backend.atomic import write_text
+from ..backend.musubi_backend.dataset.text import read_text
 from ..backend.musubi_backend.errors import UserError
 from .jobs import guard
 from .spec import Host
@@ -135,8 +136,8 @@ class _Place:
 
     def _text(self) -> str:
         try:
-            return self.file.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
+            return read_text(self.file)
+        except (OSError, ValueError) as error:
             raise UserError(f"{self.file.name} cannot be read: {error}") from None
 
 

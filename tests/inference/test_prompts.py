@@ -147,7 +147,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such prompt file"):
         read_lines(tmp_path / "missing.txt")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
-    with pytest.raises(UserError, match="must be UTF-8"):
+    with pytest.raises(UserError, match="not UTF-8 text"):
         read_lines(tmp_path / "latin.txt")
 
 

@@ -17,6 +17,7 @@ from .items import MediaItem, longest_name
 from .jsonl import read_records
 from .media import VIDEO_EXTENSIONS, image_extensions, images_in, left_out, read_caption, videos_in
 from .problems import Note, Problem, gathered
+from .text import read_text
 
 if TYPE_CHECKING:
     from ..architectures.card import Card
@@ -59,7 +60,10 @@ def has_control(dataset: ImageDataset | VideoDataset) -> bool:
     source = Path(dataset.source[1]) if dataset.source else Path()
     if dataset.source is None or dataset.source[0].endswith("_directory"):
         return dataset.control_directory is not None
-    return source.is_file() and '"control_path' in source.read_text(encoding="utf-8-sig", errors="replace")
+    try:
+        return source.is_file() and '"control_path' in read_text(source)
+    except ValueError:
+        return False  # caching, which reads the list, has said so
 
 
 def _from_folder(dataset: ImageDataset | VideoDataset, card: Card) -> tuple[list[MediaItem], list[Problem]]:

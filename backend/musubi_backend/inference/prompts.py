@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..dataset.text import read_text
 from ..errors import UserError
 
 if TYPE_CHECKING:
@@ -231,8 +232,8 @@ def _kind_name(kind: type) -> str:
 
 def _read(path: str | Path) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        return read_text(Path(path))
     except FileNotFoundError:
         raise UserError(f"{path}: no such prompt file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot read this prompt file ({error}); it must be UTF-8 text") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot read this prompt file ({error})") from error

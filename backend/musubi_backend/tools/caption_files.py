@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic import write_text
+from ..dataset.text import read_text
 from ..errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,10 @@ class TextFiles(Captions):
 
     def has(self, medium: Path) -> bool:
         path = self.path(medium)
-        return path.is_file() and bool(path.read_bytes().strip())
+        try:
+            return path.is_file() and bool(read_text(path).strip())
+        except ValueError:
+            return True  # somebody's text in another encoding, which is not to be overwritten
 
     def add(self, medium: Path, caption: str) -> None:
         write_text(self.path(medium), caption)
@@ -97,10 +101,10 @@ def read_lines(file: Path, key: str) -> dict[str, dict[str, Any]]:
     """The records of a JSONL file by the place of their medium; later ones replace earlier ones. A last line without an end that is
     not JSON was cut off and is left out. UserError for any other line that has no `key`."""
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = read_text(file)
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{file} exists and cannot be read as a list of captions ({error}); give another --output_file") from error
     records: dict[str, dict[str, Any]] = {}
     lines = text.split("\n")
