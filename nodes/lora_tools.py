@@ -19,9 +19,8 @@ from .ema_picture import draw
 from .jobs import guard
 from .jobs.config import engine_stamp
 from .jobs.follow import run_tool
-from .runs import LORA_SUBFOLDER
+from .runs import JOB, LORA_SUBFOLDER
 from .spec import ANY, Host, Input, Node, NodeSpec, Output, Problem, Result, refused
-from .train import JOB
 from .widgets import NONE, UNSET, applicable, folder, settings, widget
 
 CATEGORY = "MusubiTuner/LoRA"

@@ -234,12 +234,6 @@ def _recognise(card: Card, paths: dict[str, Path]) -> list[str]:
     return [str(expect(path, card.kinds[part][0], part)) for part, path in paths.items()]
 
 
-def model_stamps(models: dict[str, Any]) -> list[Any]:
-    """What tells one set of model files from another: names, sizes and times, in the order of the parts."""
-    files = [models[part.name] for part in PARTS[models["architecture"]] if part.name in models]
-    return [models["architecture"], models["task"], *(content.stamp(Path(file)) for file in files)]
-
-
 def model_values(card: Card, models: dict[str, Any], tool: str) -> dict[str, Any]:
     """option name -> value of what a MODELS value says, as far as `tool` takes it."""
     known = options_for(tool)

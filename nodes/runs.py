@@ -1,15 +1,19 @@
 """Training runs: `<home>/runs/<name>-<identity>/` holds what one set of settings has produced so far.
 
-The identity is a hash of everything that decides the result (settings, model files, cached items), so that queueing the same
-again finds the finished LoRA or the newest state to go on from, and changing anything starts a run of its own.
+The identity is a hash of everything that decides the trained numbers (see `Option.effect`; model files, cached items), so that asking for
+more steps, other samples or less memory goes on in the same run, and changing anything else starts one of its own. What a run gave for a
+length and a kind of file is kept in `results/`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import filecmp
+import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +21,12 @@ from typing import Any
 
 from ..backend.musubi_backend import content
 from ..backend.musubi_backend.atomic import replacing, write_text
+from ..backend.musubi_backend.errors import UserError
+from ..backend.musubi_backend.training import output_lock, saved_states
 
-STATE_SUFFIX = "-state"
+JOB = "MUSUBITUNER_JOB"
 LORA_SUBFOLDER = "musubi_tuner"
+_TRIES, _PAUSE = 5, 0.5  # s, while another program has the file open
 
 
 @dataclass(frozen=True)
@@ -40,19 +47,24 @@ class Run:
         """The first of them."""
         return self.loras[0]
 
-    def finished(self) -> dict[str, Any] | None:
-        """What the finished run noted, if its LoRAs are still the files it wrote."""
-        notes = self._read()
-        if notes.get("finished") is None or notes["finished"] != self._stamps():
-            return None
-        return notes
+    def results(self, key: str) -> list[Path]:
+        """Where the LoRAs of one length and kind of file are kept, in the order of the endings."""
+        return [self.path / "results" / key / lora.name for lora in self.loras]
 
-    def newest_state(self) -> Path | None:
-        """The state folder that was written last."""
+    def finished(self, key: str) -> dict[str, Any] | None:
+        """What the finished run noted, if the LoRAs that are kept are still the files it wrote."""
+        notes: dict[str, Any] | None = self._read().get("results", {}).get(key)
+        return notes if notes is not None and notes["files"] == self._stamps(key) else None
+
+    def state_to_continue(self, limit: Mapping[str, int]) -> tuple[saved_states.SavedState | None, list[str]]:
+        """The furthest whole state that does not go beyond `limit` ("max_train_epochs", else "max_train_steps"), and what is wrong with
+        those before it. A state that a killed training was replacing is put back."""
         if not self.path.is_dir():
-            return None
-        states = [path for path in self.path.iterdir() if path.name.endswith(STATE_SUFFIX) and path.is_dir()]
-        return max(states, key=lambda path: (path.stat().st_mtime_ns, path.name), default=None)
+            return None, []
+        if output_lock.holder(output_lock.lock_file(self.path, self.name)) is None:
+            saved_states.clean_leftovers(self.path, self.name)
+        states = [folder for folder in saved_states.of_run(self.path, self.name) if _within(folder, limit)]
+        return saved_states.furthest_whole(states)
 
     def add_losses(self, losses: Mapping[int, float]) -> list[float]:
         """Note losses by step; a resumed run goes on in the same curve. Returns the whole curve in the order of steps."""
@@ -61,14 +73,20 @@ class Run:
         self._write({**notes, "losses": known})
         return [known[step] for step in sorted(known, key=int)]
 
-    def finish(self, job: str) -> None:
-        """Note that the LoRAs are complete."""
-        self._write({**self._read(), "finished": self._stamps(), "job": job})
+    def finish(self, key: str, job: str) -> None:
+        """Note that the LoRAs are complete and keep them: a longer training of this run replaces its files."""
+        for lora, kept in zip(self.loras, self.results(key), strict=True):
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(kept) as part:
+                try:
+                    os.link(lora, part)
+                except OSError:  # a file system without links
+                    shutil.copyfile(lora, part)
+        notes = self._read()
+        self._write({**notes, "results": {**notes.get("results", {}), key: {"files": self._stamps(key), "job": job}}})
 
-    def _stamps(self) -> Any:
-        """Of one LoRA its stamp, of several a list of theirs."""
-        stamps = [_json(content.stamp(path)) for path in self.loras]
-        return stamps[0] if len(stamps) == 1 else (stamps if all(stamps) else None)
+    def _stamps(self, key: str) -> Any:
+        return _json([content.stamp(path) for path in self.results(key)])
 
     def losses(self) -> list[float]:
         known = self._read().get("losses", {})
@@ -89,16 +107,55 @@ class Run:
         write_text(self.path / "run.json", json.dumps(notes))
 
 
-def publish(lora: Path, loras: Path, name: str) -> tuple[str, Path, bool]:
-    """Copy a finished LoRA to where ComfyUI offers it. Returns its name in the list of LoRAs, its path, and whether it replaced another."""
-    target = loras / LORA_SUBFOLDER / f"{name}.safetensors"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    existed = target.is_file()
-    differs = not existed or not filecmp.cmp(lora, target, shallow=False)
-    if differs:
-        with replacing(target) as part:
-            shutil.copyfile(lora, part)
-    return os.path.join(LORA_SUBFOLDER, target.name), target, existed and differs  # noqa: PTH118 (a name, written as ComfyUI lists it)
+def publish(lora: Path, loras: Path, name: str) -> tuple[str, Path, str]:
+    """Copy a finished LoRA to where ComfyUI offers it. A file of that name with other contents is another training's and stays, and so
+    does one that cannot be read or written; then the name gets a hash of the contents.
+
+    Returns the name in the list of LoRAs, the path, and what to say of the name.
+    """
+    folder = loras / LORA_SUBFOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = folder / f"{name}.safetensors"
+    for target in (wanted, folder / f"{name}-{_hash(lora)}.safetensors"):
+        if _copied(lora, target):
+            said = f"{wanted.name} is another LoRA, or in use, and was left as it is; this one is {target.name}" if target != wanted else ""
+            return os.path.join(LORA_SUBFOLDER, target.name), target, said  # noqa: PTH118 (a name, written as ComfyUI lists it)
+    raise UserError(f"{target} could not be written; the finished LoRA is {lora}")
+
+
+def _copied(lora: Path, target: Path) -> bool:
+    """True once `target` is a copy of `lora`; False where it is something else, or cannot be written for a while."""
+    for attempt in range(_TRIES):
+        with contextlib.suppress(PermissionError):
+            if target.exists():
+                return target.is_file() and filecmp.cmp(lora, target, shallow=False)
+            with replacing(target) as part:
+                shutil.copyfile(lora, part)
+            return True
+        time.sleep(_PAUSE * (attempt + 1))
+    return False
+
+
+def _hash(path: Path) -> str:
+    value = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 22):
+            value.update(piece)
+    return value.hexdigest()[:8]
+
+
+def _within(folder: Path, limit: Mapping[str, int]) -> bool:
+    """False for a state that is further than the training is to go. What cannot be read is looked at by `furthest_whole`."""
+    try:
+        position = saved_states.read(folder).position
+    except UserError:
+        return True
+    if position is None:
+        return False
+    epochs = limit.get("max_train_epochs")
+    if epochs:
+        return (position.epoch, position.batch) <= (epochs, 0)
+    return position.step <= limit.get("max_train_steps", position.step)
 
 
 def _json(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +15,9 @@ from ..backend.musubi_backend.architectures.precision import check_precision, fo
 from ..backend.musubi_backend.atomic import write_text
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.argv import to_argv
-from ..backend.musubi_backend.options.option import LORA_CONVERT, TRAIN
+from ..backend.musubi_backend.options.option import FILE, LENGTH, LORA_CONVERT, START, TRAIN, WEIGHTS
 from ..backend.musubi_backend.options.registry import options_for, tool_names
+from . import training_start
 from .cache import LATENTS, TEXT, cache_stamps, is_one_frame
 from .jobs import config as configuration
 from .jobs.config import engine_stamp
@@ -23,13 +25,12 @@ from .jobs.follow import run_tool
 from .jobs.guard import plain_name
 from .jobs.runner import Job
 from .loss_curve import loss_map, write_picture
-from .models import HIGH_NOISE, MODELS, WITH_EXPERTS, check_architecture, model_stamps, model_values, wan_task
-from .runs import Run, publish
+from .models import HIGH_NOISE, MODELS, WITH_EXPERTS, check_architecture, model_values, wan_task
+from .runs import JOB, Run, publish
 from .spec import ANY, Host, Input, Node, NodeSpec, Output, Problem, Result, refused
 from .training_settings import LORA_CONFIG, OPTIMIZER, SAMPLING
 from .widgets import settings, widget
 
-JOB = "MUSUBITUNER_JOB"
 _ALWAYS = ("task", "dit", "f1", "dit_in_channels")
 _WAN_TRAIN = tool_names(cards()["wan"])[TRAIN]
 
@@ -54,14 +55,15 @@ def _spec(card: Card, name: str, *own: Input, outputs: tuple[Output, ...] = ()) 
             Input("optimizer", OPTIMIZER, "From Optimizer Config"),
             Input("output_name", "STRING", "Name of the LoRA: musubi_tuner/<name>.safetensors in ComfyUI's loras "
                 "folder.", default="my_lora"),
-            Input("resume", "COMBO", "auto: continue from the newest saved state of the very same settings, if there is one. never: "
-                "start at step 0.",
+            Input("resume", "COMBO", "auto: continue from the newest saved state of this training, if there is one; more steps, other "
+                "samples or less memory are the same training. never: begin anew.",
                   default="auto", choices=("auto", "never")),
             Input("processes", "INT", "Processes to train with, one per GPU.", default=1, minimum=1, maximum=64, advanced=True),
             Input("run_id", "INT", "Nothing changed, but train again? Enter another number.", default=0, minimum=0, maximum=2**31 - 1),
             Input("sampling", SAMPLING, "From Sampling Config; without it noise levels are drawn as musubi-tuner does by "
                 "default.", optional=True),
             *own,
+            *training_start.INPUTS,
         ),
         outputs=(
             Output("lora_name", ANY, "Name for LoraLoaderModelOnly and other loaders"),
@@ -87,6 +89,8 @@ class LoRATrainer(Node):
     def validate(self, host: Host, **constants: Any) -> Iterator[Problem]:
         if "output_name" in constants:
             yield from refused("output_name", plain_name, constants["output_name"], "output_name")
+        if constants.get("continue_state"):
+            yield from refused("continue_state", training_start.state_folder, host, constants["continue_state"])
 
     def precheck(self, host: Host, **inputs: Any) -> str | None:
         """Models and settings that do not go together are refused before anything is cached for them."""
@@ -105,24 +109,36 @@ class LoRATrainer(Node):
         _check_match(inputs, self.card)
         name = plain_name(inputs["output_name"], "output_name")
         engine = configuration.load(host.home).engine
-        values = self.values(inputs)
+        begin = await asyncio.to_thread(training_start.of, host, inputs)
+        values = {**self.values(inputs), **begin.values}
+        _check_engine(engine, self.card, values)
+        if begin.state and engine != "builtin":
+            raise UserError("musubi-tuner cannot go on at the step of a state: choose the engine builtin, or network_weights instead")
         identity = content.digest(
-            values,
-            _prompts(inputs),
-            model_stamps(models),
+            {**self._of_effect(values, WEIGHTS, START), "dataset_config": dataset["datasets"]},
+            begin.stamp,
+            [content.stamp(Path(values[part])) for part in ("dit", HIGH_NOISE) if values.get(part)],
             cache_stamps(dataset, self.card),
             inputs["processes"],
             inputs["run_id"],
             engine_stamp(host.home),
         )
-        _check_engine(engine, self.card, values)
         run = Run(host.home / "runs" / f"{name}-{identity}", name, self.endings(inputs))
-        finished = run.finished()
+        key = content.digest(self._of_effect(values, LENGTH, FILE))
+        finished = run.finished(key)
         if finished is not None:
-            job, note = finished["job"], "nothing changed since it was trained; enter another run_id to train again"
+            job, note = finished["job"], "nothing that decides it changed since it was trained; enter another run_id to train again"
         else:
-            job, note = await self._train(host, run, values, inputs, engine), ""
-        return self.result(host, run, [await self.for_comfyui(host, lora) for lora in run.loras], job, note)
+            job, note = await self._train(host, run, key, values, inputs, begin, engine), ""
+        return self.result(host, run, [await self.for_comfyui(host, lora) for lora in run.results(key)], job, note)
+
+    def _of_effect(self, values: dict[str, Any], *effects: str) -> dict[str, Any]:
+        """The values of the options that change this (see `Option.effect`). Where epochs are set, the number of steps decides nothing."""
+        options = options_for(tool_names(self.card)[TRAIN])
+        chosen = {name: value for name, value in values.items() if options[name].effect in effects}
+        if chosen.get("max_train_epochs"):
+            chosen.pop("max_train_steps", None)
+        return chosen
 
     def values(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """option name -> value of a training, without where it writes and what it resumes."""
@@ -162,14 +178,15 @@ class LoRATrainer(Node):
         """Publish the LoRAs and hand them out; the first is the one that goes on by name."""
         published = [publish(lora, host.loras_dir(), f"{run.name}{ending}") for lora, ending in zip(loras, run.endings, strict=True)]
         name, path, _ = published[0]
+        said = [text for _, _, text in published if text]
         losses = run.losses()
         curve = run.path / "loss.svg"
         write_picture(curve, losses, run.name)
         value = {"folder": job, "run": str(run.path), "curve": str(curve)}
-        lines = [f"{path}" + (f" ({note})" if note else ""), *(str(further) for _, further, _ in published[1:]), f"loss curve: {curve}"]
+        further = (str(other) for _, other, _ in published[1:])
+        lines = [f"{path}" + (f" ({note})" if note else ""), *further, *said, f"loss curve: {curve}"]
         values = (name, str(path), host.lora_model(path), loss_map(losses), value, *self.further_names([name for name, _, _ in published]))
-        files = (*(path for _, path, _ in published), *run.loras)
-        return Result(values, text="\n".join(lines), files=files)
+        return Result(values, text="\n".join(lines), files=tuple(path for _, path, _ in published))
 
     def endings(self, inputs: dict[str, Any]) -> tuple[str, ...]:
         """What the names of the LoRAs end in; see `Run`."""
@@ -179,18 +196,32 @@ class LoRATrainer(Node):
         """Values of the outputs that only this trainer has."""
         return ()
 
-    async def _train(self, host: Host, run: Run, values: dict[str, Any], inputs: dict[str, Any], engine: str) -> str:
-        """Run the trainer to its end; returns its job folder."""
+    async def _train(
+        self,
+        host: Host,
+        run: Run,
+        key: str,
+        values: dict[str, Any],
+        inputs: dict[str, Any],
+        begin: training_start.Start,
+        engine: str,
+    ) -> str:
+        """Run the trainer to its end; returns its job folder. key: what its result is noted under."""
         run.path.mkdir(parents=True, exist_ok=True)
         precision = self._precision(values)
         if engine != "builtin":
             values = {**values, "mixed_precision": precision}
         chosen = {**values, "output_dir": str(run.path), "output_name": run.name, "logging_dir": str(run.path / "logs")}
-        note = ""
+        state, note = begin.state, begin.note
         # musubi-tuner counts a resumed run from step 0 again and would train too long.
-        state = run.newest_state() if inputs["resume"] == "auto" and engine == "builtin" else None
+        if inputs["resume"] == "auto" and engine == "builtin":
+            found, problems = await asyncio.to_thread(run.state_to_continue, self._of_effect(values, LENGTH))
+            if found is not None:
+                state, note = found, training_start.continuing(found, problems)
+            elif problems:
+                note = "".join(f"{problem}; " for problem in problems) + "no state is whole, so it begins anew"
         if state is not None:
-            chosen["resume"], note = str(state), f"continuing from {state.name}"
+            chosen["resume"] = str(state.folder)
         prompts = _prompts(inputs)
         if prompts:
             file = run.path / "sample_prompts.json"
@@ -205,7 +236,7 @@ class LoRATrainer(Node):
             processes=inputs["processes"],
             mixed_precision=precision,
             note=note,
-            on_end=lambda ended: _note(run, ended),
+            on_end=lambda ended: _note(run, key, ended),
         )
         missing = [str(lora) for lora in run.loras if not lora.is_file()]
         if missing:
@@ -296,11 +327,11 @@ def _follows(dataset: dict[str, Any]) -> dict[str, Any]:
     return {"one_frame": is_one_frame(dataset), **({"latent_window_size": windows.pop()} if windows else {})}
 
 
-def _note(run: Run, ended: Job) -> None:
+def _note(run: Run, key: str, ended: Job) -> None:
     """Note what a job leaves, also when it was stopped: it may have finished all the same."""
     run.add_losses(ended.progress.losses)
     if ended.returncode == 0 and all(lora.is_file() for lora in run.loras):
-        run.finish(str(ended.folder.path))
+        run.finish(key, str(ended.folder.path))
 
 
 def _prompts(inputs: dict[str, Any]) -> list[dict[str, Any]]:
