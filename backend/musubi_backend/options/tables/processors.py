@@ -12,6 +12,7 @@ from ..option import (
     LORA_EMA,
     LORA_EXTRACT,
     LORA_MERGE,
+    NOTHING,
     TRAIN,
     Group,
     Option,
@@ -33,6 +34,7 @@ GROUPS = (
                 help="How many CPU threads compute. Unset, OMP_NUM_THREADS if that is set, else as the work gains: one where a GPU "
                 "computes or the models are tiny, else all processors, shared between the processes of a training. Another number can "
                 "change the last digits of a result.",
+                effect=NOTHING,  # a fact of the machine, as its GPU is, which the same training may be continued on another of
             ),
         ),
     ),
