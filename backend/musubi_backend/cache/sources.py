@@ -178,7 +178,7 @@ class Sources:
                 for name, part in self._added.items():
                     record[name] |= part
                 _drop_what_is_gone(record, self.folder)
-                write_text(self.folder / RECORD, json.dumps(record, ensure_ascii=False))
+                write_text(self.folder / RECORD, json.dumps(record))  # in ASCII: a name need not be UTF-8
         except Timeout:
             raise UserError(f"another program has held {self.folder / RECORD} for a minute; end it and run again") from None
         for part in self._added.values():
