@@ -14,6 +14,7 @@ from ..backend.musubi_backend.options.argv import to_argv
 from ..backend.musubi_backend.options.option import CACHE_LATENTS, CACHE_TEXT
 from ..backend.musubi_backend.options.registry import options_for, tool_names
 from .dataset import DATASET
+from .jobs import config as configuration
 from .jobs.config import engine_stamp
 from .jobs.follow import run_tool
 from .models import MODELS, files_for
@@ -95,7 +96,10 @@ async def _cache(host: Host, spec: NodeSpec, verb: str, inputs: dict[str, Any]) 
     dataset, models = inputs["dataset"], inputs["models"]
     card = cards()[models["architecture"]]
     tool = tool_names(card)[verb]
-    job = await run_tool(host, tool, to_argv(tool, caching_values(spec, verb, inputs)))
+    values = caching_values(spec, verb, inputs)
+    if configuration.load(host.home).engine == "builtin":  # musubi-tuner always goes on without them
+        values["on_bad_items"] = dataset.get("on_bad_items", "stop")
+    job = await run_tool(host, tool, to_argv(tool, values))
     files = cache_files(dataset, card, text=verb == CACHE_TEXT)
     if not files:
         raise UserError(f"{tool} made no cache file: no item of the dataset can be used. See {job.folder.log}")

@@ -31,9 +31,18 @@ _VIDEO = 2048
 _WINDOW = 9  # FramePack's own, and the default of `fp_latent_window_size`
 
 
-def dataset_value(toml: Path, datasets: list[dict[str, Any]]) -> dict[str, Any]:
-    """What a DATASET socket carries: the dataset file and what is in it."""
-    return {"toml": str(toml), "datasets": datasets}
+_ON_BAD_ITEMS = Input(
+    "on_bad_items",
+    "COMBO",
+    "What to do about clips and pictures that cannot be used: stop here with the list of them, or skip them, here and in caching.",
+    default="stop",
+    choices=("stop", "skip"),
+)
+
+
+def dataset_value(toml: Path, datasets: list[dict[str, Any]], on_bad_items: str = "stop") -> dict[str, Any]:
+    """What a DATASET socket carries: the dataset file, what is in it, and what caching does about items that cannot be used."""
+    return {"toml": str(toml), "datasets": datasets, "on_bad_items": on_bad_items}
 
 
 class DatasetConfig(Node):
@@ -85,6 +94,7 @@ class DatasetConfig(Node):
                 "picture.", default=False, advanced=True),
             Input("latent_window_size", "INT", "FramePack: latent frames per section; 9 is what the model was made with.",
                   default=9, minimum=1, maximum=100, advanced=True),
+            _ON_BAD_ITEMS,
         ),
         outputs=(Output("dataset", DATASET, "For the caching nodes"), Output("toml", "STRING", "The dataset file as text"),
                  Output("report", "STRING", "What is in it, and what cannot be used and why")),
@@ -124,7 +134,11 @@ class DatasetConfig(Node):
         toml = folder / "dataset.toml"
         write_text(toml, text)
         report = await inspect(host, toml)
-        return Result((dataset_value(toml, datasets), text, report.text), text=report.summary, files=(toml,))
+        if inputs["on_bad_items"] == "stop":
+            report.refuse_bad_items(report.bad_items[-1:])  # those before it were the other node's to judge
+        skips = "skip" in (inputs["on_bad_items"], (inputs["previous"] or {}).get("on_bad_items"))
+        value = dataset_value(toml, datasets, "skip" if skips else "stop")
+        return Result((value, text, report.text), text=report.summary, files=(toml,))
 
 
 class DatasetConfigLoader(Node):
@@ -138,6 +152,7 @@ class DatasetConfigLoader(Node):
             Input("path", "STRING", "The dataset file. Relative paths start in ComfyUI's input folder, or else in this pack's home "
                 "folder. It and the folders it names must lie in one of "
                   "ComfyUI's folders or one allowed in Settings, MusubiTuner.", default=""),
+            _ON_BAD_ITEMS,
         ),
         outputs=(Output("dataset", DATASET, "For the caching nodes"), Output("report", "STRING", "What is in it, and what cannot be "
             "used and why")),
@@ -164,7 +179,9 @@ class DatasetConfigLoader(Node):
             if Path(entry["source"]).is_file():
                 _guard_listed(host, Path(entry["source"]))
         report = await inspect(host, path)
-        return Result((dataset_value(path, report.datasets), report.text), text=report.summary)
+        if inputs["on_bad_items"] == "stop":
+            report.refuse_bad_items(report.bad_items)
+        return Result((dataset_value(path, report.datasets, inputs["on_bad_items"]), report.text), text=report.summary)
 
 
 def _entry(host: Host, inputs: dict[str, Any]) -> dict[str, Any]:

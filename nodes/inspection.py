@@ -16,16 +16,27 @@ from .spec import Host
 _TOOL = "inspect_dataset"
 PLACES = ("source", "cache_directory", "control_directory")
 _SHOWN_LINES = 12
+_SHOWN_ITEMS = 50
 
 
 @dataclass(frozen=True)
 class Report:
-    """datasets: a `[[datasets]]` table of each, with whole paths; text: everything left out, with its reason;
-    summary: its beginning, for the node."""
+    """datasets: a `[[datasets]]` table of each, with whole paths; bad_items: what of each cannot be used, with the reason;
+    text: everything left out, with its reason; summary: its beginning, for the node."""
 
     datasets: list[dict[str, Any]]
+    bad_items: list[list[str]]
     summary: str
     text: str
+
+    def refuse_bad_items(self, of_datasets: list[list[str]]) -> None:
+        """UserError that lists them, if there are any."""
+        lines = [line for lines in of_datasets for line in lines]
+        if lines:
+            items = "1 item" if len(lines) == 1 else f"{len(lines)} items"
+            shown = [*lines[:_SHOWN_ITEMS], *([f"… and {len(lines) - _SHOWN_ITEMS} more"] if len(lines) > _SHOWN_ITEMS else [])]
+            listed = "\n  ".join(shown)
+            raise UserError(f"{items} cannot be used:\n  {listed}\nMend or remove them, or set on_bad_items to skip.")
 
 
 async def places(host: Host, config: Path) -> list[dict[str, Any]]:
@@ -42,7 +53,8 @@ async def inspect(host: Host, config: Path) -> Report:
         raise UserError(f"nothing in this dataset can be used. {text}")
     lines = text.splitlines()
     summary = "\n".join(lines[:_SHOWN_LINES]) + (f"\n… {len(lines) - _SHOWN_LINES} more lines" if len(lines) > _SHOWN_LINES else "")
-    return Report([dataset["table"] for dataset in report["datasets"]], summary, text)
+    bad_items = [[f"{bad['path']}: {bad['reason']}" for bad in dataset["problems"]] for dataset in report["datasets"]]
+    return Report([dataset["table"] for dataset in report["datasets"]], bad_items, summary, text)
 
 
 async def _report(host: Host, config: Path, *, places_only: bool) -> dict[str, Any]:

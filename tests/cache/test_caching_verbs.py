@@ -231,7 +231,7 @@ def test_out_of_memory_is_told_apart_from_other_errors() -> None:
 
 def test_every_problem_is_listed() -> None:
     with pytest.raises(UserError, match="2 items of the dataset") as refused:
-        caching.refuse([Problem(Path("a.mp4"), "x"), Problem(Path("b.mp4"), "y")], "")
+        caching.report([Problem(Path("a.mp4"), "x"), Problem(Path("b.mp4"), "y")], "", Namespace(on_bad_items="stop"))
     assert "a.mp4: x" in str(refused.value)
     assert "b.mp4: y" in str(refused.value)
 
@@ -242,3 +242,16 @@ def _python(script: str) -> None:
         [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
+
+
+def test_skipped_items_are_named_and_all_others_cached(
+    toml: Path, demo_models: dict[str, Path], tmp_path: Path, clips: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (clips / "broken.mp4").write_bytes(b"no clip")
+    (clips / "broken.txt").write_text("a clip", encoding="utf-8")
+    (clips / "silent.mp4").write_bytes(next(clips.glob("c*.mp4")).read_bytes())  # without a caption
+    assert _latents(toml, demo_models) == 1
+    assert _latents(toml, demo_models, "--on_bad_items", "skip") == 0
+    said = capsys.readouterr().err
+    assert "Skipped, as --on_bad_items says" in said and "broken.mp4: the video cannot be read" in said
+    assert len(list((tmp_path / "cache").glob("*_wan.safetensors"))) == 3 * 2

@@ -23,21 +23,27 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+REMEDY = "Mend or remove them and run again, or set --on_bad_items skip."
+
 
 def find_items(args: Namespace, card: Card) -> list[Discovery]:
     """The items of every dataset in `--dataset_config`. UserError lists all that cannot be used, before anything heavy is loaded."""
     logger.info("Load dataset config from %s", args.dataset_config)
     config = load_config(args.dataset_config, {"batch_size": args.batch_size})
     found = [discover(dataset, card) for dataset in config.datasets]
-    refuse([problem for discovery in found for problem in discovery.problems], "Nothing was cached. Mend or remove them and run again.")
+    report([problem for discovery in found for problem in discovery.problems], "Nothing was cached. " + REMEDY, args)
     return found
 
 
-def refuse(problems: Sequence[Problem], advice: str) -> None:
-    """UserError naming every problem, if there are any."""
-    if problems:
-        items = "1 item" if len(problems) == 1 else f"{len(problems)} items"
-        raise UserError(f"{items} of the dataset cannot be used:\n{listing(problems, limit=50)}\n{advice}")
+def report(problems: Sequence[Problem], advice: str, args: Namespace) -> None:
+    """Name every problem, if there are any: as a UserError, or with `--on_bad_items skip` as a warning."""
+    if not problems:
+        return
+    items = "1 item" if len(problems) == 1 else f"{len(problems)} items"
+    said = f"{items} of the dataset cannot be used:\n{listing(problems, limit=50)}"
+    if args.on_bad_items == "stop":
+        raise UserError(f"{said}\n{advice}")
+    logger.warning("%s\nSkipped, as --on_bad_items says.", said)
 
 
 class Progress:

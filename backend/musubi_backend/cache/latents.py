@@ -12,7 +12,7 @@ from argparse import Namespace
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from ..dataset.problems import Problem
 from ..device import pick_device
 from ..errors import UserError
 from ..threads import decoders
-from .caching import Progress, find_items, log_skipped, log_sources, out_of_memory, refuse, remove_old, settings_of
+from .caching import REMEDY, Progress, find_items, log_skipped, log_sources, out_of_memory, remove_old, report, settings_of
 from .headers import latents_problem
 from .names import latent_files, parse_latent_name
 from .sources import Made, Sources, dataset_settings, latents_key
@@ -99,15 +99,19 @@ def run(args: Namespace, architecture: Architecture) -> None:
 
         show(discoveries, card, args)
         return
-    reasons = ((item.path, architecture.unusable(item, args)) for discovery in discoveries for item in discovery.items)
-    refuse([Problem(path, reason) for path, reason in reasons if reason], "Nothing was cached.")
+    discoveries = _usable(discoveries, architecture, args)
     encoders = settings_of(args, ("vae", card.image_encoder or ""), DECIDING)
     work = [_left_to_do(discovery, architecture, args, encoders) for discovery in discoveries]
     _Caching(args, architecture).run(work)
-    refuse(
-        [problem for one in work for problem in one.problems],
-        "All others are cached. Mend or remove them and run again with --skip_existing.",
-    )
+    report([problem for one in work for problem in one.problems], f"All others are cached. {REMEDY}", args)
+
+
+def _usable(discoveries: Sequence[Discovery], architecture: Architecture, args: Namespace) -> list[Discovery]:
+    """Without the items that the architecture has no use for, after naming them."""
+    judged = [(one, [(item, architecture.unusable(item, args)) for item in one.items]) for one in discoveries]
+    bad = [Problem(item.path, reason) for _, items in judged for item, reason in items if reason]
+    report(bad, f"Nothing was cached. {REMEDY}", args)
+    return [replace(one, items=tuple(item for item, reason in items if not reason)) for one, items in judged]
 
 
 def _left_to_do(discovery: Discovery, architecture: Architecture, args: Namespace, encoders: Mapping[str, Any]) -> _Work:

@@ -67,6 +67,13 @@ GROUPS = (
                 "caches were made from is noted beside them; those of musubi-tuner have no notes and are taken as good.",
             ),
             Option(
+                "--on_bad_items",
+                choices=("stop", "skip"),
+                default="stop",
+                own=True,
+                help="What to do about clips and pictures that cannot be used: stop with the list of them, or list them and skip them.",
+            ),
+            Option(
                 "--keep_cache",
                 bool,
                 False,
