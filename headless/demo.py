@@ -26,7 +26,6 @@ _DATASET = Path("demo", "dataset")
 _SMALL: dict[str, Any] = {
     "width": 64,
     "height": 64,
-    "enable_bucket": False,
     "target_frames": "9",
     "video_length": 5,
     "video_seconds": 0.3,
@@ -35,10 +34,6 @@ _SMALL: dict[str, Any] = {
     "max_train_steps": 2,
     "network_dim": 4,
     "network_alpha": 4.0,
-    "mixed_precision": "no",
-    "gradient_checkpointing": False,
-    "save_every_n_steps": 0,
-    "optimizer_type": "adamw",
     "sample_width": 64,
     "sample_height": 64,
     "sample_frames": 9,

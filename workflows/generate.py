@@ -142,7 +142,12 @@ def training(model: Model, *, picture: bool = False) -> Columns:
     sampling = {"sample_prompts": _WORDS, "sample_every_n_steps": 250, **model.sampling}
     start: Columns = [[_FIRST_FRAME]] if picture else []
     config: Entry = ("SamplingConfig", sampling, {"start_image": ("VideoInput", "frames")} if picture else {})
-    return [*start, *_dataset(model), [("LoRATrainingConfig", {}, {}), ("OptimizerConfig", {}, {}), config], [_trainer(model)]]
+    return [
+        *start,
+        *_dataset(model),
+        [("LoRATrainingConfig", {}, {}), ("OptimizerConfig", {"optimizer_type": "adamw"}, {}), config],
+        [_trainer(model)],
+    ]
 
 
 _FIRST_FRAME: Entry = ("VideoInput", {"path": "start.png", "count": 1}, {})

@@ -54,7 +54,7 @@ class ClipVision:
         """
         import torch
 
-        tensors = transformers_names(read_state_dict(path, KIND, flag))
+        tensors = transformers_names(read_state_dict(path, KIND, flag, device))
         dtype = torch.float32 if device.type == "cpu" else torch.float16
         return cls(_build(tensors, geometry_metadata(path), device, dtype, f"{flag} {path}"), device, dtype)
 

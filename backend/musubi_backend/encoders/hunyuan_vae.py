@@ -64,7 +64,7 @@ class HunyuanVAE:
 
         check_tile(tile)
         files = model_files(path, KIND, flag, subfolder="vae")
-        tensors = original_names(read_state_dict(files.weights, KIND, flag))
+        tensors = original_names(read_state_dict(files.weights, KIND, flag, device))
         try:
             config = config_of({name: tuple(tensor.shape) for name, tensor in tensors.items()})
         except KeyError as error:

@@ -66,7 +66,7 @@ class WanVAE:
         """
         import torch
 
-        tensors = read_state_dict(path, KIND, flag)
+        tensors = read_state_dict(path, KIND, flag, device)
         try:
             config = config_of({name: tuple(tensor.shape) for name, tensor in tensors.items()})
         except (KeyError, IndexError) as error:

@@ -9,11 +9,14 @@ from ..weights import safetensors_file
 from ..weights.recognise import PICKLE_SUFFIXES, PREFIXES, expect
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
-def read_state_dict(path: str | Path, kind: str, flag: str) -> dict[str, Tensor]:
+def read_state_dict(path: str | Path, kind: str, flag: str, device: torch.device) -> dict[str, Tensor]:
     """All tensors of `path`, a common prefix like "vae." taken off their names. Names are judged before any tensor is read.
+
+    device: where they are going to be; for "meta" they are only described, and for others they come to main memory first.
 
     UserError names the file and `flag` when it is missing, damaged or not of `kind`.
     """
@@ -21,6 +24,11 @@ def read_state_dict(path: str | Path, kind: str, flag: str) -> dict[str, Tensor]
 
     file = Path(path)
     expect(file, kind, flag)
-    tensors = read_pickled(file) if file.suffix.lower() in PICKLE_SUFFIXES else safetensors_file.load(file)
+    if file.suffix.lower() in PICKLE_SUFFIXES:
+        tensors = read_pickled(file)
+    elif device.type == "meta":
+        tensors = safetensors_file.describe(file)
+    else:
+        tensors = safetensors_file.load(file)
     prefix = next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in tensors)), "")
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}

@@ -42,7 +42,7 @@ class Experts(nn.Module):
         self.working: str | None = None
         if not lazy:
             for name in (HIGH, LOW):
-                self._load(name, torch.device("cpu") if offload else device)
+                self._load(name, torch.device("cpu") if offload and device.type != "meta" else device)
             self._use(LOW)
 
     def at(self, timestep: float) -> nn.Module:

@@ -72,8 +72,24 @@ class MemoryPlan:
         waiting = {id(module) for block in chain(*self._waiting(model)) for module in block.modules()}
         return {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, Linear) and id(module) in waiting}
 
+    def weights(self, model: nn.Module) -> tuple[int, int]:
+        """Bytes that the weights of a loaded or planned model take on the device, with the buffers of visiting blocks, and in main
+        memory."""
+        stay = self.stay(model)
+        sizes = {name: tensor.nbytes for name, tensor in model.state_dict(keep_vars=True).items()}
+        waiting = sum(size for name, size in sizes.items() if name in stay)
+        buffers = 0
+        for blocks in self._waiting(model):
+            matrices = [sum(part.weight.nbytes for part in block.modules() if isinstance(part, Linear)) for block in blocks]
+            buffers += min(self.ring, len(blocks)) * max(matrices, default=0)
+        return sum(sizes.values()) - waiting + buffers, waiting
+
     def finish(self, model: nn.Module, device: torch.device) -> None:
-        """What needs the loaded weights."""
+        """What needs the loaded weights; nothing on "meta", where there are none."""
+        on_device, waits = self.weights(model)
+        logger.info("weights: %.2f GB on %s, %.2f GB waiting in main memory", on_device / 1e9, device, waits / 1e9)
+        if device.type == "meta":
+            return
         waiting = self._waiting(model)
         for blocks in waiting:
             if blocks:

@@ -30,6 +30,7 @@ from .safetensors_file import (
     read_header,
     read_tensor,
     split_files,
+    torch_dtype,
     without_prefix,
 )
 
@@ -134,6 +135,7 @@ def load_into(
     memory whatever the device is.
     8-bit floats stay what they are in an `Fp8Linear`, which also turns what else it is given into them; elsewhere they are
     multiplied by their scale and cast (to bfloat16 where dtype is None).
+    On the device "meta" nothing is read: the module gets empty tensors of the dtypes that it would have.
     Names and shapes are checked before anything is read; UserError lists what is missing, surplus or of another shape. StopRequested
     between two tensors once the job was asked to stop.
     """
@@ -141,6 +143,11 @@ def load_into(
     names = {name: rename(name) if rename else name for name in weights.header.tensors}
     _check(weights, wanted, names, optional)
     target = torch.device(device)
+    if target.type == "meta":
+        for name, own in names.items():
+            if own is not None:
+                _plan(module, own, weights.header.tensors[name].shape, torch_dtype(name, weights.header.tensors[name], weights.path), dtype)
+        return
     # Where tensors are cast or moved, the originals share one buffer: freed one by one they would leave holes as large as
     # the model. Where they are not, they are read into their final place.
     quantising = any(isinstance(part, Fp8Linear) for part in module.modules())
@@ -157,6 +164,21 @@ def load_into(
         if transform is not None:
             tensor, scale = _transformed(transform, own, tensor, scale)
         _place(module, own, tensor, scale, dtype, home, original if reuse else None)
+
+
+def _plan(module: nn.Module, name: str, shape: Sequence[int], stored: torch.dtype, dtype: torch.dtype | None) -> None:
+    """Give the module an empty tensor as `_place` would a full one."""
+    path, _, leaf = name.rpartition(".")
+    owner = module.get_submodule(path)
+    if isinstance(owner, Fp8Linear) and leaf == "weight":
+        kept = stored if stored in EIGHT_BIT_DTYPES else torch.float8_e4m3fn
+    else:
+        kept = (dtype or torch.bfloat16 if stored in EIGHT_BIT_DTYPES else dtype or stored) if stored.is_floating_point else stored
+    empty = torch.empty(tuple(shape), dtype=kept, device="meta")
+    if leaf in owner._parameters:
+        owner._parameters[leaf] = nn.Parameter(empty, requires_grad=False)
+    else:
+        owner._buffers[leaf] = empty
 
 
 def _transformed(transform: Transform, name: str, tensor: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor | None]:

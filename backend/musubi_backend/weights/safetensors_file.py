@@ -164,6 +164,24 @@ def load(path: PathLike, device: str | torch.device = "cpu") -> dict[str, Tensor
     return dict(iterate(path, device))
 
 
+def describe(path: PathLike) -> dict[str, Tensor]:
+    """As `load` on the device "meta": shapes and dtypes. Reads the header only."""
+    import torch
+
+    tensors = read_header(path).tensors
+    return {name: torch.empty(info.shape, dtype=torch_dtype(name, info, path), device="meta") for name, info in tensors.items()}
+
+
+def torch_dtype(name: str, info: TensorInfo, path: PathLike) -> torch.dtype:
+    """PyTorch's dtype of a stored tensor. UserError where it has none."""
+    import torch
+
+    if info.dtype not in TORCH_DTYPES:
+        raise UserError(f"{path}: tensor {name} has dtype {info.dtype}, which PyTorch cannot hold; use a bf16 or fp16 version of this file")
+    dtype: torch.dtype = getattr(torch, TORCH_DTYPES[info.dtype])
+    return dtype
+
+
 def iterate(path: PathLike, device: str | torch.device = "cpu") -> Iterator[tuple[str, Tensor]]:
     """(name, tensor) of one file in storage order, each read only when asked for, so that one tensor at a time is in flight."""
     import torch
@@ -181,10 +199,7 @@ def read_tensor(file: Any, name: str, info: TensorInfo, path: Path, scratch: Ten
     """
     import torch
 
-    dtype_name = TORCH_DTYPES.get(info.dtype)
-    if dtype_name is None:
-        raise UserError(f"{path}: tensor {name} has dtype {info.dtype}, which PyTorch cannot hold; use a bf16 or fp16 version of this file")
-    size, dtype = info.end - info.start, getattr(torch, dtype_name)
+    size, dtype = info.end - info.start, torch_dtype(name, info, path)
     tensor = torch.empty(info.shape, dtype=dtype) if scratch is None else scratch[:size].view(dtype).view(info.shape)
     if size:
         file.seek(info.start)
