@@ -461,3 +461,18 @@ def test_transparent_clips_are_laid_on_white(tmp_path: Path) -> None:
     frame = next(frames_of(path))
     assert frame.pixels()[0, 0].tolist() == [255, 255, 255] and frame.pixels()[0, 63].tolist() == [255, 0, 0]
     assert "transparency" in frame.notes()[0]
+
+
+def test_transparent_controls_keep_their_colours_only_where_transparency_is_a_mask(make: SimpleNamespace, tmp_path: Path) -> None:
+    from musubi_backend.architectures.framepack.card import CARD as FRAMEPACK
+
+    make.caption(make.picture(tmp_path / "in" / "a.png", (64, 48)))
+    hidden = np.zeros((48, 64, 4), np.uint8)
+    hidden[..., 0] = 255
+    (tmp_path / "control").mkdir()
+    Image.fromarray(hidden).save(tmp_path / "control" / "a.png")
+    section = f"image_directory = '{tmp_path}/in'\ncontrol_directory = '{tmp_path}/control'\nfp_1f_clean_indices = [0]"
+    (dataset,) = make.config(tmp_path, section).datasets
+    for card, colour, alpha in ((CARD, [255, 255, 255], False), (FRAMEPACK, [255, 0, 0], True)):
+        (entry,) = decode(discover(dataset, card).items[0], card)  # type: ignore[misc]
+        assert entry.controls[0][0, 0, 0].tolist() == colour and (entry.control_alphas[0] is not None) == alpha

@@ -79,6 +79,7 @@ class Card:
     embedded_guidance  what a guidance-distilled model is told by default; None for models that are not
     bucket_step        sides of buckets are multiples of this many pixels
     controls_per_image control images per picture; None = any number
+    control_masks      the transparency of a control picture says where it counts; its colours are kept under it
     noise_per_frame    noise is drawn frame by frame, so that a longer video begins with the noise of a shorter one
     result_index, result_suffix    generated files are called {time}_{result_index}{seed}{result_suffix}
     window_in_bucket   pictures are also grouped by `fp_latent_window_size` and the one-frame settings
@@ -108,6 +109,7 @@ class Card:
     bucket_step: int = 16
     controls_per_image: int | None = 1
     window_in_bucket: bool = False
+    control_masks: bool = False
     sections: bool = False
     noise_per_frame: bool = False
     result_index: str = ""

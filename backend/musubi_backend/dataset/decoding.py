@@ -101,7 +101,7 @@ def _decode_picture(foreseen: Foreseen, dataset: ImageDataset, card: Card) -> li
     for path in item.targets:
         result.targets.append(fit(read_picture(path), entry.bucket)[None])
     for path in item.controls:
-        control = read_picture(path, keep_alpha=True)
+        control = read_picture(path, keep_alpha=card.control_masks)
         size = control_size(dataset, card, (control.shape[1], control.shape[0]), entry.bucket)
         control = fit(control, size)
         result.controls.append(control[None, ..., :3])

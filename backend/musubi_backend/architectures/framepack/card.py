@@ -52,6 +52,7 @@ CARD = Card(
     embedded_guidance=10.0,
     latent_dtype="float16",
     window_in_bucket=True,
+    control_masks=True,
     sections=True,
     dtype_tensors=("transformer_blocks.0.attn.to_q.weight",),
     text_keys=("llama_vec", "llama_attention_mask", "clip_l_pooler"),

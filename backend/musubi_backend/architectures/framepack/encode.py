@@ -135,7 +135,7 @@ class FramePackConditionEncoder:
         size = (request.width, request.height)
         found: dict[str, Tensor] = {}
         for section, path in parse_sections(request.pictures.start).items():
-            pixels, _ = _read(path, size)
+            pixels = fit(read(path), size)
             found[f"start {section}"] = self._latents(pixels, request)
             found[f"image {section}"] = self.siglip.encode([pixels])[0]
         if not found:
@@ -143,9 +143,9 @@ class FramePackConditionEncoder:
             grey = np.full(black.shape, 127.5, dtype=np.float32)
             found = {"start 0": self._latents(grey, request), "image 0": self.siglip.encode([black])[0]}
         if request.pictures.end:
-            found["end"] = self._latents(_read(request.pictures.end, size)[0], request)
+            found["end"] = self._latents(fit(read(request.pictures.end), size), request)
         for number, path in enumerate(request.pictures.controls):
-            pixels, alpha = _read(path, size)
+            pixels, alpha = _read_control(path, size)
             mask = _read_mask(request.pictures.masks[number]) if number < len(request.pictures.masks) else alpha
             found[f"control {number}"] = _masked(self._latents(pixels, request), mask)
         return found
@@ -157,8 +157,8 @@ class FramePackConditionEncoder:
         return (latents * SCALING_FACTOR).float().cpu()
 
 
-def _read(path: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:
-    """A picture as uint8 [H, W, 3], brought to `size`, and its alpha channel in its own size, None without one."""
+def _read_control(path: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:
+    """A control picture as uint8 [H, W, 3], brought to `size`, and its alpha channel in its own size, None without one."""
     picture = read(path, keep_alpha=True)
     return fit(picture[..., :3], size), picture[..., 3] if picture.shape[-1] == 4 else None
 
