@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..backend.musubi_backend.errors import UserError
+from ..backend.musubi_backend.tools.ema_schedule import counted_once
+from ..backend.musubi_backend.training.saved_states import OF_STOP
+from ..backend.musubi_backend.weights.safetensors_file import read_header
 from .jobs import guard
 from .spec import Host
 
@@ -27,8 +30,16 @@ class Checkpoint:
 
 def find(host: Host, text: str, run: str | None = None) -> list[Checkpoint]:
     """The checkpoints that `text` names, oldest first: files (one per line, in the order given), a folder, or the output name of a
-    training. run: a run folder, used where `text` is empty. UserError when there are none or they may not be read."""
+    training. What is the same step under two names counts once.
+
+    run: a run folder, used where `text` is empty. UserError when there are none or they may not be read."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
+    checkpoints = _named(host, lines, run)
+    kept = counted_once([read_header(checkpoint.path).metadata for checkpoint in checkpoints])
+    return [checkpoints[index] for index in kept]
+
+
+def _named(host: Host, lines: list[str], run: str | None) -> list[Checkpoint]:
     if not lines:
         if not run:
             raise UserError("checkpoints: connect a trainer's job, or enter an output name, a folder or files")
@@ -74,6 +85,8 @@ def _of_folder(folder: Path) -> list[Checkpoint]:
     """The LoRAs of one training in a folder: those with the commonest beginning of a name."""
     families: dict[tuple[str, str], list[Checkpoint]] = {}
     for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else []:
+        if OF_STOP in read_header(path).metadata:
+            continue  # no checkpoint of the training: it was stopped there, once
         checkpoint = _checkpoint(path)
         match = _NUMBER.search(path.stem)
         kind = "" if match is None else "step" if match["step"] else "epoch"

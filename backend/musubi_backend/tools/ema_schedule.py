@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import UserError
@@ -55,3 +55,20 @@ def shares(betas: Sequence[float]) -> tuple[float, ...]:
 def averaged_name(output: Path, sigma_rel: float) -> Path:
     """Where the result of one of several widths goes: "lora.safetensors" -> "lora-sigma0.15.safetensors"."""
     return output.with_name(f"{output.stem}-sigma{sigma_rel:g}{output.suffix}")
+
+
+def counted_once(metadata: Sequence[Mapping[str, str]]) -> list[int]:
+    """Which of these checkpoints to average, by what their files say: of several that are the same step of one training, the last.
+
+    They are the same where the step is, unless session or weights are known to differ. Files that do not say their step all count.
+    """
+    return [index for index, mine in enumerate(metadata) if not any(_is_same_step(mine, later) for later in metadata[index + 1 :])]
+
+
+def _is_same_step(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    if "ss_steps" not in one or one["ss_steps"] != other.get("ss_steps"):
+        return False
+    for key in ("sshs_model_hash", "ss_session_id"):  # equal weights are decisive: a continued training has another session
+        if key in one and key in other:
+            return one[key] == other[key]
+    return True

@@ -16,9 +16,9 @@ import numpy as np
 
 from ..errors import UserError
 from ..weights.arrays import TensorFile, as_bytes, from_float32, is_float
-from ..weights.safetensors_file import TensorInfo
+from ..weights.safetensors_file import TensorInfo, read_header
 from ..weights.streamed_file import Target, refuse_inputs, write
-from .ema_schedule import averaged_name, linear_betas, power_betas
+from .ema_schedule import averaged_name, counted_once, linear_betas, power_betas
 
 _ALPHA = ".alpha"
 
@@ -34,11 +34,12 @@ class _Average:
 def run(args: Namespace) -> None:
     """Average `args.path` into `args.output_file`. UserError names the files and the key that do not fit each other."""
     paths = [Path(path) for path in args.path]
-    averages = _averages(args, len(paths) - 1)
-    refuse_inputs([average.output for average in averages], paths, "--output_file")
     if not args.no_sort:
         print("Sorting files by modification time...")
         paths.sort(key=lambda path: path.stat().st_mtime)
+    paths = _once_each(paths)
+    averages = _averages(args, len(paths) - 1)
+    refuse_inputs([average.output for average in averages], paths, "--output_file")
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(TensorFile(path)) for path in paths]
         print(f"Loading metadata from {paths[-1]}")
@@ -46,6 +47,14 @@ def run(args: Namespace) -> None:
         _check(files, averages)
         _write(files, averages, args.cpu_threads)
     print("Merging completed successfully.", flush=True)
+
+
+def _once_each(paths: list[Path]) -> list[Path]:
+    """Without files that are the same step as a later one: the end of a training is often there under a second name."""
+    kept = counted_once([read_header(path).metadata for path in paths])
+    for index in sorted({*range(len(paths))} - {*kept}):
+        print(f"{paths[index]} is the same step as a later file and is left out, so that it counts once")
+    return [paths[index] for index in kept]
 
 
 def _averages(args: Namespace, steps: int) -> list[_Average]:

@@ -88,7 +88,7 @@ class Checkpoints:
             tensors = _on_cpu(part.state_dict(), self.dtype)
             values = metadata.file_metadata(self.run_metadata, self.args, self.card, step, epoch, expert)
             if self._is_of_stop(stem, step):
-                values[metadata.OF_STOP] = "True"
+                values[saved_states.OF_STOP] = "True"
             with explained(path):
                 save_atomic(tensors, path, metadata.with_hashes(tensors, values))
             job.event("checkpoint", path=str(path), step=step, epoch=epoch, **({"expert": expert} if expert else {}))

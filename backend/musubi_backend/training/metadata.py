@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from ..architectures.card import Card
 
 KEPT_WITHOUT_METADATA = ("ss_base_model_version", "ss_network_module", "ss_network_dim", "ss_network_alpha", "ss_network_args")
-OF_STOP = "ss_saved_by_stop"  # a file of our own: no checkpoint of the training, only there because it was stopped
 DEFAULT_RESOLUTION = "1280x720"  # musubi-tuner's placeholder for video models; buckets hold the real sizes
 
 # keys whose value is the argument of the same name

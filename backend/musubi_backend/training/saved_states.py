@@ -28,6 +28,8 @@ POSITION_FILE, MODEL_FILE, OPTIMIZER_FILE, SCHEDULER_FILE, SCALER_FILE = (
 )  # fmt: skip
 STATE_SUFFIX = "-state"
 FILE_SUFFIX = ".safetensors"
+OF_STOP = "ss_saved_by_stop"
+"""In the metadata of a LoRA that is no checkpoint of its training, but was saved because it was stopped."""
 EXPERT_NAMES = ("", LOW, HIGH)
 """What files of a training may be for; empty: for the whole model."""
 
