@@ -293,7 +293,9 @@ def _content(path: Path) -> str:
     """Changes with the files in a folder, or with a list and the files that it names."""
     if path.is_dir():
         return content.of_folder(path, deep=True)
-    return content.of_files([path, *(_listed(path) if path.suffix == ".jsonl" and path.is_file() else ())])
+    listed = _listed(path) if path.suffix == ".jsonl" and path.is_file() else []
+    folders = [content.of_folder(one) for one in listed if one.is_dir()]  # clips that are folders of pictures
+    return content.digest(content.of_files([path, *listed]), folders)
 
 
 def _listed(path: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,19 @@ def test_what_is_behind_a_link_is_looked_at_again(kept: Any, clips: Path) -> Non
         file.unlink()
     clips.rmdir()
     assert kept.generation("linked path") == 3
+
+
+def test_frames_of_a_clip_in_a_list_are_looked_at(part: Any, host: Any, clips: Path) -> None:
+    frames = clips / "frames"
+    frames.mkdir()
+    (frames / "0.png").write_bytes(b"one")
+    jsonl = clips / "list.jsonl"
+    jsonl.write_text(json.dumps({"video_path": str(frames), "caption": "x"}))
+    node = part("nodes.dataset").DatasetConfig()
+    before = node.fingerprint(host, path=str(jsonl), source="video JSONL")
+    assert node.fingerprint(host, path=str(jsonl), source="video JSONL") == before
+    (frames / "0.png").write_bytes(b"two")
+    assert node.fingerprint(host, path=str(jsonl), source="video JSONL") != before
 
 
 def test_caching_beside_the_media_changes_nothing(kept: Any, clips: Path) -> None:
