@@ -62,7 +62,7 @@ DEMO = Model(
     {"task": "t2v-1.3B", "dit": "demo_wan_t2v.safetensors", "vae": "demo_wan_vae.safetensors", "t5": "demo_umt5.safetensors"},
     {"path": "demo/quickstart", "width": 64, "height": 64, "enable_bucket": False, "target_frames": "17"},
     {
-        "prompt": "a chessboard of light and dark wood, the light fades slowly",
+        "prompt": "a chessboard of light and dark wood in soft light",
         **{"width": 64, "height": 64, "video_length": 17, "infer_steps": 10, "guidance_scale": 1.0, "flow_shift": 1.0, "seed": 7},
     },
 )

@@ -47,7 +47,7 @@ SHOTS = (
 CHESSBOARD = "chessboard"
 SUBJECTS = ("photographs", CHESSBOARD)
 SQUARE = 8  # pixels: as a VAE's latents divide a picture
-BOARD_CAPTION = "a chessboard of light and dark wood, the light fades slowly"
+BOARD_CAPTION = "a chessboard of light and dark wood in soft light"
 _WOOD = ((240, 215, 165), (120, 70, 35))
 
 
@@ -136,12 +136,12 @@ def _frames(shot: Shot, size: tuple[int, int], count: int) -> list[np.ndarray]:
 
 
 def _board(size: tuple[int, int], count: int, light: float) -> list[np.ndarray]:
-    """uint8 [H, W, 3] per frame of a chessboard; `light` fades by a quarter."""
+    """uint8 [H, W, 3] per frame of a chessboard; `light` fades a little."""
     import numpy as np
 
     y, x = np.mgrid[: size[1], : size[0]] // SQUARE
     board = np.array(_WOOD, np.float64)[(x + y) % 2] * max(0.1, light)
-    return [(board * (1 - 0.25 * number / max(1, count - 1))).astype(np.uint8) for number in range(count)]
+    return [(board * (1 - 0.1 * number / max(1, count - 1))).astype(np.uint8) for number in range(count)]
 
 
 def _as_array(picture: object) -> np.ndarray:
