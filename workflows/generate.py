@@ -37,6 +37,7 @@ class Model:
     video: Widgets
     sampling: Widgets = field(default_factory=dict)
     trainer: Widgets = field(default_factory=dict)
+    caching: Widgets = field(default_factory=dict)
 
     @property
     def paths(self) -> str:
@@ -65,6 +66,7 @@ DEMO = Model(
         "prompt": "a chessboard of light and dark wood in soft light",
         **{"width": 64, "height": 64, "video_length": 17, "infer_steps": 10, "guidance_scale": 1.0, "flow_shift": 1.0, "seed": 7},
     },
+    caching={"vae_dtype": "float32"},
 )
 WAN = Model(
     "Wan",
@@ -121,7 +123,7 @@ def _dataset(model: Model) -> Columns:
     dataset = {"dataset": ("DatasetConfig", "dataset"), "models": model.models}
     return [
         [("DatasetConfig", model.dataset, {}), (model.paths, model.files, {})],
-        [("VAELatentCache", {}, dataset), ("TextEncoderCache", {}, dataset)],
+        [("VAELatentCache", model.caching, dataset), ("TextEncoderCache", {}, dataset)],
     ]
 
 
@@ -171,7 +173,6 @@ def _demo_training(**changes: Any) -> Columns:
         "max_train_steps": 300,
         "network_dim": 32,
         "network_alpha": 32.0,
-        "mixed_precision": "no",
         "gradient_checkpointing": False,
         "save_every_n_steps": 0,
         "max_data_loader_n_workers": 0,

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...device import cpu_computes_in
 from ...encoders.umt5 import UMT5
 from ...encoders.wan_vae import WanVAE
 from ...errors import UserError
@@ -102,7 +103,7 @@ class WanLatentDecoder:
     @classmethod
     def load(cls, args: Namespace, device: torch.device) -> WanLatentDecoder:
         """As `WanLatentEncoder.load`."""
-        return cls(load_vae(args, device))
+        return cls(load_vae(args, device, decoding_dtype(device)))
 
     def decode(self, latents: Tensor) -> Tensor:
         """Normalised latents [16, F', H', W'] -> float32 video [3, 4(F'-1)+1, 8H', 8W'] in 0..1 on the CPU."""
@@ -131,11 +132,17 @@ class WanTextEncoder:
         return self.encoder.cut(captions)
 
 
-def load_vae(args: Namespace, device: torch.device) -> WanVAE:
-    """The VAE of `--vae` in `--vae_dtype`. UserError for a missing or wrong file and an unknown dtype."""
+def decoding_dtype(device: torch.device) -> str:
+    """What the VAE decodes in unless `--vae_dtype` says: as in caching, but float32 on a CPU without bf16 instructions, where bf16 takes
+    20 times as long. Caches keep their dtype: they are musubi-tuner's bit for bit."""
+    return "float32" if device.type == "cpu" and not cpu_computes_in(torch.bfloat16) else CARD.latent_dtype
+
+
+def load_vae(args: Namespace, device: torch.device, dtype_unset: str = CARD.latent_dtype) -> WanVAE:
+    """The VAE of `--vae` in `--vae_dtype`, or else in `dtype_unset`. UserError for a missing or wrong file and an unknown dtype."""
     if not args.vae:
         raise UserError("--vae is missing: give the Wan2.1 VAE file, e.g. wan_2.1_vae.safetensors")
-    dtype = dtype_named(getattr(args, "vae_dtype", None) or CARD.latent_dtype, "--vae_dtype")
+    dtype = dtype_named(getattr(args, "vae_dtype", None) or dtype_unset, "--vae_dtype")
     logger.info("Loading VAE model from %s", args.vae)
     cache_on_cpu = bool(getattr(args, "vae_cache_cpu", False))
     return WanVAE.load(args.vae, device, dtype, cache_on_cpu=cache_on_cpu)
