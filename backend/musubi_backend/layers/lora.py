@@ -113,6 +113,8 @@ class LoRANetwork(nn.Module):
         options = parse_network_args(network_args, kind)
         network = cls(options)
         default = (DEFAULT_RANK if rank is None else rank, 1.0 if alpha is None else float(alpha))
+        _warn_of_patterns(model, card, options)
+        narrow: list[str] = []
         for path, linear in _chosen_linears(model, card, options):
             name = adapter_name(path)
             size = default if ranks is None else ranks.get(name)
@@ -122,6 +124,8 @@ class LoRANetwork(nn.Module):
             network.add_module(name, adapter.to(linear.device))
             network.targets[name] = path
             linear.attach(adapter)
+            if size[0] > min(linear.in_features, linear.out_features):
+                narrow.append(path)
             if options.verbose:
                 logger.info("%s: %s rank %d alpha %g", kind, path, size[0], adapter.alpha.item())
         if not network.targets:
@@ -130,6 +134,12 @@ class LoRANetwork(nn.Module):
                 if ranks is None
                 else "No LoRA modules found: the file of --network_weights fits none of this model's layers"
             )
+        if narrow and kind == LORA and ranks is None:
+            width = min(_width(model, narrow[0]))
+            logger.warning(
+                "--network_dim %d is above the width of %d of the %d layers (%s: %d): a lower one learns the same there",
+                default[0], len(narrow), len(network.targets), narrow[0], width,
+            )  # fmt: skip
         logger.info("create LoRA for U-Net/DiT: %d modules.", len(network.targets))
         return network
 
@@ -232,8 +242,32 @@ def _adapter(kind: str, linear: Linear, size: tuple[int, float], dropout: float 
     return LoRAAdapter(*sizes, dropout, options.rank_dropout, options.module_dropout)
 
 
+def _width(model: nn.Module, path: str) -> tuple[int, int]:
+    linear = model.get_submodule(path)
+    assert isinstance(linear, Linear)
+    return linear.in_features, linear.out_features
+
+
+def _warn_of_patterns(model: nn.Module, card: Card, options: NetworkOptions) -> None:
+    """Name patterns that match no layer, and those of include_patterns that bring nothing back."""
+    linears = [path for path, _ in _chosen_linears(model, card, NetworkOptions(include_patterns=(re.compile(".*"),)))]
+    excluded = [path for path in linears if any(one.fullmatch(path) for one in _excluding(card, options))]
+    for key, patterns, among in (("exclude", options.exclude_patterns, linears), ("include", options.include_patterns, excluded)):
+        for pattern in patterns:
+            if not any(pattern.fullmatch(path) for path in among):
+                what = "no layer" if among is linears else "nothing that is excluded, so it brings nothing back"
+                logger.warning(
+                    "--network_args %s_patterns: %r matches %s; whole names are compared, such as %s",
+                    key, pattern.pattern, what, linears[0] if linears else "blocks.0.ffn.0",
+                )  # fmt: skip
+
+
+def _excluding(card: Card, options: NetworkOptions) -> tuple[re.Pattern[str], ...]:
+    return (*options.exclude_patterns, re.compile(card.lora_exclude)) if card.lora_exclude else options.exclude_patterns
+
+
 def _chosen_linears(model: nn.Module, card: Card, options: NetworkOptions) -> Iterator[tuple[str, Linear]]:
-    exclude = (*options.exclude_patterns, re.compile(card.lora_exclude)) if card.lora_exclude else options.exclude_patterns
+    exclude = _excluding(card, options)
     for block_path, block in model.named_modules():
         if type(block).__name__ not in card.lora_blocks:
             continue
