@@ -282,7 +282,7 @@ def test_pictures_with_rare_endings_are_read_and_animated_ones_told(cases: Path,
     report = inspect(make.config(tmp_path, f"image_directory = '{tmp_path}/in'"), CARD)
     names = {Path(item["path"]).name for item in report["datasets"][0]["items"]}
     assert names == {path.name for path in (cases / "images").iterdir()}
-    assert "only the first is taken: anim.webp" in report["text"] and "laid on white: rgba_hidden_magenta.png" in report["text"]
+    assert "only the first frame is taken: anim.webp" in report["text"] and "laid on white: rgba_hidden_magenta.png" in report["text"]
 
 
 def test_hdr_white_is_nearly_white_and_the_curves_are_the_standards(cases: Path) -> None:
@@ -318,7 +318,7 @@ def test_pixels_become_square_and_a_wrong_source_fps_is_told(cases: Path, make: 
     assert facts.size == (256, 96) and "not square" in facts.notes[0]
     assert next(frames_of(cases / "media/sar.mp4")).pixels().shape == (96, 256, 3)
     clip = make.clip(tmp_path / "a.mp4", 9, fps=16)
-    assert probe(clip_item(clip, tmp_path, source_fps=30.0), CARD).notes == ("source_fps is 30, the file says 16 frames per second",)
+    assert probe(clip_item(clip, tmp_path, source_fps=30.0), CARD).notes == ("source_fps is 30, the file says about 16 frames per second",)
     assert probe(clip_item(clip, tmp_path, source_fps=16.0), CARD).notes == ()
 
 

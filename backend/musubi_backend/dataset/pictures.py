@@ -55,8 +55,8 @@ def upright_size(image: Image) -> Size:
 
 def picture_notes(image: Image) -> tuple[str, ...]:
     """What a person should know about how this picture is read."""
-    frames = getattr(image, "n_frames", 1)
-    notes = (f"animated ({frames} frames): only the first is taken",) if image.format in _ANIMATED and frames > 1 else ()
+    animated = image.format in _ANIMATED and getattr(image, "is_animated", False)
+    notes = ("animated: only the first frame is taken",) if animated else ()
     return (*notes, "has transparency: what is transparent is laid on white") if image.has_transparency_data else notes
 
 

@@ -98,5 +98,5 @@ def _rate_notes(rate: Rate, timing: Timing, fps: Fraction | None) -> tuple[str, 
     if timing.variable:
         return ("variable frame rate: every frame is taken, whenever it is shown; with source_fps they are taken by their times",)
     if rate.source is not None and fps is not None and abs(rate.source / float(fps) - 1) > _SAME_RATE:
-        return (f"source_fps is {rate.source:g}, the file says {float(fps):g} frames per second",)
+        return (f"source_fps is {rate.source:g}, the file says about {round(fps)} frames per second",)
     return ()
