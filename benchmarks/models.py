@@ -14,6 +14,7 @@ from musubi_backend.architectures.hunyuan_video.keys import HunyuanGeometry
 from musubi_backend.architectures.hunyuan_video.model import HunyuanTransformer
 from musubi_backend.architectures.wan.keys import WanGeometry
 from musubi_backend.architectures.wan.model import WanTransformer
+from musubi_backend.device import cpu_computes_in
 from musubi_backend.weights.safetensors_file import save_atomic
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -81,7 +82,8 @@ class Measured:
 _WAN = ("wan_train_network", "wan", ("--task", "t2v-1.3B", "--network_module", "networks.lora_wan"))
 _HUNYUAN = ("hv_train_network", "hv", ("--network_module", "networks.lora"))
 _FRAMEPACK = ("fpack_train_network", "fp", ("--network_module", "networks.lora_framepack"))
-_TINY, _MID = ("fp32", 3, 8, 8, 10), ("bf16", 5, 16, 16, 60)
+_FAST = "bf16" if torch.cuda.is_available() or cpu_computes_in(torch.bfloat16) else "fp32"  # never one that is imitated
+_TINY, _MID = ("fp32", 3, 8, 8, 10), (_FAST, 5, 16, 16, 60)
 _TINY_JOINT = {"dim": 64, "num_heads": 4, "mlp_dim": 256, "num_double_layers": 1, "num_single_layers": 2, "rope_widths": (4, 6, 6)}
 _MID_JOINT = {"dim": 768, "num_heads": 6, "mlp_dim": 3072, "num_double_layers": 3, "num_single_layers": 6}
 

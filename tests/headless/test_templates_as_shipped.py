@@ -32,6 +32,8 @@ from musubi_backend.training.samples import Samples
 from musubi_backend.weights.recognise import recognise
 from PIL import Image
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 META = torch.device("meta")
 WITH_DEMO_MODELS = {"quickstart", "lora_post_hoc_ema"}  # they run as they are in other tests
