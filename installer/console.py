@@ -14,6 +14,9 @@ _SHOWN = ("Collecting ", "Downloading ", "Installing ", "Building ", "Preparing 
 _TAIL_LINES = 12
 
 
+_HANGS_SECONDS = 600
+
+
 class InstallError(Exception):
     """Something the user has to settle. The message says what failed and what to do."""
 
@@ -98,13 +101,14 @@ def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**kept, "PYTHONUTF8": "1", "PYTHONNOUSERSITE": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", **(extra or {})}
 
 
-def output_of(argv: Sequence[str], environment: Mapping[str, str] | None = None, seconds: float = 60) -> str | None:
-    """What a short program prints, or None if it is missing, fails or takes too long."""
+def output_of(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> str | None:
+    """What a short program prints, or None if it is missing, fails or hangs: a slow machine must not pass for one without a GPU, or
+    a working environment for a broken one, which would be made anew."""
     try:
         done = subprocess.run(
             list(argv),
             capture_output=True,
-            timeout=seconds,
+            timeout=_HANGS_SECONDS,
             env=clean_environment(environment),
             stdin=subprocess.DEVNULL,
             encoding="utf-8",

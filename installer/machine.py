@@ -36,7 +36,7 @@ def nvidia_gpus() -> list[Gpu]:
     program = shutil.which("nvidia-smi") or _windows_nvidia_smi()
     if program is None:
         return []
-    text = output_of([program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"], seconds=20)
+    text = output_of([program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"])
     gpus = []
     for line in (text or "").splitlines():
         fields = [part.strip() for part in line.split(",")]
@@ -73,4 +73,4 @@ def find_uv(home: Path) -> list[str] | None:
         candidates.append([sys.executable, "-m", "uv"])
     if own.is_file():
         candidates.append([str(own)])
-    return next((command for command in candidates if output_of([*command, "--version"], seconds=20)), None)
+    return next((command for command in candidates if output_of([*command, "--version"])), None)
