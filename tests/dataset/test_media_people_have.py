@@ -476,3 +476,17 @@ def test_transparent_controls_keep_their_colours_only_where_transparency_is_a_ma
     for card, colour, alpha in ((CARD, [255, 255, 255], False), (FRAMEPACK, [255, 0, 0], True)):
         (entry,) = decode(discover(dataset, card).items[0], card)  # type: ignore[misc]
         assert entry.controls[0][0, 0, 0].tolist() == colour and (entry.control_alphas[0] is not None) == alpha
+
+
+def test_a_cover_picture_is_no_clip(tmp_path: Path) -> None:
+    path = tmp_path / "song.mp4"
+    with av.open(str(path), "w") as container:
+        sound, cover = container.add_stream("aac", rate=44100), container.add_stream("png", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 32, 32, "rgb24"
+        cover.disposition = av.stream.Disposition.attached_pic
+        container.mux(cover.encode(av.VideoFrame.from_ndarray(corners(32, 32), format="rgb24")))
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 44100
+        container.mux([*cover.encode(), *sound.encode(frame), *sound.encode()])
+    found = foresee(clip_item(path, tmp_path), CARD)
+    assert isinstance(found, Problem) and "cover picture" in found.reason
