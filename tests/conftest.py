@@ -6,6 +6,7 @@ import gc
 import importlib
 import importlib.util
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -14,13 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+from musubi_backend import threads
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 _LOOPBACK = ("127.", "::1", "localhost", "::ffff:127.")
 
 # Set before any library reads them. Child processes inherit them: a download there meets a proxy that refuses.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+for _name, _value in threads.PASSIVE.items():
+    os.environ.setdefault(_name, _value)
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost,::1"
@@ -53,6 +57,10 @@ def _guard_sockets() -> None:
 
 
 _guard_sockets()
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a background shell leaves it, for children too: tests press Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+settings.register_profile("same examples on every run", derandomize=True)
+settings.load_profile("same examples on every run")
 _modules_seen = 0
 
 

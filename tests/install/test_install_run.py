@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +34,9 @@ def test_the_environment_lies_in_comfyuis_user_folder_and_uses_the_code_in_place
 
 
 def test_a_second_run_from_another_folder_ends_at_once(installed_pack: Any, tmp_path: Path) -> None:
-    times = []
-    for _ in range(3):
-        started = time.monotonic()
-        done = installed_pack.install(folder=tmp_path)
-        times.append(time.monotonic() - started)
-        assert (done.returncode, "installed already" in done.stdout) == (0, True), done.stdout + done.stderr
-    assert min(times) < 2.0
+    done = installed_pack.install(folder=tmp_path)
+    assert (done.returncode, "installed already" in done.stdout) == (0, True), done.stdout + done.stderr
+    assert "Installing" not in done.stdout and "Making an environment" not in done.stdout
 
 
 def test_a_second_run_does_not_write_settings_anew(installed_pack: Any) -> None:

@@ -160,7 +160,8 @@ def test_round_trips_keep_the_delta(tmp_path_factory, dtype, alpha_dtype, rank, 
     assert back.keys() == {f"{name}.lora_down.weight", f"{name}.lora_up.weight", f"{name}.alpha"}
     down = state[f"{name}.lora_down.weight"]
     root = (state[f"{name}.alpha"] / rank).sqrt() if alpha_dtype else 1
-    assert torch.equal(other["diffusion_model.blocks.0.self_attn.q.lora_A.weight"], down * root)
+    last_bit = max(torch.finfo(getattr(torch, each)).eps for each in (dtype, alpha_dtype) if each in FACTORS)  # processors round roots so
+    torch.testing.assert_close(other["diffusion_model.blocks.0.self_attn.q.lora_A.weight"], down * root, rtol=2 * last_bit, atol=0)
     before, after = deltas(state)[name], deltas(back)[name]
     tolerance = max({"float32": 1e-5, "float16": 1e-2, "bfloat16": 6e-2}[each] for each in (dtype, alpha_dtype) if each in FACTORS)
     assert torch.allclose(before, after, rtol=tolerance, atol=tolerance * float(before.abs().max()) + 1e-6)

@@ -154,7 +154,7 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[object], str]]:
         "absent": ([good, folder / "absent.safetensors", *out], "absent.safetensors does not exist"),
         "another shape": ([good, folder / "narrow.safetensors", "--no_sort", *out], "narrow.safetensors. Only checkpoints"),
         "too wide": ([good, good, "--sigma_rel", "0.29", *out], "0.29 is out of range"),
-        "no width": ([good, good, "--sigma_rel=-1", *out], "-1 is out of range"),
+        "no width": ([good, good, "--sigma_rel=-1", *out], "--sigma_rel: must be at least 0"),
         "beta": ([good, good, "--beta", "1.5", *out], "--beta: must be at most 1"),
         "two ways": ([good, good, "--sigma_rel", "0.2", "--sigma_rels", "0.1", "--output_file", "x"], "exclude each other"),
         "output is an input": ([good, folder / "ckpt-000002.safetensors", "--output_file", good], "is the input"),

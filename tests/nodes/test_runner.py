@@ -47,7 +47,7 @@ def start(part: Any, tmp_path: Path) -> Any:
     return begin
 
 
-async def until(condition: Any, seconds: float = 10.0) -> None:
+async def until(condition: Any, seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "did not happen in time"
@@ -152,7 +152,7 @@ def test_a_failed_job_reports_the_real_error_and_its_log(start: Any) -> None:
 def test_jobs_run_beside_a_blocked_caller_loop(start: Any) -> None:
     async def story() -> None:
         job = await start("print('done')")
-        end = time.monotonic() + 10
+        end = time.monotonic() + 120
         while not job.ended and time.monotonic() < end:
             time.sleep(0.05)  # a synchronous node blocks ComfyUI's loop like this
         assert job.ended
@@ -190,7 +190,7 @@ def test_end_of_stdin_reaches_the_child_when_we_die(part: Any, tmp_path: Path) -
             ),
         ]
     )
-    end = time.monotonic() + 10
+    end = time.monotonic() + 120
     while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()) and time.monotonic() < end:
         time.sleep(0.02)
     child = int((tmp_path / "pid").read_text())

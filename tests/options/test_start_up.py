@@ -34,6 +34,6 @@ def test_an_interrupted_tool_ends_with_one_line(repository: Path, tmp_path: Path
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     with process, pipe.open("w"):  # opens when the tool opens the file to read, where it then waits
         process.send_signal(signal.SIGINT)
-        _, printed = process.communicate(timeout=30)
+        _, printed = process.communicate(timeout=120)
     assert process.returncode == 130
     assert printed.splitlines()[-1] == "Interrupted." and "Traceback" not in printed
