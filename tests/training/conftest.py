@@ -134,7 +134,7 @@ def same() -> SimpleNamespace:
     return SimpleNamespace(bits=bits, difference=difference)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def build() -> SimpleNamespace:
     """The builders of this file."""
     return SimpleNamespace(transformer=write_transformer, caches=write_caches, geometry=GEOMETRY, project=Project)

@@ -6,7 +6,6 @@ checksum of the other files.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import shutil
@@ -14,11 +13,14 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..architectures.card import HIGH, LOW
+from ..documents import read_json, whole_number
 from ..errors import UserError
 from ..weights.safetensors_file import read_header
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -95,18 +97,51 @@ def read(folder: Path, *, whole: bool = False) -> SavedState:
     if not (folder / POSITION_FILE).is_file():
         return SavedState(folder, None, None, [], [], {})
     try:
-        values = json.loads((folder / POSITION_FILE).read_text(encoding="utf-8"))
-        if values["format"] > FORMAT:
+        values = read_json(folder / POSITION_FILE, dict, paths=True)
+        if whole_number(values["format"], "format") > FORMAT:
             raise UserError(f"--resume {folder} was written by a newer version of this program (format {values['format']}); update it")
-        position = Position(*(int(values[key]) for key in ("step", "epoch", "batch", "micro_step")))
-        losses, history = ([float(loss) for loss in values[key]] for key in ("losses", "history"))
-        saved = SavedState(folder, position, int(values["seed"]), losses, history, values)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        saved = _saved(folder, values)
+        files = _files(values)
+    except (ValueError, KeyError, TypeError) as error:
         raise DamagedState(f"--resume {folder}: {POSITION_FILE} is damaged ({error!r}); use an older state") from error
-    for name, written in values.get("files", {}).items():
+    for name, written in files.items():
         if damage := _damage(folder / name, written, whole):
             raise DamagedState(f"--resume {folder} is damaged: {name} {damage}")
     return saved
+
+
+def _saved(folder: Path, values: dict[str, Any]) -> SavedState:
+    """What a position file says. ValueError, KeyError or TypeError where it holds something else."""
+    position = Position(*(whole_number(values[key], key) for key in ("step", "epoch", "batch", "micro_step")))
+    losses, history = ([float(loss) for loss in _of(list, values[key], key)] for key in ("losses", "history"))
+    for key, kind in {"settings": dict, "of_stop": dict, "architecture": str, "dataset": str, "run": str}.items():
+        if key in values:
+            _of(kind, values[key], key)
+    for key in ("total_steps", "processes"):
+        if key in values:
+            whole_number(values[key], key)
+    if "of_stop" in values:
+        _of(bool, values["of_stop"]["lora"], "of_stop")
+    seed = _of(int, values["seed"], "seed")
+    whole_number(abs(seed), "seed", 2**64)
+    return SavedState(folder, position, seed, losses, history, values)
+
+
+def _files(values: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """name -> size and checksum of the state's other files."""
+    files = _of(dict, values.get("files", {}), "files")
+    for name, written in files.items():
+        if name != Path(name).name:
+            raise ValueError(f"files names {name!r}, which is no file of this folder")
+        for key in ("size", "crc32"):
+            whole_number(written[key], f"{key} of {name}")
+    return files
+
+
+def _of(kind: type[T], value: Any, name: str) -> T:
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} is {str(value)[:60]!r}, and a {kind.__name__} is needed")
+    return value
 
 
 def contents(folder: Path) -> dict[str, dict[str, int]]:
@@ -182,7 +217,7 @@ def expert_suffix(expert: str) -> str:
 def _step_of(folder: Path, match: re.Match[str]) -> int:
     """Of a state whose position cannot be read, the step in its name; without one, it is taken for the furthest, to be looked at."""
     try:
-        return int(json.loads((folder / POSITION_FILE).read_text(encoding="utf-8"))["step"])
+        return whole_number(read_json(folder / POSITION_FILE, dict, paths=True)["step"], "step")
     except (OSError, ValueError, KeyError, TypeError):
         return int(match["step"]) if match["step"] else 2**31
 

@@ -8,7 +8,6 @@ number is a function of the seed and the micro-step.
 from __future__ import annotations
 
 import json
-import pickle
 import secrets
 import shutil
 import warnings
@@ -20,15 +19,13 @@ from .. import atomic
 from ..errors import UserError
 from ..weights.safetensors_file import load, save_atomic
 from .saved_states import FORMAT, MODEL_FILE, OPTIMIZER_FILE, POSITION_FILE, SCALER_FILE, SCHEDULER_FILE, Position, SavedState, contents
+from .state_fit import OptimizerForm, check_kind, check_same_optimizer, check_schedule
 
 if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
     from .schedules import Schedule
-
-# hyperparameters that say how an optimizer computes, not which one it is, and that versions of PyTorch add
-_HOW = {"fused", "foreach", "capturable", "differentiable", "maximize", "decoupled_weight_decay", "initial_lr"}
 
 
 @dataclass
@@ -74,17 +71,22 @@ class TrainingState:
         same step. UserError when the parts do not fit this run after all."""
         folder = saved.folder
         bases = [group.get("initial_lr", group["lr"]) for group in self.optimizer.param_groups] if saved.position else None
+        moments, course, scale = (_load_pickle(folder / name) for name in (OPTIMIZER_FILE, SCHEDULER_FILE, SCALER_FILE))
         try:
+            if not saved.settings or not isinstance(moments, dict):
+                check_same_optimizer(self.optimizer, moments)
+            form = OptimizerForm(self.optimizer)
             self.network.load_state_dict(load(folder / MODEL_FILE))
-            moments = _load_pickle(folder / OPTIMIZER_FILE)
-            if not saved.settings:
-                _check_same_optimizer(self.optimizer, moments)
             self.optimizer.load_state_dict(moments)
-            if (folder / SCHEDULER_FILE).exists():
-                _restore_schedule(self.schedule, self.optimizer, _load_pickle(folder / SCHEDULER_FILE), bases, new_schedule)
-            if self.scaler is not None and (folder / SCALER_FILE).exists():
-                self.scaler.load_state_dict(_load_pickle(folder / SCALER_FILE))
-        except (RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+            form.check()
+            if course is not None:
+                check_schedule(course, self.schedule.state_dict(), len(self.optimizer.param_groups))
+                _restore_schedule(self.schedule, self.optimizer, course, bases, saved.step if new_schedule else None)
+            if self.scaler is not None and scale is not None:
+                for key, value in self.scaler.state_dict().items():
+                    check_kind(scale[key], value, f"{key} of its loss scale")
+                self.scaler.load_state_dict(scale)
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise UserError(
                 f"--resume {folder} does not fit this training: {error}. Use the settings it was saved with, or start anew with "
                 f"--network_weights {folder / MODEL_FILE}"
@@ -104,18 +106,14 @@ def replace_folder(new: Path, target: Path, old: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _check_same_optimizer(optimizer: Optimizer, values: dict[str, Any]) -> None:
-    """ValueError for the state of another optimizer: its numbers would be taken for something they are not."""
-    ours, theirs = (set(groups[0]) - _HOW for groups in (optimizer.param_groups, values["param_groups"]))
-    if ours != theirs:
-        raise ValueError(f"it was saved by another optimizer, whose settings are {', '.join(sorted(theirs))}")
-
-
-def _restore_schedule(schedule: Schedule, optimizer: Optimizer, values: dict[str, Any], bases: list[float] | None, anew: bool) -> None:
+def _restore_schedule(
+    schedule: Schedule, optimizer: Optimizer, values: dict[str, Any], bases: list[float] | None, anew: int | None
+) -> None:
     """Bring a schedule to a saved point.
 
     Of a schedule of step numbers only the counters are taken, and the rate follows from the schedule of this run at that step: one that
     is longer does not begin with the last rate of the shorter. bases: rates that its shares are of; None goes on with those of the state.
+    anew: a schedule of another class does so many steps from its start; None goes on with the state's.
     """
     from torch.optim.lr_scheduler import LambdaLR
 
@@ -128,12 +126,12 @@ def _restore_schedule(schedule: Schedule, optimizer: Optimizer, values: dict[str
         live.base_lrs, live._last_lr = bases, [base * share(live.last_epoch) for base, share in zip(bases, live.lr_lambdas, strict=True)]
         for group, rate, base in zip(optimizer.param_groups, live._last_lr, bases, strict=True):
             group["lr"], group["initial_lr"] = rate, base
-    elif anew and bases is not None:
+    elif anew is not None and bases is not None:
         for group, base in zip(optimizer.param_groups, bases, strict=True):
             group["lr"] = group["initial_lr"] = base
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch wants optimizer steps in between
-            for _ in range(values.get("last_epoch", 0)):
+            for _ in range(anew):
                 schedule.step()
     else:
         schedule.load_state_dict(values)
@@ -150,6 +148,14 @@ def _save_pickle(values: dict[str, Any], path: Path) -> None:
 
 
 def _load_pickle(path: Path) -> Any:
+    """The contents of a file of tensors and plain values; None where there is none. UserError when it cannot be read."""
     import torch
 
-    return torch.load(path, map_location="cpu", weights_only=True)
+    if not path.exists():
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can make its reader throw anything
+        raise UserError(
+            f"--resume {path.parent} is damaged: {path.name} cannot be read ({str(error)[:200]}); use an older state"
+        ) from error
