@@ -78,10 +78,7 @@ class Run:
         for lora, kept in zip(self.loras, self.results(key), strict=True):
             kept.parent.mkdir(parents=True, exist_ok=True)
             with replacing(kept) as part:
-                try:
-                    os.link(lora, part)
-                except OSError:  # a file system without links
-                    shutil.copyfile(lora, part)
+                shutil.copyfile(lora, part)  # no link: musubi-tuner writes the next one into the same file
         notes = self._read()
         self._write({**notes, "results": {**notes.get("results", {}), key: {"files": self._stamps(key), "job": job}}})
 
