@@ -19,7 +19,8 @@ from .ema_picture import draw
 from .jobs import guard
 from .jobs.config import engine_stamp
 from .jobs.follow import run_tool
-from .runs import JOB, LORA_SUBFOLDER
+from .publishing import LORA_SUBFOLDER, listed, made_beside, place
+from .runs import JOB
 from .spec import ANY, Host, Input, Node, NodeSpec, Output, Problem, Result, refused
 from .widgets import NONE, UNSET, applicable, folder, settings, widget
 
@@ -47,8 +48,8 @@ _REPORT = Output("report", "STRING", "What was done")
 
 
 def _name_input(default: str) -> Input:
-    return Input("output_name", "STRING", "Name of the result: musubi_tuner/<name>.safetensors in ComfyUI's loras folder. A file of that "
-                 "name is replaced.", default=default)  # fmt: skip
+    return Input("output_name", "STRING", "Name of the result: musubi_tuner/<name>.safetensors in ComfyUI's loras folder. Another file "
+                 "of that name stays; the result then gets a hash behind its name.", default=default)  # fmt: skip
 
 
 class LoRAPostHocEMA(Node):
@@ -97,21 +98,17 @@ class LoRAPostHocEMA(Node):
         target = lora_target(host, inputs["output_name"])
         values = {"path": [str(checkpoint.path) for checkpoint in used], "no_sort": True, **_ema_values(chosen)}
         betas = _betas(chosen, len(used) - 1)
-        await run_tool(
-            host,
-            LORA_EMA,
-            to_argv(LORA_EMA, {**values, "output_file": str(target)}),
-            foreign="sigma_rels" not in values,
-            gpu=False,
-        )
-        made = target
-        if "sigma_rels" in values:
-            made = averaged_name(target, values["sigma_rels"][0])
+        names = [averaged_name(target, width) for width in values["sigma_rels"]] if "sigma_rels" in values else [target]
+        with made_beside(target) as new:
+            arguments = to_argv(LORA_EMA, {**values, "output_file": str(new)})
+            await run_tool(host, LORA_EMA, arguments, foreign="sigma_rels" not in values, gpu=False)
+            placed = [await asyncio.to_thread(place, new.with_name(one.name), one) for one in names]
+        made = [path for path, _ in placed]
         picture = host.temp_dir / "musubi_tuner" / f"{target.stem}_ema_{content.digest(betas)}.png"
         await asyncio.to_thread(_picture, picture, used, betas, _title(chosen, target.stem))
-        report = _ema_report(used, betas, target, values)
-        name, path, model = _lora_values(host, made)
-        return Result((name, path, model, host.frames(picture), report), text=report, shown=(picture,), files=(made,))
+        report = _lines(_ema_report(used, betas), *made, *(said for _, said in placed))
+        name, path, model = _lora_values(host, made[0])
+        return Result((name, path, model, host.frames(picture), report), text=report, shown=(picture,), files=tuple(made))
 
 
 class LoRAFormatConverter(Node):
@@ -149,11 +146,11 @@ class LoRAFormatConverter(Node):
         source = host.model_path("loras", inputs["lora"])
         suffix = {"other": "comfy", "default": "musubi"}[inputs["target"]]
         target = lora_target(host, inputs["output_name"] or f"{source.stem}_{suffix}")
-        values = {"input": str(source), "output": str(target), **settings(self.spec.inputs, inputs)}
+        values = {"input": str(source), **settings(self.spec.inputs, inputs)}
         # musubi-tuner's converter knows two layouts and misnames FramePack's layers: ours runs whatever engine is chosen
-        job = await run_tool(host, LORA_CONVERT, to_argv(LORA_CONVERT, values), foreign=False, gpu=False)
-        report = _said(job.folder.log, ("detected:", "converted:", "left:", "names this program"))
-        return Result((*_lora_values(host, target), report), text=f"{report}\n{target}", files=(target,))
+        path, said, log = await _made(host, LORA_CONVERT, values, "output", target)
+        report = _said(log, ("detected:", "converted:", "left:", "names this program"))
+        return Result((*_lora_values(host, path), report), text=_lines(report, path, said), files=(path,))
 
 
 class LoRAMerger(Node):
@@ -170,7 +167,8 @@ class LoRAMerger(Node):
             widget(LORA_COMBINE, "save_precision"),
             widget(LORA_COMBINE, "architecture", advanced=True),
             Input("output_name", "STRING", "Name of the result, without .safetensors: a LoRA goes to loras/musubi_tuner, a transformer "
-                "beside the one it was merged into. A file of that name is replaced, never an input.", default="my_merge"),
+                "beside the one it was merged into. Another file of that name stays; the result then gets a hash behind its name.",
+                  default="my_merge"),
         ),
         outputs=(Output("name", ANY, "Name of the result for loaders"), Output("path", "STRING", "The file"), _REPORT),
         is_output=True,
@@ -190,20 +188,18 @@ class LoRAMerger(Node):
         if inputs["model"] != NONE:
             return await self._into_model(host, inputs, values)
         target = lora_target(host, inputs["output_name"])
-        own = {**settings(self.spec.inputs, inputs), **values, "output": str(target)}
-        job = await run_tool(host, LORA_COMBINE, to_argv(LORA_COMBINE, own), foreign=False, gpu=False)
-        report = _said(job.folder.log, ("combined ", "exact", "rank "))
-        return Result((_listed(target), str(target), report), text=f"{report}\n{target}", files=(target,))
+        path, said, log = await _made(host, LORA_COMBINE, {**settings(self.spec.inputs, inputs), **values}, "output", target)
+        report = _said(log, ("combined ", "exact", "rank "))
+        return Result((listed(path), str(path), report), text=_lines(report, path, said), files=(path,))
 
     async def _into_model(self, host: Host, inputs: dict[str, Any], values: dict[str, Any]) -> Result:
         base = host.model_path(MODELS, inputs["model"])
         target = base.parent / f"{guard.plain_name(inputs['output_name'], 'output_name')}.safetensors"
         chosen = applicable(self.spec.inputs, inputs, LORA_MERGE, "merging into a transformer")
-        own = {"dit": str(base), **chosen, **values, "save_merged_model": str(target)}
-        job = await run_tool(host, LORA_MERGE, to_argv(LORA_MERGE, own), foreign=False, gpu=False)
-        report = _said(job.folder.log, ("tensors changed", "Warning: not all"))
-        name = os.path.join(*Path(inputs["model"]).parent.parts, target.name)  # noqa: PTH118 (a name, written as ComfyUI lists it)
-        return Result((name, str(target), report), text=f"{report}\n{target}", files=(target,))
+        path, said, log = await _made(host, LORA_MERGE, {"dit": str(base), **chosen, **values}, "save_merged_model", target)
+        report = _said(log, ("tensors changed", "Warning: not all"))
+        name = os.path.join(*Path(inputs["model"]).parent.parts, path.name)  # noqa: PTH118 (a name, written as ComfyUI lists it)
+        return Result((name, str(path), report), text=_lines(report, path, said), files=(path,))
 
 
 class LoRAExtractor(Node):
@@ -234,10 +230,10 @@ class LoRAExtractor(Node):
     async def run(self, host: Host, **inputs: Any) -> Result:
         target = lora_target(host, inputs["output_name"])
         files = {name: str(host.model_path(MODELS, inputs[name])) for name in ("base", "tuned")}
-        values = {**files, "output": str(target), **settings(self.spec.inputs, inputs)}
-        job = await run_tool(host, LORA_EXTRACT, to_argv(LORA_EXTRACT, values), foreign=False, gpu=inputs["device"] == "cuda")
-        report = _said(job.folder.log, ("extracted ", "rank "))
-        return Result((*_lora_values(host, target), report), text=f"{report}\n{target}", files=(target,))
+        values = {**files, **settings(self.spec.inputs, inputs)}
+        path, said, log = await _made(host, LORA_EXTRACT, values, "output", target, gpu=inputs["device"] == "cuda")
+        report = _said(log, ("extracted ", "rank "))
+        return Result((*_lora_values(host, path), report), text=_lines(report, path, said), files=(path,))
 
 
 def _name_problems(constants: dict[str, Any]) -> Iterator[Problem]:
@@ -247,17 +243,25 @@ def _name_problems(constants: dict[str, Any]) -> Iterator[Problem]:
 
 def lora_target(host: Host, name: str) -> Path:
     """Where a new LoRA called `name` goes."""
-    path = host.loras_dir() / LORA_SUBFOLDER / f"{guard.plain_name(name, 'output_name')}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+    return host.loras_dir() / LORA_SUBFOLDER / f"{guard.plain_name(name, 'output_name')}.safetensors"
 
 
-def _listed(path: Path) -> str:
-    return os.path.join(LORA_SUBFOLDER, path.name)  # noqa: PTH118 (a name, written as ComfyUI lists it)
+async def _made(
+    host: Host, tool: str, values: dict[str, Any], output: str, wanted: Path, *, gpu: bool = False
+) -> tuple[Path, str, Path]:
+    """Let `tool` make a file, told where by its option `output`. Returns where it was put, what to say of the name, and the job's log."""
+    with made_beside(wanted) as new:
+        job = await run_tool(host, tool, to_argv(tool, {**values, output: str(new)}), foreign=False, gpu=gpu)
+        path, said = await asyncio.to_thread(place, new, wanted)
+    return path, said, job.folder.log
+
+
+def _lines(*parts: object) -> str:
+    return "\n".join(str(part) for part in parts if part)
 
 
 def _lora_values(host: Host, path: Path) -> tuple[str, str, Any]:
-    return _listed(path), str(path), host.lora_model(path)
+    return listed(path), str(path), host.lora_model(path)
 
 
 def _said(log: Path, beginnings: tuple[str, ...]) -> str:
@@ -306,7 +310,6 @@ def _picture(path: Path, used: list[Checkpoint], betas: tuple[float, ...], title
     draw(path, [checkpoint.label for checkpoint in used], betas, title)
 
 
-def _ema_report(used: list[Checkpoint], betas: tuple[float, ...], target: Path, values: dict[str, Any]) -> str:
-    files = [averaged_name(target, width) for width in values["sigma_rels"]] if "sigma_rels" in values else [target]
+def _ema_report(used: list[Checkpoint], betas: tuple[float, ...]) -> str:
     lines = [f"{len(used)} checkpoints: {used[0].path.name} to {used[-1].path.name}", f"beta: {', '.join(f'{beta:.4f}' for beta in betas)}"]
-    return "\n".join([*lines, *map(str, files)])
+    return "\n".join(lines)

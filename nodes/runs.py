@@ -7,13 +7,9 @@ length and a kind of file is kept in `results/`.
 
 from __future__ import annotations
 
-import contextlib
-import filecmp
-import hashlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +21,6 @@ from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.training import output_lock, saved_states
 
 JOB = "MUSUBITUNER_JOB"
-LORA_SUBFOLDER = "musubi_tuner"
-_TRIES, _PAUSE = 5, 0.5  # s, while another program has the file open
 
 
 @dataclass(frozen=True)
@@ -102,43 +96,6 @@ class Run:
     def _write(self, notes: Mapping[str, Any]) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.path / "run.json", json.dumps(notes))
-
-
-def publish(lora: Path, loras: Path, name: str) -> tuple[str, Path, str]:
-    """Copy a finished LoRA to where ComfyUI offers it. A file of that name with other contents is another training's and stays, and so
-    does one that cannot be read or written; then the name gets a hash of the contents.
-
-    Returns the name in the list of LoRAs, the path, and what to say of the name.
-    """
-    folder = loras / LORA_SUBFOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    wanted = folder / f"{name}.safetensors"
-    for target in (wanted, folder / f"{name}-{_hash(lora)}.safetensors"):
-        if _copied(lora, target):
-            said = f"{wanted.name} is another LoRA, or in use, and was left as it is; this one is {target.name}" if target != wanted else ""
-            return os.path.join(LORA_SUBFOLDER, target.name), target, said  # noqa: PTH118 (a name, written as ComfyUI lists it)
-    raise UserError(f"{target} could not be written; the finished LoRA is {lora}")
-
-
-def _copied(lora: Path, target: Path) -> bool:
-    """True once `target` is a copy of `lora`; False where it is something else, or cannot be written for a while."""
-    for attempt in range(_TRIES):
-        with contextlib.suppress(PermissionError):
-            if target.exists():
-                return target.is_file() and filecmp.cmp(lora, target, shallow=False)
-            with replacing(target) as part:
-                shutil.copyfile(lora, part)
-            return True
-        time.sleep(_PAUSE * (attempt + 1))
-    return False
-
-
-def _hash(path: Path) -> str:
-    value = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 22):
-            value.update(piece)
-    return value.hexdigest()[:8]
 
 
 def _within(folder: Path, limit: Mapping[str, int]) -> bool:

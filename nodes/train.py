@@ -26,7 +26,8 @@ from .jobs.guard import plain_name
 from .jobs.runner import Job
 from .loss_curve import loss_map, write_picture
 from .models import HIGH_NOISE, MODELS, WITH_EXPERTS, check_architecture, model_values, wan_task
-from .runs import JOB, Run, publish
+from .publishing import publish
+from .runs import JOB, Run
 from .spec import ANY, Host, Input, Node, NodeSpec, Output, Problem, Result, refused
 from .training_settings import LORA_CONFIG, OPTIMIZER, SAMPLING
 from .widgets import settings, widget

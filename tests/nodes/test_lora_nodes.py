@@ -133,7 +133,37 @@ def test_loras_merge_into_one_and_into_a_model(part, host):
     assert "extracted 3 of 3 layers" in extracted.values[3] and "0.00% of the change was lost" in extracted.values[3]
 
 
-def test_merging_nothing_or_onto_itself_is_refused(part, host):
+@pytest.mark.slow
+def test_no_tool_replaces_a_file_that_is_there(part, host):
+    models, loras = host.home / "models" / "diffusion_models", host.loras_dir()
+    models.mkdir(parents=True)
+    loras.mkdir(parents=True, exist_ok=True)
+    base = models / "base.safetensors"
+    save_atomic({f"{path}.weight": torch.zeros_like(delta) for path, delta in layers_of("wan").items()}, base)
+    before = base.read_bytes()
+    write_layout(loras / "a.safetensors", "musubi", "wan", layers_of("wan"))
+    names = {"output_name": "one"}
+    first = run(part, host, "LoRAFormatConverter", lora="a.safetensors", **names)
+    kept = Path(first.values[1]).read_bytes()
+    second = run(part, host, "LoRAFormatConverter", lora="a.safetensors", target="default", **names)
+    assert Path(first.values[1]).name == "one.safetensors" and Path(first.values[1]).read_bytes() == kept
+    assert Path(second.values[1]).name.startswith("one-") and second.files == (Path(second.values[1]),)
+    assert "one.safetensors is another file, or in use, and was left as it is" in second.text and second.values[0] in second.values[1]
+    again = run(part, host, "LoRAFormatConverter", lora="a.safetensors", **names)
+    assert again.values[1] == first.values[1] and "left as it is" not in again.text, "the same again has the same name"
+    merged = run(part, host, "LoRAMerger", model="base.safetensors", lora_1="a.safetensors", output_name="base")
+    assert base.read_bytes() == before and merged.values[0].startswith("base-") and Path(merged.values[1]).is_file()
+    extracted = run(part, host, "LoRAExtractor", base="base.safetensors", tuned=merged.values[0], rank=4, **names)
+    assert Path(extracted.values[1]).name not in {"one.safetensors", Path(second.values[1]).name}
+    combined = run(part, host, "LoRAMerger", model="none", lora_1="a.safetensors", multiplier_1=0.5, **names)
+    assert Path(combined.values[1]).name.startswith("one-") and Path(first.values[1]).read_bytes() == kept
+    training(host.home / "runs" / "cat-0123456789abcdef", "cat", 3)
+    averaged = run(part, host, "LoRAPostHocEMA", checkpoints="cat", **names)
+    assert Path(averaged.values[1]).name.startswith("one-") and averaged.values[1] in averaged.values[4]
+    assert not [path for folder in (models, Path(first.values[1]).parent) for path in folder.glob(".*")], "nothing is left beside them"
+
+
+def test_merging_nothing_is_refused(part, host):
     error = part("backend.musubi_backend.errors").UserError
     models = host.home / "models" / "diffusion_models"
     models.mkdir(parents=True)
@@ -142,8 +172,6 @@ def test_merging_nothing_or_onto_itself_is_refused(part, host):
     write_layout(host.loras_dir() / "a.safetensors", "musubi", "wan", layers_of("wan"))
     with pytest.raises(error, match="choose at least one LoRA"):
         run(part, host, "LoRAMerger", model="base.safetensors")
-    with pytest.raises(error, match="is the input"):
-        run(part, host, "LoRAMerger", model="base.safetensors", lora_1="a.safetensors", output_name="base")
     with pytest.raises(error, match="rank does nothing for merging into a transformer"):
         run(part, host, "LoRAMerger", model="base.safetensors", lora_1="a.safetensors", rank=8)
 

@@ -109,7 +109,7 @@ def test_a_state_that_was_being_replaced_when_the_power_went_is_put_back(run: An
 
 
 def test_a_published_lora_is_never_replaced(run: Any, part: Any, tmp_path: Path) -> None:
-    publish = part("nodes.runs").publish
+    publish = part("nodes.publishing").publish
     run.lora.write_bytes(b"weights")
     name, path, said = publish(run.lora, tmp_path / "loras", "猫")
     assert Path(name) == Path("musubi_tuner/猫.safetensors") and said == ""
@@ -119,15 +119,15 @@ def test_a_published_lora_is_never_replaced(run: Any, part: Any, tmp_path: Path)
     run.lora.write_bytes(b"WEIGHTS")
     second, other, said = publish(run.lora, tmp_path / "loras", "猫")
     assert path.read_bytes() == b"weights" and other.read_bytes() == b"WEIGHTS" and other.name.startswith("猫-")
-    assert second != name and "猫.safetensors is another LoRA, or in use, and was left as it is" in said and other.name in said
+    assert second != name and "猫.safetensors is another file, or in use, and was left as it is" in said and other.name in said
     assert publish(run.lora, tmp_path / "loras", "猫")[1] == other, "the same again has the same name"
     assert sorted(entry.name for entry in path.parent.iterdir()) == sorted([path.name, other.name]), "no partial file is left"
 
 
 def test_a_name_that_cannot_be_written_gets_another(run: Any, part: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on Windows while a program has the file mapped."""
-    runs = part("nodes.runs")
-    monkeypatch.setattr(runs, "_PAUSE", 0)
+    publishing = part("nodes.publishing")
+    monkeypatch.setattr(publishing, "_PAUSE", 0)
     replace, tries = Path.replace, []
 
     def denied(self: Path, target: Path) -> Path:
@@ -138,6 +138,6 @@ def test_a_name_that_cannot_be_written_gets_another(run: Any, part: Any, tmp_pat
 
     monkeypatch.setattr(Path, "replace", denied)
     run.lora.write_bytes(b"weights")
-    _, path, said = runs.publish(run.lora, tmp_path / "loras", "猫")
-    assert len(tries) == runs._TRIES and path.read_bytes() == b"weights" and path.name in said
+    _, path, said = publishing.publish(run.lora, tmp_path / "loras", "猫")
+    assert len(tries) == publishing._TRIES and path.read_bytes() == b"weights" and path.name in said
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]

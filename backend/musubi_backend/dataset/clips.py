@@ -173,7 +173,7 @@ def _decoded(container: InputContainer, stream: VideoStream, path: Path) -> Iter
             continue
         for frame in frames:
             count += 1
-            yield frame  # type: ignore[misc]  # of a video stream
+            yield frame
     if damage is not None and not count:
         raise damage
 

@@ -1,0 +1,80 @@
+"""Finished files get the name that was asked for, where ComfyUI offers them, and never replace a file that is there."""
+
+from __future__ import annotations
+
+import contextlib
+import filecmp
+import hashlib
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ..backend.musubi_backend.atomic import replacing
+from ..backend.musubi_backend.errors import UserError
+
+LORA_SUBFOLDER = "musubi_tuner"
+_TRIES, _PAUSE = 5, 0.5  # s, while another program has the file open
+_one_at_a_time = threading.Lock()  # nodes of a graph run beside each other, and two may want one name
+
+Put = Callable[[Path, Path], object]
+
+
+@contextlib.contextmanager
+def made_beside(wanted: Path) -> Iterator[Path]:
+    """Where to make the file that will be called `wanted`: of the same name, in a hidden folder on the same disk. What is not taken from
+    there is removed."""
+    wanted.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=wanted.parent, ignore_cleanup_errors=True) as folder:
+        yield Path(folder) / wanted.name
+
+
+def place(made: Path, wanted: Path, put: Put = os.replace) -> tuple[Path, str]:
+    """Put a finished file where `wanted` says. A file of that name with other contents is another one and stays, and so does one that
+    cannot be read or written; then the name gets a hash of the contents.
+
+    put: moves, or copies, the first path to the second. Returns the path, and what to say of the name.
+    """
+    wanted.parent.mkdir(parents=True, exist_ok=True)
+    with _one_at_a_time:
+        if _placed(made, wanted, put):
+            return wanted, ""
+        target = wanted.with_name(f"{wanted.stem}-{_hash(made)}{wanted.suffix}")
+        if not _placed(made, target, put):
+            raise UserError(f"{target} could not be written; the finished file is {made}")
+    return target, f"{wanted.name} is another file, or in use, and was left as it is; this one is {target.name}"
+
+
+def publish(lora: Path, loras: Path, name: str) -> tuple[str, Path, str]:
+    """Copy a finished LoRA to where ComfyUI offers it, as `place` does. Returns its name in the list of LoRAs, the path, and what to say."""
+    path, said = place(lora, loras / LORA_SUBFOLDER / f"{name}.safetensors", shutil.copyfile)
+    return listed(path), path, said
+
+
+def listed(lora: Path) -> str:
+    """The name of a published LoRA, as ComfyUI lists it."""
+    return os.path.join(LORA_SUBFOLDER, lora.name)  # noqa: PTH118
+
+
+def _placed(made: Path, target: Path, put: Put) -> bool:
+    """True once `target` is what was made; False where it is something else, or cannot be written for a while."""
+    for attempt in range(_TRIES):
+        with contextlib.suppress(PermissionError):
+            if target.exists():
+                return target.is_file() and filecmp.cmp(made, target, shallow=False)
+            with replacing(target) as part:
+                put(made, part)
+            return True
+        time.sleep(_PAUSE * (attempt + 1))
+    return False
+
+
+def _hash(path: Path) -> str:
+    value = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 22):
+            value.update(piece)
+    return value.hexdigest()[:8]
