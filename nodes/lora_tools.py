@@ -246,9 +246,7 @@ def lora_target(host: Host, name: str) -> Path:
     return host.loras_dir() / LORA_SUBFOLDER / f"{guard.plain_name(name, 'output_name')}.safetensors"
 
 
-async def _made(
-    host: Host, tool: str, values: dict[str, Any], output: str, wanted: Path, *, gpu: bool = False
-) -> tuple[Path, str, Path]:
+async def _made(host: Host, tool: str, values: dict[str, Any], output: str, wanted: Path, *, gpu: bool = False) -> tuple[Path, str, Path]:
     """Let `tool` make a file, told where by its option `output`. Returns where it was put, what to say of the name, and the job's log."""
     with made_beside(wanted) as new:
         job = await run_tool(host, tool, to_argv(tool, {**values, output: str(new)}), foreign=False, gpu=gpu)
