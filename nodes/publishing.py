@@ -49,7 +49,7 @@ def place(made: Path, wanted: Path, put: Put = os.replace) -> tuple[Path, str]:
 
 
 def publish(lora: Path, loras: Path, name: str) -> tuple[str, Path, str]:
-    """Copy a finished LoRA to where ComfyUI offers it, as `place` does. Returns its name in the list of LoRAs, the path, and what to say."""
+    """As `place`, a copy of a LoRA to where ComfyUI offers it. Returns its name in the list of LoRAs, the path, and what to say."""
     path, said = place(lora, loras / LORA_SUBFOLDER / f"{name}.safetensors", shutil.copyfile)
     return listed(path), path, said
 

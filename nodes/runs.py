@@ -8,7 +8,6 @@ length and a kind of file is kept in `results/`.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
