@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from musubi_backend.training.losses import flow_matching_loss, loss_weight
-from musubi_backend.training.timesteps import TimestepSampling, noisy_input, sample_t, schedule_timesteps, sigma_indices
+from musubi_backend.training.timesteps import TimestepSampling, noise_levels, noisy_input, sample_t, schedule_timesteps, sigma_indices
 
 
 @pytest.fixture(scope="module")
@@ -85,14 +85,16 @@ def test_an_impossible_range_warns_and_goes_on(caplog: pytest.LogCaptureFixture)
 
 def test_input_is_pure_latents_at_0_and_pure_noise_at_1_and_the_model_is_told_1000t_plus_1() -> None:
     latents, noise = torch.randn(2, 4, 2, 6, 6), torch.randn(2, 4, 2, 6, 6)
-    noisy, timesteps = noisy_input(latents, noise, TimestepSampling("uniform"), seeded(0), u=[0.0, 1.0])
+    t, timesteps = noise_levels(TimestepSampling("uniform"), latents.shape, seeded(0), u=[0.0, 1.0])
+    noisy = noisy_input(latents, noise, t)
     assert torch.equal(noisy[0], latents[0]) and torch.equal(noisy[1], noise[1])
     assert timesteps.tolist() == [1.0, 1001.0]
 
 
 def test_sigma_mode_mixes_with_the_sigma_of_the_timestep_it_reports() -> None:
     latents, noise = torch.zeros(64, 1, 1, 2, 2), torch.ones(64, 1, 1, 2, 2)
-    noisy, timesteps = noisy_input(latents, noise, TimestepSampling("sigma", discrete_flow_shift=3.0), seeded(1))
+    t, timesteps = noise_levels(TimestepSampling("sigma", discrete_flow_shift=3.0), latents.shape, seeded(1))
+    noisy = noisy_input(latents, noise, t)
     torch.testing.assert_close(noisy[:, 0, 0, 0, 0] * 1000, timesteps, rtol=0, atol=1e-4)
     assert torch.equal(timesteps, schedule_timesteps()[(1000 - timesteps).round().long()])
 

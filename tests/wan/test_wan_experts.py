@@ -15,7 +15,7 @@ from musubi_backend.layers.experts import HIGH, LOW, Experts
 from musubi_backend.options.parser import parse
 from musubi_backend.tools.demo import write_models
 from musubi_backend.training.network import build
-from musubi_backend.training.timesteps import TimestepSampling, noisy_input
+from musubi_backend.training.timesteps import TimestepSampling, noise_levels
 from musubi_backend.weights.safetensors_file import load, read_header, save_atomic
 
 CPU = torch.device("cpu")
@@ -176,17 +176,17 @@ def test_merged_experts_become_a_file_each(models: dict[str, Path], tmp_path: Pa
 @pytest.mark.parametrize("mode", ["uniform", "shift", "sigma"])
 def test_a_batch_lies_on_the_side_of_its_first_item(mode: str) -> None:
     generator = torch.Generator().manual_seed(0)
-    latents = torch.zeros(6, 16, 1, 2, 2)
+    shape = (6, 16, 1, 2, 2)
     sampling = TimestepSampling(timestep_sampling=mode, discrete_flow_shift=3.0)
     sides = []
     for _ in range(40):
-        _, timesteps = noisy_input(latents, latents, sampling, generator, boundary=0.6)
+        _, timesteps = noise_levels(sampling, shape, generator, boundary=0.6)
         high = timesteps / 1000 >= 0.6
         assert high.all() or not high.any()
         assert len(timesteps.unique()) > 1
         sides.append(bool(high[0]))
     assert 5 < sum(sides) < 38
-    free = [noisy_input(latents, latents, sampling, generator)[1] / 1000 >= 0.6 for _ in range(20)]
+    free = [noise_levels(sampling, shape, generator)[1] / 1000 >= 0.6 for _ in range(20)]
     assert any(bool(one.any()) and not bool(one.all()) for one in free)
 
 

@@ -162,9 +162,10 @@ class Loop:
         run, args = self.run, self.run.args
         self.randomness.start(micro_step)
         latents = run.architecture.scale_latents(batch["latents"].float())
-        noise = torch.randn(latents.shape, generator=self.randomness.device, device=self.device)
-        noisy, timesteps = noisy_input(latents, noise, self.sampling, self.randomness.host, batch.get("timesteps"), self.boundary)
-        prediction = run.architecture.predict(run.transformer, noisy, timesteps, batch, args)
+        noise = self.randomness.noise(latents.shape)
+        t, timesteps = self.randomness.levels(self.sampling, latents.shape, batch.get("timesteps"), self.boundary)
+        timesteps = timesteps.to(self.device)
+        prediction = run.architecture.predict(run.transformer, noisy_input(latents, noise, t), timesteps, batch, args)
         weight = loss_weight(args.weighting_scheme, timesteps, run.dtype, latents.ndim)
         loss = flow_matching_loss(prediction, latents, noise, weight)
         scaled = loss / args.gradient_accumulation_steps

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
+
+from .timesteps import TimestepSampling, noise_levels
 
 
 def derived_seed(seed: int, *place: int | str) -> int:
@@ -14,19 +18,27 @@ def derived_seed(seed: int, *place: int | str) -> int:
 
 
 class StepRandomness:
-    """The generators of one process, set anew for each micro-step.
-
-    host draws timesteps on the CPU; device draws noise where the latents are; torch's global generators (dropout) follow too.
-    """
+    """What one process draws, from generators that are set anew for each micro-step: noise levels on the CPU, noise where the latents are.
+    torch's global generators (dropout) follow too."""
 
     def __init__(self, seed: int, rank: int, device: torch.device) -> None:
         self._seed = seed
         self._rank = rank
-        self.host = torch.Generator()
-        self.device = torch.Generator(device)
+        self._host = torch.Generator()
+        self._device = torch.Generator(device)
 
     def start(self, micro_step: int) -> None:
         """Set all generators for `micro_step`."""
-        self.host.manual_seed(derived_seed(self._seed, "timesteps", micro_step, self._rank))
-        self.device.manual_seed(derived_seed(self._seed, "noise", micro_step, self._rank))
+        self._host.manual_seed(derived_seed(self._seed, "timesteps", micro_step, self._rank))
+        self._device.manual_seed(derived_seed(self._seed, "noise", micro_step, self._rank))
         torch.manual_seed(derived_seed(self._seed, "dropout", micro_step, self._rank))
+
+    def noise(self, shape: Sequence[int]) -> Tensor:
+        """Standard normal, float32 on the device."""
+        return torch.randn(shape, generator=self._device, device=self._device.device)
+
+    def levels(
+        self, sampling: TimestepSampling, shape: Sequence[int], u: Sequence[float] | None, boundary: float | None
+    ) -> tuple[Tensor, Tensor]:
+        """As `timesteps.noise_levels`."""
+        return noise_levels(sampling, shape, self._host, u, boundary)

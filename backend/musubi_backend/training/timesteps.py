@@ -75,33 +75,35 @@ def schedule_timesteps() -> Tensor:
     return schedule_sigmas()[:-1] * TRAIN_STEPS
 
 
-def noisy_input(
-    latents: Tensor,
-    noise: Tensor,
+def noise_levels(
     sampling: TimestepSampling,
+    shape: Sequence[int],
     generator: torch.Generator,
     u: Sequence[float] | None = None,
     boundary: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Mix latents and noise.
+    """How noisy each item of a batch gets.
 
-    latents, noise [B, C, F, H, W]; u: B values in 0..1 from the stratified pool of `--num_timestep_buckets`, or None.
-    generator: on the CPU. boundary: where two experts meet; all of a batch then lies on the side of its first item.
-    Returns (x_t, timesteps [B] float32 on the latents' device).
+    shape: of the latents, [B, C, F, H, W]; generator: on the CPU; u: B values in 0..1 from the stratified pool of
+    `--num_timestep_buckets`, or None. boundary: where two experts meet; all of a batch then lies on the side of its first item.
+    Returns (t [B], timesteps [B]), float32 on the CPU.
     """
 
     def draw(count: int, strata: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if sampling.timestep_sampling == "sigma":
             index = sigma_indices(sampling, count, generator)
             return schedule_sigmas()[index], schedule_timesteps()[index]
-        t = sample_t(sampling, count, (latents.shape[-2], latents.shape[-1]), generator, strata)
+        t = sample_t(sampling, count, (shape[-2], shape[-1]), generator, strata)
         return t, t * 1000.0 + 1.0
 
-    t, timesteps = draw(latents.shape[0], None if u is None else torch.tensor(u, dtype=torch.float32))
-    if boundary is not None:
-        t, timesteps = on_one_side(t, timesteps, boundary, draw)
+    t, timesteps = draw(shape[0], None if u is None else torch.tensor(u, dtype=torch.float32))
+    return (t, timesteps) if boundary is None else on_one_side(t, timesteps, boundary, draw)
+
+
+def noisy_input(latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """latents, noise [B, C, F, H, W] mixed by each item's share of noise, t [B]."""
     share = t.to(latents.device).view(-1, *([1] * (latents.ndim - 1)))
-    return (1.0 - share) * latents + share * noise, timesteps.to(latents.device)
+    return (1.0 - share) * latents + share * noise
 
 
 def on_one_side(t: Tensor, timesteps: Tensor, boundary: float, draw: Callable[[int], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -63,7 +63,7 @@ def run(args: Namespace, architecture: Architecture) -> None:
         processes = distributed.start(args)
         try:
             with _output(args) if processes.is_main else contextlib.nullcontext():
-                _train(args, architecture, processes, dtype)
+                prepare(args, architecture, processes, dtype).start()
         finally:
             processes.close()
 
@@ -119,7 +119,8 @@ def _output(args: Namespace) -> Iterator[None]:
         yield
 
 
-def _train(args: Namespace, architecture: Architecture, processes: distributed.Processes, dtype: torch.dtype) -> None:
+def prepare(args: Namespace, architecture: Architecture, processes: distributed.Processes, dtype: torch.dtype) -> Loop:
+    """Everything that is done once; the loop is at the place where it goes on. dtype: of `check`."""
     processes.wait()
     saved = _saved_state(args, architecture, processes)
     seed = args.seed = processes.agreed(_seed(args, saved))
@@ -167,7 +168,7 @@ def _train(args: Namespace, architecture: Architecture, processes: distributed.P
     _announce(training, batches)
     if processes.is_main:
         job.event("start", total=training.total_steps, epochs=epochs, items=len(dataset.items), step=loop.position.step)
-    loop.start()
+    return loop
 
 
 def _set_cuda(args: Namespace) -> None:
