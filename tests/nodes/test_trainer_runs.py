@@ -3,136 +3,19 @@ and what is left of one that failed or was stopped."""
 
 from __future__ import annotations
 
-import asyncio
-import io
 import json
 import os
-import sys
 import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="the stand-in of the interpreter is a script")
-
-# Writes what a trainer would, as musubi-tuner does into the file that is there: LoRAs, a log, a loss. A converter writes its input again.
-PROGRAM = """
-import json, os, sys
-from pathlib import Path
-here = Path(__file__).parent
-words = sys.argv[1:]
-with (here / "calls.jsonl").open("a") as calls:
-    calls.write(json.dumps(words) + "\\n")
-flags = {}
-for word in words:
-    if word.startswith("--"):
-        name, _, value = word[2:].partition("=")
-        flags[name] = value
-    elif flags:
-        flags[list(flags)[-1]] = word
-plan = json.loads((here / "plan.json").read_text())
-if "output_dir" not in flags:
-    Path(flags["output"]).write_bytes(b"converted " + Path(flags["input"]).read_bytes())
-    sys.exit()
-with (Path(os.environ["MUSUBITUNER_JOB_DIR"]) / "metrics.jsonl").open("a") as metrics:
-    metrics.write(json.dumps({"event": "step", "step": 1, "total": 1, "loss": 0.5}) + "\\n")
-sys.stderr.write(plan.get("log", ""))
-for ending in plan.get("endings", [""]):
-    Path(flags["output_dir"], flags["output_name"] + ending + ".safetensors").write_text(plan.get("lora", "weights"))
-sys.exit(plan.get("exit", 0))
-"""
-NAMES = {"latents": "clip_00000-005_0064x0048_wan.safetensors", "text": "clip_wan_te.safetensors"}
-
-
-class Bench:
-    """A home with a dataset, a model file and the stand-in; `train` runs the nodes that lead to a trainer, and the trainer."""
-
-    def __init__(self, part: Any, home: Path, card: str = "wan") -> None:
-        self.part, self.home, self.card = part, home, card
-        home.mkdir()
-        self.program = home / "python"
-        self.program.write_text(f"#!{sys.executable} -IS\n{PROGRAM}", encoding="utf-8")
-        self.program.chmod(0o755)
-        self.engine("builtin")
-        self.plan()
-        self.cache = home / "cache"
-        self.cache.mkdir()
-        for name in NAMES.values():
-            (self.cache / name.replace("_wan", f"_{card}")).write_bytes(b"cached")
-        self.dit, self.vae = home / "dit.safetensors", home / "vae.safetensors"
-        for file in (self.dit, self.vae):
-            file.write_bytes(b"model")
-        self.host = part("headless.terminal").TerminalHost(home, screen=part("headless.terminal").Screen(io.StringIO()))
-
-    def plan(self, **said: Any) -> None:
-        (self.home / "plan.json").write_text(json.dumps(said), encoding="utf-8")
-
-    def engine(self, name: str) -> None:
-        musubi = {"path": str(self.home / "musubi"), "python": str(self.program)}
-        settings = {"interpreter": str(self.program), "engine": name, "musubi_tuner": musubi}
-        (self.home / "config.json").write_text(json.dumps(settings), encoding="utf-8")
-
-    def node(self, name: str, **widgets: Any) -> Any:
-        """The value that a node of settings gives."""
-        node = getattr(self.part("nodes.training_settings"), name)()
-        return asyncio.run(node.run(self.host, **self.part("nodes.spec").prepared(node, self.host, widgets))).values[0]
-
-    def dataset(self, **more: Any) -> dict[str, Any]:
-        return {"toml": str(self.home / "dataset.toml"), "datasets": [{"cache_directory": str(self.cache), "resolution": [64, 48], **more}]}
-
-    def train(self, **changes: Any) -> Any:
-        """changes: `config_network_dim=8` is that widget of the first node, and so on; other names are inputs of the trainer itself."""
-        groups: dict[str, dict[str, Any]] = {
-            "config": {"mixed_precision": "bf16"},
-            "optimizer": {},
-            "sampling": {},
-            "models": {},
-            "data": {},
-        }
-        own = {}
-        for name, value in changes.items():
-            group, _, widget = name.partition("_")
-            if group in groups:
-                groups[group][widget] = value
-            else:
-                own[name] = value
-        dataset = self.dataset(**groups["data"])
-        task = {"wan": "t2v-1.3B", "hv": "t2v"}[self.card]
-        models = {"architecture": self.card, "task": task, "dit": str(self.dit), "vae": str(self.vae), "t5": str(self.vae)}
-        inputs = {
-            "models": {**models, **groups["models"]},
-            "latents": {"architecture": self.card, "dataset": dataset},
-            "text": {"architecture": self.card, "dataset": dataset},
-            "lora_config": self.node("LoRATrainingConfig", **groups["config"]),
-            "optimizer": self.node("OptimizerConfig", **groups["optimizer"]),
-            "sampling": self.node("SamplingConfig", **groups["sampling"]),
-            **own,
-        }
-        trainers = {"wan": "WanLoRATrainer", "hv": "HunyuanVideoLoRATrainer"}
-        node = getattr(self.part("nodes.train"), trainers[self.card])()
-        return asyncio.run(node.run(self.host, **self.part("nodes.spec").prepared(node, self.host, inputs)))
-
-    @property
-    def calls(self) -> list[list[str]]:
-        file = self.home / "calls.jsonl"
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
-
-    @property
-    def runs(self) -> set[str]:
-        folder = self.home / "runs"
-        return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-
-
-@pytest.fixture
-def bench(part: Any, tmp_path: Path) -> Bench:
-    return Bench(part, tmp_path / "our ホーム")
-
 
 @pytest.fixture(scope="module")
-def trained(part: Any, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def trained(make_bench: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """One finished training with every widget at its default."""
-    made = Bench(part, tmp_path_factory.mktemp("trained") / "home")
+    made = make_bench(tmp_path_factory.mktemp("trained") / "home")
     assert made.train().text.startswith(str(made.home / "models/loras/musubi_tuner/my_lora.safetensors"))
     return made
 
@@ -159,7 +42,7 @@ AGAIN_IN_THE_SAME = {
 
 
 @pytest.mark.parametrize("name", ANOTHER)
-def test_what_changes_the_numbers_is_another_training(trained: Bench, name: str) -> None:
+def test_what_changes_the_numbers_is_another_training(trained: Any, name: str) -> None:
     runs, calls = trained.runs, len(trained.calls)
     trained.train(**{name: ANOTHER[name]})
     assert len(trained.runs - runs) == 1 and len(trained.calls) == calls + 1
@@ -168,21 +51,21 @@ def test_what_changes_the_numbers_is_another_training(trained: Bench, name: str)
 
 
 @pytest.mark.parametrize("name", SAME)
-def test_what_changes_nothing_trains_nothing(trained: Bench, name: str) -> None:
+def test_what_changes_nothing_trains_nothing(trained: Any, name: str) -> None:
     runs, calls = trained.runs, len(trained.calls)
     assert "nothing that decides it changed" in trained.train(**{name: SAME[name]}).text
     assert trained.runs == runs and len(trained.calls) == calls
 
 
 @pytest.mark.parametrize("name", AGAIN_IN_THE_SAME)
-def test_another_length_or_file_is_made_in_the_same_run(trained: Bench, name: str) -> None:
+def test_another_length_or_file_is_made_in_the_same_run(trained: Any, name: str) -> None:
     runs, calls = trained.runs, len(trained.calls)
     trained.train(**{name: AGAIN_IN_THE_SAME[name]})
     assert trained.runs == runs and len(trained.calls) == calls + 1
     assert "nothing that decides it changed" in trained.train().text, "the LoRA of before is still known"
 
 
-def test_prompts_of_samples_are_no_other_training_but_reach_the_trainer(bench: Bench) -> None:
+def test_prompts_of_samples_are_no_other_training_but_reach_the_trainer(bench: Any) -> None:
     times = {"sampling_sample_every_n_steps": 5}
     bench.train(sampling_sample_prompts="a cat\n", **times)
     written = next((bench.home / "runs").iterdir()) / "sample_prompts.json"
@@ -192,7 +75,7 @@ def test_prompts_of_samples_are_no_other_training_but_reach_the_trainer(bench: B
     assert "nothing that decides it changed" in bench.train().text
 
 
-def test_where_epochs_are_set_the_number_of_steps_decides_nothing(bench: Bench) -> None:
+def test_where_epochs_are_set_the_number_of_steps_decides_nothing(bench: Any) -> None:
     bench.train(config_max_train_epochs=2, config_max_train_steps=100)
     assert "nothing that decides it changed" in bench.train(config_max_train_epochs=2, config_max_train_steps=200).text
     bench.train(config_max_train_epochs=3, config_max_train_steps=100)
@@ -200,22 +83,22 @@ def test_where_epochs_are_set_the_number_of_steps_decides_nothing(bench: Bench) 
 
 
 @pytest.mark.parametrize("changed", ["clip", "caption", "transformer"])
-def test_changed_files_are_another_training(bench: Bench, changed: str) -> None:
+def test_changed_files_are_another_training(bench: Any, changed: str) -> None:
     bench.train()
-    file = {"clip": bench.cache / NAMES["latents"], "caption": bench.cache / NAMES["text"], "transformer": bench.dit}[changed]
+    file = {"clip": bench.cache / bench.names["latents"], "caption": bench.cache / bench.names["text"], "transformer": bench.dit}[changed]
     file.write_bytes(b"others")
     bench.train()
     assert len(bench.runs) == len(bench.calls) == 2
 
 
-def test_another_vae_or_a_clip_of_another_model_is_the_same_training(bench: Bench) -> None:
+def test_another_vae_or_a_clip_of_another_model_is_the_same_training(bench: Any) -> None:
     bench.train()
     bench.vae.write_bytes(b"others")
-    (bench.cache / NAMES["text"].replace("_wan", "_hv")).write_bytes(b"cached for another model")
+    (bench.cache / bench.names["text"].replace("_wan", "_hv")).write_bytes(b"cached for another model")
     assert "nothing that decides it changed" in bench.train().text
 
 
-def test_another_engine_is_another_training_and_gets_its_own_words(bench: Bench) -> None:
+def test_another_engine_is_another_training_and_gets_its_own_words(bench: Any) -> None:
     bench.train()
     bench.engine("musubi-tuner")
     checkout = bench.home / "musubi"
@@ -227,14 +110,14 @@ def test_another_engine_is_another_training_and_gets_its_own_words(bench: Bench)
     assert bench.calls[1][:2] == ["-m", "accelerate.commands.launch"] and str(checkout / "wan_train_network.py") in bench.calls[1]
 
 
-def test_several_processes_go_through_the_launcher(bench: Bench) -> None:
+def test_several_processes_go_through_the_launcher(bench: Any) -> None:
     bench.train(processes=2)
     words = bench.calls[0]
     assert words[:2] == ["-m", "accelerate.commands.launch"] and words[words.index("--num_processes") + 1] == "2"
     assert words[words.index("--mixed_precision") + 1] == "bf16"
 
 
-def state(bench: Bench, step: int) -> Path:
+def state(bench: Any, step: int) -> Path:
     """A whole state in the one run there is, as a trainer leaves it."""
     run = next((bench.home / "runs").iterdir())
     folder = run / f"my_lora-step{step:08d}-state"
@@ -253,7 +136,7 @@ def resumed(words: list[str]) -> str | None:
     )
 
 
-def test_resume_auto_goes_on_and_never_begins_anew(bench: Bench) -> None:
+def test_resume_auto_goes_on_and_never_begins_anew(bench: Any) -> None:
     bench.plan(exit=1, log="ERROR: broken\n")
     with pytest.raises(bench.part("backend.musubi_backend.errors").UserError):
         bench.train()
@@ -271,7 +154,7 @@ def test_resume_auto_goes_on_and_never_begins_anew(bench: Bench) -> None:
     assert resumed(bench.calls[-1]) is None, "another training does not go on from it"
 
 
-def test_a_failed_training_says_why_and_the_next_gets_the_gpu(bench: Bench) -> None:
+def test_a_failed_training_says_why_and_the_next_gets_the_gpu(bench: Any) -> None:
     noise = "".join(f"steps: {number}/9000 avr_loss=0.1\r" for number in range(9000))
     bench.plan(exit=1, log=f"{noise}\nERROR: clip.mp4 is broken\nremove it\n")
     error = bench.part("backend.musubi_backend.errors").UserError
@@ -285,7 +168,7 @@ def test_a_failed_training_says_why_and_the_next_gets_the_gpu(bench: Bench) -> N
 
 
 @pytest.mark.parametrize(("code", "words"), [(3, "was stopped from outside; queue again"), (1, "failed:"), (-9, "failed: it was killed")])
-def test_each_way_to_end_is_said_and_is_no_result(bench: Bench, code: int, words: str) -> None:
+def test_each_way_to_end_is_said_and_is_no_result(bench: Any, code: int, words: str) -> None:
     error = bench.part("backend.musubi_backend.errors").UserError
     bench.plan(exit=code)
     if code < 0:
@@ -296,13 +179,13 @@ def test_each_way_to_end_is_said_and_is_no_result(bench: Bench, code: int, words
     assert next((bench.home / "jobs").iterdir()).joinpath("status.json").read_text().count("stopped") == (code == 3)
 
 
-def test_a_trainer_that_writes_no_lora_is_named_with_its_log(bench: Bench) -> None:
+def test_a_trainer_that_writes_no_lora_is_named_with_its_log(bench: Any) -> None:
     bench.plan(endings=[])
     with pytest.raises(bench.part("backend.musubi_backend.errors").UserError, match=r"ended without writing .*my_lora.safetensors.*log"):
         bench.train()
 
 
-def test_the_result_names_lora_curve_and_run(bench: Bench) -> None:
+def test_the_result_names_lora_curve_and_run(bench: Any) -> None:
     result = bench.train()
     lora = bench.home / "models/loras/musubi_tuner/my_lora.safetensors"
     assert lora.read_text() == "weights" and result.files == (lora,)
@@ -313,8 +196,8 @@ def test_the_result_names_lora_curve_and_run(bench: Bench) -> None:
     assert bench.part("nodes.runs").Run(Path(job["run"]), "my_lora").losses() == [0.5]
 
 
-def test_a_converted_lora_is_renewed_with_its_lora(part: Any, tmp_path: Path) -> None:
-    bench = Bench(part, tmp_path / "home", "hv")
+def test_a_converted_lora_is_renewed_with_its_lora(make_bench: Any, tmp_path: Path) -> None:
+    bench = make_bench(tmp_path / "home", "hv")
     bench.train()
     published = bench.home / "models/loras/musubi_tuner/my_lora.safetensors"
     assert published.read_text() == "converted weights"
@@ -332,7 +215,7 @@ def test_a_converted_lora_is_renewed_with_its_lora(part: Any, tmp_path: Path) ->
     assert len(bench.calls) == 5, "older than its LoRA, it is made again"
 
 
-def test_caches_and_models_that_do_not_belong_together_are_refused(bench: Bench) -> None:
+def test_caches_and_models_that_do_not_belong_together_are_refused(bench: Any) -> None:
     error = bench.part("backend.musubi_backend.errors").UserError
     for text, words in (
         ({"architecture": "wan", "dataset": {"toml": "another", "datasets": []}}, "different datasets"),

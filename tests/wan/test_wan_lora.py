@@ -58,6 +58,8 @@ def test_patterns_choose_layers(create):
     assert len(no_ffn.targets) == 3 * 8
     one_back = create(network_args=["exclude_patterns=['.*ffn.*']", r"include_patterns=[r'blocks\.1\.ffn\.0']"])
     assert sorted(set(one_back.targets.values()) - set(no_ffn.targets.values())) == ["blocks.1.ffn.0"]
+    beginning = create(network_args=[r"exclude_patterns=[r'blocks\.1', r'blocks\.1\.ffn']"])
+    assert len(beginning.targets) == 3 * 10, "the beginning of a longer name is not the name"
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def dequantised(weight: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Ten
 class Fp8Linear(Linear):
     """A frozen linear with `weight` in 8-bit floats and, unless plainly cast, `scale_weight` to multiply it by.
 
-    fast: also round the input to 8 bits, per row, and multiply in 8 bits where the sizes allow (not while training).
+    fast: also round the input to 8 bits, per row, and multiply in 8 bits where the sizes allow. For generating only.
     """
 
     scale_weight: Tensor | None
@@ -99,7 +99,7 @@ class Fp8Linear(Linear):
         return dequantised(self.weight, self.scale_weight, dtype)
 
     def product(self, x: Tensor, start: Tensor | None) -> Tensor:
-        if self.fast and not torch.is_grad_enabled() and self._can_multiply_in_8_bits():
+        if self.fast and self._can_multiply_in_8_bits():
             return self._fast_product(x, start)
         return super().product(x, start)
 
