@@ -23,6 +23,7 @@ from musubi_backend.architectures.wan.model import WanGeometry
 from musubi_backend.options.parser import parse
 from musubi_backend.training import train
 from musubi_backend.training.distributed import OneProcess
+from musubi_backend.training.lean_torch import leave_compiler_out
 from musubi_backend.training.randomness import StepRandomness
 from musubi_backend.training.timesteps import TimestepSampling, schedule_sigmas, schedule_timesteps
 from musubi_backend.weights.safetensors_file import load, save_atomic
@@ -102,6 +103,7 @@ class Replay:
         places = ["--dit", str(dit), "--dataset_config", str(data), "--output_dir", str(folder / "out")]
         args = parse("wan_train_network", [*self.case["argv"][1:], *places, *more])
         wan = architectures.load("wan")
+        leave_compiler_out()
         self.loop = train.prepare(args, wan, OneProcess(torch.device("cpu")), train.check(args, wan))
         self.steps = args.max_train_steps
         own = [self.trace.get(f"step{step}.latents_first8") for step in range(self.steps)]

@@ -1,0 +1,389 @@
+"""The loop against numbers worked out here: a model of one number, noise and timesteps that are given, plain SGD.
+
+The model predicts k * input, with k = up * down of a LoRA of rank 1 on a weight of 0. With input x and target y, the loss is
+mean((k x - y)^2), and its gradients follow by the chain rule.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from musubi_backend.architectures.wan.adapter import Wan
+from musubi_backend.architectures.wan.card import CARD
+from musubi_backend.dataset.batches import BatchDescription, CachedItem
+from musubi_backend.errors import UserError
+from musubi_backend.layers.linear import Linear
+from musubi_backend.layers.lora import LoRANetwork
+from musubi_backend.options.parser import read
+from musubi_backend.options.registry import tool
+from musubi_backend.training import optimizers, schedules
+from musubi_backend.training.checkpoints import Checkpoints
+from musubi_backend.training.distributed import OneProcess, Processes
+from musubi_backend.training.lean_torch import leave_compiler_out
+from musubi_backend.training.loop import Loop, Run
+from musubi_backend.training.randomness import StepRandomness
+from musubi_backend.training.samples import Samples
+from musubi_backend.training.saved_states import Position
+from musubi_backend.training.state import TrainingState
+from musubi_backend.training.timesteps import TimestepSampling
+from musubi_backend.training.trackers import Trackers
+from musubi_backend.weights.safetensors_file import load
+from torch import Tensor, nn
+
+RATE, T = 0.1, 0.25
+LATENTS = [[1.0, -2.0], [0.5, 3.0], [-1.5, 0.25], [2.0, 1.0]]
+NOISE = [[0.5, 1.0], [-1.0, 0.75], [2.0, -0.5], [0.25, -1.25], [1.5, 0.5], [-0.75, 1.25], [0.5, -2.0], [1.0, 1.0]]
+ADAPTER = "lora_unet_block_linear"
+
+
+class WanAttentionBlock(nn.Module):
+    """A block by the name in Wan's card."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = Linear(1, 1, bias=False)
+        nn.init.zeros_(self.linear.weight)
+
+
+class OneNumber(nn.Module):
+    """Predicts its input times one number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = WanAttentionBlock()
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.block.linear(x.unsqueeze(-1)).squeeze(-1)
+        return result
+
+
+class Scaled(Wan):
+    """Wan, but for its model; latents are halved, so that leaving that out shows."""
+
+    def scale_latents(self, latents: Tensor) -> Tensor:
+        return latents * 0.5
+
+    def predict(self, transformer: nn.Module, noisy: Tensor, *rest: Any, **more: Any) -> Tensor:
+        prediction: Tensor = transformer(noisy)
+        return prediction
+
+
+class GivenDraws(StepRandomness):
+    """Noise by the number of the micro-step, and one noise level."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 0, torch.device("cpu"))
+
+    def start(self, micro_step: int) -> None:
+        super().start(micro_step)
+        self.micro_step = micro_step
+
+    def noise(self, shape: Sequence[int]) -> Tensor:
+        return torch.tensor(NOISE[self.micro_step]).view(1, 1, 1, 1, 2)
+
+    def levels(self, sampling: TimestepSampling, shape: Sequence[int], u: Any, boundary: float | None) -> tuple[Tensor, Tensor]:
+        return torch.tensor([T]), torch.tensor([T * 1000 + 1])
+
+
+class GivenItems:
+    """Batches of one item each, in the same order in every epoch."""
+
+    def __init__(self, count: int, broken: Mapping[int, float] | None = None) -> None:
+        self.latents = [torch.tensor(values).view(1, 1, 1, 1, 2) for values in LATENTS[:count]]
+        for index, value in (broken or {}).items():
+            self.latents[index] = torch.full_like(self.latents[index], value)
+
+    def batches(self, seed: int, epoch: int) -> list[BatchDescription]:
+        paths = [Path(f"item{index}") for index in range(len(self.latents))]
+        return [BatchDescription((CachedItem((0,), path, path),)) for path in paths]
+
+    def collate(self, batch: BatchDescription) -> dict[str, Any]:
+        return {"latents": self.latents[int(batch.names[0].removeprefix("item"))]}
+
+
+class Shown(Trackers):
+    """Keeps what would go to a tracker."""
+
+    def __init__(self, args: Namespace) -> None:
+        super().__init__(args)
+        self.rows: list[tuple[int, Mapping[str, float]]] = []
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        self.rows.append((step, dict(values)))
+
+    def of(self, tag: str) -> list[float]:
+        return [values[tag] for _, values in self.rows if tag in values]
+
+
+class Small:
+    """A run of the one-number model, ready to start."""
+
+    def __init__(
+        self, folder: Path, *flags: str, items: int = 4, dtype: torch.dtype = torch.float32, processes: Processes | None = None,
+        broken: Mapping[int, float] | None = None, up: float = 0.6, down: float = 0.8, **values: Any,
+    ) -> None:  # fmt: skip
+        settings = {
+            "task": "t2v-1.3B", "dit": "x", "dataset_config": "x", "output_dir": folder, "output_name": "cat",
+            "network_module": "networks.lora_wan", "optimizer_type": "SGD", "learning_rate": RATE, "max_grad_norm": 0,
+            "max_train_steps": 4, "seed": 7, "mixed_precision": "no", "timestep_sampling": "uniform", **values,
+        }  # fmt: skip
+        words = [word for key, value in settings.items() for word in (f"--{key}", *(value if isinstance(value, list) else [str(value)]))]
+        args = read(tool("wan_train_network"), ["--sdpa", *words, *flags])
+        leave_compiler_out()
+        wan, model = Scaled(), OneNumber()
+        model.requires_grad_(False)
+        self.network = LoRANetwork.create(model, CARD, rank=1, alpha=1.0, dropout=args.network_dropout, network_args=args.network_args)
+        self.network.load_state_dict(
+            {f"{ADAPTER}.lora_up.weight": torch.tensor([[up]]), f"{ADAPTER}.lora_down.weight": torch.tensor([[down]]),
+             f"{ADAPTER}.alpha": torch.tensor(1.0)}
+        )  # fmt: skip
+        self.network.train()
+        choice = optimizers.build(args, self.network.parameter_groups(args.learning_rate))
+        schedule = schedules.build(args, choice.optimizer, args.max_train_steps, choice.schedule_free)
+        self.shown = Shown(args)
+        windows = math.ceil(items / args.gradient_accumulation_steps)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.run = Run(
+            args, wan, GivenItems(items, broken), processes or OneProcess(torch.device("cpu")), dtype, model, self.network, choice,  # type: ignore[arg-type]
+            schedule, 7, args.max_train_steps, math.ceil(args.max_train_steps / windows), Checkpoints(args, CARD, {}), Samples(args, wan),
+            self.shown, {"run": "r"},
+        )  # fmt: skip
+        self.loop = Loop(self.run)
+        self.loop.randomness = GivenDraws()
+        self.after: list[list[float]] = []
+        choice.optimizer.register_step_post_hook(lambda *_: self.after.append(self.numbers))
+
+    @property
+    def numbers(self) -> list[float]:
+        """[up, down]"""
+        state = self.network.state_dict()
+        return [state[f"{ADAPTER}.lora_{part}.weight"].item() for part in ("up", "down")]
+
+
+class Expected:
+    """The same run in plain numbers."""
+
+    def __init__(self, up: float = 0.6, down: float = 0.8) -> None:
+        self.up, self.down = up, down
+        self.losses: list[float] = []
+
+    def step(self, pairs: Sequence[tuple[int, int]], accumulate: int = 1, rate: float = RATE, limit: float | None = None) -> list[float]:
+        """One optimizer step over (item, micro-step) pairs; returns [up, down] after it."""
+        for_up = for_down = 0.0
+        losses = []
+        for item, micro_step in pairs:
+            clean = [0.5 * value for value in LATENTS[item]]
+            x = [(1 - T) * c + T * n for c, n in zip(clean, NOISE[micro_step], strict=True)]
+            y = [n - c for c, n in zip(clean, NOISE[micro_step], strict=True)]
+            k = self.up * self.down
+            losses.append(sum((k * a - b) ** 2 for a, b in zip(x, y, strict=True)) / 2)
+            slope = sum(2 * a * (k * a - b) for a, b in zip(x, y, strict=True)) / 2 / accumulate
+            for_up, for_down = for_up + slope * self.down, for_down + slope * self.up
+        if limit is not None:
+            share = min(1.0, limit / math.hypot(for_up, for_down))
+            for_up, for_down = for_up * share, for_down * share
+        self.up, self.down = self.up - rate * for_up, self.down - rate * for_down
+        self.losses.append(sum(losses) / len(losses))
+        return [self.up, self.down]
+
+
+def test_each_batch_is_one_step_of_gradient_descent(tmp_path: Path) -> None:
+    small, expected = Small(tmp_path, max_train_steps=6), Expected()
+    small.loop.start()
+    wanted = [expected.step([(step % 4, step)]) for step in range(6)]
+    torch.testing.assert_close(small.after, wanted)
+    assert small.loop.history == pytest.approx(expected.losses, rel=1e-5)
+    assert small.shown.of("loss/current") == pytest.approx(expected.losses, rel=1e-5)
+    assert small.loop.position == Position(step=6, epoch=1, batch=2, micro_step=6)
+
+
+def test_a_window_is_the_mean_of_its_batches_and_a_short_last_one_counts_for_less(tmp_path: Path) -> None:
+    """Three batches in windows of two: as in musubi-tuner, the lone third is divided by two as well."""
+    small, expected = Small(tmp_path, items=3, gradient_accumulation_steps=2), Expected()
+    small.loop.start()
+    windows = [[(0, 0), (1, 1)], [(2, 2)], [(0, 3), (1, 4)], [(2, 5)]]
+    torch.testing.assert_close(small.after, [expected.step(window, accumulate=2) for window in windows])
+    assert small.loop.history == pytest.approx(expected.losses, rel=1e-5)
+    assert small.loop.position == Position(step=4, epoch=2, batch=0, micro_step=6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["plain", "with a scaler"])
+@pytest.mark.parametrize("limit", [0, 0.01, 1000])
+def test_gradients_are_clipped_to_the_limit_after_unscaling(limit: float, dtype: torch.dtype, tmp_path: Path) -> None:
+    small, expected = Small(tmp_path, max_grad_norm=limit, dtype=dtype), Expected()
+    small.loop.start()
+    torch.testing.assert_close(small.after, [expected.step([(step, step)], limit=limit or None) for step in range(4)])
+    if limit == 0.01:
+        start = [[0.6, 0.8], *small.after]
+        moves = [math.dist(one, other) for one, other in itertools.pairwise(start)]
+        assert moves == pytest.approx([RATE * 0.01] * 4, rel=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step:UserWarning")
+def test_a_step_that_overflows_is_skipped_and_the_scale_halved(tmp_path: Path) -> None:
+    small = Small(tmp_path, max_train_steps=2, dtype=torch.float16, broken={0: 1e18})
+    assert small.loop.scaler is not None
+    before = small.loop.scaler.get_scale()
+    small.loop.start()
+    assert small.loop.scaler.get_scale() == before / 2 and len(small.after) == 1, "one step was skipped, one was done"
+
+
+def test_the_rate_of_a_step_is_the_one_it_used(tmp_path: Path) -> None:
+    small, expected = Small(tmp_path, lr_scheduler="linear", lr_warmup_steps=2, max_train_steps=6), Expected()
+    small.loop.start()
+    rates = [RATE * share for share in (0, 0.5, 1, 0.75, 0.5, 0.25)]
+    assert small.shown.of("lr/unet") == pytest.approx(rates)
+    torch.testing.assert_close(small.after, [expected.step([(step % 4, step)], rate=rate) for step, rate in enumerate(rates)])
+
+
+def test_checkpoints_hold_the_weights_of_their_step_and_the_oldest_go(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"items": 2, "max_train_steps": 8, "save_every_n_epochs": 1, "save_last_n_epochs": 2}
+    small = Small(tmp_path, save_every_n_steps=3, save_last_n_steps=3, **settings)
+    small.loop.start()
+    # the end is cat.safetensors; epoch 4, the last, gets no file of its own
+    saved = {path.stem: load(path) for path in tmp_path.glob("*.safetensors")}
+    assert set(saved) == {"cat", "cat-000002", "cat-000003", "cat-step00000003", "cat-step00000006"}
+    for stem, step in (("cat", 8), ("cat-000002", 4), ("cat-000003", 6), ("cat-step00000003", 3), ("cat-step00000006", 6)):
+        assert saved[stem][f"{ADAPTER}.lora_up.weight"].item() == pytest.approx(small.after[step - 1][0]), stem
+
+
+def test_the_average_is_of_one_epochs_batches_also_after_resuming(tmp_path: Path) -> None:
+    whole = Small(tmp_path / "whole", max_train_steps=8, learning_rate=1e-12)
+    whole.loop.start()
+    losses = whole.loop.history
+    of_an_epoch = [sum(losses[max(0, step - 4) : step]) / min(4, step) for step in range(1, 9)]
+    assert whole.shown.of("loss/average") == pytest.approx(of_an_epoch)
+    assert whole.shown.of("loss/epoch") == pytest.approx([of_an_epoch[3], of_an_epoch[7]])
+    for step in (2, 6):
+        first = Small(tmp_path / f"first {step}", max_train_steps=step, learning_rate=1e-12)
+        first.loop.start()
+        state: TrainingState = first.loop.state()
+        rest = Small(tmp_path / f"rest {step}", max_train_steps=8, learning_rate=1e-12)
+        rest.loop.go_to(state.position, state.losses, state.history)
+        rest.loop.start()
+        assert rest.shown.of("loss/average") == pytest.approx(of_an_epoch[step:])
+        assert rest.loop.history == pytest.approx(losses)
+
+
+def test_a_state_inside_a_window_knows_nothing_of_it(tmp_path: Path) -> None:
+    """The average of the first epoch leaves out batches that will come again."""
+    small = Small(tmp_path, items=4, gradient_accumulation_steps=2, broken={3: math.nan})
+    with pytest.raises(UserError, match="the loss is not finite at step 2, training item3"):
+        small.loop.start()
+    state = small.loop.state()
+    assert len(state.losses) == 2 and state.position == Position(step=1, epoch=0, batch=2, micro_step=2)
+
+
+def test_a_finite_loss_with_infinite_gradients_stops_the_training_by_name(tmp_path: Path) -> None:
+    """The loss is about 1e36 and so is its slope; the gradient of up is that times down, which does not fit into float32."""
+    small = Small(tmp_path, broken={1: 4e18}, up=0.0, down=1e4, learning_rate=1e-12)
+    with pytest.raises(UserError, match="the gradient is not finite at step 2, training item1") as caught:
+        small.loop.start()
+    assert "item0" not in str(caught.value) and len(small.after) == 1
+    assert all(math.isfinite(value) for value in small.numbers)
+
+
+def test_norms_are_limited_after_each_step_and_reported(tmp_path: Path) -> None:
+    small, expected = Small(tmp_path, max_train_steps=2, scale_weight_norms=0.3), Expected()
+    small.loop.start()
+    first = expected.step([(0, 0)])
+    torch.testing.assert_close(small.after[0], first)
+    share = 0.3 / abs(first[0] * first[1])
+    expected.up, expected.down = (value * share**0.5 for value in first)
+    second = expected.step([(1, 1)])
+    torch.testing.assert_close(small.after[1], second)
+    assert small.shown.of("max_norm/max_key_norm") == pytest.approx([0.3, abs(second[0] * second[1])])
+    assert small.shown.of("max_norm/keys_scaled") == [1, 0]
+
+
+class Modes(torch.optim.SGD):
+    """Plain SGD that notes in which mode it is, as schedule-free optimizers have them."""
+
+    training = False
+
+    def train(self) -> None:
+        self.training = True
+
+    def eval(self) -> None:
+        self.training = False
+
+
+class Watched(Samples):
+    """Samples that keep in which modes they were made, and what the model predicted."""
+
+    def __init__(self, small: Small, steps: Sequence[int]) -> None:
+        self.small, self.steps = small, steps
+        self.made: list[tuple[int, bool, bool, Tensor]] = []
+
+    def due(self, step: int, epoch: int | None = None) -> bool:
+        return epoch is None and step in self.steps
+
+    def make(self, transformer: nn.Module, step: int, epoch: int | None, device: torch.device) -> list[Path]:
+        training: bool = self.small.run.choice.optimizer.training  # type: ignore[attr-defined]
+        self.made.append((step, self.small.network.training, training, transformer(torch.ones(1, 64))))
+        return []
+
+
+def test_samples_and_checkpoints_see_the_weights_meant_for_them_and_training_goes_on_in_its_own_mode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also before the first step and after the last."""
+    monkeypatch.setattr(torch.optim, "Modes", Modes, raising=False)
+    flags = {"optimizer_type": "Modes", "network_dropout": 0.9, "save_every_n_steps": 2, "learning_rate": 1e-12}
+    small = Small(tmp_path, **flags)
+    optimizer: Any = small.run.choice.optimizer
+    samples = small.run.samples = Watched(small, (0, 1, 4))
+    saved: list[bool] = []
+    write = small.run.checkpoints.save_lora
+    monkeypatch.setattr(small.run.checkpoints, "save_lora", lambda *rest: saved.append(optimizer.training) or write(*rest))
+    stepped: list[tuple[bool, bool]] = []
+    optimizer.register_step_post_hook(lambda *_: stepped.append((optimizer.training, small.network.training)))
+    small.loop.start()
+    assert [(step, network, mode) for step, network, mode, _ in samples.made] == [(0, False, False), (1, False, False), (4, False, False)]
+    for _, _, _, prediction in samples.made:
+        torch.testing.assert_close(prediction.detach(), torch.full((1, 64), 0.48)), "no number is dropped"
+    assert saved == [False] * 3 and stepped == [(True, True)] * 4
+
+
+def test_dropout_acts_in_training(tmp_path: Path) -> None:
+    small, plain = Small(tmp_path, network_dropout=0.5, max_train_steps=8), Small(tmp_path, max_train_steps=8)
+    for one in (small, plain):
+        one.loop.start()
+    assert small.loop.history[0] != pytest.approx(plain.loop.history[0], rel=1e-4)
+    again = Small(tmp_path, network_dropout=0.5, max_train_steps=8)
+    again.loop.start()
+    assert again.loop.history == small.loop.history, "and follows the seed"
+
+
+class Halves(OneProcess):
+    """The second of two processes, whose partner always has the same numbers plus 1 (gradients) or plus 2 (losses)."""
+
+    rank, count, is_main = 1, 2, False
+
+    def average_gradients(self, parameters: Any) -> None:
+        for one in parameters:
+            one.grad += 0.5
+
+    def mean(self, values: Tensor) -> Tensor:
+        return values + 1
+
+
+def test_one_of_two_processes_trains_every_second_batch_with_the_mean_gradient_and_reports_nothing(tmp_path: Path) -> None:
+    small, expected = Small(tmp_path, processes=Halves(torch.device("cpu")), max_train_steps=2), Expected()
+    small.loop.start()
+    wanted = []
+    for step, item in enumerate((1, 3)):
+        up, down = expected.step([(item, step)])
+        expected.up, expected.down = up - RATE * 0.5, down - RATE * 0.5
+        wanted.append([expected.up, expected.down])
+    torch.testing.assert_close(small.after, wanted)
+    assert small.loop.history == pytest.approx([loss + 1 for loss in expected.losses])
+    assert small.loop.position == Position(step=2, epoch=1, batch=0, micro_step=2)
+    assert not small.shown.of("loss/current")

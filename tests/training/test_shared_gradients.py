@@ -1,0 +1,92 @@
+"""What several processes make of their gradients and numbers, in numbers."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from musubi_backend.training.distributed import ManyProcesses
+from torch import Tensor, nn
+
+
+class WithPartner(ManyProcesses):
+    """The group without its set-up: `all_reduce` is replaced in the tests."""
+
+    def __init__(self, count: int) -> None:
+        self.rank, self.count, self.device = 0, count, torch.device("cpu")
+
+
+@pytest.fixture
+def partners(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """What the other processes send at the next exchange; summed as a process group would."""
+    sent: list[Tensor] = []
+
+    def all_reduce(tensor: Tensor, **more: Any) -> None:
+        for one in sent:
+            tensor += one
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    return sent
+
+
+def parameters() -> list[nn.Parameter]:
+    return [nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(1))]
+
+
+def test_gradients_become_their_mean_and_unused_parameters_stay_without(partners: list[Tensor]) -> None:
+    """The partner used the second parameter only, with gradients 6, 8, 10; nobody used the third."""
+    first, second, third = every = parameters()
+    first.grad = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    partners.append(torch.tensor([0.0, 1, 0, 0, 0, 0, 0, 6, 8, 10, 0]))
+    WithPartner(2).average_gradients(iter(every))
+    assert torch.equal(first.grad, torch.tensor([[0.5, 1.0], [1.5, 2.0]]))
+    assert second.grad is not None and second.grad.tolist() == [3, 4, 5]
+    assert third.grad is None
+
+
+def test_means_are_over_all_processes_and_leave_what_was_given(partners: list[Tensor]) -> None:
+    partners += [torch.tensor([2.0, 5.0]), torch.tensor([3.0, 1.0])]
+    own = torch.tensor([1.0, 0.0])
+    assert WithPartner(3).mean(own).tolist() == [2, 2] and own.tolist() == [1, 0]
+
+
+SCRIPT = """
+import torch
+from argparse import Namespace
+from musubi_backend.training import distributed
+group = distributed.start(Namespace(ddp_timeout=None))
+used, other = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
+used.grad = torch.tensor([1.0, 2.0]) + 10 * group.rank
+if group.rank == 1:
+    other.grad = torch.tensor([4.0, 4.0])
+group.average_gradients([used, other])
+print(group.rank, used.grad.tolist(), other.grad.tolist(), group.mean(torch.tensor(float(group.rank))).item(),
+      group.agreed(40 + group.rank), group.any(group.rank == 1), group.any(False), group.is_main, sep="|")
+group.close()
+"""
+
+
+@pytest.mark.slow
+def test_two_real_processes_agree_on_the_means() -> None:
+    pytest.importorskip("accelerate")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    backend = str(Path(__file__).resolve().parents[2] / "backend")
+    common = {**os.environ, "PYTHONPATH": backend, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    group = [
+        subprocess.Popen(
+            [sys.executable, "-c", SCRIPT], env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"},
+            stdout=subprocess.PIPE, text=True, encoding="utf-8",
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=120)[0].strip().splitlines()[-1].split("|", 1)[1] for process in group]
+    assert said[0] == "[6.0, 7.0]|[2.0, 2.0]|0.5|40|True|False|True"
+    assert said[1] == "[6.0, 7.0]|[2.0, 2.0]|0.5|40|True|False|False"
