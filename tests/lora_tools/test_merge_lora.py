@@ -167,7 +167,7 @@ def test_bad_input(shared, refusal, tmp_path):
     state, _ = lora_of("LoRA")
     save_atomic(state, tmp_path / "lora.safetensors")
     save_atomic({name: torch.cat([t, t], -1) if "lora_A" in name else t for name, t in state.items()}, tmp_path / "wide.safetensors")
-    save_atomic({**state, f"diffusion_model.{NAME}.dora_scale": torch.ones(64, 1)}, tmp_path / "dora.safetensors")
+    save_atomic({**state, f"diffusion_model.{NAME}.lora_mid.weight": torch.ones(2, 2)}, tmp_path / "tucker.safetensors")
     base, out = tmp_path / "base.safetensors", ["--save_merged_model", tmp_path / "out.safetensors"]
 
     def said(*words: object) -> str:
@@ -178,7 +178,7 @@ def test_bad_input(shared, refusal, tmp_path):
     wide = said("--dit", base, "--lora_weight", tmp_path / "wide.safetensors", *out)
     assert "64x256" in wide and "[64, 128]" in wide and "blocks_0_self_attn_q" in wide
     assert "wide.safetensors" in wide and "base.safetensors" in wide
-    assert "DoRA" in said("--dit", base, "--lora_weight", tmp_path / "dora.safetensors", *out)
+    assert "Tucker" in said("--dit", base, "--lora_weight", tmp_path / "tucker.safetensors", *out)
     assert "is the input" in said("--dit", base, "--lora_weight", hv, "--save_merged_model", base)
     assert "a transformer is expected" in said("--dit", hv, "--lora_weight", hv, *out)
     assert "--lora_multiplier has 2 values for 1" in said("--dit", base, "--lora_weight", hv, "--lora_multiplier", "1", "2", *out)

@@ -1,4 +1,5 @@
-"""What one adapter of a LoRA file adds to a weight: LoRA (arXiv 2106.09685), LoHa (2108.06098), LoKr (2309.14859), full differences.
+"""What one adapter of a LoRA file adds to a weight: LoRA (arXiv 2106.09685), LoHa (2108.06098), LoKr (2309.14859), full differences;
+each of them with DoRA's magnitudes too (2402.09353).
 
 Parts have musubi-tuner's names (`lora_down.weight`, `hada_w1_a`, `lokr_w2_b`, `alpha`, ...), and the order of the arithmetic is its too,
 so that merged weights are the same bits.
@@ -15,7 +16,9 @@ from torch import Tensor
 from ..errors import UserError
 
 Parts = Mapping[str, Tensor]
-_BY_ROW = ("lora_up.weight", "hada_w1_a", "hada_w2_a", "diff")
+TUCKER = ("hada_t1", "hada_t2", "lokr_t2", "lora_mid.weight")
+_DORA = "dora_scale"
+_BY_ROW = ("lora_up.weight", "hada_w1_a", "hada_w2_a", "diff", "set_weight", _DORA)
 
 
 def merged(weight: Tensor, parts: Parts, multiplier: float, name: str) -> Tensor:
@@ -27,6 +30,8 @@ def merged(weight: Tensor, parts: Parts, multiplier: float, name: str) -> Tensor
         weight, parts = weight.half(), {key: part.half() if part.is_floating_point() else part for key, part in parts.items()}
     parts = {key: part.to(weight.device) for key, part in parts.items()}
     check(weight.shape, parts, name)
+    if _DORA in parts or "set_weight" in parts:
+        return _interpolated(weight, parts, multiplier)
     if "lora_down.weight" in parts:
         down, up = parts["lora_down.weight"], parts["lora_up.weight"]
         rank = down.shape[0]
@@ -35,6 +40,28 @@ def merged(weight: Tensor, parts: Parts, multiplier: float, name: str) -> Tensor
         difference = multiplier * _like(weight, delta(parts))
     same = difference.dtype == torch.promote_types(weight.dtype, difference.dtype)
     return difference.add_(weight) if same else weight + difference
+
+
+def _interpolated(weight: Tensor, parts: Parts, multiplier: float) -> Tensor:
+    """The weight on its way to what a DoRA or a whole new weight makes of it, in float32 at least: there at multiplier 1."""
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    weight, parts = weight.to(dtype), {name: part.to(dtype) for name, part in parts.items()}
+    new = (
+        _like(weight, parts["set_weight"])
+        if "set_weight" in parts
+        else _with_magnitudes(weight + _like(weight, delta(parts)), parts[_DORA])
+    )
+    return torch.lerp(weight, new, multiplier)
+
+
+def _with_magnitudes(changed: Tensor, magnitudes: Tensor) -> Tensor:
+    """magnitudes * changed / norm of changed: for each output (magnitudes [out, 1]), or for each input over all outputs ([1, in])."""
+    if magnitudes.shape[1] == 1 and len(magnitudes) == len(changed):
+        matrix, over = changed.reshape(len(changed), 1, -1), (1, 2)
+    else:
+        matrix, over = changed.reshape(len(changed), magnitudes.shape[1], -1), (0, 2)
+    norm = torch.linalg.vector_norm(matrix, dim=over, keepdim=True).clamp_min(torch.finfo(changed.dtype).tiny)
+    return (matrix * (magnitudes.reshape(norm.shape) / norm)).reshape(changed.shape)
 
 
 def delta(parts: Parts) -> Tensor:
@@ -54,8 +81,10 @@ def delta(parts: Parts) -> Tensor:
 
 
 def rows_of(parts: Parts, start: int, stop: int) -> dict[str, Tensor] | None:
-    """The adapter of some rows of the weight; None for a LoKr, whose rows are not apart."""
-    if "lora_down.weight" in parts or "hada_w1_a" in parts or "diff" in parts:
+    """The adapter of some rows of the weight; None for a LoKr, or norms over all rows, whose rows are not apart."""
+    if _DORA in parts and len(parts[_DORA]) == 1:
+        return None
+    if "set_weight" in parts or "lora_down.weight" in parts or "hada_w1_a" in parts or "diff" in parts:
         return {name: part[start:stop] if name in _BY_ROW else part for name, part in parts.items()}
     return None
 
@@ -72,6 +101,7 @@ def changes_weight(parts: Parts) -> bool:
         {"lora_down.weight", "lora_up.weight"} <= parts.keys()
         or {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"} <= parts.keys()
         or "diff" in parts
+        or "set_weight" in parts
         or any(name in parts for name in ("lokr_w1", "lokr_w1_a"))
     )
 
@@ -92,9 +122,9 @@ def _like(weight: Tensor, difference: Tensor) -> Tensor:
 
 def check(shape: Sequence[int], parts: Parts, name: str) -> None:
     """UserError when an adapter cannot be merged, or is for a matrix of another size."""
-    for part in ("dora_scale", "hada_t1", "lokr_t2"):
+    for part in TUCKER:
         if part in parts:
-            raise UserError(f"{name} has {part}: DoRA and Tucker decomposition cannot be merged; extract a plain LoRA from it first")
+            raise UserError(f"{name} has {part}: a Tucker decomposition cannot be merged")
     rows, columns = _size(parts)
     if rows * columns != prod(shape) or (len(shape) > 1 and rows != shape[0]):
         raise UserError(f"{name} changes a matrix of {rows}x{columns}, and the model's is {list(shape)}: it was trained on another model")
@@ -105,8 +135,9 @@ def _size(parts: Parts) -> tuple[int, int]:
         return parts["lora_up.weight"].shape[0], parts["lora_down.weight"][0].numel()
     if "hada_w1_a" in parts:
         return parts["hada_w1_a"].shape[0], parts["hada_w1_b"].shape[1]
-    if "diff" in parts:
-        return parts["diff"].shape[0], parts["diff"][0].numel()
+    for name in ("diff", "set_weight"):
+        if name in parts:
+            return parts[name].shape[0], parts[name][0].numel()
     first, second = _kron_size(parts, "lokr_w1"), _kron_size(parts, "lokr_w2")
     return first[0] * second[0], first[1] * second[1]
 

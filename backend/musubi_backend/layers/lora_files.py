@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..weights.arrays import of_bytes
 from ..weights.lora_layouts import LoRAFile, arranged, musubi_tensors
+from ..weights.lora_parts import BIAS
 from ..weights.recognise import recognise
 from .lora import adapter_name
 from .lora_delta import changes_weight, check, merged, merged_bias, rows_of
@@ -21,6 +23,7 @@ from .lora_delta import changes_weight, check, merged, merged_bias, rows_of
 logger = logging.getLogger(__name__)
 
 _BLOCK = 1 << 20  # numbers merged at a time
+_SHOWN = 12
 
 
 def read_lora(path: str | Path, architecture: str | None = None) -> dict[str, Tensor]:
@@ -29,10 +32,7 @@ def read_lora(path: str | Path, architecture: str | None = None) -> dict[str, Te
     architecture: id of the model's card; layers are named, split and fused as that model has them. None: as the file's own model.
     Tensors of unknown meaning keep their names. UserError when the file is no LoRA.
     """
-    kind = recognise(path)
-    if kind is not None and kind.id != "lora":
-        raise UserError(f"{path} is a {kind}; a LoRA file is expected")
-    lora = LoRAFile.open(path)
+    lora = open_lora(path)
     try:
         state = {name: of_bytes(lora.file.array(name), lora.file.tensors[name].dtype) for name in lora.left}
         for layer, adapter in arranged(lora, architecture or lora.native):
@@ -43,12 +43,20 @@ def read_lora(path: str | Path, architecture: str | None = None) -> dict[str, Te
     return state
 
 
+def open_lora(path: str | Path, expert: str = "") -> LoRAFile:
+    """As `LoRAFile.open`; UserError that says what the file is where it is a known kind of another file."""
+    kind = recognise(path)
+    if kind is not None and kind.id != "lora":
+        raise UserError(f"{path} is a {kind}; a LoRA file is expected")
+    return LoRAFile.open(path, expert)
+
+
 @dataclass
 class LoRAMerge:
     """Adds LoRA files of any kind and layout to weights while they are loaded (`weights.loader.load_into(transform=...)`).
 
     The arithmetic is musubi-tuner's: W + multiplier * delta, in the wider of the two dtypes; the loader then casts to the model's
-    dtype. architecture: as in `read_lora`.
+    dtype. architecture: as in `read_lora`. expert: whose layers are wanted of a file for two experts (`weights.lora_keys`).
     """
 
     files: Sequence[str | Path]
@@ -56,39 +64,55 @@ class LoRAMerge:
     include_patterns: Sequence[str | None] = ()
     exclude_patterns: Sequence[str | None] = ()
     architecture: str | None = None
-    _states: list[dict[str, dict[str, Tensor]]] = field(default_factory=list)
+    expert: str = ""
+    _states: list[dict[str, list[_Piece]]] = field(default_factory=list)
+    _left: list[list[str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for index, path in enumerate(self.files):
+            lora = open_lora(path, self.expert)
             try:
-                kept = _filtered(read_lora(path, self.architecture), _at(self.include_patterns, index), _at(self.exclude_patterns, index))
+                state = _pieces(lora, self.architecture or lora.native, _chosen(self.include_patterns, self.exclude_patterns, index))
             except re.error as error:
                 raise UserError(f"--include_patterns or --exclude_patterns {index + 1} is no regular expression: {error}") from error
-            if not kept:
+            finally:
+                lora.close()
+            if not state:
                 raise UserError(f"{path}: the include and exclude patterns leave nothing of this LoRA")
-            self._states.append(_by_adapter(kept))
+            self._states.append(state)
+            self._left.append(lora.left)
 
     def check(self, tensors: Mapping[str, Sequence[int]]) -> None:
         """Compare with the model's tensors (name -> shape) before anything is loaded. UserError when a file fits nothing or is for
         other sizes; what is left over in a fitting file is a warning."""
-        usable = {adapter_name(name.rpartition(".")[0]) for name in tensors}
-        for path, state in zip(self.files, self._states, strict=True):
-            unused = [adapter for adapter in state if adapter not in usable]
-            if len(unused) == len(state):
-                raise UserError(f"{path} is a {recognise(path)} and fits no layer of this model; its keys are like {_first_key(state)}")
-            if unused:
-                keys = ", ".join(_key(adapter, part) for adapter in unused for part in state[adapter])
-                logger.warning("Warning: not all LoRA keys are used: %s: %s", path, keys)
-            for name, shape in tensors.items():
-                adapter, _, leaf = _adapter_and_leaf(name)
-                if leaf == "weight" and adapter in state and changes_weight(state[adapter]):
-                    check(shape, state[adapter], f"{adapter} of {path}")
+        leaves = {_adapter_and_leaf(name): tuple(shape) for name, shape in tensors.items()}
+        for path, state, left in zip(self.files, self._states, self._left, strict=True):
+            unused = [
+                f"{adapter}.{part}"
+                for adapter, pieces in state.items()
+                for piece in pieces
+                for part in piece.parts
+                if (adapter, "bias" if part == "diff_b" else "weight") not in leaves or part == BIAS
+            ]
+            if len(unused) == sum(len(piece.parts) for pieces in state.values() for piece in pieces):
+                raise UserError(f"{path} is a {recognise(path)} and fits no layer of this model; its keys are like {unused[0]}")
+            if unused or left:
+                keys = [*unused, *left]
+                logger.warning(
+                    "Warning: not all LoRA keys are used: %s: %d, %s%s",
+                    path,
+                    len(keys),
+                    ", ".join(keys[:_SHOWN]),
+                    ", ..." * (len(keys) > _SHOWN),
+                )
+            for (adapter, leaf), shape in leaves.items():
+                for piece in state.get(adapter, ()):
+                    _check_piece(piece, leaf, shape, f"{adapter} of {path}")
 
     def touches(self, name: str) -> bool:
         """Whether any of the LoRAs changes the tensor called `name` in the model."""
-        adapter, _, leaf = _adapter_and_leaf(name)
-        parts = [state[adapter] for state in self._states if adapter in state]
-        return any(changes_weight(part) if leaf == "weight" else leaf == "bias" and "diff_b" in part for part in parts)
+        adapter, leaf = _adapter_and_leaf(name)
+        return any(piece.changes(leaf) for state in self._states for piece in state.get(adapter, ()))
 
     def __call__(self, name: str, weight: Tensor) -> Tensor:
         """`name` is the tensor's name in the model."""
@@ -101,17 +125,17 @@ class LoRAMerge:
 
         `weight` is overwritten, some rows at a time, so that nothing of its size is needed beside it.
         """
-        adapter, _, leaf = _adapter_and_leaf(name)
+        adapter, leaf = _adapter_and_leaf(name)
         for index, state in enumerate(self._states):
-            if adapter not in state:
-                continue
-            parts = {part: tensor.to(weight.device, torch.float32) for part, tensor in state[adapter].items()}
-            blocks: list[tuple[Tensor, Mapping[str, Tensor]]] = [(weight, parts)]
-            if leaf == "weight" and changes_weight(parts):
-                check(weight.shape, parts, f"{adapter} of {self.files[index]}")
-                blocks = self._blocks(weight, parts)
-            for rows, part in blocks:
-                rows.copy_(self._with(index, name, rows.float(), part))
+            for piece in state.get(adapter, ()):
+                piece = piece.to(weight.device, torch.float32)
+                rows = piece.of(weight)
+                blocks: list[tuple[Tensor, Mapping[str, Tensor]]] = [(rows, piece.parts)]
+                if leaf == "weight" and changes_weight(piece.parts):
+                    check(rows.shape, piece.parts, f"{adapter} of {self.files[index]}")
+                    blocks = self._blocks(rows, piece.parts)
+                for some, parts in blocks:
+                    some.copy_(self._changed(index, name, some.float(), parts))
         return weight
 
     def _blocks(self, weight: Tensor, parts: Mapping[str, Tensor]) -> list[tuple[Tensor, Mapping[str, Tensor]]]:
@@ -120,47 +144,80 @@ class LoRAMerge:
         pairs = [(weight[start : start + step], rows_of(parts, start, start + step)) for start in range(0, len(weight), step)]
         return [(rows, part) for rows, part in pairs if part is not None] or [(weight, parts)]
 
-    def _with(self, index: int, name: str, weight: Tensor, parts: Mapping[str, Tensor] | None = None) -> Tensor:
-        """With one of the LoRAs, or `parts` of it."""
-        adapter, _, leaf = _adapter_and_leaf(name)
-        parts = self._states[index].get(adapter) if parts is None else parts
-        if parts is None:
-            return weight
+    def _with(self, index: int, name: str, weight: Tensor) -> Tensor:
+        """With one of the LoRAs. The weight stays as it is; the same object where nothing changes."""
+        adapter, leaf = _adapter_and_leaf(name)
+        for piece in self._states[index].get(adapter, ()):
+            if piece.rows is None:
+                weight = self._changed(index, name, weight, piece.parts)
+            elif piece.changes(leaf):
+                changed = self._changed(index, name, piece.of(weight), piece.parts)
+                weight = weight.to(changed.dtype, copy=True)
+                piece.of(weight).copy_(changed)
+        return weight
+
+    def _changed(self, index: int, name: str, weight: Tensor, parts: Mapping[str, Tensor]) -> Tensor:
+        """A weight or bias, or rows of it, with one adapter of one of the LoRAs."""
+        adapter, leaf = _adapter_and_leaf(name)
         multiplier = self.multipliers[index] if index < len(self.multipliers) else 1.0
         if leaf == "weight" and changes_weight(parts):
             return merged(weight, parts, multiplier, f"{adapter} of {self.files[index]}")
         return merged_bias(weight, parts, multiplier) if leaf == "bias" else weight
 
 
-def _adapter_and_leaf(name: str) -> tuple[str, str, str]:
-    path, dot, leaf = name.rpartition(".")
-    return adapter_name(path), dot, leaf
+@dataclass(frozen=True)
+class _Piece:
+    """One adapter. rows: which of the weight's rows it changes; None for all."""
+
+    parts: Mapping[str, Tensor]
+    rows: tuple[int, int] | None = None
+
+    def changes(self, leaf: str) -> bool:
+        return changes_weight(self.parts) if leaf == "weight" else leaf == "bias" and "diff_b" in self.parts
+
+    def of(self, weight: Tensor) -> Tensor:
+        """Those rows of a weight, in its memory."""
+        return weight if self.rows is None else weight[self.rows[0] : self.rows[1]]
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> _Piece:
+        return _Piece({name: part.to(device, dtype) for name, part in self.parts.items()}, self.rows)
 
 
-def _by_adapter(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    adapters: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in state.items():
-        adapter, _, part = key.partition(".")
-        adapters.setdefault(adapter, {})[part] = tensor
-    return adapters
+def _pieces(lora: LoRAFile, naming: str, chosen: Callable[[str], bool]) -> dict[str, list[_Piece]]:
+    """Adapter -> what the file has for its layer."""
+    state: dict[str, list[_Piece]] = {}
+    for layer, adapter in arranged(lora, naming, apart=True):
+        parts = {name: part for name, part in musubi_tensors(layer, adapter) if chosen(name)}
+        if parts:
+            piece = {name.partition(".")[2]: of_bytes(part.make(), part.dtype) for name, part in parts.items()}
+            state.setdefault(adapter_name(layer), []).append(_Piece(piece, adapter.rows))
+    return state
 
 
-def _first_key(state: Mapping[str, Mapping[str, Tensor]]) -> str:
-    adapter, parts = next(iter(state.items()))
-    return _key(adapter, next(iter(parts)))
+def _check_piece(piece: _Piece, leaf: str, shape: Sequence[int], name: str) -> None:
+    """UserError where it does not fit a tensor of the model."""
+    if not piece.changes(leaf):
+        return
+    if piece.rows is not None:
+        if piece.rows[1] > shape[0]:
+            raise UserError(f"{name} changes rows up to {piece.rows[1]}, and the model's has {shape[0]}: it was trained on another model")
+        shape = (piece.rows[1] - piece.rows[0], *shape[1:])
+    if leaf == "weight":
+        check(shape, piece.parts, name)
+    elif piece.parts["diff_b"].numel() != prod(shape):
+        raise UserError(f"{name} changes a bias of {piece.parts['diff_b'].numel()}, and the model's is {list(shape)}")
 
 
-def _key(adapter: str, part: str) -> str:
-    return f"{adapter}.{part}" if part else adapter
+def _adapter_and_leaf(name: str) -> tuple[str, str]:
+    """Of a tensor of the model. A table, such as `blocks.0.modulation`, is a layer of its own with nothing but a weight."""
+    path, _, leaf = name.rpartition(".")
+    return (adapter_name(path), leaf) if leaf in ("weight", "bias") else (adapter_name(name), "weight")
 
 
-def _filtered(state: dict[str, Tensor], include: str | None, exclude: str | None) -> dict[str, Tensor]:
-    kept = state
-    if include:
-        kept = {key: tensor for key, tensor in kept.items() if re.search(include, key)}
-    if exclude:
-        kept = {key: tensor for key, tensor in kept.items() if not re.search(exclude, key)}
-    return kept
+def _chosen(include: Sequence[str | None], exclude: Sequence[str | None], index: int) -> Callable[[str], bool]:
+    """Whether a tensor's name passes the patterns of one file."""
+    wanted, unwanted = (re.compile(pattern) if pattern else None for pattern in (_at(include, index), _at(exclude, index)))
+    return lambda name: (wanted is None or bool(wanted.search(name))) and not (unwanted is not None and unwanted.search(name))
 
 
 def _at(patterns: Sequence[str | None], index: int) -> str | None:

@@ -7,6 +7,7 @@ nearest LoRA of that rank, and what that loses is reported.
 from __future__ import annotations
 
 import json
+import logging
 from argparse import Namespace
 from pathlib import Path
 from typing import TypeAlias
@@ -15,15 +16,20 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..layers.lora_delta import changes_weight
+from ..layers.lora_delta import TUCKER, changes_weight
 from ..weights.arrays import of_bytes
 from ..weights.dtypes import dtype_named
 from ..weights.lora_layouts import LoRAFile, arranged
-from ..weights.lora_parts import Adapter
+from ..weights.lora_parts import BIAS, DORA, Adapter
 from ..weights.streamed_file import refuse_inputs
 from .convert_lora import metadata_for
 from .lora_factors import sum_of
 from .lora_result import Losses, save_lora, watched
+
+logger = logging.getLogger(__name__)
+
+_SHOWN = 12
+_ALONE = {DORA: "DoRA", "set_weight": "a whole new weight", BIAS: "a second bias", **dict.fromkeys(TUCKER, "a Tucker decomposition")}
 
 Layers: TypeAlias = "dict[str, list[tuple[str, Adapter, float]]]"
 """Dotted path -> (file, adapter, strength) of each file that changes the layer."""
@@ -37,6 +43,7 @@ def run(args: Namespace) -> None:
     loras = [LoRAFile.open(path) for path in files]
     naming = _naming(loras, args.architecture)
     layers = _layers(loras, strengths, naming)
+    left = [f"{key} of {lora.file.path}" for lora in loras for key in lora.left]
     combined: dict[str, dict[str, Tensor]] = {}
     losses = Losses()
     for path, adapters in watched(layers, "combining"):
@@ -47,7 +54,10 @@ def run(args: Namespace) -> None:
     for lora in loras:
         lora.close()
     print(f"combined {len(files)} files: {len(combined)} layers", flush=True)
-    losses.report(args.rank)
+    if left:
+        shown = ", ".join(left[:_SHOWN]) + (", ..." if len(left) > _SHOWN else "")
+        logger.warning("left out, because they belong to no layer of the transformer: %d tensors: %s", len(left), shown)
+    losses.report(args.rank, len(left))
 
 
 def _naming(loras: list[LoRAFile], architecture: str | None) -> str:
@@ -81,9 +91,9 @@ def _same_size(path: str, adapters: list[tuple[str, Adapter, float]]) -> None:
 def _layer(path: str, adapters: list[tuple[str, Adapter, float]], rank: int | None, losses: Losses) -> dict[str, Tensor]:
     loaded = [({name: of_bytes(p.make(), p.dtype) for name, p in adapter.parts.items()}, strength) for _, adapter, strength in adapters]
     for (file, _, _), (parts, _) in zip(adapters, loaded, strict=True):
-        for name in ("dora_scale", "hada_t1", "lokr_t2"):
+        for name, what in _ALONE.items():
             if name in parts:
-                raise UserError(f"{path} of {file} has {name}: DoRA and Tucker decomposition cannot be combined")
+                raise UserError(f"{path} of {file} has {name}: {what} cannot be combined; merge_lora can merge DoRA and whole weights")
     result: dict[str, Tensor] = {}
     biases = [strength * parts["diff_b"].float() for parts, strength in loaded if "diff_b" in parts]
     if biases:

@@ -13,7 +13,7 @@ from pathlib import Path
 from .. import job
 from ..architectures import cards
 from ..errors import UserError
-from ..weights import lora_names
+from ..weights import lora_names, lora_peft
 from ..weights.arrays import as_bytes
 from ..weights.lora_layouts import COMFY_PREFIX, LoRAFile, arranged, comfy_tensors, musubi_tensors
 from ..weights.lora_parts import ALPHA, LORA, Part, read
@@ -45,9 +45,10 @@ def run(args: Namespace) -> None:
 
 
 def metadata_for(metadata: Mapping[str, str], architecture: str | None) -> dict[str, str]:
-    """The metadata with the name of `architecture` where it names one; as it is without."""
+    """The metadata with the name of `architecture` where it names one; as it is without. PEFT's alphas are in the tensors now."""
+    metadata = {key: value for key, value in metadata.items() if key != lora_peft.METADATA}
     if architecture is None:
-        return dict(metadata)
+        return metadata
     card = cards()[architecture]
     named = {
         "ss_base_model_version": card.name,

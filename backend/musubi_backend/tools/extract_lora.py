@@ -14,6 +14,7 @@ from ..device import pick_device
 from ..errors import UserError
 from ..memory.fp8 import dequantised
 from ..weights import lora_names
+from ..weights.arrays import is_float
 from ..weights.dtypes import dtype_named
 from ..weights.safetensors_file import split_files
 from ..weights.streamed_file import refuse_inputs
@@ -22,6 +23,8 @@ from .lora_result import Losses, save_lora, watched
 from .merge_lora import Base
 
 logger = logging.getLogger(__name__)
+
+_SHOWN = 4
 
 
 def run(args: Namespace) -> None:
@@ -34,13 +37,15 @@ def run(args: Namespace) -> None:
         refuse_inputs([args.output], [*split_files(base.path), *split_files(tuned.path)], "--output")
         pairs = _pairs(base, tuned)
         naming = base.naming()
+        left: list[str] = []
         for own, (first, second) in watched(pairs, "extracting"):
-            path, _, leaf = own.rpartition(".")
+            path, _, leaf = own.rpartition(".") if own.endswith((".weight", ".bias")) else (own, "", "table")
             difference = _dense(tuned, second, device) - _dense(base, first, device)
             if not difference.any():
                 continue
             matrix = leaf == "weight" and difference.ndim >= 2
             if not matrix and not args.biases:
+                left.append(own)
                 continue
             parts = layers.setdefault(_native(path, naming), {})
             if not matrix:
@@ -51,6 +56,10 @@ def run(args: Namespace) -> None:
             parts |= {name: part.cpu() for name, part in factors.parts(difference.shape[1:]).items()}
     if not layers:
         raise UserError(f"{args.base} and {args.tuned} have the same weights: there is nothing to extract")
+    if left:
+        logger.warning(
+            "%d changed biases, norms and tables are left out, such as %s; --biases takes them in", len(left), ", ".join(left[:_SHOWN])
+        )
     save_lora(Path(args.output), layers, _metadata(naming), dtype_named(args.save_precision, "--save_precision"))
     print(f"extracted {len(layers)} of {len(pairs)} layers", flush=True)
     losses.report(args.rank)
@@ -61,7 +70,7 @@ def _pairs(base: Base, tuned: Base) -> dict[str, tuple[str, str]]:
     mine, theirs = (
         {checkpoint.own(name): name for name in checkpoint.specs if name not in checkpoint.scaled} for checkpoint in (base, tuned)
     )
-    common = {own: (name, theirs[own]) for own, name in mine.items() if own in theirs and own.endswith((".weight", ".bias"))}
+    common = {own: (name, theirs[own]) for own, name in mine.items() if own in theirs and is_float(base.specs[name][0])}
     if not common:
         raise UserError(f"{base.path} and {tuned.path} have no tensor in common: they are of different models, or named differently")
     for own, (name, other) in common.items():

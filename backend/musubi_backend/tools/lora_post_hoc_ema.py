@@ -80,6 +80,9 @@ def _check(files: Sequence[TensorFile], averages: Sequence[_Average]) -> None:
         print(f"Loading weights from {file.path} for merging with beta={shown}", flush=True)
         for key, info in file.tensors.items():
             _check_tensor(first, file, key, info)
+        missing = [key for key in first.tensors if key not in file.tensors]
+        if missing:
+            print(f"{file.path} has {len(missing)} tensors fewer, such as {missing[0]}: they are averaged without it")
 
 
 def _check_tensor(first: TensorFile, file: TensorFile, key: str, info: TensorInfo) -> None:

@@ -30,10 +30,12 @@ class Losses:
     def add(self, path: str, factors: Factors) -> None:
         self._layers[path] = (factors.lost, factors.norm)
 
-    def report(self, rank: int | None) -> None:
-        """Print the loss over all layers and of the worst one, and tell the job. Nothing was lost without a rank."""
+    def report(self, rank: int | None, left: int = 0) -> None:
+        """Print the loss over all layers and of the worst one, and tell the job. Nothing was lost without a rank.
+
+        left: how many tensors were left out of the result."""
         if rank is None or not self._layers:
-            print("exact: nothing was lost", flush=True)
+            print(f"exact, without {left} tensors left out" if left else "exact: nothing was lost", flush=True)
             return
         lost, norm = (sum(values[index] ** 2 for values in self._layers.values()) ** 0.5 for index in (0, 1))
         share, (worst, path) = lost / norm if norm else 0.0, max((_share(*values), path) for path, values in self._layers.items())

@@ -69,6 +69,12 @@ def _attach(args: Namespace, card: Card, model: nn.Module, seed: int, expert: st
     module = args.network_module or card.network_module
     kind = _KINDS.get(module, LORA)
     weights = read_lora(args.network_weights, card.id) if args.network_weights else None
+    dora = next((key for key in weights or {} if key.endswith(".dora_scale")), None)
+    if dora is not None:
+        raise UserError(
+            f"--network_weights {args.network_weights} is a DoRA ({dora}), which cannot be trained on; give it as --base_weights to train "
+            "a LoRA on top of it"
+        )
     if weights is not None and kind_of(weights) != kind:
         raise UserError(f"--network_weights {args.network_weights} is a {kind_of(weights)}, and --network_module {module} trains a {kind}")
     ranks = ranks_from_weights(weights) if weights is not None and args.dim_from_weights else None

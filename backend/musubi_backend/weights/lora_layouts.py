@@ -2,38 +2,27 @@
 
 Layouts: musubi-tuner and kohya (`lora_unet_blocks_0_ffn_0.lora_down.weight`), LyCORIS (`lycoris_...`, LoHa, LoKr), OneTrainer
 (`lora_transformer_...`), and dotted ones with or without a prefix: ComfyUI, diffusion-pipe and ai-toolkit (`diffusion_model.`), diffusers
-(`transformer.`), PEFT (`base_model.model.`), DiffSynth (none). Layer names are those of `lora_names`. numpy, no torch.
+(`transformer.`), PEFT (`base_model.model.`), DiffSynth (none). Names are read by `lora_keys`. numpy, no torch.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ..errors import UserError
-from . import lora_names, lora_parts
+from . import lora_keys, lora_names, lora_parts
 from .arrays import TensorFile
+from .lora_keys import HIGH_NOISE, LOW_NOISE, Key
 from .lora_names import FRAMEPACK, HUNYUAN, HUNYUAN_COMFY, QWEN_IMAGE, WAN, WAN_DIFFUSERS, Found
-from .lora_parts import ALPHA, DOWN, LORA, UP, Adapter, Part
+from .lora_parts import ALPHA, DORA, DOWN, LORA, UP, Adapter, Part
+from .lora_peft import PeftAlphas
 from .safetensors_file import PathLike
 
 MUSUBI_PREFIX = "lora_unet_"
 COMFY_PREFIX = "diffusion_model"
 
-_KEY = re.compile(
-    r"(?P<path>.+?)\.(?P<part>lora_A|lora_B|lora_down|lora_up|lora\.down|lora\.up|lora_magnitude_vector|alpha|dora_scale|diff|diff_b"
-    r"|(?:hada|lokr)_[wt][12](?:_[ab])?)(?:\.default(?:_\d+)?)?(?:\.weight)?"
-)
-_PARTS = {"lora_A": DOWN, "lora_down": DOWN, "lora.down": DOWN, "lora_B": UP, "lora_up": UP, "lora.up": UP,
-          "lora_magnitude_vector": "dora_scale"}  # fmt: skip
-_UNDERSCORED = re.compile(r"(?P<prefix>lora_unet__?|lycoris_|lora_transformer_)(?P<path>[^.]+)")
-_DOTTED = re.compile(
-    r"(?P<prefix>(?:base_model\.model\.)?(?:model\.diffusion_model\.|diffusion_model\.|transformer\.|unet\.|pipe\.dit\.)?)(?P<path>.+)"
-)
-_PEFT_METADATA = "lora_adapter_metadata"
 _NATIVE = {WAN: WAN, WAN_DIFFUSERS: WAN, HUNYUAN: HUNYUAN, HUNYUAN_COMFY: HUNYUAN, FRAMEPACK: FRAMEPACK, QWEN_IMAGE: QWEN_IMAGE}
 
 
@@ -66,30 +55,48 @@ class LoRAFile:
     prefixes: Counter[str] = field(default_factory=Counter)
 
     @classmethod
-    def open(cls, path: PathLike) -> LoRAFile:
+    def open(cls, path: PathLike, expert: str = "") -> LoRAFile:
+        """expert: which of two experts' layers are wanted (`lora_keys.LOW_NOISE`, `HIGH_NOISE`) where a file has both; UserError where
+        it has both and none is asked for."""
         lora = cls(TensorFile(path))
         try:
-            lora._read_names()
+            lora._read_names(expert)
         except UserError:
             lora.close()
             raise
         return lora
 
-    def _read_names(self) -> None:
+    def _read_names(self, expert: str) -> None:
         groups: dict[tuple[str, str], dict[str, str]] = {}
-        known = lora_names.architecture_naming(self.metadata) != ""
-        for key in self.file.tensors:
-            named = _parse(key)
-            if named is None:
+        parsed = {key: lora_keys.parse(key) for key in self.file.tensors}
+        named = {key: name for key, name in parsed.items() if name is not None}
+        experts = {name.expert for name in named.values()}
+        if len(experts) > 1 and not expert:
+            raise UserError(
+                f"{self.file.path} holds LoRAs of both experts (transformer: high noise, transformer_2: low noise); save each as a file of "
+                "its own"
+            )
+        wanted = {LOW_NOISE: (LOW_NOISE,), HIGH_NOISE: (HIGH_NOISE, "")}[expert] if len(experts) > 1 else experts
+        self._check_adapters(named)
+        for key, name in parsed.items():
+            if name is None:
                 self.left.append(key)
-                continue
-            prefix, layer_path, part = named
-            groups.setdefault((prefix, layer_path), {})[part] = key
+            elif name.expert in wanted:
+                same = groups.setdefault((name.prefix, name.layer), {})
+                if name.part in same:
+                    raise UserError(f"{self.file.path}: {same[name.part]} and {key} are the same part of one layer")
+                same[name.part] = key
+        alphas = PeftAlphas.of(self.file)
         for (prefix, layer_path), keys in groups.items():
-            self._add(prefix, layer_path, keys, known)
+            self._add(prefix, layer_path, keys, alphas)
         if not self.layers:
             count, example = len(self.file.tensors), f" ({self.left[0]})" if self.left else ""
             raise UserError(f"{self.file.path} holds no LoRA: none of its {count} tensors is named like one{example}")
+
+    def _check_adapters(self, named: Mapping[str, Key]) -> None:
+        adapters = sorted({name.adapter for name in named.values() if name.adapter})
+        if len(adapters) > 1:
+            raise UserError(f"{self.file.path} holds several adapters ({', '.join(adapters)}); save each as a file of its own")
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -109,16 +116,19 @@ class LoRAFile:
     def native(self) -> str:
         """The naming of the architecture it was made for; "" when it is unknown.
 
-        diffusers' names of HunyuanVideo are FramePack's: those count as FramePack's unless the metadata says HunyuanVideo.
+        Names decide, metadata only where several models have them: diffusers' names of HunyuanVideo are FramePack's, and count as
+        FramePack's unless the metadata says HunyuanVideo; FLUX has names of both, and is only known by its metadata.
         """
-        said = lora_names.architecture_naming(self.metadata)
         found = self.namings
-        if said == "" or not any(found[naming] for naming in _NATIVE):
+        if not any(found[naming] for naming in _NATIVE):
             return ""
         if found[QWEN_IMAGE]:
             return QWEN_IMAGE
         native = _NATIVE[max((naming for naming in found if naming), key=lambda naming: found[naming])]
-        return HUNYUAN if native == FRAMEPACK and said == HUNYUAN else native
+        if native == WAN:
+            return WAN
+        said = lora_names.said_naming(self.metadata)
+        return "" if said == "" else HUNYUAN if native == FRAMEPACK and said == HUNYUAN else native
 
     @property
     def expects_alphas(self) -> bool:
@@ -139,7 +149,7 @@ class LoRAFile:
     def _layout(self) -> str:
         prefix = self.prefixes.most_common(1)[0][0]
         if prefix.startswith("lora_unet"):
-            return "musubi-tuner" if lora_names.architecture_naming(self.metadata) or set(self.kinds) <= {LORA} else "LyCORIS"
+            return "musubi-tuner" if "ss_base_model_version" in self.metadata or set(self.kinds) <= {LORA} else "LyCORIS"
         software = self.metadata.get("software", "") + " ".join(self.metadata)
         if prefix == "lora_transformer_" or "ot_branch" in self.metadata:
             return "OneTrainer"
@@ -151,14 +161,15 @@ class LoRAFile:
                   "": "DiffSynth (no prefix)"}  # fmt: skip
         return titles.get(prefix, f"PEFT ({prefix}…)" if "base_model" in prefix else prefix)
 
-    def _add(self, prefix: str, path: str, keys: Mapping[str, str], known: bool) -> None:
+    def _add(self, prefix: str, path: str, keys: Mapping[str, str], alphas: PeftAlphas | None) -> None:
         parts = {part: lora_parts.read(self.file, key) for part, key in keys.items()}
         source = f"{self.file.path}: {next(iter(keys.values())).rpartition('.')[0]}"
-        alpha = self.file.number(keys[ALPHA]) if ALPHA in keys else self._peft_alpha(path)
+        adapter = Adapter(parts, source)
+        alpha = self.file.number(keys[ALPHA]) if ALPHA in keys else alphas.alpha(prefix, path, adapter.rank) if alphas else None
         if alpha is not None and ALPHA not in parts:
             parts[ALPHA] = lora_parts.number(alpha, "F32")
-        adapter = Adapter(parts, source, alpha)
-        found = lora_names.find(path) if known else None
+        adapter = lora_parts.usual(Adapter(parts, source, alpha))
+        found = lora_names.find(path)
         if not adapter.kind or (not prefix and found is None):
             self.left += keys.values()
             return
@@ -166,23 +177,12 @@ class LoRAFile:
         self.prefixes[prefix] += 1
         self.layers.append(Layer(path, found, adapter))
 
-    def _peft_alpha(self, path: str) -> float | None:
-        """The alpha that diffusers keeps in the metadata (`lora_adapter_metadata`); None without."""
-        text = self.metadata.get(_PEFT_METADATA)
-        if text is None:
-            return None
-        try:
-            values = {key.removeprefix("transformer."): value for key, value in json.loads(text).items()}
-            alpha = next((a for name, a in (values.get("alpha_pattern") or {}).items() if re.fullmatch(rf"(.*\.)?{name}", path)), None)
-            return float(values["lora_alpha"] if alpha is None else alpha)
-        except (ValueError, TypeError, AttributeError, KeyError, re.error):
-            return None
 
-
-def arranged(lora: LoRAFile, naming: str) -> Iterator[tuple[str, Adapter]]:
+def arranged(lora: LoRAFile, naming: str, apart: bool = False) -> Iterator[tuple[str, Adapter]]:
     """(dotted path, adapter) of each layer as `naming` has the layers: fused ones are split, parts are fused, exactly.
 
-    Layers that `naming` does not know keep their own path. UserError for a LoKr that cannot be split or fused.
+    apart: what cannot be fused into one adapter is given as several, each with its `rows` of the layer.
+    Layers that `naming` does not know keep their own path. UserError for a LoKr or DoRA that cannot be split or fused.
     """
     waiting: dict[str, list[Adapter | None]] = {}
     for layer in lora.layers:
@@ -199,6 +199,9 @@ def arranged(lora: LoRAFile, naming: str) -> Iterator[tuple[str, Adapter]]:
         else:
             yield names[0], layer.adapter
     for path, adapters in waiting.items():
+        if apart and not lora_parts.fusible(adapters):
+            yield from ((path, adapter) for adapter in lora_parts.placed(adapters))
+            continue
         first = next(adapter for adapter in adapters if adapter is not None)
         yield path, lora_parts.fuse(adapters, first.source)
 
@@ -214,30 +217,26 @@ def musubi_tensors(path: str, adapter: Adapter) -> Iterator[tuple[str, Part]]:
 
 def comfy_tensors(path: str, adapter: Adapter, prefix: str = COMFY_PREFIX) -> Iterator[tuple[str, Part]]:
     """(name, tensor) of one layer with dots and lora_A / lora_B, whose layout has no alpha: its share of the scale goes into the
-    factors, the root into each. Other kinds keep their parts."""
+    factors, the root into each, the sign into lora_B. Other kinds keep their parts.
+
+    UserError for DoRA with a magnitude for each output: ComfyUI divides by the norm of the model's weight there, and not of the changed
+    one (`weight_decompose` in github.com/comfyanonymous/ComfyUI, `comfy/weight_adapter/base.py`).
+    """
+    if DORA in adapter.parts and adapter.parts[DORA].shape[0] > 1:
+        raise UserError(
+            f"{adapter.source} is a DoRA with a magnitude for each output, which ComfyUI would apply wrongly: merge it into the model with "
+            "merge_lora, or convert with --target default"
+        )
     if adapter.kind != LORA:
         for part, tensor in adapter.parts.items():
             yield f"{prefix}.{path}.{part}", tensor
         return
     alpha = adapter.parts.get(ALPHA)
+    root, sign = lora_parts.split_scale(alpha, adapter.rank) if alpha else (1.0, 1.0)
     for part, tensor in adapter.parts.items():
-        if part in (DOWN, UP):
-            root = lora_parts.split_scale(alpha, adapter.rank) if alpha else 1.0
-            yield f"{prefix}.{path}.{'lora_A' if part == DOWN else 'lora_B'}.weight", lora_parts.scaled(tensor, root)
+        if part == DOWN:
+            yield f"{prefix}.{path}.lora_A.weight", lora_parts.scaled(tensor, root)
+        elif part == UP:
+            yield f"{prefix}.{path}.lora_B.weight", lora_parts.scaled(tensor, sign * root)
         elif part != ALPHA:
             yield f"{prefix}.{path}.{part}", tensor
-
-
-def _parse(key: str) -> tuple[str, str, str] | None:
-    """(prefix, path of the layer, part) of a tensor's name; None for names of other things."""
-    match = _KEY.fullmatch(key.replace("$$", "."))
-    if match is None:
-        return None
-    part = _PARTS.get(match["part"], match["part"])
-    underscored = _UNDERSCORED.fullmatch(match["path"])
-    if underscored is not None:
-        return underscored["prefix"], underscored["path"], part
-    dotted = _DOTTED.fullmatch(match["path"])
-    if dotted is None or "." not in dotted["path"]:
-        return (dotted["prefix"], dotted["path"], part) if dotted and dotted["prefix"] else None
-    return dotted["prefix"], dotted["path"], part

@@ -194,6 +194,8 @@ def _wan_rows() -> tuple[Row, ...]:
     rows: list[Row] = [((f"blocks.{{}}.{ours}",), (f"blocks.{{}}.{theirs}",)) for ours, theirs in pairs.items()]
     rows += [((ours,), (f"condition_embedder.{theirs}",)) for ours, theirs in outside.items()]
     rows += [*_same("patch_embedding"), (("head.head",), ("proj_out",))]
+    # Not layers but tables, changed by full differences (lightx2v's `diff_m`).
+    rows += [(("blocks.{}.modulation",), ("blocks.{}.scale_shift_table",)), (("head.modulation",), ("scale_shift_table",))]
     return tuple(rows)
 
 
@@ -256,12 +258,12 @@ TABLES: tuple[Table, ...] = (
 _QWEN_TABLE = 2
 
 
-def architecture_naming(metadata: Mapping[str, str]) -> str | None:
-    """The naming of the architecture that a LoRA's metadata says it was trained on; "" for one that has no table here."""
-    version = metadata.get("ss_base_model_version") or metadata.get("modelspec.architecture", "").removesuffix("/lora")
-    if not version:
-        return None
-    return _VERSIONS.get(version.lower().replace("_", "-"), "")
+def said_naming(metadata: Mapping[str, str]) -> str | None:
+    """The naming of the architecture that a LoRA's metadata names, in whatever spelling; "" for FLUX, which shares HunyuanVideo's names;
+    None where it names none of these."""
+    said = " ".join(metadata.get(key, "") for key in _SAYING).lower()
+    return next((naming for word, naming in _SAID if word in said), None)
 
 
-_VERSIONS = {"wan": WAN, "wan2.1": WAN, "hunyuan-video": HUNYUAN, "framepack": FRAMEPACK, "qwen": QWEN_IMAGE, "qwen-image": QWEN_IMAGE}
+_SAYING = ("ss_base_model_version", "modelspec.architecture", "modelspec.implementation", "ss_network_module")
+_SAID = (("framepack", FRAMEPACK), ("hunyuan", HUNYUAN), ("wan", WAN), ("qwen", QWEN_IMAGE), ("flux", ""), ("chroma", ""))

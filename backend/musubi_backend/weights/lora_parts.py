@@ -7,7 +7,7 @@ scale goes into them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -15,11 +15,12 @@ import numpy as np
 from ..errors import UserError
 from .arrays import Array, TensorFile, from_float32, is_float, rounded, to_float32
 
-DOWN, UP, ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
+DOWN, UP, ALPHA, BIAS, DORA = "lora_down.weight", "lora_up.weight", "alpha", "lora_up.bias", "dora_scale"
 LORA, LOHA, LOKR, FULL = "LoRA", "LoHa", "LoKr", "full difference"
 _LOHA = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
-_ROWS = {LORA: (UP,), LOHA: ("hada_w1_a", "hada_w2_a"), LOKR: ("lokr_w1", "lokr_w1_a"), FULL: ("diff",)}
-_EXTRA_ROWS = ("diff_b", "dora_scale")
+_ROWS = {LORA: (UP,), LOHA: ("hada_w1_a", "hada_w2_a"), LOKR: ("lokr_w1", "lokr_w1_a"), FULL: ("diff", "set_weight")}
+_EXTRA_ROWS = ("diff_b", DORA)
+_FULL = ("diff", "diff_b", "set_weight")
 _BLOCK = 1 << 16
 
 
@@ -37,11 +38,13 @@ class Adapter:
     """What a LoRA file has for one layer. Names of parts are musubi-tuner's: `lora_down.weight`, `alpha`, `hada_w1_a`, `lokr_w1`, ...
 
     source: file and name there, for messages. alpha: its value; None where the file has none, which means the rank.
+    rows: which of the layer's rows it changes; None for all.
     """
 
     parts: Mapping[str, Part]
     source: str
     alpha: float | None = None
+    rows: tuple[int, int] | None = None
 
     @property
     def kind(self) -> str:
@@ -52,7 +55,7 @@ class Adapter:
             return LOHA
         if any(name in self.parts for name in ("lokr_w1", "lokr_w1_a")) and any(name in self.parts for name in ("lokr_w2", "lokr_w2_a")):
             return LOKR
-        return FULL if "diff" in self.parts or "diff_b" in self.parts else ""
+        return FULL if any(name in self.parts for name in _FULL) else ""
 
     @property
     def rank(self) -> int:
@@ -77,9 +80,8 @@ class Adapter:
         if self.kind == LOKR:
             first, second = _kron_size(shapes, "lokr_w1"), _kron_size(shapes, "lokr_w2")
             return first[0] * second[0], first[1] * second[1]
-        if "diff" in shapes:
-            return shapes["diff"][0], prod(shapes["diff"][1:])
-        return None
+        whole = shapes.get("diff", shapes.get("set_weight"))
+        return None if not whole else (whole[0], prod(whole[1:]))
 
     def check(self) -> None:
         """UserError when the factors do not fit each other."""
@@ -90,6 +92,14 @@ class Adapter:
                 first, second = self.parts[one].shape, self.parts[other].shape
                 if min(len(first), len(second)) < 2 or first[axis] != second[other_axis]:
                     raise UserError(f"{self.source}: {one} {list(first)} and {other} {list(second)} do not fit each other")
+        wholes = [name for name in ("diff", "set_weight") if name in self.parts]
+        if wholes and (self.kind != FULL or len(wholes) > 1):
+            raise UserError(f"{self.source} is a {self.kind} and has {' and '.join(wholes)} too; which of them counts is not known")
+        size = self.size()
+        if DORA in self.parts:
+            rows, columns = self.parts[DORA].shape
+            if size is None or (rows != size[0] if columns == 1 else size[1] % columns):
+                raise UserError(f"{self.source}: DoRA's magnitudes {[rows, columns]} do not fit its matrix {list(size or ())}")
 
 
 def read(file: TensorFile, name: str) -> Part:
@@ -120,23 +130,74 @@ def scaled(part: Part, factor: float) -> Part:
     return part if factor == 1.0 else Part(part.dtype, part.shape, make)
 
 
-def split_scale(alpha: Part, rank: int) -> float:
-    """√(alpha / rank), each step rounded to alpha's dtype as musubi-tuner's converter does it; whole numbers count as float32."""
+def usual(adapter: Adapter) -> Adapter:
+    """The adapter with what programs write differently in one form: DoRA's magnitudes as [out, 1] or [1, in], and the bias of PEFT's
+    `lora_B` as `diff_b`, times the scale that PEFT gives it.
+
+    Magnitudes [out] are PEFT's (`lora_magnitude_vector`) and ai-toolkit's (`magnitude`); LyCORIS, kohya and OneTrainer have
+    `dora_scale` with as many dimensions as the weight (github.com/huggingface/peft, `tuners/lora/dora.py`; ostris/ai-toolkit,
+    `toolkit/models/DoRA.py`; KohakuBlueleaf/LyCORIS, `modules/locon.py`; Nerogar/OneTrainer, `modules/module/LoRAModule.py`).
+    """
+    parts = dict(adapter.parts)
+    if DORA in parts:
+        shape = parts[DORA].shape
+        inputs = len(shape) > 1 and shape[0] == 1 and not _of_convolution(adapter)
+        parts[DORA] = _reshaped(parts[DORA], (1, prod(shape)) if inputs else (prod(shape), 1))
+    if BIAS in parts and "diff_b" not in parts:
+        parts["diff_b"] = scaled(parts.pop(BIAS), adapter.scale)
+    return Adapter(parts, adapter.source, adapter.alpha)
+
+
+def _of_convolution(adapter: Adapter) -> bool:
+    """PEFT writes the magnitudes of a convolution's outputs as [1, out, 1, 1]; others those of its inputs as [1, in, 1, 1]."""
+    shape, size = adapter.parts[DORA].shape, adapter.size()
+    return len(shape) > 2 and size is not None and shape[1] == size[0] != size[1]
+
+
+def _reshaped(part: Part, shape: tuple[int, ...]) -> Part:
+    return Part(part.dtype, shape, lambda: part.make().reshape(shape))
+
+
+def split_scale(alpha: Part, rank: int) -> tuple[float, float]:
+    """(√|alpha / rank|, sign of alpha), each step rounded to alpha's dtype as musubi-tuner's converter does it; whole numbers count as
+    float32."""
     dtype = alpha.dtype if is_float(alpha.dtype) else "F32"
     raw = alpha.make()
     value = float((to_float32(raw, alpha.dtype) if is_float(alpha.dtype) else raw).reshape(()))
-    if value < 0:
-        raise UserError(f"an alpha is {value:g}; it cannot be negative")
-    ratio = rounded(value / rank, dtype)
-    return rounded(float(np.sqrt(np.float32(ratio))), dtype)
+    ratio = rounded(abs(value) / rank, dtype)
+    return rounded(float(np.sqrt(np.float32(ratio))), dtype), -1.0 if value < 0 else 1.0
 
 
 def split(adapter: Adapter, parts: int) -> list[Adapter]:
     """An adapter of a fused layer as `parts` adapters of its rows. UserError where a LoKr's blocks lie across the border."""
     if set(adapter.parts) == {ALPHA}:
         return [adapter] * parts
+    if DORA in adapter.parts and adapter.parts[DORA].shape[0] == 1:
+        raise UserError(f"{adapter.source} is a DoRA with a magnitude for each input of a fused layer; it cannot be split into its parts")
     stops = [int(stop) for stop in np.cumsum(_row_counts(adapter, parts))]
     return [_rows(adapter, start, stop) for start, stop in zip([0, *stops[:-1]], stops, strict=True)]
+
+
+def fusible(adapters: Sequence[Adapter | None]) -> bool:
+    """Whether one adapter can have the deltas of these parts of a fused layer. A LoKr has no such form, full differences, biases and
+    DoRA of some parts only have none, and DoRA's norms over outputs reach across all rows."""
+    present = [adapter for adapter in adapters if adapter is not None]
+    if len({adapter.kind for adapter in present}) != 1 or present[0].kind in (LOKR, ""):
+        return False
+    if any(DORA in adapter.parts and adapter.parts[DORA].shape[0] == 1 for adapter in present):
+        return False
+    extras = [{name for name in (*_EXTRA_ROWS, *_FULL) if name in adapter.parts} for adapter in present]
+    whole = len(present) == len(adapters) and all(names == extras[0] for names in extras)
+    return whole or not any(extras)
+
+
+def placed(adapters: Sequence[Adapter | None]) -> list[Adapter]:
+    """The parts of a fused layer, each with its rows of it."""
+    stops = [int(stop) for stop in np.cumsum(_fused_row_counts(adapters))]
+    starts = [0, *stops[:-1]]
+    return [
+        replace(adapter, rows=(start, stop)) for adapter, start, stop in zip(adapters, starts, stops, strict=True) if adapter is not None
+    ]
 
 
 def fuse(adapters: Sequence[Adapter | None], source: str) -> Adapter:
@@ -147,16 +208,17 @@ def fuse(adapters: Sequence[Adapter | None], source: str) -> Adapter:
     """
     present = [adapter for adapter in adapters if adapter is not None]
     kinds = {adapter.kind for adapter in present}
-    if len(kinds) != 1 or kinds & {LOKR, ""} or (kinds == {FULL} and len(present) < len(adapters)):
-        raise UserError(f"{source}: its parts ({', '.join(sorted(kinds))}) cannot be fused into one layer")
+    if not fusible(adapters):
+        dora = " with DoRA" if any(DORA in adapter.parts for adapter in present) else ""
+        raise UserError(f"{source}: its parts ({', '.join(sorted(kinds))}{dora}) cannot be fused into one layer; merge_lora can merge them")
     rows = _fused_row_counts(adapters)
     kind = kinds.pop()
     if kind == FULL:
-        fused = {name: _stacked([a.parts[name] for a in present]) for name in ("diff", "diff_b") if all(name in a.parts for a in present)}
+        fused = {name: _stacked([a.parts[name] for a in present]) for name in _FULL if all(name in a.parts for a in present)}
         return Adapter(fused, source)
     if kind == LORA and len(present) == len(adapters) and _share(present, DOWN):
         fused = {DOWN: present[0].parts[DOWN], UP: _stacked([adapter.parts[UP] for adapter in present])}
-        return _with_extras(fused, present, adapters, source, present[0].alpha)
+        return _with_extras(fused, present, source, present[0].alpha)
     scale = present[0].scale
     same = all(adapter.scale == scale for adapter in present)
     rank = sum(adapter.rank for adapter in present)
@@ -166,16 +228,12 @@ def fuse(adapters: Sequence[Adapter | None], source: str) -> Adapter:
         ups = [scaled(a.parts[up], a.scale if carries else 1.0) if a is not None else None for a in adapters]
         fused[up] = _block_diagonal(ups, rows)
         fused[down] = _stacked([adapter.parts[down] for adapter in present])
-    return _with_extras(fused, present, adapters, source, scale * rank if same else float(rank))
+    return _with_extras(fused, present, source, scale * rank if same else float(rank))
 
 
-def _with_extras(
-    fused: dict[str, Part], present: Sequence[Adapter], adapters: Sequence[Adapter | None], source: str, alpha: float | None
-) -> Adapter:
+def _with_extras(fused: dict[str, Part], present: Sequence[Adapter], source: str, alpha: float | None) -> Adapter:
     for name in _EXTRA_ROWS:
         if any(name in adapter.parts for adapter in present):
-            if len(present) < len(adapters) or not all(name in adapter.parts for adapter in present):
-                raise UserError(f"{source}: some of its parts have {name} and some not; they cannot be fused into one layer")
             fused[name] = _stacked([adapter.parts[name] for adapter in present])
     if alpha is not None:
         alphas = [adapter.parts[ALPHA] for adapter in present if ALPHA in adapter.parts]

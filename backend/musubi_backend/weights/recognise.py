@@ -108,8 +108,10 @@ def _lora(shapes: Shapes) -> Kind | None:
         ("musubi-tuner's layout", r"lora_unet_.*\.lora_down\.weight"),
         ("LoHa", r".*\.hada_w1_a"),
         ("LoKr", r".*\.lokr_w[12].*"),
-        ("ComfyUI's layout", r"diffusion_model\..*\.(lora_A|lora_down)(\.default)?\.weight"),
-        ("diffusers' layout", r".*\.(lora_A|lora_down|lora\.down)(\.default)?\.weight"),
+        ("ComfyUI's layout", r"diffusion_model\..*\.(lora_A|lora_down)(\.[^.]+)?\.weight"),
+        ("underscored names", r"[^.]*(lora|lycoris)_[^.]*\.lora_down\.weight"),
+        ("diffusers' layout", r".*\.(lora_A|lora_down|lora\.down)(\.[^.]+)?\.weight"),
+        ("full differences", r".*\.(diff|diff_b|diff_m|w_norm)"),
     )
     for layout, pattern in layouts:
         if any(re.fullmatch(pattern, name) for name in shapes):

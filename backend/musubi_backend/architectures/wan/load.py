@@ -42,7 +42,7 @@ def load_transformer(args: Namespace, device: torch.device, dtype: torch.dtype) 
         return _load(args, device, dtype)
     share = boundary(args)
     assert share is not None  # `check_experts` has refused it
-    high = _of_high_noise(args)
+    args, high = Namespace(**{**vars(args), "lora_expert": LOW}), _of_high_noise(args)
     for one in (args, high):
         _geometry(one, _open(one))
     return Experts(
@@ -83,6 +83,7 @@ def _of_high_noise(args: Namespace) -> Namespace:
         **{
             **vars(args),
             "dit": args.dit_high_noise,
+            "lora_expert": HIGH,
             **{name: getattr(args, other) for name, other in files.items() if hasattr(args, other)},
         }
     )
