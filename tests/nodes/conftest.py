@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-# Writes what a trainer would, as musubi-tuner does into the file that is there: LoRAs, a log, a loss. A converter writes its input again.
+# Writes what a trainer would, as musubi-tuner does into the file that is there: LoRAs, a log, a loss. Converters write their input again,
+# and a dataset is always good.
 PROGRAM = """
 import json, os, sys
 from pathlib import Path
@@ -29,6 +30,10 @@ for word in words:
     elif flags:
         flags[list(flags)[-1]] = word
 plan = json.loads((here / "plan.json").read_text())
+if "output" in flags and "dataset_config" in flags:
+    table = {"items": 1, "table": {}, "problems": [], "source": "/"}
+    Path(flags["output"]).write_text(json.dumps({"text": "1 item", "datasets": [table]}))
+    sys.exit()
 if "output" in flags:
     Path(flags["output"]).write_bytes(b"converted " + Path(flags["input"]).read_bytes())
     sys.exit()

@@ -226,3 +226,54 @@ def test_caches_and_models_that_do_not_belong_together_are_refused(bench: Any) -
     with pytest.raises(error, match="models are"):
         bench.train(models_architecture="hv")
     assert not bench.calls
+
+
+def test_the_other_expert_counts_too(bench: Any) -> None:
+    high = bench.home / "high.safetensors"
+    high.write_bytes(b"model")
+    experts = {"models_task": "t2v-A14B", "models_dit_high_noise": str(high)}
+    bench.train(**experts)
+    assert "nothing that decides it changed" in bench.train(**experts).text
+    high.write_bytes(b"others")
+    bench.train(**experts)
+    assert len(bench.runs) == 2
+
+
+def test_musubi_tuner_gets_no_setting_of_ours_and_no_state_but_a_precision_it_knows(bench: Any) -> None:
+    bench.train()
+    run = next((bench.home / "runs").iterdir())
+    kept = state(bench, 20)
+    bench.engine("musubi-tuner")
+    (bench.home / "musubi").mkdir()
+    (bench.home / "musubi" / "wan_train_network.py").write_text("")
+    error = bench.part("backend.musubi_backend.errors").UserError
+    with pytest.raises(error, match="musubi-tuner cannot go on at the step of a state"):
+        bench.train(continue_state=str(kept))
+    with pytest.raises(error, match="musubi-tuner has no such setting"):
+        bench.train(models_task="t2v-A14B", models_dit_high_noise=str(bench.dit), experts="both", lora_per_expert=True)
+    assert len(bench.calls) == 1 and run.is_dir()
+    bench.train()
+    assert "bf16" in bench.calls[1] and resumed(bench.calls[1]) is None
+
+
+def test_another_beginning_is_another_training(bench: Any) -> None:
+    bench.train()
+    first = state(bench, 20)
+    bench.train(continue_state=str(first))
+    assert len(bench.runs) == 2 and resumed(bench.calls[1]) == str(first)
+    (first / "model.safetensors").write_bytes((3).to_bytes(8, "little") + b"{} ")
+    bench.train(continue_state=str(first))
+    assert len(bench.runs) == 3, "a state of other weights"
+    lora = bench.host.loras_dir() / "old.safetensors"
+    lora.write_bytes(b"lora")
+    bench.train(network_weights=lora.name)
+    lora.write_bytes(b"other")
+    bench.train(network_weights=lora.name)
+    assert len(bench.runs) == 5
+
+
+def test_datasets_of_different_windows_are_refused(bench: Any, part: Any) -> None:
+    follows, error = part("nodes.train")._follows, part("backend.musubi_backend.errors").UserError
+    assert follows({"datasets": [{"fp_latent_window_size": 5}, {"fp_latent_window_size": 5}]})["latent_window_size"] == 5
+    with pytest.raises(error, match="different latent_window_size: 5, 9"):
+        follows({"datasets": [{"fp_latent_window_size": 5}, {"fp_latent_window_size": 9}]})
