@@ -26,6 +26,7 @@ from .jobs.errors import read_tail
 from .jobs.folder import JobFolder
 from .jobs.follow import run_on_gpus
 from .jobs.runner import Job
+from .jobs.wording import in_widgets
 from .models import HIGH_NOISE, MODELS, model_values
 from .pictures import END, SECTIONS, START
 from .sizes import length_problems, size_problems
@@ -147,7 +148,7 @@ class BatchProcessor(Node):
             jobs = [self._job(host, inputs, share, tool) for share in shares]
             ended = await run_on_gpus(host, tool, [(folder, argv, gpu) for (folder, argv), gpu in zip(jobs, gpus, strict=False)])
             for share, job in zip(shares, ended, strict=True):
-                _settle(share, job)
+                _settle(tool, share, job)
         return _publish(host, prompts, output_prefix(host, inputs["filename_prefix"]))
 
     def _job(self, host: Host, inputs: dict[str, Any], share: Sequence[Prompt], tool: str) -> tuple[JobFolder, list[str]]:
@@ -287,7 +288,7 @@ def _rounds(prompts: Sequence[Prompt], processes: int) -> Iterator[list[Sequence
             crashed = [*crashed, prompt] if prompt.open else []
 
 
-def _settle(share: Sequence[Prompt], job: Job) -> None:
+def _settle(tool: str, share: Sequence[Prompt], job: Job) -> None:
     """Give each prompt of a job its file, in order among those of the same seed, or the reason why it has none."""
     ended_itself = job.returncode in (0, 1)
     problems = _problems(job)
@@ -295,7 +296,7 @@ def _settle(share: Sequence[Prompt], job: Job) -> None:
     for number, prompt in enumerate(share, start=1):
         files = [path for path in made if re.search(rf"_{prompt.seed}(_000)?$", path.stem)]
         if number in problems or not files:
-            ended = job.error() if job.returncode else f"no file was written. The whole log: {job.folder.log}"
+            ended = in_widgets(tool, job.error()) if job.returncode else f"no file was written. The whole log: {job.folder.log}"
             prompt.problem = problems.get(number, ended)
             prompt.open = number not in problems and not ended_itself
         else:

@@ -17,7 +17,7 @@ from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.argv import to_argv
 from ..backend.musubi_backend.options.option import FILE, LENGTH, LORA_CONVERT, START, TRAIN, WEIGHTS
 from ..backend.musubi_backend.options.registry import options_for, tool_names
-from . import training_start
+from . import rates, training_start
 from .cache import LATENTS, TEXT, cache_stamps, is_one_frame
 from .jobs import config as configuration
 from .jobs.config import engine_stamp
@@ -99,7 +99,9 @@ class LoRATrainer(Node):
         check_architecture(self.card, models, self.spec.display_name)
         dit = self.own_values(inputs).get("dit", models["dit"])
         check_precision(stored_precision(dit, self.card), config.get("mixed_precision"), self.card, dit)
-        return None
+        steps = None if config.get("max_train_epochs") else config["max_train_steps"]
+        wrong = rates.problems({**config, **inputs["optimizer"]}, steps)
+        return "\n".join(problem.text for problem in wrong) or None
 
     def fingerprint(self, host: Host, **constants: Any) -> str:
         return engine_stamp(host.home)

@@ -12,7 +12,7 @@ from ..backend.musubi_backend.architectures import cards
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.option import TRAIN
 from ..backend.musubi_backend.options.registry import tool_names
-from . import pictures
+from . import pictures, rates
 from .pictures import CONTROL_IMAGES, CONTROL_VIDEO, END, START
 from .spec import Host, Input, Node, NodeSpec, Output, Problem, Result, refused
 from .widgets import settings, widget
@@ -150,15 +150,18 @@ class OptimizerConfig(Node):
     )  # fmt: skip
 
     def validate(self, host: Host, **constants: Any) -> Iterator[Problem]:
-        yield from refused("optimizer_args", _arguments, constants.get("optimizer_args", ""))
-        if constants.get("lr_scheduler") == "constant" and constants.get("lr_warmup_steps"):
-            text = "lr_warmup_steps: the constant schedule has no warm-up; choose constant_with_warmup, or set it to 0"
-            yield Problem("lr_warmup_steps", text)
+        wrong = list(refused("optimizer_args", _arguments, constants.get("optimizer_args", "")))
+        if wrong or any(entry.name not in constants for entry in self.spec.inputs):
+            yield from wrong
+        else:
+            yield from rates.problems(self._values(constants))
 
     async def run(self, host: Host, **inputs: Any) -> Result:
-        values = settings(self.spec.inputs, inputs)
+        return Result((self._values(inputs),))
+
+    def _values(self, inputs: dict[str, Any]) -> dict[str, Any]:
         arguments = _arguments(inputs["optimizer_args"])
-        return Result((({**values, "optimizer_args": arguments} if arguments else values),))
+        return settings(self.spec.inputs, inputs) | ({"optimizer_args": arguments} if arguments else {})
 
 
 _SAMPLE_TIMES = ("sample_every_n_steps", "sample_every_n_epochs", "sample_at_first")

@@ -13,6 +13,7 @@ from ..backend.musubi_backend.options.option import TRAIN
 from ..backend.musubi_backend.options.registry import tool_names
 from ..backend.musubi_backend.training import saved_states
 from .jobs import guard
+from .jobs.wording import in_widgets
 from .runs import JOB
 from .spec import Host, Input
 from .widgets import NONE, folder, widget
@@ -87,7 +88,10 @@ def _named(host: Host, text: str) -> tuple[saved_states.SavedState, str]:
     path = state_folder(host, text)
     if not path.name.endswith(saved_states.STATE_SUFFIX):
         return _newest(path)
-    saved = saved_states.read(path, whole=True)
+    try:
+        saved = saved_states.read(path, whole=True)
+    except UserError as error:
+        raise UserError(in_widgets(_TRAIN, str(error))) from error
     return saved, continuing(saved, [])
 
 

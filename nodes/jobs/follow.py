@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -12,15 +11,14 @@ from pathlib import Path
 from typing import Protocol
 
 from ...backend.musubi_backend.errors import UserError
-from ...backend.musubi_backend.options.registry import options_for
 from ..spec import Host, finite
 from . import config as configuration
 from . import engine, runner
 from .folder import JobFolder
 from .runner import Job
+from .wording import in_widgets
 
 POLL_SECONDS = 0.2
-_RENAMED = {"one_frame_inference": "one_frame"}  # widgets that are not called like their option
 
 _gpu = threading.Lock()  # ComfyUI runs independent nodes of a prompt at once; two jobs on one GPU would fight for its memory
 
@@ -227,12 +225,6 @@ def _succeeded(tool: str, job: Job) -> Job:
     if job.returncode != 0:
         raise UserError(f"{tool} failed: {in_widgets(tool, job.error())}")
     return job
-
-
-def in_widgets(tool: str, message: str) -> str:
-    """A message of a tool for people who see widgets: `--flag` as the name of the widget that sets it."""
-    known = options_for(tool)
-    return re.sub(r"(?<![\w-])--(\w+)", lambda flag: _RENAMED.get(flag[1], flag[1]) if flag[1] in known else flag[0], message)
 
 
 def publish(host: Watcher, job: Job, note: str, preview: str | None) -> None:

@@ -77,7 +77,7 @@ def test_an_extension_without_its_dot_is_the_same(configured: Any, part: Any, ho
 
 
 def test_messages_of_jobs_name_widgets(part: Any) -> None:
-    said = part("nodes.jobs.follow").in_widgets
+    said = part("nodes.jobs.wording").in_widgets
     assert said("wan_cache_latents", "run again with --skip_existing, or install.py --allow-root x") == (
         "run again with skip_existing, or install.py --allow-root x"
     )

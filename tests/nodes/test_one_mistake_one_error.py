@@ -117,6 +117,8 @@ WRONG: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("LoRATrainingConfig", {"network_dim": -5}, "network_dim"),
     ("OptimizerConfig", {"optimizer_args": "no equals sign"}, "optimizer_args"),
     ("OptimizerConfig", {"lr_scheduler": "constant", "lr_warmup_steps": 5}, "lr_warmup_steps"),
+    ("OptimizerConfig", {"optimizer_type": "adafactor", "lr_warmup_steps": 5}, "lr_warmup_steps"),
+    ("OptimizerConfig", {"learning_rate": 0.0}, "learning_rate"),
     ("SamplingConfig", {"min_timestep": 900, "max_timestep": 100}, "min_timestep"),
     ("SamplingConfig", {"sample_prompts": "a dog", "sample_every_n_steps": 0, "sample_every_n_epochs": 0}, "sample_prompts"),
     ("WanLoRATrainer", {"output_name": "../evil"}, "output_name"),

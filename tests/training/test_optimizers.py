@@ -42,7 +42,9 @@ def test_adafactor_with_relative_step_takes_over_rate_and_schedule() -> None:
     assert chosen.recorded == "transformers.optimization.Adafactor(relative_step=True)"
     schedule = schedules.build(acting, chosen.optimizer, 10, schedule_free=False)
     assert schedule.get_last_lr() == [0.001]
-    fixed, args = choose("Adafactor", "relative_step=False", "scale_parameter=False", "warmup_init=False", lr_scheduler_type="")
+    fixed, args = choose(
+        "Adafactor", "relative_step=False", "scale_parameter=False", "warmup_init=False", lr_scheduler_type="", lr_warmup_steps=0
+    )
     assert in_effect(args, fixed) is args and not fixed.optimizer.param_groups[0]["relative_step"]
 
 

@@ -20,6 +20,7 @@ from ..weights.recognise import PREFIXES
 from ..weights.safetensors_file import read_header
 from .classes import keyword_arguments
 from .saved_states import MODEL_FILE, SavedState
+from .voided import sets_its_rate
 
 if TYPE_CHECKING:
     from ..architectures.card import Card
@@ -84,7 +85,7 @@ def has_new_schedule(saved: SavedState, args: Namespace) -> bool:
 def _keep(saved: SavedState, args: Namespace, differing: dict[str, tuple[Any, Any]]) -> None:
     """Put what the state decides into `args`, and say so where the command has it otherwise."""
     if args.resume_learning_rate is not None:
-        if _chooses_its_rate(args):
+        if sets_its_rate(args.optimizer_type, keyword_arguments(args.optimizer_args, "--optimizer_args")):
             raise UserError(f"--resume_learning_rate: {args.optimizer_type} with relative_step chooses its rate itself")
         was = saved.settings.get("learning_rate", "another")
         logger.info(
@@ -100,12 +101,6 @@ def _keep(saved: SavedState, args: Namespace, differing: dict[str, tuple[Any, An
         setattr(args, name, was)
     if args.network_weights:
         logger.info("--resume: the network of the state goes on; the weights of --network_weights are not used")
-
-
-def _chooses_its_rate(args: Namespace) -> bool:
-    return args.optimizer_type.lower() == "adafactor" and keyword_arguments(args.optimizer_args, "--optimizer_args").get(
-        "relative_step", True
-    )
 
 
 def _compared(card: Card) -> list[Option]:

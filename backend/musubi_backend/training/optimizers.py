@@ -12,6 +12,7 @@ from ..errors import UserError
 from ..options.suggest import did_you_mean
 from .classes import check_arguments, find_class, keyword_arguments, words
 from .lean_torch import lean_adamw
+from .voided import sets_its_rate
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -135,10 +136,10 @@ def _adafactor(arguments: dict[str, Any]) -> _Recipe:
     """transformers' Adafactor, whose steps are relative unless told otherwise."""
     from transformers.optimization import Adafactor
 
-    relative = bool(arguments.setdefault("relative_step", True))
-    if not relative and arguments.get("warmup_init", False):
+    relative = sets_its_rate("adafactor", arguments)
+    if relative and not arguments.setdefault("relative_step", True):
         logger.info("set relative_step to True because warmup_init is True")
-        arguments["relative_step"] = relative = True
+        arguments["relative_step"] = True
     return _Recipe(Adafactor, arguments, sets_its_rate=relative)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ..errors import UserError
 from . import optimizers, schedules
 from .classes import words
-from .voided import in_effect, remarks
+from .voided import check_schedule, in_effect, nothing_trained, voided
 
 if TYPE_CHECKING:
     import torch
@@ -37,9 +37,12 @@ def rehearse(args: Namespace, rates: Sequence[float], total: int, device: torch.
     groups = [{"params": [matrix], "lr": rate} for matrix, rate in zip(matrices, rates, strict=True)]
     choice = optimizers.build(args, groups)
     acting = in_effect(args, choice)
-    for remark in remarks(args, choice):
-        logger.warning("%s", remark)
-    schedules.check(acting, total)
+    for one in voided(args, choice):
+        logger.warning("%s", one.text)
+    if choice.sets_its_rate:
+        schedules.check(acting, total)
+    else:
+        check_schedule(acting, total)
     schedule = schedules.build(acting, choice.optimizer, total, choice.schedule_free)
     choice.train()
     for matrix in matrices:
@@ -50,7 +53,8 @@ def rehearse(args: Namespace, rates: Sequence[float], total: int, device: torch.
         _one_step(args, choice)
         highest = _highest_rates(args, schedule, list(first), total)
     if not choice.sets_its_rate and not all(highest):
-        raise UserError(_nothing_trained(args, highest, total))
+        which = "the learning rate is" if not any(highest) else "the learning rate of one group of weights is"
+        raise UserError(nothing_trained(args, total, which))
 
 
 def _one_step(args: Namespace, choice: optimizers.Choice) -> None:
@@ -82,14 +86,3 @@ def _highest_rates(args: Namespace, schedule: schedules.Schedule, rates: list[fl
             ) from error
         highest = [max(high, abs(rate or 0)) for high, rate in zip(highest, schedule.get_last_lr(), strict=True)]
     return highest
-
-
-def _nothing_trained(args: Namespace, highest: list[float], total: int) -> str:
-    if not args.learning_rate:
-        return "--learning_rate is 0: nothing would be trained. 1e-4 to 2e-4 is usual for a LoRA"
-    which = "the learning rate is" if not any(highest) else "the learning rate of one group of weights is"
-    schedule = f"--lr_scheduler {args.lr_scheduler} and --lr_warmup_steps {args.lr_warmup_steps}"
-    return (
-        f"{which} 0 in all {total} steps: with {f'--lr_scheduler_type {args.lr_scheduler_type}' if args.lr_scheduler_type else schedule} "
-        "nothing would be trained. Train longer, shorten the warm-up or choose another schedule"
-    )

@@ -60,7 +60,7 @@ class OptimizerDecides:
 def check(args: Namespace, total: int) -> None:
     """Refuse a schedule that cannot be made for `total` optimizer steps, before anything heavy is loaded. A warm-up that the run does not
     reach the end of is warned of."""
-    options = keyword_arguments(args.lr_scheduler_args, "--lr_scheduler_args")
+    options = arguments(args)
     if args.lr_scheduler_type:
         _named_class(args, options)
     elif not args.lr_scheduler.startswith("adafactor"):
@@ -73,6 +73,11 @@ def check(args: Namespace, total: int) -> None:
             )  # fmt: skip
 
 
+def arguments(args: Namespace) -> dict[str, Any]:
+    """`--lr_scheduler_args` as keyword arguments."""
+    return keyword_arguments(args.lr_scheduler_args, "--lr_scheduler_args")
+
+
 def build(args: Namespace, optimizer: Optimizer, total: int, schedule_free: bool) -> Schedule:
     """The schedule chosen by `--lr_scheduler`, or the class named by `--lr_scheduler_type`.
 
@@ -82,7 +87,7 @@ def build(args: Namespace, optimizer: Optimizer, total: int, schedule_free: bool
 
     if schedule_free:
         return OptimizerDecides(optimizer)
-    options = keyword_arguments(args.lr_scheduler_args, "--lr_scheduler_args")
+    options = arguments(args)
     if args.lr_scheduler_type:
         return _of_class(args, optimizer, options)
     if args.lr_scheduler.startswith("adafactor"):

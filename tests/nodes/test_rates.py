@@ -1,0 +1,74 @@
+"""What a training refuses of optimizer and schedule, or what has no effect, is said at its widget when the prompt is queued."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+FIXED = "relative_step=False"
+MISTAKES: dict[str, tuple[dict[str, Any], str, str]] = {
+    "a schedule on Adafactor": ({"lr_scheduler": "cosine"}, "lr_scheduler", "choose constant, or add optimizer_args relative_step=False"),
+    "a warm-up on Adafactor": ({"lr_warmup_steps": 9}, "lr_warmup_steps", "lr_warmup_steps cannot act on Adafactor"),
+    "relative steps by warmup_init": (
+        {"lr_scheduler": "cosine", "optimizer_args": f"{FIXED}\nwarmup_init=True"}, "lr_scheduler", "has no effect",
+    ),
+    "words without quotes": ({"optimizer_args": "relative_step=yes"}, "optimizer_args", "'yes' is not a number"),
+    "a rate of 0": ({"optimizer_type": "adamw", "learning_rate": 0.0}, "learning_rate", "learning_rate is 0: nothing would be trained"),
+    "a rate of 0 and a polynomial": (
+        {"optimizer_type": "adamw", "learning_rate": 0.0, "lr_scheduler": "polynomial"}, "learning_rate", "nothing would be trained",
+    ),
+    "no lowest rate": (
+        {"optimizer_type": "adamw", "lr_scheduler": "cosine_with_min_lr"}, "lr_scheduler_min_lr_ratio", "needs lr_scheduler_min_lr_ratio",
+    ),
+    "a polynomial below its end": (
+        {"optimizer_type": "adamw", "lr_scheduler": "polynomial", "learning_rate": 1e-8}, "learning_rate", "not below learning_rate",
+    ),
+    "a fixed rate of 0": ({"optimizer_args": FIXED, "learning_rate": 0.0}, "learning_rate", "nothing would be trained"),
+}  # fmt: skip
+
+
+def config(part: Any, **values: Any) -> dict[str, Any]:
+    node = part("nodes.training_settings").OptimizerConfig()
+    return {entry.name: values.get(entry.name, entry.default) for entry in node.spec.inputs}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_it_is_at_its_widget(part: Any, mistake: str) -> None:
+    values, widget, said = MISTAKES[mistake]
+    node = part("nodes.training_settings").OptimizerConfig()
+    problems = part("nodes.spec").check(node, SimpleNamespace(), config(part, optimizer_type="adafactor") | values)
+    assert [problem.input for problem in problems] == [widget]
+    assert said in problems[0].text and "--" not in problems[0].text
+
+
+def test_settings_that_act_are_taken(part: Any) -> None:
+    node, check = part("nodes.training_settings").OptimizerConfig(), part("nodes.spec").check
+    for values in (
+        {},
+        {"optimizer_type": "adafactor"},
+        {"optimizer_type": "adafactor", "optimizer_args": FIXED, "lr_scheduler": "cosine", "lr_warmup_steps": 9},
+        *({"lr_scheduler": name, "lr_scheduler_min_lr_ratio": 0.1} for name in node.spec.input("lr_scheduler").choices),
+    ):
+        assert not check(node, SimpleNamespace(), config(part, **values)), values
+    assert not check(node, SimpleNamespace(), {"optimizer_type": "adafactor", "lr_scheduler": "cosine"}), "others come over links"
+
+
+LENGTHS: dict[str, tuple[dict[str, Any], str]] = {
+    "only a warm-up": (
+        {"optimizer_type": "adamw", "lr_scheduler": "constant_with_warmup", "lr_warmup_steps": 5, "max_train_steps": 1}, "0 in all 1 steps",
+    ),
+    "a warm-up and a fall": (
+        {"optimizer_type": "adamw", "lr_scheduler": "warmup_stable_decay", "lr_warmup_steps": 50, "lr_decay_steps": 60}, "longer than",
+    ),
+    "LoRA+ on Adafactor": ({"optimizer_type": "adafactor", "network_args": ["loraplus_lr_ratio=4"]}, "loraplus_lr_ratio=4 cannot act"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", LENGTHS)
+def test_the_trainer_knows_the_length_and_the_network(part: Any, mistake: str) -> None:
+    values, said = LENGTHS[mistake]
+    values = {"max_train_steps": 100, "learning_rate": 1e-4, **values}
+    problems = list(part("nodes.rates").problems(values, values["max_train_steps"]))
+    assert len(problems) == 1 and said in problems[0].text
