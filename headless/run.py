@@ -15,6 +15,7 @@ from ..backend.musubi_backend import content
 from ..backend.musubi_backend.atomic import write_text
 from ..backend.musubi_backend.console import setup_streams as setup_streams
 from ..backend.musubi_backend.errors import UserError
+from ..backend.musubi_backend.place import in_words
 from ..nodes.jobs.config import default_home
 from ..nodes.reuse import widget_values
 from ..nodes.spec import Result, check, complete, prechecked, prepared
@@ -76,9 +77,9 @@ async def run(steps: Mapping[str, Step], host: TerminalHost, *, fresh: bool = Fa
         raise
     failed = 0
     for step, outcome in zip(order(steps), outcomes, strict=True):
-        if isinstance(outcome, UserError):
+        if isinstance(outcome, (UserError, OSError)):
             failed += 1
-            host.screen.line(f"ERROR in {step.title}: {outcome}")
+            host.screen.line(f"ERROR in {step.title}: {in_words(outcome) if isinstance(outcome, OSError) else outcome}")
         elif isinstance(outcome, _Skipped):
             host.screen.line(f"{step.title}: not run, because {outcome}")
         elif isinstance(outcome, BaseException):

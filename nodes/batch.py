@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..backend.musubi_backend import content
+from ..backend.musubi_backend import content, place
 from ..backend.musubi_backend.architectures import cards
 from ..backend.musubi_backend.architectures.card import Card
 from ..backend.musubi_backend.atomic import replacing, write_text
@@ -139,6 +139,8 @@ class BatchProcessor(Node):
         lines = _lines(host, inputs["prompts"], inputs["prompt_file"], inputs["prompt_list"])
         if not lines:
             raise UserError("there are no prompts: write some into prompts, one per line, or name a prompt_file")
+        prefix = output_prefix(host, inputs["filename_prefix"])
+        place.try_file(prefix.with_name(f"{prefix.name}_00000.mp4"), "filename_prefix")
         prompts = [Prompt(number, *_seeded(line, inputs["seed"] + number - 1)) for number, line in enumerate(lines, start=1)]
         card = cards()[inputs["models"]["architecture"]]
         tool = tool_names(card)[GENERATE]
@@ -149,7 +151,7 @@ class BatchProcessor(Node):
             ended = await run_on_gpus(host, tool, [(folder, argv, gpu) for (folder, argv), gpu in zip(jobs, gpus, strict=False)])
             for share, job in zip(shares, ended, strict=True):
                 _settle(tool, share, job)
-        return _publish(host, prompts, output_prefix(host, inputs["filename_prefix"]))
+        return _publish(host, prompts, prefix)
 
     def _job(self, host: Host, inputs: dict[str, Any], share: Sequence[Prompt], tool: str) -> tuple[JobFolder, list[str]]:
         """A job folder with the prompts of one process, and its arguments."""
@@ -313,12 +315,16 @@ def _problems(job: Job) -> dict[int, str]:
 def _publish(host: Host, prompts: Sequence[Prompt], prefix: Path) -> Result:
     """Move the results to the output folder. UserError if there are none at all."""
     report, paths = [], []
-    prefix.parent.mkdir(parents=True, exist_ok=True)
     for prompt in prompts:
         if prompt.result is not None:
             target = next_path(prefix, prompt.result.suffix.removeprefix("."))
-            with replacing(target) as part:
-                shutil.copyfile(prompt.result, part)
+            try:
+                with replacing(target) as part:
+                    shutil.copyfile(prompt.result, part)
+            except OSError as error:
+                raise UserError(
+                    f"{target} could not be written: {place.reason(error)}; finished videos are in {prompt.result.parent}"
+                ) from error
             prompt.result.unlink()
             paths.append(target)
             report.append(f"{prompt.number}. {target.name}: {prompt.line}")

@@ -25,6 +25,7 @@ from comfy_execution.progress import get_progress_state
 
 from ..backend.musubi_backend.architectures import cards
 from ..backend.musubi_backend.errors import UserError
+from ..backend.musubi_backend.place import in_words
 from .catalog import NODES
 from .comfy_errors import RunError, report, show_each_once
 from .jobs import config as configuration
@@ -191,6 +192,8 @@ def _comfy_class(node: Node) -> type[io.ComfyNode]:
                 result = await node.run(host, **inputs)
             except UserError as error:
                 raise RunError(str(error)) from None
+            except OSError as error:
+                raise RunError(in_words(error)) from error
             _RESULTS.remember(_place(cls), get_progress_state().prompt_id, kept.after(result))
             if result.text:
                 host.progress(1, 1, result.text)

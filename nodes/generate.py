@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..backend.musubi_backend import content
+from ..backend.musubi_backend import content, place
 from ..backend.musubi_backend.architectures.card import Card
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.argv import to_argv
@@ -106,7 +106,7 @@ class VideoGenerator(Node):
         tool = tool_names(self.card)[GENERATE]
         chosen = self.values(host, inputs)
         target = host.temp_dir / "musubi_tuner"
-        target.mkdir(parents=True, exist_ok=True)
+        place.try_folder(target, [], "the folder for videos")
         job_folder = JobFolder.create(host.home, tool)
         chosen |= self.pictures(host, inputs, job_folder.path / "inputs")
         output = fresh_folder(target)

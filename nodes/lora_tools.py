@@ -12,6 +12,7 @@ from ..backend.musubi_backend import content
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.argv import to_argv
 from ..backend.musubi_backend.options.option import LORA_COMBINE, LORA_CONVERT, LORA_EMA, LORA_EXTRACT, LORA_MERGE
+from ..backend.musubi_backend.place import try_file
 from ..backend.musubi_backend.tools.ema_schedule import averaged_name, linear_betas, power_betas
 from . import loras
 from .checkpoints import Checkpoint, between, find
@@ -195,6 +196,7 @@ class LoRAMerger(Node):
     async def _into_model(self, host: Host, inputs: dict[str, Any], values: dict[str, Any]) -> Result:
         base = host.model_path(MODELS, inputs["model"])
         target = base.parent / f"{guard.plain_name(inputs['output_name'], 'output_name')}.safetensors"
+        try_file(target, "output_name")
         chosen = applicable(self.spec.inputs, inputs, LORA_MERGE, "merging into a transformer")
         path, said, log = await _made(host, LORA_MERGE, {"dit": str(base), **chosen, **values}, "save_merged_model", target)
         report = _said(log, ("tensors changed", "Warning: not all"))
@@ -242,8 +244,10 @@ def _name_problems(constants: dict[str, Any]) -> Iterator[Problem]:
 
 
 def lora_target(host: Host, name: str) -> Path:
-    """Where a new LoRA called `name` goes."""
-    return host.loras_dir() / LORA_SUBFOLDER / f"{guard.plain_name(name, 'output_name')}.safetensors"
+    """Where a new LoRA called `name` goes. UserError where it cannot be written."""
+    path = host.loras_dir() / LORA_SUBFOLDER / f"{guard.plain_name(name, 'output_name')}.safetensors"
+    try_file(path, "output_name")
+    return path
 
 
 async def _made(host: Host, tool: str, values: dict[str, Any], output: str, wanted: Path, *, gpu: bool = False) -> tuple[Path, str, Path]:

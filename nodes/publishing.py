@@ -10,11 +10,12 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from ..backend.musubi_backend.atomic import replacing
+from ..backend.musubi_backend.atomic import part_of, replacing
 from ..backend.musubi_backend.errors import UserError
+from ..backend.musubi_backend.place import reason, try_folder
 
 LORA_SUBFOLDER = "musubi_tuner"
 _TRIES, _PAUSE = 5, 0.5  # s, while another program has the file open
@@ -50,8 +51,18 @@ def place(made: Path, wanted: Path, put: Put = os.replace) -> tuple[Path, str]:
 
 def publish(lora: Path, loras: Path, name: str) -> tuple[str, Path, str]:
     """As `place`, a copy of a LoRA to where ComfyUI offers it. Returns its name in the list of LoRAs, the path, and what to say."""
-    path, said = place(lora, loras / LORA_SUBFOLDER / f"{name}.safetensors", shutil.copyfile)
+    wanted = loras / LORA_SUBFOLDER / f"{name}.safetensors"
+    try:
+        path, said = place(lora, wanted, shutil.copyfile)
+    except OSError as error:
+        raise UserError(f"{wanted} could not be written: {reason(error)}; the finished LoRA is {lora}") from error
     return listed(path), path, said
+
+
+def try_to_publish(loras: Path, names: Sequence[str], what: str) -> None:
+    """See that LoRAs of these names can be published there later, before anything is trained. UserError says what is wrong with `what`."""
+    longest = [f"{name}-{0:08x}.safetensors" for name in names]
+    try_folder(loras / LORA_SUBFOLDER, [*longest, *(part_of(Path(name)).name for name in longest)], what)
 
 
 def listed(lora: Path) -> str:

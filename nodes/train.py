@@ -26,7 +26,7 @@ from .jobs.guard import plain_name
 from .jobs.runner import Job
 from .loss_curve import loss_map, write_picture
 from .models import HIGH_NOISE, MODELS, WITH_EXPERTS, check_architecture, model_values, wan_task
-from .publishing import publish
+from .publishing import publish, try_to_publish
 from .runs import JOB, Run
 from .spec import ANY, Host, Input, Node, NodeSpec, Output, Problem, Result, refused
 from .training_settings import LORA_CONFIG, OPTIMIZER, SAMPLING
@@ -132,6 +132,7 @@ class LoRATrainer(Node):
         if finished is not None:
             job, note = finished["job"], "nothing that decides it changed since it was trained; enter another run_id to train again"
         else:
+            try_to_publish(host.loras_dir(), [f"{name}{ending}" for ending in run.endings], "output_name")
             job, note = await self._train(host, run, key, values, inputs, begin, engine), ""
         return self.result(host, run, [await self.for_comfyui(host, lora) for lora in run.results(key)], job, note)
 

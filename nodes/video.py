@@ -9,7 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..backend.musubi_backend import content
+from ..backend.musubi_backend import content, place
 from ..backend.musubi_backend.atomic import replacing
 from ..backend.musubi_backend.dataset.media import VIDEO_EXTENSIONS
 from ..backend.musubi_backend.errors import UserError
@@ -159,7 +159,7 @@ class VideoOutput(Node):
             _being_written.discard(target)
 
     async def _save(self, host: Host, source: Path, target: Path, inputs: dict[str, Any]) -> Result:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        place.try_folder(target.parent, [f"{target.name}/00000.png"] if inputs["format"] == "png" else [target.name], "filename_prefix")
         if source.suffix.lower() == target.suffix and not inputs["fps"]:
             with replacing(target) as part:
                 shutil.copyfile(source, part)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import os
 import sys
@@ -10,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import __version__, architectures, console, job, threads
+from . import __version__, architectures, console, job, place, threads
 from .errors import EXIT_STOPPED, EXIT_USER_ERROR, StopRequested, UserError
 
 if TYPE_CHECKING:
@@ -22,8 +21,8 @@ EXIT_INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one tool; `argv` is its name and its flags. Returns the exit code: 0 done, 1 an error the user can mend (a full disk
-    among them), 3 stopped on request with everything saved, 130 interrupted. Any other exception passes through."""
+    """Run one tool; `argv` is its name and its flags. Returns the exit code: 0 done, 1 an error the user can mend (those of
+    files and disks among them), 3 stopped on request with everything saved, 130 interrupted. Any other exception passes through."""
     words = list(sys.argv[1:] if argv is None else argv)
     console.setup_streams()
     try:
@@ -32,10 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"ERROR: {error}", file=sys.stderr, flush=True)
         return EXIT_USER_ERROR
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        where = f" for {error.filename}" if error.filename else ""
-        print(f"ERROR: there is no space left on the disk{where}: make room, then run this again", file=sys.stderr, flush=True)
+        if error.errno is None:
+            raise  # a library's, about something else
+        print(f"ERROR: {place.in_words(error)}", file=sys.stderr, flush=True)
         return EXIT_USER_ERROR
     except StopRequested as stop:
         job.event("stopped", text=stop.summary)
@@ -98,7 +96,9 @@ def _overview() -> str:
 
 
 def _keep_libraries_quiet() -> None:
-    """No usage reports, and no warning about tokenizers in forked workers. What the user has set stays."""
+    """No usage reports, and no warning about tokenizers in forked workers: what the user has set stays. Nothing is fetched: models and
+    tokenizers are found on this machine, or their absence is said at once."""
+    os.environ.update({"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"})
     for name, value in {"HF_HUB_DISABLE_TELEMETRY": "1", "DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}.items():
         os.environ.setdefault(name, value)
 

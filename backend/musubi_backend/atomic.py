@@ -20,8 +20,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     On any exception the temporary file is removed and `path` is untouched. A stop waits for the block (`job.writing`).
     """
     target = Path(path)
-    stem = os.fsencode(target.name)[:200].decode("utf-8", "ignore")  # file systems allow 255 bytes; many characters take three
-    part = target.with_name(f".{stem}.{secrets.token_hex(4)}{PART_SUFFIX}")
+    part = part_of(target)
     with job.writing(target.name, part):
         try:
             yield part
@@ -30,6 +29,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             _fsync_directory(target.parent)
         finally:
             part.unlink(missing_ok=True)
+
+
+def part_of(target: Path) -> Path:
+    """A new temporary name beside a file."""
+    stem = os.fsencode(target.name)[:200].decode("utf-8", "ignore")  # file systems allow 255 bytes; many characters take three
+    return target.with_name(f".{stem}.{secrets.token_hex(4)}{PART_SUFFIX}")
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -23,7 +23,7 @@ _DEPTH = 200  # of lists and objects in each other
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 _ESCAPED_HALF = re.compile(r"\\[uU](?:0000)?[dD][89a-fA-F]")
 _LONG_NUMBER = re.compile(r"(?<![\w.])[+-]?[0-9][0-9_]{30}")
-_KINDS = {dict: "an object { }", list: "a list [ ]"}
+_KINDS: dict[Any, str] = {dict: "an object { }", list: "a list [ ]"}
 
 
 def parse_json(text: str | bytes, kind: type[T], *, paths: bool = False) -> T:

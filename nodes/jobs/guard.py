@@ -10,6 +10,8 @@ from pathlib import Path
 from ...backend.musubi_backend.errors import UserError
 
 _SHOWN_NAMES = 8
+LONGEST_NAME = 180
+"""Bytes of a name, to which programs add up to 60: file systems allow 255."""
 
 
 def is_inside(path: Path, roots: Iterable[Path]) -> bool:
@@ -77,8 +79,14 @@ def _what_is_there(path: Path) -> str:
 def plain_name(text: str, what: str) -> str:
     """A file name without folder parts, usable on every system. UserError otherwise."""
     name = text.strip()
-    if not name or name in {".", ".."} or name[0] in "-." or name[-1] == "." or len(name) > 100:
+    if not name or name in {".", ".."} or name[0] in "-." or name[-1] == ".":
         raise UserError(f"{what}: {text!r} is not usable as a file name")
+    size = len(os.fsencode(name))
+    if len(name) > 100 or size > LONGEST_NAME:
+        raise UserError(
+            f"{what}: {name[:20]}… is too long for a file name: {len(name)} characters, {size} bytes. 100 characters and {LONGEST_NAME} "
+            "bytes fit (a Chinese or Japanese character takes three)"
+        )
     bad = sorted({character for character in name if character in '<>:"/\\|?*' or ord(character) < 32})
     if bad:
         raise UserError(f"{what}: {text!r} holds {' '.join(map(repr, bad))}, which a file name cannot")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -144,7 +147,7 @@ def test_ids_equal_those_of_hugging_faces_tokenizer(spiece: bytes, tmp_path: Pat
 
 def test_order_folder_beside_then_inside_then_hub(spiece: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = tmp_path / "umt5.safetensors"
-    monkeypatch.setattr(tokenizers, "_from_hub", lambda _: from_sentencepiece(spiece, "hub"))
+    monkeypatch.setattr(tokenizers, "_from_hub_cache", lambda _: from_sentencepiece(spiece, "hub"))
     assert find_tokenizer(weights, None, 0).source == "hub"
     assert find_tokenizer(weights, spiece, 0).source == f"{weights} (spiece_model)"
     folder = tmp_path / "google" / "umt5-xxl"
@@ -168,3 +171,24 @@ def test_a_tokenizer_of_another_model_is_refused(spiece: bytes, tmp_path: Path) 
         find_tokenizer(tmp_path / "umt5.safetensors", spiece, 100)
     with pytest.raises(UserError, match="SentencePiece model"):
         find_tokenizer(tmp_path / "umt5.safetensors", b"not one", 0)
+
+
+def test_a_tokenizer_that_is_not_there_is_said_without_asking_the_internet(tmp_path: Path) -> None:
+    """In a process whose network is a trap."""
+    script = (
+        "import socket, sys\n"
+        "def trap(*args, **kwargs): print('ASKED THE INTERNET'); raise OSError('no network')\n"
+        "socket.socket.connect = socket.create_connection = socket.getaddrinfo = trap\n"
+        "from pathlib import Path\n"
+        "from musubi_backend import __main__ as command_line\n"
+        "command_line._keep_libraries_quiet()\n"
+        "from musubi_backend.encoders.tokenizer import find_tokenizer\n"
+        "from musubi_backend.errors import UserError\n"
+        "try: find_tokenizer(Path(sys.argv[1]) / 't5.safetensors', None, 0)\n"
+        "except UserError as error: print(error)\n"
+    )
+    backend = Path(tokenizers.__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(backend), "HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0"}
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], env=environment, capture_output=True, text=True, check=True)
+    assert "no tokenizer for" in done.stdout
+    assert "ASKED" not in done.stdout

@@ -159,7 +159,7 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[object], str]]:
         "two ways": ([good, good, "--sigma_rel", "0.2", "--sigma_rels", "0.1", "--output_file", "x"], "exclude each other"),
         "output is an input": ([good, folder / "ckpt-000002.safetensors", "--output_file", good], "is the input"),
         "output is a folder": ([good, good, "--output_file", folder], "is a folder"),
-        "no folder": ([good, good, "--output_file", folder / "no" / "x.safetensors"], "does not exist"),
+        "no folder": ([good, good, "--output_file", good / "x.safetensors"], "is a file, so that the folder"),
         "no files": (out, "PATH"),
     }
 

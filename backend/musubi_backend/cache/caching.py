@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import content, job
+from .. import content, job, place
 from ..console import progress_bar
 from ..dataset.config import load_config
 from ..dataset.discovery import Discovery, discover
@@ -69,6 +69,11 @@ class Progress:
     def stop_if_asked(self) -> None:
         """StopRequested when the job was asked to stop; every cache file written so far is whole."""
         job.leave_if_asked()
+
+
+def try_caches(folder: Path, names: Sequence[str]) -> None:
+    """See that caches can be written there before a model is loaded. UserError where not."""
+    place.try_folder(folder, names, f"cache_directory {folder}")
 
 
 def remove_old(existing: Iterable[Path], wanted: Collection[Path], args: Namespace) -> None:

@@ -26,7 +26,7 @@ from ..dataset.problems import Problem
 from ..device import pick_device
 from ..errors import UserError
 from ..threads import decoders
-from .caching import REMEDY, Progress, find_items, log_skipped, log_sources, out_of_memory, remove_old, report, settings_of
+from .caching import REMEDY, Progress, find_items, log_skipped, log_sources, out_of_memory, remove_old, report, settings_of, try_caches
 from .headers import latents_problem
 from .names import latent_files, parse_latent_name
 from .sources import Made, Sources, dataset_settings, latents_key
@@ -102,6 +102,9 @@ def run(args: Namespace, architecture: Architecture) -> None:
     discoveries = _usable(discoveries, architecture, args)
     encoders = settings_of(args, ("vae", card.image_encoder or ""), DECIDING)
     work = [_left_to_do(discovery, architecture, args, encoders) for discovery in discoveries]
+    for one in work:
+        if one.items:
+            try_caches(one.discovery.dataset.cache_folder, [])
     _Caching(args, architecture).run(work)
     report([problem for one in work for problem in one.problems], f"All others are cached. {REMEDY}", args)
 

@@ -16,7 +16,7 @@ from ..dataset.problems import Note, gathered
 from ..device import pick_device
 from ..errors import UserError
 from ..weights.safetensors_file import read_header
-from .caching import Progress, find_items, log_skipped, log_sources, out_of_memory, remove_old, settings_of
+from .caching import Progress, find_items, log_skipped, log_sources, out_of_memory, remove_old, settings_of, try_caches
 from .headers import text_problem
 from .names import text_files
 from .sources import Made, Sources, text_key
@@ -48,6 +48,9 @@ def run(args: Namespace, architecture: Architecture) -> None:
     discoveries = find_items(args, card)
     made = Made((), settings_of(args, card.text_encoders, DECIDING))
     work = [_left_to_do(discovery, card, made, args) for discovery in discoveries]
+    for one in work:
+        if one.items:
+            try_caches(one.discovery.dataset.cache_folder, [])
     encoder = architecture.text_encoder(args, pick_device(args.device)) if any(one.items for one in work) else None
     for number, one in enumerate(work):
         items = one.discovery.items

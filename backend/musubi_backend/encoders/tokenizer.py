@@ -1,4 +1,5 @@
-"""umt5's tokenizer, looked for in this order: a folder beside the weight file, the `spiece_model` inside it, the Hugging Face hub.
+"""umt5's tokenizer, looked for in this order: a folder beside the weight file, the `spiece_model` inside it, what another program has
+fetched from the Hugging Face hub before. Nothing is fetched.
 
 Captions are cleaned as Wan does it (github.com/Wan-Video/Wan2.1, `wan/modules/tokenizers.py`): broken Unicode and HTML entities
 repaired, runs of white space made one blank. A SentencePiece model gives the same ids as the Hugging Face tokenizer built from it.
@@ -50,7 +51,9 @@ def find_tokenizer(weights: Path, spiece: bytes | None, vocabulary: int) -> Toke
     spiece: the SentencePiece model found inside the weight file. UserError when there is none anywhere, or when it gives ids
     the encoder has no embedding for.
     """
-    tokenizer = _beside(weights) or (from_sentencepiece(spiece, f"{weights} ({SPIECE_TENSOR})") if spiece else None) or _from_hub(weights)
+    tokenizer = (
+        _beside(weights) or (from_sentencepiece(spiece, f"{weights} ({SPIECE_TENSOR})") if spiece else None) or _from_hub_cache(weights)
+    )
     if vocabulary and tokenizer.rows > vocabulary:
         raise UserError(
             f"the tokenizer in {tokenizer.source} has {tokenizer.rows} tokens, but the text encoder {weights} knows {vocabulary}; "
@@ -98,16 +101,17 @@ def _beside(weights: Path) -> Tokenizer | None:
     return from_sentencepiece(file.read_bytes(), str(file)) if file.is_file() else None
 
 
-def _from_hub(weights: Path) -> Tokenizer:
+def _from_hub_cache(weights: Path) -> Tokenizer:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(HUB_REPOSITORY, subfolder=HUB_FOLDER)
+        tokenizer = AutoTokenizer.from_pretrained(HUB_REPOSITORY, subfolder=HUB_FOLDER, local_files_only=True)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"no tokenizer for {weights}: the file holds none, there is none beside it, and {HUB_REPOSITORY} on huggingface.co "
-            "cannot be reached. Either use ComfyUI's text encoder file (umt5_xxl_fp16.safetensors), which holds its tokenizer, or put "
-            f"the files of https://huggingface.co/{HUB_REPOSITORY}/tree/main/{HUB_FOLDER} into {weights.parent / FOLDERS[0]}"
+            f"no tokenizer for {weights}: the file holds none, there is none beside it, and {HUB_REPOSITORY} of huggingface.co was not "
+            "fetched to this machine by another program. Either use ComfyUI's text encoder file (umt5_xxl_fp16.safetensors), which holds "
+            f"its tokenizer, or put the files of https://huggingface.co/{HUB_REPOSITORY}/tree/main/{HUB_FOLDER} into "
+            f"{weights.parent / FOLDERS[0]}"
         ) from error
     return _from_transformers(tokenizer, f"huggingface.co/{HUB_REPOSITORY}")
 

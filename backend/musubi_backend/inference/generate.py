@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .. import job
+from .. import atomic, job, place
 from ..architectures.card import HIGH, LOW
 from ..console import progress_bar
 from ..device import pick_device
@@ -61,6 +61,7 @@ def run(args: Namespace, architecture: Architecture) -> None:
     if getattr(args, "interactive", False) and job.folder() is not None:
         raise UserError("--interactive reads prompts from a terminal; use --from_file in a job")
     session = Session(args, architecture)
+    session.try_places()
     logger.info(f"Using device: {session.device}")
     if args.latent_path:
         session.decode_files(args.latent_path)
@@ -84,6 +85,18 @@ class Session:
         self.texts: dict[str, Text] = {}
         self.conditions: dict[str, Text] = {}
         self.transformer: torch.nn.Module | None = None
+
+    def try_places(self) -> None:
+        """See that what will be made can be written. UserError where not."""
+        args, card = self.args, self.architecture.card
+        if args.save_merged_model and not args.latent_path:
+            place.try_file(Path(args.save_merged_model), "--save_merged_model")
+            return
+        start = f"{outputs.new_stem(self.folder, 2**32, card.result_index)}{card.result_suffix}"
+        ends = [f"_{Path(path).stem}" for path in args.latent_path or ()] or ["_latent"]
+        files = [Path(f"{start}{end}.safetensors") for end in ends]
+        names = [name for file in files for name in (file.name, atomic.part_of(file).name)]
+        place.try_folder(self.folder, names, f"--save_path {self.folder}")
 
     def batch(self) -> None:
         """--prompt and --from_file."""
@@ -116,7 +129,7 @@ class Session:
                 with self._keeping(results):
                     request = build_request(parse_line(line, self.architecture.line_options, "prompt"), self.args, self.architecture)
                     self._encode({"prompt": request}, {})
-                    results.append(self._sample("prompt", request, suffix=""))
+                    self._sample("prompt", request, "", results)
                     self._park_transformer()
                     self._write_all(results, {})
             except PROBLEMS as error:
@@ -214,14 +227,15 @@ class Session:
         for index, (label, request) in enumerate(requests.items(), start=1):
             logger.info(f"Processing prompt {index}/{len(requests)}: {request.prompt[:50]}...")
             try:
-                results.append(self._sample(label, request, suffix))
+                self._sample(label, request, suffix, results)
                 _say_what_is_not_written(results)
             except PROBLEMS as error:
                 if len(requests) == 1:
                     raise
                 _report(failures, label, error)
 
-    def _sample(self, label: str, request: SampleRequest, suffix: str) -> Result:
+    def _sample(self, label: str, request: SampleRequest, suffix: str, results: list[Result]) -> None:
+        """Sample one request and put it among the results."""
         transformer = self._transformer()
         logger.info(
             f"Video size: {request.height}x{request.width}@{request.frames} (HxW@F), fps: {self.args.fps}, "
@@ -244,9 +258,9 @@ class Session:
                 progress=bar.update,
             )
         result = Result(label, request, latents.cpu(), self._stem(request.seed), suffix)
+        results.append(result)
         if self.args.output_type in outputs.LATENT_OUTPUTS:
             self._save_latents(result)
-        return result
 
     def _stem(self, seed: int) -> str:
         return outputs.new_stem(self.folder, seed, self.architecture.card.result_index)
@@ -289,6 +303,17 @@ class Session:
         outputs.save_latents(self.folder, result.stem, result.latents, metadata)
         result.written = True
 
+    def _rescue(self, result: Result) -> None:
+        """Save a result's latents where they belong or, if that fails, elsewhere."""
+        try:
+            self._save_latents(result)
+        except OSError as error:
+            logger.error("%s", place.in_words(error))
+            metadata = None if self.args.no_metadata else self.architecture.describe(result.request)
+            kept = place.elsewhere(lambda folder: outputs.save_latents(folder, result.stem, result.latents, metadata))
+            result.written = True
+            logger.error("%s could not be written into %s; its latent is %s", result.label, self.folder, kept)
+
     @contextmanager
     def _keeping(self, results: list[Result]) -> Iterator[None]:
         """However the block ends, results that did not reach a file are saved as latents; a stop says so."""
@@ -301,7 +326,7 @@ class Session:
         finally:
             unwritten += [result for result in results if not result.written]
             for result in unwritten:
-                self._save_latents(result)
+                self._rescue(result)
                 logger.info("Decode it with --latent_path")
             job.keep("")
         if stopped is not None:

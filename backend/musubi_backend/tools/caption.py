@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from argparse import Namespace
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +24,7 @@ from ..dataset.problems import Problem, UnusableMedium, listing
 from ..device import pick_device
 from ..errors import UserError
 from ..options.tables.captioning import DEFAULT_PROMPT
+from ..place import try_file
 from .caption_files import Captions, JsonlFile, TextFiles, place
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ def run(args: Namespace) -> None:
         logger.info("captions are there already: --overwrite makes them anew")
     made = 0
     if waiting:
+        _try_places([medium.captions.path(medium.path) for medium in waiting])
         describer = Describer(args)
         with contextlib.closing(_run(describer, waiting, problems)) as described:
             made = sum(1 for _ in described)
@@ -63,6 +66,12 @@ def run(args: Namespace) -> None:
         raise UserError(f"nothing could be described:\n{listing(problems)}")
     logger.info("%d captions written, %d kept", made, len(media) - len(waiting))
     job.event("output", content="captions", count=made)
+
+
+def _try_places(files: Sequence[Path]) -> None:
+    """See that captions can be written into all their folders before the model is loaded. UserError where not."""
+    for file in {file.parent: file for file in sorted(files, key=lambda file: len(os.fsencode(file.name)))}.values():
+        try_file(file, "captions")
 
 
 def find_media(args: Namespace) -> tuple[list[Medium], list[Problem]]:

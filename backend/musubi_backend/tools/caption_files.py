@@ -24,6 +24,10 @@ class Captions(ABC):
     """The captions of one kind of media."""
 
     @abstractmethod
+    def path(self, medium: Path) -> Path:
+        """The file the caption of `medium` is in."""
+
+    @abstractmethod
     def has(self, medium: Path) -> bool:
         """Is there a caption, not empty, for `medium`?"""
 
@@ -66,6 +70,9 @@ class JsonlFile(Captions):
         self._records = read_lines(file, key)
         self._tidy = True
         self._rewrite_if_untidy()
+
+    def path(self, medium: Path) -> Path:
+        return self.file
 
     def has(self, medium: Path) -> bool:
         record = self._records.get(place(medium))

@@ -10,7 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import job
+from .. import job, place
 from ..errors import UserError
 from ..inference.video_file import read_pictures, write_gif, write_mp4, write_pngs, write_webm
 
@@ -32,6 +32,7 @@ def convert(source: Path, target: Path, kind: str | None = None, fps: int | None
     kind = kind or target.suffix.removeprefix(".").lower()
     if kind not in FORMATS:
         raise UserError(f'--format "{kind}": known are {", ".join(FORMATS)}')
+    place.try_folder(target.parent, [f"{target.name}/00000.png" if kind == "png" else target.name], f"--output {target}")
     pictures, source_fps = read_pictures(source)
     rate = Fraction(fps) if fps else source_fps
     if kind == "png":

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import secrets
 import shutil
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -150,7 +149,7 @@ class Checkpoints:
     def _remove_state(self, stem: str | None) -> None:
         if stem is not None and (folder := self.state_folder(stem)).exists():
             logger.info("removing old state: %s", folder)
-            doomed = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")  # killed meanwhile, no half state may stand there
+            doomed, _ = saved_states.beside(folder)  # killed meanwhile, no half state may stand there
             folder.rename(doomed)
             shutil.rmtree(doomed)
 

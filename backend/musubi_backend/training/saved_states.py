@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+import secrets
 import shutil
 import zlib
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from .. import atomic
 from ..architectures.card import HIGH, LOW
 from ..documents import read_json, whole_number
 from ..errors import UserError
@@ -147,6 +149,23 @@ def _of(kind: type[T], value: Any, name: str) -> T:
 def contents(folder: Path) -> dict[str, dict[str, int]]:
     """Size in bytes and CRC-32 of each file in a state's folder, for `read` to compare with."""
     return {path.name: {"size": path.stat().st_size, "crc32": _checksum(path)} for path in sorted(folder.iterdir())}
+
+
+def beside(folder: Path) -> tuple[Path, Path]:
+    """New names for the state that is to be `folder` and for the one that was, while one takes the place of the other."""
+    token = secrets.token_hex(4)
+    part, old = (folder.with_name(f".{folder.name}.{token}.{kind}") for kind in ("part", "old"))
+    return part, old
+
+
+def names_of_run(name: str) -> list[str]:
+    """The longest names, temporary ones among them, that a training called `name` gives in its output folder."""
+    stem = f"{name}-step{0:08d}"
+    state = Path(f"{stem}{STATE_SUFFIX}")
+    inside = atomic.part_of(Path(POSITION_FILE)).name
+    loras = [f"{stem}{expert_suffix(expert)}{FILE_SUFFIX}" for expert in EXPERT_NAMES]
+    sample = f"sample/{name}_e{0:06d}_00_{0:014d}_{2**32}.mp4"
+    return [*(f"{folder}/{inside}" for folder in (state, *beside(state))), *loras, f"{name}.loss.png", f".{name}.lock.{0:08x}", sample]
 
 
 def of_run(folder: Path, name: str) -> list[Path]:

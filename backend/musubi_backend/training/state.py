@@ -8,7 +8,6 @@ number is a function of the seed and the micro-step.
 from __future__ import annotations
 
 import json
-import secrets
 import shutil
 import warnings
 from dataclasses import asdict, dataclass, field
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .. import atomic
 from ..errors import UserError
 from ..weights.safetensors_file import load, save_atomic
+from . import saved_states
 from .saved_states import FORMAT, MODEL_FILE, OPTIMIZER_FILE, POSITION_FILE, SCALER_FILE, SCHEDULER_FILE, Position, SavedState, contents
 from .state_fit import OptimizerForm, check_kind, check_same_optimizer, check_schedule
 
@@ -49,8 +49,7 @@ class TrainingState:
         """Write the folder beside and rename it, so that `folder` is always a whole state. OSError when the disk is full."""
         import torch
 
-        token = secrets.token_hex(4)
-        part, old = (folder.with_name(f".{folder.name}.{token}.{kind}") for kind in ("part", "old"))
+        part, old = saved_states.beside(folder)
         try:
             part.mkdir(parents=True)
             weights = {name: tensor.detach().to("cpu") for name, tensor in self.network.state_dict().items()}

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import job
+from .. import job, place
 from ..dataset.batches import CachedDataset
 from ..dataset.config import load_config
 from ..errors import UserError
@@ -109,7 +109,7 @@ def stopping_on_signals() -> Iterator[None]:
 def _output(args: Namespace) -> Iterator[None]:
     """The output folder, for this training alone, and without what a killed one left half-way; so the folder of `--resume`."""
     folder, name = Path(args.output_dir), args.output_name
-    folder.mkdir(parents=True, exist_ok=True)
+    place.try_folder(folder, saved_states.names_of_run(name), f"--output_dir {folder} --output_name {name}")
     with output_lock.held(folder, name):
         saved_states.clean_leftovers(folder, name)
         if args.resume:

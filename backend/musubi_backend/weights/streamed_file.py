@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from .. import job
+from .. import job, place
 from ..atomic import replacing
 from ..console import progress_bar
 from ..errors import StopRequested, UserError
@@ -65,13 +65,10 @@ def write(targets: Sequence[Target], specs: Mapping[str, Spec], make: Make, desc
 
 
 def refuse_inputs(outputs: Iterable[PathLike], inputs: Iterable[PathLike], flag: str) -> None:
-    """UserError when an output is one of the inputs (also by another name or link), or its folder does not exist."""
+    """UserError when an output is one of the inputs (also by another name or link), or cannot be written."""
     sources = [Path(path) for path in inputs]
     for output in map(Path, outputs):
-        if output.is_dir():
-            raise UserError(f"{flag}: {output} is a folder; give a file name")
-        if not output.parent.is_dir():
-            raise UserError(f"{flag}: the folder {output.parent} does not exist")
+        place.try_file(output, flag)
         for source in sources:
             if output.exists() and source.exists() and output.samefile(source):
                 raise UserError(f"{flag}: {output} is the input {source}; inputs are never changed, choose another name")

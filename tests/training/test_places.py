@@ -1,0 +1,80 @@
+"""The place for a result is tried before the work, and names are counted as the file system counts them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from musubi_backend import __main__ as command_line
+from musubi_backend import place
+from musubi_backend.errors import UserError
+from musubi_backend.training import saved_states
+
+TOOLS = {
+    "convert_lora": ["--input", "IN", "--target", "other", "--output", "OUT"],
+    "lora_post_hoc_ema": ["IN", "IN2", "--output_file", "OUT"],
+    "video_convert": ["--input", "IN", "--format", "mp4", "--output", "OUT"],
+}
+
+
+def test_a_training_tries_all_its_names_first(project: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    for name in ("猫" * 80, "x" * 230, "é" * 112):
+        assert project.refused("long", output_name=name) == 1
+        told = capfd.readouterr().err
+        assert "too long" in told
+        assert "bytes" in told
+        assert "create LoRA" not in told, "nothing was loaded"
+    assert list((project.folder / "out" / "long").iterdir()) == []
+
+
+def test_the_longest_name_that_is_taken_can_be_saved_and_resumed(project: Any) -> None:
+    limit = 255 - max(len(os.fsencode(part)) - 1 for name in saved_states.names_of_run("x") for part in Path(name).parts)
+    name = "猫" * (limit // 3)
+    out = project.train("fits", "--save_state", output_name=name, save_every_n_steps=1, max_train_steps=2)
+    assert (out / f"{name}.safetensors").is_file()
+    state = out / f"{name}-step00000001-state"
+    project.train("fits", output_name=name, resume=state, max_train_steps=3)
+    assert project.refused("fits", output_name=f"{name}猫") == 1
+
+
+def test_a_file_in_the_place_of_the_output_folder_is_named(project: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    in_the_way = project.folder / "taken"
+    in_the_way.write_text("x")
+    assert project.refused("unused", output_dir=in_the_way / "deep") == 1
+    told = capfd.readouterr().err
+    assert f"{in_the_way} is a file" in told
+    assert "create LoRA" not in told
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_tools_try_their_place(tool: str, project: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    out = project.train("lora", max_train_steps=1)
+    lora = out / "cat.safetensors"
+    (project.folder / "copy.safetensors").write_bytes(lora.read_bytes())
+    words = {"IN": str(lora), "IN2": str(project.folder / "copy.safetensors"), "OUT": str(lora / "inside" / "x.safetensors")}
+    assert command_line.main([tool, *(words.get(word, word) for word in TOOLS[tool])]) == 1
+    told = capfd.readouterr().err
+    assert f"{lora} is a file, so that the folder" in told
+    words["OUT"] = str(project.folder / f"{'猫' * 90}.safetensors")
+    assert command_line.main([tool, *(words.get(word, word) for word in TOOLS[tool])]) == 1
+    assert "too long" in capfd.readouterr().err
+
+
+def test_trying_leaves_nothing_and_finds_a_full_disk(small_disk: Path) -> None:
+    place.try_folder(small_disk / "new", ["a/b/c.txt"], "here")
+    assert [*small_disk.rglob("*")] == [small_disk / "new"]
+    with pytest.raises(OSError, match="No space"):
+        (small_disk / "filler").write_bytes(bytes(3 << 20))
+    with pytest.raises(UserError, match=r"here: nothing can be written into .*there is no space left"):
+        place.try_folder(small_disk / "new", ["a"], "here")
+
+
+def test_an_error_of_the_file_system_is_a_sentence(monkeypatch: pytest.MonkeyPatch, project: Any, capfd: Any) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied", "/models/cat.safetensors")
+
+    monkeypatch.setattr("musubi_backend.training.train._train", refuse)
+    assert project.refused("out") == 1
+    assert capfd.readouterr().err.splitlines()[-1] == "ERROR: /models/cat.safetensors: Permission denied"
