@@ -43,6 +43,26 @@ NOISE = [[0.5, 1.0], [-1.0, 0.75], [2.0, -0.5], [0.25, -1.25], [1.5, 0.5], [-0.7
 ADAPTER = "lora_unet_block_linear"
 
 
+class Descent(torch.optim.Optimizer):
+    """Plain SGD; torch's own loads its compiler first, which takes seconds."""
+
+    def __init__(self, params: Any, lr: float) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for one in group["params"]:
+                if one.grad is not None:
+                    one -= group["lr"] * one.grad
+
+
+@pytest.fixture(autouse=True)
+def optimizers_of_this_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    for one in (Descent, Modes):
+        monkeypatch.setattr(torch.optim, one.__name__, one, raising=False)
+
+
 class WanAttentionBlock(nn.Module):
     """A block by the name in Wan's card."""
 
@@ -131,7 +151,7 @@ class Small:
     ) -> None:  # fmt: skip
         settings = {
             "task": "t2v-1.3B", "dit": "x", "dataset_config": "x", "output_dir": folder, "output_name": "cat",
-            "network_module": "networks.lora_wan", "optimizer_type": "SGD", "learning_rate": RATE, "max_grad_norm": 0,
+            "network_module": "networks.lora_wan", "optimizer_type": "Descent", "learning_rate": RATE, "max_grad_norm": 0,
             "max_train_steps": 4, "seed": 7, "mixed_precision": "no", "timestep_sampling": "uniform", **values,
         }  # fmt: skip
         words = [word for key, value in settings.items() for word in (f"--{key}", *(value if isinstance(value, list) else [str(value)]))]
@@ -303,8 +323,8 @@ def test_norms_are_limited_after_each_step_and_reported(tmp_path: Path) -> None:
     assert small.shown.of("max_norm/keys_scaled") == [1, 0]
 
 
-class Modes(torch.optim.SGD):
-    """Plain SGD that notes in which mode it is, as schedule-free optimizers have them."""
+class Modes(Descent):
+    """Notes in which mode it is, as schedule-free optimizers have them."""
 
     training = False
 
@@ -335,7 +355,6 @@ def test_samples_and_checkpoints_see_the_weights_meant_for_them_and_training_goe
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also before the first step and after the last."""
-    monkeypatch.setattr(torch.optim, "Modes", Modes, raising=False)
     flags = {"optimizer_type": "Modes", "network_dropout": 0.9, "save_every_n_steps": 2, "learning_rate": 1e-12}
     small = Small(tmp_path, **flags)
     optimizer: Any = small.run.choice.optimizer
