@@ -95,10 +95,15 @@ def _lines(process: subprocess.Popen[str]) -> Iterator[str]:
 
 
 def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's environment without what would bind a child python to another installation (ComfyUI's, a virtual environment's)."""
-    dropped = {"PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__", "PIP_TARGET", "PIP_PREFIX", "PIP_USER"}
-    kept = {name: value for name, value in os.environ.items() if name.upper() not in dropped}
-    return {**kept, "PYTHONUTF8": "1", "PYTHONNOUSERSITE": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", **(extra or {})}
+    """This process's environment without what would bind a child python to another installation (ComfyUI's, a virtual environment's).
+
+    pip's and uv's variables are left out as well: sources.py says which of them hold for us.
+    """
+    dropped = {"PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__"}
+    kept = {
+        name: value for name, value in os.environ.items() if name.upper() not in dropped and not name.upper().startswith(("PIP_", "UV_"))
+    }
+    return {**kept, "PYTHONUTF8": "1", "PYTHONNOUSERSITE": "1", **(extra or {})}
 
 
 def output_of(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> str | None:

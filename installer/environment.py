@@ -10,6 +10,7 @@ from pathlib import Path
 
 from . import machine
 from .console import CommandFailed, Console, InstallError, output_of
+from .sources import configured
 
 _INSPECTION = Path(__file__).with_name("inspection.py")
 _ADVICE = f"Install uv (https://docs.astral.sh/uv) or run install.py with a full Python {machine.supported_text()}."
@@ -61,7 +62,7 @@ def create(folder: Path, home: Path, console: Console) -> None:
     if uv is not None:
         request = [sys.executable] if own else [_FITTING_PYTHON]
         try:
-            console.run([*uv, "venv", "--python", *request, str(folder)])
+            console.run([*uv, "venv", "--no-project", "--python", *request, str(folder)], configured().uv)
             return
         except CommandFailed as error:
             if not own:
@@ -76,7 +77,7 @@ def _fetch_uv(home: Path, console: Console) -> list[str]:
     reason = "has no venv module" if not machine.can_make_environments() else f"is not one of {machine.supported_text()}"
     console.say(f"  This python ({sys.executable}) {reason}: fetching uv, which brings a python of its own.")
     try:
-        console.run([sys.executable, "-m", "pip", "install", "--target", str(home / "tools"), "--upgrade", "uv"])
+        console.run([sys.executable, "-m", "pip", "install", "--target", str(home / "tools"), "--upgrade", "uv"], configured().pip)
     except CommandFailed as error:
         raise InstallError(f"uv could not be fetched. {_ADVICE}\n{error}") from error
     found = machine.find_uv(home)

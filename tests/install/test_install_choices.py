@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from installer import environment, machine, packages, torch_build
+from installer import environment, machine, torch_build
 from installer.console import Console, InstallError, clean_environment
 from installer.machine import Gpu
 from installer.torch_build import choose, fits
@@ -74,18 +74,6 @@ def test_without_venv_and_without_uv_the_user_is_told_what_to_install(tmp_path: 
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     with pytest.raises(InstallError, match="Install uv"):
         environment.create(tmp_path / "venv", tmp_path, Console(tmp_path))
-
-
-def test_uv_gets_the_package_sources_that_pip_is_configured_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("UV_INDEX", "UV_FIND_LINKS", "UV_DEFAULT_INDEX", "UV_INDEX_STRATEGY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "https://mirror.example/simple https://other.example/simple")
-    monkeypatch.setenv("PIP_FIND_LINKS", "/wheels /more")
-    settings = packages.uv_settings()
-    assert settings["UV_INDEX"].split() == ["https://mirror.example/simple", "https://other.example/simple"]
-    assert settings["UV_FIND_LINKS"] == "/wheels,/more"
-    monkeypatch.setenv("UV_FIND_LINKS", "/mine")
-    assert "UV_FIND_LINKS" not in packages.uv_settings()
 
 
 def test_children_do_not_inherit_what_binds_them_to_another_python(monkeypatch: pytest.MonkeyPatch) -> None:
