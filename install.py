@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"ERROR: this is Python {sys.version.split()[0]}; run install.py with Python 3.10 to 3.13 (ComfyUI's own will do).")
         return 1
     sys.path.insert(0, str(ROOT))  # an embedded python does not add a script's folder
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background by a shell: what we start has to be stoppable
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
@@ -70,6 +73,11 @@ def _parser() -> argparse.ArgumentParser:
         "--cuda", dest="torch", action="store_const", const="cuda", help="install the CUDA build of PyTorch even if no driver is found"
     )
     torch.add_argument("--auto", dest="torch", action="store_const", const="auto", help="choose by the NVIDIA driver (the default)")
+    parser.add_argument(
+        "--torch-index",
+        metavar="URL",
+        help="a mirror of https://download.pytorch.org/whl/ to take PyTorch from; remembered (default: back to the original)",
+    )
     settings = parser.add_argument_group("settings (no installation is done)")
     settings.add_argument("--musubi-tuner", metavar="PATH", help="register a checkout of kohya-ss/musubi-tuner as the second engine")
     settings.add_argument("--musubi-python", metavar="PATH", help="its python, if it is not in .venv or venv inside the checkout")
@@ -123,7 +131,7 @@ def _run(arguments: argparse.Namespace, home: Path, console: Console) -> int:
         return doctor.report(places, console)
     extras = ("demo",) if arguments.quickstart else ("demo", "dev") if arguments.test is not None else ()
     with only_one(home):
-        python = backend.ensure(places, console, extras, arguments.torch)
+        python = backend.ensure(places, console, backend.Wanted(extras, arguments.torch, arguments.torch_index))
     if arguments.quickstart:
         return quickstart.run(places, python, console)
     if arguments.test is not None:

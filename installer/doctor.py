@@ -7,15 +7,15 @@ import platform
 import re
 from pathlib import Path
 
-from . import machine
+from . import machine, record, relocation, torch_build
 from .backend import Places, requirements_stamp
-from .console import Console, output_of
-from .environment import Contents, inspect, python_of
+from .console import Console, InstallError, output_of
+from .environment import inspect, python_of
 from .files import read_json
 from .settings import musubi_version
 from .state import State
 
-_TORCH = "import json, torch; c = torch.cuda.is_available(); print(json.dumps([torch.__version__, c, torch.version.cuda or '']))"
+_IMPORTS = Path(__file__).with_name("imports_probe.py")
 _SHOWN_PACKAGES = ("musubi-backend", "torch", "accelerate", "diffusers", "transformers", "safetensors", "av")
 _MODEL_FOLDERS = ("diffusion_models", "vae", "text_encoders", "clip_vision", "loras")
 _LOW_DISK_GIB = 5.0
@@ -43,10 +43,12 @@ def report(places: Places, console: Console) -> int:
         out.problem(f"Less than {_LOW_DISK_GIB:.0f} GiB are free in {places.home}: training needs room for checkpoints and caches.")
     gpus = machine.nvidia_gpus()
     for gpu in gpus:
-        out.line("GPU", f"{gpu.name}, {gpu.memory_gib:.0f} GiB, driver {gpu.driver}")
+        capability = f", compute capability {gpu.capability[0]}.{gpu.capability[1]}" if gpu.capability else ""
+        memory = f", {gpu.memory_gib:.0f} GiB" if gpu.memory_gib is not None else ""
+        out.line("GPU", f"{gpu.name}{memory}{capability}, driver {gpu.driver}")
     if not gpus:
         out.line("GPU", "no NVIDIA driver found; jobs run on the CPU, which is fit for the quickstart only")
-    _environment(places, bool(gpus), out)
+    _environment(places, gpus, out)
     _settings(places, out)
     _models(places, out)
     console.say()
@@ -59,7 +61,7 @@ def report(places: Places, console: Console) -> int:
     return 1
 
 
-def _environment(places: Places, gpu: bool, out: Report) -> None:
+def _environment(places: Places, gpus: list[machine.Gpu], out: Report) -> None:
     contents = inspect(places.environment)
     if contents is None:
         out.line("Environment", "none" if not places.environment.exists() else "broken")
@@ -68,36 +70,62 @@ def _environment(places: Places, gpu: bool, out: Report) -> None:
     out.line("Environment", f"{places.environment}, Python {contents.python}")
     out.line("Packages", ", ".join(f"{name} {contents.versions[name]}" for name in _SHOWN_PACKAGES if name in contents.versions))
     state = State.load(places.home)
-    if state.interrupted or contents.incomplete:
+    if state.interrupted:
         out.problem("An installation was interrupted. Run: python install.py")
     elif not state.done("backend", requirements_stamp(places, contents.series)):
-        out.problem("The pack was updated or moved since the backend was installed. Run: python install.py")
-    else:
-        _compare_versions(places, contents, out)
-    _torch(places, gpu, out)
-
-
-def _torch(places: Places, gpu: bool, out: Report) -> None:
-    text = output_of([str(python_of(places.environment)), "-I", "-c", _TORCH])
-    if text is None:
+        out.problem("The pack was updated since the backend was installed. Run: python install.py")
+    for name, fault in sorted(record.damage(places.home, places.environment, contents).items()):
+        out.problem(f"{name} is not as it was installed ({fault}). Run: python install.py")
+    linked = relocation.linked_to(places.environment)
+    if linked != places.backend:
         out.problem(
-            "PyTorch does not start in the environment. Run: python install.py (it says what is missing), or delete that folder first."
+            f"The environment runs the backend in {linked or 'no folder'}, not this pack's (moved or copied?). Run: python install.py"
         )
+    if (former := relocation.former_place(places.config)) not in (None, places.environment):
+        out.problem(f"The environment was moved or copied here from {former}. Run: python install.py")
+    _torch(places, gpus, str(state.data.get("torch", "auto")), out)
+    _imports(places, out)
+
+
+def _torch(places: Places, gpus: list[machine.Gpu], wanted: str, out: Report) -> None:
+    found = torch_build.ask(places.environment)
+    if found is None:
+        out.problem("PyTorch does not start in the environment. Run: python install.py")
         return
-    version, available, cuda = json.loads(text.splitlines()[-1])
-    out.line("PyTorch", f"{version}, " + (f"CUDA {cuda} works" if available else f"CUDA {cuda} finds no GPU" if cuda else "CPU build"))
-    if gpu and not cuda:
-        out.problem("There is an NVIDIA GPU, but PyTorch is the CPU build. Run: python install.py --auto")
-    elif gpu and not available:
+    works = "computes" if not found.problems else "sees a GPU that it cannot use"
+    cuda = f"CUDA {found.cuda} {works if found.available else 'finds no GPU'}" if found.cuda else "CPU build"
+    out.line("PyTorch", f"{found.version}, {cuda}")
+    for problem in found.problems:
+        out.problem(f"{problem}. Run: python install.py --auto")
+    try:
+        choice = torch_build.choose(wanted, gpus, found.kind)
+    except InstallError as error:
+        out.problem(str(error))
+        return
+    if choice.advice:
+        out.problem(choice.advice)
+    elif choice.kind == "cuda" and found.cuda is None:
+        out.problem(
+            "There is an NVIDIA GPU, but PyTorch is the CPU build. Run: python install.py --cuda\n"
+            f"  (where {torch_build.INDEX} cannot be reached, add --torch-index URL of a mirror)"
+        )
+    elif gpus and found.cuda and not found.available:
         out.problem("PyTorch cannot use the GPU: its driver is likely too old for this CUDA. Update the NVIDIA driver.")
 
 
-def _compare_versions(places: Places, contents: Contents, out: Report) -> None:
-    pins = dict(re.findall(r"^([\w.-]+)==([\w.]+)\s*$", places.constraints.read_text(encoding="utf-8"), re.MULTILINE))
-    for name in _SHOWN_PACKAGES:
-        installed = contents.versions.get(name, "").partition("+")[0]
-        if name in pins and installed and installed != pins[name]:
-            out.problem(f"{name} {installed} is installed, tested is {pins[name]}.\n  Delete {places.environment}, then run install.py.")
+def _imports(places: Places, out: Report) -> None:
+    """Import what the tools need."""
+    text = output_of([str(python_of(places.environment)), "-I", str(_IMPORTS), str(places.backend)])
+    if text is None:
+        out.problem("What the tools need cannot be imported: python itself ended. Delete the environment, then run: python install.py")
+        return
+    failed = json.loads(text.splitlines()[-1])
+    seen: set[str] = set()
+    for entry in failed:
+        package = entry["module"].partition(".")[0]
+        if package not in seen:
+            out.problem(f"{entry['module']}, which {entry['file']} needs, cannot be imported ({entry['error']}). Run: python install.py")
+        seen.add(package)
 
 
 def _settings(places: Places, out: Report) -> None:
@@ -120,9 +148,6 @@ def _settings(places: Places, out: Report) -> None:
         out.line("Allowed folder", root)
         if not Path(root).is_dir():
             out.problem(f"The allowed folder {root} does not exist (a drive that is not connected?).")
-    interpreter = data.get("interpreter")
-    if interpreter and Path(interpreter) != python_of(places.environment):
-        out.problem(f"config.json names another python ({interpreter}). Run: python install.py")
 
 
 def _models(places: Places, out: Report) -> None:

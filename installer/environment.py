@@ -20,11 +20,13 @@ _FITTING_PYTHON = ">=3.10,<3.14"
 
 @dataclass(frozen=True)
 class Contents:
-    """What an environment holds: package versions, and packages of which files are missing (name -> their dist-info folder)."""
+    """What an environment holds: package versions, packages of which files are missing (name -> their dist-info folder), and, where
+    asked for, the size of every file of each package (by its path in the environment)."""
 
     python: str
     versions: dict[str, str] = field(default_factory=dict)
     incomplete: dict[str, str] = field(default_factory=dict)
+    files: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @property
     def series(self) -> str:
@@ -47,8 +49,8 @@ def inspect(folder: Path, *, files: bool = False) -> Contents | None:
     except ValueError:
         return None
     if Path(data["prefix"]).resolve() != folder.resolve():
-        return None  # copied or moved here: its scripts name another place
-    return Contents(data["python"], data["versions"], data["incomplete"])
+        return None  # a link to another environment
+    return Contents(data["python"], data["versions"], data["incomplete"], data["files"])
 
 
 def create(folder: Path, home: Path, console: Console) -> None:

@@ -18,9 +18,12 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class Gpu:
+    """`memory_gib` is None where it is shared with the processor; `capability` where an old driver cannot say it."""
+
     name: str
-    memory_gib: float
+    memory_gib: float | None
     driver: str
+    capability: tuple[int, int] | None = None
 
 
 def supported(version: tuple[int, int]) -> bool:
@@ -36,13 +39,20 @@ def nvidia_gpus() -> list[Gpu]:
     program = shutil.which("nvidia-smi") or _windows_nvidia_smi()
     if program is None:
         return []
-    text = output_of([program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"])
-    gpus = []
-    for line in (text or "").splitlines():
-        fields = [part.strip() for part in line.split(",")]
-        if len(fields) == 3 and re.fullmatch(r"[\d.]+", fields[1]):
-            gpus.append(Gpu(fields[0], float(fields[1]) / 1024, fields[2]))
-    return gpus
+    lines = None
+    for query in ("name,memory.total,driver_version,compute_cap", "name,memory.total,driver_version"):
+        lines = lines or output_of([program, f"--query-gpu={query}", "--format=csv,noheader,nounits"])
+    return [gpu for line in (lines or "").splitlines() if (gpu := _gpu(line))]
+
+
+def _gpu(line: str) -> Gpu | None:
+    """From `NVIDIA GeForce RTX 4090, 24564, 580.95.05, 8.9`; a field that the driver does not know reads `[N/A]`."""
+    fields = [part.strip() for part in line.split(",")]
+    if len(fields) < 3:
+        return None
+    memory = float(fields[1]) / 1024 if re.fullmatch(r"[\d.]+", fields[1]) else None
+    capability = re.fullmatch(r"(\d+)\.(\d+)", fields[3]) if len(fields) > 3 else None
+    return Gpu(fields[0], memory, fields[2], (int(capability[1]), int(capability[2])) if capability else None)
 
 
 def _windows_nvidia_smi() -> str | None:

@@ -53,10 +53,16 @@ class State:
         self.data.pop("running", None)
         self._save()
 
-    def forget(self) -> None:
-        """Nothing is installed any more."""
-        self.data.pop("steps", None)
-        self.data.pop("running", None)
+    def finished(self) -> tuple[str, ...]:
+        return tuple(self.data.get("steps", {}))
+
+    def forget(self, *steps: str) -> None:
+        """These steps have to be done again; without names, nothing is installed any more."""
+        if steps:
+            self.data["steps"] = {name: stamp for name, stamp in self.data.get("steps", {}).items() if name not in steps}
+        else:
+            for name in ("steps", "running", "torch_is"):
+                self.data.pop(name, None)
         self._save()
 
     def remember(self, name: str, value: Any) -> None:

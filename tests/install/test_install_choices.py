@@ -9,37 +9,6 @@ import pytest
 
 from installer import environment, machine, torch_build
 from installer.console import Console, InstallError, clean_environment
-from installer.machine import Gpu
-from installer.torch_build import choose, fits
-
-NEW_GPU = Gpu("NVIDIA GeForce RTX 4090", 24.0, "590.10")
-OLD_DRIVER = Gpu("NVIDIA GeForce RTX 3060", 12.0, "535.54.03")
-
-linux_or_windows = pytest.mark.skipif(sys.platform == "darwin", reason="macOS has one build of PyTorch")
-
-
-@linux_or_windows
-def test_the_build_follows_the_driver_and_what_was_asked_for() -> None:
-    assert choose("auto", []).builds == ("cpu",)
-    assert choose("auto", [NEW_GPU]).builds[0] == "cu130"
-    assert "cu130" not in choose("auto", [OLD_DRIVER]).builds
-    assert choose("cpu", [NEW_GPU]).builds == ("cpu",)
-    assert choose("cuda", []).kind == "cuda"
-
-
-@linux_or_windows
-def test_a_driver_that_does_not_answer_today_does_not_replace_cuda_by_the_cpu_build() -> None:
-    choice = choose("auto", [], installed="2.13.0+cu130")
-    assert choice.kind == "cuda" and fits(choice, "2.13.0+cu130", "2.13.0")
-
-
-@linux_or_windows
-def test_a_build_of_the_other_kind_or_another_version_does_not_fit() -> None:
-    assert fits(choose("auto", []), "2.13.0+cpu", "2.13.0")
-    assert not fits(choose("auto", [NEW_GPU]), "2.13.0+cpu", "2.13.0")
-    assert not fits(choose("cpu", []), "2.13.0+cu130", "2.13.0")
-    assert not fits(choose("auto", []), "2.12.0+cpu", "2.13.0")
-    assert not fits(choose("auto", []), None, "2.13.0")
 
 
 def test_the_torch_version_comes_from_the_constraints(repository: Path) -> None:

@@ -29,14 +29,17 @@ def _steps(pack: Any) -> dict[str, str]:
 def test_the_environment_lies_in_comfyuis_user_folder_and_uses_the_code_in_place(installed_pack: Any) -> None:
     assert Path(_imports(installed_pack)) == installed_pack.root / "backend" / "musubi_backend" / "__init__.py"
     config = json.loads((installed_pack.home / "config.json").read_text(encoding="utf-8"))
-    assert config == {"interpreter": str(installed_pack.python), "engine": "builtin", "musubi_tuner": None, "allowed_roots": []}
+    assert config["interpreter"] == str(installed_pack.python) and config["engine"] == "builtin"
     assert not (installed_pack.root / "venv").exists()
 
 
-def test_a_second_run_from_another_folder_ends_at_once(installed_pack: Any, tmp_path: Path) -> None:
+def test_a_second_run_from_another_folder_starts_no_package_manager(installed_pack: Any, tmp_path: Path) -> None:
+    log = installed_pack.home / "install.log"
+    before = log.read_text(encoding="utf-8")
     done = installed_pack.install(folder=tmp_path)
     assert (done.returncode, "installed already" in done.stdout) == (0, True), done.stdout + done.stderr
-    assert "Installing" not in done.stdout and "Making an environment" not in done.stdout
+    after = log.read_text(encoding="utf-8").removeprefix(before)
+    assert not [line for line in after.splitlines() if "  > " in line], "programs that were run"
 
 
 def test_a_second_run_does_not_write_settings_anew(installed_pack: Any) -> None:
@@ -72,7 +75,7 @@ def test_a_package_killed_while_unpacking_is_installed_again(small_pack: Any) ->
     del data["steps"]["torch"]
     state.write_text(json.dumps({**data, "running": "torch"}))
     again = small_pack.install()
-    assert "torch is incomplete" in again.stdout, again.stdout + again.stderr
+    assert "torch is not as it was installed" in again.stdout, again.stdout + again.stderr
     assert _imports(small_pack)
 
 
@@ -132,7 +135,7 @@ def test_the_doctor_says_what_is_wrong_and_how_to_mend_it(small_pack: Any) -> No
     with (small_pack.root / "backend" / "constraints.txt").open("a") as file:
         file.write("# a new release\n")
     updated = small_pack.install("--doctor")
-    assert updated.returncode == 1 and "updated or moved" in updated.stdout
+    assert updated.returncode == 1 and "The pack was updated" in updated.stdout
 
 
 def test_two_installations_at_once_do_not_mix(installed_pack: Any) -> None:
