@@ -116,7 +116,7 @@ def _one_thread_each() -> Iterator[None]:
 
 def _model_file(path: Path) -> Path:
     """`path`, or the one model in a folder. UserError where a folder holds none or several."""
-    if not path.is_dir():
+    if not path.is_dir() or split_files(path) != [path]:
         return path
     models = sorted({split_files(file)[0] for file in path.glob("*.safetensors")})
     if len(models) != 1:

@@ -5,6 +5,7 @@ Build the module on the "meta" device first: nothing is allocated or initialised
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ from .safetensors_file import (
     torch_dtype,
     without_prefix,
 )
+
+logger = logging.getLogger(__name__)
 
 Transform = Callable[[str, Tensor], Tensor]
 """(name, tensor in the file's dtype, on the target device) -> tensor, e.g. with a LoRA merged; the same object where nothing changes."""
@@ -136,12 +139,14 @@ def load_into(
     8-bit floats stay what they are in an `Fp8Linear`, which also turns what else it is given into them; elsewhere they are
     multiplied by their scale and cast (to bfloat16 where dtype is None).
     On the device "meta" nothing is read: the module gets empty tensors of the dtypes that it would have.
-    Names and shapes are checked before anything is read; UserError lists what is missing, surplus or of another shape. StopRequested
+    Names and shapes are checked before anything is read; UserError lists what is missing, of another shape, or layers of another model.
+    Other tensors that the module has no place for (markers, tables of numbers) are named in a warning and left out. StopRequested
     between two tensors once the job was asked to stop.
     """
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict(keep_vars=True).items()}
     names = {name: rename(name) if rename else name for name in weights.header.tensors}
     _check(weights, wanted, names, optional)
+    names = {name: own if own in wanted else None for name, own in names.items()}
     target = torch.device(device)
     if target.type == "meta":
         for name, own in names.items():
@@ -216,13 +221,29 @@ def _check(weights: Weights, wanted: dict[str, tuple[int, ...]], names: dict[str
     found = {own: weights.header.tensors[name].shape for name, own in names.items() if own is not None}
     problems = []
     missing = [name for name in wanted if name not in found and name not in optional]
-    surplus = [name for name in found if name not in wanted]
+    alien = [name for name in found if name not in wanted]
+    surplus = _layers_of_another(alien, wanted, found)
     shapes = [f"{n} {list(found[n])}, needs {list(wanted[n])}" for n in found if n in wanted and found[n] != wanted[n]]
-    for what, items in (("missing", missing), ("not part of the model", surplus), ("of another shape", shapes)):
+    for what, items in (
+        ("missing", missing),
+        ("not part of the model", alien if missing or shapes else surplus),
+        ("of another shape", shapes),
+    ):
         if items:
             problems.append(f"{len(items)} {what}: {', '.join(items[:_SHOWN])}{', …' if len(items) > _SHOWN else ''}")
     if problems:
         raise UserError(f"{weights.path} does not fit this model. Tensors {'; '.join(problems)}")
+    if alien:
+        shown = ", ".join(alien[:_SHOWN]) + (", ..." if len(alien) > _SHOWN else "")
+        logger.warning("%s holds %d tensors that are not part of the model and are left out: %s", weights.path, len(alien), shown)
+
+
+def _layers_of_another(alien: Sequence[str], wanted: Collection[str], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Those of `alien` that show another architecture: weights within the model's own modules, or several matrices beside them."""
+    own = {name.partition(".")[0] for name in wanted}
+    inside = [name for name in alien if name.partition(".")[0] in own and name.endswith((".weight", ".bias"))]
+    matrices = [name for name in alien if len(shapes[name]) > 1]
+    return inside if inside or len(matrices) < 2 else matrices
 
 
 def read_pickled(path: Path) -> dict[str, Tensor]:

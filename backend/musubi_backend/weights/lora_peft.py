@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..dataset.text import read_text
+from ..documents import parse_json
 from ..errors import UserError
 from .arrays import TensorFile
 
@@ -30,12 +31,10 @@ class PeftAlphas:
         beside = file.path.with_name("adapter_config.json")
         try:
             if text is None and file.path.name == "adapter_model.safetensors" and beside.is_file():
-                text, source = beside.read_text(encoding="utf-8"), str(beside)
-            settings = {} if text is None else json.loads(text)
-        except (OSError, ValueError, RecursionError) as error:
+                text, source = read_text(beside), str(beside)
+            settings = {} if text is None else parse_json(text, dict)
+        except (OSError, ValueError) as error:
             raise UserError(f"{source} cannot be read ({error}): the LoRA's alpha stands there") from error
-        if not isinstance(settings, dict):
-            raise UserError(f"{source} is no table of settings: the LoRA's alpha stands there")
         return cls(settings, source) if settings else None
 
     def alpha(self, prefix: str, layer: str, rank: int) -> float | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from .kinds import LORA_ARCHITECTURES, RULES, Kind, Shapes
-from .safetensors_file import PathLike, read_header, read_model_header
+from .safetensors_file import PathLike, read_model_header, split_files
 
 PREFIXES = (
     "model.diffusion_model.",
@@ -54,9 +54,9 @@ def kind_of(shapes: Shapes, metadata: Mapping[str, str] | None = None) -> Kind |
 
 
 def refuse_others(path: PathLike, kind_ids: Sequence[str], flag: str) -> None:
-    """UserError when `path` is known to be of a kind that is none of `kind_ids`, or cannot be read. Folders, and files whose keys
-    are not known, are left to those who load them."""
-    if Path(path).is_dir():
+    """UserError when `path` is known to be of a kind that is none of `kind_ids`, or cannot be read. Folders without an index, and files
+    whose keys are not known, are left to those who load them."""
+    if Path(path).is_dir() and split_files(path) == [Path(path)]:
         return
     kind = recognise(path)
     if kind is not None and kind.id not in kind_ids:
@@ -124,5 +124,5 @@ def _lora(shapes: Shapes) -> Kind | None:
 
 def _first_names(path: PathLike) -> str:
     file_path = Path(path)
-    names = pickle_names(file_path) if file_path.suffix.lower() in PICKLE_SUFFIXES else list(read_header(file_path).tensors)
+    names = pickle_names(file_path) if file_path.suffix.lower() in PICKLE_SUFFIXES else list(read_model_header(file_path).tensors)
     return f"It holds {len(names)} tensors, such as {', '.join(names[:3])}." if names else "It holds no tensors."

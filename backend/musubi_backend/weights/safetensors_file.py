@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..atomic import replacing
+from ..documents import read_json
 from ..errors import UserError
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ TORCH_DTYPES = {
 
 DTYPE_NAMES = {torch_name: name for name, torch_name in TORCH_DTYPES.items()}
 
+INDEX_SUFFIX = ".safetensors.index.json"
 _MAX_HEADER = 100_000_000
 _SPLIT_NAME = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.safetensors)$")
 
@@ -122,11 +124,15 @@ def _hint(prefix: bytes, size: int) -> str:
 
 
 def split_files(path: PathLike) -> list[Path]:
-    """All files of a split model (`name-00001-of-00003.safetensors`) of which `path` is any one, in order; else [path].
+    """All files of a split model: of which `path` is any one (`name-00001-of-00003.safetensors`), in order; of its index
+    (`….safetensors.index.json`) or of a folder with one index. Else [path].
 
-    UserError names the first missing part.
+    UserError names the first missing part, and a tensor that is not where the index says.
     """
     file_path = Path(path)
+    index = _index_of(file_path)
+    if index is not None:
+        return _indexed(index)
     match = _SPLIT_NAME.match(file_path.name)
     if match is None:
         return [file_path]
@@ -135,6 +141,39 @@ def split_files(path: PathLike) -> list[Path]:
     for part in parts:
         if not part.is_file():
             raise UserError(f"{file_path} is one of {count} parts, and {part} is missing; put all parts into one folder")
+    return parts
+
+
+def _index_of(path: Path) -> Path | None:
+    """The index that `path` is, or the one in it. UserError for a folder with several."""
+    if path.name.endswith(INDEX_SUFFIX):
+        return path
+    found = sorted(path.glob(f"*{INDEX_SUFFIX}")) if path.is_dir() else []
+    if len(found) > 1:
+        raise UserError(f"{path} holds several models ({', '.join(one.name for one in found)}); name the index of one")
+    return found[0] if found else None
+
+
+def _indexed(index: Path) -> list[Path]:
+    """The parts that an index names, all in its folder, after a look into each header."""
+    try:
+        places = read_json(index, dict).get("weight_map")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{index} cannot be read as the index of a split model: {error}") from error
+    if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
+        raise UserError(f"{index} is no index of a model: it has no weight_map of tensors and files")
+    parts = []
+    for name in sorted(set(places.values())):
+        if name in ("", ".", "..") or "/" in name or "\\" in name or not name.endswith(".safetensors"):
+            raise UserError(f"{index} names {name!r}; only .safetensors files in its own folder are opened")
+        part = index.with_name(name)
+        if not part.is_file():
+            raise UserError(f"{part} is missing, which {index.name} names; put all parts into one folder")
+        tensors = read_header(part).tensors
+        lost = next((tensor for tensor, place in places.items() if place == name and tensor not in tensors), None)
+        if lost is not None:
+            raise UserError(f"{part} does not hold {lost}, which {index.name} says it does; the two belong to different downloads")
+        parts.append(part)
     return parts
 
 
