@@ -14,7 +14,7 @@ from ..backend.musubi_backend.atomic import replacing
 from ..backend.musubi_backend.dataset.media import VIDEO_EXTENSIONS
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.inference.side_by_side import side_by_side
-from ..backend.musubi_backend.inference.video_file import Selection, read_pictures
+from ..backend.musubi_backend.inference.video_file import Selection, copy_streams, read_pictures
 from ..backend.musubi_backend.options.argv import to_argv
 from .jobs import guard
 from .jobs.follow import run_tool
@@ -161,8 +161,9 @@ class VideoOutput(Node):
     async def _save(self, host: Host, source: Path, target: Path, inputs: dict[str, Any]) -> Result:
         place.try_folder(target.parent, [f"{target.name}/00000.png"] if inputs["format"] == "png" else [target.name], "filename_prefix")
         if source.suffix.lower() == target.suffix and not inputs["fps"]:
+            copy = shutil.copyfile if host.keeps_metadata else copy_streams
             with replacing(target) as part:
-                shutil.copyfile(source, part)
+                await asyncio.to_thread(copy, source, part)
         else:
             values = {"input": str(source), "output": str(target), "format": inputs["format"], "fps": inputs["fps"] or None}
             await run_tool(host, "video_convert", to_argv("video_convert", values), foreign=False, gpu=False)

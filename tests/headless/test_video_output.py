@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
 import pytest
 
 
@@ -67,3 +69,30 @@ def test_two_at_the_same_time_get_a_name_each(part: Any, host: Any, clip: Any) -
         return await asyncio.gather(node.run(host, **inputs), node.run(host, **inputs))
 
     assert {Path(result.values[0]).name for result in asyncio.run(both())} == {"x_00001.gif", "x_00002.gif"}
+
+
+@pytest.mark.parametrize("kind", ["mp4", "webm"])
+def test_a_copy_says_nothing_where_the_host_keeps_no_metadata(part: Any, host: Any, tmp_path: Path, kind: str) -> None:
+    """As with ComfyUI's --disable-metadata; sound and pictures are those of the file."""
+    source = tmp_path / f"foreign.{kind}"
+    with av.open(str(source), "w", options={"movflags": "use_metadata_tags"} if kind == "mp4" else {}) as container:
+        container.metadata["prompt"] = container.metadata["comment"] = "a secret"
+        stream = container.add_stream("libx264" if kind == "mp4" else "libvpx-vp9", 8)
+        stream.width = stream.height = 32
+        sound = container.add_stream("aac" if kind == "mp4" else "libopus", 48000)
+        stream.metadata["title"] = "a secret"
+        pictures = [av.VideoFrame.from_ndarray(np.full((32, 32, 3), 20 * n, np.uint8)) for n in range(5)]
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 960), np.float32), "flt", "mono")
+        silence.sample_rate, silence.pts = 48000, 0
+        for packet in [packet for frame in (*pictures, None) for packet in stream.encode(frame)]:
+            container.mux(packet)
+        for packet in [packet for frame in (silence, None) for packet in sound.encode(frame)]:
+            container.mux(packet)
+    assert Path(save(part, host, video=str(source), format=kind, filename_prefix="x").values[0]).read_bytes() == source.read_bytes()
+    host.keeps_metadata = False
+    saved = Path(save(part, host, video=str(source), format=kind, filename_prefix="x").values[0])
+    assert b"a secret" in source.read_bytes() and b"a secret" not in saved.read_bytes()
+    decoded = [[frame.to_ndarray() for frame in av.open(str(path)).decode(video=0)] for path in (source, saved)]
+    assert len(decoded[0]) == 5 and all(np.array_equal(one, other) for one, other in zip(*decoded, strict=True))
+    with av.open(str(saved)) as container:
+        assert [stream.type for stream in container.streams] == ["video", "audio"]

@@ -85,6 +85,23 @@ def _encode(
     return target
 
 
+def copy_streams(source: str | Path, target: str | Path) -> None:
+    """Copy the pictures and the sound of a video as they are encoded, and nothing that is written about them. The kind of `target` is
+    that of `source`."""
+    import av
+
+    kind = Path(source).suffix.removeprefix(".").lower()
+    # through a Python file, whose errors on a full disk are raised
+    with av.open(str(source)) as given, Path(target).open("wb") as file, av.open(file, "w", format=kind) as copy:
+        wanted = [stream for stream in given.streams if stream.type in ("video", "audio")]
+        copies = {stream.index: copy.add_stream_from_template(stream) for stream in wanted}
+        for packet in given.demux(wanted):
+            if packet.dts is None:  # the end of a stream
+                continue
+            packet.stream = copies[packet.stream.index]
+            copy.mux(packet)
+
+
 def write_pngs(folder: str | Path, name: str, pictures: np.ndarray | Sequence[np.ndarray], metadata: Metadata = None) -> list[Path]:
     """Write pictures as `{folder}/{name}/{name}_000.png` and on; a single one as `{folder}/{name}_000.png`."""
     from PIL import Image
