@@ -5,8 +5,11 @@ Log: stderr, `LEVEL:module:message`. Bars: tqdm on stderr. Streams keep the enco
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
+import os
+import stat
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +20,34 @@ if TYPE_CHECKING:
 def setup_streams() -> None:
     """No text can stop a program: characters that stdout and stderr cannot encode (Windows writes files in cp1252, a bare Linux in
     ascii) become `\\u5b66`. Called first by every entry point; the encoding stays the reader's."""
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):  # None under pythonw, something else where another program has replaced it
             stream.reconfigure(errors="backslashreplace")
+            if _is_a_file(stream):
+                raw = _Log(stream.fileno(), "wb", closefd=False)
+                kept = {"encoding": stream.encoding, "errors": stream.errors, "line_buffering": True}
+                stream.flush()
+                setattr(sys, name, io.TextIOWrapper(io.BufferedWriter(raw), **kept))
+
+
+class _Log(io.FileIO):
+    """A file that takes what there is room for: a full disk at the log ends no work."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data) or 0
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            return len(data)
+
+
+def _is_a_file(stream: io.TextIOWrapper) -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+    except (OSError, ValueError):
+        return False
 
 
 def setup_logging() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import re
 import secrets
 import time
@@ -11,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ...backend.musubi_backend.atomic import write_text
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,17 @@ class JobFolder:
     def log(self) -> Path:
         return self.path / "log.txt"
 
+    def rotate_log(self, most: int, kept: int) -> bool:
+        """Once the log has more than `most` bytes, its last `kept` ones become `log.old.txt` and it begins anew, as the job appends to it.
+        True when that was done; never on Windows, where a job goes on at its old place."""
+        if os.name == "nt" or self.log.stat().st_size <= most:
+            return False
+        with self.log.open("rb+") as log:
+            log.seek(-kept, os.SEEK_END)
+            (self.path / "log.old.txt").write_bytes(log.read(kept))
+            log.truncate(0)
+        return True
+
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
@@ -38,7 +53,10 @@ class JobFolder:
 
     def write_status(self, state: str, **values: Any) -> None:
         """state: running, finished, failed or stopped."""
-        _write(self.path / "status.json", {"state": state, "time": round(time.time(), 3), **values})
+        try:
+            _write(self.path / "status.json", {"state": state, "time": round(time.time(), 3), **values})
+        except OSError as error:  # it informs; a full disk ends no job because of it
+            logger.warning("%s: the state of the job could not be noted: %s", self.path, error.strerror or error)
 
     def status(self) -> dict[str, Any]:
         path = self.path / "status.json"

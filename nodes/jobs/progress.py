@@ -7,7 +7,6 @@ not shown, because they count warming up, samples and saving as steps: what is s
 from __future__ import annotations
 
 import codecs
-import json
 import math
 import re
 import time
@@ -15,13 +14,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...backend.musubi_backend.documents import parse_json
 from ...backend.musubi_backend.pace import Pace
 
 _BAR = re.compile(
-    r"^(?P<title>.*?):?\s*(?P<percent>\d+)%\|.*?\|\s*(?P<n>\d+(?:\.\d+)?)(?P<unit>[kMGT]?)B?/(?P<total>\d+(?:\.\d+)?)[kMGT]?B? "
+    r"(?P<title>[^|]{0,300}?):?\s{0,9}(?P<percent>\d{1,3})%\|[^|]{0,300}\|\s{0,9}"
+    r"(?P<n>\d{1,12}(?:\.\d{1,9})?)(?P<unit>[kMGT]?)B?/(?P<total>\d{1,12}(?:\.\d{1,9})?)[kMGT]?B? "
     r"\[[^<\]]+<[^,\]]+(?:,\s*[^,\]]+)?(?:,\s*(?P<postfix>.*))?\]"
 )
-_COUNT = re.compile(r"^(?:(?P<title>.*?):\s+)?(?P<n>\d+)it \[[^,\]]+(?:,\s*[^,\]]+)?\]")
+_COUNT = re.compile(r"(?:(?P<title>[^|]{0,300}?):\s{1,9})?(?P<n>\d{1,12})it \[[^,\]]+(?:,\s*[^,\]]+)?\]")
+_LINE_ENDS = re.compile(r"[\r\n]")
+_LONGEST_LINE = 2000  # characters that are looked at
+_LONGEST_EVENT = 1 << 20
 _WRITES = re.compile(r"saving checkpoint: (?P<path>.+)|saving (?:last )?state\b")
 _LOSS = re.compile(r"(?:avr_loss|loss)=([-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|nan|[-+]?inf)")
 
@@ -113,31 +117,29 @@ class Follower:
     def feed_log(self, data: bytes) -> None:
         """Take the next bytes of the log; they may end anywhere, also inside a character."""
         self._read_at = self._now()
-        pieces = re.split(r"[\r\n]+", self._rest + self._decoder.decode(data))
-        self._rest = pieces.pop()
-        if len(self._rest) > 65536:
-            self._rest = self._rest[-1024:]
+        pieces = _LINE_ENDS.split(self._decoder.decode(data))
+        pieces[0] = self._rest + pieces[0]
+        self._rest = pieces.pop()[:_LONGEST_LINE]  # what comes behind can say nothing
         for line in pieces:
-            self._line(line)
+            if line:
+                self._line(line[:_LONGEST_LINE])
 
     def feed_metrics(self, text: str) -> None:
         """Take the next part of metrics.jsonl."""
         pieces = (self._metrics_rest + text).split("\n")
-        self._metrics_rest = pieces.pop()
+        self._metrics_rest = pieces.pop()[:_LONGEST_EVENT]
         for line in pieces:
             try:
-                event = json.loads(line)
-            except ValueError:
+                self._event(parse_json(line, dict, paths=True))
+            except (ValueError, TypeError, OverflowError):
                 continue  # half a line, written when the disk was full: one point of the curve
-            if isinstance(event, dict):
-                self._event(event)
 
     def _line(self, line: str) -> None:
-        bar = _BAR.search(line)
+        bar = _BAR.match(line) if "%|" in line else None
         if bar:
             self._bar(bar)
             return
-        count = _COUNT.search(line)
+        count = _COUNT.match(line) if "it [" in line else None
         if count:
             self._measure(count["title"] or "", int(count["n"]))
             self._show(step=int(count["n"]), total=None, rate=self._pace.rate(), left="")

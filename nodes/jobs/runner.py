@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import os
 import sys
 import threading
 import time
@@ -29,6 +30,9 @@ GRACE_SECONDS = 2.0  # only where nothing can be lost
 TERMINATE_SECONDS = 0.8  # only after that, or after a second cancel
 PATIENCE_SECONDS = 600.0  # without a sign of getting on, of a job that would lose something
 EXIT_STOPPED = 3
+_LARGEST_LOG, _KEPT_OF_LOG = 64 << 20, 8 << 20  # bytes
+_MOST_PER_POLL = 1 << 16  # bytes
+_MOST_BEHIND = 1 << 20  # bytes of the log that wait to be read
 
 
 @dataclass(frozen=True)
@@ -177,8 +181,12 @@ async def _watch(job: Job) -> None:
     try:
         while not exited.done():
             _read_on(job)
+            with contextlib.suppress(OSError):  # a full disk: it is tried again
+                if job.folder.rotate_log(_LARGEST_LOG, _KEPT_OF_LOG):
+                    job._positions[job.folder.log] = 0
             await asyncio.wait({exited}, timeout=POLL_SECONDS)
-        _read_on(job)
+        while _read_on(job):
+            await asyncio.sleep(0)
         job.follower.feed_log(b"\n")
     finally:
         # Whatever the job left behind (data loader workers, launched ranks) goes with it; so does the job if watching it failed.
@@ -194,24 +202,31 @@ async def _watch(job: Job) -> None:
             job._ended.set()
 
 
-def _read_on(job: Job) -> None:
+def _read_on(job: Job) -> bool:
+    """Read what is new, a bounded amount at a time, so that a job that writes much keeps nobody waiting. False where nothing is."""
     log = _new_bytes(job, job.folder.log)
     if log:
         job.follower.feed_log(log)
     metrics = _new_bytes(job, job.folder.metrics)
     if metrics:
         job.follower.feed_metrics(metrics.decode("utf-8", errors="replace"))
+    return bool(log or metrics)
 
 
 def _new_bytes(job: Job, path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            file.seek(job._positions.get(path, 0))
-            data = file.read()
+            start = job._positions.get(path, 0)
+            left = os.fstat(file.fileno()).st_size - start
+            if left > _MOST_BEHIND and path == job.folder.log:
+                start += left - _MOST_PER_POLL  # it writes faster than is read: only its newest words count
+                job._positions[path] = start
+            file.seek(start)
+            data = file.read(_MOST_PER_POLL)
     except FileNotFoundError:
         return b""
     if path.suffix == ".jsonl":
-        data = data[: data.rfind(b"\n") + 1]
+        data = data[: data.rfind(b"\n") + 1] if len(data) < _MOST_PER_POLL or b"\n" in data else data
     job._positions[path] = job._positions.get(path, 0) + len(data)
     return data
 

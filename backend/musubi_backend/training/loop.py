@@ -20,6 +20,7 @@ import torch
 from .. import job
 from ..errors import EXIT_USER_ERROR, StopRequested, UserError
 from ..layers.experts import boundary_of
+from ..place import in_words
 from .charts import loss_curve
 from .checkpoints import Checkpoints
 from .distributed import Processes, share
@@ -304,8 +305,12 @@ class Loop:
         if run.processes.is_main and self.history:
             path = run.checkpoints.folder / f"{run.checkpoints.name}.loss.png"
             title = f"{run.checkpoints.name}: loss over {len(self.history)} steps, last average {self.average.value:.4g}"
-            loss_curve(path, self.history, title)
-            job.event("picture", content="loss", path=str(path))
+            try:
+                loss_curve(path, self.history, title)
+            except OSError as error:  # all that matters is saved
+                logger.warning("no picture of the losses: %s", in_words(error))
+            else:
+                job.event("picture", content="loss", path=str(path))
         logger.info("model saved.")
 
     def _warn_of_nothing_learned(self) -> None:

@@ -1,0 +1,71 @@
+"""Jobs that print much, or odd things, are followed in time that grows with what they print, and kept within bounds."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PARTS = [
+    "7" * 50,
+    "steps:  12%|##| 1/8 [00:00<00:07]",
+    "%|",
+    "it [",
+    "\r",
+    "\n",
+    "create LoRA for ",
+    "saving checkpoint: ",
+    "|" * 20,
+    " " * 50,
+    "é",
+]
+
+
+def test_lines_are_looked_at_only_at_their_beginning(part: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    progress = part("nodes.jobs.progress")
+    seen: list[int] = []
+    follower = progress.Follower()
+    line = follower._line
+    monkeypatch.setattr(follower, "_line", lambda text: (seen.append(len(text)), line(text)))
+    for _ in range(100):
+        follower.feed_log(b"7" * 8000)
+    follower.feed_log(b"\n" + b"1it [" * 20_000 + b"\nsteps:  12%|##| 1/8 [00:00<00:07,  1.10s/it, avr_loss=2.03]\n")
+    assert max(seen) <= 2000
+    assert (follower.progress.step, follower.progress.total) == (1, 8)
+
+
+def test_random_logs_and_events_never_end_a_job(part: Any) -> None:
+    follower, random_ = part("nodes.jobs.progress").Follower(), random.Random(7)
+    values = [None, True, -1, 1e999, "x", [1], {"a": 1}, 10**20, "\ud800"]
+    for _ in range(500):
+        follower.feed_log("".join(random_.choices(PARTS, k=12)).encode())
+        event = {"event": random_.choice(["step", "sample", "keep", "stopping", "stopped"])}
+        event |= {key: random_.choice(values) for key in ("step", "loss", "total", "seconds", "bytes", "file", "path", "what")}
+        follower.feed_metrics(json.dumps(event) + "\n" + "[" * random_.randrange(3000) + "\n")
+    assert isinstance(follower.progress.text, str)
+
+
+def test_a_poll_reads_a_bounded_amount_and_skips_what_is_far_behind(part: Any, tmp_path: Path) -> None:
+    runner, folder = part("nodes.jobs.runner"), part("nodes.jobs.folder").JobFolder(tmp_path)
+    job = runner.Job(folder, runner.Command([], {}, tmp_path))
+    folder.log.write_bytes(b"x\n" * (4 << 20) + b"steps:  50%|##| 4/8 [00:00<00:07]\n")
+    assert runner._read_on(job)
+    assert job.progress.step == 4, "the newest words count"
+    folder.log.write_bytes(folder.log.read_bytes() + b"y" * 200_000)
+    before = job._positions[folder.log]
+    runner._read_on(job)
+    assert job._positions[folder.log] - before == runner._MOST_PER_POLL
+
+
+def test_a_long_log_begins_anew_and_its_end_is_kept(part: Any, tmp_path: Path) -> None:
+    folder = part("nodes.jobs.folder").JobFolder(tmp_path)
+    with folder.log.open("ab", buffering=0) as log:
+        log.write(b"a" * 900 + b"b" * 200)
+        assert not folder.rotate_log(2000, 300)
+        assert folder.rotate_log(1000, 300)
+        log.write(b"new")
+    assert folder.log.read_bytes() == b"new"
+    assert (tmp_path / "log.old.txt").read_bytes() == b"a" * 100 + b"b" * 200
