@@ -26,7 +26,8 @@ def test_8_bit_products_need_ada_or_later(capability: tuple[int, int], fits: boo
 
 
 @pytest.mark.parametrize(
-    ("counts", "largest"), [((20, 40), 38), ((2, 2), 0), ((2, 4), 2), ((4, 40), 7), ((3, 8), 5), ((40,), 39), ((2,), 1), ((1,), 0)]
+    ("counts", "largest"),
+    [((20, 40), 38), ((2, 2), 0), ((2, 4), 2), ((4, 40), 7), ((3, 8), 5), ((9, 9), 6), ((40,), 39), ((2,), 1), ((1,), 0)],
 )
 def test_the_largest_number_of_swapped_blocks_and_the_first_refused(counts: tuple[int, ...], largest: int) -> None:
     if largest:
@@ -99,3 +100,11 @@ def test_fast_products_are_for_sizes_the_hardware_takes() -> None:
         exact = nn.functional.linear(x, linear.dense(torch.float32))
         with torch.no_grad():
             assert torch.allclose(linear(x), exact, rtol=1e-5, atol=1e-5) is not fast_one
+
+
+def test_a_block_out_of_turn_takes_the_place_of_the_one_needed_last() -> None:
+    model = [_Block() for _ in range(5)]
+    stream = BlockStream(model, torch.device("cpu"), 2)
+    with torch.no_grad():
+        stream.before(model[3], torch.ones(1, 3))
+    assert sorted(stream.resident) == [0, 3], "after 3 come 4 and 0, and 1 only then"

@@ -125,6 +125,12 @@ def test_a_dataset_chained_twice_is_refused(bench: Any) -> None:
     assert len(dataset(bench, previous=first, width=64).values[0]["datasets"]) == 2
 
 
+def test_caching_skips_if_either_of_two_datasets_may_skip(bench: Any) -> None:
+    for first, second, together in (("skip", "stop", "skip"), ("stop", "skip", "skip"), ("stop", "stop", "stop")):
+        earlier = dataset(bench, on_bad_items=first).values[0]
+        assert dataset(bench, on_bad_items=second, previous=earlier, width=64).values[0]["on_bad_items"] == together
+
+
 @pytest.mark.parametrize(("frames", "fits"), [("1", True), ("2048", True), ("0", False), ("2049", False), ("", False), ("5, x", False)])
 def test_window_lengths_at_their_bounds(bench: Any, frames: str, fits: bool) -> None:
     problems = list(bench.part("nodes.dataset").DatasetConfig().validate(bench.host, target_frames=frames))

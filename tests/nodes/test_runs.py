@@ -66,13 +66,13 @@ def test_damaged_notes_lose_nothing_but_the_shortcut(run: Any) -> None:
     assert run.losses() == [1.0]
 
 
-def state(run: Any, name: str, step: int, epoch: int = 0) -> Path:
+def state(run: Any, name: str, step: int, epoch: int = 0, batch: int = 0) -> Path:
     """A folder like a state's, with a LoRA of no tensors."""
     folder: Path = run.path / name
     folder.mkdir()
     (folder / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     (folder / "optimizer.bin").write_bytes(b"moments")
-    place = {"format": 1, "step": step, "epoch": epoch, "batch": 0, "micro_step": step, "seed": 1, "losses": [], "history": []}
+    place = {"format": 1, "step": step, "epoch": epoch, "batch": batch, "micro_step": step, "seed": 1, "losses": [], "history": []}
     (folder / "training_state.json").write_text(
         json.dumps({**place, "files": {"optimizer.bin": {"size": 7, "crc32": zlib.crc32(b"moments")}}})
     )
@@ -93,6 +93,9 @@ def test_by_epochs_a_state_counts_by_its_epoch(run: Any) -> None:
     state(run, "猫-000004-state", 40, epoch=4)
     assert run.state_to_continue({"max_train_epochs": 3})[0].step == 20
     assert run.state_to_continue({"max_train_epochs": 4})[0].step == 40
+    state(run, "猫-step00000043-state", 43, epoch=4, batch=3)
+    assert run.state_to_continue({"max_train_epochs": 4})[0].step == 40, "the fifth epoch has begun in it"
+    assert run.state_to_continue({"max_train_epochs": 5})[0].step == 43
 
 
 def test_a_damaged_state_is_passed_over_and_said(run: Any) -> None:
@@ -106,6 +109,13 @@ def test_a_damaged_state_is_passed_over_and_said(run: Any) -> None:
 def test_a_state_that_was_being_replaced_when_the_power_went_is_put_back(run: Any) -> None:
     state(run, ".猫-state.0123abcd.old", 10)
     assert run.state_to_continue({})[0].folder == run.path / "猫-state"
+
+
+def test_what_a_running_training_is_replacing_is_left_to_it(part: Any, run: Any) -> None:
+    former = state(run, ".猫-state.0123abcd.old", 10)
+    with part("backend.musubi_backend.training.output_lock").held(run.path, run.name):
+        run.state_to_continue({})
+        assert former.is_dir() and not (run.path / "猫-state").exists()
 
 
 def test_a_published_lora_is_never_replaced(run: Any, part: Any, tmp_path: Path) -> None:

@@ -277,3 +277,15 @@ def test_datasets_of_different_windows_are_refused(bench: Any, part: Any) -> Non
     assert follows({"datasets": [{"fp_latent_window_size": 5}, {"fp_latent_window_size": 5}]})["latent_window_size"] == 5
     with pytest.raises(error, match="different latent_window_size: 5, 9"):
         follows({"datasets": [{"fp_latent_window_size": 5}, {"fp_latent_window_size": 9}]})
+
+
+def test_musubi_tuner_is_told_the_precision_that_auto_comes_to(bench: Any) -> None:
+    entry = json.dumps({"blocks.0.ffn.0.weight": {"dtype": "BF16", "shape": [2, 2], "data_offsets": [0, 8]}}).encode()
+    bench.dit.write_bytes(len(entry).to_bytes(8, "little") + entry + bytes(8))
+    bench.engine("musubi-tuner")
+    (bench.home / "musubi").mkdir()
+    (bench.home / "musubi" / "wan_train_network.py").write_text("")
+    bench.train(config_mixed_precision="auto")
+    words = bench.calls[0]
+    own = words[words.index(str(bench.home / "musubi" / "wan_train_network.py")) :]
+    assert own[own.index("--mixed_precision") + 1] == "bf16" and "auto" not in words
