@@ -37,7 +37,6 @@ class Model:
     video: Widgets
     sampling: Widgets = field(default_factory=dict)
     trainer: Widgets = field(default_factory=dict)
-    caching: Widgets = field(default_factory=dict)
 
     @property
     def paths(self) -> str:
@@ -66,7 +65,6 @@ DEMO = Model(
         "prompt": "a chessboard of light and dark wood in soft light",
         **{"width": 64, "height": 64, "video_length": 17, "infer_steps": 10, "guidance_scale": 1.0, "flow_shift": 1.0, "seed": 7},
     },
-    caching={"vae_dtype": "float32"},
 )
 WAN = Model(
     "Wan",
@@ -123,7 +121,7 @@ def _dataset(model: Model) -> Columns:
     dataset = {"dataset": ("DatasetConfig", "dataset"), "models": model.models}
     return [
         [("DatasetConfig", model.dataset, {}), (model.paths, model.files, {})],
-        [("VAELatentCache", model.caching, dataset), ("TextEncoderCache", {}, dataset)],
+        [("VAELatentCache", {}, dataset), ("TextEncoderCache", {}, dataset)],
     ]
 
 

@@ -32,7 +32,8 @@ def words_as(count: int) -> str:
 def test_each_encoder_knows_its_limit() -> None:
     ids = TokenIds(words, lambda _: None, "here", 1000)
     device = torch.device("cpu")
-    umt5, clip, llama = UMT5(None, Tokenizer(words, "here", 1000), device), ClipText(None, ids, device), LlamaEncoder(None, ids, device)
+    umt5 = UMT5(None, Tokenizer(words, "here", 1000), device, torch.float32)
+    clip, llama = ClipText(None, ids, device, torch.float32), LlamaEncoder(None, ids, device, torch.float32)
     assert [bool(line) for line in umt5.cut([words_as(511), words_as(512), ""])] == [False, True, False]
     assert [bool(line) for line in clip.cut([words_as(76), words_as(77)])] == [False, True]
     # the caption joins the last word of the instruction, and the end of the turn that of the caption
@@ -46,7 +47,7 @@ def test_the_caching_verb_names_the_item(dataset_toml: Callable[..., Path], tmp_
         Image.new("RGB", (64, 64)).save(tmp_path / "in" / f"{name}.png")
         (tmp_path / "in" / f"{name}.txt").write_text(words_as(count))
     config = dataset_toml(tmp_path / "dataset.toml", "image", tmp_path / "in", tmp_path / "cache", resolution=[64, 64])
-    umt5 = UMT5(None, Tokenizer(words, "here", 1000), torch.device("cpu"))
+    umt5 = UMT5(None, Tokenizer(words, "here", 1000), torch.device("cpu"), torch.float32)
     encoder = SimpleNamespace(cut=umt5.cut, encode=lambda captions: [{"varlen_t5": torch.zeros(3, 8)} for _ in captions])
     architecture = SimpleNamespace(card=CARD, text_encoder=lambda args, device: encoder)
     args = Namespace(dataset_config=str(config), batch_size=None, skip_existing=False, keep_cache=False, device="cpu", on_bad_items="stop")

@@ -147,7 +147,11 @@ def test_llama_from_comfyui_s_scaled_fp8_file(files: dict[str, Path], tmp_path: 
 
 def test_the_file_s_dtype_is_used_unless_told_otherwise(files: dict[str, Path], tmp_path: Path) -> None:
     tensors, metadata = demo.llama(0)
-    save_file(tensors, tmp_path / "llama.safetensors", metadata)
+    save_file(
+        {name: one.bfloat16() if one.is_floating_point() else one for name, one in tensors.items()},
+        tmp_path / "llama.safetensors",
+        metadata,
+    )
     assert LlamaEncoder.load(tmp_path / "llama.safetensors", CPU).encode(["a"])[0].dtype == torch.bfloat16
     assert LlamaEncoder.load(tmp_path / "llama.safetensors", CPU, torch.float16).encode(["a"])[0].dtype == torch.float16
 
@@ -213,7 +217,9 @@ def test_clip_reads_comfyui_s_tokenizer(
 
 
 @pytest.mark.parametrize("prefix", ["vision_model.", ""])
-def test_siglip_equals_transformers_model_behind_its_image_processor(files: dict[str, Path], prefix: str, tmp_path: Path) -> None:
+def test_siglip_equals_transformers_model_behind_its_image_processor(
+    files: dict[str, Path], prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     side = int(demo.IMAGE_TOKENS**0.5) * demo.PATCH
     config = transformers.SiglipVisionConfig(
         hidden_size=demo.IMAGE_WIDTH, intermediate_size=2 * demo.IMAGE_WIDTH, num_hidden_layers=demo.LAYERS, num_attention_heads=4,
@@ -232,8 +238,12 @@ def test_siglip_equals_transformers_model_behind_its_image_processor(files: dict
     save_file({prefix + name: tensor for name, tensor in tensors.items()}, tmp_path / "sigclip.safetensors", demo.siglip(0)[1])
     found = Siglip.load(tmp_path / "sigclip.safetensors", CPU, torch.float32).encode([picture])
     torch.testing.assert_close(found, expected, **CLOSE)
-    half = Siglip.load(tmp_path / "sigclip.safetensors", CPU, torch.float16)
-    assert half.model.dtype == torch.float32, "float16 convolutions are not for CPUs"
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    halves = {prefix + name: tensor.half() for name, tensor in tensors.items()}
+    save_file(halves, tmp_path / "half.safetensors", demo.siglip(0)[1])
+    half = Siglip.load(tmp_path / "half.safetensors", CPU)
+    assert half.model.dtype == torch.float32, "this CPU would imitate float16"
+    found = Siglip.load(tmp_path / "half.safetensors", CPU, torch.float32).encode([picture])
     assert torch.equal(half.encode([picture]), found.half())
 
 

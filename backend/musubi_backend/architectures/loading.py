@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..device import cpu_computes_in
+from ..device import computed_in
 from ..errors import UserError
 from ..layers.attention import check_mode
 from ..layers.lora_files import LoRAMerge
@@ -101,8 +101,8 @@ def generating_dtype(stored: torch.dtype | None, args: Namespace, on_gpu: torch.
 
 
 def _on_cpu(stored: torch.dtype | None, wanted: torch.dtype) -> torch.dtype:
-    """float32 for files in float32, where 16 bits gain nothing, and where the CPU would have to imitate `wanted`, many times slower."""
-    return wanted if stored != torch.float32 and cpu_computes_in(wanted) else torch.float32
+    """As `computed_in`, and float32 for files in float32, where 16 bits gain nothing."""
+    return torch.float32 if stored == torch.float32 else computed_in(wanted, torch.device("cpu"))
 
 
 def lora_merge(args: Namespace, card: Card) -> LoRAMerge | None:

@@ -27,13 +27,21 @@ HEAD_DIM = 64
 class ClipText:
     """Captions to one feature each."""
 
-    def __init__(self, model: Any, tokenizer: TokenIds, device: torch.device) -> None:
-        self.model, self.tokenizer, self.device = model, tokenizer, device
+    def __init__(self, model: Any, tokenizer: TokenIds, device: torch.device, kept: torch.dtype) -> None:
+        self.model, self.tokenizer, self.device, self.kept = model, tokenizer, device, kept
 
     @classmethod
-    def load(cls, path: str | Path, device: torch.device, dtype: torch.dtype | None = None, *, flag: str = "--text_encoder2") -> ClipText:
-        """The encoder at `path`, computing in `dtype` (None: the file's own). UserError when it is something else or incomplete,
-        and when no tokenizer can be found."""
+    def load(
+        cls,
+        path: str | Path,
+        device: torch.device,
+        dtype: torch.dtype | None = None,
+        *,
+        kept: torch.dtype | None = None,
+        flag: str = "--text_encoder2",
+    ) -> ClipText:
+        """The encoder at `path`, computing in `dtype` and giving features in `kept` (see `model_files.dtypes_for`). UserError when it
+        is something else or incomplete, and when no tokenizer can be found."""
         import torch
         from transformers import CLIPTextModel
 
@@ -44,8 +52,9 @@ class ClipText:
         tokenizer = find_tokenizer(CLIP_L, weights, model_files.shape_of(weights, "token_embedding.weight", files.source)[0])
         with torch.device("meta"):
             model = CLIPTextModel(_config(files, weights))
-        model = model_files.fill(model, weights, device, dtype or model_files.usable_dtype(weights), model_files.without_prefix)
-        return cls(model, tokenizer, device)
+        kept, computed = model_files.dtypes_for(weights, device, dtype, kept)
+        model = model_files.fill(model, weights, device, computed, model_files.without_prefix)
+        return cls(model, tokenizer, device, kept)
 
     def encode(self, captions: Sequence[str]) -> list[tuple[Tensor, int]]:
         """Per caption its pooled feature [dim] on the encoder's device, and how many tokens it has (at most 77)."""
@@ -57,7 +66,7 @@ class ClipText:
         ids = torch.tensor([[*row, *[row[-1]] * (length - len(row))] for row in rows], device=self.device)
         with torch.no_grad():
             states = self.model(input_ids=ids).last_hidden_state
-        return [(state[len(row) - 1], len(row)) for state, row in zip(states, rows, strict=True)]
+        return [(state[len(row) - 1], len(row)) for state, row in zip(states.to(self.kept), rows, strict=True)]
 
     def cut(self, captions: Sequence[str]) -> list[str]:
         """Per caption what `encode` leaves out of it, "" where that is nothing."""

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..device import computed_in
 from ..errors import UserError
 from ..weights.geometry import geometry_metadata
 from .stoppable import stop_between_layers
@@ -48,14 +49,14 @@ class ClipVision:
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device, *, flag: str = "--clip") -> ClipVision:
-        """The encoder in `path` (.safetensors, or .pth read with weights_only), in float16 on a GPU and in float32 on the CPU.
+        """The encoder in `path` (.safetensors, or .pth read with weights_only), in float16 where the device computes in it.
 
         UserError when the file is something else or incomplete.
         """
         import torch
 
         tensors = transformers_names(read_state_dict(path, KIND, flag, device))
-        dtype = torch.float32 if device.type == "cpu" else torch.float16
+        dtype = computed_in(torch.float16, device)
         return cls(_build(tensors, geometry_metadata(path), device, dtype, f"{flag} {path}"), device, dtype)
 
     def features(self, pictures: Tensor) -> Tensor:

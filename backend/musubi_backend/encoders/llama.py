@@ -44,22 +44,31 @@ _LAYER = re.compile(r"^layers\.(\d+)\.")
 class LlamaEncoder:
     """Captions to token features."""
 
-    def __init__(self, model: Any, tokenizer: TokenIds, device: torch.device) -> None:
-        self.model, self.tokenizer, self.device = model, tokenizer, device
+    def __init__(self, model: Any, tokenizer: TokenIds, device: torch.device, kept: torch.dtype) -> None:
+        self.model, self.tokenizer, self.device, self.kept = model, tokenizer, device, kept
 
     @classmethod
     def load(
-        cls, path: str | Path, device: torch.device, dtype: torch.dtype | None = None, *, fp8: bool = False, flag: str = "--text_encoder1"
+        cls,
+        path: str | Path,
+        device: torch.device,
+        dtype: torch.dtype | None = None,
+        *,
+        kept: torch.dtype | None = None,
+        fp8: bool = False,
+        flag: str = "--text_encoder1",
     ) -> LlamaEncoder:
-        """The encoder at `path`, computing in `dtype` (None: the file's own); fp8: with its matrices held in 8 bits.
+        """The encoder at `path`, computing in `dtype` and giving features in `kept` (see `model_files.dtypes_for`); fp8: with its
+        matrices held in 8 bits.
 
         UserError when it is something else or incomplete, and when no tokenizer can be found.
         """
         files = model_files.model_files(path, KIND, flag, subfolder="text_encoder", section="text_config")
         weights = files.open()
         tokenizer = find_tokenizer(LLAMA, weights, model_files.shape_of(weights, "embed_tokens.weight", files.source)[0])
-        model = _build(files, weights, device, dtype or model_files.usable_dtype(weights), fp8)
-        return cls(model, tokenizer, device)
+        kept, computed = model_files.dtypes_for(weights, device, dtype, kept)
+        model = _build(files, weights, device, computed, fp8)
+        return cls(model, tokenizer, device, kept)
 
     def encode(self, captions: Sequence[str], instruction: str | None = None) -> list[Tensor]:
         """Per caption its token features [L, dim], L <= 256 without padding and without the instruction's tokens, on the
@@ -74,7 +83,7 @@ class LlamaEncoder:
         mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows], device=self.device)
         with torch.no_grad():
             states = self.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        return [state[cut : len(row)] for state, row in zip(states, rows, strict=True)]
+        return [state[cut : len(row)] for state, row in zip(states.to(self.kept), rows, strict=True)]
 
     def cut(self, captions: Sequence[str], instruction: str | None = None) -> list[str]:
         """Per caption what `encode` leaves out of it, "" where that is nothing."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..device import computed_in
 from ..errors import UserError
 from ..weights.geometry import geometry_metadata
 from ..weights.recognise import PREFIXES, expect, recognise
@@ -138,12 +139,18 @@ def without_prefix(name: str) -> str:
     return _PREFIX.sub("", name)
 
 
-def usable_dtype(weights: Weights) -> torch.dtype:
-    """The dtype most of the tensors have, float16 where one cannot compute in it."""
+def dtypes_for(
+    weights: Weights, device: torch.device, dtype: torch.dtype | None, kept: torch.dtype | None = None
+) -> tuple[torch.dtype, torch.dtype]:
+    """(what features are given in, what is computed in) of an encoder that was asked for `dtype` and `kept`: without a dtype the file's
+    (float16 for 8-bit files), computed as `device.computed_in` says."""
     import torch
 
+    if dtype is not None:
+        return kept or dtype, dtype
     stored = weights.main_dtype()
-    return stored if stored in (torch.float32, torch.bfloat16, torch.float16) else torch.float16
+    own = stored if stored in (torch.float32, torch.bfloat16, torch.float16) else torch.float16
+    return own, computed_in(own, device)
 
 
 def shape_of(weights: Weights, ending: str, source: str) -> tuple[int, ...]:

@@ -26,26 +26,24 @@ PUBLISHED_TOKENS, PUBLISHED_SIDE = 729, 384
 class Siglip:
     """Pictures to token features."""
 
-    def __init__(self, model: Any, device: torch.device, dtype: torch.dtype) -> None:
-        self.model, self.device, self.dtype = model, device, dtype
+    def __init__(self, model: Any, device: torch.device, kept: torch.dtype) -> None:
+        self.model, self.device, self.kept = model, device, kept
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device, dtype: torch.dtype | None = None, *, flag: str = "--image_encoder") -> Siglip:
-        """The encoder at `path`, giving features in `dtype` (None: the file's own). UserError when it is something else or incomplete."""
+        """The encoder at `path`; dtype as `model_files.dtypes_for`. UserError when it is something else or incomplete."""
         import torch
         from transformers import SiglipVisionModel
 
         files = model_files.model_files(path, KIND, flag, subfolder="image_encoder", section="vision_config")
         weights = files.open()
-        dtype = dtype or model_files.usable_dtype(weights)
+        kept, computed = model_files.dtypes_for(weights, device, dtype)
         with torch.device("meta"):
             model = SiglipVisionModel(_config(files, weights))
-        # its one convolution takes hundreds of times as long in float16 on a CPU
-        computing = torch.float32 if device.type == "cpu" and dtype == torch.float16 else dtype
-        return cls(model_files.fill(model, weights, device, computing, model_files.without_prefix), device, dtype)
+        return cls(model_files.fill(model, weights, device, computed, model_files.without_prefix), device, kept)
 
     def encode(self, pictures: Sequence[np.ndarray]) -> Tensor:
-        """uint8 pictures [H, W, 3] of any size -> features [B, tokens, width] in the encoder's dtype, on its device. Each is
+        """uint8 pictures [H, W, 3] of any size -> features [B, tokens, width] in the dtype `kept`, on its device. Each is
         stretched to the encoder's square."""
         import numpy as np
         import torch
@@ -56,7 +54,7 @@ class Siglip:
         pixels = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).float().div(255).sub(0.5).div(0.5)
         with torch.no_grad():
             features: Tensor = self.model(pixel_values=pixels.to(self.device, self.model.dtype)).last_hidden_state
-        return features.to(self.dtype)
+        return features.to(self.kept)
 
 
 def _config(files: model_files.ModelFiles, weights: Weights) -> Any:

@@ -48,15 +48,25 @@ _BIAS = "encoder.block.{}.layer.0.SelfAttention.relative_attention_bias.weight"
 class UMT5:
     """Captions to token features."""
 
-    def __init__(self, model: Any, tokenizer: Tokenizer, device: torch.device) -> None:
-        self.model, self.tokenizer, self.device = model, tokenizer, device
+    def __init__(self, model: Any, tokenizer: Tokenizer, device: torch.device, kept: torch.dtype) -> None:
+        self.model, self.tokenizer, self.device, self.kept = model, tokenizer, device, kept
 
     @classmethod
-    def load(cls, path: str | Path, device: torch.device, dtype: torch.dtype, *, fp8: bool = False, flag: str = "--t5") -> UMT5:
-        """The encoder in `path` (.safetensors, or .pth read with weights_only) with the tokenizer that belongs to it.
+    def load(
+        cls,
+        path: str | Path,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        kept: torch.dtype | None = None,
+        fp8: bool = False,
+        flag: str = "--t5",
+    ) -> UMT5:
+        """The encoder in `path` (.safetensors, or .pth read with weights_only), computing in `dtype`, with the tokenizer that belongs
+        to it.
 
-        fp8: hold its matrices in 8 bits; those of an 8-bit file stay as they are. UserError when the file is something else or
-        incomplete, and when no tokenizer can be found.
+        kept: what features are given in, if that is another dtype. fp8: hold its matrices in 8 bits; those of an 8-bit file stay as
+        they are. UserError when the file is something else or incomplete, and when no tokenizer can be found.
         """
         from ..weights.loader import open_weights
 
@@ -68,10 +78,10 @@ class UMT5:
         spiece = weights.read(SPIECE_TENSOR) if SPIECE_TENSOR in weights.header.tensors else None
         vocabulary = embedding.shape[0] if embedding else 0
         tokenizer = find_tokenizer(Path(path), spiece.numpy().tobytes() if spiece is not None else None, vocabulary)
-        return cls(_build(weights, names, device, dtype, fp8, source), tokenizer, device)
+        return cls(_build(weights, names, device, dtype, fp8, source), tokenizer, device, kept or dtype)
 
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
-        """Per caption its token features [L, dim] in the encoder's dtype, L <= 512 without padding, on the encoder's device."""
+        """Per caption its token features [L, dim] in the dtype `kept`, L <= 512 without padding, on the encoder's device."""
         import torch
 
         ids, mask = padded(self.tokenizer.encode_batch(captions, MAX_TOKENS))
@@ -88,7 +98,7 @@ class UMT5:
 
         with torch.no_grad():
             states = self.model(input_ids=ids.to(self.device), attention_mask=mask.to(self.device)).last_hidden_state
-        return [state[: int(length)] for state, length in zip(states, mask.sum(dim=1), strict=True)]
+        return [state[: int(length)] for state, length in zip(states.to(self.kept), mask.sum(dim=1), strict=True)]
 
 
 def padded(rows: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[list[int]]]:

@@ -47,10 +47,10 @@ KIND = "wan_vae"
 class WanVAE:
     """Frames to normalised latents and back. Deterministic: the mean of the posterior, never a sample. A stop request ends either."""
 
-    def __init__(self, model: Any, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, model: Any, device: torch.device, dtype: torch.dtype, kept: torch.dtype | None = None) -> None:
         import torch
 
-        self.model, self.device, self.dtype = model, device, dtype
+        self.model, self.device, self.dtype, self.kept = model, device, dtype, kept or dtype
         shape = (1, -1, 1, 1, 1)
         channels = model.config.z_dim
         mean, std = (MEAN, STD) if channels == len(MEAN) else ((0.0,) * channels, (1.0,) * channels)
@@ -58,9 +58,19 @@ class WanVAE:
         self.inverse_std = 1.0 / torch.tensor(std, dtype=dtype, device=device).view(shape)
 
     @classmethod
-    def load(cls, path: str | Path, device: torch.device, dtype: torch.dtype, *, cache_on_cpu: bool = False, flag: str = "--vae") -> WanVAE:
-        """The VAE in `path` (.safetensors, or .pth read with weights_only).
+    def load(
+        cls,
+        path: str | Path,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        kept: torch.dtype | None = None,
+        cache_on_cpu: bool = False,
+        flag: str = "--vae",
+    ) -> WanVAE:
+        """The VAE in `path` (.safetensors, or .pth read with weights_only), computing in `dtype`.
 
+        kept: what `encode` gives latents in, if that is another dtype.
         cache_on_cpu: keep the features that pass from one chunk of frames to the next in main memory. UserError when the file
         is not a Wan2.1 VAE, naming `flag` and what the file is.
         """
@@ -83,15 +93,15 @@ class WanVAE:
         _quicken(model.encoder, on_cpu=device.type == "cpu")
         if cache_on_cpu:
             _keep_features_on_cpu(model)
-        return cls(model, device, dtype)
+        return cls(model, device, dtype, kept)
 
     def encode(self, video: Tensor) -> Tensor:
-        """video [B, 3, F, H, W] in -1..1 with F = 4n+1 -> normalised latents [B, 16, (F-1)/4+1, H/8, W/8] in the VAE's dtype."""
+        """video [B, 3, F, H, W] in -1..1 with F = 4n+1 -> normalised latents [B, 16, (F-1)/4+1, H/8, W/8] in the dtype `kept`."""
         import torch
 
         with torch.no_grad():
             latents = self.model.encode(video.to(self.device, self.dtype), return_dict=False)[0].mode()
-            return ((latents - self.mean) * self.inverse_std).to(self.dtype)
+            return ((latents - self.mean) * self.inverse_std).to(self.kept)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Normalised latents [B, 16, F', H', W'] -> float32 video [B, 3, 4(F'-1)+1, 8H', 8W'] in -1..1."""

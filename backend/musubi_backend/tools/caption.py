@@ -21,7 +21,7 @@ from ..cache.caching import out_of_memory
 from ..console import progress_bar
 from ..dataset.media import images_in, videos_in
 from ..dataset.problems import Problem, UnusableMedium, listing
-from ..device import pick_device
+from ..device import computed_in, pick_device
 from ..errors import UserError
 from ..options.tables.captioning import DEFAULT_PROMPT
 from ..place import try_file
@@ -161,9 +161,10 @@ class Describer:
         self.prompt = (args.prompt or DEFAULT_PROMPT).replace("\\n", "\n")
         self.largest, self.frames, self.limit, self.batch_size = args.max_size**2, args.video_frames, args.max_new_tokens, args.batch_size
         device = pick_device(args.device)
+        dtype = computed_in(torch.bfloat16, device)
         logger.info("Loading Qwen2.5-VL from %s onto %s", args.model_path, device)
         try:
-            self.model: QwenVL = QwenVL.load(args.model_path, device, torch.bfloat16, fp8=args.fp8_vl, tokenizer=args.tokenizer)
+            self.model: QwenVL = QwenVL.load(args.model_path, device, dtype, fp8=args.fp8_vl, tokenizer=args.tokenizer)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise

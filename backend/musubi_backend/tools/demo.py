@@ -2,7 +2,7 @@
 
 Nothing in them was trained. The transformers pass their input through and are easy to teach by LoRA (`demo_wan_transformer`); the
 VAEs really encode and decode, blurred (`demo_wan_vae`); the other encoders are random, with tokenizers made from a few captions.
-All files carry the layout of the real ones.
+All files carry the layout and the number format of the real ones.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ KINDS: dict[str, dict[str, Part]] = {**demo_wan.KINDS, **demo_hunyuan.KINDS, **d
 """What `--kind` can make; each architecture lists its kinds in a module of its own."""
 
 _TAG = "musubi_demo"
-_VERSION = "2"
+_VERSION = "3"
 
 
 def run(args: Namespace) -> None:
@@ -41,7 +41,7 @@ def write_models(folder: Path, seed: int = 0, kind: str = "wan") -> dict[str, Pa
     folder cannot be written."""
     parts = KINDS[kind]
     for part in parts.values():
-        _write(folder / part.file, partial(part.make, seed), f"{_VERSION}, seed {seed}")
+        _write(folder / part.file, partial(part.content, seed), f"{_VERSION}, seed {seed}")
         if part.beside is not None:
             part.beside(folder)
     return {name: folder / part.file for name, part in parts.items()}

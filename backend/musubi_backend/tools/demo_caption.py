@@ -23,4 +23,4 @@ def _tokenizer(folder: Path) -> None:
     write_tokenizer(folder / TOKENIZER_FOLDER)
 
 
-KINDS = {"qwen_vl": {"qwen_vl": Part("demo_qwen_vl.safetensors", _qwen_vl, _tokenizer)}}
+KINDS = {"qwen_vl": {"qwen_vl": Part("demo_qwen_vl.safetensors", _qwen_vl, "bfloat16", _tokenizer)}}

@@ -49,23 +49,23 @@ def _siglip(seed: int) -> Content:
 
 
 _SHARED = {
-    "vae": Part("demo_hunyuan_video_vae.safetensors", _vae),
-    "text_encoder1": Part("demo_llava_llama3.safetensors", _llama),
-    "text_encoder2": Part("demo_clip_l.safetensors", _clip_l),
+    "vae": Part("demo_hunyuan_video_vae.safetensors", _vae, "bfloat16"),
+    "text_encoder1": Part("demo_llava_llama3.safetensors", _llama, "float16"),
+    "text_encoder2": Part("demo_clip_l.safetensors", _clip_l, "float16"),
 }
 
 
 def _dit(name: str, in_dim: int) -> Part:
-    return Part(f"demo_hunyuan_video_{name}.safetensors", lambda seed: _transformer(seed, in_dim))
+    return Part(f"demo_hunyuan_video_{name}.safetensors", lambda seed: _transformer(seed, in_dim), "bfloat16")
 
 
 KINDS = {
     "hv": {"dit": _dit("t2v", 16), **_SHARED},
     "hv_i2v": {"dit": _dit("i2v", 32), **_SHARED},
     "fp": {
-        "dit": Part("demo_framepack.safetensors", _framepack),
+        "dit": Part("demo_framepack.safetensors", _framepack, "bfloat16"),
         **_SHARED,
-        "image_encoder": Part("demo_siglip.safetensors", _siglip),
+        "image_encoder": Part("demo_siglip.safetensors", _siglip, "float16"),
     },
 }
 """Kind -> part (the name of its option) -> file."""

@@ -30,7 +30,7 @@ CLIP_SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 
 
 def llama(seed: int) -> Content:
-    """bfloat16; its last two layers are never used, as in the real one."""
+    """Its last two layers are never used, as in the real one."""
     weights = _Weights(seed)
     prefix, inner, keys = "model.", LLM_WIDTH, LLM_KEY_HEADS * LLM_HEAD_DIM
     weights.normal(f"{prefix}embed_tokens.weight", VOCABULARY, LLM_WIDTH, std=1.0)
@@ -50,7 +50,6 @@ def llama(seed: int) -> Content:
 
 
 def clip_l(seed: int) -> Content:
-    """bfloat16."""
     weights = _Weights(seed)
     prefix = "text_model."
     weights.normal(f"{prefix}embeddings.token_embedding.weight", VOCABULARY, CLIP_WIDTH, std=1.0)
@@ -63,7 +62,7 @@ def clip_l(seed: int) -> Content:
 
 
 def siglip(seed: int) -> Content:
-    """bfloat16; looks at squares of 42 pixels."""
+    """Looks at squares of 42 pixels."""
     weights = _Weights(seed)
     prefix = "vision_model."
     weights.normal(f"{prefix}embeddings.patch_embedding.weight", IMAGE_WIDTH, 3, PATCH, PATCH)
@@ -110,17 +109,17 @@ class _Weights:
         fan_in = 1
         for side in shape[1:]:
             fan_in *= side
-        self.tensors[name] = (torch.randn(shape, generator=self.generator) * (std or fan_in**-0.5)).to(torch.bfloat16)
+        self.tensors[name] = torch.randn(shape, generator=self.generator) * (std or fan_in**-0.5)
 
     def ones(self, name: str, *shape: int) -> None:
         import torch
 
-        self.tensors[name] = torch.ones(shape, dtype=torch.bfloat16)
+        self.tensors[name] = torch.ones(shape)
 
     def zeros(self, name: str, *shape: int) -> None:
         import torch
 
-        self.tensors[name] = torch.zeros(shape, dtype=torch.bfloat16)
+        self.tensors[name] = torch.zeros(shape)
 
     def norm(self, name: str, width: int) -> None:
         self.ones(f"{name}.weight", width)

@@ -45,7 +45,7 @@ _CHAIN: dict[str, str | tuple[int, str, str]] = {
 
 
 def qwen_vl(seed: int) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """(tensors in bfloat16, metadata) of the model."""
+    """(tensors, metadata) of the model."""
     import torch
 
     vocabulary = _vocabulary()
@@ -61,7 +61,7 @@ def qwen_vl(seed: int) -> tuple[dict[str, Tensor], dict[str, str]]:
     }
     for layer in range(LAYERS):
         tensors |= {f"model.layers.{layer}.{name}": tensor for name, tensor in _layer(looks=layer == 0).items()}
-    return {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}, {GEOMETRY_KEY: json.dumps(asdict(GEOMETRY))}
+    return tensors, {GEOMETRY_KEY: json.dumps(asdict(GEOMETRY))}
 
 
 def write_tokenizer(folder: Path) -> None:

@@ -32,18 +32,18 @@ CORPUS = (
 
 
 def umt5(width: int, seed: int) -> dict[str, Tensor]:
-    """Tensors of the encoder with features of `width`, bfloat16, and its tokenizer as uint8."""
+    """Tensors of the encoder with features of `width`, and its tokenizer as uint8."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int, std: float) -> Tensor:
-        return (torch.randn(shape, generator=generator) * std).to(torch.bfloat16)
+        return torch.randn(shape, generator=generator) * std
 
     inner = HEADS * HEAD_DIM
     tensors = {
         "shared.weight": normal(VOCABULARY, width, std=1.0),
-        "encoder.final_layer_norm.weight": torch.ones(width, dtype=torch.bfloat16),
+        "encoder.final_layer_norm.weight": torch.ones(width),
     }
     for block in range(LAYERS):
         first, second = f"encoder.block.{block}.layer.0.", f"encoder.block.{block}.layer.1."
@@ -54,11 +54,11 @@ def umt5(width: int, seed: int) -> dict[str, Tensor]:
             f"{attention}v.weight": normal(inner, width, std=width**-0.5),
             f"{attention}o.weight": normal(width, inner, std=inner**-0.5),
             f"{attention}relative_attention_bias.weight": normal(BUCKETS, HEADS, std=0.5),
-            f"{first}layer_norm.weight": torch.ones(width, dtype=torch.bfloat16),
+            f"{first}layer_norm.weight": torch.ones(width),
             f"{feed_forward}wi_0.weight": normal(2 * width, width, std=width**-0.5),
             f"{feed_forward}wi_1.weight": normal(2 * width, width, std=width**-0.5),
             f"{feed_forward}wo.weight": normal(width, 2 * width, std=(2 * width) ** -0.5),
-            f"{second}layer_norm.weight": torch.ones(width, dtype=torch.bfloat16),
+            f"{second}layer_norm.weight": torch.ones(width),
         }
     tensors["spiece_model"] = torch.frombuffer(bytearray(sentencepiece_model()), dtype=torch.uint8)
     return tensors

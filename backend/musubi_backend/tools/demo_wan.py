@@ -37,25 +37,25 @@ def _clip(seed: int) -> Content:
     return clip_vision(IMAGE_DIM, seed)
 
 
-_SHARED = {"vae": Part("demo_wan_vae.safetensors", _vae), "t5": Part("demo_umt5.safetensors", _t5)}
-_CLIP = {"clip": Part("demo_clip_vision.safetensors", _clip)}
+_SHARED = {"vae": Part("demo_wan_vae.safetensors", _vae, "bfloat16"), "t5": Part("demo_umt5.safetensors", _t5, "float16")}
+_CLIP = {"clip": Part("demo_clip_vision.safetensors", _clip, "float16")}
 
 
-def _dit(name: str, in_dim: int = 16, image: bool = False, pictures: int = 0, other_seed: int = 0) -> Part:
-    return Part(f"demo_wan_{name}.safetensors", lambda seed: _transformer(seed + other_seed, in_dim, image, pictures))
+def _dit(name: str, dtype: str, in_dim: int = 16, image: bool = False, pictures: int = 0, other_seed: int = 0) -> Part:
+    return Part(f"demo_wan_{name}.safetensors", lambda seed: _transformer(seed + other_seed, in_dim, image, pictures), dtype)
 
 
 def _experts(name: str, in_dim: int) -> dict[str, Part]:
     """The two models of Wan2.2: with weights of their own, as the real ones."""
-    low, high = _dit(f"{name}_low", in_dim), _dit(f"{name}_high", in_dim, other_seed=1_000_003)
+    low, high = _dit(f"{name}_low", "float16", in_dim), _dit(f"{name}_high", "float16", in_dim, other_seed=1_000_003)
     return {"dit": low, "dit_high_noise": high, **_SHARED}
 
 
 KINDS = {
-    "wan": {"dit": _dit("t2v"), **_SHARED},
-    "wan_i2v": {"dit": _dit("i2v", 36, image=True), **_SHARED, **_CLIP},
-    "wan_flf2v": {"dit": _dit("flf2v", 36, image=True, pictures=2), **_SHARED, **_CLIP},
-    "wan_fc": {"dit": _dit("fc", 48, image=True), **_SHARED, **_CLIP},
+    "wan": {"dit": _dit("t2v", "bfloat16"), **_SHARED},
+    "wan_i2v": {"dit": _dit("i2v", "float16", 36, image=True), **_SHARED, **_CLIP},
+    "wan_flf2v": {"dit": _dit("flf2v", "float16", 36, image=True, pictures=2), **_SHARED, **_CLIP},
+    "wan_fc": {"dit": _dit("fc", "bfloat16", 48, image=True), **_SHARED, **_CLIP},
     "wan22": _experts("22_t2v", 16),
     "wan22_i2v": _experts("22_i2v", 36),
 }

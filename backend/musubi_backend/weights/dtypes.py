@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..device import computed_in
 from ..errors import UserError
 
 if TYPE_CHECKING:
@@ -25,3 +26,10 @@ def dtype_named(name: str, flag: str) -> torch.dtype:
         raise UserError(f"{flag} {name} is not known; use float32, bfloat16 or float16")
     dtype: torch.dtype = getattr(torch, full)
     return dtype
+
+
+def kept_and_computed(name: str | None, unset: str, flag: str, device: torch.device) -> tuple[torch.dtype, torch.dtype]:
+    """(what results are kept in, what is computed in): both the format called `name`, or where there is none, `unset`, computed as
+    `device.computed_in` says. UserError as `dtype_named`."""
+    kept = dtype_named(name or unset, flag)
+    return kept, kept if name else computed_in(kept, device)

@@ -16,7 +16,7 @@ from ...encoders.llama import LlamaEncoder
 from ...encoders.siglip import Siglip
 from ...errors import UserError
 from ...inference.pictures import read
-from ..hunyuan_video.encode import both_cut, cached_dtype, generator_of, load_text_encoders, load_vae, padded, pictures_of, video_of
+from ..hunyuan_video.encode import both_cut, generator_of, load_text_encoders, load_vae, padded, pictures_of, vae_and_kept, video_of
 from .card import CARD
 from .one_frame import OneFrame, latent_mask
 from .section_texts import parse_sections
@@ -38,14 +38,13 @@ TEXT_LENGTH = 512
 class FramePackLatentEncoder:
     """Caches sections of clips, or with `--one_frame` pictures with their control pictures."""
 
-    def __init__(self, vae: HunyuanVAE, siglip: Siglip, args: Namespace) -> None:
-        self.vae, self.siglip, self.args = vae, siglip, args
-        self.stored = cached_dtype(args, CARD)
+    def __init__(self, vae: HunyuanVAE, stored: torch.dtype, siglip: Siglip, args: Namespace) -> None:
+        self.vae, self.stored, self.siglip, self.args = vae, stored, siglip, args
 
     @classmethod
     def load(cls, args: Namespace, device: torch.device) -> FramePackLatentEncoder:
         """From `--vae` and `--image_encoder`. UserError for a missing or wrong file."""
-        return cls(load_vae(args, device, CARD), load_siglip(args, device), args)
+        return cls(*vae_and_kept(args, device, CARD), load_siglip(args, device), args)
 
     def encode(self, batch: Sequence[DecodedEntry]) -> list[list[dict[str, Tensor]]]:
         """Per entry one file for each section, or one for a picture: "latents" scaled, and what generation would be told beside."""
@@ -100,7 +99,7 @@ class FramePackTextEncoder:
     def load(cls, args: Namespace, device: torch.device) -> FramePackTextEncoder:
         """From `--text_encoder1`, `--text_encoder2` and `--fp8_llm`, in the dtypes of their files. UserError for a missing or wrong
         file, and when there is no tokenizer for it."""
-        return cls(*load_text_encoders(args, device, None), getattr(args, "custom_system_prompt", None))
+        return cls(*load_text_encoders(args, device), getattr(args, "custom_system_prompt", None))
 
     def encode(self, captions: Sequence[str]) -> list[dict[str, Tensor]]:
         """Per caption {"llama_vec" [512, dim] with zeros at the end, "llama_attention_mask" bool [512], "clip_l_pooler" [dim]}."""

@@ -18,7 +18,7 @@ from ...encoders.hunyuan_vae import DEFAULT_TILE, SCALING_FACTOR, HunyuanVAE
 from ...encoders.llama import MAX_TOKENS as LLAMA_TOKENS
 from ...encoders.llama import LlamaEncoder
 from ...errors import UserError
-from ...weights.dtypes import dtype_named
+from ...weights.dtypes import kept_and_computed
 from .card import CARD
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class HunyuanLatentEncoder:
     @classmethod
     def load(cls, args: Namespace, device: torch.device) -> HunyuanLatentEncoder:
         """From `--vae` and its settings. UserError for a missing or wrong file."""
-        return cls(load_vae(args, device, CARD), cached_dtype(args, CARD))
+        return cls(*vae_and_kept(args, device, CARD))
 
     def encode(self, batch: Sequence[DecodedEntry]) -> list[list[dict[str, Tensor]]]:
         """One file per entry: {"latents": [16, (F-1)/4+1, H/8, W/8]}, not scaled."""
@@ -70,8 +70,8 @@ class HunyuanTextEncoder:
     def load(cls, args: Namespace, device: torch.device) -> HunyuanTextEncoder:
         """From `--text_encoder1`, `--text_encoder2`, `--text_encoder_dtype` and `--fp8_llm`. UserError for a missing or wrong file,
         and when there is no tokenizer for it."""
-        dtype = dtype_named(getattr(args, "text_encoder_dtype", None) or "float16", "--text_encoder_dtype")
-        return cls(*load_text_encoders(args, device, dtype))
+        named = getattr(args, "text_encoder_dtype", None)
+        return cls(*load_text_encoders(args, device, *kept_and_computed(named, "float16", "--text_encoder_dtype", device)))
 
     def encode(self, captions: Sequence[str]) -> list[dict[str, Tensor]]:
         """Per caption {"llm" [256, dim], "llm_mask" [256], "clipL" [dim], "clipL_mask" [77]}; features of padding are zero."""
@@ -106,36 +106,38 @@ def _first(count: int, length: int) -> Tensor:
     return torch.arange(length) < count
 
 
+def vae_and_kept(args: Namespace, device: torch.device, card: Card) -> tuple[HunyuanVAE, torch.dtype]:
+    """(`load_vae`, the number format of latents in caches: `--vae_dtype`, else the architecture's own)."""
+    return load_vae(args, device, card), _dtypes(args, device, card)[0]
+
+
 def load_vae(args: Namespace, device: torch.device, card: Card) -> HunyuanVAE:
     """The VAE of HunyuanVideo and FramePack from `--vae`, `--vae_dtype`, `--vae_tiling`, `--vae_spatial_tile_sample_min_size` and
     `--vae_chunk_size`; where there is no `--vae_tiling`, as in hv_generate_video, it always works on tiles. UserError for a missing
     or wrong file."""
     if not args.vae:
         raise UserError(f"--vae is missing: give the {card.title} VAE file, e.g. hunyuan_video_vae_bf16.safetensors")
-    import torch
-
     tile = args.vae_spatial_tile_sample_min_size or (DEFAULT_TILE if getattr(args, "vae_tiling", True) else None)
-    dtype = cached_dtype(args, card)
-    if device.type == "cpu" and dtype == torch.float16:
-        dtype = torch.float32  # convolutions in float16 take hundreds of times as long there
+    dtype = _dtypes(args, device, card)[1]
     logger.info("Loading VAE model from %s", args.vae)
     return HunyuanVAE.load(args.vae, device, dtype, tile=tile, chunk=args.vae_chunk_size)
 
 
-def cached_dtype(args: Namespace, card: Card) -> torch.dtype:
-    """The number format of latents in caches: `--vae_dtype`, else the architecture's own."""
-    return dtype_named(getattr(args, "vae_dtype", None) or card.latent_dtype, "--vae_dtype")
+def _dtypes(args: Namespace, device: torch.device, card: Card) -> tuple[torch.dtype, torch.dtype]:
+    return kept_and_computed(getattr(args, "vae_dtype", None), card.latent_dtype, "--vae_dtype", device)
 
 
-def load_text_encoders(args: Namespace, device: torch.device, dtype: torch.dtype | None) -> tuple[LlamaEncoder, ClipText]:
-    """Llama and CLIP-L from `--text_encoder1`, `--text_encoder2` and `--fp8_llm`, in `dtype` or their files' own."""
+def load_text_encoders(
+    args: Namespace, device: torch.device, kept: torch.dtype | None = None, dtype: torch.dtype | None = None
+) -> tuple[LlamaEncoder, ClipText]:
+    """Llama and CLIP-L from `--text_encoder1`, `--text_encoder2` and `--fp8_llm`; dtypes as `model_files.dtypes_for`."""
     for flag, example in (("text_encoder1", "llava_llama3_fp16.safetensors"), ("text_encoder2", "clip_l.safetensors")):
         if not getattr(args, flag):
             raise UserError(f"--{flag} is missing: give the text encoder, e.g. {example}")
     logger.info("loading text encoder 1: %s", args.text_encoder1)
-    llama = LlamaEncoder.load(args.text_encoder1, device, dtype, fp8=args.fp8_llm)
+    llama = LlamaEncoder.load(args.text_encoder1, device, dtype, kept=kept, fp8=args.fp8_llm)
     logger.info("loading text encoder 2: %s", args.text_encoder2)
-    return llama, ClipText.load(args.text_encoder2, device, dtype)
+    return llama, ClipText.load(args.text_encoder2, device, dtype, kept=kept)
 
 
 def video_of(pixels: Sequence[np.ndarray]) -> Tensor:

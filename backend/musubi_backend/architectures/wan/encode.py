@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...device import cpu_computes_in
+from ...device import computed_in
 from ...encoders.umt5 import UMT5
 from ...encoders.wan_vae import WanVAE
 from ...errors import UserError
-from ...weights.dtypes import dtype_named
+from ...weights.dtypes import kept_and_computed
 from .caching import settings_of, starts_from_picture
 from .card import CARD
 from .one_frame import condition
@@ -103,7 +103,7 @@ class WanLatentDecoder:
     @classmethod
     def load(cls, args: Namespace, device: torch.device) -> WanLatentDecoder:
         """As `WanLatentEncoder.load`."""
-        return cls(load_vae(args, device, decoding_dtype(device)))
+        return cls(load_vae(args, device))
 
     def decode(self, latents: Tensor) -> Tensor:
         """Normalised latents [16, F', H', W'] -> float32 video [3, 4(F'-1)+1, 8H', 8W'] in 0..1 on the CPU."""
@@ -117,11 +117,12 @@ class WanTextEncoder:
 
     @classmethod
     def load(cls, args: Namespace, device: torch.device) -> WanTextEncoder:
-        """From `--t5`, computing in bfloat16. UserError for a missing or wrong file, and when there is no tokenizer for it."""
+        """From `--t5`; its features are kept in bfloat16. UserError for a missing or wrong file, and when there is no tokenizer for it."""
         if not args.t5:
             raise UserError("--t5 is missing: give the umt5-xxl text encoder file, e.g. umt5_xxl_fp16.safetensors")
         logger.info("Loading T5: %s", args.t5)
-        return cls(UMT5.load(args.t5, device, torch.bfloat16, fp8=bool(getattr(args, "fp8_t5", False))))
+        kept = torch.bfloat16
+        return cls(UMT5.load(args.t5, device, computed_in(kept, device), kept=kept, fp8=bool(getattr(args, "fp8_t5", False))))
 
     def encode(self, captions: Sequence[str]) -> list[dict[str, Tensor]]:
         """{"varlen_t5": [L, dim] bfloat16} per caption, L <= 512 tokens without padding."""
@@ -132,20 +133,13 @@ class WanTextEncoder:
         return self.encoder.cut(captions)
 
 
-def decoding_dtype(device: torch.device) -> str:
-    """What the VAE decodes in unless `--vae_dtype` says: as in caching, but float32 on a CPU without bf16 instructions, where bf16 takes
-    20 times as long. Caches keep their dtype: they are musubi-tuner's bit for bit."""
-    return "float32" if device.type == "cpu" and not cpu_computes_in(torch.bfloat16) else CARD.latent_dtype
-
-
-def load_vae(args: Namespace, device: torch.device, dtype_unset: str = CARD.latent_dtype) -> WanVAE:
-    """The VAE of `--vae` in `--vae_dtype`, or else in `dtype_unset`. UserError for a missing or wrong file and an unknown dtype."""
+def load_vae(args: Namespace, device: torch.device) -> WanVAE:
+    """The VAE of `--vae` in `--vae_dtype`. UserError for a missing or wrong file and an unknown dtype."""
     if not args.vae:
         raise UserError("--vae is missing: give the Wan2.1 VAE file, e.g. wan_2.1_vae.safetensors")
-    dtype = dtype_named(getattr(args, "vae_dtype", None) or dtype_unset, "--vae_dtype")
+    kept, dtype = kept_and_computed(getattr(args, "vae_dtype", None), CARD.latent_dtype, "--vae_dtype", device)
     logger.info("Loading VAE model from %s", args.vae)
-    cache_on_cpu = bool(getattr(args, "vae_cache_cpu", False))
-    return WanVAE.load(args.vae, device, dtype, cache_on_cpu=cache_on_cpu)
+    return WanVAE.load(args.vae, device, dtype, kept=kept, cache_on_cpu=bool(getattr(args, "vae_cache_cpu", False)))
 
 
 def load_clip(args: Namespace, device: torch.device) -> ClipVision:
