@@ -82,7 +82,7 @@ SUBJECTS = {
         HunyuanVideo,
         ("cache_latents", "cache_text_encoder_outputs", "hv_train_network", "hv_generate_video"),
         ("text_encoder1", "text_encoder2"),
-        ("--network_module", "networks.lora", "--dit_dtype", "float32", "--max_train_steps", 300),
+        ("--network_module", "networks.lora", "--max_train_steps", 300),
         LENGTH,
         (("_mod.linear.weight", ".modulation.linear.weight"), 5),
     ),
@@ -108,7 +108,7 @@ TRAINING = {
     "learning_rate": 2e-3,
     "timestep_sampling": "uniform",
     "optimizer_type": "AdamW",
-    "mixed_precision": "no",
+    "mixed_precision": "auto",
     "seed": 42,
 }
 SAMPLING = ["--video_size", SIZE, SIZE, "--infer_steps", 10, "--flow_shift", 1, "--guidance_scale", 1]

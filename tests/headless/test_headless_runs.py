@@ -13,6 +13,9 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
+from musubi_backend.device import computed_in, pick_device
+from musubi_backend.weights.safetensors_file import read_header
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -43,7 +46,10 @@ def test_the_quickstart_runs_and_a_second_time_redoes_nothing(home: Path) -> Non
     first = run(home, "--set", "LoRATrainingConfig.max_train_steps=6")
     assert first.returncode == 0, first.stdout + first.stderr
     assert "loss" in first.stdout and "6/6" in first.stdout
-    assert (home / "models" / "loras" / "musubi_tuner" / "quickstart.safetensors").is_file()
+    lora = home / "models" / "loras" / "musubi_tuner" / "quickstart.safetensors"
+    computed = computed_in(torch.bfloat16, pick_device(None))
+    expected = "bf16" if computed == torch.bfloat16 else "no"
+    assert read_header(lora).metadata["ss_mixed_precision"] == expected, "what `auto` came to, not the word"
     assert (home / "output" / "musubi_tuner" / "quickstart_00001.mp4").is_file()
     assert next((home / "runs").iterdir()).joinpath("loss.svg").is_file()
     before = len(list((home / "jobs").iterdir()))
