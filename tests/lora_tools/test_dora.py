@@ -186,3 +186,19 @@ def test_tables_are_extracted(tmp_path, merged, run_tool, capsys):
     assert "3 changed biases, norms and tables are left out" in capsys.readouterr().err
     run_tool("extract_lora", *words, "--biases", "--output", tmp_path / "all.safetensors", "--save_precision", "fp32")
     torch.testing.assert_close(merged(tmp_path / "all.safetensors"), tuned, rtol=1e-4, atol=1e-4)
+
+
+def test_layers_of_another_width_are_left_out_where_that_is_asked(tmp_path, merged, refusal, capsys):
+    up, down = factors()
+    good, wide = f"diffusion_model.{NAME}", "diffusion_model.blocks.0.modulation"
+    state = {f"{good}.lora_A.weight": down, f"{good}.lora_B.weight": up, f"{wide}.diff": torch.ones(1, 6, 8)}
+    save_atomic(state, tmp_path / "a.safetensors")
+    save_atomic(model(), tmp_path / "base.safetensors")
+    words = ["merge_lora", "--dit", tmp_path / "base.safetensors", "--save_merged_model", tmp_path / "o", "--lora_weight"]
+    assert "blocks_0_modulation" in refusal(*words, tmp_path / "a.safetensors")
+    found = merged(tmp_path / "a.safetensors", "--skip_mismatched")
+    assert "left out: lora_unet_blocks_0_modulation" in capsys.readouterr().err
+    torch.testing.assert_close(found[f"{NAME}.weight"], model()[f"{NAME}.weight"] + up @ down)
+    assert torch.equal(found["blocks.0.modulation"], model()["blocks.0.modulation"])
+    save_atomic({f"{wide}.diff": torch.ones(1, 6, 8)}, tmp_path / "b.safetensors")
+    assert "every layer has another size" in refusal(*words, tmp_path / "b.safetensors", "--skip_mismatched")

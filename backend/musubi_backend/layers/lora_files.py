@@ -57,6 +57,7 @@ class LoRAMerge:
 
     The arithmetic is musubi-tuner's: W + multiplier * delta, in the wider of the two dtypes; the loader then casts to the model's
     dtype. architecture: as in `read_lora`. expert: whose layers are wanted of a file for two experts (`weights.lora_keys`).
+    skip_mismatched: layers of another size than the model's are left out with a warning.
     """
 
     files: Sequence[str | Path]
@@ -65,6 +66,7 @@ class LoRAMerge:
     exclude_patterns: Sequence[str | None] = ()
     architecture: str | None = None
     expert: str = ""
+    skip_mismatched: bool = False
     _states: list[dict[str, list[_Piece]]] = field(default_factory=list)
     _left: list[list[str]] = field(default_factory=list)
 
@@ -106,8 +108,21 @@ class LoRAMerge:
                     ", ..." * (len(keys) > _SHOWN),
                 )
             for (adapter, leaf), shape in leaves.items():
-                for piece in state.get(adapter, ()):
-                    _check_piece(piece, leaf, shape, f"{adapter} of {path}")
+                for piece in list(state.get(adapter, ())):
+                    self._check_or_skip(state, adapter, piece, leaf, shape, f"{adapter} of {path}")
+            if not any(state.values()):
+                raise UserError(f"{path}: every layer has another size than the model's; it was trained on another model")
+
+    def _check_or_skip(
+        self, state: dict[str, list[_Piece]], adapter: str, piece: _Piece, leaf: str, shape: Sequence[int], name: str
+    ) -> None:
+        try:
+            _check_piece(piece, leaf, shape, name)
+        except UserError as error:
+            if not self.skip_mismatched:
+                raise
+            logger.warning("left out: %s", error)
+            state[adapter] = [other for other in state[adapter] if other is not piece]
 
     def touches(self, name: str) -> bool:
         """Whether any of the LoRAs changes the tensor called `name` in the model."""

@@ -133,7 +133,7 @@ def _merge(args: Namespace, base: Base, files: list[str]) -> LoRAMerge | None:
     multipliers = [*args.lora_multiplier, *[1.0] * (len(files) - len(args.lora_multiplier))]
     for path, multiplier in zip(files, multipliers, strict=False):
         logger.info("Loading LoRA weights from %s with multiplier %s", path, multiplier)
-    merge = LoRAMerge(files, multipliers, architecture=base.naming())
+    merge = LoRAMerge(files, multipliers, architecture=base.naming(), skip_mismatched=args.skip_mismatched)
     try:
         merge.check({base.own(name): shape for name, (_, shape) in base.specs.items() if name not in base.scaled})
     except UserError as error:

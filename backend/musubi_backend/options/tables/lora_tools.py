@@ -129,6 +129,13 @@ GROUPS = (
                 help="Strength of each of --lora_weight, in their order; those without a number get 1.",
             ),
             Option(
+                "--skip_mismatched",
+                bool,
+                False,
+                own=True,
+                help="Leave out layers of a LoRA that have another size than the model's, with a warning; without it, it is refused.",
+            ),
+            Option(
                 "--save_merged_model",
                 required=True,
                 path="output",
