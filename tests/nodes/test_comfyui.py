@@ -209,6 +209,18 @@ def test_all_nodes_are_there_with_tooltips(server: Server, part: Any) -> None:
     assert known["MusubiTuner_WanLoRATrainer"]["output"][0] == "*"
 
 
+CORE_LOADERS = ("UNETLoader", "VAELoader", "CLIPLoader", "CLIPVisionLoader")
+
+
+def test_demo_models_are_in_our_lists_and_not_in_those_of_core(server: Server) -> None:
+    known = asyncio.run(server.get("/object_info"))
+    names = {path.name for path in (server.home / "demo" / "models").glob("*.safetensors")}
+    listed = {node: json.dumps(known[node]["input"]) for node in ("MusubiTuner_WanModelPaths", *CORE_LOADERS)}
+    assert len(names) >= 4 and all(name in listed["MusubiTuner_WanModelPaths"] for name in names)
+    for loader in CORE_LOADERS:
+        assert not [name for name in names if name in listed[loader]], loader
+
+
 def test_quickstart_runs_with_progress_and_a_second_queue_does_not_train(server: Server, quickstart: Any) -> None:
     prompt = quickstart()
     trainer = id_of(prompt, "WanLoRATrainer")

@@ -116,7 +116,8 @@ def _saved(folder: Path, values: dict[str, Any]) -> SavedState:
     """What a position file says. ValueError, KeyError or TypeError where it holds something else."""
     position = Position(*(whole_number(values[key], key) for key in ("step", "epoch", "batch", "micro_step")))
     losses, history = ([float(loss) for loss in _of(list, values[key], key)] for key in ("losses", "history"))
-    for key, kind in {"settings": dict, "of_stop": dict, "architecture": str, "dataset": str, "run": str}.items():
+    kinds: dict[str, type[Any]] = {"settings": dict, "of_stop": dict, "architecture": str, "dataset": str, "run": str}
+    for key, kind in kinds.items():
         if key in values:
             _of(kind, values[key], key)
     for key in ("total_steps", "processes"):
