@@ -367,7 +367,7 @@ def test_samples_and_checkpoints_see_the_weights_meant_for_them_and_training_goe
     small.loop.start()
     assert [(step, network, mode) for step, network, mode, _ in samples.made] == [(0, False, False), (1, False, False), (4, False, False)]
     for _, _, _, prediction in samples.made:
-        torch.testing.assert_close(prediction.detach(), torch.full((1, 64), 0.48)), "no number is dropped"
+        torch.testing.assert_close(prediction.detach(), torch.full((1, 64), 0.48))  # no number is dropped
     assert saved == [False] * 3 and stepped == [(True, True)] * 4
 
 
