@@ -98,3 +98,14 @@ def test_names_of_a_kind_with_what_it_lacks_are_another_kind() -> None:
         names = {name: info("F32", 8, 8, 1, 1, 1) for name in rule.has}
         found = kind_of({**names, **{name: info("F32", 8, 8) for name in rule.lacks[:1]}}) if rule.lacks else None
         assert found is None or found.id != rule.id or found.name != rule.name, rule
+
+
+def test_only_what_may_be_missing_may_be_missing(tmp_path: Path) -> None:
+    from musubi_backend.weights.loader import load_into, open_weights
+
+    save_atomic({"weight": torch.ones(2, 2)}, tmp_path / "x.safetensors")
+    weights, layer = open_weights(tmp_path / "x.safetensors"), torch.nn.Linear(2, 2)
+    load_into(layer, weights, optional=["bias"])
+    assert layer.weight.tolist() == [[1, 1], [1, 1]] and not layer.weight.requires_grad
+    with pytest.raises(UserError, match="1 missing: bias"):
+        load_into(layer, weights)
