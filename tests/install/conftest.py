@@ -90,7 +90,7 @@ class SmallPack:
             capture_output=True,
             text=True,
             encoding="utf-8",
-            timeout=120,
+            timeout=1200,
             check=False,
         )
 
