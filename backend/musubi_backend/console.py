@@ -26,9 +26,9 @@ def setup_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
             if _is_a_file(stream):
                 raw = _Log(stream.fileno(), "wb", closefd=False)
-                kept = {"encoding": stream.encoding, "errors": stream.errors, "line_buffering": True}
                 stream.flush()
-                setattr(sys, name, io.TextIOWrapper(io.BufferedWriter(raw), **kept))
+                kept = io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, stream.errors, line_buffering=True)
+                setattr(sys, name, kept)
 
 
 class _Log(io.FileIO):
