@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..backend.musubi_backend.documents import parse_json, read_json
 from ..backend.musubi_backend.errors import UserError
 from ..nodes.catalog import NODES
 from ..nodes.spec import Input, Node
@@ -32,16 +32,14 @@ class Step:
 def read(path: Path) -> dict[str, Step]:
     """The steps of a workflow file by node id. UserError if it is not a workflow of this pack's nodes."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path, dict)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise UserError(f"{path} is not a workflow")
+        raise UserError(f"{path} is not a workflow, which is a JSON object: {error}") from error
     try:
         steps = _from_ui(data) if "nodes" in data else _from_api(data.get("prompt", data))
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise UserError(f"{path} is not a workflow as ComfyUI writes it ({type(error).__name__}: {error})") from error
     for step in steps.values():
         for name, (source, slot) in step.links.items():
@@ -88,7 +86,7 @@ def order(steps: Mapping[str, Step]) -> list[Step]:
 def _value(entry: Input, text: str) -> Any:
     if entry.kind in ("INT", "FLOAT", "BOOLEAN"):
         try:
-            return json.loads(text.lower())
+            return parse_json(text.lower(), object)
         except ValueError:
             return text  # the node's check says what is wrong
     return text

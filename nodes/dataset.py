@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from ..backend.musubi_backend import content
 from ..backend.musubi_backend.atomic import write_text
 from ..backend.musubi_backend.dataset.text import read_text
+from ..backend.musubi_backend.documents import parse_json
 from ..backend.musubi_backend.errors import UserError
 from . import toml_text
 from .inspection import PLACES, inspect, places
@@ -309,7 +309,7 @@ def _listed(path: Path) -> list[Path]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = parse_json(line, object, paths=True)
         except ValueError as error:
             raise UserError(f"{path}, line {number} is not JSON: {error}") from error
         if not isinstance(record, dict):

@@ -15,12 +15,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import ipaddress
-import json
 import socket
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
+from ..backend.musubi_backend.documents import parse_json
 from ..backend.musubi_backend.errors import UserError
 from . import views
 from .jobs import config as configuration
@@ -121,9 +121,7 @@ async def _json(request: Any) -> dict[str, Any]:
         if len(body) > LARGEST_REQUEST:
             raise UserError("this is too long")
     try:
-        values = json.loads(body)
-    except (ValueError, RecursionError) as error:
+        values = parse_json(bytes(body), dict)
+    except ValueError as error:
         raise UserError(f"this is not JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise UserError("this is not a JSON object")
     return values

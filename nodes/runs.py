@@ -16,6 +16,7 @@ from typing import Any
 
 from ..backend.musubi_backend import content
 from ..backend.musubi_backend.atomic import replacing, write_text
+from ..backend.musubi_backend.documents import parse_json
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.training import output_lock, saved_states
 
@@ -87,7 +88,7 @@ class Run:
         if not path.is_file():
             return {}
         try:
-            notes: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            notes: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"), dict, paths=True)
         except ValueError:
             return {}  # only the curve and the shortcut are lost; the states and the LoRA are files of their own
         return notes

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..backend.musubi_backend.atomic import write_text
 from ..backend.musubi_backend.dataset.text import read_text
+from ..backend.musubi_backend.documents import parse_json
 from ..backend.musubi_backend.errors import UserError
 from .jobs import guard
 from .spec import Host
@@ -47,7 +48,7 @@ def load(home: Path, view_id: object) -> dict[str, Any]:
     if not isinstance(view_id, str) or not _ID.fullmatch(view_id):
         raise UserError("this is not the id of a dataset page")
     try:
-        view: dict[str, Any] = json.loads(path(home, view_id).read_text(encoding="utf-8"))
+        view: dict[str, Any] = parse_json(path(home, view_id).read_text(encoding="utf-8"), dict, paths=True)
     except FileNotFoundError:
         raise UserError("this dataset page is not there any more: queue Dataset Viewer again") from None
     return view
@@ -126,7 +127,7 @@ class _Place:
         """(number of the item's first line, counted from 0; what stands there)."""
         for number, line in enumerate(self._text().split("\n")):
             try:
-                record = json.loads(line)
+                record = parse_json(line, object, paths=True)
             except ValueError:
                 continue  # Dataset Config tells of lines that are no JSON
             named = (record.get(self.key) or record.get(f"{self.key}_0")) if isinstance(record, dict) else None

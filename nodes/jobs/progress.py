@@ -205,14 +205,14 @@ class Follower:
             if isinstance(event.get("loss"), (int, float)):
                 self._record_loss(event["step"], float(event["loss"]))
             progress.step = max(progress.step, event["step"])
-            progress.total = event.get("total") or progress.total
+            progress.total = event["total"] if isinstance(event.get("total"), int) else progress.total
             if isinstance(event.get("seconds"), (int, float)):
                 if not self._timed_by_events:
                     self._timed_by_events, self._pace = True, Pace()
                 self._pace.add(1, event["seconds"])
                 progress.rate, progress.left = self._pace.rate(), self._pace.left((progress.total or 0) - progress.step)
         elif kind == "sample":
-            progress.sample = event.get("path")
+            progress.sample = event["path"] if isinstance(event.get("path"), str) else progress.sample
         elif kind == "keep":
             progress.keep = str(event.get("what") or "")
         elif kind == "stopping":

@@ -81,7 +81,7 @@ def test_bad_changes_are_refused(workflow: Any, part: Any, setting: str, words: 
 def test_files_that_are_no_workflows_are_refused(workflow: Any, part: Any, tmp_path: Path) -> None:
     node = {"class_type": "MusubiTuner_VideoOutput", "inputs": {"video": ["9", 0]}}
     for value, words in (
-        ("{", "not JSON"),
+        ("{", "a JSON object"),
         ("[]", "not a workflow"),
         ({"1": {"class_type": "KSampler", "inputs": {}}}, "KSampler"),
         ({"1": node}, "node 9, which is not there"),

@@ -26,6 +26,7 @@ from .. import content
 from ..atomic import write_text
 from ..content import RECORD, Seen
 from ..dataset.media import images_in
+from ..documents import parse_json
 from ..errors import UserError
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ class Sources:
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     """The notes; none when there are none yet or they are damaged."""
     try:
-        return _checked(json.loads(path.read_text(encoding="utf-8")))
+        return _checked(parse_json(path.read_text(encoding="utf-8"), object, paths=True))
     except FileNotFoundError:
         pass
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -9,21 +9,16 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ..documents import parse_json, parse_toml
 from ..errors import UserError
 from . import frames, schema
 from .buckets import Size
 from .text import read_text
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 logger = logging.getLogger(__name__)
 
@@ -180,15 +175,17 @@ def read_file(path: Path) -> Any:
 
 def _parse_json(path: Path, text: str) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text, object)
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not valid JSON: {error.msg} (at line {error.lineno}, column {error.colno})") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from None
 
 
 def _parse_toml(path: Path, text: str) -> Any:
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        return parse_toml(text)
+    except ValueError as error:
         hint = "; in \"double quotes\" a backslash starts an escape: write paths with / or in 'single quotes'" if "\\" in text else ""
         raise UserError(f"{path} is not valid TOML: {error}{hint}") from None
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..documents import parse_json
 from .problems import Problem
 from .text import read_text
 
@@ -45,7 +46,7 @@ def read_records(file: Path, kind: str, *, multiple_target: bool = False) -> tup
 
 def _record(line: str, kind: str, multiple_target: bool) -> Record:
     try:
-        content = json.loads(line)
+        content = parse_json(line, object)
     except json.JSONDecodeError as error:
         raise ValueError(f"not valid JSON: {error.msg} at column {error.colno}") from None
     if not isinstance(content, dict):

@@ -6,7 +6,6 @@ Tensors go from the file into the module one by one. What shapes do not tell (he
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..device import computed_in
+from ..documents import parse_json
 from ..errors import UserError
 from ..weights.geometry import geometry_metadata
 from ..weights.recognise import PREFIXES, expect, recognise
@@ -93,7 +93,7 @@ def _config(path: Path, section: str) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json(path.read_text(encoding="utf-8"), object, paths=True)
         return {**config, **config.get(section, {})}
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}); fetch it again") from error

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import secrets
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..dataset.text import read_text
+from ..documents import parse_json, parse_toml
 from ..errors import UserError
 
 if TYPE_CHECKING:
@@ -161,9 +161,11 @@ def _entries(path: str | Path) -> list[tuple[str, Any]]:
         return [(f"{path} line {number}", line) for number, line in read_lines(path)]
     if suffix == ".json":
         try:
-            found = json.loads(_read(path))
+            found = parse_json(_read(path), object)
         except json.JSONDecodeError as error:
             raise UserError(f"{path} line {error.lineno}: not valid JSON ({error.msg})") from error
+        except ValueError as error:
+            raise UserError(f"{path}: not valid JSON ({error})") from error
     elif suffix == ".toml":
         found = _toml_prompts(path)
     else:
@@ -174,13 +176,9 @@ def _entries(path: str | Path) -> list[tuple[str, Any]]:
 
 
 def _toml_prompts(path: str | Path) -> list[Any]:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
     try:
-        table = tomllib.loads(_read(path)).get("prompt")
-    except tomllib.TOMLDecodeError as error:
+        table = parse_toml(_read(path)).get("prompt")
+    except ValueError as error:
         raise UserError(f"{path}: not valid TOML ({error})") from error
     subsets = table.get("subset") if isinstance(table, dict) else None
     if not isinstance(table, dict) or not isinstance(subsets, list) or not all(isinstance(subset, dict) for subset in subsets):

@@ -7,19 +7,14 @@ have is mentioned and skipped, so that one file may serve several.
 from __future__ import annotations
 
 import logging
-import sys
 from pathlib import Path
 from typing import Any
 
+from ..documents import parse_toml
 from ..errors import UserError
 from .registry import Tool, tools
 from .suggest import did_you_mean
 from .values import checked
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 logger = logging.getLogger(__name__)
 
@@ -54,10 +49,10 @@ def load(tool: Tool, path: str) -> dict[str, Any]:
 
 def _flattened(file: Path) -> dict[str, Any]:
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+        content = parse_toml(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"--config_file: {file} does not exist") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"--config_file {file} cannot be read: {error}") from None
     flat: dict[str, Any] = {}
     for key, value in content.items():

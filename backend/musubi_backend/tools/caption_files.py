@@ -15,6 +15,7 @@ from typing import Any
 
 from ..atomic import write_text
 from ..dataset.text import read_text
+from ..documents import parse_json
 from ..errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ def read_lines(file: Path, key: str) -> dict[str, dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = parse_json(line, object, paths=True)
             medium = record[key]
             if not isinstance(medium, str):
                 raise TypeError(f"{key} is not text")

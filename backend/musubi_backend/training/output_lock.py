@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..documents import parse_json
 from ..errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def holder(path: Path) -> int | None:
     import psutil
 
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"), object, paths=True)
         pid, created = int(values["pid"]), float(values["created"])
     except FileNotFoundError:
         return None

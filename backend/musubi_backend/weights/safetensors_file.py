@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..atomic import replacing
-from ..documents import read_json
+from ..documents import parse_json, read_json, whole_number
 from ..errors import UserError
 
 if TYPE_CHECKING:
@@ -89,12 +89,12 @@ def read_header(path: PathLike) -> Header:
 
 def _parse(path: Path, raw: bytes, data_start: int, size: int) -> Header:
     try:
-        entries = json.loads(raw)
+        entries = parse_json(raw, dict, paths=True)
         metadata = {str(k): str(v) for k, v in (entries.pop("__metadata__", None) or {}).items()}
         tensors = {}
         for name, entry in entries.items():
-            start, end = (data_start + int(offset) for offset in entry["data_offsets"])
-            tensors[name] = TensorInfo(str(entry["dtype"]), tuple(int(n) for n in entry["shape"]), start, end)
+            start, end = (data_start + whole_number(offset, "data_offsets") for offset in entry["data_offsets"])
+            tensors[name] = TensorInfo(str(entry["dtype"]), tuple(whole_number(n, "shape") for n in entry["shape"]), start, end)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not a safetensors file: its header is damaged ({error}). Download it again.") from error
     needed = max((info.end for info in tensors.values()), default=data_start)

@@ -1,0 +1,87 @@
+"""500 damaged files of each format: read, or refused with a UserError; nothing else comes out. The seed is fixed."""
+
+from __future__ import annotations
+
+import json
+import random
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from musubi_backend.dataset.config import read_file
+from musubi_backend.dataset.jsonl import read_records
+from musubi_backend.documents import parse_json, parse_toml
+from musubi_backend.errors import UserError
+from musubi_backend.weights.safetensors_file import read_header
+
+ODD: list[Any] = [None, True, -1, 1e999, "x", "\ud800", [], {}, [[1]], 10**40, 10**17, 0.5, "a" * 5000]
+HOSTILE = [
+    b"[" * 100_000,
+    b'{"a":' * 50_000,
+    b"9" * 50_000,
+    b"\xff\xfe",
+    b'"\\ud800"',
+    b"nul",
+    b"",
+    b'{"a": 1e999}',
+    b"a = " + b"[" * 50_000,
+]
+SEEDS: dict[str, bytes] = {
+    "json": json.dumps({"general": {"resolution": [64, 64]}, "datasets": [{"image_directory": "x", "num_repeats": 1}]}).encode(),
+    "toml": b"[general]\nresolution = [64, 64]\n[[datasets]]\nimage_directory = 'x'\n",
+    "jsonl": b'{"image_path": "x.png", "caption": "a"}\n{"image_path": "y.png", "caption": "b"}\n',
+}
+
+
+def damaged(seed: bytes) -> Iterator[bytes]:
+    source = random.Random(11)
+    yield from HOSTILE
+    for _ in range(500):
+        content = bytearray(seed)
+        for _ in range(source.randrange(1, 6)):
+            at = source.randrange(len(content))
+            content[at : at + source.randrange(4)] = source.choice([b"\x00", b"\xff", b"[", b"}", b'"', b"1e9", b"\\ud8", b"9" * 60, b""])
+        yield bytes(content)
+
+
+@pytest.mark.parametrize("kind", SEEDS)
+def test_files_of_people(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / f"file.{kind}"
+    read: Callable[[Path], Any] = (lambda file: read_records(file, "image")) if kind == "jsonl" else read_file
+    for content in damaged(SEEDS[kind]):
+        path.write_bytes(content)
+        try:
+            read(path)
+        except UserError:
+            pass
+        except (OSError, ValueError):
+            assert kind == "jsonl", "its reader says so"
+
+
+def test_headers(tmp_path: Path) -> None:
+    source, path = random.Random(13), tmp_path / "x.safetensors"
+    for _ in range(500):
+        entry = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
+        entry[source.choice(list(entry))] = source.choice([*ODD, [source.choice(ODD), source.choice(ODD)]])
+        text = json.dumps({"a": source.choice([entry, entry, *ODD]), "__metadata__": source.choice(ODD)}).encode()
+        path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(16))
+        try:
+            header = read_header(path)
+        except UserError:
+            continue
+        assert all(isinstance(side, int) and side >= 0 for info in header.tensors.values() for side in info.shape)
+    for text in HOSTILE:
+        path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(16))
+        with pytest.raises(UserError):
+            assert not read_header(path).tensors
+
+
+def test_what_people_may_not_write_is_said() -> None:
+    for text, said in (("[" * 10**5, "deep"), ("1" * 5000, "digits"), ("[1]", "is needed"), (r'{"a": "\ud83d"}', "half a character")):
+        with pytest.raises(ValueError, match=said):
+            parse_json(text, dict)
+    assert parse_json(r'{"a": "\ud83d\ude00"}', dict) == {"a": "😀"}
+    with pytest.raises(ValueError, match=r"deep|TOML"):
+        parse_toml("a = " + "[" * 10**5)
