@@ -63,8 +63,8 @@ def mend_scripts(environment: Path, former: Path) -> None:
         start = _SHEBANGS.match(data) if sys.platform != "win32" else None
         if start and old in start[0]:
             data = _shebang(python_of(environment)) + data[start.end() :]
-        quoted = b"=" + shlex.quote(str(environment)).encode()
-        data = re.sub(rb"=" + re.escape(old) + rb"$", lambda _, quoted=quoted: quoted, data, flags=re.MULTILINE)
+        quoted = b"=" + shlex.quote(str(environment)).encode().replace(b"\\", b"\\\\")
+        data = re.sub(rb"=" + re.escape(old) + rb"$", quoted, data, flags=re.MULTILINE)
         path.write_bytes(data.replace(old, new))
 
 
