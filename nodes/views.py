@@ -127,10 +127,10 @@ class _Place:
         """(number of the item's first line, counted from 0; what stands there)."""
         for number, line in enumerate(self._text().split("\n")):
             try:
-                record = parse_json(line, object, paths=True)
+                record = parse_json(line, dict, paths=True)
             except ValueError:
                 continue  # Dataset Config tells of lines that are no JSON
-            named = (record.get(self.key) or record.get(f"{self.key}_0")) if isinstance(record, dict) else None
+            named = record.get(self.key) or record.get(f"{self.key}_0")
             if isinstance(named, str) and _same(Path(named), self.medium):
                 return number, record
         raise UserError(f"{self.file.name} does not list {self.medium.name} any more: queue Dataset Viewer again")

@@ -93,7 +93,7 @@ def _config(path: Path, section: str) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        config = parse_json(path.read_text(encoding="utf-8"), object, paths=True)
+        config = parse_json(path.read_text(encoding="utf-8"), dict, paths=True)
         return {**config, **config.get(section, {})}
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}); fetch it again") from error

@@ -120,7 +120,7 @@ def read_lines(file: Path, key: str) -> dict[str, dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            record = parse_json(line, object, paths=True)
+            record = parse_json(line, dict, paths=True)
             medium = record[key]
             if not isinstance(medium, str):
                 raise TypeError(f"{key} is not text")

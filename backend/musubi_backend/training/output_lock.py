@@ -47,7 +47,7 @@ def holder(path: Path) -> int | None:
     import psutil
 
     try:
-        values = parse_json(path.read_text(encoding="utf-8"), object, paths=True)
+        values = parse_json(path.read_text(encoding="utf-8"), dict, paths=True)
         pid, created = int(values["pid"]), float(values["created"])
     except FileNotFoundError:
         return None

@@ -31,7 +31,7 @@ class StoredGeometry:
     def from_json(cls: type[T], text: str) -> T:
         """UserError when `text` is not what `to_json` writes."""
         try:
-            values = parse_json(text, object, paths=True)
+            values = parse_json(text, dict, paths=True)
             return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
         except (ValueError, TypeError, AttributeError) as error:
             raise UserError(f"the metadata {GEOMETRY_KEY} of the weight file is not understood: {error}") from error
@@ -47,7 +47,7 @@ def geometry_metadata(path: PathLike) -> dict[str, Any]:
     if text is None:
         return {}
     try:
-        found = parse_json(text, object, paths=True)
+        found = parse_json(text, dict, paths=True)
     except ValueError as error:
         raise UserError(f"{file}: the metadata {GEOMETRY_KEY} is not valid JSON ({error})") from None
     if not isinstance(found, dict):

@@ -61,8 +61,9 @@ def _split(path: str) -> tuple[str, str]:
     known = next((at for at in starts if lora_names.find(path[at:]) is not None), None)
     if known is None and underscored is None:
         known = _known_end(path, starts[-1])
-    if known is None:  # "transformer_blocks_0_..." begins no prefix
+    if known is None:  # "transformer_blocks_0_..." begins no prefix, and in "lora_unet_unet_down_..." the layer begins with the second
         starts = [at for at in starts if not path.startswith("blocks_", at)] or starts
+        starts = starts[:2] if underscored else starts
     at = starts[-1] if known is None else known
     return path[:at], path[at:]
 
