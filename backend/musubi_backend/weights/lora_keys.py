@@ -62,7 +62,7 @@ def _split(path: str) -> tuple[str, str]:
     if known is None and underscored is None:
         known = _known_end(path, starts[-1])
     if known is None:  # "transformer_blocks_0_..." begins no prefix, and in "lora_unet_unet_down_..." the layer begins with the second
-        starts = [at for at in starts if not path.startswith("blocks_", at)] or starts
+        starts = [at for at in starts if not path.startswith("transformer_blocks_", at - len("transformer_"))] or starts
         starts = starts[:2] if underscored else starts
     at = starts[-1] if known is None else known
     return path[:at], path[at:]
