@@ -61,7 +61,6 @@ def run(args: Namespace, architecture: Architecture) -> None:
     if getattr(args, "interactive", False) and job.folder() is not None:
         raise UserError("--interactive reads prompts from a terminal; use --from_file in a job")
     session = Session(args, architecture)
-    session.try_places()
     logger.info(f"Using device: {session.device}")
     if args.latent_path:
         session.decode_files(args.latent_path)
@@ -87,7 +86,7 @@ class Session:
         self.transformer: torch.nn.Module | None = None
 
     def try_places(self) -> None:
-        """See that what will be made can be written. UserError where not."""
+        """See that what will be made can be written, once what is asked for is known to be possible. UserError where not."""
         args, card = self.args, self.architecture.card
         if args.save_merged_model and not args.latent_path:
             place.try_file(Path(args.save_merged_model), "--save_merged_model")
@@ -102,6 +101,7 @@ class Session:
         """--prompt and --from_file."""
         failures: dict[str, str] = {}
         requests = self._requests(failures)
+        self.try_places()
         self._encode(requests, failures)
         results: list[Result] = []
         with self._keeping(results):
@@ -115,6 +115,7 @@ class Session:
 
     def interactive(self) -> None:
         """Prompt lines from the terminal until end of file. The transformer stays loaded, beside the device if that is a GPU."""
+        self.try_places()
         print("Interactive mode. Enter prompts (Ctrl+D or Ctrl+Z (Windows) to exit):")
         while True:
             try:
@@ -139,6 +140,7 @@ class Session:
         """--latent_path: decode saved latents again."""
         card = self.architecture.card
         files = [(path, outputs.load_latents(path, card.latent_channels)) for path in paths]
+        self.try_places()
         decoder = self.architecture.latent_decoder(self.args, self.device)
         for path, saved in files:
             logger.info(f"Loaded latent from {path}. Shape: {saved.latents.shape}")
@@ -148,7 +150,7 @@ class Session:
     def save_merged(self, path: Path) -> None:
         """--save_merged_model: the transformer with the LoRAs in its weights, as one file; of two experts each as one. UserError when
         that would replace a file it is made of."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self.try_places()
         sources = {"": self.architecture.weight_file(self.args)}
         if getattr(self.args, "dit_high_noise", None):
             sources = {LOW: self.args.dit, HIGH: self.args.dit_high_noise}
