@@ -159,7 +159,7 @@ def read_pictures(path: str | Path, selection: Selection = Selection()) -> tuple
             frames, rate = Rate(float(rate), selection.fps).taken(frames, timing), Fraction(selection.fps).limit_denominator(1000)
         pictures = _selected(frames, selection.numbers(rate))
     except UnusableMedium as unusable:
-        raise UserError(f"{source}: {unusable.problem.reason}") from None
+        raise UserError(str(unusable.problem)) from None
     if not pictures:
         raise UserError(f"{source}: no pictures in it" + (f" from number {selection.start} on" if selection.start else ""))
     return pictures, selection.rate(rate)

@@ -7,6 +7,7 @@ function of arXiv 2312.02696 (section 3.1 and algorithm 2). It runs in float32, 
 from __future__ import annotations
 
 import contextlib
+import logging
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from ..weights.arrays import TensorFile, as_bytes, from_float32, is_float
 from ..weights.safetensors_file import TensorInfo, read_header
 from ..weights.streamed_file import Target, refuse_inputs, write
 from .ema_schedule import averaged_name, counted_once, linear_betas, power_betas
+
+logger = logging.getLogger(__name__)
 
 _ALPHA = ".alpha"
 
@@ -82,7 +85,7 @@ def _check(files: Sequence[TensorFile], averages: Sequence[_Average]) -> None:
             _check_tensor(first, file, key, info)
         missing = [key for key in first.tensors if key not in file.tensors]
         if missing:
-            print(f"{file.path} has {len(missing)} tensors fewer, such as {missing[0]}: they are averaged without it")
+            logger.warning("%s has %d tensors fewer, such as %s: they are averaged without it", file.path, len(missing), missing[0])
 
 
 def _check_tensor(first: TensorFile, file: TensorFile, key: str, info: TensorInfo) -> None:
