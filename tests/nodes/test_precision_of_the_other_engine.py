@@ -37,5 +37,4 @@ def test_musubi_tuner_and_accelerate_are_told_what_the_file_is(part: Any, shared
     words = (tmp_path / "words").read_text()
     short = "fp16" if dtype == torch.float16 else "bf16"
     assert "auto" not in words
-    assert f"--mixed_precision\n{short}\n" in words, "accelerate"
-    assert f"--mixed_precision={short}\n" in words, "musubi-tuner"
+    assert words.count(f"--mixed_precision\n{short}\n") == 2, "accelerate and musubi-tuner"

@@ -33,6 +33,7 @@ ONLY_ON_A_TERMINAL = {  # no node sets them
     "latent_path lycoris save_merged_model split_uncond",
     CACHE_LATENTS: "console_back console_num_images console_width debug_mode",
     CAPTION: "tokenizer",
+    LORA_MERGE: "skip_mismatched",
 }
 SET_BY_NODES = {  # not by a widget, but by what the node knows
     TRAIN: "dit_in_channels logging_dir no_metadata output_dir network_args",
