@@ -24,13 +24,24 @@ _one_at_a_time = threading.Lock()  # nodes of a graph run beside each other, and
 Put = Callable[[Path, Path], object]
 
 
+class NotPlaced(UserError):
+    """A finished file stays where it was made; the message says where."""
+
+
 @contextlib.contextmanager
 def made_beside(wanted: Path) -> Iterator[Path]:
     """Where to make the file that will be called `wanted`: of the same name, in a hidden folder on the same disk. What is not taken from
-    there is removed."""
+    there is removed, unless it is a finished file that could not be placed."""
     wanted.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".", dir=wanted.parent, ignore_cleanup_errors=True) as folder:
-        yield Path(folder) / wanted.name
+    folder = Path(tempfile.mkdtemp(prefix=".", dir=wanted.parent))
+    try:
+        yield folder / wanted.name
+    except NotPlaced:
+        raise
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def place(made: Path, wanted: Path, put: Put = os.replace) -> tuple[Path, str]:
@@ -39,23 +50,23 @@ def place(made: Path, wanted: Path, put: Put = os.replace) -> tuple[Path, str]:
 
     put: moves, or copies, the first path to the second. Returns the path, and what to say of the name.
     """
-    wanted.parent.mkdir(parents=True, exist_ok=True)
-    with _one_at_a_time:
-        if _placed(made, wanted, put):
-            return wanted, ""
-        target = wanted.with_name(f"{wanted.stem}-{_hash(made)}{wanted.suffix}")
-        if not _placed(made, target, put):
-            raise UserError(f"{target} could not be written; the finished file is {made}")
+    target = wanted
+    try:
+        wanted.parent.mkdir(parents=True, exist_ok=True)
+        with _one_at_a_time:
+            if _placed(made, wanted, put):
+                return wanted, ""
+            target = wanted.with_name(f"{wanted.stem}-{_hash(made)}{wanted.suffix}")
+            if not _placed(made, target, put):
+                raise NotPlaced(f"{target} could not be written; the finished file is {made}")
+    except OSError as error:
+        raise NotPlaced(f"{target} could not be written: {reason(error)}; the finished file is {made}") from error
     return target, f"{wanted.name} is another file, or in use, and was left as it is; this one is {target.name}"
 
 
 def publish(lora: Path, loras: Path, name: str) -> tuple[str, Path, str]:
     """As `place`, a copy of a LoRA to where ComfyUI offers it. Returns its name in the list of LoRAs, the path, and what to say."""
-    wanted = loras / LORA_SUBFOLDER / f"{name}.safetensors"
-    try:
-        path, said = place(lora, wanted, shutil.copyfile)
-    except OSError as error:
-        raise UserError(f"{wanted} could not be written: {reason(error)}; the finished LoRA is {lora}") from error
+    path, said = place(lora, loras / LORA_SUBFOLDER / f"{name}.safetensors", shutil.copyfile)
     return listed(path), path, said
 
 

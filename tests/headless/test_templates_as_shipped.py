@@ -100,6 +100,7 @@ class Planned:
         args = parse(target.name, words[1:])
         if target.architecture is None:
             assert [recognise(path).id for path in (args.dit, *args.lora_weight)] == ["wan_transformer", "lora", "lora"]  # type: ignore[union-attr]
+            Path(args.save_merged_model).write_bytes(b"merged")
             return
         architecture = architectures.load(target.architecture)
         command_line._check_models(args, architecture.card)

@@ -68,7 +68,7 @@ def test_what_is_not_there_or_not_allowed_is_refused(part: Any, host: Any, tmp_p
         ({}, "choose a video"),
         ({"path": "/etc/passwd"}, "outside the folders"),
         ({"path": "gone.mp4"}, "does not exist"),
-        ({"path": "notes.txt"}, "cannot be read as a video"),
+        ({"path": "notes.txt"}, "the video cannot be read"),
         ({"path": "clip 猫.mp4", "start": FRAMES}, "no pictures in it"),
         ({"file": "other.mp4"}, "does not exist"),
     ):

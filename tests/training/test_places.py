@@ -75,6 +75,6 @@ def test_an_error_of_the_file_system_is_a_sentence(monkeypatch: pytest.MonkeyPat
     def refuse(*_: Any, **__: Any) -> None:
         raise PermissionError(13, "Permission denied", "/models/cat.safetensors")
 
-    monkeypatch.setattr("musubi_backend.training.train._train", refuse)
+    monkeypatch.setattr("musubi_backend.training.train.prepare", refuse)
     assert project.refused("out") == 1
     assert capfd.readouterr().err.splitlines()[-1] == "ERROR: /models/cat.safetensors: Permission denied"
