@@ -23,10 +23,10 @@ def write(path: Path, entries: dict[str, object], data: bytes) -> Path:
 @pytest.mark.parametrize(
     ("offsets", "shape", "words"),
     [
-        ([-8, 0], [2], "does not fit its bytes"),
+        ([-8, 0], [2], "header is damaged"),
         ([8, 0], [2], "does not fit its bytes"),
         ([0, 8], [3], "does not fit its bytes"),
-        ([0, 8], [-2], "does not fit its bytes"),
+        ([0, 8], [-2], "header is damaged"),
         ([0, 12], [3], "is truncated"),
         ([4, 12], [2], "is truncated"),
         ([0], [2], "header is damaged"),
