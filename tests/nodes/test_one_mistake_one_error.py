@@ -109,7 +109,7 @@ WRONG: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("TextEncoderCache", {"device": "abacus"}, "device"),
     ("WanModelPaths", {"dit": "gone.safetensors"}, "dit"),
     ("WanModelPaths", {"vae": "../../etc/passwd"}, "vae"),
-    ("WanModelPaths", {"task": "i2v-14B", "clip": "none"}, "clip"),
+    ("WanModelPaths", {"task": "i2v-14B", "dit": "demo_wan_i2v.safetensors", "clip": "none"}, "clip"),
     ("HunyuanVideoModelPaths", {"text_encoder1": "gone.safetensors"}, "text_encoder1"),
     ("FramePackModelPaths", {"image_encoder": "gone.safetensors"}, "image_encoder"),
     ("LoRATrainingConfig", {"fp8_scaled": True, "fp8_base": False}, "fp8_scaled"),
