@@ -168,3 +168,4 @@ def test_events_end_nothing_when_the_disk_is_full(small_disk: Path, monkeypatch:
     (small_disk / "filler").write_bytes(bytes(2 * 2**20 - 8192))
     for number in range(2000):
         backend_job.event("step", step=number, text="x" * 100)
+    assert (small_disk / "metrics.jsonl").stat().st_size < 2000 * 100, "there was no room for all"

@@ -20,6 +20,7 @@ from ..weights.safetensors_file import split_files
 
 if TYPE_CHECKING:
     from ..architectures.card import Card
+    from .sources import Made, Sources
 
 logger = logging.getLogger(__name__)
 
@@ -110,12 +111,32 @@ def settings_of(args: Namespace, files: Iterable[str], names: Iterable[str]) -> 
     return settings
 
 
-def log_sources(again: Counter[str], adopted: int) -> None:
-    """Say which items are cached again although caches that fit are there, and for how many it is not known what they were made from."""
-    for reason, count in again.items():
-        logger.info("%s cached again: %s", "1 item is" if count == 1 else f"{count} items are", reason)
-    if adopted:
-        logger.info("Of %d items it is not noted what their caches were made from; they are taken as good", adopted)
+class FittingCaches:
+    """What `--skip_existing` makes of caches that fit their items: which stay by the notes on what they were made from."""
+
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+        self._again: Counter[str] = Counter()
+        self._adopted = 0
+
+    def stay(self, key: str, paths: Sequence[Path], made: Made) -> bool:
+        """Are an item's caches good? Those that nothing is noted about are taken as good, and noted. made: what they should be made of."""
+        reason = self._sources.problem(key, paths, made)
+        if reason is not None:
+            self._again[reason] += 1
+            return False
+        if not self._sources.known(key, paths):
+            self._sources.made(key, paths, made)
+            self._adopted += 1
+        return True
+
+    def log(self) -> None:
+        """Say which items are cached again although caches that fit are there, and for how many it is not known what they were made
+        from."""
+        for reason, count in self._again.items():
+            logger.info("%s cached again: %s", "1 item is" if count == 1 else f"{count} items are", reason)
+        if self._adopted:
+            logger.info("Of %d items it is not noted what their caches were made from; they are taken as good", self._adopted)
 
 
 def log_skipped(skipped: int, what: Any) -> None:

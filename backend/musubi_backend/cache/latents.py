@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from argparse import Namespace
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -26,7 +26,7 @@ from ..dataset.problems import Problem
 from ..device import pick_device
 from ..errors import UserError
 from ..threads import decoders
-from .caching import REMEDY, Progress, find_items, log_skipped, log_sources, out_of_memory, remove_old, report, settings_of, try_caches
+from .caching import REMEDY, FittingCaches, Progress, find_items, log_skipped, out_of_memory, remove_old, report, settings_of, try_caches
 from .headers import latents_problem
 from .names import latent_files, parse_latent_name
 from .sources import Made, Sources, dataset_settings, latents_key
@@ -123,8 +123,7 @@ def _left_to_do(discovery: Discovery, architecture: Architecture, args: Namespac
     if not args.skip_existing:
         work.items.extend(discovery.items)
         return work
-    again: Counter[str] = Counter()
-    adopted = 0
+    fitting = FittingCaches(work.sources)
     for item in discovery.items:
         foreseen = foresee(item, card)
         if isinstance(foreseen, Problem):
@@ -134,17 +133,11 @@ def _left_to_do(discovery: Discovery, architecture: Architecture, args: Namespac
             work.items.append(item)
             continue
         paths = [path for entry in foreseen.entries for path in entry.latent_paths(card)]
-        made = work.look_at(item, card)
-        reason = work.sources.problem(latents_key(item, card), paths, made)
-        if reason is not None:
-            again[reason] += 1
+        if fitting.stay(latents_key(item, card), paths, work.look_at(item, card)):
+            work.wanted.update(paths)
+        else:
             work.items.append(item)
-            continue
-        work.wanted.update(paths)
-        if not work.sources.known(latents_key(item, card), paths):
-            work.sources.made(latents_key(item, card), paths, made)
-            adopted += 1
-    log_sources(again, adopted)
+    fitting.log()
     return work
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from argparse import Namespace
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from ..dataset.problems import Note, gathered
 from ..device import pick_device
 from ..errors import UserError
 from ..weights.safetensors_file import read_header
-from .caching import Progress, find_items, log_skipped, log_sources, out_of_memory, remove_old, settings_of, try_caches
+from .caching import FittingCaches, Progress, find_items, log_skipped, out_of_memory, remove_old, settings_of, try_caches
 from .headers import text_problem
 from .names import text_files
 from .sources import Made, Sources, text_key
@@ -70,19 +69,13 @@ def _left_to_do(discovery: Discovery, card: Card, made: Made, args: Namespace) -
     if not args.skip_existing:
         work.items.extend(discovery.items)
         return work
-    again: Counter[str] = Counter()
-    adopted = 0
+    fitting = FittingCaches(work.sources)
     for item in discovery.items:
-        path, key = text_path(item, card), text_key(item, card)
-        if text_problem(path, card, caption=item.caption, needs=card.text_keys):
+        path = text_path(item, card)
+        lacking = text_problem(path, card, caption=item.caption, needs=card.text_keys)
+        if lacking or not fitting.stay(text_key(item, card), [path], made):
             work.items.append(item)
-        elif reason := work.sources.problem(key, [path], made):
-            again[reason] += 1
-            work.items.append(item)
-        elif not work.sources.known(key, [path]):
-            work.sources.made(key, [path], made)
-            adopted += 1
-    log_sources(again, adopted)
+    fitting.log()
     return work
 
 
