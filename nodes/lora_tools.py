@@ -159,7 +159,7 @@ class LoRAMerger(Node):
         id="MusubiTuner_LoRAMerger",
         display_name="LoRA Merger",
         category=CATEGORY,
-        description="Merge LoRAs of any layout: into a transformer, which keeps its names and number format (8 bits too), or into one "
+        description="Merge LoRAs of any layout: into a transformer, which keeps its names and dtype (8 bits too), or into one "
             "LoRA, exactly or of a chosen rank.",
         inputs=(
             folder("model", MODELS, "The transformer to merge into. none: the LoRAs become one LoRA.", empty=NONE),

@@ -215,11 +215,11 @@ def _has_header(path: Path) -> bool:
 
 
 def _check_same_format(card: Card, transformers: Collection[Path]) -> None:
-    """UserError for two experts of different number formats. Reads headers."""
+    """UserError for two experts of different dtypes. Reads headers."""
     formats = {path.name: stored_precision(path, card) for path in transformers}
     if len(set(formats.values())) > 1:
         named = " and ".join(f"{name} ({stored})" for name, stored in formats.items())
-        raise UserError(f"{HIGH_NOISE}: {named} have different number formats; choose two files of the same")
+        raise UserError(f"{HIGH_NOISE}: {named} have different dtypes; choose two files of the same")
 
 
 def _input_channels(dit: Path) -> int | None:

@@ -44,7 +44,7 @@ def cpu_computes_in(dtype: torch.dtype) -> bool:
 
 def computed_in(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     """`dtype`, or float32 on a CPU that has no instructions for it: it would imitate it, up to 90 times slower. For everything whose
-    number format the user has not named. Imports torch."""
+    dtype the user has not named. Imports torch."""
     import torch
 
     return dtype if device.type != "cpu" or dtype == torch.float32 or cpu_computes_in(dtype) else torch.float32

@@ -1,4 +1,4 @@
-"""Stand-ins of the published model files: real headers (names, shapes, number formats) over a hole, so that 28 GB take no disk.
+"""Stand-ins of the published model files: real headers (names, shapes, dtypes) over a hole, so that 28 GB take no disk.
 
 Names of transformers are those that musubi-tuner's own small models have (`golden/`), with as many layers as the
 published ones; names of the others and all shapes are those of transformers' and diffusers' classes at the published sizes.
@@ -33,7 +33,7 @@ _WIDER = ("encoder.downsamples.3.shortcut.weight", "encoder.downsamples.3.shortc
 
 
 def write(path: Path, shapes: Shapes, dtype: str, real: Mapping[str, bytes] | None = None, scaled: Collection[str] = ()) -> None:
-    """A file of tensors of one number format, all a hole but for `real`: bytes that are read before any weight (a tokenizer).
+    """A file of tensors of one dtype, all a hole but for `real`: bytes that are read before any weight (a tokenizer).
 
     scaled: the weights that are 8-bit floats with a scale, as ComfyUI has them.
     """

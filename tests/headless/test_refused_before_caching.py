@@ -64,7 +64,7 @@ def test_two_experts_of_different_formats(place: Path) -> None:
     settings = ("task=t2v-A14B", "dit=half.safetensors", "dit_high_noise=brain.safetensors")
     result = run(place, ROOT / "workflows" / "quickstart.json", *(f"WanModelPaths.{setting}" for setting in settings))
     assert result.returncode == 2
-    assert "half.safetensors (fp16) and brain.safetensors (bf16) have different number formats" in result.stderr
+    assert "half.safetensors (fp16) and brain.safetensors (bf16) have different dtypes" in result.stderr
 
 
 def test_models_of_another_architecture(place: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Every shipped template with its own widget values and files of the published names, shapes and number formats: all nodes, argument lists,
+"""Every shipped template with its own widget values and files of the published names, shapes and dtypes: all nodes, argument lists,
 checks and the plan of memory, up to the point where weights are read. The files are headers over a hole (`stand_ins`)."""
 
 from __future__ import annotations

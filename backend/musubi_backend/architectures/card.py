@@ -64,7 +64,7 @@ class Card:
     comfy_lora         where ComfyUI does not know the names that musubi-tuner gives layers in LoRA files: the card by whose original
                        names it knows them
     lora_exclude       full-match pattern of module paths left out by default
-    dtype_tensors      the tensor whose number format is that of the whole transformer file, by the names that programs give it
+    dtype_tensors      the tensor whose dtype is that of the whole transformer file, by the names that programs give it
     keeps_16_bits      a transformer file in 16 bits is computed with as it is: `--mixed_precision` must agree
     fp8_target/exclude substrings that decide which weights fp8_scaled quantises
     model_folders      part -> ComfyUI folder key, in the order a node shows them

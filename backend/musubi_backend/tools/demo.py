@@ -2,7 +2,7 @@
 
 Nothing in them was trained. The transformers pass their input through and are easy to teach by LoRA (`demo_wan_transformer`); the
 VAEs really encode and decode, blurred (`demo_wan_vae`); the other encoders are random, with tokenizers made from a few captions.
-All files carry the layout and the number format of the real ones.
+All files carry the layout and the dtype of the real ones.
 """
 
 from __future__ import annotations

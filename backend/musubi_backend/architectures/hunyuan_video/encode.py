@@ -107,7 +107,7 @@ def _first(count: int, length: int) -> Tensor:
 
 
 def vae_and_kept(args: Namespace, device: torch.device, card: Card) -> tuple[HunyuanVAE, torch.dtype]:
-    """(`load_vae`, the number format of latents in caches: `--vae_dtype`, else the architecture's own)."""
+    """(`load_vae`, the dtype of latents in caches: `--vae_dtype`, else the architecture's own)."""
     return load_vae(args, device, card), _dtypes(args, device, card)[0]
 
 

@@ -62,7 +62,7 @@ def check_experts(args: Namespace) -> None:
     stored = [file_dtype(_open(one), CARD) for one in (args, _of_high_noise(args))]
     if stored[0] != stored[1]:
         names = " and ".join(str(dtype or "8-bit floats").removeprefix("torch.") for dtype in stored)
-        raise UserError(f"--dit and --dit_high_noise have different number formats ({names}); use two files of the same")
+        raise UserError(f"--dit and --dit_high_noise have different dtypes ({names}); use two files of the same")
 
 
 def _check_both_are_trained(args: Namespace) -> None:

@@ -139,7 +139,7 @@ GROUPS = (
                 "--save_merged_model",
                 required=True,
                 path="output",
-                help="File to write, with the names and number formats of --dit. It must not be one of the inputs.",
+                help="File to write, with the names and dtypes of --dit. It must not be one of the inputs.",
             ),
             Option("--device", default="cpu", help="Where the products are computed; cpu is fast enough for most."),
         ),
