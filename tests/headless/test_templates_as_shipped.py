@@ -197,5 +197,5 @@ def test_every_named_file_is_one_of_readmes(place: Path) -> None:
     """What a template names is in the README's tables, and the other way round."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for path in (place / "models").rglob("*.safetensors"):
-        if "loras" not in path.parts:
+        if "loras" not in path.parts and path.stem != "my_merged_model":  # that one a template makes
             assert f"`{path.stem}" in text, path.name
