@@ -1,10 +1,12 @@
-"""Architectures are discovered: every sub-folder with a `card.py` is one."""
+"""Architectures are discovered: every sub-folder with a `card.py` is one, and everything that knows it lies in there."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 from functools import lru_cache
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from .card import Card
@@ -15,21 +17,36 @@ if TYPE_CHECKING:
 
 @lru_cache(maxsize=1)
 def cards() -> dict[str, Card]:
-    """All cards by id, without importing any model code."""
-    found: dict[str, Card] = {}
-    for module in pkgutil.iter_modules(__path__):
-        if module.ispkg:
-            card = importlib.import_module(f"{__name__}.{module.name}.card").CARD
-            if card.id in found:
-                raise RuntimeError(f"two architecture folders claim the id {card.id!r}")
-            found[card.id] = card
-    return found
+    """All cards by id, in the order of lists, without importing any model code."""
+    found = [importlib.import_module(f"{__name__}.{folder}.card").CARD for folder in _folders()]
+    by_id = {card.id: card for card in sorted(found, key=lambda card: (card.order, card.id))}
+    if len(by_id) < len(found):
+        raise RuntimeError("two architecture folders claim the same id")
+    return by_id
+
+
+def default_card() -> Card:
+    """The architecture that is meant where none is named."""
+    return next(iter(cards().values()))
+
+
+def part_of(card_id: str, module: str) -> ModuleType | None:
+    """A module of an architecture's folder, such as "options"; None where it has no such module. KeyError for an unknown id."""
+    for folder in _folders():
+        if importlib.import_module(f"{__name__}.{folder}.card").CARD.id == card_id:
+            name = f"{__name__}.{folder}.{module}"
+            return importlib.import_module(name) if importlib.util.find_spec(name) else None
+    raise KeyError(f"no architecture {card_id!r}; known: {', '.join(cards())}")
 
 
 def load(card_id: str) -> Architecture:
     """The adapter of one architecture. Imports torch lazily, when its methods are called."""
-    for module in pkgutil.iter_modules(__path__):
-        if module.ispkg and importlib.import_module(f"{__name__}.{module.name}.card").CARD.id == card_id:
-            adapter: Architecture = importlib.import_module(f"{__name__}.{module.name}.adapter").ADAPTER
-            return adapter
-    raise KeyError(f"no architecture {card_id!r}; known: {', '.join(cards())}")
+    module = part_of(card_id, "adapter")
+    if module is None:
+        raise KeyError(f"the architecture {card_id!r} has no adapter.py")
+    adapter: Architecture = module.ADAPTER
+    return adapter
+
+
+def _folders() -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(__path__) if module.ispkg]

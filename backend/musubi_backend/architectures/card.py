@@ -53,6 +53,7 @@ class Card:
     """Facts about one architecture.
 
     id                 short name in file names of caches ("wan")
+    order              where the architecture stands in lists; the first one is the default
     name               name in cache metadata and `ss_base_model_version`
     title              what a person calls it
     tool_prefix        prefix of the tool names: "wan_" gives `wan_train_network`
@@ -97,6 +98,7 @@ class Card:
     lora_exclude: str
     tasks: tuple[Task, ...]
     model_folders: dict[str, str]
+    order: int = 100
     kinds: dict[str, tuple[str, ...]] = field(default_factory=dict)
     dtype_tensors: tuple[str, ...] = ()
     keeps_16_bits: bool = False

@@ -6,6 +6,7 @@ from ..card import Card, Task
 
 CARD = Card(
     id="fp",
+    order=3,
     name="framepack",
     title="FramePack",
     tool_prefix="fpack_",

@@ -6,6 +6,7 @@ from ..card import Card, Task
 
 CARD = Card(
     id="hv",
+    order=2,
     name="hunyuan_video",
     title="HunyuanVideo",
     tool_prefix="hv_",

@@ -22,6 +22,7 @@ NEGATIVE_PROMPT = (
 
 CARD = Card(
     id="wan",
+    order=1,
     name="wan",
     title="Wan2.1",
     tool_prefix="wan_",
