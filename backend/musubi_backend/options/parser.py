@@ -93,7 +93,8 @@ def _unknown(target: Tool, words: list[str]) -> str:
         return f"{target.name} does not know what to do with {words[0]!r}; put quotes around values with spaces"
     flag = flags[0]
     elsewhere = [other.name for other in tools().values() if flag in {option.flag for option in other.options}]
-    hint = f"; {', '.join(elsewhere)} {'has' if len(elsewhere) == 1 else 'have'} it" if elsewhere else did_you_mean(flag, [option.flag for option in target.options])
+    have = f"; {', '.join(elsewhere)} {'has' if len(elsewhere) == 1 else 'have'} it"
+    hint = have if elsewhere else did_you_mean(flag, [option.flag for option in target.options])
     return f"{target.name} has no flag {flag}{hint}. A value that begins with '-' is written --flag=VALUE. All flags: --help"
 
 
