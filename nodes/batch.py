@@ -112,6 +112,7 @@ class BatchProcessor(Node):
             widget(_TOOL, "offload_inactive_dit"),
             *loras.inputs(2, "high_", " to the high-noise model of Wan2.2", hidden=True),
             Input("prompt_list", ANY, "Prompts from other nodes: a text of lines, or a list of texts", optional=True, many=True),
+            widget(_TOOL, "skip_mismatched"),
         ),
         outputs=(
             Output("videos", "VIDEO", "The videos, in the order of the prompts", many=True),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..backend.musubi_backend import content, place
+from ..backend.musubi_backend.architectures import cards
 from ..backend.musubi_backend.architectures.card import Card
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.argv import to_argv
@@ -25,6 +26,7 @@ from .widgets import UNSET, settings, widget
 
 SUFFIXES = (".mp4", ".png")
 LORAS = 4
+_GENERATE = tool_names(cards()["wan"])[GENERATE]
 TEXT_ONLY = 16  # input channels of a transformer that takes noise alone
 
 
@@ -52,7 +54,7 @@ def generator_spec(name: str, title: str, description: str, inputs: tuple[Input,
         display_name=f"{title} Generator",
         category="MusubiTuner/Generate",
         description=f"{description} The models are loaded in the backend, not in ComfyUI.",
-        inputs=inputs,
+        inputs=(*inputs, widget(_GENERATE, "skip_mismatched")),
         outputs=(
             Output("video", "VIDEO", "The video"),
             Output("frames", "IMAGE", "Its frames"),

@@ -170,6 +170,7 @@ class LoRAMerger(Node):
             Input("output_name", "STRING", "Name of the result, without .safetensors: a LoRA goes to loras/musubi_tuner, a transformer "
                 "beside the one it was merged into. Another file of that name stays; the result then gets a hash behind its name.",
                   default="my_merge"),
+            widget(LORA_MERGE, "skip_mismatched"),
         ),
         outputs=(Output("name", ANY, "Name of the result for loaders"), Output("path", "STRING", "The file"), _REPORT),
         is_output=True,
@@ -189,7 +190,8 @@ class LoRAMerger(Node):
         if inputs["model"] != NONE:
             return await self._into_model(host, inputs, values)
         target = lora_target(host, inputs["output_name"])
-        path, said, log = await _made(host, LORA_COMBINE, {**settings(self.spec.inputs, inputs), **values}, "output", target)
+        chosen = applicable(self.spec.inputs, inputs, LORA_COMBINE, "LoRAs that become one LoRA")
+        path, said, log = await _made(host, LORA_COMBINE, {**chosen, **values}, "output", target)
         report = _said(log, ("combined ", "exact", "rank "))
         return Result((listed(path), str(path), report), text=_lines(report, path, said), files=(path,))
 

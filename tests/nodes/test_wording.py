@@ -27,13 +27,12 @@ ONLY_ON_A_TERMINAL = {  # no node sets them
     "ddp_timeout disable_numpy_memmap dit_dtype dynamo_backend dynamo_dynamic dynamo_fullgraph dynamo_mode force_v2_1_time_embedding "
     "img_in_txt_in_offloading log_config log_prefix log_tracker_name log_with lr_scheduler_args lr_scheduler_timescale "
     "lr_scheduler_type metadata_arch metadata_author metadata_description metadata_license metadata_reso metadata_tags metadata_title "
-    "show_timesteps wandb_api_key wandb_run_name",
+    "show_timesteps skip_mismatched wandb_api_key wandb_run_name",
     GENERATE: "ckpt_dir compile_args compile_backend compile_cache_size_limit compile_dynamic compile_fullgraph compile_mode "
     "disable_numpy_memmap exclude_patterns force_v2_1_time_embedding fp8_fast img_in_txt_in_offloading include_patterns interactive "
     "latent_path lycoris save_merged_model split_uncond",
     CACHE_LATENTS: "console_back console_num_images console_width debug_mode",
     CAPTION: "tokenizer",
-    LORA_MERGE: "skip_mismatched",
 }
 SET_BY_NODES = {  # not by a widget, but by what the node knows
     TRAIN: "dit_in_channels logging_dir no_metadata output_dir network_args",

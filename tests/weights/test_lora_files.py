@@ -10,6 +10,7 @@ from musubi_backend.architectures.wan.keys import GEOMETRY_KEY, WanGeometry
 from musubi_backend.architectures.wan.load import load_transformer
 from musubi_backend.errors import UserError
 from musubi_backend.layers.lora_files import LoRAMerge, read_lora
+from musubi_backend.options.parser import parse
 from musubi_backend.weights.safetensors_file import load, save_atomic
 
 CPU = torch.device("cpu")
@@ -110,6 +111,33 @@ def test_a_lora_for_other_widths_is_refused(shared, tmp_path, merged_output):
     save_atomic(wide, tmp_path / "wide.safetensors")
     with pytest.raises(UserError, match="was trained on another model"):
         merged_output(tmp_path / "wide.safetensors")
+
+
+@pytest.mark.parametrize("tool", ["wan_generate_video", "wan_train_network"])
+def test_layers_of_another_width_are_left_out_where_that_is_asked(tool, shared, tmp_path, merged_output, caplog):
+    """One option of both: of --lora_weight and of --base_weights. The output is that of the LoRA without the layer."""
+    state = load(shared / "golden" / "convert" / "wan_t2v.default.safetensors")
+    name = "lora_unet_blocks_0_ffn_0"
+    other = {key: tensor for key, tensor in state.items() if not key.startswith(name)}
+    save_atomic(other, tmp_path / "other.safetensors")
+    down = state[f"{name}.lora_down.weight"]
+    save_atomic({**state, f"{name}.lora_down.weight": torch.cat([down, down], 1)}, tmp_path / "wide.safetensors")
+    wanted, io = merged_output(tmp_path / "other.safetensors")
+    flag = "--lora_weight" if tool == "wan_generate_video" else "--base_weights"
+    words = ["--task", "t2v-1.3B", "--dit", str(tmp_path / "dit.safetensors"), flag, str(tmp_path / "wide.safetensors")]
+    here = str(tmp_path / "dit.safetensors")  # files that the parser wants to see, and nothing reads
+    words += (
+        ["--prompt", "a cat", "--save_path", str(tmp_path), "--vae", here, "--t5", here]
+        if tool == "wan_generate_video"
+        else ["--dataset_config", here, "--output_dir", str(tmp_path), "--output_name", "x", "--network_module", "networks.lora_wan",
+              "--optimizer_type", "adamw", "--sdpa"]
+    )  # fmt: skip
+    with pytest.raises(UserError, match=rf"{name}.* changes a matrix of 64x64"):
+        load_transformer(parse(tool, words), CPU, torch.float32)
+    model = load_transformer(parse(tool, [*words, "--skip_mismatched"]), CPU, torch.float32)
+    assert f"left out: {name}" in caplog.text
+    with torch.no_grad():
+        assert torch.equal(model(io["x"], io["t"], [io["context.0"], io["context.1"]]), wanted)
 
 
 def test_diffusers_names_of_wan_are_understood(shared, tmp_path):

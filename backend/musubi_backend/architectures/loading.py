@@ -118,7 +118,8 @@ def lora_merge(args: Namespace, card: Card) -> LoRAMerge | None:
     include, exclude = getattr(args, "include_patterns", None) or (), getattr(args, "exclude_patterns", None) or ()
     if getattr(args, "exclude_single_blocks", False):
         exclude = ["single_blocks"] * len(files)
-    return LoRAMerge(files, multipliers, include, exclude, card.id, getattr(args, "lora_expert", ""))
+    expert, skip = getattr(args, "lora_expert", ""), getattr(args, "skip_mismatched", False)
+    return LoRAMerge(files, multipliers, include, exclude, card.id, expert, skip)
 
 
 def attention_of(args: Namespace) -> tuple[str, bool]:

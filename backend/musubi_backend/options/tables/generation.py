@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..option import GENERATE, Group, Option
+from .lora import SKIP_MISMATCHED
 
 _HUNYUAN_SIZE = "Height and width, in this order; multiples of 16. HunyuanVideo was trained on sizes up to 720x1280."
 _FRAMEPACK_SIZE = "Height and width, in this order; multiples of 16. FramePack was trained on areas of about 640x640."
@@ -244,6 +245,7 @@ GROUPS = (
                 advanced=True,
                 help="Use only what the LoRAs change in the double blocks: can spare the model's look where a LoRA overdoes it.",
             ),
+            SKIP_MISMATCHED,
             Option(
                 "--save_merged_model",
                 path="output",

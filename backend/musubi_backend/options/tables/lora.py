@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from ..option import START, TRAIN, WEIGHTS, Group, Option
 
+SKIP_MISMATCHED = Option(
+    "--skip_mismatched",
+    bool,
+    False,
+    own=True,
+    advanced=True,
+    help="Leave out layers of a LoRA file that have another size than the model's, with a warning; without it, such a file is refused.",
+    effect=WEIGHTS,
+)
+
 GROUPS = (
     Group(
         "LoRA",
@@ -95,6 +105,7 @@ GROUPS = (
                 help="Strength of each of --base_weights, in their order; those without a number get 1.",
                 effect=WEIGHTS,
             ),
+            SKIP_MISMATCHED,
         ),
     ),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...architectures import cards
 from ..option import LORA_COMBINE, LORA_CONVERT, LORA_EMA, LORA_EXTRACT, LORA_MERGE, Group, Option
+from .lora import SKIP_MISMATCHED
 
 GROUPS = (
     Group(
@@ -128,13 +129,7 @@ GROUPS = (
                 maximum=1000,
                 help="Strength of each of --lora_weight, in their order; those without a number get 1.",
             ),
-            Option(
-                "--skip_mismatched",
-                bool,
-                False,
-                own=True,
-                help="Leave out layers of a LoRA that have another size than the model's, with a warning; without it, it is refused.",
-            ),
+            SKIP_MISMATCHED,
             Option(
                 "--save_merged_model",
                 required=True,

@@ -59,6 +59,7 @@ NEEDS: dict[str, tuple[Need, ...]] = {
         _need("save_last_n_steps", "save_every_n_steps"),
         _need("save_last_n_steps_state", "save_every_n_steps"),
         _need("save_last_n_steps_state", "save_state"),
+        _need("skip_mismatched", "base_weights"),
         # samples
         _need("sample_prompts", *_SAMPLES),
         *(_must(name, "sample_prompts") for name in _SAMPLES),
@@ -112,6 +113,7 @@ NEEDS: dict[str, tuple[Need, ...]] = {
         _need("include_patterns", "lora_weight", "lora_weight_high_noise"),
         _need("exclude_patterns", "lora_weight", "lora_weight_high_noise"),
         _need("exclude_single_blocks", "lora_weight"),
+        _need("skip_mismatched", "lora_weight", "lora_weight_high_noise"),
         _need("cfg_skip_mode", "cfg_apply_ratio"),
         _need("cfg_apply_ratio", "cfg_skip_mode"),
         _need("slg_layers", "slg_mode"),
