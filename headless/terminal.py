@@ -17,6 +17,7 @@ from ..backend.musubi_backend.errors import UserError
 from ..nodes.jobs import config as configuration
 from ..nodes.jobs.config import DEMO_MODELS
 from ..nodes.jobs.environment import visible_gpus
+from ..nodes.split_models import with_indexes
 
 _MODEL_SUFFIXES = {".safetensors", ".sft", ".pth", ".pt"}
 PICTURE_SUFFIXES = tuple(ending for ending in IMAGE_EXTENSIONS if ending not in VIDEO_EXTENSIONS)
@@ -112,7 +113,7 @@ class TerminalHost:
             for path in folder.rglob("*") if folder.is_dir() else ():
                 if path.suffix.lower() in _MODEL_SUFFIXES and path.is_file():
                     names.add(path.relative_to(folder).as_posix())
-        return sorted(names)
+        return with_indexes(sorted(names), lambda name: any((folder / name).is_file() for folder in self._folders(key)))
 
     def model_path(self, key: str, name: str) -> Path:
         parts = name.replace("\\", "/").split("/")

@@ -34,6 +34,7 @@ from .jobs.environment import visible_gpus
 from .reuse import Kept, KeptResults, place_of
 from .routes import add_routes
 from .spec import ANY, Input, Node, NodeSpec, Result, check, choices_of, prechecked, prepared
+from .split_models import with_indexes
 
 try:
     from server import PromptServer
@@ -60,7 +61,7 @@ class ComfyHost:
         return [*own, *configuration.load(self.home).allowed_roots]
 
     def model_names(self, key: str) -> list[str]:
-        names = list(folder_paths.get_filename_list(key))
+        names = with_indexes(folder_paths.get_filename_list(key), lambda name: folder_paths.get_full_path(key, name) is not None)
         return [*names, *(name for name in self._demo_models(key) if name not in names)]
 
     def model_path(self, key: str, name: str) -> Path:

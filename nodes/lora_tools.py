@@ -23,6 +23,7 @@ from .jobs.follow import run_tool
 from .publishing import LORA_SUBFOLDER, listed, made_beside, place
 from .runs import JOB
 from .spec import ANY, Host, Input, Node, NodeSpec, Output, Problem, Result, refused
+from .split_models import all_files
 from .widgets import NONE, UNSET, applicable, folder, settings, widget
 
 CATEGORY = "MusubiTuner/LoRA"
@@ -181,7 +182,7 @@ class LoRAMerger(Node):
 
     def fingerprint(self, host: Host, **constants: Any) -> str:
         model = [host.model_path(MODELS, constants["model"])] if loras.is_chosen(constants, "model") else []
-        return content.of_files([*model, *loras.files(host, constants)[0]])
+        return content.of_files([*all_files(model), *loras.files(host, constants)[0]])
 
     async def run(self, host: Host, **inputs: Any) -> Result:
         values = loras.options(host, inputs)
@@ -229,7 +230,7 @@ class LoRAExtractor(Node):
         return _name_problems(constants)
 
     def fingerprint(self, host: Host, **constants: Any) -> str:
-        return content.of_files([host.model_path(MODELS, constants[name]) for name in ("base", "tuned") if name in constants])
+        return content.of_files(all_files(host.model_path(MODELS, constants[name]) for name in ("base", "tuned") if name in constants))
 
     async def run(self, host: Host, **inputs: Any) -> Result:
         target = lora_target(host, inputs["output_name"])

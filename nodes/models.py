@@ -18,6 +18,7 @@ from ..backend.musubi_backend.options.registry import options_for
 from ..backend.musubi_backend.weights.recognise import PICKLE_SUFFIXES, expect
 from ..backend.musubi_backend.weights.safetensors_file import read_model_header
 from .spec import Host, Input, Node, NodeSpec, Output, Problem, Result, refused
+from .split_models import all_files, first_file
 from .widgets import NONE, folder
 
 MODELS = "MUSUBITUNER_MODELS"
@@ -106,12 +107,16 @@ class ModelPaths(Node):
         return {"task": self.card.tasks[0].name}
 
     def fingerprint(self, host: Host, **constants: Any) -> str:
-        return content.of_files(self._files(host, constants).values())
+        return content.of_files(all_files(self._files(host, constants).values()))
 
     async def run(self, host: Host, **inputs: Any) -> Result:
         files = self._files(host, inputs)
         kinds = await asyncio.to_thread(_recognise, self.card, files)
-        value = {"architecture": self.card.id, **self.details(inputs, files), **{part: str(path) for part, path in files.items()}}
+        value = {
+            "architecture": self.card.id,
+            **self.details(inputs, files),
+            **{part: str(first_file(path)) for part, path in files.items()},
+        }
         return Result((value,), text="; ".join(kinds))
 
     def _files(self, host: Host, values: dict[str, Any]) -> dict[str, Path]:

@@ -29,6 +29,7 @@ from .models import HIGH_NOISE, MODELS, WITH_EXPERTS, check_architecture, model_
 from .publishing import publish, try_to_publish
 from .runs import JOB, Run
 from .spec import ANY, Host, Input, Node, NodeSpec, Output, Problem, Result, refused
+from .split_models import all_files
 from .training_settings import LORA_CONFIG, OPTIMIZER, SAMPLING
 from .widgets import settings, widget
 
@@ -120,7 +121,7 @@ class LoRATrainer(Node):
         identity = content.digest(
             {**self._of_effect(values, WEIGHTS, START), "dataset_config": dataset["datasets"]},
             begin.stamp,
-            [content.stamp(Path(values[part])) for part in ("dit", HIGH_NOISE) if values.get(part)],
+            [content.stamp(file) for file in all_files(Path(values[part]) for part in ("dit", HIGH_NOISE) if values.get(part))],
             cache_stamps(dataset, self.card),
             inputs["processes"],
             inputs["run_id"],

@@ -1,6 +1,8 @@
 """Run by ComfyUI's python in its folder: load LoRA files with ComfyUI's own loader into tiny models, and print what did not fit.
 
-usage: comfyui_loads.py MODEL=FILE...   prints JSON: file -> {"loaded": patched weights, "unmatched": [names], "moved": changed weights}
+usage: comfyui_loads.py MODEL[@STRENGTH]=FILE...
+prints JSON: file -> {"loaded": patched weights, "unmatched": [names], "moved": changed weights}, and writes FILE.patched: each patched
+weight as before.NAME and after.NAME
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import comfy.lora_convert  # noqa: E402
 import comfy.model_patcher  # noqa: E402
 import comfy.supported_models  # noqa: E402
 import comfy.utils  # noqa: E402
+import safetensors.torch  # noqa: E402
 import torch  # noqa: E402
 
 WAN = {"image_model": "wan2.1", "model_type": "t2v", "dim": 32, "ffn_dim": 64, "num_heads": 2, "num_layers": 2, "text_dim": 32,
@@ -39,7 +42,7 @@ MODELS = {
 }
 
 
-def loads(path: str, patcher: Any, key_map: dict[str, str]) -> dict[str, Any]:
+def loads(path: str, strength: float, patcher: Any, key_map: dict[str, str]) -> dict[str, Any]:
     """What ComfyUI makes of one file."""
     unmatched: list[str] = []
 
@@ -53,13 +56,16 @@ def loads(path: str, patcher: Any, key_map: dict[str, str]) -> dict[str, Any]:
     patches = comfy.lora.load_lora(state, key_map)
     logging.getLogger().removeHandler(listener)
     clone = patcher.clone()
-    taken = set(clone.add_patches(patches, 1.0))
+    taken = set(clone.add_patches(patches, strength))
     unmatched += [f"not taken: {key}" for key in patches if key not in taken]
     weights = patcher.model.state_dict()
-    moved = 0
+    moved, found = 0, {}
     for key, patch in clone.patches.items():
         before = weights[key].float()
-        moved += not torch.equal(comfy.lora.calculate_weight(patch, before.clone(), key), before)
+        after = comfy.lora.calculate_weight(patch, before.clone(), key)
+        moved += not torch.equal(after, before)
+        found |= {f"before.{key}": before.contiguous(), f"after.{key}": after.contiguous()}
+    safetensors.torch.save_file(found, f"{path}.patched")
     return {"loaded": len(patches), "unmatched": unmatched, "moved": moved}
 
 
@@ -77,10 +83,11 @@ def patcher_of(name: str) -> Any:
 
 def main() -> None:
     results = {}
-    for name in dict.fromkeys(model for model, _ in WANTED):
+    wanted = [(*model.partition("@")[::2], path) for model, path in WANTED]
+    for name in dict.fromkeys(model for model, _, _ in wanted):
         patcher = patcher_of(name)
         key_map = comfy.lora.model_lora_keys_unet(patcher.model, {})
-        results |= {path: loads(path, patcher, key_map) for model, path in WANTED if model == name}
+        results |= {path: loads(path, float(strength or 1), patcher, key_map) for model, strength, path in wanted if model == name}
     print(json.dumps(results))
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from musubi_backend.tools.demo import KINDS, write_models
+from musubi_backend.weights.safetensors_file import load, read_header, save_atomic
 
 NODES = {"wan": "WanModelPaths", "hv": "HunyuanVideoModelPaths", "fp": "FramePackModelPaths"}
 
@@ -44,6 +47,37 @@ def test_what_tells_models_apart_goes_along(part: Any, host: Any) -> None:
     assert picked(part, host, "hv_i2v")["dit_in_channels"] == 32
     assert picked(part, host, "fp")["f1"] is False
     assert picked(part, host, "fp", variant="FramePack-F1")["f1"] is True
+
+
+def split(folder: Path, model: Path) -> dict[str, Path]:
+    """A model in three files with an index, as it is downloaded: part -> file."""
+    tensors = load(model)
+    names = [sorted(tensors)[number::3] for number in range(3)]
+    parts = {f"part {number}": folder / f"wan-{number:05d}-of-00003.safetensors" for number in (1, 2, 3)}
+    folder.mkdir(parents=True)
+    for path, own in zip(parts.values(), names, strict=True):
+        save_atomic({name: tensors[name] for name in own}, path, read_header(model).metadata)
+    places = {name: path.name for path, own in zip(parts.values(), names, strict=True) for name in own}
+    index = folder / "wan.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}), encoding="utf-8")
+    return {**parts, "index": index}
+
+
+def test_a_split_model_is_offered_as_its_index_and_known_by_all_its_parts(part: Any, host: Any, tmp_path: Path) -> None:
+    files = split(tmp_path / "models" / "diffusion_models" / "wan", host.home / "demo" / "models" / KINDS["wan"]["dit"].file)
+    (files["index"].with_name("notes.json")).write_text("{}", encoding="utf-8")
+    (files["index"].with_name("other-00001-of-00002.safetensors")).write_bytes(b"")
+    here = part("headless.terminal").TerminalHost(tmp_path, [host.home / "demo" / "models"])
+    listed = [name for name in here.model_names("diffusion_models") if name.startswith("wan/")]
+    assert "wan/wan.safetensors.index.json" in listed and len(listed) == 5, "three parts, the index, and a part without one"
+    node = part("nodes.models").WanModelPaths()
+    chosen = {**{name: demo.file for name, demo in KINDS["wan"].items()}, "dit": "wan/wan.safetensors.index.json"}
+    assert part("nodes.spec").check(node, here, {**chosen, "task": "t2v-1.3B"}) == []
+    value = picked(part, here, "wan", task="t2v-1.3B", dit=chosen["dit"])
+    assert value["dit"] == str(files["part 1"]), "musubi-tuner's scripts know no index"
+    before = node.fingerprint(here, **chosen, task="t2v-1.3B")
+    os.utime(files["part 2"], ns=(1, 1))
+    assert node.fingerprint(here, **chosen, task="t2v-1.3B") != before
 
 
 def test_a_missing_or_wrong_file_is_named(part: Any, host: Any) -> None:

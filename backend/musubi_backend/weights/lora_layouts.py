@@ -220,13 +220,17 @@ def comfy_tensors(path: str, adapter: Adapter, prefix: str = COMFY_PREFIX) -> It
     factors, the root into each, the sign into lora_B. Other kinds keep their parts.
 
     UserError for DoRA with a magnitude for each output: ComfyUI divides by the norm of the model's weight there, and not of the changed
-    one (`weight_decompose` in github.com/comfyanonymous/ComfyUI, `comfy/weight_adapter/base.py`).
+    one (`weight_decompose` in github.com/comfyanonymous/ComfyUI, `comfy/weight_adapter/base.py`). Magnitudes times the quotient of the two
+    norms would be right, but only the model has them. For each input it divides by the changed one's.
     """
     if DORA in adapter.parts and adapter.parts[DORA].shape[0] > 1:
         raise UserError(
-            f"{adapter.source} is a DoRA with a magnitude for each output, which ComfyUI would apply wrongly: merge it into the model with "
-            "merge_lora, or convert with --target default"
+            f"{adapter.source} is a DoRA with a magnitude for each output, which ComfyUI divides by the norms of the model's weight and "
+            "not of the changed one; what would put that right differs from model to model: merge it into yours with merge_lora (and make "
+            "a LoRA of the difference with extract_lora), or convert with --target default"
         )
+    if DORA in adapter.parts:
+        adapter = lora_parts.with_dimensions(adapter)
     if adapter.kind != LORA:
         for part, tensor in adapter.parts.items():
             yield f"{prefix}.{path}.{part}", tensor

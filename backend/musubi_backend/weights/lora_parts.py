@@ -148,6 +148,13 @@ def usual(adapter: Adapter) -> Adapter:
     return Adapter(parts, adapter.source, adapter.alpha)
 
 
+def with_dimensions(adapter: Adapter) -> Adapter:
+    """A DoRA whose magnitudes of inputs [1, in] have as many dimensions as its weight, as LyCORIS and ComfyUI have them."""
+    dimensions = len(adapter.parts[DOWN].shape) if DOWN in adapter.parts else 2
+    shape = adapter.parts[DORA].shape
+    return replace(adapter, parts={**adapter.parts, DORA: _reshaped(adapter.parts[DORA], (*shape, *[1] * (dimensions - 2)))})
+
+
 def _of_convolution(adapter: Adapter) -> bool:
     """PEFT writes the magnitudes of a convolution's outputs as [1, out, 1, 1]; others those of its inputs as [1, in, 1, 1]."""
     shape, size = adapter.parts[DORA].shape, adapter.size()
