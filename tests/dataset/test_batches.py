@@ -12,11 +12,14 @@ import pytest
 import torch
 from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.cache.files import save_latents, save_text
+from musubi_backend.cache.forms import CacheForms, floats, main_latents
 from musubi_backend.cache.names import LatentName, latent_name, text_name
 from musubi_backend.dataset.batches import CachedDataset
 from musubi_backend.dataset.config import load_config
 from musubi_backend.dataset.order import shuffled_batches
 from musubi_backend.errors import UserError
+
+FORMS = CacheForms(main_latents(16), {"t5": floats((None, None))})
 
 
 def cache_clip(folder: Path, stem: str, size: tuple[int, int] = (64, 48), frames: int = 9, words: int = 3, text: bool = True) -> None:
@@ -45,7 +48,7 @@ def test_the_recorded_order_and_timestep_pool_come_out(shared: Path) -> None:
 def test_a_real_musubi_cache_is_opened_and_read(shared: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.chdir(shared / "golden/train/data_t2v")
     with caplog.at_level(logging.INFO):
-        dataset = CachedDataset.open(load_config("dataset.toml"), CARD)
+        dataset = CachedDataset.open(load_config("dataset.toml"), CARD, FORMS)
     assert len(dataset.items) == 4 and not dataset.problems
     assert "bucket: (64, 64, 9), count: 4" in caplog.text and "total batches: 4" in caplog.text and "[Dataset 0]" in caplog.text
     batch = dataset.collate(dataset.batches(0, 1)[0])
@@ -61,7 +64,7 @@ def test_batches_never_mix_buckets_and_every_item_comes_as_often_as_repeated(mak
         cache_clip(folder, f"high{number}", (48, 64))
         cache_clip(folder, f"long{number}", (64, 48), frames=13)
     config = make.config(tmp_path, section(folder, batch_size=2, num_repeats=3), general="resolution = [64, 48]\nenable_bucket = true")
-    dataset = CachedDataset.open(config, CARD, num_timestep_buckets=4)
+    dataset = CachedDataset.open(config, CARD, FORMS, num_timestep_buckets=4)
     assert len(dataset.items) == 33
     batches = dataset.batches(seed=1, epoch=1)
     assert all(len({item.key for item in batch.items}) == 1 for batch in batches)
@@ -78,7 +81,7 @@ def test_the_order_depends_on_seed_and_epoch_only(make: SimpleNamespace, tmp_pat
         for number in range(10):
             cache_clip(tmp_path / name, f"{name}{number}")
     config = make.config(tmp_path, section(tmp_path / "a"), section(tmp_path / "b", batch_size=2))
-    one, two = CachedDataset.open(config, CARD), CachedDataset.open(config, CARD)
+    one, two = CachedDataset.open(config, CARD, FORMS), CachedDataset.open(config, CARD, FORMS)
     third = one.batches(7, 3)
     for epoch in (1, 2, 3):
         two.batches(7, epoch)
@@ -92,7 +95,7 @@ def test_items_without_text_are_told_and_left_out(make: SimpleNamespace, tmp_pat
     cache_clip(tmp_path / "c", "good")
     cache_clip(tmp_path / "c", "mute", text=False)
     (tmp_path / "c" / "picture_0064x0048_wan.safetensors").write_bytes(b"")
-    dataset = CachedDataset.open(make.config(tmp_path, section(tmp_path / "c")), CARD)
+    dataset = CachedDataset.open(make.config(tmp_path, section(tmp_path / "c")), CARD, FORMS)
     assert [item.name[:4] for item in dataset.items] == ["good"]
     reasons = {problem.path.name[:4]: problem.reason for problem in dataset.problems}
     assert "not the cache of a clip" in reasons["pict"]
@@ -101,7 +104,7 @@ def test_items_without_text_are_told_and_left_out(make: SimpleNamespace, tmp_pat
 
 def test_nothing_cached_is_an_error_that_says_what_to_run(make: SimpleNamespace, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"No training items found in the dataset.*caching first"):
-        CachedDataset.open(make.config(tmp_path, section(tmp_path / "none")), CARD)
+        CachedDataset.open(make.config(tmp_path, section(tmp_path / "none")), CARD, FORMS)
 
 
 def test_damaged_and_foreign_caches_stop_before_training(make: SimpleNamespace, tmp_path: Path, shared: Path) -> None:
@@ -113,12 +116,12 @@ def test_damaged_and_foreign_caches_stop_before_training(make: SimpleNamespace, 
         whole = path.read_bytes()
         path.write_bytes(whole[:-5])
         with pytest.raises(UserError, match="damaged; delete it and cache again"):
-            CachedDataset.open(config, CARD)
+            CachedDataset.open(config, CARD, FORMS)
         path.write_bytes((shared / "golden/cache/hv_video/clip_0_00000-009_0064x0048_hv.safetensors").read_bytes())
         with pytest.raises(UserError, match="hunyuan_video"):
-            CachedDataset.open(config, CARD)
+            CachedDataset.open(config, CARD, FORMS)
         path.write_bytes(whole)
-    dataset = CachedDataset.open(config, CARD)
+    dataset = CachedDataset.open(config, CARD, FORMS)
     file.unlink()  # while training
     with pytest.raises(UserError, match="a_00000-009"):
         dataset.collate(dataset.batches(0, 1)[0])
@@ -132,7 +135,7 @@ def test_caches_of_another_size_than_now_asked_for_still_make_batches(
     cache_clip(folder, "bbb", (48, 64))
     cache_clip(folder, "c", (96, 80))  # at another resolution
     config = make.config(tmp_path, section(folder, batch_size=2, enable_bucket=False))  # clips are cached in buckets all the same
-    dataset = CachedDataset.open(config, CARD)
+    dataset = CachedDataset.open(config, CARD, FORMS)
     shapes = sorted(tuple(dataset.collate(batch)["latents"].shape) for batch in dataset.batches(0, 1))
     assert shapes == [(1, 16, 3, 6, 8), (1, 16, 3, 8, 6), (1, 16, 3, 10, 12)]
     assert "1 of 3 caches have another size" in caplog.text and "c_00000-009_0096x0080_wan" in caplog.text
@@ -143,7 +146,7 @@ def test_the_metadata_names_the_data_sets_like_musubi(make: SimpleNamespace, tmp
     section_text = section(
         tmp_path / "c", video_directory="/some/where/clips", target_frames=[9, 3], frame_extraction="uniform", source_fps=30
     )
-    (entry,) = CachedDataset.open(make.config(tmp_path, section_text), CARD).metadata()
+    (entry,) = CachedDataset.open(make.config(tmp_path, section_text), CARD, FORMS).metadata()
     assert json.loads(json.dumps(entry)) == {
         "resolution": [64, 48], "caption_extension": ".txt", "batch_size_per_device": 1, "num_repeats": 1, "enable_bucket": False,
         "bucket_no_upscale": False, "video_directory": "clips", "frame_extraction": "head", "frame_stride": 1, "frame_sample": 1,

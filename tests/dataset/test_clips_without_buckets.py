@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from musubi_backend.cache.files import save_latents, save_text
+from musubi_backend.cache.forms import CacheForms, Form, main_latents
 from musubi_backend.dataset.batches import CachedDataset
 from musubi_backend.dataset.items import text_path
 from musubi_backend.dataset.probe import Foreseen, foresee
@@ -36,6 +37,6 @@ def test_what_caching_makes_is_as_it_should_be(
     save_latents(path, {"latents": latents}, make.card, width=entry.name.width, height=entry.name.height, frame_count=9)
     save_text(text_path(item, make.card), {"varlen_t5": torch.ones(1, 8)}, make.card, caption="x")
     with caplog.at_level(logging.WARNING):
-        dataset = CachedDataset.open(config, make.card)
+        dataset = CachedDataset.open(config, make.card, CacheForms(main_latents(16), {"t5": Form("any")}))
     assert dataset.collate(dataset.batches(0, 1)[0])["latents"].shape[1:] == latents.shape
     assert "Cache again" not in caplog.text

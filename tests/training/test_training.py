@@ -219,7 +219,7 @@ def test_a_full_disk_is_named_and_earlier_checkpoints_load(project: Any, small_d
         ({"log_with": "tensorboard"}, "--logging_dir"),
         ({"metadata_reso": "big"}, "--metadata_reso"),
         ({"output_name": "a/b"}, "output_name"),
-        ({"task": "i2v-14B"}, "lacks clip, latents_image"),
+        ({"task": "i2v-14B"}, "is not a i2v-14B model"),
         ({"sample_prompts": "none.txt", "sample_every_n_steps": 1}, "none.txt"),
     ],
 )

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from ..cache.forms import CacheForms
     from ..dataset.decoding import DecodedEntry
     from ..dataset.items import Entry, MediaItem
     from ..inference.prompts import LineOption
     from ..inference.sampling import SampleRequest
     from ..inference.schedulers import Solver
-    from ..weights.safetensors_file import Header
     from .card import Card
 
     Batch = dict[str, Tensor | list[Tensor]]
@@ -84,16 +84,12 @@ class Architecture(ABC):
         """Was a complete latent cache made with other settings than these, so that it must be made again? Reads a few bytes at most."""
         return False
 
-    def trained_names(self, args: Namespace) -> Collection[str]:
-        """Base names of the tensors that latent caches must hold to be trained with these arguments."""
-        return ("latents",)
+    def cache_forms(self, args: Namespace) -> CacheForms:
+        """What cached tensors are like that can be trained with these arguments; sizes that the transformer fixes are read from the
+        header of its file. Called after `compute_dtype`."""
+        from ..cache.forms import CacheForms, Form, main_latents
 
-    def cache_problem(self, header: Header, args: Namespace) -> str | None:
-        """Why a latent cache with this header cannot be trained with these arguments, e.g. "lacks clip"; None when it can."""
-        from ..cache.keys import base_name
-
-        lacking = sorted(set(self.trained_names(args)) - {base_name(name) for name in header.tensors})
-        return f"lacks {', '.join(lacking)}, which this task trains with" if lacking else None
+        return CacheForms(main_latents(self.card.latent_channels), {name: Form("any") for name in self.card.text_keys})
 
     @abstractmethod
     def latent_encoder(self, args: Namespace, device: torch.device) -> LatentEncoder: ...

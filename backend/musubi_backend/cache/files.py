@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from ..errors import UserError
 from ..weights import safetensors_file
 from . import keys
-from .headers import FORMAT_VERSION, check_cache, damaged
+from .forms import Form, stored_names, unfit_values
+from .headers import FORMAT_VERSION, check_cache, check_form, damaged
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,17 +62,31 @@ def load_entry(path: Path, card: Card | None = None) -> dict[str, Tensor]:
 
     UserError names a damaged file (or, with `card`, one of another architecture) and what to do.
     """
-    return {keys.base_name(name): tensor for name, tensor in load_stored(path, card).items()}
-
-
-def load_stored(path: Path, card: Card | None = None) -> dict[str, Tensor]:
-    """The tensors of one cache file under the names they are stored with. UserError as `load_entry`."""
     if card is not None:
         check_cache(path, card)
     try:
-        return safetensors_file.load(path)
+        return {keys.base_name(name): tensor for name, tensor in safetensors_file.load(path).items()}
     except UserError as error:
         raise damaged(path, error) from error
+
+
+def load_trained(path: Path, card: Card, forms: Mapping[str, Form]) -> dict[str, Tensor]:
+    """Of a cache file the tensors that `forms` name, called as training calls them, but still with `varlen_`. UserError as `load_entry`,
+    and where they are not as the forms say."""
+    header = check_cache(path, card)
+    check_form(path, header, forms)
+    names = stored_names(header, forms)
+    loaded = {}
+    try:
+        with path.open("rb") as file:
+            for name, called in sorted(names.items(), key=lambda pair: header.tensors[pair[0]].start):
+                loaded[called] = safetensors_file.read_tensor(file, name, header.tensors[name], path)
+                reason = unfit_values(loaded[called], forms[keys.base_name(name)])
+                if reason is not None:
+                    raise UserError(f"{path}: {name} {reason}; delete it and cache again")
+    except OSError as error:
+        raise UserError(f"the cache file {path} cannot be read: {error.strerror or error}") from error
+    return loaded
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

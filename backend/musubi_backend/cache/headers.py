@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
 from ..weights.safetensors_file import Header, read_header
 from . import keys
+from .forms import Form, problem
+from .names import SUFFIX
 
 if TYPE_CHECKING:
     from ..architectures.card import Card
@@ -29,6 +31,14 @@ def check_cache(path: Path, card: Card) -> Header:
             f"{path} is {what}, expected one for {card.name!r} ({card.title}). Delete it and cache again, or use another cache_directory."
         )
     return header
+
+
+def check_form(path: Path, header: Header, forms: Mapping[str, Form]) -> None:
+    """UserError where a cache's tensors are not what is trained with."""
+    reason = problem(header, forms)
+    if reason is not None:
+        what = "texts" if path.name.endswith(f"_te{SUFFIX}") else "latents"
+        raise UserError(f"{path} {reason}; delete it and cache the {what} again for this task and model")
 
 
 def damaged(path: Path, error: UserError) -> UserError:

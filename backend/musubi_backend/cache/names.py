@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SUFFIX = ".safetensors"
-_LATENT = re.compile(r"(?P<stem>.*)_(?P<width>\d+)x(?P<height>\d+)_(?P<arch>[^_]+)\.safetensors", re.DOTALL)
-_WINDOW = re.compile(r"(?P<stem>.*)_(?P<start>\d+)-(?P<frames>\d+)(?:-(?P<section>\d+))?", re.DOTALL)
+_SIDE = r"0*[1-9]\d{0,6}"
+_LATENT = re.compile(rf"(?P<stem>.*)_(?P<width>{_SIDE})x(?P<height>{_SIDE})_(?P<arch>[^_]+)\.safetensors", re.DOTALL)
+_WINDOW = re.compile(rf"(?P<stem>.*)_(?P<start>\d{{1,12}})-(?P<frames>{_SIDE})(?:-(?P<section>\d{{1,12}}))?", re.DOTALL)
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..cache import keys
-from ..cache.headers import check_cache, control_shapes, latent_shape
+from ..cache.forms import CacheForms
+from ..cache.headers import check_cache, check_form, control_shapes, latent_shape
 from ..cache.names import LatentName, latent_files, parse_latent_name, text_name
 from ..errors import UserError
 from .buckets import Buckets, Size
@@ -61,10 +62,6 @@ class BatchDescription:
         return [item.name for item in self.items]
 
 
-def _no_latents(header: Header) -> str | None:
-    return None if latent_shape(header) is not None else "lacks latents"
-
-
 @dataclass(frozen=True)
 class CachedDataset:
     """Everything there is to train on. Build with `open`.
@@ -77,6 +74,8 @@ class CachedDataset:
     items: tuple[CachedItem, ...]
     problems: tuple[Problem, ...]
     strata: int | None
+    card: Card
+    forms: CacheForms
     _buckets: tuple[dict[Key, list[CachedItem]], ...]
 
     @classmethod
@@ -84,17 +83,17 @@ class CachedDataset:
         cls,
         config: DatasetConfig,
         card: Card,
+        forms: CacheForms,
         *,
         num_timestep_buckets: int | None = None,
-        unfit: Callable[[Header], str | None] = _no_latents,
     ) -> CachedDataset:
-        """Find and check the caches of every data set by their headers. unfit: why a latent cache cannot be trained.
+        """Find and check the caches of every data set by their headers. forms: what their tensors must be like.
         UserError when there are none, or one is damaged, cannot be trained or is of another architecture; caches without text are
         warned about and left out."""
         buckets, problems = [], []
         for dataset in config.datasets:
             logger.info(settings_text(dataset))
-            found, wrong = _cached_items(dataset, card, unfit)
+            found, wrong = _cached_items(dataset, card, forms)
             for problem in wrong:
                 logger.warning(problem.reason)
             problems += wrong
@@ -107,7 +106,7 @@ class CachedDataset:
                 f"No training items found in the dataset ({config.path}; looked for {card.id} caches in {folders}). "
                 f"Run the latent caching and the text encoder caching first.{told}"
             )
-        return cls(config, items, tuple(problems), num_timestep_buckets, tuple(buckets))
+        return cls(config, items, tuple(problems), num_timestep_buckets, card, forms, tuple(buckets))
 
     def batches(self, seed: int, epoch: int) -> list[BatchDescription]:
         """All batches of one epoch in their order, a pure function of (seed, epoch)."""
@@ -120,7 +119,7 @@ class CachedDataset:
     def collate(self, batch: BatchDescription) -> dict[str, Any]:
         """Read a batch: base name -> [B, ...] tensor, or a list of tensors where lengths differ; with strata also "timesteps",
         a list of positions in 0..1. Reading fails with a UserError naming the cache file."""
-        entries = [_read(item) for item in batch.items]
+        entries = [self._read(item) for item in batch.items]
         result: dict[str, Any] = {}
         for name in entries[0]:
             tensors = [entry[name] for entry in entries if name in entry]
@@ -131,6 +130,13 @@ class CachedDataset:
         if batch.timesteps is not None:
             result["timesteps"] = list(batch.timesteps)
         return result
+
+    def _read(self, item: CachedItem) -> dict[str, Tensor]:
+        """The tensors of one item, named without dtype and shape but still with `varlen_`. Looked at again, as caches may be made anew
+        while a training runs."""
+        from ..cache.files import load_trained
+
+        return {**load_trained(item.latents, self.card, self.forms.latents), **load_trained(item.text, self.card, self.forms.texts)}
 
     def metadata(self) -> list[dict[str, Any]]:
         """The data sets as the LoRA's `ss_datasets` tells them."""
@@ -143,9 +149,7 @@ class CachedDataset:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
-def _cached_items(
-    dataset: ImageDataset | VideoDataset, card: Card, unfit: Callable[[Header], str | None]
-) -> tuple[list[CachedItem], list[Problem]]:
+def _cached_items(dataset: ImageDataset | VideoDataset, card: Card, forms: CacheForms) -> tuple[list[CachedItem], list[Problem]]:
     """The usable caches of one data set, sorted by name, and those that are not usable."""
     video = isinstance(dataset, VideoDataset)
     buckets = training_buckets(dataset, card)
@@ -159,14 +163,15 @@ def _cached_items(
             continue
         text = path.with_name(text_name(name.stem, card.id))
         if text not in texts:
-            texts[text] = text.is_file() and bool(check_cache(text, card))
+            texts[text] = text.is_file()
+            if texts[text]:
+                check_form(text, check_cache(text, card), forms.texts)
         if not texts[text]:
             problems.append(Problem(path, f"Text encoder output cache file not found: {text}"))
             continue
         header = check_cache(path, card)
-        reason = _no_latents(header) or unfit(header)
-        if reason is not None:
-            raise UserError(f"{path} {reason}; cache the latents again for this task")
+        check_form(path, header, forms.latents)
+        _check_frames(path, header, name, card)
         key, as_cached = _key(dataset, card, buckets, name, header)
         found.append(CachedItem(key, path, text))
         if not as_cached:
@@ -179,6 +184,18 @@ def _cached_items(
     return found, problems
 
 
+def _check_frames(path: Path, header: Header, name: LatentName, card: Card) -> None:
+    """UserError where a cache does not hold as many frames as its name says; a section's file does not say how many it has."""
+    shape = latent_shape(header)
+    if name.frames is None or card.sections or shape is None or len(shape) < 3:
+        return
+    wanted = (name.frames - 1) // card.frame_stride + 1
+    if shape[0] != wanted:
+        raise UserError(
+            f"{path} holds {shape[0]} latent frames, and a window of {name.frames} frames has {wanted}; delete it and cache again"
+        )
+
+
 def _key(dataset: ImageDataset | VideoDataset, card: Card, buckets: Buckets, name: LatentName, header: Header) -> tuple[Key, bool]:
     """The bucket of one cache, and whether caching with the settings of now would give it the size it has. Where its latents have not
     the bucket's size, their own becomes part of the key, so that a batch can always be stacked."""
@@ -188,7 +205,7 @@ def _key(dataset: ImageDataset | VideoDataset, card: Card, buckets: Buckets, nam
         key = (*key, *_image_settings(dataset, card), *control_shapes(header))
     shape = latent_shape(header)
     assert shape is not None  # latents are always needed
-    if shape[-2:] != _latent_size(bucket, card):
+    if shape[-2:] != _latent_size(bucket, card) or (len(shape) > 2 and shape[0] != _usual_frames(dataset, card, name)):
         key = (*key, f"latents {'x'.join(map(str, shape))}")
     if isinstance(dataset, VideoDataset):  # a clip's cache is named after the bucket it went to, which caching does with buckets off too
         return key, _would_be_cached_as((name.width, name.height), shape, dataset, card)
@@ -198,6 +215,13 @@ def _key(dataset: ImageDataset | VideoDataset, card: Card, buckets: Buckets, nam
 def _would_be_cached_as(size: Size, shape: tuple[int, ...], dataset: VideoDataset, card: Card) -> bool:
     """Can caching with the settings of now give a clip latents of this shape in a file with this size in its name?"""
     return shape[-2:] == _latent_size(size, card) and caching_buckets(dataset, card).choose(size) == size
+
+
+def _usual_frames(dataset: ImageDataset | VideoDataset, card: Card, name: LatentName) -> int:
+    """Latent frames of an item of this name."""
+    if name.frames is None:
+        return 1
+    return dataset.fp_latent_window_size if card.sections else (name.frames - 1) // card.frame_stride + 1
 
 
 def _latent_size(size: Size, card: Card) -> tuple[int, int]:
@@ -222,15 +246,6 @@ def _bucketed(dataset: ImageDataset | VideoDataset, items: Sequence[CachedItem])
         logger.info(f"bucket: {key}, count: {len(buckets[key])}")
     logger.info(f"total batches: {sum(-(-len(members) // dataset.batch_size) for members in buckets.values())}")
     return dict(buckets)
-
-
-def _read(item: CachedItem) -> dict[str, Tensor]:
-    """The tensors of one item, named without dtype and shape but still with `varlen_`."""
-    from ..cache.files import load_stored
-
-    stored = {**load_stored(item.latents), **load_stored(item.text)}
-    prefix = keys.VARIABLE_LENGTH
-    return {(prefix if keys.is_variable_length(name) else "") + keys.base_name(name): tensor for name, tensor in stored.items()}
 
 
 def _stacked(name: str, tensors: list[Tensor], batch: BatchDescription) -> Tensor:

@@ -14,7 +14,6 @@ import secrets
 import signal
 from argparse import Namespace
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -209,9 +208,8 @@ def _dataset(args: Namespace, architecture: Architecture) -> CachedDataset:
         logger.info("Using timestep bucketing. Number of buckets: %d", args.num_timestep_buckets)
     logger.info("Load dataset config from %s", args.dataset_config)
     dataset = CachedDataset.open(
-        load_config(args.dataset_config), architecture.card, num_timestep_buckets=args.num_timestep_buckets,
-        unfit=partial(architecture.cache_problem, args=args),
-    )  # fmt: skip
+        load_config(args.dataset_config), architecture.card, architecture.cache_forms(args), num_timestep_buckets=args.num_timestep_buckets
+    )
     if not dataset.items:
         raise UserError(
             f"no training items found for {args.dataset_config}: cache latents and text encoder outputs first, with the same dataset file"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from ...cache.forms import CacheForms
     from ...dataset.items import Entry, MediaItem
     from ...inference.prompts import LineOption
     from ...inference.sampling import SampleRequest
@@ -58,8 +59,11 @@ class FramePack(Architecture):
         first = None if args.one_frame else first_number(path, "clean_latent_4x_indices")
         return first is not None and (first == 1) != args.f1
 
-    def trained_names(self, args: Namespace) -> Collection[str]:
-        return _PLAIN
+    def cache_forms(self, args: Namespace) -> CacheForms:
+        from .caching import cache_forms
+        from .load import geometry
+
+        return cache_forms(geometry(args))
 
     def latent_encoder(self, args: Namespace, device: torch.device) -> LatentEncoder:
         from .encode import FramePackLatentEncoder

@@ -12,7 +12,7 @@ from ...weights.loader import Weights, open_weights
 from ...weights.recognise import expect
 from ..loading import file_dtype, generating_dtype, load_frozen, training_dtype
 from .card import CARD
-from .keys import PREFIXES, geometry_of
+from .keys import PREFIXES, FramePackGeometry, geometry_of
 from .model import FramePackTransformer
 
 
@@ -34,17 +34,21 @@ def load_transformer(args: Namespace, device: torch.device, dtype: torch.dtype) 
     UserError for a file of another kind or incomplete, and for LoRAs that do not fit.
     """
     weights = _open(args)
-    try:
-        geometry = geometry_of(weights.header)
-    except UserError as error:
-        raise UserError(f"{args.dit}: {error}") from None
     with torch.device("meta"):
-        model = FramePackTransformer(geometry)
+        model = FramePackTransformer(geometry(args, weights))
     loaded: FramePackTransformer = load_frozen(model, weights, args, CARD, device, dtype)
     threshold = getattr(args, "rope_scaling_timestep_threshold", None)
     if threshold is not None:
         loaded.rope_scaling = (threshold, args.rope_scaling_factor)
     return loaded
+
+
+def geometry(args: Namespace, weights: Weights | None = None) -> FramePackGeometry:
+    """Sizes of the transformer in `--dit`, from its header. UserError when they cannot be."""
+    try:
+        return geometry_of((weights or _open(args)).header)
+    except UserError as error:
+        raise UserError(f"{args.dit}: {error}") from None
 
 
 def _open(args: Namespace) -> Weights:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ...errors import UserError
-from .sections import FAR, MIDDLE, NEAR
+from .caching import FAR, MIDDLE
+from .sections import NEAR
 
 if TYPE_CHECKING:
     import numpy as np

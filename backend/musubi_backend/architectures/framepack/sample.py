@@ -12,12 +12,13 @@ from torch import Tensor
 
 from ... import job
 from ...inference.sampling import batch_of_one
+from .caching import FAR, MIDDLE
 from .card import CARD
 from .magcache import Calibration, MagCache, wanted
 from .model import Clean
 from .one_frame import OneFrame
 from .section_texts import chosen, parse_sections
-from .sections import FAR, MIDDLE, History, given_paddings, plan
+from .sections import History, given_paddings, plan
 from .solver import FlowUniPC, sigmas
 
 if TYPE_CHECKING:

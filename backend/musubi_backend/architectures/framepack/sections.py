@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from ...errors import UserError
+from .caching import FAR, MIDDLE
 
-NEAR, MIDDLE, FAR = 1, 2, 16
+NEAR = 1
 HISTORY = NEAR + MIDDLE + FAR
 FRAME_RATE = 30  # what sections are counted in, whatever rate the file plays at
 FRAMES_PER_LATENT = 4

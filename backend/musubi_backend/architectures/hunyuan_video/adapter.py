@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from ...cache.forms import CacheForms
     from ...inference.prompts import LineOption
     from ...inference.sampling import SampleRequest
     from ...inference.schedulers import Solver
@@ -26,6 +27,14 @@ GUIDANCE = "guidance"
 
 class HunyuanVideo(Architecture):
     card = CARD
+
+    def cache_forms(self, args: Namespace) -> CacheForms:
+        from ...cache.forms import CacheForms, floats, main_latents, mask
+        from .load import geometry
+
+        sizes = geometry(args)
+        texts = {"llm": floats(("tokens", sizes.text_dim)), "llm_mask": mask(("tokens",)), "clipL": floats((sizes.pooled_dim,))}
+        return CacheForms(main_latents(CARD.latent_channels), texts)
 
     def latent_encoder(self, args: Namespace, device: torch.device) -> LatentEncoder:
         from .encode import HunyuanLatentEncoder

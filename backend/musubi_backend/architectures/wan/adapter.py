@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from ...cache.forms import CacheForms
     from ...dataset.items import Entry, MediaItem
     from ...inference.sampling import SampleRequest
     from ...inference.schedulers import Solver
     from ...layers.experts import Experts
-    from ...weights.safetensors_file import Header
     from ..protocol import Batch, ConditionEncoder, LatentDecoder, LatentEncoder, TextEncoder
     from .model import WanTransformer
 
@@ -38,18 +38,11 @@ class Wan(Architecture):
     def cached_frames(self, entry: Entry, args: Namespace) -> int:
         return 1 + len(entry.item.controls) if args.one_frame else super().cached_frames(entry, args)
 
-    def trained_names(self, args: Namespace) -> Collection[str]:
-        task = CARD.task(args.task)
-        pictures = ["latents_image", *(["clip"] if task.image_encoder else [])] if task.start_image else []
-        return ["latents", *pictures, *(["latents_control"] if task.control else [])]
+    def cache_forms(self, args: Namespace) -> CacheForms:
+        from .caching import cache_forms
+        from .load import geometry
 
-    def cache_problem(self, header: Header, args: Namespace) -> str | None:
-        from .caching import lacks_last_frame
-
-        missing = super().cache_problem(header, args)
-        if missing is None and CARD.task(args.task).last_frame and lacks_last_frame(header):
-            return "holds the first frame but not the last (wan_cache_latents --last_frame)"
-        return missing
+        return cache_forms(CARD.task(args.task), geometry(args))
 
     def latent_encoder(self, args: Namespace, device: torch.device) -> LatentEncoder:
         from .encode import OneFrameEncoder, WanLatentEncoder

@@ -5,12 +5,14 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Collection
 
-from ...cache.keys import base_name
+from ...cache.forms import FRAMES, HEIGHT, WIDTH, CacheForms, floats, main_latents, whole
 from ...dataset.config import ImageDataset
 from ...dataset.items import MediaItem
 from ...errors import UserError
-from ...weights.safetensors_file import Header
-from .one_frame import OneFrame
+from ..card import Task
+from .card import CARD
+from .keys import MASK_CHANNELS, WanGeometry
+from .one_frame import MOST_CONTROLS, OneFrame
 
 
 def starts_from_picture(args: Namespace) -> bool:
@@ -54,6 +56,17 @@ def cached_names(item: MediaItem, args: Namespace) -> Collection[str]:
     ]
 
 
-def lacks_last_frame(header: Header) -> bool:
-    """Does a latent cache hold the image features of one picture only?"""
-    return any(base_name(name) == "clip" and (len(info.shape) < 3 or info.shape[0] < 2) for name, info in header.tensors.items())
+def cache_forms(task: Task, geometry: WanGeometry) -> CacheForms:
+    """What the caches of a task are like. Features are those of one picture, or of several one after the other."""
+    channels, video = CARD.latent_channels, (FRAMES, HEIGHT, WIDTH)
+    latents = {**main_latents(channels), "f_indices": whole((FRAMES,), optional=True)}
+    if task.start_image:
+        latents["latents_image"] = floats((MASK_CHANNELS + channels, *video))
+        if task.image_encoder:
+            pictures = ((None, geometry.image_dim), (range(1, MOST_CONTROLS + 1), None, geometry.image_dim))
+            both = (2, None, geometry.image_dim)
+            hint = ": it holds the first frame but not the last (wan_cache_latents --last_frame)"
+            latents["clip"] = floats(both, hint=hint) if task.last_frame else floats(*pictures)
+    if task.control:
+        latents["latents_control"] = floats((channels, *video))
+    return CacheForms(latents, {"t5": floats((range(1, geometry.text_len + 1), geometry.text_dim))})

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from ...errors import UserError
+from .keys import MASK_CHANNELS
 
 if TYPE_CHECKING:
     from ..card import Task
     from ..protocol import Batch
-
-MASK_CHANNELS = 4
 
 
 class ModelInputs(NamedTuple):

@@ -13,6 +13,8 @@ from .card import CARD
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 HEAD_DIM = 128
+MASK_CHANNELS = 4
+"""Of a start picture's latents: in front of them, which frames are given."""
 
 _TASK_SIZES = ("dim", "ffn_dim", "num_layers")
 _INPUT_FACTS = ("in_dim", "image_encoder", "last_frame")

@@ -97,6 +97,11 @@ def _load(args: Namespace, device: torch.device, dtype: torch.dtype) -> WanTrans
     return loaded
 
 
+def geometry(args: Namespace) -> WanGeometry:
+    """Sizes of the transformer in `--dit`, from its header. UserError when it is not of `--task`."""
+    return _geometry(args, _open(args))
+
+
 def _geometry(args: Namespace, weights: Weights) -> WanGeometry:
     try:
         return geometry_of(weights.header, args.task)
