@@ -15,10 +15,13 @@ from typing import Any
 
 import pytest
 import torch
+from musubi_backend import job
+from musubi_backend.architectures.card import HIGH, LOW
 from musubi_backend.architectures.wan.adapter import Wan
 from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.dataset.batches import BatchDescription, CachedItem
-from musubi_backend.errors import UserError
+from musubi_backend.errors import StopRequested, UserError
+from musubi_backend.layers.experts import Experts
 from musubi_backend.layers.linear import Linear
 from musubi_backend.layers.lora import LoRANetwork
 from musubi_backend.options.parser import read
@@ -28,13 +31,13 @@ from musubi_backend.training.checkpoints import Checkpoints
 from musubi_backend.training.distributed import OneProcess, Processes
 from musubi_backend.training.lean_torch import leave_compiler_out
 from musubi_backend.training.loop import Loop, Run
-from musubi_backend.training.randomness import StepRandomness
+from musubi_backend.training.randomness import StepRandomness, derived_seed
 from musubi_backend.training.samples import Samples
 from musubi_backend.training.saved_states import Position
 from musubi_backend.training.state import TrainingState
 from musubi_backend.training.timesteps import TimestepSampling
 from musubi_backend.training.trackers import Trackers
-from musubi_backend.weights.safetensors_file import load
+from musubi_backend.weights.safetensors_file import load, read_header
 from torch import Tensor, nn
 
 RATE, T = 0.1, 0.25
@@ -100,6 +103,7 @@ class GivenDraws(StepRandomness):
 
     def __init__(self) -> None:
         super().__init__(0, 0, torch.device("cpu"))
+        self.asked: list[tuple[Any, float | None]] = []
 
     def start(self, micro_step: int) -> None:
         super().start(micro_step)
@@ -109,6 +113,7 @@ class GivenDraws(StepRandomness):
         return torch.tensor(NOISE[self.micro_step]).view(1, 1, 1, 1, 2)
 
     def levels(self, sampling: TimestepSampling, shape: Sequence[int], u: Any, boundary: float | None) -> tuple[Tensor, Tensor]:
+        self.asked.append((u, boundary))
         return torch.tensor([T]), torch.tensor([T * 1000 + 1])
 
 
@@ -116,16 +121,18 @@ class GivenItems:
     """Batches of one item each, in the same order in every epoch."""
 
     def __init__(self, count: int, broken: Mapping[int, float] | None = None) -> None:
-        self.latents = [torch.tensor(values).view(1, 1, 1, 1, 2) for values in LATENTS[:count]]
+        self.latents = [torch.tensor(LATENTS[index % len(LATENTS)]).view(1, 1, 1, 1, 2) for index in range(count)]
         for index, value in (broken or {}).items():
             self.latents[index] = torch.full_like(self.latents[index], value)
+        self.asked: list[tuple[int, int]] = []
 
     def batches(self, seed: int, epoch: int) -> list[BatchDescription]:
+        self.asked.append((seed, epoch))
         paths = [Path(f"item{index}") for index in range(len(self.latents))]
         return [BatchDescription((CachedItem((0,), path, path),)) for path in paths]
 
     def collate(self, batch: BatchDescription) -> dict[str, Any]:
-        return {"latents": self.latents[int(batch.names[0].removeprefix("item"))]}
+        return {"latents": self.latents[int(batch.names[0].removeprefix("item"))], "timesteps": [0.125]}
 
 
 class Shown(Trackers):
@@ -170,13 +177,14 @@ class Small:
         self.shown = Shown(args)
         windows = math.ceil(items / args.gradient_accumulation_steps)
         folder.mkdir(parents=True, exist_ok=True)
+        self.items = GivenItems(items, broken)
         self.run = Run(
-            args, wan, GivenItems(items, broken), processes or OneProcess(torch.device("cpu")), dtype, model, self.network, choice,  # type: ignore[arg-type]
+            args, wan, self.items, processes or OneProcess(torch.device("cpu")), dtype, model, self.network, choice,  # type: ignore[arg-type]
             schedule, 7, args.max_train_steps, math.ceil(args.max_train_steps / windows), Checkpoints(args, CARD, {}), Samples(args, wan),
             self.shown, {"run": "r"},
         )  # fmt: skip
         self.loop = Loop(self.run)
-        self.loop.randomness = GivenDraws()
+        self.draws = self.loop.randomness = GivenDraws()
         self.after: list[list[float]] = []
         choice.optimizer.register_step_post_hook(lambda *_: self.after.append(self.numbers))
 
@@ -222,6 +230,7 @@ def test_each_batch_is_one_step_of_gradient_descent(tmp_path: Path) -> None:
     assert small.loop.history == pytest.approx(expected.losses, rel=1e-5)
     assert small.shown.of("loss/current") == pytest.approx(expected.losses, rel=1e-5)
     assert small.loop.position == Position(step=6, epoch=1, batch=2, micro_step=6)
+    assert small.items.asked == [(7, 1), (7, 2)], "the order of each epoch is its own"
 
 
 def test_a_window_is_the_mean_of_its_batches_and_a_short_last_one_counts_for_less(tmp_path: Path) -> None:
@@ -265,13 +274,18 @@ def test_the_rate_of_a_step_is_the_one_it_used(tmp_path: Path) -> None:
 
 def test_checkpoints_hold_the_weights_of_their_step_and_the_oldest_go(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"items": 2, "max_train_steps": 8, "save_every_n_epochs": 1, "save_last_n_epochs": 2}
-    small = Small(tmp_path, save_every_n_steps=3, save_last_n_steps=3, **settings)
+    small = Small(tmp_path, save_every_n_steps=2, save_last_n_steps=3, **settings)
     small.loop.start()
     # the end is cat.safetensors; epoch 4, the last, gets no file of its own
-    saved = {path.stem: load(path) for path in tmp_path.glob("*.safetensors")}
-    assert set(saved) == {"cat", "cat-000002", "cat-000003", "cat-step00000003", "cat-step00000006"}
-    for stem, step in (("cat", 8), ("cat-000002", 4), ("cat-000003", 6), ("cat-step00000003", 3), ("cat-step00000006", 6)):
-        assert saved[stem][f"{ADAPTER}.lora_up.weight"].item() == pytest.approx(small.after[step - 1][0]), stem
+    saved = {path.stem: (load(path), read_header(path).metadata) for path in tmp_path.glob("*.safetensors")}
+    assert set(saved) == {"cat", "cat-000002", "cat-000003", "cat-step00000006", "cat-step00000008"}
+    # epochs count from 1, but from 0 in files that are named by their step, as in musubi-tuner
+    for stem, step, epoch in (
+        ("cat", 8, 4), ("cat-000002", 4, 2), ("cat-000003", 6, 3), ("cat-step00000006", 6, 2), ("cat-step00000008", 8, 3)
+    ):  # fmt: skip
+        tensors, metadata = saved[stem]
+        assert tensors[f"{ADAPTER}.lora_up.weight"].item() == pytest.approx(small.after[step - 1][0]), stem
+        assert (metadata["ss_steps"], metadata["ss_epoch"]) == (str(step), str(epoch)), stem
 
 
 def test_the_average_is_of_one_epochs_batches_also_after_resuming(tmp_path: Path) -> None:
@@ -292,13 +306,45 @@ def test_the_average_is_of_one_epochs_batches_also_after_resuming(tmp_path: Path
         assert rest.loop.history == pytest.approx(losses)
 
 
-def test_a_state_inside_a_window_knows_nothing_of_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_state_inside_a_window_knows_nothing_of_it(count: int, tmp_path: Path) -> None:
     """The average of the first epoch leaves out batches that will come again."""
-    small = Small(tmp_path, items=4, gradient_accumulation_steps=2, broken={3: math.nan})
-    with pytest.raises(UserError, match="the loss is not finite at step 2, training item3"):
+    processes = None if count == 1 else Halves(torch.device("cpu"))
+    last = 4 * count - 1
+    small = Small(tmp_path, items=4 * count, gradient_accumulation_steps=2, broken={last: math.nan}, processes=processes)
+    with pytest.raises(UserError, match=f"the loss is not finite at step 2, training item{last}"):
         small.loop.start()
     state = small.loop.state()
-    assert len(state.losses) == 2 and state.position == Position(step=1, epoch=0, batch=2, micro_step=2)
+    assert len(state.losses) == 2 and state.position == Position(step=1, epoch=0, batch=2 * count, micro_step=2)
+
+
+def test_a_stop_before_the_first_step_saves_nothing(tmp_path: Path) -> None:
+    small = Small(tmp_path)
+    job.request_stop()
+    with pytest.raises(StopRequested, match="stopped before a step was done; there is nothing new to save"):
+        small.loop.start()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_keeps_no_graph(tmp_path: Path) -> None:
+    small = Small(tmp_path)
+    assert not small.loop._backward(small.items.collate(small.items.batches(7, 1)[0]), 0).requires_grad
+
+
+def test_losses_are_weighted_by_the_timestep_that_the_model_is_told(tmp_path: Path) -> None:
+    small, expected = Small(tmp_path, weighting_scheme="cosmap", max_train_steps=1), Expected()
+    small.loop.start()
+    expected.step([(0, 0)])
+    sigma = (T * 1000 + 1) / 1000
+    assert small.loop.history == pytest.approx([expected.losses[0] * 2 / (math.pi * (1 - 2 * sigma + 2 * sigma**2))], rel=1e-5)
+
+
+def test_noise_levels_are_asked_for_with_the_strata_of_the_batch_and_the_boundary_of_the_experts(tmp_path: Path) -> None:
+    small = Small(tmp_path, max_train_steps=1)
+    small.loop.start()
+    assert small.draws.asked == [([0.125], None)]
+    small.run.transformer = Experts({HIGH: lambda device: OneNumber(), LOW: lambda device: OneNumber()}, 0.875, torch.device("cpu"))
+    assert Loop(small.run).boundary == 0.875
 
 
 def test_a_finite_loss_with_infinite_gradients_stops_the_training_by_name(tmp_path: Path) -> None:
@@ -371,6 +417,22 @@ def test_samples_and_checkpoints_see_the_weights_meant_for_them_and_training_goe
     assert saved == [False] * 3 and stepped == [(True, True)] * 4
 
 
+def test_no_samples_are_made_at_first_where_a_training_goes_on(tmp_path: Path) -> None:
+    small = Small(tmp_path, optimizer_type="Modes", max_train_steps=3)
+    samples = small.run.samples = Watched(small, (0,))
+    small.loop.go_to(Position(step=2, epoch=0, batch=2, micro_step=2), [1.0, 1.0], [1.0, 1.0])
+    small.loop.start()
+    assert len(small.after) == 1 and samples.made == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["plain", "with a scaler"])
+def test_steps_in_which_every_adapter_is_dropped_count_and_change_nothing(dtype: torch.dtype, tmp_path: Path) -> None:
+    small = Small(tmp_path, network_args=["module_dropout=0.999999"], dtype=dtype)
+    small.loop.start()
+    assert small.loop.position.step == 4 and small.after == []
+    assert small.numbers == pytest.approx([0.6, 0.8])
+
+
 def test_dropout_acts_in_training(tmp_path: Path) -> None:
     small, plain = Small(tmp_path, network_dropout=0.5, max_train_steps=8), Small(tmp_path, max_train_steps=8)
     for one in (small, plain):
@@ -406,3 +468,22 @@ def test_one_of_two_processes_trains_every_second_batch_with_the_mean_gradient_a
     assert small.loop.history == pytest.approx([loss + 1 for loss in expected.losses])
     assert small.loop.position == Position(step=2, epoch=1, batch=0, micro_step=2)
     assert not small.shown.of("loss/current")
+
+
+def test_one_of_two_processes_that_ends_inside_an_epoch_counts_the_batches_of_both_and_goes_on_behind_them(tmp_path: Path) -> None:
+    first = Small(tmp_path / "first", processes=Halves(torch.device("cpu")), max_train_steps=1)
+    first.loop.start()
+    state = first.loop.state()
+    assert state.position == Position(step=1, epoch=0, batch=2, micro_step=1) and len(state.losses) == 1
+    rest, expected = Small(tmp_path / "rest", processes=Halves(torch.device("cpu")), max_train_steps=2), Expected()
+    rest.loop.go_to(state.position, state.losses, state.history)
+    rest.loop.start()
+    up, down = expected.step([(3, 1)])  # the second pair of batches; noise goes on with the micro-step
+    torch.testing.assert_close(rest.after, [[up - RATE * 0.5, down - RATE * 0.5]])
+
+
+def test_the_loop_draws_by_the_seed_and_the_rank_of_its_process(tmp_path: Path) -> None:
+    small = Small(tmp_path, processes=Halves(torch.device("cpu")))
+    draws = Loop(small.run).randomness
+    draws.start(3)
+    assert torch.equal(draws.noise((4,)), torch.randn(4, generator=torch.Generator().manual_seed(derived_seed(7, "noise", 3, 1))))
