@@ -86,7 +86,7 @@ class Replay:
     """One recorded run of Wan's trainer."""
 
     def __init__(self, case: dict[str, Any], trace: dict[str, Tensor], full: dict[str, Tensor], words: Sequence[object]) -> None:
-        """full: the recording that has the noise and the latents of each step where `trace` has not. words: flags behind those of the case."""
+        """full: the recording that has the noise and the latents of each step where `trace` has not. words: flags behind the case's."""
         self.case, self.trace, self.full = case, trace, full
         self.loop = prepared("wan", "wan_train_network", [*case["argv"][1:], *words])
         self.steps = len(case["losses"])

@@ -60,7 +60,8 @@ def dataset(folder: Path, size: tuple[int, int], frames: int, *more: str) -> Pat
     path = folder / "dataset.toml"
     lines = [
         "[general]", f"resolution = [{size[0]}, {size[1]}]", "enable_bucket = false", "[[datasets]]",
-        f"video_directory = '{folder.as_posix()}'", f"cache_directory = '{(folder / 'cache').as_posix()}'", f"target_frames = [{frames}]", *more,
+        f"video_directory = '{folder.as_posix()}'", f"cache_directory = '{(folder / 'cache').as_posix()}'",
+        f"target_frames = [{frames}]", *more,
     ]  # fmt: skip
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
