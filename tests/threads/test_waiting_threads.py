@@ -98,7 +98,7 @@ def test_decoding_takes_what_computing_leaves(machine: pytest.MonkeyPatch) -> No
 
 def test_decoders_beside_each_other_share_the_processors(machine: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (clip,) = write_clips(tmp_path, count=1)
-    machine.setattr(clips, "processors", lambda: 16)
+    machine.setattr(clips, "processors", lambda: 35)
 
     def used() -> int:
         frames = clips.frames_of(clip)
@@ -108,7 +108,7 @@ def test_decoders_beside_each_other_share_the_processors(machine: pytest.MonkeyP
         return opened if frame else 0
 
     with ThreadPoolExecutor(1, "", clips.share_processors, (5,)) as pool:
-        assert pool.submit(used).result() == 3
+        assert pool.submit(used).result() == 7
 
 
 def test_the_flag_counts_more_than_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

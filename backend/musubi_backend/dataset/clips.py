@@ -1,4 +1,4 @@
-"""The frames of clips, video files and folders of pictures alike: upright, with square pixels, in standard range, without transparency."""
+"""The frames of clips: video files, animated pictures and folders of pictures; upright, with square pixels, in standard range, opaque."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from typing import TYPE_CHECKING, Any
 
 from ..threads import processors
 from . import tone
+from .animations import AnimationFrame, frames_of_animation, rate_of_animation
 from .buckets import Size
 from .container import missing_bytes
-from .media import images_in, natural_order
+from .media import images_in, is_animation, natural_order
 from .pictures import on_white, open_picture, picture_notes, read_picture, upright_size
 from .problems import UnusableMedium
 
 if TYPE_CHECKING:
     import numpy as np
-    from av import VideoFrame
+    from av import VideoCodecContext, VideoFrame
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
 logger = logging.getLogger(__name__)
 
 _ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC
+_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 _SQUARE_ENOUGH = 0.01  # encoders write 640:639 where a size was rounded
 
 
@@ -51,7 +53,7 @@ class PictureFrame:
 
     def notes(self) -> tuple[str, ...]:
         with open_picture(self.path) as image:
-            return picture_notes(image)
+            return picture_notes(self.path, image)
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,9 @@ class VideoFileFrame:
 
         width, height = self._square()
         stretched = {} if (width, height) == (self.frame.width, self.frame.height) else {"width": width, "height": height}
-        if self._is_hdr:
-            pixels = tone.to_standard(self._as("rgb48le", stretched), int(self.frame.color_trc), int(self.frame.color_primaries))
+        if tone.told(*self._coding):
+            primaries, transfer = self._coding
+            pixels = tone.to_standard(self._as("rgb48le", stretched), transfer, primaries)
         elif self._has_alpha:
             pixels = on_white(self._as("rgba", stretched))
         else:
@@ -87,14 +90,12 @@ class VideoFileFrame:
 
     def notes(self) -> tuple[str, ...]:
         """What a person should know about how this frame, and so the clip, is read."""
-        told = []
-        if self._is_hdr:
-            told.append(f"HDR ({'PQ' if self.frame.color_trc == tone.PQ else 'HLG'}): brought to standard range")
+        told = [*tone.told(*self._coding)]
         if self._square() != (self.frame.width, self.frame.height):
             told.append("pixels are not square: stretched as players show it")
         if self.frame.interlaced_frame:
             told.append("interlaced: trained with its comb lines; deinterlace it first")
-        if self._has_alpha:
+        if self._has_alpha and self._as("rgba", {})[..., 3].min() < 255:
             told.append("has transparency: what is transparent is laid on white")
         if self._turn is None:
             told.append("turned by an angle that is no multiple of 90 degrees: trained as it is stored")
@@ -112,12 +113,13 @@ class VideoFileFrame:
         return (max(1, round(width * aspect)), height) if aspect > 1 else (width, max(1, round(height / aspect)))
 
     @property
-    def _is_hdr(self) -> bool:
-        return getattr(self.frame, "color_trc", 0) in (tone.PQ, tone.HLG)  # ComfyUI's PyAV may be too old to know it
+    def _coding(self) -> tuple[int, int]:
+        """(primaries, transfer characteristics); ComfyUI's PyAV may be too old to know them."""
+        return int(getattr(self.frame, "color_primaries", 2)), int(getattr(self.frame, "color_trc", 2))
 
     @property
     def _has_alpha(self) -> bool:
-        return any(component.is_alpha for component in self.frame.format.components)
+        return self.frame.format.name == "pal8" or any(component.is_alpha for component in self.frame.format.components)
 
     @property
     def _turn(self) -> tuple[bool, bool, bool] | None:
@@ -133,7 +135,7 @@ class VideoFileFrame:
         return False, False, False
 
 
-ClipFrame = PictureFrame | VideoFileFrame
+ClipFrame = PictureFrame | VideoFileFrame | AnimationFrame
 
 _decoder = threading.local()
 
@@ -149,22 +151,39 @@ def frames_of(path: Path) -> Generator[ClipFrame, None, None]:
     if path.is_dir():
         yield from map(PictureFrame, frames_of_folder(path))
         return
+    if is_animation(path):
+        yield from frames_of_animation(path)
+        return
     with open_video(path) as (container, stream):
-        stream.thread_type = "AUTO"
+        decoder = _decoder_of(stream)
+        decoder.thread_type, decoder.thread_count = "AUTO", getattr(_decoder, "threads", 0)
         aspect = Fraction(stream.sample_aspect_ratio or 1)
         has_times = container.format.name != "avi"  # one rate for all; FFmpeg's guesses are wrong where frames are reordered
-        for frame in _decoded(container, stream, path):
+        for frame in _decoded(container, stream, decoder, path):
             yield VideoFileFrame(frame, frame.time if has_times else None, aspect)
 
 
-def _decoded(container: InputContainer, stream: VideoStream, path: Path) -> Iterator[VideoFrame]:
+def _decoder_of(stream: VideoStream) -> VideoCodecContext:
+    """The stream's decoder; where the file says that VP8 or VP9 has transparency, the one that reads it."""
+    import av
+
+    tags = {key.lower(): value for key, value in stream.metadata.items()}
+    name = _WITH_ALPHA.get(stream.codec_context.name) if tags.get("alpha_mode") == "1" else None
+    if name is None or name not in av.codecs_available:
+        return stream.codec_context
+    decoder: VideoCodecContext = av.CodecContext.create(name, "r")  # type: ignore[assignment]  # as the codec is one of video
+    decoder.extradata = stream.codec_context.extradata
+    return decoder
+
+
+def _decoded(container: InputContainer, stream: VideoStream, decoder: VideoCodecContext, path: Path) -> Iterator[VideoFrame]:
     import av
 
     count = 0
     damage: av.InvalidDataError | None = None
     for packet in container.demux(stream):
         try:
-            frames = packet.decode()
+            frames = decoder.decode(packet)
         except av.InvalidDataError as error:
             damage = error
             if count:
@@ -190,6 +209,8 @@ def frame_rate(path: Path) -> Fraction | None:
     """Frames per second as a video file says; None where it does not, and for folders. UnusableMedium."""
     if path.is_dir():
         return None
+    if is_animation(path):
+        return rate_of_animation(path)
     with open_video(path) as (_, stream):
         return stream.average_rate or None
 
@@ -212,6 +233,8 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
                 cover = " but a cover picture" if container.streams.video else ""
                 raise UnusableMedium(path, f"there is no video in this file{cover}")
             yield container, moving[0]
+    except av.EOFError as error:
+        raise UnusableMedium(path, "the file ends before the first frame") from error
     except av.FFmpegError as error:
         raise UnusableMedium(path, f"the video cannot be read: {error.strerror}") from error
     except OSError as error:

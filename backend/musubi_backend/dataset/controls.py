@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..cache.names import media_stem
-from .media import VIDEO_EXTENSIONS
+from .media import ANIMATED_EXTENSIONS, VIDEO_EXTENSIONS, one_spelling, spelled
 
 Matches = dict[Path, "tuple[Path, ...] | str"]
 
@@ -20,8 +20,8 @@ def control_pictures(pictures: Sequence[Path], candidates: Sequence[Path], count
     free = list(candidates)
     result: Matches = {}
     for picture in _longest_first(pictures):
-        stem = media_stem(picture)
-        mine = [path for path in free if path.name.startswith((f"{stem}.", f"{stem}_"))]
+        stem = _stem(picture)
+        mine = [path for path in free if one_spelling(path.name).startswith((f"{stem}.", f"{stem}_"))]
         free = [path for path in free if path not in mine]
         numbers = {path: _number(path, stem) for path in mine}
         result[picture] = _ordered(numbers, count, f"{stem}.* or {stem}_0.*")
@@ -46,8 +46,8 @@ def further_targets(pictures: Sequence[Path], candidates: Sequence[Path]) -> Mat
     free = [path for path in candidates if path not in set(pictures)]
     result: Matches = {}
     for picture in _longest_first(pictures):
-        stem = media_stem(picture)
-        mine = [path for path in free if media_stem(path).startswith(f"{stem}_")]
+        stem = _stem(picture)
+        mine = [path for path in free if _stem(path).startswith(f"{stem}_")]
         free = [path for path in free if path not in mine]
         if mine:
             result[picture] = _ordered({path: _number(path, stem) for path in mine}, None, "")
@@ -60,16 +60,20 @@ def control_clips(clips: Sequence[Path], folder: Path) -> Matches:
     result: Matches = {}
     for clip in clips:
         stem = media_stem(clip)
-        endings = [ending for lower in VIDEO_EXTENSIONS for ending in (lower, lower.upper())]
-        options = [folder / clip.name, folder / stem, *(folder / f"{stem}{ending}" for ending in endings)]
+        endings = [ending for lower in (*VIDEO_EXTENSIONS, *ANIMATED_EXTENSIONS) for ending in (lower, lower.upper())]
+        options = [spelled(folder / name) for name in (clip.name, stem, *(f"{stem}{ending}" for ending in endings))]
         found = next((path for path in options if path.exists() and (path != options[1] or path.is_dir())), None)
         result[clip] = (found,) if found else f"no control video called {clip.name} or {stem}.*, and no folder {stem}, in {folder}"
     return result
 
 
+def _stem(path: Path) -> str:
+    return one_spelling(media_stem(path))
+
+
 def _number(path: Path, stem: str) -> int | None:
     """Order of a control picture; None when its name does not end in a number."""
-    own = media_stem(path)
+    own = _stem(path)
     if own == stem:
         return 0
     digits = own.rsplit("_", 1)[-1]

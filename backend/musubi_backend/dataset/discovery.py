@@ -87,7 +87,9 @@ def _from_folder(dataset: ImageDataset | VideoDataset, card: Card) -> tuple[list
         problems = [problem for problem in problems if problem.path not in taken]
     controls = _controls(dataset, card, list(captions))
     if not media:
-        known = ", ".join(image_extensions() if isinstance(dataset, ImageDataset) else VIDEO_EXTENSIONS)
+        known = ", ".join(
+            image_extensions() if isinstance(dataset, ImageDataset) else (*VIDEO_EXTENSIONS, "animated .webp, .avif and .png")
+        )
         problems.append(Problem(folder, f"no {dataset.kind}s here; known endings are {known}"))
     items = []
     for path, caption in captions.items():

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..documents import parse_json
+from .media import spelled
 from .problems import Problem
 from .text import read_text
 
@@ -55,12 +56,16 @@ def _record(line: str, kind: str, multiple_target: bool) -> Record:
     path, caption = _text(content, first), _text(content, "caption")
     targets: list[Path] = []
     while multiple_target and f"{kind}_path_{len(targets) + 1}" in content:
-        targets.append(Path(_text(content, f"{kind}_path_{len(targets) + 1}")))
-    controls = tuple(Path(_text(content, key)) for key in _control_keys(content))
-    for medium in (Path(path), *targets, *controls):
-        if not medium.exists():
-            raise ValueError(f"{medium} does not exist")
-    return Record(Path(path), caption, tuple(targets), controls)
+        targets.append(_medium(_text(content, f"{kind}_path_{len(targets) + 1}")))
+    controls = tuple(_medium(_text(content, key)) for key in _control_keys(content))
+    return Record(_medium(path), caption, tuple(targets), controls)
+
+
+def _medium(path: str) -> Path:
+    found = spelled(Path(path))
+    if not found.exists():
+        raise ValueError(f"{path} does not exist")
+    return found
 
 
 def _control_keys(content: dict[str, Any]) -> list[str]:

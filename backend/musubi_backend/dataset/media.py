@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -29,6 +30,8 @@ PICTURE_PLUGINS = (
     PicturePlugin("jxlpy", "jxlpy.JXLImagePlugin", (".jxl",)),
     PicturePlugin("pillow_heif", "pillow_heif", (".heic", ".heif", ".hif"), lambda module: module.register_heif_opener()),
 )
+ANIMATED_EXTENSIONS = (".webp", ".avif", ".avifs", ".png")
+"""Of pictures that are clips where they move."""
 IMAGE_EXTENSIONS = (
     ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jfif", ".jpe", ".gif", ".apng", ".tif", ".tiff", ".dib", ".tga", ".mpo",
     ".jp2", ".j2k", ".jpx", ".jpf", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".qoi", ".psd", ".dds", ".pcx", ".ico", ".sgi",
@@ -56,8 +59,39 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def videos_in(folder: Path) -> list[Path]:
-    """The clips of a folder, sorted by path."""
-    return _files(folder, VIDEO_EXTENSIONS)
+    """The clips of a folder, animated pictures among them, sorted by path."""
+    moving = [path for path in _files(folder, ANIMATED_EXTENSIONS) if is_animation(path) or _is_moving_png(path)]
+    return sorted([*_files(folder, VIDEO_EXTENSIONS), *moving], key=str)
+
+
+def is_animation(path: Path) -> bool:
+    """Is this an animated WebP (RFC 9649, 2.7) or a sequence of AVIF pictures, by its first bytes?"""
+    head = _head(path)
+    return (head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and bool(head[20:21] and head[20] & 2)) or head[4:12] == b"ftypavis"
+
+
+def plugins_for(path: Path) -> list[PicturePlugin]:
+    """The installed packages that Pillow needs for a picture, by its ending or contents (phones' HEIC often ends in .jpg)."""
+    ending = ".heic" if _is_heif(path) else path.suffix.lower()
+    return [plugin for plugin in PICTURE_PLUGINS if ending in plugin.endings and find_spec(plugin.package)]
+
+
+def unread_reason(path: Path) -> str:
+    """Why Pillow does not know a file that should be a picture, and what to do."""
+    ending = ".heic" if _is_heif(path) else path.suffix.lower()
+    return _ADVICE.get(ending, "this is not a picture, a damaged one, or of a kind that is not read; save it as PNG or JPEG")
+
+
+def spelled(path: Path) -> Path:
+    """The file of this name, also where its letters are spelled in another way: macOS writes an accent as a character of its own.
+    `path` itself where there is none."""
+    forms = (Path(unicodedata.normalize(form, os.fspath(path))) for form in ("NFC", "NFD"))
+    return path if os.fspath(path).isascii() or path.exists() else next((other for other in forms if other.exists()), path)
+
+
+def one_spelling(name: str) -> str:
+    """Equal for names that people take for the same one."""
+    return unicodedata.normalize("NFC", name)
 
 
 def natural_order(path: Path) -> tuple[object, ...]:
@@ -69,6 +103,7 @@ def natural_order(path: Path) -> tuple[object, ...]:
 def read_caption(media: Path, extension: str) -> str:
     """The text beside a picture or clip. ValueError says what is wrong with it."""
     path = media.with_name(media.stem + extension)
+    path = next((found for name in (extension, extension.upper()) if (found := spelled(media.with_name(media.stem + name))).exists()), path)
     try:
         return read_text(path).strip()
     except FileNotFoundError:
@@ -89,7 +124,7 @@ def left_out(folder: Path, media: Collection[Path], extension: str, videos: bool
     notes = []
     known, belonging = {path.name for path in media}, {path.resolve() for path in ours}
     paths = sorted(folder.iterdir())
-    stems = {path.stem for path in paths if not (extension and path.name.endswith(extension))}
+    stems = {one_spelling(path.stem) for path in paths if not _is_caption(path.name, extension)}
     for path in paths:
         name, ending = path.name, path.suffix.lower()
         if name.startswith(".") or name in known:
@@ -97,16 +132,51 @@ def left_out(folder: Path, media: Collection[Path], extension: str, videos: bool
         if path.is_dir():
             if path.resolve() not in belonging:
                 notes.append(Note(path, f"a folder in the folder is not read; {_FOLDERS[videos]}"))
-        elif extension and name.endswith(extension):
-            if name.removesuffix(extension) not in stems:
+        elif _is_caption(name, extension):
+            if one_spelling(name[: -len(extension)]) not in stems:
                 notes.append(Note(path, "a caption without a medium of the same name"))
         elif ending in (image_extensions() if videos else VIDEO_EXTENSIONS):
             notes.append(Note(path, _MISPLACED[videos]))
         elif ending not in _NEVER_MEDIA:
-            notes.append(Note(path, "files of this kind are not read"))
+            notes.append(Note(path, _ADVICE.get(ending, "files of this kind are not read")))
     return notes
 
 
+def _is_caption(name: str, extension: str) -> bool:
+    return bool(extension) and name.endswith((extension, extension.upper()))
+
+
+def _is_moving_png(path: Path) -> bool:
+    """Is there an animation (chunk acTL of PNG's third edition) before the pixels?"""
+    head = _head(path, 1 << 16)
+    return head.startswith(b"\x89PNG") and b"acTL" in head.partition(b"IDAT")[0]
+
+
+def _head(path: Path, size: int = 32) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(size)
+    except OSError:
+        return b""
+
+
+def _is_heif(path: Path) -> bool:
+    return re.match(rb".{4}ftyp(heic|heix|heim|heis|mif1|msf1|hevc|hevx)", _head(path), re.DOTALL) is not None
+
+
+_ADVICE = {
+    **dict.fromkeys(
+        (".heic", ".heif", ".hif"),
+        "HEIC pictures are read where the package pillow-heif is installed in the backend's environment; or save them as JPEG",
+    ),
+    ".jxl": "JPEG XL pictures are read where the package pillow-jxl-plugin is installed in the backend's environment; or save them as PNG",
+    **dict.fromkeys(
+        (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"),
+        "raw pictures of cameras are not read; develop them and save them as PNG or JPEG",
+    ),
+    **dict.fromkeys((".exr", ".hdr"), "pictures of light without a white are not read; save them as PNG or JPEG"),
+    **dict.fromkeys((".svg", ".svgz", ".pdf", ".eps", ".ai"), "drawings are not read; save them as PNG"),
+}
 _FOLDERS = {
     True: "give it a dataset of its own, or list folders of frames in a video_jsonl_file",
     False: "give it a dataset of its own",

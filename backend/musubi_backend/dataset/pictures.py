@@ -1,4 +1,4 @@
-"""Opening pictures, their pixels upright and in 8 bits; bringing pixels to the size of their bucket, bit for bit as musubi-tuner does."""
+"""Opening pictures, upright, in 8 bits and sRGB; bringing pixels to the size of their bucket, bit for bit as musubi-tuner does."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .buckets import Size
-from .media import PICTURE_PLUGINS
+from .colours import coding_of, colour_notes, in_srgb
+from .media import plugins_for, unread_reason
 from .problems import UnusableMedium
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 _ORIENTATION = 0x0112  # Exif 2.32, 4.6.4: 1..8; from 5 on rows and columns change places
 _ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
+_PAGED = ("TIFF", "MPO")
 
 
 @contextmanager
@@ -29,16 +30,15 @@ def open_picture(path: Path) -> Iterator[Image]:
     """The opened picture, not decoded yet. UnusableMedium for what Pillow cannot read, here or in the block."""
     from PIL import Image, UnidentifiedImageError
 
-    for plugin in PICTURE_PLUGINS:
-        if path.suffix.lower() in plugin.endings and find_spec(plugin.package):
-            plugin.register(import_module(plugin.module))
     try:
+        for plugin in plugins_for(path):
+            plugin.register(import_module(plugin.module))
         with Image.open(path) as image:
             yield image
     except UnusableMedium:
         raise
     except UnidentifiedImageError as error:
-        raise UnusableMedium(path, "this is not a picture, or a damaged one") from error
+        raise UnusableMedium(path, unread_reason(path)) from error
     except Image.DecompressionBombError as error:
         raise UnusableMedium(path, f"the picture is too large: {error}") from error
     except Exception as error:  # a damaged file makes Pillow's readers raise nearly anything; it must not cost the other items
@@ -53,27 +53,36 @@ def upright_size(image: Image) -> Size:
     return (height, width) if turned else (width, height)
 
 
-def picture_notes(image: Image) -> tuple[str, ...]:
+def picture_notes(path: Path, image: Image) -> tuple[str, ...]:
     """What a person should know about how this picture is read."""
-    animated = image.format in _ANIMATED and getattr(image, "is_animated", False)
-    notes = ("animated: only the first frame is taken",) if animated else ()
+    notes = colour_notes(path, image)
+    if image.format in _ANIMATED and getattr(image, "is_animated", False):
+        notes += ("animated: only the first frame is taken",)
+    if image.format in _PAGED and getattr(image, "n_frames", 1) > 1:
+        notes += ("holds several pictures: only the first is taken",)
     return (*notes, "has transparency: what is transparent is laid on white") if image.has_transparency_data else notes
 
 
 def read_picture(path: Path, *, keep_alpha: bool = False) -> np.ndarray:
     """uint8 [H, W, 3], upright; what is transparent is laid on white. With `keep_alpha` pictures with transparency become [H, W, 4],
     their colours as they are stored. UnusableMedium."""
+    with open_picture(path) as image:
+        coding = coding_of(path, image)
+        return pixels_of(_upright(image), path, coding, keep_alpha=keep_alpha)
+
+
+def pixels_of(image: Image, path: Path, coding: tuple[int, int], *, keep_alpha: bool = False) -> np.ndarray:
+    """As `read_picture`, of a loaded picture. coding: see `colours.coding_of`."""
     import numpy as np
 
-    with open_picture(path) as image:
-        upright = _upright(image)
-        if upright.mode.startswith("I") or upright.mode == "F":
-            return _eight_bits(np.asarray(upright), upright, path)
-        if upright.has_transparency_data:
-            straight = upright.convert("LA") if upright.mode == "La" else upright  # Pillow has no direct way from there
-            pixels = np.array(straight.convert("RGBA"))
-            return pixels if keep_alpha else on_white(pixels)
-        return np.array(upright.convert("RGB"))
+    if image.mode.startswith("I") or image.mode == "F":
+        return _eight_bits(np.asarray(image), image, path)
+    shown = in_srgb(image, coding)
+    if shown.has_transparency_data:
+        straight = shown.convert("LA") if shown.mode == "La" else shown  # Pillow has no direct way from there
+        pixels = np.array(straight.convert("RGBA"))
+        return pixels if keep_alpha else on_white(pixels)
+    return np.array(shown.convert("RGB"))
 
 
 def on_white(pixels: np.ndarray) -> np.ndarray:

@@ -70,7 +70,7 @@ def probe(item: MediaItem, card: Card, timing: Timing | None = None) -> Facts:
     """Facts about an item. UnusableMedium for damaged, cut off or empty files."""
     if not isinstance(item.dataset, VideoDataset):
         with open_picture(item.path) as image:
-            return Facts(upright_size(image), notes=picture_notes(image))
+            return Facts(upright_size(image), notes=picture_notes(item.path, image))
     rate = rate_of(item.dataset, card)
     timing = timing or timing_of(item.path, rate, item.dataset.cache_folder)
     fps = frame_rate(item.path)

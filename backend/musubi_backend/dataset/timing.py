@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from . import clip_lengths
 from .clips import ClipFrame, frames_of, frames_of_folder, open_video
 from .frames import resampled, resampled_count
+from .media import is_animation
 from .problems import UnusableMedium
 
 if TYPE_CHECKING:
@@ -87,8 +88,10 @@ def timing_of(path: Path, rate: Rate = EVERY_FRAME, folder: Path | None = None) 
     known = clip_lengths.recall(folder, path)
     if known is not None:
         return Timing(*known)
-    with open_video(path) as (container, stream):
-        times, trusted = _packets(container, stream, rate.enough)
+    times, trusted = list[float | None](), False
+    if not is_animation(path):
+        with open_video(path) as (container, stream):
+            times, trusted = _packets(container, stream, rate.enough)
     timing = _of_times(times) if trusted else decoded_timing(path, rate.enough, folder)
     if timing.variable and rate.source is not None and rate.enough is not None:
         return timing_of(path, Rate(rate.source, rate.target), folder)  # the limit counts instants then, not frames

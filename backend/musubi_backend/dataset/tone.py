@@ -1,4 +1,4 @@
-"""High dynamic range to the standard one, so that white paper in an HDR clip (203 cd/m2, ITU-R BT.2408) comes out nearly white."""
+"""Light and colours beyond the standard brought to it: white paper in HDR (203 cd/m2, ITU-R BT.2408) comes out nearly white."""
 
 from __future__ import annotations
 
@@ -8,11 +8,25 @@ if TYPE_CHECKING:
     import numpy as np
 
 PQ, HLG = 16, 18  # transfer characteristics, ITU-T H.273 table 3
-_BT2020 = 9  # colour primaries, ITU-T H.273 table 2
+_BT2020, _P3_DCI, _P3 = 9, 11, 12  # colour primaries, ITU-T H.273 table 2
 _WHITE = 203.0  # cd/m2 of diffuse white, BT.2408
 _PEAK = 1000.0 / _WHITE  # what becomes full white; the nominal peak of HLG and of most PQ material
 _KNEE = 0.8  # up to here light is kept as it is
-_TO_BT709 = ((1.6605, -0.5876, -0.0728), (-0.1246, 1.1329, -0.0083), (-0.0182, -0.1006, 1.1187))  # BT.2087, linear light
+_P3_TO_BT709 = ((1.2249, -0.2249, 0.0), (-0.0421, 1.0421, 0.0), (-0.0196, -0.0786, 1.0983))  # SMPTE RP 431-2 and BT.709, white D65
+_TO_BT709 = {  # of linear light; BT.2020's is BT.2087
+    _BT2020: ((1.6605, -0.5876, -0.0728), (-0.1246, 1.1329, -0.0083), (-0.0182, -0.1006, 1.1187)),
+    _P3_DCI: _P3_TO_BT709,
+    _P3: _P3_TO_BT709,
+}
+
+
+def told(primaries: int, transfer: int) -> tuple[str, ...]:
+    """What to say of colours with these numbers of H.273; nothing where they are taken as they are."""
+    if transfer in (PQ, HLG):
+        return (f"HDR ({'PQ' if transfer == PQ else 'HLG'}): brought to standard range",)
+    if primaries in _TO_BT709:
+        return (f"wide colours ({'BT.2020' if primaries == _BT2020 else 'P3'}): brought to BT.709",)
+    return ()
 
 
 def to_standard(pixels: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
@@ -20,12 +34,14 @@ def to_standard(pixels: np.ndarray, transfer: int, primaries: int) -> np.ndarray
     import numpy as np
 
     signal = pixels.astype(np.float32) / 65535
-    light = (_pq(signal) if transfer == PQ else _hlg(signal)) / _WHITE
-    if primaries == _BT2020:
-        light = light @ np.array(_TO_BT709, np.float32).T
+    high = transfer in (PQ, HLG)
+    light = (_pq(signal) if transfer == PQ else _hlg(signal)) / _WHITE if high else signal**2.4
+    if primaries in _TO_BT709:
+        light = light @ np.array(_TO_BT709[primaries], np.float32).T
     light = np.maximum(light, 0)
-    brightest = light.max(axis=-1, keepdims=True)
-    light = light * (_rolled_off(brightest) / np.maximum(brightest, 1e-6))  # one factor per pixel keeps the hue
+    if high:
+        brightest = light.max(axis=-1, keepdims=True)
+        light = light * (_rolled_off(brightest) / np.maximum(brightest, 1e-6))  # one factor per pixel keeps the hue
     return np.rint(255 * np.clip(light, 0, 1) ** (1 / 2.4)).astype(np.uint8)
 
 
