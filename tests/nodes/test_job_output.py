@@ -95,7 +95,14 @@ CASES = {
         "exit status 1.\n",
         "AssertionError: fp8 needs fp8_base",
     ),
+    "an error that ends at a traceback": ("ERROR: no space\nTraceback (most recent call last):\n  File 'a'\nno exception\n", "no space"),
+    "an error of many lines": ("ERROR: 1\n" + "".join(f"{n}\n" for n in range(2, 20)), "\n".join(str(n) for n in range(1, 13))),
+    "only the launcher": (
+        "Traceback (most recent call last):\n  File 'a'\ntorch.distributed.elastic.multiprocessing.errors.ChildFailedError: \nlast\n",
+        "File 'a'\ntorch.distributed.elastic.multiprocessing.errors.ChildFailedError: \nlast",
+    ),
     "only words": ("something\nlast words\n", "something\nlast words"),
+    "the last three of many": ("1\n\n2\n3\n\n4\n", "2\n3\n4"),
 }
 
 
@@ -108,3 +115,54 @@ def test_the_real_error_is_found(part: Any, case: str) -> None:
 def test_out_of_memory_comes_with_advice(part: Any) -> None:
     text = "Traceback (most recent call last):\n  File 'a'\ntorch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB\n"
     assert "gradient checkpointing" in part("nodes.jobs.errors").last_error(text)
+
+
+def test_what_a_stop_would_lose_and_how_it_goes_on_is_followed(follower: Any) -> None:
+    progress = follower.progress
+    follower.feed_metrics('{"event": "keep", "what": "7 steps"}\n')
+    assert progress.keep == "7 steps" and not progress.heard
+    follower.feed_metrics('{"event": "stopping", "file": "/out/cat.safetensors", "bytes": 12}\n')
+    assert (progress.heard, progress.file, progress.bytes) == (True, "/out/cat.safetensors", 12)
+    follower.feed_metrics('{"event": "keep", "what": null}\n{"event": "stopped", "text": "saved"}\n')
+    assert (progress.keep, progress.outcome) == ("", "saved")
+
+
+def test_every_change_is_seen(follower: Any) -> None:
+    for text in (
+        '{"event": "keep", "what": "x"}\n',
+        '{"event": "step", "step": 1, "total": 9, "loss": 1.0}\n',
+        '{"event": "sample", "path": "x"}\n',
+    ):
+        before = follower.progress.version
+        follower.feed_metrics(text)
+        assert follower.progress.version > before
+    for text in (b"saving checkpoint: a\n", b"steps:  50%|##| 4/8 [00:00<00:07]\n", b"12it [00:03,  3.91it/s]\n", b"model saved\n"):
+        before = follower.progress.version
+        follower.feed_log(text)
+        assert follower.progress.version > before, text
+
+
+def test_a_file_is_being_written_until_the_next_step(follower: Any) -> None:
+    follower.feed_log(b"steps:  50%|##| 4/8 [00:00<00:07]\nsaving checkpoint: /out/cat.safetensors\n")
+    assert follower.progress.file == "/out/cat.safetensors"
+    follower.feed_log(b"steps:  62%|##| 5/8 [00:00<00:07]\n")
+    assert follower.progress.file == ""
+    follower.feed_log(b"saving state\n")
+    assert follower.progress.file == "the state"
+
+
+def test_the_first_loss_of_a_step_counts_and_steps_never_go_back(follower: Any) -> None:
+    follower.feed_metrics('{"event": "step", "step": 5, "total": 8, "loss": 0.25}\n')
+    follower.feed_log(b"steps:  62%|##| 5/8 [00:00<00:07, avr_loss=0.75]\n")
+    assert follower.progress.losses == {5: 0.25}
+    follower.feed_metrics('{"event": "step", "step": 3, "total": 8, "loss": 0.5}\n')
+    assert (follower.progress.step, follower.progress.total, follower.progress.losses) == (5, 8, {5: 0.25, 3: 0.5})
+
+
+def test_phases_of_a_training_leave_its_numbers(follower: Any) -> None:
+    follower.feed_log(b"10%|#| 1/10 [00:00<00:07]\nLoading VAE from /m/vae.safetensors\n")
+    assert (follower.progress.phase, follower.progress.step, follower.progress.total) == ("loading the VAE", 0, None)
+    follower.feed_log(b"steps:  50%|##| 4/8 [00:00<00:07]\nepoch 2/3\ngenerating sample images\n")
+    assert (follower.progress.phase, follower.progress.step, follower.progress.total) == ("making a sample", 4, 8)
+    follower.feed_log(b"steps: 100%|##| 8/8 [00:00<00:00]\n")
+    assert follower.progress.text == "training · 8/8", "nothing is left"

@@ -78,7 +78,6 @@ def _normalised(picture: Image, size: tuple[int, int]) -> np.ndarray:
 
     resized = picture if picture.size == size else picture.resize(size, Image.Resampling.BICUBIC)
     values = np.asarray(resized, dtype=np.float32) / 255
-    values = np.asarray(resized, dtype=np.float32) / 255
     normalised: np.ndarray = (values - np.array(_MEAN, np.float32)) / np.array(_DEVIATION, np.float32)
     return normalised.transpose(2, 0, 1)
 
