@@ -32,6 +32,7 @@ def test_lines_are_looked_at_only_at_their_beginning(part: Any, monkeypatch: pyt
     monkeypatch.setattr(follower, "_line", lambda text: (seen.append(len(text)), line(text)))
     for _ in range(100):
         follower.feed_log(b"7" * 8000)
+        assert len(follower._rest) <= 2000 + 8000
     follower.feed_log(b"\n" + b"1it [" * 20_000 + b"\nsteps:  12%|##| 1/8 [00:00<00:07,  1.10s/it, avr_loss=2.03]\n")
     assert max(seen) <= 2000
     assert (follower.progress.step, follower.progress.total) == (1, 8)
@@ -58,6 +59,46 @@ def test_a_poll_reads_a_bounded_amount_and_skips_what_is_far_behind(part: Any, t
     before = job._positions[folder.log]
     runner._read_on(job)
     assert job._positions[folder.log] - before == runner._MOST_PER_POLL
+
+
+def test_of_events_none_is_skipped_however_many_there_are(part: Any, tmp_path: Path) -> None:
+    runner, folder = part("nodes.jobs.runner"), part("nodes.jobs.folder").JobFolder(tmp_path)
+    job = runner.Job(folder, runner.Command([], {}, tmp_path))
+    padding = "x" * 2000
+    events = [json.dumps({"event": "step", "step": step, "total": 900, "loss": 1.0, "padding": padding}) for step in range(1, 701)]
+    folder.metrics.write_text("\n".join(events) + '\n{"event": "step", "step": 701, ', encoding="utf-8")
+    assert folder.metrics.stat().st_size > runner._MOST_BEHIND
+    while runner._read_on(job):
+        pass
+    assert list(job.progress.losses) == list(range(1, 701))
+    with folder.metrics.open("a", encoding="utf-8") as file:
+        file.write('"loss": 0.5}\n')
+    runner._read_on(job)
+    assert job.progress.losses[701] == 0.5
+
+
+def test_a_job_is_followed_through_a_log_that_begins_anew(part: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import asyncio
+    import sys
+
+    runner, folder = part("nodes.jobs.runner"), part("nodes.jobs.folder").JobFolder(tmp_path)
+    monkeypatch.setattr(runner, "_LARGEST_LOG", 1000)
+    monkeypatch.setattr(runner, "_KEPT_OF_LOG", 100)
+    monkeypatch.setattr(runner, "POLL_SECONDS", 0.02)
+    code = (
+        "import pathlib, sys, time\nprint('x' * 3000, flush=True)\n"
+        "while not pathlib.Path('log.old.txt').exists(): time.sleep(0.01)\n"
+        "print('\\nsteps:  50%|##| 4/8 [00:00<00:07]', flush=True)"
+    )
+
+    async def story() -> Any:
+        job = await runner.start(folder, runner.Command([sys.executable, "-c", code], {}, tmp_path))
+        await runner.wait(job)
+        return job
+
+    job = asyncio.run(story())
+    assert (job.returncode, job.progress.step) == (0, 4)
+    assert folder.log.stat().st_size < 100 and (tmp_path / "log.old.txt").stat().st_size == 100
 
 
 def test_a_long_log_begins_anew_and_its_end_is_kept(part: Any, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-TRAINER, CONVERTER = "wan_train_network", "convert_lora"
+TRAINER = "wan_train_network"
 
 
 @pytest.fixture

@@ -55,8 +55,28 @@ def test_a_server_nobody_allowed_is_refused_by_its_name(part: Any, roots: list[P
 
 @pytest.mark.parametrize("text", ["--output_dir", "-x", "a\0b", "a\nb", "", "   "])
 def test_what_is_no_path_is_refused(inside: Any, part: Any, text: str) -> None:
-    with pytest.raises(part("backend.musubi_backend.errors").UserError):
+    for must_exist in (True, False):
+        with pytest.raises(part("backend.musubi_backend.errors").UserError):
+            inside(text, must_exist=must_exist)
+
+
+def test_a_relative_path_counts_from_the_first_folder_that_has_it(part: Any, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second, second / "clips"):
+        folder.mkdir()
+    inside = part("nodes.jobs.guard").inside
+    assert inside("clips", [tmp_path], "path", relative_to=(first, second)) == second / "clips"
+    (first / "clips").mkdir()
+    assert inside("clips", [tmp_path], "path", relative_to=(first, second)) == first / "clips"
+    assert inside("new", [tmp_path], "path", relative_to=(first, second), must_exist=False) == first / "new"
+    assert inside("new", [first, tmp_path], "path", must_exist=False) == first / "new", "else from the first root"
+
+
+@pytest.mark.parametrize(("text", "folder"), [("/elsewhere/clips/a.mp4", "/elsewhere/clips"), ("/elsewhere/clips", "/elsewhere/clips")])
+def test_the_folder_to_allow_is_named(inside: Any, part: Any, text: str, folder: str) -> None:
+    with pytest.raises(part("backend.musubi_backend.errors").UserError) as caught:
         inside(text)
+    assert f'--allow-root "{folder}")' in str(caught.value) and f"or allow {folder} in" in str(caught.value)
 
 
 def test_a_root_that_is_a_link_itself_counts_as_its_target(part: Any, tmp_path: Path) -> None:
@@ -67,13 +87,15 @@ def test_a_root_that_is_a_link_itself_counts_as_its_target(part: Any, tmp_path: 
     assert guard.is_inside(tmp_path / "link" / "clips", [tmp_path / "real"])
 
 
-@pytest.mark.parametrize("name", ["a/b", "..", "a\\b", "-x", "CON", "x:y", "a\nb", "", "x" * 101, ".hidden", "end."])
+@pytest.mark.parametrize(
+    "name", ["a/b", "..", "a\\b", "-x", "CON", "con.lora", "Com9.x.y", "x:y", "a\nb", "a\x1fb", "", "x" * 101, "猫" * 61, ".hidden", "end."]
+)
 def test_names_that_are_no_file_names_are_refused(part: Any, name: str) -> None:
     with pytest.raises(part("backend.musubi_backend.errors").UserError):
         part("nodes.jobs.guard").plain_name(name, "output_name")
 
 
-@pytest.mark.parametrize("name", ["my lora", "猫のLoRA v1.2", "a'b", "x" * 100])
+@pytest.mark.parametrize("name", ["my lora", "猫のLoRA v1.2", "a'b", "x" * 100, "猫" * 60, "console", "com10"])
 def test_plain_names_are_taken(part: Any, name: str) -> None:
     assert part("nodes.jobs.guard").plain_name(name, "output_name") == name
 

@@ -153,7 +153,7 @@ def test_a_file_is_being_written_until_the_next_step(follower: Any) -> None:
 
 def test_the_first_loss_of_a_step_counts_and_steps_never_go_back(follower: Any) -> None:
     follower.feed_metrics('{"event": "step", "step": 5, "total": 8, "loss": 0.25}\n')
-    follower.feed_log(b"steps:  62%|##| 5/8 [00:00<00:07, avr_loss=0.75]\n")
+    follower.feed_log(b"steps:  62%|##| 5/8 [00:00<00:07,  1.10s/it, avr_loss=0.75]\n")
     assert follower.progress.losses == {5: 0.25}
     follower.feed_metrics('{"event": "step", "step": 3, "total": 8, "loss": 0.5}\n')
     assert (follower.progress.step, follower.progress.total, follower.progress.losses) == (5, 8, {5: 0.25, 3: 0.5})

@@ -89,6 +89,44 @@ def test_our_own_trainer_says_how_long_steps_took(follower: Any) -> None:
     assert follower.progress.text == "training · 903/1003 · 2.00it/s · 00:50 left · loss 0.5000"
 
 
+def test_a_bar_that_begins_anew_is_measured_anew(follower: Any, clock: list[float]) -> None:
+    for step in (0, 1, 2, 3):
+        clock[0] += 1
+        follower.feed_log(bar(step, 4, title=""))
+    clock[0] += 500
+    follower.feed_log(bar(0, 4, title=""))
+    assert follower.progress.rate == ""
+    for step in (1, 2):
+        clock[0] += 8
+        follower.feed_log(bar(step, 4, title=""))
+    assert (follower.progress.rate, follower.progress.left) == ("8.00s/it", "00:16")
+
+
+def test_what_is_done_between_two_steps_is_no_step(follower: Any, clock: list[float]) -> None:
+    follower.feed_log(b"running training\n")
+    for step in (0, 1, 2):
+        clock[0] += 2
+        follower.feed_log(bar(step, 100))
+    clock[0] += 50
+    follower.feed_log(b"\nINFO:x:writing the state of the optimizer\n")
+    clock[0] += 50
+    follower.feed_log(bar(3, 100))
+    assert follower.progress.rate == "2.00s/it"
+
+
+def test_several_steps_at_once_share_their_time(follower: Any, clock: list[float]) -> None:
+    for step in (0, 10, 20, 30):
+        clock[0] += 20
+        follower.feed_log(bar(step, 100))
+    assert (follower.progress.rate, follower.progress.left) == ("2.00s/it", "02:20")
+
+
+def test_without_a_bar_the_events_alone_tell_how_long_it_takes(follower: Any) -> None:
+    for step in (1, 2, 3):
+        follower.feed_metrics(f'{{"event": "step", "step": {step}, "total": 103, "loss": 0.5, "seconds": 0.5}}\n')
+    assert (follower.progress.rate, follower.progress.left) == ("2.00it/s", "00:50")
+
+
 def test_the_trainers_bar_counts_steps_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     now, shown = [0.0], io.StringIO()
     monkeypatch.setattr(training_progress.time, "perf_counter", lambda: now[0])

@@ -16,6 +16,69 @@ from musubi_backend.options.registry import Tool, tool, tools
 from musubi_backend.options.tables.needs import NEEDS, Need
 from musubi_backend.options.values import default_of
 
+TOLD = {  # by verb: settings that do nothing alone; those in capitals are refused
+    "train": """
+        max_train_steps GRADIENT_CHECKPOINTING_CPU_OFFLOAD DIM_FROM_WEIGHTS network_dim network_alpha RESUME_LEARNING_RATE training_comment
+        save_last_n_epochs save_last_n_epochs_state save_last_n_steps save_last_n_steps_state sample_prompts SAMPLE_AT_FIRST
+        SAMPLE_EVERY_N_STEPS SAMPLE_EVERY_N_EPOCHS vae_dtype vae_cache_cpu vae_tiling vae_chunk_size vae_spatial_tile_sample_min_size
+        bulk_decode fp8_t5 fp8_llm text_encoder_dtype lr_decay_steps lr_scheduler_num_cycles lr_scheduler_power lr_scheduler_timescale
+        lr_scheduler_min_lr_ratio discrete_flow_shift sigmoid_scale weighting_scheme logit_mean logit_std mode_scale
+        preserve_distribution_shape num_timestep_buckets guidance_scale log_prefix log_tracker_name log_config wandb_run_name wandb_api_key
+        FP8_SCALED block_swap_ring_size dynamo_mode dynamo_fullgraph dynamo_dynamic use_pinned_memory_for_block_swap compile_backend
+        compile_mode compile_dynamic compile_fullgraph compile_cache_size_limit timestep_boundary OFFLOAD_INACTIVE_DIT LORA_PER_EXPERT
+    """,
+    "generate": """
+        FP8_FAST include_patterns exclude_patterns exclude_single_blocks cfg_skip_mode cfg_apply_ratio slg_layers slg_mode slg_scale
+        slg_start slg_end strength control_image_path control_image_mask_path one_frame_auto_resize video_seconds guidance_rescale
+        rope_scaling_factor magcache_retention_ratio magcache_threshold magcache_k use_pinned_memory_for_block_swap compile_backend
+        compile_mode compile_dynamic compile_fullgraph compile_cache_size_limit OFFLOAD_INACTIVE_DIT LAZY_LOADING LORA_WEIGHT_HIGH_NOISE
+        guidance_scale_high_noise
+    """,
+    "cache_latents": "console_width console_back console_num_images one_frame_no_2x one_frame_no_4x",
+    "caption_images_by_qwen_vl": "output_file caption_extension video_frames",
+    "lora_post_hoc_ema": "beta beta2",
+    "convert_lora": "diffusers_prefix",
+}
+
+
+def test_all_that_do_nothing_alone_are_known() -> None:
+    for verb, words in TOLD.items():
+        names = {need.setting.partition("=")[0] for need in NEEDS[verb]}
+        assert names == {word.lower() for word in words.split()}, verb
+        assert {need.setting for need in NEEDS[verb] if need.refused} == {word.lower() for word in words.split() if word.isupper()}, verb
+    assert set(NEEDS) == set(TOLD)
+
+
+@pytest.mark.parametrize(
+    ("tool_name", "given", "words"),
+    [
+        ("wan_train_network", {"save_last_n_steps_state": 5, "save_state": True}, "save_every_n_steps"),
+        ("wan_train_network", {"save_last_n_steps_state": 5, "save_every_n_steps": 1}, "save_state"),
+        ("wan_train_network", {"preserve_distribution_shape": True, "max_timestep": 9}, "timestep_sampling"),
+        ("wan_train_network", {"preserve_distribution_shape": True, "timestep_sampling": "uniform"}, "min_timestep or --max_timestep"),
+        ("wan_train_network", {"num_timestep_buckets": 4, "timestep_sampling": "sigma"}, "timestep_sampling"),
+        ("wan_train_network", {"wandb_run_name": "x", "log_with": "tensorboard"}, "log_with wandb or all"),
+        ("wan_train_network", {"weighting_scheme": "mode", "timestep_sampling": "shift"}, "timestep_sampling sigma"),
+        ("wan_train_network", {"max_train_steps": 5, "max_train_epochs": 1}, "beside --max_train_epochs"),
+        ("wan_train_network", {"guidance_scale": 2.0}, "with these models"),
+        ("lora_post_hoc_ema", {"beta2": 0.5, "sigma_rels": [0.1]}, "beside --sigma_rels"),
+        ("wan_generate_video", {"slg_scale": 2.0, "slg_mode": "uncond", "slg_layers": "9"}, "slg_mode original"),
+        ("wan_train_network", {"weighting_scheme": "cosmap"}, ""),
+        ("wan_train_network", {"logit_std": 2.0, "weighting_scheme": "logit_normal"}, ""),
+        ("wan_train_network", {"preserve_distribution_shape": True, "min_timestep": 9, "timestep_sampling": "logsnr"}, ""),
+        ("wan_train_network", {"num_timestep_buckets": 4, "timestep_sampling": "uniform"}, ""),
+        ("wan_train_network", {"sample_prompts": "x", "sample_at_first": True}, ""),
+        ("hv_train_network", {"guidance_scale": 2.0}, ""),
+        ("wan_generate_video", {"lora_weight": ["x"], "include_patterns": ["y"]}, ""),
+        ("wan_generate_video", {"control_image_path": ["x"], "from_file": "y"}, ""),
+        ("lora_post_hoc_ema", {"beta2": 0.5}, ""),
+    ],
+)
+def test_one_of_several_partners_is_enough_and_several_lines_are_all_needed(tool_name: str, given: dict[str, Any], words: str) -> None:
+    target = tool(tool_name)
+    told = [sentence for _, sentence in unmet(target, Namespace(**{**defaults(target), **given}))]
+    assert len(told) == (1 if words else 0) and words in "".join(told), told
+
 
 def every_need() -> list[tuple[Tool, Need]]:
     pairs = [(one, need) for one in tools().values() for need in NEEDS.get(one.verb, ())]

@@ -133,17 +133,18 @@ def of_bytes(array: Array, dtype: str) -> Any:
 
 
 def _to_bfloat16(values: NDArray[np.float32]) -> Array:
-    bits = np.asarray(values, order="C").view(np.uint32)
+    flat = np.atleast_1d(np.asarray(values, order="C"))  # numpy makes plain numbers of arrays without dimensions
+    bits = flat.view(np.uint32)
     halves = (bits >> 16) & 1
     halves += 0x7FFF
     halves += bits
     halves >>= 16
     result: Array = halves.astype(np.uint16)
     with np.errstate(all="ignore"):
-        suspicious = not np.isfinite(values.sum())  # one pass, where looking for NaN takes two
+        suspicious = not np.isfinite(flat.sum())  # one pass, where looking for NaN takes two
     if suspicious:
-        result[np.isnan(values)] = _BF16_NAN
-    return result
+        result[np.isnan(flat)] = _BF16_NAN
+    return result.reshape(values.shape)
 
 
 def _through_torch(array: Array, dtype: str) -> NDArray[np.float32]:
