@@ -28,6 +28,14 @@ def test_adamw_in_any_case_with_literal_arguments() -> None:
     assert choose("AdamW")[0].recorded == "torch.optim.adamw.AdamW"
 
 
+def test_adamw_does_its_step_in_one_kernel_unless_asked_otherwise() -> None:
+    assert choose("adamw")[0].optimizer.defaults["fused"]
+    for asked in ("foreach=True", "foreach=False", "fused=False", "amsgrad=True", "capturable=False", "differentiable=True"):
+        name, _, value = asked.partition("=")
+        defaults = choose("adamw", asked)[0].optimizer.defaults
+        assert not defaults["fused"] and str(defaults[name]) == value
+
+
 def test_torch_names_and_dotted_paths() -> None:
     assert isinstance(choose("SGD", "momentum=0.9")[0].optimizer, torch.optim.SGD)
     assert isinstance(choose("torch.optim.RAdam")[0].optimizer, torch.optim.RAdam)

@@ -87,3 +87,9 @@ def test_any_scheduler_class_can_be_named() -> None:
 def test_mistakes_are_named(values: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         rates(settings(**values))
+
+
+def test_a_least_rate_given_as_such_is_a_share_of_the_learning_rate() -> None:
+    values = rates(settings(lr_scheduler="cosine_with_min_lr", lr_scheduler_args=["min_lr=1e-4"]))
+    # half a wave over 30 steps, between 1e-3 and 1e-4
+    assert [values[0], values[15], values[30]] == pytest.approx([1e-3, 5.5e-4, 1e-4])
