@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..backend.musubi_backend.architectures.card import Task
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.argv import to_argv
 from ..backend.musubi_backend.tools.demo import KINDS
 from ..nodes.jobs.config import DEMO_MODELS
 from ..nodes.jobs.follow import run_tool
-from ..nodes.models import ModelPaths, WanModelPaths, wan_task
+from ..nodes.models import ModelPaths
 from ..nodes.widgets import NONE
 from .terminal import TerminalHost
 from .workflow import Step
@@ -62,7 +63,8 @@ async def prepare(steps: Mapping[str, Step], host: TerminalHost) -> None:
 def kind_of(step: Step) -> str:
     """Which demo models stand in for those of a Model Paths node. UserError where there are none."""
     assert isinstance(step.node, ModelPaths)
-    kind = _wan_kind(step.constants["task"]) if isinstance(step.node, WanModelPaths) else step.node.card.id
+    card = step.node.card
+    kind = _wan_kind(card.task(step.constants["task"])) if card.id == "wan" else card.id
     if kind not in KINDS:
         raise UserError(f"--demo: there are no tiny models of {step.node.card.title}; there are {', '.join(KINDS)}")
     return kind
@@ -80,8 +82,7 @@ def _name(step: Step) -> str:
     return step.node.spec.id.split("_", 1)[1]
 
 
-def _wan_kind(name: str) -> str:
-    task = wan_task(name)
+def _wan_kind(task: Task) -> str:
     if task.boundary is not None:
         return "wan22_i2v" if task.start_image else "wan22"
     if task.control:

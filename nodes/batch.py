@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -12,13 +13,15 @@ from typing import Any
 from ..backend.musubi_backend import content, place
 from ..backend.musubi_backend.architectures import cards
 from ..backend.musubi_backend.architectures.card import Card
+from ..backend.musubi_backend.architectures.widgets import END, START
 from ..backend.musubi_backend.atomic import replacing, write_text
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.argv import to_argv
 from ..backend.musubi_backend.options.option import GENERATE
 from ..backend.musubi_backend.options.registry import options_for, tool_names
-from . import loras, pictures
-from .generate import device_input, metadata_values, more_memory_inputs, results, size_inputs
+from . import experts, loras, pictures
+from .families import any_tool, shared_widget, titles
+from .generate import device_input, metadata_values, results, size_inputs
 from .jobs import config as configuration
 from .jobs import guard
 from .jobs.config import engine_stamp
@@ -27,19 +30,20 @@ from .jobs.folder import JobFolder
 from .jobs.follow import run_on_gpus
 from .jobs.runner import Job
 from .jobs.wording import in_widgets
-from .models import HIGH_NOISE, MODELS, model_values
-from .pictures import END, SECTIONS, START
+from .models import MODELS, model_values
+from .pictures import SECTIONS
 from .sizes import length_problems, size_problems
 from .spec import ANY, Host, Input, Node, NodeSpec, Output, Problem, Result, refused
 from .video import next_path, output_prefix
-from .widgets import applicable, widget
+from .widgets import applicable
 
-_TOOL = tool_names(cards()["wan"])[GENERATE]
 _PATHS = ("i", "ei", "cn", "ci", "cim")  # options of a prompt line that name files
 _SEEDS = 2**32
+_IN_SECONDS = titles(card for card in cards().values() if card.length_in_seconds)
 _ATTENTION = ("sdpa", "torch", "flash", "sageattn", "xformers")  # what all architectures have
 _SOURCES = (START, END)
 _CRASHES = 2
+_STRIDE = math.gcd(*(card.frame_stride for card in cards().values()))  # what holds for every model
 
 
 @dataclass
@@ -67,8 +71,9 @@ class BatchProcessor(Node):
             Input(
                 "prompts",
                 "STRING",
-                "One prompt per line; # begins a comment. A line may end in settings of its own: --w --h size, --f frames (FramePack: "
-                "seconds), --d seed, --s steps, --g guidance, --fs flow shift, --n negative prompt, --i first frame, --ei last frame.",
+                "One prompt per line; # begins a comment. A line may end in settings of its own: --w --h size, --f frames "
+                f"({_IN_SECONDS}: seconds), --d seed, --s steps, --g guidance, --fs flow shift, --n negative prompt, "
+                "--i first frame, --ei last frame.",
                 default="",
                 multiline=True,
             ),
@@ -79,15 +84,15 @@ class BatchProcessor(Node):
                 "home folder.",
                 default="",
             ),
-            widget(_TOOL, "negative_prompt", multiline=True),
+            shared_widget(GENERATE, "negative_prompt", multiline=True),
             *size_inputs(),
             Input("video_length", "INT", "Frames, 4n+1. 0: what the model is made for.", default=0, minimum=0, maximum=10000, step=1),
             Input("fps", "INT", "Frames per second the files play at. 0: the model's own.", default=0, minimum=0, maximum=240),
-            widget(_TOOL, "infer_steps", off=0),
-            widget(_TOOL, "guidance_scale", off=-1.0),
-            widget(_TOOL, "flow_shift", off=0.0),
-            widget(
-                _TOOL,
+            shared_widget(GENERATE, "infer_steps", off=0),
+            shared_widget(GENERATE, "guidance_scale", off=-1.0),
+            shared_widget(GENERATE, "flow_shift", off=0.0),
+            shared_widget(
+                GENERATE,
                 "seed",
                 0,
                 maximum=_SEEDS - 1,
@@ -95,8 +100,8 @@ class BatchProcessor(Node):
                 tooltip="Seed of the first prompt; each further one gets the next number. A line's own --d wins.",
             ),
             *loras.inputs(4),
-            widget(_TOOL, "attn_mode", "sdpa", choices=_ATTENTION, advanced=True),
-            device_input(_TOOL),
+            shared_widget(GENERATE, "attn_mode", "sdpa", choices=_ATTENTION, advanced=True),
+            device_input(any_tool(GENERATE)),
             Input("gpus", "INT", "How many GPUs share the work. 0: all there are.", default=0, minimum=0, maximum=64),
             Input(
                 "filename_prefix",
@@ -105,14 +110,15 @@ class BatchProcessor(Node):
                 default="musubi_tuner/batch",
             ),
             *pictures.sockets_and_paths(_SOURCES),
-            widget(_TOOL, "fp8"),
-            widget(_TOOL, "fp8_scaled"),
-            widget(_TOOL, "blocks_to_swap", off=0),
-            *more_memory_inputs(_TOOL),
-            widget(_TOOL, "offload_inactive_dit"),
-            *loras.inputs(2, "high_", " to the high-noise model of Wan2.2", hidden=True),
+            shared_widget(GENERATE, "fp8"),
+            shared_widget(GENERATE, "fp8_scaled"),
+            shared_widget(GENERATE, "blocks_to_swap", off=0),
+            shared_widget(GENERATE, "use_pinned_memory_for_block_swap"),
+            shared_widget(GENERATE, "compile"),
+            shared_widget(GENERATE, "offload_inactive_dit"),
+            *experts.lora_inputs(),
             Input("prompt_list", ANY, "Prompts from other nodes: a text of lines, or a list of texts", optional=True, many=True),
-            widget(_TOOL, "skip_mismatched"),
+            shared_widget(GENERATE, "skip_mismatched"),
         ),
         outputs=(
             Output("videos", "VIDEO", "The videos, in the order of the prompts", many=True),
@@ -128,10 +134,11 @@ class BatchProcessor(Node):
         yield from pictures.problems(host, _SOURCES, constants)
         yield from refused("prompts", _lines, host, constants.get("prompts", ""), "", None)
         yield from refused("prompt_file", _lines, host, "", constants.get("prompt_file", ""), None)
-        yield from (*length_problems(constants, 4), *size_problems(constants))  # every model makes 4n+1 frames
+        yield from (*length_problems(constants, _STRIDE), *size_problems(constants))
 
     def fingerprint(self, host: Host, **constants: Any) -> str:
-        files = [*loras.files(host, constants)[0], *loras.files(host, constants, "high_")[0], *pictures.stamps(host, _SOURCES, constants)]
+        chosen = [*loras.files(host, constants)[0], *loras.files(host, constants, experts.PREFIX)[0]]
+        files = [*chosen, *pictures.stamps(host, _SOURCES, constants)]
         if constants.get("prompt_file", "").strip():
             files.append(_prompt_file(host, constants["prompt_file"]))
         return f"{engine_stamp(host.home)} {content.of_files(files)}"
@@ -177,7 +184,7 @@ class BatchProcessor(Node):
             **_length(card, inputs["video_length"]),
             **applicable(self.spec.inputs, inputs, tool, card.title),
             **loras.options(host, inputs),
-            **_high_noise_loras(host, inputs),
+            **_high_noise_loras(host, card, inputs),
             **metadata_values(host),
         }
 
@@ -188,19 +195,19 @@ def _check_engine(host: Host, card: Card, tool: str) -> None:
         raise UserError(f"musubi-tuner makes {card.title} videos one by one: choose the engine builtin, or use its generator node")
 
 
-def _high_noise_loras(host: Host, inputs: dict[str, Any]) -> dict[str, Any]:
-    """The LoRAs of Wan2.2's high-noise model. UserError where the models have none."""
-    chosen = loras.options(host, inputs, "high_", "_high_noise")
-    if chosen and HIGH_NOISE not in inputs["models"]:
-        raise UserError("high_lora_1 and high_lora_2 are for the high-noise model of Wan2.2, and these models have none")
+def _high_noise_loras(host: Host, card: Card, inputs: dict[str, Any]) -> dict[str, Any]:
+    """The LoRAs of the high-noise expert. UserError where the models have none."""
+    chosen = experts.lora_values(host, inputs)
+    if chosen and (card.expert is None or card.expert.name not in inputs["models"]):
+        raise UserError(f"high_lora_1 and high_lora_2 are for the high-noise model of {experts.titles()}, and these models have none")
     return chosen
 
 
 def _length(card: Card, frames: int) -> dict[str, Any]:
-    """The option that says how long the videos are. FramePack counts seconds."""
+    """The option that says how long the videos are."""
     if not frames:
         return {}
-    return {"video_seconds": frames / card.fps} if card.id == "fp" else {"video_length": frames}
+    return {"video_seconds": frames / card.fps} if card.length_in_seconds else {"video_length": frames}
 
 
 def _gpus(host: Host, inputs: dict[str, Any], prompts: int) -> list[str | None]:

@@ -14,32 +14,29 @@ from ..backend.musubi_backend.options.argv import to_argv
 from ..backend.musubi_backend.options.option import CACHE_LATENTS, CACHE_TEXT
 from ..backend.musubi_backend.options.registry import options_for, tool_names
 from .dataset import DATASET
+from .families import shared_widget
 from .jobs import config as configuration
 from .jobs.config import engine_stamp
 from .jobs.follow import run_tool
-from .models import MODELS, files_for
+from .models import MODELS, facts_of, files_for
 from .spec import Host, Input, Node, NodeSpec, Output, Result
-from .widgets import UNSET, applicable, widget
+from .widgets import UNSET, applicable
 
 LATENTS = "MUSUBITUNER_LATENT_CACHE"
 TEXT = "MUSUBITUNER_TEXT_CACHE"
 DEVICES = (UNSET, "cuda", "cpu")
 NUMBER_FORMATS = (UNSET, "float32", "bfloat16", "float16")
-_WAN_LATENTS = tool_names(cards()["wan"])[CACHE_LATENTS]
-_FP_LATENTS = tool_names(cards()["fp"])[CACHE_LATENTS]
-_HV_TEXT = tool_names(cards()["hv"])[CACHE_TEXT]
-_WAN_TEXT = tool_names(cards()["wan"])[CACHE_TEXT]
 
 
-def _common(tool: str) -> tuple[Input, ...]:
+def _common(verb: str) -> tuple[Input, ...]:
     return (
         Input("dataset", DATASET, "From Dataset Config"),
         Input("models", MODELS, "The model's files; the caches fit this architecture only"),
-        widget(tool, "skip_existing", True),
-        widget(tool, "keep_cache"),
-        widget(tool, "batch_size", off=0),
-        widget(tool, "num_workers", off=0),
-        widget(tool, "device", kind="COMBO", choices=DEVICES, default=UNSET, off=UNSET, advanced=True),
+        shared_widget(verb, "skip_existing", True),
+        shared_widget(verb, "keep_cache"),
+        shared_widget(verb, "batch_size", off=0),
+        shared_widget(verb, "num_workers", off=0),
+        shared_widget(verb, "device", kind="COMBO", choices=DEVICES, default=UNSET, off=UNSET, advanced=True),
     )
 
 
@@ -50,15 +47,15 @@ class VAELatentCache(Node):
         category="MusubiTuner/Cache",
         description="Encode the clips and pictures of a dataset with the VAE. What is cached already is skipped.",
         inputs=(
-            *_common(_WAN_LATENTS),
-            widget(_WAN_LATENTS, "vae_cache_cpu"),
-            widget(_WAN_LATENTS, "disable_cudnn_backend"),
-            widget(_FP_LATENTS, "vae_tiling"),
-            widget(_FP_LATENTS, "vae_chunk_size", off=0),
-            widget(_FP_LATENTS, "vae_spatial_tile_sample_min_size", off=0),
-            widget(_FP_LATENTS, "one_frame_no_2x"),
-            widget(_FP_LATENTS, "one_frame_no_4x"),
-            widget(_WAN_LATENTS, "vae_dtype", kind="COMBO", choices=NUMBER_FORMATS, default=UNSET, off=UNSET),
+            *_common(CACHE_LATENTS),
+            shared_widget(CACHE_LATENTS, "vae_cache_cpu"),
+            shared_widget(CACHE_LATENTS, "disable_cudnn_backend"),
+            shared_widget(CACHE_LATENTS, "vae_tiling"),
+            shared_widget(CACHE_LATENTS, "vae_chunk_size", off=0),
+            shared_widget(CACHE_LATENTS, "vae_spatial_tile_sample_min_size", off=0),
+            shared_widget(CACHE_LATENTS, "one_frame_no_2x"),
+            shared_widget(CACHE_LATENTS, "one_frame_no_4x"),
+            shared_widget(CACHE_LATENTS, "vae_dtype", kind="COMBO", choices=NUMBER_FORMATS, default=UNSET, off=UNSET),
         ),
         outputs=(Output("latents", LATENTS, "For the trainer"),),
     )
@@ -77,10 +74,10 @@ class TextEncoderCache(Node):
         category="MusubiTuner/Cache",
         description="Encode the captions of a dataset with the text encoder. Captions that are cached already are skipped.",
         inputs=(
-            *_common(_WAN_TEXT),
-            widget(_WAN_TEXT, "fp8_t5"),
-            widget(_HV_TEXT, "fp8_llm"),
-            widget(_HV_TEXT, "text_encoder_dtype", kind="COMBO", choices=NUMBER_FORMATS, default=UNSET, off=UNSET),
+            *_common(CACHE_TEXT),
+            shared_widget(CACHE_TEXT, "fp8_t5"),
+            shared_widget(CACHE_TEXT, "fp8_llm"),
+            shared_widget(CACHE_TEXT, "text_encoder_dtype", kind="COMBO", choices=NUMBER_FORMATS, default=UNSET, off=UNSET),
         ),
         outputs=(Output("text", TEXT, "For the trainer"),),
     )
@@ -117,7 +114,8 @@ def caching_values(spec: NodeSpec, verb: str, inputs: dict[str, Any]) -> dict[st
         return {"dataset_config": dataset["toml"], **files_for(models, card.text_encoders, "caching captions"), **chosen}
     encoder = (card.image_encoder,) if card.image_encoder and card.image_encoder in models else ()
     files = files_for(models, ("vae", *encoder), "caching latents")
-    follows = {"i2v": card.task(models["task"]).start_image, "one_frame": is_one_frame(dataset), "f1": models.get("f1", False)}
+    facts = {name: models[name] for name in facts_of(card) if name in models}
+    follows = {"i2v": card.task(models["task"]).start_image, "one_frame": is_one_frame(dataset), **facts}
     known = options_for(tool)
     return {"dataset_config": dataset["toml"], **files, **{name: value for name, value in follows.items() if name in known}, **chosen}
 

@@ -1,4 +1,4 @@
-"""All nodes of the pack."""
+"""All nodes of the pack: those that serve every family, and three of each family that has nodes."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ from .batch import BatchProcessor
 from .cache import TextEncoderCache, VAELatentCache
 from .caption import CaptionImages
 from .dataset import DatasetConfig, DatasetConfigLoader
-from .generators import FramePackVideoGenerator, HunyuanVideoGenerator, WanVideoGenerator
+from .families import families
+from .generate import generator
 from .lora_tools import LoRAExtractor, LoRAFormatConverter, LoRAMerger, LoRAPostHocEMA
-from .models import FramePackModelPaths, HunyuanVideoModelPaths, WanModelPaths
+from .models import model_paths
 from .spec import Node
 from .system import BackendInfo
-from .train import FramePackLoRATrainer, HunyuanVideoLoRATrainer, WanLoRATrainer
+from .train import lora_trainer
 from .training_settings import LoRATrainingConfig, OptimizerConfig, SamplingConfig
 from .video import VideoComparison, VideoInput, VideoOutput
 from .viewer import DatasetViewer
+
+_FAMILIES = families()
 
 NODES: tuple[type[Node], ...] = (
     DatasetConfig,
@@ -23,18 +26,12 @@ NODES: tuple[type[Node], ...] = (
     DatasetViewer,
     VAELatentCache,
     TextEncoderCache,
-    WanModelPaths,
-    HunyuanVideoModelPaths,
-    FramePackModelPaths,
+    *(model_paths(*family) for family in _FAMILIES),
     LoRATrainingConfig,
     OptimizerConfig,
     SamplingConfig,
-    WanLoRATrainer,
-    HunyuanVideoLoRATrainer,
-    FramePackLoRATrainer,
-    WanVideoGenerator,
-    HunyuanVideoGenerator,
-    FramePackVideoGenerator,
+    *(lora_trainer(*family) for family in _FAMILIES),
+    *(generator(*family) for family in _FAMILIES),
     VideoInput,
     VideoComparison,
     VideoOutput,
@@ -45,3 +42,5 @@ NODES: tuple[type[Node], ...] = (
     LoRAExtractor,
     BackendInfo,
 )
+
+BY_NAME = {node.spec.id.removeprefix("MusubiTuner_"): node for node in NODES}

@@ -76,7 +76,7 @@ class ComfyHost:
 
     def _demo_models(self, key: str) -> dict[str, Path]:
         """The tiny models of the quickstart by name: offered by this pack's nodes only, as no other node could use them."""
-        if key not in {folder for card in cards().values() for folder in card.model_folders.values()}:
+        if key not in {part.folder for card in cards().values() for part in card.parts}:
             return {}
         return {path.name: path for path in sorted((self.home / DEMO_MODELS).glob("*.safetensors"))}
 

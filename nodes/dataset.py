@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ..backend.musubi_backend import content
+from ..backend.musubi_backend.architectures import cards
 from ..backend.musubi_backend.atomic import write_text
 from ..backend.musubi_backend.dataset.text import read_text
 from ..backend.musubi_backend.documents import parse_json
 from ..backend.musubi_backend.errors import UserError
 from . import toml_text
+from .families import titles
 from .inspection import PLACES, inspect, places
 from .jobs import guard
 from .sizes import size_problems
@@ -28,7 +30,8 @@ _SOURCES = {
 _EXTRACTIONS = ("head", "chunk", "slide", "uniform", "full")
 _PATH_KEYS = re.compile(r"(image|video|control)_path.*")
 _VIDEO = 2048
-_WINDOW = 9  # FramePack's own, and the default of `fp_latent_window_size`
+_WINDOW = 9  # the default of `fp_latent_window_size`
+_SECTIONED = titles(card for card in cards().values() if card.sections)
 
 
 _ON_BAD_ITEMS = Input(
@@ -90,9 +93,9 @@ class DatasetConfig(Node):
                 "-1: no one-frame training. Needs control pictures.", default=-1, minimum=-1, maximum=1000, advanced=True),
             Input("one_frame_control_indices", "STRING", "One-frame training: the indices of the control pictures, separated by commas, "
                 "such as 0 or 0, 10.", default="", advanced=True),
-            Input("one_frame_no_post", "BOOLEAN", "One-frame training of FramePack: without an empty frame after the last control "
+            Input("one_frame_no_post", "BOOLEAN", f"One-frame training of {_SECTIONED}: without an empty frame after the last control "
                 "picture.", default=False, advanced=True),
-            Input("latent_window_size", "INT", "FramePack: latent frames per section; 9 is what the model was made with.",
+            Input("latent_window_size", "INT", f"{_SECTIONED}: latent frames per section; 9 is what the model was made with.",
                   default=9, minimum=1, maximum=100, advanced=True),
             _ON_BAD_ITEMS,
         ),

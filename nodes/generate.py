@@ -1,33 +1,39 @@
-"""The generator nodes: text, pictures and videos to video with any number of LoRAs, model loading included."""
+"""The generator nodes: text, pictures and videos to video or pictures with any number of LoRAs, model loading included."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ..backend.musubi_backend import content, place
-from ..backend.musubi_backend.architectures import cards
-from ..backend.musubi_backend.architectures.card import Card
+from ..backend.musubi_backend.architectures.card import IMAGE, Card
+from ..backend.musubi_backend.architectures.widgets import FamilyNodes, Shared, Size
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.argv import to_argv
 from ..backend.musubi_backend.options.option import GENERATE
 from ..backend.musubi_backend.options.registry import tool_names
-from . import loras, pictures
+from . import experts, loras, pictures, sections
 from .cache import DEVICES
+from .families import letters, own_inputs
 from .jobs.config import engine_stamp
 from .jobs.folder import JobFolder
 from .jobs.follow import run_tool
-from .models import check_architecture, model_values
-from .pictures import Source
+from .models import MODELS, check_architecture, model_values
 from .sizes import length_problems, size_problems
-from .spec import Host, Input, Node, NodeSpec, Output, Problem, Result
+from .spec import Host, Input, Node, NodeSpec, Output, Problem, Result, refused
 from .widgets import UNSET, settings, widget
 
 SUFFIXES = (".mp4", ".png")
-LORAS = 4
-_GENERATE = tool_names(cards()["wan"])[GENERATE]
-TEXT_ONLY = 16  # input channels of a transformer that takes noise alone
+_LORAS = 4
+_SHARED: dict[Shared, Callable[[Card, FamilyNodes], tuple[Input, ...]]] = {
+    Shared.LORAS: lambda card, family: loras.inputs(_LORAS),
+    Shared.HIGH_LORAS: lambda card, family: experts.lora_inputs(card),
+    Shared.PICTURES: lambda card, family: pictures.sockets_and_paths(family.sources),
+    Shared.DEVICE: lambda card, family: (device_input(tool_names(card)[GENERATE]),),
+    Shared.SECTION_NUMBERS: lambda card, family: (sections.NUMBERS,),
+    Shared.SECTION_IMAGES: lambda card, family: (sections.IMAGES,),
+}
 
 
 def size_inputs(width: int = 832, height: int = 480) -> tuple[Input, Input]:
@@ -42,50 +48,65 @@ def device_input(tool: str) -> Input:
     return widget(tool, "device", kind="COMBO", choices=DEVICES, default=UNSET, off=UNSET, advanced=True)
 
 
-def more_memory_inputs(tool: str) -> tuple[Input, ...]:
-    """What trades memory and start-up for speed."""
-    return (widget(tool, "use_pinned_memory_for_block_swap"), widget(tool, "compile"))
+def _inputs(card: Card, family: FamilyNodes) -> Iterator[Input]:
+    yield Input("models", MODELS, f"From {card.family} Model Paths")
+    for entry in family.generator:
+        if isinstance(entry, Shared):
+            yield from _SHARED[entry](card, family)
+        elif isinstance(entry, Size):
+            yield from size_inputs(entry.width, entry.height)
+        else:
+            yield from own_inputs(tool_names(card)[GENERATE], (entry,))
 
 
-def generator_spec(name: str, title: str, description: str, inputs: tuple[Input, ...]) -> NodeSpec:
-    """The specification of one architecture's generator."""
+def _outputs(card: Card) -> tuple[Output, ...]:
+    where = "in the temporary folder until it is saved"
+    if card.makes == IMAGE:
+        return (Output("images", "IMAGE", "The picture"), Output("path", "STRING", f"Its file, {where}"))
+    return (
+        Output("video", "VIDEO", "The video"),
+        Output("frames", "IMAGE", "Its frames"),
+        Output("path", "STRING", "Its file, in the temporary folder until Video Output saves it"),
+    )
+
+
+def _spec(card: Card, family: FamilyNodes) -> NodeSpec:
+    noun = card.makes.capitalize()
+    title = card.family if noun in card.family else f"{card.family} {noun}"
     return NodeSpec(
-        id=f"MusubiTuner_{name}Generator",
+        id=f"MusubiTuner_{letters(title)}Generator",
         display_name=f"{title} Generator",
         category="MusubiTuner/Generate",
-        description=f"{description} The models are loaded in the backend, not in ComfyUI.",
-        inputs=(*inputs, widget(_GENERATE, "skip_mismatched")),
-        outputs=(
-            Output("video", "VIDEO", "The video"),
-            Output("frames", "IMAGE", "Its frames"),
-            Output("path", "STRING", "Its file, in the temporary folder until Video Output saves it"),
-        ),
+        description=f"{family.generates} The models are loaded in the backend, not in ComfyUI.",
+        inputs=tuple(_inputs(card, family)),
+        outputs=_outputs(card),
         is_output=True,
     )
 
 
-class VideoGenerator(Node):
-    """What all architectures' generators do. A subclass names its card, what it can start from, and checks of its own."""
+class Generator(Node):
+    """The generator of a family; `generator` makes one of it."""
 
     card: ClassVar[Card]
-    sources: ClassVar[tuple[Source, ...]] = ()
+    family: ClassVar[FamilyNodes]
 
     def validate(self, host: Host, **constants: Any) -> Iterator[Problem]:
+        yield from (Problem(*one) for one in self.family.problems(constants))
+        if "section_numbers" in constants:
+            yield from refused("section_numbers", sections.numbers, constants["section_numbers"])
         if "prompt" in constants and not constants["prompt"].strip():
-            yield Problem("prompt", "prompt is empty: say what the video shows")
-        yield from pictures.problems(host, self.sources, constants)
+            yield Problem("prompt", f"prompt is empty: say what the {self.card.makes.lower()} shows")
+        yield from pictures.problems(host, self.family.sources, constants)
         yield from (*size_problems(constants), *length_problems(constants, self.card.frame_stride))
 
     def fingerprint(self, host: Host, **constants: Any) -> str:
-        files = [*loras.files(host, constants)[0], *loras.files(host, constants, "high_")[0]]
-        return f"{engine_stamp(host.home)} {content.of_files([*files, *pictures.stamps(host, self.sources, constants)])}"
+        files = [*loras.files(host, constants)[0], *loras.files(host, constants, experts.PREFIX)[0]]
+        return f"{engine_stamp(host.home)} {content.of_files([*files, *pictures.stamps(host, self.family.sources, constants)])}"
 
     def check_task(self, models: dict[str, Any], inputs: dict[str, Any]) -> None:
-        """UserError where the pictures do not go with the model."""
-
-    def own_values(self, host: Host, inputs: dict[str, Any]) -> dict[str, Any]:
-        """option name -> value of what only this architecture has."""
-        return {}
+        """UserError where pictures or LoRAs do not go with the model."""
+        self.family.check(models, inputs, pictures.given(self.family.sources, inputs))
+        experts.check_loras(self.card, models, inputs)
 
     def values(self, host: Host, inputs: dict[str, Any]) -> dict[str, Any]:
         """option name -> value of a generation, without its pictures and without where it writes."""
@@ -94,13 +115,16 @@ class VideoGenerator(Node):
             "video_size": [inputs["height"], inputs["width"]],
             **settings(self.spec.inputs, inputs),
             **loras.options(host, inputs),
-            **self.own_values(host, inputs),
+            **experts.lora_values(host, inputs),
+            **_one_frame_output(inputs),
+            **self.family.values(inputs),
             **metadata_values(host),
         }
 
     def pictures(self, host: Host, inputs: dict[str, Any], folder: Path) -> dict[str, Any]:
         """option name -> path of what it starts from; pictures from the graph are written into `folder`."""
-        return pictures.values(host, self.sources, inputs, folder)
+        chosen = pictures.values(host, self.family.sources, inputs, folder)
+        return sections.with_pictures(host, inputs, chosen, folder) if "section_images" in inputs else chosen
 
     async def run(self, host: Host, **inputs: Any) -> Result:
         check_architecture(self.card, inputs["models"], self.spec.display_name)
@@ -115,9 +139,16 @@ class VideoGenerator(Node):
         job = await run_tool(host, tool, to_argv(tool, {**chosen, "save_path": str(output)}), folder=job_folder)
         made = results(output)
         if not made:
-            raise UserError(f"{tool} wrote no video. The whole log: {job.folder.log}")
+            raise UserError(f"{tool} wrote no {self.card.makes.lower()}. The whole log: {job.folder.log}")
         path = made[0]
-        return Result((host.video(path), host.frames(path), str(path)), text=str(path), shown=(path,), files=(path,))
+        video = () if self.card.makes == IMAGE else (host.video(path),)
+        return Result((*video, host.frames(path), str(path)), text=str(path), shown=(path,), files=(path,))
+
+
+def generator(card: Card, family: FamilyNodes) -> type[Generator]:
+    """The node of a family."""
+    spec = _spec(card, family)
+    return type(spec.id.partition("_")[2], (Generator,), {"card": card, "family": family, "spec": spec})
 
 
 def metadata_values(host: Host) -> dict[str, Any]:
@@ -125,9 +156,9 @@ def metadata_values(host: Host) -> dict[str, Any]:
     return {} if host.keeps_metadata else {"no_metadata": True}
 
 
-def one_frame_output(inputs: dict[str, Any]) -> dict[str, Any]:
+def _one_frame_output(inputs: dict[str, Any]) -> dict[str, Any]:
     """One frame is written as a picture."""
-    return {"output_type": "images"} if inputs["one_frame"].strip() else {}
+    return {"output_type": "images"} if inputs.get("one_frame", "").strip() else {}
 
 
 def results(folder: Path) -> list[Path]:

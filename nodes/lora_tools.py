@@ -149,7 +149,7 @@ class LoRAFormatConverter(Node):
         suffix = {"other": "comfy", "default": "musubi"}[inputs["target"]]
         target = lora_target(host, inputs["output_name"] or f"{source.stem}_{suffix}")
         values = {"input": str(source), **settings(self.spec.inputs, inputs)}
-        # musubi-tuner's converter knows two layouts and misnames FramePack's layers: ours runs whatever engine is chosen
+        # musubi-tuner's converter knows two layouts and misnames the layers of one family: ours runs whatever engine is chosen
         path, said, log = await _made(host, LORA_CONVERT, values, "output", target)
         report = _said(log, ("detected:", "converted:", "left:", "names this program"))
         return Result((*_lora_values(host, path), report), text=_lines(report, path, said), files=(path,))

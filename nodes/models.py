@@ -1,110 +1,70 @@
-"""Pickers for model files, one node per architecture. A wrong file is recognised by its keys and refused by name."""
+"""Pickers for model files, one node per family. A wrong file is recognised by its keys and refused by name."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ..backend.musubi_backend import content
 from ..backend.musubi_backend.architectures import cards
-from ..backend.musubi_backend.architectures.card import Card, Task
+from ..backend.musubi_backend.architectures.card import IMAGE_ENCODER, Card, Part
 from ..backend.musubi_backend.architectures.precision import stored_precision
-from ..backend.musubi_backend.architectures.wan.keys import PREFIXES, geometry_of
+from ..backend.musubi_backend.architectures.widgets import FamilyNodes
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.registry import options_for
 from ..backend.musubi_backend.weights.recognise import PICKLE_SUFFIXES, expect
-from ..backend.musubi_backend.weights.safetensors_file import read_model_header
+from .families import families, letters, own_input
 from .spec import Host, Input, Node, NodeSpec, Output, Problem, Result, refused
 from .split_models import all_files, first_file
 from .widgets import NONE, folder
 
 MODELS = "MUSUBITUNER_MODELS"
-HIGH_NOISE = "dit_high_noise"
-_NODE_NAMES = {"wan": "Wan", "hv": "HunyuanVideo", "fp": "FramePack"}
-F1 = "FramePack-F1"
 
 
-@dataclass(frozen=True)
-class Part:
-    """One file of a model; what its keys must say it is stands in the card. example: a file as ComfyUI's users have it; only_for and
-    tasks: which tasks need it, in words and by name; empty for those that every task needs."""
-
-    name: str
-    what: str
-    example: str
-    only_for: str = ""
-    tasks: tuple[str, ...] = ()
+def _picker(part: Part) -> Input:
+    where = f"{part.what}, for example {part.example} (in models/{part.folder})."
+    if not part.tasks:
+        return folder(part.name, part.folder, where)
+    return folder(part.name, part.folder, f"{where} Only for {part.only_for}.", empty=NONE, tasks=part.tasks)
 
 
-WITH_EXPERTS = tuple(task.name for task in cards()["wan"].tasks if task.boundary is not None)
-_WITH_CLIP = tuple(task.name for task in cards()["wan"].tasks if task.image_encoder)
-
-PARTS: dict[str, tuple[Part, ...]] = {
-    "wan": (
-        Part("dit", "The transformer; of Wan2.2 the low-noise one", "wan2.1_t2v_1.3B_bf16.safetensors"),
-        Part("vae", "The Wan VAE", "wan_2.1_vae.safetensors"),
-        Part("t5", "The umt5-xxl text encoder", "umt5_xxl_fp16.safetensors"),
-        Part("clip", "The CLIP image encoder", "clip_vision_h.safetensors", "i2v and flf2v of Wan2.1, and FC", _WITH_CLIP),
-        Part(
-            HIGH_NOISE,
-            "The high-noise transformer",
-            "wan2.2_t2v_high_noise_14B_fp16.safetensors",
-            "Wan2.2 (A14B); without it only one expert is trained or used",
-            WITH_EXPERTS,
-        ),
-    ),
-    "hv": (
-        Part("dit", "The transformer", "hunyuan_video_t2v_720p_bf16.safetensors"),
-        Part("vae", "The HunyuanVideo VAE", "hunyuan_video_vae_bf16.safetensors"),
-        Part("text_encoder1", "The LLaVA-Llama3 text encoder", "llava_llama3_fp16.safetensors"),
-        Part("text_encoder2", "The CLIP-L text encoder", "clip_l.safetensors"),
-    ),
-    "fp": (
-        Part("dit", "The transformer", "FramePackI2V_HY_bf16.safetensors"),
-        Part("vae", "The HunyuanVideo VAE", "hunyuan_video_vae_bf16.safetensors"),
-        Part("text_encoder1", "The LLaVA-Llama3 text encoder", "llava_llama3_fp16.safetensors"),
-        Part("text_encoder2", "The CLIP-L text encoder", "clip_l.safetensors"),
-        Part("image_encoder", "The SigLIP image encoder", "sigclip_vision_patch14_384.safetensors"),
-    ),
-}
-
-
-def folder_key(card: Card, part: str) -> str:
-    """ComfyUI's folder for a part: all transformers lie in one."""
-    return card.model_folders["dit" if part == HIGH_NOISE else part]
-
-
-def _picker(card: Card, part: Part) -> Input:
-    key = folder_key(card, part.name)
-    where = f"{part.what}, for example {part.example} (in models/{key})."
-    if not part.only_for:
-        return folder(part.name, key, where)
-    return folder(part.name, key, f"{where} Only for {part.only_for}.", empty=NONE, tasks=part.tasks)
-
-
-def _spec(card: Card, extra: tuple[Input, ...] = ()) -> NodeSpec:
-    name = _NODE_NAMES[card.id]
+def _spec(card: Card, family: FamilyNodes) -> NodeSpec:
+    variant = (own_input(family.variant),) if family.variant else ()
     return NodeSpec(
-        id=f"MusubiTuner_{name}ModelPaths",
-        display_name=f"{name} Model Paths",
+        id=f"MusubiTuner_{letters(card.family)}ModelPaths",
+        display_name=f"{card.family} Model Paths",
         category="MusubiTuner/Models",
-        description=f"Choose the files of a {name} model from ComfyUI's model folders. A file of another model is recognised and refused.",
-        inputs=(*extra, *(_picker(card, part) for part in PARTS[card.id])),
+        description=f"Choose the files of a {card.family} model from ComfyUI's model folders. A file of another model is recognised and "
+        "refused.",
+        inputs=(*variant, *map(_picker, card.parts)),
         outputs=(Output("models", MODELS, "The files, for caching, training and generating"),),
     )
 
 
 class ModelPaths(Node):
-    """What all architectures' pickers do; a subclass names its card and adds what tells its models apart."""
+    """The picker of a family's files; `model_paths` makes one of a family."""
 
     card: ClassVar[Card]
+    family: ClassVar[FamilyNodes]
 
-    def details(self, inputs: dict[str, Any], files: dict[str, Path]) -> dict[str, Any]:
-        """What the MODELS value holds beside files."""
-        return {"task": self.card.tasks[0].name}
+    def validate(self, host: Host, **constants: Any) -> Iterator[Problem]:
+        task = self._task(constants)
+        if task is None:
+            return
+        files = self._files(host, constants)
+        transformers = {part.name: files[part.name] for part in self.card.transformers if part.name in files}
+        readable = {part: path for part, path in transformers.items() if path.suffix.lower() not in PICKLE_SUFFIXES}
+        wrong = [problem for part, path in readable.items() for problem in refused(part, self._check_transformer, part, path, task)]
+        if not wrong and self.card.expert is not None:
+            wrong = list(refused(self.card.expert.name, _check_same_format, self.card, readable.values()))
+        yield from wrong
+        for part in self.card.parts:
+            if self._looks_at_the_start(part, task) and constants.get(part.name) == NONE:
+                encoder = part.what[0].lower() + part.what[1:]
+                text = f"{part.name}: {task} looks at the first frame through {encoder}; choose its file, {part.example}"
+                yield Problem(part.name, text)
 
     def fingerprint(self, host: Host, **constants: Any) -> str:
         return content.of_files(all_files(self._files(host, constants).values()))
@@ -112,138 +72,64 @@ class ModelPaths(Node):
     async def run(self, host: Host, **inputs: Any) -> Result:
         files = self._files(host, inputs)
         kinds = await asyncio.to_thread(_recognise, self.card, files)
-        value = {
-            "architecture": self.card.id,
-            **self.details(inputs, files),
-            **{part: str(first_file(path)) for part, path in files.items()},
-        }
+        facts = self.family.facts_of(inputs, files)
+        paths = {part: str(first_file(path)) for part, path in files.items()}
+        value = {"architecture": self.card.id, "task": self._task(inputs), **facts, **paths}
         return Result((value,), text="; ".join(kinds))
+
+    def _task(self, values: dict[str, Any]) -> str | None:
+        """The chosen task; the only one where there is no choice; None where it comes over a link and is not known yet."""
+        if self.family.variant is None or self.family.variant.name != "task":
+            return self.card.tasks[0].name
+        return values.get("task")
 
     def _files(self, host: Host, values: dict[str, Any]) -> dict[str, Path]:
         """The chosen files that the task uses, by part."""
-        unused = self.unused_parts(values)
-        names = {part.name: values.get(part.name, NONE) for part in PARTS[self.card.id]}
-        return {
-            part: host.model_path(folder_key(self.card, part), name)
-            for part, name in names.items()
-            if name and name != NONE and part not in unused
-        }
+        task = self._task(values)
+        used = [part for part in self.card.parts if task is None or not part.tasks or task in part.tasks]
+        names = {part: values.get(part.name, NONE) for part in used}
+        return {part.name: host.model_path(part.folder, name) for part, name in names.items() if name and name != NONE}
 
-    def unused_parts(self, values: dict[str, Any]) -> set[str]:
-        """Parts that the chosen task does without."""
-        return set()
+    def _looks_at_the_start(self, part: Part, task: str) -> bool:
+        return part.role == IMAGE_ENCODER and task in part.tasks and self.card.task(task).start_image
 
-
-class WanModelPaths(ModelPaths):
-    card = cards()["wan"]
-    spec = _spec(
-        card,
-        (
-            Input(
-                "task",
-                "COMBO",
-                "Which Wan model the transformer file is: t2v makes video from text, t2i pictures, i2v video from a first frame, flf2v "
-                "from first and last frame, FC follows a control video; 14 or 1.3 billion weights, A14B is Wan2.2 with its two experts. "
-                "Tiny demo models go with any task of their kind.",
-                default="t2v-1.3B",
-                choices=tuple(task.name for task in card.tasks),
-            ),
-        ),
-    )
-
-    def details(self, inputs: dict[str, Any], files: dict[str, Path]) -> dict[str, Any]:
-        return {"task": inputs["task"]}
-
-    def unused_parts(self, values: dict[str, Any]) -> set[str]:
-        if "task" not in values:  # it comes over a link and is not known yet
-            return set()
-        task = wan_task(values["task"])
-        unused = set() if task.image_encoder else {"clip"}
-        return unused if task.boundary is not None else unused | {HIGH_NOISE}
-
-    def validate(self, host: Host, **constants: Any) -> Iterator[Problem]:
-        name = constants.get("task")
-        files = self._files(host, constants) if name else {}
-        transformers = {part: files[part] for part in ("dit", HIGH_NOISE) if part in files and _has_header(files[part])}
-        wrong = [problem for part, path in transformers.items() for problem in refused(part, self._check_transformer, part, path, name)]
-        yield from wrong or refused(HIGH_NOISE, _check_same_format, self.card, transformers.values())
-        if name and constants.get("clip") == NONE and wan_task(name).image_encoder and wan_task(name).start_image:
-            text = f"clip: {name} looks at the first frame through the CLIP image encoder; choose its file, clip_vision_h.safetensors"
-            yield Problem("clip", text)
-
-    def _check_transformer(self, part: str, path: Path, task: str) -> None:
+    def _check_transformer(self, name: str, path: Path, task: str) -> None:
         """UserError for a file of another kind or task. Reads the header."""
-        expect(path, self.card.kinds[part][0], part)
+        expect(path, self.card.part(name).kinds[0], name)
         try:
-            geometry_of(read_model_header(path, PREFIXES), task)
+            self.family.check_transformer(path, task)
         except UserError as error:
-            raise UserError(f"{part}: {path.name}: {str(error).replace('--task', 'task')}") from None
+            raise UserError(f"{name}: {path.name}: {str(error).replace('--task', 'task')}") from None
 
 
-class HunyuanVideoModelPaths(ModelPaths):
-    card = cards()["hv"]
-    spec = _spec(card)
-
-    def details(self, inputs: dict[str, Any], files: dict[str, Path]) -> dict[str, Any]:
-        """SkyReels' image-to-video models have more input channels, which musubi-tuner wants to be told."""
-        channels = _input_channels(files["dit"])
-        return {**super().details(inputs, files), **({"dit_in_channels": channels} if channels not in (None, 16) else {})}
-
-
-class FramePackModelPaths(ModelPaths):
-    card = cards()["fp"]
-    spec = _spec(
-        card,
-        (
-            Input(
-                "variant",
-                "COMBO",
-                "Which FramePack the transformer file is: the original makes a video from its end backwards, F1 forwards.",
-                default="FramePack",
-                choices=("FramePack", F1),
-            ),
-        ),
-    )
-
-    def details(self, inputs: dict[str, Any], files: dict[str, Path]) -> dict[str, Any]:
-        return {**super().details(inputs, files), "f1": inputs["variant"] == F1}
-
-
-def wan_task(name: str) -> Task:
-    """The task as the card describes it."""
-    return cards()["wan"].task(name)
-
-
-def _has_header(path: Path) -> bool:
-    """PyTorch files have none that could be read without loading them."""
-    return path.suffix.lower() not in PICKLE_SUFFIXES
+def model_paths(card: Card, family: FamilyNodes) -> type[ModelPaths]:
+    """The node of a family."""
+    return type(f"{letters(card.family)}ModelPaths", (ModelPaths,), {"card": card, "family": family, "spec": _spec(card, family)})
 
 
 def _check_same_format(card: Card, transformers: Collection[Path]) -> None:
     """UserError for two experts of different dtypes. Reads headers."""
+    assert card.expert is not None
     formats = {path.name: stored_precision(path, card) for path in transformers}
     if len(set(formats.values())) > 1:
         named = " and ".join(f"{name} ({stored})" for name, stored in formats.items())
-        raise UserError(f"{HIGH_NOISE}: {named} have different dtypes; choose two files of the same")
-
-
-def _input_channels(dit: Path) -> int | None:
-    """Input channels of a HunyuanVideo transformer by its file; None for a PyTorch file, whose shapes are not looked at."""
-    if not _has_header(dit):
-        return None
-    tensors = read_model_header(dit).tensors
-    return next((int(info.shape[1]) for name, info in tensors.items() if name.endswith("img_in.proj.weight")), None)
+        raise UserError(f"{card.expert.name}: {named} have different dtypes; choose two files of the same")
 
 
 def _recognise(card: Card, paths: dict[str, Path]) -> list[str]:
-    return [str(expect(path, card.kinds[part][0], part)) for part, path in paths.items()]
+    return [str(expect(path, card.part(part).kinds[0], part)) for part, path in paths.items()]
 
 
 def model_values(card: Card, models: dict[str, Any], tool: str) -> dict[str, Any]:
     """option name -> value of what a MODELS value says, as far as `tool` takes it."""
     known = options_for(tool)
-    names = ("task", "f1", "dit_in_channels", *(part.name for part in PARTS[card.id]))
+    names = ("task", *facts_of(card), *(part.name for part in card.parts))
     return {name: models[name] for name in names if name in known and name in models}
+
+
+def facts_of(card: Card) -> tuple[str, ...]:
+    """The options that a MODELS value of this architecture may hold beside task and files."""
+    return next((family.facts for one, family in families() if one.id == card.id), ())
 
 
 def check_architecture(card: Card, models: dict[str, Any], node: str) -> None:
@@ -257,5 +143,5 @@ def files_for(models: dict[str, Any], parts: tuple[str, ...], what: str) -> dict
     """The named files of a MODELS value. UserError names the one that was not chosen."""
     missing = [part for part in parts if part not in models]
     if missing:
-        raise UserError(f"{what} needs {', '.join(missing)}: choose it in {_NODE_NAMES[models['architecture']]} Model Paths")
+        raise UserError(f"{what} needs {', '.join(missing)}: choose it in {cards()[models['architecture']].family} Model Paths")
     return {part: models[part] for part in parts}

@@ -8,11 +8,11 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..backend.musubi_backend.architectures.widgets import Source
 from ..backend.musubi_backend.atomic import replacing
 from ..backend.musubi_backend.errors import UserError
 from .jobs import guard
@@ -22,59 +22,23 @@ _SECTION = re.compile(r"\s*(-?\d+(?:-\d+)?)\s*:(.*)", re.DOTALL)
 SECTIONS = ";;;"
 
 
-@dataclass(frozen=True)
-class Source:
-    """One thing to start from. option: the flag it becomes; socket, kind: where it comes from in the graph; path: the widget for
-    a path instead; several: any number of pictures, paths one per line; sections: a path may say for which section it is."""
-
-    option: str
-    socket: str
-    kind: str
-    path: str
-    what: str
-    several: bool = False
-    sections: bool = False
-
-    def inputs(self, tasks: tuple[str, ...] = ()) -> tuple[Input, Input]:
-        """Its socket and its widget, for these tasks."""
-        place = "Relative paths start in ComfyUI's input folder, or else in this pack's home folder."
-        each = " One per line." if self.several else ""
-        return (
-            Input(self.socket, self.kind, self.what, optional=True, tasks=tasks),
-            Input(
-                self.path,
-                "STRING",
-                f"{self.what} From a path instead of {self.socket}.{each} {place}",
-                default="",
-                multiline=self.several,
-                advanced=True,
-                tasks=tasks,
-            ),
-        )
+def sockets_and_paths(sources: Sequence[Source]) -> tuple[Input, ...]:
+    """The inputs of a node for `sources`: widgets first and then sockets, since neither may move later."""
+    return (*map(_path_input, sources), *(Input(one.socket, one.kind, one.what, optional=True, tasks=one.tasks) for one in sources))
 
 
-START = Source("image_path", "start_image", "IMAGE", "start_image_path", "The first frame.")
-END = Source("end_image_path", "end_image", "IMAGE", "end_image_path", "The last frame.")
-CONTROL_VIDEO = Source("control_path", "control_video", "VIDEO", "control_video_path", "The video whose movement is followed (FC models).")
-CONTROL_IMAGES = Source(
-    "control_image_path", "control_images", "IMAGE", "control_image_paths", "Control pictures of one-frame generation.", several=True
-)
-CONTROL_MASKS = Source(
-    "control_image_mask_path",
-    "control_masks",
-    "IMAGE",
-    "control_mask_paths",
-    "Masks of the control pictures, as pictures: white counts, black is left out.",
-    several=True,
-)
-SOURCE_VIDEO = Source("video_path", "source_video", "VIDEO", "source_video_path", "The video to change (video-to-video).")
-
-
-def sockets_and_paths(sources: Iterable[Source], tasks: Mapping[str, tuple[str, ...]] | None = None) -> tuple[Input, ...]:
-    """The inputs of a node for `sources`: widgets first and then sockets, since neither may move later. tasks: option -> the tasks that
-    take it, where not all do."""
-    pairs = [source.inputs((tasks or {}).get(source.option, ())) for source in sources]
-    return (*(path for _, path in pairs), *(socket for socket, _ in pairs))
+def _path_input(source: Source) -> Input:
+    place = "Relative paths start in ComfyUI's input folder, or else in this pack's home folder."
+    each = " One per line." if source.several else ""
+    return Input(
+        source.path,
+        "STRING",
+        f"{source.what} From a path instead of {source.socket}.{each} {place}",
+        default="",
+        multiline=source.several,
+        advanced=True,
+        tasks=source.tasks,
+    )
 
 
 def problems(host: Host, sources: Iterable[Source], constants: dict[str, Any]) -> Iterator[Problem]:

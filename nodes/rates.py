@@ -8,17 +8,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..backend.musubi_backend.architectures import cards
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.option import TRAIN
-from ..backend.musubi_backend.options.registry import options_for, tool_names
+from ..backend.musubi_backend.options.registry import options_for
 from ..backend.musubi_backend.options.values import default_of
 from ..backend.musubi_backend.training.classes import keyword_arguments
 from ..backend.musubi_backend.training.voided import check_schedule, sets_its_rate, voided
+from .families import any_tool
 from .jobs.wording import in_widgets
 from .spec import Problem
 
-_TRAIN = tool_names(cards()["wan"])[TRAIN]
+_TRAIN = any_tool(TRAIN)
 _ANY_LENGTH = 10**9
 
 

@@ -9,48 +9,43 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..backend.musubi_backend import content
-from ..backend.musubi_backend.architectures import cards
 from ..backend.musubi_backend.architectures.card import Card
 from ..backend.musubi_backend.architectures.precision import check_precision, followed, stored_precision
+from ..backend.musubi_backend.architectures.widgets import FamilyNodes
 from ..backend.musubi_backend.atomic import write_text
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.argv import to_argv
 from ..backend.musubi_backend.options.option import FILE, LENGTH, LORA_CONVERT, START, TRAIN, WEIGHTS
 from ..backend.musubi_backend.options.registry import options_for, tool_names
-from . import rates, training_start
+from . import experts, rates, training_start
 from .cache import LATENTS, TEXT, cache_stamps, is_one_frame
+from .families import letters, own_inputs
 from .jobs import config as configuration
 from .jobs.config import engine_stamp
 from .jobs.follow import run_tool
 from .jobs.guard import plain_name
 from .jobs.runner import Job
 from .loss_curve import loss_map, write_picture
-from .models import HIGH_NOISE, MODELS, WITH_EXPERTS, check_architecture, model_values, wan_task
+from .models import MODELS, check_architecture, model_values
 from .publishing import publish, try_to_publish
 from .runs import JOB, Run
 from .spec import ANY, Host, Input, Node, NodeSpec, Output, Problem, Result, refused
 from .split_models import all_files
 from .training_settings import LORA_CONFIG, OPTIMIZER, SAMPLING
-from .widgets import settings, widget
-
-_ALWAYS = ("task", "dit", "f1", "dit_in_channels")
-_WAN_TRAIN = tool_names(cards()["wan"])[TRAIN]
+from .widgets import settings
 
 
-_PER_EXPERT = ("-low", "-high")  # as the trainer calls the LoRAs of --lora_per_expert
-HIGH, LOW, BOTH = "high noise", "low noise", "both"
-
-
-def _spec(card: Card, name: str, *own: Input, outputs: tuple[Output, ...] = ()) -> NodeSpec:
+def _spec(card: Card, family: FamilyNodes) -> NodeSpec:
+    tool = tool_names(card)[TRAIN]
     return NodeSpec(
-        id=f"MusubiTuner_{name}LoRATrainer",
-        display_name=f"{name} LoRA Trainer",
+        id=f"MusubiTuner_{letters(card.family)}LoRATrainer",
+        display_name=f"{card.family} LoRA Trainer",
         category="MusubiTuner/Train",
         description="Train a LoRA on cached latents and captions. The result lies in ComfyUI's loras folder and can be used in the "
             "same graph. Cancelling "
         "saves the state; queueing again continues there. With nothing changed the finished LoRA is given at once.",
         inputs=(
-            Input("models", MODELS, f"From {name} Model Paths"),
+            Input("models", MODELS, f"From {card.family} Model Paths"),
             Input("latents", LATENTS, "From VAE Latent Cache", late=True),
             Input("text", TEXT, "From Text Encoder Cache, of the same dataset", late=True),
             Input("lora_config", LORA_CONFIG, "From LoRA Training Config"),
@@ -64,7 +59,8 @@ def _spec(card: Card, name: str, *own: Input, outputs: tuple[Output, ...] = ()) 
             Input("run_id", "INT", "Nothing changed, but train again? Enter another number.", default=0, minimum=0, maximum=2**31 - 1),
             Input("sampling", SAMPLING, "From Sampling Config; without it noise levels are drawn as musubi-tuner does by "
                 "default.", optional=True),
-            *own,
+            *experts.trainer_inputs(card, tool),
+            *own_inputs(tool, family.trainer),
             *training_start.INPUTS,
         ),
         outputs=(
@@ -73,20 +69,20 @@ def _spec(card: Card, name: str, *own: Input, outputs: tuple[Output, ...] = ()) 
             Output("lora_model", "LORA_MODEL", "The weights, for core's LoRA model nodes"),
             Output("loss_map", "LOSS_MAP", "For core's loss graph node"),
             Output("job", JOB, "The run and its log"),
-            *outputs,
+            *experts.trainer_outputs(card),
         ),
         is_output=True,
     )  # fmt: skip
 
 
 class LoRATrainer(Node):
-    """What all architectures' trainers do; a subclass names its card and adds the flags of its own widgets."""
+    """The trainer of a family; `lora_trainer` makes one of it."""
 
     card: ClassVar[Card]
 
     def own_values(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """option name -> value of the widgets that only this architecture has; wins over what the other nodes say."""
-        return settings(self.spec.inputs, inputs)
+        """option name -> value of the widgets that only this family has; wins over what the other nodes say."""
+        return experts.training_values(self.card, inputs, settings(self.spec.inputs, inputs))
 
     def validate(self, host: Host, **constants: Any) -> Iterator[Problem]:
         if "output_name" in constants:
@@ -118,16 +114,17 @@ class LoRATrainer(Node):
         _check_engine(engine, self.card, values)
         if begin.state and engine != "builtin":
             raise UserError("musubi-tuner cannot go on at the step of a state: choose the engine builtin, or network_weights instead")
+        transformers = [part.name for part in self.card.transformers]
         identity = content.digest(
             {**self._of_effect(values, WEIGHTS, START), "dataset_config": dataset["datasets"]},
             begin.stamp,
-            [content.stamp(file) for file in all_files(Path(values[part]) for part in ("dit", HIGH_NOISE) if values.get(part))],
+            [content.stamp(file) for file in all_files(Path(values[name]) for name in transformers if values.get(name))],
             cache_stamps(dataset, self.card),
             inputs["processes"],
             inputs["run_id"],
             engine_stamp(host.home),
         )
-        run = Run(host.home / "runs" / f"{name}-{identity}", name, self.endings(inputs))
+        run = Run(host.home / "runs" / f"{name}-{identity}", name, experts.endings(values))
         key = content.digest(self._of_effect(values, LENGTH, FILE))
         finished = run.finished(key)
         if finished is not None:
@@ -150,7 +147,8 @@ class LoRATrainer(Node):
         tool = tool_names(self.card)[TRAIN]
         models = model_values(self.card, inputs["models"], tool)
         if not _prompts(inputs):  # only samples need more than the transformer
-            models = {name: value for name, value in models.items() if name in _ALWAYS}
+            samplers = {part.name for part in self.card.parts} - {"dit"}
+            models = {name: value for name, value in models.items() if name not in samplers}
         common = {
             **inputs["lora_config"],
             **inputs["optimizer"],
@@ -190,16 +188,9 @@ class LoRATrainer(Node):
         value = {"folder": job, "run": str(run.path), "curve": str(curve)}
         further = (str(other) for _, other, _ in published[1:])
         lines = [f"{path}" + (f" ({note})" if note else ""), *further, *said, f"loss curve: {curve}"]
-        values = (name, str(path), host.lora_model(path), loss_map(losses), value, *self.further_names([name for name, _, _ in published]))
+        of_expert = () if self.card.expert is None else (published[-1][0],)
+        values = (name, str(path), host.lora_model(path), loss_map(losses), value, *of_expert)
         return Result(values, text="\n".join(lines), files=tuple(path for _, path, _ in published))
-
-    def endings(self, inputs: dict[str, Any]) -> tuple[str, ...]:
-        """What the names of the LoRAs end in; see `Run`."""
-        return ("",)
-
-    def further_names(self, names: list[str]) -> tuple[str, ...]:
-        """Values of the outputs that only this trainer has."""
-        return ()
 
     async def _train(
         self,
@@ -254,74 +245,9 @@ class LoRATrainer(Node):
         return followed(stored_precision(values["dit"], self.card)) if precision == "auto" else precision
 
 
-class WanLoRATrainer(LoRATrainer):
-    card = cards()["wan"]
-    spec = _spec(
-        card,
-        "Wan",
-        Input(
-            "experts",
-            "COMBO",
-            "Which expert of Wan2.2 the LoRA is trained on: high noise decides layout and motion, low noise detail. Each fills in its own "
-            "range of noise levels; both trains the two in one run, each on its range, and needs both files. Other models have one.",
-            default=BOTH,
-            choices=(BOTH, HIGH, LOW),
-            tasks=WITH_EXPERTS,
-        ),
-        widget(_WAN_TRAIN, "timestep_boundary", off=0, tasks=WITH_EXPERTS),
-        widget(_WAN_TRAIN, "offload_inactive_dit", tasks=WITH_EXPERTS),
-        widget(_WAN_TRAIN, "lora_per_expert", tasks=WITH_EXPERTS),
-        outputs=(Output("high_lora_name", ANY, "Wan2.2: name of the high-noise LoRA where each expert has one, else the same LoRA"),),
-    )
-
-    def own_values(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        models = inputs["models"]
-        own = settings(self.spec.inputs, inputs)
-        if wan_task(models["task"]).boundary is None:
-            return {}
-        return _experts(models, inputs["experts"], own)
-
-    def endings(self, inputs: dict[str, Any]) -> tuple[str, ...]:
-        return _PER_EXPERT if self.own_values(inputs).get("lora_per_expert") else ("",)
-
-    def further_names(self, names: list[str]) -> tuple[str, ...]:
-        return (names[-1],)
-
-
-def _hunyuan_inputs(card: Card) -> tuple[Input, ...]:
-    """What the trainers of HunyuanVideo's family have: the guidance the model is told, and memory of samples."""
-    tool = tool_names(card)[TRAIN]
-    return (
-        widget(tool, "guidance_scale"),
-        widget(tool, "vae_chunk_size", off=0),
-        widget(tool, "vae_spatial_tile_sample_min_size", off=0),
-        widget(tool, "fp8_llm"),
-    )
-
-
-class HunyuanVideoLoRATrainer(LoRATrainer):
-    card = cards()["hv"]
-    spec = _spec(card, "HunyuanVideo", *_hunyuan_inputs(card))
-
-
-class FramePackLoRATrainer(LoRATrainer):
-    card = cards()["fp"]
-    spec = _spec(card, "FramePack", *_hunyuan_inputs(card), widget(tool_names(card)[TRAIN], "bulk_decode"))
-
-
-def _experts(models: dict[str, Any], choice: str, own: dict[str, Any]) -> dict[str, Any]:
-    """Transformers and range of noise levels of a Wan2.2 training. `own`: the widgets about both, where set."""
-    high, low = models.get(HIGH_NOISE), models["dit"]
-    boundary = own.get("timestep_boundary", round(1000 * (wan_task(models["task"]).boundary or 0)))
-    if choice != BOTH and own.get("lora_per_expert"):
-        raise UserError(f"lora_per_expert is for training both experts, and experts is {choice}: choose {BOTH}, or turn it off")
-    if choice == LOW:
-        return {HIGH_NOISE: None, "min_timestep": 0, "max_timestep": boundary}
-    if high is None:
-        raise UserError(f"experts: {choice} needs the high-noise transformer; choose dit_high_noise in Wan Model Paths, or {LOW}")
-    if choice == HIGH:
-        return {"dit": high, HIGH_NOISE: None, "min_timestep": boundary, "max_timestep": 1000}
-    return {"dit": low, HIGH_NOISE: high, **own}
+def lora_trainer(card: Card, family: FamilyNodes) -> type[LoRATrainer]:
+    """The node of a family."""
+    return type(f"{letters(card.family)}LoRATrainer", (LoRATrainer,), {"card": card, "spec": _spec(card, family)})
 
 
 def _follows(dataset: dict[str, Any]) -> dict[str, Any]:

@@ -8,19 +8,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..backend.musubi_backend import content
-from ..backend.musubi_backend.architectures import cards
+from ..backend.musubi_backend.architectures.widgets import CONTROL_IMAGES, CONTROL_VIDEO, END, START
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.option import TRAIN
-from ..backend.musubi_backend.options.registry import tool_names
 from . import pictures, rates
-from .pictures import CONTROL_IMAGES, CONTROL_VIDEO, END, START
+from .families import shared_widget
 from .spec import Host, Input, Node, NodeSpec, Output, Problem, Result, refused
-from .widgets import settings, widget
+from .widgets import settings
 
 LORA_CONFIG = "MUSUBITUNER_LORA_CONFIG"
 OPTIMIZER = "MUSUBITUNER_OPTIMIZER"
 SAMPLING = "MUSUBITUNER_SAMPLING"
-_TRAIN = tool_names(cards()["wan"])[TRAIN]
 _ATTENTION = ("sdpa", "flash_attn", "flash3", "xformers")
 _SCHEDULERS = (
     "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "cosine_with_min_lr", "polynomial", "inverse_sqrt",
@@ -45,39 +43,39 @@ class LoRATrainingConfig(Node):
         category="MusubiTuner/Train",
         description="Size of the LoRA, length of the training, precision, memory savers and what is saved on the way.",
         inputs=(
-            widget(_TRAIN, "max_train_steps"),
-            widget(_TRAIN, "max_train_epochs", off=0),
-            widget(_TRAIN, "network_dim", 32),
-            widget(_TRAIN, "network_alpha", 16.0),
-            widget(_TRAIN, "network_dropout", off=0.0),
-            widget(_TRAIN, "mixed_precision", "auto"),
-            widget(_TRAIN, "gradient_checkpointing", True),
-            widget(_TRAIN, "gradient_checkpointing_cpu_offload"),
-            widget(_TRAIN, "gradient_accumulation_steps"),
+            shared_widget(TRAIN, "max_train_steps"),
+            shared_widget(TRAIN, "max_train_epochs", off=0),
+            shared_widget(TRAIN, "network_dim", 32),
+            shared_widget(TRAIN, "network_alpha", 16.0),
+            shared_widget(TRAIN, "network_dropout", off=0.0),
+            shared_widget(TRAIN, "mixed_precision", "auto"),
+            shared_widget(TRAIN, "gradient_checkpointing", True),
+            shared_widget(TRAIN, "gradient_checkpointing_cpu_offload"),
+            shared_widget(TRAIN, "gradient_accumulation_steps"),
             Input("attention", "COMBO", "How attention is computed. sdpa is built into PyTorch; the others must be installed in the "
                 "backend's environment.",
                   default="sdpa", choices=_ATTENTION, advanced=True),
-            widget(_TRAIN, "split_attn"),
-            widget(_TRAIN, "seed", 42, name="training_seed"),
-            widget(_TRAIN, "save_every_n_steps", 250, off=0),
-            widget(_TRAIN, "save_every_n_epochs", off=0),
-            widget(_TRAIN, "save_last_n_steps", off=0),
-            widget(_TRAIN, "save_last_n_epochs", off=0),
-            widget(_TRAIN, "save_state", True),
-            widget(_TRAIN, "save_last_n_steps_state", 250, off=0),
-            widget(_TRAIN, "save_last_n_epochs_state", off=0),
-            widget(_TRAIN, "save_state_on_train_end"),
-            widget(_TRAIN, "save_precision"),
-            widget(_TRAIN, "scale_weight_norms", off=0.0),
-            widget(_TRAIN, "max_data_loader_n_workers", 2),
-            widget(_TRAIN, "persistent_data_loader_workers", True),
-            widget(_TRAIN, "cuda_allow_tf32"),
-            widget(_TRAIN, "training_comment"),
-            widget(_TRAIN, "fp8_base"),
-            widget(_TRAIN, "fp8_scaled"),
-            widget(_TRAIN, "blocks_to_swap", off=0),
-            widget(_TRAIN, "use_pinned_memory_for_block_swap"),
-            widget(_TRAIN, "compile"),
+            shared_widget(TRAIN, "split_attn"),
+            shared_widget(TRAIN, "seed", 42, name="training_seed"),
+            shared_widget(TRAIN, "save_every_n_steps", 250, off=0),
+            shared_widget(TRAIN, "save_every_n_epochs", off=0),
+            shared_widget(TRAIN, "save_last_n_steps", off=0),
+            shared_widget(TRAIN, "save_last_n_epochs", off=0),
+            shared_widget(TRAIN, "save_state", True),
+            shared_widget(TRAIN, "save_last_n_steps_state", 250, off=0),
+            shared_widget(TRAIN, "save_last_n_epochs_state", off=0),
+            shared_widget(TRAIN, "save_state_on_train_end"),
+            shared_widget(TRAIN, "save_precision"),
+            shared_widget(TRAIN, "scale_weight_norms", off=0.0),
+            shared_widget(TRAIN, "max_data_loader_n_workers", 2),
+            shared_widget(TRAIN, "persistent_data_loader_workers", True),
+            shared_widget(TRAIN, "cuda_allow_tf32"),
+            shared_widget(TRAIN, "training_comment"),
+            shared_widget(TRAIN, "fp8_base"),
+            shared_widget(TRAIN, "fp8_scaled"),
+            shared_widget(TRAIN, "blocks_to_swap", off=0),
+            shared_widget(TRAIN, "use_pinned_memory_for_block_swap"),
+            shared_widget(TRAIN, "compile"),
             Input("network", "COMBO", "Kind of network. LoRA is what everything reads. LoHa holds more in the same size and learns slower; "
                 "LoKr is the smallest.", default="LoRA", choices=tuple(_NETWORKS), advanced=True),
             Input("rank_dropout", "FLOAT", "Share of ranks (LoRA) or outputs (LoHa, LoKr) left out in each step, against learning by "
@@ -134,15 +132,15 @@ class OptimizerConfig(Node):
         category="MusubiTuner/Train",
         description="The optimizer, its learning rate, and how the rate changes over the training.",
         inputs=(
-            widget(_TRAIN, "optimizer_type", "adamw8bit", kind="COMBO", choices=_OPTIMIZERS, tooltip=_OPTIMIZER_HELP),
-            widget(_TRAIN, "learning_rate", 2e-4, step=1e-6),
-            widget(_TRAIN, "lr_scheduler", kind="COMBO", choices=_SCHEDULERS, default="constant", off=None),
-            widget(_TRAIN, "lr_warmup_steps", kind="INT", default=0, maximum=1_000_000),
-            widget(_TRAIN, "lr_decay_steps", kind="INT", default=0, maximum=1_000_000),
-            widget(_TRAIN, "lr_scheduler_num_cycles"),
-            widget(_TRAIN, "lr_scheduler_power"),
-            widget(_TRAIN, "lr_scheduler_min_lr_ratio", off=0.0),
-            widget(_TRAIN, "max_grad_norm"),
+            shared_widget(TRAIN, "optimizer_type", "adamw8bit", kind="COMBO", choices=_OPTIMIZERS, tooltip=_OPTIMIZER_HELP),
+            shared_widget(TRAIN, "learning_rate", 2e-4, step=1e-6),
+            shared_widget(TRAIN, "lr_scheduler", kind="COMBO", choices=_SCHEDULERS, default="constant", off=None),
+            shared_widget(TRAIN, "lr_warmup_steps", kind="INT", default=0, maximum=1_000_000),
+            shared_widget(TRAIN, "lr_decay_steps", kind="INT", default=0, maximum=1_000_000),
+            shared_widget(TRAIN, "lr_scheduler_num_cycles"),
+            shared_widget(TRAIN, "lr_scheduler_power"),
+            shared_widget(TRAIN, "lr_scheduler_min_lr_ratio", off=0.0),
+            shared_widget(TRAIN, "max_grad_norm"),
             Input("optimizer_args", "STRING", "Arguments of the optimizer, one name=value per line, for example weight_decay=0.01.",
                   default="", multiline=True, advanced=True),
         ),
@@ -175,21 +173,21 @@ class SamplingConfig(Node):
         category="MusubiTuner/Train",
         description="Which noise levels are trained, and the samples made while training, which the trainer shows as they come.",
         inputs=(
-            widget(_TRAIN, "timestep_sampling", "shift"),
-            widget(_TRAIN, "discrete_flow_shift", 3.0),
-            widget(_TRAIN, "sigmoid_scale"),
-            widget(_TRAIN, "weighting_scheme"),
-            widget(_TRAIN, "logit_mean"),
-            widget(_TRAIN, "logit_std"),
-            widget(_TRAIN, "mode_scale"),
-            widget(_TRAIN, "min_timestep", off=0),
-            widget(_TRAIN, "max_timestep", off=0),
-            widget(_TRAIN, "preserve_distribution_shape"),
-            widget(_TRAIN, "num_timestep_buckets", off=0),
+            shared_widget(TRAIN, "timestep_sampling", "shift"),
+            shared_widget(TRAIN, "discrete_flow_shift", 3.0),
+            shared_widget(TRAIN, "sigmoid_scale"),
+            shared_widget(TRAIN, "weighting_scheme"),
+            shared_widget(TRAIN, "logit_mean"),
+            shared_widget(TRAIN, "logit_std"),
+            shared_widget(TRAIN, "mode_scale"),
+            shared_widget(TRAIN, "min_timestep", off=0),
+            shared_widget(TRAIN, "max_timestep", off=0),
+            shared_widget(TRAIN, "preserve_distribution_shape"),
+            shared_widget(TRAIN, "num_timestep_buckets", off=0),
             Input("sample_prompts", "STRING", "Prompts of the samples, one per line. Empty: no samples.", default="", multiline=True),
-            widget(_TRAIN, "sample_every_n_steps", off=0),
-            widget(_TRAIN, "sample_every_n_epochs", off=0),
-            widget(_TRAIN, "sample_at_first"),
+            shared_widget(TRAIN, "sample_every_n_steps", off=0),
+            shared_widget(TRAIN, "sample_every_n_epochs", off=0),
+            shared_widget(TRAIN, "sample_at_first"),
             Input("sample_width", "INT", "Width of the samples.", default=480, minimum=16, maximum=4096, step=16),
             Input("sample_height", "INT", "Height of the samples.", default=272, minimum=16, maximum=4096, step=16),
             Input("sample_frames", "INT", "Frames of the samples; 4n+1. 1 makes pictures.", default=17, minimum=1, maximum=1000, step=4),

@@ -7,27 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from ..backend.musubi_backend import content
-from ..backend.musubi_backend.architectures import cards
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.option import TRAIN
-from ..backend.musubi_backend.options.registry import tool_names
 from ..backend.musubi_backend.training import saved_states
+from .families import any_tool, shared_widget
 from .jobs import guard
 from .jobs.wording import in_widgets
 from .runs import JOB
 from .spec import Host, Input
-from .widgets import NONE, folder, widget
-
-_TRAIN = tool_names(cards()["wan"])[TRAIN]
+from .widgets import NONE, folder
 
 INPUTS = (
-    widget(_TRAIN, "dim_from_weights", option="", advanced=True),
+    shared_widget(TRAIN, "dim_from_weights", option="", advanced=True),
     folder("network_weights", "loras", "A LoRA to begin with: its weights, but not its optimizer or its count of steps. To go on with a "
            "training, use continue_from.", empty=NONE, advanced=True),
     Input("continue_state", "STRING", "Go on from this state: a folder whose name ends in -state, or the newest in a folder of them. "
           "Steps count from the start of that training. Empty: none.", default="", advanced=True),
-    widget(_TRAIN, "resume_learning_rate", off=0.0, option="", tooltip="With continue_from or continue_state: go on with this learning "
-           "rate; the schedule keeps its shape. 0: the rate of the state."),
+    shared_widget(TRAIN, "resume_learning_rate", off=0.0, option="", tooltip="With continue_from or continue_state: go on with this "
+           "learning rate; the schedule keeps its shape. 0: the rate of the state."),
     Input("continue_from", JOB, "From another trainer: go on from its newest state instead of from step 0. Steps count from the start of "
           "that training, so set more than it had.", optional=True),
 )  # fmt: skip
@@ -91,7 +88,7 @@ def _named(host: Host, text: str) -> tuple[saved_states.SavedState, str]:
     try:
         saved = saved_states.read(path, whole=True)
     except UserError as error:
-        raise UserError(in_widgets(_TRAIN, str(error))) from error
+        raise UserError(in_widgets(any_tool(TRAIN), str(error))) from error
     return saved, continuing(saved, [])
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..backend.musubi_backend import content, place
+from ..backend.musubi_backend.architectures import default_card
 from ..backend.musubi_backend.atomic import replacing
 from ..backend.musubi_backend.dataset.media import VIDEO_EXTENSIONS
 from ..backend.musubi_backend.errors import UserError
@@ -41,8 +42,9 @@ class VideoInput(Node):
             Input("count", "INT", "How many frames to take at most. 0: all. All of a long video need much memory.",
                   default=0, minimum=0, maximum=10**6),
             Input("stride", "INT", "Take only every so many frames.", default=1, minimum=1, maximum=10**4),
-            Input("fps", "FLOAT", "Take so many frames per second of the video, before `start`, `count` and `stride` count; 16 is "
-                "what Wan works at. 0: every frame.", default=0.0, minimum=0.0, maximum=240.0, step=0.001),
+            Input("fps", "FLOAT", "Take so many frames per second of the video, before `start`, `count` and `stride` count; "
+                f"{default_card().fps} is what {default_card().family} works at. 0: every frame.",
+                  default=0.0, minimum=0.0, maximum=240.0, step=0.001),
             Input("file", "COMBO", "A video in ComfyUI's input folder, used where `path` is empty.", default=NONE,
                   choices=lambda host: [NONE, *host.input_files(VIDEO_EXTENSIONS)], upload="video"),
         ),

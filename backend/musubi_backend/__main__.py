@@ -80,10 +80,10 @@ def _check_models(args: Namespace, card: Card) -> None:
     """All model files are judged by their keys before the first is loaded: a wrong VAE is not found out after the sampling."""
     from .weights.recognise import refuse_others
 
-    for part, kinds in card.kinds.items():
-        path = getattr(args, part, None)
+    for part in card.parts:
+        path = getattr(args, part.name, None)
         if path:
-            refuse_others(path, kinds, f"--{part}")
+            refuse_others(path, part.kinds, f"--{part.name}")
 
 
 def _overview() -> str:

@@ -23,6 +23,7 @@ from musubi_backend.architectures.dots.adapter import DotsTransformer
 from musubi_backend.weights.safetensors_file import save_atomic
 torch.manual_seed(0)
 save_atomic(DotsTransformer().state_dict(), sys.argv[1])
+save_atomic({"nothing": torch.zeros(1)}, sys.argv[2])
 """
 )
 
@@ -50,8 +51,7 @@ def dataset(tmp_path: Path) -> Path:
 @pytest.mark.slow
 def test_one_folder_brings_four_tools_that_work(dataset: Path, tmp_path: Path) -> None:
     dit, vae, out = tmp_path / "dots.safetensors", tmp_path / "none.safetensors", tmp_path / "out"
-    _python(MODEL, dit)
-    vae.touch()
+    _python(MODEL, dit, vae)
     assert all(f"dots_{verb}" in _python(RUN) for verb in ("cache_latents", "train_network", "generate_video"))
     _python(RUN, "dots_cache_latents", "--dataset_config", dataset, "--vae", vae, "--device", "cpu")
     _python(RUN, "dots_cache_text_encoder_outputs", "--dataset_config", dataset, "--device", "cpu")

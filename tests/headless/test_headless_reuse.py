@@ -24,7 +24,7 @@ def test_a_result_counts_until_one_of_its_files_changes_or_goes(part: Any, tmp_p
 
 
 def test_a_lora_that_was_trained_anew_under_its_name_makes_another_video(part: Any, tmp_path: Path) -> None:
-    node, host = part("nodes.generators").WanVideoGenerator(), part("headless.terminal").TerminalHost(tmp_path)
+    node, host = part("nodes.catalog").BY_NAME["WanVideoGenerator"](), part("headless.terminal").TerminalHost(tmp_path)
     lora = host.loras_dir() / "musubi_tuner" / "dog.safetensors"
     lora.parent.mkdir(parents=True)
     lora.write_bytes(b"first")

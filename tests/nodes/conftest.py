@@ -124,7 +124,7 @@ class Bench:
             **own,
         }
         trainers = {"wan": "WanLoRATrainer", "hv": "HunyuanVideoLoRATrainer"}
-        node = getattr(self.part("nodes.train"), trainers[self.card])()
+        node = self.part("nodes.catalog").BY_NAME[trainers[self.card]]()
         return self.run(node, **inputs)
 
     @property

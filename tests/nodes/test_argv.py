@@ -154,7 +154,7 @@ def run(node: Any, host: Any, part: Any, values: dict[str, Any]) -> Any:
 def test_every_training_parses(contract: Any, part: Any, tmp_path: Path, architecture: str) -> None:
     module = part("nodes.training_settings")
     host = PaperHost(tmp_path)
-    trainer = getattr(part("nodes.train"), f"{TITLES[architecture]}LoRATrainer")()
+    trainer = part("nodes.catalog").BY_NAME[f"{TITLES[architecture]}LoRATrainer"]()
     tool = part("backend.musubi_backend.options.registry").tool_names(trainer.card)["train"]
     nodes = [module.LoRATrainingConfig(), module.OptimizerConfig(), module.SamplingConfig(), trainer]
     tasks = st.sampled_from([task.name for task in trainer.card.tasks])
@@ -193,7 +193,7 @@ def test_every_training_parses(contract: Any, part: Any, tmp_path: Path, archite
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_generation_parses_and_no_text_becomes_a_flag(contract: Any, part: Any, tmp_path: Path, architecture: str) -> None:
-    host, node = PaperHost(tmp_path), getattr(part("nodes.generators"), GENERATORS[architecture])()
+    host, node = PaperHost(tmp_path), part("nodes.catalog").BY_NAME[GENERATORS[architecture]]()
     tool = part("backend.musubi_backend.options.registry").tool_names(node.card)["generate"]
     tasks = st.sampled_from([task.name for task in node.card.tasks])
     accepted: list[bool] = []
@@ -206,7 +206,7 @@ def test_every_generation_parses_and_no_text_becomes_a_flag(contract: Any, part:
             return
         given_models = models(part, architecture, task)
         inputs = part("nodes.spec").complete(node.spec, {**values, "models": given_models})
-        chosen = {**node.values(host, inputs), **part("nodes.pictures").values(host, node.sources, inputs, tmp_path)}
+        chosen = {**node.values(host, inputs), **part("nodes.pictures").values(host, node.family.sources, inputs, tmp_path)}
         namespace = parsed(contract, part, tool, {**chosen, "save_path": "/s"})
         assert namespace is not None
         assert (namespace.prompt or "") == values["prompt"]
@@ -319,15 +319,8 @@ def test_a_value_from_another_node_is_checked_like_a_typed_one(part: Any, tmp_pa
     assert spec.prepared(node, PaperHost(tmp_path), {"network_alpha": 4})["network_alpha"] == 4.0
 
 
-@pytest.mark.parametrize(
-    ("module", "name", "socket"),
-    [
-        ("nodes.train", "WanLoRATrainer", "models"),
-        ("nodes.batch", "BatchProcessor", "models"),
-        ("nodes.lora_tools", "LoRAPostHocEMA", "job"),
-    ],
-)
-def test_what_nodes_hand_each_other_cannot_be_written_into_a_prompt(part: Any, tmp_path: Path, module: str, name: str, socket: str) -> None:
-    node = getattr(part(module), name)()
+@pytest.mark.parametrize(("name", "socket"), [("WanLoRATrainer", "models"), ("BatchProcessor", "models"), ("LoRAPostHocEMA", "job")])
+def test_what_nodes_hand_each_other_cannot_be_written_into_a_prompt(part: Any, tmp_path: Path, name: str, socket: str) -> None:
+    node = part("nodes.catalog").BY_NAME[name]()
     said = part("nodes.spec").check(node, PaperHost(tmp_path), {socket: {"architecture": "wan", "dit": "/etc/passwd", "run": "/etc"}})
     assert [problem.input for problem in said] == [socket] and said[0].text.startswith(f"{socket}: connect it")

@@ -14,7 +14,7 @@ def values(part: Any) -> Any:
     """A function: what a choice of the trainer's widgets comes to as options."""
 
     def chosen(task: str = "t2v-A14B", prompts: bool = True, high: str | None = HIGH_FILE, **widgets: Any) -> Any:
-        node = part("nodes.train").WanLoRATrainer()
+        node = part("nodes.catalog").BY_NAME["WanLoRATrainer"]()
         models = {"architecture": "wan", "task": task, "dit": LOW_FILE, "vae": "v", "t5": "t", **({"dit_high_noise": high} if high else {})}
         sampling = {"settings": {"min_timestep": 100}, "prompts": [{"prompt": "x"}] if prompts else []}
         sockets = {"latents": {"dataset": {"toml": "d", "datasets": []}}, "text": {}, "lora_config": {}, "optimizer": {}}

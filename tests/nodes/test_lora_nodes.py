@@ -182,9 +182,9 @@ def test_a_hunyuan_video_lora_is_handed_to_comfyui_with_names_it_knows(part, hos
     recorded = load(shared / "golden" / "convert" / "hv.default.safetensors")
     save_atomic(recorded, run_folder / "dog.safetensors")
     trained = part("nodes.runs").Run(run_folder, "dog")
-    trainers = part("nodes.train")
-    converted = asyncio.run(trainers.HunyuanVideoLoRATrainer().for_comfyui(host, trained.lora))
+    trainers = part("nodes.catalog").BY_NAME
+    converted = asyncio.run(trainers["HunyuanVideoLoRATrainer"]().for_comfyui(host, trained.lora))
     assert "diffusion_model.double_blocks.0.img_mlp.fc1.lora_A.weight" in load(converted)
     stamp = converted.stat().st_mtime_ns
-    assert asyncio.run(trainers.HunyuanVideoLoRATrainer().for_comfyui(host, trained.lora)).stat().st_mtime_ns == stamp
-    assert asyncio.run(trainers.WanLoRATrainer().for_comfyui(host, trained.lora)) == trained.lora
+    assert asyncio.run(trainers["HunyuanVideoLoRATrainer"]().for_comfyui(host, trained.lora)).stat().st_mtime_ns == stamp
+    assert asyncio.run(trainers["WanLoRATrainer"]().for_comfyui(host, trained.lora)) == trained.lora

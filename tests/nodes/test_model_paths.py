@@ -25,7 +25,7 @@ def host(part: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def picked(part: Any, host: Any, kind: str, **changes: Any) -> Any:
     """The MODELS value for the demo models of a kind."""
-    node = getattr(part("nodes.models"), NODES[kind.split("_")[0].rstrip("2")])()
+    node = part("nodes.catalog").BY_NAME[NODES[kind.split("_")[0].rstrip("2")]]()
     files = {name: demo.file for name, demo in KINDS[kind].items()}
     return asyncio.run(node.run(host, **part("nodes.spec").prepared(node, host, {**files, **changes}))).values[0]
 
@@ -70,7 +70,7 @@ def test_a_split_model_is_offered_as_its_index_and_known_by_all_its_parts(part: 
     here = part("headless.terminal").TerminalHost(tmp_path, [host.home / "demo" / "models"])
     listed = [name for name in here.model_names("diffusion_models") if name.startswith("wan/")]
     assert "wan/wan.safetensors.index.json" in listed and len(listed) == 5, "three parts, the index, and a part without one"
-    node = part("nodes.models").WanModelPaths()
+    node = part("nodes.catalog").BY_NAME["WanModelPaths"]()
     chosen = {**{name: demo.file for name, demo in KINDS["wan"].items()}, "dit": "wan/wan.safetensors.index.json"}
     assert part("nodes.spec").check(node, here, {**chosen, "task": "t2v-1.3B"}) == []
     value = picked(part, here, "wan", task="t2v-1.3B", dit=chosen["dit"])

@@ -68,7 +68,7 @@ def test_caches_lie_in_the_cache_folder_not_beside_the_media(bench: Any) -> None
 
 
 def generated(bench: Any, **inputs: Any) -> Any:
-    node = bench.part("nodes.generators").WanVideoGenerator()
+    node = bench.part("nodes.catalog").BY_NAME["WanVideoGenerator"]()
     return bench.run(node, models=models(bench, task="t2v-A14B", dit_high_noise=str(bench.dit)), prompt="a cat", **inputs)
 
 
@@ -91,7 +91,7 @@ def test_a_generation_without_a_video_is_an_error(bench: Any) -> None:
 
 @pytest.mark.parametrize("widget", ["lora_1", "high_lora_1"])
 def test_a_changed_lora_makes_another_video(bench: Any, widget: str) -> None:
-    node = bench.part("nodes.generators").WanVideoGenerator()
+    node = bench.part("nodes.catalog").BY_NAME["WanVideoGenerator"]()
     lora = bench.host.loras_dir() / "cat.safetensors"
     lora.parent.mkdir(parents=True)
     lora.write_bytes(b"one")

@@ -26,7 +26,7 @@ def test_musubi_tuner_and_accelerate_are_told_what_the_file_is(part: Any, shared
     (tmp_path / "config.json").write_text(json.dumps({"interpreter": str(python), "engine": "musubi-tuner", "musubi_tuner": registered}))
     state = load(shared / "golden" / "dit" / "wan21_t2v.dit.safetensors")
     save_atomic({name: tensor.to(dtype) for name, tensor in state.items()}, tmp_path / "dit.safetensors")
-    trainer = part("nodes.train").WanLoRATrainer()
+    trainer = part("nodes.catalog").BY_NAME["WanLoRATrainer"]()
     values = {"dit": str(tmp_path / "dit.safetensors"), "task": "t2v-1.3B", "mixed_precision": "auto"}
     inputs = {"resume": "auto", "processes": 1, "sampling": None}
     run, host = part("nodes.runs").Run(tmp_path / "run", "mine"), part("headless.terminal").TerminalHost(tmp_path)

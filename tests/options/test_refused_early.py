@@ -53,8 +53,7 @@ def test_a_wrong_vae_is_found_before_the_dataset_is_read(
 def test_every_kind_a_card_names_is_known() -> None:
     known = {rule.id for rule in RULES}
     for card in architectures.cards().values():
-        assert {kind for kinds in card.kinds.values() for kind in kinds} <= known
-        assert set(card.model_folders) <= set(card.kinds)
+        assert all(part.kinds and set(part.kinds) <= known for part in card.parts)
 
 
 def test_devices() -> None:

@@ -7,6 +7,39 @@ from dataclasses import dataclass, field
 LOW, HIGH = "low", "high"
 """The two transformers of a model that has two, by the noise they work on."""
 
+TRANSFORMER, EXPERT, VAE, TEXT_ENCODER, IMAGE_ENCODER = "transformer", "expert", "vae", "text encoder", "image encoder"
+"""What a file of a model is for. EXPERT: the transformer of high noise, where a model has two."""
+
+VIDEO, IMAGE = "VIDEO", "IMAGE"
+"""What an architecture generates."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of a model.
+
+    name        the option that gives it, and its key wherever files are named by part
+    role        `TRANSFORMER`, ...
+    what        what it is, for a person: "The Wan VAE"
+    folder      ComfyUI's key of the model folder it lies in
+    example     a file as ComfyUI's users have it; dtype: of that file
+    kinds       what the file may be, as `weights.kinds` calls it; the first is what it is called when another is refused
+    published   patterns of the file in the folder the model is published as; the first that exists counts
+    tasks       the tasks that use it; empty: all. A file that not all tasks use may be left out
+    only_for    those tasks in words
+    """
+
+    name: str
+    role: str
+    what: str
+    folder: str
+    example: str
+    dtype: str
+    kinds: tuple[str, ...]
+    published: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    only_for: str = ""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -56,6 +89,7 @@ class Card:
     order              where the architecture stands in lists; the first one is the default
     name               name in cache metadata and `ss_base_model_version`
     title              what a person calls it
+    family             what the nodes are called after; node ids keep its letters and digits ("HunyuanVideo 1.5": HunyuanVideo15)
     tool_prefix        prefix of the tool names: "wan_" gives `wan_train_network`
     cache_tools        (latent tool, text tool) names where they do not follow the prefix
     network_module     default `--network_module`
@@ -68,14 +102,14 @@ class Card:
     dtype_tensors      the tensor whose dtype is that of the whole transformer file, by the names that programs give it
     keeps_16_bits      a transformer file in 16 bits is computed with as it is: `--mixed_precision` must agree
     fp8_target/exclude substrings that decide which weights fp8_scaled quantises
-    model_folders      part -> ComfyUI folder key, in the order a node shows them
-    kinds              part -> what its file may be, as `weights.kinds` calls it; the first is what it is called when another is refused
-    published_files    part -> patterns of its file in the folder the model is published as; the first that exists counts
+    parts              the files of a model, in the order a node shows them
+    two_experts        what its models with two experts are called ("Wan2.2"); empty where it has none
     text_keys          base names a complete text cache holds
-    text_encoders      the parts of `model_folders` that read captions
-    image_encoder      the part of `model_folders` that looks at pictures; not every task needs it
+    makes              `VIDEO` or `IMAGE`
     fps                frames per second of training clips and generated video
     frame_stride       a valid clip has `frame_stride * n + 1` frames
+    length_in_seconds  a generation is asked for a length in seconds, not in frames
+    latent_rank        dimensions of cached latents: 4 are [C, F, H, W], 3 are [C, H, W]
     latent_channels, spatial_compression   of the VAE
     embedded_guidance  what a guidance-distilled model is told by default; None for models that are not
     bucket_step        sides of buckets are multiples of this many pixels
@@ -90,6 +124,7 @@ class Card:
     id: str
     name: str
     title: str
+    family: str
     tool_prefix: str
     network_module: str
     modelspec: str
@@ -97,15 +132,18 @@ class Card:
     lora_blocks: tuple[str, ...]
     lora_exclude: str
     tasks: tuple[Task, ...]
-    model_folders: dict[str, str]
+    parts: tuple[Part, ...]
     order: int = 100
-    kinds: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    two_experts: str = ""
     dtype_tensors: tuple[str, ...] = ()
     keeps_16_bits: bool = False
     fp8_target: tuple[str, ...] = ()
     fp8_exclude: tuple[str, ...] = ()
+    makes: str = VIDEO
     fps: int = 16
     frame_stride: int = 4
+    length_in_seconds: bool = False
+    latent_rank: int = 4
     latent_channels: int = 16
     spatial_compression: int = 8
     bucket_step: int = 16
@@ -117,10 +155,7 @@ class Card:
     result_index: str = ""
     result_suffix: str = "_"
     latent_dtype: str = "bfloat16"
-    published_files: dict[str, tuple[str, ...]] = field(default_factory=dict)
     text_keys: tuple[str, ...] = ()
-    text_encoders: tuple[str, ...] = ()
-    image_encoder: str | None = None
     embedded_guidance: float | None = None
     negative_prompt: str = ""
     comfy_lora: str | None = None
@@ -134,3 +169,38 @@ class Card:
             if task.name == name:
                 return task
         raise KeyError(f"{self.title} has no task {name!r}; known: {', '.join(t.name for t in self.tasks)}")
+
+    def part(self, name: str) -> Part:
+        """The part whose file the option `name` gives. KeyError for any other option."""
+        for part in self.parts:
+            if part.name == name:
+                return part
+        raise KeyError(f"{self.title} has no part {name!r}")
+
+    @property
+    def transformers(self) -> tuple[Part, ...]:
+        """The files of its transformers, the low-noise one first."""
+        return (*self._of(TRANSFORMER), *self._of(EXPERT))
+
+    @property
+    def expert(self) -> Part | None:
+        """The file of the high-noise expert; None where no task has two."""
+        return next(iter(self._of(EXPERT)), None)
+
+    @property
+    def expert_tasks(self) -> tuple[str, ...]:
+        """The tasks whose models have two experts."""
+        return tuple(task.name for task in self.tasks if task.boundary is not None)
+
+    @property
+    def text_encoders(self) -> tuple[str, ...]:
+        """The parts that read captions."""
+        return tuple(part.name for part in self._of(TEXT_ENCODER))
+
+    @property
+    def image_encoder(self) -> str | None:
+        """The part that looks at pictures; not every task needs it."""
+        return next((part.name for part in self._of(IMAGE_ENCODER)), None)
+
+    def _of(self, role: str) -> tuple[Part, ...]:
+        return tuple(part for part in self.parts if part.role == role)

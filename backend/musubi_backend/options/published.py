@@ -18,9 +18,10 @@ def fill_in(target: Tool, args: Namespace) -> None:
     card = cards()[target.architecture]
     if not Path(folder).is_dir():
         raise UserError(f"--ckpt_dir: {folder} is not a folder")
-    found = {part: _first(Path(folder), patterns) for part, patterns in card.published_files.items()}
+    published = {part.name: part.published for part in card.parts if part.published}
+    found = {part: _first(Path(folder), patterns) for part, patterns in published.items()}
     if not any(found.values()):
-        names = ", ".join(patterns[0] for patterns in card.published_files.values())
+        names = ", ".join(patterns[0] for patterns in published.values())
         raise UserError(f"--ckpt_dir: {folder} holds none of the files that {card.title} is published with ({names})")
     for part, path in found.items():
         if path is not None and getattr(args, part) is None:

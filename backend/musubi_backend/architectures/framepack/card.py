@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from ..card import Card, Task
+from ..card import IMAGE_ENCODER, TEXT_ENCODER, TRANSFORMER, VAE, Card, Part, Task
 
 CARD = Card(
     id="fp",
     order=3,
     name="framepack",
     title="FramePack",
+    family="FramePack",
     tool_prefix="fpack_",
     network_module="networks.lora_framepack",
     modelspec="framepack",
@@ -30,22 +31,53 @@ CARD = Card(
             frames=121,
         ),
     ),
-    model_folders={
-        "dit": "diffusion_models",
-        "vae": "vae",
-        "text_encoder1": "text_encoders",
-        "text_encoder2": "text_encoders",
-        "image_encoder": "clip_vision",
-    },
-    kinds={
-        "dit": ("framepack_transformer",),
-        "vae": ("hunyuan_video_vae",),
-        "text_encoder1": ("llama",),
-        "text_encoder2": ("clip_l", "clip_vision"),
-        "image_encoder": ("siglip",),
-    },
-    text_encoders=("text_encoder1", "text_encoder2"),
-    image_encoder="image_encoder",
+    parts=(
+        Part(
+            "dit",
+            TRANSFORMER,
+            "The transformer",
+            folder="diffusion_models",
+            example="FramePackI2V_HY_bf16.safetensors",
+            dtype="bfloat16",
+            kinds=("framepack_transformer",),
+        ),
+        Part(
+            "vae",
+            VAE,
+            "The HunyuanVideo VAE",
+            folder="vae",
+            example="hunyuan_video_vae_bf16.safetensors",
+            dtype="bfloat16",
+            kinds=("hunyuan_video_vae",),
+        ),
+        Part(
+            "text_encoder1",
+            TEXT_ENCODER,
+            "The LLaVA-Llama3 text encoder",
+            folder="text_encoders",
+            example="llava_llama3_fp16.safetensors",
+            dtype="float16",
+            kinds=("llama",),
+        ),
+        Part(
+            "text_encoder2",
+            TEXT_ENCODER,
+            "The CLIP-L text encoder",
+            folder="text_encoders",
+            example="clip_l.safetensors",
+            dtype="float16",
+            kinds=("clip_l", "clip_vision"),
+        ),
+        Part(
+            "image_encoder",
+            IMAGE_ENCODER,
+            "The SigLIP image encoder",
+            folder="clip_vision",
+            example="sigclip_vision_patch14_384.safetensors",
+            dtype="float16",
+            kinds=("siglip",),
+        ),
+    ),
     comfy_lora="hv",  # ComfyUI has no FramePack; its layers are HunyuanVideo's, which are fused there
     fp8_target=("transformer_blocks", "single_transformer_blocks"),
     fp8_exclude=("norm",),
@@ -55,6 +87,7 @@ CARD = Card(
     window_in_bucket=True,
     control_masks=True,
     sections=True,
+    length_in_seconds=True,
     dtype_tensors=("transformer_blocks.0.attn.to_q.weight",),
     text_keys=("llama_vec", "llama_attention_mask", "clip_l_pooler"),
 )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from ..card import Card, Task
+from ..card import TEXT_ENCODER, TRANSFORMER, VAE, Card, Part, Task
 
 CARD = Card(
     id="hv",
     order=2,
     name="hunyuan_video",
     title="HunyuanVideo",
+    family="HunyuanVideo",
     tool_prefix="hv_",
     cache_tools=("cache_latents", "cache_text_encoder_outputs"),
     network_module="networks.lora",
@@ -22,19 +23,44 @@ CARD = Card(
             "hv", dim=3072, ffn_dim=12288, num_heads=24, num_layers=60, in_dim=16, steps=50, flow_shift=7.0, guidance_scale=1.0, frames=129
         ),
     ),
-    model_folders={
-        "dit": "diffusion_models",
-        "vae": "vae",
-        "text_encoder1": "text_encoders",
-        "text_encoder2": "text_encoders",
-    },
-    kinds={
-        "dit": ("hunyuan_video_transformer",),
-        "vae": ("hunyuan_video_vae",),
-        "text_encoder1": ("llama",),
-        "text_encoder2": ("clip_l", "clip_vision"),
-    },
-    text_encoders=("text_encoder1", "text_encoder2"),
+    parts=(
+        Part(
+            "dit",
+            TRANSFORMER,
+            "The transformer",
+            folder="diffusion_models",
+            example="hunyuan_video_t2v_720p_bf16.safetensors",
+            dtype="bfloat16",
+            kinds=("hunyuan_video_transformer",),
+        ),
+        Part(
+            "vae",
+            VAE,
+            "The HunyuanVideo VAE",
+            folder="vae",
+            example="hunyuan_video_vae_bf16.safetensors",
+            dtype="bfloat16",
+            kinds=("hunyuan_video_vae",),
+        ),
+        Part(
+            "text_encoder1",
+            TEXT_ENCODER,
+            "The LLaVA-Llama3 text encoder",
+            folder="text_encoders",
+            example="llava_llama3_fp16.safetensors",
+            dtype="float16",
+            kinds=("llama",),
+        ),
+        Part(
+            "text_encoder2",
+            TEXT_ENCODER,
+            "The CLIP-L text encoder",
+            folder="text_encoders",
+            example="clip_l.safetensors",
+            dtype="float16",
+            kinds=("clip_l", "clip_vision"),
+        ),
+    ),
     fps=24,
     embedded_guidance=6.0,
     noise_per_frame=True,

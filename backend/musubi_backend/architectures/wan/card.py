@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..card import Card, Task
+from ..card import EXPERT, IMAGE_ENCODER, TEXT_ENCODER, TRANSFORMER, VAE, Card, Part, Task
 
 _SMALL = Task("", dim=1536, ffn_dim=8960, num_heads=12, num_layers=30, in_dim=16)
 _LARGE = Task("", dim=5120, ffn_dim=13824, num_heads=40, num_layers=40, in_dim=16)
@@ -20,59 +20,102 @@ NEGATIVE_PROMPT = (
     "画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走"
 )
 
+_TASKS = (
+    replace(_LARGE, name="t2v-14B"),
+    replace(_SMALL, name="t2v-1.3B"),
+    replace(_LARGE, name="i2v-14B", **_START, **_CLIP, **_CALMER),
+    replace(_LARGE, name="t2i-14B", frames=1),
+    replace(_LARGE, name="flf2v-14B", last_frame=True, negative_prompt="镜头切换，" + NEGATIVE_PROMPT, **_START, **_CLIP),
+    replace(_SMALL, name="t2v-1.3B-FC", **_CONTROL),
+    replace(_LARGE, name="t2v-14B-FC", **_CONTROL),
+    replace(_LARGE, name="i2v-14B-FC", **{**_START, **_CONTROL, **_CALMER}),
+    replace(_LARGE, name="i2v-A14B", boundary=0.9, guidance_scale=3.5, guidance_scale_high_noise=3.5, **_START),
+    replace(
+        _LARGE,
+        name="t2v-A14B",
+        boundary=0.875,
+        steps=40,
+        flow_shift=12.0,
+        guidance_scale=3.0,
+        guidance_scale_high_noise=4.0,
+    ),
+)
+
 CARD = Card(
     id="wan",
     order=1,
     name="wan",
     title="Wan2.1",
+    family="Wan",
     tool_prefix="wan_",
     network_module="networks.lora_wan",
     modelspec="wan2.1",
     implementation="https://github.com/Wan-Video/Wan2.1",
     lora_blocks=("WanAttentionBlock",),
     lora_exclude=r".*(patch_embedding|text_embedding|time_embedding|time_projection|norm|head).*",
-    tasks=(
-        replace(_LARGE, name="t2v-14B"),
-        replace(_SMALL, name="t2v-1.3B"),
-        replace(_LARGE, name="i2v-14B", **_START, **_CLIP, **_CALMER),
-        replace(_LARGE, name="t2i-14B", frames=1),
-        replace(_LARGE, name="flf2v-14B", last_frame=True, negative_prompt="镜头切换，" + NEGATIVE_PROMPT, **_START, **_CLIP),
-        replace(_SMALL, name="t2v-1.3B-FC", **_CONTROL),
-        replace(_LARGE, name="t2v-14B-FC", **_CONTROL),
-        replace(_LARGE, name="i2v-14B-FC", **{**_START, **_CONTROL, **_CALMER}),
-        replace(_LARGE, name="i2v-A14B", boundary=0.9, guidance_scale=3.5, guidance_scale_high_noise=3.5, **_START),
-        replace(
-            _LARGE,
-            name="t2v-A14B",
-            boundary=0.875,
-            steps=40,
-            flow_shift=12.0,
-            guidance_scale=3.0,
-            guidance_scale_high_noise=4.0,
+    tasks=_TASKS,
+    parts=(
+        Part(
+            "dit",
+            TRANSFORMER,
+            "The transformer; of Wan2.2 the low-noise one",
+            folder="diffusion_models",
+            example="wan2.1_t2v_1.3B_bf16.safetensors",
+            dtype="bfloat16",
+            kinds=("wan_transformer",),
+            published=("low_noise_model/diffusion_pytorch_model*.safetensors", "diffusion_pytorch_model*.safetensors"),
+        ),
+        Part(
+            "vae",
+            VAE,
+            "The Wan VAE",
+            folder="vae",
+            example="wan_2.1_vae.safetensors",
+            dtype="bfloat16",
+            kinds=("wan_vae",),
+            published=("Wan2.1_VAE.pth",),
+        ),
+        Part(
+            "t5",
+            TEXT_ENCODER,
+            "The umt5-xxl text encoder",
+            folder="text_encoders",
+            example="umt5_xxl_fp16.safetensors",
+            dtype="float16",
+            kinds=("umt5",),
+            published=("models_t5_umt5-xxl-enc-bf16.pth",),
+        ),
+        Part(
+            "clip",
+            IMAGE_ENCODER,
+            "The CLIP image encoder",
+            folder="clip_vision",
+            example="clip_vision_h.safetensors",
+            dtype="float16",
+            kinds=("clip_vision",),
+            published=("models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth",),
+            tasks=tuple(task.name for task in _TASKS if task.image_encoder),
+            only_for="i2v and flf2v of Wan2.1, and FC",
+        ),
+        Part(
+            "dit_high_noise",
+            EXPERT,
+            "The high-noise transformer",
+            folder="diffusion_models",
+            example="wan2.2_t2v_high_noise_14B_fp16.safetensors",
+            dtype="float16",
+            kinds=("wan_transformer",),
+            published=("high_noise_model/diffusion_pytorch_model*.safetensors",),
+            tasks=tuple(task.name for task in _TASKS if task.boundary is not None),
+            only_for="Wan2.2 (A14B); without it only one expert is trained or used",
         ),
     ),
-    model_folders={"dit": "diffusion_models", "vae": "vae", "t5": "text_encoders", "clip": "clip_vision"},
-    kinds={
-        "dit": ("wan_transformer",),
-        "dit_high_noise": ("wan_transformer",),
-        "vae": ("wan_vae",),
-        "t5": ("umt5",),
-        "clip": ("clip_vision",),
-    },
-    published_files={
-        "dit": ("low_noise_model/diffusion_pytorch_model*.safetensors", "diffusion_pytorch_model*.safetensors"),
-        "dit_high_noise": ("high_noise_model/diffusion_pytorch_model*.safetensors",),
-        "vae": ("Wan2.1_VAE.pth",),
-        "t5": ("models_t5_umt5-xxl-enc-bf16.pth",),
-        "clip": ("models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth",),
-    },
+    two_experts="Wan2.2",
     fp8_target=("blocks",),
     fp8_exclude=("norm", "patch_embedding", "text_embedding", "time_embedding", "time_projection", "head", "modulation", "img_emb"),
     dtype_tensors=("blocks.0.cross_attn.k.weight",),
     keeps_16_bits=True,
     text_keys=("t5",),
-    text_encoders=("t5",),
-    image_encoder="clip",
     negative_prompt=NEGATIVE_PROMPT,
     window_in_bucket=True,
 )

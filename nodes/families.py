@@ -1,0 +1,68 @@
+"""The families of models that have nodes, and their own inputs: data of the architectures' folders (`nodes.py`) turned into inputs."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from ..backend.musubi_backend.architectures import cards, default_card, part_of
+from ..backend.musubi_backend.architectures.card import Card
+from ..backend.musubi_backend.architectures.widgets import FamilyNodes, Own, Widget
+from ..backend.musubi_backend.options.registry import options_for, tool_names
+from .spec import Input
+from .widgets import widget
+
+_CHANGES = ("tooltip", "step", "maximum", "multiline", "advanced")
+
+
+def families() -> list[tuple[Card, FamilyNodes]]:
+    """Every architecture whose folder says what its nodes show, in the order of lists."""
+    found = [(card, part_of(card.id, "nodes")) for card in cards().values()]
+    return [(card, module.NODES) for card, module in found if module is not None]
+
+
+def letters(title: str) -> str:
+    """A title in ids of nodes and names of classes."""
+    return re.sub(r"[^A-Za-z0-9]", "", title)
+
+
+def titles(chosen: Iterable[Card]) -> str:
+    """Families as a tooltip lists them."""
+    return ", ".join(card.family for card in chosen)
+
+
+def own_inputs(tool: str, entries: Iterable[Widget | Own]) -> tuple[Input, ...]:
+    """The inputs of a node for what its family lists."""
+    return tuple(option_input(tool, entry) if isinstance(entry, Widget) else own_input(entry) for entry in entries)
+
+
+def option_input(tool: str, entry: Widget) -> Input:
+    """The widget of one option, as the family wants it."""
+    changes: dict[str, Any] = {name: getattr(entry, name) for name in _CHANGES if getattr(entry, name) is not None}
+    return widget(tool, entry.option, entry.default, name=entry.name, off=entry.off, tasks=entry.tasks, **changes)
+
+
+def own_input(entry: Own) -> Input:
+    """The input of a family that is no option."""
+    return Input(**{one.name: getattr(entry, one.name) for one in dataclasses.fields(entry)} | {"choices": entry.choices or None})
+
+
+def any_tool(verb: str) -> str:
+    """A tool of this verb, for what is the same in those of all architectures: its messages, optimizers and schedules."""
+    return tool_names(default_card())[verb]
+
+
+def first_tool(verb: str, option: str) -> str:
+    """The first architecture's tool of this verb that has the option. KeyError where none has it."""
+    for card in cards().values():
+        tool = tool_names(card)[verb]
+        if option in options_for(tool):
+            return tool
+    raise KeyError(f"no architecture's {verb} has an option {option!r}")
+
+
+def shared_widget(verb: str, option_name: str, default: Any = None, **changes: Any) -> Input:
+    """`widget` of an option for a node that serves all architectures."""
+    return widget(first_tool(verb, option_name), option_name, default, **changes)

@@ -1,0 +1,42 @@
+"""Pictures that single sections of a video start from, of models that make it section by section: which sections, and the pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..backend.musubi_backend.architectures.widgets import START
+from ..backend.musubi_backend.errors import UserError
+from . import pictures
+from .spec import Host, Input
+
+NUMBERS = Input(
+    "section_numbers",
+    "STRING",
+    "Which sections the pictures of section_images are for, in their order, separated by commas: 0 is the first, -1 the last.",
+    default="",
+    advanced=True,
+)
+IMAGES = Input("section_images", "IMAGE", "Pictures that single sections start from, beside start_image", optional=True)
+
+
+def numbers(text: str) -> list[int]:
+    """The sections a widget names. UserError where it names none."""
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise UserError(f"section_numbers: {text!r} is not a list of whole numbers such as 1, -1") from None
+
+
+def with_pictures(host: Host, inputs: dict[str, Any], chosen: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """`chosen` (option -> path) with the pictures of sections behind the start picture; those of the graph are written into `folder`."""
+    wanted = numbers(inputs["section_numbers"])
+    if inputs["section_images"] is None and not wanted:
+        return chosen
+    files = [] if inputs["section_images"] is None else host.picture_files(inputs["section_images"], folder, "section_images")
+    if len(files) != len(wanted):
+        raise UserError(f"section_numbers names {len(wanted)} sections, section_images has {len(files)} pictures: give as many")
+    if pictures.names_sections(chosen[START.option]):
+        raise UserError("start_image_path names pictures of sections already: use that, or section_images")
+    parts = [f"0:{chosen[START.option]}", *(f"{number}:{file}" for number, file in zip(wanted, files, strict=True))]
+    return {**chosen, START.option: pictures.SECTIONS.join(parts)}
