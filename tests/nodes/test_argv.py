@@ -175,6 +175,8 @@ def test_every_training_parses(contract: Any, part: Any, tmp_path: Path, archite
         except part("backend.musubi_backend.errors").UserError:  # a setting of another architecture, or of one expert for both
             refused[-1] = True
             return
+        if values.get("mixed_precision") == "auto":  # musubi-tuner is told the precision of the file
+            values["mixed_precision"] = "bf16"
         if made[2]["prompts"]:
             values["sample_prompts"] = "/o/prompts.json"
         if values.pop("lora_per_expert", False):  # our own, refused where musubi-tuner is to train

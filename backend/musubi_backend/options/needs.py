@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Iterator
 
+from ..architectures import cards
 from .registry import Tool
 from .tables.needs import NEEDS, Need
 from .values import default_of
@@ -33,8 +34,8 @@ def _sentence(given: str, partners: list[str], need: Need) -> str:
 
 def _holds(tool: Tool, args: Namespace, side: str) -> bool:
     name, asks, values = side.partition("=")
-    if name == "architecture":
-        return tool.architecture in values.split(",")
+    if name.startswith("card."):
+        return tool.architecture is not None and getattr(cards()[tool.architecture], name.removeprefix("card.")) is not None
     value = getattr(args, name, None)
     if asks and values:
         return str(value).lower() in values.split(",")

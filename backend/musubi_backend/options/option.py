@@ -47,8 +47,8 @@ class Option:
     unit           for tooltips: "steps", "GB", "frames", ...
     path           what the value names on disk: "file", "folder" or "any" (either) must exist, "output" need not; "" for other values
     verbs          what the setting belongs to, where that is less than its group's verbs
-    architectures  None = every architecture; else the card ids it applies to
-    without        tools of these verbs and architectures that do not have it
+    on_request     only architectures that take it have it (`OwnOptions.takes`)
+    most           how many values it takes at most, where that is not any number of them
     refused        reason why a flag of musubi-tuner is not done here (yet); using it is an error, never ignored
     refused_choices    the same for single choices: choice -> reason
     own            musubi-tuner has no such flag: commands with it are for this backend only
@@ -58,7 +58,7 @@ class Option:
     advanced       hide the widget behind ComfyUI's "advanced"
     effect         of a trainer's setting: what it changes (`WEIGHTS`, ...). It decides what makes a training another one, and what a
                    continued one is compared in
-    differs        tool name or verb -> the fields that are different there; the tool's entry wins over the verb's
+    differs        verb -> the fields that are different there
     """
 
     flag: str
@@ -73,8 +73,8 @@ class Option:
     unit: str = ""
     path: str = ""
     verbs: tuple[str, ...] = ()
-    architectures: tuple[str, ...] | None = None
-    without: tuple[str, ...] = ()
+    on_request: bool = False
+    most: int | None = None
     refused: str | None = None
     refused_choices: Mapping[str, str] = field(default_factory=dict, hash=False)
     own: bool = False
@@ -98,10 +98,12 @@ class Option:
     def is_switch(self) -> bool:
         return self.kind is bool
 
-    def at(self, tool: str, verb: str) -> Option:
-        """This option as `tool` has it."""
-        changes = {**self.differs.get(verb, {}), **self.differs.get(tool, {})}
-        return dataclasses.replace(self, differs={}, **changes)
+    def at(self, verb: str, own: OwnOptions) -> Option:
+        """This option as a tool has it: that of `verb` of the architecture whose options are `own`."""
+        changes = {**self.differs.get(verb, {}), **own.changes.get(self.name, {}).get(verb, {})}
+        option = dataclasses.replace(self, differs={}, **changes)
+        hint = own.hints.get(self.name)
+        return dataclasses.replace(option, help=f"{option.help} {hint}") if hint else option
 
 
 @dataclass(frozen=True)
@@ -112,13 +114,31 @@ class Group:
     verbs: tuple[str, ...]
     options: tuple[Option, ...]
 
-    def at(self, tool: str, verb: str, architecture: str | None) -> Group:
-        """The part of this group that `tool` has; its options may be none."""
+    def at(self, verb: str, own: OwnOptions) -> Group:
+        """The part of this group that a tool has; its options may be none."""
         mine = (
-            option.at(tool, verb)
+            option.at(verb, own)
             for option in self.options
             if verb in (option.verbs or self.verbs)
-            and (option.architectures is None or architecture in option.architectures)
-            and tool not in option.without
+            and (not option.on_request or option.name in own.takes)
+            and verb not in own.lacks.get(option.name, ())
         )
         return Group(self.title, (verb,), tuple(mine))
+
+
+@dataclass(frozen=True)
+class OwnOptions:
+    """What an architecture's folder says about settings: `OPTIONS` in its `options.py`.
+
+    groups    the settings that only it has; a group with the title of a common one adds to that
+    takes     the common settings that architectures have on request
+    lacks     common settings that it does not have: name -> verbs
+    changes   what is different about a setting: name -> verb -> fields of `Option`
+    hints     a sentence of its own, with its name, behind the explanation of a common setting
+    """
+
+    groups: tuple[Group, ...] = ()
+    takes: tuple[str, ...] = ()
+    lacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    changes: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    hints: Mapping[str, str] = field(default_factory=dict)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from ..architectures import cards
+from ..architectures import cards, part_of
 from ..architectures.card import Card
 from ..errors import UserError
 from .option import (
@@ -26,6 +27,7 @@ from .option import (
     VIEW_DATASET,
     Group,
     Option,
+    OwnOptions,
 )
 from .suggest import did_you_mean
 from .tables import GROUPS
@@ -127,12 +129,26 @@ def tool_names(card: Card) -> dict[str, str]:
 
 def _tool(name: str, verb: str, card: Card | None) -> Tool:
     module, summary = _VERBS[verb]
-    groups = (group.at(name, verb, card.id if card else None) for group in GROUPS)
     return Tool(
         name,
         verb,
         f"{card.title}: {summary}" if card else summary,
         module,
         card.id if card else None,
-        tuple(group for group in groups if group.options),
+        tuple(_groups(verb, own_options(card.id) if card else OwnOptions())),
     )
+
+
+def own_options(card_id: str) -> OwnOptions:
+    """What an architecture's folder says about settings; nothing where it has no `options.py`."""
+    module = part_of(card_id, "options")
+    return module.OPTIONS if module else OwnOptions()
+
+
+def _groups(verb: str, own: OwnOptions) -> Iterator[Group]:
+    """The common groups, then those of the architecture; what has the same title is one group."""
+    found: dict[str, Group] = {}
+    for group in (group.at(verb, own) for group in (*GROUPS, *own.groups)):
+        before = found.get(group.title)
+        found[group.title] = replace(before, options=(*before.options, *group.options)) if before else group
+    yield from (group for group in found.values() if group.options)

@@ -25,7 +25,7 @@ def check(tool: Tool, args: Namespace) -> None:
         *(sentence for need, sentence in alone if need.refused),
         *_missing(args, [option.name for option in tool.options if option.required]),
         *_RULES.get(tool.verb, lambda tool, args: iter(()))(tool, args),
-        *(problem for option in tool.options for problem in _absent_files(option, args)),
+        *(problem for option in tool.options for problem in (*_too_many(option, args), *_absent_files(option, args))),
     ]
     if problems:
         raise UserError("\n".join(problems))
@@ -38,6 +38,12 @@ def _missing(args: Namespace, names: list[str], why: str = "") -> Iterator[str]:
     for name in names:
         if getattr(args, name) in (None, "", []):
             yield f"--{name} is required{why}"
+
+
+def _too_many(option: Option, args: Namespace) -> Iterator[str]:
+    given = len(getattr(args, option.name) or ()) if option.most is not None else 0
+    if option.most is not None and given > option.most:
+        yield f"{option.flag} takes {'one' if option.most == 1 else f'up to {option.most}'} {option.path or 'value'}, not {given}"
 
 
 def _absent_files(option: Option, args: Namespace) -> Iterator[str]:
@@ -92,8 +98,6 @@ def _generate(tool: Tool, args: Namespace) -> Iterator[str]:
     if args.save_merged_model and getattr(args, "fp8_scaled", False):
         yield "--save_merged_model writes the weights as they are, not in 8 bits; leave --fp8_scaled out"
     if args.latent_path:
-        if len(args.latent_path) != 1 and tool.architecture not in ("hv", "fp"):
-            yield f"--latent_path takes one file, not {len(args.latent_path)}"
         if args.output_type not in ("video", "images"):
             yield f"--latent_path decodes to --output_type video or images, not {args.output_type}"
         yield from _missing(args, ["vae"])

@@ -1,14 +1,14 @@
-"""The tables: nothing but data. Defaults, choices and names are musubi-tuner's; words and bounds are ours."""
+"""The tables: nothing but data. Defaults, choices and names are musubi-tuner's; words and bounds are ours.
+
+What only one architecture has, and what it has otherwise, is in its folder (`options.py`).
+"""
 
 from __future__ import annotations
 
 from . import (
     caching,
     captioning,
-    framepack,
     generation,
-    hunyuan_encoders,
-    hunyuan_video,
     logging,
     lora,
     lora_tools,
@@ -25,12 +25,9 @@ from . import (
 GROUPS = (
     *training.GROUPS,
     *models.GROUPS,
-    *hunyuan_encoders.GROUPS,
     *caching.GROUPS,
     *captioning.GROUPS,
     *generation.GROUPS,
-    *hunyuan_video.GROUPS,
-    *framepack.GROUPS,
     *lora.GROUPS,
     *optimizer.GROUPS,
     *timesteps.GROUPS,

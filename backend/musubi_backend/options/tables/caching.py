@@ -84,35 +84,7 @@ GROUPS = (
     Group(
         "Image conditions",
         (CACHE_LATENTS,),
-        (
-            Option(
-                "--i2v",
-                bool,
-                False,
-                architectures=("wan",),
-                advanced=True,
-                help="Also cache the first frame as the picture an image-to-video model starts from. --clip implies it.",
-            ),
-            Option(
-                "--last_frame",
-                bool,
-                False,
-                architectures=("wan",),
-                advanced=True,
-                own=True,
-                help="Also cache the last frame, for first-and-last-frame models (task flf2v). Implies --i2v.",
-            ),
-            Option(
-                "--one_frame",
-                bool,
-                False,
-                verbs=(CACHE_LATENTS, TRAIN),
-                architectures=("wan",),
-                advanced=True,
-                help="Cache or sample for one-frame training: a single target frame steered by control pictures.",
-                effect=WEIGHTS,
-            ),
-        ),
+        (),
     ),
     Group(
         "Looking instead of encoding",

@@ -21,10 +21,8 @@ GROUPS = (
         (
             Option(
                 "--network_module",
-                help='Which network is trained: a LoRA is "networks.lora_wan" for Wan, "networks.lora" for HunyuanVideo, '
-                '"networks.lora_framepack" for FramePack; '
-                '"networks.loha" for LoHa, "networks.lokr" for LoKr (--network_args "factor=8" sets how it is divided); '
-                "the names are musubi-tuner's and are stored in the LoRA file.",
+                help='Which network is trained: "networks.loha" for LoHa, "networks.lokr" for LoKr (--network_args "factor=8" sets how it '
+                "is divided), or a LoRA by the name of its architecture; the names are musubi-tuner's and are stored in the LoRA file.",
                 effect=WEIGHTS,
             ),
             Option(

@@ -1,7 +1,8 @@
 """Settings that do nothing without another one: one line each, for all tools.
 
-A side is "name" (is set), "name=a,b" (has one of these values) or "name=" (is not set). Of several partners one is enough; a setting
-with several lines needs all of them. What a tool does not have counts as not set. Settings that a class of another library voids are
+A side is "name" (is set), "name=a,b" (has one of these values), "name=" (is not set) or "card.name" (the architecture's card has it).
+Of several partners one is enough; a setting with several lines needs all of them. What a tool does not have counts as not set. Settings
+that a class of another library voids are
 in `training/voided.py`.
 """
 
@@ -88,7 +89,7 @@ NEEDS: dict[str, tuple[Need, ...]] = {
         _need("preserve_distribution_shape", "min_timestep", "max_timestep"),
         _need("preserve_distribution_shape", _NOT_SIGMA),
         _need("num_timestep_buckets", _NOT_SIGMA),
-        _need("guidance_scale", "architecture=hv,fp"),
+        _need("guidance_scale", "card.embedded_guidance"),
         # logging
         _need("log_prefix", "logging_dir"),
         _need("log_tracker_name", "logging_dir", _WANDB),

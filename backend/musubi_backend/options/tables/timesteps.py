@@ -16,7 +16,7 @@ GROUPS = (
                     *("sigma", "uniform", "sigmoid", "shift", "flux_shift", "flux2_shift", "ideogram4_shift", "qwen_shift", "krea2_shift"),
                     *("logsnr", "qinglong_flux", "qinglong_qwen"),
                 ),
-                help="How noise levels are drawn. shift, with --discrete_flow_shift 3 for Wan, suits video; uniform treats all alike; "
+                help="How noise levels are drawn. shift, with the model's --discrete_flow_shift, suits video; uniform treats all alike; "
                 "sigmoid prefers the middle; the *_shift ones follow the size of the picture; sigma draws by --weighting_scheme.",
                 effect=WEIGHTS,
             ),
@@ -26,8 +26,7 @@ GROUPS = (
                 1.0,
                 minimum=0.01,
                 maximum=100,
-                help="With shift sampling, how strongly training leans to high noise: above 1 the layout and the motion, at 1 no lean. "
-                "Wan 3 to 5, HunyuanVideo 7.",
+                help="With shift sampling, how strongly training leans to high noise: above 1 the layout and the motion, at 1 no lean.",
                 effect=WEIGHTS,
             ),
             Option(
@@ -124,8 +123,7 @@ GROUPS = (
                 minimum=0,
                 maximum=100,
                 advanced=True,
-                help="Guidance value given to models that were distilled with one (HunyuanVideo, FramePack). Wan has none and only notes "
-                "it in the metadata.",
+                help="Embedded guidance: the value given to models that were distilled with one. Others only note it in the metadata.",
                 effect=WEIGHTS,
             ),
             Option(

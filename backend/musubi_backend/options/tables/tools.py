@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...architectures import cards
+from ...architectures import cards, default_card
 from ...tools.demo import KINDS
 from ...tools.demo_clips import SUBJECTS
 from ..option import DEMO_DATASET, DEMO_MODELS, INSPECT_DATASET, VIDEO_CONVERT, VIEW_DATASET, Group, Option
@@ -78,7 +78,7 @@ GROUPS = (
             Option("--dataset_config", required=True, path="file", help="Dataset file (.toml or .json) to look into."),
             Option(
                 "--architecture",
-                default="wan",
+                default=default_card().id,
                 choices=tuple(cards()),
                 help="Which architecture it is meant for: decides frame rate, bucket sizes and names of caches.",
             ),
@@ -93,7 +93,7 @@ GROUPS = (
             Option("--dataset_config", required=True, path="file", help="Dataset file (.toml or .json) to show."),
             Option(
                 "--architecture",
-                default="wan",
+                default=default_card().id,
                 choices=tuple(cards()),
                 help="Which architecture it is trained for: decides frame rate and bucket sizes.",
             ),

@@ -65,9 +65,7 @@ GROUPS = (
                 choices=("no", "fp16", "bf16", "auto"),
                 own_choices=("auto",),
                 help="Number format of the transformer's arithmetic. auto follows its file: fp16 for an fp16 file, else bf16; on a CPU "
-                "float32 where the file is, or where the CPU has no instructions for the format. A Wan file in 16 bits is computed in "
-                "as it is: choose auto or its own format. no: Wan in the file's format (bf16 for fp8 files), HunyuanVideo in --dit_dtype "
-                "(else bf16) and FramePack in bf16, whatever the file.",
+                "float32 where the file is, or where the CPU has no instructions for the format. no: the architecture's own choice.",
                 effect=WEIGHTS,
             ),
             Option(

@@ -1,12 +1,12 @@
-"""What only FramePack has: sections, its two orders of making them, one-frame work, MagCache."""
+"""The settings that only FramePack has (sections, its two orders of making them, one-frame work, MagCache), and what is different about
+the common ones. Encoders, VAE and embedded guidance are HunyuanVideo's."""
 
 from __future__ import annotations
 
-from ..option import CACHE_LATENTS, GENERATE, NOTHING, TRAIN, WEIGHTS, Group, Option
+from ...options.option import CACHE_LATENTS, CACHE_TEXT, GENERATE, NOTHING, TRAIN, WEIGHTS, Group, Option, OwnOptions
+from ..hunyuan_video.options import SHARED, TRUE_GUIDANCE
 
-_FP = ("fp",)
-
-GROUPS = (
+_GROUPS = (
     Group(
         "FramePack",
         (CACHE_LATENTS, TRAIN, GENERATE),
@@ -15,7 +15,6 @@ GROUPS = (
                 "--f1",
                 bool,
                 False,
-                architectures=_FP,
                 help="For FramePack-F1, which makes sections from first to last; plain FramePack makes the last one first. Caching, "
                 "training and generating must agree with the weight file.",
                 effect=WEIGHTS,
@@ -25,7 +24,6 @@ GROUPS = (
                 bool,
                 False,
                 verbs=(CACHE_LATENTS, TRAIN),
-                architectures=_FP,
                 advanced=True,
                 help="One-frame training: each picture is a frame at fp_1f_target_index, steered by control pictures. Caching makes caches "
                 "for it; training makes its sample pictures this way.",
@@ -36,7 +34,6 @@ GROUPS = (
                 bool,
                 False,
                 verbs=(CACHE_LATENTS,),
-                architectures=_FP,
                 advanced=True,
                 help="One-frame training without the two middle-aged frames of the history.",
             ),
@@ -45,7 +42,6 @@ GROUPS = (
                 bool,
                 False,
                 verbs=(CACHE_LATENTS,),
-                architectures=_FP,
                 advanced=True,
                 help="One-frame training without the sixteen old frames of the history.",
             ),
@@ -57,7 +53,6 @@ GROUPS = (
                 maximum=64,
                 unit="latent frames",
                 verbs=(TRAIN, GENERATE),
-                architectures=_FP,
                 advanced=True,
                 help="Length of a section; the models were trained with 9, which is 36 frames.",
                 effect=NOTHING,
@@ -67,7 +62,6 @@ GROUPS = (
                 bool,
                 False,
                 verbs=(TRAIN, GENERATE),
-                architectures=_FP,
                 advanced=True,
                 help="Decode all sections at once instead of two at a time with an overlap: no blending, and more memory.",
                 effect=NOTHING,
@@ -85,7 +79,6 @@ GROUPS = (
                 minimum=0.01,
                 maximum=3600,
                 unit="seconds",
-                architectures=_FP,
                 help="Length at 30 frames per second, rounded to whole sections of 1.2 seconds.",
             ),
             Option(
@@ -94,19 +87,16 @@ GROUPS = (
                 minimum=1,
                 maximum=3000,
                 unit="sections",
-                architectures=_FP,
                 help="Length as a number of sections; goes before --video_seconds.",
             ),
             Option(
                 "--latent_paddings",
-                architectures=_FP,
                 advanced=True,
                 help='How many sections lie between each section and the start picture, the one made first first, as "3,2,1,0". Unset, '
                 "FramePack's own order. Plain FramePack only.",
             ),
             Option(
                 "--custom_system_prompt",
-                architectures=_FP,
                 advanced=True,
                 help="Instruction to the language model in place of the one FramePack was trained with.",
             ),
@@ -122,7 +112,6 @@ GROUPS = (
                 0.0,
                 minimum=0,
                 maximum=1,
-                architectures=_FP,
                 advanced=True,
                 help="With a --guidance_scale above 1: share of the result whose contrast is brought back to that without guidance.",
             ),
@@ -131,7 +120,6 @@ GROUPS = (
                 int,
                 minimum=0,
                 maximum=1000,
-                architectures=_FP,
                 advanced=True,
                 help="For sizes far above 640x640: from this timestep up, positions are scaled so that the picture keeps one layout. 800 "
                 "is a good start. Unset, off.",
@@ -142,7 +130,6 @@ GROUPS = (
                 0.5,
                 minimum=0.01,
                 maximum=10,
-                architectures=_FP,
                 advanced=True,
                 help="What positions are multiplied by with --rope_scaling_timestep_threshold.",
             ),
@@ -156,7 +143,6 @@ GROUPS = (
                 "--one_frame_auto_resize",
                 bool,
                 False,
-                architectures=_FP,
                 advanced=True,
                 help="One-frame generation: take the shape of the first control picture, at the area of --video_size.",
             ),
@@ -168,7 +154,6 @@ GROUPS = (
         (
             Option(
                 "--magcache_mag_ratios",
-                architectures=_FP,
                 advanced=True,
                 help='Turns MagCache on: how much each step changes compared with the one before, as --magcache_calibration prints it. "0" '
                 "takes values measured for 50 steps. Other numbers of steps take the nearest ones.",
@@ -179,7 +164,6 @@ GROUPS = (
                 0.2,
                 minimum=0,
                 maximum=1,
-                architectures=_FP,
                 advanced=True,
                 help="Share of the steps, from the start, that are never skipped.",
             ),
@@ -189,7 +173,6 @@ GROUPS = (
                 0.24,
                 minimum=0,
                 maximum=100,
-                architectures=_FP,
                 advanced=True,
                 help="How large the summed up error of skipped steps may become. Larger is faster and less exact.",
             ),
@@ -200,7 +183,6 @@ GROUPS = (
                 minimum=0,
                 maximum=1000,
                 unit="steps",
-                architectures=_FP,
                 advanced=True,
                 help="How many steps may be skipped in a row.",
             ),
@@ -208,10 +190,62 @@ GROUPS = (
                 "--magcache_calibration",
                 bool,
                 False,
-                architectures=_FP,
                 advanced=True,
                 help="Skip nothing, and print the ratios for --magcache_mag_ratios at the end.",
             ),
         ),
     ),
+    Group(
+        "Text and image encoders",
+        (CACHE_TEXT, CACHE_LATENTS, TRAIN, GENERATE),
+        (
+            Option(
+                "--image_encoder",
+                path="any",
+                verbs=(CACHE_LATENTS, TRAIN, GENERATE),
+                differs={CACHE_LATENTS: {"required": True}},
+                help="SigLIP, which looks at the start picture: ComfyUI's file (sigclip_vision_patch14_384.safetensors) or a Hugging Face "
+                "folder. Training needs it only for sample prompts.",
+                effect=NOTHING,
+            ),
+        ),
+    ),
+)
+
+OPTIONS = OwnOptions(
+    groups=(*SHARED, *_GROUPS),
+    takes=(
+        "sample_solver",
+        "include_patterns",
+        "exclude_patterns",
+        "end_image_path",
+        "one_frame_inference",
+        "control_image_path",
+        "control_image_mask_path",
+        "fp8_scaled",
+    ),
+    lacks={"video_length": (GENERATE,), "vae_dtype": (GENERATE,)},
+    changes={
+        "dit": {TRAIN: {"path": "any"}, GENERATE: {"path": "any"}},
+        "fps": {GENERATE: {"default": 30}},
+        "infer_steps": {GENERATE: {"help": "Denoising steps of each section: more are finer and slower.", "default": 25}},
+        "flow_shift": {
+            GENERATE: {
+                "help": "How many of the steps are spent at high noise: larger favours layout and motion, smaller detail. Unset, it "
+                "follows from the size."
+            }
+        },
+        "guidance_scale": {GENERATE: {"help": TRUE_GUIDANCE, "default": 1.0}},
+        "embedded_cfg_scale": {GENERATE: {"default": 10.0}},
+        "latent_path": {GENERATE: {"most": None}},
+        "image_path": {GENERATE: {"path": ""}},  # it may name one for each section
+        "attn_mode": {GENERATE: {"choices": ("flash", "torch", "sageattn", "xformers", "sdpa")}},
+    },
+    hints={
+        "network_module": 'FramePack: "networks.lora_framepack".',
+        "mixed_precision": "FramePack, no: bf16, whatever the file.",
+        "dit": "For FramePack also the folder of a split model.",
+        "vae_dtype": "FramePack: float16.",
+        "video_size": "FramePack was trained on areas of about 640x640.",
+    },
 )
