@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .ordinary import check_ordinary
+
 RECORD = "cache_sources.json"
 """Name of the file beside caches that says what they were made from (`cache.sources`)."""
 LENGTHS = "cache_clip_lengths.json"
@@ -72,6 +74,7 @@ def look(files: Sequence[Path], before: Seen | None = None) -> Seen:
 
 
 def _hash(path: Path) -> str:
+    check_ordinary(path)
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         found = hashlib.sha256(str(size).encode())

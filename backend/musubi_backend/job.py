@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import sys
@@ -22,6 +23,8 @@ from typing import Any
 
 from .errors import StopRequested
 
+logger = logging.getLogger(__name__)
+
 JOB_DIR_VARIABLE = "MUSUBITUNER_JOB_DIR"
 BEAT_SECONDS = 1.0
 
@@ -29,6 +32,7 @@ _stop = threading.Event()
 _answering = threading.Lock()
 _writing: list[tuple[str, Path]] = []  # names of what is being written, and where; what began last at the end
 _held: list[None] = []  # one for every block that must not be left
+_lost: list[None] = []  # one once it was said that events are lost
 _ending: list[None] = []  # a second Ctrl-C that came while a file was written
 
 
@@ -101,16 +105,20 @@ def keep(what: str) -> None:
 
 
 def event(kind: str, **values: Any) -> None:
-    """Append one JSON line to `metrics.jsonl`; non-finite floats become null. Events inform: a full disk ends no work because of them."""
+    """Append one JSON line to `metrics.jsonl`; non-finite floats become null. Events inform: a full disk, or a job folder that was deleted,
+    ends no work because of them, and is said once."""
     job = folder()
     if job is None:
         return
     record = {"event": kind, "time": round(time.time(), 3), **{k: _finite(v) for k, v in values.items()}}
-    with (
-        contextlib.suppress(OSError),
-        (job / "metrics.jsonl").open("a", encoding="utf-8", errors="backslashreplace") as file,  # a lone surrogate as JSON has it
-    ):
-        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    line = json.dumps(record, ensure_ascii=False) + "\n"
+    try:
+        with (job / "metrics.jsonl").open("a", encoding="utf-8", errors="backslashreplace") as file:  # a lone surrogate as JSON has it
+            file.write(line)
+    except OSError as error:
+        if not _lost:
+            _lost.append(None)
+            logger.warning("progress cannot be written to %s: %s; the work goes on", job, error.strerror or error)
 
 
 def _finite(value: Any) -> Any:

@@ -13,13 +13,14 @@ _LOG_LINE = re.compile(r"^(DEBUG|INFO|WARNING|ERROR|CRITICAL):")
 
 
 def read_tail(log: Path) -> str:
-    """The end of a log as text; carriage returns become line ends."""
-    if not log.is_file():
+    """The end of a log as text, "" where it cannot be read; carriage returns become line ends."""
+    try:
+        with log.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - _TAIL_BYTES))
+            return file.read().decode("utf-8", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
+    except OSError:
         return ""
-    with log.open("rb") as file:
-        file.seek(0, 2)
-        file.seek(max(0, file.tell() - _TAIL_BYTES))
-        return file.read().decode("utf-8", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def last_error(text: str) -> str:

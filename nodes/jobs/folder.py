@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ...backend.musubi_backend.atomic import write_text
+from ...backend.musubi_backend.errors import UserError
+from ...backend.musubi_backend.place import reason
 
 logger = logging.getLogger(__name__)
 
@@ -23,10 +25,13 @@ class JobFolder:
 
     @classmethod
     def create(cls, home: Path, tool: str) -> JobFolder:
-        """Make a fresh folder for one run of `tool`."""
+        """Make a fresh folder for one run of `tool`. UserError where that cannot be."""
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{re.sub('[^a-z0-9_]', '_', tool.lower())[:60]}-{secrets.token_hex(3)}"
         path = home / "jobs" / name
-        path.mkdir(parents=True)
+        try:
+            path.mkdir(parents=True)
+        except OSError as error:
+            raise UserError(f"the job's folder {path} cannot be made: {reason(error)}") from error
         return cls(path)
 
     @property
@@ -49,19 +54,18 @@ class JobFolder:
         return self.path / "metrics.jsonl"
 
     def write_command(self, **values: Any) -> None:
-        _write(self.path / "command.json", values)
+        self._note("command.json", values)
 
     def write_status(self, state: str, **values: Any) -> None:
         """state: running, finished, failed or stopped."""
-        try:
-            _write(self.path / "status.json", {"state": state, "time": round(time.time(), 3), **values})
-        except OSError as error:  # it informs; a full disk ends no job because of it
-            logger.warning("%s: the state of the job could not be noted: %s", self.path, error.strerror or error)
+        self._note("status.json", {"state": state, "time": round(time.time(), 3), **values})
 
     def status(self) -> dict[str, Any]:
         path = self.path / "status.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
-
-def _write(path: Path, values: dict[str, Any]) -> None:
-    write_text(path, json.dumps(values, ensure_ascii=False, indent=1) + "\n")
+    def _note(self, name: str, values: dict[str, Any]) -> None:
+        try:
+            write_text(self.path / name, json.dumps(values, ensure_ascii=False, indent=1) + "\n")
+        except (OSError, UnicodeEncodeError) as error:  # it informs; a full disk ends no job because of it
+            logger.warning("%s could not be written: %s", self.path / name, error)

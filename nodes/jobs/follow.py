@@ -14,6 +14,7 @@ from ...backend.musubi_backend.errors import UserError
 from ..spec import Host, finite
 from . import config as configuration
 from . import engine, runner
+from .errors import read_tail
 from .folder import JobFolder
 from .runner import Job
 from .wording import in_widgets
@@ -152,7 +153,7 @@ async def run_doctor(host: Host) -> str:
     """The report of `install.py --doctor`, also when it found something wrong."""
     folder = JobFolder.create(host.home, "doctor")
     await _follow(host, folder, engine.doctor(host.home, folder), "", lambda job: None)
-    return folder.log.read_text(encoding="utf-8", errors="replace")
+    return read_tail(folder.log)
 
 
 async def _follow(host: Watcher, folder: JobFolder, command: runner.Command, note: str, on_end: Callable[[Job], object]) -> Job:

@@ -14,6 +14,9 @@ from types import ModuleType
 from .problems import Note
 from .text import read_text
 
+LONGEST_CAPTION = 2**20
+"""Bytes of a caption's file: far beyond what any text encoder reads."""
+
 
 @dataclass(frozen=True)
 class PicturePlugin:
@@ -105,6 +108,8 @@ def read_caption(media: Path, extension: str) -> str:
     path = media.with_name(media.stem + extension)
     path = next((found for name in (extension, extension.upper()) if (found := spelled(media.with_name(media.stem + name))).exists()), path)
     try:
+        if path.stat().st_size > LONGEST_CAPTION:
+            raise ValueError(f"too long: {path.stat().st_size} bytes, and {LONGEST_CAPTION} are more than any text encoder reads")
         return read_text(path).strip()
     except FileNotFoundError:
         raise ValueError(f"no caption: {path.name} is missing") from None

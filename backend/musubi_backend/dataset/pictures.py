@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..ordinary import check_ordinary
 from .buckets import Size
 from .colours import coding_of, colour_notes, in_srgb
 from .media import plugins_for, unread_reason
@@ -33,6 +34,7 @@ def open_picture(path: Path) -> Iterator[Image]:
     try:
         for plugin in plugins_for(path):
             plugin.register(import_module(plugin.module))
+        check_ordinary(path)
         with Image.open(path) as image:
             yield image
     except UnusableMedium:

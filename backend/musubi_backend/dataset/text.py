@@ -5,6 +5,8 @@ from __future__ import annotations
 import codecs
 from pathlib import Path
 
+from ..ordinary import check_ordinary
+
 _MARKS = (  # the longer ones first: UTF-32's little-endian mark begins with UTF-16's
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -16,6 +18,7 @@ _MARKS = (  # the longer ones first: UTF-32's little-endian mark begins with UTF
 def read_text(path: Path) -> str:
     """The text of a file without its byte order mark, line ends as \\n. OSError; ValueError says which encoding was expected and where
     it breaks."""
+    check_ordinary(path)
     content = path.read_bytes()
     encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8-sig")
     try:

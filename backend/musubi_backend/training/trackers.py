@@ -68,6 +68,7 @@ class Trackers:
                 backend.close()
         except Exception:  # a full disk or a lost connection must not end the training
             logger.exception("logging to %s stopped; training goes on", " and ".join(self._kinds))
+            self._kinds = ()  # nobody empties the queue any more
 
 
 def chosen(args: Namespace) -> tuple[str, ...]:

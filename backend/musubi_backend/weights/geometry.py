@@ -7,15 +7,16 @@ them under one metadata key, as JSON.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..documents import parse_json
+from ..documents import parse_json, whole_number
 from ..errors import UserError
 from .safetensors_file import PathLike, read_header
 
 GEOMETRY_KEY = "musubi_geometry"
+_LARGEST, _MOST_LAYERS = 2**17, 2**10
 T = TypeVar("T", bound="StoredGeometry")
 
 
@@ -32,9 +33,31 @@ class StoredGeometry:
         """UserError when `text` is not what `to_json` writes."""
         try:
             values = parse_json(text, dict, paths=True)
-            return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+            sizes = cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+            for one in fields(cls):
+                _check(one.name, getattr(sizes, one.name), str(one.type))
+            return sizes
         except (ValueError, TypeError, AttributeError) as error:
             raise UserError(f"the metadata {GEOMETRY_KEY} of the weight file is not understood: {error}") from error
+
+
+def _check(name: str, value: Any, kind: str) -> None:
+    """ValueError where a field of the annotated type `kind` holds something else, or a size that no model has."""
+    if kind == "bool":
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} is {str(value)[:60]}, and true or false is needed")
+    elif kind == "float":
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
+            raise ValueError(f"{name} is {str(value)[:60]}, and a number between 0 and 1 is needed")
+    elif kind.startswith("tuple"):
+        if not isinstance(value, tuple) or len(value) != kind.count("int"):
+            raise ValueError(f"{name} is {str(value)[:60]}, and {kind.count('int')} numbers are needed")
+        for number in value:
+            whole_number(number, name, _LARGEST)
+    elif value is not None or "None" not in kind:
+        least = 0 if name.endswith("_positions") else 1
+        if whole_number(value, name, _LARGEST if not name.startswith("num_") else _MOST_LAYERS) < least:
+            raise ValueError(f"{name} is {value}")
 
 
 def geometry_metadata(path: PathLike) -> dict[str, Any]:

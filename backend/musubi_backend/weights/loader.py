@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .. import job
 from ..errors import UserError
 from ..memory.fp8 import EIGHT_BIT_DTYPES, Fp8Linear, dequantised
+from ..ordinary import check_ordinary
 from . import quantised
 from .quantised import EIGHT_BIT_FLOATS
 from .recognise import PICKLE_SUFFIXES
@@ -80,13 +81,17 @@ class Weights:
             return read_tensor(file, name, self.header.tensors[name], path)
 
     def scale(self, name: str) -> Tensor | None:
-        """What the weight `name` is multiplied by; None for most."""
+        """What the weight `name` is multiplied by; None for most. UserError where that is no number."""
         scale = self.scales.get(name)
-        if scale is None or isinstance(scale, Tensor):
-            return scale
-        path, stored_name, info = scale
-        with path.open("rb") as file:
-            return read_tensor(file, stored_name, info, path)
+        if scale is None:
+            return None
+        if not isinstance(scale, Tensor):
+            path, stored_name, info = scale
+            with path.open("rb") as file:
+                scale = read_tensor(file, stored_name, info, path)
+        if not scale.isfinite().all():
+            raise UserError(f"{self.path}: the scale of {name} holds numbers that are not finite; the file is damaged, fetch it again")
+        return scale
 
     @property
     def eight_bit(self) -> bool:
@@ -250,6 +255,7 @@ def read_pickled(path: Path) -> dict[str, Tensor]:
     """The tensors of a PyTorch file (.pth, .pt), loaded as plain weights: nothing in it is executed. Wrappers such as "state_dict" are
     taken off. UserError when it is damaged or holds anything but plain data."""
     try:
+        check_ordinary(path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
@@ -262,6 +268,9 @@ def read_pickled(path: Path) -> dict[str, Tensor]:
     tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
     if not tensors:
         raise UserError(f"{path} holds no tensors")
+    odd = next((name for name, tensor in tensors.items() if tensor.layout != torch.strided or tensor.is_quantized), None)
+    if odd is not None:
+        raise UserError(f"{path}: {odd} is stored as a sparse or quantised tensor, which is not read; use a .safetensors file")
     return tensors
 
 

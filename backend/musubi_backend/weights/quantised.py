@@ -64,8 +64,9 @@ def sort(tensors: Mapping[str, TensorInfo], path: Path) -> Sorted:
 def _check_shape(path: Path, weight: str, shape: tuple[int, ...], scale: str, found: tuple[int, ...]) -> None:
     """One number for all, one per row, or one per equal part of a row."""
     whole = all(size == 1 for size in found)
-    rows = len(found) == 2 and found == (shape[0], 1)
-    blocks = len(found) == 3 and len(shape) == 2 and found[0] == shape[0] and found[2] == 1 and shape[1] % max(found[1], 1) == 0
+    by_rows = len(shape) == 2 and found[:1] == shape[:1] and found[-1:] == (1,)
+    rows = by_rows and len(found) == 2
+    blocks = by_rows and len(found) == 3 and found[1] > 0 and shape[1] % found[1] == 0
     if not (whole or rows or blocks):
         raise UserError(f"{path}: {scale} {list(found)} does not fit {weight} {list(shape)}; use the bf16 or fp16 version of this model")
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from ..atomic import replacing
 from ..documents import parse_json, read_json, whole_number
 from ..errors import UserError
+from ..ordinary import check_ordinary
 
 if TYPE_CHECKING:
     import torch
@@ -69,6 +70,7 @@ def read_header(path: PathLike) -> Header:
     """The header of `path`. UserError when the file is missing, no safetensors file, or shorter than its header says."""
     file_path = Path(path)
     try:
+        check_ordinary(file_path)
         size = file_path.stat().st_size
         with file_path.open("rb") as file:
             prefix = file.read(8)
