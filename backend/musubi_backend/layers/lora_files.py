@@ -204,9 +204,14 @@ def _pieces(lora: LoRAFile, naming: str, chosen: Callable[[str], bool]) -> dict[
     for layer, adapter in arranged(lora, naming, apart=True):
         parts = {name: part for name, part in musubi_tensors(layer, adapter) if chosen(name)}
         if parts:
-            piece = {name.partition(".")[2]: of_bytes(part.make(), part.dtype) for name, part in parts.items()}
+            piece = {name.partition(".")[2]: _computable(of_bytes(part.make(), part.dtype)) for name, part in parts.items()}
             state.setdefault(adapter_name(layer), []).append(_Piece(piece, adapter.rows))
     return state
+
+
+def _computable(tensor: Tensor) -> Tensor:
+    """8-bit floats in float32, as nothing is computed with them."""
+    return tensor.float() if tensor.is_floating_point() and tensor.element_size() == 1 else tensor
 
 
 def _check_piece(piece: _Piece, leaf: str, shape: Sequence[int], name: str) -> None:

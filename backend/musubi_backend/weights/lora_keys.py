@@ -35,7 +35,7 @@ class Key:
 
 def parse(key: str) -> Key | None:
     """None for the names of other things, among them text encoders' layers."""
-    match = _KEY.fullmatch(_WRAPPERS.sub("", key.replace("$$", ".")))
+    match = _KEY.fullmatch(_WRAPPERS.sub("", _OLD_DIFFUSERS.sub(_new_diffusers, key.replace("$$", "."))))
     if match is None:
         return None
     path, part = match["path"], _PARTS.get(match["part"], match["part"])
@@ -49,6 +49,11 @@ def parse(key: str) -> Key | None:
     if _TEXT_ENCODER.match(layer) or (not prefix and "." not in layer and lora_names.find(layer) is None):
         return None
     return Key(prefix, layer, part, match["adapter"] or "")
+
+
+def _new_diffusers(old: re.Match[str]) -> str:
+    """`attn1.processor.to_q_lora.down` -> `attn1.to_q.lora.down`, as diffusers wrote it before it used PEFT."""
+    return f".{old['layer']}{'.0' if old['layer'] == 'to_out' else ''}.lora."
 
 
 def _split(path: str) -> tuple[str, str]:
@@ -81,14 +86,16 @@ def _known_end(path: str, start: int) -> int | None:
 
 
 _PARTS = {
-    "lora_A": DOWN, "lora_down": DOWN, "lora.down": DOWN, "lora_B": UP, "lora_up": UP, "lora.up": UP, "lora_mid": "lora_mid.weight",
+    "lora_A": DOWN, "lora_down": DOWN, "lora.down": DOWN, "lora_B": UP, "lora_up": UP, "lora.up": UP,
+    "lora_linear_layer.down": DOWN, "lora_linear_layer.up": UP, "lora_mid": "lora_mid.weight",
     "lora_magnitude_vector": DORA, "magnitude": DORA, "dora_scale": DORA, "alpha": ALPHA, "w_norm": "diff", "b_norm": "diff_b",
 }  # fmt: skip
 _KEY = re.compile(
-    r"(?P<path>.+?)\.(?P<part>lora_A|lora_B|lora_down|lora_up|lora\.down|lora\.up|lora_mid|lora_magnitude_vector|magnitude|alpha|dora_scale"
+    r"(?P<path>.+?)\.(?P<part>lora_A|lora_B|lora_down|lora_up|lora(?:_linear_layer)?\.(?:down|up)|lora_mid|lora_magnitude_vector|magnitude|alpha|dora_scale"
     r"|diff|diff_b|diff_m|w_norm|b_norm|set_weight|(?:hada|lokr)_[wt][12](?:_[ab])?)"
-    r"(?:\.(?P<adapter>(?!weight$|bias$)[^.]+))?(?:\.(?P<leaf>weight|bias))?"
+    r"(?:\.(?P<adapter>(?!(?:weight|bias|scale_weight|weight_scale)$)[^.]+))?(?:\.(?P<leaf>weight|bias))?"
 )
+_OLD_DIFFUSERS = re.compile(r"(?:\.processor)?\.(?P<layer>[^.]+)_lora\.(?=(?:down|up)\.)")
 _WRAPPERS = re.compile(r"(?:_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\.|(?<=\.)base_layer\.")
 _WORDS = r"base_model[._]model|diffusion_model|model|transformer(?:_2)?|unet|dit|pipe|module|network|low_noise_model|high_noise_model"
 _UNDERSCORED = re.compile(r"(?:[^.]*?_)??(?:lora|lycoris)_", re.IGNORECASE)

@@ -8,7 +8,7 @@ Layouts: musubi-tuner and kohya (`lora_unet_blocks_0_ffn_0.lora_down.weight`), L
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ..errors import UserError
@@ -22,6 +22,7 @@ from .safetensors_file import PathLike
 
 MUSUBI_PREFIX = "lora_unet_"
 COMFY_PREFIX = "diffusion_model"
+_SCALES = (".scale_weight", ".weight_scale")
 
 _NATIVE = {WAN: WAN, WAN_DIFFUSERS: WAN, HUNYUAN: HUNYUAN, HUNYUAN_COMFY: HUNYUAN, FRAMEPACK: FRAMEPACK, QWEN_IMAGE: QWEN_IMAGE}
 
@@ -78,6 +79,7 @@ class LoRAFile:
             )
         wanted = {LOW_NOISE: (LOW_NOISE,), HIGH_NOISE: (HIGH_NOISE, "")}[expert] if len(experts) > 1 else experts
         self._check_adapters(named)
+        self._check_scales(key for key, name in parsed.items() if name is None)
         for key, name in parsed.items():
             if name is None:
                 self.left.append(key)
@@ -97,6 +99,12 @@ class LoRAFile:
         adapters = sorted({name.adapter for name in named.values() if name.adapter})
         if len(adapters) > 1:
             raise UserError(f"{self.file.path} holds several adapters ({', '.join(adapters)}); save each as a file of its own")
+
+    def _check_scales(self, unknown: Iterable[str]) -> None:
+        """UserError for 8-bit factors that are to be multiplied by a scale beside them."""
+        scale = next((key for key in unknown if key.endswith(_SCALES) and lora_keys.parse(f"{key.rpartition('.')[0]}.weight")), None)
+        if scale is not None:
+            raise UserError(f"{self.file.path} has factors in 8 bits with scales of their own ({scale}); use the same LoRA in 16 bits")
 
     @property
     def metadata(self) -> dict[str, str]:

@@ -39,12 +39,18 @@ class PeftAlphas:
 
     def alpha(self, prefix: str, layer: str, rank: int) -> float | None:
         """What divided by the rank is the scale of a layer's product: lora_alpha, times the root of the rank with `use_rslora` (arXiv
-        2312.03732: alpha / sqrt(rank)). None where the settings have no alpha. As PEFT, `alpha_pattern` goes by the ends of names."""
-        usual, root = self._setting(prefix, "lora_alpha"), bool(self._setting(prefix, "use_rslora"))
+        2312.03732: alpha / sqrt(rank)). None where the settings have no alpha. As PEFT, `alpha_pattern` goes by the ends of names.
+
+        rank: 0 for a LoKr of two whole matrices, which has none. UserError where PEFT would scale it nevertheless.
+        """
+        usual = next((alpha for name in ("lora_alpha", "alpha") if (alpha := self._setting(prefix, name)) is not None), None)
+        root = bool(self._setting(prefix, "use_rslora"))
         patterns = self._setting(prefix, "alpha_pattern") or {}
         try:
             found = next((alpha for name, alpha in patterns.items() if re.fullmatch(rf"(.*\.)?({name})", layer)), usual)
             alpha = _DEFAULT_ALPHA if found is None and root else found
+            if not rank and alpha is not None and alpha != (size := self._setting(prefix, "r")):
+                raise UserError(f"{self.source} scales {layer} by {alpha} / {size}, which a LoKr of whole matrices has no place for")
             return None if alpha is None else float(alpha) * (rank**0.5 if root else 1.0)
         except (ValueError, TypeError, AttributeError, re.error, OverflowError) as error:
             raise UserError(f"{self.source} has no usable alpha for {layer} ({error})") from error

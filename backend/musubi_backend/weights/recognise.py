@@ -110,7 +110,7 @@ def _lora(shapes: Shapes) -> Kind | None:
         ("LoKr", r".*\.lokr_w[12].*"),
         ("ComfyUI's layout", r"diffusion_model\..*\.(lora_A|lora_down)(\.[^.]+)?\.weight"),
         ("underscored names", r"[^.]*(lora|lycoris)_[^.]*\.lora_down\.weight"),
-        ("diffusers' layout", r".*\.(lora_A|lora_down|lora\.down)(\.[^.]+)?\.weight"),
+        ("diffusers' layout", r".*[._](lora_A|lora_down|lora\.down|lora_linear_layer\.down)(\.[^.]+){0,2}"),
         ("full differences", r".*\.(diff|diff_b|diff_m|w_norm)"),
     )
     for layout, pattern in layouts:
