@@ -15,7 +15,7 @@ from musubi_backend.errors import UserError
 from musubi_backend.training import saved_states, state
 from musubi_backend.training.checkpoints import Checkpoints, Rotation, explained
 from musubi_backend.training.saved_states import clean_leftovers
-from musubi_backend.weights.safetensors_file import load
+from musubi_backend.weights.safetensors_file import load, read_header
 from torch import nn
 
 
@@ -30,14 +30,14 @@ def writer(folder: Path, **changes: Any) -> Checkpoints:
     return Checkpoints(Namespace(**{**values, **changes}), CARD, {})
 
 
-def some_state(step: int = 1) -> state.TrainingState:
+def some_state(step: int = 1, run: str = "a") -> state.TrainingState:
     network = nn.Linear(2, 2)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     network(torch.ones(1, 2)).sum().backward()
     optimizer.step()
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
     position = saved_states.Position(step=step, batch=step)
-    return state.TrainingState(network, optimizer, schedule, None, position, [0.5], [0.5], 7, {"architecture": "wan"})
+    return state.TrainingState(network, optimizer, schedule, None, position, [0.5], [0.5], 7, {"architecture": "wan", "run": run})
 
 
 def names(folder: Path) -> set[str]:
@@ -71,6 +71,36 @@ def test_epochs_keep_the_last_n_files(tmp_path: Path) -> None:
         files.save_state(files.epoch_name(epoch), some_state(epoch), f"at epoch {epoch}")
         files.rotate_epochs(epoch)
     assert names(tmp_path) == {"cat-000002.safetensors", "cat-000003.safetensors", "cat-000003-state"}
+
+
+def test_what_a_stop_left_goes_once_a_further_state_of_the_same_training_is_whole(tmp_path: Path) -> None:
+    files = writer(tmp_path, save_every_n_steps=10, save_state=False)
+    for step, run in ((3, "a"), (4, "another training"), (5, "a"), (10, "a")):  # a checkpoint is due at 10 only, and no state
+        files.save_lora(files.step_name(step), nn.Linear(2, 2), step, 0)
+        some = some_state(step, run)
+        of_stop = step != 10
+        some.facts["of_stop"] = {"lora": of_stop}
+        some.save(files.state_folder(files.step_name(step)))
+    marked = {path.name: read_header(path).metadata.get(saved_states.OF_STOP) for path in tmp_path.glob("*.safetensors")}
+    stopped, due = (f"cat-step{step:08d}" for step in (5, 10))
+    assert marked[f"{stopped}.safetensors"] == "True" and marked[f"{due}.safetensors"] is None
+    files.save_state("cat-000001", some_state(5), "at epoch 1")
+    assert names(tmp_path) == {
+        "cat-step00000004.safetensors", "cat-step00000004-state", f"{stopped}.safetensors", f"{stopped}-state",
+        f"{due}.safetensors", f"{due}-state", "cat-000001-state",
+    }  # fmt: skip
+    files.save_state("cat", some_state(12), "(last)")
+    assert names(tmp_path) == {
+        "cat-step00000004.safetensors", "cat-step00000004-state", f"{due}.safetensors", "cat-000001-state", "cat-state",
+    }  # fmt: skip
+
+
+def test_a_stops_state_says_whether_its_lora_is_a_checkpoint(tmp_path: Path) -> None:
+    files = writer(tmp_path, save_every_n_steps=10, save_state=False)
+    for step in (5, 10):
+        files.save_state(files.step_name(step), some_state(step), "")
+    kept = saved_states.read(tmp_path / "cat-step00000010-state")
+    assert kept.facts["of_stop"] == {"lora": False} and not (tmp_path / "cat-step00000005-state").exists()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ import os
 import socket
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ class WithPartner(ManyProcesses):
 
     def __init__(self, count: int) -> None:
         self.rank, self.count, self.device = 0, count, torch.device("cpu")
+        self._patient: Any = "the group for waiting"
 
 
 @pytest.fixture
@@ -54,6 +57,55 @@ def test_means_are_over_all_processes_and_leave_what_was_given(partners: list[Te
     partners += [torch.tensor([2.0, 5.0]), torch.tensor([3.0, 1.0])]
     own = torch.tensor([1.0, 0.0])
     assert WithPartner(3).mean(own).tolist() == [2, 2] and own.tolist() == [1, 0]
+
+
+def test_only_the_first_process_is_the_main_one_and_its_number_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = {0: 40, 1: 41}
+    monkeypatch.setattr(torch.distributed, "broadcast", lambda tensor, src: tensor.fill_(sent[src]))
+    second = WithPartner(2)
+    assert second.is_main
+    second.rank = 1
+    assert not second.is_main and second.agreed(41) == 40
+
+
+def test_work_that_fails_in_the_main_process_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flags that the group exchanges: one to begin together, one for how the work ended."""
+    of_partner: list[int] = []
+    groups: list[Any] = []
+
+    def all_reduce(tensor: Tensor, group: Any = None) -> None:
+        groups.append(group)
+        tensor += of_partner.pop(0)
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    main, other = WithPartner(2), WithPartner(2)
+    other.rank = 1
+    done: list[str] = []
+    of_partner += [0, 0, 0, 0]
+    main.main_does(lambda: done.append("main"))
+    other.main_does(lambda: done.append("other"))
+    assert done == ["main"] and groups == [main._patient] * 4
+    of_partner += [0, 1]
+    with pytest.raises(SystemExit):
+        other.main_does(lambda: done.append("other"))
+    of_partner += [0, 0]
+    with pytest.raises(OSError, match="full"):
+        main.main_does(lambda: (_ for _ in ()).throw(OSError("full")))
+    assert done == ["main"] and not of_partner, "the failure was told, and only then raised"
+
+
+def test_the_limit_for_exchanging_gradients_is_in_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    accelerate = pytest.importorskip("accelerate")
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(
+        accelerate,
+        "PartialState",
+        lambda **options: asked.append(options) or SimpleNamespace(process_index=0, num_processes=2, device=None),
+    )
+    monkeypatch.setattr(torch.distributed, "new_group", lambda **options: None)
+    for minutes in (30, None):
+        ManyProcesses(minutes)
+    assert [one.get("timeout") for one in asked] == [timedelta(minutes=30), None]
 
 
 SCRIPT = """
