@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from ...backend.musubi_backend.architectures import part_of
 from ...backend.musubi_backend.options.option import (
     CAPTION,
     GENERATE,
@@ -43,7 +44,7 @@ _OTHER_NAMES: dict[str, dict[str, str]] = {  # widgets that are not called like 
     CAPTION: {"image_dir": "path", "model_path": "model", "output_file": "file_name"},
     VIDEO_CONVERT: {"input": "video", "output": "filename_prefix"},
 }
-_OF_ALL = {"dataset_config": "Dataset Config", "f1": "variant"}
+_OF_ALL = {"dataset_config": "Dataset Config"}
 _ARGUMENTS = {"network_args"}  # each has a widget of its own, named after it
 _FLAG = re.compile(r"(?<![\w-])--(\w+)( ?)")
 
@@ -52,6 +53,7 @@ def in_widgets(tool: str, message: str) -> str:
     """`message` of `tool` with the names of widgets in place of flags. What is no flag of the tool stays."""
     known = find_tool(tool)
     names = {option.name: option.name for option in known.options} | _OF_ALL | _OTHER_NAMES.get(known.verb, {})
+    names |= _of_variant(known.architecture)
 
     def named(flag: re.Match[str]) -> str:
         if flag[1] in _ARGUMENTS and flag[1] in names and flag[2]:
@@ -59,3 +61,10 @@ def in_widgets(tool: str, message: str) -> str:
         return names[flag[1]] + flag[2] if flag[1] in names else flag[0]
 
     return _FLAG.sub(named, message)
+
+
+def _of_variant(architecture: str | None) -> dict[str, str]:
+    """The options that follow from the variant of a model, as the widget that chooses it."""
+    module = part_of(architecture, "nodes") if architecture else None
+    variant = module.NODES.variant if module else None
+    return dict.fromkeys(module.NODES.facts, variant.name) if module and variant else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,17 @@ def test_text_files_are_merged_and_the_other_precision_is_replaced(tmp_path: Pat
     header = read_header(path)
     assert set(header.tensors) == {"llm_bfloat16", "llm_mask", "clipL_float32"}
     assert header.metadata == {"architecture": "wan", "caption1": "two", "format_version": "1.0.1"}
+
+
+@pytest.mark.parametrize(("rank", "shape", "problem"), [
+    (3, (16, 6, 8), None),
+    (3, (16, 1, 6, 8), "latents are 1x6x8, expected 6x8"),
+    (4, (16, 6, 8), "latents are 6x8, expected 1x6x8"),
+])  # fmt: skip
+def test_latents_have_the_dimensions_that_the_card_says(rank: int, shape: tuple[int, ...], problem: str | None, tmp_path: Path) -> None:
+    path, card = tmp_path / "a_0064x0048_wan.safetensors", replace(CARD, latent_rank=rank)
+    save_latents(path, {"latents": torch.zeros(shape)}, card, width=64, height=48)
+    assert latents_problem(path, card, width=64, height=48, bucket=(64, 48)) == problem
 
 
 def test_a_good_cache_is_recognised_from_its_header_alone(shared: Path) -> None:

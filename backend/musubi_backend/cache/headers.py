@@ -76,7 +76,8 @@ def latents_problem(
     shape = latent_shape(header)
     scale = card.spatial_compression
     found_frames = shape[0] if shape and len(shape) == 3 else 1
-    wanted = (found_frames if latent_frames is None else latent_frames, bucket[1] // scale, bucket[0] // scale)
+    time = (found_frames if latent_frames is None else latent_frames,) if card.latent_rank == 4 else ()
+    wanted = (*time, bucket[1] // scale, bucket[0] // scale)
     return None if shape == wanted else f"latents are {_by(shape)}, expected {_by(wanted)}"
 
 

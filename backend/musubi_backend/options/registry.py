@@ -123,7 +123,7 @@ def tool_names(card: Card) -> dict[str, str]:
         CACHE_LATENTS: latents or f"{card.tool_prefix}cache_latents",
         CACHE_TEXT: text or f"{card.tool_prefix}cache_text_encoder_outputs",
         TRAIN: f"{card.tool_prefix}train_network",
-        GENERATE: f"{card.tool_prefix}generate_video",
+        GENERATE: f"{card.tool_prefix}generate_{card.makes.lower()}",
     }
 
 

@@ -1,0 +1,115 @@
+"""A family's three nodes come from its folder alone: `made_up/dots` (video) and `made_up/spots` (pictures) get theirs, with their checks,
+help pages and names, and nothing of them stands anywhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.util
+import itertools
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from musubi_backend.tools.demo import write_models
+from musubi_backend.weights.safetensors_file import save_atomic
+
+HERE = Path(__file__).parent / "made_up"
+
+
+@pytest.fixture(scope="module")
+def part(repository: Path) -> Any:
+    """As the fixture of that name, of a pack that also has the made-up families."""
+    name = "pack_with_made_up_families"
+    spec = importlib.util.spec_from_file_location(name, repository / "__init__.py", submodule_search_locations=[str(repository)])
+    assert spec and spec.loader
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+    importlib.import_module(f"{name}.backend.musubi_backend.architectures").__path__.append(str(HERE))
+    return lambda module: importlib.import_module(f"{name}.{module}")
+
+
+@pytest.fixture(scope="module")
+def host(part: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    made = part("headless.terminal").TerminalHost(tmp_path_factory.mktemp("home"))
+    for folder, name in (("diffusion_models", "dots"), ("vae", "none")):
+        path = made.home / "models" / folder / f"{name}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_atomic({}, path, {})
+    write_models(made.home / "demo" / "models", kind="wan")
+    return made
+
+
+def problems(part: Any, host: Any, node: Any, **values: Any) -> dict[str, str]:
+    return {problem.input: problem.text for problem in part("nodes.spec").check(node, host, values)}
+
+
+def test_the_catalog_has_three_nodes_of_each_family_in_the_order_of_cards(part: Any) -> None:
+    names = list(part("nodes.catalog").BY_NAME)
+    for kind, last in (("ModelPaths", "FramePack"), ("LoRATrainer", "FramePack")):
+        assert names[names.index(f"{last}{kind}") + 1 :][:2] == [f"Dots{kind}", f"Spots20{kind}"]
+    assert names[names.index("FramePackVideoGenerator") + 1 :][:2] == ["DotsVideoGenerator", "Spots20ImageGenerator"]
+    titles = [part("nodes.catalog").BY_NAME[name].spec.display_name for name in ("DotsVideoGenerator", "Spots20ImageGenerator")]
+    assert titles == ["Dots Video Generator", "Spots 2.0 Image Generator"]
+
+
+def test_a_family_shows_what_its_folder_lists_and_what_all_have(part: Any) -> None:
+    nodes = part("nodes.catalog").BY_NAME
+    assert [entry.name for entry in nodes["DotsModelPaths"].spec.inputs] == ["kind", "dit", "vae"]
+    generator = [entry.name for entry in nodes["DotsVideoGenerator"].spec.inputs]
+    assert generator[:7] == ["models", "prompt", "width", "height", "video_length", "pattern", "seed"]
+    assert generator[-3:] == ["start_image_path", "start_image", "device"]
+    trainer = nodes["DotsLoRATrainer"].spec
+    assert trainer.input("guidance_scale").default == 2.0
+    assert not {"experts", "high_lora_name"} & {entry.name for entry in (*trainer.inputs, *trainer.outputs)}, "no task has two experts"
+    outputs = {name: [output.kind for output in nodes[name].spec.outputs] for name in ("DotsVideoGenerator", "Spots20ImageGenerator")}
+    assert outputs == {"DotsVideoGenerator": ["VIDEO", "IMAGE", "STRING"], "Spots20ImageGenerator": ["IMAGE", "STRING"]}
+
+
+def test_their_help_pages_and_names_are_generated(part: Any, repository: Path) -> None:
+    texts = part("nodes.help_pages").texts([node.spec for node in part("nodes.catalog").NODES])
+    page = texts[repository / "web" / "docs" / "MusubiTuner_DotsVideoGenerator.md"]
+    assert "# Dots Video Generator" in page and "| `pattern` | grid | How the dots lie |" in page
+    names = json.loads(texts[repository / "locales" / "en" / "nodeDefs.json"])
+    assert names["MusubiTuner_DotsModelPaths"]["inputs"]["kind"] == {"name": "kind", "tooltip": "Which dots they are"}
+    assert names["MusubiTuner_Spots20LoRATrainer"]["display_name"] == "Spots 2.0 LoRA Trainer"
+
+
+def test_what_the_widgets_alone_show_is_checked_by_the_pack_and_by_the_family(part: Any, host: Any) -> None:
+    nodes = part("nodes.catalog").BY_NAME
+    found = problems(part, host, nodes["DotsVideoGenerator"](), prompt="3 dots", width=33, video_length=6, pattern="heap")
+    assert set(found) == {"prompt", "width", "video_length", "pattern"}
+    assert found["prompt"].endswith("write numbers as words")
+    assert problems(part, host, nodes["DotsVideoGenerator"](), prompt="dots", width=32, video_length=9, pattern="ring") == {}
+    assert problems(part, host, nodes["Spots20ImageGenerator"](), prompt=" ") == {"prompt": "prompt is empty: say what the image shows"}
+    wrong = problems(part, host, nodes["DotsModelPaths"](), kind="quick", dit="demo_wan_t2v.safetensors", vae="none.safetensors")
+    assert wrong["dit"].endswith("dit expects a dots_transformer")
+
+
+def test_what_goes_into_a_generation_and_a_training_follows_from_model_widgets_and_family(part: Any, host: Any) -> None:
+    nodes, complete = part("nodes.catalog").BY_NAME, part("nodes.spec").complete
+    models = {"architecture": "dots", "task": "dots", "fps": 8, "dit": "/m/dots.safetensors", "vae": "/m/none.safetensors"}
+    generator = nodes["DotsVideoGenerator"]()
+    inputs = complete(generator.spec, {"models": models, "prompt": "dots", "pattern": "ring", "seed": 5})
+    values = generator.values(host, inputs)
+    argv = part("backend.musubi_backend.options.argv").to_argv("dots_generate_video", {**values, "save_path": "/o"})
+    said = dict(itertools.pairwise(argv))
+    assert (said["--dit"], said["--fps"], said["--infer_steps"], said["--seed"]) == ("/m/dots.safetensors", "8", "8", "5")
+    error = part("backend.musubi_backend.errors").UserError
+    with pytest.raises(error, match="dots in a ring start from nothing"):
+        generator.check_task(models, {**inputs, "start_image": "a picture"})
+    with pytest.raises(error, match=r"Dots Video Generator makes Dots videos, but the models are Wan2\.1"):
+        asyncio.run(generator.run(host, **{**inputs, "models": {**models, "architecture": "wan"}}))
+    trainer = nodes["DotsLoRATrainer"]()
+    sockets = {"latents": {"dataset": {"toml": "/d.toml", "datasets": []}}, "text": {}, "lora_config": {}, "optimizer": {}}
+    trained = trainer.values(complete(trainer.spec, {"models": models, "guidance_scale": 3.0, **sockets}))
+    own = {"network_module": "networks.lora_dots", "guidance_scale": 3.0}
+    assert trained == {"dataset_config": "/d.toml", "dit": "/m/dots.safetensors", **own}
+
+
+def test_facts_of_the_chosen_models_go_along(part: Any, host: Any) -> None:
+    family = part("nodes.catalog").BY_NAME["DotsModelPaths"].family
+    assert [family.facts_of({"kind": kind}, {}) for kind in ("quick", "slow")] == [{}, {"fps": 8}]
