@@ -32,7 +32,7 @@ def no_waiting() -> Iterator[None]:
         raise AssertionError("a pipe was opened, and waited for")
 
     former = signal.signal(signal.SIGALRM, waited)
-    signal.alarm(60)
+    signal.alarm(20)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, former)

@@ -32,9 +32,9 @@ def open_picture(path: Path) -> Iterator[Image]:
     from PIL import Image, UnidentifiedImageError
 
     try:
+        check_ordinary(path)
         for plugin in plugins_for(path):
             plugin.register(import_module(plugin.module))
-        check_ordinary(path)
         with Image.open(path) as image:
             yield image
     except UnusableMedium:
