@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from musubi_backend.__main__ import main
+from musubi_backend.architectures.card import Card
+from musubi_backend.cache import latents
 from musubi_backend.content import RECORD
+from musubi_backend.dataset import ahead
+from musubi_backend.dataset.decoding import DecodedEntry
+from musubi_backend.dataset.probe import Foreseen
+from musubi_backend.dataset.problems import Problem
 from musubi_backend.tools.demo import write_models
 from musubi_backend.tools.demo_clips import write_clips
 from musubi_backend.weights.safetensors_file import load, read_header, save_atomic
@@ -77,3 +84,31 @@ def test_captions_follow_the_text_encoder(
     capfd.readouterr()
     assert again(other) == 3 and "3 items are cached again: another t5" in capfd.readouterr().err
     assert again(other) == 0
+
+
+@pytest.mark.slow
+def test_a_clip_decoded_in_parts_is_noted_once_all_its_caches_are_there(
+    tmp_path: Path, clips: Path, demo_models: dict[str, Path], dataset_toml: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, calls, real = tmp_path / "cache", [], ahead.decode_foreseen
+    settings = {"resolution": [32, 32], "target_frames": [5], "frame_extraction": "'slide'", "frame_stride": 1}
+    toml = dataset_toml(tmp_path / "d.toml", "video", clips, cache, **settings)
+    words = ["wan_cache_latents", "--dataset_config", str(toml), "--vae", str(demo_models["vae"])]
+
+    def decode(foreseen: Foreseen, card: Card) -> list[DecodedEntry] | Problem:
+        calls.append(foreseen.part)
+        damaged = fails and foreseen.part[0] == 1 and foreseen.item.stem == "astronaut"
+        return Problem(foreseen.item.path, "damaged") if damaged else real(foreseen, card)
+
+    monkeypatch.setattr(ahead, "decode_foreseen", decode)
+    monkeypatch.setattr(latents, "decoded", partial(ahead.decoded, in_flight=54_000))  # half of it: six frames, and one as it is read
+    fails = False
+    assert main([*words, "--batch_size", "2"]) == 0
+    parts = max(count for _, count in calls)
+    assert parts > 2 and len(times(cache)) == 15
+    fails = True
+    assert main(words) == 1
+    calls.clear()
+    fails = False
+    assert main([*words, "--skip_existing"]) == 0
+    assert [number for number, _ in calls] == list(range(parts)), "only the clip that was cached in part, though all its files are there"

@@ -54,7 +54,7 @@ class _Work:
     """One dataset: what is left to encode, the cache files it will have, and the notes on what they are made from.
 
     made      per item (by stem) what its caches are made from, once its media were looked at
-    unwritten per item that was decoded its caches, and how many are not written yet
+    unwritten per item that was decoded its caches, how many entries are not written yet, and whether all of it was decoded
     """
 
     discovery: Discovery
@@ -62,7 +62,7 @@ class _Work:
     sources: Sources
     encoders: Mapping[str, Any]
     made: dict[str, Made] = field(default_factory=dict)
-    unwritten: dict[str, tuple[list[Path], int]] = field(default_factory=dict)
+    unwritten: dict[str, tuple[list[Path], int, bool]] = field(default_factory=dict)
     wanted: set[Path] = field(default_factory=set)
     problems: list[Problem] = field(default_factory=list)
 
@@ -76,16 +76,18 @@ class _Work:
         self.made[item.stem] = Made(self.sources.media([item.path, *item.targets, *item.controls]), settings)
         return self.made[item.stem]
 
-    def expect(self, item: MediaItem, paths: list[Path], entries: int) -> None:
-        """An item was decoded: these are its cache files, in so many entries."""
+    def expect(self, item: MediaItem, entries: Sequence[DecodedEntry], card: Card) -> None:
+        """An item, or one more part of it, was decoded."""
+        paths = [path for entry in entries for path in entry.entry.latent_paths(card)]
         self.wanted.update(paths)
-        self.unwritten[item.stem] = paths, entries
+        before, left, _ = self.unwritten.get(item.stem, ([], 0, False))
+        self.unwritten[item.stem] = [*before, *paths], left + len(entries), entries[-1].is_last
 
     def written(self, item: MediaItem, card: Card) -> None:
         """One more entry of an item is cached; when it was the last, what it was made from is noted."""
-        paths, left = self.unwritten[item.stem]
-        self.unwritten[item.stem] = paths, left - 1
-        if left == 1:
+        paths, left, is_whole = self.unwritten[item.stem]
+        self.unwritten[item.stem] = paths, left - 1, is_whole
+        if left == 1 and is_whole:
             self.sources.made(latents_key(item, card), paths, self.made[item.stem])
 
 
@@ -183,7 +185,7 @@ class _Caching:
         if not work.items or self.loader is None:
             return
         size = self.args.batch_size or work.discovery.dataset.batch_size
-        waiting: defaultdict[tuple[int, ...], list[tuple[DecodedEntry, bool]]] = defaultdict(list)
+        waiting: defaultdict[tuple[int, ...], list[DecodedEntry]] = defaultdict(list)
         total = len(work.discovery.items) - len(work.problems)
         work.sources.begin(latents_key(item, self.card) for item in work.items)
         with Progress(total, work.skipped) as progress:
@@ -193,15 +195,15 @@ class _Caching:
                     logger.error("%s", entries)
                     work.problems.append(entries)
                     continue
-                work.expect(item, [path for entry in entries for path in entry.entry.latent_paths(self.card)], len(entries))
-                for number, entry in enumerate(entries, start=1):
+                work.expect(item, entries, self.card)
+                for entry in entries:
                     batch = waiting[entry.batch_key]
-                    batch.append((entry, number == len(entries)))
+                    batch.append(entry)
                     if len(batch) == size:
                         self._encode(batch, work, progress)
                         batch.clear()
                 for batch in waiting.values():
-                    batch[:] = [(entry.detached(), is_last) for entry, is_last in batch]
+                    batch[:] = [entry.detached() for entry in batch]
             for batch in waiting.values():
                 if batch:
                     progress.stop_if_asked()
@@ -213,28 +215,28 @@ class _Caching:
             work.look_at(item, self.card)
             yield item
 
-    def _encode(self, batch: Sequence[tuple[DecodedEntry, bool]], work: _Work, progress: Progress) -> None:
+    def _encode(self, batch: Sequence[DecodedEntry], work: _Work, progress: Progress) -> None:
         from .files import save_latents
 
         assert self.loader is not None  # there are items, so it was started
         encoder = self.loader.result()
-        first = batch[0][0].entry
+        first = batch[0].entry
         try:
-            encoded = encoder.encode([entry for entry, _ in batch])
+            encoded = encoder.encode(list(batch))
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-            names = ", ".join(entry.entry.item.path.name for entry, _ in batch)
+            names = ", ".join(entry.entry.item.path.name for entry in batch)
             raise UserError(
                 f"out of memory while encoding {names} ({first.bucket[0]}x{first.bucket[1]}, {first.frames or 1} frames): "
                 "use --batch_size 1, fewer frames, a smaller resolution, or --vae_cache_cpu"
             ) from error
-        for (entry, is_last), files in zip(batch, encoded, strict=True):
+        for entry, files in zip(batch, encoded, strict=True):
             name = entry.entry.name
             for path, tensors in zip(entry.entry.latent_paths(self.card), files, strict=True):
                 save_latents(path, tensors, self.card, width=name.width, height=name.height, frame_count=entry.entry.frames)
             work.written(entry.entry.item, self.card)
-            if is_last:
+            if entry.is_last:
                 progress.item_done()
 
     def _remove_old(self, work: _Work) -> None:

@@ -37,6 +37,7 @@ class DecodedEntry:
     controls   one array like `pixels` per control picture, or one for the control clip
     control_alphas   per control picture its transparency as uint8 [H, W], else None, for architectures that use it as a mask
     targets    further pictures of the item (`multiple_target`), each [1, H, W, 3]
+    is_last    no other entry of the item follows
     """
 
     entry: Entry
@@ -44,6 +45,7 @@ class DecodedEntry:
     controls: list[np.ndarray] = field(default_factory=list)
     control_alphas: list[np.ndarray | None] = field(default_factory=list)
     targets: list[np.ndarray] = field(default_factory=list)
+    is_last: bool = False
 
     def detached(self) -> DecodedEntry:
         """The same with pixels of its own, so that those of the other windows of its clip can be freed."""
@@ -62,12 +64,14 @@ def decode(item: MediaItem, card: Card) -> list[DecodedEntry] | Problem:
 
 
 def decode_foreseen(foreseen: Foreseen, card: Card) -> list[DecodedEntry] | Problem:
-    """As `decode`, of an item that was looked at."""
+    """As `decode`, of an item that was looked at, or a part of it."""
     item = foreseen.item
     try:
-        if isinstance(item.dataset, ImageDataset):
-            return _decode_picture(foreseen, item.dataset, card)
-        return _decode_clip(foreseen, item.dataset, card)
+        dataset = item.dataset
+        result = _decode_picture(foreseen, dataset, card) if isinstance(dataset, ImageDataset) else _decode_clip(foreseen, dataset, card)
+        if not isinstance(result, Problem):
+            result[-1].is_last = foreseen.is_last
+        return result
     except UnusableMedium as unusable:
         return unusable.problem
     except UserError as error:  # a control picture of impossible shape
@@ -77,12 +81,51 @@ def decode_foreseen(foreseen: Foreseen, card: Card) -> list[DecodedEntry] | Prob
         return unexpected(item.path, error)
 
 
+def parts_of(foreseen: Foreseen, card: Card, room: int) -> list[Foreseen] | Problem:
+    """The item in parts whose pixels take about `room` bytes each, or one window: where windows overlap, a long clip takes as many bytes
+    as it has frames. The clip is decoded again for each, so its frames are counted by decoding first."""
+    item = foreseen.item
+    if isinstance(item.dataset, ImageDataset) or len(_grouped(foreseen, room)) == 1:
+        return [foreseen]
+    try:
+        counted = foresee(item, card, decoded_timing(item.path, folder=item.dataset.cache_folder))
+    except UnusableMedium as unusable:
+        return unusable.problem
+    if isinstance(counted, Problem):
+        return counted
+    groups = _grouped(counted, room)
+    return [replace(counted, entries=tuple(group), part=(number, len(groups))) for number, group in enumerate(groups)]
+
+
+def _grouped(foreseen: Foreseen, room: int) -> list[list[Entry]]:
+    groups: list[list[Entry]] = []
+    frames: set[int] = set()
+    most = (room - _bytes_while_made(foreseen)) // _bytes_per_frame(foreseen)
+    for entry in foreseen.entries:
+        window = range(entry.name.start, entry.name.start + (entry.frames or 1))
+        if not groups or len(frames) + sum(number not in frames for number in window) > most:
+            groups.append([])
+            frames = set()
+        groups[-1].append(entry)
+        frames.update(window)
+    return groups
+
+
 def held_bytes(foreseen: Foreseen) -> int:
     """About how much memory the pixels of an item take while they are made and until they are encoded."""
-    item, (width, height) = foreseen.item, foreseen.entries[0].bucket
+    item = foreseen.item
     frames = len(_needed(foreseen.entries)) if isinstance(item.dataset, VideoDataset) else 1 + len(item.targets)
-    full = 4 * foreseen.facts.size[0] * foreseen.facts.size[1]
-    return 2 * full + 3 * width * height * frames * (1 + len(item.controls))
+    return _bytes_while_made(foreseen) + frames * _bytes_per_frame(foreseen)
+
+
+def _bytes_while_made(foreseen: Foreseen) -> int:
+    """Of a frame in its own size, as it is read and converted."""
+    return 8 * foreseen.facts.size[0] * foreseen.facts.size[1]
+
+
+def _bytes_per_frame(foreseen: Foreseen) -> int:
+    width, height = foreseen.entries[0].bucket
+    return 3 * width * height * (1 + len(foreseen.item.controls))
 
 
 def read_clip(path: Path, size: Size, frames: int) -> list[np.ndarray]:
@@ -117,7 +160,7 @@ def _decode_clip(foreseen: Foreseen, dataset: VideoDataset, card: Card) -> list[
     if len(pixels) < len(needed):
         return _decode_shorter(foreseen, dataset, card)
     unmet = unmet_targets(item, count)
-    if unmet:
+    if unmet and foreseen.is_last:
         logger.warning(f"{item.path}: {count} frames, no window of {', '.join(map(str, unmet))}")
     controls = []
     for path in item.controls:
@@ -143,7 +186,7 @@ def _decode_shorter(foreseen: Foreseen, dataset: VideoDataset, card: Card) -> li
     found = foresee(item, card, timing)
     if isinstance(found, Problem):
         return found
-    if found.facts.count >= foreseen.facts.count:
+    if found.facts.count >= foreseen.facts.count or foreseen.part[1] > 1:
         return Problem(item.path, "the video cannot be read: it gives another number of frames each time")
     logger.warning(f"{item.path}: {foreseen.facts.count} frames were promised, {found.facts.count} could be decoded")
     return _decode_clip(found, dataset, card)

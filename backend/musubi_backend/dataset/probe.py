@@ -45,11 +45,20 @@ class Facts:
 
 @dataclass(frozen=True)
 class Foreseen:
-    """One item with the cache entries that decoding it will give."""
+    """One item, or a part of a long one, with the cache entries that decoding it will give.
+
+    part   its number and how many there are
+    """
 
     item: MediaItem
     facts: Facts
     entries: tuple[Entry, ...]
+    part: tuple[int, int] = (0, 1)
+
+    @property
+    def is_last(self) -> bool:
+        """Does the item end with it?"""
+        return self.part[0] == self.part[1] - 1
 
 
 def foresee(item: MediaItem, card: Card, timing: Timing | None = None) -> Foreseen | Problem:
