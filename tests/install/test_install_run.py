@@ -66,42 +66,39 @@ def test_an_installation_killed_at_any_step_goes_on_where_it_was(small_pack: Any
     assert _imports(small_pack)
 
 
-def test_a_package_killed_while_unpacking_is_installed_again(small_pack: Any) -> None:
-    assert small_pack.install().returncode == 0
-    torch = next((small_pack.home / "venv").rglob("torch/__init__.py"))
+def test_a_package_killed_while_unpacking_is_installed_again(breakable_pack: Any) -> None:
+    torch = next((breakable_pack.home / "venv").rglob("torch/__init__.py"))
     torch.unlink()
-    state = small_pack.home / "install.json"
+    state = breakable_pack.home / "install.json"
     data = json.loads(state.read_text())
     del data["steps"]["torch"]
     state.write_text(json.dumps({**data, "running": "torch"}))
-    again = small_pack.install()
+    again = breakable_pack.install()
     assert "torch is not as it was installed" in again.stdout, again.stdout + again.stderr
-    assert _imports(small_pack)
+    assert _imports(breakable_pack)
 
 
 @pytest.mark.parametrize("damage", ["python gone", "torch gone", "state damaged"])
-def test_a_damaged_installation_is_repaired(small_pack: Any, damage: str) -> None:
-    assert small_pack.install().returncode == 0
+def test_a_damaged_installation_is_repaired(breakable_pack: Any, damage: str) -> None:
     if damage == "python gone":
-        small_pack.python.unlink()
+        breakable_pack.python.unlink()
     elif damage == "torch gone":
-        for folder in (small_pack.home / "venv").rglob("torch*"):
+        for folder in (breakable_pack.home / "venv").rglob("torch*"):
             if folder.is_dir():
                 shutil.rmtree(folder)
     else:
-        (small_pack.home / "install.json").write_text('{"steps": ')
-    again = small_pack.install()
+        (breakable_pack.home / "install.json").write_text('{"steps": ')
+    again = breakable_pack.install()
     assert again.returncode == 0, again.stdout + again.stderr
-    assert _imports(small_pack)
+    assert _imports(breakable_pack)
 
 
-def test_new_requirements_touch_only_the_backend_step(small_pack: Any) -> None:
-    assert small_pack.install().returncode == 0
-    before = _steps(small_pack)
-    constraints = small_pack.root / "backend" / "constraints.txt"
+def test_new_requirements_touch_only_the_backend_step(breakable_pack: Any) -> None:
+    before = _steps(breakable_pack)
+    constraints = breakable_pack.root / "backend" / "constraints.txt"
     constraints.write_text(constraints.read_text() + "# a new release\n")
-    done = small_pack.install()
-    after = _steps(small_pack)
+    done = breakable_pack.install()
+    after = _steps(breakable_pack)
     assert {name for name in after if after[name] != before[name]} == {"backend"}
     assert "large download" not in done.stdout
 
@@ -118,23 +115,21 @@ def test_a_missing_package_is_named_with_the_log_and_the_next_run_goes_on(small_
     assert again.returncode == 0 and "large download" not in again.stdout
 
 
-def test_an_extra_is_installed_when_it_is_first_needed_and_then_remembered(small_pack: Any) -> None:
-    assert small_pack.install().returncode == 0
-    first = small_pack.install("--quickstart")
+def test_an_extra_is_installed_when_it_is_first_needed_and_then_remembered(breakable_pack: Any) -> None:
+    first = breakable_pack.install("--quickstart")
     assert "packages for the demo data" in first.stdout
-    assert "extra demo" in _steps(small_pack)
+    assert "extra demo" in _steps(breakable_pack)
 
 
-def test_the_doctor_says_what_is_wrong_and_how_to_mend_it(small_pack: Any) -> None:
+def test_the_doctor_says_what_is_wrong_and_how_to_mend_it(small_pack: Any, breakable_pack: Any) -> None:
     before = small_pack.install("--doctor")
     assert before.returncode == 1 and "not installed. Run: python install.py" in before.stdout
-    assert small_pack.install().returncode == 0
-    healthy = small_pack.install("--doctor")
+    healthy = breakable_pack.install("--doctor")
     assert healthy.returncode == 0, healthy.stdout
     assert "torch 1.0+cpu" in healthy.stdout and "Nothing is wrong" in healthy.stdout
-    with (small_pack.root / "backend" / "constraints.txt").open("a") as file:
+    with (breakable_pack.root / "backend" / "constraints.txt").open("a") as file:
         file.write("# a new release\n")
-    updated = small_pack.install("--doctor")
+    updated = breakable_pack.install("--doctor")
     assert updated.returncode == 1 and "The pack was updated" in updated.stdout
 
 
