@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     if sys.version_info < (3, 10):  # noqa: UP036 - this runs before anything has checked which python it is
         print(f"ERROR: this is Python {sys.version.split()[0]}; run install.py with Python 3.10 to 3.13 (ComfyUI's own will do).")
         return 1
-    sys.path.insert(0, str(ROOT))  # an embedded python does not add a script's folder
+    sys.path[:0] = [str(ROOT), str(ROOT / "backend")]  # an embedded python does not add a script's folder
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background by a shell: what we start has to be stoppable
         signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 _SHOWN = ("Collecting ", "Downloading ", "Installing ", "Building ", "Preparing ", "Resolved ", "Prepared ", "Installed ", "Successfully ")
 _TAIL_LINES = 12
@@ -104,6 +106,15 @@ def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
         name: value for name, value in os.environ.items() if name.upper() not in dropped and not name.upper().startswith(("PIP_", "UV_"))
     }
     return {**kept, "PYTHONUTF8": "1", "PYTHONNOUSERSITE": "1", **(extra or {})}
+
+
+def answer_of(argv: Sequence[str]) -> Any:
+    """The JSON in the last line that a program of ours prints (packages may print as well when they are imported); None as `output_of`."""
+    text = output_of(argv)
+    try:
+        return json.loads((text or "").rstrip().rpartition("\n")[2])
+    except ValueError:
+        return None
 
 
 def output_of(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> str | None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import re
 from pathlib import Path
 
 from . import machine, record, relocation, torch_build
 from .backend import Places, requirements_stamp
-from .console import Console, InstallError, output_of
+from .console import Console, InstallError, answer_of
 from .environment import inspect, python_of
 from .files import read_json
 from .settings import musubi_version
+from .settings_rules import checked
 from .state import State
 
 _IMPORTS = Path(__file__).with_name("imports_probe.py")
@@ -115,13 +115,15 @@ def _torch(places: Places, gpus: list[machine.Gpu], wanted: str, out: Report) ->
 
 def _imports(places: Places, out: Report) -> None:
     """Import what the tools need."""
-    text = output_of([str(python_of(places.environment)), "-I", str(_IMPORTS), str(places.backend)])
-    if text is None:
+    failed = answer_of([str(python_of(places.environment)), "-I", str(_IMPORTS), str(places.backend)])
+    if failed is None:
         out.problem("What the tools need cannot be imported: python itself ended. Delete the environment, then run: python install.py")
         return
-    failed = json.loads(text.splitlines()[-1])
     seen: set[str] = set()
     for entry in failed:
+        if not entry["module"]:
+            out.problem(f"{places.backend / entry['file']} is damaged ({entry['error']}). Install this version of the pack again.")
+            continue
         package = entry["module"].partition(".")[0]
         if package not in seen:
             out.problem(f"{entry['module']}, which {entry['file']} needs, cannot be imported ({entry['error']}). Run: python install.py")
@@ -130,13 +132,13 @@ def _imports(places: Places, out: Report) -> None:
 
 def _settings(places: Places, out: Report) -> None:
     try:
-        data = read_json(places.config)
+        data = checked(read_json(places.config))
     except ValueError as error:
         out.problem(f"{places.config} is damaged ({error}). Run: python install.py")
         return
-    out.line("Engine", str(data.get("engine", "builtin")))
-    out.line("CPU threads", str(data.get("cpu_threads") or "as the work gains"))
-    musubi = data.get("musubi_tuner")
+    out.line("Engine", data["engine"])
+    out.line("CPU threads", str(data["cpu_threads"] or "as the work gains"))
+    musubi = data["musubi_tuner"]
     if musubi:
         checkout, python = Path(musubi["path"]), Path(musubi["python"])
         out.line("musubi-tuner", f"{musubi_version(checkout)} in {checkout}, {python}")
@@ -144,7 +146,7 @@ def _settings(places: Places, out: Report) -> None:
             out.problem("The registered musubi-tuner checkout or its python is gone. Run: python install.py --musubi-tuner PATH")
     else:
         out.line("musubi-tuner", "no checkout registered (optional)")
-    for root in data.get("allowed_roots") or []:
+    for root in data["allowed_roots"]:
         out.line("Allowed folder", root)
         if not Path(root).is_dir():
             out.problem(f"The allowed folder {root} does not exist (a drive that is not connected?).")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import machine
-from .console import CommandFailed, Console, InstallError, output_of
+from .console import CommandFailed, Console, InstallError, answer_of
 from .sources import configured
 
 _INSPECTION = Path(__file__).with_name("inspection.py")
@@ -43,10 +42,8 @@ def inspect(folder: Path, *, files: bool = False) -> Contents | None:
     python = python_of(folder)
     if not python.is_file():
         return None
-    text = output_of([str(python), "-I", str(_INSPECTION), *(["--files"] if files else [])])
-    try:
-        data = json.loads(text or "")
-    except ValueError:
+    data = answer_of([str(python), "-I", str(_INSPECTION), *(["--files"] if files else [])])
+    if data is None:
         return None
     if Path(data["prefix"]).resolve() != folder.resolve():
         return None  # a link to another environment

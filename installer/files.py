@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from musubi_backend import documents  # with Python's own modules only; install.py has put its folder on the path
+
 from .console import InstallError
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in `path`, or an empty one if there is no such file. ValueError if it holds something else."""
+    """The object in `path`, or an empty one if there is no such file. ValueError if it holds something else; OSError."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        return documents.read_json(path, dict, paths=True)
     except FileNotFoundError:
         return {}
-    if not isinstance(data, dict):
-        raise ValueError(f"{path} is not a JSON object")
-    return data
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
@@ -30,8 +28,7 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
     beside = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
         with beside.open("w", encoding="utf-8") as file:
-            json.dump(data, file, indent=2, ensure_ascii=False)
-            file.write("\n")
+            file.write(documents.json_text(data, indent=2) + "\n")
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)

@@ -21,7 +21,7 @@ def main() -> None:
     provided = {module for module, names in packages_distributions().items() if required & {_plain(name) for name in names}}
     gone = sorted(name for name in required if not _installed(name))
     failed = [{"module": name, "error": "it is not installed", "file": "pyproject.toml"} for name in gone]
-    for (module, name), file in sorted(_imports(backend).items()):
+    for (module, name), file in sorted(_imports(backend, failed).items()):
         if module.partition(".")[0] not in provided:
             continue
         try:
@@ -33,11 +33,17 @@ def main() -> None:
     print("\n" + json.dumps(failed))
 
 
-def _imports(backend: Path) -> dict[tuple[str, str], str]:
-    """(module, name in it or "") -> a file that imports it. What stands in `try` is optional."""
+def _imports(backend: Path, failed: list[dict[str, str]]) -> dict[tuple[str, str], str]:
+    """(module, name in it or "") -> a file that imports it. What stands in `try` is optional. Files that are no code go to `failed`."""
     found: dict[tuple[str, str], str] = {}
     for path in sorted((backend / "musubi_backend").rglob("*.py")):
-        for node in _nodes(ast.parse(path.read_text(encoding="utf-8"))):
+        file = path.relative_to(backend).as_posix()
+        try:
+            tree = ast.parse(path.read_bytes())
+        except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            failed.append({"module": "", "error": f"{type(error).__name__}: {error}", "file": file})
+            continue
+        for node in _nodes(tree):
             if isinstance(node, ast.Import):
                 pairs = [(alias.name, "") for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
@@ -45,7 +51,7 @@ def _imports(backend: Path) -> dict[tuple[str, str], str]:
             else:
                 continue
             for pair in pairs:
-                found.setdefault(pair, path.relative_to(backend).as_posix())
+                found.setdefault(pair, file)
     return found
 
 

@@ -31,7 +31,7 @@ def main() -> None:
             if not whole:
                 incomplete[name] = str(getattr(distribution, "_path", folder))
     said = {"python": sys.version.split()[0], "prefix": sys.prefix, "versions": versions, "incomplete": incomplete, "files": files}
-    print(json.dumps(said))
+    print("\n" + json.dumps(said))
 
 
 def _sizes(distribution: Distribution) -> tuple[dict[str, int], bool]:

@@ -39,11 +39,16 @@ def damage(home: Path, environment: Path, contents: Contents) -> dict[str, str]:
         record = read_json(home / FILE)
     except ValueError:
         record = {}
-    if not record:
+    if not record or not all(map(_is_entry, record.values())):
         now = inspect(environment, files=True)
         return {name: "files are missing or damaged" for name in (now or contents).incomplete if name not in _IGNORED}
     found = {name: _fault(environment, entry, contents.versions.get(name)) for name, entry in record.items()}
     return {name: fault for name, fault in found.items() if fault}
+
+
+def _is_entry(entry: Any) -> bool:
+    files = entry.get("files") if isinstance(entry, dict) else None
+    return isinstance(files, dict) and isinstance(entry.get("version"), str) and all(isinstance(size, int) for size in files.values())
 
 
 def _fault(environment: Path, entry: dict[str, Any], version: str | None) -> str | None:
@@ -54,7 +59,7 @@ def _fault(environment: Path, entry: dict[str, Any], version: str | None) -> str
     for name, size in entry["files"].items():
         try:
             now = (environment / name).stat().st_size
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a damaged record gives a name that no file can have
             return f"{name} is missing"
         if now != size:
             return f"{name} has {now} bytes instead of {size}"

@@ -40,9 +40,10 @@ def link(environment: Path, backend: Path) -> bool:
     old = linked_to(environment)
     changed = False
     for path in _site(environment).glob("*musubi_backend*.pth"):
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
         if old is not None and str(old) in lines:
-            path.write_text("".join(f"{backend if line == str(old) else line}\n" for line in lines), encoding="utf-8")
+            text = "".join(f"{backend if line == str(old) else line}\n" for line in lines)
+            path.write_text(text, encoding="utf-8", errors="surrogateescape")
             changed = True
     if changed:
         for found in _site(environment).glob("musubi_backend-*.dist-info/direct_url.json"):

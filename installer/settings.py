@@ -1,7 +1,4 @@
-"""`<home>/config.json`: what the nodes read. This program writes it, and ComfyUI's Settings page its allowed folders; no widget can.
-
-Its fields are described in nodes/jobs/config.py, which reads it.
-"""
+"""`<home>/config.json`: what the nodes read. This program writes it, and ComfyUI's Settings page its allowed folders; no widget can."""
 
 from __future__ import annotations
 
@@ -12,9 +9,8 @@ from pathlib import Path
 from .console import Console, InstallError, output_of
 from .environment import python_of
 from .files import read_json, write_json
+from .settings_rules import MOST_THREADS, checked
 
-ENGINES = ("builtin", "musubi-tuner")
-MOST_THREADS = 1024
 _TESTED_SERIES = "0.3"
 
 
@@ -23,18 +19,13 @@ class Settings:
         self.path = path
         self._console = console
         try:
-            self._data = read_json(path)
+            self._before = read_json(path)
+            self._data = checked(self._before)
         except ValueError as error:
             kept = path.with_name(path.name + ".damaged")
             path.replace(kept)
             console.say(f"{path.name} was damaged ({error}): kept as {kept.name}, starting with a new one.")
-            self._data = {}
-        self._before = dict(self._data)
-        self._data.setdefault("interpreter", None)
-        self._data.setdefault("engine", ENGINES[0])
-        self._data.setdefault("musubi_tuner", None)
-        self._data.setdefault("allowed_roots", [])
-        self._data.setdefault("cpu_threads", None)
+            self._before, self._data = {}, checked({})
 
     @property
     def engine(self) -> str:

@@ -7,6 +7,7 @@ none and runs again.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,24 @@ def stamp_of(*parts: str | Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def _texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+
+
+def _text_or_none(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+# What a file of ours says; anything else in it is damage.
+_HOLDS: dict[str, Callable[[Any], bool]] = {
+    "steps": _texts,
+    "running": _text_or_none,
+    "torch": lambda value: value in ("auto", "cpu", "cuda"),
+    "torch_index": _text_or_none,
+    "torch_is": lambda value: isinstance(value, dict) and isinstance(value.get("version"), str) and _text_or_none(value.get("cuda", 0)),
+}
+
+
 @dataclass
 class State:
     path: Path
@@ -32,9 +51,10 @@ class State:
     def load(cls, home: Path) -> State:
         path = home / "install.json"
         try:
-            return cls(path, read_json(path))
+            data = read_json(path)
         except ValueError:
-            return cls(path)  # damaged: everything is checked and stamped anew
+            data = {}  # damaged: everything is checked and stamped anew
+        return cls(path, {name: value for name, value in data.items() if name in _HOLDS and _HOLDS[name](value)})
 
     @property
     def interrupted(self) -> bool:

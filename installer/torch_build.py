@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .console import CommandFailed, Console, InstallError, output_of
+from .console import CommandFailed, Console, InstallError, answer_of
 from .environment import python_of
 from .machine import Gpu
 from .packages import Packages
@@ -161,10 +161,9 @@ def fits(choice: Choice, installed: Torch | None, version: str) -> bool:
 
 def ask(environment: Path) -> Torch | None:
     """Import the installed torch, run a kernel on every GPU it sees, and return what it says; None if it does not start."""
-    text = output_of([str(python_of(environment)), "-I", str(_PROBE)])
-    if not text:
+    said = answer_of([str(python_of(environment)), "-I", str(_PROBE)])
+    if said is None:
         return None
-    said = json.loads(text.splitlines()[-1])
     architectures = [_architecture(name) for name in said["architectures"] if name.startswith("sm_")]
     problems = []
     for device in said["devices"]:

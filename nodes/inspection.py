@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..backend.musubi_backend import content
+from ..backend.musubi_backend.documents import read_json
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.argv import to_argv
+from ..backend.musubi_backend.place import in_words
 from .jobs.follow import run_tool
 from .spec import Host
 
@@ -63,5 +64,8 @@ async def _report(host: Host, config: Path, *, places_only: bool) -> dict[str, A
     output = folder / f"{content.digest(str(config), places_only)}.json"
     values = {"dataset_config": str(config), "output": str(output), "places_only": places_only}
     await run_tool(host, _TOOL, to_argv(_TOOL, values), foreign=False, gpu=False)
-    report: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
-    return report
+    try:
+        return read_json(output, dict, paths=True)
+    except (OSError, ValueError) as error:
+        reason = in_words(error) if isinstance(error, OSError) else error
+        raise UserError(f"the report on this dataset cannot be read ({output}: {reason}). Queue again to have it written anew.") from error

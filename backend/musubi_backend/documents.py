@@ -11,11 +11,6 @@ from typing import Any, NoReturn, TypeVar
 
 from .dataset.text import read_text
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 T = TypeVar("T")
 
 _DIGITS = 30  # of a whole number; longer ones take quadratic time, and there is nothing they could count
@@ -51,6 +46,10 @@ def parse_toml(text: str) -> dict[str, Any]:
     number = _LONG_NUMBER.search(text)
     if number and sys.version_info < (3, 11):  # from 3.11 on, Python itself refuses what would take long
         _whole("9" * (_DIGITS + 1))
+    if sys.version_info >= (3, 11):  # not at the beginning: install.py reads JSON with this module before tomli is installed
+        import tomllib
+    else:
+        import tomli as tomllib
     try:
         tables: dict[str, Any] = tomllib.loads(text)
     except RecursionError:
@@ -65,6 +64,12 @@ def parse_toml(text: str) -> dict[str, Any]:
 def read_json(path: Path, kind: type[T], *, paths: bool = False) -> T:
     """As `parse_json`, of a file in any encoding `read_text` knows. OSError where it cannot be read."""
     return parse_json(read_text(path), kind, paths=paths)
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """A JSON text for people: letters as they are, unless a path is no valid Unicode and must be escaped."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return json.dumps(value, indent=indent) if _HALF_CHARACTER.search(text) else text
 
 
 def whole_number(value: Any, name: str, most: int = 2**53) -> int:

@@ -1,24 +1,19 @@
-"""The product's home folder and the settings that `install.py` writes there. No widget can change them; ComfyUI's Settings page can
-change the allowed folders.
-
-`<home>/config.json`:
-    {"interpreter": "<backend venv python>", "engine": "builtin" | "musubi-tuner",
-     "musubi_tuner": {"path": "<checkout>", "python": "<its python>"}, "allowed_roots": ["<folder>", ...],
-     "cpu_threads": <number or null: as the work gains>}
-"""
+"""The product's home folder and the settings that `install.py` writes there (`installer/settings_rules.py` says what they may hold).
+No widget can change them; ComfyUI's Settings page can change the allowed folders."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...backend.musubi_backend.atomic import write_text
+from ...backend.musubi_backend.documents import json_text, read_json
 from ...backend.musubi_backend.errors import UserError
+from ...backend.musubi_backend.place import in_words
+from ...installer.settings_rules import checked
 from .home import CONFIG_NAME, home_folder
 
-ENGINES = ("builtin", "musubi-tuner")
 DEMO_MODELS = Path("demo", "models")  # in home, made by `install.py --quickstart`
 PACK_ROOT = Path(__file__).absolute().parent.parent.parent  # as ComfyUI names it: a linked pack has the home of that ComfyUI
 
@@ -41,25 +36,27 @@ def default_home(pack_root: Path = PACK_ROOT) -> Path:
 
 def load(home: Path) -> Config:
     """Read `config.json`; without one, nothing is installed and `interpreter` is None. UserError if the file is damaged."""
-    path = home / CONFIG_NAME
-    if not path.is_file():
-        return Config(home)
+    data = _read(home / CONFIG_NAME)
+    musubi = data["musubi_tuner"] or {}
+    return Config(
+        home=home,
+        interpreter=_path(data["interpreter"]),
+        engine=data["engine"],
+        musubi_path=_path(musubi.get("path")),
+        musubi_python=_path(musubi.get("python")),
+        allowed_roots=tuple(Path(root) for root in data["allowed_roots"]),
+        cpu_threads=data["cpu_threads"],
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        data: Any = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(data, dict):
-            raise ValueError("not a JSON object")
-        engine = data.get("engine", "builtin")
-        musubi = data.get("musubi_tuner") or {}
-        return Config(
-            home=home,
-            interpreter=_path(data.get("interpreter")),
-            engine=engine if engine in ENGINES else _refuse_engine(engine),
-            musubi_path=_path(musubi.get("path")),
-            musubi_python=_path(musubi.get("python")),
-            allowed_roots=tuple(Path(root) for root in data.get("allowed_roots") or ()),
-            cpu_threads=int(data["cpu_threads"]) if data.get("cpu_threads") else None,
-        )
-    except (ValueError, TypeError, AttributeError) as error:
+        return checked(read_json(path, dict, paths=True))
+    except FileNotFoundError:
+        return checked({})
+    except OSError as error:
+        raise UserError(f"the settings cannot be read: {in_words(error)}") from error
+    except ValueError as error:
         raise UserError(f"{path} is damaged ({error}). Run `python install.py` in {PACK_ROOT} to write it anew.") from error
 
 
@@ -73,10 +70,10 @@ def allow_folders(home: Path, folders: Any) -> tuple[Path, ...]:
     named = [folder.strip() for folder in folders if folder.strip()]
     allowed = list(dict.fromkeys(kept.get(folder) or _allowable(folder) for folder in named))
     path = home / CONFIG_NAME
-    data = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    data = _read(path)
     if tuple(allowed) != settings.allowed_roots:
         home.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps({**data, "allowed_roots": [str(folder) for folder in allowed]}, indent=2, ensure_ascii=False) + "\n")
+        write_text(path, json_text({**data, "allowed_roots": [str(folder) for folder in allowed]}, indent=2) + "\n")
     return tuple(allowed)
 
 
@@ -90,12 +87,8 @@ def _allowable(text: str) -> Path:
     return folder
 
 
-def _refuse_engine(engine: object) -> str:
-    raise ValueError(f"engine {engine!r} is not one of {', '.join(ENGINES)}")
-
-
-def _path(value: object) -> Path | None:
-    return Path(str(value)) if value else None
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None
 
 
 def engine_stamp(home: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...backend.musubi_backend.atomic import write_text
+from ...backend.musubi_backend.documents import json_text, read_json
 from ...backend.musubi_backend.errors import UserError
 from ...backend.musubi_backend.place import reason
 
@@ -61,11 +61,14 @@ class JobFolder:
         self._note("status.json", {"state": state, "time": round(time.time(), 3), **values})
 
     def status(self) -> dict[str, Any]:
-        path = self.path / "status.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        """What `write_status` noted last; empty where nothing is, or what is there is damaged."""
+        try:
+            return read_json(self.path / "status.json", dict, paths=True)
+        except (OSError, ValueError):
+            return {}
 
     def _note(self, name: str, values: dict[str, Any]) -> None:
         try:
-            write_text(self.path / name, json.dumps(values, ensure_ascii=False, indent=1) + "\n")
-        except (OSError, UnicodeEncodeError) as error:  # it informs; a full disk ends no job because of it
+            write_text(self.path / name, json_text(values, indent=1) + "\n")
+        except OSError as error:  # it informs; a full disk ends no job because of it
             logger.warning("%s could not be written: %s", self.path / name, error)

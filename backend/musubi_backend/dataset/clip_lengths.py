@@ -11,6 +11,7 @@ from typing import Any
 
 from .. import content
 from ..atomic import write_text
+from ..documents import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -48,10 +49,9 @@ def remember(folder: Path | None, clip: Path, length: Length) -> None:
 
 def _read(folder: Path) -> dict[str, Any]:
     try:
-        found = json.loads((folder / content.LENGTHS).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_json(folder / content.LENGTHS, dict, paths=True)
+    except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _is_of(clip: Path, seen: Any) -> bool:
