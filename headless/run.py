@@ -14,6 +14,7 @@ from typing import Any
 from ..backend.musubi_backend import content
 from ..backend.musubi_backend.atomic import write_text
 from ..backend.musubi_backend.console import setup_streams as setup_streams
+from ..backend.musubi_backend.documents import json_text, read_json
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.place import in_words
 from ..nodes.jobs.config import default_home
@@ -204,19 +205,20 @@ class ResultStore:
 
     def __init__(self, home: Path) -> None:
         self._path = home / "headless_cache.json"
-        self._entries: dict[str, Any] = {}
-        if self._path.is_file():
-            try:
-                self._entries = json.loads(self._path.read_text(encoding="utf-8"))
-            except ValueError:
-                self._entries = {}  # nothing is lost but the reuse
+        try:
+            self._entries = read_json(self._path, dict, paths=True)
+        except (OSError, ValueError):  # there is none, or it is damaged: nothing is lost but the reuse
+            self._entries: dict[str, Any] = {}
 
     def get(self, key: str) -> Result | None:
         entry = self._entries.get(key)
-        if entry is None or not all(map(content.is_as_stamped, entry["stamps"])):
-            return None
-        files = tuple(Path(stamp[0]) for stamp in entry["stamps"])
-        return Result(tuple(entry["values"]), entry["text"], tuple(map(Path, entry["shown"])), files)
+        try:
+            if entry is None or not all(map(content.is_as_stamped, entry["stamps"])):
+                return None
+            files = tuple(Path(stamp[0]) for stamp in entry["stamps"])
+            return Result(tuple(entry["values"]), str(entry["text"]), tuple(map(Path, entry["shown"])), files)
+        except (KeyError, TypeError, ValueError, IndexError):
+            return None  # damaged, too
 
     def put(self, key: str, result: Result) -> None:
         self._entries.pop(key, None)
@@ -228,7 +230,7 @@ class ResultStore:
         }
         self._entries = dict(list(self._entries.items())[-_KEPT_RESULTS:])
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(self._path, json.dumps(self._entries, ensure_ascii=False))
+        write_text(self._path, json_text(self._entries))
 
 
 def _renew(steps: Mapping[str, Step]) -> None:

@@ -45,7 +45,7 @@ def read(path: Path) -> dict[str, Step]:
         for name, (source, slot) in step.links.items():
             if source not in steps:
                 raise UserError(f"{step.title}: input {name} comes from node {source}, which is not there")
-            if slot >= len(steps[source].node.spec.outputs):
+            if not 0 <= slot < len(steps[source].node.spec.outputs):
                 raise UserError(f"{step.title}: input {name} comes from output {slot} of {steps[source].title}, which has no such output")
     return steps
 

@@ -8,10 +8,12 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 ENGINES = ("builtin", "musubi-tuner")
 MOST_THREADS = 1024
+_LONGEST_NAME = 255  # bytes of a file's or folder's name
 _ABSENT: dict[str, Any] = {"interpreter": None, "engine": ENGINES[0], "musubi_tuner": None, "allowed_roots": [], "cpu_threads": None}
 
 
@@ -39,10 +41,10 @@ def checked(data: dict[str, Any]) -> dict[str, Any]:
 
 def _path(name: str, value: object) -> None:
     try:
-        valid = isinstance(value, str) and value != "" and "\0" not in value and os.fsencode(value) != b""
+        parts = re.split(rb"[/\\]", os.fsencode(value)) if isinstance(value, str) else []
     except UnicodeEncodeError:
-        valid = False
-    if not valid:
+        parts = []
+    if parts in ([], [b""]) or any(len(part) > _LONGEST_NAME or b"\0" in part for part in parts):
         raise ValueError(f"{name} is {_short(value)}, and a path is needed")
 
 

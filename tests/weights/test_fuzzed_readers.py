@@ -5,45 +5,23 @@ from __future__ import annotations
 import json
 import random
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from damaged import HOSTILE, ODD, damaged
 from musubi_backend.dataset.config import read_file
 from musubi_backend.dataset.jsonl import read_records
 from musubi_backend.documents import parse_json, parse_toml
 from musubi_backend.errors import UserError
 from musubi_backend.weights.safetensors_file import read_header
 
-ODD: list[Any] = [None, True, -1, 1e999, "x", "\ud800", [], {}, [[1]], 10**40, 10**17, 0.5, "a" * 5000]
-HOSTILE = [
-    b"[" * 100_000,
-    b'{"a":' * 50_000,
-    b"9" * 50_000,
-    b"\xff\xfe",
-    b'"\\ud800"',
-    b"nul",
-    b"",
-    b'{"a": 1e999}',
-    b"a = " + b"[" * 50_000,
-]
 SEEDS: dict[str, bytes] = {
     "json": json.dumps({"general": {"resolution": [64, 64]}, "datasets": [{"image_directory": "x", "num_repeats": 1}]}).encode(),
     "toml": b"[general]\nresolution = [64, 64]\n[[datasets]]\nimage_directory = 'x'\n",
     "jsonl": b'{"image_path": "x.png", "caption": "a"}\n{"image_path": "y.png", "caption": "b"}\n',
 }
-
-
-def damaged(seed: bytes) -> Iterator[bytes]:
-    source = random.Random(11)
-    yield from HOSTILE
-    for _ in range(500):
-        content = bytearray(seed)
-        for _ in range(source.randrange(1, 6)):
-            at = source.randrange(len(content))
-            content[at : at + source.randrange(4)] = source.choice([b"\x00", b"\xff", b"[", b"}", b'"', b"1e9", b"\\ud8", b"9" * 60, b""])
-        yield bytes(content)
 
 
 @pytest.mark.parametrize("kind", SEEDS)

@@ -15,6 +15,7 @@ from ..documents import read_json
 
 logger = logging.getLogger(__name__)
 
+_MOST_FRAMES = 2**31
 _writing = threading.Lock()
 
 Length = tuple[int, float, bool]
@@ -26,7 +27,9 @@ def recall(folder: Path | None, clip: Path) -> Length | None:
     if not isinstance(entry, dict) or not _is_of(clip, entry.get("file")):
         return None
     frames, seconds, variable = entry.get("frames"), entry.get("seconds"), entry.get("variable")
-    if not isinstance(frames, int) or not isinstance(seconds, (int, float)) or not isinstance(variable, bool) or frames < 1:
+    if not isinstance(frames, int) or not isinstance(seconds, (int, float)) or not isinstance(variable, bool):
+        return None
+    if not 0 < frames < _MOST_FRAMES or not 0 <= seconds < _MOST_FRAMES:
         return None
     return frames, float(seconds), variable
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from argparse import Namespace
@@ -16,6 +15,7 @@ from ..architectures import cards
 from ..atomic import write_text
 from ..cache.headers import latents_problem, text_problem
 from ..cache.sources import Made, Sources, dataset_settings, latents_key
+from ..documents import json_text
 from .clips import share_processors
 from .config import DatasetConfig, ImageDataset, VideoDataset, load_config
 from .describe import table
@@ -37,7 +37,7 @@ def run(args: Namespace) -> None:
         found: dict[str, Any] = {"datasets": [_places(dataset) for dataset in config.datasets]}
     else:
         found = inspect(config, cards()[args.architecture])
-    report = json.dumps(found, ensure_ascii=False)
+    report = json_text(found)
     if args.output:
         write_text(args.output, report)
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from ..dataset.items import MediaItem, unmet_targets
 from ..dataset.media import images_in, read_caption, videos_in
 from ..dataset.probe import Foreseen, foresee
 from ..dataset.problems import Problem, gathered
+from ..documents import json_text
 from ..errors import UserError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def run(args: Namespace) -> None:
         "notes": [line for discovery in found for line in gathered(discovery.notes)],
         "problems": [{"path": str(problem.path.absolute()), "reason": problem.reason} for problem in problems],
     }
-    write_text(args.report, json.dumps({**report, "text": _text(report)}, ensure_ascii=False))
+    write_text(args.report, json_text({**report, "text": _text(report)}))
 
 
 def _shown(discovery: Discovery) -> list[tuple[MediaItem, str]]:
