@@ -98,11 +98,17 @@ def _node(class_type: str, where: str) -> Node:
     return _BY_ID[class_type]()
 
 
+def _text(value: Any, what: str) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{what} is no text")
+    return value
+
+
 def _from_api(data: Mapping[str, Any]) -> dict[str, Step]:
     steps = {}
     for key, entry in data.items():
         title = (entry.get("_meta") or {}).get("title") or _node(entry["class_type"], f"node {key}").spec.display_name
-        step = Step(str(key), title, _node(entry["class_type"], f"node {key}"))
+        step = Step(str(key), _text(title, f"the title of node {key}"), _node(entry["class_type"], f"node {key}"))
         for name, value in entry["inputs"].items():
             if isinstance(value, list):
                 step.links[name] = (str(value[0]), int(value[1]))
@@ -119,12 +125,13 @@ def _from_ui(data: Mapping[str, Any]) -> dict[str, Step]:
         if entry["type"] in _DECORATION or entry.get("mode") in (_MUTED, _BYPASSED):
             continue
         node = _node(entry["type"], f"node {entry['id']}")
-        step = Step(str(entry["id"]), entry.get("title") or node.spec.display_name, node)
+        step = Step(str(entry["id"]), _text(entry.get("title") or node.spec.display_name, f"the title of node {entry['id']}"), node)
         step.constants = _widget_values(node, entry.get("widgets_values") or [])
         for socket in entry.get("inputs") or []:
             if socket.get("link") is not None:
-                step.links[socket["name"]] = sources[socket["link"]]
-                step.constants.pop(socket["name"], None)
+                name = _text(socket["name"], f"the name of an input of node {entry['id']}")
+                step.links[name] = sources[socket["link"]]
+                step.constants.pop(name, None)
         steps[step.id] = step
     return steps
 

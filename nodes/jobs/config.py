@@ -36,7 +36,7 @@ def default_home(pack_root: Path = PACK_ROOT) -> Path:
 
 def load(home: Path) -> Config:
     """Read `config.json`; without one, nothing is installed and `interpreter` is None. UserError if the file is damaged."""
-    data = _read(home / CONFIG_NAME)
+    data = checked(_read(home / CONFIG_NAME))
     musubi = data["musubi_tuner"] or {}
     return Config(
         home=home,
@@ -50,10 +50,13 @@ def load(home: Path) -> Config:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """What is written there, by the rules; what is absent stays so."""
     try:
-        return checked(read_json(path, dict, paths=True))
+        data = read_json(path, dict, paths=True)
+        checked(data)
+        return data
     except FileNotFoundError:
-        return checked({})
+        return {}
     except OSError as error:
         raise UserError(f"the settings cannot be read: {in_words(error)}") from error
     except ValueError as error:

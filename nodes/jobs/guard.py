@@ -10,6 +10,7 @@ from pathlib import Path
 from ...backend.musubi_backend.errors import UserError
 
 _SHOWN_NAMES = 8
+_LONGEST_PART, _LONGEST_PATH = 255, 4000  # bytes that file systems and systems take
 LONGEST_NAME = 180
 """Bytes of a name, to which programs add up to 60: file systems allow 255."""
 
@@ -46,6 +47,7 @@ def inside(text: str, roots: Iterable[Path], what: str, *, relative_to: Sequence
     # `..` goes first, so that what is checked is what is used: behind a link it would mean another folder
     bases = [*relative_to] or allowed[:1]
     places = [Path(os.path.abspath(base / value)) for base in ([Path()] if Path(value).is_absolute() else bases)]
+    _possible(value, places, what)
     path = next((place for place in places if place.exists()), places[0])
     if not is_inside(path, allowed):
         listed = "\n  ".join(str(root) for root in allowed)
@@ -58,6 +60,20 @@ def inside(text: str, roots: Iterable[Path], what: str, *, relative_to: Sequence
     if must_exist and not path.exists():
         raise UserError(f"{what}: {path} does not exist. {_what_is_there(path)}")
     return path
+
+
+def _possible(value: str, places: Sequence[Path], what: str) -> None:
+    """UserError for a path that no file can have; a system answers with errors of its own kinds."""
+    try:
+        longest = max(len(os.fsencode(part)) for place in places for part in place.parts)
+        length = max(len(os.fsencode(place)) for place in places)
+    except UnicodeEncodeError:
+        raise UserError(f"{what}: {ascii(value)[:60]} is not a path (half a character)") from None
+    if longest > _LONGEST_PART or length > _LONGEST_PATH:
+        raise UserError(
+            f"{what}: {value[:40]}… is too long for a path: its longest name has {longest} bytes, all of it {length}; "
+            f"{_LONGEST_PART} and {_LONGEST_PATH} are possible"
+        )
 
 
 def _what_is_there(path: Path) -> str:

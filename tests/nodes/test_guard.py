@@ -53,7 +53,7 @@ def test_a_server_nobody_allowed_is_refused_by_its_name(part: Any, roots: list[P
     assert not looked_at, "looking it up on Windows would send it the user's credentials"
 
 
-@pytest.mark.parametrize("text", ["--output_dir", "-x", "a\0b", "a\nb", "", "   "])
+@pytest.mark.parametrize("text", ["--output_dir", "-x", "a\0b", "a\nb", "", "   ", "a" * 256, "あ" * 86 + ".png", "a/" * 2500, "a\ud83d"])
 def test_what_is_no_path_is_refused(inside: Any, part: Any, text: str) -> None:
     for must_exist in (True, False):
         with pytest.raises(part("backend.musubi_backend.errors").UserError):
