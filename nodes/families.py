@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,11 +20,6 @@ def families() -> list[tuple[Card, FamilyNodes]]:
     """Every architecture whose folder says what its nodes show, in the order of lists."""
     found = [(card, part_of(card.id, "nodes")) for card in cards().values()]
     return [(card, module.NODES) for card, module in found if module is not None]
-
-
-def letters(title: str) -> str:
-    """A title in ids of nodes and names of classes."""
-    return re.sub(r"[^A-Za-z0-9]", "", title)
 
 
 def titles(chosen: Iterable[Card]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..backend.musubi_backend import content, place
-from ..backend.musubi_backend.architectures.card import IMAGE, Card
+from ..backend.musubi_backend.architectures.card import IMAGE, Card, letters
 from ..backend.musubi_backend.architectures.widgets import FamilyNodes, Shared, Size
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.argv import to_argv
@@ -15,7 +15,7 @@ from ..backend.musubi_backend.options.option import GENERATE
 from ..backend.musubi_backend.options.registry import tool_names
 from . import experts, loras, pictures, sections
 from .cache import DEVICES
-from .families import letters, own_inputs
+from .families import own_inputs
 from .jobs.config import engine_stamp
 from .jobs.folder import JobFolder
 from .jobs.follow import run_tool
@@ -71,11 +71,9 @@ def _outputs(card: Card) -> tuple[Output, ...]:
 
 
 def _spec(card: Card, family: FamilyNodes) -> NodeSpec:
-    noun = card.makes.capitalize()
-    title = card.family if noun in card.family else f"{card.family} {noun}"
     return NodeSpec(
-        id=f"MusubiTuner_{letters(title)}Generator",
-        display_name=f"{title} Generator",
+        id=f"MusubiTuner_{letters(card.generator_title)}Generator",
+        display_name=f"{card.generator_title} Generator",
         category="MusubiTuner/Generate",
         description=f"{family.generates} The models are loaded in the backend, not in ComfyUI.",
         inputs=tuple(_inputs(card, family)),

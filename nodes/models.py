@@ -15,7 +15,7 @@ from ..backend.musubi_backend.architectures.widgets import FamilyNodes
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.registry import options_for
 from ..backend.musubi_backend.weights.recognise import PICKLE_SUFFIXES, expect
-from .families import families, letters, own_input
+from .families import families, own_input
 from .spec import Host, Input, Node, NodeSpec, Output, Problem, Result, refused
 from .split_models import all_files, first_file
 from .widgets import NONE, folder
@@ -33,7 +33,7 @@ def _picker(part: Part) -> Input:
 def _spec(card: Card, family: FamilyNodes) -> NodeSpec:
     variant = (own_input(family.variant),) if family.variant else ()
     return NodeSpec(
-        id=f"MusubiTuner_{letters(card.family)}ModelPaths",
+        id=f"MusubiTuner_{card.node_name}ModelPaths",
         display_name=f"{card.family} Model Paths",
         category="MusubiTuner/Models",
         description=f"Choose the files of a {card.family} model from ComfyUI's model folders. A file of another model is recognised and "
@@ -104,7 +104,7 @@ class ModelPaths(Node):
 
 def model_paths(card: Card, family: FamilyNodes) -> type[ModelPaths]:
     """The node of a family."""
-    return type(f"{letters(card.family)}ModelPaths", (ModelPaths,), {"card": card, "family": family, "spec": _spec(card, family)})
+    return type(f"{card.node_name}ModelPaths", (ModelPaths,), {"card": card, "family": family, "spec": _spec(card, family)})
 
 
 def _check_same_format(card: Card, transformers: Collection[Path]) -> None:

@@ -19,7 +19,7 @@ from ..backend.musubi_backend.options.option import FILE, LENGTH, LORA_CONVERT, 
 from ..backend.musubi_backend.options.registry import options_for, tool_names
 from . import experts, rates, training_start
 from .cache import LATENTS, TEXT, cache_stamps, is_one_frame
-from .families import letters, own_inputs
+from .families import own_inputs
 from .jobs import config as configuration
 from .jobs.config import engine_stamp
 from .jobs.follow import run_tool
@@ -38,7 +38,7 @@ from .widgets import settings
 def _spec(card: Card, family: FamilyNodes) -> NodeSpec:
     tool = tool_names(card)[TRAIN]
     return NodeSpec(
-        id=f"MusubiTuner_{letters(card.family)}LoRATrainer",
+        id=f"MusubiTuner_{card.node_name}LoRATrainer",
         display_name=f"{card.family} LoRA Trainer",
         category="MusubiTuner/Train",
         description="Train a LoRA on cached latents and captions. The result lies in ComfyUI's loras folder and can be used in the "
@@ -247,7 +247,7 @@ class LoRATrainer(Node):
 
 def lora_trainer(card: Card, family: FamilyNodes) -> type[LoRATrainer]:
     """The node of a family."""
-    return type(f"{letters(card.family)}LoRATrainer", (LoRATrainer,), {"card": card, "spec": _spec(card, family)})
+    return type(f"{card.node_name}LoRATrainer", (LoRATrainer,), {"card": card, "spec": _spec(card, family)})
 
 
 def _follows(dataset: dict[str, Any]) -> dict[str, Any]:

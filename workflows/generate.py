@@ -1,4 +1,5 @@
-"""Writes the example workflows in ComfyUI's UI format from short descriptions: `python workflows/generate.py`.
+"""Writes the example workflows in ComfyUI's UI format from short descriptions: `python workflows/generate.py`, with the environment's
+python. Those of a family are described in its folder (`templates.py`).
 
 ComfyUI offers the JSON files beside this one as templates, and `python -m headless` runs them. They follow from the nodes'
 specifications, because widget values are stored by position; a test fails when they are out of date.
@@ -9,16 +10,22 @@ from __future__ import annotations
 import json
 import runpy
 import sys
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+from musubi_backend import architectures
+from musubi_backend.architectures.card import Card, letters
+from musubi_backend.architectures.templates import Template
 
 HERE = Path(__file__).resolve().parent
 COLUMN, WIDGET_HEIGHT, HEAD = 380, 24, 60
 ROW_GAP = 130  # a node grows by the text that it shows when it has run
 LARGE_WIDGET_HEIGHT = 90
 
-Widgets = dict[str, Any]
+Widgets = Mapping[str, Any]
 Entry = tuple[str, Widgets, dict[str, tuple[str, str]]]
 """(node, widgets that differ from their defaults, {input: (node, output)}); where a node is there twice: "Node: its title"."""
 Columns = list[list[Entry]]
@@ -26,101 +33,42 @@ Columns = list[list[Entry]]
 
 @dataclass(frozen=True)
 class Model:
-    """Files of one model as ComfyUI's users have them, and sizes to begin with. node: beginning of its nodes' names; lora: what its
-    training calls the LoRA and its generation uses."""
+    """A family's nodes, and one of its templates."""
 
-    node: str
-    generator: str
-    lora: str
-    files: Widgets
-    dataset: Widgets
-    video: Widgets
-    sampling: Widgets = field(default_factory=dict)
-    trainer: Widgets = field(default_factory=dict)
+    card: Card
+    template: Template
 
     @property
     def paths(self) -> str:
-        return f"{self.node}ModelPaths"
+        return f"{self.card.node_name}ModelPaths"
+
+    @property
+    def trainer(self) -> str:
+        return f"{self.card.node_name}LoRATrainer"
+
+    @property
+    def generator(self) -> str:
+        return f"{letters(self.card.generator_title)}Generator"
 
     @property
     def models(self) -> tuple[str, str]:
         return (self.paths, "models")
 
+    @property
+    def files(self) -> Widgets:
+        """Widgets of Model Paths: the files that the template's task uses."""
+        task = self.template.files.get("task")
+        used = (part for part in self.card.parts if not part.tasks or task in part.tasks)
+        return {part.name: part.example for part in used} | dict(self.template.files)
 
-_T5 = {"vae": "wan_2.1_vae.safetensors", "t5": "umt5_xxl_fp16.safetensors"}
-_HUNYUAN = {
-    "vae": "hunyuan_video_vae_bf16.safetensors",
-    "text_encoder1": "llava_llama3_fp16.safetensors",
-    "text_encoder2": "clip_l.safetensors",
-}
-_WAN_CLIPS = {"path": "my_clips", "width": 480, "height": 272, "target_frames": "1, 17"}
-_WHOLE_CLIPS = {**_WAN_CLIPS, "target_frames": "17"}
-DEMO = Model(
-    "Wan",
-    "WanVideoGenerator",
-    "quickstart",
-    {"task": "t2v-1.3B", "dit": "demo_wan_t2v.safetensors", "vae": "demo_wan_vae.safetensors", "t5": "demo_umt5.safetensors"},
-    {"path": "demo/quickstart", "width": 64, "height": 64, "enable_bucket": False, "target_frames": "17"},
-    {
-        "prompt": "a chessboard of light and dark wood in soft light",
-        **{"width": 64, "height": 64, "video_length": 17, "infer_steps": 10, "guidance_scale": 1.0, "flow_shift": 1.0, "seed": 7},
-    },
-)
-WAN = Model(
-    "Wan",
-    "WanVideoGenerator",
-    "my_lora",
-    {"task": "t2v-1.3B", "dit": "wan2.1_t2v_1.3B_bf16.safetensors", **_T5},
-    _WAN_CLIPS,
-    {"video_length": 33},
-)
-WAN_I2V = Model(
-    "Wan",
-    "WanVideoGenerator",
-    "my_i2v_lora",
-    {"task": "i2v-14B", "dit": "wan2.1_i2v_480p_14B_fp16.safetensors", **_T5, "clip": "clip_vision_h.safetensors"},
-    _WHOLE_CLIPS,
-    {"video_length": 33},
-)
-WAN22 = Model(
-    "Wan",
-    "WanVideoGenerator",
-    "my_wan22_lora",
-    {
-        "task": "t2v-A14B",
-        "dit": "wan2.2_t2v_low_noise_14B_fp16.safetensors",
-        "dit_high_noise": "wan2.2_t2v_high_noise_14B_fp16.safetensors",
-        **_T5,
-    },
-    _WAN_CLIPS,
-    {"video_length": 33, "offload_inactive_dit": True},
-    trainer={"offload_inactive_dit": True},
-)
-HUNYUAN_VIDEO = Model(
-    "HunyuanVideo",
-    "HunyuanVideoGenerator",
-    "my_hunyuan_video_lora",
-    {"dit": "hunyuan_video_t2v_720p_bf16.safetensors", **_HUNYUAN},
-    {"path": "my_clips", "width": 480, "height": 272, "target_frames": "1, 25"},
-    {"width": 480, "height": 272, "video_length": 33},
-    sampling={"discrete_flow_shift": 7.0},
-)
-FRAMEPACK = Model(
-    "FramePack",
-    "FramePackVideoGenerator",
-    "my_framepack_lora",
-    {"dit": "FramePackI2V_HY_bf16.safetensors", **_HUNYUAN, "image_encoder": "sigclip_vision_patch14_384.safetensors"},
-    {"path": "my_clips", "width": 480, "height": 272, "target_frames": "73"},
-    {"width": 480, "height": 272, "video_seconds": 3.0},
-    sampling={"sample_frames": 37},
-)
+
 _WORDS = "a short description in the words of your captions"
 
 
 def _dataset(model: Model) -> Columns:
     dataset = {"dataset": ("DatasetConfig", "dataset"), "models": model.models}
     return [
-        [("DatasetConfig", model.dataset, {}), (model.paths, model.files, {})],
+        [("DatasetConfig", model.template.dataset, {}), (model.paths, model.files, {})],
         [("VAELatentCache", {}, dataset), ("TextEncoderCache", {}, dataset)],
     ]
 
@@ -134,12 +82,13 @@ def _trainer(model: Model) -> Entry:
         "optimizer": ("OptimizerConfig", "optimizer"),
         "sampling": ("SamplingConfig", "sampling"),
     }
-    return (f"{model.node}LoRATrainer", {"output_name": model.lora, **model.trainer}, links)
+    return (model.trainer, {"output_name": model.template.lora, **model.template.trainer}, links)
 
 
-def training(model: Model, *, picture: bool = False) -> Columns:
-    """From a folder of clips to a LoRA, with samples on the way. picture: the samples start from one."""
-    sampling = {"sample_prompts": _WORDS, "sample_every_n_steps": 250, **model.sampling}
+def training(model: Model) -> Columns:
+    """From a folder of clips to a LoRA, with samples on the way."""
+    sampling = {"sample_prompts": _WORDS, "sample_every_n_steps": 250, **model.template.sampling}
+    picture = model.template.picture
     start: Columns = [[_FIRST_FRAME]] if picture else []
     config: Entry = ("SamplingConfig", sampling, {"start_image": ("VideoInput", "frames")} if picture else {})
     return [
@@ -153,19 +102,20 @@ def training(model: Model, *, picture: bool = False) -> Columns:
 _FIRST_FRAME: Entry = ("VideoInput", {"path": "start.png", "count": 1}, {})
 
 
-def generation(model: Model, *, picture: bool = False, loras: tuple[str, ...] = ("lora_1",)) -> Columns:
-    """A video with the LoRA that was trained. picture: it starts from one. loras: the widgets that name it."""
-    widgets = {"prompt": _WORDS, **dict.fromkeys(loras, f"musubi_tuner/{model.lora}.safetensors"), **model.video}
-    links = {"models": model.models, **({"start_image": ("VideoInput", "frames")} if picture else {})}
-    first: list[Entry] = [(model.paths, model.files, {}), *([_FIRST_FRAME] if picture else [])]
+def generation(model: Model) -> Columns:
+    """A video with the LoRA that was trained."""
+    template = model.template
+    widgets = {"prompt": _WORDS, **dict.fromkeys(template.lora_widgets, f"musubi_tuner/{template.lora}.safetensors"), **template.video}
+    links = {"models": model.models, **({"start_image": ("VideoInput", "frames")} if template.picture else {})}
+    first: list[Entry] = [(model.paths, model.files, {}), *([_FIRST_FRAME] if template.picture else [])]
     return [first, [(model.generator, widgets, links)], [_saved(model)]]
 
 
 def _saved(model: Model) -> Entry:
-    return ("VideoOutput", {"filename_prefix": f"musubi_tuner/{model.lora}"}, {"video": (model.generator, "video")})
+    return ("VideoOutput", {"filename_prefix": f"musubi_tuner/{model.template.lora}"}, {"video": (model.generator, "video")})
 
 
-def _demo_training(**changes: Any) -> Columns:
+def _demo_training(demo: Model, **changes: Any) -> Columns:
     """A training of the demo model that learns one clip by heart, and soon."""
     lora = {
         "max_train_steps": 300,
@@ -179,36 +129,36 @@ def _demo_training(**changes: Any) -> Columns:
     }
     optimizer = {"optimizer_type": "adamw", "learning_rate": 2e-3, "lr_scheduler": "cosine"}
     return [
-        *_dataset(DEMO),
+        *_dataset(demo),
         [("LoRATrainingConfig", lora, {}), ("OptimizerConfig", optimizer, {}), ("SamplingConfig", {"timestep_sampling": "uniform"}, {})],
-        [_trainer(DEMO)],
+        [_trainer(demo)],
     ]
 
 
-def _quickstart() -> Columns:
+def _quickstart(demo: Model) -> Columns:
     """Training on one clip, and what came of it: the clip, a video without the LoRA and one with it, side by side."""
-    plain = f"{DEMO.generator}: without LoRA"
-    videos = {"video_1": ("VideoInput", "video"), "video_2": (plain, "video"), "video_3": (DEMO.generator, "video")}
+    plain = f"{demo.generator}: without LoRA"
+    videos = {"video_1": ("VideoInput", "video"), "video_2": (plain, "video"), "video_3": (demo.generator, "video")}
     return [
-        *_demo_training(),
+        *_demo_training(demo),
         [
-            (DEMO.generator, DEMO.video, {"models": DEMO.models, "lora_1": ("WanLoRATrainer", "lora_name")}),
-            (plain, DEMO.video, {"models": DEMO.models}),
+            (demo.generator, demo.template.video, {"models": demo.models, "lora_1": (demo.trainer, "lora_name")}),
+            (plain, demo.template.video, {"models": demo.models}),
             ("VideoInput", {"path": "demo/quickstart/chessboard.mp4"}, {}),
         ],
         [("VideoComparison", {"titles": "the clip\nwithout LoRA\nwith LoRA", "height": 256}, videos)],
-        [("VideoOutput", {"filename_prefix": f"musubi_tuner/{DEMO.lora}"}, {"video": ("VideoComparison", "video")})],
+        [("VideoOutput", {"filename_prefix": f"musubi_tuner/{demo.template.lora}"}, {"video": ("VideoComparison", "video")})],
     ]
 
 
-def _lora_average() -> Columns:
+def _lora_average(demo: Model) -> Columns:
     """A short training of the demo model that keeps its checkpoints, their average, and a video with it."""
-    average: Entry = ("LoRAPostHocEMA", {"output_name": "quickstart_ema"}, {"job": ("WanLoRATrainer", "job")})
+    average: Entry = ("LoRAPostHocEMA", {"output_name": "quickstart_ema"}, {"job": (demo.trainer, "job")})
     return [
-        *_demo_training(max_train_steps=40, save_every_n_steps=8),
+        *_demo_training(demo, max_train_steps=40, save_every_n_steps=8),
         [average],
-        [(DEMO.generator, DEMO.video, {"models": DEMO.models, "lora_1": ("LoRAPostHocEMA", "lora_name")})],
-        [_saved(replace(DEMO, lora="quickstart_ema"))],
+        [(demo.generator, demo.template.video, {"models": demo.models, "lora_1": ("LoRAPostHocEMA", "lora_name")})],
+        [_saved(Model(demo.card, replace(demo.template, lora="quickstart_ema")))],
     ]
 
 
@@ -217,17 +167,17 @@ def _lora_conversion() -> Columns:
     return [[("LoRAFormatConverter", {"lora": "musubi_tuner/my_lora.safetensors"}, {})]]
 
 
-def _lora_merging() -> Columns:
+def _lora_merging(model: Model) -> Columns:
     """Two LoRAs merged into the transformer."""
     pair = {"lora_1": "musubi_tuner/my_lora.safetensors", "multiplier_1": 0.8}
     pair |= {"lora_2": "musubi_tuner/my_style.safetensors", "multiplier_2": 0.5}
-    return [[("LoRAMerger", {"model": WAN.files["dit"], **pair, "output_name": "my_merged_model"}, {})]]
+    return [[("LoRAMerger", {"model": model.files["dit"], **pair, "output_name": "my_merged_model"}, {})]]
 
 
-def _batch() -> Columns:
+def _batch(model: Model) -> Columns:
     prompts = f"{_WORDS}\nanother one, with a seed of its own --d 7"
     widgets = {"prompts": prompts, "video_length": 33, "lora_1": "musubi_tuner/my_lora.safetensors"}
-    return [[(WAN.paths, WAN.files, {})], [("BatchProcessor", widgets, {"models": WAN.models})]]
+    return [[(model.paths, model.files, {})], [("BatchProcessor", widgets, {"models": model.models})]]
 
 
 def _captioning() -> Columns:
@@ -239,31 +189,33 @@ def _captioning() -> Columns:
     ]
 
 
-WORKFLOWS: dict[str, Columns] = {
-    "quickstart": _quickstart(),
-    "wan_lora_training": training(WAN),
-    "wan_generate_with_lora": generation(WAN),
-    "wan_i2v_lora_training": training(WAN_I2V, picture=True),
-    "wan_i2v_generate_with_lora": generation(WAN_I2V, picture=True),
-    "wan22_lora_training": training(WAN22),
-    "wan22_generate_with_lora": generation(WAN22, loras=("lora_1", "high_lora_1")),
-    "hunyuan_video_lora_training": training(HUNYUAN_VIDEO),
-    "hunyuan_video_generate_with_lora": generation(HUNYUAN_VIDEO),
-    "framepack_lora_training": training(FRAMEPACK, picture=True),
-    "framepack_generate_with_lora": generation(FRAMEPACK, picture=True),
-    "batch_prompts": _batch(),
-    "lora_post_hoc_ema": _lora_average(),
-    "lora_conversion": _lora_conversion(),
-    "lora_merging": _lora_merging(),
-    "captioning": _captioning(),
-}
+def workflows(found: ModuleType) -> dict[str, Columns]:
+    """All workflows by name: two for each template of each family, and those that show single nodes with the first family's models.
+    found: the package of the architectures."""
+    folders = [(card, found.part_of(card.id, "templates")) for card in found.cards().values()]
+    families = [(card, module) for card, module in folders if module is not None]
+    models = [Model(card, template) for card, module in families for template in module.TEMPLATES]
+    demo = Model(families[0][0], families[0][1].QUICKSTART)
+    return {
+        "quickstart": _quickstart(demo),
+        **{f"{model.template.name}_lora_training": training(model) for model in models},
+        **{f"{model.template.name}_generate_with_lora": generation(model) for model in models},
+        "batch_prompts": _batch(models[0]),
+        "lora_post_hoc_ema": _lora_average(demo),
+        "lora_conversion": _lora_conversion(),
+        "lora_merging": _lora_merging(models[0]),
+        "captioning": _captioning(),
+    }
 
 
-def build(name: str, specs: dict[str, Any]) -> dict[str, Any]:
-    """The workflow `name` as ComfyUI saves it. specs: node specifications by name without prefix."""
+WORKFLOWS = workflows(architectures)
+
+
+def build(columns: Columns, specs: dict[str, Any]) -> dict[str, Any]:
+    """A workflow as ComfyUI saves it. specs: node specifications by name without prefix."""
     nodes: dict[str, dict[str, Any]] = {}
     links: list[list[Any]] = []
-    for column, entries in enumerate(WORKFLOWS[name]):
+    for column, entries in enumerate(columns):
         y = 0
         for entry, widgets, _ in entries:
             node = _node(len(nodes) + 1, specs[_short(entry)], widgets, [column * COLUMN, y])
@@ -271,7 +223,7 @@ def build(name: str, specs: dict[str, Any]) -> dict[str, Any]:
                 node["title"] = entry.partition(": ")[2]
             nodes[entry] = node
             y += node["size"][1] + ROW_GAP
-    for entries in WORKFLOWS[name]:
+    for entries in columns:
         for entry, _, wanted in entries:
             for socket, (source, output) in wanted.items():
                 _link(links, nodes[source], specs[_short(source)], output, nodes[entry], specs[_short(entry)], socket)
@@ -291,7 +243,7 @@ def _short(name: str) -> str:
     return name.partition(": ")[0]
 
 
-def _node(number: int, spec: Any, widgets: dict[str, Any], position: list[int]) -> dict[str, Any]:
+def _node(number: int, spec: Any, widgets: Widgets, position: list[int]) -> dict[str, Any]:
     values: list[Any] = []
     height = HEAD
     for entry in spec.inputs:
@@ -337,7 +289,8 @@ def _link(
 
 def texts(specs: dict[str, Any]) -> dict[Path, str]:
     """file -> its text, for all workflows."""
-    return {HERE / f"{name}.json": json.dumps(build(name, specs), ensure_ascii=False, indent=1) + "\n" for name in WORKFLOWS}
+    built = {name: build(columns, specs) for name, columns in WORKFLOWS.items()}
+    return {HERE / f"{name}.json": json.dumps(workflow, ensure_ascii=False, indent=1) + "\n" for name, workflow in built.items()}
 
 
 def main() -> None:

@@ -1,14 +1,16 @@
 """A family's three nodes come from its folder alone: `made_up/dots` (video) and `made_up/spots` (pictures) get theirs, with their checks,
-help pages and names, and nothing of them stands anywhere else.
+help pages, names and workflows, and nothing of them stands anywhere else.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import importlib
 import importlib.util
 import itertools
 import json
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -108,6 +110,31 @@ def test_what_goes_into_a_generation_and_a_training_follows_from_model_widgets_a
     trained = trainer.values(complete(trainer.spec, {"models": models, "guidance_scale": 3.0, **sockets}))
     own = {"network_module": "networks.lora_dots", "guidance_scale": 3.0}
     assert trained == {"dataset_config": "/d.toml", "dit": "/m/dots.safetensors", **own}
+
+
+def test_a_template_of_the_folder_becomes_a_training_and_a_generation(part: Any, repository: Path) -> None:
+    generate = runpy.run_path(str(repository / "workflows" / "generate.py"))
+    made = generate["workflows"](part("backend.musubi_backend.architectures"))
+    assert {name for name in made if name.startswith(("dots", "spots"))} == {"dots_lora_training", "dots_generate_with_lora"}
+    nodes = {name: node.spec for name, node in part("nodes.catalog").BY_NAME.items()}
+    workflow = generate["build"](made["dots_generate_with_lora"], nodes)
+    values = {node["type"]: node["widgets_values"] for node in workflow["nodes"]}
+    assert values["MusubiTuner_DotsModelPaths"] == ["slow", "dots.safetensors", "none.safetensors"]
+    assert {"ring", "musubi_tuner/my_dots.safetensors"} <= set(values["MusubiTuner_DotsVideoGenerator"])
+    assert [link[5] for link in workflow["links"]] == ["MUSUBITUNER_MODELS", "VIDEO"]
+    trained = generate["build"](made["dots_lora_training"], nodes)
+    assert "MusubiTuner_DotsLoRATrainer" in {node["type"] for node in trained["nodes"]}
+
+
+@pytest.mark.parametrize(("family", "makes", "name"), [
+    ("HunyuanVideo 1.5", "VIDEO", "HunyuanVideo15Generator"),
+    ("Z-Image", "IMAGE", "ZImageGenerator"),
+    ("FLUX.2", "IMAGE", "FLUX2ImageGenerator"),
+])  # fmt: skip
+def test_a_generator_is_called_after_its_family_and_what_it_makes(part: Any, family: str, makes: str, name: str) -> None:
+    card = dataclasses.replace(part("backend.musubi_backend.architectures").cards()["dots"], family=family, makes=makes)
+    letters = part("backend.musubi_backend.architectures.card").letters
+    assert f"{letters(card.generator_title)}Generator" == name
 
 
 def test_facts_of_the_chosen_models_go_along(part: Any, host: Any) -> None:

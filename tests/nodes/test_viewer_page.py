@@ -108,7 +108,7 @@ def workflow(part: Any, home: Path, pictures: Path) -> dict[str, Any]:
     columns[0][0][1].update(path=pictures.name, model="demo_qwen_vl.safetensors", max_size=112)
     columns[1][0][1].update(width=160, height=96)
     specs = {node.spec.id.split("_", 1)[1]: node.spec for node in part("nodes.catalog").NODES}
-    built: dict[str, Any] = generate["build"]("captioning", specs)
+    built: dict[str, Any] = generate["build"](columns, specs)
     return built
 
 

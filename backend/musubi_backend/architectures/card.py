@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+
+def letters(title: str) -> str:
+    """A title in ids of nodes: its letters and digits."""
+    return "".join(filter(str.isalnum, title))
+
+
 LOW, HIGH = "low", "high"
 """The two transformers of a model that has two, by the noise they work on."""
 
@@ -169,6 +175,17 @@ class Card:
             if task.name == name:
                 return task
         raise KeyError(f"{self.title} has no task {name!r}; known: {', '.join(t.name for t in self.tasks)}")
+
+    @property
+    def node_name(self) -> str:
+        """The family in the ids of its nodes."""
+        return letters(self.family)
+
+    @property
+    def generator_title(self) -> str:
+        """What its generator is called after: "Wan Video"; families that say themselves what they make are not called so twice."""
+        noun = self.makes.capitalize()
+        return self.family if noun in self.family else f"{self.family} {noun}"
 
     def part(self, name: str) -> Part:
         """The part whose file the option `name` gives. KeyError for any other option."""

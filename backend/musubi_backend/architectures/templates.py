@@ -1,0 +1,37 @@
+"""What a family says of its example workflows: `templates.py` of its folder lists `TEMPLATES`, and `workflows/generate.py` makes a training
+and a generation of each. Standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+_Widgets = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Template:
+    """One model in two workflows, `<name>_lora_training` and `<name>_generate_with_lora`. Widgets are by name, where they differ from
+    their defaults.
+
+    lora       what its training calls the LoRA and its generation uses
+    files      of Model Paths; files that are not named are the examples of the card
+    dataset    of Dataset Config
+    video      of the generator
+    sampling   of Sampling Config
+    trainer    of the trainer
+    picture    the samples and the video start from a picture
+    lora_widgets   of the generator: those that name the LoRA
+    """
+
+    name: str
+    lora: str
+    files: _Widgets = field(default_factory=dict)
+    dataset: _Widgets = field(default_factory=dict)
+    video: _Widgets = field(default_factory=dict)
+    sampling: _Widgets = field(default_factory=dict)
+    trainer: _Widgets = field(default_factory=dict)
+    picture: bool = False
+    lora_widgets: tuple[str, ...] = ("lora_1",)
