@@ -346,6 +346,21 @@ def test_empty_captions_and_names_too_long_for_caches_are_told(make: SimpleNames
     assert [problem.path.stem for problem in found.problems] == [long] and "shorter name" in found.problems[0].reason
 
 
+def test_caches_beyond_the_path_limit_of_windows_are_told_per_item(
+    make: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from musubi_backend import place
+
+    monkeypatch.setattr(place, "limits", lambda: place.WINDOWS)
+    cache = tmp_path / ("c" * 60) / ("d" * 40)
+    for name in ("a", "b" * (259 - len(str(cache)) - len("/_99999x99999_wan.safetensors"))):
+        make.caption(make.picture(tmp_path / "in" / f"{name}.png"))
+    found = discover(make.config(tmp_path, f"image_directory = '{tmp_path}/in'\ncache_directory = '{cache}'").datasets[0], CARD)
+    assert [item.stem for item in found.items] == ["a"]
+    (problem,) = found.problems  # the name fits, but not the one while it is written
+    assert problem.path.stem[0] == "b" and "15 characters too long" in problem.reason and "cache_directory" in problem.reason
+
+
 def test_pixels_in_flight_are_bounded_by_their_bytes(make: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from musubi_backend.dataset import ahead
 

@@ -26,7 +26,7 @@ def test_a_training_tries_all_its_names_first(project: Any, capfd: pytest.Captur
         assert "too long" in told
         assert "bytes" in told
         assert "create LoRA" not in told, "nothing was loaded"
-    assert list((project.folder / "out" / "long").iterdir()) == []
+    assert not (project.folder / "out" / "long").exists()
 
 
 def test_the_longest_name_that_is_taken_can_be_saved_and_resumed(project: Any) -> None:
@@ -37,6 +37,41 @@ def test_the_longest_name_that_is_taken_can_be_saved_and_resumed(project: Any) -
     state = out / f"{name}-step00000001-state"
     project.train("fits", output_name=name, resume=state, max_train_steps=3)
     assert project.refused("fits", output_name=f"{name}猫") == 1
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "allowed", "over", "is_path"),
+    [
+        ("/" + "f" * 200, "n" * 58, place.WINDOWS, 1, True),  # 1 + 200 + 1 + 58 = 260
+        ("/" + "f" * 200, "n" * 57, place.WINDOWS, 0, False),
+        ("/" + "f" * 200, "n" * 58, place.WINDOWS_LONG_PATHS, 0, False),
+        ("/f", "n" * 256, place.WINDOWS_LONG_PATHS, 1, False),
+        ("/f", "猫" * 86, place.POSIX, 3, False),  # 258 bytes
+        ("/f", "猫" * 86, place.WINDOWS, 0, False),
+        ("/f", "😀" * 130, place.WINDOWS, 5, False),  # two of UTF-16 each: 260 for the name, 263 for the path
+        ("/f", f"{'s' * 250}-state/x", place.POSIX, 1, False),
+        ("/" + "/".join(["f" * 99] * 40), "n" * 94, place.POSIX, 0, False),  # 4000 + 95
+        ("/" + "/".join(["f" * 99] * 40), "n" * 96, place.POSIX, 2, True),
+    ],
+)
+def test_names_and_paths_are_measured_as_each_system_does(folder: str, name: str, allowed: Any, over: int, is_path: bool) -> None:
+    found = place.too_long(Path(folder), ["a", name, "b/c"], allowed)
+    assert (found.over, found.is_path) == (over, is_path) if found else over == 0
+
+
+def test_a_training_and_a_dataset_are_refused_by_the_limit_of_windows(
+    project: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(place, "limits", lambda: place.WINDOWS)
+    deep = project.folder / "deep" / "deeper"
+    name = "x" * (259 - len(str(deep)) - len("/x.safetensors"))
+    assert project.refused("unused", output_dir=deep, output_name=name) == 1
+    told = capfd.readouterr().err
+    assert "characters too long, 259 are allowed" in told and "long paths in Windows" in told and "create LoRA" not in told
+    assert not deep.exists()
+    over = place.too_long(deep, saved_states.names_of_run(name), place.WINDOWS).over  # type: ignore[union-attr]
+    assert over > len("-step00000001-state/") and str(over) in told
+    assert place.too_long(deep, saved_states.names_of_run(name[:-over]), place.WINDOWS) is None
 
 
 def test_a_file_in_the_place_of_the_output_folder_is_named(project: Any, capfd: pytest.CaptureFixture[str]) -> None:

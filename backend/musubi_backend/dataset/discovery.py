@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import place
+from ..atomic import part_of
 from ..cache.names import latent_name, media_stem, text_name
 from ..errors import UserError
 from .config import ImageDataset, VideoDataset
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
     from ..architectures.card import Card
 
 logger = logging.getLogger(__name__)
-
-_MOST_BYTES_OF_A_NAME = 255  # ext4, NTFS, APFS and others
 
 
 @dataclass(frozen=True)
@@ -186,13 +186,16 @@ def _one_per_stem(items: Sequence[MediaItem]) -> tuple[list[MediaItem], list[Pro
 
 
 def _with_room_for_names(items: Sequence[MediaItem], card: Card) -> tuple[list[MediaItem], list[Problem]]:
-    """File systems limit the bytes of a name, and caches have longer names than their media."""
+    """Names and paths have limits, and caches, in the making too, have longer names than their media."""
     kept, problems = [], []
+    allowed = place.limits()
     for item in items:
-        longest = max(latent_name(longest_name(item, card), card.id), text_name(item.stem, card.id), key=len)
-        over = len(os.fsencode(longest)) - _MOST_BYTES_OF_A_NAME
-        if over > 0:
-            problems.append(Problem(item.path, f"the names of its caches would be {over} bytes too long; give it a shorter name"))
-        else:
+        names = latent_name(longest_name(item, card), card.id), text_name(item.stem, card.id)
+        excess = place.too_long(item.dataset.cache_folder, [*names, *(part_of(Path(name)).name for name in names)], allowed)
+        if excess is None:
             kept.append(item)
+            continue
+        what, remedy = ("paths", ", or cache_directory a shorter path") if excess.is_path else ("names", "")
+        reason = f"the {what} of its caches would be {excess.over} {allowed.unit} too long; give it a shorter name{remedy}"
+        problems.append(Problem(item.path, reason))
     return kept, problems
