@@ -180,6 +180,45 @@ def test_a_difference_is_extracted_and_merges_back(tmp_path, run_tool, capsys):
     assert read_header(tmp_path / "lora.safetensors").metadata["ss_base_model_version"] == "wan"
 
 
+@pytest.mark.parametrize(
+    ("layer", "name", "architecture"),
+    [
+        ("blocks.3.attn1.to_out.0", "blocks_3_self_attn_o", "wan"),
+        ("blocks.3.cross_attn.q", "blocks_3_cross_attn_q", "wan"),
+        ("double_blocks.2.img_attn.qkv", "double_blocks_2_img_attn_qkv", "hunyuan_video"),
+        ("single_transformer_blocks.2.attn.to_q", "single_transformer_blocks_2_attn_to_q", "framepack"),
+        ("some.block.4.proj", "some_block_4_proj", None),
+    ],
+)
+def test_layers_are_named_as_their_architecture_does(layer, name, architecture, tmp_path, run_tool):
+    torch.manual_seed(0)
+    base, change = torch.randn(8, 8), torch.randn(8, 1) @ torch.randn(1, 8)
+    save_atomic({f"{layer}.weight": base, f"{layer}.bias": torch.ones(8)}, tmp_path / "base.safetensors")
+    save_atomic({f"{layer}.weight": base + change, f"{layer}.bias": torch.zeros(8)}, tmp_path / "tuned.safetensors")
+    words = ["--base", tmp_path / "base.safetensors", "--tuned", tmp_path / "tuned.safetensors", "--rank", "2", "--save_precision", "fp32"]
+    run_tool("extract_lora", *words, "--biases", "--output", tmp_path / "lora.safetensors")
+    found = load(tmp_path / "lora.safetensors")
+    assert found.keys() == {f"lora_unet_{name}.{part}" for part in ("lora_down.weight", "lora_up.weight", "alpha", "diff_b")}
+    assert found[f"lora_unet_{name}.alpha"] == 2 and found[f"lora_unet_{name}.diff_b"].tolist() == [-1.0] * 8
+    torch.testing.assert_close(deltas(found)[f"lora_unet_{name}"], change, rtol=1e-4, atol=1e-4)
+    assert read_header(tmp_path / "lora.safetensors").metadata.get("ss_base_model_version") == architecture
+
+
+def test_strengths_act_on_all_kinds_and_missing_ones_are_1(tmp_path, run_tool):
+    """Three files with biases and differences, of which the first only has a strength."""
+    norm = "lora_unet_blocks_0_norm3"
+    for number in (1.0, 2.0, 4.0):
+        parts = {f"{NAME}.lora_down.weight": torch.ones(1, 16), f"{NAME}.lora_up.weight": torch.full((24, 1), number)}
+        parts |= {f"{NAME}.alpha": torch.tensor(-2.0), f"{NAME}.diff_b": torch.full((24,), number)}
+        save_atomic({**parts, f"{norm}.diff": torch.full((16,), number)}, tmp_path / f"{number:g}")
+    words = ["--lora_weight", tmp_path / "1", tmp_path / "2", tmp_path / "4", "--lora_multiplier", "-0.5"]
+    run_tool("combine_lora", *words, "--output", tmp_path / "c")
+    found = load(tmp_path / "c")
+    assert torch.equal(deltas(found)[NAME], torch.full((24, 16), -2 * 5.5))  # -0.5 * 1 + 2 + 4
+    assert torch.equal(found[f"{NAME}.diff_b"], torch.full((24,), 5.5)) and torch.equal(found[f"{norm}.diff"], torch.full((16,), 5.5))
+    assert found[f"{NAME}.lora_down.weight"].dtype == torch.float32
+
+
 def test_8_bit_checkpoints_are_compared_by_what_they_mean(tmp_path, run_tool, capsys):
     base = checkpoint()
     weight, scale = quantise(base["blocks.1.ffn.0.weight"], "tensor")

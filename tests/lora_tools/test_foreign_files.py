@@ -61,7 +61,7 @@ OF_TEXT = kohya("lora_te1_text_model_encoder_layers_0_mlp_fc1")
 CASES = {
     "musubi-tuner, kohya": Case(kohya(f"lora_unet_{UNDERSCORED}"), q(1.5 * PRODUCT)),
     "alpha below 0": Case(kohya(f"lora_unet_{UNDERSCORED}", -4.0), q(-2 * PRODUCT)),
-    "alpha 0": Case(kohya(f"lora_unet_{UNDERSCORED}", 0.0), q(0 * PRODUCT)),
+    "alpha 0": Case({**pair(f"diffusion_model.{Q}", alpha=0.0), f"diffusion_model.{Q}.lora_B.bias": NORM}, q(0 * PRODUCT)),
     "alpha as [1]": Case({**pair(f"lora_unet_{UNDERSCORED}", "lora_down.weight", "lora_up.weight"),
                           f"lora_unet_{UNDERSCORED}.alpha": torch.tensor([3])}, q(1.5 * PRODUCT)),
     "VideoX-Fun": Case(kohya(f"lora_unet__{UNDERSCORED}"), q(1.5 * PRODUCT)),
@@ -120,6 +120,10 @@ CASES = {
     "counters inside": Case({**pair(Q), "global_step": torch.tensor(3)}, q(PRODUCT), named=("global_step",)),
     "OFT inside": Case({**pair(f"lora_unet_{UNDERSCORED}"), "lora_unet_blocks_0_ffn_0.oft_blocks": SECOND}, q(PRODUCT),
                        named=("lora_unet_blocks_0_ffn_0.oft_blocks",)),
+    "half a pair and an alpha": Case(
+        {**pair(f"lora_unet_{UNDERSCORED}"), "lora_unet_blocks_0_ffn_0.lora_down.weight": DOWN, "lora_unet_blocks_0_ffn_2.alpha": NORM[0]},
+        q(PRODUCT), named=("lora_unet_blocks_0_ffn_0.lora_down.weight", "lora_unet_blocks_0_ffn_2.alpha"),
+    ),
     "16-bit factors": Case({name: t.half() for name, t in pair(Q).items()}, q(UP.half().float() @ DOWN.half().float())),
     "8-bit factors": Case({name: t.to(torch.float8_e4m3fn) for name, t in pair(Q).items()},
                           q(UP.to(torch.float8_e4m3fn).float() @ DOWN.to(torch.float8_e4m3fn).float())),

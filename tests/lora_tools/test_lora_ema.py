@@ -50,6 +50,18 @@ def test_the_average_is_musubi_tuners_bit_for_bit(name, checkpoints, run_tool, c
     assert read_header(f"out_{name}.safetensors").metadata == case["metadata"]
 
 
+def test_the_times_of_files_order_them_not_their_names(tmp_path, run_tool):
+    """Oldest first: each newer one takes half of what was there."""
+    for name, value, time in (("c", 8.0, 1), ("a", 4.0, 2), ("b", 2.0, 3)):
+        save_atomic({"x.lora_up.weight": torch.full((2, 2), value)}, tmp_path / name)
+        os.utime(tmp_path / name, (time, time))
+    files = [tmp_path / name for name in "abc"]
+    run_tool("lora_post_hoc_ema", *files, "--beta", "0.5", "--output_file", tmp_path / "out")
+    assert load(tmp_path / "out")["x.lora_up.weight"].tolist() == [[4.0] * 2] * 2  # (8 + 4) / 2 = 6, (6 + 2) / 2 = 4
+    run_tool("lora_post_hoc_ema", *files, "--beta", "0.5", "--no_sort", "--output_file", tmp_path / "out")
+    assert load(tmp_path / "out")["x.lora_up.weight"].tolist() == [[5.5] * 2] * 2  # (4 + 2) / 2 = 3, (3 + 8) / 2 = 5.5
+
+
 @pytest.mark.parametrize(
     ("name", "key", "files"),
     [

@@ -13,7 +13,7 @@ from musubi_backend.architectures.wan.model import WanGeometry, WanTransformer
 from musubi_backend.errors import UserError
 from musubi_backend.layers.adapters import LoHaAdapter, LoKrAdapter, factorised
 from musubi_backend.layers.linear import Linear
-from musubi_backend.layers.lora import LOHA, LOKR, LoRANetwork, kind_of, parse_network_args, ranks_from_weights
+from musubi_backend.layers.lora import LOHA, LOKR, LORA, LoRANetwork, kind_of, parse_network_args, ranks_from_weights
 from musubi_backend.layers.lora_delta import delta, merged
 from musubi_backend.training import network as networks
 from musubi_backend.weights.safetensors_file import load, save_atomic
@@ -151,6 +151,47 @@ def test_weights_of_another_model_are_refused_by_name(tmp_path: Path) -> None:
     save_atomic({f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up, f"{name}.alpha": torch.tensor(4.0)}, lora)
     with pytest.raises(UserError, match=r"--network_weights .*hunyuan\.safetensors: the LoRA file fits none of this model's layers"):
         networks.build(arguments(network_module="networks.lora_wan", network_weights=str(lora)), CARD, model, 0, torch.device("cpu"))
+
+
+def test_network_weights_bring_their_alpha_and_with_dim_from_weights_their_ranks(tmp_path: Path) -> None:
+    """Of a file with another rank and alpha in each layer; the settings say rank 3 and alpha 1."""
+    path, layers = tmp_path / "lora.safetensors", {"blocks_0_ffn_0": (64, 32, 3, 6.0), "blocks_0_ffn_2": (32, 64, 3, -1.5)}
+
+    def built(**changes: object) -> LoRANetwork:
+        parts = {}
+        for number, (name, (rows, columns, rank, alpha)) in enumerate(layers.items()):
+            parts |= {
+                f"lora_unet_{name}.lora_up.weight": torch.full((rows, rank), number + 1.0),
+                f"lora_unet_{name}.alpha": torch.tensor(alpha),
+            }
+            parts |= {f"lora_unet_{name}.lora_down.weight": torch.ones(rank, columns)}
+        save_atomic(parts, path)
+        model = WanTransformer(WanGeometry(dim=32, ffn_dim=64, num_heads=2, num_layers=1, text_dim=32))
+        settings = arguments(network_module="networks.lora_wan", network_weights=str(path), network_dim=3, **changes)
+        network = networks.build(settings, CARD, model, 0, torch.device("cpu"))
+        assert isinstance(network, LoRANetwork)
+        return network
+
+    whole = built()
+    adapters = dict(whole.named_children())
+    assert len(adapters) == 10 and [adapters[f"lora_unet_{name}"].scale for name in layers] == [2.0, -0.5]
+    assert adapters["lora_unet_blocks_0_self_attn_q"].scale == 1 / 3, "of the settings where the file has nothing"
+    layers["blocks_0_ffn_2"] = (32, 64, 5, 2.5)
+    with pytest.raises(UserError, match=r"--network_weights .*lora\.safetensors: lora_unet_blocks_0_ffn_2\..* use the same --network_dim"):
+        built()
+    only = dict(built(dim_from_weights=True).named_children())
+    assert {name: (adapter.rank, adapter.scale) for name, adapter in only.items()} == {
+        "lora_unet_blocks_0_ffn_0": (3, 2.0), "lora_unet_blocks_0_ffn_2": (5, 0.5),
+    }  # fmt: skip
+
+
+def test_the_dropouts_reach_the_adapters() -> None:
+    for kind in (LORA, LOHA, LOKR):
+        model = WanTransformer(WanGeometry(dim=32, ffn_dim=64, num_heads=2, num_layers=1, text_dim=32))
+        network = LoRANetwork.create(model, CARD, rank=2, kind=kind, network_args=["rank_dropout=0.25", "module_dropout=0.5"])
+        assert {(adapter.rank_dropout, adapter.module_dropout) for adapter in network.adapters()} == {(0.25, 0.5)}
+        network.set_enabled(False)
+        assert not any(adapter.enabled for adapter in network.adapters())
 
 
 def test_the_factor_reaches_the_adapters() -> None:

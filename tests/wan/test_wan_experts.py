@@ -11,7 +11,7 @@ import torch
 from musubi_backend import architectures
 from musubi_backend.__main__ import main
 from musubi_backend.inference.requests import build_request
-from musubi_backend.layers.experts import HIGH, LOW, Experts
+from musubi_backend.layers.experts import HIGH, LOW, Experts, experts_of
 from musubi_backend.options.parser import parse
 from musubi_backend.tools.demo import write_models
 from musubi_backend.training.network import build
@@ -48,10 +48,10 @@ def generate(models: dict[str, Path], tmp_path: Path) -> Generate:
     return run
 
 
-def one_layer_lora(dit: Path, path: Path) -> Path:
+def one_layer_lora(dit: Path, path: Path, seed: int = 2) -> Path:
     """A strong random LoRA for one layer."""
     width = read_header(dit).tensors["blocks.0.self_attn.o.weight"].shape[0]
-    generator = torch.Generator().manual_seed(2)
+    generator = torch.Generator().manual_seed(seed)
     name = "lora_unet_blocks_0_self_attn_o"
     tensors = {f"{name}.lora_down.weight": torch.randn(2, width, generator=generator), f"{name}.alpha": torch.tensor(2.0)}
     save_atomic({**tensors, f"{name}.lora_up.weight": torch.randn(width, 2, generator=generator)}, path)
@@ -93,6 +93,42 @@ def test_guidance_and_loras_belong_to_their_expert(generate: Generate, models: d
     assert not torch.allclose(on_high, both, atol=1e-4)
     assert not torch.allclose(on_high, on_low, atol=1e-4)
     assert torch.equal(generate("--lora_weight_high_noise", lora, "--lora_multiplier_high_noise", 0), both)
+
+
+@pytest.mark.parametrize(
+    ("boundary", "own", "other"),
+    [(0, "--guidance_scale_high_noise", "--guidance_scale"), (1, "--guidance_scale", "--guidance_scale_high_noise")],
+)
+def test_a_step_is_as_far_as_the_guidance_of_its_own_expert_says(generate: Generate, boundary: int, own: str, other: str) -> None:
+    """One step: what it adds grows evenly with the scale, and the other expert's scale changes nothing."""
+
+    def at(scale: float, others: float = 30.0) -> torch.Tensor:
+        flags = ["--timestep_boundary", boundary, own, scale, other, others, "--infer_steps", 1]
+        return generate(*flags)
+
+    two, four, eight = at(2), at(4), at(8)
+    assert float((four - two).abs().max()) > 1e-3
+    torch.testing.assert_close(eight - two, 3 * (four - two), rtol=1e-3, atol=1e-4)
+    assert torch.equal(at(4, 2.0), four)
+
+
+def test_each_expert_has_its_own_loras_and_strengths(models: dict[str, Path], tmp_path: Path) -> None:
+    """In numbers: two LoRAs of which one has a multiplier on the low-noise expert, one of another strength on the high-noise one."""
+    files = [one_layer_lora(models["dit"], tmp_path / f"{number}.safetensors", number) for number in (1, 2, 3)]
+    words = ["--dit", models["dit"], "--dit_high_noise", models["dit_high_noise"], "--vae", models["vae"], "--t5", models["t5"]]
+    words += ["--lora_weight", *files[:2], "--lora_multiplier", 0.5, "--lora_weight_high_noise", files[2]]
+    words += ["--lora_multiplier_high_noise", -0.25, "--task", "t2v-A14B", "--prompt", "x", "--save_path", tmp_path]
+    pair: Any = architectures.load("wan").transformer(parse("wan_generate_video", [str(word) for word in words]), CPU, torch.float32)
+    deltas = []
+    for file in files:
+        name, tensors = "lora_unet_blocks_0_self_attn_o", load(file)
+        deltas.append(tensors[f"{name}.lora_up.weight"] @ tensors[f"{name}.lora_down.weight"])
+    for part, dit, added in (
+        (LOW, models["dit"], 0.5 * deltas[0] + deltas[1]),
+        (HIGH, models["dit_high_noise"], -0.25 * deltas[2]),
+    ):
+        found = experts_of(pair)[part].get_submodule("blocks.0.self_attn.o").weight
+        torch.testing.assert_close(found, load(dit)["blocks.0.self_attn.o.weight"].float() + added)
 
 
 def test_no_negative_prompt_is_needed_where_neither_expert_is_guided(models: dict[str, Path], tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ from argparse import Namespace
 
 import pytest
 import torch
+from musubi_backend.architectures.loading import lora_merge
+from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.architectures.wan.keys import GEOMETRY_KEY, WanGeometry
 from musubi_backend.architectures.wan.load import load_transformer
 from musubi_backend.errors import UserError
@@ -74,6 +76,66 @@ def test_multipliers_and_patterns(shared, merged_output):
         merged_output(lora, include_patterns=["double_blocks"])
     with pytest.raises(UserError, match="no regular expression"):
         merged_output(lora, include_patterns=["("])
+
+
+def plain(path, layer, value):
+    """A LoRA of one 4x4 layer whose delta is `value` everywhere, with a bias of it too."""
+    parts = {"lora_down.weight": torch.ones(1, 4), "lora_up.weight": torch.full((4, 1), value), "diff_b": torch.full((4,), value)}
+    save_atomic({f"lora_unet_{layer}.{part}": tensor for part, tensor in parts.items()}, path)
+    return path
+
+
+def test_multipliers_and_patterns_go_by_the_order_of_the_files(tmp_path):
+    """Missing ones are 1 and everything; a pattern matches where it is found, so that the beginning of a longer name does too."""
+    files = [plain(tmp_path / f"{value:g}", layer, value) for value, layer in
+             ((1.0, "blocks_1_ffn_0"), (10.0, "blocks_1_ffn_0"), (100.0, "blocks_11_ffn_0"))]  # fmt: skip
+    zero = torch.zeros(4, 4)
+
+    def added(layer, **more):
+        merge = LoRAMerge(files, **more, architecture="wan")
+        both = merge(f"{layer}.weight", zero)[0, 0].item(), merge(f"{layer}.bias", torch.zeros(4))[0].item()
+        assert both[0] == both[1] == merge.rounded(f"{layer}.weight", zero.clone())[0, 0].item()
+        return both[0]
+
+    assert added("blocks.1.ffn.0", multipliers=[-0.5]) == 9.5 and added("blocks.11.ffn.0", multipliers=[-0.5]) == 100
+    assert added("blocks.1.ffn.0", multipliers=[2, 3, 4]) == 32 and added("blocks.11.ffn.0", multipliers=[2, 3, 4]) == 400
+    assert added("blocks.1.ffn.0", include_patterns=[None, "_up|_down|alpha|diff", "blocks_1"]) == 11
+    assert added("blocks.11.ffn.0", include_patterns=[None, None, "blocks_1"]) == 100, "found in the longer name too"
+    with pytest.raises(UserError, match="100: the include and exclude patterns leave nothing"):
+        added("blocks.11.ffn.0", include_patterns=[None, None, "blocks_1_"])
+    with pytest.raises(UserError, match="10: the include and exclude patterns leave nothing"):
+        added("blocks.1.ffn.0", exclude_patterns=["blocks_2", "ffn"])
+    merge = LoRAMerge(files, architecture="wan")
+    assert merge.touches("blocks.11.ffn.0.weight") and merge.touches("blocks.1.ffn.0.bias") and not merge.touches("blocks.1.ffn.2.weight")
+
+
+def test_base_weights_have_their_own_multipliers(tmp_path):
+    files = [str(plain(tmp_path / f"{value:g}", "blocks_1_ffn_0", value)) for value in (1.0, 10.0)]
+    for multipliers, wanted in (([3.0], 13), ([3.0, 2.0], 23), (3.0, 13), (None, 11)):
+        merge = lora_merge(Namespace(base_weights=files, base_weights_multiplier=multipliers), CARD)
+        assert merge is not None and merge("blocks.1.ffn.0.weight", torch.zeros(4, 4))[0, 0] == wanted
+    assert lora_merge(Namespace(base_weights=None, lora_weight=[]), CARD) is None
+
+
+@pytest.mark.parametrize(
+    ("weight", "factors", "wanted"),
+    [("float32", "bfloat16", "float32"), ("float16", "float32", "float32"), ("bfloat16", "bfloat16", "bfloat16"),
+     ("float8_e4m3fn", "bfloat16", "float16"), ("bfloat16", "float8_e5m2", "float32")],
+)  # fmt: skip
+def test_results_have_the_wider_dtype_and_weights_stay_as_they_were(weight, factors, wanted, tmp_path):
+    state = {name: tensor.to(getattr(torch, factors)) for name, tensor in load(plain(tmp_path / "a", "blocks_1_ffn_0", 2.0)).items()}
+    save_atomic(state, tmp_path / "b")
+    before = torch.ones(4, 4).to(getattr(torch, weight))
+    result = LoRAMerge([tmp_path / "b"], [0.5], architecture="wan")("blocks.1.ffn.0.weight", before)
+    assert result.dtype == getattr(torch, wanted) and (result.float() == 2).all() and (before.float() == 1).all()
+
+
+def test_a_bias_of_another_size_is_refused(tmp_path):
+    merge = LoRAMerge([plain(tmp_path / "a", "blocks_1_ffn_0", 1.0)], architecture="wan")
+    with pytest.raises(UserError, match=r"blocks_1_ffn_0 of .* changes a bias of 4, and the model's is \[5\]"):
+        merge.check({"blocks.1.ffn.0.weight": (4, 4), "blocks.1.ffn.0.bias": (5,)})
+    with pytest.raises(UserError, match="changes a matrix of 4x4"):
+        merge.check({"blocks.1.ffn.0.weight": (2, 8)})
 
 
 def test_base_weights_are_merged_for_training(shared, merged_output):

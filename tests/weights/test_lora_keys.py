@@ -22,6 +22,8 @@ from musubi_backend.weights.safetensors_file import save_atomic
         ("lora_transformer_transformer_blocks_0_attn_to_k.lora_up.weight", "transformer_blocks_0_attn_to_k", UP),
         ("lora_transformer_blocks_0_attn1_to_q.lora_up.weight", "blocks_0_attn1_to_q", UP),
         ("lora_unet_transformer_blocks_0_attn_to_q.lora_up.weight", "transformer_blocks_0_attn_to_q", UP),
+        ("lora_unet_unet_down_blocks_0_x.lora_up.weight", "unet_down_blocks_0_x", UP),
+        ("controlnet.blocks.0.ffn.0.lora_A.weight", "controlnet.blocks.0.ffn.0", DOWN),
         ("lora_unet_vace_blocks_3_self_attn_q.lora_up.weight", "vace_blocks_3_self_attn_q", UP),
         ("transformer.base_model.model.blocks.0.attn1.to_q.lora_A.my_style.weight", "blocks.0.attn1.to_q", DOWN),
         ("base_model.model.diffusion_model.blocks.0.ffn.0.lora_A.weight", "blocks.0.ffn.0", DOWN),
@@ -89,6 +91,12 @@ def test_names_decide_and_metadata_only_where_they_are_ambiguous(layer, metadata
 def test_the_alpha_in_pefts_settings(settings, alpha, tmp_path):
     file = LoRAFile.open(write(tmp_path / "a.safetensors", {WAN_LAYER: ""}, {"lora_adapter_metadata": json.dumps(settings)}))
     assert file.layers[0].adapter.alpha == alpha
+
+
+def test_the_alpha_of_a_layer_wins_over_the_settings_of_all(tmp_path):
+    settings = {"lora_adapter_metadata": json.dumps({"transformer.lora_alpha": 8})}
+    own = {f"{WAN_LAYER}.alpha": torch.tensor(3.0)}
+    assert LoRAFile.open(write(tmp_path / "a.safetensors", {WAN_LAYER: ""}, settings, **own)).layers[0].adapter.alpha == 3.0
 
 
 def test_the_alpha_in_the_file_beside(tmp_path):
