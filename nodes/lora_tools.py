@@ -131,6 +131,7 @@ class LoRAFormatConverter(Node):
                 "the layout behind it.", default=""),
             widget(LORA_CONVERT, "keep_unknown", advanced=True),
             widget(LORA_CONVERT, "musubi_names", advanced=True),
+            widget(LORA_CONVERT, "expert"),
         ),
         outputs=(*_LORA_OUTPUTS, Output("report", "STRING", "What was recognised, what was converted, what was left")),
         is_output=True,

@@ -185,7 +185,7 @@ def test_every_tensor_is_used_or_named(
         ({f"lora_unet_{UNDERSCORED}.oft_blocks": SECOND, f"lora_unet_{UNDERSCORED}.alpha": torch.tensor(1.0)}, "holds no LoRA"),
         ({f"{Q}_loras.down.weight": DOWN, f"{Q}_loras.up.weight": UP}, "holds no LoRA"),
         ({**pair(f"diffusion_model.{Q}"), **kohya(f"diffusion_model.{Q}")}, "are the same part of one layer"),
-        ({**pair(f"transformer.{DIFFUSERS}"), **pair(f"transformer_2.{DIFFUSERS}")}, "both experts"),
+        ({**pair(f"transformer.{DIFFUSERS}"), **pair(f"transformer_2.{DIFFUSERS}")}, "--expert high and --expert low"),
     ],
 )
 def test_what_cannot_be_applied_is_refused(tensors: dict[str, Tensor], words: str, tmp_path: Path, refusal: Callable[..., str]) -> None:
@@ -201,10 +201,14 @@ def test_a_whole_lokr_that_peft_scales_is_refused(tmp_path: Path, refusal: Calla
     assert "adapter_config.json scales blocks.0.self_attn.q by 4 / 2" in refusal(*words, path)
 
 
-def test_each_expert_gets_its_own_layers_of_a_file_for_both(tmp_path: Path) -> None:
+def test_each_expert_gets_its_own_layers_of_a_file_for_both(tmp_path: Path, run_tool: Callable[..., None]) -> None:
     """diffusers: `transformer` is the high-noise expert, `transformer_2` the low-noise one."""
     high = {key: -tensor if "lora_B" in key else tensor for key, tensor in pair(f"transformer.{DIFFUSERS}").items()}
     save_atomic({**high, **pair(f"transformer_2.{DIFFUSERS}")}, tmp_path / "a.safetensors")
     for expert, sign in ((LOW_NOISE, 1), (HIGH_NOISE, -1)):
         found = LoRAMerge([tmp_path / "a.safetensors"], expert=expert)(f"{Q}.weight", torch.zeros(WIDTH, WIDTH))
+        torch.testing.assert_close(found, sign * PRODUCT)
+        words = ["--input", tmp_path / "a.safetensors", "--target", "other", "--expert", expert]
+        run_tool("convert_lora", *words, "--output", tmp_path / f"{expert}.safetensors")
+        found = LoRAMerge([tmp_path / f"{expert}.safetensors"])(f"{Q}.weight", torch.zeros(WIDTH, WIDTH))
         torch.testing.assert_close(found, sign * PRODUCT)

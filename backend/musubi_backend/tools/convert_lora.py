@@ -28,7 +28,7 @@ def run(args: Namespace) -> None:
     """Convert `args.input` into `args.output`. UserError when it is no LoRA or cannot be written as asked."""
     refuse_inputs([args.output], [args.input], "--output")
     logger.info("loading %s", args.input)
-    lora = LoRAFile.open(args.input)
+    lora = LoRAFile.open(args.input, args.expert or "")
     naming = target_naming(lora, args.architecture, args.names)
     logger.info("converting to %s", args.target)
     logger.info("estimated type: %s", next((kind for kind in sorted(lora.kinds, key=lora.kinds.__getitem__, reverse=True) if kind), None))

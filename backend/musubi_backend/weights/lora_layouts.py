@@ -74,8 +74,8 @@ class LoRAFile:
         experts = {name.expert for name in named.values()}
         if len(experts) > 1 and not expert:
             raise UserError(
-                f"{self.file.path} holds LoRAs of both experts (transformer: high noise, transformer_2: low noise); save each as a file of "
-                "its own"
+                f"{self.file.path} holds LoRAs of both experts (transformer: high noise, transformer_2: low noise); convert_lora makes a "
+                "file of each, with --expert high and --expert low"
             )
         wanted = {LOW_NOISE: (LOW_NOISE,), HIGH_NOISE: (HIGH_NOISE, "")}[expert] if len(experts) > 1 else experts
         self._check_adapters(named)

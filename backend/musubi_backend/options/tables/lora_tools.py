@@ -93,6 +93,14 @@ GROUPS = (
                 help="How layers are called in the result: as the model's authors do, or as diffusers does.",
             ),
             Option(
+                "--expert",
+                own=True,
+                choices=("high", "low"),
+                advanced=True,
+                help="Of a file with LoRAs of both Wan2.2 experts (diffusers: transformer is high noise, transformer_2 low noise), the one "
+                "to convert. Other files are converted whole.",
+            ),
+            Option(
                 "--musubi_names",
                 bool,
                 False,
