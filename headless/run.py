@@ -103,11 +103,23 @@ def _ancestors(step: Step, steps: Mapping[str, Step], inputs: Collection[str]) -
     return sources.union(*(_ancestors(steps[source], steps, steps[source].links) for source in sources))
 
 
+def _at_once(step: Step, steps: Mapping[str, Step]) -> set[str]:
+    """The steps that a step needs with no late input between."""
+    sources = {source for name, (source, _) in step.links.items() if name not in _late(step)}
+    return sources.union(*(_at_once(steps[source], steps) for source in sources))
+
+
 def _made_late_for(step: Step, steps: Mapping[str, Step]) -> list[str]:
     """The steps that need this one through late inputs, if nothing needs it at once."""
     late = {one.id: _late(one) for one in steps.values()}
-    at_once = set().union(*(_ancestors(steps[one], steps, set(steps[one].links) - names) for one, names in late.items() if names))
-    return [one for one, names in late.items() if step.id in _ancestors(steps[one], steps, names) - at_once]
+    behind = {one: _ancestors(steps[one], steps, names) for one, names in late.items()}
+    only_behind, at_once = set().union(*behind.values()), set[str]()
+    for one, names in late.items():
+        if names:  # its check waits for these, whatever they need
+            at_once |= _ancestors(steps[one], steps, set(steps[one].links) - names)
+        elif one not in only_behind:
+            at_once |= _at_once(steps[one], steps)
+    return [one for one, ancestors in behind.items() if step.id in ancestors - at_once]
 
 
 async def _precheck(

@@ -70,12 +70,29 @@ def test_widgets_change_from_the_command_line(workflow: Any) -> None:
 
 @pytest.mark.parametrize(
     ("setting", "words"),
-    [("nothing", "write NODE.input=value"), ("Nobody.x=1", "no node is called"), ("VideoOutput.colour=1", "no widget 'colour'")],
+    [
+        ("nothing", "write NODE.input=value"),
+        ("Nobody.x=1", "no node is called"),
+        ("VideoOutput.colour=1", "no widget 'colour'"),
+        ("VideoOutput.video=1", "no widget 'video'"),
+        ("=1", "write NODE"),
+    ],
 )
 def test_bad_changes_are_refused(workflow: Any, part: Any, setting: str, words: str) -> None:
     steps = workflow.read(ROOT / "workflows" / "quickstart.json")
     with refused(part, words):
         workflow.override(steps, [setting])
+
+
+def test_a_name_of_two_nodes_is_refused_and_an_id_tells_them_apart(workflow: Any, part: Any, tmp_path: Path) -> None:
+    node = {"class_type": "MusubiTuner_DatasetConfig", "inputs": {"path": "x", "batch_size": 1, "enable_bucket": True}}
+    steps = workflow.read(write(tmp_path / "x.json", {"1": node, "2": {**node, "_meta": {"title": "Second"}}}))
+    with refused(part, "several nodes are called 'DatasetConfig'; there are 1 .Dataset Config., 2 .Second."):
+        workflow.override(steps, ["DatasetConfig.path=y"])
+    workflow.override(steps, ["2.batch_size=7", "Second.enable_bucket=False", "1.path=1", "1.source_fps=many", "Second.path=a=b.c"])
+    assert (steps["2"].constants["batch_size"], steps["2"].constants["enable_bucket"]) == (7, False)
+    assert (steps["1"].constants["path"], steps["1"].constants["source_fps"]) == ("1", "many"), "text stays text"
+    assert steps["1"].constants["batch_size"] == 1
 
 
 def test_files_that_are_no_workflows_are_refused(workflow: Any, part: Any, tmp_path: Path) -> None:

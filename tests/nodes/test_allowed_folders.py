@@ -58,7 +58,16 @@ def test_the_page_reads_and_changes_them_and_nothing_else_in_the_file(home: Path
     assert send("POST", json={"folders": []}, headers=PAGE) == (200, {"folders": []})
 
 
-@pytest.mark.parametrize("folders", [["/"], [str(Path.home())], ["/no/such/folder"], ["clips"], "clips", [3], None, ["/tmp\0"]])
+def test_a_folder_is_stored_as_it_really_is_and_nothing_is_written_where_nothing_changed(home: Path, send: Any) -> None:
+    clips, link = home.parent / "clips", home.parent / "link"
+    link.symlink_to(clips, target_is_directory=True)
+    assert send("POST", json={"folders": [str(link)]}, headers=PAGE) == (200, {"folders": [str(clips)]})
+    before = (home / "config.json").stat().st_ino
+    assert send("POST", json={"folders": [str(clips)]}, headers=PAGE)[0] == 200
+    assert (home / "config.json").stat().st_ino == before
+
+
+@pytest.mark.parametrize("folders", [["/"], [str(Path.home())], ["tests"], ["/no/such/folder"], ["clips"], "clips", [3], None, ["/tmp\0"]])
 def test_what_is_no_folder_or_would_open_everything_is_refused(home: Path, send: Any, folders: Any) -> None:
     assert send("POST", json={"folders": folders}, headers=PAGE)[0] == 400
     assert saved(home)["allowed_roots"] == []

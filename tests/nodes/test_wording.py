@@ -73,6 +73,11 @@ def test_arguments_of_the_network_are_widgets_of_their_own(part: Any) -> None:
     assert said == "use rank_dropout=... or module_dropout=..."
 
 
+@pytest.mark.parametrize("text", ["--colour is unknown", "a--seed", "---seed", "git log --oneline"])
+def test_what_is_no_flag_of_the_tool_stays(part: Any, text: str) -> None:
+    assert part("nodes.jobs.wording").in_widgets("wan_train_network", text) == text
+
+
 def test_a_state_that_is_none_is_at_its_widget(part: Any, tmp_path: Path) -> None:
     (tmp_path / "cat-state").mkdir()
     host = SimpleNamespace(home=tmp_path, allowed_roots=lambda: [tmp_path])
