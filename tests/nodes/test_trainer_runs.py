@@ -228,6 +228,13 @@ def test_caches_and_models_that_do_not_belong_together_are_refused(bench: Any) -
     assert not bench.calls
 
 
+def test_a_setting_that_the_model_does_not_have_is_named(make_bench: Any, tmp_path: Path) -> None:
+    bench = make_bench(tmp_path / "home", "hv")
+    with pytest.raises(bench.part("backend.musubi_backend.errors").UserError, match=r"^fp8_scaled: HunyuanVideo has no such setting"):
+        bench.train(config_fp8_base=True, config_fp8_scaled=True)
+    assert not bench.calls
+
+
 def test_the_other_expert_counts_too(bench: Any) -> None:
     high = bench.home / "high.safetensors"
     high.write_bytes(b"model")

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from musubi_backend.__main__ import main
+from musubi_backend.architectures import cards
 from musubi_backend.errors import UserError
 from musubi_backend.options.parser import parse, read
+from musubi_backend.options.published import fill_in
 from musubi_backend.options.registry import options_for, tool
+from musubi_backend.options.rules import _RULES
+from musubi_backend.options.values import default_of
 
 TRAIN, GENERATE = "wan_train_network", "wan_generate_video"
 
@@ -113,6 +119,73 @@ def test_all_that_training_lacks_is_said_at_once() -> None:
 def test_training_settings_that_do_not_go_together(files: dict[str, str], extra: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         parse(TRAIN, [*train_argv(files), *(files["vae"] if word == "FILE" else word for word in extra)])
+
+
+@pytest.mark.parametrize(
+    ("tool_name", "given", "words"),
+    [
+        (TRAIN, {"min_timestep": 400, "max_timestep": 400}, "--min_timestep 400 must be below --max_timestep 400"),
+        (TRAIN, {"min_timestep": 400, "max_timestep": 401}, ""),
+        (
+            TRAIN,
+            {"base_weights": ["x"], "base_weights_multiplier": [1.0, 2.0]},
+            "--base_weights_multiplier has 2 values for 1 --base_weights",
+        ),
+        (TRAIN, {"base_weights": ["x", "y"], "base_weights_multiplier": [1.0, 2.0]}, ""),
+        (TRAIN, {"blocks_to_swap": 1, "compile": True}, "--blocks_to_swap with --compile needs --gradient_checkpointing"),
+        (TRAIN, {"blocks_to_swap": 1, "dynamo_backend": "INDUCTOR"}, "--blocks_to_swap with --compile needs --gradient_checkpointing"),
+        (TRAIN, {"blocks_to_swap": 1, "compile": True, "gradient_checkpointing": True}, ""),
+        (TRAIN, {"offload_inactive_dit": True, "blocks_to_swap": 1}, "--offload_inactive_dit and --blocks_to_swap exclude each other"),
+        (GENERATE, {"offload_inactive_dit": True, "lazy_loading": True}, "--offload_inactive_dit and --lazy_loading exclude each other"),
+        (GENERATE, {"lora_multiplier": [1.0, 1.0]}, "--lora_multiplier has 2 values for 0 --lora_weight"),
+        (
+            GENERATE,
+            {"lora_weight_high_noise": ["x"], "lora_multiplier_high_noise": [1.0, 1.0]},
+            "--lora_multiplier_high_noise has 2 values",
+        ),
+        (GENERATE, {"save_merged_model": "x", "fp8_scaled": True}, "--save_merged_model writes the weights as they are"),
+        (GENERATE, {"save_merged_model": "x", "prompt": None, "t5": None, "vae": None}, ""),
+        (GENERATE, {"save_merged_model": "x", "dit": None}, "--dit is required"),
+        ("hv_generate_video", {"latent_path": ["x", "y"]}, ""),
+        ("merge_lora", {"lora_weight": ["x"], "lora_multiplier": [1.0, 0.5]}, "--lora_multiplier has 2 values for 1 --lora_weight"),
+    ],
+)
+def test_rules_between_settings_at_their_edges(tool_name: str, given: dict[str, Any], words: str) -> None:
+    target = tool(tool_name)
+    values = {option.name: default_of(option) for option in target.options}
+    fitting = {"dit": "d", "vae": "v", "t5": "t", "text_encoder1": "t", "text_encoder2": "t", "prompt": "p", "network_module": "n"}
+    fitting |= {"dataset_config": "c", "output_dir": "o", "output_name": "o", "optimizer_type": "AdamW", "sdpa": True, "save_path": "s"}
+    values |= {name: value for name, value in fitting.items() if name in values} | given
+    problems = list(_RULES[target.verb](target, Namespace(**values)))
+    assert (words in "".join(problems)) if words else not problems, problems
+
+
+def test_showing_timesteps_needs_no_model(files: dict[str, str]) -> None:
+    assert (
+        parse(TRAIN, ["--show_timesteps", "console", "--dataset_config", files["dataset_config"], "--save_last_n_steps", "3"]).dit is None
+    )
+
+
+def test_a_published_folder_fills_in_what_is_not_named(tmp_path: Path) -> None:
+    card, target = cards()["wan"], tool(GENERATE)
+    args = read(target, ["--ckpt_dir", str(tmp_path), "--vae", "my.safetensors"])
+    with pytest.raises(UserError, match="holds none of the files that Wan"):
+        fill_in(target, args)
+    for patterns in card.published_files.values():
+        for number in "21":
+            file = tmp_path / patterns[0].replace("*", number)
+            file.parent.mkdir(exist_ok=True)
+            file.touch()
+    fill_in(target, args)
+    assert args.vae == "my.safetensors"
+    first = {part: str(tmp_path / patterns[0].replace("*", "1")) for part, patterns in card.published_files.items() if part != "vae"}
+    assert {part: getattr(args, part) for part in first} == first
+    with pytest.raises(UserError, match="is not a folder"):
+        fill_in(target, read(target, ["--ckpt_dir", str(tmp_path / "none")]))
+
+
+def test_a_state_that_is_not_there_is_left_to_the_training(files: dict[str, str]) -> None:
+    assert parse(TRAIN, [*train_argv(files), "--resume", "none-state"]).resume == "none-state"
 
 
 def test_what_generating_needs_depends_on_what_is_asked(files: dict[str, str]) -> None:
