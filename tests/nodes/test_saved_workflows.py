@@ -1,77 +1,58 @@
-"""Workflows that people have saved keep working: ComfyUI stores widget values and links by position, so both only ever get longer."""
+"""Workflows that people have saved keep working: ComfyUI stores widget values and links by position, so both only ever get longer.
+
+`saved_workflows.json` holds what was there on 2026-11-27: of each node the widgets (name, kind, default, and its choices or its least and
+greatest value), sockets and outputs in their order, and the example workflows as they were saved then. It only ever grows.
+"""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-# node -> its widgets and its outputs in the order of the first release
-FIRST_RELEASE = {
-    "DatasetConfig": (
-        "source path caption_extension width height batch_size num_repeats enable_bucket bucket_no_upscale target_frames frame_extraction "
-        "frame_stride frame_sample max_frames source_fps cache_directory",
-        "dataset toml report",
-    ),
-    "DatasetConfigLoader": (
-        "path",
-        "dataset report",
-    ),
-    "VAELatentCache": (
-        "skip_existing keep_cache batch_size num_workers device vae_cache_cpu disable_cudnn_backend",
-        "latents",
-    ),
-    "TextEncoderCache": (
-        "skip_existing keep_cache batch_size num_workers device",
-        "text",
-    ),
-    "WanModelPaths": (
-        "task dit vae t5",
-        "models",
-    ),
-    "LoRATrainingConfig": (
-        "max_train_steps max_train_epochs network_dim network_alpha network_dropout mixed_precision gradient_checkpointing "
-        "gradient_checkpointing_cpu_offload gradient_accumulation_steps attention split_attn training_seed save_every_n_steps "
-        "save_every_n_epochs save_last_n_steps save_last_n_epochs save_state save_last_n_steps_state save_last_n_epochs_state "
-        "save_state_on_train_end save_precision scale_weight_norms max_data_loader_n_workers persistent_data_loader_workers "
-        "cuda_allow_tf32 training_comment",
-        "lora_config",
-    ),
-    "OptimizerConfig": (
-        "optimizer_type learning_rate lr_scheduler lr_warmup_steps lr_decay_steps lr_scheduler_num_cycles lr_scheduler_power "
-        "lr_scheduler_min_lr_ratio max_grad_norm optimizer_args",
-        "optimizer",
-    ),
-    "SamplingConfig": (
-        "timestep_sampling discrete_flow_shift sigmoid_scale weighting_scheme logit_mean logit_std mode_scale min_timestep max_timestep "
-        "preserve_distribution_shape num_timestep_buckets sample_prompts sample_every_n_steps sample_every_n_epochs sample_at_first "
-        "sample_width sample_height sample_frames sample_steps sample_seed",
-        "sampling",
-    ),
-    "WanLoRATrainer": (
-        "output_name resume processes run_id",
-        "lora_name lora_path lora_model loss_map job",
-    ),
-    "WanVideoGenerator": (
-        "prompt negative_prompt width height video_length fps infer_steps guidance_scale flow_shift seed sample_solver lora_1 "
-        "multiplier_1 lora_2 multiplier_2 lora_3 multiplier_3 lora_4 multiplier_4 cfg_skip_mode cfg_apply_ratio slg_layers slg_mode "
-        "slg_scale slg_start slg_end cpu_noise trim_tail_frames attn_mode vae_cache_cpu device",
-        "video frames path",
-    ),
-    "VideoOutput": (
-        "filename_prefix format fps",
-        "path",
-    ),
-    "BackendInfo": (
-        "refresh",
-        "report",
-    ),
-}
+SAVED: dict[str, Any] = json.loads(Path(__file__).with_name("saved_workflows.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("node", FIRST_RELEASE)
-def test_widgets_and_outputs_keep_their_places(part: Any, node: str) -> None:
-    spec = next(one.spec for one in part("nodes.catalog").NODES if one.spec.id == f"MusubiTuner_{node}")
-    widgets, outputs = (names.split() for names in FIRST_RELEASE[node])
-    assert [entry.name for entry in spec.inputs if entry.is_widget][: len(widgets)] == widgets
-    assert [output.name for output in spec.outputs][: len(outputs)] == outputs
+@pytest.mark.parametrize("node", SAVED["nodes"])
+def test_inputs_and_outputs_keep_their_places_and_kinds(part: Any, node: str) -> None:
+    spec, saved = part("nodes.catalog").BY_NAME[node].spec, SAVED["nodes"][node]
+    widgets = [[entry.name, entry.kind] for entry in spec.inputs if entry.is_widget]
+    assert widgets[: len(saved["widgets"])] == [widget[:2] for widget in saved["widgets"]]
+    sockets = [[entry.name, entry.kind] for entry in spec.inputs if not entry.is_widget]
+    assert sockets[: len(saved["sockets"])] == saved["sockets"]
+    assert [[output.name, output.kind] for output in spec.outputs][: len(saved["outputs"])] == saved["outputs"]
+
+
+@pytest.mark.parametrize("node", SAVED["nodes"])
+def test_values_that_could_be_saved_are_still_taken(part: Any, node: str) -> None:
+    spec = part("nodes.catalog").BY_NAME[node].spec
+    for name, kind, default, allowed in SAVED["nodes"][node]["widgets"]:
+        entry = spec.input(name)
+        if kind in ("INT", "FLOAT"):
+            assert entry.lowest <= allowed[0] and entry.maximum >= allowed[1], name
+        elif allowed is not None:
+            assert set(allowed) <= set(entry.choices), name
+        assert entry.default == default, f"{name}: prompts that leave it out would mean something else"
+
+
+@pytest.mark.parametrize("name", SAVED["workflows"])
+def test_a_saved_workflow_is_read_as_it_was_meant(part: Any, tmp_path: Path, name: str) -> None:
+    file = tmp_path / f"{name}.json"
+    file.write_text(json.dumps(SAVED["workflows"][name]), encoding="utf-8")
+    steps = part("headless.workflow").read(file)
+    host = part("headless.terminal").TerminalHost(tmp_path)
+    for step in steps.values():
+        widgets = [widget[0] for widget in SAVED["nodes"][step.node.spec.id.removeprefix("MusubiTuner_")]["widgets"]]
+        assert set(widgets) <= set(step.constants) | set(step.links), step.title
+        listed = {entry.name for entry in step.node.spec.inputs if callable(entry.choices)}  # files that are not on this machine
+        values = {name: value for name, value in step.constants.items() if name not in listed}
+        assert {problem.input for problem in part("nodes.spec").check(step.node, host, values)} <= PLACES, step.title
+        for socket, (source, slot) in step.links.items():
+            given, wanted = steps[source].node.spec.outputs[slot].kind, step.node.spec.input(socket).kind
+            assert given == wanted or given == "*", f"{step.title}.{socket}"
+
+
+PLACES = {"path", "cache_directory", "checkpoints"}
+"""Widgets that name folders and files that only the people have who saved the workflow."""
