@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -211,7 +212,7 @@ def test_the_request_is_answered_and_says_what_is_written(project: Any, monkeypa
 
     def slow(self: checkpoints.Checkpoints, stem: str, *arguments: Any) -> Path:
         while f'"file": "{stem}-state"' not in events.read_text():
-            pass
+            time.sleep(0.01)
         return save(self, stem, *arguments)
 
     monkeypatch.setattr(checkpoints.Checkpoints, "save_state", slow)
@@ -264,7 +265,7 @@ def two_processes(project: Any, story: str, meanwhile: Callable[[list[subprocess
         for rank in range(2)
     ]  # fmt: skip
     while not (project.folder / "saving").exists() and processes[0].poll() is None:
-        pass
+        time.sleep(0.01)  # what waits without sleep takes a processor from the two that train
     meanwhile(processes)
     (project.folder / "go on").touch()
     printed = [process.communicate()[0] for process in processes]

@@ -1,15 +1,12 @@
-"""Trainings write their log in musubi-tuner's two languages; a stdout that holds only ascii or cp1252 must not end them."""
+"""Trainings write their log in musubi-tuner's two languages; a stdout that does not hold them all must not end them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import pytest
 
-
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-def test_a_training_goes_through(encoding: str, project: Any) -> None:
-    process = project.start("out", environment={"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}, max_train_steps=1, output_name="映画")
+def test_a_training_goes_through(project: Any) -> None:
+    process = project.start("out", environment={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}, max_train_steps=1, output_name="映画")
     shown, _ = process.communicate()
     assert process.returncode == 0, shown
     assert (project.folder / "out" / "out" / "映画.safetensors").is_file()
