@@ -39,12 +39,15 @@ def test_scaled_8_bit_wants_both_flags(project: Any, capfd: pytest.CaptureFixtur
 
 @pytest.mark.slow
 def test_compiled_blocks_train_the_same_lora(project: Any, same: SimpleNamespace) -> None:
+    """With the backend that only traces; gradients by compilers are compared where blocks are compiled without a training."""
+    from torch._dynamo.utils import counters
+
     saving = ["--fp8_base", "--fp8_scaled", "--gradient_checkpointing"]
-    project.train("plain", *saving, max_train_steps=3)
-    project.train("compiled", *saving, "--compile", max_train_steps=3, blocks_to_swap=1, compile_backend="aot_eager")
-    project.train("accelerate", *saving, max_train_steps=3, dynamo_backend="EAGER")
+    project.train("plain", *saving, max_train_steps=2)
+    counters.clear()
+    project.train("compiled", *saving, max_train_steps=2, blocks_to_swap=1, dynamo_backend="EAGER")
+    assert counters["stats"]["unique_graphs"] > 0
     assert same.difference(project.lora("compiled"), project.lora("plain")) < 1e-4
-    assert same.difference(project.lora("accelerate"), project.lora("plain")) < 1e-4
 
 
 def test_compiling_swapped_blocks_wants_checkpointing(project: Any, capfd: pytest.CaptureFixture[str]) -> None:
