@@ -56,7 +56,7 @@ WAN = Subject(
     Wan,
     ("wan_cache_latents", "wan_cache_text_encoder_outputs", "wan_train_network", "wan_generate_video"),
     ("t5",),
-    ("--task", "t2v-1.3B", "--network_module", "networks.lora_wan", "--max_train_steps", 400),
+    ("--task", "t2v-1.3B", "--network_module", "networks.lora_wan", "--max_train_steps", 250),
     ("--task", "t2v-1.3B", *LENGTH),
     (("time_projection.1.weight",), 15),
 )
@@ -65,14 +65,14 @@ SUBJECTS = {
     "Wan image-to-video": replace(
         WAN,
         kind="wan_i2v",
-        training=("--task", "i2v-14B", "--network_module", "networks.lora_wan", "--max_train_steps", 400),
+        training=("--task", "i2v-14B", "--network_module", "networks.lora_wan", "--max_train_steps", 250),
         generating=("--task", "i2v-14B", *LENGTH, "--image_path", "{start}"),
         looking=("clip",),
     ),
     "Wan2.2, both experts": replace(
         WAN,
         kind="wan22",
-        training=("--task", "t2v-A14B", "--network_module", "networks.lora_wan", "--timestep_boundary", 500, "--max_train_steps", 400),
+        training=("--task", "t2v-A14B", "--network_module", "networks.lora_wan", "--timestep_boundary", 500, "--max_train_steps", 250),
         generating=("--task", "t2v-A14B", *LENGTH, "--timestep_boundary", 0.5, "--guidance_scale_high_noise", 1),
         transformers=("dit", "dit_high_noise"),
         loras=("lora_weight", "lora_weight_high_noise"),
@@ -82,7 +82,7 @@ SUBJECTS = {
         HunyuanVideo,
         ("cache_latents", "cache_text_encoder_outputs", "hv_train_network", "hv_generate_video"),
         ("text_encoder1", "text_encoder2"),
-        ("--network_module", "networks.lora", "--max_train_steps", 300),
+        ("--network_module", "networks.lora", "--max_train_steps", 200),
         LENGTH,
         (("_mod.linear.weight", ".modulation.linear.weight"), 5),
     ),
@@ -91,7 +91,7 @@ SUBJECTS = {
         FramePack,
         ("fpack_cache_latents", "fpack_cache_text_encoder_outputs", "fpack_train_network", "fpack_generate_video"),
         ("text_encoder1", "text_encoder2"),
-        ("--network_module", "networks.lora_framepack", "--max_train_steps", 500),
+        ("--network_module", "networks.lora_framepack", "--max_train_steps", 300),
         ("--latent_window_size", 1, "--video_sections", 1, "--image_path", "{start}"),
         ((".norm1.linear.weight", ".norm1_context.linear.weight", ".norm.linear.weight"), 8),
         looking=("image_encoder",),
@@ -112,7 +112,7 @@ TRAINING = {
     "seed": 42,
 }
 SAMPLING = ["--video_size", SIZE, SIZE, "--infer_steps", 10, "--flow_shift", 1, "--guidance_scale", 1]
-SEEDS = (1, 2, 3, 4, 5, 6)
+SEEDS = (1, 2, 3)
 
 
 def _tool(*words: object) -> None:
@@ -169,11 +169,10 @@ def test_a_video_made_with_the_lora_resembles_the_clip_it_was_trained_on(
 ) -> None:
     """Everything is compared with controls that are made the same way from the same seeds.
 
-    Distances are relative to the length of the clip's latents: a model that makes nothing is at 1. Measured for Wan with three seeds of
-    the training: 0.15 to 0.17; 1.01 without the LoRA; 0.71 to 0.79 of the distance with timesteps told wrongly, and 1.00 of it where
-    the product itself tells them wrongly. Image-to-video 0.14 and 1.08, Wan2.2 with both experts 0.17 and 1.01. For HunyuanVideo:
-    0.07 to 0.11; 1.01; 0.56 to 0.76. For FramePack, which sees the first frame without noise and so needs the timestep less: 0.12; 1.06;
-    0.56 and 0.65.
+    Distances are relative to the length of the clip's latents: a model that makes nothing is at 1. Measured with and without the LoRA,
+    and as a share of the distance with timesteps told wrongly: Wan 0.15, 1.01 and 0.76, with three other seeds of a longer training up to
+    0.79, and 1.00 where the product itself tells them wrongly; image-to-video 0.16, 1.08 and 0.81; Wan2.2 with both experts 0.19, 1.01
+    and 0.77; HunyuanVideo 0.11, 1.01 and 0.79; FramePack, which sees the first frame without noise, 0.16, 1.06 and 0.75.
     """
     subject = SUBJECTS[name]
     cache_latents, cache_text, _, generate = subject.tools
