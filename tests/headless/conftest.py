@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "backend")}
+from musubi_backend.tools.demo import write_models
+from musubi_backend.tools.demo_clips import write_clips
 
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Demo models and clips, made once."""
     folder = tmp_path_factory.mktemp("demo")
-    board = ("--subject", "chessboard", "--clips", "1")
-    for tool, name, *flags in (("demo_models", "models"), ("demo_dataset", "dataset"), ("demo_dataset", "quickstart", *board)):
-        command = [sys.executable, "-m", "musubi_backend", tool, "--output", str(folder / name), *flags]
-        subprocess.run(command, check=True, capture_output=True, env=ENVIRONMENT)
+    write_models(folder / "models")
+    write_clips(folder / "dataset")
+    write_clips(folder / "quickstart", count=1, subject="chessboard")
     return folder
 
 

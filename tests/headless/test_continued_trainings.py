@@ -63,5 +63,6 @@ def test_more_steps_other_samples_and_less_memory_go_on_in_one_run(home: Path) -
     said = train(home, *kept, "LoRATrainingConfig.max_train_steps=4", "LoRATrainingConfig.training_comment=")
     assert "nothing that decides it changed" in said or "nothing changed" in said
     assert published(home) == first | second
-    train(home, *kept, "LoRATrainingConfig.max_train_steps=4", "OptimizerConfig.learning_rate=0.0123")
-    assert len(list((home / "runs").iterdir())) == 2 and len(published(home)) == 3, "another rate is another training with its own file"
+    (home / "demo" / "quickstart" / "chessboard.txt").write_text("a new caption", encoding="utf-8")
+    train(home, *kept, "LoRATrainingConfig.max_train_steps=4")
+    assert len(list((home / "runs").iterdir())) == 2 and len(published(home)) == 3, "another caption is another training with its own file"

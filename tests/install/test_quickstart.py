@@ -1,9 +1,8 @@
-"""The main job as a newcomer runs it: demo data, caches, training, what came of it, in a home whose path is awkward; and once more."""
+"""The main job as a newcomer runs it: demo data, caches, training, what came of it, in a home whose path is awkward."""
 
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -26,9 +25,7 @@ HEIGHT = 256
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_quickstart_shows_that_it_has_learned_and_a_second_run_redoes_nothing(
-    repository: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_quickstart_shows_that_it_has_learned_its_clip(repository: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("skimage")
     home = tmp_path / "mein Heim ビデオ"
     home.mkdir()
@@ -53,23 +50,6 @@ def test_the_quickstart_shows_that_it_has_learned_and_a_second_run_redoes_nothin
     computed = computed_in(torch.bfloat16, pick_device(None))
     expected = "bf16" if computed == torch.bfloat16 else "no"
     assert read_header(found["LoRA"]).metadata["ss_mixed_precision"] == expected, "what `auto` came to, not the word"
-    _check_reuse(repository, home, found["comparison"])
-
-
-def _check_reuse(root: Path, home: Path, saved: Path) -> None:
-    """Nothing runs again while nothing changed; without the saved video, only saving it does."""
-    jobs = set((home / "jobs").iterdir())
-    command = [sys.executable, "-m", "headless", str(root / "workflows" / "quickstart.json"), "--home", str(home)]
-
-    def reused() -> int:
-        return subprocess.run(command, cwd=root, capture_output=True, check=True, encoding="utf-8").stdout.count("nothing changed")
-
-    assert reused() == 13
-    assert set((home / "jobs").iterdir()) == jobs
-    saved.unlink()
-    assert reused() == 12
-    assert saved.is_file()
-    assert not [job for job in set((home / "jobs").iterdir()) - jobs if "wan_" in job.name]
 
 
 def _check_comparison(path: Path) -> None:
