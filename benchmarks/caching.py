@@ -47,7 +47,7 @@ def write_vae(path: Path) -> dict[str, object]:
     """A random VAE of the smallest useful width; returns its sizes for musubi-tuner, which cannot read them from the file."""
     sys.path.insert(0, str(ROOT / "backend"))
     import torch
-    from musubi_backend.tools.demo_wan_vae import MULTIPLIERS, shapes_of
+    from musubi_backend.architectures.wan.demo_vae import MULTIPLIERS, shapes_of
     from safetensors.torch import save_file
 
     generator = torch.Generator().manual_seed(0)

@@ -12,10 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..backend.musubi_backend.architectures.card import Task
+from ..backend.musubi_backend.demo.models import KINDS, kind_for
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.argv import to_argv
-from ..backend.musubi_backend.tools.demo import KINDS
 from ..nodes.jobs.config import DEMO_MODELS
 from ..nodes.jobs.follow import run_tool
 from ..nodes.models import ModelPaths
@@ -64,10 +63,7 @@ def kind_of(step: Step) -> str:
     """Which demo models stand in for those of a Model Paths node. UserError where there are none."""
     assert isinstance(step.node, ModelPaths)
     card = step.node.card
-    kind = _wan_kind(card.task(step.constants["task"])) if card.id == "wan" else card.id
-    if kind not in KINDS:
-        raise UserError(f"--demo: there are no tiny models of {step.node.card.title}; there are {', '.join(KINDS)}")
-    return kind
+    return kind_for(card, card.task(step.constants.get("task")))
 
 
 def _kind_needed(step: Step) -> str | None:
@@ -80,16 +76,6 @@ def _kind_needed(step: Step) -> str | None:
 def _name(step: Step) -> str:
     """A node's name without the pack's."""
     return step.node.spec.id.split("_", 1)[1]
-
-
-def _wan_kind(task: Task) -> str:
-    if task.boundary is not None:
-        return "wan22_i2v" if task.start_image else "wan22"
-    if task.control:
-        return "wan_fc"
-    if task.last_frame:
-        return "wan_flf2v"
-    return "wan_i2v" if task.start_image else "wan"
 
 
 async def _make(host: TerminalHost, tool: str, values: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ Toml = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def demo_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    from musubi_backend.tools.demo import write_models
+    from musubi_backend.demo.models import write_models
 
     return write_models(tmp_path_factory.mktemp("models"))
 

@@ -16,9 +16,9 @@ from musubi_backend import architectures, job
 from musubi_backend.__main__ import main
 from musubi_backend.cache import caching, latents
 from musubi_backend.dataset.problems import Problem
+from musubi_backend.demo.clips import write_clips
 from musubi_backend.errors import StopRequested, UserError
 from musubi_backend.options.parser import parse
-from musubi_backend.tools.demo_clips import write_clips
 from musubi_backend.weights.safetensors_file import load, save_atomic
 
 Write = Callable[..., Path]

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 from musubi_backend.__main__ import main
+from musubi_backend.demo import encoders as demo
 from musubi_backend.encoders.hunyuan_vae import HunyuanVAE
-from musubi_backend.tools import demo_hunyuan_encoders as demo
 from musubi_backend.weights.safetensors_file import save_atomic
 from safetensors import safe_open
 

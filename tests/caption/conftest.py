@@ -22,7 +22,7 @@ SEEN = {  # what the demo model is built to see in them
 @pytest.fixture(scope="session")
 def vl_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo Qwen2.5-VL with its tokenizer beside it."""
-    from musubi_backend.tools.demo import write_models
+    from musubi_backend.demo.models import write_models
 
     return write_models(tmp_path_factory.mktemp("models"), kind="qwen_vl")["qwen_vl"]
 
@@ -43,7 +43,7 @@ def photos(tmp_path: Path) -> Path:
 @pytest.fixture
 def clip(photos: Path) -> Path:
     """A real clip among the photographs: the camera over a cup of coffee, which is dark and warm."""
-    from musubi_backend.tools.demo_clips import write_clips
+    from musubi_backend.demo.clips import write_clips
 
     made = write_clips(photos.parent / "clips", count=3, frames=17)[2]
     return made.rename(photos / "moving.mp4")

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from musubi_backend.demo.qwen_vl import GEOMETRY
 from musubi_backend.encoders.qwen_vl import QwenVL
 from musubi_backend.encoders.qwen_vl_pixels import Pixels, fitting_size, of_clip, of_picture
 from musubi_backend.errors import UserError
 from musubi_backend.memory.fp8 import Fp8Linear
 from musubi_backend.tools.caption import Describer, Unanswered
 from musubi_backend.tools.caption_media import chosen_frames, clip_pixels
-from musubi_backend.tools.demo_qwen_vl import GEOMETRY
 from musubi_backend.weights.geometry import GEOMETRY_KEY
 from musubi_backend.weights.recognise import recognise
 from musubi_backend.weights.safetensors_file import load, read_header, save_atomic

@@ -17,8 +17,8 @@ from musubi_backend.architectures.hunyuan_video.adapter import HunyuanVideo
 from musubi_backend.architectures.protocol import Architecture
 from musubi_backend.architectures.wan.adapter import Wan
 from musubi_backend.dataset.config import load_config
+from musubi_backend.demo.models import write_models
 from musubi_backend.inference.video_file import write_mp4
-from musubi_backend.tools.demo import write_models
 from musubi_backend.weights.safetensors_file import load, read_header, save_atomic
 from PIL import Image
 

@@ -11,12 +11,12 @@ from musubi_backend.__main__ import main
 from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.architectures.wan.keys import GEOMETRY_KEY, WanGeometry, geometry_of
 from musubi_backend.architectures.wan.model import WanTransformer
+from musubi_backend.demo.clips import write_clips
+from musubi_backend.demo.models import KINDS, write_models
 from musubi_backend.encoders.umt5 import UMT5
 from musubi_backend.encoders.wan_vae import WanVAE
 from musubi_backend.errors import UserError
 from musubi_backend.layers.lora import LoRANetwork
-from musubi_backend.tools.demo import KINDS, write_models
-from musubi_backend.tools.demo_clips import write_clips
 from musubi_backend.weights.recognise import recognise
 from musubi_backend.weights.safetensors_file import read_header
 from safetensors.torch import load_file

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from musubi_backend.demo import encoders as demo
 from musubi_backend.encoders.clip_text import ClipText
 from musubi_backend.encoders.clip_text import _config as clip_config
 from musubi_backend.encoders.llama import VIDEO_INSTRUCTION, LlamaEncoder
@@ -20,7 +21,6 @@ from musubi_backend.encoders.siglip import Siglip
 from musubi_backend.encoders.siglip import _config as siglip_config
 from musubi_backend.encoders.token_files import INSIDE, from_json
 from musubi_backend.errors import UserError
-from musubi_backend.tools import demo_hunyuan_encoders as demo
 from musubi_backend.weights.loader import Weights
 from musubi_backend.weights.safetensors_file import Header, TensorInfo
 from safetensors.torch import load_file, save_file

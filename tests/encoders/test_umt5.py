@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from musubi_backend.demo.umt5 import CORPUS, sentencepiece_model, umt5
 from musubi_backend.encoders import tokenizer as tokenizers
 from musubi_backend.encoders.tokenizer import clean, find_tokenizer, from_sentencepiece
 from musubi_backend.encoders.umt5 import UMT5, padded
 from musubi_backend.errors import UserError
 from musubi_backend.memory.fp8 import quantise
-from musubi_backend.tools.demo_umt5 import CORPUS, sentencepiece_model, umt5
 from musubi_backend.weights.safetensors_file import save_atomic
 from safetensors.torch import load_file
 

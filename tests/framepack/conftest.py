@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from musubi_backend.__main__ import main
+from musubi_backend.demo.models import write_models
 from musubi_backend.inference.video_file import write_mp4
-from musubi_backend.tools.demo import write_models
 from PIL import Image
 
 WINDOW = 2

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from musubi_backend.__main__ import main
+from musubi_backend.architectures.framepack.demo_transformer import framepack_transformer
 from musubi_backend.inference.video_file import read_pictures
-from musubi_backend.tools.demo_hunyuan_transformers import framepack_transformer
 from musubi_backend.weights.safetensors_file import load, read_header, save_atomic
 from PIL import Image
 

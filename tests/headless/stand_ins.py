@@ -18,12 +18,12 @@ from musubi_backend.architectures.framepack.model import FramePackTransformer
 from musubi_backend.architectures.hunyuan_video.keys import HunyuanGeometry
 from musubi_backend.architectures.hunyuan_video.model import HunyuanTransformer
 from musubi_backend.architectures.wan.card import CARD
+from musubi_backend.architectures.wan.demo_vae import DIM, RES_BLOCKS, shapes_of
 from musubi_backend.architectures.wan.keys import WanGeometry
 from musubi_backend.architectures.wan.model import WanTransformer
+from musubi_backend.demo.models import write_models
 from musubi_backend.encoders.token_files import INSIDE
 from musubi_backend.encoders.wan_vae import diffusers_key
-from musubi_backend.tools.demo import write_models
-from musubi_backend.tools.demo_wan_vae import DIM, RES_BLOCKS, shapes_of
 from musubi_backend.weights.safetensors_file import DTYPE_BITS, layout_of, read_header
 
 Shapes = dict[str, tuple[int, ...]]

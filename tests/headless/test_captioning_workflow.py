@@ -26,7 +26,7 @@ def run(home: Path, *settings: str) -> str:
 
 @pytest.mark.slow
 def test_pictures_get_captions_that_the_dataset_takes(home: Path) -> None:
-    from musubi_backend.tools.demo import write_models
+    from musubi_backend.demo.models import write_models
     from PIL import Image
     from skimage import data
 

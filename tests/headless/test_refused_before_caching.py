@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from musubi_backend.tools.demo import KINDS
+from musubi_backend.demo.models import KINDS
 from musubi_backend.weights.safetensors_file import load, read_header, save_atomic
 
 ROOT = Path(__file__).resolve().parents[2]

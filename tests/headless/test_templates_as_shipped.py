@@ -18,6 +18,7 @@ import torch
 from musubi_backend import __main__ as command_line
 from musubi_backend import architectures
 from musubi_backend.cache.caching import find_items
+from musubi_backend.demo.clips import write_clips
 from musubi_backend.encoders.qwen_vl_load import load_model
 from musubi_backend.inference.requests import build_request
 from musubi_backend.layers.experts import experts_of
@@ -25,7 +26,6 @@ from musubi_backend.memory.plan import MemoryPlan
 from musubi_backend.options.option import CACHE_LATENTS, CACHE_TEXT, CAPTION, GENERATE, LORA_MERGE, TRAIN
 from musubi_backend.options.parser import parse
 from musubi_backend.options.registry import tool
-from musubi_backend.tools.demo_clips import write_clips
 from musubi_backend.training import network, train
 from musubi_backend.training.rehearsal import rehearse
 from musubi_backend.training.samples import Samples

@@ -13,9 +13,9 @@ import pytest
 import torch
 from musubi_backend.__main__ import main
 from musubi_backend.architectures.hunyuan_video.model import HunyuanTransformer
+from musubi_backend.demo.models import write_models
 from musubi_backend.encoders.hunyuan_vae import SCALING_FACTOR
 from musubi_backend.inference.video_file import write_mp4
-from musubi_backend.tools.demo import write_models
 from musubi_backend.weights.safetensors_file import load, read_header, save_atomic
 from PIL import Image
 from torch import Tensor

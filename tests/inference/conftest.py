@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from musubi_backend.architectures.wan.model import WanGeometry, WanTransformer
-from musubi_backend.tools.demo import write_models
+from musubi_backend.demo.models import write_models
 
 TEXT_DIM = 32
 

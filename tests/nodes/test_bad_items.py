@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from musubi_backend.tools.demo_clips import write_clips
+from musubi_backend.demo.clips import write_clips
 
 
 @pytest.fixture

@@ -138,7 +138,7 @@ def test_pages_follow_each_other(view: Callable[..., Any], part: Any) -> None:
 
 def test_clips_show_the_frames_that_are_trained(host: DiskHost, part: Any, tmp_path: Path) -> None:
     from musubi_backend.__main__ import main
-    from musubi_backend.tools.demo_clips import write_clips
+    from musubi_backend.demo.clips import write_clips
 
     write_clips(host.input_dir / "clips", count=1, frames=21)
     table = {"video_directory": (host.input_dir / "clips").as_posix(), "caption_extension": ".txt", "resolution": [64, 64],

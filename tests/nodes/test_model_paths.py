@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from musubi_backend.tools.demo import KINDS, write_models
+from musubi_backend.demo.models import KINDS, write_models
 from musubi_backend.weights.safetensors_file import load, read_header, save_atomic
 
 NODES = {"wan": "WanModelPaths", "hv": "HunyuanVideoModelPaths", "fp": "FramePackModelPaths"}

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from musubi_backend import threads
 from musubi_backend.dataset import clips
+from musubi_backend.demo.clips import write_clips
 from musubi_backend.options.option import CACHE_LATENTS, GENERATE, LORA_MERGE, TRAIN
-from musubi_backend.tools.demo_clips import write_clips
 
 ASK_OPENMP = {"OMP_DISPLAY_ENV": "TRUE"}  # any OpenMP prints what it took from its environment when it is loaded
 

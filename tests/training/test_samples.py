@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from musubi_backend.tools.demo import write_models
+from musubi_backend.demo.models import write_models
 from musubi_backend.weights.safetensors_file import load, save_atomic
 
 pytest.importorskip("diffusers")

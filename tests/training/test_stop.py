@@ -18,8 +18,8 @@ import pytest
 import torch
 from musubi_backend import job
 from musubi_backend.architectures.wan.model import WanAttentionBlock
+from musubi_backend.demo.models import write_models
 from musubi_backend.encoders.wan_vae import WanVAE
-from musubi_backend.tools.demo import write_models
 from musubi_backend.training import checkpoints
 from musubi_backend.training.state import TrainingState
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from musubi_backend import architectures
 from musubi_backend.__main__ import main
+from musubi_backend.demo.models import write_models
 from musubi_backend.inference.requests import build_request
 from musubi_backend.layers.experts import HIGH, LOW, Experts, experts_of
 from musubi_backend.options.parser import parse
-from musubi_backend.tools.demo import write_models
 from musubi_backend.training.network import build
 from musubi_backend.training.timesteps import TimestepSampling, noise_levels
 from musubi_backend.weights.safetensors_file import load, read_header, save_atomic
@@ -244,7 +244,7 @@ def training(models: dict[str, Path], tmp_path: Path, build_caches: Path) -> Cal
 
 @pytest.fixture(scope="module")
 def build_caches(tmp_path_factory: pytest.TempPathFactory, models: dict[str, Path]) -> Path:
-    from musubi_backend.tools.demo_clips import write_clips
+    from musubi_backend.demo.clips import write_clips
 
     folder = tmp_path_factory.mktemp("data")
     write_clips(folder / "clips", count=2, size=(32, 32), frames=5)

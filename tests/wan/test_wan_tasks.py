@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from musubi_backend.__main__ import main
-from musubi_backend.tools.demo import write_models
-from musubi_backend.tools.demo_clips import write_clips
+from musubi_backend.demo.clips import write_clips
+from musubi_backend.demo.models import write_models
 from musubi_backend.weights.safetensors_file import load, read_header
 from PIL import Image
 

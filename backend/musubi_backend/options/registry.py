@@ -76,8 +76,8 @@ _VERBS = {
     INSPECT_DATASET: ("dataset.inspect", "say what a dataset file comes to, and what of it cannot be used and why"),
     VIEW_DATASET: ("tools.view_dataset", "show a page of a dataset: a contact sheet, buckets, frame windows, captions"),
     VIDEO_CONVERT: ("tools.video_convert", "turn a video, or a folder of png files, into mp4, webm, gif or png files"),
-    DEMO_MODELS: ("tools.demo", "write tiny models with random weights, to try everything in seconds"),
-    DEMO_DATASET: ("tools.demo_clips", "write a small dataset of captioned clips to train the demo models on"),
+    DEMO_MODELS: ("demo.models", "write tiny models with random weights, to try everything in seconds"),
+    DEMO_DATASET: ("demo.clips", "write a small dataset of captioned clips to train the demo models on"),
 }
 _OWN_TOOLS = (
     LORA_EMA,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ...architectures import cards, default_card
-from ...tools.demo import KINDS
-from ...tools.demo_clips import SUBJECTS
+from ...demo.clips import SUBJECTS
+from ...demo.models import ABOUT, KINDS
 from ..option import DEMO_DATASET, DEMO_MODELS, INSPECT_DATASET, VIDEO_CONVERT, VIEW_DATASET, Group, Option
 
 GROUPS = (
@@ -28,12 +28,10 @@ GROUPS = (
             ),
             Option(
                 "--kind",
-                default="wan",
+                default=next(iter(KINDS)),
                 choices=tuple(KINDS),
                 verbs=(DEMO_MODELS,),
-                help="Which models to make: wan makes video from text; the others start from a picture (i2v), also end with one "
-                "(flf2v), follow a control video (fc), or are Wan2.2's two experts (wan22); hv is HunyuanVideo, "
-                "fp FramePack; qwen_vl writes captions.",
+                help=f"Which models to make: {ABOUT}.",
             ),
             Option("--clips", int, 4, verbs=(DEMO_DATASET,), minimum=1, maximum=64, unit="clips", help="How many clips to make."),
             Option(

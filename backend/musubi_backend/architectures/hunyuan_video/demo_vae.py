@@ -1,7 +1,7 @@
 """A tiny HunyuanVideo VAE that works without training: every layer is set to a step of a small wavelet transform.
 
-The transform is that of `demo_wan_vae` (see `wavelet`): over three halvings the means of 2x2 pixels, with differences inside them from the
-second on; pairs of frames are averaged. The decoder gives the mean colours back, interpolated in space and held in time.
+The transform is that of the tiny Wan VAE (see `demo.wavelet`): over three halvings the means of 2x2 pixels, with differences inside
+them from the second on; pairs of frames are averaged. The decoder gives the mean colours back, interpolated in space and held in time.
 
 All residual branches are zero. Two tricks make the layers with a nonlinearity linear: silu(x) - silu(-x) = x, so the last norm is given
 each feature with both signs; and two large constant channels of opposite sign keep that group norm (of one group) from shifting or
@@ -13,9 +13,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from ..encoders.hunyuan_vae import SCALING_FACTOR
-from ..weights.geometry import GEOMETRY_KEY
-from .wavelet import ANCHOR, CHANNELS, COLOURS, FEATURES, GAINS, HAAR, identity, tap
+from ...demo.wavelet import ANCHOR, CHANNELS, COLOURS, FEATURES, GAINS, HAAR, identity, tap
+from ...encoders.hunyuan_vae import SCALING_FACTOR
+from ...weights.geometry import GEOMETRY_KEY
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,8 +92,8 @@ def _empty() -> dict[str, Tensor]:
     """Zeros of every tensor's shape, scales of norms one."""
     import torch
 
-    from ..encoders.hunyuan_vae import MODEL
-    from ..encoders.lean_import import diffusers_model
+    from ...encoders.hunyuan_vae import MODEL
+    from ...encoders.lean_import import diffusers_model
 
     levels = len(WIDTHS)
     with torch.device("meta"):

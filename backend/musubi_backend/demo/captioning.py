@@ -5,22 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .demo_parts import Part
+from .parts import Part
 
 if TYPE_CHECKING:
-    from .demo_parts import Content
+    from .parts import Content
 
 
 def _qwen_vl(seed: int) -> Content:
-    from .demo_qwen_vl import qwen_vl
+    from .qwen_vl import qwen_vl
 
     return qwen_vl(seed)
 
 
 def _tokenizer(folder: Path) -> None:
-    from .demo_qwen_vl import TOKENIZER_FOLDER, write_tokenizer
+    from .qwen_vl import TOKENIZER_FOLDER, write_tokenizer
 
     write_tokenizer(folder / TOKENIZER_FOLDER)
 
 
 KINDS = {"qwen_vl": {"qwen_vl": Part("demo_qwen_vl.safetensors", _qwen_vl, "bfloat16", _tokenizer)}}
+ABOUT = "qwen_vl writes captions"

@@ -1,25 +1,17 @@
-"""A tiny Wan transformer that a LoRA can teach: well conditioned, and with nothing in its frozen parts that loses information.
-
-Untrained random weights would not do: a LoRA changes only the blocks, so what the patch embedding drops or the head cannot
-express is lost for good. Here the embedding is an isometry, the head is its inverse, and the blocks add little to the stream.
-"""
+"""A tiny Wan transformer that a LoRA can teach (see `demo.teachable`)."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING
 
+from ...demo.teachable import ANCHOR, BLOCK_GAIN, HEAD_GAIN, basis
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
 DIM, FFN_DIM, HEADS, LAYERS = 128, 256, 4, 2
-BLOCK_GAIN = 0.1
-"""Size of what an untrained block adds to the stream, relative to its input."""
-ANCHOR = 0.7
-"""Length of a constant part of the stream relative to that of noise. It keeps the layer norms from hiding how large the input is."""
-HEAD_GAIN = 3.0
-"""The head gives three times its input: the layer norm bounds what a LoRA can make it say, and small timesteps need more than the input."""
 TIME_GAIN = 0.1
 """Size of the time features. They also shift the head's input, where large random values would be noise in the output."""
 MODULATION_GAIN = 2.0
@@ -37,8 +29,8 @@ def wan_transformer(
     float64, so that the rounding of different linear algebra kernels does not show and a seed always gives the same file."""
     import torch
 
-    from ..architectures.wan.keys import GEOMETRY_KEY, WanGeometry
-    from ..architectures.wan.model import IMAGE_TOKENS, WanTransformer
+    from .keys import GEOMETRY_KEY, WanGeometry
+    from .model import IMAGE_TOKENS, WanTransformer
 
     geometry = WanGeometry(
         dim=DIM, ffn_dim=FFN_DIM, num_heads=HEADS, num_layers=LAYERS, in_dim=in_dim, text_dim=text_dim, image_dim=image_dim,
@@ -98,13 +90,3 @@ def _initial(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor
     }
     gain = next((gain for ending, gain in gains.items() if name.endswith(ending)), 1.0)
     return torch.nn.init.orthogonal_(torch.empty(shape, dtype=torch.float64), gain, generator=generator).float()
-
-
-def basis(dim: int, generator: torch.Generator) -> Tensor:
-    """dim - 1 orthonormal columns [dim, dim - 1] whose entries sum to 0, so that layer norms do not shift them."""
-    import torch
-
-    vectors = torch.randn(dim, dim, generator=generator, dtype=torch.float64)
-    vectors[:, 0] = 1
-    columns: Tensor = torch.linalg.qr(vectors)[0][:, 1:]
-    return columns.float().contiguous()

@@ -1,7 +1,7 @@
-"""Tiny HunyuanVideo and FramePack transformers that a LoRA can teach, for the reasons in `demo_wan_transformer`.
+"""A tiny HunyuanVideo transformer that a LoRA can teach (see `demo.teachable`), and how its relatives are filled.
 
 The patch embedding is an isometry and the head its inverse; blocks add little to the stream; gates are open; the time acts through
-shifts and scales. History patches of FramePack are the mean of the small patches they stand for, as its makers began.
+shifts and scales.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from ..weights.geometry import GEOMETRY_KEY
-from .demo_wan_transformer import ANCHOR, BLOCK_GAIN, HEAD_GAIN, basis
+from ...demo.teachable import ANCHOR, BLOCK_GAIN, HEAD_GAIN, basis
+from ...weights.geometry import GEOMETRY_KEY
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from .demo_parts import Content
+    from ...demo.parts import Content
 
 DIM, MLP_DIM, HEADS, DOUBLE_LAYERS, SINGLE_LAYERS = 128, 256, 4, 2, 2
 ROPE_WIDTHS = (4, 14, 14)
@@ -32,34 +32,18 @@ _REFINER_GATES = (".blocks.0.adaLN_modulation.1.bias", ".norm_out.linear.bias")
 
 def hunyuan_transformer(text_dim: int, pooled_dim: int, seed: int, in_dim: int = 16) -> Content:
     """(tensors in the original layout, float32; metadata with the sizes). in_dim 32: of the image-to-video kind."""
-    from ..architectures.hunyuan_video.keys import HunyuanGeometry
-    from ..architectures.hunyuan_video.model import HunyuanTransformer
+    from .keys import HunyuanGeometry
+    from .model import HunyuanTransformer
 
     geometry = HunyuanGeometry(
         dim=DIM, num_heads=HEADS, mlp_dim=MLP_DIM, num_double_layers=DOUBLE_LAYERS, num_single_layers=SINGLE_LAYERS, in_dim=in_dim,
         text_dim=text_dim, pooled_dim=pooled_dim, num_refiner_layers=1, rope_widths=ROPE_WIDTHS,
     )  # fmt: skip
-    return _filled(HunyuanTransformer, geometry, "img_in.proj", "final_layer.linear", seed), {GEOMETRY_KEY: geometry.to_json()}
+    return filled(HunyuanTransformer, geometry, "img_in.proj", "final_layer.linear", seed), {GEOMETRY_KEY: geometry.to_json()}
 
 
-def framepack_transformer(text_dim: int, pooled_dim: int, image_dim: int, seed: int) -> Content:
-    """(tensors in the original layout, float32; metadata with the sizes)."""
-    from ..architectures.framepack.keys import FramePackGeometry
-    from ..architectures.framepack.model import FramePackTransformer
-
-    geometry = FramePackGeometry(
-        dim=DIM, num_heads=HEADS, mlp_dim=MLP_DIM, num_double_layers=DOUBLE_LAYERS, num_single_layers=SINGLE_LAYERS,
-        text_dim=text_dim, pooled_dim=pooled_dim, image_dim=image_dim, num_refiner_layers=1, rope_widths=ROPE_WIDTHS,
-    )  # fmt: skip
-    tensors = _filled(FramePackTransformer, geometry, "x_embedder.proj", "proj_out", seed)
-    weight, bias = tensors["x_embedder.proj.weight"], tensors["x_embedder.proj.bias"]
-    for name, times in (("proj", 1), ("proj_2x", 2), ("proj_4x", 4)):
-        tensors[f"clean_x_embedder.{name}.weight"] = weight.repeat(1, 1, times, times, times) / times**3
-        tensors[f"clean_x_embedder.{name}.bias"] = bias.clone()
-    return tensors, {GEOMETRY_KEY: geometry.to_json()}
-
-
-def _filled(model: type, geometry: object, embedding: str, head: str, seed: int) -> dict[str, Tensor]:
+def filled(model: type, geometry: object, embedding: str, head: str, seed: int) -> dict[str, Tensor]:
+    """Tensors of a transformer of this family. embedding, head: module paths of what takes in and gives out latents."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..encoders.token_files import INSIDE
 from ..weights.geometry import GEOMETRY_KEY
-from .demo_umt5 import CORPUS
+from .umt5 import CORPUS
 
 if TYPE_CHECKING:
     import torch

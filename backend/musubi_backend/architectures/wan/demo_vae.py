@@ -14,8 +14,8 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from ..encoders.wan_vae import MEAN, STD
-from .wavelet import ANCHOR, CHANNELS, COLOURS, FEATURES, GAINS, HAAR, identity, tap
+from ...demo.wavelet import ANCHOR, CHANNELS, COLOURS, FEATURES, GAINS, HAAR, identity, tap
+from ...encoders.wan_vae import MEAN, STD
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,35 +4,36 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .demo_parts import Part
+from ...demo.parts import Part
 
 if TYPE_CHECKING:
-    from .demo_parts import Content
+    from ...demo.parts import Content
+    from ..card import Task
 
 TEXT_DIM = 64
 IMAGE_DIM = 32
 
 
 def _transformer(seed: int, in_dim: int = 16, image: bool = False, pictures: int = 0) -> Content:
-    from .demo_wan_transformer import wan_transformer
+    from .demo_transformer import wan_transformer
 
     return wan_transformer(TEXT_DIM, seed, in_dim=in_dim, image_dim=IMAGE_DIM if image else None, pictures=pictures)
 
 
 def _vae(seed: int) -> Content:
-    from .demo_wan_vae import wan_vae
+    from .demo_vae import wan_vae
 
     return wan_vae(), {}
 
 
 def _t5(seed: int) -> Content:
-    from .demo_umt5 import umt5
+    from ...demo.umt5 import umt5
 
     return umt5(TEXT_DIM, seed), {}
 
 
 def _clip(seed: int) -> Content:
-    from .demo_clip_vision import clip_vision
+    from ...demo.clip_vision import clip_vision
 
     return clip_vision(IMAGE_DIM, seed)
 
@@ -60,3 +61,18 @@ KINDS = {
     "wan22_i2v": _experts("22_i2v", 36),
 }
 """Kind -> part (the name of its option) -> file. `wan_fc` serves both Fun-Control tasks."""
+ABOUT = (
+    "wan makes video from text, wan_i2v from a first frame, wan_flf2v from first and last frame, wan_fc follows a control video; wan22 and "
+    "wan22_i2v are Wan2.2's two experts"
+)
+
+
+def kind_for(task: Task) -> str:
+    """The kind that stands in for the real models of a task."""
+    if task.boundary is not None:
+        return "wan22_i2v" if task.start_image else "wan22"
+    if task.control:
+        return "wan_fc"
+    if task.last_frame:
+        return "wan_flf2v"
+    return "wan_i2v" if task.start_image else "wan"

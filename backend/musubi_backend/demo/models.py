@@ -1,7 +1,7 @@
 """`demo_models`: tiny models, so that captioning, caching, training and generating can be tried in seconds without a download.
 
-Nothing in them was trained. The transformers pass their input through and are easy to teach by LoRA (`demo_wan_transformer`); the
-VAEs really encode and decode, blurred (`demo_wan_vae`); the other encoders are random, with tokenizers made from a few captions.
+Nothing in them was trained. The transformers pass their input through and are easy to teach by LoRA (`teachable`); the VAEs really
+encode and decode, blurred (`wavelet`); the other encoders are random, with tokenizers made from a few captions.
 All files carry the layout and the dtype of the real ones.
 """
 
@@ -14,18 +14,32 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..architectures import cards, part_of
 from ..errors import UserError
 from ..weights.safetensors_file import read_header, save_atomic
-from . import demo_caption, demo_hunyuan, demo_wan
-from .demo_parts import Part
+from . import captioning
+from .parts import Part
 
 if TYPE_CHECKING:
-    from .demo_parts import Content
+    from ..architectures.card import Card, Task
+    from .parts import Content
 
 logger = logging.getLogger(__name__)
 
-KINDS: dict[str, dict[str, Part]] = {**demo_wan.KINDS, **demo_hunyuan.KINDS, **demo_caption.KINDS}
-"""What `--kind` can make; each architecture lists its kinds in a module of its own."""
+_MODULES = {card_id: module for card_id in cards() if (module := part_of(card_id, "demo")) is not None}
+
+KINDS: dict[str, dict[str, Part]] = {kind: parts for module in (*_MODULES.values(), captioning) for kind, parts in module.KINDS.items()}
+"""What `--kind` can make: part (the name of its option) -> file. Each architecture lists its kinds in its folder."""
+ABOUT = "; ".join(module.ABOUT for module in (*_MODULES.values(), captioning))
+
+
+def kind_for(card: Card, task: Task) -> str:
+    """Which demo models stand in for the real ones of a task. UserError where there are none."""
+    if card.id not in _MODULES:
+        raise UserError(f"there are no tiny models of {card.title}; there are {', '.join(KINDS)}")
+    kind: str = _MODULES[card.id].kind_for(task)
+    return kind
+
 
 _TAG = "musubi_demo"
 _VERSION = "3"
@@ -36,7 +50,7 @@ def run(args: Namespace) -> None:
     write_models(Path(args.output), args.seed, args.kind)
 
 
-def write_models(folder: Path, seed: int = 0, kind: str = "wan") -> dict[str, Path]:
+def write_models(folder: Path, seed: int = 0, kind: str = next(iter(KINDS))) -> dict[str, Path]:
     """The demo models of one kind in `folder`, by the name of their option: {"dit": ..., "vae": ..., "t5": ...}. UserError when the
     folder cannot be written."""
     parts = KINDS[kind]
