@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from musubi_backend.tools.demo import write_models
+from musubi_backend.demo.models import write_models
 from musubi_backend.weights.safetensors_file import save_atomic
 
 HERE = Path(__file__).parent / "made_up"

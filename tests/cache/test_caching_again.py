@@ -17,8 +17,8 @@ from musubi_backend.dataset import ahead
 from musubi_backend.dataset.decoding import DecodedEntry
 from musubi_backend.dataset.probe import Foreseen
 from musubi_backend.dataset.problems import Problem
-from musubi_backend.demo.models import write_models
 from musubi_backend.demo.clips import write_clips
+from musubi_backend.demo.models import write_models
 from musubi_backend.weights.safetensors_file import load, read_header, save_atomic
 
 
