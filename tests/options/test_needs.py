@@ -26,13 +26,14 @@ TOLD = {  # by verb: settings that do nothing alone; those in capitals are refus
         preserve_distribution_shape num_timestep_buckets guidance_scale log_prefix log_tracker_name log_config wandb_run_name wandb_api_key
         FP8_SCALED block_swap_ring_size dynamo_mode dynamo_fullgraph dynamo_dynamic use_pinned_memory_for_block_swap compile_backend
         compile_mode compile_dynamic compile_fullgraph compile_cache_size_limit timestep_boundary OFFLOAD_INACTIVE_DIT LORA_PER_EXPERT
+        skip_mismatched
     """,
     "generate": """
         FP8_FAST include_patterns exclude_patterns exclude_single_blocks cfg_skip_mode cfg_apply_ratio slg_layers slg_mode slg_scale
         slg_start slg_end strength control_image_path control_image_mask_path one_frame_auto_resize video_seconds guidance_rescale
         rope_scaling_factor magcache_retention_ratio magcache_threshold magcache_k use_pinned_memory_for_block_swap compile_backend
         compile_mode compile_dynamic compile_fullgraph compile_cache_size_limit OFFLOAD_INACTIVE_DIT LAZY_LOADING LORA_WEIGHT_HIGH_NOISE
-        guidance_scale_high_noise
+        guidance_scale_high_noise skip_mismatched
     """,
     "cache_latents": "console_width console_back console_num_images one_frame_no_2x one_frame_no_4x",
     "caption_images_by_qwen_vl": "output_file caption_extension video_frames",
@@ -44,7 +45,7 @@ TOLD = {  # by verb: settings that do nothing alone; those in capitals are refus
 def test_all_that_do_nothing_alone_are_known() -> None:
     for verb, words in TOLD.items():
         names = {need.setting.partition("=")[0] for need in NEEDS[verb]}
-        assert names == {word.lower() for word in words.split()}, verb
+        assert names == {word.lower() for word in words.split()}, f"{verb}: list here what the table has"
         assert {need.setting for need in NEEDS[verb] if need.refused} == {word.lower() for word in words.split() if word.isupper()}, verb
     assert set(NEEDS) == set(TOLD)
 

@@ -29,8 +29,8 @@ THE_NUMBERS = """
     lr_decay_steps lr_scheduler lr_scheduler_args lr_scheduler_min_lr_ratio lr_scheduler_num_cycles lr_scheduler_power
     lr_scheduler_timescale lr_scheduler_type lr_warmup_steps max_grad_norm max_timestep min_timestep mixed_precision mode_scale
     network_alpha network_args network_dim network_dropout network_module num_timestep_buckets one_frame optimizer_args optimizer_type
-    preserve_distribution_shape sage_attn scale_weight_norms sdpa seed sigmoid_scale split_attn task timestep_boundary timestep_sampling
-    weighting_scheme xformers
+    preserve_distribution_shape sage_attn scale_weight_norms sdpa seed sigmoid_scale skip_mismatched split_attn task timestep_boundary
+    timestep_sampling weighting_scheme xformers
 """
 THE_FILE = """
     metadata_arch metadata_author metadata_description metadata_license metadata_reso metadata_tags metadata_title no_metadata
@@ -50,4 +50,4 @@ THE_FILE = """
 def test_what_each_setting_changes(effect: str, names: str) -> None:
     """All others change nothing: where it runs, what it logs and samples, when it saves, how it saves memory."""
     found = {option.name for name in TRAINERS for option in options_for(name).values() if option.effect == effect}
-    assert found == set(names.split())
+    assert found == set(names.split()), "list here what the tables have"
