@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from musubi_backend.layers import mmdit
+from musubi_backend.layers.adapters import LoRAAdapter
 from musubi_backend.layers.attention import attention, repeated_key_biases
 from musubi_backend.layers.linear import Linear
 from musubi_backend.layers.norms import RMSNorm, gated_residual, modulated_norm
@@ -187,11 +188,31 @@ def test_a_recomputed_function_draws_the_same_numbers_and_leaves_the_next_ones(o
     x = draw(2, 8).requires_grad_()
     torch.manual_seed(3)
     mask = F.dropout(torch.ones(2, 8), 0.5)
-    following = torch.rand(3)
+    between, following = torch.rand(2), torch.rand(3)
     torch.manual_seed(3)
     out = recomputed(lambda one: F.dropout(one, 0.5).square().sin(), x, offload)
     torch.testing.assert_close(out, (x * mask).square().sin())
+    assert torch.equal(torch.rand(2), between)
     out.sum().backward()
     seen = (x * mask).detach()
     torch.testing.assert_close(x.grad, seen.square().cos() * 2 * seen * mask)
     assert torch.equal(torch.rand(3), following)
+
+
+def test_what_is_recomputed_from_frozen_inputs_gives_the_gradients_of_weights() -> None:
+    x, weight = draw(2, 3), nn.Parameter(draw(3, seed=1))
+    out = recomputed(lambda one: (one * weight).sin(), x)
+    out.sum().backward()
+    torch.testing.assert_close(weight.grad, ((x * weight).cos() * x).sum(0).detach())
+
+
+def test_an_adapters_part_is_added_once_and_only_while_it_is_on() -> None:
+    layer, adapter = Linear(4, 3).requires_grad_(False), LoRAAdapter(4, 3, 2, alpha=1.0)
+    with torch.no_grad():
+        adapter.lora_up.weight.copy_(draw(3, 2, seed=5))
+    layer.attach(adapter)
+    x = draw(2, 4)
+    base = x @ layer.weight.T + layer.bias
+    torch.testing.assert_close(layer(x), base + 0.5 * x @ adapter.lora_down.weight.T @ adapter.lora_up.weight.T)
+    adapter.enabled = False
+    torch.testing.assert_close(layer(x), base)

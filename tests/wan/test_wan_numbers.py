@@ -12,6 +12,7 @@ from musubi_backend.architectures.card import HIGH, LOW
 from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.architectures.wan.fitting import boundary, fitted, noise_shape
 from musubi_backend.architectures.wan.inputs import model_inputs
+from musubi_backend.architectures.wan.load import _check_both_are_trained
 from musubi_backend.architectures.wan.one_frame import OneFrame, condition
 from musubi_backend.errors import UserError
 from musubi_backend.inference.guidance import Guidance
@@ -110,6 +111,19 @@ def test_the_high_noise_steps_have_a_guidance_of_their_own(given: float | None, 
 )
 def test_what_is_sampled_has_a_frame_for_every_picture(task: str, changes: dict[str, Any], frames: int) -> None:
     assert noise_shape(replace(REQUEST, **changes), CARD.task(task)) == (16, frames, 6, 4)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "idle"),
+    [(None, None, None), (None, 876, None), (None, 875, HIGH), (874, None, None), (875, None, LOW), (900, 950, LOW)],
+)
+def test_timesteps_on_one_side_train_no_lora_of_the_other(low: int | None, high: int | None, idle: str | None) -> None:
+    limits = Namespace(task="t2v-A14B", timestep_boundary=None, min_timestep=low, max_timestep=high)
+    if idle is None:
+        _check_both_are_trained(limits)
+    else:
+        with pytest.raises(UserError, match=f"never train the {idle} noise expert, which works {'from' if idle == HIGH else 'below'} 875"):
+            _check_both_are_trained(limits)
 
 
 class Expert(nn.Module):
