@@ -53,13 +53,3 @@ def test_merging_several(home, my_loras):
     assert done.returncode == 0, done.stdout + done.stderr
     merged = load(models / "my_merged_model.safetensors")
     assert all(torch.allclose(merged[f"{path}.weight"], 1.3 * delta, atol=1e-4) for path, delta in layers_of("wan").items())
-
-
-@pytest.mark.slow
-def test_average_of_a_training_and_a_video_with_it(home):
-    done = run(home, "lora_post_hoc_ema", "LoRATrainingConfig.max_train_steps=12", "LoRATrainingConfig.save_every_n_steps=3")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "checkpoints: quickstart-step00000003.safetensors to quickstart.safetensors" in done.stdout
-    assert (home / "models" / "loras" / "musubi_tuner" / "quickstart_ema.safetensors").is_file()
-    assert (home / "output" / "musubi_tuner" / "quickstart_ema_00001.mp4").is_file()
-    assert list((home / "temp" / "musubi_tuner").glob("quickstart_ema_ema_*.png"))

@@ -34,9 +34,29 @@ def run(place: Path, name: str, code: int = 0) -> str:
 
 
 @pytest.mark.slow
-def test_the_other_workflows_run_as_demos_too(place: Path) -> None:
+def test_an_average_of_a_training_and_a_video_with_it_are_made_once(place: Path) -> None:
+    """A second run redoes nothing while nothing changed; without the saved video, only saving it is done again."""
     said = run(place, "lora_post_hoc_ema")
     assert "checkpoints: quickstart-step00000001.safetensors to quickstart.safetensors" in said
+    video = place / "output" / "musubi_tuner" / "quickstart_ema_00001.mp4"
+    assert (place / "models" / "loras" / "musubi_tuner" / "quickstart_ema.safetensors").is_file() and video.is_file()
+    assert list((place / "temp" / "musubi_tuner").glob("quickstart_ema_ema_*.png"))
+    assert next((place / "runs").glob("quickstart-*/loss.svg")).is_file()
+    jobs = _jobs(place)
+    assert run(place, "lora_post_hoc_ema").count("nothing changed") == 11
+    video.unlink()
+    assert run(place, "lora_post_hoc_ema").count("nothing changed") == 10
+    assert video.is_file()
+    assert _jobs(place) == jobs
+
+
+def _jobs(place: Path) -> set[str]:
+    """The jobs so far, without those that look whether the demo data is there."""
+    return {path.name for path in (place / "jobs").iterdir() if "-demo_" not in path.name and "video_convert" not in path.name}
+
+
+@pytest.mark.slow
+def test_clips_are_captioned_as_a_demo_too(place: Path) -> None:
     assert "4 captions written, 0 kept" in run(place, "captioning")
 
 
