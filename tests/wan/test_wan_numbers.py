@@ -156,3 +156,19 @@ def test_the_boundary_itself_is_high_noise_and_the_noise_level_chooses_the_exper
         assert not pair.gradient_checkpointing
         pair.gradient_checkpointing = True
         assert pair.models[HIGH].gradient_checkpointing
+
+
+def test_the_expert_at_rest_lies_in_main_memory() -> None:
+    """The device is "meta" here, where copies are without contents: what comes back is what was there."""
+    pair = Experts({LOW: lambda device: Expert(1.0), HIGH: lambda device: Expert(2.0)}, 0.875, torch.device("meta"), offload=True)
+
+    def where() -> list[str]:
+        return [pair.models[name].number.device.type for name in (LOW, HIGH)]
+
+    assert where() == ["meta", "cpu"], "the low-noise one works first"
+    pair.at(1000)
+    assert where() == ["cpu", "meta"] and pair.models[LOW].number == 1
+    pair.to("cpu")
+    assert where() == ["cpu", "cpu"] and pair.models[HIGH].number == 2
+    pair.at(0)
+    assert where() == ["meta", "cpu"]
