@@ -158,17 +158,28 @@ def test_the_boundary_itself_is_high_noise_and_the_noise_level_chooses_the_exper
         assert pair.models[HIGH].gradient_checkpointing
 
 
-def test_the_expert_at_rest_lies_in_main_memory() -> None:
-    """The device is "meta" here, where copies are without contents: what comes back is what was there."""
-    pair = Experts({LOW: lambda device: Expert(1.0), HIGH: lambda device: Expert(2.0)}, 0.875, torch.device("meta"), offload=True)
+def test_only_the_expert_at_work_has_a_copy_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every copy is another tensor here, as on a device of its own."""
+    monkeypatch.setattr(Tensor, "to", lambda self, *where, **more: self.clone())
+    lying: dict[str, int] = {}
 
-    def where() -> list[str]:
-        return [pair.models[name].number.device.type for name in (LOW, HIGH)]
+    def load(name: str, number: float) -> Any:
+        def of(device: torch.device) -> Expert:
+            expert = Expert(number)
+            lying[name] = expert.number.data_ptr()
+            return expert
 
-    assert where() == ["meta", "cpu"], "the low-noise one works first"
+        return of
+
+    pair = Experts({LOW: load(LOW, 1.0), HIGH: load(HIGH, 2.0)}, 0.875, torch.device("cpu"), offload=True)
+
+    def copied() -> list[str]:
+        return [name for name in (LOW, HIGH) if pair.models[name].number.data_ptr() != lying[name]]
+
+    assert copied() == [LOW], "the low-noise one works first"
     pair.at(1000)
-    assert where() == ["cpu", "meta"] and pair.models[LOW].number == 1
+    assert copied() == [HIGH]
     pair.to("cpu")
-    assert where() == ["cpu", "cpu"] and pair.models[HIGH].number == 2
+    assert copied() == []
     pair.at(0)
-    assert where() == ["meta", "cpu"]
+    assert copied() == [LOW]
