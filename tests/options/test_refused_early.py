@@ -12,11 +12,11 @@ from musubi_backend import architectures
 from musubi_backend.__main__ import main
 from musubi_backend.device import pick_device
 from musubi_backend.errors import UserError
-from musubi_backend.weights.kinds import RULES
+from musubi_backend.weights.recognise import rules
 from safetensors.numpy import save_file
 
-WAN_VAE = next(rule for rule in RULES if rule.id == "wan_vae").has
-UMT5 = next(rule for rule in RULES if rule.id == "umt5").has
+WAN_VAE = next(rule for rule in rules() if rule.id == "wan_vae").has
+UMT5 = next(rule for rule in rules() if rule.id == "umt5").has
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_a_wrong_vae_is_found_before_the_dataset_is_read(
 
 
 def test_every_kind_a_card_names_is_known() -> None:
-    known = {rule.id for rule in RULES}
+    known = {rule.id for rule in rules()}
     for card in architectures.cards().values():
         assert all(part.kinds and set(part.kinds) <= known for part in card.parts)
 

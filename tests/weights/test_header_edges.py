@@ -92,9 +92,9 @@ def test_other_small_numbers_are_refused(dtype: str) -> None:
 
 
 def test_names_of_a_kind_with_what_it_lacks_are_another_kind() -> None:
-    from musubi_backend.weights.kinds import RULES
+    from musubi_backend.weights.recognise import rules
 
-    for rule in RULES:
+    for rule in rules():
         names = {name: info("F32", 8, 8, 1, 1, 1) for name in rule.has}
         found = kind_of({**names, **{name: info("F32", 8, 8) for name in rule.lacks[:1]}}) if rule.lacks else None
         assert found is None or found.id != rule.id or found.name != rule.name, rule

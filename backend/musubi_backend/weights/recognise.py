@@ -10,10 +10,14 @@ import pickletools
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
+from ..architectures import cards, part_of
 from ..errors import UserError
-from .kinds import LORA_ARCHITECTURES, RULES, Kind, Shapes
+from . import kinds
+from .kinds import Kind, Rule, Shapes
 from .safetensors_file import PathLike, read_model_header, split_files
 
 PREFIXES = (
@@ -47,7 +51,7 @@ def kind_of(shapes: Shapes, metadata: Mapping[str, str] | None = None) -> Kind |
     if special is not None:
         return special
     for names in (shapes, *(_stripped(shapes, prefix) for prefix in PREFIXES)):
-        for rule in RULES:
+        for rule in rules():
             if all(name in names for name in rule.has) and not any(name in names for name in rule.lacks):
                 return Kind(rule.id, rule.name, rule.detail(names) if rule.detail else "")
     return None
@@ -75,7 +79,7 @@ def expect(path: PathLike, kind_id: str, flag: str) -> Kind:
 
 def _name(kind_id: str) -> str:
     """What people call a kind."""
-    return next((rule.name for rule in RULES if rule.id == kind_id), "LoRA" if kind_id == "lora" else kind_id)
+    return next((rule.name for rule in rules() if rule.id == kind_id), "LoRA" if kind_id == "lora" else kind_id)
 
 
 def pickle_names(path: PathLike) -> list[str]:
@@ -88,6 +92,22 @@ def pickle_names(path: PathLike) -> list[str]:
         raise UserError(f"{path} does not exist") from None
     except (zipfile.BadZipFile, StopIteration, ValueError, OSError) as error:
         raise UserError(f"{path} is not a readable PyTorch file ({error or 'no data.pkl'}); use a .safetensors file") from error
+
+
+@lru_cache(maxsize=1)
+def rules() -> tuple[Rule, ...]:
+    """How the kinds of files are told apart; the first that fits counts. Those of architectures come first."""
+    return (*(rule for module in _modules() for rule in module.RULES), *kinds.RULES)
+
+
+@lru_cache(maxsize=1)
+def _lora_patterns() -> tuple[tuple[str, str], ...]:
+    return (*(pattern for module in _modules() for pattern in module.LORAS), *kinds.LORAS)
+
+
+def _modules() -> list[Any]:
+    """What the folders of architectures say of their files."""
+    return [module for card_id in cards() if (module := part_of(card_id, "kinds")) is not None]
 
 
 def _stripped(shapes: Shapes, prefix: str) -> Shapes:
@@ -115,7 +135,7 @@ def _lora(shapes: Shapes) -> Kind | None:
     )
     for layout, pattern in layouts:
         if any(re.fullmatch(pattern, name) for name in shapes):
-            for architecture, part in LORA_ARCHITECTURES:
+            for architecture, part in _lora_patterns():
                 if any(re.search(part, name) for name in shapes):
                     return Kind("lora", "LoRA", f"{architecture}, {layout}")
             return Kind("lora", "LoRA", layout)
