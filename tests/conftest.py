@@ -6,6 +6,7 @@ import gc
 import importlib
 import importlib.util
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -147,3 +148,18 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("mounting a small file system needs root on Linux")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture(params=["file in the way", "full disk", "read-only disk"])
+def unwritable(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
+    """A folder that nothing can be written into, not by root either, and what a message must say of it."""
+    if request.param == "file in the way":
+        (tmp_path / "taken").write_text("x")
+        return tmp_path / "taken" / "deep", f"{tmp_path / 'taken'} is a file"
+    disk: Path = request.getfixturevalue("small_disk")
+    (disk / "deep").mkdir()
+    if request.param == "read-only disk":
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        return disk / "deep", "Read-only file system"
+    (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free))
+    return disk / "deep", "no space left on the disk"

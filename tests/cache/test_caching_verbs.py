@@ -255,3 +255,23 @@ def test_skipped_items_are_named_and_all_others_cached(
     said = capsys.readouterr().err
     assert "Skipped, as --on_bad_items says" in said and "broken.mp4: the video cannot be read" in said
     assert len(list((tmp_path / "cache").glob("*_wan.safetensors"))) == 3 * 2
+
+
+@pytest.mark.parametrize("tool", [_latents, _text])
+def test_a_cache_folder_that_cannot_be_written_is_told_before_the_encoder_is_loaded(
+    tool: Callable[..., int],
+    clips: Path,
+    tmp_path: Path,
+    dataset_toml: Write,
+    demo_models: dict[str, Path],
+    unwritable: tuple[Path, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    folder, words = unwritable
+    architecture = architectures.load("wan")
+    for loader in ("latent_encoder", "text_encoder"):
+        monkeypatch.setattr(type(architecture), loader, lambda *_: pytest.fail("the encoder is loaded"))
+    toml = dataset_toml(tmp_path / "d.toml", "video", clips, folder, resolution=[32, 32], target_frames=[1, 5])
+    assert tool(toml, demo_models) == 1
+    assert f"cache_directory {folder}: " in (told := capfd.readouterr().err.splitlines()[-1]) and words in told

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from musubi_backend.__main__ import main
 from musubi_backend.dataset.jsonl import read_records
+from musubi_backend.tools import caption
 
 from .conftest import PHOTOS, SEEN
 
@@ -153,3 +154,17 @@ def test_a_folder_with_nothing_to_describe_is_told(tmp_path: Path, vl_model: Pat
     argv = ["caption_images_by_qwen_vl", "--image_dir", str(tmp_path), "--model_path", str(vl_model), "--output_format", "text"]
     assert main(argv) == 1
     assert f"there are no pictures or clips in {tmp_path}" in capsys.readouterr().err
+
+
+def test_captions_that_cannot_be_written_are_told_before_the_model_is_loaded(
+    photos: Path,
+    caption_flags: Callable[..., list[str]],
+    unwritable: tuple[Path, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    folder, words = unwritable
+    monkeypatch.setattr(caption, "Describer", lambda _: pytest.fail("the model is loaded"))
+    assert main(caption_flags(photos, "--output_format", "jsonl", "--output_file", str(folder / "all.jsonl"))) == 1
+    told = capfd.readouterr().err
+    assert words in told.splitlines()[-1] and "Traceback" not in told

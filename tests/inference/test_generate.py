@@ -14,7 +14,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from musubi_backend import architectures, job
+from musubi_backend import architectures, job, place
 from musubi_backend.__main__ import main
 from musubi_backend.encoders.wan_vae import WanVAE
 from musubi_backend.errors import StopRequested, UserError
@@ -335,3 +335,50 @@ def test_a_full_disk_is_named_and_leaves_no_half_video(demo: dict[str, Path], sm
     errors = capfd.readouterr().err
     assert "no space left on the disk" in errors and "Traceback" not in errors
     assert [path.name for path in small_disk.iterdir()] == ["filler"]
+
+
+@pytest.mark.parametrize("output_type", ["video", "latent", "images"])
+def test_a_sample_whose_place_fails_at_the_end_is_kept_elsewhere(
+    run: Generate, small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, output_type: str
+) -> None:
+    """The disk fills while the sample is made: its latent goes to the job's folder, or as that is full too, to the user's."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("USERPROFILE", str(home))
+    monkeypatch.setattr(job, "folder", lambda: small_disk / "job")
+    (small_disk / "job").mkdir()
+    sample = generate.Session._sample
+
+    def filling(session: generate.Session, *given: Any) -> generate.Result:
+        result = sample(session, *given)
+        (small_disk / "filler").write_bytes(bytes(shutil.disk_usage(small_disk).free))
+        return result
+
+    expected = _latents(run)
+    monkeypatch.setattr(generate.Session, "_sample", filling)
+    with pytest.raises((OSError, UserError)):
+        run("--prompt", "a dog", "--seed", 1, "--output_type", output_type, "--save_path", small_disk / "videos")
+    (kept,) = _files(home)
+    assert torch.equal(outputs.load_latents(kept, 16).latents, expected)
+    assert f"its latent is {kept}" in caplog.text and "no space left on the disk" in caplog.text
+    assert {path.name for path in _files(small_disk)} <= {"filler", "metrics.jsonl"}, "nothing half"
+
+
+def test_what_is_kept_elsewhere_goes_to_the_first_folder_that_takes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = {name: tmp_path / name for name in ("job", "home", "temporary")}
+    monkeypatch.setenv(job.JOB_DIR_VARIABLE, str(places["job"]))
+    monkeypatch.setattr(Path, "home", lambda: places["home"])
+    monkeypatch.setattr(place.tempfile, "gettempdir", lambda: str(places["temporary"]))
+
+    def write(folder: Path) -> Path:
+        (folder / "x").write_text("kept")
+        return folder
+
+    for name in ("temporary", "home", "job"):
+        places[name].mkdir()
+        assert place.elsewhere(write) == places[name]
+    for folder in places.values():
+        shutil.rmtree(folder)
+    with pytest.raises(OSError, match="temporary"):
+        place.elsewhere(write)

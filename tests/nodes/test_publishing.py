@@ -34,3 +34,55 @@ def test_what_a_failed_tool_left_is_removed(part: Any, tmp_path: Path) -> None:
         path, said = publishing.place(new, tmp_path / "merged.safetensors")
     assert (path.read_bytes(), said) == (b"whole", "")
     assert [entry.name for entry in tmp_path.iterdir()] == ["merged.safetensors"]
+
+
+def test_a_lora_whose_place_cannot_be_written_is_named_where_it_lies(part: Any, tmp_path: Path, unwritable: tuple[Path, str]) -> None:
+    publishing, (loras, words) = part("nodes.publishing"), unwritable
+    lora = tmp_path / "runs" / "cat.safetensors"
+    lora.parent.mkdir()
+    lora.write_bytes(b"hours of work")
+    with pytest.raises(publishing.UserError, match="output_name: ") as before:
+        publishing.try_to_publish(loras, ["cat"], "output_name")
+    assert words in str(before.value)
+    with pytest.raises(publishing.NotPlaced, match=r"cat\.safetensors could not be written: ") as caught:
+        publishing.publish(lora, loras, "cat")
+    assert str(caught.value).endswith(f"the finished file is {lora}") and lora.read_bytes() == b"hours of work"
+
+
+def test_a_trainer_tries_the_place_of_its_lora_first_and_names_a_finished_one(
+    bench: Any, monkeypatch: pytest.MonkeyPatch, part: Any
+) -> None:
+    folder = bench.host.loras_dir() / "musubi_tuner"
+    folder.parent.mkdir(parents=True)
+    folder.write_text("in the way")
+    errors = part("nodes.publishing")
+    with pytest.raises(errors.UserError, match=f"output_name: {folder} is a file"):
+        bench.train(output_name="cat")
+    assert not bench.calls, "nothing was trained"
+    folder.unlink()
+    (folder / "cat.safetensors").mkdir(parents=True)
+    real = errors.publish
+
+    def spoilt(*given: Any) -> Any:
+        """The folder goes while the training runs."""
+        import shutil
+
+        shutil.rmtree(folder)
+        folder.write_text("in the way")
+        return real(*given)
+
+    monkeypatch.setattr(part("nodes.train"), "publish", spoilt)
+    with pytest.raises(errors.NotPlaced) as caught:
+        bench.train(output_name="cat")
+    finished = Path(str(caught.value).rpartition("the finished file is ")[2])
+    assert finished.read_text() == "weights" and bench.home / "runs" in finished.parents
+
+
+def test_a_batch_tries_its_place_before_anything_runs(bench: Any, part: Any, unwritable: tuple[Path, str]) -> None:
+    folder, words = unwritable
+    bench.host.output_dir = folder
+    node = part("nodes.catalog").BY_NAME["BatchProcessor"]()
+    models = {"architecture": "wan", "task": "t2v-1.3B", "dit": str(bench.dit), "vae": str(bench.vae), "t5": str(bench.vae)}
+    with pytest.raises(part("nodes.publishing").UserError, match="filename_prefix: ") as caught:
+        bench.run(node, models=models, prompts="a cat", filename_prefix="here/cat")
+    assert words in str(caught.value) and not bench.calls

@@ -110,7 +110,7 @@ def read_lines(file: Path, key: str) -> dict[str, dict[str, Any]]:
     not JSON was cut off and is left out. UserError for any other line that has no `key`."""
     try:
         text = read_text(file)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError) as error:
         raise UserError(f"{file} exists and cannot be read as a list of captions ({error}); give another --output_file") from error
