@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -27,12 +28,16 @@ def test_the_tables_need_only_the_standard_library(repository: Path) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="named pipes and signals are POSIX")
 def test_an_interrupted_tool_ends_with_one_line(repository: Path, tmp_path: Path) -> None:
-    pipe = tmp_path / "dataset.toml"
-    os.mkfifo(pipe)
+    lines = [json.dumps({"image_path": str(tmp_path / f"{number:04d}.png"), "caption": "x"}) for number in range(2000)]
+    (tmp_path / "list.jsonl").write_text("\n".join(lines))
+    config = tmp_path / "dataset.toml"
+    config.write_text(f"[general]\nresolution = [64, 64]\n[[datasets]]\nimage_jsonl_file = '{tmp_path / 'list.jsonl'}'\n"
+                      f"cache_directory = '{tmp_path}'\n")  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(repository / "backend")}
-    command = [sys.executable, "-m", "musubi_backend", "inspect_dataset", "--dataset_config", str(pipe)]
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    with process, pipe.open("w"):  # opens when the tool opens the file to read, where it then waits
+    command = [sys.executable, "-m", "musubi_backend", "inspect_dataset", "--dataset_config", str(config)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.read(1)  # the report is larger than a pipe, so that the tool waits in the middle of it
         process.send_signal(signal.SIGINT)
         _, printed = process.communicate(timeout=120)
     assert process.returncode == 130
