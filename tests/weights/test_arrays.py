@@ -71,13 +71,14 @@ def test_tensors_come_as_they_are_stored(tmp_path: Path) -> None:
         "c": torch.tensor([[1.5, -2.0]], dtype=torch.float16),
         "d": torch.tensor([0.5, 448.0]).to(torch.float8_e4m3fn),
         "e": torch.empty(0, 3),
+        "f": torch.tensor([-3, 3], dtype=torch.int8),
     }
     save_atomic(stored, tmp_path / "x.safetensors")
     with TensorFile(tmp_path / "x.safetensors") as file:
         assert (file.number("a.alpha"), file.number("b.alpha")) == (4.0, 8.0)
         assert file.float32("c").tolist() == [[1.5, -2.0]] and file.array("c").dtype == np.float16
         assert file.array("d").dtype == np.uint8 and file.float32("d").tolist() == [0.5, 448.0]
-        assert file.array("e").shape == (0, 3)
+        assert file.array("e").shape == (0, 3) and file.array("f").tolist() == [-3, 3]
         with pytest.raises(UserError, match=r"c is \[1, 2\]; one number is expected"):
             file.number("c")
     with pytest.raises(ValueError, match="closed file"):

@@ -85,6 +85,20 @@ def test_markers_are_no_tensors_of_the_model(marker: str) -> None:
     assert set(sort({"a.weight": info("F8_E4M3", 4, 8), marker: info("F32")}, Path("x")).tensors) == {"a.weight"}
 
 
+def test_a_scale_without_its_weight_is_a_tensor_like_others() -> None:
+    sorted_ = sort({"a.scale_weight": info("F32"), "b.weight": info("F32", 4)}, Path("x"))
+    assert sorted_.scales == {} and set(sorted_.tensors) == {"a.scale_weight", "b.weight"}
+
+
+@pytest.mark.parametrize("lost", [1, 7])
+def test_a_header_that_is_cut_by_a_few_bytes_is_truncated_not_damaged(tmp_path: Path, lost: int) -> None:
+    path = write(tmp_path / "x.safetensors", {"a": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}, b"")
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes()[:-lost])
+    with pytest.raises(UserError, match=f"is truncated: {size - lost} bytes of {size}"):
+        read_header(path)
+
+
 @pytest.mark.parametrize("dtype", ["F8_E8M0", "F8_E4M3FNUZ", "F4", "F6_E2M3"])
 def test_other_small_numbers_are_refused(dtype: str) -> None:
     with pytest.raises(UserError, match="quantised in a way that is not read"):

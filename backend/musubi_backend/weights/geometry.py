@@ -70,9 +70,6 @@ def geometry_metadata(path: PathLike) -> dict[str, Any]:
     if text is None:
         return {}
     try:
-        found = parse_json(text, dict, paths=True)
+        return parse_json(text, dict, paths=True)
     except ValueError as error:
-        raise UserError(f"{file}: the metadata {GEOMETRY_KEY} is not valid JSON ({error})") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{file}: the metadata {GEOMETRY_KEY} is not a JSON table")
-    return found
+        raise UserError(f"{file}: the metadata {GEOMETRY_KEY} is not a JSON table ({error})") from None
