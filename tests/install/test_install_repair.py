@@ -136,8 +136,11 @@ def test_a_moved_or_copied_comfyui_is_noticed_and_mended_without_any_package_sou
     )
     assert any("moved or copied" in line for line in _problems(pack, capsys))
 
+    before = (pack.home / "install.log").read_text(encoding="utf-8")
     _install(pack)
 
+    log = (pack.home / "install.log").read_text(encoding="utf-8").removeprefix(before)
+    assert "  > " not in log, "no package manager was needed"
     assert _runs(pack) == pack.root / "backend" / "musubi_backend"
     assert json.loads((pack.home / "config.json").read_text(encoding="utf-8"))["interpreter"] == str(pack.python)
     for script in (pack.home / "venv" / "bin").iterdir():
