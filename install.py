@@ -43,7 +43,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"\nERROR: {error}", flush=True)
         return 1
     except OSError as error:
-        print(f"\nERROR: {error}\nCheck that {home} can be written and has space, then run this again.", flush=True)
+        said = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        print(f"\nERROR: {said}\nCheck that {home} can be written and has space, then run this again.", flush=True)
         return 1
     except KeyboardInterrupt:
         print("\nStopped. Run install.py again to go on from here.", flush=True)

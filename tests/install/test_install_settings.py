@@ -147,3 +147,11 @@ def test_the_pack_is_found_where_comfyui_names_it(repository: Path, tmp_path: Pa
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path).stdout.strip()
     assert said == str(tmp_path / "user" / "__musubituner")
+
+
+def test_what_cannot_be_read_is_one_sentence_that_names_it(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").mkdir()
+    command = [sys.executable, str(repository / "install.py"), "--home", str(tmp_path), "--allow-root", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.startswith(f"\nERROR: {tmp_path / 'config.json'}: ")
