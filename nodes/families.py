@@ -9,7 +9,7 @@ from typing import Any
 from ..backend.musubi_backend.architectures import cards, default_card, part_of
 from ..backend.musubi_backend.architectures.card import Card
 from ..backend.musubi_backend.architectures.widgets import FamilyNodes, Own, Widget
-from ..backend.musubi_backend.options.registry import options_for, tool_names
+from ..backend.musubi_backend.options.registry import options_for, shared_help, tool_names
 from .spec import Input
 from .widgets import widget
 
@@ -59,4 +59,4 @@ def first_tool(verb: str, option: str) -> str:
 
 def shared_widget(verb: str, option_name: str, default: Any = None, **changes: Any) -> Input:
     """`widget` of an option for a node that serves all architectures."""
-    return widget(first_tool(verb, option_name), option_name, default, **changes)
+    return widget(first_tool(verb, option_name), option_name, default, **{"tooltip": shared_help(verb, option_name), **changes})
