@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import re
@@ -357,7 +358,8 @@ def test_a_sample_whose_place_fails_at_the_end_is_kept_elsewhere(
 
     expected = _latents(run)
     monkeypatch.setattr(generate.Session, "_sample", filling)
-    with pytest.raises((OSError, UserError)):
+    # a latent is all that was asked for, so nothing is missing in the end
+    with contextlib.nullcontext() if output_type == "latent" else pytest.raises((OSError, UserError)):
         run("--prompt", "a dog", "--seed", 1, "--output_type", output_type, "--save_path", small_disk / "videos")
     (kept,) = _files(home)
     assert torch.equal(outputs.load_latents(kept, 16).latents, expected)
