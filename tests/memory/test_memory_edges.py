@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
 from musubi_backend.errors import UserError
 from musubi_backend.layers.linear import Linear
 from musubi_backend.memory.fp8 import Fp8Linear
-from musubi_backend.memory.plan import check_fast, swapped_per_list
+from musubi_backend.memory.plan import MemoryPlan, check_fast, swapped_per_list
 from musubi_backend.memory.streaming import BlockStream, waiting_blocks
 from torch import nn
 
@@ -35,6 +37,33 @@ def test_the_largest_number_of_swapped_blocks_and_the_first_refused(counts: tupl
         assert all(share < count for share, count in zip(shares, counts, strict=True))
     with pytest.raises(UserError, match=f"--blocks_to_swap {largest + 1}: at most {largest} of"):
         swapped_per_list(largest + 1, counts)
+
+
+def test_what_was_asked_for_is_planned() -> None:
+    given = Namespace(fp8_base=True, blocks_to_swap=3, block_swap_ring_size=4, use_pinned_memory_for_block_swap=True, compile=False)
+    assert MemoryPlan.from_args(given) == MemoryPlan(fp8=True, blocks_to_swap=3, ring=4, pinned=True)
+    assert MemoryPlan.from_args(Namespace(fp8_scaled=True, fp8_fast=True)) == MemoryPlan(fp8=True, fp8_scaled=True, fp8_fast=True, ring=2)
+    assert MemoryPlan.from_args(Namespace(fp8=True, save_merged_model="x", blocks_to_swap=3)) == MemoryPlan()
+
+
+@pytest.mark.parametrize(
+    ("plan", "has_scales", "target", "scaling"),
+    [
+        ({"fp8_fast": True, "fp8_scaled": True}, True, ("blocks",), "tensor"),
+        ({"fp8_scaled": True}, False, ("blocks",), "block"),
+        ({}, True, ("blocks",), "block"),
+        ({}, False, ("blocks",), "none"),
+        ({}, False, (), "block"),
+    ],
+)
+def test_how_weights_are_scaled(plan: dict[str, bool], has_scales: bool, target: tuple[str, ...], scaling: str) -> None:
+    weights, card = SimpleNamespace(scales={"a": 1} if has_scales else {}), SimpleNamespace(fp8_target=target)
+    assert MemoryPlan(fp8=True, **plan)._scaling(weights, card) == scaling  # type: ignore[arg-type]
+
+
+def test_matrices_lie_where_every_kernel_takes_them() -> None:
+    stream = BlockStream([_Block()], torch.device("cpu"), 1)
+    assert [start for _, start in stream.packed[0].places] == [0, 256] and len(stream.packed[0].memory) == 512
 
 
 def test_a_double_block_counts_like_two_single_ones() -> None:

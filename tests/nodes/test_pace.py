@@ -42,6 +42,16 @@ def test_what_cannot_be_is_not_measured(seconds: float) -> None:
     assert (pace.rate(), pace.left(10)) == ("", "")
 
 
+def test_the_mean_is_of_the_last_fifty() -> None:
+    pace = Pace()
+    for seconds in (9.0, 1.0, 2.0, 6.0):
+        pace.add(1, seconds)
+    assert pace.seconds == 3.0
+    for _ in range(50):
+        pace.add(1, 5.0)
+    assert pace.seconds == 5.0
+
+
 def test_days_are_hours() -> None:
     pace = Pace()
     pace.add(1, 0.0)
