@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from musubi_backend.errors import UserError
 from musubi_backend.layers.lora_files import LoRAMerge
 from musubi_backend.weights.safetensors_file import load, save_atomic
 from torch import Tensor
@@ -109,6 +110,8 @@ def test_parts_of_a_fused_layer_are_merged_each_in_its_rows(tmp_path, refusal):
     save_atomic(state, tmp_path / "dora.safetensors")
     merge = LoRAMerge([tmp_path / "dora.safetensors"], architecture="hv")
     original = weight.clone()
+    with pytest.raises(UserError, match="changes rows up to 24, and the model's has 20"):
+        merge.check({"double_blocks.0.img_attn_qkv.weight": (20, width)})
     merge.check({"double_blocks.0.img_attn_qkv.weight": weight.shape})
     torch.testing.assert_close(merge("double_blocks.0.img_attn_qkv.weight", weight), torch.cat(wanted))
     assert torch.equal(weight, original)
@@ -121,7 +124,6 @@ def test_a_dora_is_not_trained_on(tmp_path):
     from argparse import Namespace
 
     from musubi_backend.architectures.wan.card import CARD
-    from musubi_backend.errors import UserError
     from musubi_backend.training.network import _attach
 
     save_atomic(dora("magnitude")[0], tmp_path / "dora.safetensors")

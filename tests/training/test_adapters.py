@@ -153,6 +153,13 @@ def test_merging_adds_multiplier_times_scale_times_the_product(kind: str, alpha:
         torch.testing.assert_close(delta(rows), scale * product[2:5])
 
 
+def test_rows_of_a_dora_whose_norms_reach_across_all_rows_are_not_apart() -> None:
+    factors = {"lora_up.weight": torch.ones(4, 1), "lora_down.weight": torch.ones(1, 3)}
+    assert rows_of({**factors, "dora_scale": torch.ones(1, 3)}, 0, 2) is None
+    rows = rows_of({**factors, "dora_scale": torch.arange(4.0)[:, None]}, 1, 3)
+    assert rows is not None and rows["dora_scale"].flatten().tolist() == [1, 2] and len(rows["lora_up.weight"]) == 2
+
+
 def test_biases_take_the_multiplier_and_results_the_wider_dtype() -> None:
     parts = {"diff": torch.ones(2, 3), "diff_b": torch.tensor([1.0, 2.0])}
     assert merged_bias(torch.tensor([0.5, 0.5]), parts, 0.5).tolist() == [1.0, 1.5]
