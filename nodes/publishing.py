@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from ..backend.musubi_backend.atomic import part_of, replacing
+from ..backend.musubi_backend.atomic import OWN_FOLDER, part_of, replacing, sweep
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.place import reason, try_folder
 
@@ -33,7 +33,8 @@ def made_beside(wanted: Path) -> Iterator[Path]:
     """Where to make the file that will be called `wanted`: of the same name, in a hidden folder on the same disk. What is not taken from
     there is removed, unless it is a finished file that could not be placed."""
     wanted.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".", dir=wanted.parent))
+    sweep(wanted.parent)
+    folder = Path(tempfile.mkdtemp(prefix=OWN_FOLDER, dir=wanted.parent))
     try:
         yield folder / wanted.name
     except NotPlaced:
@@ -53,6 +54,7 @@ def place(made: Path, wanted: Path, put: Put = os.replace) -> tuple[Path, str]:
     target = wanted
     try:
         wanted.parent.mkdir(parents=True, exist_ok=True)
+        sweep(wanted.parent)
         with _one_at_a_time:
             if _placed(made, wanted, put):
                 return wanted, ""

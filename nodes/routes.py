@@ -18,7 +18,7 @@ import ipaddress
 import socket
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from ..backend.musubi_backend.documents import parse_json
 from ..backend.musubi_backend.errors import UserError
@@ -84,7 +84,7 @@ def not_ours(headers: Any, host: str, *, from_a_page: bool = False) -> str:
     if headers.get("Content-Type", "").split(";")[0].strip().lower() != "application/json":
         return "send JSON, with Content-Type: application/json"
     site, origin = headers.get("Sec-Fetch-Site"), headers.get("Origin")
-    same_host = origin is None or urlsplit(origin).netloc.lower() == host.lower()
+    same_host = origin is None or _parts(origin).netloc.lower() == host.lower()
     # what the browser itself says counts more: behind a proxy the host has another name
     ours = same_host if site is None else site in ("same-origin", "none")
     if not ours:
@@ -98,15 +98,23 @@ def not_ours(headers: Any, host: str, *, from_a_page: bool = False) -> str:
 
 def _is_this_server(host: str, origin: str | None) -> bool:
     """False for a name that anybody could have made to mean this machine. A page that came through https has shown whose name it is."""
-    name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    name = (_parts(f"//{host}").hostname or "").rstrip(".")
     own = socket.gethostname().lower()
-    if name in ("localhost", own, f"{own.split('.')[0]}.local") or urlsplit(origin or "").scheme == "https":
+    if name in ("localhost", own, f"{own.split('.')[0]}.local") or _parts(origin or "").scheme == "https":
         return True
     try:
         ipaddress.ip_address(name)
     except ValueError:
         return False
     return True
+
+
+def _parts(address: str) -> SplitResult:
+    """Of an address that a request names; all empty where it is none."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return urlsplit("")
 
 
 def _reason(error: OSError) -> str:

@@ -48,9 +48,24 @@ def load(home: Path, view_id: object) -> dict[str, Any]:
     if not isinstance(view_id, str) or not _ID.fullmatch(view_id):
         raise UserError("this is not the id of a dataset page")
     try:
-        view: dict[str, Any] = parse_json(path(home, view_id).read_text(encoding="utf-8"), dict, paths=True)
+        view = _checked(parse_json(path(home, view_id).read_text(encoding="utf-8"), dict, paths=True))
     except FileNotFoundError:
         raise UserError("this dataset page is not there any more: queue Dataset Viewer again") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"this dataset page cannot be read ({error!r}): queue Dataset Viewer again") from None
+    return view
+
+
+def _checked(view: dict[str, Any]) -> dict[str, Any]:
+    """ValueError, KeyError or TypeError where a page is not as our backend writes it: the file may have been edited, or cut off."""
+    kinds = {"page": int, "pages": int, "sheet": object, "items": list}
+    of_items = {"number": int, "name": str, "box": object, "problem": object, "caption": str, "path": str, "caption_place": dict}
+    of_places = {"file": str, "key": str}
+    tables = [(view, kinds), *((item, of_items) for item in view["items"]), *((item["caption_place"], of_places) for item in view["items"])]
+    for table, wanted in tables:
+        for key, kind in wanted.items():
+            if not isinstance(table[key], kind):
+                raise ValueError(f"{key} is not as it is written")
     return view
 
 

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import re
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from . import job
 
+logger = logging.getLogger(__name__)
+
 PART_SUFFIX = ".part"
+OWN_FOLDER = ".musubi_tuner."
+"""How the names of hidden folders begin in which results are made."""
+
+_PART = re.compile(r"\..+\.[0-9a-f]{8}\.part_*", re.DOTALL)
+_LEFT_ALONE = 24 * 3600.0  # seconds
 
 
 @contextlib.contextmanager
@@ -35,6 +45,31 @@ def part_of(target: Path) -> Path:
     """A new temporary name beside a file."""
     stem = os.fsencode(target.name)[:200].decode("utf-8", "ignore")  # file systems allow 255 bytes; many characters take three
     return target.with_name(f".{stem}.{secrets.token_hex(4)}{PART_SUFFIX}")
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files of ours that killed processes left in `folder` and in its hidden folders of ours: those that nobody has
+    written to for a day. What is finished stays."""
+    try:
+        found = list(folder.iterdir())
+    except OSError:
+        return  # not there, or not ours to look into
+    for path in found:
+        with contextlib.suppress(OSError):  # another process sweeps too, or the disk is read-only
+            if path.is_symlink():
+                continue
+            if path.is_dir() and path.name.startswith(OWN_FOLDER):
+                was_old = _is_old(path)
+                sweep(path)
+                if was_old:
+                    path.rmdir()  # fails where a finished file is left in it
+            elif path.is_file() and _PART.fullmatch(path.name) and _is_old(path):
+                logger.info("removing what a killed program left: %s", path)
+                path.unlink()
+
+
+def _is_old(path: Path) -> bool:
+    return time.time() - path.stat().st_mtime > _LEFT_ALONE
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -20,8 +20,9 @@ RECORD = "cache_sources.json"
 LENGTHS = "cache_clip_lengths.json"
 """Name of the file beside caches with the lengths of clips that had to be decoded to count their frames (`dataset.clip_lengths`)."""
 
-_WHOLE = 4 * 2**20  # files up to this size are read whole, of larger ones four pieces
-_PIECES, _PIECE = 4, 256 * 2**10
+_WHOLE = 4 * 2**20  # files up to this size are read whole
+_PIECES, _PIECE = 64, 16 * 2**10
+"""Of larger ones so many pieces: versions of a model have one size and often differ in some layers only."""
 
 
 class Seen(NamedTuple):
@@ -63,7 +64,7 @@ def of_folder(folder: Path, *, deep: bool = False) -> str:
 
 
 def look(files: Sequence[Path], before: Seen | None = None) -> Seen:
-    """What is in one or several files that belong together, in their order. Of large files the ends and two pieces between are read;
+    """What is in one or several files that belong together, in their order. Of large files the ends and pieces between are read;
     nothing is, when sizes and times are those of `before`. OSError when a file cannot be read."""
     times = "; ".join(_of_status(path.stat()) for path in files)
     if len(files) > 1:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import content, job, place
+from .. import atomic, content, job, place
 from ..console import progress_bar
 from ..dataset.config import load_config
 from ..dataset.discovery import Discovery, discover
@@ -73,8 +73,9 @@ class Progress:
 
 
 def try_caches(folder: Path, names: Sequence[str]) -> None:
-    """See that caches can be written there before a model is loaded. UserError where not."""
+    """See that caches can be written there before a model is loaded, and remove what killed programs left. UserError where not."""
     place.try_folder(folder, names, f"cache_directory {folder}")
+    atomic.sweep(folder)
 
 
 def remove_old(existing: Iterable[Path], wanted: Collection[Path], args: Namespace) -> None:

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 # settings that say how an optimizer computes, not which one it is, and that versions of PyTorch add; or how far a run is
-_FREE = {"fused", "foreach", "capturable", "differentiable", "maximize", "decoupled_weight_decay", "initial_lr", "train_mode"}
+_HOW = {"fused", "foreach", "capturable", "differentiable", "maximize", "decoupled_weight_decay"}
+_FREE = {*_HOW, "initial_lr", "train_mode"}
 _MOST_STEPS = 2**40
+_LARGEST = 2**53
 
 
 class OptimizerForm:
@@ -38,7 +40,7 @@ class OptimizerForm:
         self._groups = [dict(group) for group in optimizer.param_groups]
 
     def check(self) -> None:
-        """ValueError where what the optimizer holds now is not like that."""
+        """ValueError where what the optimizer holds now is not like that. How it computes stays as this run has it."""
         optimizer = self._optimizer
         for parameter, state in optimizer.state.items():
             if parameter not in self._states:
@@ -49,13 +51,25 @@ class OptimizerForm:
                 if _form(state[key]) != form:
                     raise ValueError(f"{key} of its optimizer is {_words(_form(state[key]))}, and {_words(form)} is needed")
             for key, value in state.items():
-                if isinstance(value, torch.Tensor) and not _is_plain(value):
-                    raise ValueError(f"{key} of its optimizer is no plain tensor")
+                _check_value(key, value)
         for group, ours in zip(optimizer.param_groups, self._groups, strict=True):
+            missing = sorted(ours.keys() - group.keys() - _FREE - {"params"})
+            if missing:
+                raise ValueError(f"its optimizer says nothing of {', '.join(missing)}")
+            group.update({key: ours[key] for key in _HOW & ours.keys()})
             for key in group.keys() & ours.keys() - _FREE - {"params"}:
                 check_kind(group[key], ours[key], f"{key} of its optimizer")
                 if isinstance(ours[key], bool) and key in optimizer.defaults and group[key] != ours[key]:
                     raise ValueError(f"{key} of its optimizer was {group[key]} and is {ours[key]} now")
+
+
+def _check_value(key: str, value: Any) -> None:
+    if isinstance(value, torch.Tensor) and not _is_plain(value):
+        raise ValueError(f"{key} of its optimizer is no plain tensor")
+    if isinstance(value, torch.Tensor) and value.is_floating_point() and not value.isfinite().all():
+        raise ValueError(f"{key} of its optimizer holds numbers that are not finite")
+    if key == "step" and not 0 <= float(value) <= _MOST_STEPS:
+        raise ValueError(f"its optimizer has done {float(value):g} steps")
 
 
 def check_same_optimizer(optimizer: Optimizer, values: Any) -> None:
@@ -118,6 +132,7 @@ def _is_plain(tensor: torch.Tensor) -> bool:
 
 
 def _is_number(value: Any) -> bool:
+    """One that kernels can take, also as a tensor of one number."""
     if isinstance(value, torch.Tensor):
-        return value.numel() == 1 and not value.is_complex()
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+        return value.numel() == 1 and not value.is_complex() and _is_plain(value) and abs(value.item()) <= _LARGEST
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST

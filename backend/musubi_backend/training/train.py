@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import job, place
+from .. import atomic, job, place
 from ..dataset.batches import CachedDataset
 from ..dataset.config import load_config
 from ..errors import UserError
@@ -111,6 +111,8 @@ def _output(args: Namespace) -> Iterator[None]:
     place.try_folder(folder, saved_states.names_of_run(name), f"--output_dir {folder} --output_name {name}")
     with output_lock.held(folder, name):
         saved_states.clean_leftovers(folder, name)
+        for place_of_files in (folder, folder / "sample"):
+            atomic.sweep(place_of_files)
         if args.resume:
             origin, origin_name = Path(args.resume).parent, saved_states.run_name(Path(args.resume))
             if output_lock.holder(output_lock.lock_file(origin, origin_name)) is None:  # not where one is being written
