@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import sys
@@ -217,10 +218,9 @@ class ResultStore:
 
     def __init__(self, home: Path) -> None:
         self._path = home / "headless_cache.json"
-        try:
+        self._entries: dict[str, Any] = {}
+        with contextlib.suppress(OSError, ValueError):  # there is none, or it is damaged: nothing is lost but the reuse
             self._entries = read_json(self._path, dict, paths=True)
-        except (OSError, ValueError):  # there is none, or it is damaged: nothing is lost but the reuse
-            self._entries: dict[str, Any] = {}
 
     def get(self, key: str) -> Result | None:
         entry = self._entries.get(key)
