@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..backend.musubi_backend import content, place
-from ..backend.musubi_backend.architectures.card import IMAGE, Card, letters
+from ..backend.musubi_backend.architectures.card import IMAGE, VIDEO, Card, letters
 from ..backend.musubi_backend.architectures.widgets import FamilyNodes, Shared, Size
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.argv import to_argv
@@ -36,11 +36,12 @@ _SHARED: dict[Shared, Callable[[Card, FamilyNodes], tuple[Input, ...]]] = {
 }
 
 
-def size_inputs(width: int = 832, height: int = 480) -> tuple[Input, Input]:
+def size_inputs(width: int = 832, height: int = 480, makes: str = VIDEO) -> tuple[Input, Input]:
     """Width and height of what is generated."""
+    what = makes.lower()
     return (
-        Input("width", "INT", "Width of the video; multiples of 16.", default=width, minimum=16, maximum=8192, step=16),
-        Input("height", "INT", "Height of the video; multiples of 16.", default=height, minimum=16, maximum=8192, step=16),
+        Input("width", "INT", f"Width of the {what}; multiples of 16.", default=width, minimum=16, maximum=8192, step=16),
+        Input("height", "INT", f"Height of the {what}; multiples of 16.", default=height, minimum=16, maximum=8192, step=16),
     )
 
 
@@ -54,7 +55,7 @@ def _inputs(card: Card, family: FamilyNodes) -> Iterator[Input]:
         if isinstance(entry, Shared):
             yield from _SHARED[entry](card, family)
         elif isinstance(entry, Size):
-            yield from size_inputs(entry.width, entry.height)
+            yield from size_inputs(entry.width, entry.height, card.makes)
         else:
             yield from own_inputs(tool_names(card)[GENERATE], (entry,))
 

@@ -79,9 +79,9 @@ class ModelPaths(Node):
 
     def _task(self, values: dict[str, Any]) -> str | None:
         """The chosen task; the only one where there is no choice; None where it comes over a link and is not known yet."""
-        if self.family.variant is None or self.family.variant.name != "task":
-            return self.card.tasks[0].name
-        return values.get("task")
+        variant, tasks = self.family.variant, self.card.tasks
+        chosen_here = variant is not None and variant.choices == tuple(task.name for task in tasks)
+        return values.get(variant.name) if variant and chosen_here else tasks[0].name
 
     def _files(self, host: Host, values: dict[str, Any]) -> dict[str, Path]:
         """The chosen files that the task uses, by part."""
@@ -136,7 +136,8 @@ def check_architecture(card: Card, models: dict[str, Any], node: str) -> None:
     """UserError where models of another architecture are connected."""
     if models["architecture"] != card.id:
         other = cards()[models["architecture"]].title
-        raise UserError(f"{node} makes {card.title} videos, but the models are {other}: use {other}'s own node, or connect other models")
+        what = f"{card.title} {card.makes.lower()}s"
+        raise UserError(f"{node} makes {what}, but the models are {other}: use {other}'s own node, or connect other models")
 
 
 def files_for(models: dict[str, Any], parts: tuple[str, ...], what: str) -> dict[str, str]:

@@ -57,8 +57,8 @@ class Model:
     @property
     def files(self) -> Widgets:
         """Widgets of Model Paths: the files that the template's task uses."""
-        task = self.template.files.get("task")
-        used = (part for part in self.card.parts if not part.tasks or task in part.tasks)
+        chosen = set(self.template.files.values())
+        used = (part for part in self.card.parts if not part.tasks or chosen & set(part.tasks))
         return {part.name: part.example for part in used} | dict(self.template.files)
 
 

@@ -67,6 +67,7 @@ def test_a_family_shows_what_its_folder_lists_and_what_all_have(part: Any) -> No
     trainer = nodes["DotsLoRATrainer"].spec
     assert trainer.input("guidance_scale").default == 2.0
     assert not {"experts", "high_lora_name"} & {entry.name for entry in (*trainer.inputs, *trainer.outputs)}, "no task has two experts"
+    assert nodes["Spots20ImageGenerator"].spec.input("width").tooltip == "Width of the image; multiples of 16."
     outputs = {name: [output.kind for output in nodes[name].spec.outputs] for name in ("DotsVideoGenerator", "Spots20ImageGenerator")}
     assert outputs == {"DotsVideoGenerator": ["VIDEO", "IMAGE", "STRING"], "Spots20ImageGenerator": ["IMAGE", "STRING"]}
 

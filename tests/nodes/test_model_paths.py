@@ -80,6 +80,15 @@ def test_a_split_model_is_offered_as_its_index_and_known_by_all_its_parts(part: 
     assert node.fingerprint(here, **chosen, task="t2v-1.3B") != before
 
 
+def test_a_transformer_of_another_family_is_refused_when_it_is_queued(part: Any, host: Any) -> None:
+    for name, wrong, words in (
+        ("HunyuanVideoModelPaths", "demo_framepack.safetensors", "dit expects a HunyuanVideo transformer"),
+        ("FramePackModelPaths", "demo_wan_t2v.safetensors", "dit expects a FramePack transformer"),
+    ):
+        (problem,) = part("nodes.spec").check(part("nodes.catalog").BY_NAME[name](), host, {"dit": wrong})
+        assert problem.input == "dit" and problem.text.endswith(words)
+
+
 def test_a_missing_or_wrong_file_is_named(part: Any, host: Any) -> None:
     error = part("backend.musubi_backend.errors").UserError
     with pytest.raises(error, match="CLIP image encoder"):

@@ -130,7 +130,7 @@ class FamilyNodes:
     generator          its inputs in order; they may grow at the end, but never move
     sources            what a generation can start from
     trainer            inputs of the trainer beside those that all trainers have
-    variant            the input of Model Paths that tells the models apart, above their files; called "task" where it is the task
+    variant            the input of Model Paths that tells the models apart, above their files; the task, where its choices are the tasks
     facts              options that the variant or the files decide, for every tool that has them
     facts_of           (inputs of Model Paths, file of each part) -> option -> value, of `facts`. Reads headers at most
     check_transformer  (a transformer's safetensors file, task) raises UserError where they do not fit. Reads the header
@@ -143,7 +143,7 @@ class FamilyNodes:
     generates: str
     generator: tuple[Entry, ...]
     sources: tuple[Source, ...] = ()
-    trainer: tuple[Entry, ...] = ()
+    trainer: tuple[Widget | Own, ...] = ()
     variant: Own | None = None
     facts: tuple[str, ...] = ()
     facts_of: Callable[[Mapping[str, Any], Mapping[str, Path]], dict[str, Any]] = _no_facts
