@@ -25,7 +25,7 @@ MODELS = "MUSUBITUNER_MODELS"
 
 def _picker(part: Part) -> Input:
     where = f"{part.what}, for example {part.example} (in models/{part.folder})."
-    if not part.tasks:
+    if not part.only_for:
         return folder(part.name, part.folder, where)
     return folder(part.name, part.folder, f"{where} Only for {part.only_for}.", empty=NONE, tasks=part.tasks)
 

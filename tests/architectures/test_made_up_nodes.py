@@ -61,6 +61,8 @@ def test_the_catalog_has_three_nodes_of_each_family_in_the_order_of_cards(part: 
 def test_a_family_shows_what_its_folder_lists_and_what_all_have(part: Any) -> None:
     nodes = part("nodes.catalog").BY_NAME
     assert [entry.name for entry in nodes["DotsModelPaths"].spec.inputs] == ["kind", "dit", "vae"]
+    quick = nodes["Spots20ModelPaths"].spec.input("dit_quick")
+    assert quick.default == "none" and quick.tooltip.endswith("Only for samples while training.")
     generator = [entry.name for entry in nodes["DotsVideoGenerator"].spec.inputs]
     assert generator[:7] == ["models", "prompt", "width", "height", "video_length", "pattern", "seed"]
     assert generator[-3:] == ["start_image_path", "start_image", "device"]

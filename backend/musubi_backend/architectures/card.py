@@ -31,8 +31,8 @@ class Part:
     example     a file as ComfyUI's users have it; dtype: of that file
     kinds       what the file may be, as `weights.kinds` calls it; the first is what it is called when another is refused
     published   patterns of the file in the folder the model is published as; the first that exists counts
-    tasks       the tasks that use it; empty: all. A file that not all tasks use may be left out
-    only_for    those tasks in words
+    tasks       the tasks that use it; empty: all
+    only_for    what it is needed for, in words, where that is not everything: then it may be left out
     """
 
     name: str
