@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from musubi_backend.demo.models import write_models
 from musubi_backend.weights.safetensors_file import save_atomic
 
@@ -37,10 +38,11 @@ def part(repository: Path) -> Any:
 @pytest.fixture(scope="module")
 def host(part: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     made = part("headless.terminal").TerminalHost(tmp_path_factory.mktemp("home"))
-    for folder, name in (("diffusion_models", "dots"), ("vae", "none")):
-        path = made.home / "models" / folder / f"{name}.safetensors"
+    names = {"diffusion_models/dots": ("dots.weight", "blocks.0.grow.weight"), "vae/none": ("nothing",)}
+    for file, tensors in names.items():
+        path = made.home / "models" / f"{file}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_atomic({}, path, {})
+        save_atomic({name: torch.zeros(1) for name in tensors}, path, {})
     write_models(made.home / "demo" / "models", kind="wan")
     return made
 
@@ -91,7 +93,7 @@ def test_what_the_widgets_alone_show_is_checked_by_the_pack_and_by_the_family(pa
     assert problems(part, host, nodes["DotsVideoGenerator"](), prompt="dots", width=32, video_length=9, pattern="ring") == {}
     assert problems(part, host, nodes["Spots20ImageGenerator"](), prompt=" ") == {"prompt": "prompt is empty: say what the image shows"}
     wrong = problems(part, host, nodes["DotsModelPaths"](), kind="quick", dit="demo_wan_t2v.safetensors", vae="none.safetensors")
-    assert wrong["dit"].endswith("dit expects a dots_transformer")
+    assert wrong["dit"].endswith("dit expects a Dots transformer")
 
 
 def test_what_goes_into_a_generation_and_a_training_follows_from_model_widgets_and_family(part: Any, host: Any) -> None:
@@ -140,6 +142,11 @@ def test_a_generator_is_called_after_its_family_and_what_it_makes(part: Any, fam
     assert f"{letters(card.generator_title)}Generator" == name
 
 
-def test_facts_of_the_chosen_models_go_along(part: Any, host: Any) -> None:
-    family = part("nodes.catalog").BY_NAME["DotsModelPaths"].family
-    assert [family.facts_of({"kind": kind}, {}) for kind in ("quick", "slow")] == [{}, {"fps": 8}]
+def test_its_files_are_known_and_facts_of_the_chosen_models_go_along(part: Any, host: Any) -> None:
+    node = part("nodes.catalog").BY_NAME["DotsModelPaths"]()
+    for kind, facts in (("quick", {}), ("slow", {"fps": 8})):
+        inputs = part("nodes.spec").prepared(node, host, {"kind": kind, "dit": "dots.safetensors", "vae": "none.safetensors"})
+        result = asyncio.run(node.run(host, **inputs))
+        files = {"dit": str(host.home / "models/diffusion_models/dots.safetensors"), "vae": str(host.home / "models/vae/none.safetensors")}
+        assert result.values[0] == {"architecture": "dots", "task": "dots", **facts, **files}
+        assert result.text == "Dots transformer; Dots VAE, which does nothing"
