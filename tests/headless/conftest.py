@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from musubi_backend.tools.demo import write_models
+from musubi_backend.demo.models import write_models
 from musubi_backend.tools.demo_clips import write_clips
 
 
