@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from musubi_backend.demo.clips import write_clips
 from musubi_backend.demo.models import write_models
-from musubi_backend.tools.demo_clips import write_clips
 
 
 @pytest.fixture(scope="session")
