@@ -21,6 +21,7 @@ from .errors import UserError
 T = TypeVar("T")
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_FILE_SYSTEM = r"SYSTEM\CurrentControlSet\Control\FileSystem"
 
 
 @dataclass(frozen=True)
@@ -158,12 +159,9 @@ def _why(error: OSError, folder: Path, longest: str) -> str:
 
 def _long_paths_allowed() -> bool:
     """Has somebody allowed paths of more than 259 characters in Windows? Python asks for them itself."""
-    if sys.platform != "win32":
-        return False
-    import winreg
+    if sys.platform == "win32":
+        import winreg
 
-    try:
-        with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, r"SYSTEM\CurrentControlSet\Control\FileSystem") as key:
+        with contextlib.suppress(OSError), winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, _FILE_SYSTEM) as key:
             return bool(winreg.QueryValueEx(key, "LongPathsEnabled")[0])
-    except OSError:
-        return False
+    return False

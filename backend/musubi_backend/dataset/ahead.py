@@ -84,7 +84,7 @@ def decoded(items: Iterable[MediaItem], card: Card, workers: int = 1, in_flight:
 
 def _first(pending: Pending, gate: _Gate) -> Iterator[tuple[MediaItem, Result]]:
     number, item, results, future = pending.popleft()
-    for result in iter(results.get, None):
+    while (result := results.get()) is not None:
         yield item, result
         del result  # its bytes leave
         gate.leave(number)

@@ -64,8 +64,8 @@ def frames_of_animation(path: Path) -> Generator[AnimationFrame, None, None]:
                     raise
                 logger.warning(f"{path}: damaged behind frame {number}; what follows is left out ({type(error).__name__})")
                 return
-            times = (image.info.get(name, 0) / 1000 for name in ("timestamp", "duration"))
-            yield AnimationFrame(path, image.copy(), *times, coding, told)
+            time, duration = (image.info.get(name, 0) / 1000 for name in ("timestamp", "duration"))
+            yield AnimationFrame(path, image.copy(), time, duration, coding, told)
 
 
 def rate_of_animation(path: Path) -> Fraction | None:

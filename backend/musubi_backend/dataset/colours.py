@@ -84,11 +84,12 @@ def in_srgb(image: Image, coding: tuple[int, int]) -> Image:
             way = _way(profile, image.mode)
             if way.transform is None:
                 return image
-            shown = ImageCms.applyTransform(straight.convert(way.mode), way.transform)
+            converted = ImageCms.applyTransform(straight.convert(way.mode), way.transform)
         except (ValueError, ImageCms.PyCMSError):
             logger.debug("the colour profile cannot be used", exc_info=True)
             return image
-        assert shown is not None  # as it is not done in place
+        assert converted is not None  # as it is not done in place
+        shown = converted
     if alpha is not None:
         shown.putalpha(alpha)
     return shown
