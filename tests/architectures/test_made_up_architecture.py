@@ -1,67 +1,63 @@
-"""Adding an architecture takes one folder: `made_up/dots` is found, gets its tools, and is cached, trained and generated with."""
+"""Adding an architecture takes one folder: `made_up/dots` is found, gets its tools, nodes, demo models and workflows, and is cached,
+trained and generated with.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
-from musubi_backend.inference.video_file import write_mp4
 from musubi_backend.weights.safetensors_file import read_header
 
 HERE = Path(__file__).parent / "made_up"
-# In a process of its own, so that the rest of the tests do not know it
-FOUND = f"import sys, musubi_backend.architectures as found; found.__path__.append({str(HERE)!r})\n"
-RUN = FOUND + "from musubi_backend.__main__ import main; sys.exit(main(sys.argv[1:]))"
-MODEL = (
-    FOUND
-    + """
-import torch
-from musubi_backend.architectures.dots.adapter import DotsTransformer
-from musubi_backend.weights.safetensors_file import save_atomic
-torch.manual_seed(0)
-save_atomic(DotsTransformer().state_dict(), sys.argv[1])
-save_atomic({"nothing": torch.zeros(1)}, sys.argv[2])
+# In processes of its own, so that the rest of the tests do not know it
+PROGRAM = f"""#!{sys.executable}
+import sys
+import musubi_backend.architectures as found
+found.__path__.append({str(HERE)!r})
+from musubi_backend.__main__ import main
+sys.exit(main(sys.argv[3:]))  # after -m musubi_backend
 """
-)
-
-
-def _python(code: str, *words: object) -> str:
-    done = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.fixture
-def dataset(tmp_path: Path) -> Path:
-    random = np.random.default_rng(0)
-    write_mp4(tmp_path / "clips" / "dots.mp4", random.integers(0, 255, (5, 32, 32, 3), dtype=np.uint8), fps=16)
-    (tmp_path / "clips" / "dots.txt").write_text("dots", encoding="utf-8")
-    toml = tmp_path / "dataset.toml"
-    toml.write_text(
-        "[general]\nresolution = [32, 32]\ncaption_extension = '.txt'\n"
-        f"[[datasets]]\nvideo_directory = '{tmp_path / 'clips'}'\ncache_directory = '{tmp_path / 'cache'}'\ntarget_frames = [5]\n",
-        encoding="utf-8",
-    )
-    return toml
+def home(tmp_path: Path) -> Path:
+    """A home folder whose interpreter knows the made-up families."""
+    if os.name != "posix":
+        pytest.skip("the interpreter is a script")
+    program = tmp_path / "python"
+    program.write_text(PROGRAM, encoding="utf-8")
+    program.chmod(0o755)
+    settings = {"interpreter": str(program), "engine": "builtin", "allowed_roots": []}
+    (tmp_path / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return tmp_path
 
 
 @pytest.mark.slow
-def test_one_folder_brings_four_tools_that_work(dataset: Path, tmp_path: Path) -> None:
-    dit, vae, out = tmp_path / "dots.safetensors", tmp_path / "none.safetensors", tmp_path / "out"
-    _python(MODEL, dit, vae)
-    assert all(f"dots_{verb}" in _python(RUN) for verb in ("cache_latents", "train_network", "generate_video"))
-    _python(RUN, "dots_cache_latents", "--dataset_config", dataset, "--vae", vae, "--device", "cpu")
-    _python(RUN, "dots_cache_text_encoder_outputs", "--dataset_config", dataset, "--device", "cpu")
-    cached = sorted(path.name for path in (tmp_path / "cache").glob("*.safetensors"))
-    assert cached == ["dots_00000-005_0032x0032_dots.safetensors", "dots_dots_te.safetensors"]
-    training = ["--optimizer_type", "adamw", "--max_train_steps", 3, "--learning_rate", 0.01, "--sdpa", "--gradient_checkpointing"]
-    data = ["--dataset_config", dataset, "--dit", dit, "--output_dir", out, "--output_name", "lora"]
-    _python(RUN, "dots_train_network", "--network_module", "networks.lora_dots", *data, *training)
-    lora = read_header(out / "lora.safetensors")
+def test_one_folder_brings_tools_nodes_demo_models_and_workflows_that_work(
+    part: Any, home: Path, repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tools = subprocess.run([home / "python", "-m", "musubi_backend", "--help"], capture_output=True, text=True, check=True).stdout
+    assert all(f"dots_{verb} " in tools for verb in ("cache_latents", "cache_text_encoder_outputs", "train_network", "generate_video"))
+    generate = runpy.run_path(str(repository / "workflows" / "generate.py"))
+    workflows = generate["workflows"](part("backend.musubi_backend.architectures"))
+    specs = {name: node.spec for name, node in part("nodes.catalog").BY_NAME.items()}
+    for name in ("dots_lora_training", "dots_generate_with_lora"):
+        file = home / f"{name}.json"
+        file.write_text(json.dumps(generate["build"](workflows[name], specs)), encoding="utf-8")
+        assert part("headless.run").run_file(file, [], [], home, demo=True) == 0, capsys.readouterr()
+    caches = {path.name for path in (home / "datasets").rglob("*_dots*.safetensors")}
+    assert any(name.endswith("_0064x0064_dots.safetensors") for name in caches) and any(
+        name.endswith("_dots_te.safetensors") for name in caches
+    )
+    lora = read_header(home / "models" / "loras" / "musubi_tuner" / "my_dots.safetensors")
     assert "lora_unet_blocks_1_shrink.lora_up.weight" in lora.tensors and lora.metadata["ss_base_model_version"] == "dots"
-    request = ["--prompt", "dots", "--video_size", 32, 32, "--video_length", 5, "--save_path", out / "video", "--seed", 1]
-    _python(RUN, "dots_generate_video", "--dit", dit, "--vae", vae, "--lora_weight", out / "lora.safetensors", *request, "--device", "cpu")
-    assert [path.suffix for path in (out / "video").iterdir()] == [".mp4"]
+    command = next((home / "jobs").glob("*dots_generate_video*")) / "command.json"
+    assert "--lora_weight" in json.loads(command.read_text(encoding="utf-8"))["argv"]
+    assert [path.suffix for path in (home / "output" / "musubi_tuner").iterdir()] == [".mp4"]

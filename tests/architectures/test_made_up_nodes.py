@@ -6,12 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import importlib
-import importlib.util
 import itertools
 import json
 import runpy
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +16,6 @@ import pytest
 import torch
 from musubi_backend.demo.models import write_models
 from musubi_backend.weights.safetensors_file import save_atomic
-
-HERE = Path(__file__).parent / "made_up"
-
-
-@pytest.fixture(scope="module")
-def part(repository: Path) -> Any:
-    """As the fixture of that name, of a pack that also has the made-up families."""
-    name = "pack_with_made_up_families"
-    spec = importlib.util.spec_from_file_location(name, repository / "__init__.py", submodule_search_locations=[str(repository)])
-    assert spec and spec.loader
-    sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[name])
-    importlib.import_module(f"{name}.backend.musubi_backend.architectures").__path__.append(str(HERE))
-    return lambda module: importlib.import_module(f"{name}.{module}")
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +66,11 @@ def test_their_help_pages_and_names_are_generated(part: Any, repository: Path) -
     names = json.loads(texts[repository / "locales" / "en" / "nodeDefs.json"])
     assert names["MusubiTuner_DotsModelPaths"]["inputs"]["kind"] == {"name": "kind", "tooltip": "Which dots they are"}
     assert names["MusubiTuner_Spots20LoRATrainer"]["display_name"] == "Spots 2.0 LoRA Trainer"
+
+
+def test_the_page_of_flags_explains_their_tools(part: Any) -> None:
+    page = part("backend.musubi_backend.options.document").page()
+    assert all(f"## {tool}\n" in page for tool in ("dots_train_network", "dots_generate_video", "spots_generate_image"))
 
 
 def test_what_the_widgets_alone_show_is_checked_by_the_pack_and_by_the_family(part: Any, host: Any) -> None:
