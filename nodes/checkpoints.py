@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..backend.musubi_backend.errors import UserError
-from ..backend.musubi_backend.tools.ema_schedule import counted_once
+from ..backend.musubi_backend.lora.ema_schedule import counted_once
 from ..backend.musubi_backend.training.saved_states import OF_STOP
 from ..backend.musubi_backend.weights.safetensors_file import read_header
 from .jobs import guard

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..backend.musubi_backend.atomic import replacing
-from ..backend.musubi_backend.tools.ema_schedule import shares
+from ..backend.musubi_backend.lora.ema_schedule import shares
 
 _WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM = 720, 360, 56, 40, 48
 _PAPER, _INK, _FAINT, _BAR, _CURVE = "#ffffff", "#222222", "#dddddd", "#9cc3e6", "#b3421f"

@@ -10,10 +10,10 @@ from typing import Any
 
 from ..backend.musubi_backend import content
 from ..backend.musubi_backend.errors import UserError
+from ..backend.musubi_backend.lora.ema_schedule import averaged_name, linear_betas, power_betas
 from ..backend.musubi_backend.options.argv import to_argv
 from ..backend.musubi_backend.options.option import LORA_COMBINE, LORA_CONVERT, LORA_EMA, LORA_EXTRACT, LORA_MERGE
 from ..backend.musubi_backend.place import try_file
-from ..backend.musubi_backend.tools.ema_schedule import averaged_name, linear_betas, power_betas
 from . import loras
 from .checkpoints import Checkpoint, between, find
 from .ema_picture import draw

@@ -18,7 +18,7 @@ from musubi_backend.demo.models import KINDS, write_models
 from musubi_backend.encoders.umt5 import UMT5
 from musubi_backend.encoders.wan_vae import WanVAE
 from musubi_backend.errors import UserError
-from musubi_backend.layers.lora import LoRANetwork
+from musubi_backend.lora.network import LoRANetwork
 from musubi_backend.weights.recognise import recognise
 from musubi_backend.weights.safetensors_file import read_header
 from safetensors.torch import load_file

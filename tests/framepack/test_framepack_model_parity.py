@@ -11,7 +11,7 @@ from musubi_backend.architectures.framepack.card import CARD
 from musubi_backend.architectures.framepack.keys import FramePackGeometry, geometry_of
 from musubi_backend.architectures.framepack.load import compute_dtype, load_transformer
 from musubi_backend.architectures.framepack.model import Clean, FramePackTransformer
-from musubi_backend.layers.lora import LoRANetwork
+from musubi_backend.lora.network import LoRANetwork
 from musubi_backend.options.registry import options_for
 from musubi_backend.weights.safetensors_file import load, read_header
 from torch import Tensor

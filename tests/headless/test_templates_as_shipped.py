@@ -22,11 +22,12 @@ from musubi_backend.demo.clips import write_clips
 from musubi_backend.encoders.qwen_vl_load import load_model
 from musubi_backend.inference.requests import build_request
 from musubi_backend.layers.experts import experts_of
+from musubi_backend.lora import run_network
 from musubi_backend.memory.plan import MemoryPlan
 from musubi_backend.options.option import CACHE_LATENTS, CACHE_TEXT, CAPTION, GENERATE, LORA_MERGE, TRAIN
 from musubi_backend.options.parser import parse
 from musubi_backend.options.registry import tool
-from musubi_backend.training import network, train
+from musubi_backend.training import train
 from musubi_backend.training.rehearsal import rehearse
 from musubi_backend.training.samples import Samples
 from musubi_backend.weights.recognise import recognise
@@ -112,7 +113,7 @@ class Planned:
             architecture.text_encoder(args, META)
         elif target.verb == TRAIN:
             dtype = train.check(args, architecture)
-            rehearse(args, network.rates(args, architecture.card), args.max_train_steps, torch.device("cpu"))
+            rehearse(args, run_network.rates(args, architecture.card), args.max_train_steps, torch.device("cpu"))
             assert Samples(args, architecture)._prompts, "the templates make samples"
             self._models(args, architecture, dtype)
         else:
@@ -133,7 +134,7 @@ class Planned:
         self.dtype, self.on_device = dtype, max(sizes) if getattr(args, "offload_inactive_dit", False) else sum(sizes)
         if hasattr(args, "network_dim"):
             with META:
-                lora = network.build(args, architecture.card, model, 1, META)
+                lora = run_network.build(args, architecture.card, model, 1, META)
             assert sum(parameter.numel() for parameter in lora.parameters()) > 40e6
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from musubi_backend.architectures.hunyuan_video.card import CARD
 from musubi_backend.architectures.hunyuan_video.model import HunyuanGeometry, HunyuanTransformer
-from musubi_backend.layers.lora import LoRANetwork
+from musubi_backend.lora.network import LoRANetwork
 
 SMALL = HunyuanGeometry(
     dim=24, num_heads=3, mlp_dim=40, num_double_layers=2, num_single_layers=2, text_dim=20, pooled_dim=12,

@@ -15,7 +15,7 @@ from musubi_backend.architectures.framepack.model import FramePackTransformer
 from musubi_backend.architectures.hunyuan_video.card import CARD
 from musubi_backend.architectures.hunyuan_video.keys import HunyuanGeometry, geometry_of, original_name
 from musubi_backend.architectures.hunyuan_video.model import HunyuanTransformer
-from musubi_backend.layers.lora import LoRANetwork
+from musubi_backend.lora.network import LoRANetwork
 from musubi_backend.weights.safetensors_file import load, read_header
 from torch import Tensor
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from musubi_backend.layers import mmdit
-from musubi_backend.layers.adapters import LoRAAdapter
 from musubi_backend.layers.attention import attention, repeated_key_biases
 from musubi_backend.layers.linear import Linear
 from musubi_backend.layers.norms import RMSNorm, gated_residual, modulated_norm
 from musubi_backend.layers.recompute import recomputed
 from musubi_backend.layers.rope import apply_rope, even_widths, grid_positions, rope_tables
 from musubi_backend.layers.timestep import sinusoids
+from musubi_backend.lora.modules import LoRAAdapter
 from torch import Tensor, nn
 
 CPU = torch.device("cpu")

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from musubi_backend.layers.lora_delta import changes_weight, delta
-from musubi_backend.weights import lora_names
+from musubi_backend.lora import layer_names
+from musubi_backend.lora.delta import changes_weight, delta
 from musubi_backend.weights.safetensors_file import save_atomic
 from torch import Tensor
 
@@ -36,16 +36,16 @@ def layers_of(architecture: str) -> dict[str, Tensor]:
 
 def write_layout(path: Path, layout: str, architecture: str, layers: Mapping[str, Tensor]) -> str:
     """Write `layers` as another program would; returns the beginning of its title. Layers that its naming keeps apart are split."""
-    naming = {"wan": lora_names.WAN_DIFFUSERS, "hv": lora_names.FRAMEPACK, "fp": lora_names.FRAMEPACK}[architecture]
+    naming = {"wan": layer_names.WAN_DIFFUSERS, "hv": layer_names.FRAMEPACK, "fp": layer_names.FRAMEPACK}[architecture]
     if layout in ("musubi", "comfy", "comfy lora_down", "lycoris", "bare", "ai-toolkit"):
         naming = architecture
     if layout == "comfy names" and architecture == "hv":
-        naming = lora_names.HUNYUAN_COMFY
+        naming = layer_names.HUNYUAN_COMFY
     state: dict[str, Tensor] = {}
     for own_path, matrix in layers.items():
-        found = lora_names.find(own_path)
+        found = layer_names.find(own_path)
         assert found is not None
-        names = lora_names.names_of(found.place, naming)
+        names = layer_names.names_of(found.place, naming)
         width = matrix.shape[1]
         heights = [len(matrix)] if len(names) == 1 else [width] * 3 + ([4 * width] if len(names) == 4 else [])
         for name, block in zip(names, matrix.split(heights), strict=True):

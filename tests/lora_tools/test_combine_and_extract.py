@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lora_examples import deltas, layers_of, write_layout
+from musubi_backend.lora.factors import factors_of, nearest, nearest_product
 from musubi_backend.memory.fp8 import quantise
-from musubi_backend.tools.lora_factors import factors_of, nearest, nearest_product
 from musubi_backend.weights.safetensors_file import load, read_header, save_atomic
 
 NAME = "lora_unet_blocks_0_self_attn_q"
@@ -127,7 +127,7 @@ def test_random_projections_find_nearly_the_best_and_measure_what_they_lose(monk
     torch.manual_seed(0)
     matrix = torch.randn(120, 8) @ torch.randn(8, 100) + 0.05 * torch.randn(120, 100)
     best = nearest(matrix, 6)
-    monkeypatch.setattr("musubi_backend.tools.lora_factors._EXACT_SIDE", 10)
+    monkeypatch.setattr("musubi_backend.lora.factors._EXACT_SIDE", 10)
     found = nearest(matrix, 6)
     assert found.lost == pytest.approx(float((matrix - found.up @ found.down).norm()), rel=1e-4)
     assert best.lost * 0.9999 <= found.lost <= 1.01 * best.lost

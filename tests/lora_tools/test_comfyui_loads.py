@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from lora_examples import LAYOUTS, deltas, write_layout
-from musubi_backend.layers.lora_files import LoRAMerge
+from musubi_backend.lora.merging import LoRAMerge
 from musubi_backend.weights.safetensors_file import load, save_atomic
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.slow]

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lora_examples import LAYOUTS, WIDTH, deltas, layers_of, write_layout
 from musubi_backend.__main__ import main
-from musubi_backend.layers.lora_files import read_lora
-from musubi_backend.weights import lora_names
-from musubi_backend.weights.lora_layouts import LoRAFile
+from musubi_backend.lora import layer_names
+from musubi_backend.lora.layouts import LoRAFile
+from musubi_backend.lora.merging import read_lora
 from musubi_backend.weights.safetensors_file import load, read_header, save_atomic
 
 LOHA = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
@@ -227,16 +227,16 @@ def test_the_alpha_in_diffusers_metadata_counts(tmp_path):
 
 
 def test_names_have_one_meaning_each():
-    for table in lora_names.TABLES:
+    for table in layer_names.TABLES:
         for row in table.rows:
             for column, naming in enumerate(table.namings):
                 for name in row[column]:
                     path = name.format("7")
                     for written in (path, path.replace(".", "_")):
-                        found = lora_names.find(written)
+                        found = layer_names.find(written)
                         assert found is not None
-                        if lora_names.has_naming(found.place, naming):  # Qwen-Image shares names with FramePack, whose table comes first
-                            assert path in lora_names.names_of(found.place, naming)
+                        if layer_names.has_naming(found.place, naming):  # Qwen-Image shares names with FramePack, whose table comes first
+                            assert path in layer_names.names_of(found.place, naming)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 from musubi_backend.errors import UserError
-from musubi_backend.layers.lora_files import LoRAMerge
+from musubi_backend.lora.merging import LoRAMerge
 from musubi_backend.weights.safetensors_file import load, save_atomic
 from torch import Tensor
 
@@ -124,7 +124,7 @@ def test_a_dora_is_not_trained_on(tmp_path):
     from argparse import Namespace
 
     from musubi_backend.architectures.wan.card import CARD
-    from musubi_backend.training.network import _attach
+    from musubi_backend.lora.run_network import _attach
 
     save_atomic(dora("magnitude")[0], tmp_path / "dora.safetensors")
     with pytest.raises(UserError, match=r"is a DoRA .*--base_weights"):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from musubi_backend.tools.ema_schedule import counted_once
+from musubi_backend.lora.ema_schedule import counted_once
 from musubi_backend.weights.safetensors_file import load, save_atomic
 
 

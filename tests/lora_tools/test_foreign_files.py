@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from musubi_backend.layers.lora_files import LoRAMerge
-from musubi_backend.weights.lora_keys import HIGH_NOISE, LOW_NOISE
+from musubi_backend.lora.merging import LoRAMerge
+from musubi_backend.lora.tensor_names import HIGH_NOISE, LOW_NOISE
 from musubi_backend.weights.recognise import recognise
 from musubi_backend.weights.safetensors_file import load, save_atomic
 from torch import Tensor

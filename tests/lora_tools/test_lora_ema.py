@@ -17,7 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from musubi_backend.errors import UserError
-from musubi_backend.tools.ema_schedule import SIGMA_REL_LIMIT, gamma, linear_betas, power_betas, shares
+from musubi_backend.lora.ema_schedule import SIGMA_REL_LIMIT, gamma, linear_betas, power_betas, shares
 from musubi_backend.weights.arrays import as_bytes, from_float32, of_bytes, rounded, to_float32
 from musubi_backend.weights.safetensors_file import load, read_header, save_atomic
 

@@ -12,7 +12,7 @@ from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.architectures.wan.load import load_transformer
 from musubi_backend.architectures.wan.model import WanGeometry, WanTransformer
 from musubi_backend.errors import UserError
-from musubi_backend.layers.lora import LoRANetwork
+from musubi_backend.lora.network import LoRANetwork
 from musubi_backend.memory.compiling import Compilation
 from musubi_backend.weights.safetensors_file import save_atomic
 from torch import Tensor

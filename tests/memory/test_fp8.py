@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from musubi_backend.layers.adapters import LoRAAdapter
+from musubi_backend.lora.modules import LoRAAdapter
 from musubi_backend.memory.fp8 import BLOCK, Fp8Linear, dequantised, hold_in_8_bits, quantise
 from musubi_backend.weights.safetensors_file import load
 from torch import Tensor, nn

@@ -15,7 +15,7 @@ from musubi_backend.architectures.framepack import keys as framepack
 from musubi_backend.architectures.framepack.model import Clean, FramePackTransformer
 from musubi_backend.architectures.hunyuan_video import keys as hunyuan
 from musubi_backend.architectures.hunyuan_video.model import HunyuanTransformer
-from musubi_backend.layers.lora import LoRANetwork
+from musubi_backend.lora.network import LoRANetwork
 from musubi_backend.memory.compiling import Compilation
 from musubi_backend.memory.fp8 import Fp8Linear, hold_in_8_bits
 from musubi_backend.memory.plan import eight_bit_layers

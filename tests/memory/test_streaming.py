@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.architectures.wan.model import WanGeometry, WanTransformer
 from musubi_backend.errors import UserError
-from musubi_backend.layers.lora import LoRANetwork
+from musubi_backend.lora.network import LoRANetwork
 from musubi_backend.memory.fp8 import Fp8Linear, hold_in_8_bits
 from musubi_backend.memory.plan import MemoryPlan, eight_bit_layers, swapped_per_list
 from musubi_backend.memory.streaming import BlockStream, waiting_blocks

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.architectures.wan.model import WanGeometry, WanTransformer
-from musubi_backend.layers.adapters import LoKrAdapter, LoRAAdapter
 from musubi_backend.layers.linear import Linear
-from musubi_backend.layers.lora import LoRANetwork, ranks_from_weights
-from musubi_backend.layers.lora_delta import delta, merged, merged_bias, rows_of
-from musubi_backend.training.expert_networks import ExpertNetworks
+from musubi_backend.lora.delta import delta, merged, merged_bias, rows_of
+from musubi_backend.lora.expert_networks import ExpertNetworks
+from musubi_backend.lora.modules import LoKrAdapter, LoRAAdapter
+from musubi_backend.lora.network import LoRANetwork, ranks_from_weights
 from torch import Tensor
 
 RANK, ALPHA = 4, 6.0

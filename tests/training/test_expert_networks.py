@@ -13,10 +13,10 @@ from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.errors import UserError
 from musubi_backend.layers.experts import Experts
 from musubi_backend.layers.linear import Linear
-from musubi_backend.layers.lora import LoRANetwork
-from musubi_backend.training import network as networks
-from musubi_backend.training.expert_networks import ExpertNetworks
-from musubi_backend.training.randomness import derived_seed
+from musubi_backend.lora import run_network as networks
+from musubi_backend.lora.expert_networks import ExpertNetworks
+from musubi_backend.lora.network import LoRANetwork
+from musubi_backend.seeds import derived_seed
 from musubi_backend.weights.safetensors_file import save_atomic
 from torch import nn
 

@@ -23,15 +23,16 @@ from musubi_backend.dataset.batches import BatchDescription, CachedItem
 from musubi_backend.errors import StopRequested, UserError
 from musubi_backend.layers.experts import Experts
 from musubi_backend.layers.linear import Linear
-from musubi_backend.layers.lora import LoRANetwork
+from musubi_backend.lora.network import LoRANetwork
 from musubi_backend.options.parser import read
 from musubi_backend.options.registry import tool
+from musubi_backend.seeds import derived_seed
 from musubi_backend.training import optimizers, schedules
 from musubi_backend.training.checkpoints import Checkpoints
 from musubi_backend.training.distributed import OneProcess, Processes
 from musubi_backend.training.lean_torch import leave_compiler_out
 from musubi_backend.training.loop import Loop, Run
-from musubi_backend.training.randomness import StepRandomness, derived_seed
+from musubi_backend.training.randomness import StepRandomness
 from musubi_backend.training.samples import Samples
 from musubi_backend.training.saved_states import Position
 from musubi_backend.training.state import TrainingState

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.architectures.wan.model import WanGeometry, WanTransformer
 from musubi_backend.errors import UserError
-from musubi_backend.layers.adapters import LoHaAdapter, LoKrAdapter, factorised
 from musubi_backend.layers.linear import Linear
-from musubi_backend.layers.lora import LOHA, LOKR, LORA, LoRANetwork, kind_of, parse_network_args, ranks_from_weights
-from musubi_backend.layers.lora_delta import delta, merged
-from musubi_backend.training import network as networks
+from musubi_backend.lora import run_network as networks
+from musubi_backend.lora.delta import delta, merged
+from musubi_backend.lora.modules import LoHaAdapter, LoKrAdapter, factorised
+from musubi_backend.lora.network import LOHA, LOKR, LORA, LoRANetwork, kind_of, parse_network_args, ranks_from_weights
 from musubi_backend.weights.safetensors_file import load, save_atomic
 
 KINDS = {LOHA: "networks.loha", LOKR: "networks.lokr"}

@@ -10,7 +10,7 @@ import pytest
 def warnings(project: Any, capsys: pytest.CaptureFixture[str], **values: Any) -> list[str]:
     project.train("said", max_train_steps=1, **values)
     lines = capsys.readouterr().err.splitlines()
-    return [line for line in lines if line.startswith("WARNING:musubi_backend.layers.lora:")]
+    return [line for line in lines if line.startswith("WARNING:musubi_backend.lora.network:")]
 
 
 def test_patterns_that_match_nothing_are_named(project: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ import torch
 from musubi_backend import architectures, job
 from musubi_backend.architectures.wan.demo_transformer import wan_transformer
 from musubi_backend.cache.files import load_entry
-from musubi_backend.layers.lora import LoRANetwork, ranks_from_weights
+from musubi_backend.lora.network import LoRANetwork, ranks_from_weights
 from musubi_backend.options.parser import parse
 from musubi_backend.training import loop
 from musubi_backend.training.losses import flow_matching_loss

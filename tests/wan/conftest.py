@@ -9,7 +9,7 @@ import pytest
 import torch
 from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.architectures.wan.model import WanGeometry, WanTransformer
-from musubi_backend.layers.lora import LoRANetwork
+from musubi_backend.lora.network import LoRANetwork
 from musubi_backend.weights.safetensors_file import load
 from torch import Tensor
 

@@ -13,8 +13,8 @@ from musubi_backend.__main__ import main
 from musubi_backend.demo.models import write_models
 from musubi_backend.inference.requests import build_request
 from musubi_backend.layers.experts import HIGH, LOW, Experts, experts_of
+from musubi_backend.lora.run_network import build
 from musubi_backend.options.parser import parse
-from musubi_backend.training.network import build
 from musubi_backend.training.timesteps import TimestepSampling, noise_levels
 from musubi_backend.weights.safetensors_file import load, read_header, save_atomic
 

@@ -7,7 +7,7 @@ import torch
 from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.architectures.wan.model import WanTransformer
 from musubi_backend.errors import UserError
-from musubi_backend.layers.lora import LoRANetwork, ranks_from_weights
+from musubi_backend.lora.network import LoRANetwork, ranks_from_weights
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import pytest
 import torch
 from musubi_backend.architectures.wan.model import WanTransformer, collapse_padding
 from musubi_backend.errors import UserError
-from musubi_backend.layers.adapters import LoRAAdapter
 from musubi_backend.layers.linear import Linear
 from musubi_backend.layers.rope import rope_tables
+from musubi_backend.lora.modules import LoRAAdapter
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 

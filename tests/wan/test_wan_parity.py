@@ -8,7 +8,7 @@ import pytest
 import torch
 from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.architectures.wan.model import WanGeometry, WanTransformer
-from musubi_backend.layers.lora import LoRANetwork
+from musubi_backend.lora.network import LoRANetwork
 
 # Both sides are float32; what is left is the order of sums and the tables, ours cast from float64, theirs applied in it.
 FP32 = 1e-5

@@ -11,7 +11,7 @@ from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.architectures.wan.keys import GEOMETRY_KEY, WanGeometry
 from musubi_backend.architectures.wan.load import load_transformer
 from musubi_backend.errors import UserError
-from musubi_backend.layers.lora_files import LoRAMerge, read_lora
+from musubi_backend.lora.merging import LoRAMerge, read_lora
 from musubi_backend.options.parser import parse
 from musubi_backend.weights.safetensors_file import load, save_atomic
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from musubi_backend.errors import UserError
-from musubi_backend.weights.lora_parts import ALPHA, DORA, DOWN, UP, Adapter, Part, fuse, fusible, number, split, usual
+from musubi_backend.lora.parts import ALPHA, DORA, DOWN, UP, Adapter, Part, fuse, fusible, number, split, usual
 
 Numbers = npt.NDArray[np.float32]
 WIDTH, RANK = 4, 2

@@ -12,7 +12,7 @@ import torch
 from ..device import computed_in
 from ..errors import UserError
 from ..layers.attention import check_mode
-from ..layers.lora_files import LoRAMerge
+from ..lora.merging import LoRAMerge
 from ..memory.plan import MemoryPlan
 from ..weights.loader import Weights, load_into
 from ..weights.quantised import EIGHT_BIT_FLOATS

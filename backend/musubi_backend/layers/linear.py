@@ -7,29 +7,37 @@ and no tensor changes dtype. Other kinds of weights are sub-classes of `Linear` 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .adapters import Adapter
+
+class Addition(Protocol):
+    """What a linear can carry, such as a LoRA module (`lora.modules`)."""
+
+    def is_skipped(self) -> bool:
+        """True when this forward goes without it."""
+
+    def start(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """x [..., in] -> what is added and the bias [..., out]: what the base product is accumulated onto."""
 
 
 class Linear(nn.Linear):
     """`nn.Linear` that can carry a LoRA.
 
     The adapter is not a sub-module: `state_dict()`, `.to()` and freezing concern the base weights only, and the network that
-    owns the adapters (`lora.LoRANetwork`) trains, moves and saves them.
+    owns the adapters (`lora.network.LoRANetwork`) trains, moves and saves them.
     """
 
-    adapter: Adapter | None = None
+    adapter: Addition | None = None
     keeps_weight = True
     """May backward rely on the weight that forward used? Not where it is made for each product, or comes and goes."""
     visits: torch.device | None = None
     """Where the weight is when it is used, if it lives in main memory otherwise (`memory.streaming`)."""
 
-    def attach(self, adapter: Adapter | None) -> None:
+    def attach(self, adapter: Addition | None) -> None:
         """Add `adapter` to what this layer computes; None takes it away."""
         self.__dict__["adapter"] = adapter
 

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..layers.lora_delta import TUCKER, changes_weight
+from ..lora.delta import TUCKER, changes_weight
+from ..lora.factors import sum_of
+from ..lora.layouts import LoRAFile, arranged
+from ..lora.parts import BIAS, DORA, Adapter
+from ..lora.result import Losses, save_lora, watched
 from ..weights.arrays import of_bytes
 from ..weights.dtypes import dtype_named
-from ..weights.lora_layouts import LoRAFile, arranged
-from ..weights.lora_parts import BIAS, DORA, Adapter
 from ..weights.streamed_file import refuse_inputs
 from .convert_lora import metadata_for
-from .lora_factors import sum_of
-from .lora_result import Losses, save_lora, watched
 
 logger = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from .. import job
 from ..architectures import cards
 from ..errors import UserError
-from ..weights import lora_names, lora_peft
+from ..lora import layer_names, peft
+from ..lora.layouts import COMFY_PREFIX, LoRAFile, arranged, comfy_tensors, musubi_tensors
+from ..lora.parts import ALPHA, LORA, Part, read
 from ..weights.arrays import as_bytes
-from ..weights.lora_layouts import COMFY_PREFIX, LoRAFile, arranged, comfy_tensors, musubi_tensors
-from ..weights.lora_parts import ALPHA, LORA, Part, read
 from ..weights.streamed_file import MODEL_HASH, Target, refuse_inputs, write
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def run(args: Namespace) -> None:
 
 def metadata_for(metadata: Mapping[str, str], architecture: str | None) -> dict[str, str]:
     """The metadata with the name of `architecture` where it names one; as it is without. PEFT's alphas are in the tensors now."""
-    metadata = {key: value for key, value in metadata.items() if key != lora_peft.METADATA}
+    metadata = {key: value for key, value in metadata.items() if key != peft.METADATA}
     if architecture is None:
         return metadata
     card = cards()[architecture]
@@ -64,7 +64,7 @@ def metadata_for(metadata: Mapping[str, str], architecture: str | None) -> dict[
 def target_naming(lora: LoRAFile, architecture: str | None, names: str) -> str:
     """How layers are to be named: as the architecture does itself, or as diffusers does. UserError for what does not go together."""
     native = lora.native if architecture is None else architecture
-    families = ({lora_names.WAN}, {lora_names.HUNYUAN, lora_names.FRAMEPACK})
+    families = ({layer_names.WAN}, {layer_names.HUNYUAN, layer_names.FRAMEPACK})
     if lora.native != native and not any({lora.native, native} <= family for family in families):
         raise UserError(
             f"{lora.file.path} is for {_title(lora.native)} and cannot become one for {_title(native)}; only HunyuanVideo and FramePack "
@@ -72,7 +72,7 @@ def target_naming(lora: LoRAFile, architecture: str | None, names: str) -> str:
         )
     if names == "original":
         return native
-    return {lora_names.WAN: lora_names.WAN_DIFFUSERS, lora_names.HUNYUAN: lora_names.FRAMEPACK}.get(native, native)
+    return {layer_names.WAN: layer_names.WAN_DIFFUSERS, layer_names.HUNYUAN: layer_names.FRAMEPACK}.get(native, native)
 
 
 def report(lora: LoRAFile, naming: str, tensors: dict[str, Part], args: Namespace) -> None:
@@ -82,7 +82,7 @@ def report(lora: LoRAFile, naming: str, tensors: dict[str, Part], args: Namespac
     lines = [
         f"detected: {lora.title}",
         f"converted: {len(lora.layers)} layers to {len(tensors) - (len(lora.left) if args.keep_unknown else 0)} tensors"
-        + (f", named as {lora_names.NAMING_TITLES[naming]}" if naming else ""),
+        + (f", named as {layer_names.NAMING_TITLES[naming]}" if naming else ""),
         f"left: {_count(lora.left, f'tensors {kept}')}" if lora.left else "left: nothing",
     ]
     if unplaced:
@@ -102,12 +102,12 @@ def _tensors(lora: LoRAFile, naming: str, args: Namespace) -> Iterator[tuple[str
             continue
         if needs_alpha and adapter.kind == LORA and ALPHA not in adapter.parts:
             logger.warning("missing alpha for %s: it counts as the rank", path)
-        name = lora_names.musubi_dotted(path.replace(".", "_")) if args.musubi_names else path
+        name = layer_names.musubi_dotted(path.replace(".", "_")) if args.musubi_names else path
         yield from comfy_tensors(name, adapter, args.diffusers_prefix or COMFY_PREFIX)
 
 
 def _title(naming: str) -> str:
-    return cards()[naming].title if naming in cards() else lora_names.NAMING_TITLES.get(naming, "an unknown architecture")
+    return cards()[naming].title if naming in cards() else layer_names.NAMING_TITLES.get(naming, "an unknown architecture")
 
 
 def _count(names: list[str], what: str) -> str:

@@ -12,14 +12,14 @@ from torch import Tensor
 from ..architectures import cards
 from ..device import pick_device
 from ..errors import UserError
+from ..lora import layer_names
+from ..lora.factors import nearest
+from ..lora.result import Losses, save_lora, watched
 from ..memory.fp8 import dequantised
-from ..weights import lora_names
 from ..weights.arrays import is_float
 from ..weights.dtypes import dtype_named
 from ..weights.safetensors_file import split_files
 from ..weights.streamed_file import refuse_inputs
-from .lora_factors import nearest
-from .lora_result import Losses, save_lora, watched
 from .merge_lora import Base
 
 logger = logging.getLogger(__name__)
@@ -90,12 +90,12 @@ def _dense(checkpoint: Base, name: str, device: torch.device) -> Tensor:
 
 def _native(path: str, naming: str) -> str:
     """The path in the original naming of the architecture, where it only differs by name."""
-    native = {lora_names.WAN_DIFFUSERS: lora_names.WAN, lora_names.HUNYUAN_COMFY: lora_names.HUNYUAN}.get(naming, naming)
-    found = lora_names.find(path) if native else None
-    return lora_names.names_of(found.place, native)[0] if found and lora_names.has_naming(found.place, native) else path
+    native = {layer_names.WAN_DIFFUSERS: layer_names.WAN, layer_names.HUNYUAN_COMFY: layer_names.HUNYUAN}.get(naming, naming)
+    found = layer_names.find(path) if native else None
+    return layer_names.names_of(found.place, native)[0] if found and layer_names.has_naming(found.place, native) else path
 
 
 def _metadata(naming: str) -> dict[str, str]:
-    native = {lora_names.WAN_DIFFUSERS: lora_names.WAN, lora_names.HUNYUAN_COMFY: lora_names.HUNYUAN}.get(naming, naming)
+    native = {layer_names.WAN_DIFFUSERS: layer_names.WAN, layer_names.HUNYUAN_COMFY: layer_names.HUNYUAN}.get(naming, naming)
     card = cards().get(native)
     return {"ss_base_model_version": card.name, "ss_network_module": card.network_module} if card else {}

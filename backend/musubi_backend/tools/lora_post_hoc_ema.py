@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
+from ..lora.ema_schedule import averaged_name, counted_once, linear_betas, power_betas
 from ..weights.arrays import TensorFile, as_bytes, from_float32, is_float
 from ..weights.safetensors_file import TensorInfo, read_header
 from ..weights.streamed_file import Target, refuse_inputs, write
-from .ema_schedule import averaged_name, counted_once, linear_betas, power_betas
 
 logger = logging.getLogger(__name__)
 

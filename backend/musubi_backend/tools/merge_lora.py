@@ -18,17 +18,17 @@ from torch import Tensor
 
 from ..device import pick_device
 from ..errors import UserError
-from ..layers.lora_files import LoRAMerge
+from ..lora.layer_names import naming_of
+from ..lora.merging import LoRAMerge
+from ..lora.requantising import requantised
 from ..memory.fp8 import dequantised
 from ..weights import quantised
 from ..weights.arrays import TensorFile, as_bytes, of_bytes
 from ..weights.loader import read_pickled
-from ..weights.lora_names import naming_of
 from ..weights.quantised import EIGHT_BIT_FLOATS
 from ..weights.recognise import PICKLE_SUFFIXES, PREFIXES, recognise
 from ..weights.safetensors_file import TensorInfo, bytes_of, dtype_name, split_files
 from ..weights.streamed_file import Spec, Target, refuse_inputs, write
-from .lora_scaling import requantised
 
 logger = logging.getLogger(__name__)
 

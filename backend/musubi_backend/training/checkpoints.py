@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 from .. import job
 from ..errors import UserError
+from ..lora.expert_networks import parts_of
 from ..weights.safetensors_file import save_atomic
 from . import metadata, saved_states
-from .expert_networks import parts_of
 from .saved_states import EXPERT_NAMES, FILE_SUFFIX, STATE_SUFFIX, expert_suffix
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..architectures.card import Card
-    from .network import Network
+    from ..lora.run_network import Network
     from .state import TrainingState
 
 logger = logging.getLogger(__name__)

@@ -25,7 +25,7 @@ from .voided import sets_its_rate
 if TYPE_CHECKING:
     from ..architectures.card import Card
     from ..architectures.protocol import Architecture
-    from ..weights.lora_parts import Adapter
+    from ..lora.parts import Adapter
 
 logger = logging.getLogger(__name__)
 
@@ -198,7 +198,7 @@ def _check_sizes(saved: SavedState, args: Namespace, architecture: Architecture)
 
 def _adapters(path: Path) -> dict[str, Adapter]:
     """Layer -> its LoRA, LoHa or LoKr in a file, by its header alone. An expert's name may come before the layer's."""
-    from ..weights.lora_parts import Adapter, Part
+    from ..lora.parts import Adapter, Part
 
     parts: dict[str, dict[str, Part]] = {}
     for name, info in read_header(path).tensors.items():

@@ -20,11 +20,11 @@ import torch
 from .. import job
 from ..errors import EXIT_USER_ERROR, StopRequested, UserError
 from ..layers.experts import boundary_of
+from ..lora.expert_networks import parts_of
 from ..place import in_words
 from .charts import loss_curve
 from .checkpoints import Checkpoints
 from .distributed import Processes, share
-from .expert_networks import parts_of
 from .losses import flow_matching_loss, loss_weight
 from .progress import AverageLoss, StepBar
 from .randomness import StepRandomness
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from ..architectures.protocol import Architecture
     from ..dataset.batches import BatchDescription, CachedDataset
-    from .network import Network
+    from ..lora.run_network import Network
     from .optimizers import Choice
     from .schedules import Schedule
 

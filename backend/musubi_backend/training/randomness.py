@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from ..seeds import derived_seed
 from .timesteps import TimestepSampling, noise_levels
-
-
-def derived_seed(seed: int, *place: int | str) -> int:
-    """A seed for one place of a run, such as (micro-step, process). Independent for different places and seeds."""
-    text = "/".join(str(part) for part in (seed, *place)).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
 
 
 class StepRandomness:

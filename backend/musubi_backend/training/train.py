@@ -21,19 +21,9 @@ from .. import atomic, job, place
 from ..dataset.batches import CachedDataset
 from ..dataset.config import load_config
 from ..errors import UserError
+from ..lora import run_network
 from ..memory.compiling import Compilation
-from . import (
-    checkpoints,
-    continuing,
-    distributed,
-    metadata,
-    network,
-    optimizers,
-    output_lock,
-    saved_states,
-    schedules,
-    show_timesteps,
-)  # fmt: skip
+from . import checkpoints, continuing, distributed, metadata, optimizers, output_lock, saved_states, schedules, show_timesteps
 from .lean_torch import leave_compiler_out
 from .loop import Loop, Run
 from .rehearsal import rehearse
@@ -76,7 +66,7 @@ def check(args: Namespace, architecture: Architecture) -> torch.dtype:
         args.mixed_precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     metadata.resolution(args.metadata_reso)
     optimizers.check(args)
-    network.check(args, architecture.card)
+    run_network.check(args, architecture.card)
     dtype = architecture.compute_dtype(args)
     if args.mixed_precision == "auto":
         args.mixed_precision = {"float16": "fp16", "bfloat16": "bf16"}.get(str(dtype).removeprefix("torch."), "no")
@@ -131,7 +121,7 @@ def prepare(args: Namespace, architecture: Architecture, processes: distributed.
     steps_per_epoch = math.ceil(batches / args.gradient_accumulation_steps)
     if args.max_train_epochs is not None:
         args.max_train_steps = args.max_train_epochs * steps_per_epoch
-    rehearse(args, network.rates(args, architecture.card), args.max_train_steps, processes.device)
+    rehearse(args, run_network.rates(args, architecture.card), args.max_train_steps, processes.device)
     if processes.is_main:
         print(f"accelerator device: {processes.device}", flush=True)
     logger.info("DiT precision: %s, weight precision: %s", dtype, dtype)
@@ -139,7 +129,7 @@ def prepare(args: Namespace, architecture: Architecture, processes: distributed.
 
     logger.info("Loading DiT model from %s", args.dit)
     transformer = architecture.transformer(args, processes.device, dtype).requires_grad_(False)
-    lora = network.build(args, architecture.card, transformer, seed, processes.device)
+    lora = run_network.build(args, architecture.card, transformer, seed, processes.device)
     if args.gradient_checkpointing:
         switches: Any = transformer
         switches.gradient_checkpointing = True

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .adapters import Adapter, LoHaAdapter, LoKrAdapter, LoRAAdapter
-from .linear import Linear
+from ..layers.linear import Linear
+from .modules import Adapter, LoHaAdapter, LoKrAdapter, LoRAAdapter
 
 if TYPE_CHECKING:
     from ..architectures.card import Card

@@ -2,7 +2,7 @@
 
 Layouts: musubi-tuner and kohya (`lora_unet_blocks_0_ffn_0.lora_down.weight`), LyCORIS (`lycoris_...`, LoHa, LoKr), OneTrainer
 (`lora_transformer_...`), and dotted ones with or without a prefix: ComfyUI, diffusion-pipe and ai-toolkit (`diffusion_model.`), diffusers
-(`transformer.`), PEFT (`base_model.model.`), DiffSynth (none). Names are read by `lora_keys`. numpy, no torch.
+(`transformer.`), PEFT (`base_model.model.`), DiffSynth (none). Names are read by `tensor_names`. numpy, no torch.
 """
 
 from __future__ import annotations
@@ -12,13 +12,31 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ..errors import UserError
-from . import lora_keys, lora_names, lora_parts
-from .arrays import TensorFile
-from .lora_keys import HIGH_NOISE, LOW_NOISE, Key
-from .lora_names import FRAMEPACK, HUNYUAN, HUNYUAN_COMFY, QWEN_IMAGE, WAN, WAN_DIFFUSERS, Found
-from .lora_parts import ALPHA, DORA, DOWN, LORA, UP, Adapter, Part
-from .lora_peft import PeftAlphas
-from .safetensors_file import PathLike
+from ..weights.arrays import TensorFile
+from ..weights.safetensors_file import PathLike
+from . import layer_names, tensor_names
+from .layer_names import FRAMEPACK, HUNYUAN, HUNYUAN_COMFY, QWEN_IMAGE, WAN, WAN_DIFFUSERS, Found
+from .parts import (
+    ALPHA,
+    DORA,
+    DOWN,
+    LORA,
+    UP,
+    Adapter,
+    Part,
+    fuse,
+    fusible,
+    number,
+    placed,
+    read,
+    scaled,
+    split,
+    split_scale,
+    usual,
+    with_dimensions,
+)
+from .peft import PeftAlphas
+from .tensor_names import HIGH_NOISE, LOW_NOISE, Key
 
 MUSUBI_PREFIX = "lora_unet_"
 COMFY_PREFIX = "diffusion_model"
@@ -40,7 +58,7 @@ class Layer:
         """The path with dots, in the file's own naming."""
         if "." in self.path:
             return self.path
-        return lora_names.names_of(self.found.place, self.found.naming)[0] if self.found else lora_names.dotted(self.path)
+        return layer_names.names_of(self.found.place, self.found.naming)[0] if self.found else layer_names.dotted(self.path)
 
 
 @dataclass
@@ -57,7 +75,7 @@ class LoRAFile:
 
     @classmethod
     def open(cls, path: PathLike, expert: str = "") -> LoRAFile:
-        """expert: which of two experts' layers are wanted (`lora_keys.LOW_NOISE`, `HIGH_NOISE`) where a file has both; UserError where
+        """expert: which of two experts' layers are wanted (`tensor_names.LOW_NOISE`, `HIGH_NOISE`) where a file has both; UserError where
         it has both and none is asked for."""
         lora = cls(TensorFile(path))
         try:
@@ -69,7 +87,7 @@ class LoRAFile:
 
     def _read_names(self, expert: str) -> None:
         groups: dict[tuple[str, str], dict[str, str]] = {}
-        parsed = {key: lora_keys.parse(key) for key in self.file.tensors}
+        parsed = {key: tensor_names.parse(key) for key in self.file.tensors}
         named = {key: name for key, name in parsed.items() if name is not None}
         experts = {name.expert for name in named.values()}
         if len(experts) > 1 and not expert:
@@ -102,7 +120,7 @@ class LoRAFile:
 
     def _check_scales(self, unknown: Iterable[str]) -> None:
         """UserError for 8-bit factors that are to be multiplied by a scale beside them."""
-        scale = next((key for key in unknown if key.endswith(_SCALES) and lora_keys.parse(f"{key.rpartition('.')[0]}.weight")), None)
+        scale = next((key for key in unknown if key.endswith(_SCALES) and tensor_names.parse(f"{key.rpartition('.')[0]}.weight")), None)
         if scale is not None:
             raise UserError(f"{self.file.path} has factors in 8 bits with scales of their own ({scale}); use the same LoRA in 16 bits")
 
@@ -135,7 +153,7 @@ class LoRAFile:
         native = _NATIVE[max((naming for naming in found if naming), key=lambda naming: found[naming])]
         if native == WAN:
             return WAN
-        said = lora_names.said_naming(self.metadata)
+        said = layer_names.said_naming(self.metadata)
         return "" if said == "" else HUNYUAN if native == FRAMEPACK and said == HUNYUAN else native
 
     @property
@@ -148,7 +166,7 @@ class LoRAFile:
         """Layout, architecture and kind in words, for reports."""
         kinds = " and ".join(sorted(kind for kind in self.kinds if kind))
         naming = max(self.namings, key=lambda name: self.namings[name])
-        model = lora_names.NAMING_TITLES.get(naming, "unknown architecture") if self.native else "unknown architecture"
+        model = layer_names.NAMING_TITLES.get(naming, "unknown architecture") if self.native else "unknown architecture"
         return f"{self._layout()}; {model}; {kinds}"
 
     def close(self) -> None:
@@ -170,14 +188,14 @@ class LoRAFile:
         return titles.get(prefix, f"PEFT ({prefix}…)" if "base_model" in prefix else prefix)
 
     def _add(self, prefix: str, path: str, keys: Mapping[str, str], alphas: PeftAlphas | None) -> None:
-        parts = {part: lora_parts.read(self.file, key) for part, key in keys.items()}
+        parts = {part: read(self.file, key) for part, key in keys.items()}
         source = f"{self.file.path}: {next(iter(keys.values())).rpartition('.')[0]}"
         adapter = Adapter(parts, source)
         alpha = self.file.number(keys[ALPHA]) if ALPHA in keys else alphas.alpha(prefix, path, adapter.rank) if alphas else None
         if alpha is not None and ALPHA not in parts:
-            parts[ALPHA] = lora_parts.number(alpha, "F32")
-        adapter = lora_parts.usual(Adapter(parts, source, alpha))
-        found = lora_names.find(path)
+            parts[ALPHA] = number(alpha, "F32")
+        adapter = usual(Adapter(parts, source, alpha))
+        found = layer_names.find(path)
         if not adapter.kind or (not prefix and found is None):
             self.left += keys.values()
             return
@@ -195,23 +213,23 @@ def arranged(lora: LoRAFile, naming: str, apart: bool = False) -> Iterator[tuple
     waiting: dict[str, list[Adapter | None]] = {}
     for layer in lora.layers:
         found = layer.found
-        if found is None or not lora_names.has_naming(found.place, naming):
+        if found is None or not layer_names.has_naming(found.place, naming):
             yield layer.dotted, layer.adapter
             continue
-        names = lora_names.names_of(found.place, naming)
-        if lora_names.is_fused(found.place, naming):
-            parts = waiting.setdefault(names[0], [None] * lora_names.parts_of(found.place))
+        names = layer_names.names_of(found.place, naming)
+        if layer_names.is_fused(found.place, naming):
+            parts = waiting.setdefault(names[0], [None] * layer_names.parts_of(found.place))
             parts[found.place.part or 0] = layer.adapter
         elif len(names) > 1:
-            yield from zip(names, lora_parts.split(layer.adapter, len(names)), strict=True)
+            yield from zip(names, split(layer.adapter, len(names)), strict=True)
         else:
             yield names[0], layer.adapter
     for path, adapters in waiting.items():
-        if apart and not lora_parts.fusible(adapters):
-            yield from ((path, adapter) for adapter in lora_parts.placed(adapters))
+        if apart and not fusible(adapters):
+            yield from ((path, adapter) for adapter in placed(adapters))
             continue
         first = next(adapter for adapter in adapters if adapter is not None)
-        yield path, lora_parts.fuse(adapters, first.source)
+        yield path, fuse(adapters, first.source)
 
 
 def musubi_tensors(path: str, adapter: Adapter) -> Iterator[tuple[str, Part]]:
@@ -220,7 +238,7 @@ def musubi_tensors(path: str, adapter: Adapter) -> Iterator[tuple[str, Part]]:
     for part, tensor in adapter.parts.items():
         yield f"{name}.{part}", tensor
     if adapter.kind == LORA and ALPHA not in adapter.parts:
-        yield f"{name}.{ALPHA}", lora_parts.number(adapter.rank, "I64")
+        yield f"{name}.{ALPHA}", number(adapter.rank, "I64")
 
 
 def comfy_tensors(path: str, adapter: Adapter, prefix: str = COMFY_PREFIX) -> Iterator[tuple[str, Part]]:
@@ -238,17 +256,17 @@ def comfy_tensors(path: str, adapter: Adapter, prefix: str = COMFY_PREFIX) -> It
             "a LoRA of the difference with extract_lora), or convert with --target default"
         )
     if DORA in adapter.parts:
-        adapter = lora_parts.with_dimensions(adapter)
+        adapter = with_dimensions(adapter)
     if adapter.kind != LORA:
         for part, tensor in adapter.parts.items():
             yield f"{prefix}.{path}.{part}", tensor
         return
     alpha = adapter.parts.get(ALPHA)
-    root, sign = lora_parts.split_scale(alpha, adapter.rank) if alpha else (1.0, 1.0)
+    root, sign = split_scale(alpha, adapter.rank) if alpha else (1.0, 1.0)
     for part, tensor in adapter.parts.items():
         if part == DOWN:
-            yield f"{prefix}.{path}.lora_A.weight", lora_parts.scaled(tensor, root)
+            yield f"{prefix}.{path}.lora_A.weight", scaled(tensor, root)
         elif part == UP:
-            yield f"{prefix}.{path}.lora_B.weight", lora_parts.scaled(tensor, sign * root)
+            yield f"{prefix}.{path}.lora_B.weight", scaled(tensor, sign * root)
         elif part != ALPHA:
             yield f"{prefix}.{path}.{part}", tensor

@@ -11,7 +11,7 @@ from typing import Any
 from ..dataset.text import read_text
 from ..documents import parse_json
 from ..errors import UserError
-from .arrays import TensorFile
+from ..weights.arrays import TensorFile
 
 METADATA = "lora_adapter_metadata"
 _DEFAULT_ALPHA = 8  # LoraConfig's

@@ -10,11 +10,11 @@ import torch
 
 from ..errors import UserError
 from ..layers.experts import experts_of
-from ..layers.lora import LOHA, LOKR, LORA, LoRANetwork, kind_of, parse_network_args, ranks_from_weights
-from ..layers.lora_files import read_lora
 from ..options.suggest import did_you_mean
+from ..seeds import derived_seed
 from .expert_networks import ExpertNetworks
-from .randomness import derived_seed
+from .merging import read_lora
+from .network import LOHA, LOKR, LORA, LoRANetwork, kind_of, parse_network_args, ranks_from_weights
 
 if TYPE_CHECKING:
     from torch import nn

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ..layers.lora import LoRANetwork, MaxNormReport, NetworkOptions
+from .network import LoRANetwork, MaxNormReport, NetworkOptions
 
 
 class ExpertNetworks(nn.Module):

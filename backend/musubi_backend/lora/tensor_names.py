@@ -1,7 +1,7 @@
 """What the name of one tensor in a LoRA file says: prefix, layer and part. Standard library only.
 
 name = prefix · layer · part. A prefix is any sequence of the words by which programs say "the transformer of this model", a part one of
-the words of `_PARTS`, with the name of a PEFT adapter behind it where the file has one. Layers are `lora_names`'.
+the words of `_PARTS`, with the name of a PEFT adapter behind it where the file has one. Layers are `layer_names`'.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from . import lora_names
-from .lora_parts import ALPHA, BIAS, DORA, DOWN, UP
+from . import layer_names
+from .parts import ALPHA, BIAS, DORA, DOWN, UP
 
 LOW_NOISE, HIGH_NOISE = "low", "high"
 
@@ -46,7 +46,7 @@ def parse(key: str) -> Key | None:
     if part == "diff_m":
         path, part = path + ("." if "." in path or not _UNDERSCORED.match(path) else "_") + "modulation", "diff"
     prefix, layer = _split(path)
-    if _TEXT_ENCODER.match(layer) or (not prefix and "." not in layer and lora_names.find(layer) is None):
+    if _TEXT_ENCODER.match(layer) or (not prefix and "." not in layer and layer_names.find(layer) is None):
         return None
     return Key(prefix, layer, part, match["adapter"] or "")
 
@@ -63,7 +63,7 @@ def _split(path: str) -> tuple[str, str]:
     starts = [start]
     while word := words.match(path, starts[-1]):
         starts.append(word.end())
-    known = next((at for at in starts if lora_names.find(path[at:]) is not None), None)
+    known = next((at for at in starts if layer_names.find(path[at:]) is not None), None)
     if known is None and underscored is None:
         known = _known_end(path, starts[-1])
     if known is None:  # "transformer_blocks_0_..." begins no prefix, and in "lora_unet_unet_down_..." the layer begins with the second
@@ -80,7 +80,7 @@ def _known_end(path: str, start: int) -> int | None:
         at = start + dot.end()
         if _OTHER_MODEL.search(path[start:at]):
             return None
-        if lora_names.find(path[at:]) is not None:
+        if layer_names.find(path[at:]) is not None:
             return at
     return None
 

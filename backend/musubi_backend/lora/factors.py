@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..layers.lora_delta import delta
+from .delta import delta
 
 _EXACT_SIDE = 1536  # above this, the decomposition of a whole matrix takes minutes and is found by random projections instead
 _OVERSAMPLING, _ITERATIONS = 16, 6

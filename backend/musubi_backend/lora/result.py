@@ -14,9 +14,9 @@ from .. import job
 from ..console import progress_bar
 from ..errors import StopRequested
 from ..training.metadata import with_hashes
-from ..weights.lora_layouts import MUSUBI_PREFIX
 from ..weights.safetensors_file import save_atomic
-from .lora_factors import Factors
+from .factors import Factors
+from .layouts import MUSUBI_PREFIX
 
 T = TypeVar("T")
 

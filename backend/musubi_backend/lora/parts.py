@@ -13,7 +13,7 @@ from math import prod
 import numpy as np
 
 from ..errors import UserError
-from .arrays import Array, TensorFile, from_float32, is_float, rounded, to_float32
+from ..weights.arrays import Array, TensorFile, from_float32, is_float, rounded, to_float32
 
 DOWN, UP, ALPHA, BIAS, DORA = "lora_down.weight", "lora_up.weight", "alpha", "lora_up.bias", "dora_scale"
 LORA, LOHA, LOKR, FULL = "LoRA", "LoHa", "LoKr", "full difference"

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..weights.arrays import of_bytes
-from ..weights.lora_layouts import LoRAFile, arranged, musubi_tensors
-from ..weights.lora_parts import BIAS
 from ..weights.recognise import recognise
-from .lora import adapter_name
-from .lora_delta import changes_weight, check, merged, merged_bias, rows_of
+from .delta import changes_weight, check, merged, merged_bias, rows_of
+from .layouts import LoRAFile, arranged, musubi_tensors
+from .network import adapter_name
+from .parts import BIAS
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class LoRAMerge:
     """Adds LoRA files of any kind and layout to weights while they are loaded (`weights.loader.load_into(transform=...)`).
 
     The arithmetic is musubi-tuner's: W + multiplier * delta, in the wider of the two dtypes; the loader then casts to the model's
-    dtype. architecture: as in `read_lora`. expert: whose layers are wanted of a file for two experts (`weights.lora_keys`).
+    dtype. architecture: as in `read_lora`. expert: whose layers are wanted of a file for two experts (`lora.tensor_names`).
     skip_mismatched: layers of another size than the model's are left out with a warning.
     """
 
