@@ -157,11 +157,11 @@ def test_each_way_of_averaging_is_told_what_it_uses(
     ],
 )
 def test_a_path_may_say_for_which_section_it_is(part: Any, text: str, parts: list[tuple[str, str]], named: bool) -> None:
-    pictures = part("nodes.pictures")
-    start = pictures.Source("image_path", "start_image", "IMAGE", "start_image_path", "", sections=True)
+    pictures, widgets = part("nodes.pictures"), part("backend.musubi_backend.architectures.widgets")
+    start = widgets.Source("image_path", "start_image", "IMAGE", "start_image_path", "", sections=True)
     assert pictures._parts(start, text) == parts and pictures.names_sections(text) is named
-    assert pictures._parts(pictures.START, text) == [("", text)]
-    assert pictures._parts(pictures.CONTROL_IMAGES, "a\n\n b\n") == [("", "a"), ("", " b")]
+    assert pictures._parts(widgets.START, text) == [("", text)]
+    assert pictures._parts(widgets.CONTROL_IMAGES, "a\n\n b\n") == [("", "a"), ("", " b")]
 
 
 def test_results_are_found_below_and_no_folder_is_used_twice(part: Any, tmp_path: Path) -> None:
@@ -202,8 +202,9 @@ def test_models_of_another_kind_and_files_that_were_not_chosen_are_named(part: A
         models.files_for(given, ("vae", "t5", "clip"), "caching")
     with pytest.raises(error, match="HunyuanVideo Generator makes HunyuanVideo videos, but the models are Wan"):
         models.check_architecture(part("backend.musubi_backend.architectures").cards()["hv"], given, "HunyuanVideo Generator")
-    node = models.WanModelPaths()
+    node, host = part("nodes.catalog").BY_NAME["WanModelPaths"](), SimpleNamespace(model_path=lambda folder, name: Path(folder, name))
+    chosen = {name: f"{name}.safetensors" for name in ("dit", "vae", "t5", "clip", "dit_high_noise")}
     for task, unused in (("t2v-14B", {"clip", "dit_high_noise"}), ("i2v-14B", {"dit_high_noise"}), ("i2v-A14B", {"clip"})):
-        assert node.unused_parts({"task": task}) == unused
-    assert node.unused_parts({}) == set()
+        assert set(chosen) - set(node._files(host, {"task": task, **chosen})) == unused
+    assert set(node._files(host, chosen)) == set(chosen)
     assert models.model_values(node.card, {**given, "f1": True}, "wan_train_network") == {"task": "t2v-14B", "dit": "/d", "vae": "/v"}

@@ -171,14 +171,15 @@ def test_a_published_folder_fills_in_what_is_not_named(tmp_path: Path) -> None:
     args = read(target, ["--ckpt_dir", str(tmp_path), "--vae", "my.safetensors"])
     with pytest.raises(UserError, match="holds none of the files that Wan"):
         fill_in(target, args)
-    for patterns in card.published_files.values():
+    published = {part.name: part.published for part in card.parts}
+    for patterns in published.values():
         for number in "21":
             file = tmp_path / patterns[0].replace("*", number)
             file.parent.mkdir(exist_ok=True)
             file.touch()
     fill_in(target, args)
     assert args.vae == "my.safetensors"
-    first = {part: str(tmp_path / patterns[0].replace("*", "1")) for part, patterns in card.published_files.items() if part != "vae"}
+    first = {part: str(tmp_path / patterns[0].replace("*", "1")) for part, patterns in published.items() if part != "vae"}
     assert {part: getattr(args, part) for part in first} == first
     with pytest.raises(UserError, match="is not a folder"):
         fill_in(target, read(target, ["--ckpt_dir", str(tmp_path / "none")]))
