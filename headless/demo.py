@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..backend.musubi_backend.architectures import default_card
+from ..backend.musubi_backend.architectures.templates import templates_of
 from ..backend.musubi_backend.demo.models import KINDS, kind_for
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.argv import to_argv
@@ -41,6 +43,8 @@ _SMALL: dict[str, Any] = {
     "max_size": 112,
     "max_new_tokens": 16,
 }
+_FIRST = next(iter(KINDS))
+_TRAINING = f"{templates_of(default_card())[0].name}_lora_training"
 _UNCAPTIONED = Path("demo", "uncaptioned")
 _TOOLS_OF_ONE_LORA = {"LoRAFormatConverter": "lora", "LoRAMerger": "lora_1"}
 _LORA = re.compile(r"(high_)?lora_\d+")
@@ -70,7 +74,7 @@ def _kind_needed(step: Step) -> str | None:
     """Which demo models a step needs, if any."""
     if isinstance(step.node, ModelPaths):
         return kind_of(step)
-    return {"CaptionImages": "qwen_vl", "LoRAMerger": "wan"}.get(_name(step))
+    return {"CaptionImages": "qwen_vl", "LoRAMerger": _FIRST}.get(_name(step))
 
 
 def _name(step: Step) -> str:
@@ -106,7 +110,7 @@ def _name_files(step: Step, host: TerminalHost) -> None:
     if name == "CaptionImages":
         step.constants |= {"path": _uncaptioned(host.home), "model": KINDS["qwen_vl"]["qwen_vl"].file}
     if name == "LoRAMerger" and step.constants.get("model", NONE) != NONE:
-        step.constants["model"] = KINDS["wan"]["dit"].file
+        step.constants["model"] = KINDS[_FIRST]["dit"].file
     if name == "DatasetConfig" and "path" in step.links:  # from the captions of clips
         step.constants["source"] = "video folder"
     elif name == "DatasetConfig":
@@ -117,7 +121,7 @@ def _name_files(step: Step, host: TerminalHost) -> None:
         step.constants["path"] = next((host.home / _DATASET).glob("*.mp4")).relative_to(host.home).as_posix()
     there = host.model_names("loras")
     if name in _TOOLS_OF_ONE_LORA and step.constants[_TOOLS_OF_ONE_LORA[name]] not in there:
-        raise UserError(f"--demo: {step.title} needs a LoRA: run workflows/wan_lora_training.json --demo first")
+        raise UserError(f"--demo: {step.title} needs a LoRA: run workflows/{_TRAINING}.json --demo first")
     for widget, value in list(step.constants.items()):
         if _LORA.fullmatch(widget) and value != NONE and str(value).replace("\\", "/") not in there:
             host.screen.line(f"{step.title}  {value} is not there; going on without it")

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from . import part_of
+from .card import Card
+
 _Widgets = Mapping[str, Any]
 
 
@@ -35,3 +38,9 @@ class Template:
     trainer: _Widgets = field(default_factory=dict)
     picture: bool = False
     lora_widgets: tuple[str, ...] = ("lora_1",)
+
+
+def templates_of(card: Card) -> tuple[Template, ...]:
+    """The templates in an architecture's folder; none where it has no such module."""
+    module = part_of(card.id, "templates")
+    return module.TEMPLATES if module else ()
