@@ -22,6 +22,7 @@ from .cache import LATENTS, TEXT, cache_stamps, is_one_frame
 from .families import own_inputs
 from .jobs import config as configuration
 from .jobs.config import engine_stamp
+from .jobs.engine import refuse_own
 from .jobs.follow import run_tool
 from .jobs.guard import plain_name
 from .jobs.runner import Job
@@ -111,7 +112,8 @@ class LoRATrainer(Node):
         engine = configuration.load(host.home).engine
         begin = await asyncio.to_thread(training_start.of, host, inputs)
         values = {**self.values(inputs), **begin.values}
-        _check_engine(engine, self.card, values)
+        if engine != "builtin":
+            refuse_own(tool_names(self.card)[TRAIN], [name for name, value in values.items() if value not in (None, False)])
         if begin.state and engine != "builtin":
             raise UserError("musubi-tuner cannot go on at the step of a state: choose the engine builtin, or network_weights instead")
         transformers = [part.name for part in self.card.transformers]
@@ -267,14 +269,6 @@ def _note(run: Run, key: str, ended: Job) -> None:
 
 def _prompts(inputs: dict[str, Any]) -> list[dict[str, Any]]:
     return inputs["sampling"]["prompts"] if inputs["sampling"] else []
-
-
-def _check_engine(engine: str, card: Card, values: dict[str, Any]) -> None:
-    """UserError for what only our backend does, where musubi-tuner is to train."""
-    known = options_for(tool_names(card)[TRAIN])
-    ours = [name for name, value in values.items() if known[name].own and value not in (None, False)]
-    if engine != "builtin" and ours:
-        raise UserError(f"{' and '.join(ours)}: musubi-tuner has no such setting; turn it off, or choose the engine builtin")
 
 
 def _check_match(inputs: dict[str, Any], card: Card) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from ...backend.musubi_backend.errors import UserError
@@ -59,6 +59,7 @@ def command(
             raise UserError(
                 f"the musubi-tuner checkout {checkout} has no {tool}.py. Register one with: python install.py --musubi-tuner PATH"
             )
+        refuse_own(tool, {argument.removeprefix("--").split("=")[0] for argument in arguments if argument.startswith("--")})
         python = _existing(config.musubi_python, "the python of the musubi-tuner checkout is missing")
         target = [str(_GUARDED), str(checkout / f"{tool}.py")]
         through_launcher = launch
@@ -67,6 +68,14 @@ def command(
         engine, listens = "musubi-tuner", False
     head = [str(python), *_launcher(folder, processes, mixed_precision, config.cpu_threads or 1)] if through_launcher else [str(python)]
     return Command([*head, *target, *arguments], environment, folder.path, engine, listens)
+
+
+def refuse_own(tool: str, names: Collection[str]) -> None:
+    """UserError for options (by name) that only our backend has, where musubi-tuner is to run `tool`."""
+    known = options_for(tool)
+    ours = [name for name in names if name in known and known[name].own]
+    if ours:
+        raise UserError(f"{' and '.join(sorted(ours))}: musubi-tuner has no such setting; turn it off, or choose the engine builtin")
 
 
 def doctor(home: Path, folder: JobFolder) -> Command:

@@ -20,10 +20,10 @@ def command(part: Any, tmp_path: Path) -> Any:
     for file in (ours, theirs, checkout / f"{TRAINER}.py"):
         file.write_text("", encoding="utf-8")
 
-    def made(engine: str = "builtin", tool: str = TRAINER, threads: int | None = None, **options: Any) -> Any:
+    def made(engine: str = "builtin", tool: str = TRAINER, threads: int | None = None, more: tuple[str, ...] = (), **options: Any) -> Any:
         settings = part("nodes.jobs.config").Config(tmp_path, ours, engine, checkout, theirs, (), threads)
         folder = part("nodes.jobs.folder").JobFolder(tmp_path)
-        return part("nodes.jobs.engine").command(settings, folder, tool, ["--sdpa"], **options)
+        return part("nodes.jobs.engine").command(settings, folder, tool, ["--sdpa", *more], **options)
 
     return made
 
@@ -119,7 +119,7 @@ def test_gpus_keep_the_names_they_were_given(part: Any, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(("engine", "stamp"), [("builtin", "builtin"), ("musubi-tuner", "musubi-tuner /one")])
 def test_another_checkout_is_another_engine(part: Any, tmp_path: Path, engine: str, stamp: str) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"engine": engine, "musubi_tuner": {"path": "/one"}}), encoding="utf-8")
+    (tmp_path / "config.json").write_text(json.dumps({"engine": engine, "musubi_tuner": {"path": "/one", "python": "/p"}}), encoding="utf-8")
     assert part("nodes.jobs.config").engine_stamp(tmp_path) == stamp
 
 
@@ -128,3 +128,10 @@ def test_damaged_settings_say_what_writes_them_anew(part: Any, tmp_path: Path, t
     (tmp_path / "config.json").write_text(text, encoding="utf-8")
     with pytest.raises(part("backend.musubi_backend.errors").UserError, match=r"config\.json is damaged .*python install\.py"):
         part("nodes.jobs.config").load(tmp_path)
+
+
+@pytest.mark.parametrize("flag", ["--lora_per_expert", "--skip_mismatched"])
+def test_musubi_tuner_is_not_given_what_only_our_backend_has(command: Any, part: Any, flag: str) -> None:
+    assert flag in command("builtin", more=(flag,)).argv
+    with pytest.raises(part("backend.musubi_backend.errors").UserError, match=f"{flag[2:]}: musubi-tuner has no such setting; turn it off"):
+        command("musubi-tuner", more=(flag,))
