@@ -119,7 +119,8 @@ def test_gpus_keep_the_names_they_were_given(part: Any, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(("engine", "stamp"), [("builtin", "builtin"), ("musubi-tuner", "musubi-tuner /one")])
 def test_another_checkout_is_another_engine(part: Any, tmp_path: Path, engine: str, stamp: str) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"engine": engine, "musubi_tuner": {"path": "/one", "python": "/p"}}), encoding="utf-8")
+    checkout = {"path": "/one", "python": "/p"}
+    (tmp_path / "config.json").write_text(json.dumps({"engine": engine, "musubi_tuner": checkout}), encoding="utf-8")
     assert part("nodes.jobs.config").engine_stamp(tmp_path) == stamp
 
 
