@@ -162,7 +162,7 @@ def test_a_state_that_cannot_be_noted_ends_no_job(job: Any, caplog: pytest.LogCa
     (job.folder.path / "status.json").mkdir()
     with caplog.at_level(logging.WARNING):
         job.folder.write_status("finished")
-    assert "the state of the job could not be noted" in caplog.text
+    assert "status.json could not be written" in caplog.text
 
 
 def test_only_the_end_of_a_long_log_is_looked_at(part: Any, tmp_path: Path) -> None:
