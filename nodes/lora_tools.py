@@ -161,7 +161,7 @@ class LoRAMerger(Node):
         id="MusubiTuner_LoRAMerger",
         display_name="LoRA Merger",
         category=CATEGORY,
-        description="Merge LoRAs of any layout: into a transformer, which keeps its names and dtype (8 bits too), or into one "
+        description="Merge LoRAs of any layout: into a transformer, which keeps its names and dtype (fp8 too), or into one "
             "LoRA, exactly or of a chosen rank.",
         inputs=(
             folder("model", MODELS, "The transformer to merge into. none: the LoRAs become one LoRA.", empty=NONE),

@@ -80,7 +80,7 @@ class LoRATrainingConfig(Node):
                 "LoKr is the smallest.", default="LoRA", choices=tuple(_NETWORKS), advanced=True),
             Input("rank_dropout", "FLOAT", "Share of ranks (LoRA) or outputs (LoHa, LoKr) left out in each step, against learning by "
                 "heart.", default=0.0, minimum=0.0, maximum=0.99, step=0.01, off=0.0, advanced=True),
-            Input("module_dropout", "FLOAT", "How often each layer goes without the network in a step, against learning by heart.",
+            Input("module_dropout", "FLOAT", "Regularisation: probability that a layer is trained without the LoRA in a step.",
                   default=0.0, minimum=0.0, maximum=0.99, step=0.01, off=0.0, advanced=True),
             Input("loraplus_lr_ratio", "FLOAT", "LoRA+: how much faster the second matrix of each layer learns; 4 to 16. 0: as fast as the "
                 "first. LoRA only.", default=0.0, minimum=0.0, maximum=100.0, step=0.5, off=0.0, advanced=True),

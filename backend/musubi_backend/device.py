@@ -23,7 +23,7 @@ def pick_device(name: str | None) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"--device: {name!r} is no device; it is called cuda, cuda:1, ... or cpu") from None
+        raise UserError(f"--device: unknown device {name!r}: use cuda, cuda:1 or cpu") from None
     if device.type == "cuda":
         _check_gpu(device)
     return device

@@ -92,7 +92,7 @@ def reference(path: Path, tokenizer: Any) -> Any:
 
 
 def test_answers_are_those_of_transformers(random_model: Path) -> None:
-    """Prompt, positions of pictures, batching with padding and 8 bits: against a plain forward pass of transformers' model."""
+    """Prompt, positions of pictures, batching with padding and fp8: against a plain forward pass of transformers' model."""
     ours = QwenVL.load(random_model, CPU, torch.float32)
     theirs = reference(random_model, ours.tokenizer)
     pictures = [of_picture(photo(name), *SMALL) for name in ("coffee", "astronaut")]
@@ -179,7 +179,7 @@ def test_every_layout_gives_the_same_model(random_model: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["scale_weight", "weight_scale"])
-def test_scaled_8_bit_files_stay_in_8_bits(name: str, random_model: Path, tmp_path: Path) -> None:
+def test_scaled_fp8_files_stay_in_fp8(name: str, random_model: Path, tmp_path: Path) -> None:
     """ComfyUI's fp8_scaled files, one scale per weight: the same as the weights multiplied out."""
     scaled, plain = load(random_model), load(random_model)
     for weight in [n for n, t in scaled.items() if n.startswith("model.layers") and t.ndim == 2]:
@@ -199,7 +199,7 @@ def test_scaled_8_bit_files_stay_in_8_bits(name: str, random_model: Path, tmp_pa
     torch.testing.assert_close(hidden(models[0], pixels), hidden(models[1], pixels), rtol=1e-3, atol=1e-3)
 
 
-def test_fp8_vl_keeps_linear_layers_in_8_bits(random_model: Path) -> None:
+def test_fp8_vl_keeps_linear_layers_in_fp8(random_model: Path) -> None:
     exact = QwenVL.load(random_model, CPU, torch.float32).model
     eight = QwenVL.load(random_model, CPU, torch.float32, fp8=True).model
     layers = {name: module for name, module in exact.named_modules() if isinstance(module, torch.nn.Linear) and name != "lm_head"}

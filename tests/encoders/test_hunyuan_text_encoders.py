@@ -130,7 +130,7 @@ def test_llama_held_in_eight_bits(files: dict[str, Path]) -> None:
 
 
 def test_llama_from_comfyui_s_scaled_fp8_file(files: dict[str, Path], tmp_path: Path) -> None:
-    """llava_llama3_fp8_scaled.safetensors: 8-bit matrices with one scale each, and a marker."""
+    """llava_llama3_fp8_scaled.safetensors: fp8 matrices with one scale each, and a marker."""
     tensors = load_file(files["llama"])
     for name in [name for name in tensors if name.endswith(("_proj.weight",))]:
         scale = tensors[name].abs().max() / 448

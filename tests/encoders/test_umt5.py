@@ -90,7 +90,7 @@ def test_weights_already_right_are_not_copied(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fp8", [False, True])
-def test_comfyui_s_scaled_8_bit_file_gives_about_the_same_features(tmp_path: Path, fp8: bool) -> None:
+def test_comfyui_s_scaled_fp8_file_gives_about_the_same_features(tmp_path: Path, fp8: bool) -> None:
     whole = umt5(64, 0)
     save_atomic(whole, tmp_path / "umt5.safetensors")
     small: dict[str, torch.Tensor] = {"scaled_fp8": torch.zeros(0, dtype=torch.float8_e4m3fn)}
@@ -109,7 +109,7 @@ def test_comfyui_s_scaled_8_bit_file_gives_about_the_same_features(tmp_path: Pat
     assert 1e-4 < difference < 0.1, "three bits of mantissa"
 
 
-def test_a_whole_file_can_be_held_in_8_bits(tmp_path: Path) -> None:
+def test_a_whole_file_can_be_held_in_fp8(tmp_path: Path) -> None:
     save_atomic(umt5(64, 0), tmp_path / "umt5.safetensors")
     expected = UMT5.load(tmp_path / "umt5.safetensors", CPU, torch.bfloat16).encode([CORPUS[0]])[0].float()
     encoder = UMT5.load(tmp_path / "umt5.safetensors", CPU, torch.bfloat16, fp8=True)

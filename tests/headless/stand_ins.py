@@ -35,7 +35,7 @@ _WIDER = ("encoder.downsamples.3.shortcut.weight", "encoder.downsamples.3.shortc
 def write(path: Path, shapes: Shapes, dtype: str, real: Mapping[str, bytes] | None = None, scaled: Collection[str] = ()) -> None:
     """A file of tensors of one dtype, all a hole but for `real`: bytes that are read before any weight (a tokenizer).
 
-    scaled: the weights that are 8-bit floats with a scale, as ComfyUI has them.
+    scaled: the weights that are fp8 with a scale, as ComfyUI has them.
     """
     real = real or {}
     entries = {name: ("F8_E4M3" if name in scaled else dtype, shape) for name, shape in shapes.items()}
@@ -165,7 +165,7 @@ def siglip() -> Shapes:
 
 
 def qwen_vl() -> tuple[Shapes, list[str]]:
-    """Qwen2.5-VL 7B under ComfyUI's names, and which of its weights are in 8 bits."""
+    """Qwen2.5-VL 7B under ComfyUI's names, and which of its weights are in fp8."""
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     text = {"vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28}

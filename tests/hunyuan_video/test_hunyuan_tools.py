@@ -292,7 +292,7 @@ def test_an_image_model_without_a_picture_and_with_the_wrong_channels_is_refused
     assert "--dit_in_channels 16" in capsys.readouterr().err
 
 
-def test_8_bit_weights_train_and_generate_nearly_the_same(studio: Studio, tmp_path: Path) -> None:
+def test_fp8_weights_train_and_generate_nearly_the_same(studio: Studio, tmp_path: Path) -> None:
     plain = load(studio.train("sixteen bits", "--gradient_checkpointing"))
     small = studio.train("eight bits", "--fp8_base", "--gradient_checkpointing", "--gradient_checkpointing_cpu_offload")
     moved, apart = (

@@ -26,7 +26,7 @@ def latents(demo: dict[str, Path], tmp_path: Path) -> object:
     return run
 
 
-def test_swapped_blocks_give_the_same_and_8_bits_nearly_the_same(latents) -> None:  # type: ignore[no-untyped-def]
+def test_swapped_blocks_give_the_same_and_fp8_nearly_the_same(latents) -> None:  # type: ignore[no-untyped-def]
     plain = latents()
     assert torch.equal(latents("--blocks_to_swap", 1), plain)
     small = latents("--fp8_scaled", "--fp8_t5")
@@ -47,7 +47,7 @@ def test_compiled_blocks_give_the_same(latents) -> None:  # type: ignore[no-unty
     [
         (["--fp8_fast"], "--fp8_fast needs --fp8 or --fp8_scaled"),
         (["--fp8_scaled", "--save_merged_model", "x.safetensors"], "leave --fp8_scaled out"),
-        (["--blocks_to_swap", "99"], "at most 1 of the blocks of this model can wait in main memory"),
+        (["--blocks_to_swap", "99"], "at most 1 of the blocks of this model can be offloaded to system RAM"),
         (["--compile", "--compile_backend", "nothing"], "this PyTorch has"),
         (["--attn_mode", "sageattn"], "needs the package sageattention"),
     ],

@@ -219,7 +219,7 @@ def test_strengths_act_on_all_kinds_and_missing_ones_are_1(tmp_path, run_tool):
     assert found[f"{NAME}.lora_down.weight"].dtype == torch.float32
 
 
-def test_8_bit_checkpoints_are_compared_by_what_they_mean(tmp_path, run_tool, capsys):
+def test_fp8_checkpoints_are_compared_by_what_they_mean(tmp_path, run_tool, capsys):
     base = checkpoint()
     weight, scale = quantise(base["blocks.1.ffn.0.weight"], "tensor")
     assert scale is not None

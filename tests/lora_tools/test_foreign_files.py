@@ -125,7 +125,7 @@ CASES = {
         q(PRODUCT), named=("lora_unet_blocks_0_ffn_0.lora_down.weight", "lora_unet_blocks_0_ffn_2.alpha"),
     ),
     "16-bit factors": Case({name: t.half() for name, t in pair(Q).items()}, q(UP.half().float() @ DOWN.half().float())),
-    "8-bit factors": Case({name: t.to(torch.float8_e4m3fn) for name, t in pair(Q).items()},
+    "fp8 factors": Case({name: t.to(torch.float8_e4m3fn) for name, t in pair(Q).items()},
                           q(UP.to(torch.float8_e4m3fn).float() @ DOWN.to(torch.float8_e4m3fn).float())),
     "Wan2.2, low noise": Case(pair(f"transformer_2.{DIFFUSERS}"), q(PRODUCT)),
     "Wan2.2, high noise": Case(kohya(f"lora_unet_high_noise_model_{UNDERSCORED}"), q(1.5 * PRODUCT)),
@@ -180,7 +180,7 @@ def test_every_tensor_is_used_or_named(
 @pytest.mark.parametrize(
     ("tensors", "words"),
     [
-        ({**pair(f"diffusion_model.{Q}"), f"diffusion_model.{Q}.lora_A.scale_weight": torch.tensor(2.0)}, "in 8 bits with scales of their"),
+        ({**pair(f"diffusion_model.{Q}"), f"diffusion_model.{Q}.lora_A.scale_weight": torch.tensor(2.0)}, "in fp8 with scales of their"),
         ({f"{Q}.a1.weight": UP, f"{Q}.a2.weight": UP}, "holds no LoRA"),
         ({f"lora_unet_{UNDERSCORED}.oft_blocks": SECOND, f"lora_unet_{UNDERSCORED}.alpha": torch.tensor(1.0)}, "holds no LoRA"),
         ({f"{Q}_loras.down.weight": DOWN, f"{Q}_loras.up.weight": UP}, "holds no LoRA"),

@@ -80,7 +80,7 @@ def test_every_kind_goes_into_every_dtype_and_the_base_keeps_its_layout(kind, dt
 
 @pytest.mark.parametrize("scaling", ["none", "tensor", "row", "block"])
 @pytest.mark.parametrize("stored", [torch.float8_e4m3fn, torch.float8_e5m2])
-def test_8_bit_weights_are_scaled_anew_in_the_way_they_were(scaling, stored, run_tool, tmp_path):
+def test_fp8_weights_are_scaled_anew_in_the_way_they_were(scaling, stored, run_tool, tmp_path):
     dense = base_of()[f"{NAME}.weight"]
     if scaling == "row":
         scale = dense.abs().amax(1, keepdim=True) / 448

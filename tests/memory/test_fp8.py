@@ -1,4 +1,4 @@
-"""8-bit weights: the recorded quantisation of musubi-tuner, every layout of files, and gradients through them."""
+"""fp8 weights: the recorded quantisation of musubi-tuner, every layout of files, and gradients through them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from musubi_backend.lora.modules import LoRAAdapter
-from musubi_backend.memory.fp8 import BLOCK, Fp8Linear, dequantised, hold_in_8_bits, quantise
+from musubi_backend.memory.fp8 import BLOCK, Fp8Linear, dequantised, hold_in_fp8, quantise
 from musubi_backend.weights.safetensors_file import load
 from torch import Tensor, nn
 
@@ -45,7 +45,7 @@ def test_products_are_the_recorded_ones(recorded: dict[str, Tensor], kind: str) 
         torch.testing.assert_close(linear(tensors[x]), tensors[y], **exact)
 
 
-def test_8_bits_lose_what_8_bits_lose() -> None:
+def test_fp8_loses_what_fp8_loses() -> None:
     weight = torch.randn(40, 4 * BLOCK, generator=torch.Generator().manual_seed(0)) * torch.logspace(-2, 2, 40)[:, None]
     for scaling, limit in (("block", 0.04), ("tensor", 0.25)):
         stored, scale = quantise(weight, scaling)  # type: ignore[arg-type]
@@ -116,7 +116,7 @@ def test_a_state_dict_takes_the_scale_along() -> None:
 def test_linears_are_replaced_by_path_and_nothing_else() -> None:
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 8, bias=False), nn.LayerNorm(8)))
-    hold_in_8_bits(model, ["1.0"], "none")
+    hold_in_fp8(model, ["1.0"], "none")
     assert isinstance(model[1][0], Fp8Linear)
     assert model[1][0].bias is None
     assert type(model[0]) is nn.Linear

@@ -1,5 +1,5 @@
 """HunyuanVideo and FramePack with what saves memory: the recorded outputs and gradients when blocks visit the device, the recorded
-layers in 8 bits."""
+layers in fp8."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from musubi_backend.architectures.hunyuan_video import keys as hunyuan
 from musubi_backend.architectures.hunyuan_video.model import HunyuanTransformer
 from musubi_backend.lora.network import LoRANetwork
 from musubi_backend.memory.compiling import Compilation
-from musubi_backend.memory.fp8 import Fp8Linear, hold_in_8_bits
-from musubi_backend.memory.plan import eight_bit_layers
+from musubi_backend.memory.fp8 import Fp8Linear, hold_in_fp8
+from musubi_backend.memory.plan import fp8_layers
 from musubi_backend.memory.streaming import BlockStream
 from musubi_backend.weights.loader import load_into, open_weights
 from musubi_backend.weights.safetensors_file import load, read_header
@@ -66,7 +66,7 @@ def loaded(case: Case, golden: Path, fp8: bool = False) -> Any:
     with torch.device("meta"):
         model = case.build(read_header(path))
     if fp8:
-        hold_in_8_bits(model, eight_bit_layers(model, cards()[case.card]), "block")
+        hold_in_fp8(model, fp8_layers(model, cards()[case.card]), "block")
     load_into(model, open_weights(path))
     return model.eval()
 
@@ -91,16 +91,16 @@ def test_visiting_blocks_give_the_recorded_output_and_gradients(case: Case, gold
         assert difference(parameter.grad, gradients[f"grad.{name}"]) < FP32, name
 
 
-def test_8_bit_blocks_give_nearly_the_recorded_output(case: Case, golden: Path) -> None:
+def test_fp8_blocks_give_nearly_the_recorded_output(case: Case, golden: Path) -> None:
     model, io = loaded(case, golden, fp8=True), load(golden / f"{case.file}.io.safetensors")
     assert any(isinstance(module, Fp8Linear) for module in model.modules())
     with torch.no_grad():
         assert 1e-4 < difference(model(*case.inputs(io)), io["out.fp32"]) < 0.06
 
 
-def test_framepack_s_8_bit_layers_are_the_recorded_ones(shared: Path, golden: Path) -> None:
+def test_framepack_s_fp8_layers_are_the_recorded_ones(shared: Path, golden: Path) -> None:
     listed = json.loads((shared / "golden" / "fp8" / "layers.json").read_text())["framepack"]
-    assert sorted(f"{name}.weight" for name in eight_bit_layers(loaded(CASES["framepack"], golden), cards()["fp"])) == listed
+    assert sorted(f"{name}.weight" for name in fp8_layers(loaded(CASES["framepack"], golden), cards()["fp"])) == listed
 
 
 @pytest.mark.slow

@@ -12,12 +12,12 @@ from musubi_backend.errors import UserError
 from musubi_backend.layers.linear import Linear
 from musubi_backend.memory.fp8 import Fp8Linear
 from musubi_backend.memory.plan import MemoryPlan, check_fast, swapped_per_list
-from musubi_backend.memory.streaming import BlockStream, waiting_blocks
+from musubi_backend.memory.streaming import BlockStream, swapped_blocks
 from torch import nn
 
 
 @pytest.mark.parametrize(("capability", "fits"), [((8, 0), False), ((8, 6), False), ((8, 9), True), ((9, 0), True), ((12, 0), True)])
-def test_8_bit_products_need_ada_or_later(capability: tuple[int, int], fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fp8_products_need_ada_or_later(capability: tuple[int, int], fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "This GPU")
     if fits:
@@ -71,11 +71,11 @@ def test_a_double_block_counts_like_two_single_ones() -> None:
 
 
 def test_waiting_blocks_are_spread_evenly() -> None:
-    assert waiting_blocks(6, 1, 2) == [1, 3, 5]
-    assert waiting_blocks(40, 8, 2) == [2, 6, 10, 14, 18, 22, 26, 30, 34, 38]
+    assert swapped_blocks(6, 1, 2) == [1, 3, 5]
+    assert swapped_blocks(40, 8, 2) == [2, 6, 10, 14, 18, 22, 26, 30, 34, 38]
     for count in (7, 20, 40):
         for swapped in range(1, count):
-            waiting = waiting_blocks(count, swapped, 2)
+            waiting = swapped_blocks(count, swapped, 2)
             assert len(waiting) == min(count, swapped + 2)
             gaps = {after - before for before, after in pairwise(waiting)}
             assert max(gaps) - min(gaps) <= 1, (count, swapped)

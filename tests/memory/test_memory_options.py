@@ -14,7 +14,7 @@ from musubi_backend.architectures.wan.model import WanGeometry, WanTransformer
 from musubi_backend.device import computed_in
 from musubi_backend.errors import UserError
 from musubi_backend.memory.fp8 import EIGHT_BIT_DTYPES, Fp8Linear, quantise
-from musubi_backend.memory.plan import eight_bit_layers
+from musubi_backend.memory.plan import fp8_layers
 from musubi_backend.weights.safetensors_file import load, save_atomic
 from torch import Tensor
 
@@ -55,7 +55,7 @@ def test_the_layers_are_the_recorded_ones(shared: Path) -> None:
     listed = json.loads((shared / "golden" / "fp8" / "layers.json").read_text())["wan_i2v"]
     with torch.device("meta"):
         model = WanTransformer(WanGeometry(dim=64, ffn_dim=128, num_heads=2, num_layers=2, image_dim=48))
-    assert sorted(f"{name}.weight" for name in eight_bit_layers(model, CARD)) == listed
+    assert sorted(f"{name}.weight" for name in fp8_layers(model, CARD)) == listed
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_lora_is_merged_before_the_weights_become_small(dit: Path, tmp_path: P
     assert torch.equal(stored.weight.view(torch.uint8), quantise(merged)[0].view(torch.uint8))
 
 
-def test_an_8_bit_file_is_kept_or_widened(dit: Path, tmp_path: Path) -> None:
+def test_an_fp8_file_is_kept_or_widened(dit: Path, tmp_path: Path) -> None:
     """A ComfyUI-like file: scaled blocks, one layer of them left in bf16, scaled text embedding."""
     state = load(dit)
     scaled: dict[str, Tensor] = {"scaled_fp8": torch.ones(2).to(torch.float8_e4m3fn)}
@@ -123,10 +123,10 @@ def test_an_8_bit_file_is_kept_or_widened(dit: Path, tmp_path: Path) -> None:
     assert 1e-4 < difference(prediction(wide), prediction(exact)) < 0.06
 
 
-def test_a_plain_8_bit_file_cannot_be_scaled(dit: Path, tmp_path: Path) -> None:
+def test_a_plain_fp8_file_cannot_be_scaled(dit: Path, tmp_path: Path) -> None:
     state = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in load(dit).items()}
     save_atomic(state, tmp_path / "fp8.safetensors", {"musubi_geometry": GEOMETRY.to_json()})
-    with pytest.raises(UserError, match="already holds 8-bit weights without scales"):
+    with pytest.raises(UserError, match="already holds fp8 weights without scales"):
         load_transformer(arguments(tmp_path / "fp8.safetensors", fp8_scaled=True), CPU, torch.bfloat16)
     model = load_transformer(arguments(tmp_path / "fp8.safetensors", fp8=True), CPU, torch.bfloat16)
     assert model.blocks[0].ffn[0].weight.dtype == torch.float8_e4m3fn

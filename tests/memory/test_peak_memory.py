@@ -1,4 +1,4 @@
-"""What loading in 8 bits takes at its worst, read from Linux."""
+"""What loading in fp8 takes at its worst, read from Linux."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ print(megabytes("VmHWM") - before)
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the process's peak memory from Linux's /proc")
-def test_loading_in_8_bits_never_takes_what_16_bits_take(tmp_path: Path) -> None:
+def test_loading_in_fp8_never_takes_what_16_bits_take(tmp_path: Path) -> None:
     """A model of 370 MB in bf16, nearly all of it in matrices of blocks; measured peaks +395, +247 and +274 MB."""
     geometry = WanGeometry(dim=1536, ffn_dim=8960, num_heads=12, num_layers=4, text_dim=64, text_len=32)
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""Which layers are held in 8 bits, how they are scaled, and what the weights of a swapped model take."""
+"""Which layers are held in fp8, how they are scaled, and what the weights of a swapped model take."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from musubi_backend.dataset.order import mixed
 from musubi_backend.layers.linear import Linear
-from musubi_backend.memory.plan import MemoryPlan, eight_bit_layers
+from musubi_backend.memory.plan import MemoryPlan, fp8_layers
 from torch import nn
 
 
@@ -30,9 +30,9 @@ class Model(nn.Module):
         return [self.blocks]
 
 
-def test_linears_of_blocks_are_held_in_8_bits_but_for_the_excluded() -> None:
+def test_linears_of_blocks_are_held_in_fp8_but_for_the_excluded() -> None:
     card: Any = SimpleNamespace(fp8_target=("blocks",), fp8_exclude=("norm",))
-    assert eight_bit_layers(Model(), card) == [f"blocks.{number}.ffn" for number in range(4)]
+    assert fp8_layers(Model(), card) == [f"blocks.{number}.ffn" for number in range(4)]
 
 
 @pytest.mark.parametrize(

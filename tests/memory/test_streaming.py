@@ -1,4 +1,4 @@
-"""Blocks that wait in main memory: the same numbers and gradients, few blocks at a time, few transfers. On the CPU, where "the device" is
+"""Blocks offloaded to system RAM: the same numbers and gradients, few blocks at a time, few transfers. On the CPU, where "the device" is
 other memory of the same kind: everything but CUDA's streams is what runs on a GPU."""
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.architectures.wan.model import WanGeometry, WanTransformer
 from musubi_backend.errors import UserError
 from musubi_backend.lora.network import LoRANetwork
-from musubi_backend.memory.fp8 import Fp8Linear, hold_in_8_bits
-from musubi_backend.memory.plan import MemoryPlan, eight_bit_layers, swapped_per_list
-from musubi_backend.memory.streaming import BlockStream, waiting_blocks
+from musubi_backend.memory.fp8 import Fp8Linear, hold_in_fp8
+from musubi_backend.memory.plan import MemoryPlan, fp8_layers, swapped_per_list
+from musubi_backend.memory.streaming import BlockStream, swapped_blocks
 from torch import Tensor
 
 CPU = torch.device("cpu")
@@ -33,8 +33,8 @@ def build(fp8: bool = False, checkpointing: bool = False) -> tuple[WanTransforme
         torch.nn.init.normal_(parameter, std=0.1 if parameter.ndim == 1 else parameter[0].numel() ** -0.5, generator=generator)
     if fp8:
         weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        names = eight_bit_layers(model, CARD)
-        hold_in_8_bits(model, names, "block")
+        names = fp8_layers(model, CARD)
+        hold_in_fp8(model, names, "block")
         for name in names:
             linear: Any = model.get_submodule(name)
             stored, linear.scale_weight = linear.stored(weights[f"{name}.weight"], None)
@@ -50,7 +50,7 @@ def build(fp8: bool = False, checkpointing: bool = False) -> tuple[WanTransforme
 
 def stream(model: WanTransformer, swapped: int, ring: int) -> SimpleNamespace:
     """Streams blocks of `model`; returns the stream, its transfers so far and how many blocks were ever resident at a time."""
-    waiting = waiting_blocks(len(model.blocks), swapped, ring)
+    waiting = swapped_blocks(len(model.blocks), swapped, ring)
     made = BlockStream([model.blocks[index] for index in waiting], CPU, ring)
     watched = SimpleNamespace(stream=made, fetched=[], waiting=waiting)
     fetch = made._fetch
@@ -137,7 +137,7 @@ def test_no_more_blocks_than_asked_for_are_on_the_device() -> None:
     for count in (2, 6, 40):
         for swapped in range(1, count):
             for ring in (1, 2, 3):
-                waiting = waiting_blocks(count, swapped, ring)
+                waiting = swapped_blocks(count, swapped, ring)
                 assert len(set(waiting)) == len(waiting)
                 assert max(waiting) < count
                 buffers = min(ring, len(waiting))

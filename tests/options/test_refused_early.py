@@ -59,7 +59,7 @@ def test_every_kind_a_card_names_is_known() -> None:
 def test_devices() -> None:
     assert pick_device("cpu") == torch.device("cpu")
     assert pick_device(None).type in ("cpu", "cuda")
-    with pytest.raises(UserError, match="'gpu' is no device; it is called cuda"):
+    with pytest.raises(UserError, match="unknown device 'gpu': use cuda, cuda:1 or cpu"):
         pick_device("gpu")
 
 

@@ -1,4 +1,4 @@
-"""What saves memory while training changes nothing it should not: block swapping not a bit, 8-bit weights little."""
+"""What saves memory while training changes nothing it should not: block swapping not a bit, fp8 weights little."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_swapping_blocks_changes_no_bit(project: Any, same: SimpleNamespace, che
     assert same.bits(project.lora("swapped"), project.lora("plain"))
 
 
-def test_8_bit_weights_train_nearly_the_same_lora(project: Any, same: SimpleNamespace) -> None:
+def test_fp8_weights_train_nearly_the_same_lora(project: Any, same: SimpleNamespace) -> None:
     project.train("plain", max_train_steps=4)
     for out, flags in (("fp8", ["--fp8_base"]), ("scaled", ["--fp8_base", "--fp8_scaled"])):
         project.train(out, *flags, max_train_steps=4)
@@ -25,14 +25,14 @@ def test_8_bit_weights_train_nearly_the_same_lora(project: Any, same: SimpleName
 
 
 def test_everything_at_once(project: Any, same: SimpleNamespace) -> None:
-    """8-bit, swapped, checkpointed with inputs in main memory, as on the smallest GPU; the same as 8-bit alone."""
+    """fp8, swapped, checkpointed with inputs in system RAM, as on the smallest GPU; the same as fp8 alone."""
     project.train("scaled", "--fp8_base", "--fp8_scaled", max_train_steps=4)
     flags = ["--fp8_base", "--fp8_scaled", "--gradient_checkpointing", "--gradient_checkpointing_cpu_offload", "--block_swap_h2d_only"]
     project.train("small", *flags, max_train_steps=4, blocks_to_swap=1)
     assert same.difference(project.lora("small"), project.lora("scaled")) < 1e-5
 
 
-def test_scaled_8_bit_wants_both_flags(project: Any, capfd: pytest.CaptureFixture[str]) -> None:
+def test_scaled_fp8_wants_both_flags(project: Any, capfd: pytest.CaptureFixture[str]) -> None:
     assert project.refused("out", "--fp8_scaled") == 1
     assert "--fp8_scaled needs --fp8_base" in capfd.readouterr().err
 

@@ -150,7 +150,7 @@ def test_positions_cached_while_sampling_serve_training(model_with_lora, example
 
 
 def test_a_linear_of_another_kind_of_weights_carries_a_lora():
-    """What an 8-bit linear will do: override `base_output` only."""
+    """What an fp8 linear will do: override `base_output` only."""
 
     class Doubled(Linear):
         def base_output(self, x: Tensor, start: Tensor | None = None) -> Tensor:

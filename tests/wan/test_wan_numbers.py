@@ -149,7 +149,7 @@ def test_the_boundary_itself_is_high_noise_and_the_noise_level_chooses_the_exper
     times = [1000.0, 875.0, 874.9, 0.0, 900.0]
     assert [pair(torch.zeros(1), torch.tensor([time])).item() for time in times] == [2, 2, 1, 1, 2]
     if how.get("lazy"):
-        assert loaded == [HIGH, LOW, HIGH] and len(pair.models) == 1, "the one at rest is dropped"
+        assert loaded == [HIGH, LOW, HIGH] and len(pair.models) == 1, "the inactive one is dropped"
     else:
         assert list(experts_of(pair)) == [LOW, HIGH]
         pair.models[LOW].gradient_checkpointing = True

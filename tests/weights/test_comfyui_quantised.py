@@ -1,4 +1,4 @@
-"""What ComfyUI itself reads out of an 8-bit file is what we read."""
+"""What ComfyUI itself reads out of an fp8 file is what we read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from musubi_backend.memory.fp8 import hold_in_8_bits, quantise
+from musubi_backend.memory.fp8 import hold_in_fp8, quantise
 from musubi_backend.weights.loader import load_into, open_weights
 from musubi_backend.weights.safetensors_file import load, save_atomic
 from torch import Tensor, nn
@@ -68,7 +68,7 @@ def test_a_linear_gives_the_same(layout: str, tmp_path: Path, comfyui_path: Path
         with torch.device("meta"):
             model.first = nn.Linear(128, 32)
         if small:
-            hold_in_8_bits(model, ["first"], "block")
+            hold_in_fp8(model, ["first"], "block")
         load_into(model, open_weights(path), dtype=torch.float32)
         with torch.no_grad():
             torch.testing.assert_close(model.first(x), load(tmp_path / "y.safetensors")["y"], rtol=1e-5, atol=1e-5)

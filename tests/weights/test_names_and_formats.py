@@ -123,17 +123,17 @@ def test_wrappers_of_a_pytorch_file_are_taken_off(tmp_path: Path, wrapper: str |
         read_pickled(tmp_path / "away.pth")
 
 
-def test_a_file_says_its_main_dtype_and_its_8_bit_tensors(tmp_path: Path) -> None:
+def test_a_file_says_its_main_dtype_and_its_fp8_tensors(tmp_path: Path) -> None:
     small = torch.ones(2, 2).to(torch.float8_e5m2)
     state = {"a.weight": small, "b": torch.ones(1).bfloat16(), "c": torch.ones(1).bfloat16(), "a.scale_weight": torch.tensor(0.5)}
     save_atomic(state, tmp_path / "x.safetensors")
     weights = open_weights(tmp_path / "x.safetensors")
-    assert weights.main_dtype() == torch.bfloat16 and weights.eight_bit and weights.eight_bit_names() == ["a.weight"]
+    assert weights.main_dtype() == torch.bfloat16 and weights.holds_fp8 and weights.fp8_names() == ["a.weight"]
     scale = weights.scale("a.weight")
     assert scale is not None and scale.item() == 0.5 and weights.scale("b") is None
     assert weights.read("b").item() == 1.0 and [name for name, _ in weights.tensors()] == ["b", "c", "a.weight"]
     save_atomic({"a": torch.ones(1)}, tmp_path / "y.safetensors")
-    assert not open_weights(tmp_path / "y.safetensors").eight_bit
+    assert not open_weights(tmp_path / "y.safetensors").holds_fp8
 
 
 def test_sizes_in_the_metadata_are_read_where_there_are_any(tmp_path: Path) -> None:

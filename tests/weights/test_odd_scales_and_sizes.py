@@ -1,4 +1,4 @@
-"""Scales of 8-bit weights, sizes in metadata and tensors of PyTorch files: compared with what they go into before anything computes."""
+"""Scales of fp8 weights, sizes in metadata and tensors of PyTorch files: compared with what they go into before anything computes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every layout of 8-bit weight files gives weight * scale; what is quantised in another way is refused."""
+"""Every layout of fp8 weight files gives weight * scale; what is quantised in another way is refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from musubi_backend.errors import UserError
-from musubi_backend.memory.fp8 import Fp8Linear, hold_in_8_bits
+from musubi_backend.memory.fp8 import Fp8Linear, hold_in_fp8
 from musubi_backend.weights.loader import load_into, open_weights
 from musubi_backend.weights.safetensors_file import save_atomic
 from torch import Tensor, nn
@@ -83,7 +83,7 @@ def test_every_layout_means_weight_times_scale(tmp_path: Path, weight: Tensor, l
     torch.testing.assert_close(plain.second.weight, state["second.weight"])
 
     kept = _toy()
-    hold_in_8_bits(kept, ["first"], "block")
+    hold_in_fp8(kept, ["first"], "block")
     load_into(kept, open_weights(path, ("model.",)), dtype=torch.float32)
     assert isinstance(kept.first, Fp8Linear)
     assert torch.equal(kept.first.weight.view(torch.uint8), weight.to(dtype).view(torch.uint8))  # not quantised twice
@@ -109,7 +109,7 @@ def test_a_changed_weight_is_quantised_anew_and_others_keep_their_bits(tmp_path:
         return tensor + 1 if name == "first.weight" else tensor
 
     model = _toy()
-    hold_in_8_bits(model, ["first", "second"], "block")
+    hold_in_fp8(model, ["first", "second"], "block")
     load_into(model, open_weights(tmp_path / "fp8.safetensors"), dtype=torch.bfloat16, transform=add_one)
     assert seen["first.weight"] == torch.float32
     expected = weight.to(dtype).float() * scale + 1

@@ -56,7 +56,7 @@ class Task:
 
     image_encoder   the transformer looks at the first picture through an image encoder
     start_image, last_frame, control   it starts from a picture, ends with one, follows a control video
-    boundary        share of noise where the high-noise expert hands over to the low-noise one; None for a single model
+    boundary        sigma (timestep / 1000) from which the high-noise expert works, the low-noise one below; None for a single model
     guidance_scale_high_noise   of the high-noise expert
     flow_shift_480p   instead of `flow_shift` where the video is 832x480 or 480x832
     negative_prompt   instead of the card's
@@ -117,7 +117,7 @@ class Card:
     length_in_seconds  a generation is asked for a length in seconds, not in frames
     latent_rank        dimensions of cached latents: 4 are [C, F, H, W], 3 are [C, H, W]
     latent_channels, spatial_compression   of the VAE
-    embedded_guidance  what a guidance-distilled model is told by default; None for models that are not
+    embedded_guidance  default embedded guidance of a guidance-distilled model; None for other models
     bucket_step        sides of buckets are multiples of this many pixels
     controls_per_image control images per picture; None = any number
     control_masks      the transparency of a control picture says where it counts; its colours are kept under it

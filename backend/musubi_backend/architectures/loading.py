@@ -65,7 +65,7 @@ def load_frozen(
 
 
 def file_dtype(weights: Weights, card: Card) -> torch.dtype | None:
-    """dtype of the tensor that tells it for the whole file; None for 8-bit floats, which are not computed with. UserError where there is
+    """dtype of the whole file, by its deciding tensor; None for fp8, in which nothing is computed. UserError where there is
     no such tensor, or its dtype is of no use."""
     tensor = next((name for name in card.dtype_tensors if name in weights.header.tensors), card.dtype_tensors[0])
     info = weights.header.tensors.get(tensor)

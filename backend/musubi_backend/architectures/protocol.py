@@ -163,7 +163,7 @@ class Architecture(ABC):
         """A fresh sampler for one run, with this architecture's sigmas."""
 
     def boundary(self, args: Namespace) -> float | None:
-        """Share of noise (timestep / 1000) from which `SampleRequest.guidance_high_noise` holds; None for models without one."""
+        """Sigma (timestep / 1000) from which `SampleRequest.guidance_high_noise` holds; None for models without one."""
         return None
 
     def texts(self, request: SampleRequest) -> list[str]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from . import model_files
-from .eight_bit import hold_linears_in_8_bits
+from .fp8_linears import hold_linears_in_fp8
 from .token_files import LLAMA, TokenIds, find_tokenizer
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class LlamaEncoder:
         flag: str = "--text_encoder1",
     ) -> LlamaEncoder:
         """The encoder at `path`, computing in `dtype` and giving features in `kept` (see `model_files.dtypes_for`); fp8: with its
-        matrices held in 8 bits.
+        matrices held in fp8.
 
         UserError when it is something else or incomplete, and when no tokenizer can be found.
         """
@@ -118,7 +118,7 @@ def _build(files: model_files.ModelFiles, weights: Weights, device: torch.device
         return match[1] if match and (layer is None or int(layer[1]) < config.num_hidden_layers) else None
 
     if fp8:
-        hold_linears_in_8_bits(model)
+        hold_linears_in_fp8(model)
     model_files.fill(model, weights, device, dtype, bare)
     model.rotary_emb = type(model.rotary_emb)(config).to(device)  # its frequencies are in no file
     return model

@@ -143,7 +143,7 @@ def dtypes_for(
     weights: Weights, device: torch.device, dtype: torch.dtype | None, kept: torch.dtype | None = None
 ) -> tuple[torch.dtype, torch.dtype]:
     """(what features are given in, what is computed in) of an encoder that was asked for `dtype` and `kept`: without a dtype the file's
-    (float16 for 8-bit files), computed as `device.computed_in` says."""
+    (float16 for fp8 files), computed as `device.computed_in` says."""
     import torch
 
     if dtype is not None:

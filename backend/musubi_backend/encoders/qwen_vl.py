@@ -46,7 +46,7 @@ class QwenVL:
     ) -> QwenVL:
         """The model in `path`: a .safetensors file (any part of a split one), or a folder in Hugging Face's layout.
 
-        fp8: keep the weights of linear layers in 8 bits (files that are in 8 bits stay so anyway). tokenizer: its folder; None looks beside
+        fp8: keep the weights of linear layers in fp8 (files that are in fp8 stay so anyway). tokenizer: its folder; None looks beside
         the weights and in ComfyUI. UserError for other files, incomplete ones, and when there is no tokenizer.
         """
         place = Path(path)

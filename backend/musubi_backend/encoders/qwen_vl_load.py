@@ -1,4 +1,4 @@
-"""transformers' Qwen2.5-VL, filled tensor by tensor from one or several safetensors files; 8-bit weights stay in 8 bits."""
+"""transformers' Qwen2.5-VL, filled tensor by tensor from one or several safetensors files; fp8 weights stay in fp8."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError
-from ..memory.fp8 import hold_in_8_bits
+from ..memory.fp8 import hold_in_fp8
 from ..weights.geometry import geometry_metadata
 from ..weights.loader import Weights, load_into, open_weights
 from .qwen_vl_config import Geometry, config_arguments, own_name
@@ -31,7 +31,7 @@ def weight_file(place: Path, flag: str) -> Path:
 def load_model(file: Path, ids: Mapping[str, int], device: torch.device, dtype: torch.dtype, *, fp8: bool = False) -> Any:
     """The module in `file` and the parts that belong to it, frozen, on `device`.
 
-    ids: the special tokens of its configuration, such as "image_token_id". dtype: of what is not kept in 8 bits. fp8: quantise the linear
+    ids: the special tokens of its configuration, such as "image_token_id". dtype: of what is not kept in fp8. fp8: quantise the linear
     layers but the last. UserError names missing, surplus and ill-shaped tensors before anything is read.
     """
     from accelerate import init_empty_weights
@@ -41,9 +41,9 @@ def load_model(file: Path, ids: Mapping[str, int], device: torch.device, dtype: 
     config = _config(file, weights, ids)
     with init_empty_weights(include_buffers=False):
         model = Qwen2_5_VLForConditionalGeneration(config)
-    stored = {own_name(name) for name in weights.eight_bit_names()}
+    stored = {own_name(name) for name in weights.fp8_names()}
     linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    hold_in_8_bits(model, [name for name in linears if f"{name}.weight" in stored or (fp8 and name != _OUTPUT)], "block")
+    hold_in_fp8(model, [name for name in linears if f"{name}.weight" in stored or (fp8 and name != _OUTPUT)], "block")
     tied = [f"{_OUTPUT}.weight"] if config.tie_word_embeddings else []
     load_into(model, weights, device, dtype, rename=own_name, optional=tied)
     if tied:

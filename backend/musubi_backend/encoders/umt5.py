@@ -65,7 +65,7 @@ class UMT5:
         """The encoder in `path` (.safetensors, or .pth read with weights_only), computing in `dtype`, with the tokenizer that belongs
         to it.
 
-        kept: what features are given in, if that is another dtype. fp8: hold its matrices in 8 bits; those of an 8-bit file stay as
+        kept: what features are given in, if that is another dtype. fp8: hold its matrices in fp8; those of an fp8 file stay as
         they are. UserError when the file is something else or incomplete, and when no tokenizer can be found.
         """
         from ..weights.loader import open_weights
@@ -127,7 +127,7 @@ def _build(weights: Weights, names: Mapping[str, str | None], device: torch.devi
     from transformers import UMT5Config, UMT5EncoderModel
 
     from ..weights.loader import load_into
-    from .eight_bit import hold_linears_in_8_bits
+    from .fp8_linears import hold_linears_in_fp8
 
     try:
         config = UMT5Config(**sizes({own: weights.header.tensors[name] for name, own in names.items() if own}))
@@ -138,7 +138,7 @@ def _build(weights: Weights, names: Mapping[str, str | None], device: torch.devi
     if fp8:
         for block in model.encoder.block:
             block.layer[1].DenseReluDense = _feed_forward(block.layer[1].DenseReluDense)
-        hold_linears_in_8_bits(model)
+        hold_linears_in_fp8(model)
     load_into(model, weights, device, dtype, rename=names.get, optional=(_EMBEDDING_AGAIN,))
     model.encoder.embed_tokens.weight = model.shared.weight
     stop_between_layers(model)
@@ -146,7 +146,7 @@ def _build(weights: Weights, names: Mapping[str, str | None], device: torch.devi
 
 
 def _feed_forward(theirs: Any) -> Any:
-    """transformers' gated feed-forward without its cast to the dtype of the last weight, which is an 8-bit one here."""
+    """transformers' gated feed-forward without its cast to the dtype of the last weight, which is an fp8 one here."""
     from torch import nn
 
     class FeedForward(nn.Module):

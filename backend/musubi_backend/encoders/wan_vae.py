@@ -71,7 +71,7 @@ class WanVAE:
         """The VAE in `path` (.safetensors, or .pth read with weights_only), computing in `dtype`.
 
         kept: what `encode` gives latents in, if that is another dtype.
-        cache_on_cpu: keep the features that pass from one chunk of frames to the next in main memory. UserError when the file
+        cache_on_cpu: keep the features that pass from one chunk of frames to the next in system RAM. UserError when the file
         is not a Wan2.1 VAE, naming `flag` and what the file is.
         """
         import torch
@@ -208,7 +208,7 @@ def _causal_convolution(module: Any, in_3d: Callable[..., Tensor], x: Tensor, ca
 
 
 class _CpuFeatures(list[Any]):
-    """The list in which AutoencoderKLWan keeps features between chunks of frames; tensors put into it move to main memory."""
+    """The list in which AutoencoderKLWan keeps features between chunks of frames; tensors put into it move to system RAM."""
 
     def __setitem__(self, index: Any, value: Any) -> None:
         super().__setitem__(index, value.cpu() if hasattr(value, "cpu") else value)

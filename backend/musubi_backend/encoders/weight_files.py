@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def read_state_dict(path: str | Path, kind: str, flag: str, device: torch.device) -> dict[str, Tensor]:
     """All tensors of `path`, a common prefix like "vae." taken off their names. Names are judged before any tensor is read.
 
-    device: where they are going to be; for "meta" they are only described, and for others they come to main memory first.
+    device: where they are going to be; for "meta" they are only described, and for others they come to system RAM first.
 
     UserError names the file and `flag` when it is missing, damaged or not of `kind`.
     """

@@ -52,7 +52,7 @@ class SampleRequest:
     """Everything that decides what is generated. width, height in pixels.
 
     guidance_high_noise   of the steps above `Architecture.boundary`, where that differs
-    embedded_guidance   what a guidance-distilled model is told; None for models that are not
+    embedded_guidance   embedded guidance of a guidance-distilled model; None for other models
     strength            share of the steps that change `pictures.source_video`
     one_frame           settings of one-frame generation ("target_index=1,control_index=0;10"), None for video
     fixed_size          the size stays and pictures are cut to it; else it may be taken from the start picture, keeping its area

@@ -1,6 +1,6 @@
-"""Two transformers of one shape, of which the noise level says which one is at work: Wan2.2's experts for high and low noise.
+"""Two transformers of one shape, of which the noise level says which one is active: Wan2.2's experts for high and low noise.
 
-They behave like one transformer, so sampling and training need not know. What is at rest can stay in main memory, or not be loaded
+They behave like one transformer, so sampling and training need not know. The inactive one can be offloaded to system RAM, or not be loaded
 at all; weights never change, so nothing is ever copied back from the device.
 """
 
@@ -23,7 +23,7 @@ Load = Callable[[torch.device], nn.Module]
 
 
 class Experts(nn.Module):
-    """The pair. boundary: share of noise (timestep / 1000) from which the high-noise expert works.
+    """The pair. boundary: sigma (timestep / 1000) from which the high-noise expert works.
 
     The models lie in a dictionary, not as sub-modules: `.to()` and `state_dict()` of a pair mean something else than of one model.
     """
@@ -31,14 +31,14 @@ class Experts(nn.Module):
     def __init__(
         self, load: Mapping[str, Load], boundary: float, device: torch.device, *, offload: bool = False, lazy: bool = False
     ) -> None:
-        """load: for LOW and HIGH, from a device to the frozen model there. offload: what is at rest stays in main memory. lazy: a model is
+        """load: for LOW and HIGH, from a device to the frozen model there. offload: keep the inactive one in system RAM. lazy: a model is
         loaded when its steps begin and dropped when they end."""
         super().__init__()
         self.boundary, self.device = boundary, device
         self.offload, self.lazy = offload, lazy
         self.models: dict[str, Any] = {}
         self.load = dict(load)
-        self._shelves: dict[str, _Shelf] = {}
+        self._offloaded: dict[str, _Offloaded] = {}
         self.working: str | None = None
         if not lazy:
             for name in (HIGH, LOW):
@@ -58,7 +58,7 @@ class Experts(nn.Module):
         return result
 
     def block_lists(self) -> list[nn.ModuleList]:
-        """Those of one expert: they have equal blocks, and only one of them is at work."""
+        """Those of one expert: they have equal blocks, and only one of them is active."""
         name = self.working or HIGH
         self._use(name)
         lists: list[nn.ModuleList] = self.models[name].block_lists()
@@ -83,11 +83,11 @@ class Experts(nn.Module):
             model.gradient_checkpointing_cpu_offload = on
 
     def to(self, device: torch.device | str) -> Experts:  # type: ignore[override]
-        """To main memory, everything; to the device, whatever is to be there: all, or the one at work."""
+        """To system RAM, everything; to the device, whatever is to be there: all, or the active one."""
         target = torch.device(device)
         if self.offload:
             if target.type == "cpu" and self.working is not None:
-                self._shelves[self.working].take_back()
+                self._offloaded[self.working].to_system_ram()
                 self.working = None
         else:
             for model in self.models.values():
@@ -103,29 +103,29 @@ class Experts(nn.Module):
             self._load(name, self.device)
         elif self.offload:
             if self.working is not None:
-                self._shelves[self.working].take_back()
-            self._shelves[name].hand_out(self.device)
+                self._offloaded[self.working].to_system_ram()
+            self._offloaded[name].to_device(self.device)
         self.working = name
 
     def _load(self, name: str, device: torch.device) -> None:
         logger.info("Loading the %s noise model", name)
         self.models[name] = self.load[name](device)
         if self.offload:
-            self._shelves[name] = _Shelf(self.models[name])
+            self._offloaded[name] = _Offloaded(self.models[name])
 
 
-class _Shelf:
-    """A model's tensors in main memory. On the device are copies, which are simply dropped."""
+class _Offloaded:
+    """A model's tensors in system RAM. What is on the device are copies, which are dropped."""
 
     def __init__(self, model: nn.Module) -> None:
         self.tensors = list(chain(model.parameters(), model.buffers()))
         self.originals = [tensor.data for tensor in self.tensors]
 
-    def hand_out(self, device: torch.device) -> None:
+    def to_device(self, device: torch.device) -> None:
         for tensor, original in zip(self.tensors, self.originals, strict=True):
             tensor.data = original.to(device, non_blocking=True)
 
-    def take_back(self) -> None:
+    def to_system_ram(self) -> None:
         for tensor, original in zip(self.tensors, self.originals, strict=True):
             tensor.data = original
 
@@ -138,5 +138,5 @@ def experts_of(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def boundary_of(model: nn.Module) -> float | None:
-    """The share of noise where a pair changes hands; None for a single model."""
+    """The boundary sigma of a pair; None for a single model."""
     return model.boundary if isinstance(model, Experts) else None

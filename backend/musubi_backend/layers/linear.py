@@ -34,8 +34,8 @@ class Linear(nn.Linear):
     adapter: Addition | None = None
     keeps_weight = True
     """May backward rely on the weight that forward used? Not where it is made for each product, or comes and goes."""
-    visits: torch.device | None = None
-    """Where the weight is when it is used, if it lives in main memory otherwise (`memory.streaming`)."""
+    swapped_to: torch.device | None = None
+    """Where the weight is when it is used, if it is otherwise in system RAM (`memory.streaming`)."""
 
     def attach(self, adapter: Addition | None) -> None:
         """Add `adapter` to what this layer computes; None takes it away."""
@@ -44,14 +44,14 @@ class Linear(nn.Linear):
     @property
     def device(self) -> torch.device:
         """Where this layer computes."""
-        return self.visits or self.weight.device
+        return self.swapped_to or self.weight.device
 
-    def visit(self, device: torch.device) -> None:
+    def swap_to(self, device: torch.device) -> None:
         """From now on somebody else decides where the weight is: `.to()` leaves it alone, and it is on `device` when it is used."""
-        self.__dict__.update(visits=device, keeps_weight=False)
+        self.__dict__.update(swapped_to=device, keeps_weight=False)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Linear:
-        if self.visits is None:
+        if self.swapped_to is None:
             return super()._apply(fn, recurse)
         parameters, buffers = self._parameters, self._buffers
         self._parameters = {name: parameter for name, parameter in parameters.items() if name != "weight"}
@@ -72,9 +72,9 @@ class Linear(nn.Linear):
         if torch.compiler.is_compiling():  # a compiler cannot look into the function, but knows this
             from torch.utils.checkpoint import checkpoint
 
-            forgetting: Tensor = checkpoint(self.product, x, start, use_reentrant=False)
-            return forgetting
-        return _ForgettingProduct.apply(x, start, self)
+            recomputed: Tensor = checkpoint(self.product, x, start, use_reentrant=False)
+            return recomputed
+        return _RecomputedProduct.apply(x, start, self)
 
     def product(self, x: Tensor, start: Tensor | None) -> Tensor:
         """As `base_output`; autograd may keep the weight."""
@@ -91,7 +91,7 @@ class Linear(nn.Linear):
         return self.base_output(x, adapter.start(x, self.bias))
 
 
-class _ForgettingProduct(torch.autograd.Function):
+class _RecomputedProduct(torch.autograd.Function):
     """A frozen linear's product that keeps nothing for backward: the gradient of the input asks the layer for its weight again."""
 
     @staticmethod

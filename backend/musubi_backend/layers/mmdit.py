@@ -198,9 +198,9 @@ class JointTransformer(nn.Module):
         """The repeated blocks (double, then single), for checkpointing, streaming and compilation."""
 
     def embedded_guidance(self, scale: float, count: int = 1) -> Tensor:
-        """What a guidance-distilled model is told when it is sampled with a guidance of `scale`, [count] in float32: 1000 times it, rounded
-        to the dtype of the weights, as in the samplers of its makers (in bf16, 6 is told as 6016)."""
-        weight = next(self.parameters())  # of the patch embedding, which is never held in 8 bits
+        """Embedded guidance of a guidance-distilled model that is sampled with a guidance of `scale`, [count] in float32: 1000 times it,
+        rounded to the dtype of the weights, as in the samplers of its makers (in bf16, 6 becomes 6016)."""
+        weight = next(self.parameters())  # of the patch embedding, which is never held in fp8
         return torch.full((count,), 1000.0 * scale, dtype=weight.dtype, device=weight.device).float()
 
     def set_attention(self, mode: str, split: bool = False) -> None:

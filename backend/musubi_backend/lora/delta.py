@@ -22,7 +22,7 @@ _BY_ROW = ("lora_up.weight", "hada_w1_a", "hada_w2_a", "diff", "set_weight", _DO
 
 
 def merged(weight: Tensor, parts: Parts, multiplier: float, name: str) -> Tensor:
-    """weight + multiplier * delta, in the wider dtype of both (8-bit floats: in float16), on the weight's device.
+    """weight + multiplier * delta, in the wider dtype of both (fp8: in float16), on the weight's device.
 
     name: of the adapter and its file, for the UserError when it is for a matrix of another size. The result is not cast back.
     """

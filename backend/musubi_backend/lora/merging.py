@@ -210,7 +210,7 @@ def _pieces(lora: LoRAFile, naming: str, chosen: Callable[[str], bool]) -> dict[
 
 
 def _computable(tensor: Tensor) -> Tensor:
-    """8-bit floats in float32, as nothing is computed with them."""
+    """fp8 in float32, as nothing is computed with them."""
     return tensor.float() if tensor.is_floating_point() and tensor.element_size() == 1 else tensor
 
 

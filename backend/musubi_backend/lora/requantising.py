@@ -1,4 +1,4 @@
-"""8-bit weights made again after a change, scaled as they were: by one number, by row, or by equal parts of a row."""
+"""fp8 weights made again after a change, scaled as they were: by one number, by row, or by equal parts of a row."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _SMALLEST_SCALE = 1e-8
 
 
 def requantised(dense: Tensor, scale: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    """float32 weight [out, in] -> (8-bit weight, scale of the shape and dtype of `scale`), with weight ~ 8-bit * scale.
+    """float32 weight [out, in] -> (fp8 weight, scale of the shape and dtype of `scale`), with weight ~ fp8 * scale.
 
     Without a scale the weight is cast; what lies beyond the dtype's range becomes its largest number.
     """

@@ -1,1 +1,1 @@
-"""What trades time for memory: 8-bit weights, blocks that visit the device, compiled blocks. `plan` reads the options."""
+"""What trades time for memory: fp8 weights, blocks offloaded to system RAM, compiled blocks. `plan` reads the options."""

@@ -1,7 +1,7 @@
 """Regional compilation: each block is compiled, not the model around them.
 
 Blocks of one list share their code, so PyTorch compiles it once for all of them (and again for each new size, unless told to be
-dynamic). Checkpointing and block streaming happen outside of what is compiled, 8-bit weights and LoRAs inside.
+dynamic). Checkpointing and block streaming happen outside of what is compiled, fp8 weights and LoRAs inside.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Compilation:
 
             if not has_triton_package():
                 raise UserError("--compile needs the package triton (on Windows: triton-windows) in the backend's environment")
-        # a model that is loaded into main memory may still compute on a GPU
+        # a model that is loaded into system RAM may still compute on a GPU
         if self.backend == "inductor" and device.type == "cpu" and not torch.cuda.is_available() and not _has_cpp_compiler():
             raise UserError("--compile on the CPU needs a C++ compiler (g++, clang++ or cl), and none was found")
         if swapping and (self.mode in _FIXED_ADDRESSES or self.backend == "cudagraphs"):

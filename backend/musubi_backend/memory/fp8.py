@@ -1,4 +1,4 @@
-"""Frozen linears whose weights are 8-bit floats, made dense for each product; LoRAs train through them.
+"""Frozen linears whose weights are fp8, made dense for each product; LoRAs train through them.
 
 The quantisation is musubi-tuner's `fp8_scaled`: e4m3 with one scale per 64 weights of a row (arXiv 2209.05433 has the format).
 """
@@ -20,7 +20,7 @@ _STORED = torch.float8_e4m3fn
 _LARGEST = torch.finfo(_STORED).max
 _SMALLEST_SCALE = 1e-8
 _AT_ONCE = 2**22  # weights that are quantised at a time
-_FAST_MULTIPLE = 16  # sizes that 8-bit products want
+_FAST_MULTIPLE = 16  # sizes that fp8 products want
 
 
 def quantise(weight: Tensor, scaling: Scaling = "block") -> tuple[Tensor, Tensor | None]:
@@ -58,7 +58,7 @@ def _scale(largest: Tensor) -> Tensor:
 
 
 def dequantised(weight: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """8-bit (or other) weight times its scale, in `dtype`. scale: one number, [out, 1], or [out, blocks, 1] for equal parts of a row."""
+    """fp8 (or other) weight times its scale, in `dtype`. scale: one number, [out, 1], or [out, blocks, 1] for equal parts of a row."""
     dense = weight.to(dtype, copy=True)
     if scale is None:
         return dense
@@ -70,9 +70,9 @@ def dequantised(weight: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Ten
 
 
 class Fp8Linear(Linear):
-    """A frozen linear with `weight` in 8-bit floats and, unless plainly cast, `scale_weight` to multiply it by.
+    """A frozen linear with `weight` in fp8 and, unless plainly cast, `scale_weight` to multiply it by.
 
-    fast: also round the input to 8 bits, per row, and multiply in 8 bits where the sizes allow. For generating only.
+    fast: also round the input to fp8, per row, and multiply in fp8 where the sizes allow. For generating only.
     """
 
     scale_weight: Tensor | None
@@ -90,7 +90,7 @@ class Fp8Linear(Linear):
             return cls(linear.in_features, linear.out_features, linear.bias is not None, scaling=scaling, fast=fast).requires_grad_(False)
 
     def stored(self, weight: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """What this layer keeps of a weight: 8-bit floats as they are, others quantised."""
+        """What this layer keeps of a weight: fp8 as they are, others quantised."""
         if weight.dtype in EIGHT_BIT_DTYPES:
             return weight, scale
         return quantise(weight if scale is None else dequantised(weight, scale, torch.float32), self.scaling)
@@ -99,17 +99,17 @@ class Fp8Linear(Linear):
         return dequantised(self.weight, self.scale_weight, dtype)
 
     def product(self, x: Tensor, start: Tensor | None) -> Tensor:
-        if self.fast and self._can_multiply_in_8_bits():
+        if self.fast and self._can_multiply_in_fp8():
             return self._fast_product(x, start)
         return super().product(x, start)
 
-    def _can_multiply_in_8_bits(self) -> bool:
+    def _can_multiply_in_fp8(self) -> bool:
         scale = self.scale_weight
         fitting = self.in_features % _FAST_MULTIPLE == 0 and self.out_features % _FAST_MULTIPLE == 0
         return fitting and self.weight.dtype == _STORED and (scale is None or scale.numel() == 1)
 
     def _fast_product(self, x: Tensor, start: Tensor | None) -> Tensor:
-        """x * (row scale) -> 8 bits; product with the weight's scale; times the row scale, added to what there is."""
+        """x * (row scale) -> fp8; product with the weight's scale; times the row scale, added to what there is."""
         rows = x.flatten(0, -2)
         row_scale = (rows.abs().amax(-1, keepdim=True).float() / _LARGEST).clamp(min=1e-12)
         one = torch.ones((), device=x.device)
@@ -129,7 +129,7 @@ class Fp8Linear(Linear):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def hold_in_8_bits(model: nn.Module, names: list[str], scaling: Scaling, fast: bool = False) -> None:
+def hold_in_fp8(model: nn.Module, names: list[str], scaling: Scaling, fast: bool = False) -> None:
     """Put an empty `Fp8Linear` in the place of each linear in `names` (module paths); loading fills them."""
     for name in names:
         parent, _, leaf = name.rpartition(".")

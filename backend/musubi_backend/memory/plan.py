@@ -18,8 +18,8 @@ from torch import nn
 from ..errors import UserError
 from ..layers.linear import Linear
 from .compiling import Compilation
-from .fp8 import Scaling, hold_in_8_bits
-from .streaming import BlockStream, waiting_blocks
+from .fp8 import Scaling, hold_in_fp8
+from .streaming import BlockStream, swapped_blocks
 
 if TYPE_CHECKING:
     from ..architectures.card import Card
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_FAST_CAPABILITY = (8, 9)  # NVIDIA Ada (RTX 40) is the first that multiplies 8-bit floats
+_FAST_CAPABILITY = (8, 9)  # NVIDIA Ada (RTX 40) is the first that multiplies fp8
 
 
 @dataclass(frozen=True)
@@ -62,49 +62,49 @@ class MemoryPlan:
         self, model: nn.Module, weights: Weights, card: Card, device: torch.device, rename: Callable[[str], str | None] | None = None
     ) -> None:
         """Give an empty `model` the layers that hold its weights as planned. UserError where model, file or device cannot do it."""
-        self._waiting(model)
+        self._swapped(model)
         if self.compilation is not None:
             self.compilation.check(device, swapping=self.blocks_to_swap > 0)
         self._choose_layers(model, weights, card, device, rename)
 
     def stay(self, model: nn.Module) -> set[str]:
-        """Names of the tensors to be loaded into main memory."""
-        waiting = {id(module) for block in chain(*self._waiting(model)) for module in block.modules()}
-        return {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, Linear) and id(module) in waiting}
+        """Names of the tensors to be loaded into system RAM."""
+        offloaded = {id(module) for block in chain(*self._swapped(model)) for module in block.modules()}
+        return {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, Linear) and id(module) in offloaded}
 
     def weights(self, model: nn.Module) -> tuple[int, int]:
-        """Bytes that the weights of a loaded or planned model take on the device, with the buffers of visiting blocks, and in main
-        memory."""
+        """Bytes that the weights of a loaded or planned model take on the device, with the buffers of swapped blocks, and in system
+        RAM."""
         stay = self.stay(model)
         sizes = {name: tensor.nbytes for name, tensor in model.state_dict(keep_vars=True).items()}
-        waiting = sum(size for name, size in sizes.items() if name in stay)
+        offloaded = sum(size for name, size in sizes.items() if name in stay)
         buffers = 0
-        for blocks in self._waiting(model):
+        for blocks in self._swapped(model):
             matrices = [sum(part.weight.nbytes for part in block.modules() if isinstance(part, Linear)) for block in blocks]
             buffers += min(self.ring, len(blocks)) * max(matrices, default=0)
-        return sum(sizes.values()) - waiting + buffers, waiting
+        return sum(sizes.values()) - offloaded + buffers, offloaded
 
     def finish(self, model: nn.Module, device: torch.device) -> None:
         """What needs the loaded weights; nothing on "meta", where there are none."""
-        on_device, waits = self.weights(model)
-        logger.info("weights: %.2f GB on %s, %.2f GB waiting in main memory", on_device / 1e9, device, waits / 1e9)
+        on_device, offloaded = self.weights(model)
+        logger.info("weights: %.2f GB on %s, %.2f GB offloaded to system RAM", on_device / 1e9, device, offloaded / 1e9)
         if device.type == "meta":
             return
-        waiting = self._waiting(model)
-        for blocks in waiting:
+        offloaded = self._swapped(model)
+        for blocks in offloaded:
             if blocks:
                 BlockStream(blocks, device, self.ring, self.pinned)
-        if any(waiting):
-            logger.info("%d blocks wait in main memory and visit %s", sum(map(len, waiting)), device)
+        if any(offloaded):
+            logger.info("%d blocks are offloaded to system RAM and swapped to %s", sum(map(len, offloaded)), device)
         if self.compilation is not None:
             self.compilation.compile(chain(*_block_lists(model)))
 
-    def _waiting(self, model: nn.Module) -> list[list[nn.Module]]:
-        """Per block list, the blocks that wait in main memory."""
+    def _swapped(self, model: nn.Module) -> list[list[nn.Module]]:
+        """Per block list, the blocks that are offloaded to system RAM."""
         lists = _block_lists(model)
         counts = swapped_per_list(self.blocks_to_swap, [len(blocks) for blocks in lists])
         return [
-            [blocks[index] for index in waiting_blocks(len(blocks), swapped, self.ring)]
+            [blocks[index] for index in swapped_blocks(len(blocks), swapped, self.ring)]
             for blocks, swapped in zip(lists, counts, strict=True)
         ]
 
@@ -112,22 +112,22 @@ class MemoryPlan:
         self, model: nn.Module, weights: Weights, card: Card, device: torch.device, rename: Callable[[str], str | None] | None
     ) -> None:
         if not self.fp8:
-            if weights.eight_bit:
-                logger.info("%s holds 8-bit weights, which are made 16 or 32 bits wide; --fp8 or --fp8_base keeps them small", weights.path)
+            if weights.holds_fp8:
+                logger.info("%s holds fp8 weights, which are made 16 or 32 bits wide; --fp8 or --fp8_base keeps them small", weights.path)
             return
-        if self.fp8_scaled and weights.eight_bit and not weights.scales:
+        if self.fp8_scaled and weights.holds_fp8 and not weights.scales:
             raise UserError(
-                f"{weights.path} already holds 8-bit weights without scales; --fp8_scaled needs the bf16 or fp16 file of this model. "
+                f"{weights.path} already holds fp8 weights without scales; --fp8_scaled needs the bf16 or fp16 file of this model. "
                 "Leave --fp8_scaled out to use this one as it is"
             )
         if self.fp8_fast:
             check_fast(device)
-        names = eight_bit_layers(model, card)
-        if weights.eight_bit:  # what the file's maker kept more exact stays so
-            small = {rename(name) if rename else name for name in weights.eight_bit_names()}
+        names = fp8_layers(model, card)
+        if weights.holds_fp8:  # what the file's maker kept more exact stays so
+            small = {rename(name) if rename else name for name in weights.fp8_names()}
             names = [name for name in names if f"{name}.weight" in small]
-        hold_in_8_bits(model, names, self._scaling(weights, card), self.fp8_fast)
-        logger.info("holding %d linear layers in 8-bit floats", len(names))
+        hold_in_fp8(model, names, self._scaling(weights, card), self.fp8_fast)
+        logger.info("holding %d linear layers in fp8", len(names))
 
     def _scaling(self, weights: Weights, card: Card) -> Scaling:
         """For weights that come in more bits, or that a LoRA has changed. Where there is no `--fp8_scaled` to choose, the better way."""
@@ -136,8 +136,8 @@ class MemoryPlan:
         return "block" if self.fp8_scaled or weights.scales or not card.fp8_target else "none"
 
 
-def eight_bit_layers(model: nn.Module, card: Card) -> list[str]:
-    """Paths of the linears that are held in 8 bits: musubi-tuner's choice for `--fp8_scaled`, for plain `--fp8` too. Norms,
+def fp8_layers(model: nn.Module, card: Card) -> list[str]:
+    """Paths of the linears that are held in fp8: musubi-tuner's choice for `--fp8_scaled`, for plain `--fp8` too. Norms,
     embeddings and modulation tables are small and stay exact."""
     target, exclude = card.fp8_target, card.fp8_exclude
     names = (name for name, module in model.named_modules() if isinstance(module, nn.Linear))
@@ -166,7 +166,9 @@ def swapped_per_list(blocks_to_swap: int, counts: Sequence[int]) -> list[int]:
         # N // 2 <= double - 1 and (N - N // 2) * 2 + 1 <= single - 1
         largest = min(2 * double - 1, 2 * ((single - 2) // 2))
     if blocks_to_swap > largest:
-        raise UserError(f"--blocks_to_swap {blocks_to_swap}: at most {max(largest, 0)} of the blocks of this model can wait in main memory")
+        raise UserError(
+            f"--blocks_to_swap {blocks_to_swap}: at most {max(largest, 0)} of the blocks of this model can be offloaded to system RAM"
+        )
     return shares
 
 
@@ -176,8 +178,6 @@ def _block_lists(model: nn.Module) -> list[nn.ModuleList]:
 
 
 def check_fast(device: torch.device) -> None:
-    """UserError where 8-bit products are not to be had."""
+    """UserError where fp8 products are not to be had."""
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < _FAST_CAPABILITY:
-        raise UserError(
-            f"--fp8_fast needs a GPU that multiplies 8-bit floats (RTX 40 or later); {torch.cuda.get_device_name(device)} does not"
-        )
+        raise UserError(f"--fp8_fast needs a GPU that multiplies fp8 (RTX 40 or later); {torch.cuda.get_device_name(device)} does not")

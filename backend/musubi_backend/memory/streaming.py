@@ -1,7 +1,7 @@
-"""Blocks of a frozen transformer that wait in main memory and visit the device when their turn comes.
+"""Block swap: blocks of a frozen transformer are offloaded to system RAM and copied to the device when their turn comes.
 
-Because the weights never change, they are only ever copied to the device: a block's matrices lie behind each other in main memory and
-go as one piece into one of a few equal buffers, while other blocks compute. The waiting blocks are spread evenly over all, so that
+Because the weights never change, they are only ever copied to the device: a block's matrices lie behind each other in system RAM and
+go as one piece into one of a few equal buffers, while other blocks compute. The offloaded blocks are spread evenly over all, so that
 every transfer has computation to hide behind. Norms, biases and LoRAs are small and stay on the device.
 
 What comes next is a guess (the same direction goes on); a wrong guess costs a transfer that is waited for, never a wrong weight.
@@ -25,8 +25,8 @@ _MATRICES = ("weight", "scale_weight")
 FORWARD, BACKWARD = 1, -1
 
 
-def waiting_blocks(count: int, swapped: int, ring: int) -> list[int]:
-    """Which of `count` blocks wait in main memory so that at most max(count - swapped, ring) are on the device at a time."""
+def swapped_blocks(count: int, swapped: int, ring: int) -> list[int]:
+    """Which of `count` blocks are offloaded to system RAM so that at most max(count - swapped, ring) are on the device at a time."""
     if swapped <= 0:
         return []
     waiting = min(count, swapped + ring)
@@ -37,7 +37,7 @@ class BlockStream:
     """Runs some of a model's blocks through `ring` buffers on `device`. `layers.blocks.run_block` calls `before` and `after`."""
 
     def __init__(self, blocks: Sequence[nn.Module], device: torch.device, ring: int = 2, pinned: bool = False) -> None:
-        """blocks: those that wait, in the order they run, with their matrices in main memory. pinned: page-lock that memory, which
+        """blocks: the offloaded ones, in the order they run, with their matrices in system RAM. pinned: pin that memory, which
         saves a copy on the way to a CUDA device."""
         pinned = pinned and device.type == "cuda"
         self.packed = [_Packed(block, pinned) for block in blocks]
@@ -50,7 +50,7 @@ class BlockStream:
         for block in blocks:
             block.stream = self  # type: ignore[assignment]
             for linear in _linears(block):
-                linear.visit(device)
+                linear.swap_to(device)
         for number in range(len(self.buffers)):
             self._fetch(number, number)
 
@@ -103,7 +103,7 @@ class BlockStream:
 
 
 class _Packed:
-    """The matrices of one block, behind each other in main memory."""
+    """The matrices of one block, behind each other in system RAM."""
 
     def __init__(self, block: nn.Module, pinned: bool) -> None:
         self.places: list[tuple[Tensor, int]] = []
@@ -129,8 +129,8 @@ class _Packed:
 
 
 class _Transfers:
-    """Copies to the device, one after the other in a thread. On CUDA they run in a stream of their own; without page-locked memory
-    they pass through two page-locked buffers."""
+    """Copies to the device, one after the other in a thread. On CUDA they run in a stream of their own; without pinned memory
+    they pass through two pinned buffers."""
 
     def __init__(self, device: torch.device, largest: int, pinned: bool) -> None:
         self.device = device
@@ -168,7 +168,7 @@ class _Transfers:
 
 @dataclass
 class _Staging:
-    """Page-locked memory on the way to the device. left: the event after which it may be filled again."""
+    """Pinned memory on the way to the device. left: the event after which it may be filled again."""
 
     memory: Tensor
     left: Any = None

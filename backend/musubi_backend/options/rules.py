@@ -96,7 +96,7 @@ def _generate(tool: Tool, args: Namespace) -> Iterator[str]:
     if hasattr(args, "lora_weight_high_noise"):
         yield from _counts(args, "lora_weight_high_noise", "lora_multiplier_high_noise")
     if args.save_merged_model and getattr(args, "fp8_scaled", False):
-        yield "--save_merged_model writes the weights as they are, not in 8 bits; leave --fp8_scaled out"
+        yield "--save_merged_model writes the weights as they are, not in fp8; leave --fp8_scaled out"
     if args.latent_path:
         if args.output_type not in ("video", "images"):
             yield f"--latent_path decodes to --output_type video or images, not {args.output_type}"
@@ -134,7 +134,7 @@ def _experts(args: Namespace) -> Iterator[str]:
     if args.offload_inactive_dit and getattr(args, "lazy_loading", False):
         yield "--offload_inactive_dit and --lazy_loading exclude each other: the first keeps both models in memory, the second one"
     if args.offload_inactive_dit and args.blocks_to_swap:
-        yield "--offload_inactive_dit and --blocks_to_swap exclude each other: both keep weights in main memory"
+        yield "--offload_inactive_dit and --blocks_to_swap exclude each other: both keep weights in system RAM"
 
 
 def _counts(args: Namespace, files: str, multipliers: str) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """`merge_lora`: LoRAs of any kind and layout, with strengths, added to the weights of a transformer.
 
-Tensor by tensor from file to file; names, dtypes and the way 8-bit weights are scaled stay those of the base. What no LoRA changes is
+Tensor by tensor from file to file; names, dtypes and the way fp8 weights are scaled stay those of the base. What no LoRA changes is
 copied byte for byte.
 """
 
@@ -56,7 +56,7 @@ def run(args: Namespace) -> None:
 class Base:
     """The opened weights of a transformer in one or several files, with their own names.
 
-    scales: the scale's name by its 8-bit weight's, and back in `scaled`.
+    scales: the scale's name by its fp8 weight's, and back in `scaled`.
     """
 
     path: Path
@@ -70,7 +70,7 @@ class Base:
     @classmethod
     @contextlib.contextmanager
     def open(cls, path: str | Path) -> Iterator[Base]:
-        """UserError for what cannot be read, and for quantised weights other than 8-bit floats."""
+        """UserError for what cannot be read, and for quantised weights other than fp8."""
         base = cls(_model_file(Path(path)))
         with contextlib.ExitStack() as stack:
             if base.path.suffix.lower() in PICKLE_SUFFIXES:

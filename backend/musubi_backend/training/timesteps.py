@@ -1,6 +1,6 @@
 """How noisy each training sample gets: the `--timestep_sampling` modes of musubi-tuner as functions of a generator.
 
-t in [0, 1] is the share of noise: x_t = (1 - t) * latents + t * noise. The model is told 1000 t + 1, except in mode "sigma",
+t in [0, 1] is sigma, the noise level: x_t = (1 - t) * latents + t * noise. The model is told 1000 t + 1, except in mode "sigma",
 which picks an entry of the 1000-step flow matching schedule and tells the model that entry.
 Sources: Esser et al. 2024 (logit-normal, mode), BFL flux (resolution-dependent shift), Hang et al. 2024 (log-SNR).
 """
@@ -101,7 +101,7 @@ def noise_levels(
 
 
 def noisy_input(latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """latents, noise [B, C, F, H, W] mixed by each item's share of noise, t [B]."""
+    """latents, noise [B, C, F, H, W] mixed by each item's sigma, t [B]."""
     share = t.to(latents.device).view(-1, *([1] * (latents.ndim - 1)))
     return (1.0 - share) * latents + share * noise
 
@@ -109,7 +109,7 @@ def noisy_input(latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
 def on_one_side(t: Tensor, timesteps: Tensor, boundary: float, draw: Callable[[int], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """(t, timesteps) [B] with what lies on the other side of the boundary than the first one drawn again until it does not.
 
-    boundary: a share of noise; timesteps / 1000 from it on are high noise. What never falls on that side takes the first one's place.
+    boundary: a sigma; timesteps / 1000 from it on are high noise. What never falls on that side takes the first one's place.
     """
     t, timesteps = t.clone(), timesteps.clone()
     high = timesteps[0] / 1000.0 >= boundary

@@ -1,6 +1,6 @@
 """Tensors of safetensors files as numpy arrays, for tools that must not pay a second and 200 MB for importing torch.
 
-numpy has no bfloat16 and no 8-bit floats: such arrays hold the bits (uint16, uint8), and `to_float32` and `from_float32` convert.
+numpy has no bfloat16 and no fp8: such arrays hold the bits (uint16, uint8), and `to_float32` and `from_float32` convert.
 Rounding is to nearest, ties to even, as torch does it.
 """
 
@@ -47,7 +47,7 @@ class TensorFile:
         return self.header.tensors
 
     def array(self, name: str) -> Array:
-        """The tensor as numpy holds it: bits for bfloat16 and 8-bit floats."""
+        """The tensor as numpy holds it: bits for bfloat16 and fp8."""
         info = self.tensors[name]
         array = np.empty(info.shape, _NUMPY[info.dtype])
         if info.end > info.start:

@@ -51,7 +51,7 @@ _SHOWN = 4
 class Weights:
     """An opened weight file: names (without prefix), shapes and metadata; tensors are read when iterated.
 
-    scales: where the scale of an 8-bit weight is, by the weight's name. Scales and markers are in no other place.
+    scales: where the scale of an fp8 weight is, by the weight's name. Scales and markers are in no other place.
     """
 
     path: Path
@@ -94,12 +94,12 @@ class Weights:
         return scale
 
     @property
-    def eight_bit(self) -> bool:
-        """Does the file hold 8-bit floats?"""
-        return bool(self.eight_bit_names())
+    def holds_fp8(self) -> bool:
+        """Does the file hold fp8?"""
+        return bool(self.fp8_names())
 
-    def eight_bit_names(self) -> list[str]:
-        """The tensors that are 8-bit floats."""
+    def fp8_names(self) -> list[str]:
+        """The tensors that are fp8."""
         return [name for name, info in self.header.tensors.items() if info.dtype in EIGHT_BIT_FLOATS]
 
     def main_dtype(self) -> torch.dtype | None:
@@ -139,9 +139,9 @@ def load_into(
     """Fill the parameters and buffers of `module` (best built on "meta"); they become frozen tensors on `device`.
 
     dtype: what floating point tensors are cast to; None keeps the file's. transform runs before that cast. rename: file name
-    -> module name, None to leave a tensor out. optional: names that may be missing. stay: names of tensors that end up in main
-    memory whatever the device is.
-    8-bit floats stay what they are in an `Fp8Linear`, which also turns what else it is given into them; elsewhere they are
+    -> module name, None to leave a tensor out. optional: names that may be missing. stay: names of tensors that end up in system
+    RAM whatever the device is.
+    fp8 stay what they are in an `Fp8Linear`, which also turns what else it is given into them; elsewhere they are
     multiplied by their scale and cast (to bfloat16 where dtype is None).
     On the device "meta" nothing is read: the module gets empty tensors of the dtypes that it would have.
     Names and shapes are checked before anything is read; UserError lists what is missing, of another shape, or layers of another model.
@@ -192,7 +192,7 @@ def _plan(module: nn.Module, name: str, shape: Sequence[int], stored: torch.dtyp
 
 
 def _transformed(transform: Transform, name: str, tensor: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """What `transform` makes of a weight; an 8-bit weight that it does not change stays as it is."""
+    """What `transform` makes of a weight; an fp8 weight that it does not change stays as it is."""
     if scale is None and tensor.dtype not in EIGHT_BIT_DTYPES:
         return transform(name, tensor), None
     plain = dequantised(tensor, scale, torch.float32)
@@ -286,7 +286,7 @@ def _open_pickle(path: Path, prefixes: Sequence[str]) -> Weights:
 
 
 def _scales_beside(path: Path) -> dict[str, Tensor]:
-    """HunyuanVideo's published 8-bit model has its scales in a second file, `..._map.pt`, by layer (github.com/Tencent/HunyuanVideo,
+    """HunyuanVideo's published fp8 model has its scales in a second file, `..._map.pt`, by layer (github.com/Tencent/HunyuanVideo,
     `hyvideo/modules/fp8_optimization.py`)."""
     beside = path.with_name(f"{path.stem}_map.pt")
     if not beside.is_file():

@@ -1,14 +1,14 @@
-"""Which tensors of a file are 8-bit weights, and which scale belongs to which. Standard library only.
+"""Which tensors of a file are fp8 weights, and which scale belongs to which. Standard library only.
 
 What is read, always as weight * scale:
 
-plain          8-bit floats without a scale (Kijai's and ComfyUI's `..._fp8_e4m3fn.safetensors`)
+plain          fp8 without a scale (Kijai's and ComfyUI's `..._fp8_e4m3fn.safetensors`)
 `fp8_scaled`   ComfyUI until 2025: a marker `scaled_fp8`, per layer `scale_weight` and sometimes `scale_input`
 `comfy_quant`  ComfyUI since then: per layer `weight_scale`, perhaps `input_scale`, and a JSON text `comfy_quant`
 musubi-tuner   `scale_weight` with a scale per row [out, 1] or per block of a row [out, blocks, 1]
 HunyuanVideo   scales in a second file; `weights.loader` gives them the names above
 
-Scales of inputs belong to 8-bit matrix products and are not needed here. Other formats (nf4, nvfp4, mxfp8, int8) are refused.
+Scales of inputs belong to fp8 matrix products and are not needed here. Other formats (nf4, nvfp4, mxfp8, int8) are refused.
 """
 
 from __future__ import annotations
@@ -73,6 +73,6 @@ def _check_shape(path: Path, weight: str, shape: tuple[int, ...], scale: str, fo
 
 def _unread(path: Path, name: str, info: TensorInfo) -> UserError:
     return UserError(
-        f"{path} holds weights quantised in a way that is not read ({name}, {info.dtype}): only 8-bit floats (fp8, fp8_scaled) are; "
+        f"{path} holds weights quantised in a way that is not read ({name}, {info.dtype}): only fp8 (plain and scaled) is; "
         "use such a file, or the bf16 or fp16 version of this model"
     )

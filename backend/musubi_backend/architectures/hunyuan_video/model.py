@@ -229,7 +229,7 @@ class HunyuanTransformer(JointTransformer):
         vector = self.time_in(timesteps, pooled.dtype) + self.vector_in(pooled)
         if self.guidance_in is not None:
             if guidance is None:
-                raise ValueError("this model is guidance-distilled: it must be told the guidance")
+                raise ValueError("this model is guidance-distilled: it needs the embedded guidance")
             vector = vector + self.guidance_in(guidance.to(vector.device), pooled.dtype)
         return F.silu(vector)
 

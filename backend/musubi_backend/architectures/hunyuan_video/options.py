@@ -52,7 +52,7 @@ SHARED = (
                 False,
                 verbs=(CACHE_TEXT, TRAIN, GENERATE),
                 advanced=True,
-                help="Hold the large text encoder in 8-bit floats: about 8 GB instead of 16, slightly less exact.",
+                help="Hold the large text encoder in fp8: about 8 GB instead of 16, slightly less exact.",
                 effect=NOTHING,
             ),
         ),
@@ -116,7 +116,7 @@ _GROUPS = (
                 "--text_encoder_dtype",
                 verbs=(CACHE_TEXT, TRAIN),
                 advanced=True,
-                help="Number format both text encoders compute in and are cached in: float32, bfloat16 or float16. Unset, float16.",
+                help="Precision (dtype) both text encoders compute in and are cached in: float32, bfloat16 or float16. Unset, float16.",
                 effect=NOTHING,
             ),
         ),
@@ -129,7 +129,7 @@ _GROUPS = (
                 "--dit_dtype",
                 verbs=(TRAIN,),
                 advanced=True,
-                help="Number format of the frozen transformer: bfloat16, float16 or float32. Unset, bfloat16. With "
+                help="Precision (dtype) of the frozen transformer: bfloat16, float16 or float32. Unset, bfloat16. With "
                 "--mixed_precision bf16 or fp16 it computes in that.",
                 effect=WEIGHTS,
             ),
@@ -190,7 +190,7 @@ _GROUPS = (
         ),
     ),
     Group(
-        "Moving blocks to main memory",
+        "Block swap (offloading to system RAM)",
         (TRAIN, GENERATE),
         (
             Option(
@@ -200,7 +200,7 @@ _GROUPS = (
                 verbs=(GENERATE,),
                 advanced=True,
                 moot="the layers that take in image and text need at most 0.4 GB and stay on the GPU",
-                help="Also keep the layers that take in image and text in main memory.",
+                help="Also keep the layers that take in image and text in system RAM.",
             ),
         ),
     ),

@@ -60,7 +60,7 @@ def has_extra_end(request: SampleRequest, task: Task) -> bool:
 
 
 def boundary(args: Namespace) -> float | None:
-    """Share of noise where the low-noise expert takes over: `--timestep_boundary` (0..1, or a timestep up to 1000), else the task's."""
+    """Sigma of the boundary between the experts: `--timestep_boundary` (0..1, or a timestep up to 1000), else the task's."""
     given: float | None = args.timestep_boundary
     if given is None:
         return CARD.task(args.task).boundary

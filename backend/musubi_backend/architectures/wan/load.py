@@ -21,7 +21,7 @@ from .model import WanTransformer
 def compute_dtype(args: Namespace) -> torch.dtype:
     """dtype of the frozen weights and the arithmetic, from the header of `--dit`.
 
-    Training: `--mixed_precision`, which must be the file's where that has 16 bits; "no" is the file's dtype, bfloat16 for 8-bit files.
+    Training: `--mixed_precision`, which must be the file's where that has 16 bits; "no" is the file's dtype, bfloat16 for fp8 files.
     Generating: that of a 16-bit file, else bfloat16; see `generating_dtype`.
     """
     check_experts(args)
@@ -61,7 +61,7 @@ def check_experts(args: Namespace) -> None:
         _check_both_are_trained(args)
     stored = [file_dtype(_open(one), CARD) for one in (args, _of_high_noise(args))]
     if stored[0] != stored[1]:
-        names = " and ".join(str(dtype or "8-bit floats").removeprefix("torch.") for dtype in stored)
+        names = " and ".join(str(dtype or "fp8").removeprefix("torch.") for dtype in stored)
         raise UserError(f"--dit and --dit_high_noise have different dtypes ({names}); use two files of the same")
 
 

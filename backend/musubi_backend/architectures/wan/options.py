@@ -158,7 +158,7 @@ _GROUPS = (
                 False,
                 verbs=(CACHE_LATENTS, TRAIN, GENERATE),
                 advanced=True,
-                help="Let the VAE keep the frames it carries from chunk to chunk in main memory: less GPU memory for long or large "
+                help="Let the VAE keep the frames it carries from chunk to chunk in system RAM: less GPU memory for long or large "
                 "clips, a little slower.",
                 effect=NOTHING,
             ),
@@ -176,7 +176,7 @@ _GROUPS = (
                 False,
                 verbs=(CACHE_TEXT, TRAIN, GENERATE),
                 advanced=True,
-                help="Hold the text encoder in 8-bit floats, which halves its memory to about 7 GB.",
+                help="Hold the text encoder in fp8, which halves its memory to about 7 GB.",
                 effect=NOTHING,
             ),
             Option(
@@ -216,7 +216,7 @@ _GROUPS = (
                 minimum=0,
                 maximum=1000,
                 differs={TRAIN: {"kind": int}},
-                help="Where the high-noise model hands over to the low-noise one: a share of the noise (0 to 1), or a timestep (up to "
+                help="Boundary between the high-noise and the low-noise model: a sigma (0 to 1) or a timestep (up to "
                 "1000). Unset, the value the models were trained with: 0.875 for t2v-A14B, 0.9 for i2v-A14B.",
                 effect=WEIGHTS,
             ),
@@ -234,7 +234,7 @@ _GROUPS = (
                 bool,
                 False,
                 advanced=True,
-                help="Keep the model that is not at work in main memory. Not together with --blocks_to_swap.",
+                help="Offload the inactive expert to system RAM. Not together with --blocks_to_swap.",
                 effect=NOTHING,
             ),
             Option(
@@ -314,8 +314,8 @@ OPTIONS = OwnOptions(
     hints={
         "network_module": 'Wan: "networks.lora_wan".',
         "discrete_flow_shift": "Wan: 3 to 5.",
-        "mixed_precision": "A Wan file in 16 bits is computed in as it is: choose auto or its own format; no: the file's format, bf16 for "
-        "fp8 files.",
+        "mixed_precision": "A bf16 or fp16 Wan file is computed in its own dtype: choose auto or the file's own dtype; no: the file's "
+        "dtype, bf16 for fp8 files.",
         "vae_dtype": "Wan: bfloat16.",
         "video_size": "Wan was trained on 480x832 and 720x1280.",
         "video_length": "81 for Wan video, 1 for images.",

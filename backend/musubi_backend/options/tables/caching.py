@@ -35,7 +35,7 @@ GROUPS = (
                 unit="threads",
                 advanced=True,
                 help="How many threads read and resize media. Unset, as many as computing leaves processors, at least one. Fewer need less "
-                "main memory.",
+                "system RAM.",
             ),
             Option(
                 "--disable_cudnn_backend",

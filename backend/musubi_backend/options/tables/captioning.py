@@ -64,7 +64,7 @@ GROUPS = (
                 "--fp8_vl",
                 bool,
                 False,
-                help="Keep the model's weights in 8 bits: half the memory, captions nearly as good. Files in 8 bits stay so anyway.",
+                help="Keep the model's weights in fp8: half the memory, captions nearly as good. Files in fp8 stay so anyway.",
             ),
             Option(
                 "--device",

@@ -50,7 +50,7 @@ GROUPS = (
                 minimum=0,
                 maximum=1,
                 advanced=True,
-                help="Share of the LoRA's inner values set to 0 in each step, against learning by heart. 0.05 to 0.1 if at all.",
+                help="Regularisation: share of the LoRA's inner values set to 0 in each step. 0.05 to 0.1 where it is used.",
                 effect=WEIGHTS,
             ),
             Option(

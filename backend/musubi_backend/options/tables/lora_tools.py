@@ -124,7 +124,7 @@ GROUPS = (
                 "--dit",
                 required=True,
                 path="any",
-                help="Transformer to merge into: a file (or one part of a split one) of any model, also in 8 bits, or a folder with one.",
+                help="Transformer to merge into: a file (or one part of a split one) of any model, also in fp8, or a folder with one.",
             ),
             Option("--dit_in_channels", int, 16, moot="the file says how many channels it has", help="Input channels of the transformer."),
             Option("--lora_weight", nargs="*", path="file", help="LoRA, LoHa or LoKr files of any layout to merge, one after the other."),
@@ -180,7 +180,7 @@ GROUPS = (
         (LORA_EXTRACT,),
         (
             Option(
-                "--base", required=True, path="file", help="Transformer before it was trained; also in 8 bits, or one part of a split file."
+                "--base", required=True, path="file", help="Transformer before it was trained; also in fp8, or one part of a split file."
             ),
             Option("--tuned", required=True, path="file", help="The trained one, with the same names."),
             Option("--rank", int, 32, minimum=1, maximum=4096, help="Rank of the LoRA; the higher, the more of the difference it holds."),
@@ -201,8 +201,8 @@ GROUPS = (
             Option(
                 "--save_precision",
                 choices=("fp32", "bf16", "fp16"),
-                help="Number format of the result. Unset, that of the inputs.",
-                differs={LORA_EXTRACT: {"default": "bf16", "help": "Number format of the result."}},
+                help="Precision (dtype) of the result. Unset, that of the inputs.",
+                differs={LORA_EXTRACT: {"default": "bf16", "help": "Precision (dtype) of the result."}},
             ),
         ),
     ),

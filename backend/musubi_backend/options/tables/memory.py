@@ -75,7 +75,7 @@ GROUPS = (
         ),
     ),
     Group(
-        "8-bit weights",
+        "fp8 weights",
         (TRAIN, GENERATE),
         (
             Option(
@@ -84,7 +84,7 @@ GROUPS = (
                 False,
                 verbs=(TRAIN,),
                 advanced=True,
-                help="Hold the frozen transformer's blocks in 8-bit floats: half the memory of bf16, a little less exact. An 8-bit file "
+                help="Hold the frozen transformer's blocks in fp8: half the memory of bf16, a little less exact. An fp8 file "
                 "stays as small as it is.",
                 effect=WEIGHTS,
             ),
@@ -94,7 +94,7 @@ GROUPS = (
                 False,
                 verbs=(GENERATE,),
                 advanced=True,
-                help="Hold the transformer's blocks in 8-bit floats: half the memory of bf16, a little less exact. An 8-bit file stays "
+                help="Hold the transformer's blocks in fp8: half the memory of bf16, a little less exact. An fp8 file stays "
                 "as small as it is.",
             ),
             Option(
@@ -103,7 +103,7 @@ GROUPS = (
                 False,
                 on_request=True,
                 advanced=True,
-                help="8-bit floats with one scale per 64 weights: nearly as small as plain 8-bit and closer to the original. A trainer "
+                help="fp8 with one scale per 64 weights: nearly as small as plain fp8 and closer to the original. A trainer "
                 "wants --fp8_base with it.",
                 effect=WEIGHTS,
             ),
@@ -114,12 +114,12 @@ GROUPS = (
                 verbs=(GENERATE,),
                 on_request=True,
                 advanced=True,
-                help="With --fp8 or --fp8_scaled, multiply in 8 bits too, on GPUs that can (RTX 40 and later). Faster, less exact.",
+                help="With --fp8 or --fp8_scaled, multiply in fp8 too, on GPUs that can (RTX 40 and later). Faster, less exact.",
             ),
         ),
     ),
     Group(
-        "Moving blocks to main memory",
+        "Block swap (offloading to system RAM)",
         (TRAIN, GENERATE),
         (
             Option(
@@ -130,8 +130,9 @@ GROUPS = (
                 maximum=1000,
                 unit="blocks",
                 advanced=True,
-                help="How many blocks of the transformer live in main memory and visit the GPU when their turn comes. More saves GPU "
-                "memory and costs time, little as long as a transfer fits behind the computation. At most one less than the model has.",
+                help="How many blocks of the transformer are offloaded to system RAM and copied to the GPU when their turn comes. More "
+                "saves GPU memory and costs time, little as long as a transfer fits behind the computation. At most one less than the "
+                "model has.",
                 effect=NOTHING,
             ),
             Option(
@@ -139,7 +140,7 @@ GROUPS = (
                 bool,
                 False,
                 advanced=True,
-                help="Keep the visiting blocks in page-locked memory: faster transfers, more main memory that nothing else can use.",
+                help="Keep the swapped blocks in pinned memory: faster transfers, but pinned system RAM cannot be used by anything else.",
                 effect=NOTHING,
             ),
             Option(
@@ -161,7 +162,7 @@ GROUPS = (
                 maximum=64,
                 unit="blocks",
                 advanced=True,
-                help="How many GPU buffers the visiting blocks of --blocks_to_swap go through; they are part of the blocks that stay.",
+                help="How many GPU buffers the swapped blocks of --blocks_to_swap go through; they are part of the blocks that stay.",
                 effect=NOTHING,
             ),
             Option(
@@ -171,7 +172,7 @@ GROUPS = (
                 verbs=(TRAIN,),
                 advanced=True,
                 moot="the layers that take in image and text need at most 0.4 GB and stay on the GPU",
-                help="Also keep the layers that take in image and text in main memory.",
+                help="Also keep the layers that take in image and text in system RAM.",
                 effect=NOTHING,
             ),
         ),

@@ -28,7 +28,7 @@ GROUPS = (
                 "--vae_dtype",
                 verbs=(CACHE_LATENTS, TRAIN, GENERATE),
                 advanced=True,
-                help="Number format the VAE computes in: float32, bfloat16 or float16. Unset, the architecture's own choice; "
+                help="Precision (dtype) the VAE computes in: float32, bfloat16 or float16. Unset, the architecture's own choice; "
                 "float32 is the most exact and takes twice the memory.",
                 effect=NOTHING,
             ),

@@ -26,8 +26,8 @@ GROUPS = (
             Option(
                 "--save_precision",
                 choices=("float", "fp32", "fp16", "bf16"),
-                help="Number format of the saved LoRA. bf16 and fp16 halve the file; unset, float32 as it is trained. States are always "
-                "exact.",
+                help="Precision (dtype) of the saved LoRA. bf16 and fp16 halve the file; unset, float32 as it is trained. States are "
+                "always exact.",
                 effect=FILE,
             ),
             Option(

@@ -64,8 +64,8 @@ GROUPS = (
                 "--mixed_precision",
                 choices=("no", "fp16", "bf16", "auto"),
                 own_choices=("auto",),
-                help="Number format of the transformer's arithmetic. auto follows its file: fp16 for an fp16 file, else bf16; on a CPU "
-                "float32 where the file is, or where the CPU has no instructions for the format. no: the architecture's own choice.",
+                help="Precision (dtype) the transformer computes in. auto follows its file: fp16 for an fp16 file, else bf16; on a CPU "
+                "float32 where the file is, or where the CPU has no instructions for the dtype. no: the architecture's own choice.",
                 effect=WEIGHTS,
             ),
             Option(
@@ -81,7 +81,7 @@ GROUPS = (
                 bool,
                 False,
                 advanced=True,
-                help="With gradient checkpointing, also keep the inputs of the blocks in main memory. Helps with long, large clips.",
+                help="With gradient checkpointing, also keep the inputs of the blocks in system RAM. Helps with long, large clips.",
                 effect=NOTHING,
             ),
         ),
