@@ -36,11 +36,11 @@ def layers_of(architecture: str) -> dict[str, Tensor]:
 
 def write_layout(path: Path, layout: str, architecture: str, layers: Mapping[str, Tensor]) -> str:
     """Write `layers` as another program would; returns the beginning of its title. Layers that its naming keeps apart are split."""
-    naming = {"wan": layer_names.WAN_DIFFUSERS, "hv": layer_names.FRAMEPACK, "fp": layer_names.FRAMEPACK}[architecture]
+    naming = {"wan": "wan_diffusers", "hv": "fp", "fp": "fp"}[architecture]
     if layout in ("musubi", "comfy", "comfy lora_down", "lycoris", "bare", "ai-toolkit"):
         naming = architecture
     if layout == "comfy names" and architecture == "hv":
-        naming = layer_names.HUNYUAN_COMFY
+        naming = "hv_comfy"
     state: dict[str, Tensor] = {}
     for own_path, matrix in layers.items():
         found = layer_names.find(own_path)

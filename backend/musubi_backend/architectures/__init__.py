@@ -30,6 +30,12 @@ def default_card() -> Card:
     return next(iter(cards().values()))
 
 
+def same_layers() -> list[list[Card]]:
+    """The architectures whose transformers have the same layers under other names (`Card.layers_of`), together."""
+    groups = ([card for card in cards().values() if owner in (card.id, card.layers_of)] for owner in cards())
+    return [group for group in groups if len(group) > 1]
+
+
 def part_of(card_id: str, module: str) -> ModuleType | None:
     """A module of an architecture's folder, such as "options"; None where it has no such module. KeyError for an unknown id."""
     for folder in _folders():

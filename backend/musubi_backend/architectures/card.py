@@ -104,6 +104,7 @@ class Card:
     lora_blocks        class names of the blocks whose Linears get a LoRA
     comfy_lora         where ComfyUI does not know the names that musubi-tuner gives layers in LoRA files: the card by whose original
                        names it knows them
+    layers_of          the architecture whose layers it has under other names: a LoRA for one can become one for the other
     lora_exclude       full-match pattern of module paths left out by default
     dtype_tensors      the tensor whose dtype is that of the whole transformer file, by the names that programs give it
     keeps_16_bits      a transformer file in 16 bits is computed with as it is: `--mixed_precision` must agree
@@ -165,6 +166,7 @@ class Card:
     embedded_guidance: float | None = None
     negative_prompt: str = ""
     comfy_lora: str | None = None
+    layers_of: str | None = None
     cache_tools: tuple[str, str] = field(default=("", ""))
 
     def task(self, name: str | None) -> Task:

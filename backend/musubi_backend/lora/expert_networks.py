@@ -1,4 +1,4 @@
-"""One LoRA network per expert, trained together: Wan2.2's models for high and low noise in one run, each with a LoRA of its own."""
+"""One LoRA network per expert, trained together: the models for high and low noise in one run, each with a LoRA of its own."""
 
 from __future__ import annotations
 

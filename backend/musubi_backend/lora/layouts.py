@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from ..errors import UserError
 from ..weights.arrays import TensorFile
 from ..weights.safetensors_file import PathLike
-from . import layer_names, tensor_names
-from .layer_names import FRAMEPACK, HUNYUAN, HUNYUAN_COMFY, QWEN_IMAGE, WAN, WAN_DIFFUSERS, Found
+from . import layer_names, strangers, tensor_names
+from .layer_names import Found
 from .parts import (
     ALPHA,
     DORA,
@@ -41,8 +41,6 @@ from .tensor_names import HIGH_NOISE, LOW_NOISE, Key
 MUSUBI_PREFIX = "lora_unet_"
 COMFY_PREFIX = "diffusion_model"
 _SCALES = (".scale_weight", ".weight_scale")
-
-_NATIVE = {WAN: WAN, WAN_DIFFUSERS: WAN, HUNYUAN: HUNYUAN, HUNYUAN_COMFY: HUNYUAN, FRAMEPACK: FRAMEPACK, QWEN_IMAGE: QWEN_IMAGE}
 
 
 @dataclass(frozen=True)
@@ -142,19 +140,18 @@ class LoRAFile:
     def native(self) -> str:
         """The naming of the architecture it was made for; "" when it is unknown.
 
-        Names decide, metadata only where several models have them: diffusers' names of HunyuanVideo are FramePack's, and count as
-        FramePack's unless the metadata says HunyuanVideo; FLUX has names of both, and is only known by its metadata.
+        Names decide, metadata only where several models have them: they are those of the likeliest one unless the metadata says
+        another. Names that only a model has which is not trained here are that model's.
         """
-        found = self.namings
-        if not any(found[naming] for naming in _NATIVE):
+        found = {naming: count for naming, count in self.namings.items() if naming}
+        if not found:
             return ""
-        if found[QWEN_IMAGE]:
-            return QWEN_IMAGE
-        native = _NATIVE[max((naming for naming in found if naming), key=lambda naming: found[naming])]
-        if native == WAN:
-            return WAN
-        said = layer_names.said_naming(self.metadata)
-        return "" if said == "" else HUNYUAN if native == FRAMEPACK and said == HUNYUAN else native
+        stranger = next((naming for naming in found if naming in strangers.NAMINGS), None)
+        naming = stranger or max(found, key=found.__getitem__)
+        table = layer_names.table_of(naming)
+        assert table is not None
+        said, models = table.said_by(self.metadata), table.of(naming)
+        return said if said == "" or said in models else models[0]
 
     @property
     def expects_alphas(self) -> bool:
@@ -166,7 +163,7 @@ class LoRAFile:
         """Layout, architecture and kind in words, for reports."""
         kinds = " and ".join(sorted(kind for kind in self.kinds if kind))
         naming = max(self.namings, key=lambda name: self.namings[name])
-        model = layer_names.NAMING_TITLES.get(naming, "unknown architecture") if self.native else "unknown architecture"
+        model = (layer_names.title_of(naming) if self.native else None) or "unknown architecture"
         return f"{self._layout()}; {model}; {kinds}"
 
     def close(self) -> None:
@@ -181,11 +178,14 @@ class LoRAFile:
             return "OneTrainer"
         if "ai-toolkit" in software:
             return "ai-toolkit"
-        if prefix == "transformer." and self.namings[HUNYUAN]:
-            return "diffusion-pipe"
-        titles = {"lycoris_": "LyCORIS", "diffusion_model.": "ComfyUI (diffusion-pipe, ai-toolkit)", "transformer.": "diffusers",
-                  "": "DiffSynth (no prefix)"}  # fmt: skip
+        titles = {"lycoris_": "LyCORIS", "diffusion_model.": "ComfyUI (diffusion-pipe, ai-toolkit)", "": "DiffSynth (no prefix)",
+                  "transformer.": self._behind_transformer()}  # fmt: skip
         return titles.get(prefix, f"PEFT ({prefix}…)" if "base_model" in prefix else prefix)
+
+    def _behind_transformer(self) -> str:
+        """Who writes these names behind `transformer.`."""
+        writers = (one.behind_transformer for table in layer_names.tables() for one in table.namings if self.namings[one.id])
+        return next((writer for writer in writers if writer != "diffusers"), "diffusers")
 
     def _add(self, prefix: str, path: str, keys: Mapping[str, str], alphas: PeftAlphas | None) -> None:
         parts = {part: read(self.file, key) for part, key in keys.items()}

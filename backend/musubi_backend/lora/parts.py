@@ -259,7 +259,7 @@ def _share(adapters: Sequence[Adapter], name: str) -> bool:
 
 
 def _row_counts(adapter: Adapter, parts: int) -> list[int]:
-    """Rows of each part of a fused layer: equal thirds, or three as high as the layer is wide and the rest (HunyuanVideo's linear1)."""
+    """Rows of each part of a fused layer: equal thirds, or three as high as the layer is wide and the rest (linear1 of MMDiT blocks)."""
     size = adapter.size()
     rows = size[0] if size else adapter.parts["diff_b"].shape[0]
     if parts == 3:

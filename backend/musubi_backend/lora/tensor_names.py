@@ -26,7 +26,7 @@ class Key:
 
     @property
     def expert(self) -> str:
-        """LOW_NOISE or HIGH_NOISE where the prefix names one of two experts; "" for most. diffusers calls Wan2.2's low-noise expert
+        """LOW_NOISE or HIGH_NOISE where the prefix names one of two experts; "" for most. diffusers calls the low-noise expert
         `transformer_2`, and the other one as any transformer."""
         if "transformer_2" in self.prefix or "low_noise" in self.prefix:
             return LOW_NOISE
@@ -74,7 +74,7 @@ def _split(path: str) -> tuple[str, str]:
 
 
 def _known_end(path: str, start: int) -> int | None:
-    """Where a layer that a table knows begins behind words that no program is known for (`my_wan.blocks.0.ffn.0`); None where none
+    """Where a layer that a table knows begins behind words that no program is known for (`my_model.blocks.0.ffn.0`); None where none
     does. Words that say that it is another model's end the search."""
     for dot in re.finditer(r"\.", path[start:]):
         at = start + dot.end()

@@ -15,6 +15,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from ..architectures import same_layers
 from ..errors import UserError
 from ..lora.delta import TUCKER, changes_weight
 from ..lora.factors import sum_of
@@ -66,7 +67,9 @@ def _naming(loras: list[LoRAFile], architecture: str | None) -> str:
         return architecture
     if len(natives) > 1:
         named = "; ".join(f"{lora.file.path} ({lora.title})" for lora in loras)
-        raise UserError(f"these LoRAs are for different models: {named}. HunyuanVideo's and FramePack's go together with --architecture")
+        shared = (" and ".join(f"{card.title}'s" for card in group) for group in same_layers())
+        advice = "".join(f". {models} go together with --architecture" for models in shared)
+        raise UserError(f"these LoRAs are for different models: {named}{advice}")
     return natives.pop()
 
 

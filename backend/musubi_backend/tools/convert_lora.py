@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from .. import job
-from ..architectures import cards
+from ..architectures import cards, same_layers
 from ..errors import UserError
 from ..lora import layer_names, peft
 from ..lora.layouts import COMFY_PREFIX, LoRAFile, arranged, comfy_tensors, musubi_tensors
+from ..lora.musubi_dots import musubi_dotted
 from ..lora.parts import ALPHA, LORA, Part, read
 from ..weights.arrays import as_bytes
 from ..weights.streamed_file import MODEL_HASH, Target, refuse_inputs, write
@@ -64,15 +65,10 @@ def metadata_for(metadata: Mapping[str, str], architecture: str | None) -> dict[
 def target_naming(lora: LoRAFile, architecture: str | None, names: str) -> str:
     """How layers are to be named: as the architecture does itself, or as diffusers does. UserError for what does not go together."""
     native = lora.native if architecture is None else architecture
-    families = ({layer_names.WAN}, {layer_names.HUNYUAN, layer_names.FRAMEPACK})
-    if lora.native != native and not any({lora.native, native} <= family for family in families):
-        raise UserError(
-            f"{lora.file.path} is for {_title(lora.native)} and cannot become one for {_title(native)}; only HunyuanVideo and FramePack "
-            "share their layers"
-        )
-    if names == "original":
-        return native
-    return {layer_names.WAN: layer_names.WAN_DIFFUSERS, layer_names.HUNYUAN: layer_names.FRAMEPACK}.get(native, native)
+    if lora.native != native and (not lora.native or layer_names.table_of(lora.native) is not layer_names.table_of(native)):
+        shared = "".join(f"; only {' and '.join(card.title for card in group)} share their layers" for group in same_layers())
+        raise UserError(f"{lora.file.path} is for {_title(lora.native)} and cannot become one for {_title(native)}{shared}")
+    return native if names == "original" else layer_names.diffusers(native)
 
 
 def report(lora: LoRAFile, naming: str, tensors: dict[str, Part], args: Namespace) -> None:
@@ -82,7 +78,7 @@ def report(lora: LoRAFile, naming: str, tensors: dict[str, Part], args: Namespac
     lines = [
         f"detected: {lora.title}",
         f"converted: {len(lora.layers)} layers to {len(tensors) - (len(lora.left) if args.keep_unknown else 0)} tensors"
-        + (f", named as {layer_names.NAMING_TITLES[naming]}" if naming else ""),
+        + (f", named as {layer_names.title_of(naming)}" if naming else ""),
         f"left: {_count(lora.left, f'tensors {kept}')}" if lora.left else "left: nothing",
     ]
     if unplaced:
@@ -102,12 +98,12 @@ def _tensors(lora: LoRAFile, naming: str, args: Namespace) -> Iterator[tuple[str
             continue
         if needs_alpha and adapter.kind == LORA and ALPHA not in adapter.parts:
             logger.warning("missing alpha for %s: it counts as the rank", path)
-        name = layer_names.musubi_dotted(path.replace(".", "_")) if args.musubi_names else path
+        name = musubi_dotted(path.replace(".", "_")) if args.musubi_names else path
         yield from comfy_tensors(name, adapter, args.diffusers_prefix or COMFY_PREFIX)
 
 
 def _title(naming: str) -> str:
-    return cards()[naming].title if naming in cards() else layer_names.NAMING_TITLES.get(naming, "an unknown architecture")
+    return cards()[naming].title if naming in cards() else (layer_names.title_of(naming) or "an unknown architecture")
 
 
 def _count(names: list[str], what: str) -> str:

@@ -90,12 +90,11 @@ def _dense(checkpoint: Base, name: str, device: torch.device) -> Tensor:
 
 def _native(path: str, naming: str) -> str:
     """The path in the original naming of the architecture, where it only differs by name."""
-    native = {layer_names.WAN_DIFFUSERS: layer_names.WAN, layer_names.HUNYUAN_COMFY: layer_names.HUNYUAN}.get(naming, naming)
+    native = layer_names.own(naming)
     found = layer_names.find(path) if native else None
     return layer_names.names_of(found.place, native)[0] if found and layer_names.has_naming(found.place, native) else path
 
 
 def _metadata(naming: str) -> dict[str, str]:
-    native = {layer_names.WAN_DIFFUSERS: layer_names.WAN, layer_names.HUNYUAN_COMFY: layer_names.HUNYUAN}.get(naming, naming)
-    card = cards().get(native)
+    card = cards().get(layer_names.own(naming))
     return {"ss_base_model_version": card.name, "ss_network_module": card.network_module} if card else {}

@@ -78,7 +78,8 @@ CARD = Card(
             kinds=("siglip",),
         ),
     ),
-    comfy_lora="hv",  # ComfyUI has no FramePack; its layers are HunyuanVideo's, which are fused there
+    comfy_lora="hv",  # ComfyUI has no FramePack
+    layers_of="hv",  # which fuses some
     fp8_target=("transformer_blocks", "single_transformer_blocks"),
     fp8_exclude=("norm",),
     fps=30,

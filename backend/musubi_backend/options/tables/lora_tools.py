@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from ...architectures import cards
+from ...architectures import cards, same_layers
 from ..option import LORA_COMBINE, LORA_CONVERT, LORA_EMA, LORA_EXTRACT, LORA_MERGE, Group, Option
 from .lora import SKIP_MISMATCHED
+
+_SHARED = "; ".join(" and ".join(f"{card.title} ({card.id})" for card in group) for group in same_layers())
+_RENAMED = ", ".join(card.title for card in cards().values() if card.layers_of)
+_TWO_EXPERTS = " and ".join(card.two_experts for card in cards().values() if card.two_experts)
 
 GROUPS = (
     Group(
@@ -82,8 +86,8 @@ GROUPS = (
                 "--architecture",
                 own=True,
                 choices=tuple(cards()),
-                help="Which model the result is for, where that is not what the LoRA was made for: HunyuanVideo (hv) and FramePack (fp) "
-                "share their layers, which one fuses and the other keeps apart. Unset, the one that was recognised.",
+                help=f"Which model the result is for, where that is not what the LoRA was made for: {_SHARED} share their layers, which "
+                "one fuses and the other keeps apart. Unset, the one that was recognised.",
             ),
             Option(
                 "--names",
@@ -97,15 +101,15 @@ GROUPS = (
                 own=True,
                 choices=("high", "low"),
                 advanced=True,
-                help="Of a file with LoRAs of both Wan2.2 experts (diffusers: transformer is high noise, transformer_2 low noise), the one "
-                "to convert. Other files are converted whole.",
+                help=f"Of a file with LoRAs of both {_TWO_EXPERTS} experts (diffusers: transformer is high noise, transformer_2 low "
+                "noise), the one to convert. Other files are converted whole.",
             ),
             Option(
                 "--musubi_names",
                 bool,
                 False,
                 own=True,
-                help="Write layer names as musubi-tuner's converter does, also where they are wrong (FramePack), for files equal to its.",
+                help=f"Write layer names as musubi-tuner's converter does, also where they are wrong ({_RENAMED}), for files equal to its.",
             ),
             Option(
                 "--keep_unknown",
@@ -171,7 +175,7 @@ GROUPS = (
             Option(
                 "--architecture",
                 choices=tuple(cards()),
-                help="Which model the result is for, where LoRAs of HunyuanVideo (hv) and FramePack (fp) are mixed.",
+                help=f"Which model the result is for, where LoRAs of {_SHARED} are mixed.",
             ),
         ),
     ),

@@ -21,6 +21,7 @@ CARD = replace(
     family="Spots 2.0",
     tool_prefix="spots_",
     parts=(*DOTS.parts, _QUICK),
+    layers_of="dots",
     makes=IMAGE,
     latent_rank=3,
     frame_stride=1,
