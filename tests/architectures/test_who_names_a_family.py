@@ -19,11 +19,6 @@ EXCEPTIONS = {
     "backend/musubi_backend/demo/": "tiny encoders, likewise",
     "backend/musubi_backend/inference/schedulers.py": "a schedule is called after the paper or model it comes from",
     "backend/musubi_backend/options/tables/not_done.py": "names of musubi-tuner's tools",
-    "backend/musubi_backend/weights/lora_": "layouts of LoRA files: one family's layers in another's names",
-    "backend/musubi_backend/tools/combine_lora.py": "likewise",
-    "backend/musubi_backend/tools/convert_lora.py": "likewise",
-    "backend/musubi_backend/tools/extract_lora.py": "likewise",
-    "backend/musubi_backend/options/tables/lora_tools.py": "likewise",
 }
 
 
