@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"\nERROR: {said}\nCheck that {home} can be written and has space, then run this again.", flush=True)
         return 1
     except KeyboardInterrupt:
-        print("\nStopped. Run install.py again to go on from here.", flush=True)
+        print("\nStopped. Run install.py again to continue from here.", flush=True)
         return 130
 
 
@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     settings.add_argument("--engine", choices=("builtin", "musubi-tuner"), help="which engine runs jobs")
     settings.add_argument("--cpu-threads", metavar="N", help="how many CPU threads each job computes with, or auto: as its work gains")
     settings.add_argument(
-        "--allow-root", action="append", default=[], metavar="PATH", help="a folder that workflows may use beside ComfyUI's own"
+        "--allow-root", action="append", default=[], metavar="PATH", help="a folder that workflows may use besides ComfyUI's own"
     )
     parser.add_argument(
         "--home",

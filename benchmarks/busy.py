@@ -1,4 +1,4 @@
-"""The quickstart on this machine as it is, and beside busy processes: training, caching and generating are not to wait for each other.
+"""The quickstart on this machine as it is, and next to busy processes: training, caching and generating are not to wait for each other.
 
     python -m benchmarks.busy [--processes 4] [--repeat 2] [--workflow workflows/quickstart.json]
 
@@ -26,7 +26,7 @@ _SET_BY_US = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--processes", type=int, default=4, help="how many busy processes run beside it")
+    parser.add_argument("--processes", type=int, default=4, help="how many busy processes run next to it")
     parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--workflow", type=Path, default=ROOT / "workflows" / "quickstart.json")
     arguments = parser.parse_args()
@@ -40,7 +40,7 @@ def main() -> None:
                 print(f"{case}: {seconds:.1f} s (load {os.getloadavg()[0]:.1f})", flush=True)
                 best[case] = min(seconds, best.get(case, seconds))
     ratio = best["busy"] / best["alone"]
-    print(f"\n{best['busy']:.1f} s beside {arguments.processes} busy processes, {best['alone']:.1f} s alone: {ratio:.2f} (aim: {AIM})")
+    print(f"\n{best['busy']:.1f} s next to {arguments.processes} busy processes, {best['alone']:.1f} s alone: {ratio:.2f} (aim: {AIM})")
 
 
 def prepare(home: Path) -> Path:

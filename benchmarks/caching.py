@@ -1,4 +1,4 @@
-"""Caching latents of 64 pictures with a tiny VAE, and running again when all is cached, ours beside musubi-tuner's.
+"""Caching latents of 64 images with a tiny VAE, and running again when all is cached, ours next to musubi-tuner's.
 
     python -m benchmarks.caching --musubi CHECKOUT --musubi-python PYTHON [--repeat 3] [--work DIR]
 
@@ -33,7 +33,7 @@ def write_pictures(folder: Path) -> Path:
         fine = Image.effect_noise(SIZE, 40).filter(ImageFilter.GaussianBlur(2))
         picture = Image.merge("RGB", (coarse, Image.blend(coarse, fine, 0.5), fine))
         picture.save(pictures / f"picture{i:02d}.jpg", quality=92)
-        (pictures / f"picture{i:02d}.txt").write_text(f"picture {i}", encoding="utf-8")
+        (pictures / f"picture{i:02d}.txt").write_text(f"image {i}", encoding="utf-8")
     config = folder / "dataset.toml"
     config.write_text(
         f'[general]\nresolution = [{BUCKET}, {BUCKET}]\ncaption_extension = ".txt"\nbatch_size = 1\nenable_bucket = true\n\n'
@@ -73,7 +73,7 @@ def main() -> None:
                     best[case, engine] = min(usage.wall, best.get((case, engine), usage.wall))
         print_table(
             [
-                Row(f"cache {PICTURES} pictures", best["cache", "ours"], best["cache", "musubi"], "s", 0.5),
+                Row(f"cache {PICTURES} images", best["cache", "ours"], best["cache", "musubi"], "s", 0.5),
                 Row("run again, all cached", best["skip", "ours"], best["skip", "musubi"], "s", 0.1),
             ]
         )

@@ -1,4 +1,4 @@
-"""LoRA tools, ours beside musubi-tuner's: a rank-32 LoRA of a Wan with the sizes of 1.3B, ten checkpoints, and that model in bf16.
+"""LoRA tools, ours next to musubi-tuner's: a rank-32 LoRA of a Wan with the sizes of 1.3B, ten checkpoints, and that model in bf16.
 
     python -m benchmarks.lora_tools --musubi CHECKOUT --musubi-python PYTHON [--only merge] [--threads 1] [--repeat 3] [--work DIR]
 

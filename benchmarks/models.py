@@ -29,7 +29,7 @@ TRANSFORMERS: dict[type, Callable[[Any], torch.nn.Module]] = {
 class Measured:
     """A transformer and one clip's size: latent frames, height and width (tokens = f*h*w/4), and caption length in tokens.
 
-    tool    of musubi-tuner's command line; flags: what it needs beside the common ones
+    tool    of musubi-tuner's command line; flags: what it needs besides the common ones
     """
 
     name: str

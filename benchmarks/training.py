@@ -1,4 +1,4 @@
-"""Start-up, step time and memory of LoRA training, ours beside musubi-tuner's, on the same files.
+"""Start-up, step time and memory of LoRA training, ours next to musubi-tuner's, on the same files.
 
     python -m benchmarks.training --musubi CHECKOUT --musubi-python PYTHON [--only HunyuanVideo] [--repeat 3] [--flags="--fp8_base"]
 

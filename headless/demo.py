@@ -124,5 +124,5 @@ def _name_files(step: Step, host: TerminalHost) -> None:
         raise UserError(f"--demo: {step.title} needs a LoRA: run workflows/{_TRAINING}.json --demo first")
     for widget, value in list(step.constants.items()):
         if _LORA.fullmatch(widget) and value != NONE and str(value).replace("\\", "/") not in there:
-            host.screen.line(f"{step.title}  {value} is not there; going on without it")
+            host.screen.line(f"{step.title}  {value} is not there; continuing without it")
             step.constants[widget] = NONE

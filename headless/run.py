@@ -50,7 +50,7 @@ def run_file(
     try:
         failed = asyncio.run(_until_ctrl_c(run(steps, host, fresh=fresh), host.ctrl_c))
     except (KeyboardInterrupt, asyncio.CancelledError):
-        screen.line("Stopped. Run it again to go on from where it was.")
+        screen.line("Stopped. Run it again to continue from where it was.")
         return EXIT_STOPPED
     return EXIT_FAILED if failed else 0
 
@@ -157,7 +157,7 @@ async def _step(
         await own_check
     refused = [outcome for outcome in await asyncio.gather(*checks, return_exceptions=True) if outcome is not None]
     if checks and len(refused) == len(checks):
-        raise _Skipped("what it is for was refused")
+        raise _Skipped("what it is for was rejected")
     inputs, sources = dict(step.constants), {}
     for name, (source, slot) in step.links.items():
         key, result = await _source(name, source, tasks)
@@ -253,7 +253,7 @@ def _renew(steps: Mapping[str, Step]) -> None:
 
 
 def _check(steps: Sequence[Step], host: TerminalHost) -> None:
-    """Refuse bad values of all nodes before anything runs."""
+    """Reject bad values of all nodes before anything runs."""
     problems = []
     for step in steps:
         constants = {name: value for name, value in step.constants.items() if name not in step.links}

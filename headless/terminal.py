@@ -152,7 +152,7 @@ class TerminalHost:
         return Path(video)
 
     def picture_files(self, pictures: Any, folder: Path, name: str) -> list[Path]:
-        """`pictures` is a picture, a video, or a folder of PNG files, by its path."""
+        """`pictures` is an image, a video, or a folder of PNG files, by its path."""
         source = Path(pictures)
         if source.suffix.lower() in PICTURE_SUFFIXES:
             return [source]

@@ -65,7 +65,7 @@ class Wanted:
 
 
 def ensure(places: Places, console: Console, wanted: Wanted) -> Path:
-    """Bring the environment up to date and return its python. InstallError says what failed; running it again goes on from there."""
+    """Bring the environment up to date and return its python. InstallError says what failed; running it again continues from there."""
     started = time.monotonic()
     state = State.load(places.home)
     if wanted.torch is not None:
@@ -147,10 +147,10 @@ class _Installation:
         return inspect(self.places.environment) or contents, tuple(step.partition(" ")[2] for step in steps if step.startswith("extra "))
 
     def _relocate(self) -> None:
-        """A home or a pack that was moved or copied: mend what names the old place."""
+        """A home or a pack that was moved or copied: repair what names the old place."""
         former = relocation.former_place(self.places.config)
         if former is not None and former != self.places.environment:
-            self._announce(f"The environment came here from {former}: mending its scripts.")
+            self._announce(f"The environment came here from {former}: repairing its scripts.")
             relocation.mend_scripts(self.places.environment, former)
         linked = relocation.linked_to(self.places.environment)
         if linked not in (None, self.places.backend):

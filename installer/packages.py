@@ -38,7 +38,7 @@ class Packages:
         alone: bool = False,
         again: bool = False,
     ) -> None:
-        """Install `requirements`. `indexes` and `links` (pages of wheels) are asked too, beside the configured sources; `alone` leaves
+        """Install `requirements`. `indexes` and `links` (pages of wheels) are asked too, besides the configured sources; `alone` leaves
         dependencies out; `again` replaces what is installed even if it fits."""
         options = [*(["--constraint", str(constraints)] if constraints else []), *(["--no-deps"] if alone else [])]
         for link in links:

@@ -1,6 +1,6 @@
 """`--quickstart`: the main job, small but complete, on any machine.
 
-Tiny models and a clip go through `workflows/quickstart.json` by way of the nodes: dataset, caches, LoRA training, and the clip beside two
+Tiny models and a clip go through `workflows/quickstart.json` by way of the nodes: dataset, caches, LoRA training, and the clip next to two
 videos, one made without the LoRA and one with it.
 """
 

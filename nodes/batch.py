@@ -1,4 +1,4 @@
-"""Many prompts in one go: the models are loaded once per GPU, prompts that fail are reported and the others go on."""
+"""Many prompts in one go: the models are loaded once per GPU, prompts that fail are reported and the others continue."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class BatchProcessor(Node):
         display_name="Batch Processor",
         category="MusubiTuner/Video",
         description="Generate a video for each of many prompts. The models are loaded once for all, once per GPU where there are several. "
-        "Videos go to ComfyUI's output folder; prompts that fail are reported and the others go on.",
+        "Videos go to ComfyUI's output folder; prompts that fail are reported and the others continue.",
         inputs=(
             Input("models", MODELS, "From any Model Paths node"),
             Input(
@@ -174,7 +174,7 @@ class BatchProcessor(Node):
         return folder, to_argv(tool, chosen)
 
     def values(self, host: Host, inputs: dict[str, Any]) -> dict[str, Any]:
-        """option name -> value that all prompts share, without pictures and where it reads and writes."""
+        """option name -> value that all prompts share, without images and where it reads and writes."""
         card = cards()[inputs["models"]["architecture"]]
         tool = tool_names(card)[GENERATE]
         return {

@@ -1,4 +1,4 @@
-"""Caching: clips and pictures through the VAE, captions through the text encoder, once, so that training needs neither."""
+"""Caching: clips and images through the VAE, captions through the text encoder, once, so that training needs neither."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class VAELatentCache(Node):
         id="MusubiTuner_VAELatentCache",
         display_name="VAE Latent Cache",
         category="MusubiTuner/Cache",
-        description="Encode the clips and pictures of a dataset with the VAE. What is cached already is skipped.",
+        description="Encode the clips and images of a dataset with the VAE. What is cached already is skipped.",
         inputs=(
             *_common(CACHE_LATENTS),
             shared_widget(CACHE_LATENTS, "vae_cache_cpu"),
@@ -94,7 +94,7 @@ async def _cache(host: Host, spec: NodeSpec, verb: str, inputs: dict[str, Any]) 
     card = cards()[models["architecture"]]
     tool = tool_names(card)[verb]
     values = caching_values(spec, verb, inputs)
-    if configuration.load(host.home).engine == "builtin":  # musubi-tuner always goes on without them
+    if configuration.load(host.home).engine == "builtin":  # musubi-tuner always continues without them
         values["on_bad_items"] = dataset.get("on_bad_items", "stop")
     job = await run_tool(host, tool, to_argv(tool, values))
     files = cache_files(dataset, card, text=verb == CACHE_TEXT)
@@ -121,7 +121,7 @@ def caching_values(spec: NodeSpec, verb: str, inputs: dict[str, Any]) -> dict[st
 
 
 def is_one_frame(dataset: dict[str, Any]) -> bool:
-    """True for a dataset that trains one frame from control pictures: it says at which indices they are."""
+    """True for a dataset that trains one frame from control images: it says at which indices they are."""
     return any(name.startswith("fp_1f_") for entry in dataset["datasets"] for name in entry)
 
 

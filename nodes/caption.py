@@ -1,4 +1,4 @@
-"""Captions for a folder of pictures and clips, written by Qwen2.5-VL."""
+"""Captions for a folder of images and clips, written by Qwen2.5-VL."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class CaptionImages(Node):
         id="MusubiTuner_CaptionImages",
         display_name="Caption Images",
         category="MusubiTuner/Dataset",
-        description="Let Qwen2.5-VL describe the pictures and clips of a folder, for training. Captions that exist are kept, so it goes on "
+        description="Let Qwen2.5-VL describe the images and clips of a folder, for training. Captions that exist are kept, so it continues "
         "where it was stopped. Look them over afterwards: Dataset Viewer shows and edits them.",
         inputs=(
             Input(
@@ -61,7 +61,7 @@ class CaptionImages(Node):
             widget(CAPTION, "caption_extension"),
         ),
         outputs=(
-            Output("images", "STRING", "Path for Dataset Config: the folder, or the list of the pictures. Empty if there are none."),
+            Output("images", "STRING", "Path for Dataset Config: the folder, or the list of the images. Empty if there are none."),
             Output("videos", "STRING", "The same for clips: the folder, or the list of the clips. Empty if there are none."),
             Output("report", "STRING", "How many captions were written and kept, and what was left out and why"),
         ),
@@ -86,7 +86,7 @@ class CaptionImages(Node):
         lists = _lists(place, inputs["file_name"])
         if inputs["output_format"] == "jsonl":
             chosen["output_file"] = str(lists[0])
-        # musubi-tuner's tool knows neither clips nor going on, and wants the internet: ours runs whatever engine is chosen
+        # musubi-tuner's tool knows neither clips nor continuing, and wants the internet: ours runs whatever engine is chosen
         job = await run_tool(host, CAPTION, to_argv(CAPTION, chosen), foreign=False)
         report = _report(job.folder.log.read_text(encoding="utf-8", errors="replace"))
         if inputs["output_format"] == "text":
@@ -117,7 +117,7 @@ def _file_name(text: str) -> str:
 
 
 def _lists(place: Path, name: str) -> tuple[Path, Path]:
-    """The JSONL files of the pictures and of the clips."""
+    """The JSONL files of the images and of the clips."""
     pictures = place / _file_name(name)
     return pictures, pictures.with_name(f"{pictures.stem}_videos{pictures.suffix}")
 

@@ -318,7 +318,7 @@ def _shown(host: ComfyHost, result: Result) -> dict[str, Any] | None:
 
 
 def _preview_image(path: Path) -> tuple[str, Any, int] | None:
-    """The first picture of a sample. A sample that cannot be read must not end a training."""
+    """The first image of a sample. A sample that cannot be read must not end a training."""
     import av
 
     try:

@@ -37,7 +37,7 @@ _SECTIONED = titles(card for card in cards().values() if card.sections)
 _ON_BAD_ITEMS = Input(
     "on_bad_items",
     "COMBO",
-    "What to do about clips and pictures that cannot be used: stop here with the list of them, or skip them, here and in caching.",
+    "What to do about clips and images that cannot be used: stop here with the list of them, or skip them, here and in caching.",
     default="stop",
     choices=("stop", "skip"),
 )
@@ -53,10 +53,10 @@ class DatasetConfig(Node):
         id="MusubiTuner_DatasetConfig",
         display_name="Dataset Config",
         category="MusubiTuner/Dataset",
-        description="Describe a folder (or list) of captioned clips or pictures for training. Chain several with `previous`. "
+        description="Describe a folder (or list) of captioned clips or images for training. Chain several with `previous`. "
         "Writes the dataset file that musubi-tuner reads too, and lists every item that cannot be used with the reason.",
         inputs=(
-            Input("source", "COMBO", "What `path` is: a folder of clips or pictures with captions beside them, or a JSONL file that "
+            Input("source", "COMBO", "What `path` is: a folder of clips or images with captions next to them, or a JSONL file that "
                 "lists them.",
                   default="video folder", choices=tuple(_SOURCES)),
             Input("path", "STRING", "The folder or the JSONL file. Relative paths start in ComfyUI's input folder, or else in this "
@@ -68,13 +68,13 @@ class DatasetConfig(Node):
                 "area.", default=832, minimum=16, maximum=4096, step=16),
             Input("height", "INT", "Height to train at; multiples of 16.", default=480, minimum=16, maximum=4096, step=16),
             Input("batch_size", "INT", "Items that are trained at once. 1 needs the least memory.", default=1, minimum=1, maximum=256),
-            Input("num_repeats", "INT", "How often each item comes in an epoch; gives small datasets more weight beside large "
+            Input("num_repeats", "INT", "How often each item comes in an epoch; gives small datasets more weight next to large "
                 "ones.", default=1, minimum=1, maximum=10000),
             Input("enable_bucket", "BOOLEAN", "Keep each item's shape: it goes to the size of equal area that fits best, instead of "
                 "being cropped to one size.", default=True),
             Input("bucket_no_upscale", "BOOLEAN", "Do not enlarge small items.", default=False),
             Input("target_frames", "STRING", "Lengths of the windows cut from clips, in frames: 4n+1 each, separated by commas. 1 "
-                "trains single pictures.", default="1, 25, 45"),
+                "trains single images.", default="1, 25, 45"),
             Input("frame_extraction", "COMBO", "Where windows are cut: head = the start; chunk = one after the other; slide = every "
                 "frame_stride frames; "
                   "uniform = frame_sample places evenly spread; full = the whole clip up to "
@@ -87,11 +87,11 @@ class DatasetConfig(Node):
             Input("cache_directory", "STRING", "Folder for the caches. Empty: one in this pack's home folder, by the settings "
                 "above.", default="", advanced=True),
             Input("previous", DATASET, "Another dataset, to train on both.", optional=True),
-            Input("control_directory", "STRING", "Folder with a control video or picture of the same name for each item: for "
+            Input("control_directory", "STRING", "Folder with a control video or image of the same name for each item: for "
                 "Fun-Control models and one-frame training.", default="", advanced=True),
-            Input("one_frame_target_index", "INT", "One-frame training: at which index (of latent frames) the picture to learn lies. "
-                "-1: no one-frame training. Needs control pictures.", default=-1, minimum=-1, maximum=1000, advanced=True),
-            Input("one_frame_control_indices", "STRING", "One-frame training: the indices of the control pictures, separated by commas, "
+            Input("one_frame_target_index", "INT", "One-frame training: at which index (of latent frames) the image to learn lies. "
+                "-1: no one-frame training. Needs control images.", default=-1, minimum=-1, maximum=1000, advanced=True),
+            Input("one_frame_control_indices", "STRING", "One-frame training: the indices of the control images, separated by commas, "
                 "such as 0 or 0, 10.", default="", advanced=True),
             Input("one_frame_no_post", "BOOLEAN", f"One-frame training of {_SECTIONED}: without an empty frame after the last control "
                 "picture.", default=False, advanced=True),
@@ -219,10 +219,10 @@ def _controls(host: Host, inputs: dict[str, Any], key: str) -> dict[str, Any]:
     indices = _indices(inputs["one_frame_control_indices"])
     if inputs["one_frame_target_index"] < 0:
         if indices or inputs["one_frame_no_post"]:
-            raise UserError("one-frame training needs one_frame_target_index, the index of the picture to learn, such as 1")
+            raise UserError("one-frame training needs one_frame_target_index, the index of the image to learn, such as 1")
         return entry
     if not key.startswith("image"):
-        raise UserError("one-frame training takes pictures: choose an image source, or set one_frame_target_index to -1")
+        raise UserError("one-frame training takes images: choose an image source, or set one_frame_target_index to -1")
     entry["fp_1f_target_index"] = inputs["one_frame_target_index"]
     if indices:
         entry["fp_1f_clean_indices"] = indices
@@ -297,7 +297,7 @@ def _content(path: Path) -> str:
     if path.is_dir():
         return content.of_folder(path, deep=True)
     listed = _listed(path) if path.suffix == ".jsonl" and path.is_file() else []
-    folders = [content.of_folder(one) for one in listed if one.is_dir()]  # clips that are folders of pictures
+    folders = [content.of_folder(one) for one in listed if one.is_dir()]  # clips that are folders of images
     return content.digest(content.of_files([path, *listed]), folders)
 
 

@@ -1,4 +1,4 @@
-"""The decay of an averaged LoRA as a picture: what stays at each checkpoint, and how much each one counts in the end."""
+"""The decay of an averaged LoRA as an image: what stays at each checkpoint, and how much each one counts in the end."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def trainer_inputs(card: Card, tool: str) -> tuple[Input, ...]:
 
 
 def trainer_outputs(card: Card) -> tuple[Output, ...]:
-    """What a trainer gives beside the LoRA's name; nothing where the family has no such models."""
+    """What a trainer gives besides the LoRA's name; nothing where the family has no such models."""
     if card.expert is None:
         return ()
     what = f"{card.two_experts}: name of the high-noise LoRA where each expert has one, else the same LoRA"

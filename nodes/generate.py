@@ -1,4 +1,4 @@
-"""The generator nodes: text, pictures and videos to video or pictures with any number of LoRAs, model loading included."""
+"""The generator nodes: text, images and videos to video or images with any number of LoRAs, model loading included."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _inputs(card: Card, family: FamilyNodes) -> Iterator[Input]:
 def _outputs(card: Card) -> tuple[Output, ...]:
     where = "in the temporary folder until it is saved"
     if card.makes == IMAGE:
-        return (Output("images", "IMAGE", "The picture"), Output("path", "STRING", f"Its file, {where}"))
+        return (Output("images", "IMAGE", "The image"), Output("path", "STRING", f"Its file, {where}"))
     return (
         Output("video", "VIDEO", "The video"),
         Output("frames", "IMAGE", "Its frames"),
@@ -103,12 +103,12 @@ class Generator(Node):
         return f"{engine_stamp(host.home)} {content.of_files([*files, *pictures.stamps(host, self.family.sources, constants)])}"
 
     def check_task(self, models: dict[str, Any], inputs: dict[str, Any]) -> None:
-        """UserError where pictures or LoRAs do not go with the model."""
+        """UserError where images or LoRAs do not go with the model."""
         self.family.check(models, inputs, pictures.given(self.family.sources, inputs))
         experts.check_loras(self.card, models, inputs)
 
     def values(self, host: Host, inputs: dict[str, Any]) -> dict[str, Any]:
-        """option name -> value of a generation, without its pictures and without where it writes."""
+        """option name -> value of a generation, without its images and without where it writes."""
         return {
             **model_values(self.card, inputs["models"], tool_names(self.card)[GENERATE]),
             "video_size": [inputs["height"], inputs["width"]],
@@ -121,7 +121,7 @@ class Generator(Node):
         }
 
     def pictures(self, host: Host, inputs: dict[str, Any], folder: Path) -> dict[str, Any]:
-        """option name -> path of what it starts from; pictures from the graph are written into `folder`."""
+        """option name -> path of what it starts from; images from the graph are written into `folder`."""
         chosen = pictures.values(host, self.family.sources, inputs, folder)
         return sections.with_pictures(host, inputs, chosen, folder) if "section_images" in inputs else chosen
 
@@ -156,12 +156,12 @@ def metadata_values(host: Host) -> dict[str, Any]:
 
 
 def _one_frame_output(inputs: dict[str, Any]) -> dict[str, Any]:
-    """One frame is written as a picture."""
+    """One frame is written as an image."""
     return {"output_type": "images"} if inputs.get("one_frame", "").strip() else {}
 
 
 def results(folder: Path) -> list[Path]:
-    """The videos and pictures in a folder, by name."""
+    """The videos and images in a folder, by name."""
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
 
 

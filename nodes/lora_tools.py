@@ -78,7 +78,7 @@ class LoRAPostHocEMA(Node):
                   default="", advanced=True),
             Input("job", JOB, "From a trainer: its checkpoints", optional=True),
         ),
-        outputs=(*_LORA_OUTPUTS, Output("schedule", "IMAGE", "The decay and the share of each checkpoint, as a picture"), _REPORT),
+        outputs=(*_LORA_OUTPUTS, Output("schedule", "IMAGE", "The decay and the share of each checkpoint, as an image"), _REPORT),
         is_output=True,
     )  # fmt: skip
 
@@ -170,7 +170,7 @@ class LoRAMerger(Node):
             widget(LORA_COMBINE, "save_precision"),
             widget(LORA_COMBINE, "architecture", advanced=True),
             Input("output_name", "STRING", "Name of the result, without .safetensors: a LoRA goes to loras/musubi_tuner, a transformer "
-                "beside the one it was merged into. Another file of that name stays; the result then gets a hash behind its name.",
+                "next to the one it was merged into. Another file of that name stays; the result then gets a hash behind its name.",
                   default="my_merge"),
             widget(LORA_MERGE, "skip_mismatched"),
         ),

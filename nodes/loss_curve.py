@@ -1,4 +1,4 @@
-"""The loss of a training as a small SVG picture, and as core ComfyUI's LOSS_MAP."""
+"""The loss of a training as a small SVG image, and as core ComfyUI's LOSS_MAP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pickers for model files, one node per family. A wrong file is recognised by its keys and refused by name."""
+"""Pickers for model files, one node per family. A wrong file is recognised by its keys and rejected by name."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def model_values(card: Card, models: dict[str, Any], tool: str) -> dict[str, Any
 
 
 def facts_of(card: Card) -> tuple[str, ...]:
-    """The options that a MODELS value of this architecture may hold beside task and files."""
+    """The options that a MODELS value of this architecture may hold besides task and files."""
     return next((family.facts for one, family in families() if one.id == card.id), ())
 
 

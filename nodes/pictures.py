@@ -1,4 +1,4 @@
-"""Pictures and videos that a generation starts from or is steered by: from the graph, or from a path.
+"""Images and videos that a generation starts from or is steered by: from the graph, or from a path.
 
 What comes from the graph is written as files into the job folder, because the backend is another process.
 """
@@ -54,7 +54,7 @@ def given(sources: Iterable[Source], inputs: dict[str, Any]) -> set[str]:
 
 
 def values(host: Host, sources: Iterable[Source], inputs: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """option name -> path, or paths, of everything given; pictures from the graph are written into `folder`."""
+    """option name -> path, or paths, of everything given; images from the graph are written into `folder`."""
     chosen: dict[str, Any] = {}
     for source in sources:
         value, text = inputs.get(source.socket), str(inputs.get(source.path) or "").strip()
@@ -70,7 +70,7 @@ def values(host: Host, sources: Iterable[Source], inputs: dict[str, Any], folder
 
 
 def kept(host: Host, sources: Iterable[Source], inputs: dict[str, Any]) -> dict[str, Any]:
-    """As `values`, but under names that follow from the contents, in a folder that stays: the same picture has the same path again."""
+    """As `values`, but under names that follow from the contents, in a folder that stays: the same image has the same path again."""
     made = values(host, sources, inputs, host.home / "pictures" / "incoming")
     return {
         option: [_by_content(host, path) for path in value] if isinstance(value, list) else _by_content(host, value)

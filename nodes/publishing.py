@@ -19,7 +19,7 @@ from ..backend.musubi_backend.place import reason, try_folder
 
 LORA_SUBFOLDER = "musubi_tuner"
 _TRIES, _PAUSE = 5, 0.5  # s, while another program has the file open
-_one_at_a_time = threading.Lock()  # nodes of a graph run beside each other, and two may want one name
+_one_at_a_time = threading.Lock()  # nodes of a graph run next to each other, and two may want one name
 
 Put = Callable[[Path, Path], object]
 

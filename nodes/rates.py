@@ -29,7 +29,7 @@ class _Optimizer:
 
 
 def problems(values: Mapping[str, Any], steps: int | None = None) -> Iterator[Problem]:
-    """What a training would refuse of its rate and schedule, and what would have no effect, each at its widget. The rate itself stays
+    """What a training would reject of its rate and schedule, and what would have no effect, each at its widget. The rate itself stays
     without effect in silence: its widget has no value that means none.
 
     values: option name -> value, where it is not the default. steps: of the whole training, where they are known.

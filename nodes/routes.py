@@ -79,7 +79,7 @@ def add_routes(routes: Any, host: Callable[[], Host]) -> None:
 
 
 def not_ours(headers: Any, host: str, *, from_a_page: bool = False) -> str:
-    """Why a request that changes something is refused, or "" when it is JSON from our own page, or from no page at all unless
+    """Why a request that changes something is rejected, or "" when it is JSON from our own page, or from no page at all unless
     `from_a_page`."""
     if headers.get("Content-Type", "").split(";")[0].strip().lower() != "application/json":
         return "send JSON, with Content-Type: application/json"

@@ -1,7 +1,7 @@
 """Training runs: `<home>/runs/<name>-<identity>/` holds what one set of settings has produced so far.
 
 The identity is a hash of everything that decides the trained numbers (see `Option.effect`; model files, cached items), so that asking for
-more steps, other samples or less memory goes on in the same run, and changing anything else starts one of its own. What a run gave for a
+more steps, other samples or less memory continues in the same run, and changing anything else starts one of its own. What a run gave for a
 length and a kind of file is kept in `results/`.
 """
 
@@ -61,7 +61,7 @@ class Run:
         return saved_states.furthest_whole(states)
 
     def add_losses(self, losses: Mapping[int, float]) -> list[float]:
-        """Note losses by step; a resumed run goes on in the same curve. Returns the whole curve in the order of steps."""
+        """Note losses by step; a resumed run continues in the same curve. Returns the whole curve in the order of steps."""
         notes = self._read()
         known = {**notes.get("losses", {}), **{str(step): loss for step, loss in losses.items()}}
         self._write({**notes, "losses": known})

@@ -1,4 +1,4 @@
-"""Pictures that single sections of a video start from, of models that make it section by section: which sections, and the pictures."""
+"""Images that single sections of a video start from, of models that make it section by section: which sections, and the images."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .spec import Host, Input
 NUMBERS = Input(
     "section_numbers",
     "STRING",
-    "Which sections the pictures of section_images are for, in their order, separated by commas: 0 is the first, -1 the last.",
+    "Which sections the images of section_images are for, in their order, separated by commas: 0 is the first, -1 the last.",
     default="",
     advanced=True,
 )
-IMAGES = Input("section_images", "IMAGE", "Pictures that single sections start from, beside start_image", optional=True)
+IMAGES = Input("section_images", "IMAGE", "Images that single sections start from, besides start_image", optional=True)
 
 
 def numbers(text: str) -> list[int]:
@@ -29,14 +29,14 @@ def numbers(text: str) -> list[int]:
 
 
 def with_pictures(host: Host, inputs: dict[str, Any], chosen: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """`chosen` (option -> path) with the pictures of sections behind the start picture; those of the graph are written into `folder`."""
+    """`chosen` (option -> path) with the images of sections behind the start image; those of the graph are written into `folder`."""
     wanted = numbers(inputs["section_numbers"])
     if inputs["section_images"] is None and not wanted:
         return chosen
     files = [] if inputs["section_images"] is None else host.picture_files(inputs["section_images"], folder, "section_images")
     if len(files) != len(wanted):
-        raise UserError(f"section_numbers names {len(wanted)} sections, section_images has {len(files)} pictures: give as many")
+        raise UserError(f"section_numbers names {len(wanted)} sections, section_images has {len(files)} images: give as many")
     if pictures.names_sections(chosen[START.option]):
-        raise UserError("start_image_path names pictures of sections already: use that, or section_images")
+        raise UserError("start_image_path names images of sections already: use that, or section_images")
     parts = [f"0:{chosen[START.option]}", *(f"{number}:{file}" for number, file in zip(wanted, files, strict=True))]
     return {**chosen, START.option: pictures.SECTIONS.join(parts)}

@@ -26,7 +26,7 @@ class Host(Protocol):
     output_dir: Path
     temp_dir: Path
     keeps_metadata: bool
-    """Whether videos and pictures may say what they were made with."""
+    """Whether videos and images may say what they were made with."""
 
     def allowed_roots(self) -> list[Path]:
         """Folders that paths from widgets may lie in."""
@@ -45,7 +45,7 @@ class Host(Protocol):
         ...
 
     def progress(self, value: float, total: float, text: str, preview: Path | None = None) -> None:
-        """Show how far the running node is; `preview` is a picture or video to show."""
+        """Show how far the running node is; `preview` is an image or video to show."""
         ...
 
     def check_interrupted(self) -> None:
@@ -61,7 +61,7 @@ class Host(Protocol):
         ...
 
     def frames(self, path: Path) -> Any:
-        """The host's picture batch for the frames of a video or picture."""
+        """The host's image batch for the frames of a video or image."""
         ...
 
     def lora_model(self, path: Path) -> Any:
@@ -73,11 +73,11 @@ class Host(Protocol):
         ...
 
     def picture_files(self, pictures: Any, folder: Path, name: str) -> list[Path]:
-        """A PNG file per picture of a batch, called `<name>_000.png` and on, in `folder`, which is made if missing."""
+        """A PNG file per image of a batch, called `<name>_000.png` and on, in `folder`, which is made if missing."""
         ...
 
     def pictures(self, arrays: Sequence[Any], folder: Path) -> Any:
-        """The host's picture batch of uint8 arrays [H, W, 3]; a host that needs files puts them into `folder`."""
+        """The host's image batch of uint8 arrays [H, W, 3]; a host that needs files puts them into `folder`."""
         ...
 
     def clip(self, arrays: Sequence[Any], fps: Fraction, path: Path) -> Any:
@@ -170,7 +170,7 @@ class Result:
 
     values   one per output
     text     shown on the node
-    shown    files to show on the node (pictures, videos) that lie in the host's output or temp folder
+    shown    files to show on the node (images, videos) that lie in the host's output or temp folder
     files    files that must still be as they are now for this result to be used again
     page_data  what the node's own part of the web page is told when it has run: lists of JSON values by name
     """
@@ -261,7 +261,7 @@ def prepared(node: Node, host: Host, given: dict[str, Any]) -> dict[str, Any]:
     """The inputs of a run, checked again: values that came over a link were not there when the prompt was checked. UserError if wrong."""
     values = complete(node.spec, given)
     widgets = {entry.name: values[entry.name] for entry in node.spec.inputs if entry.is_widget and values[entry.name] is not None}
-    problems = check(node, host, widgets, listed=False)  # a name that no list has is refused where its file is looked up
+    problems = check(node, host, widgets, listed=False)  # a name that no list has is rejected where its file is looked up
     if problems:
         raise UserError("\n".join(problem.text for problem in problems))
     return values

@@ -92,7 +92,7 @@ class LoRATrainer(Node):
             yield from refused("continue_state", training_start.state_folder, host, constants["continue_state"])
 
     def precheck(self, host: Host, **inputs: Any) -> str | None:
-        """Models and settings that do not go together are refused before anything is cached for them."""
+        """Models and settings that do not go together are rejected before anything is cached for them."""
         models, config = inputs["models"], inputs["lora_config"]
         check_architecture(self.card, models, self.spec.display_name)
         dit = self.own_values(inputs).get("dit", models["dit"])
@@ -115,7 +115,7 @@ class LoRATrainer(Node):
         if engine != "builtin":
             refuse_own(tool_names(self.card)[TRAIN], [name for name, value in values.items() if value not in (None, False)])
         if begin.state and engine != "builtin":
-            raise UserError("musubi-tuner cannot go on at the step of a state: choose the engine builtin, or network_weights instead")
+            raise UserError("musubi-tuner cannot continue at the step of a state: choose the engine builtin, or network_weights instead")
         transformers = [part.name for part in self.card.transformers]
         identity = content.digest(
             {**self._of_effect(values, WEIGHTS, START), "dataset_config": dataset["datasets"]},
@@ -180,7 +180,7 @@ class LoRATrainer(Node):
         return converted
 
     def result(self, host: Host, run: Run, loras: list[Path], job: str, note: str) -> Result:
-        """Publish the LoRAs and hand them out; the first is the one that goes on by name."""
+        """Publish the LoRAs and hand them out; the first is the one that continues by name."""
         published = [publish(lora, host.loras_dir(), f"{run.name}{ending}") for lora, ending in zip(loras, run.endings, strict=True)]
         name, path, _ = published[0]
         said = [text for _, _, text in published if text]

@@ -190,7 +190,7 @@ class SamplingConfig(Node):
             shared_widget(TRAIN, "sample_at_first"),
             Input("sample_width", "INT", "Width of the samples.", default=480, minimum=16, maximum=4096, step=16),
             Input("sample_height", "INT", "Height of the samples.", default=272, minimum=16, maximum=4096, step=16),
-            Input("sample_frames", "INT", "Frames of the samples; 4n+1. 1 makes pictures.", default=17, minimum=1, maximum=1000, step=4),
+            Input("sample_frames", "INT", "Frames of the samples; 4n+1. 1 makes images.", default=17, minimum=1, maximum=1000, step=4),
             Input("sample_steps", "INT", "Denoising steps of the samples.", default=20, minimum=1, maximum=1000),
             Input("sample_seed", "INT", "Seed of the samples, the same each time so that they can be "
                 "compared.", default=7, minimum=0, maximum=2**31 - 1),

@@ -19,20 +19,20 @@ from .widgets import NONE, folder
 
 INPUTS = (
     shared_widget(TRAIN, "dim_from_weights", option="", advanced=True),
-    folder("network_weights", "loras", "A LoRA to begin with: its weights, but not its optimizer or its count of steps. To go on with a "
+    folder("network_weights", "loras", "A LoRA to begin with: its weights, but not its optimizer or its count of steps. To continue a "
            "training, use continue_from.", empty=NONE, advanced=True),
     Input("continue_state", "STRING", "Go on from this state: a folder whose name ends in -state, or the newest in a folder of them. "
           "Steps count from the start of that training. Empty: none.", default="", advanced=True),
-    shared_widget(TRAIN, "resume_learning_rate", off=0.0, option="", tooltip="With continue_from or continue_state: go on with this "
+    shared_widget(TRAIN, "resume_learning_rate", off=0.0, option="", tooltip="With continue_from or continue_state: continue with this "
            "learning rate; the schedule keeps its shape. 0: the rate of the state."),
-    Input("continue_from", JOB, "From another trainer: go on from its newest state instead of from step 0. Steps count from the start of "
-          "that training, so set more than it had.", optional=True),
+    Input("continue_from", JOB, "From another trainer: continue from its newest state instead of from step 0. Steps count from the start "
+          "of that training, so set more than it had.", optional=True),
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Start:
-    """values: options it comes to, without `resume`; state: to go on from; stamp: what tells it from other beginnings."""
+    """values: options it comes to, without `resume`; state: to continue from; stamp: what tells it from other beginnings."""
 
     values: dict[str, Any] = field(default_factory=dict)
     state: saved_states.SavedState | None = None
@@ -63,7 +63,7 @@ def of(host: Host, inputs: dict[str, Any]) -> Start:
     if not sources:
         if rate:
             raise UserError(
-                "resume_learning_rate is for going on with a training: connect continue_from, enter continue_state, or set it to 0"
+                "resume_learning_rate is for continuing a training: connect continue_from, enter continue_state, or set it to 0"
             )
         return Start(values, None, tuple(stamp))
     if len(sources) > 1:
@@ -76,7 +76,7 @@ def of(host: Host, inputs: dict[str, Any]) -> Start:
 
 
 def continuing(saved: saved_states.SavedState, problems: list[str]) -> str:
-    """What a node says of the state it goes on from."""
+    """What a node says of the state it continues from."""
     damaged = "".join(f"{problem}; the one before it is used. " for problem in problems)
     return f"{damaged}continuing from {saved.folder.name}, step {saved.step}"
 
@@ -100,6 +100,6 @@ def _newest(path: Path) -> tuple[saved_states.SavedState, str]:
     saved, problems = saved_states.furthest_whole(saved_states.of_run(path, names[0])) if names else (None, [])
     if saved is None:
         raise UserError(
-            "\n".join([*problems, f"{path} holds no state to go on from: turn on save_state in LoRA Training Config of that training"])
+            "\n".join([*problems, f"{path} holds no state to continue from: turn on save_state in LoRA Training Config of that training"])
         )
     return saved, continuing(saved, problems)

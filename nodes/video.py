@@ -41,8 +41,8 @@ class VideoInput(Node):
             Input("start", "INT", "Number of the first frame to take, counted from 0.", default=0, minimum=0, maximum=10**7),
             Input("count", "INT", "How many frames to take at most. 0: all. All of a long video need much memory.",
                   default=0, minimum=0, maximum=10**6),
-            Input("stride", "INT", "Take only every so many frames.", default=1, minimum=1, maximum=10**4),
-            Input("fps", "FLOAT", "Take so many frames per second of the video, before `start`, `count` and `stride` count; "
+            Input("stride", "INT", "Take only every N frames.", default=1, minimum=1, maximum=10**4),
+            Input("fps", "FLOAT", "Frames per second to take from the video, before `start`, `count` and `stride` count; "
                 f"{default_card().fps} is what {default_card().family} works at. 0: every frame.",
                   default=0.0, minimum=0.0, maximum=240.0, step=0.001),
             Input("file", "COMBO", "A video in ComfyUI's input folder, used where `path` is empty.", default=NONE,
@@ -97,10 +97,10 @@ class VideoComparison(Node):
         id="MusubiTuner_VideoComparison",
         display_name="Video Comparison",
         category="MusubiTuner/Video",
-        description="Put videos beside each other under titles: a clip, what is made without a LoRA, and what is made with it.",
+        description="Put videos next to each other under titles: a clip, what is made without a LoRA, and what is made with it.",
         inputs=(
             Input("video_1", "VIDEO", "The video on the left. Its frame rate becomes that of all."),
-            Input("video_2", "VIDEO", "The video beside it"),
+            Input("video_2", "VIDEO", "The video next to it"),
             Input("video_3", "VIDEO", "A third one", optional=True),
             Input("video_4", "VIDEO", "A fourth one", optional=True),
             Input("titles", "STRING", "What stands above each video, one per line, from the left.", default="", multiline=True),
@@ -177,7 +177,7 @@ class VideoOutput(Node):
 
 
 def _written(target: Path) -> tuple[Path, ...]:
-    """The files of `target`: itself, the png files in it, or the one picture that a single frame becomes."""
+    """The files of `target`: itself, the png files in it, or the one image that a single frame becomes."""
     if target.is_file():
         return (target,)
     single = _single(target)

@@ -20,9 +20,9 @@ class DatasetViewer(Node):
         id="MusubiTuner_DatasetViewer",
         display_name="Dataset Viewer",
         category="MusubiTuner/Dataset",
-        description="Look a dataset over before training, page by page: pictures as they are cut, the first, middle and last frame of "
+        description="Look a dataset over before training, page by page: images as they are cut, the first, middle and last frame of "
         "clips, buckets, the exact frames that are trained, captions and problems. Captions can be edited and added "
-        "here; queue again to see them in the picture.",
+        "here; queue again to see them in the image.",
         inputs=(
             Input("dataset", DATASET, "From Dataset Config"),
             widget(VIEW_DATASET, "page"),

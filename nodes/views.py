@@ -1,7 +1,7 @@
 """The pages of datasets that were looked at, and changing a caption on one of them.
 
 Every page that Dataset Viewer shows is kept in `<home>/datasets/views/<id>.json`, written by our backend. A caption is addressed by that
-id and the item's number; paths never come from the web page. It is written where the dataset has it: the text file beside the item, or
+id and the item's number; paths never come from the web page. It is written where the dataset has it: the text file next to the item, or
 its line in the JSONL file. What lies outside the allowed roots now is not touched, nor are files that do not end like captions.
 """
 

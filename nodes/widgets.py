@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -52,7 +53,7 @@ def widget(tool: str, option_name: str, default: Any = None, *, name: str = "", 
     if fields["default"] is None:
         raise ValueError(f"{tool} {option_name} is unset by default: say which widget value means that (off=...)")
     if kind in ("INT", "FLOAT") and fields["off"] is not None:
-        fields["tooltip"] += f" Here {fields['off']:g} leaves it unset."
+        fields["tooltip"] = _with_off(fields["tooltip"], fields["off"])
     return Input(**fields)
 
 
@@ -81,8 +82,16 @@ def applicable(inputs: Iterable[Input], values: Mapping[str, Any], tool: str, ti
     entries = [entry for entry in inputs if entry.option]
     for entry in entries:
         if entry.option not in known and values[entry.name] not in (None, entry.default, entry.off):
-            raise UserError(f"{entry.name} does nothing for {title}: set it back to {entry.default!r}")
+            raise UserError(f"{entry.name} has no effect for {title}: set it back to {entry.default!r}")
     return settings([entry for entry in entries if entry.option in known], values)
+
+
+def _with_off(tooltip: str, off: float) -> str:
+    """Says which value of the widget leaves the option unset: behind its default, or, where that means nothing happens, as "off"."""
+    if f" {off:g}: " in tooltip or f"Default: {off:g}." in tooltip:
+        return tooltip
+    said, count = re.subn(r"(Default: .*?)\.(?= [A-Z]|$)", rf"\g<1> ({off:g} = default).", tooltip, count=1)
+    return said if count else f"{tooltip} {off:g} = off."
 
 
 def _kind(option: Option) -> str:
@@ -96,8 +105,8 @@ def _kind(option: Option) -> str:
 
 
 def _offer_choices(option: Option, fields: dict[str, Any]) -> None:
-    """Leave out what is not done yet; offer `UNSET` first where the option may be left unset."""
-    choices = tuple(choice for choice in option.choices or () if choice not in option.refused_choices)
+    """Leave out what is not supported; offer `UNSET` first where the option may be left unset."""
+    choices = tuple(choice for choice in option.choices or () if choice not in option.unsupported_choices)
     if option.default is None:
         choices, fields["off"] = (UNSET, *choices), UNSET
         fields["default"] = fields["default"] or UNSET

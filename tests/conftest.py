@@ -22,7 +22,7 @@ from musubi_backend import threads
 REPOSITORY = Path(__file__).resolve().parent.parent
 _LOOPBACK = ("127.", "::1", "localhost", "::ffff:127.")
 
-# Set before any library reads them. Child processes inherit them: a download there meets a proxy that refuses.
+# Set before any library reads them. Child processes inherit them: a download there meets a proxy that rejects.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 for _name, _value in threads.PASSIVE.items():
     os.environ.setdefault(_name, _value)
@@ -82,7 +82,7 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder with `golden/` and `contracts/`: $MUSUBITUNER_SHARED, else `shared` beside the repository. Skips without it."""
+    """The folder with `golden/` and `contracts/`: $MUSUBITUNER_SHARED, else `shared` next to the repository. Skips without it."""
     path = Path(os.environ.get("MUSUBITUNER_SHARED") or REPOSITORY.parent / "shared")
     if not (path / "golden").is_dir():
         pytest.skip(f"no reference data in {path}: set MUSUBITUNER_SHARED to the folder that holds golden/ and contracts/")

@@ -1,4 +1,4 @@
-// Settings, MusubiTuner: the folders that workflows may use beside ComfyUI's own. They are kept by the server, not in the page's settings.
+// Settings, MusubiTuner: the folders that workflows may use besides ComfyUI's own. They are kept by the server, not in the page's settings.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 

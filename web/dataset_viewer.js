@@ -42,14 +42,14 @@ async function save(view, item, caption) {
 }
 
 function thumbnail(view, item) {
-  const picture = element("div", "musubi-thumbnail");
+  const image = element("div", "musubi-thumbnail");
   const [left, top, width, height] = item.box;
   const scale = Math.min(THUMBNAIL.width / width, THUMBNAIL.height / height);
   const url = api.apiURL(`/view?type=temp&subfolder=musubi_tuner&filename=dataset_${view.id}.png&rand=${view.loaded}`);
   picture.style.backgroundImage = `url("${url}")`;
   picture.style.backgroundSize = `${view.sheet[0] * scale}px ${view.sheet[1] * scale}px`;
   picture.style.backgroundPosition = `${-left * scale}px ${-top * scale}px`;
-  return picture;
+  return image;
 }
 
 function row(view, item) {

@@ -1,7 +1,7 @@
 """Writes the example workflows in ComfyUI's UI format from short descriptions: `python workflows/generate.py`, with the environment's
 python. Those of a family are described in its folder (`templates.py`).
 
-ComfyUI offers the JSON files beside this one as templates, and `python -m headless` runs them. They follow from the nodes'
+ComfyUI offers the JSON files next to this one as templates, and `python -m headless` runs them. They follow from the nodes'
 specifications, because widget values are stored by position; a test fails when they are out of date.
 """
 

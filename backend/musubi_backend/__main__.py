@@ -21,7 +21,7 @@ EXIT_INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one tool; `argv` is its name and its flags. Returns the exit code: 0 done, 1 an error the user can mend (those of
+    """Run one tool; `argv` is its name and its flags. Returns the exit code: 0 done, 1 an error the user can fix (those of
     files and disks among them), 3 stopped on request with everything saved, 130 interrupted. Any other exception passes through."""
     words = list(sys.argv[1:] if argv is None else argv)
     console.setup_streams()

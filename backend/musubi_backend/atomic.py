@@ -25,7 +25,7 @@ _LEFT_ALONE = 24 * 3600.0  # seconds
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; when the block ends well, fsync it and rename it over `path`.
+    """Yield a temporary path next to `path`; when the block ends well, fsync it and rename it over `path`.
 
     On any exception the temporary file is removed and `path` is untouched. A stop waits for the block (`job.writing`).
     """
@@ -42,7 +42,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def part_of(target: Path) -> Path:
-    """A new temporary name beside a file."""
+    """A new temporary name next to a file."""
     stem = os.fsencode(target.name)[:200].decode("utf-8", "ignore")  # file systems allow 255 bytes; many characters take three
     return target.with_name(f".{stem}.{secrets.token_hex(4)}{PART_SUFFIX}")
 

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 from .ordinary import check_ordinary
 
 RECORD = "cache_sources.json"
-"""Name of the file beside caches that says what they were made from (`cache.sources`)."""
+"""Name of the file next to caches that says what they were made from (`cache.sources`)."""
 LENGTHS = "cache_clip_lengths.json"
-"""Name of the file beside caches with the lengths of clips that had to be decoded to count their frames (`dataset.clip_lengths`)."""
+"""Name of the file next to caches with the lengths of clips that had to be decoded to count their frames (`dataset.clip_lengths`)."""
 
 _WHOLE = 4 * 2**20  # files up to this size are read whole
 _PIECES, _PIECE = 64, 16 * 2**10
@@ -57,7 +57,7 @@ def of_files(paths: Iterable[Path]) -> str:
 
 
 def of_folder(folder: Path, *, deep: bool = False) -> str:
-    """Of the files in a folder; `deep` also those below (clips that are folders of pictures). Caches and hidden files do not count."""
+    """Of the files in a folder; `deep` also those below (clips that are folders of images). Caches and hidden files do not count."""
     entries: list[tuple[str, str | None]] = []
     _collect(folder, 1 if deep else 0, entries)
     return digest(sorted(entries, key=str))

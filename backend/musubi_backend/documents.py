@@ -25,7 +25,7 @@ def parse_json(text: str | bytes, kind: type[T], *, paths: bool = False) -> T:
     """The value in a JSON text, which is a `kind` (dict or list; object for any).
 
     paths: a file of our own, in which a path that is no valid Unicode may stand as halves of characters; such text cannot be written or
-    shown, and is refused elsewhere. ValueError says what is wrong and, where it is known, in which line.
+    shown, and is rejected elsewhere. ValueError says what is wrong and, where it is known, in which line.
     """
     try:
         words = text.decode("utf-8-sig") if isinstance(text, bytes) else text
@@ -44,7 +44,7 @@ def parse_json(text: str | bytes, kind: type[T], *, paths: bool = False) -> T:
 def parse_toml(text: str) -> dict[str, Any]:
     """The tables of a TOML text. ValueError says what is wrong, and in which line."""
     number = _LONG_NUMBER.search(text)
-    if number and sys.version_info < (3, 11):  # from 3.11 on, Python itself refuses what would take long
+    if number and sys.version_info < (3, 11):  # from 3.11 on, Python itself rejects what would take long
         _whole("9" * (_DIGITS + 1))
     if sys.version_info >= (3, 11):  # not at the beginning: install.py reads JSON with this module before tomli is installed
         import tomllib

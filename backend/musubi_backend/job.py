@@ -3,7 +3,7 @@
 The runner sets `MUSUBITUNER_JOB_DIR` and keeps our stdin open: the line "stop" asks for a graceful end, end of file means
 that the runner died. Started by hand (no such variable), nothing here reads stdin or writes files.
 
-A request is answered at once, by a thread, with "stopping" events that go on until the end: what is being written, and how much of it.
+A request is answered at once, by a thread, with "stopping" events that continue until the end: what is being written, and how much of it.
 Before, "keep" events say what an end by force would lose; the runner waits as long as there is something.
 """
 
@@ -62,7 +62,7 @@ def leave_if_asked(message: str = "stopped") -> None:
 
 @contextlib.contextmanager
 def held() -> Iterator[None]:
-    """For the block, `leave_if_asked` lets work go on: other processes wait for its end."""
+    """For the block, `leave_if_asked` lets work continue: other processes wait for its end."""
     _held.append(None)
     try:
         yield
@@ -118,7 +118,7 @@ def event(kind: str, **values: Any) -> None:
     except OSError as error:
         if not _lost:
             _lost.append(None)
-            logger.warning("progress cannot be written to %s: %s; the work goes on", job, error.strerror or error)
+            logger.warning("progress cannot be written to %s: %s; the work continues", job, error.strerror or error)
 
 
 def _finite(value: Any) -> Any:

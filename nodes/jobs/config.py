@@ -64,11 +64,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def allow_folders(home: Path, folders: Any) -> tuple[Path, ...]:
-    """Replace the folders that workflows may use beside ComfyUI's own, as absolute paths without links. UserError for what is no folder,
+    """Replace the folders that workflows may use besides ComfyUI's own, as absolute paths without links. UserError for what is no folder,
     or would open everything."""
     if not isinstance(folders, list) or not all(isinstance(folder, str) for folder in folders):
         raise UserError("write one folder per line")
-    settings = load(home)  # refuses a damaged file, which would be lost
+    settings = load(home)  # rejects a damaged file, which would be lost
     kept = {str(root): root for root in settings.allowed_roots}  # one of them may be on a disk that is away
     named = [folder.strip() for folder in folders if folder.strip()]
     allowed = list(dict.fromkeys(kept.get(folder) or _allowable(folder) for folder in named))

@@ -40,7 +40,7 @@ class JobFolder:
 
     def rotate_log(self, most: int, kept: int) -> bool:
         """Once the log has more than `most` bytes, its last `kept` ones become `log.old.txt` and it begins anew, as the job appends to it.
-        True when that was done; never on Windows, where a job goes on at its old place."""
+        True when that was done; never on Windows, where a job continues at its old place."""
         if os.name == "nt" or self.log.stat().st_size <= most:
             return False
         with self.log.open("rb+") as log:

@@ -222,7 +222,7 @@ def _stopping(job: Job, seconds: float) -> str:
 def _succeeded(tool: str, job: Job) -> Job:
     """`job` if it ended well; else UserError with what its log says."""
     if job.stopped:
-        raise UserError(f"{tool} was stopped from outside; queue again to go on. The whole log: {job.folder.log}")
+        raise UserError(f"{tool} was stopped from outside; queue again to continue. The whole log: {job.folder.log}")
     if job.returncode != 0:
         raise UserError(f"{tool} failed: {in_widgets(tool, job.error())}")
     return job

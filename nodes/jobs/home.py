@@ -15,7 +15,7 @@ CONFIG_NAME = "config.json"
 
 
 def home_folder(pack_root: Path) -> Path:
-    """$MUSUBITUNER_HOME, else `user/__musubituner` beside the `custom_nodes` the pack lies in, else `.musubituner` in the pack."""
+    """$MUSUBITUNER_HOME, else `user/__musubituner` next to the `custom_nodes` the pack lies in, else `.musubituner` in the pack."""
     chosen = os.environ.get(HOME_VARIABLE)
     if chosen:
         return Path(chosen).expanduser().absolute()

@@ -223,7 +223,7 @@ def _new_bytes(job: Job, path: Path) -> bytes:
                 job._positions[path] = start
             file.seek(start)
             data = file.read(_MOST_PER_POLL)
-    except OSError:  # not there yet, or taken away: the job goes on without being seen
+    except OSError:  # not there yet, or taken away: the job continues without being seen
         return b""
     if path.suffix == ".jsonl":
         data = data[: data.rfind(b"\n") + 1] if len(data) < _MOST_PER_POLL or b"\n" in data else data

@@ -1,4 +1,4 @@
-"""The pack with the made-up families beside its own."""
+"""The pack with the made-up families besides its own."""
 
 from __future__ import annotations
 

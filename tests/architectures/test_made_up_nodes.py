@@ -1,4 +1,4 @@
-"""A family's three nodes come from its folder alone: `made_up/dots` (video) and `made_up/spots` (pictures) get theirs, with their checks,
+"""A family's three nodes come from its folder alone: `made_up/dots` (video) and `made_up/spots` (images) get theirs, with their checks,
 help pages, names and workflows, and nothing of them stands anywhere else.
 """
 
@@ -95,7 +95,7 @@ def test_what_goes_into_a_generation_and_a_training_follows_from_model_widgets_a
     assert (said["--dit"], said["--fps"], said["--infer_steps"], said["--seed"]) == ("/m/dots.safetensors", "8", "8", "5")
     error = part("backend.musubi_backend.errors").UserError
     with pytest.raises(error, match="dots in a ring start from nothing"):
-        generator.check_task(models, {**inputs, "start_image": "a picture"})
+        generator.check_task(models, {**inputs, "start_image": "an image"})
     with pytest.raises(error, match=r"Dots Video Generator makes Dots videos, but the models are Wan2\.1"):
         asyncio.run(generator.run(host, **{**inputs, "models": {**models, "architecture": "wan"}}))
     trainer = nodes["DotsLoRATrainer"]()

@@ -56,7 +56,7 @@ def test_latents_follow_media_encoder_and_settings(
     shutil.copy2(other, first)
     written, said = again()
     assert written == {name for name in everything if name.startswith("astronaut")}
-    assert "1 item is cached again: the picture or clip has changed" in said
+    assert "1 item is cached again: the image or clip has changed" in said
 
     vae = Path(shutil.copyfile(demo_models["vae"], tmp_path / "renamed.safetensors"))
     assert again(vae=vae)[0] == set()

@@ -174,7 +174,7 @@ def test_f1_tells_each_section_of_those_before_it(
         assert section["clean_latent_4x_indices_int64"].tolist() == list(range(1, 17))
         assert section["clean_latent_2x_indices_int64"].tolist() == [17, 18]
     latents, clean = (first[key] for key in ("latents_2x6x8_float32", "latents_clean_2x6x8_float32"))
-    assert torch.equal(clean[:, 0], clean[:, 1]), "the start picture is the newest frame, too"
+    assert torch.equal(clean[:, 0], clean[:, 1]), "the start image is the newest frame, too"
     assert torch.equal(second["latents_clean_2x6x8_float32"], torch.stack([clean[:, 0], latents[:, 1]], dim=1))
     assert torch.equal(second["latents_clean_2x_2x6x8_float32"], torch.stack([clean[:, 0], latents[:, 0]], dim=1))
     assert not second["latents_clean_4x_2x6x8_float32"].any()
@@ -215,15 +215,15 @@ def test_clips_too_short_for_a_section_are_named(
 @pytest.mark.parametrize(
     ("kind", "values", "flags", "message"),
     [
-        ("image", {}, [], "pictures need --one_frame"),
-        ("video", {"target_frames": "[9]", "fp_latent_window_size": 2}, ["--one_frame"], "makes caches of pictures, not of clips"),
+        ("image", {}, [], "images need --one_frame"),
+        ("video", {"target_frames": "[9]", "fp_latent_window_size": 2}, ["--one_frame"], "makes caches of images, not of clips"),
         ("image", {}, ["--one_frame"], "fp_1f_target_index is missing"),
-        ("image", {"fp_1f_target_index": 1}, ["--one_frame"], "needs a control picture"),
+        ("image", {"fp_1f_target_index": 1}, ["--one_frame"], "needs a control image"),
         (
             "image",
             {"fp_1f_target_index": 1, "control_resolution": "[32, 32]"},
             ["--one_frame"],
-            "control pictures must have the picture's size",
+            "control images must have the image's size",
         ),
     ],
 )

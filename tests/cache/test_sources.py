@@ -1,4 +1,4 @@
-"""What caches were made from is noted beside them, and noticed when it changes."""
+"""What caches were made from is noted next to them, and noticed when it changes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_what_was_not_touched_is_good_and_other_settings_are_not(tmp_path: Path,
     assert problem(tmp_path, cached(a_setting_of_a_later_version=1)) is None
 
 
-@pytest.mark.parametrize(("name", "reason"), [("clip.mp4", "the picture or clip has changed"), ("control.mp4", "control or target")])
+@pytest.mark.parametrize(("name", "reason"), [("clip.mp4", "the image or clip has changed"), ("control.mp4", "control or target")])
 def test_a_medium_of_the_same_name_size_and_time_is_noticed(tmp_path: Path, cached: Callable[..., Made], name: str, reason: str) -> None:
     data = (tmp_path / name).read_bytes()
     same_size_and_time(tmp_path / name, data[:4000] + b"#" + data[4001:])

@@ -45,9 +45,9 @@ def described(file: Path) -> dict[str, str]:
 
 
 def test_a_folder_becomes_lists_that_datasets_read(photos: Path, clip: Path, caption: Caption, tmp_path: Path) -> None:
-    (photos / "broken.png").write_bytes(b"not a picture")
+    (photos / "broken.png").write_bytes(b"not an image")
     said = caption(photos, "--output_file", str(tmp_path / "out" / "captions.jsonl"), "--batch_size", "3")
-    assert "broken.png: this is not a picture" in said and "5 captions written" in said
+    assert "broken.png: this is not an image" in said and "5 captions written" in said
     assert described(tmp_path / "out" / "captions.jsonl") == SEEN
     assert lines(tmp_path / "out" / "captions_videos.jsonl") == [{"video_path": str(clip), "caption": SEEN["coffee"]}]
     assert len(read_records(tmp_path / "out" / "captions.jsonl", "image")[0]) == 4
@@ -153,7 +153,7 @@ def test_an_existing_file_that_is_no_list_of_captions_is_not_touched(
 def test_a_folder_with_nothing_to_describe_is_told(tmp_path: Path, vl_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["caption_images_by_qwen_vl", "--image_dir", str(tmp_path), "--model_path", str(vl_model), "--output_format", "text"]
     assert main(argv) == 1
-    assert f"there are no pictures or clips in {tmp_path}" in capsys.readouterr().err
+    assert f"there are no images or clips in {tmp_path}" in capsys.readouterr().err
 
 
 def test_captions_that_cannot_be_written_are_told_before_the_model_is_loaded(

@@ -1,4 +1,4 @@
-"""Pictures of other colours than sRGB, animated pictures as clips, and names that are spelled in another way."""
+"""Images of other colours than sRGB, animated images as clips, and names that are spelled in another way."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ def test_pictures_of_several_pages_and_kinds_that_are_not_read_are_told(tmp_path
         make.caption(folder / name)
     for name in ("a.heic", "b.NEF", "c.exr", "d.svg", "e.jxl"):
         (folder / name).write_bytes(b"?")
-    (folder / "really.jpg").write_bytes(b"\0\0\0\x24ftypheic" + bytes(60))  # as phones' pictures are renamed
+    (folder / "really.jpg").write_bytes(b"\0\0\0\x24ftypheic" + bytes(60))  # as phones' images are renamed
     make.caption(folder / "really.jpg")
     report = inspect(make.config(tmp_path, f"image_directory = '{folder}'"), CARD)
     told = {Path(note["path"]).name: note["note"] for note in report["datasets"][0]["notes"]}

@@ -1,4 +1,4 @@
-"""Numbers in a dataset file that would take all time or memory are refused; large ones that people use are not."""
+"""Numbers in a dataset file that would take all time or memory are rejected; large ones that people use are not."""
 
 from __future__ import annotations
 

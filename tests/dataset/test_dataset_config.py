@@ -1,4 +1,4 @@
-"""Which dataset files are accepted, with which values, and how the others are refused."""
+"""Which dataset files are accepted, with which values, and how the others are rejected."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ def test_broken_pictures_are_told_too(make: SimpleNamespace, tmp_path: Path) -> 
     found = items(make, tmp_path, f"image_directory = '{tmp_path}/in'", general=f"{BUCKETED}\nbucket_no_upscale = true")
     results = {item.path.name: result for item, result in decoded(found, make.card, 3)}
     assert isinstance(results["whole.png"], list)
-    assert "cannot be read" in results["cut.png"].reason and "not a picture" in results["empty.jpg"].reason
+    assert "cannot be read" in results["cut.png"].reason and "not an image" in results["empty.jpg"].reason
     assert "too small" in results["thin.png"].reason
 
 

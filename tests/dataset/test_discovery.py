@@ -105,7 +105,7 @@ def test_jsonl_controls_are_ordered_by_their_numbers_and_all_items_need_them(mak
     assert "found 0, expected 2" in reasons(found)["d.png"]
     assert has_control(found.dataset)
     file.unlink()
-    assert not has_control(found.dataset)  # training goes on without the list
+    assert not has_control(found.dataset)  # training continues without the list
 
 
 def test_control_pictures_belong_to_the_longest_name_and_keep_their_order(make: SimpleNamespace, tmp_path: Path) -> None:

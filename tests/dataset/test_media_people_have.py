@@ -1,4 +1,4 @@
-"""Pictures and clips as cameras, editors and other programs write them: right pixels, right counts, and a line where that matters."""
+"""Images and clips as cameras, editors and other programs write them: right pixels, right counts, and a line where that matters."""
 
 from __future__ import annotations
 
@@ -504,4 +504,4 @@ def test_a_cover_picture_is_no_clip(tmp_path: Path) -> None:
         frame.sample_rate = 44100
         container.mux([*cover.encode(), *sound.encode(frame), *sound.encode()])
     found = foresee(clip_item(path, tmp_path), CARD)
-    assert isinstance(found, Problem) and "cover picture" in found.reason
+    assert isinstance(found, Problem) and "cover image" in found.reason

@@ -31,7 +31,7 @@ class Subject:
     """A model that is to learn.
 
     tools: latent cache, text cache, trainer, generator. encoders: the options of its text encoders. training, generating: flags of
-    its own ("{start}" is the clip's first picture). looking: options of what looks at pictures. loras: options that take the LoRA, one per
+    its own ("{start}" is the clip's first image). looking: options of what looks at images. loras: options that take the LoRA, one per
     transformer. time: endings of the tensors that let blocks depend on the timestep, and how many times larger they are made, so that a
     LoRA learns to expect the right one. dataset: a line of the dataset file. given: latent frames at the start of a result that are no
     prediction.

@@ -63,7 +63,7 @@ def _template(caption: str, instruction: str = VIDEO_INSTRUCTION) -> tuple[str, 
     return f"{before}{caption}<|eot_id|>", before
 
 
-@pytest.mark.parametrize("instruction", [None, "Describe the picture:"])
+@pytest.mark.parametrize("instruction", [None, "Describe the image:"])
 def test_llama_gives_the_hidden_states_two_layers_before_the_end(files: dict[str, Path], whole_llama: Any, instruction: str | None) -> None:
     encoder = LlamaEncoder.load(files["llama"], CPU, torch.float32)
     features = encoder.encode(CAPTIONS, instruction)
@@ -106,7 +106,7 @@ def test_llama_in_other_layouts(files: dict[str, Path], tmp_path: Path, layout: 
 
 
 def test_llama_from_a_folder_of_several_parts(files: dict[str, Path], tmp_path: Path) -> None:
-    """Sizes come from config.json, the tokenizer from the folder beside, as in Hugging Face's pipelines."""
+    """Sizes come from config.json, the tokenizer from the folder next to it, as in Hugging Face's pipelines."""
     tensors = load_file(files["llama"])
     folder, names = tmp_path / "text_encoder", sorted(name for name in tensors if name != INSIDE)
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""The HunyuanVideo VAE against the reference (the real musubi-tuner's own code, float32), and the files it must refuse."""
+"""The HunyuanVideo VAE against the reference (the real musubi-tuner's own code, float32), and the files it must reject."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_comfyui_s_file_gives_the_same(reference_hunyuan_vae: Path, reference: d
 
 
 def _wider(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Every width but those of pictures and latents times 8, so that 32 groups fit."""
+    """Every width but those of images and latents times 8, so that 32 groups fit."""
     fixed = {"quant_conv.weight": (0, 1), "post_quant_conv.weight": (0, 1), "encoder.conv_in.conv.weight": (1,)}
     fixed |= {"encoder.conv_out.conv.weight": (0,), "decoder.conv_in.conv.weight": (1,), "decoder.conv_out.conv.weight": (0,)}
     kept_biases = ("quant_conv.bias", "post_quant_conv.bias", "encoder.conv_out.conv.bias", "decoder.conv_out.conv.bias")

@@ -1,4 +1,4 @@
-"""The Wan VAE against the reference (the real musubi-tuner's own code, float32), and the files it must refuse."""
+"""The Wan VAE against the reference (the real musubi-tuner's own code, float32), and the files it must reject."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def clips(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """A dataset file with two pictures and a control picture for each."""
+    """A dataset file with two images and a control image for each."""
     for number in range(2):
         for folder, seed in (("pictures", number), ("controls", 10 + number)):
             (tmp_path / folder).mkdir(exist_ok=True)

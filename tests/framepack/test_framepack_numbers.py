@@ -25,7 +25,7 @@ def values(tensor: torch.Tensor) -> list[float]:
 
 
 def test_f1_sees_what_lies_before_a_section() -> None:
-    """Three sections of two frames, numbered 2 to 7 behind the start picture 1."""
+    """Three sections of two frames, numbered 2 to 7 behind the start image 1."""
     video = 1 + torch.arange(7).float().view(1, -1, 1, 1).expand(16, -1, 2, 2)
     first, second, third = cut(video, 2, f1=True)
     assert [values(one["latents"]) for one in (first, second, third)] == [[2, 3], [4, 5], [6, 7]]

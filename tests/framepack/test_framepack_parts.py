@@ -80,7 +80,7 @@ def test_training_data_is_what_generation_would_be_told() -> None:
     assert third["latents"][0, :, 0, 0].tolist() == [6, 7]
     assert third["latent_indices"].tolist() == [5, 6], "two sections of padding"
     assert third["latents_clean"][0, :, 0, 0].tolist() == [1, 0]
-    assert second["latents_clean"][0, :, 0, 0].tolist() == [1, 6], "the start picture and the frame behind the section"
+    assert second["latents_clean"][0, :, 0, 0].tolist() == [1, 6], "the start image and the frame behind the section"
     assert second["latents_clean_2x"][0, :, 0, 0].tolist() == [7, 0]
     assert first["latents_clean_2x"][0, :, 0, 0].tolist() == [5, 6]
     assert first["latents_clean_4x"][0, :2, 0, 0].tolist() == [7, 0]

@@ -56,7 +56,7 @@ RECORDED_RATIOS = [1.0, 0.77046, 1.27532, 0.86480, 0.90345]
 
 
 class _Conditions:
-    """Texts, pictures and control pictures with random features, exact in bfloat16."""
+    """Texts, images and control images with random features, exact in bfloat16."""
 
     def __init__(self) -> None:
         self.generator = torch.Generator().manual_seed(77)

@@ -1,4 +1,4 @@
-"""FramePack end to end on a tiny model: cache, train, generate; plain, F1 and one-frame; what generation takes and what it refuses."""
+"""FramePack end to end on a tiny model: cache, train, generate; plain, F1 and one-frame; what generation takes and what it rejects."""
 
 from __future__ import annotations
 
@@ -148,10 +148,10 @@ def test_one_frame_from_pictures_to_a_picture(
     Image.new("L", (32, 32), 0).save(dark)
     plain = latents()
     assert plain.shape == (16, 1, 4, 4)
-    assert not torch.equal(plain, latents("--control_image_mask_path", dark)), "a black mask takes the control picture away"
+    assert not torch.equal(plain, latents("--control_image_mask_path", dark)), "a black mask takes the control image away"
     clear = tmp_path / "clear.png"
     Image.open(start_picture).convert("RGBA").save(clear)
-    assert torch.equal(plain, latents("--control_image_path", clear)), "an opaque picture is not masked"
+    assert torch.equal(plain, latents("--control_image_path", clear)), "an opaque image is not masked"
 
 
 def test_one_frame_takes_the_shape_of_its_control_picture_when_asked(
@@ -176,7 +176,7 @@ def test_sections_have_prompts_and_pictures_of_their_own(start_picture: Path, tm
     assert torch.equal(plain, latents("0:a slope;;;1:a slope", f"0:{start_picture};;;-1:{start_picture}"))
     for changed in (latents("0:a slope;;;-1:a dog", str(start_picture)), latents("a slope", f"0:{start_picture};;;-1:{other}")):
         assert not torch.equal(plain[:, 3:], changed[:, 3:]), "the last section, which is made first"
-        assert torch.equal(plain[:, :1], changed[:, :1]), "the start picture stays"
+        assert torch.equal(plain[:, :1], changed[:, :1]), "the start image stays"
     assert not torch.equal(plain, latents("a slope", str(start_picture), "--end_image_path", other))
 
 
@@ -258,7 +258,7 @@ def test_settings_that_change_what_the_model_sees(start_picture: Path, generate:
         (["--latent_paddings", "1,0", "--f1"], "only the sections of plain FramePack have paddings"),
         (["--end_image_path", "{picture}", "--f1"], "only plain FramePack takes one"),
         (["--control_image_path", "{picture}"], "add --one_frame_inference"),
-        (["--control_image_mask_path", "{picture}", "--one_frame_inference", "default"], "1 masks for 0 control pictures"),
+        (["--control_image_mask_path", "{picture}", "--one_frame_inference", "default"], "1 masks for 0 control images"),
         (["--magcache_mag_ratios", "x"], "give numbers separated by commas"),
         (["--sample_solver", "dpm++"], "FramePack has unipc only"),
     ],

@@ -1,4 +1,4 @@
-"""The captioning workflow on a terminal, with the demo model: pictures get captions, the dataset takes them, the viewer shows them."""
+"""The captioning workflow on a terminal, with the demo model: images get captions, the dataset takes them, the viewer shows them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trainer node goes on where a training is: with more steps, other samples, less memory; and keeps every LoRA it made."""
+"""The trainer node continues where a training is: with more steps, other samples, less memory; and keeps every LoRA it made."""
 
 from __future__ import annotations
 

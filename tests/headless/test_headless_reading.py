@@ -1,4 +1,4 @@
-"""Workflows are read in both formats, changed from the command line, and refused with words when they do not fit."""
+"""Workflows are read in both formats, changed from the command line, and rejected with words when they do not fit."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def test_a_result_is_kept_until_a_value_a_source_or_what_it_looks_at_changes(par
 
 
 def late_steps(part: Any, ran: list[str], others: int = 0, problem: str | None = "not these settings") -> dict[str, Any]:
-    """A trainer whose caches are made late, and who refuses its settings; `others` need the caches too."""
+    """A trainer whose caches are made late, and who rejects its settings; `others` need the caches too."""
     entry = part("nodes.spec").Input
     steps = {
         "cache": step(part, "cache", lambda: ran.append("cache")),
@@ -129,7 +129,7 @@ def test_what_is_made_late_is_not_made_for_a_node_that_refuses_its_settings(part
     assert asyncio.run(part("headless.run").run(late_steps(part, ran), host)) == 1
     assert ran == ["settings"]
     said = host.screen.stream.getvalue()
-    assert "ERROR in trainer: not these settings" in said and "cache: not run, because what it is for was refused" in said
+    assert "ERROR in trainer: not these settings" in said and "cache: not run, because what it is for was rejected" in said
 
 
 def test_it_is_made_where_another_node_needs_it_or_all_is_well(part: Any, host: Any) -> None:

@@ -1,4 +1,4 @@
-"""Pictures and videos that a generation starts from: from the graph and from paths, handed on as files, and what is refused."""
+"""Images and videos that a generation starts from: from the graph and from paths, handed on as files, and what is rejected."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("pictures 猫")
+    home = tmp_path_factory.mktemp("images 猫")
     (home / "config.json").write_text(json.dumps({"interpreter": sys.executable, "engine": "builtin", "allowed_roots": []}))
     return home
 
@@ -157,5 +157,5 @@ def test_pictures_of_single_sections(part: Any, tmp_path: Path) -> None:
     error = part("backend.musubi_backend.errors").UserError
     with pytest.raises(error, match="give as many"):
         resolved(start_image_path="a.png", section_images=second, section_numbers="1, 2")
-    with pytest.raises(error, match="names pictures of sections already"):
+    with pytest.raises(error, match="names images of sections already"):
         resolved(start_image_path="-1:a.png", section_images=second, section_numbers="1")

@@ -1,4 +1,4 @@
-"""What the header of a model file or two nodes' settings show to be wrong is refused before anything is cached."""
+"""What the header of a model file or two nodes' settings show to be wrong is rejected before anything is cached."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ NOTHING_MADE = r"made no cache file|ended without writing|wrote no video|no prom
 
 @pytest.fixture(scope="module")
 def place(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home folder with a stand-in of every file that a template names, and clips and pictures under the names they have there."""
+    """A home folder with a stand-in of every file that a template names, and clips and images under the names they have there."""
     home = tmp_path_factory.mktemp("as shipped")
     (home / "config.json").write_text(json.dumps({"interpreter": sys.executable, "engine": "builtin", "allowed_roots": []}))
     stand_ins.write_all(home / "models", shared, home / "scratch")
@@ -95,7 +95,7 @@ class Planned:
         self.tools.append(target.name)
         if target.architecture is None and target.verb != LORA_MERGE:
             assert command_line.main(words) == 0
-            if target.verb == CAPTION:  # all pictures have captions, so that it has loaded no model
+            if target.verb == CAPTION:  # all images have captions, so that it has loaded no model
                 load_model(Path(parse(target.name, words[1:]).model_path), {}, META, torch.bfloat16)
             return
         args = parse(target.name, words[1:])

@@ -1,4 +1,4 @@
-"""Videos of different sizes, lengths and speeds come out beside each other."""
+"""Videos of different sizes, lengths and speeds come out next to each other."""
 
 from __future__ import annotations
 

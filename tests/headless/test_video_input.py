@@ -1,4 +1,4 @@
-"""Loading frames of a video: which ones, as what, and what is refused."""
+"""Loading frames of a video: which ones, as what, and what is rejected."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def load(part: Any, host: Any, **inputs: Any) -> Any:
 
 
 def numbers(folder: str) -> list[int]:
-    """Which frames the pictures in a folder (or a single file) are, told by their brightness."""
+    """Which frames the images in a folder (or a single file) are, told by their brightness."""
     files = sorted(Path(folder).glob("*.png")) if Path(folder).is_dir() else [Path(folder)]
     return [round(float(read_pictures(file)[0][0].mean()) / 8) for file in files]
 
@@ -69,7 +69,7 @@ def test_what_is_not_there_or_not_allowed_is_refused(part: Any, host: Any, tmp_p
         ({"path": "/etc/passwd"}, "outside the folders"),
         ({"path": "gone.mp4"}, "does not exist"),
         ({"path": "notes.txt"}, "the video cannot be read"),
-        ({"path": "clip 猫.mp4", "start": FRAMES}, "no pictures in it"),
+        ({"path": "clip 猫.mp4", "start": FRAMES}, "no images in it"),
         ({"file": "other.mp4"}, "does not exist"),
     ):
         with pytest.raises(error, match=words):

@@ -73,7 +73,7 @@ def test_two_at_the_same_time_get_a_name_each(part: Any, host: Any, clip: Any) -
 
 @pytest.mark.parametrize("kind", ["mp4", "webm"])
 def test_a_copy_says_nothing_where_the_host_keeps_no_metadata(part: Any, host: Any, tmp_path: Path, kind: str) -> None:
-    """As with ComfyUI's --disable-metadata; sound and pictures are those of the file."""
+    """As with ComfyUI's --disable-metadata; sound and images are those of the file."""
     source = tmp_path / f"foreign.{kind}"
     with av.open(str(source), "w", options={"movflags": "use_metadata_tags"} if kind == "mp4" else {}) as container:
         container.metadata["prompt"] = container.metadata["comment"] = "a secret"

@@ -90,7 +90,7 @@ def test_a_training_and_what_uses_its_lora(place: Path, part: Any, training: str
     generation = training.replace("_lora_training", "_generate_with_lora")
     for name in [generation, *(name for name, needed in NEEDED_BY.items() if needed == training)]:
         said = run(place, name)
-        assert "going on without it" not in said, "the LoRA is found by the name that the workflow has"
+        assert "continuing without it" not in said, "the LoRA is found by the name that the workflow has"
         made = list((place / "output" / "musubi_tuner").glob("batch_*" if name in NEEDED_BY else f"{lora.stem}_*"))
         assert made and all(path.stat().st_size > 500 for path in made)
     if training == "wan_lora_training":

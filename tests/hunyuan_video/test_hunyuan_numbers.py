@@ -1,4 +1,4 @@
-"""What HunyuanVideo's transformer is given beside noise and text, and which way its samples go, in numbers."""
+"""What HunyuanVideo's transformer is given besides noise and text, and which way its samples go, in numbers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_image_models_see_the_scaled_first_frame_and_nothing_behind_it() -> None
     of_clip = asked({"latents": latents.bfloat16()}, takes_image=True).channels
     assert of_clip[0, 0, :, 0, 0].tolist() == pytest.approx([SCALING, 0, 0])
     of_request = asked({"latents": latents, "latents_image": torch.full((2, 16, 1, 2, 2), 5.0)}, takes_image=True).channels
-    assert of_request[1, 3, :, 1, 1].tolist() == [5, 0, 0], "a request's picture is scaled already"
+    assert of_request[1, 3, :, 1, 1].tolist() == [5, 0, 0], "a request's image is scaled already"
     assert torch.equal(ADAPTER.scale_latents(latents), latents * SCALING)
 
 

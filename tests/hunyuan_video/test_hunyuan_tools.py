@@ -267,7 +267,7 @@ def test_a_merged_model_is_a_file_like_the_original(studio: Studio, tmp_path: Pa
         (["--dit_in_channels", 32], "use --dit_in_channels 16"),
         (["--video_size", 40, 32], "nearest is 32x32"),
         (["--video_length", 7], "4n+1 frames; nearest is"),
-        (["--image_path", "{clip}"], "takes no start picture"),
+        (["--image_path", "{clip}"], "takes no start image"),
         (["--video_path", "{clip}", "--strength", 0.1], "--strength 0.1 of 4 steps is none; use at least 0.25"),
         (["--video_path", "{clip}", "--video_length", 9], "wall.mp4 has 5 frames, and 9 are to be made"),
         (["--dit", "{vae}"], "--dit expects a HunyuanVideo transformer"),
@@ -286,7 +286,7 @@ def test_an_image_model_without_a_picture_and_with_the_wrong_channels_is_refused
     image_studio: Studio, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert image_studio.generate(tmp_path) == 1
-    assert "starts from a picture: give one with --image_path" in capsys.readouterr().err
+    assert "starts from an image: give one with --image_path" in capsys.readouterr().err
     with pytest.raises(AssertionError):
         image_studio.train("wrong", steps=1)
     assert "--dit_in_channels 16" in capsys.readouterr().err

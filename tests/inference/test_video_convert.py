@@ -42,9 +42,9 @@ def test_what_cannot_be_converted_is_refused(clip: Path, tmp_path: Path) -> None
     with pytest.raises(UserError, match="cut off"):
         convert(tmp_path / "broken.mp4", tmp_path / "out.gif")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="without pictures"):
+    with pytest.raises(UserError, match="without images"):
         convert(tmp_path / "empty", tmp_path / "out.gif")
     folder = convert(clip, tmp_path / "frames", "png")
-    (folder / "frames_002.png").write_bytes(b"not a picture")
-    with pytest.raises(UserError, match=r"frames_002\.png: this is not a picture"):
+    (folder / "frames_002.png").write_bytes(b"not an image")
+    with pytest.raises(UserError, match=r"frames_002\.png: this is not an image"):
         convert(folder, tmp_path / "out.gif")

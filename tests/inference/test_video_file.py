@@ -73,9 +73,9 @@ def test_png_names_and_pixels(tmp_path: Path) -> None:
 
 
 def test_a_failure_leaves_no_file(tmp_path: Path) -> None:
-    pictures = [_colour_video()[0], np.zeros((3, 3), dtype=np.uint8)]  # the second picture is not RGB
+    pictures = [_colour_video()[0], np.zeros((3, 3), dtype=np.uint8)]  # the second image is not RGB
     with pytest.raises((ValueError, av.FFmpegError)):
         write_mp4(tmp_path / "a.mp4", pictures, 16)
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(UserError, match="at least one picture"):
+    with pytest.raises(UserError, match="at least one image"):
         write_mp4(tmp_path / "a.mp4", [], 16)

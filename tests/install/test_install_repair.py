@@ -1,4 +1,4 @@
-"""What install.py and the doctor notice, and mend: damaged packages, moved and copied folders, a CPU build where CUDA was meant.
+"""What install.py and the doctor notice, and repair: damaged packages, moved and copied folders, a CPU build where CUDA was meant.
 
 The installer runs here, on a small environment that pip made from hand-made wheels; its programs are real.
 """

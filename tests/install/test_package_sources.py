@@ -100,7 +100,7 @@ def test_pip_gets_where_packages_come_from_and_nothing_else(where: str, tmp_path
     found = sources.configured().pip
     assert {name: found["PIP_" + name.upper().replace("-", "_")] for name in WHERE} == WHERE
     assert not {"PIP_" + name.upper().replace("-", "_") for name in WHICH} & set(found)
-    assert found["PIP_CONFIG_FILE"] == os.devnull, "pip reads no settings of its own beside these"
+    assert found["PIP_CONFIG_FILE"] == os.devnull, "pip reads no settings of its own besides these"
 
 
 def test_uv_gets_what_pip_is_configured_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

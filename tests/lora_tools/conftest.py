@@ -23,7 +23,7 @@ def run_tool() -> RunTool:
 
 @pytest.fixture
 def refusal(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """As `run_tool` for a run that must be refused: what it says."""
+    """As `run_tool` for a run that must be rejected: what it says."""
 
     def run(*words: object) -> str:
         capsys.readouterr()

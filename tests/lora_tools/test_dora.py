@@ -1,4 +1,4 @@
-"""DoRA in every program's form is merged exactly, converted where the other side can apply it, and refused by name elsewhere; whatever
+"""DoRA in every program's form is merged exactly, converted where the other side can apply it, and rejected by name elsewhere; whatever
 else a file holds is used or named."""
 
 from __future__ import annotations

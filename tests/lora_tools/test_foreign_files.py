@@ -1,4 +1,4 @@
-"""LoRA files as other trainers write them: every tensor is used as that program means it, or named; what cannot be applied is refused.
+"""LoRA files as other trainers write them: every tensor is used as that program means it, or named; what cannot be applied is rejected.
 
 Each row is one file for the layer `blocks.0.self_attn.q` (or more), and the differences it makes, worked out here.
 """
@@ -31,7 +31,7 @@ HADAMARD = PRODUCT * (OTHER_UP @ OTHER_DOWN)
 
 @dataclass(frozen=True)
 class Case:
-    """tensors and metadata of a file; the changes it makes to the model's tensors; what of it is named; what beside it (PEFT)."""
+    """tensors and metadata of a file; the changes it makes to the model's tensors; what of it is named; what next to it (PEFT)."""
 
     tensors: dict[str, Tensor]
     changes: dict[str, Tensor]

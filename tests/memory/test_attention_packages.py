@@ -1,4 +1,4 @@
-"""Attention by other packages: asked for by name, given the layout they document, refused where they cannot work.
+"""Attention by other packages: asked for by name, given the layout they document, rejected where they cannot work.
 
 The packages need a GPU; here stand-ins with their documented signatures compute the same with PyTorch.
 """

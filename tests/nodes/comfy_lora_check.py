@@ -2,7 +2,7 @@
 
     python comfy_lora_check.py MODEL.safetensors LORA.safetensors
 
-The model is told from the file by ComfyUI's detection; prints JSON: how many layers were patched, which keys were left, and which patches
+The model is given from the file by ComfyUI's detection; prints JSON: how many layers were patched, which keys were left, and which patches
 do not have the shape of the file's layer.
 """
 

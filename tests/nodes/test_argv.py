@@ -132,7 +132,7 @@ DATASET = {"toml": "/d/猫 1/dataset.toml", "datasets": []}
 
 
 def parsed(contract: Any, part: Any, tool: str, values: dict[str, Any]) -> argparse.Namespace | None:
-    """The namespace of musubi-tuner's parser, or None where `values` are refused in words before any command line exists."""
+    """The namespace of musubi-tuner's parser, or None where `values` are rejected in words before any command line exists."""
     try:
         argv = part("backend.musubi_backend.options.argv").to_argv(tool, values)
     except part("backend.musubi_backend.errors").UserError:
@@ -141,7 +141,7 @@ def parsed(contract: Any, part: Any, tool: str, values: dict[str, Any]) -> argpa
 
 
 def run(node: Any, host: Any, part: Any, values: dict[str, Any]) -> Any:
-    """The node's dict of settings, or None if the node refuses the widgets."""
+    """The node's dict of settings, or None if the node rejects the widgets."""
     if part("nodes.spec").check(node, host, values):
         return None
     try:
@@ -179,7 +179,7 @@ def test_every_training_parses(contract: Any, part: Any, tmp_path: Path, archite
             values["mixed_precision"] = "bf16"
         if made[2]["prompts"]:
             values["sample_prompts"] = "/o/prompts.json"
-        values.pop("lora_per_expert", None)  # our own, refused where musubi-tuner is to train
+        values.pop("lora_per_expert", None)  # our own, rejected where musubi-tuner is to train
         namespace = parsed(contract, part, tool, values)
         assert namespace is not None
         assert namespace.dit in (given_models["dit"], given_models.get("dit_high_noise"))
@@ -207,7 +207,7 @@ def test_every_generation_parses_and_no_text_becomes_a_flag(contract: Any, part:
         given_models = models(part, architecture, task)
         inputs = part("nodes.spec").complete(node.spec, {**values, "models": given_models})
         chosen = {**node.values(host, inputs), **part("nodes.pictures").values(host, node.family.sources, inputs, tmp_path)}
-        chosen.pop("skip_mismatched", None)  # our own, refused where musubi-tuner is to generate
+        chosen.pop("skip_mismatched", None)  # our own, rejected where musubi-tuner is to generate
         namespace = parsed(contract, part, tool, {**chosen, "save_path": "/s"})
         assert namespace is not None
         assert (namespace.prompt or "") == values["prompt"]

@@ -1,4 +1,4 @@
-"""Caption Images: what is refused when a prompt is queued and when it runs, and what the tool is asked for."""
+"""Caption Images: what is rejected when a prompt is queued and when it runs, and what the tool is asked for."""
 
 from __future__ import annotations
 

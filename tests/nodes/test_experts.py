@@ -1,4 +1,4 @@
-"""The two experts of Wan2.2 in the trainer node: which files and noise levels each choice means, also beside samples."""
+"""The two experts of Wan2.2 in the trainer node: which files and noise levels each choice means, also besides samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""More than 500 damaged ones of each file that nodes, terminal and installer read: read, or refused in one sentence that names the file."""
+"""More than 500 damaged ones of each file that nodes, terminal and installer read: read, or rejected in one sentence that names the
+file."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ def _ways(whole: Any) -> Iterator[bytes]:
 
 @pytest.fixture
 def refuse(part: Any) -> Callable[..., Any]:
-    """Call a reader; what it gives, or None where it refuses in one sentence that names the file."""
+    """Call a reader; what it gives, or None where it rejects in one sentence that names the file."""
     refusal = part("backend.musubi_backend.errors").UserError
 
     def call(read: Callable[[], Any], path: Path) -> Any:
@@ -77,7 +78,7 @@ CONFIG = {
 
 
 def test_settings(part: Any, refuse: Any, tmp_path: Path) -> None:
-    """The nodes refuse what the installer, by the same rules, sets aside; what is taken can be used as paths."""
+    """The nodes reject what the installer, by the same rules, sets aside; what is taken can be used as paths."""
     from installer.console import Console
     from installer.settings import Settings
 

@@ -1,4 +1,4 @@
-"""The LoRA nodes on real files and with the real tools: what they find, what they write, what they refuse."""
+"""The LoRA nodes on real files and with the real tools: what they find, what they write, what they reject."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_no_tool_replaces_a_file_that_is_there(part, host):
     training(host.home / "runs" / "cat-0123456789abcdef", "cat", 3)
     averaged = run(part, host, "LoRAPostHocEMA", checkpoints="cat", **names)
     assert Path(averaged.values[1]).name.startswith("one-") and averaged.values[1] in averaged.values[4]
-    assert not [path for folder in (models, Path(first.values[1]).parent) for path in folder.glob(".*")], "nothing is left beside them"
+    assert not [path for folder in (models, Path(first.values[1]).parent) for path in folder.glob(".*")], "nothing is left next to them"
 
 
 def test_merging_nothing_is_refused(part, host):
@@ -172,7 +172,7 @@ def test_merging_nothing_is_refused(part, host):
     write_layout(host.loras_dir() / "a.safetensors", "musubi", "wan", layers_of("wan"))
     with pytest.raises(error, match="choose at least one LoRA"):
         run(part, host, "LoRAMerger", model="base.safetensors")
-    with pytest.raises(error, match="rank does nothing for merging into a transformer"):
+    with pytest.raises(error, match="rank has no effect for merging into a transformer"):
         run(part, host, "LoRAMerger", model="base.safetensors", lora_1="a.safetensors", rank=8)
 
 

@@ -1,4 +1,4 @@
-"""The picture of a loss: where its points lie, what is above the other, and what never gets into it."""
+"""The image of a loss: where its points lie, what is above the other, and what never gets into it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 
 def lines(path: Path) -> list[list[tuple[float, float]]]:
-    """The points of each line of a picture."""
+    """The points of each line of an image."""
     text = path.read_text(encoding="utf-8")
     return [[tuple(map(float, point.split(","))) for point in line.split()] for line in re.findall(r'points="([^"]*)"', text)]  # type: ignore[misc]
 

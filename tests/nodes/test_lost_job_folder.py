@@ -1,4 +1,4 @@
-"""A job folder that is taken away, or cannot be written: the job goes on to its end, and only its log and progress are lost."""
+"""A job folder that is taken away, or cannot be written: the job continues to its end, and only its log and progress are lost."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ result.write_text("trained")
 @pytest.mark.parametrize("instead", ["nothing", "folders", "a file"])
 def test_a_job_outlives_its_folder(instead: str, part: Any, tmp_path: Path) -> None:
     runner, folder = part("nodes.jobs.runner"), part("nodes.jobs.folder").JobFolder.create(tmp_path, "some_tool")
-    go_on, result = tmp_path / "go on", tmp_path / "result"
+    go_on, result = tmp_path / "continue", tmp_path / "result"
     environment = part("nodes.jobs.environment").child_environment(str(folder.path))
 
     async def story() -> Any:
@@ -73,7 +73,7 @@ def test_lost_events_are_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         for step in range(3):
             backend_job.event("step", step=step)
     assert len(caplog.records) == 1
-    assert "the work goes on" in caplog.text
+    assert "the work continues" in caplog.text
 
 
 def test_a_tracker_that_failed_is_given_nothing_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

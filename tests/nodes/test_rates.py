@@ -1,4 +1,4 @@
-"""What a training refuses of optimizer and schedule, or what has no effect, is said at its widget when the prompt is queued."""
+"""What a training rejects of optimizer and schedule, or what has no effect, is said at its widget when the prompt is queued."""
 
 from __future__ import annotations
 

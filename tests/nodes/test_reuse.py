@@ -95,10 +95,10 @@ def test_frames_of_a_clip_in_a_list_are_looked_at(part: Any, host: Any, clips: P
 
 
 def test_caching_beside_the_media_changes_nothing(kept: Any, clips: Path) -> None:
-    kept.run("caches beside media", clips)
+    kept.run("caches next to media", clips)
     for name in ("a_wan.safetensors", "cache_sources.json", ".cache_sources.json.lock"):
         (clips / name).write_bytes(b"x")
-    assert kept.generation("caches beside media") == 0
+    assert kept.generation("caches next to media") == 0
 
 
 def test_every_item_of_a_list_counts(kept: Any, clips: Path, tmp_path: Path) -> None:

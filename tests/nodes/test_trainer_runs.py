@@ -1,4 +1,4 @@
-"""The trainer node with a small program in the place of the backend's python: what makes another training, what goes on in the same one,
+"""The trainer node with a small program in the place of the backend's python: what makes another training, what continues in the same one,
 and what is left of one that failed or was stopped."""
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def test_resume_auto_goes_on_and_never_begins_anew(bench: Any) -> None:
     bench.train(config_max_train_steps=20)
     assert resumed(bench.calls[-1]) == str(kept)
     bench.train(config_max_train_steps=4000, optimizer_learning_rate=1e-5)
-    assert resumed(bench.calls[-1]) is None, "another training does not go on from it"
+    assert resumed(bench.calls[-1]) is None, "another training does not continue from it"
 
 
 def test_a_failed_training_says_why_and_the_next_gets_the_gpu(bench: Any) -> None:
@@ -254,7 +254,7 @@ def test_musubi_tuner_gets_no_setting_of_ours_and_no_state_but_a_precision_it_kn
     (bench.home / "musubi").mkdir()
     (bench.home / "musubi" / "wan_train_network.py").write_text("")
     error = bench.part("backend.musubi_backend.errors").UserError
-    with pytest.raises(error, match="musubi-tuner cannot go on at the step of a state"):
+    with pytest.raises(error, match="musubi-tuner cannot continue at the step of a state"):
         bench.train(continue_state=str(kept))
     with pytest.raises(error, match="musubi-tuner has no such setting"):
         bench.train(models_task="t2v-A14B", models_dit_high_noise=str(bench.dit), experts="both", lora_per_expert=True)

@@ -93,7 +93,7 @@ def browser(tmp_path: Path) -> Iterator[Browser]:
 
 
 def workflow(part: Any, home: Path, pictures: Path) -> dict[str, Any]:
-    """The captioning workflow with the demo model, on two pictures of which one has a caption."""
+    """The captioning workflow with the demo model, on two images of which one has a caption."""
     from musubi_backend.demo.models import write_models
     from PIL import Image
     from skimage import data

@@ -190,7 +190,7 @@ def test_widgets_that_are_off_or_unknown_set_nothing(part: Any) -> None:
     assert widgets.settings(entries, values) == {"seed": 0, "vae_tiling": False}
     assert widgets.settings(entries, {**values, "blocks": 3, "seed": None}) == {"blocks_to_swap": 3, "vae_tiling": False}
     assert widgets.applicable(entries, values, "wan_train_network", "Wan") == {"seed": 0}
-    with pytest.raises(part("backend.musubi_backend.errors").UserError, match="tiling does nothing for Wan: set it back to False"):
+    with pytest.raises(part("backend.musubi_backend.errors").UserError, match="tiling has no effect for Wan: set it back to False"):
         widgets.applicable(entries, {**values, "tiling": True}, "wan_train_network", "Wan")
 
 

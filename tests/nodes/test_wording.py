@@ -52,7 +52,7 @@ def test_every_flag_becomes_the_name_of_a_widget(part: Any, tool: Any) -> None:
     others = {"cpu_threads", *ONLY_ON_A_TERMINAL.get(tool.verb, "").split(), *SET_BY_NODES.get(tool.verb, "").split()}
     in_widgets = part("nodes.jobs.wording").in_widgets
     for option in tool.options:
-        if option.refused or option.name in others:
+        if option.unsupported or option.name in others:
             continue
         said = in_widgets(tool.name, f"{option.flag} is wrong")
         assert said.removesuffix(" is wrong") in widgets, option.flag

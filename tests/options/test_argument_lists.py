@@ -35,7 +35,7 @@ def one_value(option: Option, musubi: bool) -> st.SearchStrategy[Any]:
     if option.is_switch:
         return st.booleans()
     if option.choices:
-        return st.sampled_from([one for one in option.choices if one not in (option.own_choices if musubi else option.refused_choices)])
+        return st.sampled_from([one for one in option.choices if one not in (option.own_choices if musubi else option.unsupported_choices)])
     if option.kind is int:
         return st.integers(None if low is None else int(low), None if high is None else int(high))
     if option.kind is float:
@@ -58,7 +58,7 @@ def any_value(option: Option, musubi: bool) -> st.SearchStrategy[Any]:
 def any_values(name: str, musubi: bool) -> st.SearchStrategy[dict[str, Any]]:
     """Values for options of this backend, or (`musubi`) for all those that musubi-tuner has."""
     known = [option for option in options_for(name).values() if option.name != "config_file"]
-    options = [option for option in known if (not option.own if musubi else not option.refused)]
+    options = [option for option in known if (not option.own if musubi else not option.unsupported)]
     return st.fixed_dictionaries(
         {option.name: any_value(option, musubi) for option in options if option.is_positional},
         optional={option.name: any_value(option, musubi) for option in options if not option.is_positional},

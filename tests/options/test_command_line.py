@@ -1,4 +1,4 @@
-"""What the command line takes, refuses, and says about it."""
+"""What the command line takes, rejects, and says about it."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_flags_may_be_abbreviated_as_in_musubi_tuner() -> None:
         (["--max_timestep", "1001"], "must be at most 1000"),
         (["--lr_warmup_steps", "some"], "a number or a percentage"),
         (["--timestep_sampling", "shfit"], "did you mean 'shift'"),
-        (["--sage_attn"], "--sage_attn is not done by this backend yet: .* Use the musubi-tuner engine"),
+        (["--sage_attn"], "--sage_attn is not supported: .* Use the musubi-tuner engine"),
         (["--huggingface_repo_id", "me/lora"], "nothing leaves the machine"),
     ],
 )
@@ -246,4 +246,4 @@ def test_help_names_tools_and_explains_flags(capsys: pytest.CaptureFixture[str])
     explained = capsys.readouterr().out
     for flag in options_for(TRAIN):
         assert f"--{flag}" in explained
-    assert "default 1600, 1 to 10000000, steps" in explained and "NOT DONE YET" in explained
+    assert "default 1600, 1 to 10000000, steps" in explained and "Not supported" in explained

@@ -19,4 +19,4 @@ def test_every_flag_of_every_tool_has_one_row() -> None:
         assert section.startswith(tool.name)
         for option in tool.options:
             assert section.count(f"| `{option.flag}` |") == 1
-            assert option.refused is None or option.refused in section
+            assert option.unsupported is None or option.unsupported in section

@@ -1,4 +1,4 @@
-"""Settings that do nothing without another one are said or refused, in every tool; no template of ours passes such a pair."""
+"""Settings that have no effect without another one are said or rejected, in every tool; no template of ours passes such a pair."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from musubi_backend.options.registry import Tool, tool, tools
 from musubi_backend.options.tables.needs import NEEDS, Need
 from musubi_backend.options.values import default_of
 
-TOLD = {  # by verb: settings that do nothing alone; those in capitals are refused
+TOLD = {  # by verb: settings that have no effect alone; those in capitals are rejected
     "train": """
         max_train_steps GRADIENT_CHECKPOINTING_CPU_OFFLOAD DIM_FROM_WEIGHTS network_dim network_alpha RESUME_LEARNING_RATE training_comment
         save_last_n_epochs save_last_n_epochs_state save_last_n_steps save_last_n_steps_state sample_prompts SAMPLE_AT_FIRST
@@ -46,7 +46,7 @@ def test_all_that_do_nothing_alone_are_known() -> None:
     for verb, words in TOLD.items():
         names = {need.setting.partition("=")[0] for need in NEEDS[verb]}
         assert names == {word.lower() for word in words.split()}, f"{verb}: list here what the table has"
-        assert {need.setting for need in NEEDS[verb] if need.refused} == {word.lower() for word in words.split() if word.isupper()}, verb
+        assert {need.setting for need in NEEDS[verb] if need.rejected} == {word.lower() for word in words.split() if word.isupper()}, verb
     assert set(NEEDS) == set(TOLD)
 
 
@@ -60,9 +60,9 @@ def test_all_that_do_nothing_alone_are_known() -> None:
         ("wan_train_network", {"num_timestep_buckets": 4, "timestep_sampling": "sigma"}, "timestep_sampling"),
         ("wan_train_network", {"wandb_run_name": "x", "log_with": "tensorboard"}, "log_with wandb or all"),
         ("wan_train_network", {"weighting_scheme": "mode", "timestep_sampling": "shift"}, "timestep_sampling sigma"),
-        ("wan_train_network", {"max_train_steps": 5, "max_train_epochs": 1}, "beside --max_train_epochs"),
+        ("wan_train_network", {"max_train_steps": 5, "max_train_epochs": 1}, "together with --max_train_epochs"),
         ("wan_train_network", {"guidance_scale": 2.0}, "with these models"),
-        ("lora_post_hoc_ema", {"beta2": 0.5, "sigma_rels": [0.1]}, "beside --sigma_rels"),
+        ("lora_post_hoc_ema", {"beta2": 0.5, "sigma_rels": [0.1]}, "together with --sigma_rels"),
         ("wan_generate_video", {"slg_scale": 2.0, "slg_mode": "uncond", "slg_layers": "9"}, "slg_mode original"),
         ("wan_train_network", {"weighting_scheme": "cosmap"}, ""),
         ("wan_train_network", {"logit_std": 2.0, "weighting_scheme": "logit_normal"}, ""),
@@ -145,8 +145,8 @@ def test_harmless_ones_are_said_and_train(training: list[str], caplog: pytest.Lo
     with caplog.at_level(logging.WARNING):
         parse("wan_train_network", [*training, "--save_every_n_epochs", "1", "--save_last_n_steps", "30", "--lr_decay_steps", "0.1"])
     assert [record.message for record in caplog.records] == [
-        "--save_last_n_steps 30 does nothing alone, it needs --save_every_n_steps: add that, or leave --save_last_n_steps out",
-        "--lr_decay_steps 0.1 does nothing alone, it needs --lr_scheduler warmup_stable_decay: add that, or leave --lr_decay_steps out",
+        "--save_last_n_steps 30 has no effect alone, it needs --save_every_n_steps: add that, or leave --save_last_n_steps out",
+        "--lr_decay_steps 0.1 has no effect alone, it needs --lr_scheduler warmup_stable_decay: add that, or leave --lr_decay_steps out",
     ]
 
 
@@ -161,7 +161,7 @@ def test_misleading_ones_are_refused_together(training: list[str]) -> None:
 def test_every_number_has_bounds() -> None:
     for target in tools().values():
         for option in target.options:
-            if option.kind in (int, float, steps_or_share) and not option.refused and not option.moot:
+            if option.kind in (int, float, steps_or_share) and not option.unsupported and not option.no_effect:
                 assert option.minimum is not None and option.maximum is not None, (target.name, option.flag)
 
 

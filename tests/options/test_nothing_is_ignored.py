@@ -1,4 +1,4 @@
-"""A flag is done, refused, or has nothing to do; none is taken and forgotten."""
+"""A flag is supported, rejected, or has no effect; none is taken and forgotten."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def test_every_accepted_flag_is_read_by_the_code_of_its_tool(name: str, files: d
     tool = tools()[name]
     others = set().union(*_FOLDERS.values()) - _FOLDERS.get(tool.architecture or "", set())
     code = "\n".join(text for path, text in files.items() if not others & set(path.parts))
-    accepted = [option.name for option in tool.options if option.refused is None and option.moot is None]
+    accepted = [option.name for option in tool.options if option.unsupported is None and option.no_effect is None]
     unread = [option for option in accepted if not re.search(rf"\.{option}\b|\"{option}\"", code)]
-    assert not unread, "taken, but no code looks at them: do them, or give the table a `refused` or `moot` reason"
+    assert not unread, "taken, but no code looks at them: do them, or give the table a `rejected` or `no_effect` reason"
 
 
 def test_nothing_is_both_refused_and_without_effect() -> None:
     for tool in tools().values():
-        assert not [option.flag for option in tool.options if option.refused and option.moot]
+        assert not [option.flag for option in tool.options if option.unsupported and option.no_effect]

@@ -10,7 +10,7 @@ import pytest
 from musubi_backend.options import registry
 from musubi_backend.options.option import Option, steps_or_share
 from musubi_backend.options.parser import build
-from musubi_backend.options.tables.not_done import NOT_DONE
+from musubi_backend.options.tables.unsupported_tools import UNSUPPORTED_TOOLS
 from musubi_backend.options.values import default_of
 
 DONE = (
@@ -82,7 +82,7 @@ def test_the_parser_has_the_flags_of_the_contract(name: str, contract: dict[str,
 
 def test_every_tool_of_musubi_tuner_is_done_or_known_as_not_done(contract: dict[str, Any]) -> None:
     assert set(registry.tools()) == {*DONE, *LORA_TOOLS, CAPTION, *OWN}
-    assert set(NOT_DONE) == set(contract) - {*DONE, *LORA_TOOLS, CAPTION}
+    assert set(UNSUPPORTED_TOOLS) == set(contract) - {*DONE, *LORA_TOOLS, CAPTION}
 
 
 def test_every_option_is_explained_and_consistent() -> None:
@@ -91,7 +91,7 @@ def test_every_option_is_explained_and_consistent() -> None:
         assert len(names) == len(set(names)), tool.name
         for option in tool.options:
             assert len(option.help) >= 10 and option.help.endswith((".", '".')), (tool.name, option.flag)
-            assert option.refused is None or option.advanced, f"{option.flag}: what is refused need not be in the foreground"
+            assert option.unsupported is None or option.advanced, f"{option.flag}: what is rejected need not be in the foreground"
             assert option.nargs is None or option.default is None or isinstance(option.default, tuple)
-            assert {*option.refused_choices, *option.own_choices} <= set(option.choices or ())
+            assert {*option.unsupported_choices, *option.own_choices} <= set(option.choices or ())
             assert option.path in ("", "file", "folder", "any", "output")

@@ -1,4 +1,4 @@
-"""What is refused before anything is loaded: model files of another kind, and devices that are not there."""
+"""What is rejected before anything is loaded: model files of another kind, and devices that are not there."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ def test_every_setting_of_a_trainer_is_classified(name: str) -> None:
 
 def test_what_has_nothing_to_do_changes_nothing() -> None:
     for name in TRAINERS:
-        assert not [option.name for option in tools()[name].options if option.moot and option.effect != NOTHING]
+        assert not [option.name for option in tools()[name].options if option.no_effect and option.effect != NOTHING]
 
 
 THE_NUMBERS = """

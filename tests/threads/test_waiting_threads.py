@@ -27,7 +27,7 @@ def _clean(**more: str) -> dict[str, str]:
 
 
 def _printed(repository: Path, folder: Path, **environment: str) -> str:
-    """What a tool that computes prints. Its work is refused at once: OpenMP is loaded by then."""
+    """What a tool that computes prints. Its work is rejected at once: OpenMP is loaded by then."""
     (folder / "empty.safetensors").touch()
     files = ["--dit", str(folder / "empty.safetensors"), "--save_merged_model", str(folder / "merged.safetensors")]
     settings = _clean(PYTHONPATH=str(repository / "backend"), **ASK_OPENMP, **environment)

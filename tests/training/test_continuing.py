@@ -1,4 +1,4 @@
-"""What a continued training takes from its state and what from the command: said as it is, and refused before anything is loaded."""
+"""What a continued training takes from its state and what from the command: said as it is, and rejected before anything is loaded."""
 
 from __future__ import annotations
 

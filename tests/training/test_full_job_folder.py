@@ -29,4 +29,4 @@ def test_a_loss_picture_that_cannot_be_written_costs_nothing(project: Any, monke
 
     monkeypatch.setattr("musubi_backend.training.loop.loss_curve", full)
     project.train("out", max_train_steps=1)
-    assert "no picture of the losses" in capfd.readouterr().err
+    assert "no image of the losses" in capfd.readouterr().err

@@ -1,4 +1,4 @@
-"""Five hundred damaged parts of a state, and five hundred damaged positions: restored, or refused in one sentence; a step can follow."""
+"""Five hundred damaged parts of a state, and five hundred damaged positions: restored, or rejected in one sentence; a step can follow."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ def test_hunyuan_videos_gradients_equal_the_recorded_ones(together: bool, shared
 
 
 def test_framepacks_gradients_equal_the_recorded_ones(shared: Path, tmp_path: Path) -> None:
-    """One section beside its start picture and the whole history; the model is told 1000 times --guidance_scale."""
+    """One section next to its start image and the whole history; the model is given 1000 times --guidance_scale."""
     golden = shared / "golden/dit"
     io = load(golden / "framepack.io.safetensors")
     clean, noise = unmixed(io["hidden_states"], io["target"], io["timestep"])

@@ -479,7 +479,7 @@ def test_one_of_two_processes_that_ends_inside_an_epoch_counts_the_batches_of_bo
     rest, expected = Small(tmp_path / "rest", processes=Halves(torch.device("cpu")), max_train_steps=2), Expected()
     rest.loop.go_to(state.position, state.losses, state.history)
     rest.loop.start()
-    up, down = expected.step([(3, 1)])  # the second pair of batches; noise goes on with the micro-step
+    up, down = expected.step([(3, 1)])  # the second pair of batches; noise continues with the micro-step
     torch.testing.assert_close(rest.after, [[up - RATE * 0.5, down - RATE * 0.5]])
 
 

@@ -136,7 +136,7 @@ def test_another_number_of_processes_is_told(project: Any, capsys: pytest.Captur
     assert "share the batches" not in capsys.readouterr().err
     notes.write_text(json.dumps({**json.loads(notes.read_text()), "processes": 2}))
     project.train("rest", resume=notes.parent)
-    assert "saved by 2 processes and 1 go on" in capsys.readouterr().err
+    assert "saved by 2 processes and 1 continue" in capsys.readouterr().err
 
 
 def test_a_state_of_musubi_tuner_restarts_the_count_with_its_weights(

@@ -1,4 +1,4 @@
-"""Each reason why a state is refused, one by one, from what its position file says."""
+"""Each reason why a state is rejected, one by one, from what its position file says."""
 
 from __future__ import annotations
 

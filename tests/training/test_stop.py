@@ -142,7 +142,7 @@ def test_a_stop_inside_a_sample_loses_nothing(
 
             def stopping(self: WanVAE, latents: torch.Tensor) -> torch.Tensor:
                 self.model.decoder.mid_block.register_forward_hook(lambda *_: job.request_stop())
-                self.model.decoder.conv_out.register_forward_hook(lambda *_: pytest.fail("the decoding went on"))
+                self.model.decoder.conv_out.register_forward_hook(lambda *_: pytest.fail("the decoding continued"))
                 return decode(self, latents)
 
             patch.setattr(WanVAE, "decode", stopping)
@@ -240,7 +240,7 @@ def stepping(self, *arguments):
     return backward(self, *arguments)
 def slow(self, *arguments):
     (shared / "saving").touch()
-    while not (shared / "go on").exists():
+    while not (shared / "continue").exists():
         time.sleep(0.01)
     return save(self, *arguments)
 loop.Loop._backward, checkpoints.Checkpoints.save_state = stepping, slow
@@ -267,7 +267,7 @@ def two_processes(project: Any, story: str, meanwhile: Callable[[list[subprocess
     while not (project.folder / "saving").exists() and processes[0].poll() is None:
         time.sleep(0.01)  # what waits without sleep takes a processor from the two that train
     meanwhile(processes)
-    (project.folder / "go on").touch()
+    (project.folder / "continue").touch()
     printed = [process.communicate()[0] for process in processes]
     return [(process.returncode, text) for process, text in zip(processes, printed, strict=True)]
 

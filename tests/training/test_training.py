@@ -1,4 +1,4 @@
-"""A training learns its clip, saves what was asked for, reports how it goes, and refuses what cannot work."""
+"""A training learns its clip, saves what was asked for, reports how it goes, and rejects what cannot work."""
 
 from __future__ import annotations
 

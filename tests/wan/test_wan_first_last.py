@@ -1,4 +1,4 @@
-"""First-and-last-frame models against diffusers: musubi-tuner, which cuts the image tokens after the first picture, is no reference."""
+"""First-and-last-frame models against diffusers: musubi-tuner, which cuts the image tokens after the first image, is no reference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Wan's transformer is given beside noise and text, and who works at which noise level, in numbers."""
+"""What Wan's transformer is given besides noise and text, and who works at which noise level, in numbers."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_weak_mask_mixes_the_control_picture_with_grey() -> None:
     masks = [torch.full((1, 1), 0.25), None]
     pictures = [filled(16, 8.0)[0], filled(16, 2.0)[0]]
     found = condition(settings, pictures, filled(16, 4.0)[0], masks)[None]
-    # by position: the picture at 0 whole, the target grey with a mask of 0, the picture at 4 a quarter of itself
+    # by position: the image at 0 whole, the target grey with a mask of 0, the image at 4 a quarter of itself
     assert of_frames(found) == [[1, 2], [0, 4], [0.25, 0.25 * 8 + 0.75 * 4]]
     assert settings.place == 1
 

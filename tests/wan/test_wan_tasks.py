@@ -21,7 +21,7 @@ SIDE, FRAMES = 32, 5
 
 @dataclass
 class Folder:
-    """Models, a dataset and pictures of one task, and its tools."""
+    """Models, a dataset and images of one task, and its tools."""
 
     path: Path
     models: dict[str, Path]
@@ -73,7 +73,7 @@ class Folder:
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two pictures, twice as wide as high."""
+    """Two images, twice as wide as high."""
     folder = tmp_path_factory.mktemp("pictures")
     paths = folder / "red.png", folder / "blue.png"
     for path, colour in zip(paths, ((220, 40, 30), (30, 60, 230)), strict=True):
@@ -97,11 +97,11 @@ def test_image_to_video(folder: Callable[[str, str], Folder], pictures: tuple[Pa
     out = work.train("--sample_prompts", prompts, "--sample_every_n_steps", 2, *work.model("vae", "t5", "clip"))
     assert len(list((out / "sample").glob("*.mp4"))) == 1
     red, blue = (work.latents("--image_path", picture, "--lora_weight", out / "cat.safetensors") for picture in pictures)
-    assert red.shape == (16, 2, 2, 4), "as wide and high as the picture's shape gives with the area of 32x32"
+    assert red.shape == (16, 2, 2, 4), "as wide and high as the image's shape gives with the area of 32x32"
     assert not torch.allclose(red, blue, atol=1e-2)
     assert not torch.allclose(red, work.latents("--image_path", pictures[0]), atol=1e-4), "the LoRA acts"
     longer = work.latents("--image_path", pictures[0], "--end_image_path", pictures[1])
-    assert longer.shape == (16, 3, 2, 4), "the last picture has a frame of its own behind the video"
+    assert longer.shape == (16, 3, 2, 4), "the last image has a frame of its own behind the video"
 
 
 def test_where_no_picture_of_a_prompt_file_can_be_read_no_transformer_is_loaded(
@@ -230,7 +230,7 @@ def test_one_frame(folder: Callable[[str, str], Folder], pictures: tuple[Path, P
     assert cached["f_indices_int32"].tolist() == [0, 9]
     assert cached["clip_bfloat16"].shape == (1, 257, 32)
     assert cached["latents_image_2x4x4_bfloat16"][:4, :, 0, 0].tolist() == [[1, 0]] * 4
-    assert torch.equal(cached["latents_image_2x4x4_bfloat16"][4:, 0], cached["latents_2x4x4_bfloat16"][:, 0]), "the control picture"
+    assert torch.equal(cached["latents_image_2x4x4_bfloat16"][4:, 0], cached["latents_2x4x4_bfloat16"][:, 0]), "the control image"
     assert not torch.equal(cached["latents_image_2x4x4_bfloat16"][4:, 1], cached["latents_2x4x4_bfloat16"][:, 1]), "grey, and the target"
     written = path.stat().st_mtime_ns
     work.cache("--one_frame", "--skip_existing")
@@ -259,7 +259,7 @@ def test_one_frame(folder: Callable[[str, str], Folder], pictures: tuple[Path, P
     [
         ({}, "needs an image dataset with fp_1f_clean_indices"),
         ({"fp_1f_clean_indices": [0], "fp_1f_target_index": 0}, "must be different positions"),
-        ({"fp_1f_clean_indices": [0], "fp_1f_target_index": 1, "no_resize_control": "true"}, "must have the picture's size"),
+        ({"fp_1f_clean_indices": [0], "fp_1f_target_index": 1, "no_resize_control": "true"}, "must have the image's size"),
         ({"fp_1f_clean_indices": [0, 4], "fp_1f_target_index": 1}, "not enough control images: found 1, expected 2"),
     ],
 )
@@ -280,12 +280,12 @@ def test_one_frame_items_that_cannot_be_cached_are_named(
 @pytest.mark.parametrize(
     ("kind", "task", "flags", "message"),
     [
-        ("wan", "t2v-1.3B", ["--image_path", "{red}"], "takes no start picture"),
+        ("wan", "t2v-1.3B", ["--image_path", "{red}"], "takes no start image"),
         ("wan", "t2v-1.3B", ["--control_path", "{red}"], "takes no control video"),
-        ("wan_i2v", "i2v-14B", [], "starts from a picture: give one with --image_path"),
-        ("wan_i2v", "i2v-14B", ["--image_path", "{text}"], "not a picture"),
+        ("wan_i2v", "i2v-14B", [], "starts from an image: give one with --image_path"),
+        ("wan_i2v", "i2v-14B", ["--image_path", "{text}"], "not an image"),
         ("wan_i2v", "i2v-A14B", ["--image_path", "{red}"], "use --task i2v-14B"),
-        ("wan_flf2v", "flf2v-14B", ["--image_path", "{red}"], "ends with a picture"),
+        ("wan_flf2v", "flf2v-14B", ["--image_path", "{red}"], "ends with an image"),
         ("wan_fc", "t2v-14B-FC", [], "follows a control video"),
         ("wan_fc", "t2v-14B-FC", ["--control_path", "{red}"], "1 frames, and 5 are to be made"),
         (
@@ -303,7 +303,7 @@ def test_requests_that_do_not_fit_the_task_are_refused(
 ) -> None:  # fmt: skip
     work = folder(kind, task)
     text = work.path / "notes.png"
-    text.write_text("no picture", encoding="utf-8")
+    text.write_text("no image", encoding="utf-8")
     assert work.generate(*(flag.format(red=pictures[0], text=text) for flag in flags)) == 1
     assert message in capsys.readouterr().err
 
@@ -322,7 +322,7 @@ def test_every_line_of_a_prompt_file_has_its_picture(
     assert work.tool("wan_generate_video", *request, *work.model("dit", "dit_high_noise", "vae", "t5")) == 1
     said = capsys.readouterr().err
     assert "2 of 4 prompts failed" in said
-    assert "line 3: task i2v-A14B starts from a picture" in said
+    assert "line 3: task i2v-A14B starts from an image" in said
     assert "broken.png" in said
     red, blue = (load(path)["latent"] for path in sorted((work.path / "out").iterdir()))
     assert not torch.allclose(red, blue, atol=1e-2)

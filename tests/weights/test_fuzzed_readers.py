@@ -1,4 +1,4 @@
-"""500 damaged files of each format: read, or refused with a UserError; nothing else comes out. The seed is fixed."""
+"""500 damaged files of each format: read, or rejected with a UserError; nothing else comes out. The seed is fixed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What killed programs leave beside results is removed a day later, and nothing else is."""
+"""What killed programs leave next to results is removed a day later, and nothing else is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Streaming load: every accepted form of a file gives the same module; everything else is refused with its reason."""
+"""Streaming load: every accepted form of a file gives the same module; everything else is rejected with its reason."""
 
 from __future__ import annotations
 

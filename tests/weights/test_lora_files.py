@@ -1,4 +1,4 @@
-"""LoRA files of every layout are merged as musubi-tuner does it; files that do not belong are refused."""
+"""LoRA files of every layout are merged as musubi-tuner does it; files that do not belong are rejected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every layout of fp8 weight files gives weight * scale; what is quantised in another way is refused."""
+"""Every layout of fp8 weight files gives weight * scale; what is quantised in another way is rejected."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _json(text: str) -> Tensor:
     return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
 
-# what a file holds beside first.weight; the scale it means, as something that multiplies [4, 128]
+# what a file holds next to first.weight; the scale it means, as something that multiplies [4, 128]
 LAYOUTS: dict[str, tuple[torch.dtype, dict[str, Tensor], Tensor]] = {
     "plain": (E4M3, {}, torch.tensor(1.0)),
     "plain e5m2": (E5M2, {}, torch.tensor(1.0)),

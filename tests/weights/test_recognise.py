@@ -1,4 +1,4 @@
-"""Files are known by their keys, and a wrong one is refused by name."""
+"""Files are known by their keys, and a wrong one is rejected by name."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class Part:
     what        what it is, for a person: "The Wan VAE"
     folder      ComfyUI's key of the model folder it lies in
     example     a file as ComfyUI's users have it; dtype: of that file
-    kinds       what the file may be, as `weights.kinds` calls it; the first is what it is called when another is refused
+    kinds       what the file may be, as `weights.kinds` calls it; the first is what it is called when another is rejected
     published   patterns of the file in the folder the model is published as; the first that exists counts
     tasks       the tasks that use it; empty: all
     only_for    what it is needed for, in words, where that is not everything: then it may be left out
@@ -54,8 +54,8 @@ class Task:
     Sizes describe the transformer in musubi-tuner's terms. `steps`, `flow_shift`, `guidance_scale` and `frames` are the
     generation defaults of that task. Architectures without `--task` have one, called as the architecture.
 
-    image_encoder   the transformer looks at the first picture through an image encoder
-    start_image, last_frame, control   it starts from a picture, ends with one, follows a control video
+    image_encoder   the transformer gets the first image through an image encoder
+    start_image, last_frame, control   it starts from an image, ends with one, follows a control video
     boundary        sigma (timestep / 1000) from which the high-noise expert works, the low-noise one below; None for a single model
     guidance_scale_high_noise   of the high-noise expert
     flow_shift_480p   instead of `flow_shift` where the video is 832x480 or 480x832
@@ -120,11 +120,11 @@ class Card:
     latent_channels, spatial_compression   of the VAE
     embedded_guidance  default embedded guidance of a guidance-distilled model; None for other models
     bucket_step        sides of buckets are multiples of this many pixels
-    controls_per_image control images per picture; None = any number
-    control_masks      the transparency of a control picture says where it counts; its colours are kept under it
+    controls_per_image control images per image; None = any number
+    control_masks      the transparency of a control image says where it counts; its colours are kept under it
     noise_per_frame    noise is drawn frame by frame, so that a longer video begins with the noise of a shorter one
     result_index, result_suffix    generated files are called {time}_{result_index}{seed}{result_suffix}
-    window_in_bucket   pictures are also grouped by `fp_latent_window_size` and the one-frame settings
+    window_in_bucket   images are also grouped by `fp_latent_window_size` and the one-frame settings
     sections           windows of clips are cut into sections of `fp_latent_window_size` latent frames, each with a cache of its own
     """
 
@@ -218,7 +218,7 @@ class Card:
 
     @property
     def image_encoder(self) -> str | None:
-        """The part that looks at pictures; not every task needs it."""
+        """The image encoder; not every task needs it."""
         return next((part.name for part in self._of(IMAGE_ENCODER)), None)
 
     def _of(self, role: str) -> tuple[Part, ...]:

@@ -47,7 +47,7 @@ class TextEncoder(Protocol):
 
 
 class ConditionEncoder(Protocol):
-    """Turns the pictures and videos of a request into what `predict` finds in its batch beside the text."""
+    """Turns the images and videos of a request into what `predict` finds in its batch next to the text."""
 
     def encode(self, request: SampleRequest) -> dict[str, Tensor]:
         """Tensors of one sample under the names a cached batch has them ("latents_image" [20, F', H', W'], "clip" [257, 1280]).
@@ -56,7 +56,7 @@ class ConditionEncoder(Protocol):
 
 
 class LatentDecoder(Protocol):
-    """Turns latents back into pictures."""
+    """Turns latents back into images."""
 
     def decode(self, latents: Tensor) -> Tensor:
         """latents [C, F', H', W'] -> float video [3, F, H, W] in 0..1, on the CPU."""
@@ -69,7 +69,7 @@ class Architecture(ABC):
     card: Card
 
     def unusable(self, item: MediaItem, args: Namespace) -> str | None:
-        """Why latents of an item cannot be cached with these arguments (it lacks control pictures, ...); None when they can."""
+        """Why latents of an item cannot be cached with these arguments (it lacks control images, ...); None when they can."""
         return None
 
     def cached_names(self, item: MediaItem, args: Namespace) -> Collection[str]:
@@ -101,7 +101,7 @@ class Architecture(ABC):
     def latent_decoder(self, args: Namespace, device: torch.device) -> LatentDecoder: ...
 
     def condition_encoder(self, args: Namespace, device: torch.device) -> ConditionEncoder | None:
-        """Loads what looks at the pictures of requests; None where the task takes none. It is freed before the transformer is
+        """Loads what encodes the images of requests; None where the task takes none. It is freed before the transformer is
         loaded."""
         return None
 
@@ -147,8 +147,8 @@ class Architecture(ABC):
 
     @abstractmethod
     def fitted(self, request: SampleRequest, args: Namespace) -> SampleRequest:
-        """The request as this model can do it: a size taken from the start picture where the task does so. UserError where the
-        size, the length or the pictures do not fit, naming the nearest size that does. Reads headers of pictures at most."""
+        """The request as this model can do it: a size taken from the start image where the task does so. UserError where the
+        size, the length or the images do not fit, naming the nearest size that does. Reads headers of images at most."""
 
     @abstractmethod
     def latent_shape(self, width: int, height: int, frames: int) -> tuple[int, int, int, int]:

@@ -25,7 +25,7 @@ class Template:
     video      of the generator
     sampling   of Sampling Config
     trainer    of the trainer
-    picture    the samples and the video start from a picture
+    image    the samples and the video start from an image
     lora_widgets   of the generator: those that name the LoRA
     """
 

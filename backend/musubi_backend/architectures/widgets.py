@@ -63,7 +63,7 @@ class Shared(Enum):
     PICTURES = "paths and sockets of `FamilyNodes.sources`"
     DEVICE = "the device"
     SECTION_NUMBERS = "which sections `SECTION_IMAGES` are for"
-    SECTION_IMAGES = "pictures that single sections start from"
+    SECTION_IMAGES = "images that single sections start from"
 
 
 Entry = Widget | Own | Size | Shared
@@ -71,8 +71,8 @@ Entry = Widget | Own | Size | Shared
 
 @dataclass(frozen=True)
 class Source:
-    """One picture or video to start from, or to be steered by. option: the flag it becomes; socket, kind: where it comes from in the
-    graph; path: the widget for a path instead; several: any number of pictures, paths one per line; sections: a path may say for which
+    """One image or video to start from, or to be steered by. option: the flag it becomes; socket, kind: where it comes from in the
+    graph; path: the widget for a path instead; several: any number of images, paths one per line; sections: a path may say for which
     section it is; tasks: those that take it, empty: all."""
 
     option: str
@@ -89,14 +89,14 @@ START = Source("image_path", "start_image", "IMAGE", "start_image_path", "The fi
 END = Source("end_image_path", "end_image", "IMAGE", "end_image_path", "The last frame.")
 CONTROL_VIDEO = Source("control_path", "control_video", "VIDEO", "control_video_path", "The video whose movement is followed (FC models).")
 CONTROL_IMAGES = Source(
-    "control_image_path", "control_images", "IMAGE", "control_image_paths", "Control pictures of one-frame generation.", several=True
+    "control_image_path", "control_images", "IMAGE", "control_image_paths", "Control images of one-frame generation.", several=True
 )
 CONTROL_MASKS = Source(
     "control_image_mask_path",
     "control_masks",
     "IMAGE",
     "control_mask_paths",
-    "Masks of the control pictures, as pictures: white counts, black is left out.",
+    "Masks of the control images, as images: white counts, black is left out.",
     several=True,
 )
 SOURCE_VIDEO = Source("video_path", "source_video", "VIDEO", "source_video_path", "The video to change (video-to-video).")
@@ -129,13 +129,13 @@ class FamilyNodes:
     generates          what the generator does, in a sentence or two
     generator          its inputs in order; they may grow at the end, but never move
     sources            what a generation can start from
-    trainer            inputs of the trainer beside those that all trainers have
+    trainer            inputs of the trainer besides those that all trainers have
     variant            the input of Model Paths that tells the models apart, above their files; the task, where its choices are the tasks
     facts              options that the variant or the files decide, for every tool that has them
     facts_of           (inputs of Model Paths, file of each part) -> option -> value, of `facts`. Reads headers at most
     check_transformer  (a transformer's safetensors file, task) raises UserError where they do not fit. Reads the header
     problems           (values of the generator's widgets) -> (widget, sentence) of each mistake in them; values may be missing
-    check              (what Model Paths gave, inputs of the generator, options of the pictures given) raises UserError where they do not
+    check              (what Model Paths gave, inputs of the generator, options of the images given) raises UserError where they do not
                        go together
     values             (inputs of the generator) -> option -> value that no widget stands for
     """

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-REMEDY = "Mend or remove them and run again, or set --on_bad_items skip."
+REMEDY = "Fix or remove them and run again, or set --on_bad_items skip."
 
 
 def find_items(args: Namespace, card: Card) -> list[Discovery]:
@@ -60,7 +60,7 @@ class Progress:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._bar.close()
         if isinstance(error, StopRequested):
-            raise StopRequested(f"{self.done} of {self.total} items are cached; run again with --skip_existing to go on") from None
+            raise StopRequested(f"{self.done} of {self.total} items are cached; run again with --skip_existing to continue") from None
 
     def item_done(self) -> None:
         self.done += 1

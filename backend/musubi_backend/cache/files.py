@@ -25,8 +25,8 @@ def save_latents(path: Path, tensors: Mapping[str, Tensor], card: Card, *, width
     """Write one latent cache.
 
     tensors            by base name; "latents" [C, F, H, W] is the main one (on any device)
-    width, height      as in the file name: of the original picture, or of the resized clip
-    frame_count        pixels frames of the window; None for pictures
+    width, height      as in the file name: of the original image, or of the resized clip
+    frame_count        pixels frames of the window; None for images
     """
     main = tensors[keys.LATENTS]
     stored = {}

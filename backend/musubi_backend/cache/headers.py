@@ -59,7 +59,7 @@ def latents_problem(
 ) -> str | None:
     """Why the latent cache at `path` must be made (again); None when it is good.
 
-    width, height   as in its name; `bucket` is the pixel size that was encoded; `frames` of the window, None for a picture
+    width, height   as in its name; `bucket` is the pixel size that was encoded; `frames` of the window, None for an image
     latent_frames   frames of the main latents; None: not compared, as one-frame items and sections have other ones
     needs           base names it must hold, e.g. {"latents", "latents_image", "clip"}
     """

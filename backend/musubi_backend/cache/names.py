@@ -1,6 +1,6 @@
 """File names of caches, both ways (musubi-tuner's scheme).
 
-picture   {stem}_{W:04d}x{H:04d}_{arch}.safetensors                       W x H: size of the original picture
+image   {stem}_{W:04d}x{H:04d}_{arch}.safetensors                       W x H: size of the original image
 clip      {stem}_{start:05d}-{frames:03d}_{W:04d}x{H:04d}_{arch}.safetensors     W x H: size after resizing to the bucket
 section   {stem}_{start:05d}-{frames:03d}-{section:04d}_...               FramePack cuts a clip into sections
 text      {stem}_{arch}_te.safetensors                                    one per medium, shared by all windows of a clip
@@ -21,7 +21,7 @@ _WINDOW = re.compile(rf"(?P<stem>.*)_(?P<start>\d{{1,12}})-(?P<frames>{_SIDE})(?
 
 @dataclass(frozen=True)
 class LatentName:
-    """What the name of a latent cache says. `frames` is None for pictures."""
+    """What the name of a latent cache says. `frames` is None for images."""
 
     stem: str
     width: int

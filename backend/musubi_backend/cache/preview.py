@@ -24,7 +24,7 @@ BACKGROUNDS = {name: 40 + number for number, name in enumerate(("BLACK", "RED", 
 
 
 def show(discoveries: Sequence[Discovery], card: Card, args: Namespace) -> None:
-    """Show or write every entry of every dataset, as `--debug_mode` says; "d" goes on to the next dataset, "q" ends."""
+    """Show or write every entry of every dataset, as `--debug_mode` says; "d" continues to the next dataset, "q" ends."""
     if args.debug_mode != "video":
         print("d: next dataset, q: quit")
     for number, discovery in enumerate(discoveries):
@@ -81,7 +81,7 @@ def characters(picture: np.ndarray, width: int, background: str | None) -> str:
     for y in range(height):
         cells = []
         for x in range(width):
-            red, green, blue = small.getpixel((x, y))  # type: ignore[misc]  # an RGB picture gives three numbers
+            red, green, blue = small.getpixel((x, y))  # type: ignore[misc]  # an RGB image gives three numbers
             light = (299 * red + 587 * green + 114 * blue) // 1000
             cells.append(f"\x1b[38;2;{red};{green};{blue}m{RAMP[light * len(RAMP) // 256]}")
         rows.append(f"{ground}{''.join(cells)}\x1b[0m")

@@ -1,4 +1,4 @@
-"""What the caches of a folder were made from, noted in one file beside them, so that a change of it is noticed.
+"""What the caches of a folder were made from, noted in one file next to them, so that a change of it is noticed.
 
 `cache_sources.json`, apart from the caches themselves, which are musubi-tuner's byte for byte:
 
@@ -42,7 +42,7 @@ _EMPTY: dict[str, dict[str, Any]] = {"items": {}, "settings": {}, "media": {}}
 
 @dataclass(frozen=True)
 class Made:
-    """What caches are made from. media: digests of the item's picture or clip, then of its further targets and control media;
+    """What caches are made from. media: digests of the item's image or clip, then of its further targets and control media;
     settings: what else decides, with digests of the encoders' files. Values are compared where both sides have them."""
 
     media: tuple[str, ...]
@@ -79,7 +79,7 @@ class Sources:
         self._saved = time.monotonic()
 
     def media(self, paths: Sequence[Path]) -> tuple[str, ...]:
-        """A digest per medium (file, or folder of pictures), "" for one that cannot be read; what was not touched since it was last
+        """A digest per medium (file, or folder of images), "" for one that cannot be read; what was not touched since it was last
         looked at is not read again."""
         return tuple(self._look(path) for path in paths)
 
@@ -101,9 +101,9 @@ class Sources:
         if item is None or not self.known(key, paths):
             return None
         if made.media and item["media"][:1] != [made.media[0]]:
-            return "the picture or clip has changed"
+            return "the image or clip has changed"
         if made.media and item["media"] != list(made.media):
-            return "control or target pictures have changed"
+            return "control or target images have changed"
         before, now = self._record["settings"].get(item["settings"], {}), _json(made.settings)
         names = [name for name in sorted(before.keys() & now.keys()) if before[name] != now[name]]
         return f"another {', '.join(names)}" if names else None

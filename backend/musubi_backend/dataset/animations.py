@@ -1,4 +1,4 @@
-"""Animated WebP and AVIF pictures as clips: FFmpeg does not read the former, nor the transparency of the latter."""
+"""Animated WebP and AVIF images as clips: FFmpeg does not read the former, nor the transparency of the latter."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _STILL = "animated: only the first frame is taken"
 
 @dataclass(frozen=True)
 class AnimationFrame:
-    """A frame of an animated picture, decoded. time, duration: in seconds; coding: see `colours.coding_of`; told: of the clip."""
+    """A frame of an animated image, decoded. time, duration: in seconds; coding: see `colours.coding_of`; told: of the clip."""
 
     path: Path
     image: Image

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CachedItem:
-    """One picture or window that can be trained.
+    """One image or window that can be trained.
 
     key       bucket: items of equal keys have latents of equal shapes
     latents   its latent cache
@@ -230,7 +230,7 @@ def _latent_size(size: Size, card: Card) -> tuple[int, int]:
 
 
 def _image_settings(dataset: ImageDataset, card: Card) -> tuple[int, ...]:
-    """What besides sizes keeps pictures apart: the settings of FramePack and of one-frame training."""
+    """What besides sizes keeps images apart: the settings of FramePack and of one-frame training."""
     if not card.window_in_bucket:
         return ()
     one_frame = dataset.fp_1f_clean_indices

@@ -1,4 +1,4 @@
-"""Aspect-ratio buckets: which size a picture or clip is resized to. Pure functions on (width, height), equal to musubi-tuner's."""
+"""Aspect-ratio buckets: which size an image or clip is resized to. Pure functions on (width, height), equal to musubi-tuner's."""
 
 from __future__ import annotations
 

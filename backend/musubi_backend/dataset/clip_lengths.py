@@ -1,4 +1,4 @@
-"""Lengths of clips that had to be decoded to count their frames, kept in a small file beside the caches."""
+"""Lengths of clips that had to be decoded to count their frames, kept in a small file next to the caches."""
 
 from __future__ import annotations
 

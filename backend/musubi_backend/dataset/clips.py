@@ -1,4 +1,4 @@
-"""The frames of clips: video files, animated pictures and folders of pictures; upright, with square pixels, in standard range, opaque."""
+"""The frames of clips: video files, animated images and folders of images; upright, with square pixels, in standard range, opaque."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ _decoder = threading.local()
 
 
 def share_processors(decoders: int) -> None:
-    """In a thread that decodes beside `decoders` - 1 others: FFmpeg's own threads get their share, instead of one per processor each."""
+    """In a thread that decodes next to `decoders` - 1 others: FFmpeg's own threads get their share, instead of one per processor each."""
     _decoder.threads = max(1, processors() // max(1, decoders))
 
 
@@ -198,10 +198,10 @@ def _decoded(container: InputContainer, stream: VideoStream, decoder: VideoCodec
 
 
 def frames_of_folder(folder: Path) -> list[Path]:
-    """The pictures of a folder that stands for a clip, 2 before 10. UnusableMedium when there are none."""
+    """The images of a folder that stands for a clip, 2 before 10. UnusableMedium when there are none."""
     pictures = sorted(images_in(folder), key=natural_order)
     if not pictures:
-        raise UnusableMedium(folder, "a folder without pictures is no clip")
+        raise UnusableMedium(folder, "a folder without images is no clip")
     return pictures
 
 
@@ -217,7 +217,7 @@ def frame_rate(path: Path) -> Fraction | None:
 
 @contextmanager
 def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The opened file and its first stream of moving pictures. UnusableMedium for what FFmpeg cannot read, here or in the block, and for
+    """The opened file and its first stream of moving images. UnusableMedium for what FFmpeg cannot read, here or in the block, and for
     cut-off files."""
     import av
 
@@ -230,7 +230,7 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         with av.open(str(path), metadata_errors="replace") as container:
             moving = [stream for stream in container.streams.video if not _is_cover(stream)]
             if not moving:
-                cover = " but a cover picture" if container.streams.video else ""
+                cover = " but a cover image" if container.streams.video else ""
                 raise UnusableMedium(path, f"there is no video in this file{cover}")
             yield container, moving[0]
     except av.EOFError as error:

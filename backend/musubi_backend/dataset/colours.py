@@ -1,6 +1,6 @@
-"""The colours of pictures as sRGB: by their ICC profile, or by the numbers that say how they are coded (ITU-T H.273: cICP, nclx).
+"""The colours of images as sRGB: by their ICC profile, or by the numbers that say how they are coded (ITU-T H.273: cICP, nclx).
 
-A picture whose profile is sRGB under any name keeps its pixels bit for bit.
+An image whose profile is sRGB under any name keeps its pixels bit for bit.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def coding_of(path: Path, image: Image) -> tuple[int, int]:
 
 
 def colour_notes(path: Path, image: Image) -> tuple[str, ...]:
-    """What a person should know about the colours of a picture; from its header."""
+    """What a person should know about the colours of an image; from its header."""
     told = tone.told(*coding_of(path, image))
     profile = image.info.get("icc_profile")
     if told or _is_beyond(image):
@@ -68,7 +68,7 @@ def colour_notes(path: Path, image: Image) -> tuple[str, ...]:
 
 
 def in_srgb(image: Image, coding: tuple[int, int]) -> Image:
-    """A loaded picture of 8 bits per colour in sRGB, with its transparency: by its coding (see `coding_of`) where that decides, else by its
+    """A loaded image of 8 bits per colour in sRGB, with its transparency: by its coding (see `coding_of`) where that decides, else by its
     ICC profile; one without a usable profile as it is."""
     from PIL import ImageCms
 
@@ -119,7 +119,7 @@ def _way(profile: bytes, mode: str) -> _Way:
         name = " ".join(ImageCms.getProfileDescription(source).split())[:60] or "without a name"
         own = _KINDS.get(mode, "RGB")
         if kind not in _MODES or (kind != own and not (own == "GRAY" and kind == "RGB")):
-            raise ValueError(f'colour profile "{name}" is of other colours than the picture')
+            raise ValueError(f'colour profile "{name}" is of other colours than the image')
         taken = _MODES[kind]
         transform = ImageCms.buildTransform(
             source,

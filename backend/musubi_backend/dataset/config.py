@@ -220,7 +220,7 @@ def _renamed(section: Any, where: str) -> Any:
 
 
 def _check(dataset: ImageDataset | VideoDataset) -> None:
-    """Values that parse but cannot work, refused here instead of hours later."""
+    """Values that parse but cannot work, rejected here instead of hours later."""
     where = dataset.label
     if dataset.source is None:
         raise UserError(f"{where} has no media: give image_directory, image_jsonl_file, video_directory or video_jsonl_file")

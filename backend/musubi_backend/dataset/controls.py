@@ -12,10 +12,10 @@ Matches = dict[Path, "tuple[Path, ...] | str"]
 
 
 def control_pictures(pictures: Sequence[Path], candidates: Sequence[Path], count: int | None) -> Matches:
-    """Per picture its control pictures, or the reason why there are too few.
+    """Per image its control images, or the reason why there are too few.
 
-    Control pictures are called like the picture, alone or with `_` and a number: the one without number comes first. Longer
-    picture names choose first, so that `a_1.png` is not taken by `a.png` when a picture `a_1` exists. `count` None: any number.
+    Control images are called like the image, alone or with `_` and a number: the one without number comes first. Longer
+    image names choose first, so that `a_1.png` is not taken by `a.png` when an image `a_1` exists. `count` None: any number.
     """
     free = list(candidates)
     result: Matches = {}
@@ -41,7 +41,7 @@ def _ordered(numbers: Mapping[Path, int | None], count: int | None, names: str) 
 
 
 def further_targets(pictures: Sequence[Path], candidates: Sequence[Path]) -> Matches:
-    """Per picture its further targets (`{stem}_{number}`), or the reason why they cannot be ordered. Pictures without any are
+    """Per image its further targets (`{stem}_{number}`), or the reason why they cannot be ordered. Images without any are
     left out."""
     free = [path for path in candidates if path not in set(pictures)]
     result: Matches = {}
@@ -72,7 +72,7 @@ def _stem(path: Path) -> str:
 
 
 def _number(path: Path, stem: str) -> int | None:
-    """Order of a control picture; None when its name does not end in a number."""
+    """Order of a control image; None when its name does not end in a number."""
     own = _stem(path)
     if own == stem:
         return 0

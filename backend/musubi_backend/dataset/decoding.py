@@ -33,10 +33,10 @@ logger = logging.getLogger(__name__)
 class DecodedEntry:
     """The pixels of one cache entry, resized to its bucket.
 
-    pixels     uint8 [F, H, W, 3]; F is 1 for a picture
-    controls   one array like `pixels` per control picture, or one for the control clip
-    control_alphas   per control picture its transparency as uint8 [H, W], else None, for architectures that use it as a mask
-    targets    further pictures of the item (`multiple_target`), each [1, H, W, 3]
+    pixels     uint8 [F, H, W, 3]; F is 1 for an image
+    controls   one array like `pixels` per control image, or one for the control clip
+    control_alphas   per control image its transparency as uint8 [H, W], else None, for architectures that use it as a mask
+    targets    further images of the item (`multiple_target`), each [1, H, W, 3]
     is_last    no other entry of the item follows
     """
 
@@ -74,7 +74,7 @@ def decode_foreseen(foreseen: Foreseen, card: Card) -> list[DecodedEntry] | Prob
         return result
     except UnusableMedium as unusable:
         return unusable.problem
-    except UserError as error:  # a control picture of impossible shape
+    except UserError as error:  # a control image of impossible shape
         return Problem(item.path, str(error))
     except Exception as error:  # one damaged file must not cost the other items, whatever a library makes of it
         logger.debug("decoding %s", item.path, exc_info=True)
@@ -129,7 +129,7 @@ def _bytes_per_frame(foreseen: Foreseen) -> int:
 
 
 def read_clip(path: Path, size: Size, frames: int) -> list[np.ndarray]:
-    """The first frames of a clip (file or folder of pictures), at most so many, each uint8 [H, W, 3] covering `size` and cut.
+    """The first frames of a clip (file or folder of images), at most so many, each uint8 [H, W, 3] covering `size` and cut.
     UnusableMedium."""
     with closing(frames_of(path)) as found:
         result = [fit(frame.pixels(), size) for frame in islice(found, frames)]

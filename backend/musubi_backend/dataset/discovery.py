@@ -70,7 +70,7 @@ def _from_folder(dataset: ImageDataset | VideoDataset, card: Card) -> tuple[list
     folder = _existing_folder(dataset, f"{dataset.kind}_directory")
     extension = dataset.caption_extension
     if not extension:
-        raise UserError(f'{dataset.label}: caption_extension is missing; with captions beside the media write caption_extension = ".txt"')
+        raise UserError(f'{dataset.label}: caption_extension is missing; with captions next to the media write caption_extension = ".txt"')
     logger.info(f"glob {dataset.kind}s in {folder}")
     media = images_in(folder) if isinstance(dataset, ImageDataset) else videos_in(folder)
     captions: dict[Path, str] = {}
@@ -103,7 +103,7 @@ def _from_folder(dataset: ImageDataset | VideoDataset, card: Card) -> tuple[list
 
 
 def _left_out(dataset: ImageDataset | VideoDataset) -> list[Note]:
-    assert dataset.source is not None  # `discover` has refused it
+    assert dataset.source is not None  # `discover` has rejected it
     folder, videos = Path(dataset.source[1]), isinstance(dataset, VideoDataset)
     ours = [dataset.cache_folder, *([Path(dataset.control_directory)] if dataset.control_directory else [])]
     return left_out(folder, videos_in(folder) if videos else images_in(folder), dataset.caption_extension or "", videos, ours)
@@ -114,10 +114,10 @@ def _targets(dataset: ImageDataset, pictures: Sequence[Path], candidates: Sequen
     counts = {len(match) for match in targets.values() if not isinstance(match, str)}
     if not targets:
         raise UserError(
-            f"{dataset.label}: multiple_target is set, but no picture has further targets; call them like picture_1.png, without captions"
+            f"{dataset.label}: multiple_target is set, but no image has further targets; call them like picture_1.png, without captions"
         )
     if len(counts) > 1:
-        raise UserError(f"{dataset.label}: with multiple_target all pictures need the same number of targets; found {sorted(counts)}")
+        raise UserError(f"{dataset.label}: with multiple_target all images need the same number of targets; found {sorted(counts)}")
     return targets
 
 
@@ -132,7 +132,7 @@ def _controls(dataset: ImageDataset | VideoDataset, card: Card, media: Sequence[
 
 
 def _controls_wanted(dataset: ImageDataset, card: Card) -> int | None:
-    """How many control pictures one picture has; with one-frame training as many as there are clean indices."""
+    """How many control images one image has; with one-frame training as many as there are clean indices."""
     if card.controls_per_image is not None and dataset.fp_1f_clean_indices is not None:
         return len(dataset.fp_1f_clean_indices)
     return card.controls_per_image

@@ -96,7 +96,7 @@ def _notes(found: Discovery, items: Sequence[Foreseen]) -> list[Note]:
 
 def _places(dataset: ImageDataset | VideoDataset) -> dict[str, Any]:
     """Where its media come from and its caches go."""
-    assert dataset.source is not None  # `load_config` has refused it
+    assert dataset.source is not None  # `load_config` has rejected it
     return {
         "kind": dataset.kind,
         "source": _absolute(dataset.source[1]),

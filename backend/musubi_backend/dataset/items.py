@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MediaItem:
-    """One picture or clip with its caption.
+    """One image or clip with its caption.
 
-    path      picture, video file or folder of frames
+    path      image, video file or folder of frames
     stem      what its caches are named after
-    targets   further pictures of the same item (`multiple_target`)
-    controls  control pictures, or the one control clip (file or folder)
+    targets   further images of the same item (`multiple_target`)
+    controls  control images, or the one control clip (file or folder)
     """
 
     dataset: ImageDataset | VideoDataset
@@ -37,7 +37,7 @@ class MediaItem:
 
 @dataclass(frozen=True)
 class Entry:
-    """What is encoded at once: a picture, or one window of a clip.
+    """What is encoded at once: an image, or one window of a clip.
 
     name      size and window as in the file name
     bucket    (width, height) of the pixels that are encoded
@@ -51,7 +51,7 @@ class Entry:
 
     @property
     def frames(self) -> int | None:
-        """Frames of the window; None for a picture."""
+        """Frames of the window; None for an image."""
         return self.name.frames
 
     def latent_paths(self, card: Card) -> list[Path]:
@@ -127,7 +127,7 @@ def unmet_targets(item: MediaItem, count: int) -> tuple[int, ...]:
 
 
 def control_size(dataset: ImageDataset, card: Card, control: Size, bucket: Size) -> Size:
-    """The size a control picture is brought to."""
+    """The size a control image is brought to."""
     limit = dataset.control_resolution
     if dataset.no_resize_control:
         if limit is None:

@@ -1,7 +1,7 @@
 """JSONL datasets: one JSON object per line with the path of a medium, its caption and its control media.
 
-pictures   {"image_path": "...", "caption": "...", "control_path": "..."} or control_path_0, control_path_1, ...;
-           with `multiple_target` also image_path_1, ...; the first picture may be called image_path_0
+images   {"image_path": "...", "caption": "...", "control_path": "..."} or control_path_0, control_path_1, ...;
+           with `multiple_target` also image_path_1, ...; the first image may be called image_path_0
 clips      {"video_path": "...", "caption": "...", "control_path": "..."}; a path is a file or a folder of frames
 """
 

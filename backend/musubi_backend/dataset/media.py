@@ -1,4 +1,4 @@
-"""Which files are pictures and clips, and what lies beside them that is neither."""
+"""Which files are images and clips, and what lies next to them that is neither."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PICTURE_PLUGINS = (
     PicturePlugin("pillow_heif", "pillow_heif", (".heic", ".heif", ".hif"), lambda module: module.register_heif_opener()),
 )
 ANIMATED_EXTENSIONS = (".webp", ".avif", ".avifs", ".png")
-"""Of pictures that are clips where they move."""
+"""Of images that are clips where they move."""
 IMAGE_EXTENSIONS = (
     ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jfif", ".jpe", ".gif", ".apng", ".tif", ".tiff", ".dib", ".tga", ".mpo",
     ".jp2", ".j2k", ".jpx", ".jpf", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".qoi", ".psd", ".dds", ".pcx", ".ico", ".sgi",
@@ -51,38 +51,38 @@ _NEVER_MEDIA = (
 
 
 def image_extensions() -> tuple[str, ...]:
-    """Endings of picture files on this machine, in lower case."""
+    """Endings of image files on this machine, in lower case."""
     more = dict.fromkeys(ending for plugin in PICTURE_PLUGINS if find_spec(plugin.package) for ending in plugin.endings)
     return (*IMAGE_EXTENSIONS, *more)
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The pictures of a folder, sorted by path."""
+    """The images of a folder, sorted by path."""
     return _files(folder, image_extensions())
 
 
 def videos_in(folder: Path) -> list[Path]:
-    """The clips of a folder, animated pictures among them, sorted by path."""
+    """The clips of a folder, animated images among them, sorted by path."""
     moving = [path for path in _files(folder, ANIMATED_EXTENSIONS) if is_animation(path) or _is_moving_png(path)]
     return sorted([*_files(folder, VIDEO_EXTENSIONS), *moving], key=str)
 
 
 def is_animation(path: Path) -> bool:
-    """Is this an animated WebP (RFC 9649, 2.7) or a sequence of AVIF pictures, by its first bytes?"""
+    """Is this an animated WebP (RFC 9649, 2.7) or a sequence of AVIF images, by its first bytes?"""
     head = _head(path)
     return (head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and bool(head[20:21] and head[20] & 2)) or head[4:12] == b"ftypavis"
 
 
 def plugins_for(path: Path) -> list[PicturePlugin]:
-    """The installed packages that Pillow needs for a picture, by its ending or contents (phones' HEIC often ends in .jpg)."""
+    """The installed packages that Pillow needs for an image, by its ending or contents (phones' HEIC often ends in .jpg)."""
     ending = ".heic" if _is_heif(path) else path.suffix.lower()
     return [plugin for plugin in PICTURE_PLUGINS if ending in plugin.endings and find_spec(plugin.package)]
 
 
 def unread_reason(path: Path) -> str:
-    """Why Pillow does not know a file that should be a picture, and what to do."""
+    """Why Pillow does not know a file that should be an image, and what to do."""
     ending = ".heic" if _is_heif(path) else path.suffix.lower()
-    return _ADVICE.get(ending, "this is not a picture, a damaged one, or of a kind that is not read; save it as PNG or JPEG")
+    return _ADVICE.get(ending, "this is not an image, a damaged one, or of a kind that is not read; save it as PNG or JPEG")
 
 
 def spelled(path: Path) -> Path:
@@ -104,7 +104,7 @@ def natural_order(path: Path) -> tuple[object, ...]:
 
 
 def read_caption(media: Path, extension: str) -> str:
-    """The text beside a picture or clip. ValueError says what is wrong with it."""
+    """The text next to an image or clip. ValueError says what is wrong with it."""
     path = media.with_name(media.stem + extension)
     path = next((found for name in (extension, extension.upper()) if (found := spelled(media.with_name(media.stem + name))).exists()), path)
     try:
@@ -122,7 +122,7 @@ def read_caption(media: Path, extension: str) -> str:
 def left_out(folder: Path, media: Collection[Path], extension: str, videos: bool, ours: Collection[Path]) -> list[Note]:
     """What lies in the folder of a dataset and is not read.
 
-    media   what was found, beside which captions may lie
+    media   what was found, next to which captions may lie
     videos  is it a dataset of clips?
     ours    folders that belong to the dataset, such as that of its caches
     """
@@ -172,14 +172,14 @@ def _is_heif(path: Path) -> bool:
 _ADVICE = {
     **dict.fromkeys(
         (".heic", ".heif", ".hif"),
-        "HEIC pictures are read where the package pillow-heif is installed in the backend's environment; or save them as JPEG",
+        "HEIC images are read where the package pillow-heif is installed in the backend's environment; or save them as JPEG",
     ),
-    ".jxl": "JPEG XL pictures are read where the package pillow-jxl-plugin is installed in the backend's environment; or save them as PNG",
+    ".jxl": "JPEG XL images are read where the package pillow-jxl-plugin is installed in the backend's environment; or save them as PNG",
     **dict.fromkeys(
         (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"),
-        "raw pictures of cameras are not read; develop them and save them as PNG or JPEG",
+        "raw images of cameras are not read; develop them and save them as PNG or JPEG",
     ),
-    **dict.fromkeys((".exr", ".hdr"), "pictures of light without a white are not read; save them as PNG or JPEG"),
+    **dict.fromkeys((".exr", ".hdr"), "images of light without a white are not read; save them as PNG or JPEG"),
     **dict.fromkeys((".svg", ".svgz", ".pdf", ".eps", ".ai"), "drawings are not read; save them as PNG"),
 }
 _FOLDERS = {
@@ -187,8 +187,8 @@ _FOLDERS = {
     False: "give it a dataset of its own",
 }
 _MISPLACED = {
-    True: "a picture among clips is not read; pictures need a dataset of their own (image_directory)",
-    False: "a clip among pictures is not read; clips need a dataset of their own (video_directory)",
+    True: "an image among clips is not read; images need a dataset of their own (image_directory)",
+    False: "a clip among images is not read; clips need a dataset of their own (video_directory)",
 }
 
 

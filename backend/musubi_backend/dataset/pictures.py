@@ -1,4 +1,4 @@
-"""Opening pictures, upright, in 8 bits and sRGB; bringing pixels to the size of their bucket, bit for bit as musubi-tuner does."""
+"""Opening images, upright, in 8 bits and sRGB; bringing pixels to the size of their bucket, bit for bit as musubi-tuner does."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PAGED = ("TIFF", "MPO")
 
 @contextmanager
 def open_picture(path: Path) -> Iterator[Image]:
-    """The opened picture, not decoded yet. UnusableMedium for what Pillow cannot read, here or in the block."""
+    """The opened image, not decoded yet. UnusableMedium for what Pillow cannot read, here or in the block."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -42,31 +42,31 @@ def open_picture(path: Path) -> Iterator[Image]:
     except UnidentifiedImageError as error:
         raise UnusableMedium(path, unread_reason(path)) from error
     except Image.DecompressionBombError as error:
-        raise UnusableMedium(path, f"the picture is too large: {error}") from error
+        raise UnusableMedium(path, f"the image is too large: {error}") from error
     except Exception as error:  # a damaged file makes Pillow's readers raise nearly anything; it must not cost the other items
         logger.debug("reading %s", path, exc_info=True)
-        raise UnusableMedium(path, f"the picture cannot be read: {error or type(error).__name__}") from error
+        raise UnusableMedium(path, f"the image cannot be read: {error or type(error).__name__}") from error
 
 
 def upright_size(image: Image) -> Size:
-    """(width, height) as the picture is shown, from its header."""
+    """(width, height) as the image is shown, from its header."""
     width, height = image.size
     turned = image.format != "TIFF" and _orientation(image) >= 5  # Pillow turns TIFFs by itself
     return (height, width) if turned else (width, height)
 
 
 def picture_notes(path: Path, image: Image) -> tuple[str, ...]:
-    """What a person should know about how this picture is read."""
+    """What a person should know about how this image is read."""
     notes = colour_notes(path, image)
     if image.format in _ANIMATED and getattr(image, "is_animated", False):
         notes += ("animated: only the first frame is taken",)
     if image.format in _PAGED and getattr(image, "n_frames", 1) > 1:
-        notes += ("holds several pictures: only the first is taken",)
+        notes += ("holds several images: only the first is taken",)
     return (*notes, "has transparency: what is transparent is laid on white") if image.has_transparency_data else notes
 
 
 def read_picture(path: Path, *, keep_alpha: bool = False) -> np.ndarray:
-    """uint8 [H, W, 3], upright; what is transparent is laid on white. With `keep_alpha` pictures with transparency become [H, W, 4],
+    """uint8 [H, W, 3], upright; what is transparent is laid on white. With `keep_alpha` images with transparency become [H, W, 4],
     their colours as they are stored. UnusableMedium."""
     with open_picture(path) as image:
         coding = coding_of(path, image)
@@ -74,7 +74,7 @@ def read_picture(path: Path, *, keep_alpha: bool = False) -> np.ndarray:
 
 
 def pixels_of(image: Image, path: Path, coding: tuple[int, int], *, keep_alpha: bool = False) -> np.ndarray:
-    """As `read_picture`, of a loaded picture. coding: see `colours.coding_of`."""
+    """As `read_picture`, of a loaded image. coding: see `colours.coding_of`."""
     import numpy as np
 
     if image.mode.startswith("I") or image.mode == "F":
@@ -122,7 +122,7 @@ def fit(pixels: np.ndarray, bucket: Size) -> np.ndarray:
 def _orientation(image: Image) -> int:
     try:
         return int(image.getexif().get(_ORIENTATION) or 1)
-    except Exception:  # damaged Exif data in a whole picture
+    except Exception:  # damaged Exif data in a whole image
         logger.debug("Exif data cannot be read", exc_info=True)
         return 1
 

@@ -30,8 +30,8 @@ class Facts:
     """What is known about a medium.
 
     size    (width, height) in pixels as it is shown: upright, with square pixels
-    count   frames after the change of frame rate, up to those that are needed; 1 for a picture
-    fps     as the file says; None for pictures and folders of frames
+    count   frames after the change of frame rate, up to those that are needed; 1 for an image
+    fps     as the file says; None for images and folders of frames
     timing  of a clip
     notes   what a person should know about how it is read
     """
@@ -96,7 +96,7 @@ def rate_of(dataset: VideoDataset, card: Card) -> Rate:
 
 
 def image_size(path: Path) -> Size:
-    """(width, height) of a picture as it is shown, from its header. UnusableMedium when it is none."""
+    """(width, height) of an image as it is shown, from its header. UnusableMedium when it is none."""
     with open_picture(path) as image:
         return upright_size(image)
 

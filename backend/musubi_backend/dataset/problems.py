@@ -49,7 +49,7 @@ def _shortened(names: Sequence[str]) -> str:
 
 
 class UnusableMedium(Exception):
-    """A picture or clip cannot be used; `problem` says why."""
+    """An image or clip cannot be used; `problem` says why."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")

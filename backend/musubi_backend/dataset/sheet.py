@@ -1,6 +1,6 @@
 """A contact sheet: what the items of a dataset look like when they are trained on, with buckets, frame windows and captions.
 
-A picture is shown as it is cut for its bucket; a clip by the first, the middle and the last of the frames that training takes from, with a
+An image is shown as it is cut for its bucket; a clip by the first, the middle and the last of the frames that training takes from, with a
 bar under them in which every frame window is a stripe.
 """
 
@@ -37,7 +37,7 @@ _MOST_COLUMNS = 4
 
 @dataclass(frozen=True)
 class Tile:
-    """One item on the sheet: pictures to show side by side, or none and the reason."""
+    """One item on the sheet: images to show side by side, or none and the reason."""
 
     title: str
     facts: str
@@ -72,7 +72,7 @@ def tile_of(found: Foreseen | Problem, number: int, card: Card, width: int) -> T
 
 
 def draw(tiles: Sequence[Tile], width: int) -> tuple[Image.Image, list[Box]]:
-    """(the sheet, the place (left, top, width, height) of every tile's pictures on it). width: of one tile, in pixels."""
+    """(the sheet, the place (left, top, width, height) of every tile's images on it). width: of one tile, in pixels."""
     columns = max(1, min(_MOST_COLUMNS, math.ceil(math.sqrt(len(tiles)))))
     height = _height(width)
     cell = (width + _GAP, height + _GAP + _BAR * _MOST_STRIPES + _LINE * (2 + _CAPTION_LINES) + _GAP)
@@ -101,7 +101,7 @@ def _height(width: int) -> int:
 
 
 def _small(pixels: np.ndarray, bucket: Size, room: Size) -> Image.Image:
-    """The part of a picture that its bucket keeps, as large as the room allows."""
+    """The part of an image that its bucket keeps, as large as the room allows."""
     scale = min(room[0] / bucket[0], room[1] / bucket[1])
     return Image.fromarray(fit(pixels, (max(1, round(bucket[0] * scale)), max(1, round(bucket[1] * scale)))))
 
@@ -135,5 +135,5 @@ def _stripes(pen: ImageDraw.ImageDraw, tile: Tile, left: int, top: int, width: i
 
 
 def _plain(text: str) -> str:
-    """What the built-in font can write; the list beside the sheet has the rest."""
+    """What the built-in font can write; the list next to the sheet has the rest."""
     return " ".join(text.encode("latin-1", "replace").decode("latin-1").split())

@@ -1,8 +1,8 @@
 """How many frames a clip has and when they are shown, as a decoder gives them: the packets of a file are not its frames.
 
-Packets are counted where nothing speaks against it. Where something does, frames are decoded to count them, and the result is kept beside
-the caches: VP8 has packets that are never shown, a stream cut without encoding it anew begins with pictures that cannot be decoded, and
-containers without sample tables may hold half pictures or several in one packet.
+Packets are counted where nothing speaks against it. Where something does, frames are decoded to count them, and the result is kept next to
+the caches: VP8 has packets that are never shown, a stream cut without encoding it anew begins with images that cannot be decoded, and
+containers without sample tables may hold half images or several in one packet.
 """
 
 from __future__ import annotations

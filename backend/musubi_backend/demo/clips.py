@@ -1,7 +1,7 @@
 """`demo_dataset`: a few short clips with captions: camera moves over the photographs that scikit-image brings along, or a chessboard.
 
-The photographs are real pictures, to try everything on. A tiny untrained model cannot learn them by heart: it does not know where in the
-picture it is while all it sees is noise. The chessboard it can, because it is the same everywhere: what is trained can be seen.
+The photographs are real images, to try everything on. A tiny untrained model cannot learn them by heart: it does not know where in the
+image it is while all it sees is noise. The chessboard it can, because it is the same everywhere: what is trained can be seen.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STEP = 16
 
 @dataclass(frozen=True)
 class Shot:
-    """One camera move over a photograph: a window from `start` to `end`, each (centre x, centre y, width), as shares of the picture."""
+    """One camera move over a photograph: a window from `start` to `end`, each (centre x, centre y, width), as shares of the image."""
 
     photo: str
     caption: str
@@ -46,7 +46,7 @@ SHOTS = (
 
 CHESSBOARD = "chessboard"
 SUBJECTS = ("photographs", CHESSBOARD)
-SQUARE = 8  # pixels: as a VAE's latents divide a picture
+SQUARE = 8  # pixels: as a VAE's latents divide an image
 BOARD_CAPTION = "a chessboard of light and dark wood in soft light"
 _WOOD = ((240, 215, 165), (120, 70, 35))
 
@@ -119,7 +119,7 @@ def _varied(shot: Shot, number: int, seed: int) -> Shot:
 
 
 def _frames(shot: Shot, size: tuple[int, int], count: int) -> list[np.ndarray]:
-    """uint8 [H, W, 3] per frame; the window moves with a soft start and stop and stays inside the picture."""
+    """uint8 [H, W, 3] per frame; the window moves with a soft start and stop and stays inside the image."""
     from PIL import Image
 
     photo = Image.fromarray(_photo(shot.photo))

@@ -1,6 +1,6 @@
 """The CLIP image encoder of Wan2.1 (ViT-H/14 of open-clip's xlm-roberta model) in transformers' CLIPVisionModel.
 
-Original naming: github.com/Wan-Video/Wan2.1, `wan/modules/clip.py` (`visual.transformer.0.attn.to_qkv.weight`, beside a text
+Original naming: github.com/Wan-Video/Wan2.1, `wan/modules/clip.py` (`visual.transformer.0.attn.to_qkv.weight`, next to a text
 encoder that is not needed). Hugging Face's and ComfyUI's (`clip_vision_h.safetensors`): `vision_model.encoder.layers.0.…`.
 Wan takes the tokens before the last layer, so that layer is not even built.
 """
@@ -42,7 +42,7 @@ _LAYER = re.compile(r"^encoder\.layers\.(\d+)\.")
 
 
 class ClipVision:
-    """Pictures to the token features that Wan2.1's image-to-video models look at."""
+    """Images to the token features that Wan2.1's image-to-video models look at."""
 
     def __init__(self, model: Any, device: torch.device, dtype: torch.dtype) -> None:
         self.model, self.device, self.dtype = model, device, dtype
@@ -60,7 +60,7 @@ class ClipVision:
         return cls(_build(tensors, geometry_metadata(path), device, dtype, f"{flag} {path}"), device, dtype)
 
     def features(self, pictures: Tensor) -> Tensor:
-        """pictures [B, 3, H, W] in -1..1, of any size -> token features [B, 257, 1280] in float16."""
+        """images [B, 3, H, W] in -1..1, of any size -> token features [B, 257, 1280] in float16."""
         import torch
         import torch.nn.functional as F
 

@@ -56,7 +56,7 @@ class HunyuanVAE:
     ) -> HunyuanVAE:
         """The VAE at `path`: a file (.safetensors, or .pt read with weights_only), or a folder that holds one, itself or in `vae`.
 
-        tile: side in pixels of the tiles that larger pictures are cut into, None for no tiles. chunk: width in columns of the
+        tile: side in pixels of the tiles that larger images are cut into, None for no tiles. chunk: width in columns of the
         pieces convolutions work on, None for no pieces. UserError when the file is not this VAE, naming `flag` and what the file
         is, and when a tile's side does not fit.
         """

@@ -65,7 +65,7 @@ def model_files(
 ) -> ModelFiles:
     """Find and judge the weights at `path`: a file, or a folder that holds them or has them in `subfolder`.
 
-    kind: see `weights.kinds`; within: another kind whose files hold this model beside others, and its prefix there; section: key of
+    kind: see `weights.kinds`; within: another kind whose files hold this model among others, and its prefix there; section: key of
     `config.json` that this model's sizes stand under in models of several parts.
     UserError naming the file and `flag` when there are none, or they are of another kind.
     """

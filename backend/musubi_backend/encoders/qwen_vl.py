@@ -1,7 +1,7 @@
-"""Qwen2.5-VL: transformers' model filled from a ComfyUI file or a Hugging Face folder, asked about pictures and clips.
+"""Qwen2.5-VL: transformers' model filled from a ComfyUI file or a Hugging Face folder, asked about images and clips.
 
 The prompt is put together here in the model's own chat format (huggingface.co/Qwen/Qwen2.5-VL-7B-Instruct, chat_template.json),
-so no processor is needed, only a tokenizer. Answers are the most likely ones (no sampling): the same picture gets the same caption.
+so no processor is needed, only a tokenizer. Answers are the most likely ones (no sampling): the same image gets the same caption.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SPECIAL = {"image": "<|image_pad|>", "video": "<|video_pad|>", "vision_start": 
 
 
 class QwenVL:
-    """Pictures and clips to text."""
+    """Images and clips to text."""
 
     def __init__(self, model: Any, tokenizer: Any, device: torch.device) -> None:
         self.model, self.tokenizer, self.device = model, tokenizer, device
@@ -46,7 +46,7 @@ class QwenVL:
     ) -> QwenVL:
         """The model in `path`: a .safetensors file (any part of a split one), or a folder in Hugging Face's layout.
 
-        fp8: keep the weights of linear layers in fp8 (files that are in fp8 stay so anyway). tokenizer: its folder; None looks beside
+        fp8: keep the weights of linear layers in fp8 (files that are in fp8 stay so anyway). tokenizer: its folder; None looks next to
         the weights and in ComfyUI. UserError for other files, incomplete ones, and when there is no tokenizer.
         """
         place = Path(path)
@@ -64,7 +64,7 @@ class QwenVL:
         return cls(model, words, device)
 
     def describe(self, media: Sequence[Pixels], prompt: str, max_new_tokens: int, stop: Callable[[], bool] = lambda: False) -> list[str]:
-        """What the model answers to `prompt` about each of `media`, all pictures or all clips, worked on at once.
+        """What the model answers to `prompt` about each of `media`, all images or all clips, worked on at once.
 
         stop: asked after every token; when true, answers end where they are.
         """

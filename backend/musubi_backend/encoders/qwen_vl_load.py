@@ -55,7 +55,7 @@ def load_model(file: Path, ids: Mapping[str, int], device: torch.device, dtype: 
 
 
 def _config(file: Path, weights: Weights, ids: Mapping[str, int]) -> Any:
-    """From the config.json beside the weights, if that is a Qwen2.5-VL's; else from the shapes."""
+    """From the config.json next to the weights, if that is a Qwen2.5-VL's; else from the shapes."""
     from transformers import Qwen2_5_VLConfig
 
     beside = file.parent / "config.json"

@@ -1,4 +1,4 @@
-"""Pictures and clips as Qwen2.5-VL sees them: sizes in multiples of 28, rows of patches in the order its patch merger expects.
+"""Images and clips as Qwen2.5-VL sees them: sizes in multiples of 28, rows of patches in the order its patch merger expects.
 
 Our own few lines instead of transformers' processors, whose video part needs torchvision; a test compares the two.
 Source of the layout: arXiv 2502.13923, section 2.1; mean and deviation are CLIP's (arXiv 2103.00020).
@@ -24,11 +24,11 @@ _DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclass(frozen=True)
 class Pixels:
-    """One picture or clip, ready for the vision tower.
+    """One image or clip, ready for the vision tower.
 
     patches           float32 [t * h * w, 3 * 2 * 14 * 14]
-    grid              (t, h, w): patches in time (two frames each; 1 for a picture), down and across
-    seconds_per_grid  time from one step of t to the next; None for a picture
+    grid              (t, h, w): patches in time (two frames each; 1 for an image), down and across
+    seconds_per_grid  time from one step of t to the next; None for an image
     """
 
     patches: np.ndarray
@@ -58,7 +58,7 @@ def fitting_size(size: tuple[int, int], smallest: int, largest: int) -> tuple[in
 
 
 def of_picture(picture: Image, smallest: int, largest: int) -> Pixels:
-    """An RGB picture, brought to an area between the two numbers of square pixels. ValueError as `fitting_size`."""
+    """An RGB image, brought to an area between the two numbers of square pixels. ValueError as `fitting_size`."""
     size = fitting_size(picture.size, smallest, largest)
     return Pixels(*_patches([_normalised(picture, size)] * TEMPORAL))
 

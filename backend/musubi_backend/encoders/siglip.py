@@ -1,4 +1,4 @@
-"""SigLIP's image encoder, as FramePack uses it (github.com/lllyasviel/FramePack): all 729 token features of one picture.
+"""SigLIP's image encoder, as FramePack uses it (github.com/lllyasviel/FramePack): all 729 token features of one image.
 
 Files: a Hugging Face folder, or a single file such as ComfyUI's sigclip_vision_patch14_384.safetensors.
 """
@@ -24,7 +24,7 @@ PUBLISHED_TOKENS, PUBLISHED_SIDE = 729, 384
 
 
 class Siglip:
-    """Pictures to token features."""
+    """Images to token features."""
 
     def __init__(self, model: Any, device: torch.device, kept: torch.dtype) -> None:
         self.model, self.device, self.kept = model, device, kept
@@ -43,7 +43,7 @@ class Siglip:
         return cls(model_files.fill(model, weights, device, computed, model_files.without_prefix), device, kept)
 
     def encode(self, pictures: Sequence[np.ndarray]) -> Tensor:
-        """uint8 pictures [H, W, 3] of any size -> features [B, tokens, width] in the dtype `kept`, on its device. Each is
+        """uint8 images [H, W, 3] of any size -> features [B, tokens, width] in the dtype `kept`, on its device. Each is
         stretched to the encoder's square."""
         import numpy as np
         import torch

@@ -1,4 +1,4 @@
-"""Tokenizers of Llama, CLIP and Qwen2.5-VL from local files: inside the weight file, beside it, or the ones ComfyUI brings along.
+"""Tokenizers of Llama, CLIP and Qwen2.5-VL from local files: inside the weight file, next to it, or the ones ComfyUI brings along.
 
 Llama's is a `tokenizer.json` (Hugging Face tokenizers). CLIP's is `vocab.json` and `merges.txt`, or a `tokenizer.json` too. Inside a
 weight file the bytes of a `tokenizer.json` are the tensor `tokenizer_json`, as in ComfyUI's files of other encoders.

@@ -1,4 +1,4 @@
-"""umt5's tokenizer, looked for in this order: a folder beside the weight file, the `spiece_model` inside it, what another program has
+"""umt5's tokenizer, looked for in this order: a folder next to the weight file, the `spiece_model` inside it, what another program has
 fetched from the Hugging Face hub before. Nothing is fetched.
 
 Captions are cleaned as Wan does it (github.com/Wan-Video/Wan2.1, `wan/modules/tokenizers.py`): broken Unicode and HTML entities
@@ -108,7 +108,7 @@ def _from_hub_cache(weights: Path) -> Tokenizer:
         tokenizer = AutoTokenizer.from_pretrained(HUB_REPOSITORY, subfolder=HUB_FOLDER, local_files_only=True)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"no tokenizer for {weights}: the file holds none, there is none beside it, and {HUB_REPOSITORY} of huggingface.co was not "
+            f"no tokenizer for {weights}: the file holds none, there is none next to it, and {HUB_REPOSITORY} of huggingface.co was not "
             "fetched to this machine by another program. Either use ComfyUI's text encoder file (umt5_xxl_fp16.safetensors), which holds "
             f"its tokenizer, or put the files of https://huggingface.co/{HUB_REPOSITORY}/tree/main/{HUB_FOLDER} into "
             f"{weights.parent / FOLDERS[0]}"

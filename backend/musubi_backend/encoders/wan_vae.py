@@ -196,7 +196,7 @@ def _rms_norm(module: Any, x: Tensor) -> Tensor:
 
 
 def _causal_convolution(module: Any, in_3d: Callable[..., Tensor], x: Tensor, cache_x: Tensor | None = None) -> Tensor:
-    """One frame without a past (any picture, and the first frame of a clip) meets zeros in all but the last tap: a third of the work
+    """One frame without a past (any image, and the first frame of a clip) meets zeros in all but the last tap: a third of the work
     in two dimensions."""
     import torch.nn.functional as F
 

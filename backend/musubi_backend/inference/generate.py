@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PROBLEMS = (UserError, RuntimeError, OSError)  # what one prompt may fail with while the others go on
+PROBLEMS = (UserError, RuntimeError, OSError)  # what one prompt may fail with while the others continue
 
 
 @dataclass
@@ -114,7 +114,7 @@ class Session:
             raise UserError(f"{len(failures)} of {total} prompts failed:\n{listed}")
 
     def interactive(self) -> None:
-        """Prompt lines from the terminal until end of file. The transformer stays loaded, beside the device if that is a GPU."""
+        """Prompt lines from the terminal until end of file. The transformer stays loaded, in system RAM where the device is a GPU."""
         self.try_places()
         print("Interactive mode. Enter prompts (Ctrl+D or Ctrl+Z (Windows) to exit):")
         while True:
@@ -190,7 +190,7 @@ class Session:
             raise UserError(f"{label}: {error}") from error
 
     def _encode(self, requests: dict[str, SampleRequest], failures: dict[str, str]) -> None:
-        """Encode the texts that are new and the pictures, and free the encoders. Requests whose pictures cannot be used fail."""
+        """Encode the texts that are new and the images, and free the encoders. Requests whose images cannot be used fail."""
         self._encode_texts([text for request in requests.values() for text in self.architecture.texts(request)])
         self._encode_pictures(requests, failures)
 
@@ -222,7 +222,7 @@ class Session:
         release(self.device)
 
     def _sample_all(self, requests: Mapping[str, SampleRequest], results: list[Result], failures: dict[str, str]) -> None:
-        if not requests:  # not one had pictures that can be used
+        if not requests:  # not one had images that can be used
             return
         suffix = "" if getattr(self.args, "from_file", None) else self.architecture.card.result_suffix
         self._transformer()  # what is wrong with the model is no single prompt's fault

@@ -77,7 +77,7 @@ def pattern_text(guided: list[bool]) -> str:
 
 
 def check(guidance: Guidance, blocks: int) -> None:
-    """Refuse skip-layer settings that do nothing or name blocks that do not exist. blocks: how many the model has."""
+    """Reject skip-layer settings that do nothing or name blocks that do not exist. blocks: how many the model has."""
     if guidance.slg_mode is None:
         return
     if not guidance.slg_layers:

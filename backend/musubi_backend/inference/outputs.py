@@ -91,7 +91,7 @@ def save_video(folder: Path, name: str, video: Tensor, fps: int, metadata: Mappi
 
 
 def save_images(folder: Path, name: str, video: Tensor, metadata: Mapping[str, str] | None) -> list[Path]:
-    """Write the pictures of a video [3, F, H, W] in 0..1 as PNG files: in a sub-folder `name` unless there is only one."""
+    """Write the images of a video [3, F, H, W] in 0..1 as PNG files: in a sub-folder `name` unless there is only one."""
     paths = write_pngs(folder, name, to_pictures(video), metadata)
     logger.info(f"Sample images saved to: {folder / name}")
     job.event("output", content="images", path=str(paths[0] if len(paths) == 1 else paths[0].parent), files=[str(path) for path in paths])

@@ -1,4 +1,4 @@
-"""Pictures and videos that a request starts from or is steered by, read and brought to size."""
+"""Images and videos that a request starts from or is steered by, read and brought to size."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def size_of(path: str) -> Size:
-    """(width, height) as it is shown, from the header. UserError for what is no picture."""
+    """(width, height) as it is shown, from the header. UserError for what is no image."""
     try:
         return image_size(Path(path))
     except UnusableMedium as unusable:
@@ -26,7 +26,7 @@ def size_of(path: str) -> Size:
 
 
 def read(path: str, *, keep_alpha: bool = False) -> np.ndarray:
-    """uint8 [H, W, 3], or [H, W, 4] of a picture with transparency that is kept. UserError for what is no picture."""
+    """uint8 [H, W, 3], or [H, W, 4] of an image with transparency that is kept. UserError for what is no image."""
     try:
         return read_picture(Path(path), keep_alpha=keep_alpha)
     except UnusableMedium as unusable:
@@ -34,7 +34,7 @@ def read(path: str, *, keep_alpha: bool = False) -> np.ndarray:
 
 
 def first_frames(path: str, size: Size, frames: int, what: str) -> np.ndarray:
-    """uint8 [frames, H, W, 3] from a video or a folder of pictures, each frame covering `size` and cut. UserError when there are fewer;
+    """uint8 [frames, H, W, 3] from a video or a folder of images, each frame covering `size` and cut. UserError when there are fewer;
     `what` says how to call the video."""
     import numpy as np
 

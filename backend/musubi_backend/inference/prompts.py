@@ -29,7 +29,7 @@ SEEDS = 2**32  # a seed nobody chose is below this
 
 @dataclass(frozen=True)
 class LineOption:
-    """One option of a prompt line. key: its long name; several: it may come more than once and makes a tuple; refused: why it
+    """One option of a prompt line. key: its long name; several: it may come more than once and makes a tuple; rejected: why it
     cannot be used here."""
 
     key: str
@@ -37,7 +37,7 @@ class LineOption:
     minimum: float | None = None
     maximum: float | None = None
     several: bool = False
-    refused: str = ""
+    unsupported: str = ""
 
 
 _COMMON = {
@@ -77,7 +77,7 @@ class TrainingPrompt:
 def parse_line(line: str, options: Mapping[str, LineOption], where: str) -> dict[str, Any]:
     """The settings of one line under their long names, "prompt" always among them; the last of equal options counts.
 
-    where: how to call the line in errors, for example "prompts.txt line 3". Raises UserError for an unknown or refused
+    where: how to call the line in errors, for example "prompts.txt line 3". Raises UserError for an unknown or rejected
     option and for a value that does not fit.
     """
     if line.lstrip().startswith("--"):
@@ -88,7 +88,7 @@ def parse_line(line: str, options: Mapping[str, LineOption], where: str) -> dict
         name, _, text = part.strip().partition(" ")
         option = options.get(name.lower())
         if option is None:
-            known = " ".join(f"--{known}" for known, option in options.items() if not option.refused)
+            known = " ".join(f"--{known}" for known, option in options.items() if not option.unsupported)
             raise UserError(f'{where}: unknown option "--{name}"; known are {known}')
         value = _value(option, text.strip(), f"{where}: --{name}")
         values[option.key] = (*values.get(option.key, ()), value) if option.several else value
@@ -197,7 +197,7 @@ def _checked(entry: Any, where: str) -> dict[str, Any]:
         if key == "enum":
             continue
         if key not in by_key:
-            known = ", ".join(key for key, option in by_key.items() if not option.refused)
+            known = ", ".join(key for key, option in by_key.items() if not option.unsupported)
             raise UserError(f'{where}: unknown key "{key}"; known are {known}')
         if by_key[key].several:
             values[key] = tuple(_value(by_key[key], str(one), f"{where}: {key}") for one in (value if isinstance(value, list) else [value]))
@@ -209,8 +209,8 @@ def _checked(entry: Any, where: str) -> dict[str, Any]:
 
 
 def _value(option: LineOption, text: str, where: str) -> Any:
-    if option.refused:
-        raise UserError(f"{where}: cannot be used here; {option.refused}")
+    if option.unsupported:
+        raise UserError(f"{where}: cannot be used here; {option.unsupported}")
     if option.kind is str:
         return text
     try:

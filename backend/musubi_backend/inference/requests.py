@@ -20,7 +20,7 @@ def build_request(values: Mapping[str, Any], args: Namespace, architecture: Arch
     """The request of one prompt: what its line says, else what the arguments say, else the defaults of the task. Values whose names
     only this architecture knows go into `SampleRequest.own`.
 
-    UserError where the size, the number of frames or the pictures do not fit the model, naming the nearest size that does.
+    UserError where the size, the number of frames or the images do not fit the model, naming the nearest size that does.
     """
     arguments = vars(args)
     task = architecture.card.task(arguments.get("task"))

@@ -30,8 +30,8 @@ class Pictures:
     """Files that a request starts from or is steered by, as paths; what a task does not take stays empty.
 
     start, end       first and last frame
-    control_video    video file or folder of pictures of Fun-Control models
-    controls, masks  control pictures of one-frame generation, and their masks
+    control_video    video file or folder of images of Fun-Control models
+    controls, masks  control images of one-frame generation, and their masks
     source_video     the video that is changed (video-to-video)
     """
 
@@ -43,7 +43,7 @@ class Pictures:
     source_video: str | None = None
 
     def given(self) -> dict[str, str | tuple[str, ...]]:
-        """The pictures there are, by name."""
+        """The images there are, by name."""
         return {name: value for name, value in vars(self).items() if value}
 
 
@@ -55,7 +55,7 @@ class SampleRequest:
     embedded_guidance   embedded guidance of a guidance-distilled model; None for other models
     strength            share of the steps that change `pictures.source_video`
     one_frame           settings of one-frame generation ("target_index=1,control_index=0;10"), None for video
-    fixed_size          the size stays and pictures are cut to it; else it may be taken from the start picture, keeping its area
+    fixed_size          the size stays and images are cut to it; else it may be taken from the start image, keeping its area
     own                 settings that only this architecture has, by option name
     """
 

@@ -48,7 +48,7 @@ class Solver(ABC):
     """A run over given sigmas; `step` must be called once per timestep, in order.
 
     sigmas      decreasing, from at most 1 (pure noise) to 0 (data), one more than there are steps
-    timesteps   what the model is told at each step; 1000 * sigma unless given
+    timesteps   what the model is given at each step; 1000 * sigma unless given
     """
 
     def __init__(self, sigmas: Sequence[float], timesteps: Sequence[float] | None = None) -> None:

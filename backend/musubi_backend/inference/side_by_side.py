@@ -1,4 +1,4 @@
-"""Videos beside each other under their titles, to compare them."""
+"""Videos next to each other under their titles, to compare them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ BACKGROUND, INK = (24, 24, 24), (240, 240, 240)
 
 
 def side_by_side(videos: Sequence[Sequence[np.ndarray]], titles: Sequence[str], height: int = 0) -> Iterator[np.ndarray]:
-    """One picture at a time of all videos in a row.
+    """One image at a time of all videos in a row.
 
-    videos: uint8 pictures [H, W, 3] of each; those of a shorter one stay at its last. titles: one for each, "" for none. height: that all
+    videos: uint8 images [H, W, 3] of each; those of a shorter one stay at its last. titles: one for each, "" for none. height: that all
     are brought to, in pixels; 0, that of the tallest.
     """
     import numpy as np

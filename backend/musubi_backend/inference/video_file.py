@@ -1,4 +1,4 @@
-"""Pictures in, video and image files out, in the form musubi-tuner writes them: mp4 by libx264, yuv420p, 4 Mbit/s; PNG.
+"""Images in, video and image files out, in the form musubi-tuner writes them: mp4 by libx264, yuv420p, 4 Mbit/s; PNG.
 
 What a file was made with (prompt, seed, …) goes into the file: as mp4 tags and as PNG text.
 """
@@ -28,7 +28,7 @@ BIT_RATE = 4_000_000
 
 
 def to_pictures(video: Tensor) -> np.ndarray:
-    """float video [3, F, H, W] in 0..1 -> uint8 pictures [F, H, W, 3]; values outside are clamped, fractions cut off as
+    """float video [3, F, H, W] in 0..1 -> uint8 images [F, H, W, 3]; values outside are clamped, fractions cut off as
     musubi-tuner does."""
     import torch
 
@@ -37,7 +37,7 @@ def to_pictures(video: Tensor) -> np.ndarray:
 
 
 def write_mp4(path: str | Path, pictures: np.ndarray | Sequence[np.ndarray], fps: Fraction | int, metadata: Metadata = None) -> Path:
-    """Write uint8 RGB pictures [F, H, W, 3] as one H.264 mp4. Odd sides get one repeated row or column: yuv420p needs even
+    """Write uint8 RGB images [F, H, W, 3] as one H.264 mp4. Odd sides get one repeated row or column: yuv420p needs even
     ones. The folder is created; the file appears only when complete."""
     return _encode(path, pictures, fps, metadata, "mp4", "libx264", {"movflags": "use_metadata_tags"})
 
@@ -48,7 +48,7 @@ def write_webm(path: str | Path, pictures: np.ndarray | Sequence[np.ndarray], fp
 
 
 def write_gif(path: str | Path, pictures: np.ndarray | Sequence[np.ndarray], fps: Fraction | int) -> Path:
-    """Write an endlessly looping GIF with one palette per picture. Its clock ticks 100 times a second."""
+    """Write an endlessly looping GIF with one palette per image. Its clock ticks 100 times a second."""
     from PIL import Image
 
     target = _target(path, pictures)
@@ -86,7 +86,7 @@ def _encode(
 
 
 def copy_streams(source: str | Path, target: str | Path) -> None:
-    """Copy the pictures and the sound of a video as they are encoded, and nothing that is written about them. The kind of `target` is
+    """Copy the images and the sound of a video as they are encoded, and nothing that is written about them. The kind of `target` is
     that of `source`."""
     import av
 
@@ -103,7 +103,7 @@ def copy_streams(source: str | Path, target: str | Path) -> None:
 
 
 def write_pngs(folder: str | Path, name: str, pictures: np.ndarray | Sequence[np.ndarray], metadata: Metadata = None) -> list[Path]:
-    """Write pictures as `{folder}/{name}/{name}_000.png` and on; a single one as `{folder}/{name}_000.png`."""
+    """Write images as `{folder}/{name}/{name}_000.png` and on; a single one as `{folder}/{name}_000.png`."""
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
@@ -122,7 +122,7 @@ def write_pngs(folder: str | Path, name: str, pictures: np.ndarray | Sequence[np
 
 @dataclass(frozen=True)
 class Selection:
-    """Which pictures of a video to take. fps: so many per second of it, 0 for all; of those from number `start` on every
+    """Which images of a video to take. fps: so many per second of it, 0 for all; of those from number `start` on every
     `stride`-th, `count` of them at most, 0 for all."""
 
     start: int = 0
@@ -131,19 +131,19 @@ class Selection:
     fps: float = 0.0
 
     def rate(self, source: Fraction) -> Fraction:
-        """Pictures per second of what is taken."""
+        """Images per second of what is taken."""
         return (Fraction(self.fps).limit_denominator(1000) if self.fps else source) / self.stride
 
     def numbers(self, source: Fraction) -> Iterator[int]:
-        """The numbers of the pictures to take, ascending; those past the end of the video are simply not there. Where more are asked
-        for than the video has, pictures come more than once."""
+        """The numbers of the images to take, ascending; those past the end of the video are simply not there. Where more are asked
+        for than the video has, images come more than once."""
         step = source / (self.rate(source) * self.stride)
         for index in range(self.count) if self.count else itertools.count():
             yield int((self.start + index * self.stride) * step)
 
 
 def read_pictures(path: str | Path, selection: Selection = Selection()) -> tuple[list[np.ndarray], Fraction]:
-    """The uint8 RGB pictures [H, W, 3] and the frame rate of a video file, or of the pictures in a folder, 2 before 10 (then at 16 frames
+    """The uint8 RGB images [H, W, 3] and the frame rate of a video file, or of the images in a folder, 2 before 10 (then at 16 frames
     per second). With `fps` those of a variable rate are taken by their times. UserError where there are none."""
     from ..dataset.clips import frame_rate, frames_of
     from ..dataset.problems import UnusableMedium
@@ -161,7 +161,7 @@ def read_pictures(path: str | Path, selection: Selection = Selection()) -> tuple
     except UnusableMedium as unusable:
         raise UserError(str(unusable.problem)) from None
     if not pictures:
-        raise UserError(f"{source}: no pictures in it" + (f" from number {selection.start} on" if selection.start else ""))
+        raise UserError(f"{source}: no images in it" + (f" from number {selection.start} on" if selection.start else ""))
     return pictures, selection.rate(rate)
 
 
@@ -188,9 +188,9 @@ def _padded(picture: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _target(path: str | Path, pictures: np.ndarray | Sequence[np.ndarray]) -> Path:
-    """Refuse an empty video before anything is made; make the folder."""
+    """Reject an empty video before anything is made; make the folder."""
     target = Path(path)
     if len(pictures) == 0:
-        raise UserError(f"{target}: a video needs at least one picture")
+        raise UserError(f"{target}: a video needs at least one image")
     target.parent.mkdir(parents=True, exist_ok=True)
     return target

@@ -117,7 +117,7 @@ class LoRAFile:
             raise UserError(f"{self.file.path} holds several adapters ({', '.join(adapters)}); save each as a file of its own")
 
     def _check_scales(self, unknown: Iterable[str]) -> None:
-        """UserError for fp8 factors that are to be multiplied by a scale beside them."""
+        """UserError for fp8 factors that are to be multiplied by a scale next to them."""
         scale = next((key for key in unknown if key.endswith(_SCALES) and tensor_names.parse(f"{key.rpartition('.')[0]}.weight")), None)
         if scale is not None:
             raise UserError(f"{self.file.path} has factors in fp8 with scales of their own ({scale}); use the same LoRA in 16 bits")

@@ -138,7 +138,7 @@ class LoRAMerge:
     def rounded(self, name: str, weight: Tensor) -> Tensor:
         """As calling it, in float32 but rounded to the weight's dtype after each LoRA, as musubi-tuner's `merge_lora` does it.
 
-        `weight` is overwritten, some rows at a time, so that nothing of its size is needed beside it.
+        `weight` is overwritten, some rows at a time, so that nothing of its size is needed next to it.
         """
         adapter, leaf = _adapter_and_leaf(name)
         for index, state in enumerate(self._states):

@@ -1,5 +1,5 @@
 """The alphas of LoRA files that have none in their tensors: PEFT's settings, in the metadata that diffusers writes
-(`lora_adapter_metadata`) or in the `adapter_config.json` beside PEFT's `adapter_model.safetensors`."""
+(`lora_adapter_metadata`) or in the `adapter_config.json` next to PEFT's `adapter_model.safetensors`."""
 
 from __future__ import annotations
 

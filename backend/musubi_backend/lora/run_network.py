@@ -28,7 +28,7 @@ _KINDS = {"networks.loha": LOHA, "networks.lokr": LOKR}
 
 
 def check(args: Namespace, card: Card) -> None:
-    """Refuse a network that cannot be built, before anything is loaded."""
+    """Reject a network that cannot be built, before anything is loaded."""
     module = args.network_module or card.network_module
     known = (card.network_module, "networks.lora", *_KINDS)
     if module not in known:

@@ -4,7 +4,7 @@ Because the weights never change, they are only ever copied to the device: a blo
 go as one piece into one of a few equal buffers, while other blocks compute. The offloaded blocks are spread evenly over all, so that
 every transfer has computation to hide behind. Norms, biases and LoRAs are small and stay on the device.
 
-What comes next is a guess (the same direction goes on); a wrong guess costs a transfer that is waited for, never a wrong weight.
+What comes next is a guess (the same direction continues); a wrong guess costs a transfer that is waited for, never a wrong weight.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class BlockStream:
     def _need(self, number: int, direction: int) -> None:
         if number not in self.holds:  # a wrong guess, or a pass that begins elsewhere
             count = len(self.packed)
-            # longest not needed if things go on in this direction: what was just passed
+            # longest not needed if things continue in this direction: what was just passed
             distances = [(direction * (held - number)) % count if held is not None else count for held in self.holds]
             self._fetch(number, distances.index(max(distances)))
         buffer = self.holds.index(number)

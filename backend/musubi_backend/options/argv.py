@@ -15,7 +15,7 @@ def to_argv(tool_name: str, values: Mapping[str, Any]) -> list[str]:
     """Arguments of `tool_name` for `values` (option name -> value), in the order of the tables, without the tool's name.
 
     None, an empty list and a value equal to the default are left out. Raises UserError, naming the flag, for unknown names,
-    wrong types, values out of bounds, and list items that no command line can carry. Options that this backend refuses are
+    wrong types, values out of bounds, and list items that no command line can carry. Options that this backend rejects are
     written all the same, as musubi-tuner may be meant.
     """
     target = tool(tool_name)

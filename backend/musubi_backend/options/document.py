@@ -17,8 +17,8 @@ _HEAD = """# Flags
 Written by `python -m musubi_backend.options.document`; do not edit by hand.
 
 Names, defaults and choices are those of musubi-tuner 0.3.4. A key of `--config_file` is the flag without its dashes.
-A flag marked **no** is refused with the reason given, never ignored; setting it to its default is allowed.
-"Nothing to do" marks flags about something that works differently here; they are accepted and change nothing.
+A flag marked **no** is rejected with the reason given, never ignored; setting it to its default is allowed.
+"No effect" marks flags about something that works differently here; they are accepted and change nothing.
 """
 
 
@@ -28,16 +28,16 @@ def page() -> str:
 
 
 def _tool(tool: Tool) -> Iterator[str]:
-    done = sum(option.refused is None for option in tool.options)
+    done = sum(option.unsupported is None for option in tool.options)
     yield f"## {tool.name}\n"
-    yield f"{tool.summary}. {done} of {len(tool.options)} flags are done.\n"
+    yield f"{tool.summary}. {done} of {len(tool.options)} flags are supported.\n"
     for group in tool.groups:
         yield from _group(group)
 
 
 def _group(group: Group) -> Iterator[str]:
     yield f"### {group.title}\n"
-    yield "| flag | takes | default | done | what it does |"
+    yield "| flag | takes | default | supported | what it does |"
     yield "|---|---|---|---|---|"
     for option in group.options:
         cells = (f"`{option.flag}`", _takes(option), "required" if option.required else default_text(option), _done(option), option.help)
@@ -51,13 +51,13 @@ def _takes(option: Option) -> str:
 
 
 def _done(option: Option) -> str:
-    if option.refused:
-        return f"**no**: {option.refused}"
-    if option.moot:
-        return f"nothing to do: {option.moot}"
-    if option.refused_choices:
-        reasons = "; ".join(dict.fromkeys(option.refused_choices.values()))
-        return f"without {', '.join(f'`{choice}`' for choice in option.refused_choices)}: {reasons}"
+    if option.unsupported:
+        return f"**no**: {option.unsupported}"
+    if option.no_effect:
+        return f"no effect: {option.no_effect}"
+    if option.unsupported_choices:
+        reasons = "; ".join(dict.fromkeys(option.unsupported_choices.values()))
+        return f"without {', '.join(f'`{choice}`' for choice in option.unsupported_choices)}: {reasons}"
     if option.own_choices:
         return f"yes; musubi-tuner has no {', '.join(f'`{choice}`' for choice in option.own_choices)}"
     return "yes; musubi-tuner has no such flag" if option.own else "yes"

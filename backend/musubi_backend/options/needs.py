@@ -1,4 +1,4 @@
-"""Finds settings that do nothing without another one (`tables/needs.py`) in what was asked for."""
+"""Finds settings that have no effect without another one (`tables/needs.py`) in what was asked for."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from .values import default_of
 
 
 def unmet(tool: Tool, args: Namespace) -> Iterator[tuple[Need, str]]:
-    """Each need that `args` does not meet, with a sentence: what does nothing, what it needs, what to do."""
+    """Each need that `args` does not meet, with a sentence: what has no effect, what it needs, what to do."""
     for need in NEEDS.get(tool.verb, ()):
         name = need.setting.partition("=")[0]
         if hasattr(args, name) and _holds(tool, args, need.setting) and not any(_holds(tool, args, one) for one in need.partners):
             value = getattr(args, name)
             given = f"--{name}" if isinstance(value, (bool, list)) else f"--{name} {value}"
             partners = [words for one in need.partners if (words := _words(tool, one))]
-            yield need, _sentence(f"--{name}" if need.refused else given, partners, need)
+            yield need, _sentence(f"--{name}" if need.rejected else given, partners, need)
 
 
 def _sentence(given: str, partners: list[str], need: Need) -> str:
     first, flag = need.partners[0], given.split()[0]
     if first.endswith("="):
-        return f"{given} does nothing beside --{first[:-1]}: leave one of the two out"
+        return f"{given} has no effect together with --{first[:-1]}: leave one of the two out"
     if not partners:
-        return f"{given} does nothing with these models: leave it out"
-    verb = "needs" if need.refused else "does nothing alone, it needs"
+        return f"{given} has no effect with these models: leave it out"
+    verb = "needs" if need.rejected else "has no effect alone, it needs"
     return f"{given} {verb} {' or '.join(partners)}: add that, or leave {flag} out"
 
 

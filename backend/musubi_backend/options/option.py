@@ -1,4 +1,4 @@
-"""What one setting is. The tables beside this file hold every setting once; everything else is derived from them."""
+"""What one setting is. The tables next to this file hold every setting once; everything else is derived from them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CAPTION = "caption_images_by_qwen_vl"
 
 WEIGHTS, LENGTH, START, FILE, NOTHING = "weights", "length", "start", "file", "nothing"
 """What a trainer's setting changes: the numbers that are trained (in their last bit at least), how long it trains, what it begins with,
-what the saved files hold beside the weights or in which precision, or none of these: where it runs, logs, samples, how it saves memory."""
+what the saved files hold besides the weights or in which precision, or none of these: where it runs, logs, samples, how it saves memory."""
 
 
 def steps_or_share(text: str) -> int | float:
@@ -42,19 +42,19 @@ class Option:
                    positional argument
     kind           str, int, float, or bool for a switch; or a function from a string, raising ValueError
     nargs          None, "*", "+" or a number, as in argparse; a default is then a tuple or None
-    required       the tool refuses to start without it
+    required       the tool does not start without it
     minimum, maximum   inclusive bounds of every value
     unit           for tooltips: "steps", "GB", "frames", ...
     path           what the value names on disk: "file", "folder" or "any" (either) must exist, "output" need not; "" for other values
     verbs          what the setting belongs to, where that is less than its group's verbs
     on_request     only architectures that take it have it (`OwnOptions.takes`)
     most           how many values it takes at most, where that is not any number of them
-    refused        reason why a flag of musubi-tuner is not done here (yet); using it is an error, never ignored
-    refused_choices    the same for single choices: choice -> reason
+    unsupported    reason why a flag of musubi-tuner is not supported; using it is an error, never ignored
+    unsupported_choices    the same for single choices: choice -> reason
     own            musubi-tuner has no such flag: commands with it are for this backend only
     own_choices    the same for single choices
-    moot           why the flag has nothing to change here; it is accepted so that musubi-tuner's command lines run
-    neutral        values of a refused flag that ask for nothing and so are accepted beside the default
+    no_effect      why the flag changes nothing here; it is accepted so that musubi-tuner's command lines run
+    neutral        values of a rejected flag that ask for nothing and so are accepted besides the default
     advanced       hide the widget behind ComfyUI's "advanced"
     effect         of a trainer's setting: what it changes (`WEIGHTS`, ...). It decides what makes a training another one, and what a
                    continued one is compared in
@@ -75,11 +75,11 @@ class Option:
     verbs: tuple[str, ...] = ()
     on_request: bool = False
     most: int | None = None
-    refused: str | None = None
-    refused_choices: Mapping[str, str] = field(default_factory=dict, hash=False)
+    unsupported: str | None = None
+    unsupported_choices: Mapping[str, str] = field(default_factory=dict, hash=False)
     own: bool = False
     own_choices: tuple[str, ...] = ()
-    moot: str | None = None
+    no_effect: str | None = None
     neutral: tuple[Any, ...] = ()
     advanced: bool = False
     effect: str = ""

@@ -13,7 +13,7 @@ from .published import fill_in
 from .registry import Tool, tool, tools
 from .rules import check
 from .suggest import did_you_mean
-from .values import default_of, from_text, refusal
+from .values import default_of, from_text, why_unsupported
 
 
 def parse(tool_name: str, argv: Sequence[str]) -> argparse.Namespace:
@@ -43,7 +43,7 @@ def read(target: Tool, argv: Sequence[str]) -> argparse.Namespace:
 
         values.update(load(target, explicit.config_file))
     values.update(vars(explicit))
-    refused = [reason for option in target.options if (reason := refusal(option, values[option.name]))]
+    refused = [reason for option in target.options if (reason := why_unsupported(option, values[option.name]))]
     if refused:
         raise UserError("\n".join(refused))
     return argparse.Namespace(**values)
@@ -83,8 +83,14 @@ def _add(section: argparse._ArgumentGroup, option: Option) -> None:
 
 def _help(option: Option) -> str:
     about = facts(option)
-    refused = f" NOT DONE YET: {option.refused}." if option.refused else f" Nothing to do here: {option.moot}." if option.moot else ""
-    return (option.help + (f" ({about})" if about else "") + refused).replace("%", "%%")
+    note = (
+        f" Not supported: {option.unsupported}."
+        if option.unsupported
+        else f" Has no effect: {option.no_effect}."
+        if option.no_effect
+        else ""
+    )
+    return (option.help + (f" ({about})" if about else "") + note).replace("%", "%%")
 
 
 def _unknown(target: Tool, words: list[str]) -> str:

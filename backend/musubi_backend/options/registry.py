@@ -31,7 +31,7 @@ from .option import (
 )
 from .suggest import did_you_mean
 from .tables import GROUPS
-from .tables.not_done import NOT_DONE
+from .tables.unsupported_tools import UNSUPPORTED_TOOLS
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,13 @@ class Tool:
 
 # verb -> where its `run` is, and what it does
 _VERBS = {
-    CACHE_LATENTS: ("cache.latents", "encode the pictures and clips of a dataset for training"),
+    CACHE_LATENTS: ("cache.latents", "encode the images and clips of a dataset for training"),
     CACHE_TEXT: ("cache.text", "encode the captions of a dataset for training"),
     TRAIN: ("training.train", "train a LoRA on a cached dataset"),
-    GENERATE: ("inference.generate", "generate video or pictures, with or without LoRAs"),
+    GENERATE: ("inference.generate", "generate video or images, with or without LoRAs"),
     LORA_EMA: ("tools.lora_post_hoc_ema", "average the checkpoints of a training into one LoRA"),
     LORA_CONVERT: ("tools.convert_lora", "write a LoRA of any layout in musubi-tuner's or ComfyUI's"),
-    CAPTION: ("tools.caption", "describe the pictures and clips of a folder with Qwen2.5-VL"),
+    CAPTION: ("tools.caption", "describe the images and clips of a folder with Qwen2.5-VL"),
     LORA_MERGE: ("tools.merge_lora", "add LoRAs of any layout to the weights of a transformer"),
     LORA_COMBINE: ("tools.combine_lora", "make one LoRA of several, exactly or of a given rank"),
     LORA_EXTRACT: ("tools.extract_lora", "make a LoRA of the difference of two checkpoints"),
@@ -106,9 +106,9 @@ def tool(name: str) -> Tool:
     """The tool called `name`; UserError with a suggestion if there is none."""
     if name in tools():
         return tools()[name]
-    if name in NOT_DONE:
+    if name in UNSUPPORTED_TOOLS:
         raise UserError(f"{name} is a tool of musubi-tuner that this backend does not do yet. Use the musubi-tuner engine for it.")
-    raise UserError(f"there is no tool {name!r}{did_you_mean(name, [*tools(), *NOT_DONE])}. Tools: {', '.join(tools())}")
+    raise UserError(f"there is no tool {name!r}{did_you_mean(name, [*tools(), *UNSUPPORTED_TOOLS])}. Tools: {', '.join(tools())}")
 
 
 def options_for(tool_name: str) -> dict[str, Option]:

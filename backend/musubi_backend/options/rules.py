@@ -19,10 +19,10 @@ _ATTENTION = ("sdpa", "flash_attn", "flash3", "xformers")
 
 
 def check(tool: Tool, args: Namespace) -> None:
-    """Raise UserError with every problem found, one per line. What does nothing and does no harm is warned of."""
+    """Raise UserError with every problem found, one per line. What has no effect and does no harm is only a warning."""
     alone = [] if getattr(args, "show_timesteps", None) else list(unmet(tool, args))
     problems = [
-        *(sentence for need, sentence in alone if need.refused),
+        *(sentence for need, sentence in alone if need.rejected),
         *_missing(args, [option.name for option in tool.options if option.required]),
         *_RULES.get(tool.verb, lambda tool, args: iter(()))(tool, args),
         *(problem for option in tool.options for problem in (*_too_many(option, args), *_absent_files(option, args))),
@@ -30,7 +30,7 @@ def check(tool: Tool, args: Namespace) -> None:
     if problems:
         raise UserError("\n".join(problems))
     for need, sentence in alone:
-        if not need.refused:
+        if not need.rejected:
             logger.warning("%s", sentence)
 
 
@@ -48,7 +48,7 @@ def _too_many(option: Option, args: Namespace) -> Iterator[str]:
 
 def _absent_files(option: Option, args: Namespace) -> Iterator[str]:
     value = getattr(args, option.name)
-    if option.path not in ("file", "folder", "any") or not value or option.refused:
+    if option.path not in ("file", "folder", "any") or not value or option.unsupported:
         return
     for path in map(Path, value if isinstance(value, list) else [value]):
         try:

@@ -1,4 +1,4 @@
-"""Whether a value suits an option: the one place that knows kinds, bounds, choices and refusals.
+"""Whether a value suits an option: the one place that knows kinds, bounds, choices and rejections.
 
 Functions raise ValueError with the rest of a sentence ("must be at least 1, not 0"); callers say what is meant, the flag on
 the command line or the key in a file.
@@ -47,15 +47,15 @@ def checked(option: Option, value: Any) -> Any:
     return [_single(option, item) for item in value]
 
 
-def refusal(option: Option, value: Any) -> str | None:
+def why_unsupported(option: Option, value: Any) -> str | None:
     """Why this backend does not do `option` with `value`, or None if it does."""
-    if option.refused and value != default_of(option) and value not in option.neutral:
-        what, reason = option.flag, option.refused
-    elif isinstance(value, str) and value in option.refused_choices:
-        what, reason = f"{option.flag} {value}", option.refused_choices[value]
+    if option.unsupported and value != default_of(option) and value not in option.neutral:
+        what, reason = option.flag, option.unsupported
+    elif isinstance(value, str) and value in option.unsupported_choices:
+        what, reason = f"{option.flag} {value}", option.unsupported_choices[value]
     else:
         return None
-    return f"{what} is not done by this backend yet: {reason}. Use the musubi-tuner engine for it."
+    return f"{what} is not supported: {reason}. Use the musubi-tuner engine for it."
 
 
 def _single(option: Option, value: Any) -> Any:

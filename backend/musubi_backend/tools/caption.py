@@ -1,6 +1,6 @@
-"""`caption_images_by_qwen_vl`: describe the pictures and clips of a folder with Qwen2.5-VL.
+"""`caption_images_by_qwen_vl`: describe the images and clips of a folder with Qwen2.5-VL.
 
-Beyond musubi-tuner's tool: clips, several items at once, and runs that go on where an earlier one ended. Captions that exist are
+Beyond musubi-tuner's tool: clips, several items at once, and runs that continue where an earlier one ended. Captions that exist are
 kept unless --overwrite is given (musubi-tuner always begins anew). What cannot be read is listed and left out.
 """
 
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Medium:
-    """One picture or clip and the place of its caption."""
+    """One image or clip and the place of its caption."""
 
     path: Path
     is_video: bool
@@ -116,12 +116,12 @@ def _run(describer: Describer, media: Sequence[Medium], problems: list[Problem])
                     continue
                 medium.captions.add(medium.path, answer)
                 yield medium.path
-            job.leave_if_asked("captions made so far are saved; run it again to go on")
+            job.leave_if_asked("captions made so far are saved; run it again to continue")
             bar.update(len(ready))
 
 
 def _batches(media: Sequence[Medium], describer: Describer) -> Iterator[list[Medium]]:
-    """Up to `describer.batch_size` pictures, or clips, at a time; that may become less on the way."""
+    """Up to `describer.batch_size` images, or clips, at a time; that may become less on the way."""
     for is_video in (False, True):
         alike = [medium for medium in media if medium.is_video == is_video]
         while alike:
@@ -205,5 +205,5 @@ class Describer:
         if len(media) == 1:
             return [Unanswered("out of memory: use a smaller --max_size, fewer --video_frames, or --fp8_vl")]
         self.batch_size = half = (len(media) + 1) // 2
-        logger.warning("out of memory with %d items at once: going on with %d, as --batch_size %d would have", len(media), half, half)
+        logger.warning("out of memory with %d items at once: continuing with %d, as --batch_size %d would have", len(media), half, half)
         return [*self.answers(media[:half]), *self.answers(media[half:])]

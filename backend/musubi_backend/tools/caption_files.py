@@ -1,4 +1,4 @@
-"""Where captions go: lines of a JSONL file, or text files beside the media. Each is safe on disk once it was added.
+"""Where captions go: lines of a JSONL file, or text files next to the media. Each is safe on disk once it was added.
 
 A JSONL file grows by whole lines; half a line, left by a kill or a full disk, is dropped when the file is opened again. Where an item
 comes twice, its last line counts, and `close` leaves one.
@@ -130,7 +130,7 @@ def read_lines(file: Path, key: str) -> dict[str, dict[str, Any]]:
                 continue
             raise UserError(
                 f"{file}, line {number} is no caption of this kind (it must be an object with {key}): {error}. "
-                "Mend it, or give another --output_file"
+                "Fix it, or give another --output_file"
             ) from error
         records[place(Path(medium))] = record
     return records

@@ -1,4 +1,4 @@
-"""Pictures and clips from files to what Qwen2.5-VL sees."""
+"""Images and clips from files to what Qwen2.5-VL sees."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ..dataset.problems import UnusableMedium
 from ..dataset.timing import timing_of
 from ..encoders.qwen_vl_pixels import FACTOR, Pixels, of_clip, of_picture
 
-_SMALLEST = 256 * FACTOR**2  # smaller pictures are enlarged to this, as in musubi-tuner: 256 tokens
+_SMALLEST = 256 * FACTOR**2  # smaller images are enlarged to this, as in musubi-tuner: 256 tokens
 _LARGEST_FRAME = 768 * FACTOR**2  # the model was trained with frames of up to 768 tokens (arXiv 2502.13923)
 
 
 def picture_pixels(path: Path, largest: int) -> Pixels:
-    """A picture, its colours as training takes them, within `largest` square pixels. UnusableMedium."""
+    """An image, its colours as training takes them, within `largest` square pixels. UnusableMedium."""
     try:
         return of_picture(Image.fromarray(read_picture(path)), min(_SMALLEST, largest), largest)
     except ValueError as error:

@@ -72,7 +72,7 @@ def _averages(args: Namespace, steps: int) -> list[_Average]:
 
 
 def _check(files: Sequence[TensorFile], averages: Sequence[_Average]) -> None:
-    """Print what musubi-tuner prints while it works, and refuse files that do not belong together."""
+    """Print what musubi-tuner prints while it works, and reject files that do not belong together."""
     first = files[0]
     print(f"Loading weights from {first.path}")
     for key, info in first.tensors.items():

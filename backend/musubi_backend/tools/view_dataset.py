@@ -30,7 +30,7 @@ _READERS = 4
 
 
 def run(args: Namespace) -> None:
-    """Write the picture to `--output` and the list to `--report`. UserError when the dataset file is wrong or there is no such page."""
+    """Write the image to `--output` and the list to `--report`. UserError when the dataset file is wrong or there is no such page."""
     from ..dataset.sheet import draw, tile_of
 
     card = cards()[args.architecture]
@@ -118,7 +118,7 @@ def _entry(number: int, item: MediaItem, found: Foreseen | Problem, card: Card) 
 def caption_place(item: MediaItem) -> dict[str, str]:
     """The file that holds an item's caption, and for a list the key that names the item in its line."""
     dataset: Dataset = item.dataset
-    assert dataset.source is not None  # `load_config` has refused it
+    assert dataset.source is not None  # `load_config` has rejected it
     key, source = dataset.source
     if key.endswith("_jsonl_file"):
         return {"file": str(Path(source).absolute()), "key": f"{dataset.kind}_path"}

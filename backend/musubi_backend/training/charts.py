@@ -1,4 +1,4 @@
-"""Small pictures drawn with Pillow: the loss curve of a run and the histogram of `--show_timesteps image`."""
+"""Small images drawn with Pillow: the loss curve of a run and the histogram of `--show_timesteps image`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """LoRA files and resumable states of a run: their names, when they are written, which old ones go.
 
 Names and removal rules are musubi-tuner's: `{name}-{epoch:06d}`, `{name}-step{step:08d}`, `{name}`, with `.safetensors` for the
-LoRA and `-state` for the folder to resume from. Everything is written beside and renamed as a whole.
+LoRA and `-state` for the folder to resume from. Everything is written to a temporary file and renamed as a whole.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Checkpoints:
         return stem == self.step_name(step) and not (self.args.save_every_n_steps and step % self.args.save_every_n_steps == 0)
 
     def _remove_earlier_stops(self, state: TrainingState) -> None:
-        """A stop's state is there to go on from; once a further one of the same training is whole, it and its LoRA have done that."""
+        """A stop's state is there to continue from; once a further one of the same training is whole, it and its LoRA have done that."""
         for folder in saved_states.of_run(self.folder, self.name):
             try:
                 earlier = saved_states.read(folder)

@@ -54,7 +54,7 @@ def words(error: Exception) -> str:
 
 
 def check_arguments(make: Any, arguments: Mapping[str, Any], flag: str, name: str, given: Collection[str]) -> None:
-    """Refuse arguments that `make`, called `name` on the command line, does not have or lacks. Classes with **kwargs swallow anything, so
+    """Reject arguments that `make`, called `name` on the command line, does not have or lacks. Classes with **kwargs swallow anything, so
     the names are those that it and its parents spell out. given: parameters that are not the user's to set."""
     spelled, required = _parameters(make)
     known = [key for key in spelled if key not in given]

@@ -1,7 +1,7 @@
 """What a continued training takes from its state, and what from the command: compared before anything heavy is loaded.
 
 The state has the network, the optimizer and its learning rate, and the seed. The command has everything else. What it would need another
-network or optimizer for is refused. Which settings are compared follows from the table of options (`effect`).
+network or optimizer for is rejected. Which settings are compared follows from the table of options (`effect`).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def facts_of(args: Namespace, card: Card, dataset: str, processes: int, run: str
 
 
 def check(saved: SavedState, args: Namespace, architecture: Architecture) -> None:
-    """Refuse a state of another model, rank, network, optimizer or architecture; say what of the command is used from here on, and what
+    """Reject a state of another model, rank, network, optimizer or architecture; say what of the command is used from here on, and what
     is not because the state decides it: that is put into `args`."""
     ours = architecture.card.id
     theirs = saved.facts.get("architecture", ours)
@@ -100,7 +100,7 @@ def _keep(saved: SavedState, args: Namespace, differing: dict[str, tuple[Any, An
         logger.warning("--resume: --%s %s of the state is kept; %s is not used%s", name, was, now, change)
         setattr(args, name, was)
     if args.network_weights:
-        logger.info("--resume: the network of the state goes on; the weights of --network_weights are not used")
+        logger.info("--resume: the network of the state continues; the weights of --network_weights are not used")
 
 
 def _compared(card: Card) -> list[Option]:

@@ -145,7 +145,7 @@ class ManyProcesses:
         if self.is_main:
             try:
                 work()
-            except BaseException as raised:  # the others must know before it goes on
+            except BaseException as raised:  # the others must know before it continues
                 error = raised
         failed = self.any(error is not None)
         if error is not None:

@@ -308,7 +308,7 @@ class Loop:
             try:
                 loss_curve(path, self.history, title)
             except OSError as error:  # all that matters is saved
-                logger.warning("no picture of the losses: %s", in_words(error))
+                logger.warning("no image of the losses: %s", in_words(error))
             else:
                 job.event("picture", content="loss", path=str(path))
         logger.info("model saved.")
@@ -396,7 +396,7 @@ class Loop:
 
     def _make_samples(self, epoch: int | None) -> None:
         """A stop request ends it early and is answered before the next micro-step; when it fails (a VAE that does not fit into memory),
-        that is said and the training goes on."""
+        that is said and the training continues."""
         run = self.run
         run.network.eval()
         try:
@@ -405,7 +405,7 @@ class Loop:
         except StopRequested as stop:
             logger.info("no more samples: %s", stop)
         except (UserError, RuntimeError, OSError) as error:
-            logger.error("no samples at step %d, training goes on: %s", self.position.step, error)
+            logger.error("no samples at step %d, training continues: %s", self.position.step, error)
         run.network.train()
 
     def _save(self, stem: str, epoch: int) -> None:

@@ -55,7 +55,7 @@ class _Recipe:
 
 
 def check(args: Namespace) -> None:
-    """Refuse an optimizer that cannot be made: unknown, its package missing, arguments it does not have. Imports its package."""
+    """Reject an optimizer that cannot be made: unknown, its package missing, arguments it does not have. Imports its package."""
     _recipe(args)
 
 

@@ -58,7 +58,7 @@ class OptimizerDecides:
 
 
 def check(args: Namespace, total: int) -> None:
-    """Refuse a schedule that cannot be made for `total` optimizer steps, before anything heavy is loaded. A warm-up that the run does not
+    """Reject a schedule that cannot be made for `total` optimizer steps, before anything heavy is loaded. A warm-up that the run does not
     reach the end of is warned of."""
     options = arguments(args)
     if args.lr_scheduler_type:
@@ -110,7 +110,7 @@ def _of_class(args: Namespace, optimizer: Optimizer, options: Mapping[str, Any])
     except UserError:
         raise
     except Exception as error:  # of any library's class
-        raise UserError(f"{name} refused its --lr_scheduler_args or this optimizer: {words(error)}") from error
+        raise UserError(f"{name} rejected its --lr_scheduler_args or this optimizer: {words(error)}") from error
     if not all(callable(getattr(schedule, method, None)) for method in ("step", "get_last_lr", "state_dict", "load_state_dict")):
         raise UserError(f"{name} is no learning rate schedule: it has no step and get_last_lr")
     needed = [one.name for one in inspect.signature(schedule.step).parameters.values() if one.default is one.empty and one.kind in _NAMED]

@@ -1,4 +1,4 @@
-"""The state of a run: everything `--resume` needs to go on as if nothing had happened.
+"""The state of a run: everything `--resume` needs to continue as if nothing had happened.
 
 Folder layout is accelerate's, as musubi-tuner uses it (`model.safetensors` with the network only, `optimizer.bin`, `scheduler.bin`),
 plus our `training_state.json`, which says where in the run it was taken (see `saved_states`). No random state is kept: every random
@@ -46,7 +46,7 @@ class TrainingState:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
-        """Write the folder beside and rename it, so that `folder` is always a whole state. OSError when the disk is full."""
+        """Write a temporary folder and rename it, so that `folder` is always a whole state. OSError when the disk is full."""
         import torch
 
         part, old = saved_states.beside(folder)
@@ -111,8 +111,8 @@ def _restore_schedule(
     """Bring a schedule to a saved point.
 
     Of a schedule of step numbers only the counters are taken, and the rate follows from the schedule of this run at that step: one that
-    is longer does not begin with the last rate of the shorter. bases: rates that its shares are of; None goes on with those of the state.
-    anew: a schedule of another class does so many steps from its start; None goes on with the state's.
+    is longer does not begin with the last rate of the shorter. bases: rates that its shares are of; None continues with those of the state.
+    anew: a schedule of another class does so many steps from its start; None continues with the state's.
     """
     from torch.optim.lr_scheduler import LambdaLR
 

@@ -1,6 +1,6 @@
 """How noisy each training sample gets: the `--timestep_sampling` modes of musubi-tuner as functions of a generator.
 
-t in [0, 1] is sigma, the noise level: x_t = (1 - t) * latents + t * noise. The model is told 1000 t + 1, except in mode "sigma",
+t in [0, 1] is sigma, the noise level: x_t = (1 - t) * latents + t * noise. The model is given 1000 t + 1, except in mode "sigma",
 which picks an entry of the 1000-step flow matching schedule and tells the model that entry.
 Sources: Esser et al. 2024 (logit-normal, mode), BFL flux (resolution-dependent shift), Hang et al. 2024 (log-SNR).
 """
@@ -222,7 +222,7 @@ def _qinglong(sampling: TimestepSampling, batch: int, latent_size: tuple[int, in
 
 
 def _ideogram4(u: Tensor, latent_size: tuple[int, int]) -> Tensor:
-    """Logit-normal whose mean grows with the picture's pixels (16 per token side), cut to the log-SNR range -15..18."""
+    """Logit-normal whose mean grows with the image's pixels (16 per token side), cut to the log-SNR range -15..18."""
     pixels = latent_size[0] * 16 * latent_size[1] * 16
     mean = 0.5 * math.log(pixels / 512**2)
     z = torch.special.ndtri(u.double().clamp(1e-7, 1 - 1e-7))

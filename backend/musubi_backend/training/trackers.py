@@ -1,6 +1,6 @@
 """TensorBoard and Weights & Biases logs under musubi-tuner's tags.
 
-Their packages take seconds to import, so a thread imports them and writes, while training goes on.
+Their packages take seconds to import, so a thread imports them and writes, while training continues.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Trackers:
             for backend in backends:
                 backend.close()
         except Exception:  # a full disk or a lost connection must not end the training
-            logger.exception("logging to %s stopped; training goes on", " and ".join(self._kinds))
+            logger.exception("logging to %s stopped; training continues", " and ".join(self._kinds))
             self._kinds = ()  # nobody empties the queue any more
 
 

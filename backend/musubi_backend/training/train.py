@@ -58,7 +58,7 @@ def run(args: Namespace, architecture: Architecture) -> None:
 
 
 def check(args: Namespace, architecture: Architecture) -> torch.dtype:
-    """Refuse what the rules of the options cannot know, before any model is loaded. Returns what the transformer computes in.
+    """Reject what the rules of the options cannot know, before any model is loaded. Returns what the transformer computes in.
 
     Fills `args.mixed_precision` in where the launcher decides it, or the file ("auto"): what is recorded is what is done.
     """
@@ -111,7 +111,7 @@ def _output(args: Namespace) -> Iterator[None]:
 
 
 def prepare(args: Namespace, architecture: Architecture, processes: distributed.Processes, dtype: torch.dtype) -> Loop:
-    """Everything that is done once; the loop is at the place where it goes on. dtype: of `check`."""
+    """Everything that is done once; the loop is at the place where it continues. dtype: of `check`."""
     processes.wait()
     saved = _saved_state(args, architecture, processes)
     seed = args.seed = processes.agreed(_seed(args, saved))
@@ -216,7 +216,7 @@ def _resume(loop: Loop, saved: saved_states.SavedState) -> None:
     loop.state().restore(saved, new_schedule=continuing.has_new_schedule(saved, run.args))
     if saved.position is None:
         logger.warning(
-            "%s was saved by musubi-tuner and does not say how far it was: weights, optimizer and schedule go on, but epochs and "
+            "%s was saved by musubi-tuner and does not say how far it was: weights, optimizer and schedule continue, but epochs and "
             "steps count from the start",
             saved.folder,
         )
@@ -230,7 +230,7 @@ def _resume(loop: Loop, saved: saved_states.SavedState) -> None:
         position.batch = 0
     if saved.facts.get("processes") != run.processes.count:
         logger.warning(
-            "--resume: the state was saved by %s processes and %d go on: they share the batches in another way, so the continued run "
+            "--resume: the state was saved by %s processes and %d continue: they share the batches in another way, so the continued run "
             "differs from an uninterrupted one",
             saved.facts.get("processes"), run.processes.count,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Learning rates and schedules that do not act, or are 0 all along: said or refused before a training, and told as it is in the LoRA's
+"""Learning rates and schedules that do not act, or are 0 all along: said or rejected before a training, and told as it is in the LoRA's
 metadata. No torch is needed, so the nodes ask too, when a prompt is queued.
 """
 
@@ -27,11 +27,11 @@ class Chosen(Protocol):
 
 @dataclass(frozen=True)
 class Voided:
-    """A setting without effect, and a sentence about it. refused: nobody can have meant it."""
+    """A setting without effect, and a sentence about it. rejected: nobody can have meant it."""
 
     setting: str
     text: str
-    refused: bool = False
+    rejected: bool = False
 
 
 def sets_its_rate(kind: str, arguments: Mapping[str, Any]) -> bool:
@@ -42,7 +42,7 @@ def sets_its_rate(kind: str, arguments: Mapping[str, Any]) -> bool:
 def in_effect(args: Namespace, choice: Chosen) -> Namespace:
     """`args` with the rate and the schedule that act, in musubi-tuner's words for Adafactor. UserError where what is voided cannot be
     meant."""
-    refused = [one.text for one in voided(args, choice) if one.refused]
+    refused = [one.text for one in voided(args, choice) if one.rejected]
     if refused:
         raise UserError("\n".join(refused))
     if choice.sets_its_rate:
@@ -106,7 +106,7 @@ def _refused_by_adafactor(args: Namespace) -> Iterator[Voided]:
     pairs = [pair for pair in args.network_args or () if pair.partition("=")[0].strip() == "loraplus_lr_ratio"]
     for name, words in (*given, *(("network_args", pair) for pair in pairs)):
         text = f"{words} cannot act on Adafactor, which sets its own rate: leave it out, or add {_FIXED_RATE}"
-        yield Voided(name, text, refused=True)
+        yield Voided(name, text, rejected=True)
 
 
 def _with(args: Namespace, **changes: object) -> Namespace:

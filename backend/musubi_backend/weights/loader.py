@@ -244,7 +244,7 @@ def _check(weights: Weights, wanted: dict[str, tuple[int, ...]], names: dict[str
 
 
 def _layers_of_another(alien: Sequence[str], wanted: Collection[str], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """Those of `alien` that show another architecture: weights within the model's own modules, or several matrices beside them."""
+    """Those of `alien` that show another architecture: weights within the model's own modules, or several matrices next to them."""
     own = {name.partition(".")[0] for name in wanted}
     inside = [name for name in alien if name.partition(".")[0] in own and name.endswith((".weight", ".bias"))]
     matrices = [name for name in alien if len(shapes[name]) > 1]

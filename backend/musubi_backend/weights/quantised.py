@@ -8,7 +8,7 @@ plain          fp8 without a scale (Kijai's and ComfyUI's `..._fp8_e4m3fn.safete
 musubi-tuner   `scale_weight` with a scale per row [out, 1] or per block of a row [out, blocks, 1]
 HunyuanVideo   scales in a second file; `weights.loader` gives them the names above
 
-Scales of inputs belong to fp8 matrix products and are not needed here. Other formats (nf4, nvfp4, mxfp8, int8) are refused.
+Scales of inputs belong to fp8 matrix products and are not needed here. Other formats (nf4, nvfp4, mxfp8, int8) are rejected.
 """
 
 from __future__ import annotations

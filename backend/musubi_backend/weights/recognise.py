@@ -1,4 +1,4 @@
-"""What a weight file is, told from the names and shapes in its header, so that a wrong file is refused by name.
+"""What a weight file is, told from the names and shapes in its header, so that a wrong file is rejected by name.
 
 Standard library only: safetensors headers are JSON, and the names in a PyTorch file (.pt, .pth) are read from its pickle's
 opcodes without executing it.

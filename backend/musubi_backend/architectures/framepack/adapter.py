@@ -37,14 +37,14 @@ class FramePack(Architecture):
     def unusable(self, item: MediaItem, args: Namespace) -> str | None:
         picture = isinstance(item.dataset, ImageDataset)
         if not args.one_frame:
-            return "FramePack trains on clips; pictures need --one_frame" if picture else None
+            return "FramePack trains on clips; images need --one_frame" if picture else None
         if not isinstance(item.dataset, ImageDataset):
-            return "--one_frame makes caches of pictures, not of clips"
+            return "--one_frame makes caches of images, not of clips"
         if item.dataset.fp_1f_target_index is None:
             return f"{item.dataset.label}: fp_1f_target_index is missing, the time of the frame, for example 1"
         if item.dataset.no_resize_control or item.dataset.control_resolution is not None:
-            return f"{item.dataset.label}: control pictures must have the picture's size; remove no_resize_control and control_resolution"
-        return None if item.controls else "--one_frame needs a control picture: set control_directory, or control_path in the JSONL file"
+            return f"{item.dataset.label}: control images must have the image's size; remove no_resize_control and control_resolution"
+        return None if item.controls else "--one_frame needs a control image: set control_directory, or control_path in the JSONL file"
 
     def cached_names(self, item: MediaItem, args: Namespace) -> Collection[str]:
         if not args.one_frame:

@@ -1,4 +1,4 @@
-"""FramePack's encoders behind the architecture protocol: clips to sections, captions, pictures of requests, sections to video."""
+"""FramePack's encoders behind the architecture protocol: clips to sections, captions, images of requests, sections to video."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TEXT_LENGTH = 512
 
 
 class FramePackLatentEncoder:
-    """Caches sections of clips, or with `--one_frame` pictures with their control pictures."""
+    """Caches sections of clips, or with `--one_frame` images with their control images."""
 
     def __init__(self, vae: HunyuanVAE, stored: torch.dtype, siglip: Siglip, args: Namespace) -> None:
         self.vae, self.stored, self.siglip, self.args = vae, stored, siglip, args
@@ -47,7 +47,7 @@ class FramePackLatentEncoder:
         return cls(*vae_and_kept(args, device, CARD), load_siglip(args, device), args)
 
     def encode(self, batch: Sequence[DecodedEntry]) -> list[list[dict[str, Tensor]]]:
-        """Per entry one file for each section, or one for a picture: "latents" scaled, and what generation would be told beside."""
+        """Per entry one file for each section, or one for an image: "latents" scaled, and what generation would be given besides."""
         if self.args.one_frame:
             return [[self._one_frame(entry)] for entry in batch]
         window = batch[0].entry.item.dataset.fp_latent_window_size
@@ -63,7 +63,7 @@ class FramePackLatentEncoder:
 
     def _one_frame(self, entry: DecodedEntry) -> dict[str, Tensor]:
         dataset = entry.entry.item.dataset
-        assert isinstance(dataset, ImageDataset) and dataset.fp_1f_target_index is not None  # `unusable` refuses others
+        assert isinstance(dataset, ImageDataset) and dataset.fp_1f_target_index is not None  # `unusable` rejects others
         pictures = [*entry.controls, entry.pixels]
         latents = [self._picture(pixels, f"{_name(entry)} {number}") for number, pixels in enumerate(pictures)]
         controls = [_masked(one, alpha) for one, alpha in zip(latents[:-1], entry.control_alphas, strict=True)]
@@ -116,7 +116,7 @@ class FramePackTextEncoder:
 
 
 class FramePackConditionEncoder:
-    """Looks at the pictures of requests. Loaded on the device; freed before the transformer is."""
+    """Encodes the images of requests. Loaded on the device; freed before the transformer is."""
 
     def __init__(self, vae: HunyuanVAE, siglip: Siglip) -> None:
         self.vae, self.siglip = vae, siglip
@@ -127,8 +127,8 @@ class FramePackConditionEncoder:
         return cls(load_vae(args, device, CARD), load_siglip(args, device))
 
     def encode(self, request: SampleRequest) -> dict[str, Tensor]:
-        """{"start 0" [16, 1, H/8, W/8], "image 0" [729, dim], and the same for other sections with pictures of their own; "end";
-        "control 0", ... already masked}. Without a start picture, section 0 starts from grey."""
+        """{"start 0" [16, 1, H/8, W/8], "image 0" [729, dim], and the same for other sections with images of their own; "end";
+        "control 0", ... already masked}. Without a start image, section 0 starts from grey."""
         import numpy as np
 
         size = (request.width, request.height)
@@ -150,20 +150,20 @@ class FramePackConditionEncoder:
         return found
 
     def _latents(self, pixels: np.ndarray, request: SampleRequest) -> Tensor:
-        """Scaled latents [16, 1, H/8, W/8] in float32 on the CPU, the same for the same seed and picture."""
+        """Scaled latents [16, 1, H/8, W/8] in float32 on the CPU, the same for the same seed and image."""
         name = f"{request.seed} {hashlib.sha256(pixels.tobytes()).hexdigest()}"
         latents = self.vae.encode(video_of([pixels[None]]), [generator_of(name)])[0]
         return (latents * SCALING_FACTOR).float().cpu()
 
 
 def _read_control(path: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:
-    """A control picture as uint8 [H, W, 3], brought to `size`, and its alpha channel in its own size, None without one."""
+    """A control image as uint8 [H, W, 3], brought to `size`, and its alpha channel in its own size, None without one."""
     picture = read(path, keep_alpha=True)
     return fit(picture[..., :3], size), picture[..., 3] if picture.shape[-1] == 4 else None
 
 
 def _read_mask(path: str) -> np.ndarray:
-    """A mask as uint8 [H, W], white where the control picture counts."""
+    """A mask as uint8 [H, W], white where the control image counts."""
     import numpy as np
     from PIL import Image
 
@@ -185,7 +185,7 @@ class FramePackLatentDecoder:
         """Scaled latents [16, F', H', W'] -> float32 video [3, 4(F'-1)+1, 8H', 8W'] in 0..1 on the CPU."""
         if self.bulk or latents.shape[1] <= self.window + 1:
             return pictures_of(self._video(latents))
-        # as the sections were made: the first with the start picture, each with the next one, which is then blended in
+        # as the sections were made: the first with the start image, each with the next one, which is then blended in
         starts = range(0, latents.shape[1] - 1, self.window)
         pieces = [latents[:, start + bool(start) : start + 1 + 2 * self.window] for start in starts]
         overlap = self.window * 4 - 3

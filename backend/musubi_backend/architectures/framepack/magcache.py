@@ -51,7 +51,7 @@ class MagCache:
     _in_row: int = 0
 
     def __call__(self, run: Callable[[Tensor], Tensor], x: Tensor, count: int) -> Tensor:
-        """Tokens [B, S, C] behind the blocks. The first `count` are the picture's; the text's are not used again."""
+        """Tokens [B, S, C] behind the blocks. The first `count` are the image's; the text's are not used again."""
         skip = self._may_skip()
         if skip:
             self.skipped.append(self.step)

@@ -1,7 +1,7 @@
 """The FramePack transformer, in the module layout of its weight files (github.com/lllyasviel/FramePack).
 
-It is HunyuanVideo's transformer with separate linears for queries, keys and values, which also sees pictures through SigLIP
-and a history of clean latents: frames beside the video as they are, older ones in patches of twice and four times the size.
+It is HunyuanVideo's transformer with separate linears for queries, keys and values, which also sees images through SigLIP
+and a history of clean latents: frames next to the video as they are, older ones in patches of twice and four times the size.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ class FramePackTransformer(JointTransformer):
     """Predicts the velocity of one section. Built without initial values: load weights, or fill the parameters.
 
     rope_scaling: (timestep, factor): from that timestep up, positions along height and width are multiplied by the factor, which
-    keeps the layout of pictures larger than those of the training together.
+    keeps the layout of images larger than those of the training together.
     """
 
     def __init__(self, geometry: FramePackGeometry) -> None:
@@ -302,7 +302,7 @@ class FramePackTransformer(JointTransformer):
         return from_patches(self._output(self.norm_out(own, condition)), frames, height, width)
 
     def _output(self, x: Tensor) -> Tensor:
-        """The last linear, in float32 whatever its weights are: its rounding would show in the picture."""
+        """The last linear, in float32 whatever its weights are: its rounding would show in the image."""
         return F.linear(x.float(), self.proj_out.weight.float(), self.proj_out.bias.float())
 
     def _side_scale(self, timesteps: Tensor) -> float:

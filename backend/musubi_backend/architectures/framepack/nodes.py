@@ -20,11 +20,11 @@ def _facts_of(inputs: Mapping[str, Any], files: Mapping[str, Path]) -> dict[str,
 
 def _check(models: Mapping[str, Any], inputs: Mapping[str, Any], have: Collection[str]) -> None:
     if START.option not in have:
-        raise UserError("FramePack starts from a picture: connect start_image, or fill in start_image_path")
+        raise UserError("FramePack starts from an image: connect start_image, or fill in start_image_path")
     if {CONTROL_IMAGES.option, CONTROL_MASKS.option} & set(have) and not inputs["one_frame"].strip():
         raise UserError("control_images are for one-frame generation: set one_frame, such as default, or disconnect them")
     if END.option in have and (models.get("f1") or inputs["one_frame"].strip()):
-        raise UserError("end_image: only the original FramePack ends with a picture, not F1 and not a single frame; disconnect it")
+        raise UserError("end_image: only the original FramePack ends with an image, not F1 and not a single frame; disconnect it")
 
 
 def _values(inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,8 +32,8 @@ def _values(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 NODES = FamilyNodes(
-    generates="Generate a video from a first frame, section by section, with prompts and pictures for single sections, an end picture and "
-    "LoRAs; or a single frame from control pictures.",
+    generates="Generate a video from a first frame, section by section, with prompts and images for single sections, an end image and "
+    "LoRAs; or a single frame from control images.",
     variant=Own(
         "variant",
         "COMBO",

@@ -1,6 +1,6 @@
-"""One-frame FramePack: a single frame at some time, steered by control pictures at others.
+"""One-frame FramePack: a single frame at some time, steered by control images at others.
 
-The layout is musubi-tuner's: control pictures are clean latents at times of their choice, followed unless `no_post` by an empty frame
+The layout is musubi-tuner's: control images are clean latents at times of their choice, followed unless `no_post` by an empty frame
 after the window; the coarser history is empty (zeros), or left out.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OneFrame:
-    """target: time of the frame that is made; controls: times of the control pictures, as many as are given; no_2x, no_4x: leave the
+    """target: time of the frame that is made; controls: times of the control images, as many as are given; no_2x, no_4x: leave the
     coarser history out; no_post: without the empty frame after the window."""
 
     target: int
@@ -53,7 +53,7 @@ class OneFrame:
         return cls(target, controls, "no_2x" in switches, "no_4x" in switches, "no_post" in switches)
 
     def conditions(self, controls: Sequence[Tensor], window: int) -> dict[str, Tensor]:
-        """Under the names of latent caches, for control pictures [C, 1, H, W]; at least one (zeros, where there is none). Empty clean
+        """Under the names of latent caches, for control images [C, 1, H, W]; at least one (zeros, where there is none). Empty clean
         latents of the coarser history are left out: the model puts zeros at their times."""
         times = [*self.controls[: len(controls)], *[0] * (len(controls) - len(self.controls))]
         clean = list(controls)

@@ -25,8 +25,8 @@ _GROUPS = (
                 False,
                 verbs=(CACHE_LATENTS, TRAIN),
                 advanced=True,
-                help="One-frame training: each picture is a frame at fp_1f_target_index, steered by control pictures. Caching makes caches "
-                "for it; training makes its sample pictures this way.",
+                help="One-frame training: each image is a frame at fp_1f_target_index, steered by control images. Caching makes caches "
+                "for it; training makes its sample images this way.",
                 effect=WEIGHTS,
             ),
             Option(
@@ -92,7 +92,7 @@ _GROUPS = (
             Option(
                 "--latent_paddings",
                 advanced=True,
-                help='How many sections lie between each section and the start picture, the one made first first, as "3,2,1,0". Unset, '
+                help='How many sections lie between each section and the start image, the one made first first, as "3,2,1,0". Default: '
                 "FramePack's own order. Plain FramePack only.",
             ),
             Option(
@@ -121,8 +121,8 @@ _GROUPS = (
                 minimum=0,
                 maximum=1000,
                 advanced=True,
-                help="For sizes far above 640x640: from this timestep up, positions are scaled so that the picture keeps one layout. 800 "
-                "is a good start. Unset, off.",
+                help="For sizes far above 640x640: from this timestep up, positions are scaled so that the image keeps one layout. 800 "
+                "is a good start. Default: off.",
             ),
             Option(
                 "--rope_scaling_factor",
@@ -144,7 +144,7 @@ _GROUPS = (
                 bool,
                 False,
                 advanced=True,
-                help="One-frame generation: take the shape of the first control picture, at the area of --video_size.",
+                help="One-frame generation: take the shape of the first control image, at the area of --video_size.",
             ),
         ),
     ),
@@ -204,7 +204,7 @@ _GROUPS = (
                 path="any",
                 verbs=(CACHE_LATENTS, TRAIN, GENERATE),
                 differs={CACHE_LATENTS: {"required": True}},
-                help="SigLIP, which looks at the start picture: ComfyUI's file (sigclip_vision_patch14_384.safetensors) or a Hugging Face "
+                help="SigLIP, which encodes the start image: ComfyUI's file (sigclip_vision_patch14_384.safetensors) or a Hugging Face "
                 "folder. Training needs it only for sample prompts.",
                 effect=NOTHING,
             ),
@@ -231,7 +231,7 @@ OPTIONS = OwnOptions(
         "infer_steps": {GENERATE: {"help": "Denoising steps of each section: more are finer and slower.", "default": 25}},
         "flow_shift": {
             GENERATE: {
-                "help": "How many of the steps are spent at high noise: larger favours layout and motion, smaller detail. Unset, it "
+                "help": "How many of the steps are spent at high noise: larger favours layout and motion, smaller detail. Default: it "
                 "follows from the size."
             }
         },

@@ -1,4 +1,4 @@
-"""What a request to FramePack may say, checked and completed: length in sections, pictures, one-frame settings."""
+"""What a request to FramePack may say, checked and completed: length in sections, images, one-frame settings."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ LINE_OPTIONS: Mapping[str, LineOption] = {
 
 def fitted(request: SampleRequest, args: Namespace) -> SampleRequest:
     """The request with its number of sections, frames and what files are told of it. UserError for sizes, lengths, one-frame settings and
-    pictures that cannot be used."""
+    images that cannot be used."""
     from ...inference.pictures import size_of
     from .magcache import wanted
 
     for flag in ("vae", "image_encoder"):
         if not getattr(args, flag):
-            raise UserError(f"--{flag} is required: {CARD.title} looks at its start picture with it")
+            raise UserError(f"--{flag} is required: {CARD.title} encodes its start image with it")
     if request.solver != "unipc":
         raise UserError(f"--sample_solver {request.solver}: {CARD.title} has unipc only")
     _check_pictures(request.pictures, args.f1, _one_frame(request, args) is not None)
@@ -55,7 +55,7 @@ def fitted(request: SampleRequest, args: Namespace) -> SampleRequest:
         if args.f1 or not sections:
             raise UserError(f"--latent_paddings: only the sections of plain {CARD.title} have paddings, not F1's and not a single frame")
         given_paddings(args.latent_paddings, sections)
-    wanted(args, request.own, request.steps)  # refuses bad ratios
+    wanted(args, request.own, request.steps)  # rejects bad ratios
     own = {
         **request.own,
         "sections": sections,
@@ -104,19 +104,19 @@ def _auto_resized(request: SampleRequest, args: Namespace) -> bool:
 
 
 def _check_pictures(pictures: Pictures, f1: bool, one_frame: bool) -> None:
-    """Refuse pictures that are not there, and those that would not be looked at."""
+    """Reject images that are not there, and those that would not be used."""
     files = [*parse_sections(pictures.start).values(), *([pictures.end] if pictures.end else []), *pictures.controls, *pictures.masks]
     for file in files:
         if not Path(file).is_file():
-            raise UserError(f"the picture {file} does not exist")
+            raise UserError(f"the image {file} does not exist")
     if pictures.control_video or pictures.source_video:
-        raise UserError(f"{CARD.title} starts from pictures, not from videos")
+        raise UserError(f"{CARD.title} starts from images, not from videos")
     if pictures.end and (f1 or one_frame):
-        raise UserError(f"the end picture {pictures.end}: only plain {CARD.title} takes one, not F1 and not a single frame")
+        raise UserError(f"the end image {pictures.end}: only plain {CARD.title} takes one, not F1 and not a single frame")
     if pictures.controls and not one_frame:
-        raise UserError(f"the control picture {pictures.controls[0]}: control pictures steer single frames; add --one_frame_inference")
+        raise UserError(f"the control image {pictures.controls[0]}: control images steer single frames; add --one_frame_inference")
     if len(pictures.masks) > len(pictures.controls):
-        raise UserError(f"{len(pictures.masks)} masks for {len(pictures.controls)} control pictures; give at most one for each")
+        raise UserError(f"{len(pictures.masks)} masks for {len(pictures.controls)} control images; give at most one for each")
 
 
 def describe(request: SampleRequest) -> dict[str, str]:

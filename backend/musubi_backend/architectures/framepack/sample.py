@@ -1,4 +1,4 @@
-"""Sampling with FramePack: section after section, each beside the history of the finished ones; or one frame."""
+"""Sampling with FramePack: section after section, each next to the history of the finished ones; or one frame."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def sample(
     device: torch.device,
     progress: Callable[[int], object] | None = None,
 ) -> Tensor:
-    """Latents [C, F, H, W] in float32 on the CPU: the start picture and all sections, or the one frame. See `Architecture.sample`."""
+    """Latents [C, F, H, W] in float32 on the CPU: the start image and all sections, or the one frame. See `Architecture.sample`."""
     sampler = _Sampler(architecture, transformer, request, texts, args, device, progress)
     one_frame = request.one_frame
     return sampler.video(conditions) if one_frame is None else sampler.one_frame(one_frame, conditions)

@@ -1,4 +1,4 @@
-"""Prompts and pictures per section: `0:a cat;;;-1:a dog`, musubi-tuner's notation.
+"""Prompts and images per section: `0:a cat;;;-1:a dog`, musubi-tuner's notation.
 
 Without `;;;` the whole text is for all sections. Numbers count sections in time from 0, or from the last one backwards (-1); `0-2` and
 `-3--1` are ranges. A part without a number is for section 0, which stands in for sections that have none of their own.

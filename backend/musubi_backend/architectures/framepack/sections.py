@@ -1,6 +1,6 @@
 """How FramePack makes a video of sections (arXiv 2504.12626, github.com/lllyasviel/FramePack).
 
-A section is `window` latent frames. It is predicted beside the start picture and a history of 1 + 2 + 16 finished frames, the further
+A section is `window` latent frames. It is predicted next to the start image and a history of 1 + 2 + 16 finished frames, the further
 away the coarser. Plain FramePack makes the last section first, so its history lies after the section ("inverted anti-drifting");
 F1 makes them in order, so its history lies before. Positions in time are laid out per section:
 
@@ -29,7 +29,7 @@ FRAMES_PER_LATENT = 4
 
 @dataclass(frozen=True)
 class Section:
-    """number: its place in time, from 0; padding: sections between it and the start picture (plain FramePack only)."""
+    """number: its place in time, from 0; padding: sections between it and the start image (plain FramePack only)."""
 
     number: int
     padding: int = 0
@@ -46,7 +46,7 @@ def count_for_seconds(seconds: float, window: int) -> int:
 
 
 def frames_of(sections: int, window: int) -> int:
-    """Frames of a video of so many sections, with the start picture."""
+    """Frames of a video of so many sections, with the start image."""
     return sections * window * FRAMES_PER_LATENT + 1
 
 
@@ -78,9 +78,9 @@ def plan(sections: int, f1: bool, paddings: Sequence[int] | None = None) -> list
 
 
 class History:
-    """What is finished: the start picture and sections, in the order of time, and what the next section is told of it.
+    """What is finished: the start image and sections, in the order of time, and what the next section is given of it.
 
-    start [C, 1, H, W]. end, of the same shape: a picture the video shall end with (plain FramePack only).
+    start [C, 1, H, W]. end, of the same shape: an image the video must end with (plain FramePack only).
     """
 
     def __init__(self, start: Tensor, window: int, f1: bool, end: Tensor | None = None) -> None:
@@ -120,7 +120,7 @@ class History:
         self.frames = torch.cat([new, self.frames], dim=1)
 
     def finished(self) -> Tensor:
-        """All that was made, with the start picture once it is joined [C, F, H, W]."""
+        """All that was made, with the start image once it is joined [C, F, H, W]."""
         made = self.frames.shape[1] - HISTORY
         return self.frames[:, HISTORY:] if self.f1 else self.frames[:, :made]
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..protocol import Batch, ConditionEncoder, LatentDecoder, LatentEncoder, TextEncoder
     from .model import HunyuanTransformer
 
-FIRST_FRAME = "latents_image"  # [16, 1, H', W'], scaled: the picture an image-to-video request starts from
+FIRST_FRAME = "latents_image"  # [16, 1, H', W'], scaled: the image an image-to-video request starts from
 GUIDANCE = "guidance"
 
 
@@ -89,7 +89,7 @@ class HunyuanVideo(Architecture):
         return prediction
 
     def _guidance(self, noisy: Tensor, batch: Mapping[str, Tensor], args: Namespace) -> Tensor:
-        """What the model is told: when sampling 1000 times the guidance; in training, as in musubi-tuner, the bare number."""
+        """What the model is given: when sampling 1000 times the guidance; in training, as in musubi-tuner, the bare number."""
         if GUIDANCE in batch:
             return batch[GUIDANCE]
         return noisy.new_full((len(noisy),), float(args.guidance_scale))
@@ -103,7 +103,7 @@ class HunyuanVideo(Architecture):
 
     @property
     def line_options(self) -> Mapping[str, LineOption]:
-        other = ("ei", "cn", "ci", "cim", "of")  # pictures this model does not take
+        other = ("ei", "cn", "ci", "cim", "of")  # images this model does not take
         return {name: option for name, option in super().line_options.items() if name not in other}
 
     def fitted(self, request: SampleRequest, args: Namespace) -> SampleRequest:

@@ -1,4 +1,4 @@
-"""The picture or video a request starts from, as scaled latents."""
+"""The image or video a request starts from, as scaled latents."""
 
 from __future__ import annotations
 

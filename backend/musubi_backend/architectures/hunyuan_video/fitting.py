@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 
 
 def fitted(request: SampleRequest, args: Namespace) -> SampleRequest:
-    """The request, checked. UserError for sizes that do not fit, and for pictures that the model does not take or lacks."""
+    """The request, checked. UserError for sizes that do not fit, and for images that the model does not take or lacks."""
     from .load import geometry
 
     video_latent_shape(CARD, request.width, request.height, request.frames)
     start, source = request.pictures.start, request.pictures.source_video
     takes_image = geometry(args).takes_image
     if takes_image and start is None:
-        raise UserError(f"{args.dit} starts from a picture: give one with --image_path, or --i in a prompt line")
+        raise UserError(f"{args.dit} starts from an image: give one with --image_path, or --i in a prompt line")
     if start is not None and not takes_image:
         raise UserError(
-            f"{args.dit} takes no start picture: it is a text-to-video model. Leave --image_path out, use SkyReels' image-to-video model, "
+            f"{args.dit} takes no start image: it is a text-to-video model. Leave --image_path out, use SkyReels' image-to-video model, "
             "or start from a video with --video_path"
         )
     if (start or source) and not args.vae:
-        raise UserError("--vae is required: the picture or video to start from is encoded with it")
+        raise UserError("--vae is required: the image or video to start from is encoded with it")
     if source is not None and int(request.steps * (request.strength or 1)) < 1:
         raise UserError(
             f"--strength {request.strength} of {request.steps} steps is none; use at least {1 / request.steps:.2g}, or more --infer_steps"

@@ -46,7 +46,7 @@ def _check(models: Mapping[str, Any], inputs: Mapping[str, Any], have: Collectio
 
 
 NODES = FamilyNodes(
-    generates="Generate a video (or with one frame a picture) from text, from a first frame with an image-to-video model (SkyReels), or by "
+    generates="Generate a video (or with one frame an image) from text, from a first frame with an image-to-video model (SkyReels), or by "
     "changing a video, with LoRAs.",
     facts=("dit_in_channels",),
     facts_of=_facts_of,

@@ -16,7 +16,7 @@ from .one_frame import MOST_CONTROLS, OneFrame
 
 
 def starts_from_picture(args: Namespace) -> bool:
-    """Are the latents of start pictures cached? `--clip` and `--last_frame` ask for them too."""
+    """Are the latents of start images cached? `--clip` and `--last_frame` ask for them too."""
     return bool(args.i2v or args.clip or args.last_frame)
 
 
@@ -25,7 +25,7 @@ def settings_of(item: MediaItem) -> OneFrame:
     dataset = item.dataset
     if not isinstance(dataset, ImageDataset) or dataset.fp_1f_clean_indices is None or dataset.fp_1f_target_index is None:
         raise UserError(
-            "--one_frame needs an image dataset with fp_1f_clean_indices (positions of the control pictures) and fp_1f_target_index"
+            "--one_frame needs an image dataset with fp_1f_clean_indices (positions of the control images) and fp_1f_target_index"
         )
     return OneFrame(dataset.fp_1f_target_index, dataset.fp_1f_clean_indices)
 
@@ -34,7 +34,7 @@ def unusable(item: MediaItem, args: Namespace) -> str | None:
     """Why an item cannot be cached with these arguments; None when it can."""
     dataset = item.dataset
     if item.controls and isinstance(dataset, ImageDataset) and (dataset.no_resize_control or dataset.control_resolution is not None):
-        return f"{dataset.label}: control pictures must have the picture's size; remove no_resize_control and control_resolution"
+        return f"{dataset.label}: control images must have the image's size; remove no_resize_control and control_resolution"
     if not args.one_frame:
         return None
     try:
@@ -42,7 +42,7 @@ def unusable(item: MediaItem, args: Namespace) -> str | None:
     except UserError as error:
         return str(error)
     wanted, found = len(settings.controls), len(item.controls)
-    return None if found == wanted else f"--one_frame needs {wanted} control pictures (control_directory); {found} are there"
+    return None if found == wanted else f"--one_frame needs {wanted} control images (control_directory); {found} are there"
 
 
 def cached_names(item: MediaItem, args: Namespace) -> Collection[str]:
@@ -57,7 +57,7 @@ def cached_names(item: MediaItem, args: Namespace) -> Collection[str]:
 
 
 def cache_forms(task: Task, geometry: WanGeometry) -> CacheForms:
-    """What the caches of a task are like. Features are those of one picture, or of several one after the other."""
+    """What the caches of a task are like. Features are those of one image, or of several one after the other."""
     channels, video = CARD.latent_channels, (FRAMES, HEIGHT, WIDTH)
     latents = {**main_latents(channels), "f_indices": whole((FRAMES,), optional=True)}
     if task.start_image:

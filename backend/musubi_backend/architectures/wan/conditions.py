@@ -1,4 +1,4 @@
-"""The pictures and videos of a request as the tensors a cached batch would have."""
+"""The images and videos of a request as the tensors a cached batch would have."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class WanConditionEncoder:
-    """Start, end and control pictures and control videos, looked at by the VAE and, for Wan2.1, by CLIP."""
+    """Start, end and control images and control videos, encoded by the VAE and, for Wan2.1, by CLIP."""
 
     def __init__(self, vae: WanVAE, clip: ClipVision | None, task: Task) -> None:
         self.vae, self.clip, self.task = vae, clip, task
@@ -71,8 +71,8 @@ class WanConditionEncoder:
         return {"latents_image": condition(settings, latents, grey, masks), "f_indices": indices}
 
     def _looked_at(self, clip: ClipVision, request: SampleRequest) -> Tensor:
-        """Token features of the start picture, and behind them of the end picture where the model was made for both. One-frame requests
-        without a start picture show their control pictures instead, as in training."""
+        """Token features of the start image, and behind them of the end image where the model was made for both. One-frame requests
+        without a start image show their control images instead, as in training."""
         start, end = request.pictures.start, request.pictures.end
         shown = [start] if start else list(request.pictures.controls)
         if start and end and self.task.last_frame:

@@ -16,7 +16,7 @@ TIME_GAIN = 0.1
 """Size of the time features. They also shift the head's input, where large random values would be noise in the output."""
 MODULATION_GAIN = 2.0
 EXTRA_GAIN = 0.5
-"""Size of the extra channels (a start picture, a control video) in the stream, relative to the input: seen, but not in its way."""
+"""Size of the extra channels (a start image, a control video) in the stream, relative to the input: seen, but not in its way."""
 
 
 def wan_transformer(
@@ -25,7 +25,7 @@ def wan_transformer(
     """(tensors in the original layout, float32; metadata with the sizes).
 
     in_dim: channels of the input, those beyond 16 lie in the part of the stream that the input leaves free. image_dim: width of image
-    features; pictures: how many pictures have positions of their own (2 for first and last frame). Orthogonal matrices are made in
+    features; images: how many images have positions of their own (2 for first and last frame). Orthogonal matrices are made in
     float64, so that the rounding of different linear algebra kernels does not show and a seed always gives the same file."""
     import torch
 

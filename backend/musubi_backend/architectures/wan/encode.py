@@ -48,7 +48,7 @@ class WanLatentEncoder:
         cached = {"latents": self.vae.encode(video)}
         if self.start_image:
             first, last = video[:, :, :1], video[:, :, -1:] if self.last_frame else None
-            known = cached["latents"] if video.shape[2] == 1 else None  # a single frame is its own start picture
+            known = cached["latents"] if video.shape[2] == 1 else None  # a single frame is its own start image
             cached["latents_image"] = start_latents(self.vae, first, video.shape[2], last, known)
             if self.clip is not None:
                 cached["clip"] = self._looked_at(self.clip, first, last)
@@ -66,7 +66,7 @@ class WanLatentEncoder:
 
 
 class OneFrameEncoder:
-    """Caches one-frame items: the target and its control pictures as the frames of a very short video."""
+    """Caches one-frame items: the target and its control images as the frames of a very short video."""
 
     def __init__(self, vae: WanVAE, clip: ClipVision | None) -> None:
         self.vae, self.clip = vae, clip
@@ -79,7 +79,7 @@ class OneFrameEncoder:
 
     def encode(self, batch: Sequence[DecodedEntry]) -> list[list[dict[str, Tensor]]]:
         """Per entry {"latents": [16, n, H/8, W/8], "latents_image": [20, n, H/8, W/8], "f_indices": [n], "clip": [n - 1, 257, D]}; n - 1 is
-        the number of control pictures, which are encoded one by one because the VAE would take them for a video."""
+        the number of control images, which are encoded one by one because the VAE would take them for a video."""
         return [[self._one(entry)] for entry in batch]
 
     def _one(self, entry: DecodedEntry) -> dict[str, Tensor]:
@@ -151,7 +151,7 @@ def load_clip(args: Namespace, device: torch.device) -> ClipVision:
 
 
 def grey_latents(vae: WanVAE, shape: torch.Size, known: dict[torch.Size, Tensor]) -> Tensor:
-    """Latents [16, 1, H/8, W/8] of an even grey picture of `shape` [B, 3, 1, H, W], looked up in `known` first."""
+    """Latents [16, 1, H/8, W/8] of an even grey image of `shape` [B, 3, 1, H, W], looked up in `known` first."""
     if shape not in known:
         known[shape] = vae.encode(torch.zeros(1, *shape[1:], device=vae.device, dtype=vae.dtype))[0]
     return known[shape]

@@ -1,4 +1,4 @@
-"""What a request needs to be one that the chosen Wan task can do. Reads headers of pictures at most."""
+"""What a request needs to be one that the chosen Wan task can do. Reads headers of images at most."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Shape = tuple[int, int, int, int]
 
 
 def fitted(request: SampleRequest, args: Namespace, task: Task) -> SampleRequest:
-    """The request with the size of its start picture's shape, checked. UserError for pictures the task does not take or lacks, and for
+    """The request with the size of its start image's shape, checked. UserError for images the task does not take or lacks, and for
     sizes and lengths that do not fit, naming the nearest that do."""
     _check_one_frame(request, args, task)
     _check_pictures(request.pictures, task, request.one_frame is not None)
@@ -44,7 +44,7 @@ def latent_shape(width: int, height: int, frames: int) -> Shape:
 
 
 def noise_shape(request: SampleRequest, task: Task) -> Shape:
-    """[C, F', H', W'] of what is sampled: one-frame requests have a frame per picture, and a last picture that the model was not made for
+    """[C, F', H', W'] of what is sampled: one-frame requests have a frame per image, and a last image that the model was not made for
     gets a frame of its own behind the video's."""
     channels, frames, height, width = latent_shape(request.width, request.height, request.frames)
     if request.one_frame is not None:
@@ -55,7 +55,7 @@ def noise_shape(request: SampleRequest, task: Task) -> Shape:
 
 
 def has_extra_end(request: SampleRequest, task: Task) -> bool:
-    """Does the request give a last picture to a model that was only trained with a first one?"""
+    """Does the request give a last image to a model that was only trained with a first one?"""
     return request.pictures.end is not None and not task.last_frame and request.one_frame is None
 
 
@@ -95,24 +95,24 @@ def _check_one_frame(request: SampleRequest, args: Namespace, task: Task) -> Non
         raise UserError(f"one-frame generation needs an image-to-video model; task {task.name} is none")
     wanted, given = len(OneFrame.parse(request.one_frame).controls), len(request.pictures.controls)
     if wanted != given:
-        raise UserError(f'one-frame settings "{request.one_frame}" name {wanted} control positions, and {given} control pictures are given')
+        raise UserError(f'one-frame settings "{request.one_frame}" name {wanted} control positions, and {given} control images are given')
     if len(request.pictures.masks) > given:
-        raise UserError(f"{len(request.pictures.masks)} masks are given for {given} control pictures")
+        raise UserError(f"{len(request.pictures.masks)} masks are given for {given} control images")
 
 
 def _check_pictures(pictures: Pictures, task: Task, one_frame: bool) -> None:
-    """UserError for pictures that are missing or would do nothing."""
+    """UserError for images that are missing or would do nothing."""
     if task.start_image and not pictures.start and not one_frame:
-        raise UserError(f"task {task.name} starts from a picture: give one with --image_path, or --i in a prompt line")
+        raise UserError(f"task {task.name} starts from an image: give one with --image_path, or --i in a prompt line")
     if task.last_frame and not pictures.end and not (one_frame and len(pictures.controls) > 1):
-        raise UserError(f"task {task.name} ends with a picture: give one with --end_image_path, or --ei in a prompt line")
+        raise UserError(f"task {task.name} ends with an image: give one with --end_image_path, or --ei in a prompt line")
     if task.control and not pictures.control_video:
         raise UserError(f"task {task.name} follows a control video: give one with --control_path, or --cn in a prompt line")
     surplus = {
-        "a start picture (--image_path)": pictures.start and not task.start_image,
-        "an end picture (--end_image_path)": pictures.end and (not task.start_image or task.control or (one_frame and not task.last_frame)),
+        "a start image (--image_path)": pictures.start and not task.start_image,
+        "an end image (--end_image_path)": pictures.end and (not task.start_image or task.control or (one_frame and not task.last_frame)),
         "a control video (--control_path)": pictures.control_video and not task.control,
-        "control pictures (--control_image_path)": (pictures.controls or pictures.masks) and not one_frame,
+        "control images (--control_image_path)": (pictures.controls or pictures.masks) and not one_frame,
     }
     for what, given in surplus.items():
         if given:
@@ -120,10 +120,10 @@ def _check_pictures(pictures: Pictures, task: Task, one_frame: bool) -> None:
 
 
 def _check_encoders(args: Namespace, task: Task) -> None:
-    """What looks at the pictures must be there, also where no video is decoded."""
+    """The image encoder must be there, also where no video is decoded."""
     if (task.start_image or task.control) and not args.vae:
-        raise UserError(f"--vae is required: task {task.name} encodes its pictures with it")
+        raise UserError(f"--vae is required: task {task.name} encodes its images with it")
     if task.start_image and task.image_encoder and not args.clip:
         raise UserError(
-            f"--clip is required: task {task.name} looks at its start picture with the CLIP image encoder, e.g. clip_vision_h.safetensors"
+            f"--clip is required: task {task.name} encodes its start image with the CLIP image encoder, e.g. clip_vision_h.safetensors"
         )

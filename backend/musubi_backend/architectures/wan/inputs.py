@@ -1,4 +1,4 @@
-"""From the tensors of a batch (cached, or made for a request) to what the transformer is given beside noise and text."""
+"""From the tensors of a batch (cached, or made for a request) to what the transformer is given besides noise and text."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class ModelInputs(NamedTuple):
 
 
 def model_inputs(batch: Batch, task: Task) -> ModelInputs:
-    """`batch` has "latents_image" [B, 4 + 16, F, H, W] and "clip" [B, tokens, D] or [B, pictures, tokens, D] where the task starts
-    from a picture, "latents_control" [B, 16, F, H, W] where it follows a control video, and "f_indices" [B, F] for one-frame items."""
+    """`batch` has "latents_image" [B, 4 + 16, F, H, W] and "clip" [B, tokens, D] or [B, images, tokens, D] where the task starts
+    from an image, "latents_control" [B, 16, F, H, W] where it follows a control video, and "f_indices" [B, F] for one-frame items."""
     channels = _tensor(batch, "latents_image") if task.start_image else None
     if task.control:
         control = _tensor(batch, "latents_control")
@@ -39,7 +39,7 @@ def model_inputs(batch: Batch, task: Task) -> ModelInputs:
 
 
 def _given_frames(channels: Tensor) -> Tensor:
-    """Mask and latents of a start picture -> latents that are 0 in all frames but those a picture was given for: Fun-Control models
+    """Mask and latents of a start image -> latents that are 0 in all frames but those an image was given for: Fun-Control models
     have no mask channels."""
     mask, latents = channels[:, :MASK_CHANNELS], channels[:, MASK_CHANNELS:]
     return latents * mask.amax(dim=1, keepdim=True)

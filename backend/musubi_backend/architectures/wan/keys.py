@@ -14,7 +14,7 @@ from .card import CARD
 PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 HEAD_DIM = 128
 MASK_CHANNELS = 4
-"""Of a start picture's latents: in front of them, which frames are given."""
+"""Of a start image's latents: in front of them, which frames are given."""
 
 _TASK_SIZES = ("dim", "ffn_dim", "num_layers")
 _INPUT_FACTS = ("in_dim", "image_encoder", "last_frame")
@@ -24,8 +24,8 @@ _INPUT_FACTS = ("in_dim", "image_encoder", "last_frame")
 class WanGeometry(StoredGeometry):
     """Sizes of a Wan transformer.
 
-    image_dim        width of CLIP image features; None for models that do not look at pictures that way
-    image_positions  how many image tokens have a learned position (two pictures of first-and-last-frame models), 0 for none
+    image_dim        width of CLIP image features; None for models without a CLIP image encoder
+    image_positions  how many image tokens have a learned position (two images of first-and-last-frame models), 0 for none
     """
 
     dim: int
@@ -71,7 +71,7 @@ def _facts(geometry: WanGeometry) -> dict[str, int | bool]:
 
 
 def _difference(key: str, facts: dict[str, int | bool], wanted: Task) -> str:
-    named = {"image_encoder": "layers for an image encoder's features", "last_frame": "positions for a first and a last picture"}
+    named = {"image_encoder": "layers for an image encoder's features", "last_frame": "positions for a first and a last image"}
     if key in named:
         return f"it has {'' if facts[key] else 'no '}{named[key]}"
     return f"{key} {facts[key]} instead of {getattr(wanted, key)}"

@@ -41,7 +41,7 @@ def load_transformer(args: Namespace, device: torch.device, dtype: torch.dtype) 
     if not getattr(args, "dit_high_noise", None):
         return _load(args, device, dtype)
     share = boundary(args)
-    assert share is not None  # `check_experts` has refused it
+    assert share is not None  # `check_experts` has rejected it
     args, high = Namespace(**{**vars(args), "lora_expert": LOW}), _of_high_noise(args)
     for one in (args, high):
         _geometry(one, _open(one))

@@ -27,7 +27,7 @@ __all__ = ["WanGeometry", "WanTransformer"]
 PATCH = (1, 2, 2)
 _PATCH_VOLUME = 4
 IMAGE_TOKENS = 257
-"""Tokens of one picture: CLIP ViT-H/14 at 224 pixels has 16 x 16 patches and a class token."""
+"""Tokens of one image: CLIP ViT-H/14 at 224 pixels has 16 x 16 patches and a class token."""
 
 
 class WanSelfAttention(nn.Module):
@@ -125,7 +125,7 @@ class TimeLinear(nn.Linear):
 
 
 class ImageEmbedding(nn.Module):
-    """CLIP image features -> tokens of the transformer's width. Models of a first and a last frame tell the two pictures apart by learned
+    """CLIP image features -> tokens of the transformer's width. Models of a first and a last frame tell the two images apart by learned
     positions."""
 
     def __init__(self, geometry: WanGeometry) -> None:
@@ -141,7 +141,7 @@ class ImageEmbedding(nn.Module):
         if positions is not None:
             if features.shape[1] != positions.shape[1]:
                 raise UserError(
-                    f"this model looks at a first and a last frame ({positions.shape[1]} image tokens) and was given {features.shape[1]}; "
+                    f"this model takes a first and a last frame ({positions.shape[1]} image tokens) and was given {features.shape[1]}; "
                     "for training, cache again with wan_cache_latents --last_frame"
                 )
             features = features + positions
@@ -191,7 +191,7 @@ class WanTransformer(nn.Module):
 
         latents [B, 16, F, H, W]; timesteps [B], 0..1000; text: per sample [L, text_dim] without padding.
         extra_channels [B, in_dim - 16, F, H, W]: control or first-frame channels. image [B, tokens, image_dim]: CLIP features, of two
-        pictures one behind the other; None for a model that has them makes the text stand in (`_context`).
+        images one behind the other; None for a model that has them makes the text stand in (`_context`).
         frame_indices: positions in time of the latent frames. skip_blocks: blocks left out (skip layer guidance).
         """
         weight = self.patch_embedding.weight
@@ -217,7 +217,7 @@ class WanTransformer(nn.Module):
     def _context(self, text: Sequence[Tensor], image: Tensor | None, dtype: torch.dtype, device: torch.device) -> Context:
         """Text and image tokens of the transformer's width.
 
-        A Fun-Control model without a start picture has the layers for image tokens but no image: then the first 257 rows of the padded
+        A Fun-Control model without a start image has the layers for image tokens but no image: then the first 257 rows of the padded
         text take that place, as in musubi-tuner, whose LoRAs and ours must mean the same.
         """
         length = self.geometry.text_len

@@ -38,7 +38,7 @@ def _problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _check(models: Mapping[str, Any], inputs: Mapping[str, Any], have: Collection[str]) -> None:
-    """UserError where the pictures are not what the task takes. One frame needs control pictures only."""
+    """UserError where the images are not what the task takes. One frame needs control images only."""
     task = CARD.task(models["task"])
     takes_one_frame = task.name in _ONE_FRAME
     one_frame = bool(inputs["one_frame"]) and takes_one_frame
@@ -57,12 +57,12 @@ def _check(models: Mapping[str, Any], inputs: Mapping[str, Any], have: Collectio
 
 
 NODES = FamilyNodes(
-    generates="Generate a video (or with one frame a picture) from text, from a first and a last frame, or after a control video, with "
-    "LoRAs. Which pictures it takes follows from the task of the models.",
+    generates="Generate a video (or with one frame an image) from text, from a first and a last frame, or after a control video, with "
+    "LoRAs. Which images it takes follows from the task of the models.",
     variant=Own(
         "task",
         "COMBO",
-        "Which Wan model the transformer file is: t2v makes video from text, t2i pictures, i2v video from a first frame, flf2v "
+        "Which Wan model the transformer file is: t2v makes video from text, t2i images, i2v video from a first frame, flf2v "
         "from first and last frame, FC follows a control video; 14 or 1.3 billion weights, A14B is Wan2.2 with its two experts. "
         "Tiny demo models go with any task of their kind.",
         default="t2v-1.3B",

@@ -1,7 +1,7 @@
-"""One-frame tasks: a single target picture steered by one or two control pictures, each with a position in time.
+"""One-frame tasks: a single target image steered by one or two control images, each with a position in time.
 
-The transformer sees the pictures as frames of a very short video, in the order of their positions; the target's place holds
-the latents of an even grey and a mask of 0, the others their picture and a mask of 1.
+The transformer sees the images as frames of a very short video, in the order of their positions; the target's place holds
+the latents of an even grey and a mask of 0, the others their image and a mask of 1.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _OPTIONS_OF_OTHERS = ("no_2x", "no_4x", "no_post")  # FramePack's; musubi-tuner 
 
 @dataclass(frozen=True)
 class OneFrame:
-    """Positions in time: of the target, and of the control pictures in their order."""
+    """Positions in time: of the target, and of the control images in their order."""
 
     target: int
     controls: tuple[int, ...]
@@ -29,7 +29,7 @@ class OneFrame:
     def __post_init__(self) -> None:
         numbers = (self.target, *self.controls)
         if not 1 <= len(self.controls) <= MOST_CONTROLS:
-            raise UserError(f"one-frame tasks of Wan take 1 or {MOST_CONTROLS} control pictures, not {len(self.controls)}")
+            raise UserError(f"one-frame tasks of Wan take 1 or {MOST_CONTROLS} control images, not {len(self.controls)}")
         if len(set(numbers)) < len(numbers) or min(numbers) < 0:
             raise UserError(f"target {self.target} and controls {', '.join(map(str, self.controls))} must be different positions from 0 up")
 
@@ -48,9 +48,7 @@ class OneFrame:
                     f'one-frame settings "{text}": "{part}" is not understood; give them as "target_index=1,control_index=0;10"'
                 )
         if not controls:
-            raise UserError(
-                f'one-frame settings "{text}" lack control_index, the positions of the control pictures; e.g. "control_index=0"'
-            )
+            raise UserError(f'one-frame settings "{text}" lack control_index, the positions of the control images; e.g. "control_index=0"')
         return cls(target, tuple(int(number) for number in controls.split(";")))
 
     @property
@@ -72,10 +70,10 @@ class OneFrame:
 
 
 def condition(settings: OneFrame, controls: Sequence[Tensor], grey: Tensor, masks: Sequence[Tensor | None] = ()) -> Tensor:
-    """What the transformer is told beside the noise: [4 + 16, n, H, W], a mask and the latents of each frame.
+    """What the transformer is given besides the noise: [4 + 16, n, H, W], a mask and the latents of each frame.
 
-    controls, grey: latents [16, 1, H, W] of the control pictures and of an even grey. masks [H, W] in 0..1 per control picture:
-    where they are 0 the picture counts as not given.
+    controls, grey: latents [16, 1, H, W] of the control images and of an even grey. masks [H, W] in 0..1 per control image:
+    where they are 0 the image counts as not given.
     """
     import torch
 

@@ -17,7 +17,7 @@ _GROUPS = (
                 bool,
                 False,
                 advanced=True,
-                help="Also cache the first frame as the picture an image-to-video model starts from. --clip implies it.",
+                help="Also cache the first frame as the image an image-to-video model starts from. --clip implies it.",
             ),
             Option(
                 "--last_frame",
@@ -33,7 +33,7 @@ _GROUPS = (
                 False,
                 verbs=(CACHE_LATENTS, TRAIN),
                 advanced=True,
-                help="Cache or sample for one-frame training: a single target frame steered by control pictures.",
+                help="Cache or sample for one-frame training: a single target frame steered by control images.",
                 effect=WEIGHTS,
             ),
         ),
@@ -68,7 +68,7 @@ _GROUPS = (
                 minimum=0,
                 maximum=1,
                 advanced=True,
-                help="Share of the steps that keep guidance, with --cfg_skip_mode. Unset, all.",
+                help="Share of the steps that keep guidance, with --cfg_skip_mode. Default: all.",
             ),
             Option(
                 "--slg_layers",
@@ -107,7 +107,7 @@ _GROUPS = (
                 choices=("original", "uncond"),
                 advanced=True,
                 help="original adds the difference to a third pass without those blocks; uncond leaves them out of the unconditional "
-                "pass. Unset, off.",
+                "pass. Default: off.",
             ),
         ),
     ),
@@ -128,14 +128,14 @@ _GROUPS = (
         ),
     ),
     Group(
-        "Pictures and videos to start from",
+        "Images and videos to start from",
         (GENERATE,),
         (
             Option(
                 "--control_path",
                 path="any",
                 advanced=True,
-                help="Control video, or folder of pictures, for Fun-Control models; at least as many frames as are made.",
+                help="Control video, or folder of images, for Fun-Control models; at least as many frames as are made.",
             ),
         ),
     ),
@@ -148,8 +148,8 @@ _GROUPS = (
                 default="t2v-14B",
                 choices=_TASKS,
                 help="Which Wan model the weight file is: its kind (t2v makes video from text, t2i single images, i2v starts "
-                "from a picture, flf2v also ends with one, FC follows a control video; A14B are Wan2.2's experts) and its size. "
-                "It must match --dit; a file of another size is refused by name.",
+                "from an image, flf2v also ends with one, FC follows a control video; A14B are Wan2.2's experts) and its size. "
+                "It must match --dit; a file of another size is rejected by name.",
                 effect=WEIGHTS,
             ),
             Option(
@@ -184,7 +184,7 @@ _GROUPS = (
                 path="file",
                 verbs=(CACHE_LATENTS, TRAIN, GENERATE),
                 advanced=True,
-                help="Weights of the CLIP image encoder that Wan2.1 image-to-video models look at the first frame with; Wan2.2 has none. "
+                help="Weights of the CLIP image encoder that encodes the first frame for Wan2.1 image-to-video models; Wan2.2 has none. "
                 "Training needs it only for sample videos.",
                 effect=NOTHING,
             ),
@@ -217,7 +217,7 @@ _GROUPS = (
                 maximum=1000,
                 differs={TRAIN: {"kind": int}},
                 help="Boundary between the high-noise and the low-noise model: a sigma (0 to 1) or a timestep (up to "
-                "1000). Unset, the value the models were trained with: 0.875 for t2v-A14B, 0.9 for i2v-A14B.",
+                "1000). Default: the value the models were trained with: 0.875 for t2v-A14B, 0.9 for i2v-A14B.",
                 effect=WEIGHTS,
             ),
             Option(
@@ -225,7 +225,7 @@ _GROUPS = (
                 bool,
                 False,
                 advanced=True,
-                moot="all tokens of a video have the same time, so there is only ever one time embedding per video here",
+                no_effect="all tokens of a video have the same time, so there is only ever one time embedding per video here",
                 help="Compute one time embedding per video as Wan2.1 does, instead of one per token: less memory with Wan2.2.",
                 effect=NOTHING,
             ),
@@ -281,7 +281,7 @@ _GROUPS = (
                 advanced=True,
                 minimum=0,
                 maximum=100,
-                help="Guidance during the steps of the high-noise model. Unset, the task's own (4 for t2v-A14B, 3.5 for i2v-A14B).",
+                help="Guidance during the steps of the high-noise model. Default: the task's own (4 for t2v-A14B, 3.5 for i2v-A14B).",
             ),
         ),
     ),
@@ -303,7 +303,7 @@ OPTIONS = OwnOptions(
         "compile_args",
     ),
     changes={
-        "video_path": {GENERATE: {"refused": "musubi-tuner's Wan generator takes it and then starts from noise all the same"}},
+        "video_path": {GENERATE: {"unsupported": "musubi-tuner's Wan generator takes it and then starts from noise all the same"}},
         "end_image_path": {
             GENERATE: {
                 "help": "Last frame. Wan's flf2v models are made for it; its other image-to-video models get it as an extra frame at the "

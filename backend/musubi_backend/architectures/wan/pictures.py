@@ -1,4 +1,4 @@
-"""Pictures and videos as conditions: how they are brought to size, and the latents that stand for them."""
+"""Images and videos as conditions: how they are brought to size, and the latents that stand for them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def to_video(pixels: np.ndarray, device: torch.device, dtype: torch.dtype) -> Te
 
 def start_latents(vae: WanVAE, first: Tensor, frames: int, last: Tensor | None = None, known: Tensor | None = None) -> Tensor:
     """first (and last) frame [B, 3, 1, H, W] in -1..1 of a video of `frames` -> [B, 4 + 16, F', H/8, W/8]: a mask that is 1 where a
-    picture is given, and the latents of the video whose other frames are an even grey. known: these latents, where they are."""
+    image is given, and the latents of the video whose other frames are an even grey. known: these latents, where they are."""
     import torch
 
     latents = known
@@ -54,7 +54,7 @@ def size_like(picture: Size, area: int) -> Size:
     width, height = (int(math.sqrt(pixels) // STEP) * STEP for pixels in (area / ratio, area * ratio))
     if min(width, height) < STEP:
         raise UserError(
-            f"a picture of {picture[0]}x{picture[1]} is too narrow for a video of {area} pixels; cut it, or choose a larger size"
+            f"an image of {picture[0]}x{picture[1]} is too narrow for a video of {area} pixels; cut it, or choose a larger size"
         )
     return width, height
 
@@ -69,7 +69,7 @@ def stretched(pixels: np.ndarray, size: Size) -> np.ndarray:
 
 
 def mask_latents(path: str, size: Size) -> Tensor:
-    """A mask picture -> [H/8, W/8] in 0..1: white where the control picture counts."""
+    """A mask image -> [H/8, W/8] in 0..1: white where the control image counts."""
     import numpy as np
     import torch
     from PIL import Image

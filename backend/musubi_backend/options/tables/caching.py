@@ -16,7 +16,7 @@ GROUPS = (
                 path="file",
                 required=True,
                 differs={TRAIN: {"required": False}},
-                help="Dataset file (.toml or .json): the folders with pictures or clips, captions, resolution, frames, repeats.",
+                help="Dataset file (.toml or .json): the folders with images or clips, captions, resolution, frames, repeats.",
                 effect=WEIGHTS,
             ),
         ),
@@ -25,7 +25,7 @@ GROUPS = (
         "Machine",
         (CACHE_LATENTS, CACHE_TEXT, GENERATE),
         (
-            Option("--device", help='Where to compute: "cuda", "cuda:1", "cpu". Unset, the first GPU, or the CPU where there is none.'),
+            Option("--device", help='Where to compute: "cuda", "cuda:1", "cpu". Default: the first GPU, or the CPU where there is none.'),
             Option(
                 "--num_workers",
                 int,
@@ -34,8 +34,8 @@ GROUPS = (
                 maximum=256,
                 unit="threads",
                 advanced=True,
-                help="How many threads read and resize media. Unset, as many as computing leaves processors, at least one. Fewer need less "
-                "system RAM.",
+                help="How many threads read and resize media. Default: the processors that computing leaves free, at least one. Fewer need "
+                "less system RAM.",
             ),
             Option(
                 "--disable_cudnn_backend",
@@ -57,21 +57,21 @@ GROUPS = (
                 minimum=1,
                 maximum=1024,
                 unit="items",
-                help="How many items are encoded at once. Unset, the dataset's batch_size. More is faster and takes more GPU memory.",
+                help="How many items are encoded at once. Default: the dataset's batch_size. More is faster and takes more GPU memory.",
             ),
             Option(
                 "--skip_existing",
                 bool,
                 False,
                 help="Leave items alone whose cache is there, fits, and was made from the media, encoder files and settings of now. What "
-                "caches were made from is noted beside them; those of musubi-tuner have no notes and are taken as good.",
+                "caches were made from is noted next to them; those of musubi-tuner have no notes and are taken as good.",
             ),
             Option(
                 "--on_bad_items",
                 choices=("stop", "skip"),
                 default="stop",
                 own=True,
-                help="What to do about clips and pictures that cannot be used: stop with the list of them, or list them and skip them.",
+                help="What to do about clips and images that cannot be used: stop with the list of them, or list them and skip them.",
             ),
             Option(
                 "--keep_cache",
@@ -105,7 +105,7 @@ GROUPS = (
                 maximum=1000,
                 unit="characters",
                 advanced=True,
-                help="Width of the pictures that --debug_mode console draws.",
+                help="Width of the images that --debug_mode console draws.",
             ),
             Option("--console_back", advanced=True, help='Background colour of --debug_mode console, for example "BLACK" or "WHITE".'),
             Option(
@@ -115,7 +115,7 @@ GROUPS = (
                 maximum=1_000_000,
                 unit="pictures",
                 advanced=True,
-                help="How many pictures --debug_mode console shows of each dataset, without waiting for a key. Unset, all, one by one.",
+                help="How many images --debug_mode console shows of each dataset, without waiting for a key. Default: all, one by one.",
             ),
         ),
     ),

@@ -20,14 +20,14 @@ GROUPS = (
                 "--image_dir",
                 required=True,
                 path="folder",
-                help="Folder of the pictures and clips to describe. Folders in it are not looked into.",
+                help="Folder of the images and clips to describe. Folders in it are not looked into.",
             ),
             Option(
                 "--media",
                 default="all",
                 choices=("all", "images", "videos"),
                 own=True,
-                help="Which files of the folder are described: pictures, clips, or both. A clip is described from frames spread over it.",
+                help="Which files of the folder are described: images, clips, or both. A clip is described from frames spread over it.",
             ),
             Option(
                 "--video_frames",
@@ -38,7 +38,7 @@ GROUPS = (
                 unit="frames",
                 own=True,
                 advanced=True,
-                help="How many frames of a clip the model looks at; more need more memory.",
+                help="How many frames of a clip the model sees; more need more memory.",
             ),
         ),
     ),
@@ -57,7 +57,7 @@ GROUPS = (
                 path="folder",
                 own=True,
                 advanced=True,
-                help="Folder of the model's tokenizer. Unset, it is looked for beside the model and in ComfyUI "
+                help="Folder of the model's tokenizer. Default: looked for next to the model and in ComfyUI "
                 "(comfy/text_encoders/qwen25_tokenizer).",
             ),
             Option(
@@ -70,7 +70,7 @@ GROUPS = (
                 "--device",
                 own=True,
                 advanced=True,
-                help="Device to run on, for example cuda, cuda:1 or cpu. Unset, the GPU if there is one.",
+                help="Device to run on, for example cuda, cuda:1 or cpu. Default: the GPU if there is one.",
             ),
         ),
     ),
@@ -80,7 +80,7 @@ GROUPS = (
         (
             Option(
                 "--prompt",
-                help="What the model is asked; \\n begins a new line. Unset, it is asked for one detailed paragraph of what can be seen.",
+                help="What the model is asked; \\n begins a new line. Default: it is asked for one detailed paragraph of what can be seen.",
             ),
             Option(
                 "--max_new_tokens",
@@ -98,7 +98,7 @@ GROUPS = (
                 minimum=56,
                 maximum=8192,
                 unit="pixels",
-                help="Pictures larger than this squared are shrunk to that area, their shape kept. Smaller values need less memory and "
+                help="Images larger than this squared are shrunk to that area, their shape kept. Smaller values need less memory and "
                 "see less.",
             ),
             Option(
@@ -109,7 +109,7 @@ GROUPS = (
                 maximum=64,
                 unit="items",
                 own=True,
-                help="How many pictures are described at once: faster on a GPU, with more memory. Where that runs out, fewer are taken.",
+                help="How many images are described at once: faster on a GPU, with more memory. Where that runs out, fewer are taken.",
             ),
         ),
     ),
@@ -121,13 +121,13 @@ GROUPS = (
                 "--output_format",
                 default="jsonl",
                 choices=("jsonl", "text"),
-                help="jsonl: one file that lists every item with its caption, for use as image_jsonl_file. text: a text file beside "
+                help="jsonl: one file that lists every item with its caption, for use as image_jsonl_file. text: a text file next to "
                 "each item.",
             ),
             Option(
                 "--output_file",
                 path="output",
-                help="The JSONL file; needed for that format. Clips go into one of their own beside it, called ..._videos.jsonl.",
+                help="The JSONL file; needed for that format. Clips go into one of their own next to it, called ..._videos.jsonl.",
             ),
             Option(
                 "--caption_extension",
@@ -141,7 +141,7 @@ GROUPS = (
                 bool,
                 False,
                 own=True,
-                help="Describe again what has a caption already. Without it those are kept, so a stopped run goes on where it was.",
+                help="Describe again what has a caption already. Without it those are kept, so a stopped run continues where it was.",
             ),
         ),
     ),

@@ -13,7 +13,8 @@ GROUPS = (
             Option("--prompt", help="What the video shows."),
             Option(
                 "--negative_prompt",
-                help="What the video shall not show. Unset, the text the model's makers recommend; it acts with a guidance above 1.",
+                help="Negative prompt: what the video should not show. Default: the text the model's makers recommend. It needs a "
+                "guidance above 1.",
             ),
             Option(
                 "--from_file",
@@ -50,7 +51,7 @@ GROUPS = (
                 minimum=1,
                 maximum=10000,
                 unit="frames",
-                help="Length; 4n+1 frames. Unset, what the task is made for.",
+                help="Length; 4n+1 frames. Default: what the task is made for.",
             ),
             Option(
                 "--fps",
@@ -66,7 +67,8 @@ GROUPS = (
                 int,
                 minimum=0,
                 maximum=2**32 - 1,
-                help="Seed of the noise the video starts from. The same seed and settings give the same video. Unset, a new one each time.",
+                help="Seed of the noise the video starts from. The same seed and settings give the same video. Default: a new one each "
+                "time.",
             ),
         ),
     ),
@@ -80,7 +82,7 @@ GROUPS = (
                 minimum=1,
                 maximum=1000,
                 unit="steps",
-                help="Denoising steps: more are finer and slower. Unset, the task's own.",
+                help="Denoising steps: more are finer and slower. Default: the task's own.",
             ),
             Option(
                 "--sample_solver",
@@ -94,7 +96,7 @@ GROUPS = (
                 float,
                 minimum=0.01,
                 maximum=100,
-                help="How many of the steps are spent at high noise: larger favours layout and motion, smaller detail. Unset, the task's "
+                help="How many of the steps are spent at high noise: larger favours layout and motion, smaller detail. Default: the task's "
                 "own.",
             ),
             Option(
@@ -102,7 +104,7 @@ GROUPS = (
                 float,
                 minimum=0,
                 maximum=100,
-                help="How strictly the prompt is followed. 1 turns guidance off and halves the time. Unset, the task's own.",
+                help="How strictly the prompt is followed. 1 turns guidance off and halves the time. Default: the task's own.",
             ),
         ),
     ),
@@ -145,7 +147,7 @@ GROUPS = (
                 bool,
                 False,
                 advanced=True,
-                moot="whether a file is a LoRA, LoHa or LoKr is told from its contents",
+                no_effect="whether a file is a LoRA, LoHa or LoKr is recognised from its contents",
                 help="Apply the LoRA files with the lycoris package.",
             ),
         ),
@@ -178,7 +180,7 @@ GROUPS = (
         ),
     ),
     Group(
-        "Pictures and videos to start from",
+        "Images and videos to start from",
         (GENERATE,),
         (
             Option(
@@ -199,14 +201,14 @@ GROUPS = (
                 path="any",
                 on_request=True,
                 advanced=True,
-                help="Video to change, or a folder of pictures; --strength says how much of it. It needs --video_length frames.",
+                help="Video to change, or a folder of images; --strength says how much of it. It needs --video_length frames.",
             ),
             Option(
                 "--one_frame_inference",
                 on_request=True,
                 advanced=True,
-                help='Generate a single frame from control pictures, with these settings, e.g. "target_index=1,control_index=0": the '
-                "positions in time of the new picture and of the control pictures (0;10 for two).",
+                help='Generate a single frame from control images, with these settings, e.g. "target_index=1,control_index=0": the '
+                "positions in time of the new image and of the control images (0;10 for two).",
             ),
             Option(
                 "--control_image_path",
@@ -214,7 +216,7 @@ GROUPS = (
                 nargs="*",
                 path="file",
                 advanced=True,
-                help="Control pictures of one-frame generation, one for each control_index.",
+                help="Control images of one-frame generation, one for each control_index.",
             ),
             Option(
                 "--control_image_mask_path",
@@ -222,7 +224,7 @@ GROUPS = (
                 nargs="*",
                 path="file",
                 advanced=True,
-                help="Masks of those pictures: where they are black, the control picture counts as not given.",
+                help="Masks of those images: where they are black, the control image counts as not given.",
             ),
         ),
     ),

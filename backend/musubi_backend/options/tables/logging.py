@@ -12,7 +12,7 @@ GROUPS = (
             Option(
                 "--logging_dir",
                 path="output",
-                help="Folder for TensorBoard logs: loss and learning rate of every step. Unset, none are written.",
+                help="Folder for TensorBoard logs: loss and learning rate of every step. Default: none are written.",
                 effect=NOTHING,
             ),
             Option(
@@ -20,17 +20,19 @@ GROUPS = (
                 choices=("tensorboard", "wandb", "all"),
                 advanced=True,
                 help="Where to log: TensorBoard files, Weights & Biases (needs the wandb package and sends the log to its servers), or "
-                "both. Unset, TensorBoard.",
+                "both. Default: TensorBoard.",
                 effect=NOTHING,
             ),
             Option("--log_prefix", advanced=True, help="Text before the date in the name of each run's log folder.", effect=NOTHING),
-            Option("--log_tracker_name", advanced=True, help='Name of the log inside that folder. Unset, "network_train".', effect=NOTHING),
+            Option(
+                "--log_tracker_name", advanced=True, help='Name of the log inside that folder. Default: "network_train".', effect=NOTHING
+            ),
             Option("--wandb_run_name", advanced=True, help="Name of the run in Weights & Biases.", effect=NOTHING),
             Option(
                 "--log_tracker_config",
                 path="file",
                 advanced=True,
-                refused="trackers take no settings from a file here",
+                unsupported="trackers take no settings from a file here",
                 help="TOML file with settings for the trackers, one section for each.",
                 effect=NOTHING,
             ),
@@ -60,7 +62,7 @@ GROUPS = (
                 minimum=1,
                 maximum=10_000_000,
                 unit="steps",
-                help="Make samples every so many steps.",
+                help="Make samples every N steps.",
                 effect=NOTHING,
             ),
             Option(
@@ -69,7 +71,7 @@ GROUPS = (
                 minimum=1,
                 maximum=1_000_000,
                 unit="epochs",
-                help="Make samples every so many epochs; also together with --sample_every_n_steps, once where both fall on one step.",
+                help="Make samples every N epochs; also together with --sample_every_n_steps, once where both fall on one step.",
                 effect=NOTHING,
             ),
             Option("--sample_at_first", bool, False, help="Make samples before the first step too, to compare with.", effect=NOTHING),

@@ -10,7 +10,7 @@ SKIP_MISMATCHED = Option(
     False,
     own=True,
     advanced=True,
-    help="Leave out layers of a LoRA file that have another size than the model's, with a warning; without it, such a file is refused.",
+    help="Leave out layers of a LoRA file that have another size than the model's, with a warning; without it, such a file is rejected.",
     effect=WEIGHTS,
 )
 
@@ -31,7 +31,7 @@ GROUPS = (
                 minimum=1,
                 maximum=4096,
                 help="Rank: how much the LoRA can hold. 16 to 32 is plenty for a person, a style or a motion; the file grows with it. "
-                "Unset, 4.",
+                "Default: 4.",
                 effect=WEIGHTS,
             ),
             Option(
@@ -64,7 +64,7 @@ GROUPS = (
             Option(
                 "--network_weights",
                 path="file",
-                help="LoRA file to go on from. Optimizer and step count start afresh; to continue a stopped run, use --resume.",
+                help="LoRA file to continue from. Optimizer and step count start afresh; to continue a stopped run, use --resume.",
                 effect=START,
             ),
             Option(

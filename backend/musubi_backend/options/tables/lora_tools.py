@@ -80,14 +80,14 @@ GROUPS = (
             ),
             Option(
                 "--diffusers_prefix",
-                help="First word of the names in layout other. Unset, diffusion_model; diffusers itself wants transformer.",
+                help="First word of the names in layout other. Default: diffusion_model; diffusers itself wants transformer.",
             ),
             Option(
                 "--architecture",
                 own=True,
                 choices=tuple(cards()),
                 help=f"Which model the result is for, where that is not what the LoRA was made for: {_SHARED} share their layers, which "
-                "one fuses and the other keeps apart. Unset, the one that was recognised.",
+                "one fuses and the other keeps apart. Default: the one that was recognised.",
             ),
             Option(
                 "--names",
@@ -130,7 +130,9 @@ GROUPS = (
                 path="any",
                 help="Transformer to merge into: a file (or one part of a split one) of any model, also in fp8, or a folder with one.",
             ),
-            Option("--dit_in_channels", int, 16, moot="the file says how many channels it has", help="Input channels of the transformer."),
+            Option(
+                "--dit_in_channels", int, 16, no_effect="the file says how many channels it has", help="Input channels of the transformer."
+            ),
             Option("--lora_weight", nargs="*", path="file", help="LoRA, LoHa or LoKr files of any layout to merge, one after the other."),
             Option(
                 "--lora_multiplier",
@@ -169,8 +171,8 @@ GROUPS = (
                 int,
                 minimum=1,
                 maximum=4096,
-                help="Rank of the result: each layer becomes the nearest LoRA of that rank, and what is lost is reported. Unset, ranks add "
-                "up and nothing is lost.",
+                help="Rank of the result: each layer becomes the nearest LoRA of that rank, and what is lost is reported. Default: ranks "
+                "add up and nothing is lost.",
             ),
             Option(
                 "--architecture",
@@ -205,7 +207,7 @@ GROUPS = (
             Option(
                 "--save_precision",
                 choices=("fp32", "bf16", "fp16"),
-                help="Precision (dtype) of the result. Unset, that of the inputs.",
+                help="Precision (dtype) of the result. Default: that of the inputs.",
                 differs={LORA_EXTRACT: {"default": "bf16", "help": "Precision (dtype) of the result."}},
             ),
         ),

@@ -28,7 +28,7 @@ GROUPS = (
                 "--vae_dtype",
                 verbs=(CACHE_LATENTS, TRAIN, GENERATE),
                 advanced=True,
-                help="Precision (dtype) the VAE computes in: float32, bfloat16 or float16. Unset, the architecture's own choice; "
+                help="Precision (dtype) the VAE computes in: float32, bfloat16 or float16. Default: the architecture's own choice; "
                 "float32 is the most exact and takes twice the memory.",
                 effect=NOTHING,
             ),
@@ -37,7 +37,7 @@ GROUPS = (
                 bool,
                 False,
                 advanced=True,
-                moot="weights are never read through numpy's mapping",
+                no_effect="weights are never read through numpy's mapping",
                 help="Read weight files without mapping them into memory.",
                 effect=NOTHING,
             ),

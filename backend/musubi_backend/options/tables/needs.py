@@ -1,4 +1,4 @@
-"""Settings that do nothing without another one: one line each, for all tools.
+"""Settings that have no effect without another one: one line each, for all tools.
 
 A side is "name" (is set), "name=a,b" (has one of these values), "name=" (is not set) or "card.name" (the architecture's card has it).
 Of several partners one is enough; a setting with several lines needs all of them. What a tool does not have counts as not set. Settings
@@ -15,11 +15,11 @@ from ..option import CACHE_LATENTS, CAPTION, GENERATE, LORA_CONVERT, LORA_EMA, T
 
 @dataclass(frozen=True)
 class Need:
-    """`setting` acts only where one of `partners` holds. refused: without it somebody would surely get something else than asked."""
+    """`setting` acts only where one of `partners` holds. rejected: without it somebody would surely get something else than asked."""
 
     setting: str
     partners: tuple[str, ...]
-    refused: bool = False
+    rejected: bool = False
 
 
 def _need(setting: str, *partners: str) -> Need:
@@ -27,7 +27,7 @@ def _need(setting: str, *partners: str) -> Need:
 
 
 def _must(setting: str, *partners: str) -> Need:
-    return Need(setting, partners, refused=True)
+    return Need(setting, partners, rejected=True)
 
 
 _BY_SIGMOID = "timestep_sampling=sigmoid,shift,flux_shift,flux2_shift,qwen_shift,krea2_shift,qinglong_flux,qinglong_qwen"

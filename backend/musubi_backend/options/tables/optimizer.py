@@ -106,7 +106,7 @@ GROUPS = (
                 maximum=10_000_000,
                 unit="steps",
                 advanced=True,
-                help="How slowly inverse_sqrt falls. Unset, the length of the warm-up.",
+                help="How slowly inverse_sqrt falls. Default: the length of the warm-up.",
                 effect=WEIGHTS,
             ),
             Option(

@@ -31,7 +31,7 @@ GROUPS = (
                 unit="threads",
                 advanced=True,
                 own=True,
-                help="How many CPU threads compute. Unset, OMP_NUM_THREADS if that is set, else as the work gains: one where a GPU "
+                help="How many CPU threads compute. Default: OMP_NUM_THREADS if that is set, else as the work gains: one where a GPU "
                 "computes or the models are tiny, else all processors, shared between the processes of a training. Another number can "
                 "change the last digits of a result.",
                 effect=NOTHING,  # a fact of the machine, as its GPU is, which the same training may be continued on another of

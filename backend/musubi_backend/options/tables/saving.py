@@ -1,4 +1,4 @@
-"""Where the LoRA goes, how often, with what metadata; continuing a run; uploading, which is refused."""
+"""Where the LoRA goes, how often, with what metadata; continuing a run; uploading, which is rejected."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _UPLOAD = "nothing leaves the machine unasked; upload the finished file yourself
 
 
 def _upload(flag: str, help_: str, kind: type = str) -> Option:
-    return Option(flag, kind, False if kind is bool else None, help_, refused=_UPLOAD, advanced=True, effect=NOTHING)
+    return Option(flag, kind, False if kind is bool else None, help_, unsupported=_UPLOAD, advanced=True, effect=NOTHING)
 
 
 GROUPS = (
@@ -26,7 +26,7 @@ GROUPS = (
             Option(
                 "--save_precision",
                 choices=("float", "fp32", "fp16", "bf16"),
-                help="Precision (dtype) of the saved LoRA. bf16 and fp16 halve the file; unset, float32 as it is trained. States are "
+                help="Precision (dtype) of the saved LoRA. bf16 and fp16 halve the file; default: float32 as it is trained. States are "
                 "always exact.",
                 effect=FILE,
             ),
@@ -36,7 +36,7 @@ GROUPS = (
                 minimum=1,
                 maximum=1_000_000,
                 unit="epochs",
-                help="Also save the LoRA every so many epochs.",
+                help="Also save the LoRA every N epochs.",
                 effect=NOTHING,
             ),
             Option(
@@ -45,7 +45,7 @@ GROUPS = (
                 minimum=1,
                 maximum=10_000_000,
                 unit="steps",
-                help="Also save the LoRA every so many steps.",
+                help="Also save the LoRA every N steps.",
                 effect=NOTHING,
             ),
             Option(
@@ -55,7 +55,7 @@ GROUPS = (
                 maximum=1_000_000,
                 unit="epochs",
                 advanced=True,
-                help="Of the checkpoints saved by epoch, keep those of the last so many epochs. Unset, all.",
+                help="Of the checkpoints saved by epoch, keep those of the last N epochs. Default: all.",
                 effect=NOTHING,
             ),
             Option(
@@ -65,7 +65,7 @@ GROUPS = (
                 maximum=1_000_000,
                 unit="epochs",
                 advanced=True,
-                help="The same for states, where it is to differ from --save_last_n_epochs.",
+                help="The same for states. Default: as --save_last_n_epochs.",
                 effect=NOTHING,
             ),
             Option(
@@ -75,7 +75,7 @@ GROUPS = (
                 maximum=10_000_000,
                 unit="steps",
                 advanced=True,
-                help="Of the checkpoints saved by step, keep those of the last so many steps. Unset, all.",
+                help="Of the checkpoints saved by step, keep those of the last N steps. Default: all.",
                 effect=NOTHING,
             ),
             Option(
@@ -85,7 +85,7 @@ GROUPS = (
                 maximum=10_000_000,
                 unit="steps",
                 advanced=True,
-                help="The same for states, where it is to differ from --save_last_n_steps.",
+                help="The same for states. Default: as --save_last_n_steps.",
                 effect=NOTHING,
             ),
         ),
@@ -122,8 +122,8 @@ GROUPS = (
                 maximum=1000,
                 own=True,
                 advanced=True,
-                help="With --resume, go on with this learning rate. Without it the state's stays. The schedule keeps its shape, of the new "
-                "rate.",
+                help="With --resume, continue with this learning rate. Without it the state's stays. The schedule keeps its shape, of the "
+                "new rate.",
                 effect=START,
             ),
         ),
@@ -142,7 +142,7 @@ GROUPS = (
                 effect=FILE,
             ),
             Option("--training_comment", advanced=True, help="A note of your own, stored in the LoRA file.", effect=FILE),
-            Option("--metadata_title", advanced=True, help="Title stored in the LoRA file. Unset, the output name.", effect=FILE),
+            Option("--metadata_title", advanced=True, help="Title stored in the LoRA file. Default: the output name.", effect=FILE),
             Option("--metadata_author", advanced=True, help="Author stored in the LoRA file.", effect=FILE),
             Option("--metadata_description", advanced=True, help="Description stored in the LoRA file.", effect=FILE),
             Option("--metadata_license", advanced=True, help="Licence stored in the LoRA file.", effect=FILE),
@@ -167,7 +167,7 @@ GROUPS = (
             _upload("--huggingface_repo_visibility", "Whether a new repository is public or private."),
             _upload("--save_state_to_huggingface", "Upload states too.", bool),
             _upload("--resume_from_huggingface", "Read --resume as a repository.", bool),
-            _upload("--async_upload", "Upload while training goes on.", bool),
+            _upload("--async_upload", "Upload while training continues.", bool),
         ),
     ),
 )

@@ -17,7 +17,7 @@ GROUPS = (
                     *("logsnr", "qinglong_flux", "qinglong_qwen"),
                 ),
                 help="How noise levels are drawn. shift, with the model's --discrete_flow_shift, suits video; uniform treats all alike; "
-                "sigmoid prefers the middle; the *_shift ones follow the size of the picture; sigma draws by --weighting_scheme.",
+                "sigmoid prefers the middle; the *_shift ones follow the size of the image; sigma draws by --weighting_scheme.",
                 effect=WEIGHTS,
             ),
             Option(
@@ -85,7 +85,7 @@ GROUPS = (
                 minimum=0,
                 maximum=999,
                 advanced=True,
-                help="Lowest noise level that is trained, of 1000. Unset, 0.",
+                help="Lowest noise level that is trained, of 1000. Default: 0.",
                 effect=WEIGHTS,
             ),
             Option(
@@ -94,7 +94,7 @@ GROUPS = (
                 minimum=1,
                 maximum=1000,
                 advanced=True,
-                help="Highest noise level that is trained, of 1000. Unset, 1000.",
+                help="Highest noise level that is trained, of 1000. Default: 1000.",
                 effect=WEIGHTS,
             ),
             Option(
@@ -112,8 +112,8 @@ GROUPS = (
                 maximum=1000,
                 unit="buckets",
                 advanced=True,
-                help="Draw equally often from so many ranges of noise level within an epoch: steadier training on few items, 4 to 10 is "
-                "usual. Unset, off.",
+                help="Draw equally often from N ranges of noise level within an epoch: steadier training on few items, 4 to 10 is "
+                "usual. Default: off.",
                 effect=WEIGHTS,
             ),
             Option(
@@ -130,7 +130,7 @@ GROUPS = (
                 "--show_timesteps",
                 choices=("image", "console"),
                 advanced=True,
-                help="Show which noise levels these settings draw, as a picture or as text, and train nothing.",
+                help="Show which noise levels these settings draw, as an image or as text, and train nothing.",
                 effect=NOTHING,
             ),
         ),

@@ -1,4 +1,4 @@
-"""Dots answers the architecture protocol: latents are shrunk pictures, a caption is its letters counted, two blocks look at each dot."""
+"""Dots answers the architecture protocol: latents are shrunk images, a caption is its letters counted, two blocks look at each dot."""
 
 from __future__ import annotations
 

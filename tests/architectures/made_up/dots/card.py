@@ -18,7 +18,7 @@ CARD = Card(
     tasks=(Task("dots", dim=32, ffn_dim=64, num_heads=1, num_layers=2, in_dim=3, steps=4, flow_shift=1.0, guidance_scale=1.0, frames=5),),
     parts=(
         Part("dit", TRANSFORMER, "The transformer", "diffusion_models", "dots.safetensors", "float32", kinds=("dots_transformer",)),
-        Part("vae", VAE, "Nothing: latents are shrunk pictures", "vae", "none.safetensors", "float32", kinds=("dots_vae",)),
+        Part("vae", VAE, "Nothing: latents are shrunk images", "vae", "none.safetensors", "float32", kinds=("dots_vae",)),
     ),
     latent_channels=3,
     text_keys=("letters",),

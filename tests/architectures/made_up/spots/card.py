@@ -1,4 +1,4 @@
-"""Facts about Spots, which exist only to show what an architecture of pictures says: no time in its latents, no length, no video, and a
+"""Facts about Spots, which exist only to show what an architecture of images says: no time in its latents, no length, no video, and a
 second transformer that only samples use."""
 
 from __future__ import annotations

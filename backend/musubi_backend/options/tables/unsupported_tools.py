@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-NOT_DONE = (
+UNSUPPORTED_TOOLS = (
     "flux_2_cache_latents",
     "flux_2_cache_text_encoder_outputs",
     "flux_2_generate_image",
