@@ -58,9 +58,17 @@ def load(home: Path, view_id: object) -> dict[str, Any]:
 
 def _checked(view: dict[str, Any]) -> dict[str, Any]:
     """ValueError, KeyError or TypeError where a page is not as our backend writes it: the file may have been edited, or cut off."""
-    kinds = {"page": int, "pages": int, "sheet": object, "items": list}
-    of_items = {"number": int, "name": str, "box": object, "problem": object, "caption": str, "path": str, "caption_place": dict}
-    of_places = {"file": str, "key": str}
+    kinds: dict[str, type] = {"page": int, "pages": int, "sheet": object, "items": list}
+    of_items: dict[str, type] = {
+        "number": int,
+        "name": str,
+        "box": object,
+        "problem": object,
+        "caption": str,
+        "path": str,
+        "caption_place": dict,
+    }
+    of_places: dict[str, type] = {"file": str, "key": str}
     tables = [(view, kinds), *((item, of_items) for item in view["items"]), *((item["caption_place"], of_places) for item in view["items"])]
     for table, wanted in tables:
         for key, kind in wanted.items():

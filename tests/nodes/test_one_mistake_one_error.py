@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from musubi_backend.demo.models import write_models
 
 from .test_comfyui import Server, started
 
@@ -86,6 +87,8 @@ def pack(server: Server, part: Any) -> Pack:
     for folder in ("loras", "diffusion_models"):
         (base / "models" / folder).mkdir(parents=True, exist_ok=True)
         (base / "models" / folder / "right.safetensors").write_bytes(b"")
+    for kind in ("hv", "fp"):
+        write_models(server.home / "demo" / "models", kind=kind)
     return Pack(server, part)
 
 
@@ -110,8 +113,8 @@ WRONG: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("WanModelPaths", {"dit": "gone.safetensors"}, "dit"),
     ("WanModelPaths", {"vae": "../../etc/passwd"}, "vae"),
     ("WanModelPaths", {"task": "i2v-14B", "dit": "demo_wan_i2v.safetensors", "clip": "none"}, "clip"),
-    ("HunyuanVideoModelPaths", {"text_encoder1": "gone.safetensors"}, "text_encoder1"),
-    ("FramePackModelPaths", {"image_encoder": "gone.safetensors"}, "image_encoder"),
+    ("HunyuanVideoModelPaths", {"dit": "demo_hunyuan_video_t2v.safetensors", "text_encoder1": "gone.safetensors"}, "text_encoder1"),
+    ("FramePackModelPaths", {"dit": "demo_framepack.safetensors", "image_encoder": "gone.safetensors"}, "image_encoder"),
     ("LoRATrainingConfig", {"fp8_scaled": True, "fp8_base": False}, "fp8_scaled"),
     ("LoRATrainingConfig", {"network": "LoHa", "network_dropout": 0.1}, "network_dropout"),
     ("LoRATrainingConfig", {"network_dim": -5}, "network_dim"),
