@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from musubi_backend.encoders.wan_vae import WanVAE, config_of, diffusers_key
+from musubi_backend.encoders.wan_vae import WanVAE, _CpuFeatures, config_of, diffusers_key
 from musubi_backend.errors import UserError
 from safetensors.torch import load_file
 
@@ -32,6 +32,17 @@ def test_encoding_and_decoding_equal_the_reference(
     video = vae.decode(reference[f"latent{frames}"][None])[0]
     torch.testing.assert_close(latents, reference[f"latent{frames}"], **OTHER_KERNELS)
     torch.testing.assert_close(video, reference[f"decoded{frames}"], **OTHER_KERNELS)
+
+
+def test_features_wait_in_system_ram_and_are_read_on_the_device() -> None:
+    """ "meta" stands for a GPU: nothing of the layers may meet a feature on another device."""
+    features = _CpuFeatures([None, "Rep", None], torch.device("meta"))
+    for index in (0, 2):
+        features[index] = torch.full((2,), float(index))
+    assert [feature.device.type for feature in (features[0], features[0], features[2])] == ["meta"] * 3
+    assert [feature.device for feature in features if isinstance(feature, torch.Tensor)] == [CPU, CPU]
+    features[0] = torch.zeros(5)
+    assert features[0].shape == (5,) and features[1] == "Rep"
 
 
 def test_a_pth_file_gives_the_same(shared: Path, reference: dict[str, torch.Tensor], tmp_path: Path) -> None:

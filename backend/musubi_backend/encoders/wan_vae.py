@@ -7,7 +7,7 @@ so small VAEs work too. Latents are normalised as musubi-tuner caches them: (mea
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,7 +92,7 @@ class WanVAE:
         stop_between_layers(model)
         _quicken(model.encoder, on_cpu=device.type == "cpu")
         if cache_on_cpu:
-            _keep_features_on_cpu(model)
+            _keep_features_on_cpu(model, device)
         return cls(model, device, dtype, kept)
 
     def encode(self, video: Tensor) -> Tensor:
@@ -208,18 +208,33 @@ def _causal_convolution(module: Any, in_3d: Callable[..., Tensor], x: Tensor, ca
 
 
 class _CpuFeatures(list[Any]):
-    """The list in which AutoencoderKLWan keeps features between chunks of frames; tensors put into it move to system RAM."""
+    """The list in which AutoencoderKLWan keeps features between chunks of frames: they wait in system RAM and are read on `device`.
+    The one read last is kept there, as each is asked for several times in a row."""
+
+    def __init__(self, features: Iterable[Any], device: torch.device) -> None:
+        super().__init__(features)
+        self.device = device
+        self.read_last: tuple[Any, Any] = (None, None)
 
     def __setitem__(self, index: Any, value: Any) -> None:
+        self.read_last = (None, None)
         super().__setitem__(index, value.cpu() if hasattr(value, "cpu") else value)
 
+    def __getitem__(self, index: Any) -> Any:
+        value = super().__getitem__(index)
+        if not hasattr(value, "to"):
+            return value
+        if self.read_last[0] != index:
+            self.read_last = (index, value.to(self.device))
+        return self.read_last[1]
 
-def _keep_features_on_cpu(model: Any) -> None:
+
+def _keep_features_on_cpu(model: Any, device: torch.device) -> None:
     clear = model.clear_cache
 
     def clear_into_cpu_lists() -> None:
         clear()
-        model._feat_map = _CpuFeatures(model._feat_map)
-        model._enc_feat_map = _CpuFeatures(model._enc_feat_map)
+        model._feat_map = _CpuFeatures(model._feat_map, device)
+        model._enc_feat_map = _CpuFeatures(model._enc_feat_map, device)
 
     model.clear_cache = clear_into_cpu_lists
