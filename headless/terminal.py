@@ -15,6 +15,7 @@ from typing import Any, TextIO
 from ..backend.musubi_backend.dataset.media import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from ..backend.musubi_backend.errors import UserError
 from ..nodes.jobs import config as configuration
+from ..nodes.jobs import timing
 from ..nodes.jobs.config import DEMO_MODELS
 from ..nodes.jobs.environment import visible_gpus
 from ..nodes.split_models import with_indexes
@@ -23,7 +24,6 @@ _MODEL_SUFFIXES = {".safetensors", ".sft", ".pth", ".pt"}
 PICTURE_SUFFIXES = tuple(ending for ending in IMAGE_EXTENSIONS if ending not in VIDEO_EXTENSIONS)
 _OLD_NAMES = {"diffusion_models": "unet", "text_encoders": "clip"}
 _BAR_WIDTH = 24
-_QUIET_SECONDS = 5.0
 
 
 class Screen:
@@ -45,7 +45,7 @@ class Screen:
             self._open = title
             return
         phase, last = text.split(" · ")[0], self._last.get(title, ("", 0.0))
-        if phase != last[0] or time.monotonic() - last[1] > _QUIET_SECONDS or value == total != 1:
+        if phase != last[0] or time.monotonic() - last[1] > timing.QUIET_LINES or value == total != 1:
             self._last[title] = (phase, time.monotonic())
             self.line(f"{title}  {text}")
 

@@ -16,9 +16,10 @@ from pathlib import Path
 from ..backend.musubi_backend.atomic import OWN_FOLDER, part_of, replacing, sweep
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.place import reason, try_folder
+from .jobs import timing
 
 LORA_SUBFOLDER = "musubi_tuner"
-_TRIES, _PAUSE = 5, 0.5  # s, while another program has the file open
+_TRIES = 5  # while another program has the file open
 _one_at_a_time = threading.Lock()  # nodes of a graph run next to each other, and two may want one name
 
 Put = Callable[[Path, Path], object]
@@ -92,7 +93,7 @@ def _placed(made: Path, target: Path, put: Put) -> bool:
             with replacing(target) as part:
                 put(made, part)
             return True
-        time.sleep(_PAUSE * (attempt + 1))
+        time.sleep(timing.FILE_IN_USE * (attempt + 1))
     return False
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import __version__, architectures, console, job, place, threads
+from . import __version__, architectures, console, events, job, place, threads
 from .errors import EXIT_STOPPED, EXIT_USER_ERROR, StopRequested, UserError
 
 if TYPE_CHECKING:
@@ -26,22 +26,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     console.setup_streams()
     try:
-        return _run(words)
+        return _in_words(words)
+    except BaseException as error:  # passes through: a mistake of ours, or argparse's exit
+        exit_ = isinstance(error, SystemExit)
+        job.ended(events.FINISHED if exit_ and not error.code else events.FAILED, "" if exit_ else f"{type(error).__name__}: {error}")
+        raise
+
+
+def _in_words(words: list[str]) -> int:
+    """Run it; what a user can cause becomes a line and an exit code."""
+    try:
+        code = _run(words)
     except UserError as error:
-        print(f"ERROR: {error}", file=sys.stderr, flush=True)
-        return EXIT_USER_ERROR
+        return _failed(str(error))
     except OSError as error:
         if error.errno is None:
             raise  # a library's, about something else
-        print(f"ERROR: {place.in_words(error)}", file=sys.stderr, flush=True)
-        return EXIT_USER_ERROR
+        return _failed(place.in_words(error))
     except StopRequested as stop:
-        job.event("stopped", text=stop.summary)
+        job.ended(events.STOPPED, stop.summary)
         print(f"Stopped: {stop}", file=sys.stderr, flush=True)
         return EXIT_STOPPED
     except KeyboardInterrupt:
+        job.ended(events.STOPPED)
         print("Interrupted.", file=sys.stderr, flush=True)
         return EXIT_INTERRUPTED
+    job.ended(events.FINISHED)
+    return code
+
+
+def _failed(message: str) -> int:
+    job.ended(events.FAILED, message)
+    print(f"ERROR: {message}", file=sys.stderr, flush=True)
+    return EXIT_USER_ERROR
 
 
 def main_as_tool() -> int:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import job
+from . import job, timing
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,6 @@ OWN_FOLDER = ".musubi_tuner."
 """How the names of hidden folders begin in which results are made."""
 
 _PART = re.compile(r"\..+\.[0-9a-f]{8}\.part_*", re.DOTALL)
-_LEFT_ALONE = 24 * 3600.0  # seconds
 
 
 @contextlib.contextmanager
@@ -69,7 +68,7 @@ def sweep(folder: Path) -> None:
 
 
 def _is_old(path: Path) -> bool:
-    return time.time() - path.stat().st_mtime > _LEFT_ALONE
+    return time.time() - path.stat().st_mtime > timing.LEFT_ALONE
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

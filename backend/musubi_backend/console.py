@@ -1,4 +1,4 @@
-"""Log lines and progress bars in musubi-tuner's wording, so that one parser follows both engines.
+"""Log lines and progress bars on a terminal, in musubi-tuner's wording; bars are told to the job as events too.
 
 Log: stderr, `LEVEL:module:message`. Bars: tqdm on stderr. Streams keep the encoding that the machine gives them.
 """
@@ -11,10 +11,10 @@ import logging
 import os
 import stat
 import sys
-from typing import TYPE_CHECKING, Any
+import time
+from typing import Any
 
-if TYPE_CHECKING:
-    from tqdm import tqdm
+from . import events, job, timing
 
 
 def setup_streams() -> None:
@@ -55,8 +55,36 @@ def setup_logging() -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s:%(name)s:%(message)s", force=True)
 
 
-def progress_bar(total: int | None, description: str = "", **kwargs: Any) -> tqdm[Any]:
-    """A tqdm bar on stderr. musubi-tuner's descriptions are "steps" for training and none for sampling and caching."""
-    from tqdm import tqdm
+class Bar:
+    """A tqdm bar on stderr and the `Progress` events of the job. musubi-tuner's titles are "steps" for training and none for sampling and
+    caching. total: None where nobody knows it; done: what was so before."""
 
-    return tqdm(total=total, desc=description or None, dynamic_ncols=False, smoothing=0.1, **kwargs)
+    def __init__(self, total: int | None, title: str = "", *, done: int = 0, unit: str = "it") -> None:
+        from tqdm import tqdm
+
+        self.total, self.title, self.done = total, title, done
+        self._bar = tqdm(total=total, desc=title or None, initial=done, unit=unit, dynamic_ncols=False, smoothing=0.1)
+        self._told = 0, 0.0  # how much was done, and when
+        self._tell()
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def update(self, count: int = 1) -> None:
+        """So many more are done."""
+        self.done += count
+        self._bar.update(count)
+        if self.done == self.total or time.monotonic() - self._told[1] >= timing.BETWEEN_BARS:
+            self._tell()
+
+    def close(self) -> None:
+        self._bar.close()
+        if self._told[0] != self.done:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._told = self.done, time.monotonic()
+        job.emit(events.Progress(self.done, self.total, self.title))

@@ -1,36 +1,45 @@
-"""The job this process runs for, when our runner started it: its folder, its stop request, its events.
+"""The job this process runs for, when our runner started it: its folder, what is asked of it, what it tells.
 
 The runner sets `MUSUBITUNER_JOB_DIR` and keeps our stdin open: the line "stop" asks for a graceful end, end of file means
-that the runner died. Started by hand (no such variable), nothing here reads stdin or writes files.
+that the runner died, other lines are requests to a training (`events.REQUESTS`). Started by hand (no such variable), nothing here reads
+stdin or writes files.
 
-A request is answered at once, by a thread, with "stopping" events that continue until the end: what is being written, and how much of it.
+A stop is answered at once, by a thread, with "stopping" events that continue until the end: what is being written, and how much of it.
 Before, "keep" events say what an end by force would lose; the runner waits as long as there is something.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import math
 import os
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
+from . import events, timing
 from .errors import StopRequested
 
 logger = logging.getLogger(__name__)
 
 JOB_DIR_VARIABLE = "MUSUBITUNER_JOB_DIR"
-BEAT_SECONDS = 1.0
+
+
+class _Writing(NamedTuple):
+    name: str
+    path: Path | None
+    content: str
+    total: int
+
 
 _stop = threading.Event()
 _answering = threading.Lock()
-_writing: list[tuple[str, Path]] = []  # names of what is being written, and where; what began last at the end
+_requests: deque[str] = deque()  # known ones that nobody has taken yet
+_writing: list[_Writing] = []  # what is being written; what began last at the end
 _held: list[None] = []  # one for every block that must not be left
 _lost: list[None] = []  # one once it was said that events are lost
 _ending: list[None] = []  # a second Ctrl-C that came while a file was written
@@ -86,9 +95,10 @@ def interrupt() -> None:
 
 
 @contextlib.contextmanager
-def writing(name: str, path: Path) -> Iterator[None]:
-    """While what people know as `name` is written to the file or folder `path`: `interrupt` waits, and so does the runner."""
-    entry = (name, path)
+def writing(name: str, path: Path | None, content: str = "", total: int = 0) -> Iterator[None]:
+    """While what people know as `name` is written to the file or folder `path`: `interrupt` waits, and so does the runner. path: None where
+    blocks in this one say it; content: what it is, "the state"; total: bytes that it will have, 0 if unknown."""
+    entry = _Writing(name, path, content, total)
     _writing.append(entry)
     try:
         yield
@@ -99,21 +109,50 @@ def writing(name: str, path: Path) -> Iterator[None]:
         raise KeyboardInterrupt
 
 
+@contextlib.contextmanager
+def saving(path: Path, content: str, total: int) -> Iterator[None]:
+    """As `writing`, for what is told as an event too; who knows more of it says `events.Saved` at its end."""
+    emit(events.Saving(str(path), content, total))
+    with writing(path.name, None, content, total):
+        yield
+
+
 def keep(what: str) -> None:
     """Say what an end by force would lose from now on, e.g. "the steps since the last state"; "" for nothing."""
-    event("keep", what=what)
+    emit(events.Keep(what))
 
 
-def event(kind: str, **values: Any) -> None:
-    """Append one JSON line to `metrics.jsonl`; non-finite floats become null. Events inform: a full disk, or a job folder that was deleted,
-    ends no work because of them, and is said once."""
+def phase(text: str) -> None:
+    """Say what is done from now on, e.g. "loading the VAE"."""
+    emit(events.Phase(text))
+
+
+def take_requests() -> list[str]:
+    """What was asked for since the last call (`events.REQUESTS`), in that order. Who takes a request answers it."""
+    return [_requests.popleft() for _ in range(len(_requests))]
+
+
+def answer(name: str, answer: str, step: int = 0, text: str = "") -> None:
+    """Say what became of a request."""
+    emit(events.Request(name, answer, step, text))
+
+
+def ended(outcome: str, text: str = "") -> None:
+    """The last words of this process. Requests that nobody took are answered."""
+    for name in take_requests():
+        answer(name, events.IGNORED, text="it came too late, or this tool does nothing of the kind")
+    emit(events.Ended(outcome, text))
+
+
+def emit(event: events.Event) -> None:
+    """Append an event to the log of the job. Events inform: a full disk, or a job folder that was deleted, ends no work because of them,
+    and is said once."""
     job = folder()
     if job is None:
         return
-    record = {"event": kind, "time": round(time.time(), 3), **{k: _finite(v) for k, v in values.items()}}
-    line = json.dumps(record, ensure_ascii=False) + "\n"
+    line = events.line_of(event, time=time.time(), clock=time.monotonic(), rank=_rank())
     try:
-        with (job / "metrics.jsonl").open("a", encoding="utf-8", errors="backslashreplace") as file:  # a lone surrogate as JSON has it
+        with (job / events.FILE_NAME).open("a", encoding="utf-8", errors="backslashreplace") as file:  # a lone surrogate as JSON has it
             file.write(line)
     except OSError as error:
         if not _lost:
@@ -121,24 +160,42 @@ def event(kind: str, **values: Any) -> None:
             logger.warning("progress cannot be written to %s: %s; the work continues", job, error.strerror or error)
 
 
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _rank() -> int:
+    rank = os.environ.get("RANK", "")
+    return int(rank) if rank.isdecimal() else 0
 
 
 def _listen() -> None:
-    """Wait for "stop" or end of file on stdin; if the work does not end by itself after end of file, it still may save."""
+    """Take requests from stdin until "stop" or end of file; if the work does not end by itself after end of file, it still may save."""
     for line in sys.stdin:
-        if line.strip() == "stop":
+        word = line.strip()
+        if word == events.STOP:
             break
+        _hear(word)
     request_stop()
+
+
+def _hear(word: str) -> None:
+    if word in events.REQUESTS:
+        _requests.append(word)
+        answer(word, events.HEARD)
+    elif word:
+        answer(word[:80], events.IGNORED, text=f"unknown; known are {', '.join(events.REQUESTS)}")
 
 
 def _answer() -> None:
     """Tell the runner that it was heard, and what is going on, until the process ends."""
     while True:
-        files = list(_writing)
-        event("stopping", file=files[0][0] if files else "", bytes=_bytes(files[-1][1]) if files else 0)
-        time.sleep(BEAT_SECONDS)
+        parts = list(_writing)
+        emit(
+            events.Stopping(
+                file=parts[0].name if parts else "",
+                content=parts[0].content if parts else "",
+                bytes=max((_bytes(part.path) for part in parts if part.path is not None), default=0),
+                total=parts[0].total if parts else 0,
+            )
+        )
+        time.sleep(timing.BEAT)
 
 
 def _bytes(path: Path) -> int:

@@ -7,21 +7,29 @@ import os
 import re
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...backend.musubi_backend import events
 from ...backend.musubi_backend.atomic import write_text
 from ...backend.musubi_backend.documents import json_text, read_json
 from ...backend.musubi_backend.errors import UserError
 from ...backend.musubi_backend.place import reason
+from . import process_tree
 
 logger = logging.getLogger(__name__)
+
+STARTING, RUNNING, SAVING, SAMPLING, STOPPING, ENDED = "starting", "running", "saving", "sampling", "stopping", "ended"
+"""The life of a job. SAVING and SAMPLING come and go; STOPPING goes over into ENDED alone."""
+LOST = "lost"
+"""How a job ended that nobody saw end: its runner was gone. The other outcomes are `events.FINISHED`, STOPPED and FAILED."""
 
 
 @dataclass(frozen=True)
 class JobFolder:
     path: Path
+    _unwritten: set[str] = field(default_factory=set, compare=False)  # names of which it was said
 
     @classmethod
     def create(cls, home: Path, tool: str) -> JobFolder:
@@ -51,24 +59,30 @@ class JobFolder:
 
     @property
     def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
+        return self.path / events.FILE_NAME
 
     def write_command(self, **values: Any) -> None:
         self._note("command.json", values)
 
     def write_status(self, state: str, **values: Any) -> None:
-        """state: running, finished, failed or stopped."""
+        """Note the life of the job, which only its runner does; the time of the last note is its heartbeat. state: STARTING to ENDED."""
         self._note("status.json", {"state": state, "time": round(time.time(), 3), **values})
 
     def status(self) -> dict[str, Any]:
-        """What `write_status` noted last; empty where nothing is, or what is there is damaged."""
+        """What `write_status` noted last; empty where nothing is, or what is there is damaged. A job whose process is no more has ended,
+        also where nobody was there to note it (`outcome` is LOST then)."""
         try:
-            return read_json(self.path / "status.json", dict, paths=True)
+            status = read_json(self.path / "status.json", dict, paths=True)
         except (OSError, ValueError):
             return {}
+        if status.get("state") != ENDED and not process_tree.is_alive(status.get("pid"), status.get("created")):
+            return {**status, "state": ENDED, "outcome": LOST}
+        return status
 
     def _note(self, name: str, values: dict[str, Any]) -> None:
         try:
             write_text(self.path / name, json_text(values, indent=1) + "\n")
         except OSError as error:  # it informs; a full disk ends no job because of it
-            logger.warning("%s could not be written: %s", self.path / name, error)
+            if name not in self._unwritten:
+                self._unwritten.add(name)
+                logger.warning("%s could not be written: %s", self.path / name, error)

@@ -13,13 +13,12 @@ from typing import Protocol
 from ...backend.musubi_backend.errors import UserError
 from ..spec import Host, finite
 from . import config as configuration
-from . import engine, runner
+from . import engine, runner, timing
 from .errors import read_tail
 from .folder import JobFolder
+from .progress import size
 from .runner import Job
 from .wording import in_widgets
-
-POLL_SECONDS = 0.2
 
 _gpu = threading.Lock()  # ComfyUI runs independent nodes of a prompt at once; two jobs on one GPU would fight for its memory
 
@@ -92,7 +91,7 @@ async def _alone(host: Host) -> AsyncIterator[None]:
     while not _gpu.acquire(blocking=False):
         host.progress(0, 1, "waiting for another job")
         host.check_interrupted()
-        await asyncio.sleep(POLL_SECONDS)
+        await asyncio.sleep(timing.SHOW)
     try:
         free = host.free_gpu_memory()
         if free:
@@ -172,7 +171,7 @@ async def _follow(host: Watcher, folder: JobFolder, command: runner.Command, not
                 sample = progress.sample
                 publish(host, job, note, sample if sample != shown else None)
                 shown = sample
-            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(timing.SHOW)
         host.check_interrupted()
     finally:
         try:
@@ -197,7 +196,7 @@ async def _stop(host: Watcher, job: Job, note: str) -> None:
             job.hurried = True
         _show(host, job, note, _stopping(job, time.monotonic() - since))
         try:
-            await asyncio.wait({stopping}, timeout=POLL_SECONDS)
+            await asyncio.wait({stopping}, timeout=timing.SHOW)
         except asyncio.CancelledError as error:
             cancelled = error
     stopping.result()
@@ -212,8 +211,10 @@ def _stopping(job: Job, seconds: float) -> str:
     if job.hurried:
         return "ending it at once"
     doing = "waiting for its answer"
-    if progress.file:
-        doing = f"writing {Path(progress.file).name} ({progress.bytes / 1e6:.0f} MB so far)"
+    if progress.file and progress.expected:
+        doing = f"saving {progress.content}, {size(progress.expected)} ({size(progress.bytes)} so far)"
+    elif progress.file:
+        doing = f"writing {Path(progress.file).name} ({size(progress.bytes)} so far)"
     elif progress.heard:
         doing = "it was heard and ends what it is in the middle of"
     return f"stopping · {doing} · {seconds:.0f} s · cancel again to end it at once"

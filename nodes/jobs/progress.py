@@ -1,61 +1,16 @@
-"""What a job's output says about its progress: tqdm bars and phase lines of both engines, and our own metrics events.
-
-The wording is musubi-tuner's: its training bar is `steps:  12%|█▎  | 1/8 [00:00<00:07, 1.1s/it, avr_loss=2.03]`. The speeds in bars are
-not shown, because they count warming up, samples and saving as steps: what is shown is measured here (`Pace`).
-"""
+"""Where a job is: what its node shows, kept up to date by the events of our backend (`events.py` there). What musubi-tuner's scripts print
+is read by `musubi_log.py` into the same `Progress`."""
 
 from __future__ import annotations
 
-import codecs
-import math
 import re
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
-from ...backend.musubi_backend.documents import parse_json
+from ...backend.musubi_backend import events
 from ...backend.musubi_backend.pace import Pace
+from .folder import RUNNING, SAMPLING, SAVING, STARTING
 
-_BAR = re.compile(
-    r"(?P<title>[^|]{0,300}?):?\s{0,9}(?P<percent>\d{1,3})%\|[^|]{0,300}\|\s{0,9}"
-    r"(?P<n>\d{1,12}(?:\.\d{1,9})?)(?P<unit>[kMGT]?)B?/(?P<total>\d{1,12}(?:\.\d{1,9})?)[kMGT]?B? "
-    r"\[[^<\]]+<[^,\]]+(?:,\s*[^,\]]+)?(?:,\s*(?P<postfix>.*))?\]"
-)
-_COUNT = re.compile(r"(?:(?P<title>[^|]{0,300}?):\s{1,9})?(?P<n>\d{1,12})it \[[^,\]]+(?:,\s*[^,\]]+)?\]")
-_LINE_ENDS = re.compile(r"[\r\n]")
-_LONGEST_LINE = 2000  # characters that are looked at
-_LONGEST_EVENT = 1 << 20
-_WRITES = re.compile(r"saving checkpoint: (?P<path>.+)|saving (?:last )?state\b")
-_LOSS = re.compile(r"(?:avr_loss|loss)=([-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|nan|[-+]?inf)")
-
-_PHASES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
-    (re.compile(pattern), text)
-    for pattern, text in (
-        (r"Load(?:ing)? dataset config from", "reading the dataset"),
-        (r"glob (?:images|videos) in", "looking for files"),
-        (r"found (\d+) (images|videos)", "found {0} {1}"),
-        (r"Loading Qwen2\.5-VL from", "loading Qwen2.5-VL"),
-        (r"Loading VAE(?: model)? from", "loading the VAE"),
-        (r"(?:Loading|loading) (?:T5|text encoder)", "loading the text encoder"),
-        (r"Encoding dataset \[(\d+)\]", "encoding dataset {0}"),
-        (r"cache Text Encoder outputs for sample prompt", "encoding the sample prompts"),
-        (r"Loading DiT model", "loading the transformer"),
-        (r"create LoRA for .*?: (\d+) modules", "LoRA on {0} layers"),
-        (r"prepare optimizer", "preparing the optimizer"),
-        (r"resume training from local state: (.+)", "resuming from {0}"),
-        (r"^running training", "training"),
-        (r"^epoch (\d+)/(\d+)", "epoch {0} of {1}"),
-        (r"generating sample", "making a sample"),
-        (r"saving checkpoint: (.+)", "saving {0}"),
-        (r"saving (?:last )?state", "saving the state"),
-        (r"model saved", "saved"),
-        (r"Processing prompt (\d+)/(\d+)", "prompt {0} of {1}"),
-        (r"Starting sampling", "sampling"),
-        (r"Decoding (?:output|video)", "decoding"),
-        (r"(?:Video|Latent|Sample images) saved to: (.+)", "saved {0}"),
-    )
-)
+_LONGEST = 80  # characters of a name
 
 
 @dataclass
@@ -64,7 +19,9 @@ class Progress:
 
     keep      what an end by force would lose, "" for nothing
     heard     it has answered a request to stop
-    file, bytes  what it is writing just now, and how much of that is there
+    file      what it is writing just now; `content` as people call it, `bytes` of `expected` are there (0: unknown)
+    sampling  it makes samples of a training
+    requests  what became of requests to it
     outcome   how it was stopped, in its own words
     """
 
@@ -80,9 +37,22 @@ class Progress:
     keep: str = ""
     heard: bool = False
     file: str = ""
+    content: str = ""
     bytes: int = 0
+    expected: int = 0
+    sampling: bool = False
+    requests: list[events.Request] = field(default_factory=list)
     outcome: str = ""
     version: int = 0
+
+    @property
+    def state(self) -> str:
+        """Its place in the life cycle, as far as its own words tell."""
+        if self.file:
+            return SAVING
+        if self.sampling:
+            return SAMPLING
+        return RUNNING if self.version else STARTING
 
     @property
     def text(self) -> str:
@@ -98,134 +68,105 @@ class Progress:
             parts.append(f"loss {self.loss:.4f}")
         return " · ".join(parts)
 
+    def show(self, *, step: int, total: int | None, rate: str = "", left: str = "") -> None:
+        """The numbers of a bar."""
+        self.step, self.total, self.rate, self.left = step, total, rate, left
 
-class Follower:
-    """Feeds on the bytes of a log and the lines of metrics.jsonl; keeps `progress`."""
 
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        self.progress = Progress()
-        self._now = now
+class EventFollower:
+    """Feeds on the bytes of `metrics.jsonl`, which may end anywhere; keeps `progress`."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self._reader = events.Reader()
         self._pace = Pace()
-        self._timed_by_events = False  # our own trainer says how long each step took
-        self._bar_title, self._bar_step = "", 0
-        self._bar_time: float | None = None  # when that step was read; None when other work came since
-        self._read_at = 0.0
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._rest = ""
-        self._metrics_rest = ""
+        self._bar: tuple[str, int, float] | None = None  # title, how much was done, and when
 
-    def feed_log(self, data: bytes) -> None:
-        """Take the next bytes of the log; they may end anywhere, also inside a character."""
-        self._read_at = self._now()
-        pieces = _LINE_ENDS.split(self._decoder.decode(data))
-        pieces[0] = self._rest + pieces[0]
-        self._rest = pieces.pop()[:_LONGEST_LINE]  # what comes behind can say nothing
-        for line in pieces:
-            if line:
-                self._line(line[:_LONGEST_LINE])
-
-    def feed_metrics(self, text: str) -> None:
-        """Take the next part of metrics.jsonl."""
-        pieces = (self._metrics_rest + text).split("\n")
-        self._metrics_rest = pieces.pop()[:_LONGEST_EVENT]
-        for line in pieces:
-            try:
-                self._event(parse_json(line, dict, paths=True))
-            except (ValueError, TypeError, OverflowError):
-                continue  # half a line, written when the disk was full: one point of the curve
-
-    def _line(self, line: str) -> None:
-        bar = _BAR.match(line) if "%|" in line else None
-        if bar:
-            self._bar(bar)
-            return
-        count = _COUNT.match(line) if "it [" in line else None
-        if count:
-            self._measure(count["title"] or "", int(count["n"]))
-            self._show(step=int(count["n"]), total=None, rate=self._pace.rate(), left="")
-            return
-        if self.progress.training and line.strip():
-            self._bar_time = None  # saving, a sample, another epoch: not a step
-        writes = _WRITES.search(line)
-        if writes:
-            self.progress.file = writes["path"] or "the state"
-        for pattern, text in _PHASES:
-            match = pattern.search(line)
-            if match:
-                self.progress.phase = text.format(*(_short(group) for group in match.groups()))
-                if not self.progress.training:
-                    self._show(step=0, total=None, rate="", left="")
-                self.progress.version += 1
-                return
-
-    def _bar(self, bar: re.Match[str]) -> None:
-        title = bar["title"].strip()
-        if bar["unit"]:
-            return  # a download or file bar: its numbers are scaled
-        step, total = int(float(bar["n"])), int(float(bar["total"]))
-        if title == "steps":
-            self.progress.training = True
-            self.progress.phase, self.progress.file = "training", ""
-            self._loss(step, bar["postfix"] or "")
-        elif self.progress.training:
-            self._bar_time = None
-            self.progress.phase = f"{_short(title) or 'working'} {step}/{total}"
+    def feed(self, data: bytes) -> None:
+        for event in self._reader.feed(data):
+            self._take(event)
             self.progress.version += 1
-            return
-        elif title:
-            self.progress.phase = _short(title)
-        if not self._timed_by_events:
-            self._measure(title, step)
-        self._show(step=step, total=total, rate=self._pace.rate(), left=self._pace.left(total - step))
 
-    def _measure(self, title: str, step: int) -> None:
-        """How long the steps since the last reading of the same bar took."""
-        if title != self._bar_title or step < self._bar_step:
-            self._pace, self._bar_time = Pace(), None
-        if self._bar_time is not None and step > self._bar_step:
-            self._pace.add(step - self._bar_step, self._read_at - self._bar_time)
-        if self._bar_time is None or step != self._bar_step or title != self._bar_title:
-            self._bar_title, self._bar_step, self._bar_time = title, step, self._read_at
-
-    def _loss(self, step: int, postfix: str) -> None:
-        match = _LOSS.search(postfix)
-        if match and step not in self.progress.losses:
-            self._record_loss(step, float(match[1]))
-
-    def _record_loss(self, step: int, loss: float) -> None:
-        self.progress.loss = loss if math.isfinite(loss) else None
-        if math.isfinite(loss):
-            self.progress.losses[step] = loss
-
-    def _event(self, event: dict[str, Any]) -> None:
+    def _take(self, event: events.Event) -> None:
         progress = self.progress
-        kind = event.get("event")
-        if kind == "step" and isinstance(event.get("step"), int):
-            progress.training = True
-            if isinstance(event.get("loss"), (int, float)):
-                self._record_loss(event["step"], float(event["loss"]))
-            progress.step = max(progress.step, event["step"])
-            progress.total = event["total"] if isinstance(event.get("total"), int) else progress.total
-            if isinstance(event.get("seconds"), (int, float)):
-                if not self._timed_by_events:
-                    self._timed_by_events, self._pace = True, Pace()
-                self._pace.add(1, event["seconds"])
-                progress.rate, progress.left = self._pace.rate(), self._pace.left((progress.total or 0) - progress.step)
-        elif kind == "sample":
-            progress.sample = event["path"] if isinstance(event.get("path"), str) else progress.sample
-        elif kind == "keep":
-            progress.keep = str(event.get("what") or "")
-        elif kind == "stopping":
-            progress.heard, progress.file, progress.bytes = True, str(event.get("file") or ""), int(event.get("bytes") or 0)
-        elif kind == "stopped":
-            progress.outcome = str(event.get("text") or "")
-        progress.version += 1
+        if isinstance(event, events.Request):  # any of several processes hears one
+            progress.requests.append(event)
+        elif isinstance(event, events.Stopping):
+            progress.heard = True
+            if event.rank == 0:
+                self._write(event.file, event.content, event.bytes, event.total)
+        elif isinstance(event, events.Ended):
+            if event.outcome == events.STOPPED and event.text:
+                progress.outcome = event.text
+        elif event.rank == 0:
+            self._take_of_main(event)
 
-    def _show(self, *, step: int, total: int | None, rate: str, left: str) -> None:
-        self.progress.step, self.progress.total, self.progress.rate, self.progress.left = step, total, rate, left
-        self.progress.version += 1
+    def _take_of_main(self, event: events.Event) -> None:
+        progress = self.progress
+        if isinstance(event, events.Start):
+            progress.training, self._pace = True, Pace()
+            progress.show(step=event.step, total=event.total)
+        elif isinstance(event, events.Phase):
+            progress.phase, progress.sampling = event.text, False
+            if not progress.training:
+                progress.show(step=0, total=None)
+        elif isinstance(event, events.Progress):
+            self._take_bar(event)
+        elif isinstance(event, events.Step):
+            self._take_step(event)
+        elif isinstance(event, events.Keep):
+            progress.keep = event.what
+        elif isinstance(event, events.Saving):
+            self._write(event.path, event.content, 0, event.bytes)
+            what = event.content or short(event.path)
+            progress.phase = f"saving {what}, {size(event.bytes)}" if event.bytes else f"saving {what}"
+        elif isinstance(event, events.Saved):
+            self._write("", "", 0, 0)
+        elif isinstance(event, events.Sampling):
+            progress.phase, progress.sampling = "making a sample", True
+        elif isinstance(event, events.Sample):
+            progress.sample = event.path
+        elif isinstance(event, events.Output) and event.path and not progress.training:
+            progress.phase = f"saved {short(event.path)}"
+
+    def _take_bar(self, event: events.Progress) -> None:
+        """In a training, the bars next to that of its steps say only what is being done."""
+        progress, title = self.progress, short(event.title)
+        if progress.training:
+            progress.phase = f"{title or 'working'} {event.done}/{event.total}"
+            return
+        if title:
+            progress.phase = title
+        if self._bar is None or self._bar[0] != title or event.done < self._bar[1]:
+            self._pace = Pace()
+        elif event.done > self._bar[1]:
+            self._pace.add(event.done - self._bar[1], event.clock - self._bar[2])
+        if self._bar is None or self._bar[:2] != (title, event.done):
+            self._bar = title, event.done, event.clock
+        left = self._pace.left(event.total - event.done) if event.total is not None else ""
+        progress.show(step=event.done, total=event.total, rate=self._pace.rate(), left=left)
+
+    def _take_step(self, event: events.Step) -> None:
+        progress = self.progress
+        progress.training, progress.sampling, progress.phase = True, False, "training"
+        progress.loss = event.loss
+        if event.loss is not None:
+            progress.losses[event.step] = event.loss
+        if event.seconds is not None:
+            self._pace.add(1, event.seconds)
+        step, total = max(progress.step, event.step), progress.total if event.total is None else event.total
+        progress.show(step=step, total=total, rate=self._pace.rate(), left=self._pace.left((total or 0) - step))
+
+    def _write(self, file: str, content: str, done: int, expected: int) -> None:
+        progress = self.progress
+        progress.file, progress.content, progress.bytes, progress.expected = file, content, done, expected
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
     """Paths shrink to their last part."""
-    return re.split(r"[\\/]", text.strip())[-1][:80]
+    return re.split(r"[\\/]", text.strip())[-1][:_LONGEST]
+
+
+def size(count: int) -> str:
+    """Bytes for people: "412 MB", "1.8 GB"."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

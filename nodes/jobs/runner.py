@@ -2,8 +2,8 @@
 
 Jobs live on an event loop of their own in one background thread, because ComfyUI gives every prompt a fresh loop that a
 synchronous node can block and that a Windows setting can rob of subprocess support. A job writes stdout and stderr to its
-log file; the runner reads on in it. The job's stdin stays open: the line "stop" asks it to end gracefully, end of file
-tells it that we died.
+log file and events to another; the runner reads on in them. The job's stdin stays open: the line "stop" asks it to end gracefully, other
+lines ask for something (`request`), end of file tells it that we died.
 """
 
 from __future__ import annotations
@@ -20,15 +20,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import process_tree
+from ...backend.musubi_backend import events
+from . import process_tree, timing
 from .errors import describe_exit, last_error, read_tail
-from .folder import JobFolder
-from .progress import Follower, Progress
+from .folder import ENDED, STARTING, STOPPING, JobFolder
+from .musubi_log import LogFollower
+from .progress import EventFollower, Progress
 
-POLL_SECONDS = 0.1
-GRACE_SECONDS = 2.0  # only where nothing can be lost
-TERMINATE_SECONDS = 0.8  # only after that, or after a second cancel
-PATIENCE_SECONDS = 600.0  # without a sign of getting on, of a job that would lose something
+BUILTIN = "builtin"
 EXIT_STOPPED = 3
 _LARGEST_LOG, _KEPT_OF_LOG = 64 << 20, 8 << 20  # bytes
 _MOST_PER_POLL = 1 << 16  # bytes
@@ -42,29 +41,36 @@ class Command:
     argv: list[str]
     env: dict[str, str]
     cwd: Path
-    engine: str = "builtin"
+    engine: str = BUILTIN
     listens: bool = True  # reads "stop" from stdin and ends gracefully
 
 
 @dataclass
 class Job:
-    """One running or ended job. Read from any thread."""
+    """One running or ended job. Read from any thread. Its progress comes from events; that of musubi-tuner's scripts from their log."""
 
     folder: JobFolder
     command: Command
     pid: int = 0
+    created: float | None = None  # with the pid, this names a process for good
     returncode: int | None = None
     stopping: bool = False
     hurried: bool = False  # whoever stops it does not want to wait for what it saves
     ended: bool = False  # its process is gone, its log read, its status written
-    follower: Follower = field(default_factory=Follower)
+    progress: Progress = field(default_factory=Progress)
     _process: asyncio.subprocess.Process | None = None
     _ended: asyncio.Event | None = None
     _positions: dict[Path, int] = field(default_factory=dict)
+    _noted: tuple[str, float] = ("", 0.0)  # the state in status.json, and when it was written
+
+    def __post_init__(self) -> None:
+        self._events = EventFollower(self.progress)
+        self._log = None if self.command.engine == BUILTIN else LogFollower(self.progress)
 
     @property
-    def progress(self) -> Progress:
-        return self.follower.progress
+    def state(self) -> str:
+        """Its place in its life."""
+        return ENDED if self.ended else STOPPING if self.stopping or self.progress.heard else self.progress.state
 
     @property
     def stopped(self) -> bool:
@@ -140,6 +146,14 @@ async def stop(job: Job) -> None:
     await asyncio.shield(asyncio.wrap_future(_LOOP.submit(_stop(job))))
 
 
+async def request(job: Job, name: str) -> bool:
+    """Ask a training for one of `events.REQUESTS`, which it does at the end of the step that it is in; `job.progress.requests` says what
+    became of it. False where nobody listens any more. ValueError for a name that is none."""
+    if name not in events.REQUESTS:
+        raise ValueError(f"unknown request {name}: use one of {', '.join(events.REQUESTS)}")
+    return bool(await asyncio.wrap_future(_LOOP.submit(_say(job, name))))
+
+
 async def wait(job: Job) -> None:
     """Until the job has ended and its log is read to the end."""
     await asyncio.wrap_future(_LOOP.submit(_wait(job)))
@@ -165,7 +179,8 @@ async def _spawn(job: Job) -> None:
         )
     job.pid = job._process.pid
     job._ended = asyncio.Event()
-    folder.write_status("running", pid=job.pid, created=process_tree.creation_time(job.pid))
+    job.created = process_tree.creation_time(job.pid)
+    _note(job, STARTING)
     task = asyncio.get_running_loop().create_task(_watch(job))
     _WATCHERS.add(task)
     task.add_done_callback(_WATCHERS.discard)
@@ -181,36 +196,46 @@ async def _watch(job: Job) -> None:
     try:
         while not exited.done():
             _read_on(job)
+            if job.state != job._noted[0] or time.monotonic() - job._noted[1] >= timing.HEARTBEAT:
+                _note(job, job.state)
             with contextlib.suppress(OSError):  # a full disk: it is tried again
                 if job.folder.rotate_log(_LARGEST_LOG, _KEPT_OF_LOG):
                     job._positions[job.folder.log] = 0
-            await asyncio.wait({exited}, timeout=POLL_SECONDS)
+            await asyncio.wait({exited}, timeout=timing.READ)
         while _read_on(job):
             await asyncio.sleep(0)
-        job.follower.feed_log(b"\n")
+        if job._log is not None:
+            job._log.feed(b"\n")
     finally:
         # Whatever the job left behind (data loader workers, launched ranks) goes with it; so does the job if watching it failed.
         process_tree.signal_tree(job.pid, [], kill=True)
         await exited
         code = job._process.returncode
         job.returncode = code if code is not None else -1
-        state = "finished" if code == 0 else "stopped" if job.stopped else "failed"
+        outcome = events.FINISHED if code == 0 else events.STOPPED if job.stopped else events.FAILED
         try:
-            job.folder.write_status(state, pid=job.pid, returncode=code, error=job.error() if state == "failed" else None)
+            _note(job, ENDED, outcome=outcome, returncode=code, error=job.error() if outcome == events.FAILED else None)
         finally:
             job.ended = True
             job._ended.set()
 
 
+def _note(job: Job, state: str, **more: Any) -> None:
+    progress = job.progress
+    place = {"phase": progress.phase, "step": progress.step, "total": progress.total}
+    job.folder.write_status(state, pid=job.pid, created=job.created, **place, **more)
+    job._noted = state, time.monotonic()
+
+
 def _read_on(job: Job) -> bool:
     """Read what is new, a bounded amount at a time, so that a job that writes much keeps nobody waiting. False where nothing is."""
-    log = _new_bytes(job, job.folder.log)
-    if log:
-        job.follower.feed_log(log)
-    metrics = _new_bytes(job, job.folder.metrics)
-    if metrics:
-        job.follower.feed_metrics(metrics.decode("utf-8", errors="replace"))
-    return bool(log or metrics)
+    if job._log is not None:
+        new = _new_bytes(job, job.folder.log)
+        job._log.feed(new)
+    else:
+        new = _new_bytes(job, job.folder.metrics)
+        job._events.feed(new)
+    return bool(new)
 
 
 def _new_bytes(job: Job, path: Path) -> bytes:
@@ -225,8 +250,6 @@ def _new_bytes(job: Job, path: Path) -> bytes:
             data = file.read(_MOST_PER_POLL)
     except OSError:  # not there yet, or taken away: the job continues without being seen
         return b""
-    if path.suffix == ".jsonl":
-        data = data[: data.rfind(b"\n") + 1] if len(data) < _MOST_PER_POLL or b"\n" in data else data
     job._positions[path] = job._positions.get(path, 0) + len(data)
     return data
 
@@ -243,36 +266,51 @@ async def _ends_within(job: Job, seconds: float) -> bool:
     return job.ended
 
 
+async def _say(job: Job, line: str) -> bool:
+    """Write a line to the job's stdin, if it reads it. False where it does not, or no longer."""
+    stdin = job._process.stdin if job._process is not None else None
+    if job.ended or not job.command.listens or stdin is None or stdin.is_closing():
+        return False
+    try:
+        stdin.write(f"{line}\n".encode())
+        await stdin.drain()
+    except (BrokenPipeError, ConnectionResetError):
+        return False
+    return True
+
+
 async def _stop(job: Job) -> None:
     assert job._process is not None
     if job.ended:
         return
     job.stopping = True
     processes = process_tree.members(job.pid)
+    await _say(job, events.STOP)
     if job.command.listens and job._process.stdin is not None:
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            job._process.stdin.write(b"stop\n")
-            await job._process.stdin.drain()
         job._process.stdin.close()  # of several processes, one reads the line and the others the end
     asked = changed = time.monotonic()
     sign = _sign_of_life(job)
-    while not await _ends_within(job, POLL_SECONDS):
+    while not await _ends_within(job, timing.READ):
         now, before, sign = time.monotonic(), sign, _sign_of_life(job)
         changed = now if sign != before else changed
         loses = job.progress.keep or job.progress.file
-        if job.hurried or now > (changed + PATIENCE_SECONDS if loses else asked + GRACE_SECONDS * job.command.listens):
+        if job.hurried or now > (changed + timing.PATIENCE if loses else asked + timing.GRACE * job.command.listens):
             break
     else:
         process_tree.signal_tree(job.pid, processes, kill=True)
         return
     processes = process_tree.members(job.pid) or processes
     process_tree.signal_tree(job.pid, processes, kill=False)
-    await _ends_within(job, TERMINATE_SECONDS)
+    await _ends_within(job, timing.TERMINATE)
     process_tree.signal_tree(job.pid, processes, kill=True)
-    await _ends_within(job, PATIENCE_SECONDS)
+    await _ends_within(job, timing.PATIENCE)
 
 
 def _sign_of_life(job: Job) -> tuple[object, ...]:
     """What changes while a job gets on."""
     progress = job.progress
-    return progress.heard, progress.keep, progress.file, progress.bytes, progress.step, job._positions.get(job.folder.log)
+    try:
+        printed = job.folder.log.stat().st_size
+    except OSError:  # taken away
+        printed = 0
+    return progress.heard, progress.keep, progress.file, progress.bytes, progress.phase, progress.step, printed

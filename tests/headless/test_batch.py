@@ -123,7 +123,7 @@ def test_prompts_of_a_killed_process_get_one_each(batch: Any, host: Any, home: P
         for status in (home / "jobs").glob("*/status.json"):
             state = json.loads(status.read_text(encoding="utf-8"))
             first = not killed or "whale" in (status.parent / "prompts.txt").read_text(encoding="utf-8")
-            if state["state"] == "running" and first and state["pid"] not in killed:
+            if state["state"] != "ended" and first and state["pid"] not in killed:
                 killed.append(state["pid"])
                 os.kill(state["pid"], signal.SIGKILL)
 
@@ -143,7 +143,7 @@ class Cancelled(Exception):
 def test_cancelling_ends_the_processes_on_all_gpus(batch: Any, host: Any, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def running() -> list[int]:
         states = [json.loads(path.read_text(encoding="utf-8")) for path in (home / "jobs").glob("*/status.json")]
-        return [state["pid"] for state in states if state["state"] == "running"]
+        return [state["pid"] for state in states if state["state"] != "ended"]
 
     pids: list[int] = []
 

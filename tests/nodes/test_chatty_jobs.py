@@ -25,33 +25,34 @@ PARTS = [
 
 
 def test_lines_are_looked_at_only_at_their_beginning(part: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    progress = part("nodes.jobs.progress")
     seen: list[int] = []
-    follower = progress.Follower()
+    follower = part("nodes.jobs.musubi_log").LogFollower(part("nodes.jobs.progress").Progress())
     line = follower._line
     monkeypatch.setattr(follower, "_line", lambda text: (seen.append(len(text)), line(text)))
     for _ in range(100):
-        follower.feed_log(b"7" * 8000)
+        follower.feed(b"7" * 8000)
         assert len(follower._rest) <= 2000 + 8000
-    follower.feed_log(b"\n" + b"1it [" * 20_000 + b"\nsteps:  12%|##| 1/8 [00:00<00:07,  1.10s/it, avr_loss=2.03]\n")
+    follower.feed(b"\n" + b"1it [" * 20_000 + b"\nsteps:  12%|##| 1/8 [00:00<00:07,  1.10s/it, avr_loss=2.03]\n")
     assert max(seen) <= 2000
     assert (follower.progress.step, follower.progress.total) == (1, 8)
 
 
 def test_random_logs_and_events_never_end_a_job(part: Any) -> None:
-    follower, random_ = part("nodes.jobs.progress").Follower(), random.Random(7)
+    progress, random_ = part("nodes.jobs.progress").Progress(), random.Random(7)
+    follower, events = part("nodes.jobs.musubi_log").LogFollower(progress), part("nodes.jobs.progress").EventFollower(progress)
+    kinds = [*part("backend.musubi_backend.events").KINDS, "no such", None]
+    names = ("step", "loss", "total", "seconds", "bytes", "file", "path", "what", "done", "title", "text", "outcome", "name", "answer", "v")
     values = [None, True, -1, 1e999, "x", [1], {"a": 1}, 10**20, "\ud800"]
     for _ in range(500):
-        follower.feed_log("".join(random_.choices(PARTS, k=12)).encode())
-        event = {"event": random_.choice(["step", "sample", "keep", "stopping", "stopped"])}
-        event |= {key: random_.choice(values) for key in ("step", "loss", "total", "seconds", "bytes", "file", "path", "what")}
-        follower.feed_metrics(json.dumps(event) + "\n" + "[" * random_.randrange(3000) + "\n")
-    assert isinstance(follower.progress.text, str)
+        follower.feed("".join(random_.choices(PARTS, k=12)).encode())
+        event = {"event": random_.choice(kinds), **{name: random_.choice([*values, 1, 2.5]) for name in names}}
+        events.feed((json.dumps(event) + "\n" + "[" * random_.randrange(3000) + "\n").encode())
+    assert isinstance(progress.text, str) and progress.state in ("running", "saving", "sampling")
 
 
 def test_a_poll_reads_a_bounded_amount_and_skips_what_is_far_behind(part: Any, tmp_path: Path) -> None:
     runner, folder = part("nodes.jobs.runner"), part("nodes.jobs.folder").JobFolder(tmp_path)
-    job = runner.Job(folder, runner.Command([], {}, tmp_path))
+    job = runner.Job(folder, runner.Command([], {}, tmp_path, "musubi-tuner"))
     folder.log.write_bytes(b"x\n" * (4 << 20) + b"steps:  50%|##| 4/8 [00:00<00:07]\n")
     assert runner._read_on(job)
     assert job.progress.step == 4, "the newest words count"
@@ -84,7 +85,7 @@ def test_a_job_is_followed_through_a_log_that_begins_anew(part: Any, tmp_path: P
     runner, folder = part("nodes.jobs.runner"), part("nodes.jobs.folder").JobFolder(tmp_path)
     monkeypatch.setattr(runner, "_LARGEST_LOG", 1000)
     monkeypatch.setattr(runner, "_KEPT_OF_LOG", 100)
-    monkeypatch.setattr(runner, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(runner.timing, "READ", 0.02)
     code = (
         "import pathlib, sys, time\nprint('x' * 3000, flush=True)\n"
         "while not pathlib.Path('log.old.txt').exists(): time.sleep(0.01)\n"
@@ -92,7 +93,7 @@ def test_a_job_is_followed_through_a_log_that_begins_anew(part: Any, tmp_path: P
     )
 
     async def story() -> Any:
-        job = await runner.start(folder, runner.Command([sys.executable, "-c", code], {}, tmp_path))
+        job = await runner.start(folder, runner.Command([sys.executable, "-c", code], {}, tmp_path, "musubi-tuner"))
         await runner.wait(job)
         return job
 

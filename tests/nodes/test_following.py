@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 
@@ -75,6 +77,10 @@ def test_each_of_several_jobs_gets_every_interrupt_once_and_in_order(part: Any) 
     [
         ({}, "stopping · waiting for its answer · 2 s · cancel again to end it at once"),
         ({"heard": True}, "stopping · it was heard and ends what it is in the middle of · 2 s · cancel again to end it at once"),
+        (
+            {"heard": True, "file": "cat-state", "content": "the state", "bytes": 412_000_000, "expected": 1_800_000_000},
+            "stopping · saving the state, 1.8 GB (412 MB so far) · 2 s · cancel again to end it at once",
+        ),
         (
             {"heard": True, "file": "/runs/cat.safetensors", "bytes": 1_600_000},
             "stopping · writing cat.safetensors (2 MB so far) · 2 s · cancel again to end it at once",
@@ -156,13 +162,48 @@ def test_flags_become_widgets_in_the_error_of_a_node(part: Any, job: Any) -> Non
 
 
 def test_a_state_that_cannot_be_noted_ends_no_job(job: Any, caplog: pytest.LogCaptureFixture) -> None:
-    job.folder.write_status("running", pid=7)
-    assert job.folder.status()["pid"] == 7 and job.folder.status()["state"] == "running"
+    job.folder.write_status("running", pid=os.getpid())
+    assert job.folder.status()["pid"] == os.getpid() and job.folder.status()["state"] == "running"
     (job.folder.path / "status.json").unlink()
     (job.folder.path / "status.json").mkdir()
     with caplog.at_level(logging.WARNING):
-        job.folder.write_status("finished")
-    assert "status.json could not be written" in caplog.text
+        for _ in range(3):  # a heartbeat goes on
+            job.folder.write_status("running")
+    assert caplog.text.count("status.json could not be written") == 1
+
+
+def test_a_job_whose_process_is_gone_has_ended_though_nobody_noted_it(job: Any) -> None:
+    """Also where its pid is another's by now, as after a restart of the machine."""
+    own = psutil.Process().create_time()
+    job.folder.write_status("saving", pid=os.getpid(), created=own)
+    assert job.folder.status()["state"] == "saving"
+    job.folder.write_status("saving", pid=os.getpid(), created=own - 3600)
+    assert (job.folder.status()["state"], job.folder.status()["outcome"]) == ("ended", "lost")
+    job.folder.write_status("running", pid=2**22 + 1, created=own)
+    assert (job.folder.status()["state"], job.folder.status()["outcome"]) == ("ended", "lost")
+    job.folder.write_status("ended", pid=2**22 + 1, created=own, outcome="finished")
+    assert job.folder.status()["outcome"] == "finished"
+
+
+def test_the_life_of_a_job_follows_its_events(job: Any) -> None:
+    def after(event: str) -> str:
+        job._events.feed(f"{{{event}}}\n".encode())
+        return str(job.state)
+
+    assert job.state == "starting"
+    assert after('"event": "start", "total": 9') == "running"
+    assert after('"event": "saving", "path": "/runs/cat-state", "content": "the state", "bytes": 1800000000') == "saving"
+    assert job.progress.text == "saving the state, 1.8 GB · 0/9"
+    assert after('"event": "saved", "path": "/runs/cat-state"') == "running"
+    assert after('"event": "sampling", "step": 3') == "sampling"
+    assert after('"event": "progress", "done": 1, "total": 3, "title": "Sampling timesteps for prompt 1"') == "sampling"
+    assert job.progress.text == "Sampling timesteps for prompt 1 1/3 · 0/9"
+    assert after('"event": "step", "step": 4, "total": 9') == "running"
+    assert after('"event": "phase", "rank": 1, "text": "the other process"') == "running" and job.progress.phase == "training"
+    assert after('"event": "stopping"') == "stopping"
+    assert after('"event": "saving", "path": "/runs/cat-state"') == "stopping"
+    job.ended = True
+    assert job.state == "ended"
 
 
 def test_only_the_end_of_a_long_log_is_looked_at(part: Any, tmp_path: Path) -> None:

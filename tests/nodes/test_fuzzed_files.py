@@ -138,19 +138,19 @@ def test_the_record_of_what_was_installed(tmp_path: Path, monkeypatch: pytest.Mo
 def test_files_of_a_job(part: Any, tmp_path: Path) -> None:
     folder = part("nodes.jobs.folder").JobFolder(tmp_path)
     progress = part("nodes.jobs.progress")
-    for content in _ways({"state": "running", "time": 1.5, "returncode": None}):
+    for content in _ways({"state": "running", "time": 1.5, "pid": 7, "created": 1.5, "returncode": None}):
         (tmp_path / "status.json").write_bytes(content)
         assert isinstance(folder.status(), dict)
     events = [
         {"event": "step", "time": 1.0, "step": 3, "total": 10, "loss": 0.25, "seconds": 0.5},
         {"event": "keep", "time": 1.0, "what": "the steps"},
         {"event": "sample", "time": 1.0, "path": "/x.png", "step": 3},
-        {"event": "writing", "time": 1.0, "file": "x", "bytes": 5},
+        {"event": "stopping", "time": 1.0, "file": "x", "bytes": 5},
     ]
     for event in events:
         for content in _ways(event):
-            follower = progress.Follower()
-            follower.feed_metrics(content.decode("utf-8", errors="replace") + "\n")
+            follower = progress.EventFollower(progress.Progress())
+            follower.feed(content + b"\n")
             assert isinstance(follower.progress.text, str)
 
 

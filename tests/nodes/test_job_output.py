@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +10,10 @@ import pytest
 
 @pytest.fixture
 def follower(part: Any) -> Any:
-    return part("nodes.jobs.progress").Follower()
+    """Both ways into one progress: `feed_log` takes what musubi-tuner prints, `feed_metrics` the events of our backend."""
+    progress = part("nodes.jobs.progress").Progress()
+    log, events = part("nodes.jobs.musubi_log").LogFollower(progress), part("nodes.jobs.progress").EventFollower(progress)
+    return SimpleNamespace(progress=progress, feed_log=log.feed, feed_metrics=lambda text: events.feed(text.encode()))
 
 
 def test_a_training_of_musubi_tuner(follower: Any) -> None:
@@ -121,9 +125,9 @@ def test_what_a_stop_would_lose_and_how_it_goes_on_is_followed(follower: Any) ->
     progress = follower.progress
     follower.feed_metrics('{"event": "keep", "what": "7 steps"}\n')
     assert progress.keep == "7 steps" and not progress.heard
-    follower.feed_metrics('{"event": "stopping", "file": "/out/cat.safetensors", "bytes": 12}\n')
-    assert (progress.heard, progress.file, progress.bytes) == (True, "/out/cat.safetensors", 12)
-    follower.feed_metrics('{"event": "keep", "what": null}\n{"event": "stopped", "text": "saved"}\n')
+    follower.feed_metrics('{"event": "stopping", "file": "cat-state", "content": "the state", "bytes": 12, "total": 99}\n')
+    assert (progress.heard, progress.file, progress.content, progress.bytes, progress.expected) == (True, "cat-state", "the state", 12, 99)
+    follower.feed_metrics('{"event": "keep", "what": ""}\n{"event": "ended", "outcome": "stopped", "text": "saved"}\n')
     assert (progress.keep, progress.outcome) == ("", "saved")
 
 
@@ -152,7 +156,7 @@ def test_a_file_is_being_written_until_the_next_step(follower: Any) -> None:
 
 
 def test_the_first_loss_of_a_step_counts_and_steps_never_go_back(follower: Any) -> None:
-    follower.feed_metrics('{"event": "step", "step": 5, "total": 8, "loss": 0.25}\n')
+    follower.feed_log(b"steps:  62%|##| 5/8 [00:00<00:07,  1.10s/it, avr_loss=0.25]\n")
     follower.feed_log(b"steps:  62%|##| 5/8 [00:00<00:07,  1.10s/it, avr_loss=0.75]\n")
     assert follower.progress.losses == {5: 0.25}
     follower.feed_metrics('{"event": "step", "step": 3, "total": 8, "loss": 0.5}\n')

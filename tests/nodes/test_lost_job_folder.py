@@ -38,7 +38,7 @@ def test_a_job_outlives_its_folder(instead: str, part: Any, tmp_path: Path) -> N
                 path.mkdir(parents=True)
         elif instead == "a file":
             folder.path.write_text("in its place")
-        await asyncio.sleep(3 * runner.POLL_SECONDS)
+        await asyncio.sleep(3 * runner.timing.READ)
         go_on.touch()
         await runner.wait(job)
         return job
@@ -71,7 +71,7 @@ def test_lost_events_are_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(backend_job, "_lost", [])
     with caplog.at_level(logging.WARNING):
         for step in range(3):
-            backend_job.event("step", step=step)
+            backend_job.phase(f"step {step}")
     assert len(caplog.records) == 1
     assert "the work continues" in caplog.text
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,10 @@ def clock() -> list[float]:
 
 @pytest.fixture
 def follower(part: Any, clock: list[float]) -> Any:
-    return part("nodes.jobs.progress").Follower(lambda: clock[0])
+    """Both ways into one progress: `feed_log` takes what musubi-tuner prints, `feed_metrics` the events of our backend."""
+    progress = part("nodes.jobs.progress").Progress()
+    log, events = part("nodes.jobs.musubi_log").LogFollower(progress, lambda: clock[0]), part("nodes.jobs.progress").EventFollower(progress)
+    return SimpleNamespace(progress=progress, feed_log=log.feed, feed_metrics=lambda text: events.feed(text.encode()))
 
 
 def bar(step: int, total: int, figures: str = "00:00<00:00, 99.00it/s", title: str = "steps: ") -> bytes:
@@ -95,7 +99,6 @@ def test_an_item_that_waits_for_its_model_is_no_measure(follower: Any, clock: li
 def test_our_own_trainer_says_how_long_steps_took(follower: Any) -> None:
     for step, seconds in ((901, 70.0), (902, 0.5), (903, 0.5)):
         follower.feed_metrics(f'{{"event": "step", "step": {step}, "total": 1003, "loss": 0.5, "seconds": {seconds}}}\n')
-        follower.feed_log(bar(step, 1003, "00:00<?, -29868528.48it/s"))
     assert follower.progress.text == "training · 903/1003 · 2.00it/s · 00:50 left · loss 0.5000"
 
 
@@ -131,10 +134,18 @@ def test_several_steps_at_once_share_their_time(follower: Any, clock: list[float
     assert (follower.progress.rate, follower.progress.left) == ("2.00s/it", "02:20")
 
 
-def test_without_a_bar_the_events_alone_tell_how_long_it_takes(follower: Any) -> None:
-    for step in (1, 2, 3):
-        follower.feed_metrics(f'{{"event": "step", "step": {step}, "total": 103, "loss": 0.5, "seconds": 0.5}}\n')
-    assert (follower.progress.rate, follower.progress.left) == ("2.00it/s", "00:50")
+def test_bars_of_our_tools_are_measured_by_the_clock_of_their_process(follower: Any) -> None:
+    def told(done: int, clock: float, title: str = "") -> None:
+        follower.feed_metrics(f'{{"event": "progress", "done": {done}, "total": 50, "title": "{title}", "clock": {clock}}}\n')
+
+    for done, clock in ((10, 5.0), (11, 95.0), (12, 97.0), (14, 101.0)):  # ten were there; the first waits for its model
+        told(done, clock)
+    assert follower.progress.text == "starting · 14/50 · 2.00s/it · 01:12 left"
+    told(0, 200.0, "merging")
+    assert follower.progress.text == "merging · 0/50"
+    for done, clock in ((1, 201.0), (2, 202.0), (12, 207.0)):
+        told(done, clock, "merging")
+    assert (follower.progress.rate, follower.progress.left) == ("1.83it/s", "00:21")
 
 
 def test_the_trainers_bar_counts_steps_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,7 @@ async def until(condition: Any, seconds: float = 120.0) -> None:
 
 def test_progress_is_read_from_a_bar_that_uses_carriage_returns(start: Any, part: Any) -> None:
     async def story() -> Any:
-        job = await start(LISTENING)
+        job = await start(LISTENING, engine="musubi-tuner")
         await until(lambda: job.progress.step > 3)
         assert job.progress.total == 2000
         await until(lambda: job.progress.rate.endswith("/it") or job.progress.rate.endswith("it/s"))
@@ -71,7 +71,7 @@ def test_progress_is_read_from_a_bar_that_uses_carriage_returns(start: Any, part
 
 def test_a_listening_job_stops_gracefully(start: Any, part: Any) -> None:
     async def story() -> Any:
-        job = await start(LISTENING)
+        job = await start(LISTENING, engine="musubi-tuner")
         await until(lambda: job.progress.step > 1)
         await part("nodes.jobs.runner").stop(job)
         return job
@@ -79,7 +79,8 @@ def test_a_listening_job_stops_gracefully(start: Any, part: Any) -> None:
     job = asyncio.run(story())
     assert job.stopped and job.returncode == 3
     assert job.folder.log.read_text(encoding="utf-8").endswith("state saved\n")
-    assert job.folder.status()["state"] == "stopped"
+    status = job.folder.status()
+    assert (status["state"], status["outcome"], status["returncode"]) == ("ended", "stopped", 3)
     assert not psutil.pid_exists(job.pid)
 
 
@@ -130,10 +131,11 @@ def test_the_environment_is_scrubbed(start: Any, monkeypatch: pytest.MonkeyPatch
 
 
 def test_japanese_output_survives_being_cut_inside_a_character(part: Any) -> None:
-    follower = part("nodes.jobs.progress").Follower()
+    progress = part("nodes.jobs.progress").Progress()
+    follower = part("nodes.jobs.musubi_log").LogFollower(progress)
     for byte in "saving checkpoint: /out/猫の動画.safetensors\n".encode():
-        follower.feed_log(bytes([byte]))
-    assert follower.progress.phase == "saving 猫の動画.safetensors"
+        follower.feed(bytes([byte]))
+    assert progress.phase == "saving 猫の動画.safetensors"
 
 
 def test_a_failed_job_reports_the_real_error_and_its_log(start: Any) -> None:
@@ -145,7 +147,7 @@ def test_a_failed_job_reports_the_real_error_and_its_log(start: Any) -> None:
         return job
 
     job = asyncio.run(story())
-    assert job.folder.status()["state"] == "failed"
+    assert job.folder.status()["outcome"] == "failed"
     assert job.error() == f"データがない: clip.mp4 is truncated\nremove it\nThe whole log: {job.folder.log}"
 
 

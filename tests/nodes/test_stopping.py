@@ -20,7 +20,7 @@ from pathlib import Path
 from musubi_backend import job
 from musubi_backend.errors import StopRequested
 here = Path(job.folder())
-job.BEAT_SECONDS = 0.01
+job.timing.BEAT = 0.01
 job.watch_for_stop()
 def until(name):
     while not (here / name).exists():
@@ -32,12 +32,12 @@ job.keep("the steps after step 3")
 while not job.stop_requested():
     time.sleep(0.01)
 part = here / "cat-state.part"
-with job.writing("cat-state", part):
+with job.saving(here / "cat-state", "the state", 1_800_000_000), job.writing("cat-state", part):
     part.write_bytes(bytes(2_000_000))
     until("disk is quick again")
     part.rename(here / "cat-state")
 job.keep("")
-job.event("stopped", text="stopped at step 4, state saved (queue again to continue)")
+job.ended("stopped", "stopped at step 4, state saved (queue again to continue)")
 sys.exit(3)
 """
 NEVER_ANSWERS = """
@@ -83,7 +83,7 @@ class Person:
 def follow(part: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Follow a program until the person's interrupt comes out. Returns its job."""
     following, runner = part("nodes.jobs.follow"), part("nodes.jobs.runner")
-    monkeypatch.setattr(runner, "GRACE_SECONDS", 0.0)  # no wait here is for the clock
+    monkeypatch.setattr(runner.timing, "GRACE", 0.0)  # no wait here is for the clock
     folder = part("nodes.jobs.folder").JobFolder.create(tmp_path, "some_tool")
     environment = part("nodes.jobs.environment").child_environment(str(folder.path), {"PYTHONPATH": str(BACKEND)})
 
@@ -103,7 +103,7 @@ def test_what_is_saved_slowly_is_waited_for_and_shown(follow: Any) -> None:
         return (follow.folder / "ready").exists()
 
     def writes(text: str) -> bool:
-        if text.startswith("stopping · writing cat-state (2 MB so far)"):
+        if text.startswith("stopping · saving the state, 1.8 GB (2 MB so far)"):
             (follow.folder / "disk is quick again").touch()
         return False
 
@@ -111,7 +111,8 @@ def test_what_is_saved_slowly_is_waited_for_and_shown(follow: Any) -> None:
     job = follow(person, SAVES_SLOWLY)
     assert (follow.folder / "cat-state").exists() and job.returncode == 3
     assert person.texts[-1] == "stopped at step 4, state saved (queue again to continue)"
-    assert job.folder.status()["state"] == "stopped"
+    status = job.folder.status()
+    assert (status["state"], status["outcome"]) == ("ended", "stopped")
 
 
 def test_a_second_cancel_ends_it_at_once(follow: Any) -> None:
@@ -156,16 +157,17 @@ def test_an_interrupt_reaches_every_job_of_a_batch(part: Any) -> None:
 
 
 def test_what_musubi_tuner_writes_is_waited_for(part: Any) -> None:
-    follower = part("nodes.jobs.progress").Follower()
-    follower.feed_log(b"\nsaving checkpoint: /out/cat-step00000002.safetensors\n")
-    assert follower.progress.file.endswith("cat-step00000002.safetensors")
-    follower.feed_log(b"\rsteps:  25%|##  | 2/8 [00:00<00:00, 1.00it/s, avr_loss=0.1]\r")
-    assert follower.progress.file == ""
+    progress = part("nodes.jobs.progress").Progress()
+    follower = part("nodes.jobs.musubi_log").LogFollower(progress)
+    follower.feed(b"\nsaving checkpoint: /out/cat-step00000002.safetensors\n")
+    assert progress.file.endswith("cat-step00000002.safetensors") and progress.state == "saving"
+    follower.feed(b"\rsteps:  25%|##  | 2/8 [00:00<00:00, 1.00it/s, avr_loss=0.1]\r")
+    assert progress.file == "" and progress.state == "running"
 
 
 def test_events_end_nothing_when_the_disk_is_full(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(backend_job.JOB_DIR_VARIABLE, str(small_disk))
     (small_disk / "filler").write_bytes(bytes(2 * 2**20 - 8192))
-    for number in range(2000):
-        backend_job.event("step", step=number, text="x" * 100)
+    for _ in range(2000):
+        backend_job.phase("x" * 100)
     assert (small_disk / "metrics.jsonl").stat().st_size < 2000 * 100, "there was no room for all"

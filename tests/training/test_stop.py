@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -16,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from musubi_backend import job
+from musubi_backend import events, job
 from musubi_backend.architectures.wan.model import WanAttentionBlock
 from musubi_backend.demo.models import write_models
 from musubi_backend.encoders.wan_vae import WanVAE
@@ -161,9 +160,9 @@ def test_the_last_samples_come_when_everything_is_saved(
     monkeypatch.setenv(job.JOB_DIR_VARIABLE, str(tmp_path))
     monkeypatch.setattr(job, "watch_for_stop", lambda: None)  # nobody writes to our stdin
     project.train("whole", "--save_state_on_train_end", sample_every_n_steps=2, **samples)
-    events = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    order = [(event["event"], event.get("step")) for event in events if event["event"] in ("sample", "state", "checkpoint")]
-    assert order == [("sample", 2), ("state", 4), ("checkpoint", 4), ("sample", 4)]
+    log = events.read(tmp_path / events.FILE_NAME)
+    order = [(one.kind, getattr(one, "content", ""), one.step) for one in log if isinstance(one, (events.Sample, events.Saved))]
+    assert order == [("sample", "", 2), ("saved", "the state", 4), ("saved", "the LoRA", 4), ("sample", "", 4)]
 
 
 # --- saving
@@ -203,25 +202,28 @@ def test_a_stop_on_a_full_disk_says_that_nothing_was_saved(
 
 def test_the_request_is_answered_and_says_what_is_written(project: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The save waits until the answer names it: so slow is no disk, and no clock decides."""
-    events = tmp_path / "metrics.jsonl"
+    log = tmp_path / events.FILE_NAME
     monkeypatch.setenv(job.JOB_DIR_VARIABLE, str(tmp_path))
     monkeypatch.setattr(job, "watch_for_stop", lambda: None)  # nobody writes to our stdin
-    monkeypatch.setattr(job, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(job.timing, "BEAT", 0.01)
     monkeypatch.setattr(job, "_answering", job.threading.Lock())
     save = checkpoints.Checkpoints.save_state
 
-    def slow(self: checkpoints.Checkpoints, stem: str, *arguments: Any) -> Path:
-        while f'"file": "{stem}-state"' not in events.read_text():
+    def slow(self: checkpoints.Checkpoints, stem: str, *arguments: Any, **more: Any) -> Path:
+        while f'"file": "{stem}-state"' not in log.read_text():
             time.sleep(0.01)
-        return save(self, stem, *arguments)
+        return save(self, stem, *arguments, **more)
 
     monkeypatch.setattr(checkpoints.Checkpoints, "save_state", slow)
     in_block_call(monkeypatch, 6, job.request_stop)
     assert project.refused("part") == 3
-    seen = [json.loads(line) for line in events.read_text().splitlines()]
-    assert [event["what"] for event in seen if event["event"] == "keep"] == ["the steps after step 0", ""]
-    (stopped,) = [event for event in seen if event["event"] == "stopped"]
-    assert stopped["text"] == "stopped at step 2, state saved (queue again to continue)"
+    seen = events.read(log)
+    assert [event.what for event in seen if isinstance(event, events.Keep)] == ["the steps after step 0", ""]
+    (saving,) = [event for event in seen if isinstance(event, events.Saving) and event.content == "the state"]
+    assert {event.total for event in seen if isinstance(event, events.Stopping) and event.file} >= {saving.bytes} and saving.bytes > 0
+    assert isinstance(seen[-1], (events.Ended, events.Stopping))
+    (ended,) = [event for event in seen if isinstance(event, events.Ended)]
+    assert (ended.outcome, ended.text) == ("stopped", "stopped at step 2, state saved (queue again to continue)")
 
 
 # --- two processes
@@ -238,11 +240,11 @@ def stepping(self, *arguments):
     if len(done) == 3 and rank == 1:
         STORY
     return backward(self, *arguments)
-def slow(self, *arguments):
+def slow(self, *arguments, **more):
     (shared / "saving").touch()
     while not (shared / "continue").exists():
         time.sleep(0.01)
-    return save(self, *arguments)
+    return save(self, *arguments, **more)
 loop.Loop._backward, checkpoints.Checkpoints.save_state = stepping, slow
 sys.exit(__main__.main(sys.argv[1:]))
 """

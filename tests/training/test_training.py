@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -14,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from musubi_backend import architectures, job
+from musubi_backend import architectures, events, job
 from musubi_backend.architectures.wan.demo_transformer import wan_transformer
 from musubi_backend.cache.files import load_entry
 from musubi_backend.lora.network import LoRANetwork, ranks_from_weights
@@ -135,12 +134,20 @@ def test_events_in_the_job_folder_tell_the_run(project: Any, monkeypatch: pytest
     monkeypatch.setattr(job, "watch_for_stop", lambda: None)  # stdin is pytest's
     monkeypatch.setenv(job.JOB_DIR_VARIABLE, str(tmp_path))
     out = project.train("job", "--save_state", save_every_n_steps=5)
-    events = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    steps = [event for event in events if event["event"] == "step"]
-    assert [event["step"] for event in steps] == list(range(1, 11)) and {event["total"] for event in steps} == {10}
-    assert all(event["loss"] > 0 and event["lr"] == 0.01 and event["seconds"] >= 0 for event in steps)
-    checkpoints = [event["path"] for event in events if event["event"] == "checkpoint"]
-    assert checkpoints == [str(out / f"cat-step{step:08d}.safetensors") for step in (5, 10)] + [str(out / "cat.safetensors")]
+    log = events.read(tmp_path / events.FILE_NAME)
+    steps = [event for event in log if isinstance(event, events.Step)]
+    assert [event.step for event in steps] == list(range(1, 11)) and {event.total for event in steps} == {10}
+    assert all(event.loss and event.lr == 0.01 and event.seconds is not None and event.clock > 0 < event.time for event in steps)
+    files = [Path(event.path) for event in log if isinstance(event, events.Saved)]
+    begun = [(Path(event.path), event.bytes) for event in log if isinstance(event, events.Saving)]
+    assert [path for path, _ in begun] == files
+    loras = [out / f"cat-step{step:08d}.safetensors" for step in (5, 10)] + [out / "cat.safetensors"]
+    assert [path for path in files if path.is_file()] == loras
+    for path, expected in begun:  # what is told beforehand is what there is, but for headers and settings
+        there = sum(part.stat().st_size for part in path.rglob("*")) if path.is_dir() else path.stat().st_size
+        assert expected <= there < expected + 60_000, path
+    others = [one.kind for one in log if one.kind not in ("phase", "progress", "keep", "step", "saving", "saved")]
+    assert others == ["start", "output", "ended"]
     assert (out / "cat.loss.png").read_bytes().startswith(b"\x89PNG")
 
 

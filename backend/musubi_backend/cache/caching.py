@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import atomic, content, job, place
-from ..console import progress_bar
+from ..console import Bar
 from ..dataset.config import load_config
 from ..dataset.discovery import Discovery, discover
 from ..dataset.problems import Problem, listing
@@ -30,6 +30,7 @@ REMEDY = "Fix or remove them and run again, or set --on_bad_items skip."
 def find_items(args: Namespace, card: Card) -> list[Discovery]:
     """The items of every dataset in `--dataset_config`. UserError lists all that cannot be used, before anything heavy is loaded."""
     logger.info("Load dataset config from %s", args.dataset_config)
+    job.phase("reading the dataset")
     config = load_config(args.dataset_config, {"batch_size": args.batch_size})
     found = [discover(dataset, card) for dataset in config.datasets]
     report([problem for discovery in found for problem in discovery.problems], "Nothing was cached. " + REMEDY, args)
@@ -48,11 +49,11 @@ def report(problems: Sequence[Problem], advice: str, args: Namespace) -> None:
 
 
 class Progress:
-    """One dataset's bar, the job's progress events, and what a stop request leaves."""
+    """One dataset's bar, and what a stop request leaves."""
 
     def __init__(self, total: int, skipped: int) -> None:
         self.total, self.done = total, skipped
-        self._bar = progress_bar(total, initial=skipped)
+        self._bar = Bar(total, done=skipped)
 
     def __enter__(self) -> Progress:
         return self
@@ -65,7 +66,6 @@ class Progress:
     def item_done(self) -> None:
         self.done += 1
         self._bar.update(1)
-        job.event("progress", done=self.done, total=self.total)
 
     def stop_if_asked(self) -> None:
         """StopRequested when the job was asked to stop; every cache file written so far is whole."""

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import job
 from ..dataset.ahead import decoded
 from ..dataset.decoding import DecodedEntry
 from ..dataset.discovery import Discovery
@@ -166,6 +167,7 @@ class _Caching:
                 self.loader = pool.submit(self._load)
             for number, one in enumerate(work):
                 logger.info("Encoding dataset [%d]", number)
+                job.phase(f"encoding dataset {number}")
                 log_skipped(one.skipped, "items")
                 try:
                     self._dataset(one)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import job
 from ..dataset.discovery import Discovery
 from ..dataset.items import MediaItem, text_path
 from ..dataset.problems import Note, gathered
@@ -54,6 +55,7 @@ def run(args: Namespace, architecture: Architecture) -> None:
     for number, one in enumerate(work):
         items = one.discovery.items
         logger.info("Encoding dataset [%d]", number)
+        job.phase(f"encoding dataset {number}")
         log_skipped(len(items) - len(one.items), "captions")
         try:
             if encoder is not None and one.items:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import place
+from .. import job, place
 from ..atomic import part_of
 from ..cache.names import latent_name, media_stem, text_name
 from ..errors import UserError
@@ -46,6 +46,7 @@ def discover(dataset: ImageDataset | VideoDataset, card: Card) -> Discovery:
     from_folder = key.endswith("_directory")
     items, problems = _from_folder(dataset, card) if from_folder else _from_jsonl(dataset, card)
     logger.info(f"found {len(items)} {dataset.kind}s")
+    job.phase(f"found {len(items)} {dataset.kind}s")
     items, doubles = _one_per_stem(items)
     items, unnamable = _with_room_for_names(items, card)
     notes = [Note(item.path, "the caption is empty") for item in items if not item.caption]
@@ -72,6 +73,7 @@ def _from_folder(dataset: ImageDataset | VideoDataset, card: Card) -> tuple[list
     if not extension:
         raise UserError(f'{dataset.label}: caption_extension is missing; with captions next to the media write caption_extension = ".txt"')
     logger.info(f"glob {dataset.kind}s in {folder}")
+    job.phase("looking for files")
     media = images_in(folder) if isinstance(dataset, ImageDataset) else videos_in(folder)
     captions: dict[Path, str] = {}
     problems = []

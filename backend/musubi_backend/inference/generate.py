@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .. import atomic, job, place
+from .. import atomic, events, job, place
 from ..architectures.card import HIGH, LOW
-from ..console import progress_bar
+from ..console import Bar
 from ..device import pick_device
 from ..errors import StopRequested, UserError
 from ..layers.experts import boundary_of, experts_of
@@ -161,7 +161,7 @@ class Session:
             logger.info(f"Saving merged model to {targets[name]}")
             save_atomic(model.state_dict(), targets[name], open_weights(sources[name]).header.metadata)
             logger.info("Merged model saved")
-            job.event("output", content="model", path=str(targets[name]))
+            job.emit(events.Output("model", str(targets[name])))
 
     def _lora_files(self) -> list[str]:
         named = (getattr(self.args, name, None) or [] for name in ("lora_weight", "lora_weight_high_noise"))
@@ -199,6 +199,7 @@ class Session:
         if not wanted:
             return
         logger.info("Loading text encoder to encode all prompts")
+        job.phase("loading the text encoder")
         encoder = self.architecture.text_encoder(self.args, self.device)
         for text in dict.fromkeys(wanted):
             self.texts[text] = {name: tensor.cpu() for name, tensor in encoder.encode([text])[0].items()}
@@ -228,6 +229,7 @@ class Session:
         self._transformer()  # what is wrong with the model is no single prompt's fault
         for index, (label, request) in enumerate(requests.items(), start=1):
             logger.info(f"Processing prompt {index}/{len(requests)}: {request.prompt[:50]}...")
+            job.phase(f"prompt {index} of {len(requests)}")
             try:
                 self._sample(label, request, suffix, results)
                 _say_what_is_not_written(results)
@@ -249,7 +251,8 @@ class Session:
             f"timestep boundary: {boundary}, flow shift: {request.flow_shift}, "
             f"guidance scale: {request.guidance_of(boundary is not None).scale}"
         )
-        with progress_bar(self.architecture.steps(request)) as bar:
+        job.phase("sampling")
+        with Bar(self.architecture.steps(request)) as bar:
             latents = self.architecture.sample(
                 transformer,
                 request,
@@ -272,6 +275,7 @@ class Session:
         if self.args.output_type == "latent" or not results:
             return
         logger.info("Decoding latents to videos/images")
+        job.phase("decoding")
         decoder = self.architecture.latent_decoder(self.args, self.device)
         for index, result in enumerate(results, start=1):
             logger.info(f"Decoding output {index}/{len(results)}")
@@ -338,6 +342,7 @@ class Session:
     def _transformer(self) -> torch.nn.Module:
         if self.transformer is None:
             logger.info("Loading DiT model(s)")
+            job.phase("loading the transformer")
             self.transformer = self.architecture.transformer(self.args, self.device, self.architecture.compute_dtype(self.args))
         return self.transformer.to(self.device)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import job
+from .. import events, job
 from ..errors import UserError
 from ..weights.safetensors_file import load, read_header, save_atomic
 from .video_file import to_pictures, write_mp4, write_pngs
@@ -78,7 +78,7 @@ def save_latents(folder: Path, stem: str, latents: Tensor, metadata: Mapping[str
     path = folder / f"{stem}_latent.safetensors"
     save_atomic({LATENT_KEY: latents.float().cpu()}, path, metadata)
     logger.info(f"Latent saved to: {path}")
-    job.event("output", content="latent", path=str(path))
+    job.emit(events.Output("latent", str(path)))
     return path
 
 
@@ -86,7 +86,7 @@ def save_video(folder: Path, name: str, video: Tensor, fps: int, metadata: Mappi
     """Write a video [3, F, H, W] in 0..1 as `{name}.mp4`."""
     path = write_mp4(folder / f"{name}.mp4", to_pictures(video), fps, metadata)
     logger.info(f"Video saved to: {path}")
-    job.event("output", content="video", path=str(path))
+    job.emit(events.Output("video", str(path)))
     return path
 
 
@@ -94,7 +94,7 @@ def save_images(folder: Path, name: str, video: Tensor, metadata: Mapping[str, s
     """Write the images of a video [3, F, H, W] in 0..1 as PNG files: in a sub-folder `name` unless there is only one."""
     paths = write_pngs(folder, name, to_pictures(video), metadata)
     logger.info(f"Sample images saved to: {folder / name}")
-    job.event("output", content="images", path=str(paths[0] if len(paths) == 1 else paths[0].parent), files=[str(path) for path in paths])
+    job.emit(events.Output("images", str(paths[0] if len(paths) == 1 else paths[0].parent), tuple(map(str, paths))))
     return paths
 
 

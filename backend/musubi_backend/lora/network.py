@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .. import job
 from ..errors import UserError
 from ..layers.linear import Linear
 from .modules import Adapter, LoHaAdapter, LoKrAdapter, LoRAAdapter
@@ -141,6 +142,7 @@ class LoRANetwork(nn.Module):
                 default[0], len(narrow), len(network.targets), narrow[0], width,
             )  # fmt: skip
         logger.info("create LoRA for U-Net/DiT: %d modules.", len(network.targets))
+        job.phase(f"LoRA on {len(network.targets)} layers")
         return network
 
     def adapters(self) -> Iterator[Adapter]:

@@ -10,8 +10,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from .. import job
-from ..console import progress_bar
+from .. import events, job
+from ..console import Bar
 from ..errors import StopRequested
 from ..training.metadata import with_hashes
 from ..weights.safetensors_file import save_atomic
@@ -40,7 +40,7 @@ class Losses:
         lost, norm = (sum(values[index] ** 2 for values in self._layers.values()) ** 0.5 for index in (0, 1))
         share, (worst, path) = lost / norm if norm else 0.0, max((_share(*values), path) for path, values in self._layers.items())
         print(f"rank {rank}: {share:.2%} of the change was lost (Frobenius norm); most in {path}: {worst:.2%}", flush=True)
-        job.event("lora_error", rank=rank, error=share, worst=worst, layer=path)
+        job.emit(events.LoRAError(rank, share, worst, path))
 
 
 def save_lora(path: Path, layers: Mapping[str, Mapping[str, Tensor]], metadata: Mapping[str, str], dtype: torch.dtype) -> None:
@@ -58,7 +58,7 @@ def save_lora(path: Path, layers: Mapping[str, Mapping[str, Tensor]], metadata: 
 
 def watched(items: Mapping[str, T], description: str) -> Iterator[tuple[str, T]]:
     """The items, with a progress bar. StopRequested when the job is asked to stop."""
-    with progress_bar(len(items), description, unit="layer") as bar:
+    with Bar(len(items), description, unit="layer") as bar:
         for item in items.items():
             if job.stop_requested():
                 raise StopRequested("nothing was written")

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from .. import job
+from .. import events, job
 from ..cache.caching import out_of_memory
-from ..console import progress_bar
+from ..console import Bar
 from ..dataset.media import images_in, videos_in
 from ..dataset.problems import Problem, UnusableMedium, listing
 from ..device import computed_in, pick_device
@@ -65,7 +65,7 @@ def run(args: Namespace) -> None:
     if waiting and not made:
         raise UserError(f"nothing could be described:\n{listing(problems)}")
     logger.info("%d captions written, %d kept", made, len(media) - len(waiting))
-    job.event("output", content="captions", count=made)
+    job.emit(events.Output("captions", count=made))
 
 
 def _try_places(files: Sequence[Path]) -> None:
@@ -105,7 +105,8 @@ def _listed(paths: Sequence[Path], file: Path, *, is_video: bool) -> list[Medium
 
 def _run(describer: Describer, media: Sequence[Medium], problems: list[Problem]) -> Generator[Path, None, None]:
     """Describe all; yields what was described, its caption safe on disk. StopRequested between two items."""
-    with progress_bar(len(media), "captions") as bar:
+    job.phase("captions")
+    with Bar(len(media), "captions") as bar:
         for ready in _prepared(describer, _batches(media, describer)):
             good = [(medium, pixels) for medium, pixels in ready if not isinstance(pixels, Problem)]
             problems += [pixels for _, pixels in ready if isinstance(pixels, Problem)]
@@ -163,6 +164,7 @@ class Describer:
         device = pick_device(args.device)
         dtype = computed_in(torch.bfloat16, device)
         logger.info("Loading Qwen2.5-VL from %s onto %s", args.model_path, device)
+        job.phase("loading Qwen2.5-VL")
         try:
             self.model: QwenVL = QwenVL.load(args.model_path, device, dtype, fp8=args.fp8_vl, tokenizer=args.tokenizer)
         except RuntimeError as error:

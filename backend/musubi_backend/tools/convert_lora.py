@@ -10,7 +10,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from .. import job
+from .. import events, job
 from ..architectures import cards, same_layers
 from ..errors import UserError
 from ..lora import layer_names, peft
@@ -87,7 +87,7 @@ def report(lora: LoRAFile, naming: str, tensors: dict[str, Part], args: Namespac
         print(line, flush=True)
     for key in lora.left:
         logger.warning("unexpected key: %s, %s", key, kept)
-    job.event("lora_report", lines=lines)
+    job.emit(events.LoRAReport(tuple(lines)))
 
 
 def _tensors(lora: LoRAFile, naming: str, args: Namespace) -> Iterator[tuple[str, Part]]:

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .. import job
 from ..device import pick_device
 from ..errors import UserError
 from ..lora.layer_names import naming_of
@@ -40,6 +41,7 @@ def run(args: Namespace) -> None:
     device = pick_device(args.device)
     logger.info("Using device: %s", device)
     logger.info("Loading DiT model from %s", args.dit)
+    job.phase("loading the transformer")
     with Base.open(args.dit) as base:
         refuse_inputs([args.save_merged_model], split_files(base.path), "--save_merged_model")
         merge = _merge(args, base, files)

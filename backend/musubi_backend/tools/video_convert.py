@@ -10,7 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import job, place
+from .. import events, job, place
 from ..errors import UserError
 from ..inference.video_file import read_pictures, write_gif, write_mp4, write_pngs, write_webm
 
@@ -23,7 +23,7 @@ FORMATS = ("mp4", "webm", "gif", "png")
 def run(args: Namespace, architecture: Architecture | None = None) -> None:
     """--input, --output, --format (else the ending of --output), --fps (else as in the input). Prints what was written."""
     written = convert(Path(args.input), Path(args.output), args.format, args.fps)
-    job.event("output", content="video", path=str(written))
+    job.emit(events.Output("video", str(written)))
     print(written)
 
 

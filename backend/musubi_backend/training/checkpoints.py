@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import job
+from .. import events, job
 from ..errors import UserError
 from ..lora.expert_networks import parts_of
 from ..weights.safetensors_file import save_atomic
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from .state import TrainingState
 
 logger = logging.getLogger(__name__)
+
+
+LORA, STATE = "the LoRA", "the state"
+"""What people call the two kinds of files."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +79,9 @@ class Checkpoints:
     def state_folder(self, stem: str) -> Path:
         return self.folder / f"{stem}{STATE_SUFFIX}"
 
-    def save_lora(self, stem: str, network: Network, step: int, epoch: int) -> list[Path]:
+    def save_lora(self, stem: str, network: Network, step: int, epoch: int, *, asked: bool = False) -> list[Path]:
         """Write `{stem}.safetensors` in the save dtype, or `{stem}-{expert}.safetensors` for each expert with a LoRA of its own. epoch:
-        1-based, but 0-based for files named by step, as musubi-tuner counts."""
+        1-based, but 0-based for files named by step, as musubi-tuner counts. asked: somebody wants this one, so it stays."""
         paths = []
         for expert, part in parts_of(network).items():
             path = self.folder / f"{stem}{expert_suffix(expert)}{FILE_SUFFIX}"
@@ -86,24 +90,25 @@ class Checkpoints:
                 logger.info("%s is the LoRA of the %s noise expert", path.name, expert)
             tensors = _on_cpu(part.state_dict(), self.dtype)
             values = metadata.file_metadata(self.run_metadata, self.args, self.card, step, epoch, expert)
-            if self._is_of_stop(stem, step):
+            if not asked and self._is_of_stop(stem, step):
                 values[saved_states.OF_STOP] = "True"
-            with explained(path):
+            with job.saving(path, LORA, sum(tensor.nbytes for tensor in tensors.values())), explained(path):
                 save_atomic(tensors, path, metadata.with_hashes(tensors, values))
-            job.event("checkpoint", path=str(path), step=step, epoch=epoch, **({"expert": expert} if expert else {}))
+            job.emit(events.Saved(str(path), LORA, step, epoch, expert))
             paths.append(path)
         return paths
 
-    def save_state(self, stem: str, state: TrainingState, reason: str) -> Path:
-        """Write the folder `{stem}-state`; then those of earlier stops of this training go. reason: what the log says, e.g. "at step 3"."""
+    def save_state(self, stem: str, state: TrainingState, reason: str, *, asked: bool = False) -> Path:
+        """Write the folder `{stem}-state`; then those of earlier stops of this training go. reason: what the log says, e.g. "at step 3";
+        asked: as `save_lora`."""
         folder, step = self.state_folder(stem), state.position.step
         logger.info("saving state %s", reason)
         of_stop = self._is_of_stop(stem, step)
-        if of_stop or (stem == self.step_name(step) and not self.args.save_state):
+        if not asked and (of_stop or (stem == self.step_name(step) and not self.args.save_state)):
             state = replace(state, facts={**state.facts, "of_stop": {"lora": of_stop}})
         with explained(folder):
             state.save(folder)
-        job.event("state", path=str(folder), step=step)
+        job.emit(events.Saved(str(folder), STATE, step))
         self._remove_earlier_stops(state)
         return folder
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
+from .. import timing
 from ..errors import EXIT_USER_ERROR
 
 T = TypeVar("T")
@@ -42,6 +43,10 @@ class Processes(Protocol):
 
     def any(self, flag: bool) -> bool:
         """Whether `flag` is true in any process."""
+        ...
+
+    def union(self, words: list[str], known: Sequence[str]) -> list[str]:
+        """What any process has of `known`: of several in that order, of one as they are."""
         ...
 
     def wait(self) -> None:
@@ -78,6 +83,9 @@ class OneProcess:
     def any(self, flag: bool) -> bool:
         return flag
 
+    def union(self, words: list[str], known: Sequence[str]) -> list[str]:
+        return words
+
     def wait(self) -> None:
         """Nobody to wait for."""
 
@@ -98,9 +106,8 @@ class ManyProcesses:
 
         options: dict[str, Any] = {"timeout": timedelta(minutes=timeout_minutes)} if timeout_minutes else {}
         self._state = PartialState(cpu=not torch.cuda.is_available(), **options)
-        # For waiting: the group for gradients gives up after minutes, and the main process may save or sample for longer. When a process
-        # is gone, the others are told at once all the same.
-        self._patient = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=7))
+        # For waiting: the group for gradients gives up after minutes, and the main process may save or sample for longer.
+        self._patient = torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=timing.WITHIN_GROUP))
         self.rank = self._state.process_index
         self.count = self._state.num_processes
         self.device = self._state.device
@@ -135,6 +142,11 @@ class ManyProcesses:
         flags = torch.tensor(int(flag))
         torch.distributed.all_reduce(flags, group=self._patient)
         return bool(flags.item())
+
+    def union(self, words: list[str], known: Sequence[str]) -> list[str]:
+        flags = torch.tensor([int(word in words) for word in known])
+        torch.distributed.all_reduce(flags, group=self._patient)
+        return [word for word, flag in zip(known, flags.tolist(), strict=True) if flag]
 
     def wait(self) -> None:
         self.any(False)

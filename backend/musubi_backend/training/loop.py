@@ -17,14 +17,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
-from .. import job
+from .. import events, job
 from ..errors import EXIT_USER_ERROR, StopRequested, UserError
 from ..layers.experts import boundary_of
 from ..lora.expert_networks import parts_of
 from ..place import in_words
+from . import due
 from .charts import loss_curve
-from .checkpoints import Checkpoints
+from .checkpoints import STATE, Checkpoints
 from .distributed import Processes, share
+from .due import Done, Work
 from .losses import flow_matching_loss, loss_weight
 from .progress import AverageLoss, StepBar
 from .randomness import StepRandomness
@@ -32,7 +34,7 @@ from .samples import Samples
 from .saved_states import Position
 from .state import TrainingState
 from .timesteps import TimestepSampling, noisy_input
-from .trackers import Trackers, step_values
+from .trackers import Trackers
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
     from .schedules import Schedule
 
 logger = logging.getLogger(__name__)
+
+_TRAINING = "training"  # as the nodes call the phase of steps
 
 
 @dataclass
@@ -92,6 +96,8 @@ class Loop:
         self._started_at = self._kept_step = self.position.step  # the last step that a state on disk has
         self._late_samples: list[int | None] | None = []  # of the last step, made when everything is saved; None from then on
         self._sampled_at: int | None = None  # the last step that samples were made of
+        self._complete_at: int | None = None  # the last step that state and LoRA were asked for of
+        self.due = [kind(self) for kind in due.KINDS]
 
     def go_to(self, position: Position, losses: list[float], history: list[float]) -> None:
         """Begin at a saved position instead of the start."""
@@ -104,19 +110,20 @@ class Loop:
         when a step fails."""
         run, position = self.run, self.position
         if run.samples.due(0) and position.step == 0:
-            self._sample(None)
+            self.sample(None)
         self.bar = StepBar(run.total_steps, position.step, shown=run.processes.is_main)
         run.choice.train()
         with contextlib.closing(run.trackers):  # last of all: waiting for a tracker must not cost what is to be saved
             with contextlib.closing(self.bar):
                 while position.step < run.total_steps:
                     self._say(f"\nepoch {position.epoch + 1}/{run.epochs}")
+                    job.phase(f"epoch {position.epoch + 1} of {run.epochs}")
                     if not self._epoch():
                         break
             self._finish()
             late, self._late_samples, self._sampled_at = self._late_samples or [], None, None
             for epoch in late:
-                self._sample(epoch)
+                self.sample(epoch)
 
     def _epoch(self) -> bool:
         """The rest of the current epoch. False when the last step fell before its end."""
@@ -233,72 +240,36 @@ class Loop:
         self.history.append(loss)
         if position.step == self._kept_step + 1:
             job.keep(f"the steps after step {self._kept_step}")
-        self._report(loss, rates, norms)
-        self._due_after_step()
-
-    def _report(self, loss: float, rates: list[float], norms: Any) -> None:
-        run, position = self.run, self.position
-        if not run.processes.is_main or self.bar is None:
-            return
-        average = self.average.value
-        shown = {"avr_loss": average}
-        if norms is not None:
-            shown = {"Keys Scaled": norms.keys_scaled, "Average key norm": norms.mean_norm, **shown}
-        seconds = self.bar.step(shown)
-        job.event(
-            "step", step=position.step, total=run.total_steps, epoch=position.epoch + 1, loss=loss, average=average,
-            lr=rates[0], seconds=round(seconds, 4),
-        )  # fmt: skip
-        plus = run.network.options.loraplus_lr_ratio is not None
-        values = step_values(loss, average, rates, run.choice.optimizer, run.args.optimizer_type, plus)
-        if norms is not None:
-            values["max_norm/keys_scaled"] = norms.keys_scaled
-            values["max_norm/average_key_norm"] = norms.mean_norm
-            values["max_norm/max_key_norm"] = norms.max_norm
-        run.trackers.log(values, position.step)
-
-    def _due_after_step(self) -> None:
-        run, step = self.run, self.position.step
-        saving = bool(run.args.save_every_n_steps) and step % run.args.save_every_n_steps == 0
-        sampling = run.samples.due(step)
-        if not (saving or sampling):
-            return
-        with self._between_steps():
-            if saving:
-                stem = run.checkpoints.step_name(step)
-                self._save(stem, epoch=self.position.epoch)
-                if run.args.save_state:
-                    self._save_state(stem, f"at step {step}")
-                run.processes.main_does(lambda: run.checkpoints.rotate_steps(step))
-            if sampling:
-                self._sample(None)
+        done = Done(loss, rates, norms)
+        works = [work for one in self.due if (work := one.after_step(done)) is not None]
+        if works:
+            self._do(works)
 
     def _end_of_epoch(self, whole: bool) -> None:
         """What is due after an epoch, which may have been cut short by the last step."""
-        run, position = self.run, self.position
-        done = position.epoch + 1
-        run.trackers.log({"loss/epoch": self.average.value}, done)
-        every = run.args.save_every_n_epochs
-        saving = bool(every) and done % every == 0 and done < run.epochs
-        stem = run.checkpoints.epoch_name(done)
-        with self._between_steps():
-            if saving:
-                self._save(stem, epoch=done)
-            if whole:
-                position.epoch, position.batch = done, 0
-            if saving and run.args.save_state:
-                self._save_state(stem, f"at epoch {done}")
-            if saving:
-                run.processes.main_does(lambda: run.checkpoints.rotate_epochs(done))
-            if run.samples.due(position.step, done):
-                self._sample(done)
+        epoch = self.position.epoch + 1
+        if whole:
+            self.position.epoch, self.position.batch = epoch, 0
+        self._do([work for one in self.due if (work := one.after_epoch(epoch)) is not None])
+
+    def _do(self, works: list[Work]) -> None:
+        """What is due, with the weights that are meant for saving and sampling, and not measured as a step."""
+        if self.bar is not None:
+            self.bar.pause()
+        self.run.choice.eval()
+        for work in works:
+            work()
+        self.run.choice.train()
+        if self.bar is not None:
+            self.bar.resume()
+        job.phase(_TRAINING)
 
     def _finish(self) -> None:
         run = self.run
         run.choice.eval()
         if run.args.save_state or run.args.save_state_on_train_end:
-            self._save_state(run.checkpoints.name, "(last)")
-        self._save(run.checkpoints.name, epoch=run.epochs)
+            self.save_state(run.checkpoints.name, "(last)")
+        self.save(run.checkpoints.name, run.epochs)
         job.keep("")
         if run.processes.is_main:
             self._warn_of_nothing_learned()
@@ -310,8 +281,9 @@ class Loop:
             except OSError as error:  # all that matters is saved
                 logger.warning("no image of the losses: %s", in_words(error))
             else:
-                job.event("picture", content="loss", path=str(path))
+                job.emit(events.Output("loss", str(path)))
         logger.info("model saved.")
+        job.phase("saved")
 
     def _warn_of_nothing_learned(self) -> None:
         for expert, part in parts_of(self.run.network).items():
@@ -368,57 +340,77 @@ class Loop:
         run, step = self.run, self.position.step
         run.choice.optimizer.zero_grad(set_to_none=True)
         run.choice.eval()
-        if step > self._started_at:
+        if step > self._started_at and self._complete_at != step:
             stem = run.checkpoints.step_name(step)
-            self._save_state(stem, f"at step {step}")  # before the LoRA, which is in it
-            self._save(stem, epoch=self.position.epoch)
+            self.save_state(stem, f"at step {step}")  # before the LoRA, which is in it
+            self.save(stem, self.position.epoch)
 
-    @contextlib.contextmanager
-    def _between_steps(self) -> Iterator[None]:
-        """Saving and sampling, with the weights that are meant for it, and not measured as a step."""
-        if self.bar is not None:
-            self.bar.pause()
-        self.run.choice.eval()
-        yield
-        self.run.choice.train()
-        if self.bar is not None:
-            self.bar.resume()
-
-    def _sample(self, epoch: int | None) -> None:
-        """Make the sample videos, those of the last step once all is saved; once where they are due by step and by epoch."""
+    def sample(self, epoch: int | None) -> str:
+        """Make the sample videos, those of the last step once all is saved; once where they are due by step and by epoch. Returns what went
+        wrong, in the main process."""
         if self._sampled_at == self.position.step:
-            return
+            return ""
         self._sampled_at = self.position.step
         if self._late_samples is not None and self.position.step >= self.run.total_steps:
             self._late_samples.append(epoch)
-        else:
-            self.run.processes.main_does(lambda: self._make_samples(epoch))
+            return ""
+        problems: list[str] = []
+        self.run.processes.main_does(lambda: problems.append(self._make_samples(epoch)))
+        return "".join(problems)
 
-    def _make_samples(self, epoch: int | None) -> None:
+    def _make_samples(self, epoch: int | None) -> str:
         """A stop request ends it early and is answered before the next micro-step; when it fails (a VAE that does not fit into memory),
         that is said and the training continues."""
-        run = self.run
+        run, problem = self.run, ""
         run.network.eval()
         try:
             job.leave_if_asked("a stop was asked for")
             run.samples.make(run.transformer, self.position.step, epoch, self.device)
         except StopRequested as stop:
-            logger.info("no more samples: %s", stop)
+            problem = f"no more samples: {stop}"
+            logger.info("%s", problem)
         except (UserError, RuntimeError, OSError) as error:
+            problem = str(error)
             logger.error("no samples at step %d, training continues: %s", self.position.step, error)
         run.network.train()
+        return problem
 
-    def _save(self, stem: str, epoch: int) -> None:
+    def save(self, stem: str, epoch: int) -> None:
+        """The LoRA."""
         run = self.run
         run.processes.main_does(lambda: run.checkpoints.save_lora(stem, run.network, self.position.step, epoch))
 
-    def _save_state(self, stem: str, reason: str) -> None:
-        def save() -> None:
-            with job.writing(folder.name, folder):
-                run.checkpoints.save_state(stem, self.state(), reason)
+    def save_state(self, stem: str, reason: str) -> None:
+        """The state; from then on nothing before this step can be lost."""
+        self.run.processes.main_does(lambda: self._write_state(stem, reason, asked=False))
+        self._is_kept()
 
-        run, folder = self.run, self.run.checkpoints.state_folder(stem)
+    def save_asked(self) -> str:
+        """State and LoRA of this step because somebody wants them; they stay, and a stop at this step needs no others. Returns what went
+        wrong, in the main process; the training continues."""
+        run, step = self.run, self.position.step
+        stem, problems = run.checkpoints.step_name(step), []
+
+        def save() -> None:
+            try:
+                self._write_state(stem, f"at step {step}", asked=True)
+                run.checkpoints.save_lora(stem, run.network, step, self.position.epoch, asked=True)
+            except (UserError, OSError) as problem:
+                problems.append(str(problem))
+                logger.error("what was asked for at step %d could not be saved, training continues: %s", step, problem)
+
         run.processes.main_does(save)
+        if not run.processes.any(bool(problems)):
+            self._complete_at = step
+            self._is_kept()
+        return "".join(problems)
+
+    def _write_state(self, stem: str, reason: str, *, asked: bool) -> None:
+        checkpoints, state = self.run.checkpoints, self.state()
+        with job.saving(checkpoints.state_folder(stem), STATE, state.bytes):
+            checkpoints.save_state(stem, state, reason, asked=asked)
+
+    def _is_kept(self) -> None:
         self._kept_step = self.position.step
         job.keep("")
 

@@ -11,12 +11,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from .. import timing
 from ..documents import parse_json
 from ..errors import UserError
 
 logger = logging.getLogger(__name__)
-
-_STARTING = 10.0  # seconds in which a lock may still be without its contents
 
 
 def lock_file(folder: Path, name: str) -> Path:
@@ -53,7 +52,7 @@ def holder(path: Path) -> int | None:
         return None
     except (OSError, ValueError, KeyError, TypeError):
         with contextlib.suppress(FileNotFoundError):
-            return 0 if time.time() - path.stat().st_mtime < _STARTING else None
+            return 0 if time.time() - path.stat().st_mtime < timing.LOCK_WITHOUT_CONTENTS else None
         return None
     try:
         process = psutil.Process(pid)

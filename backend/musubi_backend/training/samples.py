@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .. import job
-from ..console import progress_bar
+from .. import events, job
+from ..console import Bar
 from ..inference.prompts import TrainingPrompt, training_prompts
 from ..inference.video_file import to_pictures, write_mp4, write_pngs
 from ..memory.release import release
@@ -42,6 +42,7 @@ class Samples:
         if not self._prompts:
             return
         logger.info("cache Text Encoder outputs for sample prompt: %s", self._args.sample_prompts)
+        job.phase("encoding the sample prompts")
         encoder = self._architecture.text_encoder(self._args, device)
         logger.info("encoding with Text Encoder 1")
         for prompt in self._prompts:
@@ -57,6 +58,11 @@ class Samples:
             del pictures
             release(device)
 
+    @property
+    def any(self) -> bool:
+        """Whether there are prompts."""
+        return bool(self._prompts)
+
     def due(self, step: int, epoch: int | None = None) -> bool:
         """Whether samples are to be made after `step`, or after `epoch` (1-based) when that is given. Step 0 is before training."""
         if not self._prompts:
@@ -71,6 +77,7 @@ class Samples:
     def make(self, transformer: nn.Module, step: int, epoch: int | None, device: torch.device) -> list[Path]:
         """Sample every prompt, then load the VAE, decode and write. Raises StopRequested when the job is to stop meanwhile."""
         logger.info("generating sample images at step: %d", step)
+        job.emit(events.Sampling(step, len(self._prompts)))
         latents = [self._sample(prompt, transformer, device) for prompt in self._prompts]
         decoder = self._architecture.latent_decoder(self._args, device)
         written = []
@@ -79,7 +86,7 @@ class Samples:
             video = decoder.decode(one.to(device))
             path = self._write(prompt, video, step, epoch)
             logger.info("Decoding complete")
-            job.event("sample", path=str(path), step=step, prompt=prompt.request.prompt)
+            job.emit(events.Sample(str(path), step, prompt.request.prompt))
             written.append(path)
         del decoder
         release(device)
@@ -89,7 +96,7 @@ class Samples:
         request = prompt.request
         for label, value in _described(prompt).items():
             logger.info("%s: %s", label, value)
-        with progress_bar(self._architecture.steps(request), f"Sampling timesteps for prompt {prompt.index + 1}") as bar:
+        with Bar(self._architecture.steps(request), f"Sampling timesteps for prompt {prompt.index + 1}") as bar:
             return self._architecture.sample(
                 transformer, request, self._texts, self._conditions.get(prompt.index, {}),
                 args=self._args, device=device, progress=bar.update,

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import atomic
+from .. import atomic, job
 from ..errors import UserError
 from ..weights.safetensors_file import load, save_atomic
 from . import saved_states
@@ -45,25 +45,37 @@ class TrainingState:
     seed: int
     facts: dict[str, Any] = field(default_factory=dict)
 
-    def save(self, folder: Path) -> None:
-        """Write a temporary folder and rename it, so that `folder` is always a whole state. OSError when the disk is full."""
+    @property
+    def bytes(self) -> int:
+        """How many the tensors of the state take on disk; what else is in it is small."""
         import torch
 
+        moments = [value for values in self.optimizer.state.values() for value in values.values()]
+        return sum(one.nbytes for one in [*self.network.state_dict().values(), *moments] if isinstance(one, torch.Tensor))
+
+    def save(self, folder: Path) -> None:
+        """Write a temporary folder and rename it, so that `folder` is always a whole state. OSError when the disk is full."""
         part, old = saved_states.beside(folder)
         try:
             part.mkdir(parents=True)
-            weights = {name: tensor.detach().to("cpu") for name, tensor in self.network.state_dict().items()}
-            save_atomic(weights, part / MODEL_FILE, {"format": "pt"})
-            _save_pickle(self.optimizer.state_dict(), part / OPTIMIZER_FILE)
-            _save_pickle(self.schedule.state_dict(), part / SCHEDULER_FILE)
-            if self.scaler is not None:
-                _save_pickle(self.scaler.state_dict(), part / SCALER_FILE)
-            place = {"format": FORMAT, **asdict(self.position), "seed": self.seed, "torch": torch.__version__, "files": contents(part)}
-            curves = {"losses": self.losses, "history": self.history}
-            atomic.write_text(part / POSITION_FILE, json.dumps({**place, **self.facts, **curves}))
+            with job.writing(folder.name, part):
+                self._write(part)
             replace_folder(part, folder, old)
         finally:
             shutil.rmtree(part, ignore_errors=True)
+
+    def _write(self, part: Path) -> None:
+        import torch
+
+        weights = {name: tensor.detach().to("cpu") for name, tensor in self.network.state_dict().items()}
+        save_atomic(weights, part / MODEL_FILE, {"format": "pt"})
+        _save_pickle(self.optimizer.state_dict(), part / OPTIMIZER_FILE)
+        _save_pickle(self.schedule.state_dict(), part / SCHEDULER_FILE)
+        if self.scaler is not None:
+            _save_pickle(self.scaler.state_dict(), part / SCALER_FILE)
+        place = {"format": FORMAT, **asdict(self.position), "seed": self.seed, "torch": torch.__version__, "files": contents(part)}
+        curves = {"losses": self.losses, "history": self.history}
+        atomic.write_text(part / POSITION_FILE, json.dumps({**place, **self.facts, **curves}))
 
     def restore(self, saved: SavedState, *, new_schedule: bool = False) -> None:
         """Load a checked state into the live objects. new_schedule: a schedule class of the user's own begins anew and is brought to the

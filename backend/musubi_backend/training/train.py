@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import atomic, job, place
+from .. import atomic, events, job, place
 from ..dataset.batches import CachedDataset
 from ..dataset.config import load_config
 from ..errors import UserError
@@ -128,6 +128,7 @@ def prepare(args: Namespace, architecture: Architecture, processes: distributed.
     samples.encode(processes.device)
 
     logger.info("Loading DiT model from %s", args.dit)
+    job.phase("loading the transformer")
     transformer = architecture.transformer(args, processes.device, dtype).requires_grad_(False)
     lora = run_network.build(args, architecture.card, transformer, seed, processes.device)
     if args.gradient_checkpointing:
@@ -137,6 +138,7 @@ def prepare(args: Namespace, architecture: Architecture, processes: distributed.
         print(f"gradient checkpointing enabled. Activation CPU offloading: {args.gradient_checkpointing_cpu_offload}", flush=True)
 
     print("prepare optimizer, data loader etc.", flush=True)
+    job.phase("preparing the optimizer")
     run_id = (saved.facts.get("run") if saved else None) or secrets.token_hex(8)
     settings = continuing.facts_of(args, architecture.card, dataset.digest(), processes.count, run_id)
     choice = optimizers.build(args, lora.parameter_groups(args.learning_rate))
@@ -158,7 +160,7 @@ def prepare(args: Namespace, architecture: Architecture, processes: distributed.
         _resume(loop, saved)
     _announce(training, batches)
     if processes.is_main:
-        job.event("start", total=training.total_steps, epochs=epochs, items=len(dataset.items), step=loop.position.step)
+        job.emit(events.Start(training.total_steps, loop.position.step, epochs, len(dataset.items)))
     return loop
 
 
@@ -199,6 +201,7 @@ def _dataset(args: Namespace, architecture: Architecture) -> CachedDataset:
     if args.num_timestep_buckets is not None:
         logger.info("Using timestep bucketing. Number of buckets: %d", args.num_timestep_buckets)
     logger.info("Load dataset config from %s", args.dataset_config)
+    job.phase("reading the dataset")
     dataset = CachedDataset.open(
         load_config(args.dataset_config), architecture.card, architecture.cache_forms(args), num_timestep_buckets=args.num_timestep_buckets
     )
@@ -213,6 +216,7 @@ def _resume(loop: Loop, saved: saved_states.SavedState) -> None:
     """Bring a built run to a saved point."""
     run = loop.run
     logger.info("resume training from local state: %s", saved.folder)
+    job.phase(f"resuming from {saved.folder.name}")
     loop.state().restore(saved, new_schedule=continuing.has_new_schedule(saved, run.args))
     if saved.position is None:
         logger.warning(

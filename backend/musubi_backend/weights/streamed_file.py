@@ -17,7 +17,7 @@ from typing import IO
 
 from .. import job, place
 from ..atomic import replacing
-from ..console import progress_bar
+from ..console import Bar
 from ..errors import StopRequested, UserError
 from ..threads import processors
 from .safetensors_file import DTYPE_BITS, PathLike, layout_of
@@ -52,7 +52,7 @@ def write(targets: Sequence[Target], specs: Mapping[str, Spec], make: Make, desc
         writers = [_Writer(stack.enter_context(_opened(target.path)), target, specs) for target in targets]
         workers = threads or min(4, processors())
         pool = stack.enter_context(ThreadPoolExecutor(workers))
-        bar = stack.enter_context(progress_bar(len(specs), description, unit="tensor"))
+        bar = stack.enter_context(Bar(len(specs), description, unit="tensor"))
         for name, parts in _made(pool, workers, writers[0].names, make):
             if job.stop_requested():
                 pool.shutdown(cancel_futures=True)

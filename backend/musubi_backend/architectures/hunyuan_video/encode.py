@@ -12,6 +12,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ... import job
 from ...encoders.clip_text import MAX_TOKENS as CLIP_TOKENS
 from ...encoders.clip_text import ClipText
 from ...encoders.hunyuan_vae import DEFAULT_TILE, SCALING_FACTOR, HunyuanVAE
@@ -120,6 +121,7 @@ def load_vae(args: Namespace, device: torch.device, card: Card) -> HunyuanVAE:
     tile = args.vae_spatial_tile_sample_min_size or (DEFAULT_TILE if getattr(args, "vae_tiling", True) else None)
     dtype = _dtypes(args, device, card)[1]
     logger.info("Loading VAE model from %s", args.vae)
+    job.phase("loading the VAE")
     return HunyuanVAE.load(args.vae, device, dtype, tile=tile, chunk=args.vae_chunk_size)
 
 
@@ -135,6 +137,7 @@ def load_text_encoders(
         if not getattr(args, flag):
             raise UserError(f"--{flag} is missing: give the text encoder, e.g. {example}")
     logger.info("loading text encoder 1: %s", args.text_encoder1)
+    job.phase("loading the text encoder")
     llama = LlamaEncoder.load(args.text_encoder1, device, dtype, kept=kept, fp8=args.fp8_llm)
     logger.info("loading text encoder 2: %s", args.text_encoder2)
     return llama, ClipText.load(args.text_encoder2, device, dtype, kept=kept)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ... import job
 from ...device import computed_in
 from ...encoders.umt5 import UMT5
 from ...encoders.wan_vae import WanVAE
@@ -121,6 +122,7 @@ class WanTextEncoder:
         if not args.t5:
             raise UserError("--t5 is missing: give the umt5-xxl text encoder file, e.g. umt5_xxl_fp16.safetensors")
         logger.info("Loading T5: %s", args.t5)
+        job.phase("loading the text encoder")
         kept = torch.bfloat16
         return cls(UMT5.load(args.t5, device, computed_in(kept, device), kept=kept, fp8=bool(getattr(args, "fp8_t5", False))))
 
@@ -139,6 +141,7 @@ def load_vae(args: Namespace, device: torch.device) -> WanVAE:
         raise UserError("--vae is missing: give the Wan2.1 VAE file, e.g. wan_2.1_vae.safetensors")
     kept, dtype = kept_and_computed(getattr(args, "vae_dtype", None), CARD.latent_dtype, "--vae_dtype", device)
     logger.info("Loading VAE model from %s", args.vae)
+    job.phase("loading the VAE")
     return WanVAE.load(args.vae, device, dtype, kept=kept, cache_on_cpu=bool(getattr(args, "vae_cache_cpu", False)))
 
 

@@ -1,0 +1,27 @@
+"""Every constant of time in the backend, with its reason. None of them ends work: a slow card, disk or network only makes them come round
+more often. (Those of the nodes are in `nodes/jobs/timing.py`.) Seconds, where nothing else is said."""
+
+BEAT = 1.0
+"""Between two "stopping" events: a person who waits sees that the number of bytes rises."""
+
+BETWEEN_BARS = 0.2
+"""Between two events of one bar: the nodes look five times a second, and a merge of thousands of tensors would fill the log."""
+
+LOOK_WHILE_PAUSED = 0.2
+"""Between two looks of a paused training for the request that lets it continue."""
+
+WITHIN_GROUP = 7 * 24 * 3600.0
+"""How long processes wait for the main one: it may save to a slow disk or make samples for hours. When a process is gone, the others are
+told at once all the same."""
+
+LOCK_WITHOUT_CONTENTS = 10.0
+"""Between making a lock file and writing who holds it: younger, it is taken for one that is just being made."""
+
+BETWEEN_RECORDS = 5.0
+"""Between two writes of what was cached: after a crash at most what was cached since is cached again."""
+
+RECORD_LOCK = 60.0
+"""For another caching run to write its record, milliseconds of work, before this one says that it is stuck."""
+
+LEFT_ALONE = 24 * 3600.0
+"""Since a temporary file was last written to: older, its program is no more. No write pauses for a day."""

@@ -1,0 +1,161 @@
+"""What is due after a step or an epoch: report, save, sample, do what somebody asks for.
+
+The loop knows none of these: one more is a class here and its name in `KINDS`. What takes time is given back as work, which the loop does
+between two steps: with the weights that are meant for it, and not measured as a step.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .. import events, job, timing
+from .trackers import step_values
+
+if TYPE_CHECKING:
+    from ..lora.network import MaxNormReport
+    from .loop import Loop
+
+logger = logging.getLogger(__name__)
+
+Work = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a step gave. loss: mean of its batches; rates: learning rates it used; norms: of `--scale_weight_norms`."""
+
+    loss: float
+    rates: list[float]
+    norms: MaxNormReport | None
+
+
+class Due:
+    """One thing that may be due. Asked in all processes, and must answer in all of them alike."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+        self.run = loop.run
+
+    def after_step(self, done: Done) -> Work | None:
+        """Asked after every optimizer step."""
+        return None
+
+    def after_epoch(self, epoch: int) -> Work | None:
+        """Asked after every epoch (1-based); also after one that the last step cut short."""
+        return None
+
+
+class Report(Due):
+    """The step on the bar, in the event log and in the trackers."""
+
+    def after_step(self, done: Done) -> None:
+        run, loop = self.run, self.loop
+        if not run.processes.is_main or loop.bar is None:
+            return
+        step, average, norms = loop.position.step, loop.average.value, done.norms
+        shown = {"avr_loss": average}
+        if norms is not None:
+            shown = {"Keys Scaled": norms.keys_scaled, "Average key norm": norms.mean_norm, **shown}
+        seconds = loop.bar.step(shown)
+        job.emit(
+            events.Step(step, run.total_steps, loop.position.epoch + 1, done.loss, average, done.rates[0], round(seconds, 4))
+        )  # fmt: skip
+        plus = run.network.options.loraplus_lr_ratio is not None
+        values = step_values(done.loss, average, done.rates, run.choice.optimizer, run.args.optimizer_type, plus)
+        if norms is not None:
+            values["max_norm/keys_scaled"] = norms.keys_scaled
+            values["max_norm/average_key_norm"] = norms.mean_norm
+            values["max_norm/max_key_norm"] = norms.max_norm
+        run.trackers.log(values, step)
+
+    def after_epoch(self, epoch: int) -> None:
+        self.run.trackers.log({"loss/epoch": self.loop.average.value}, epoch)
+
+
+class Save(Due):
+    """`--save_every_n_steps` and `--save_every_n_epochs`, the state with `--save_state`."""
+
+    def after_step(self, done: Done) -> Work | None:
+        run, step = self.run, self.loop.position.step
+        if not run.args.save_every_n_steps or step % run.args.save_every_n_steps:
+            return None
+        stem, rotate = run.checkpoints.step_name(step), lambda: run.checkpoints.rotate_steps(step)
+        return lambda: self._save(stem, self.loop.position.epoch, f"at step {step}", rotate)
+
+    def after_epoch(self, epoch: int) -> Work | None:
+        run, every = self.run, self.run.args.save_every_n_epochs
+        if not every or epoch % every or epoch >= run.epochs:
+            return None
+        stem, rotate = run.checkpoints.epoch_name(epoch), lambda: run.checkpoints.rotate_epochs(epoch)
+        return lambda: self._save(stem, epoch, f"at epoch {epoch}", rotate)
+
+    def _save(self, stem: str, epoch: int, reason: str, rotate: Work) -> None:
+        self.loop.save(stem, epoch)
+        if self.run.args.save_state:
+            self.loop.save_state(stem, reason)
+        self.run.processes.main_does(rotate)
+
+
+class Sample(Due):
+    """`--sample_every_n_steps` and `--sample_every_n_epochs`."""
+
+    def after_step(self, done: Done) -> Work | None:
+        return (lambda: self.loop.sample(None)) if self.run.samples.due(self.loop.position.step) else None
+
+    def after_epoch(self, epoch: int) -> Work | None:
+        return (lambda: self.loop.sample(epoch)) if self.run.samples.due(self.loop.position.step, epoch) else None
+
+
+class Requests(Due):
+    """What came on stdin (`events.REQUESTS`). None of it changes what is trained."""
+
+    def after_step(self, done: Done) -> Work | None:
+        names = self._asked()
+        return (lambda: self._do(names)) if names else None
+
+    def _asked(self) -> list[str]:
+        """Of whichever process read it."""
+        return self.run.processes.union(job.take_requests(), events.REQUESTS)
+
+    def _do(self, names: list[str]) -> None:
+        """Until nothing is asked for and the training is not paused, or is to stop."""
+        paused = False
+        while True:
+            for name in names:
+                if name == events.SAVE:
+                    self._save()
+                elif name == events.SAMPLE:
+                    self._sample()
+                elif (name == events.PAUSE) == paused:
+                    self._answer(name, events.IGNORED, "it is paused already" if paused else "it is not paused")
+                else:
+                    paused = not paused
+                    self._answer(name, events.DONE)
+            if not paused or self.run.processes.any(job.stop_requested()):
+                return
+            time.sleep(timing.LOOK_WHILE_PAUSED)
+            names = self._asked()
+
+    def _save(self) -> None:
+        """State and LoRA, which stay. When that fails, the training continues."""
+        problem = self.loop.save_asked()
+        self._answer(events.SAVE, events.IGNORED if problem else events.DONE, problem)
+
+    def _sample(self) -> None:
+        if not self.run.samples.any:
+            self._answer(events.SAMPLE, events.IGNORED, "this training has no sample prompts")
+            return
+        problem = self.loop.sample(None)
+        self._answer(events.SAMPLE, events.IGNORED if problem else events.DONE, problem)
+
+    def _answer(self, name: str, answer: str, text: str = "") -> None:
+        if self.run.processes.is_main:
+            job.answer(name, answer, self.loop.position.step, text)
+
+
+KINDS: tuple[type[Due], ...] = (Report, Save, Sample, Requests)
+"""In this order."""
