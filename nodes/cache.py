@@ -8,7 +8,7 @@ from typing import Any
 from ..backend.musubi_backend.architectures import cards
 from ..backend.musubi_backend.architectures.card import Card
 from ..backend.musubi_backend.cache.names import latent_files, text_files
-from ..backend.musubi_backend.cache.sources import Sources
+from ..backend.musubi_backend.caching.sources import Sources
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.argv import to_argv
 from ..backend.musubi_backend.options.option import CACHE_LATENTS, CACHE_TEXT
@@ -143,7 +143,7 @@ def cache_folders(dataset: dict[str, Any]) -> list[Path]:
 
 def cache_stamps(dataset: dict[str, Any], card: Card) -> list[Any]:
     """What all caches of a dataset hold and were made from: equal while a training on them would give the same. Copying, moving or
-    caching the same again changes nothing; of caches without notes (`cache.sources`), name, size and time count."""
+    caching the same again changes nothing; of caches without notes (`caching.sources`), name, size and time count."""
     return [
         value
         for folder in cache_folders(dataset)

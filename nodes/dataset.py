@@ -10,9 +10,9 @@ from typing import Any
 from ..backend.musubi_backend import content
 from ..backend.musubi_backend.architectures import cards
 from ..backend.musubi_backend.atomic import write_text
-from ..backend.musubi_backend.dataset.text import read_text
 from ..backend.musubi_backend.documents import parse_json
 from ..backend.musubi_backend.errors import UserError
+from ..backend.musubi_backend.texts import read_text
 from . import toml_text
 from .families import titles
 from .inspection import PLACES, inspect, places

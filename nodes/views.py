@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from ..backend.musubi_backend.atomic import write_text
-from ..backend.musubi_backend.dataset.text import read_text
 from ..backend.musubi_backend.documents import parse_json
 from ..backend.musubi_backend.errors import UserError
+from ..backend.musubi_backend.texts import read_text
 from .jobs import guard
 from .spec import Host
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import __version__, architectures, console, events, job, place, threads
+from .architectures import protocol
 from .errors import EXIT_STOPPED, EXIT_USER_ERROR, StopRequested, UserError
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def _run(words: list[str]) -> int:
     if target.architecture is None:
         run(args)
     else:
-        run(args, architectures.load(target.architecture))
+        run(args, protocol.load(target.architecture))
     return 0
 
 

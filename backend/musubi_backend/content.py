@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from .ordinary import check_ordinary
 
 RECORD = "cache_sources.json"
-"""Name of the file next to caches that says what they were made from (`cache.sources`)."""
+"""Name of the file next to caches that says what they were made from (`caching.sources`)."""
 LENGTHS = "cache_clip_lengths.json"
 """Name of the file next to caches with the lengths of clips that had to be decoded to count their frames (`dataset.clip_lengths`)."""
 

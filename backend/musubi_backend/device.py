@@ -50,6 +50,20 @@ def computed_in(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     return dtype if device.type != "cpu" or dtype == torch.float32 or cpu_computes_in(dtype) else torch.float32
 
 
+def release(device: torch.device) -> None:
+    """Free what nothing refers to any more and what PyTorch keeps for later on `device`. Imports torch.
+
+    Models of transformers and diffusers refer to themselves, so dropping the last name of one frees nothing until garbage is collected.
+    """
+    import gc
+
+    import torch
+
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
 def _check_gpu(device: torch.device) -> None:
     import torch
 

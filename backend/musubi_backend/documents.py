@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from .dataset.text import read_text
+from .texts import read_text
 
 T = TypeVar("T")
 

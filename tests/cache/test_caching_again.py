@@ -11,7 +11,7 @@ import pytest
 import torch
 from musubi_backend.__main__ import main
 from musubi_backend.architectures.card import Card
-from musubi_backend.cache import latents
+from musubi_backend.caching import latents
 from musubi_backend.content import RECORD
 from musubi_backend.dataset import ahead
 from musubi_backend.dataset.decoding import DecodedEntry

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from musubi_backend import architectures, job
+from musubi_backend import job
 from musubi_backend.__main__ import main
-from musubi_backend.cache import caching, latents
+from musubi_backend.architectures import protocol
+from musubi_backend.caching import common, latents
 from musubi_backend.dataset.problems import Problem
 from musubi_backend.demo.clips import write_clips
 from musubi_backend.errors import StopRequested, UserError
@@ -171,16 +172,16 @@ def test_a_stop_request_keeps_what_is_finished(
 ) -> None:
     """The stop comes after the first item; the caches written by then are complete and are found by --skip_existing."""
     args: Namespace = parse("wan_cache_latents", ["--dataset_config", str(toml), "--vae", str(demo_models["vae"]), "--batch_size", "1"])
-    finished = caching.Progress.item_done
+    finished = common.Progress.item_done
 
-    def stop_after_one(progress: caching.Progress) -> None:
+    def stop_after_one(progress: common.Progress) -> None:
         finished(progress)
         job.request_stop()
 
-    monkeypatch.setattr(caching.Progress, "item_done", stop_after_one)
+    monkeypatch.setattr(common.Progress, "item_done", stop_after_one)
     try:
         with pytest.raises(StopRequested, match="1 of 3 items are cached"):
-            latents.run(args, architectures.load("wan"))
+            latents.run(args, protocol.load("wan"))
     finally:
         job._stop.clear()
     monkeypatch.undo()
@@ -225,13 +226,13 @@ def test_batches_give_what_single_items_give(toml: Path, demo_models: dict[str, 
 
 
 def test_out_of_memory_is_told_apart_from_other_errors() -> None:
-    assert caching.out_of_memory(RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"))
-    assert not caching.out_of_memory(RuntimeError("shapes do not match"))
+    assert common.out_of_memory(RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"))
+    assert not common.out_of_memory(RuntimeError("shapes do not match"))
 
 
 def test_every_problem_is_listed() -> None:
     with pytest.raises(UserError, match="2 items of the dataset") as refused:
-        caching.report([Problem(Path("a.mp4"), "x"), Problem(Path("b.mp4"), "y")], "", Namespace(on_bad_items="stop"))
+        common.report([Problem(Path("a.mp4"), "x"), Problem(Path("b.mp4"), "y")], "", Namespace(on_bad_items="stop"))
     assert "a.mp4: x" in str(refused.value)
     assert "b.mp4: y" in str(refused.value)
 
@@ -269,7 +270,7 @@ def test_a_cache_folder_that_cannot_be_written_is_told_before_the_encoder_is_loa
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     folder, words = unwritable
-    architecture = architectures.load("wan")
+    architecture = protocol.load("wan")
     for loader in ("latent_encoder", "text_encoder"):
         monkeypatch.setattr(type(architecture), loader, lambda *_: pytest.fail("the encoder is loaded"))
     toml = dataset_toml(tmp_path / "d.toml", "video", clips, folder, resolution=[32, 32], target_frames=[1, 5])

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from musubi_backend.architectures.wan.card import CARD
-from musubi_backend.cache import text
+from musubi_backend.caching import text
 from musubi_backend.encoders.clip_text import ClipText
 from musubi_backend.encoders.llama import LlamaEncoder
 from musubi_backend.encoders.token_files import TokenIds

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from musubi_backend import content
-from musubi_backend.cache.sources import Made, Sources
+from musubi_backend.caching.sources import Made, Sources
 from musubi_backend.content import RECORD
 
 SETTINGS = {"vae": "0123", "vae_dtype": None, "source_fps": 24.0}
@@ -120,7 +120,7 @@ def test_caches_without_notes_and_rewritten_ones_are_taken_as_they_are(tmp_path:
 
 def test_what_a_killed_process_began_is_cached_again(tmp_path: Path, cached: Callable[..., Made]) -> None:
     script = (
-        "import os, sys; from pathlib import Path; from musubi_backend.cache.sources import Sources\n"
+        "import os, sys; from pathlib import Path; from musubi_backend.caching.sources import Sources\n"
         "folder = Path(sys.argv[1]); Sources(folder).begin(['clip_wan', 'new_wan'])\n"
         "(folder / 'clip_wan.safetensors').write_bytes(b'latents of another clip'); (folder / 'new_wan.safetensors').write_bytes(b'new')\n"
         "os._exit(9)\n"
@@ -137,7 +137,7 @@ def test_what_a_killed_process_began_is_cached_again(tmp_path: Path, cached: Cal
 
 def test_several_processes_lose_no_notes(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from musubi_backend.cache.sources import Made, Sources\n"
+        "import sys; from pathlib import Path; from musubi_backend.caching.sources import Made, Sources\n"
         "folder, who = Path(sys.argv[1]), sys.argv[2]\n"
         "sources = Sources(folder)\n"
         "for number in range(15):\n"

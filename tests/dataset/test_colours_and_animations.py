@@ -18,11 +18,11 @@ from musubi_backend.dataset import tone
 from musubi_backend.dataset.clips import frame_rate, frames_of
 from musubi_backend.dataset.decoding import decode
 from musubi_backend.dataset.discovery import discover
-from musubi_backend.dataset.inspect import inspect
 from musubi_backend.dataset.media import videos_in
 from musubi_backend.dataset.pictures import open_picture, picture_notes, read_picture
 from musubi_backend.dataset.problems import UnusableMedium
 from musubi_backend.dataset.timing import timing_of
+from musubi_backend.tools.inspect_dataset import inspect
 from PIL import Image, ImageCms
 
 COLOURS = np.array([[(180, 90, 60), (90, 150, 90), (60, 70, 160), (128, 128, 128)]], np.uint8)

@@ -13,7 +13,7 @@ import torch
 from musubi_backend.__main__ import main
 from musubi_backend.cache.files import save_latents, save_text
 from musubi_backend.dataset.config import parse_config
-from musubi_backend.dataset.inspect import inspect
+from musubi_backend.tools.inspect_dataset import inspect
 
 
 def test_places_are_told_without_looking_into_them(tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ from musubi_backend.dataset.clips import frames_of
 from musubi_backend.dataset.config import parse_config
 from musubi_backend.dataset.decoding import decode
 from musubi_backend.dataset.discovery import discover
-from musubi_backend.dataset.inspect import inspect
 from musubi_backend.dataset.items import MediaItem
 from musubi_backend.dataset.media import natural_order
 from musubi_backend.dataset.pictures import read_picture
@@ -28,6 +27,7 @@ from musubi_backend.dataset.probe import foresee, image_size, probe
 from musubi_backend.dataset.problems import Problem, UnusableMedium
 from musubi_backend.dataset.timing import Rate, decoded_timing, timing_of
 from musubi_backend.inference.video_file import Selection, read_pictures
+from musubi_backend.tools.inspect_dataset import inspect
 from PIL import Image
 
 TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # Exif 2.32, 4.6.4: where row 0 and column 0 are shown

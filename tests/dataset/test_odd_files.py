@@ -16,8 +16,8 @@ from musubi_backend.dataset.jsonl import read_records
 from musubi_backend.dataset.media import LONGEST_CAPTION
 from musubi_backend.dataset.probe import foresee
 from musubi_backend.dataset.problems import Problem
-from musubi_backend.dataset.text import read_text
 from musubi_backend.errors import UserError
+from musubi_backend.texts import read_text
 from musubi_backend.weights.loader import read_pickled
 from musubi_backend.weights.safetensors_file import read_header
 

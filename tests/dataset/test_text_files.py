@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from musubi_backend.dataset.config import read_file
-from musubi_backend.dataset.text import read_text
+from musubi_backend.texts import read_text
 from musubi_backend.tools.caption_files import TextFiles, read_lines
 
 TEXT = "a 猫\r\nand more"

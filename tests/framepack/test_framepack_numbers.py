@@ -15,9 +15,8 @@ from musubi_backend.architectures.framepack.magcache import Calibration, MagCach
 from musubi_backend.architectures.framepack.one_frame import OneFrame, latent_mask
 from musubi_backend.architectures.framepack.sample import rescaled
 from musubi_backend.architectures.framepack.sections import HISTORY, History, Section, count_of, cut, frames_of
+from musubi_backend.architectures.request import Guidance, SampleRequest
 from musubi_backend.cache.files import save_latents
-from musubi_backend.inference.guidance import Guidance
-from musubi_backend.inference.sampling import SampleRequest
 
 
 def values(tensor: torch.Tensor) -> list[float]:

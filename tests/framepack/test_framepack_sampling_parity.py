@@ -17,8 +17,7 @@ import torch
 from musubi_backend.architectures.framepack.adapter import ADAPTER
 from musubi_backend.architectures.framepack.keys import geometry_of
 from musubi_backend.architectures.framepack.model import FramePackTransformer
-from musubi_backend.inference.guidance import Guidance
-from musubi_backend.inference.sampling import SampleRequest
+from musubi_backend.architectures.request import Guidance, SampleRequest
 from musubi_backend.weights.safetensors_file import load, read_header
 
 WIDTH, HEIGHT, WINDOW = 32, 48, 2

@@ -16,8 +16,8 @@ import pytest
 import stand_ins
 import torch
 from musubi_backend import __main__ as command_line
-from musubi_backend import architectures
-from musubi_backend.cache.caching import find_items
+from musubi_backend.architectures import protocol
+from musubi_backend.caching.common import find_items
 from musubi_backend.demo.clips import write_clips
 from musubi_backend.encoders.qwen_vl_load import load_model
 from musubi_backend.inference.requests import build_request
@@ -103,7 +103,7 @@ class Planned:
             assert [recognise(path).id for path in (args.dit, *args.lora_weight)] == ["wan_transformer", "lora", "lora"]  # type: ignore[union-attr]
             Path(args.save_merged_model).write_bytes(b"merged")
             return
-        architecture = architectures.load(target.architecture)
+        architecture = protocol.load(target.architecture)
         command_line._check_models(args, architecture.card)
         if target.verb == CACHE_LATENTS:
             assert find_items(args, architecture.card)[0].items

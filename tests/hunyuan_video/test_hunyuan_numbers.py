@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 from musubi_backend.architectures.hunyuan_video.adapter import ADAPTER
-from musubi_backend.inference.guidance import Guidance
-from musubi_backend.inference.sampling import Pictures, SampleRequest
+from musubi_backend.architectures.request import Guidance, Pictures, SampleRequest
 from torch import Tensor
 
 SCALING = 0.476986

@@ -14,8 +14,9 @@ import av
 import numpy as np
 import pytest
 import torch
-from musubi_backend import architectures, job, place
+from musubi_backend import job, place
 from musubi_backend.__main__ import main
+from musubi_backend.architectures import protocol
 from musubi_backend.encoders.wan_vae import WanVAE
 from musubi_backend.errors import StopRequested, UserError
 from musubi_backend.inference import generate, outputs
@@ -38,7 +39,7 @@ def run(demo: dict[str, Path], tmp_path: Path) -> Generate:
         models = {**demo, **changed}
         argv = [*SMALL, "--dit", models["dit"], "--vae", models["vae"], "--t5", models["t5"], "--save_path", folder, *flags]
         try:
-            generate.run(parse("wan_generate_video", [str(word) for word in argv]), architectures.load("wan"))
+            generate.run(parse("wan_generate_video", [str(word) for word in argv]), protocol.load("wan"))
         finally:
             run.folder = folder  # type: ignore[attr-defined]
         return _files(folder)

@@ -6,8 +6,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from musubi_backend.architectures.request import Guidance
 from musubi_backend.errors import UserError
-from musubi_backend.inference.guidance import SKIP_MODES, Guidance, cfg_steps, check, guided_prediction, pattern_text
+from musubi_backend.inference.guidance import SKIP_MODES, cfg_steps, check, guided_prediction, pattern_text
 
 CONDITIONAL, NEGATIVE, SKIPPED = 5.0, 2.0, 1.0
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from musubi_backend.architectures import load as architecture
+from musubi_backend.architectures.protocol import load as architecture
 from musubi_backend.architectures.wan.card import CARD, NEGATIVE_PROMPT
 from musubi_backend.errors import UserError
 from musubi_backend.inference.prompts import GENERATE_OPTIONS, TRAINING_OPTIONS, parse_line, read_lines, training_prompts

@@ -6,12 +6,11 @@ from argparse import Namespace
 from typing import Any
 
 import pytest
+from musubi_backend.architectures.request import Guidance, Pictures, SampleRequest
 from musubi_backend.architectures.wan.adapter import Wan
 from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.errors import UserError
-from musubi_backend.inference.guidance import Guidance
 from musubi_backend.inference.requests import build_request
-from musubi_backend.inference.sampling import Pictures, SampleRequest
 
 
 class Taking(Wan):

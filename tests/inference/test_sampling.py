@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 from musubi_backend import job
+from musubi_backend.architectures.request import Guidance, SampleRequest
 from musubi_backend.architectures.wan.adapter import Wan
 from musubi_backend.architectures.wan.model import WanGeometry, WanTransformer
 from musubi_backend.errors import StopRequested, UserError
-from musubi_backend.inference.guidance import Guidance, guided_prediction
-from musubi_backend.inference.sampling import SampleRequest, initial_noise, sample
+from musubi_backend.inference.guidance import guided_prediction
+from musubi_backend.inference.sampling import initial_noise, sample
 from musubi_backend.inference.schedulers import SOLVERS
 from safetensors.torch import load_file
 

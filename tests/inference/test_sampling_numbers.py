@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from musubi_backend.architectures.request import Guidance, SampleRequest
 from musubi_backend.architectures.wan.adapter import Wan
-from musubi_backend.inference.guidance import Guidance
-from musubi_backend.inference.sampling import SOURCE, SampleRequest, initial_noise, sample
+from musubi_backend.inference.sampling import SOURCE, initial_noise, sample
 from torch import Tensor, nn
 
 CPU = torch.device("cpu")

@@ -131,7 +131,7 @@ def make_small_pack(folder: Path) -> SmallPack:
     package = root / "backend" / "musubi_backend"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text('__version__ = "0.1.0"\n')
-    for name in ("documents.py", "ordinary.py", "dataset/__init__.py", "dataset/text.py"):  # the installer reads its files with them
+    for name in ("documents.py", "ordinary.py", "texts.py"):  # the installer reads its files with them
         (package / name).parent.mkdir(exist_ok=True)
         shutil.copy(REPOSITORY / "backend" / "musubi_backend" / name, package / name)
     (root / "backend" / "small_build.py").write_text(_BUILD)

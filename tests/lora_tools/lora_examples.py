@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 from musubi_backend.lora import layer_names
-from musubi_backend.lora.delta import changes_weight, delta
+from musubi_backend.lora.delta import delta
+from musubi_backend.lora.shapes import changes_weight
 from musubi_backend.weights.safetensors_file import save_atomic
 from torch import Tensor
 

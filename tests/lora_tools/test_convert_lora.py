@@ -214,7 +214,7 @@ def test_a_hash_in_the_metadata_is_renewed(tmp_path, run_tool, shared):
     source, target = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
     save_atomic(state, source, {"sshs_model_hash": "0" * 64, "ss_network_dim": "4"})
     run_tool("convert_lora", "--input", source, "--output", target, "--target", "other")
-    from musubi_backend.training.metadata import with_hashes
+    from musubi_backend.weights.streamed_file import with_hashes
 
     assert read_header(target).metadata == with_hashes(load(target), {"ss_network_dim": "4"})
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from musubi_backend.memory.fp8 import dequantised, quantise
+from musubi_backend.memory.fp8 import quantise
 from musubi_backend.weights.safetensors_file import load, read_header, save_atomic
+from musubi_backend.weights.scales import dequantised
 from torch import Tensor
 
 NAME = "blocks.0.self_attn.q"

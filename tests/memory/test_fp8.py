@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from musubi_backend.lora.modules import LoRAAdapter
-from musubi_backend.memory.fp8 import BLOCK, Fp8Linear, dequantised, hold_in_fp8, quantise
+from musubi_backend.memory.fp8 import BLOCK, Fp8Linear, hold_in_fp8, quantise
 from musubi_backend.weights.safetensors_file import load
+from musubi_backend.weights.scales import dequantised
 from torch import Tensor, nn
 
 

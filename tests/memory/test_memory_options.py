@@ -13,9 +13,10 @@ from musubi_backend.architectures.wan.load import compute_dtype, load_transforme
 from musubi_backend.architectures.wan.model import WanGeometry, WanTransformer
 from musubi_backend.device import computed_in
 from musubi_backend.errors import UserError
-from musubi_backend.memory.fp8 import EIGHT_BIT_DTYPES, Fp8Linear, quantise
+from musubi_backend.memory.fp8 import Fp8Linear, quantise
 from musubi_backend.memory.plan import fp8_layers
 from musubi_backend.weights.safetensors_file import load, save_atomic
+from musubi_backend.weights.scales import EIGHT_BIT_DTYPES
 from torch import Tensor
 
 GEOMETRY = WanGeometry(dim=64, ffn_dim=128, num_heads=2, num_layers=2, text_dim=32, text_len=16, freq_dim=32)

@@ -19,7 +19,7 @@ def stamps(part: Any) -> Any:
 
 
 def cache(part: Any, folder: Path, *, clip: str = "1", vae: str = "2", latents: bytes = b"latents") -> None:
-    sources = part("backend.musubi_backend.cache.sources")
+    sources = part("backend.musubi_backend.caching.sources")
     folder.mkdir(exist_ok=True)
     notes = sources.Sources(folder)
     notes.begin(["clip_wan", "clip_wan_te"])

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from damaged import damaged, with_odd_values
-from musubi_backend import documents
-from musubi_backend.dataset import clip_lengths, text
+from musubi_backend import documents, texts
+from musubi_backend.dataset import clip_lengths
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOW = "quickstart"
@@ -181,7 +181,7 @@ def test_what_is_no_text_is_said_and_not_waited_for(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="a pipe or a device"):
         documents.read_json(tmp_path / "pipe.json", dict)
     with (tmp_path / "long.json").open("wb") as file:
-        file.truncate((text.MOST_MEGABYTES + 1) * 1_000_000)  # a hole: it takes no room on the disk
+        file.truncate((texts.MOST_MEGABYTES + 1) * 1_000_000)  # a hole: it takes no room on the disk
     with pytest.raises(ValueError, match="too long for a text: 257 MB"):
         documents.read_json(tmp_path / "long.json", dict)
     with pytest.raises(IsADirectoryError, match=str(tmp_path)):

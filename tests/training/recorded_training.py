@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from musubi_backend import architectures
+from musubi_backend.architectures import protocol
 from musubi_backend.options.parser import parse
 from musubi_backend.training import train
 from musubi_backend.training.distributed import OneProcess
@@ -70,7 +70,7 @@ class RecordedOrder:
 def prepared(architecture: str, tool: str, words: Sequence[object], dtype: torch.dtype | None = None) -> Loop:
     """The loop of a command line, ready to start. dtype: of the arithmetic, where no flag gives the one of the recording."""
     args = parse(tool, [str(word) for word in words])
-    found = architectures.load(architecture)
+    found = protocol.load(architecture)
     leave_compiler_out()
     chosen = train.check(args, found)
     return train.prepare(args, found, OneProcess(torch.device("cpu")), dtype or chosen)

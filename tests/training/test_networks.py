@@ -15,7 +15,8 @@ from musubi_backend.layers.linear import Linear
 from musubi_backend.lora import run_network as networks
 from musubi_backend.lora.delta import delta, merged
 from musubi_backend.lora.modules import LoHaAdapter, LoKrAdapter, factorised
-from musubi_backend.lora.network import LOHA, LOKR, LORA, LoRANetwork, kind_of, parse_network_args, ranks_from_weights
+from musubi_backend.lora.network import LoRANetwork, kind_of, parse_network_args, ranks_from_weights
+from musubi_backend.lora.shapes import LOHA, LOKR, LORA
 from musubi_backend.weights.safetensors_file import load, save_atomic
 
 KINDS = {LOHA: "networks.loha", LOKR: "networks.lokr"}

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from musubi_backend import architectures, events, job
+from musubi_backend import events, job
+from musubi_backend.architectures import protocol
 from musubi_backend.architectures.wan.demo_transformer import wan_transformer
 from musubi_backend.cache.files import load_entry
 from musubi_backend.lora.network import LoRANetwork, ranks_from_weights
@@ -30,7 +31,7 @@ class Judge:
 
     def __init__(self, project: Any) -> None:
         self.args: Namespace = parse("wan_train_network", project.argv("judge")[1:])
-        self.wan = architectures.load("wan")
+        self.wan = protocol.load("wan")
         cache = project.config.parent / "cache"
         self.latents = load_entry(next(cache.glob("clip0_0*_wan.safetensors")))["latents"].float()[None]
         self.text = [load_entry(cache / "clip0_wan_te.safetensors")["t5"]]
@@ -92,13 +93,13 @@ def test_training_on_one_clip_learns_it(one_clip: Any, monkeypatch: pytest.Monke
 def test_the_model_is_told_how_noisy_its_input_is(one_clip: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Input, latents and told timestep give back the noise; with a wrong timestep convention it would not be standard normal."""
     seen: list[tuple[torch.Tensor, float]] = []
-    original = type(architectures.load("wan")).predict
+    original = type(protocol.load("wan")).predict
 
     def watched(self: Any, transformer: Any, noisy: torch.Tensor, timesteps: torch.Tensor, *rest: Any) -> torch.Tensor:
         seen.append((noisy.clone(), timesteps.item()))
         return original(self, transformer, noisy, timesteps, *rest)
 
-    monkeypatch.setattr(type(architectures.load("wan")), "predict", watched)
+    monkeypatch.setattr(type(protocol.load("wan")), "predict", watched)
     one_clip.train("watched", max_train_steps=40, timestep_sampling="uniform")
     latents = Judge(one_clip).latents
 

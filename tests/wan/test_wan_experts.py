@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from musubi_backend import architectures
 from musubi_backend.__main__ import main
+from musubi_backend.architectures import protocol
 from musubi_backend.demo.models import write_models
 from musubi_backend.inference.requests import build_request
 from musubi_backend.layers.experts import HIGH, LOW, Experts, experts_of
@@ -30,7 +30,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture
 def generate(models: dict[str, Path], tmp_path: Path) -> Generate:
     """Latents of one request with given texts; keyword arguments replace or leave out (None) models."""
-    wan = architectures.load("wan")
+    wan = protocol.load("wan")
     texts = {}
 
     def run(*flags: object, **changed: Path | None) -> torch.Tensor:
@@ -118,7 +118,7 @@ def test_each_expert_has_its_own_loras_and_strengths(models: dict[str, Path], tm
     words = ["--dit", models["dit"], "--dit_high_noise", models["dit_high_noise"], "--vae", models["vae"], "--t5", models["t5"]]
     words += ["--lora_weight", *files[:2], "--lora_multiplier", 0.5, "--lora_weight_high_noise", files[2]]
     words += ["--lora_multiplier_high_noise", -0.25, "--task", "t2v-A14B", "--prompt", "x", "--save_path", tmp_path]
-    pair: Any = architectures.load("wan").transformer(parse("wan_generate_video", [str(word) for word in words]), CPU, torch.float32)
+    pair: Any = protocol.load("wan").transformer(parse("wan_generate_video", [str(word) for word in words]), CPU, torch.float32)
     deltas = []
     for file in files:
         name, tensors = "lora_unet_blocks_0_self_attn_o", load(file)
@@ -132,7 +132,7 @@ def test_each_expert_has_its_own_loras_and_strengths(models: dict[str, Path], tm
 
 
 def test_no_negative_prompt_is_needed_where_neither_expert_is_guided(models: dict[str, Path], tmp_path: Path) -> None:
-    wan = architectures.load("wan")
+    wan = protocol.load("wan")
     base = [
         "--task",
         "t2v-A14B",
@@ -303,7 +303,7 @@ def test_where_the_resting_expert_lies_changes_nothing(training: Callable[..., P
 
 
 def test_a_shared_lora_acts_in_both_experts(models: dict[str, Path], tmp_path: Path) -> None:
-    wan: Any = architectures.load("wan")
+    wan: Any = protocol.load("wan")
     flags = ["--network_module", "networks.lora_wan", "--optimizer_type", "adamw", "--sdpa", "--output_dir", tmp_path, "--output_name", "x"]
     data = ["--dit", models["dit"], "--dit_high_noise", models["dit_high_noise"], "--task", "t2v-A14B", "--dataset_config", models["dit"]]
     args = parse("wan_train_network", [str(word) for word in (*data, *flags)])

@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 import torch
 from musubi_backend.architectures.card import HIGH, LOW
+from musubi_backend.architectures.request import Guidance, Pictures, SampleRequest
 from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.architectures.wan.fitting import boundary, fitted, noise_shape
 from musubi_backend.architectures.wan.inputs import model_inputs
 from musubi_backend.architectures.wan.load import _check_both_are_trained
 from musubi_backend.architectures.wan.one_frame import OneFrame, condition
 from musubi_backend.errors import UserError
-from musubi_backend.inference.guidance import Guidance
-from musubi_backend.inference.sampling import Pictures, SampleRequest
 from musubi_backend.layers.experts import Experts, experts_of
 from torch import Tensor, nn
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from musubi_backend.errors import UserError
 from musubi_backend.lora.layouts import LoRAFile
-from musubi_backend.lora.parts import DORA, DOWN, UP
+from musubi_backend.lora.shapes import DORA, DOWN, UP
 from musubi_backend.lora.tensor_names import Key, parse
 from musubi_backend.weights.recognise import recognise
 from musubi_backend.weights.safetensors_file import save_atomic

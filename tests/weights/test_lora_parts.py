@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from musubi_backend.errors import UserError
-from musubi_backend.lora.parts import ALPHA, DORA, DOWN, UP, Adapter, Part, fuse, fusible, number, split, usual
+from musubi_backend.lora.parts import Adapter, Part, fuse, fusible, number, split, usual
+from musubi_backend.lora.shapes import ALPHA, DORA, DOWN, UP, changes_weight, kind_of, size_of
 
 Numbers = npt.NDArray[np.float32]
 WIDTH, RANK = 4, 2
@@ -86,3 +87,25 @@ def test_magnitudes_are_of_outputs_or_inputs(shape: tuple[int, ...], wanted: tup
     """Of a convolution with 3 inputs and 6 outputs: PEFT has those of outputs as [1, out, 1, 1, 1]."""
     one = adapter(up=random(6, 2, 1, 1, 1), down=random(2, 3, 1, 2, 2), dora=random(*shape))
     assert usual(one).parts[DORA].shape == wanted
+
+
+@pytest.mark.parametrize(
+    ("shapes", "kind", "size"),
+    [
+        ({DOWN: (4, 6), UP: (8, 4)}, "LoRA", (8, 6)),
+        ({DOWN: (4, 6, 1, 2), UP: (8, 4, 1, 1)}, "LoRA", (8, 12)),
+        ({DOWN: (4, 6)}, "", None),
+        ({"hada_w1_a": (8, 2), "hada_w1_b": (2, 6), "hada_w2_a": (8, 2), "hada_w2_b": (2, 6)}, "LoHa", (8, 6)),
+        ({"hada_w1_a": (8, 2), "hada_w1_b": (2, 6)}, "", None),
+        ({"lokr_w1": (2, 3), "lokr_w2_a": (4, 1), "lokr_w2_b": (1, 5)}, "LoKr", (8, 15)),
+        ({"lokr_w1_a": (2, 1), "lokr_w1_b": (1, 3), "lokr_w2": (4, 5)}, "LoKr", (8, 15)),
+        ({"lokr_w1": (2, 3)}, "", None),
+        ({"diff": (8, 3, 2)}, "full difference", (8, 6)),
+        ({"set_weight": (8,)}, "full difference", (8, 1)),
+        ({"diff_b": (8,)}, "full difference", None),
+    ],
+)
+def test_kind_and_size_follow_from_names_and_shapes(shapes: dict[str, tuple[int, ...]], kind: str, size: tuple[int, int] | None) -> None:
+    assert kind_of(shapes) == kind
+    assert size_of(shapes) == size
+    assert changes_weight(shapes) == (size is not None)

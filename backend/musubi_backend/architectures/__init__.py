@@ -7,12 +7,8 @@ import importlib.util
 import pkgutil
 from functools import lru_cache
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 from .card import Card
-
-if TYPE_CHECKING:
-    from .protocol import Architecture
 
 
 @lru_cache(maxsize=1)
@@ -43,15 +39,6 @@ def part_of(card_id: str, module: str) -> ModuleType | None:
             name = f"{__name__}.{folder}.{module}"
             return importlib.import_module(name) if importlib.util.find_spec(name) else None
     raise KeyError(f"no architecture {card_id!r}; known: {', '.join(cards())}")
-
-
-def load(card_id: str) -> Architecture:
-    """The adapter of one architecture. Imports torch lazily, when its methods are called."""
-    module = part_of(card_id, "adapter")
-    if module is None:
-        raise KeyError(f"the architecture {card_id!r} has no adapter.py")
-    adapter: Architecture = module.ADAPTER
-    return adapter
 
 
 def _folders() -> list[str]:

@@ -7,6 +7,8 @@ from argparse import Namespace
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from . import part_of
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -16,10 +18,9 @@ if TYPE_CHECKING:
     from ..cache.forms import CacheForms
     from ..dataset.decoding import DecodedEntry
     from ..dataset.items import Entry, MediaItem
-    from ..inference.prompts import LineOption
-    from ..inference.sampling import SampleRequest
-    from ..inference.schedulers import Solver
     from .card import Card
+    from .request import LineOption, SampleRequest
+    from .solver import Solver
 
     Batch = dict[str, Tensor | list[Tensor]]
 
@@ -136,11 +137,9 @@ class Architecture(ABC):
         tensors of the items; skip_blocks: blocks left out, for skip-layer guidance. Returns [B, C, F, H, W]."""
 
     @property
+    @abstractmethod
     def line_options(self) -> Mapping[str, LineOption]:
         """The options that a prompt line of the generator may carry."""
-        from ..inference.prompts import GENERATE_OPTIONS
-
-        return GENERATE_OPTIONS
 
     own_settings: frozenset[str] = frozenset()
     """Long names of line options that only this architecture has; their values go into `SampleRequest.own`."""
@@ -170,6 +169,7 @@ class Architecture(ABC):
         """The texts of a request that must be encoded before it is sampled."""
         return [request.prompt, request.negative_prompt] if request.needs_negative else [request.prompt]
 
+    @abstractmethod
     def sample(
         self,
         transformer: nn.Module,
@@ -184,23 +184,25 @@ class Architecture(ABC):
         """Latents [C, F', H', W'] of one request.
 
         texts: what the text encoder gave for each of `texts(request)`; conditions: what the condition encoder gave; all without
-        batch dimension. Architectures that make a video in sections have their own way; this one is `inference.sampling.sample`.
+        batch dimension.
         """
-        from ..inference.sampling import sample
-
-        negative = {**texts[request.negative_prompt], **conditions} if request.needs_negative else None
-        positive = {**texts[request.prompt], **conditions}
-        return sample(self, transformer, request, positive, negative, args=args, device=device, progress=progress)
 
     def steps(self, request: SampleRequest) -> int:
         """How often `sample` reports progress."""
         return request.steps
 
+    @abstractmethod
     def describe(self, request: SampleRequest) -> dict[str, str]:
         """What a result was made with, under musubi-tuner's metadata names."""
-        from ..inference.outputs import describe
-
-        return describe(request)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.card.id}>"
+
+
+def load(card_id: str) -> Architecture:
+    """The adapter of one architecture. Imports torch lazily, when its methods are called."""
+    module = part_of(card_id, "adapter")
+    if module is None:
+        raise KeyError(f"the architecture {card_id!r} has no adapter.py")
+    adapter: Architecture = module.ADAPTER
+    return adapter

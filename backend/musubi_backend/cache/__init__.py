@@ -1,1 +1,1 @@
-"""Latent and text caches: their names, their files, and the two verbs that write them."""
+"""Latent and text caches: their names and what is in their files."""

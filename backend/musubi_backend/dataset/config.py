@@ -16,9 +16,9 @@ from typing import Any, ClassVar
 
 from ..documents import parse_json, parse_toml
 from ..errors import UserError
+from ..texts import read_text
 from . import frames, schema
 from .buckets import Size
-from .text import read_text
 
 logger = logging.getLogger(__name__)
 

@@ -13,13 +13,13 @@ from .. import job, place
 from ..atomic import part_of
 from ..cache.names import latent_name, media_stem, text_name
 from ..errors import UserError
+from ..texts import read_text
 from .config import ImageDataset, VideoDataset
 from .controls import Matches, control_clips, control_pictures, further_targets
 from .items import MediaItem, longest_name
 from .jsonl import read_records
 from .media import VIDEO_EXTENSIONS, image_extensions, images_in, left_out, read_caption, videos_in
 from .problems import Note, Problem, gathered
-from .text import read_text
 
 if TYPE_CHECKING:
     from ..architectures.card import Card

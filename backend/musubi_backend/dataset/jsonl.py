@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ..documents import parse_json
+from ..texts import read_text
 from .media import spelled
 from .problems import Problem
-from .text import read_text
 
 
 @dataclass(frozen=True)

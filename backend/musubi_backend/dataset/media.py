@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
+from ..texts import read_text
 from .problems import Note
-from .text import read_text
 
 LONGEST_CAPTION = 2**20
 """Bytes of a caption's file: far beyond what any text encoder reads."""

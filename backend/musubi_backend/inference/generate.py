@@ -19,18 +19,17 @@ import torch
 
 from .. import atomic, events, job, place
 from ..architectures.card import HIGH, LOW
+from ..architectures.request import SampleRequest
 from ..console import Bar
-from ..device import pick_device
+from ..device import pick_device, release
 from ..errors import StopRequested, UserError
 from ..layers.experts import boundary_of, experts_of
-from ..memory.release import release
 from ..weights.loader import open_weights
 from ..weights.safetensors_file import save_atomic, split_files
 from ..weights.streamed_file import refuse_inputs
 from . import outputs
 from .prompts import parse_line, read_lines
 from .requests import build_request
-from .sampling import SampleRequest
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,39 +6,14 @@ Skip-layer guidance (SLG, github.com/Stability-AI/sd3.5) compares with a predict
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..architectures.request import Guidance
 from ..errors import UserError
 
 SKIP_MODES = ("early", "late", "middle", "early_late", "alternate", "none")
 SLG_MODES = ("original", "uncond")
-
-
-@dataclass(frozen=True)
-class Guidance:
-    """How the predictions with the prompt and with the negative prompt are mixed.
-
-    skip_mode, apply_ratio   which steps go without guidance, and the share of steps that keep it (None: all of them)
-    slg_mode        None: no SLG; "original": added to guidance, by `slg_scale`; "uncond": takes the negative prediction's place
-    slg_layers      indices of the blocks left out
-    slg_start/end   share of the run where SLG acts
-    """
-
-    scale: float = 1.0
-    skip_mode: str = "none"
-    apply_ratio: float | None = None
-    slg_mode: str | None = None
-    slg_layers: tuple[int, ...] = ()
-    slg_scale: float = 3.0
-    slg_start: float = 0.0
-    slg_end: float = 0.3
-
-    @property
-    def needs_negative(self) -> bool:
-        """False where the negative prompt cannot change the result, so that it need not be encoded."""
-        return self.scale != 1.0 or self.slg_mode == "original"
 
 
 def cfg_steps(skip_mode: str, apply_ratio: float | None, steps: int) -> list[bool]:

@@ -22,7 +22,7 @@ from .video_file import to_pictures, write_mp4, write_pngs
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .sampling import SampleRequest
+    from ..architectures.request import SampleRequest
 
 logger = logging.getLogger(__name__)
 

@@ -14,30 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..dataset.text import read_text
+from ..architectures.request import LineOption
 from ..documents import parse_json, parse_toml
 from ..errors import UserError
+from ..texts import read_text
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
     from ..architectures.protocol import Architecture
-    from .sampling import SampleRequest
+    from ..architectures.request import SampleRequest
 
 SEEDS = 2**32  # a seed nobody chose is below this
-
-
-@dataclass(frozen=True)
-class LineOption:
-    """One option of a prompt line. key: its long name; several: it may come more than once and makes a tuple; rejected: why it
-    cannot be used here."""
-
-    key: str
-    kind: type = str
-    minimum: float | None = None
-    maximum: float | None = None
-    several: bool = False
-    unsupported: str = ""
 
 
 _COMMON = {
@@ -122,8 +110,7 @@ def training_prompts(path: str | Path, architecture: Architecture, args: Namespa
 
 
 def _training_prompt(index: int, values: Mapping[str, Any], architecture: Architecture, args: Namespace) -> TrainingPrompt:
-    from .guidance import Guidance
-    from .sampling import Pictures, SampleRequest
+    from ..architectures.request import Guidance, Pictures, SampleRequest
 
     card = architecture.card
     task = card.task(getattr(args, "task", None))

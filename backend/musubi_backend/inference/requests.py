@@ -7,10 +7,9 @@ from argparse import Namespace
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..architectures.request import Guidance, Pictures, SampleRequest
 from ..errors import UserError
-from .guidance import Guidance
 from .prompts import SEEDS
-from .sampling import Pictures, SampleRequest
 
 if TYPE_CHECKING:
     from ..architectures.protocol import Architecture

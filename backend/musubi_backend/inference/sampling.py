@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 from argparse import Namespace
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from .. import job
-from .guidance import Guidance, cfg_steps, check, guided_prediction, pattern_text
+from ..architectures.request import SampleRequest
+from .guidance import cfg_steps, check, guided_prediction, pattern_text
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,69 +23,6 @@ logger = logging.getLogger(__name__)
 
 VARIABLE_LENGTH = "varlen_"  # prefix of text tensors that are kept unpadded, one per item
 SOURCE = "latents_source"  # latents of a video that is changed, among the conditions
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """Files that a request starts from or is steered by, as paths; what a task does not take stays empty.
-
-    start, end       first and last frame
-    control_video    video file or folder of images of Fun-Control models
-    controls, masks  control images of one-frame generation, and their masks
-    source_video     the video that is changed (video-to-video)
-    """
-
-    start: str | None = None
-    end: str | None = None
-    control_video: str | None = None
-    controls: tuple[str, ...] = ()
-    masks: tuple[str, ...] = ()
-    source_video: str | None = None
-
-    def given(self) -> dict[str, str | tuple[str, ...]]:
-        """The images there are, by name."""
-        return {name: value for name, value in vars(self).items() if value}
-
-
-@dataclass(frozen=True)
-class SampleRequest:
-    """Everything that decides what is generated. width, height in pixels.
-
-    guidance_high_noise   of the steps above `Architecture.boundary`, where that differs
-    embedded_guidance   embedded guidance of a guidance-distilled model; None for other models
-    strength            share of the steps that change `pictures.source_video`
-    one_frame           settings of one-frame generation ("target_index=1,control_index=0;10"), None for video
-    fixed_size          the size stays and images are cut to it; else it may be taken from the start image, keeping its area
-    own                 settings that only this architecture has, by option name
-    """
-
-    prompt: str
-    seed: int
-    width: int
-    height: int
-    frames: int
-    steps: int
-    flow_shift: float
-    guidance: Guidance
-    negative_prompt: str = ""
-    solver: str = "unipc"
-    cpu_noise: bool = False
-    pictures: Pictures = Pictures()
-    guidance_high_noise: Guidance | None = None
-    embedded_guidance: float | None = None
-    strength: float | None = None
-    one_frame: str | None = None
-    fixed_size: bool = False
-    own: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def needs_negative(self) -> bool:
-        """False where the negative prompt cannot change the result, so that it need not be encoded."""
-        return any(guidance is not None and guidance.needs_negative for guidance in (self.guidance, self.guidance_high_noise))
-
-    def guidance_of(self, high_noise: bool) -> Guidance:
-        """What holds above or below the boundary."""
-        return self.guidance_high_noise if high_noise and self.guidance_high_noise is not None else self.guidance
 
 
 def sample(

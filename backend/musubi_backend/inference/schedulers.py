@@ -9,16 +9,15 @@ A solver knows nothing but its list of sigmas; the schedules below are those of 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from ..architectures.solver import TRAINING_TIMESTEPS, Solver
 from ..errors import UserError
 
 SOLVERS = ("unipc", "dpm++", "vanilla")
-TRAINING_TIMESTEPS = 1000
 
 
 def shifted(sigmas: Sequence[float], shift: float) -> list[float]:
@@ -42,29 +41,6 @@ def wan_solver(name: str, steps: int, flow_shift: float) -> Solver:
     if name == "vanilla":
         return Euler(sigmas)
     raise UserError(f"--sample_solver {name}: known solvers are {', '.join(SOLVERS)}")
-
-
-class Solver(ABC):
-    """A run over given sigmas; `step` must be called once per timestep, in order.
-
-    sigmas      decreasing, from at most 1 (pure noise) to 0 (data), one more than there are steps
-    timesteps   what the model is given at each step; 1000 * sigma unless given
-    """
-
-    def __init__(self, sigmas: Sequence[float], timesteps: Sequence[float] | None = None) -> None:
-        self.sigmas = list(sigmas)
-        self.timesteps = list(timesteps) if timesteps is not None else [s * TRAINING_TIMESTEPS for s in self.sigmas[:-1]]
-        self.index = 0
-
-    def step(self, velocity: Tensor, sample: Tensor) -> Tensor:
-        """velocity: the model's prediction for `sample` at the current timestep. Returns the sample at the next one."""
-        after = self._advance(velocity, sample)
-        self.index += 1
-        return after
-
-    @abstractmethod
-    def _advance(self, velocity: Tensor, sample: Tensor) -> Tensor:
-        """The sample at the next sigma."""
 
 
 class Euler(Solver):

@@ -7,7 +7,7 @@ models knowing. A block may be compiled (`memory.compiling`); what is done here 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,15 @@ from .. import job
 from .passing import when_gradient_passes
 from .recompute import recomputed
 
-if TYPE_CHECKING:
-    from ..memory.streaming import BlockStream
+
+class Stream(Protocol):
+    """What brings a block's weights when it runs (`memory.streaming.BlockStream`)."""
+
+    def before(self, block: nn.Module, x: Tensor) -> Tensor:
+        """Have the block's weights; its input, through which backward says that it is done with them."""
+
+    def after(self, block: nn.Module, x: Tensor) -> Tensor:
+        """Make room; its output, through which backward asks for them again."""
 
 
 def run_block(block: nn.Module | Callable[..., Tensor], x: Tensor, *shared: Any, recompute: bool = False, offload: bool = False) -> Tensor:
@@ -29,7 +36,7 @@ def run_block(block: nn.Module | Callable[..., Tensor], x: Tensor, *shared: Any,
     """
     job.leave_if_asked()
     x = when_gradient_passes(x, job.leave_if_asked)
-    stream: BlockStream | None = getattr(block, "stream", None)
+    stream: Stream | None = getattr(block, "stream", None)
     if stream is None or not isinstance(block, nn.Module):
         return _run(block, x, shared, recompute, offload)
     return stream.after(block, _run(block, stream.before(block, x), shared, recompute, offload))

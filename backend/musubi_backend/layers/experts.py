@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..architectures.card import HIGH, LOW
-from ..memory.release import release
+from ..device import release
 
 logger = logging.getLogger(__name__)
 

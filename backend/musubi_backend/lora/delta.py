@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from .shapes import DORA, UP, WHOLE, size_of
 
 Parts = Mapping[str, Tensor]
 TUCKER = ("hada_t1", "hada_t2", "lokr_t2", "lora_mid.weight")
-_DORA = "dora_scale"
-_BY_ROW = ("lora_up.weight", "hada_w1_a", "hada_w2_a", "diff", "set_weight", _DORA)
+_BY_ROW = (UP, "hada_w1_a", "hada_w2_a", *WHOLE, DORA)
 
 
 def merged(weight: Tensor, parts: Parts, multiplier: float, name: str) -> Tensor:
@@ -30,7 +30,7 @@ def merged(weight: Tensor, parts: Parts, multiplier: float, name: str) -> Tensor
         weight, parts = weight.half(), {key: part.half() if part.is_floating_point() else part for key, part in parts.items()}
     parts = {key: part.to(weight.device) for key, part in parts.items()}
     check(weight.shape, parts, name)
-    if _DORA in parts or "set_weight" in parts:
+    if DORA in parts or "set_weight" in parts:
         return _interpolated(weight, parts, multiplier)
     if "lora_down.weight" in parts:
         down, up = parts["lora_down.weight"], parts["lora_up.weight"]
@@ -47,9 +47,7 @@ def _interpolated(weight: Tensor, parts: Parts, multiplier: float) -> Tensor:
     dtype = torch.promote_types(weight.dtype, torch.float32)
     weight, parts = weight.to(dtype), {name: part.to(dtype) for name, part in parts.items()}
     new = (
-        _like(weight, parts["set_weight"])
-        if "set_weight" in parts
-        else _with_magnitudes(weight + _like(weight, delta(parts)), parts[_DORA])
+        _like(weight, parts["set_weight"]) if "set_weight" in parts else _with_magnitudes(weight + _like(weight, delta(parts)), parts[DORA])
     )
     return torch.lerp(weight, new, multiplier)
 
@@ -82,7 +80,7 @@ def delta(parts: Parts) -> Tensor:
 
 def rows_of(parts: Parts, start: int, stop: int) -> dict[str, Tensor] | None:
     """The adapter of some rows of the weight; None for a LoKr, or norms over all rows, whose rows are not apart."""
-    if _DORA in parts and len(parts[_DORA]) == 1:
+    if DORA in parts and len(parts[DORA]) == 1:
         return None
     if "set_weight" in parts or "lora_down.weight" in parts or "hada_w1_a" in parts or "diff" in parts:
         return {name: part[start:stop] if name in _BY_ROW else part for name, part in parts.items()}
@@ -93,17 +91,6 @@ def merged_bias(bias: Tensor, parts: Parts, multiplier: float) -> Tensor:
     """A bias with the `diff_b` of an adapter; unchanged without one."""
     difference = parts.get("diff_b")
     return bias if difference is None else bias + multiplier * difference.to(bias.device).reshape(bias.shape)
-
-
-def changes_weight(parts: Parts) -> bool:
-    """Whether an adapter has all it takes to change a weight."""
-    return (
-        {"lora_down.weight", "lora_up.weight"} <= parts.keys()
-        or {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"} <= parts.keys()
-        or "diff" in parts
-        or "set_weight" in parts
-        or any(name in parts for name in ("lokr_w1", "lokr_w1_a"))
-    )
 
 
 def _scale(parts: Parts, rank: int) -> float:
@@ -125,23 +112,9 @@ def check(shape: Sequence[int], parts: Parts, name: str) -> None:
     for part in TUCKER:
         if part in parts:
             raise UserError(f"{name} has {part}: a Tucker decomposition cannot be merged")
-    rows, columns = _size(parts)
+    size = size_of({part: tensor.shape for part, tensor in parts.items()})
+    if size is None:
+        raise UserError(f"{name} has nothing that changes a weight")
+    rows, columns = size
     if rows * columns != prod(shape) or (len(shape) > 1 and rows != shape[0]):
         raise UserError(f"{name} changes a matrix of {rows}x{columns}, and the model's is {list(shape)}: it was trained on another model")
-
-
-def _size(parts: Parts) -> tuple[int, int]:
-    if "lora_down.weight" in parts:
-        return parts["lora_up.weight"].shape[0], parts["lora_down.weight"][0].numel()
-    if "hada_w1_a" in parts:
-        return parts["hada_w1_a"].shape[0], parts["hada_w1_b"].shape[1]
-    for name in ("diff", "set_weight"):
-        if name in parts:
-            return parts[name].shape[0], parts[name][0].numel()
-    first, second = _kron_size(parts, "lokr_w1"), _kron_size(parts, "lokr_w2")
-    return first[0] * second[0], first[1] * second[1]
-
-
-def _kron_size(parts: Parts, name: str) -> tuple[int, int]:
-    whole = parts.get(name)
-    return (parts[f"{name}_a"].shape[0], parts[f"{name}_b"].shape[1]) if whole is None else (whole.shape[0], whole.shape[1])

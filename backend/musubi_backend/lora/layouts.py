@@ -16,26 +16,9 @@ from ..weights.arrays import TensorFile
 from ..weights.safetensors_file import PathLike
 from . import layer_names, strangers, tensor_names
 from .layer_names import Found
-from .parts import (
-    ALPHA,
-    DORA,
-    DOWN,
-    LORA,
-    UP,
-    Adapter,
-    Part,
-    fuse,
-    fusible,
-    number,
-    placed,
-    read,
-    scaled,
-    split,
-    split_scale,
-    usual,
-    with_dimensions,
-)
+from .parts import Adapter, Part, fuse, fusible, number, placed, read, scaled, split, split_scale, usual, with_dimensions
 from .peft import PeftAlphas
+from .shapes import ALPHA, DORA, DOWN, LORA, UP
 from .tensor_names import HIGH_NOISE, LOW_NOISE, Key
 
 MUSUBI_PREFIX = "lora_unet_"

@@ -15,10 +15,10 @@ from torch import Tensor
 from ..errors import UserError
 from ..weights.arrays import of_bytes
 from ..weights.recognise import recognise
-from .delta import changes_weight, check, merged, merged_bias, rows_of
+from .delta import check, merged, merged_bias, rows_of
 from .layouts import LoRAFile, arranged, musubi_tensors
 from .network import adapter_name
-from .parts import BIAS
+from .shapes import BIAS, changes_weight
 
 logger = logging.getLogger(__name__)
 

@@ -19,6 +19,7 @@ from .. import job
 from ..errors import UserError
 from ..layers.linear import Linear
 from .modules import Adapter, LoHaAdapter, LoKrAdapter, LoRAAdapter
+from .shapes import LOHA, LOKR, LORA
 
 if TYPE_CHECKING:
     from ..architectures.card import Card
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PREFIX = "lora_unet_"
-LORA, LOHA, LOKR = "LoRA", "LoHa", "LoKr"
 DEFAULT_RANK = 4
 NETWORK_ARGS = (
     "conv_alpha",

@@ -14,11 +14,9 @@ import numpy as np
 
 from ..errors import UserError
 from ..weights.arrays import Array, TensorFile, from_float32, is_float, rounded, to_float32
+from .shapes import ALPHA, BIAS, DORA, DOWN, FULL, LOHA, LOKR, LORA, UP, WHOLE, kind_of, kron_size, size_of
 
-DOWN, UP, ALPHA, BIAS, DORA = "lora_down.weight", "lora_up.weight", "alpha", "lora_up.bias", "dora_scale"
-LORA, LOHA, LOKR, FULL = "LoRA", "LoHa", "LoKr", "full difference"
-_LOHA = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
-_ROWS = {LORA: (UP,), LOHA: ("hada_w1_a", "hada_w2_a"), LOKR: ("lokr_w1", "lokr_w1_a"), FULL: ("diff", "set_weight")}
+_ROWS = {LORA: (UP,), LOHA: ("hada_w1_a", "hada_w2_a"), LOKR: ("lokr_w1", "lokr_w1_a"), FULL: WHOLE}
 _EXTRA_ROWS = ("diff_b", DORA)
 _FULL = ("diff", "diff_b", "set_weight")
 _BLOCK = 1 << 16
@@ -49,13 +47,7 @@ class Adapter:
     @property
     def kind(self) -> str:
         """LORA, LOHA, LOKR or FULL; "" when no factors are there."""
-        if DOWN in self.parts and UP in self.parts:
-            return LORA
-        if all(name in self.parts for name in _LOHA):
-            return LOHA
-        if any(name in self.parts for name in ("lokr_w1", "lokr_w1_a")) and any(name in self.parts for name in ("lokr_w2", "lokr_w2_a")):
-            return LOKR
-        return FULL if any(name in self.parts for name in _FULL) else ""
+        return kind_of(self.parts)
 
     @property
     def rank(self) -> int:
@@ -72,16 +64,7 @@ class Adapter:
 
     def size(self) -> tuple[int, int] | None:
         """(rows, columns) of the matrix it changes; None where only a bias is changed."""
-        shapes = {name: part.shape for name, part in self.parts.items()}
-        if self.kind == LORA:
-            return shapes[UP][0], prod(shapes[DOWN][1:])
-        if self.kind == LOHA:
-            return shapes["hada_w1_a"][0], shapes["hada_w1_b"][1]
-        if self.kind == LOKR:
-            first, second = _kron_size(shapes, "lokr_w1"), _kron_size(shapes, "lokr_w2")
-            return first[0] * second[0], first[1] * second[1]
-        whole = shapes.get("diff", shapes.get("set_weight"))
-        return None if not whole else (whole[0], prod(whole[1:]))
+        return size_of({name: part.shape for name, part in self.parts.items()})
 
     def check(self) -> None:
         """UserError when the factors do not fit each other."""
@@ -92,7 +75,7 @@ class Adapter:
                 first, second = self.parts[one].shape, self.parts[other].shape
                 if min(len(first), len(second)) < 2 or first[axis] != second[other_axis]:
                     raise UserError(f"{self.source}: {one} {list(first)} and {other} {list(second)} do not fit each other")
-        wholes = [name for name in ("diff", "set_weight") if name in self.parts]
+        wholes = [name for name in WHOLE if name in self.parts]
         if wholes and (self.kind != FULL or len(wholes) > 1):
             raise UserError(f"{self.source} is a {self.kind} and has {' and '.join(wholes)} too; which of them counts is not known")
         size = self.size()
@@ -281,7 +264,7 @@ def _fused_row_counts(adapters: Sequence[Adapter | None]) -> list[int]:
 def _rows(adapter: Adapter, start: int, stop: int) -> Adapter:
     cut = dict(adapter.parts)
     if "lokr_w1" in cut or "lokr_w1_a" in cut:
-        height = _kron_size({name: part.shape for name, part in cut.items()}, "lokr_w2")[0]
+        height = kron_size({name: part.shape for name, part in cut.items()}, "lokr_w2")[0]
         if start % height or stop % height:
             raise UserError(f"{adapter.source}: this LoKr has blocks of {height} rows and cannot be split at row {start or stop}")
         start, stop = start // height, stop // height
@@ -332,9 +315,3 @@ def _block_diagonal(parts: Sequence[Part | None], rows: Sequence[int]) -> Part:
         return result
 
     return Part(dtype, shape, make)
-
-
-def _kron_size(shapes: Mapping[str, tuple[int, ...]], name: str) -> tuple[int, int]:
-    if name in shapes:
-        return shapes[name][0], prod(shapes[name][1:])
-    return shapes[f"{name}_a"][0], prod(shapes[f"{name}_b"][1:])

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..dataset.text import read_text
 from ..documents import parse_json
 from ..errors import UserError
+from ..texts import read_text
 from ..weights.arrays import TensorFile
 
 METADATA = "lora_adapter_metadata"

@@ -13,8 +13,8 @@ from torch import Tensor
 from .. import events, job
 from ..console import Bar
 from ..errors import StopRequested
-from ..training.metadata import with_hashes
 from ..weights.safetensors_file import save_atomic
+from ..weights.streamed_file import with_hashes
 from .factors import Factors
 from .layouts import MUSUBI_PREFIX
 

@@ -10,11 +10,12 @@ import torch
 
 from ..errors import UserError
 from ..layers.experts import experts_of
-from ..options.suggest import did_you_mean
 from ..seeds import derived_seed
+from ..suggest import did_you_mean
 from .expert_networks import ExpertNetworks
 from .merging import read_lora
-from .network import LOHA, LOKR, LORA, LoRANetwork, kind_of, parse_network_args, ranks_from_weights
+from .network import LoRANetwork, kind_of, parse_network_args, ranks_from_weights
+from .shapes import LOHA, LOKR, LORA
 
 if TYPE_CHECKING:
     from torch import nn

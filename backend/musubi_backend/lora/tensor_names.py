@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 from . import layer_names
-from .parts import ALPHA, BIAS, DORA, DOWN, UP
+from .shapes import ALPHA, BIAS, DORA, DOWN, UP
 
 LOW_NOISE, HIGH_NOISE = "low", "high"
 

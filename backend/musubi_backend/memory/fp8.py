@@ -11,14 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from ..layers.linear import Linear
+from ..weights.scales import EIGHT_BIT_DTYPES, SMALLEST_SCALE, dequantised
 
-EIGHT_BIT_DTYPES = (torch.float8_e4m3fn, torch.float8_e5m2)
 BLOCK = 64
 Scaling: TypeAlias = Literal["none", "block", "tensor"]
 
 _STORED = torch.float8_e4m3fn
 _LARGEST = torch.finfo(_STORED).max
-_SMALLEST_SCALE = 1e-8
 _AT_ONCE = 2**22  # weights that are quantised at a time
 _FAST_MULTIPLE = 16  # sizes that fp8 products want
 
@@ -54,19 +53,7 @@ def _scale_shape(weight: Tensor, scaling: Scaling) -> tuple[int, ...]:
 
 def _scale(largest: Tensor) -> Tensor:
     """In the weight's dtype, so that dividing and multiplying use the same scale."""
-    return (largest / _LARGEST).clamp(min=_SMALLEST_SCALE)
-
-
-def dequantised(weight: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """fp8 (or other) weight times its scale, in `dtype`. scale: one number, [out, 1], or [out, blocks, 1] for equal parts of a row."""
-    dense = weight.to(dtype, copy=True)
-    if scale is None:
-        return dense
-    if scale.ndim == 3 and scale.numel() > 1:
-        dense.unflatten(1, (scale.shape[1], -1)).mul_(scale)
-    else:
-        dense.mul_(scale if scale.numel() > 1 else scale.reshape(()))
-    return dense
+    return (largest / _LARGEST).clamp(min=SMALLEST_SCALE)
 
 
 class Fp8Linear(Linear):
@@ -94,6 +81,14 @@ class Fp8Linear(Linear):
         if weight.dtype in EIGHT_BIT_DTYPES:
             return weight, scale
         return quantise(weight if scale is None else dequantised(weight, scale, torch.float32), self.scaling)
+
+    def take(self, weight: Tensor, scale: Tensor | None, device: torch.device) -> Tensor:
+        kept, scale = self.stored(weight, scale)
+        self.scale_weight = None if scale is None else scale.to(device)
+        return kept
+
+    def dtype_of(self, stored: torch.dtype) -> torch.dtype:
+        return stored if stored in EIGHT_BIT_DTYPES else _STORED
 
     def dense(self, dtype: torch.dtype) -> Tensor:
         return dequantised(self.weight, self.scale_weight, dtype)

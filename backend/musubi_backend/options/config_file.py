@@ -12,8 +12,8 @@ from typing import Any
 
 from ..documents import parse_toml
 from ..errors import UserError
+from ..suggest import did_you_mean
 from .registry import Tool, tools
-from .suggest import did_you_mean
 from .values import checked
 
 logger = logging.getLogger(__name__)

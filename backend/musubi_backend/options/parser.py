@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from ..errors import UserError
+from ..suggest import did_you_mean
 from .describe import facts
 from .option import Option
 from .published import fill_in
 from .registry import Tool, tool, tools
 from .rules import check
-from .suggest import did_you_mean
 from .values import default_of, from_text, why_unsupported
 
 

@@ -9,6 +9,7 @@ from functools import lru_cache
 from ..architectures import cards, part_of
 from ..architectures.card import Card
 from ..errors import UserError
+from ..suggest import did_you_mean
 from .option import (
     CACHE_LATENTS,
     CACHE_TEXT,
@@ -29,7 +30,6 @@ from .option import (
     Option,
     OwnOptions,
 )
-from .suggest import did_you_mean
 from .tables import GROUPS
 from .tables.unsupported_tools import UNSUPPORTED_TOOLS
 
@@ -63,8 +63,8 @@ class Tool:
 
 # verb -> where its `run` is, and what it does
 _VERBS = {
-    CACHE_LATENTS: ("cache.latents", "encode the images and clips of a dataset for training"),
-    CACHE_TEXT: ("cache.text", "encode the captions of a dataset for training"),
+    CACHE_LATENTS: ("caching.latents", "encode the images and clips of a dataset for training"),
+    CACHE_TEXT: ("caching.text", "encode the captions of a dataset for training"),
     TRAIN: ("training.train", "train a LoRA on a cached dataset"),
     GENERATE: ("inference.generate", "generate video or images, with or without LoRAs"),
     LORA_EMA: ("tools.lora_post_hoc_ema", "average the checkpoints of a training into one LoRA"),
@@ -73,7 +73,7 @@ _VERBS = {
     LORA_MERGE: ("tools.merge_lora", "add LoRAs of any layout to the weights of a transformer"),
     LORA_COMBINE: ("tools.combine_lora", "make one LoRA of several, exactly or of a given rank"),
     LORA_EXTRACT: ("tools.extract_lora", "make a LoRA of the difference of two checkpoints"),
-    INSPECT_DATASET: ("dataset.inspect", "say what a dataset file comes to, and what of it cannot be used and why"),
+    INSPECT_DATASET: ("tools.inspect_dataset", "say what a dataset file comes to, and what of it cannot be used and why"),
     VIEW_DATASET: ("tools.view_dataset", "show a page of a dataset: a contact sheet, buckets, frame windows, captions"),
     VIDEO_CONVERT: ("tools.video_convert", "turn a video, or a folder of png files, into mp4, webm, gif or png files"),
     DEMO_MODELS: ("demo.models", "write tiny models with random weights, to try everything in seconds"),

@@ -10,8 +10,8 @@ import math
 import os
 from typing import Any
 
+from ..suggest import did_you_mean
 from .option import Option
-from .suggest import did_you_mean
 
 _ACCEPTED: dict[Any, tuple[type, ...]] = {str: (str,), int: (int,), float: (int, float), bool: (bool,)}
 _KIND_WORDS: dict[Any, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}

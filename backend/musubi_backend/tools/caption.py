@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from .. import events, job
-from ..cache.caching import out_of_memory
+from ..caching.common import out_of_memory
 from ..console import Bar
 from ..dataset.media import images_in, videos_in
 from ..dataset.problems import Problem, UnusableMedium, listing
@@ -191,7 +191,7 @@ class Describer:
 
     def answers(self, media: Sequence[Pixels]) -> list[str | Unanswered]:
         """A caption each; none when a stop was asked for. A batch that needs too much memory is halved, down to single items."""
-        from ..memory.release import release
+        from ..device import release
 
         if not media:
             return []

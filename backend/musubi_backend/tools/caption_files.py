@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic import write_text
-from ..dataset.text import read_text
 from ..documents import parse_json
 from ..errors import UserError
+from ..texts import read_text
 
 logger = logging.getLogger(__name__)
 

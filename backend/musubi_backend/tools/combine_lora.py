@@ -17,15 +17,16 @@ from torch import Tensor
 
 from ..architectures import same_layers
 from ..errors import UserError
-from ..lora.delta import TUCKER, changes_weight
+from ..lora.delta import TUCKER
 from ..lora.factors import sum_of
 from ..lora.layouts import LoRAFile, arranged
-from ..lora.parts import BIAS, DORA, Adapter
+from ..lora.metadata import metadata_for
+from ..lora.parts import Adapter
 from ..lora.result import Losses, save_lora, watched
+from ..lora.shapes import BIAS, DORA, changes_weight
 from ..weights.arrays import of_bytes
 from ..weights.dtypes import dtype_named
 from ..weights.streamed_file import refuse_inputs
-from .convert_lora import metadata_for
 
 logger = logging.getLogger(__name__)
 

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import logging
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from .. import events, job
 from ..architectures import cards, same_layers
 from ..errors import UserError
-from ..lora import layer_names, peft
+from ..lora import layer_names
 from ..lora.layouts import COMFY_PREFIX, LoRAFile, arranged, comfy_tensors, musubi_tensors
+from ..lora.metadata import metadata_for
 from ..lora.musubi_dots import musubi_dotted
-from ..lora.parts import ALPHA, LORA, Part, read
+from ..lora.parts import Part, read
+from ..lora.shapes import ALPHA, LORA
 from ..weights.arrays import as_bytes
 from ..weights.streamed_file import MODEL_HASH, Target, refuse_inputs, write
 
@@ -43,23 +45,6 @@ def run(args: Namespace) -> None:
     write([target], specs, lambda name: [as_bytes(tensors[name].make())], "converting", args.cpu_threads)
     lora.close()
     logger.info("done")
-
-
-def metadata_for(metadata: Mapping[str, str], architecture: str | None) -> dict[str, str]:
-    """The metadata with the name of `architecture` where it names one; as it is without. PEFT's alphas are in the tensors now."""
-    metadata = {key: value for key, value in metadata.items() if key != peft.METADATA}
-    if architecture is None:
-        return metadata
-    card = cards()[architecture]
-    named = {
-        "ss_base_model_version": card.name,
-        "ss_network_module": card.network_module,
-        "modelspec.architecture": f"{card.modelspec}/lora",
-        "modelspec.implementation": card.implementation,
-    }
-    if metadata.get("ss_base_model_version") == card.name or metadata.get("ss_network_module", "").endswith(("loha", "lokr")):
-        del named["ss_network_module"]
-    return {**metadata, **{key: value for key, value in named.items() if key in metadata}}
 
 
 def target_naming(lora: LoRAFile, architecture: str | None, names: str) -> str:

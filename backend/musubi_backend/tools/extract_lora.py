@@ -13,14 +13,14 @@ from ..architectures import cards
 from ..device import pick_device
 from ..errors import UserError
 from ..lora import layer_names
+from ..lora.base import Base
 from ..lora.factors import nearest
 from ..lora.result import Losses, save_lora, watched
-from ..memory.fp8 import dequantised
 from ..weights.arrays import is_float
 from ..weights.dtypes import dtype_named
 from ..weights.safetensors_file import split_files
+from ..weights.scales import dequantised
 from ..weights.streamed_file import refuse_inputs
-from .merge_lora import Base
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ..errors import UserError
-from ..options.suggest import did_you_mean
+from ..suggest import did_you_mean
 
 
 def keyword_arguments(pairs: Sequence[str] | None, flag: str) -> dict[str, Any]:

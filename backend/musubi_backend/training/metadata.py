@@ -16,12 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..weights.safetensors_file import bytes_of, layout
-from ..weights.streamed_file import Hashes
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ..architectures.card import Card
 
 KEPT_WITHOUT_METADATA = ("ss_base_model_version", "ss_network_module", "ss_network_dim", "ss_network_alpha", "ss_network_args")
@@ -114,16 +110,3 @@ def _model_spec(args: Namespace, card: Card, expert: str) -> dict[str, str]:
         high = 1000 if args.max_timestep is None else args.max_timestep
         spec["timestep_range"] = f"{low},{high}"
     return {f"modelspec.{key}": str(value) for key, value in spec.items() if value is not None}
-
-
-def with_hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
-    """`metadata` plus sshs_model_hash and sshs_legacy_hash.
-
-    Both describe the file as it would be with only the ss_* metadata: the first is the sha256 of the tensor bytes, the second
-    of 64 KB at 1 MiB, cut to 8 digits. The tensors are hashed where they lie; nothing is serialised for it.
-    """
-    names, header = layout(tensors, {key: value for key, value in metadata.items() if key.startswith("ss_")})
-    hashes = Hashes(len(header))
-    for name in names:
-        hashes.update(bytes_of(tensors[name]))
-    return {**metadata, **hashes.metadata()}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..options.suggest import did_you_mean
+from ..suggest import did_you_mean
 from .classes import check_arguments, find_class, keyword_arguments, words
 from .lean_torch import lean_adamw
 from .voided import sets_its_rate

@@ -12,9 +12,9 @@ import torch
 
 from .. import events, job
 from ..console import Bar
+from ..device import release
 from ..inference.prompts import TrainingPrompt, training_prompts
 from ..inference.video_file import to_pictures, write_mp4, write_pngs
-from ..memory.release import release
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

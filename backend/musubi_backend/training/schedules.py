@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import UserError
-from ..options.suggest import did_you_mean
+from ..suggest import did_you_mean
 from .classes import check_arguments, find_class, keyword_arguments, words
 
 if TYPE_CHECKING:

@@ -10,14 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from .. import job
 from ..errors import UserError
-from ..memory.fp8 import EIGHT_BIT_DTYPES, Fp8Linear, dequantised
 from ..ordinary import check_ordinary
 from . import quantised
 from .quantised import EIGHT_BIT_FLOATS
@@ -35,6 +34,7 @@ from .safetensors_file import (
     torch_dtype,
     without_prefix,
 )
+from .scales import EIGHT_BIT_DTYPES, dequantised
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +126,17 @@ def open_weights(path: PathLike, prefixes: Sequence[str] = ()) -> Weights:
     return weights
 
 
+@runtime_checkable
+class TakesWeight(Protocol):
+    """A layer that decides itself how it keeps its weight (`memory.fp8.Fp8Linear`)."""
+
+    def take(self, weight: Tensor, scale: Tensor | None, device: torch.device) -> Tensor:
+        """A weight, to be multiplied by `scale`, as this layer keeps it; it has its own scale on `device` then."""
+
+    def dtype_of(self, stored: torch.dtype) -> torch.dtype:
+        """What a weight of a file becomes in this layer."""
+
+
 def load_into(
     module: nn.Module,
     weights: Weights,
@@ -160,7 +171,7 @@ def load_into(
         return
     # Where tensors are cast or moved, the originals share one buffer: freed one by one they would leave holes as large as
     # the model. Where they are not, they are read into their final place.
-    quantising = any(isinstance(part, Fp8Linear) for part in module.modules())
+    quantising = any(isinstance(part, TakesWeight) for part in module.modules())
     reuse = target.type != "cpu" or transform is not None or quantising or (dtype is not None and dtype != weights.main_dtype())
     for name, original in weights.tensors(reuse):
         job.leave_if_asked(f"stopped while loading {weights.path.name}, before there was anything to keep")
@@ -180,8 +191,8 @@ def _plan(module: nn.Module, name: str, shape: Sequence[int], stored: torch.dtyp
     """Give the module an empty tensor as `_place` would a full one."""
     path, _, leaf = name.rpartition(".")
     owner = module.get_submodule(path)
-    if isinstance(owner, Fp8Linear) and leaf == "weight":
-        kept = stored if stored in EIGHT_BIT_DTYPES else torch.float8_e4m3fn
+    if isinstance(owner, TakesWeight) and leaf == "weight":
+        kept = owner.dtype_of(stored)
     else:
         kept = (dtype or torch.bfloat16 if stored in EIGHT_BIT_DTYPES else dtype or stored) if stored.is_floating_point else stored
     empty = torch.empty(tuple(shape), dtype=kept, device="meta")
@@ -206,9 +217,8 @@ def _place(
     """Make `tensor` the module's. read: what the file was read into, if that memory will be used again."""
     path, _, leaf = name.rpartition(".")
     owner = module.get_submodule(path)
-    if isinstance(owner, Fp8Linear) and leaf == "weight":
-        weight, scale = owner.stored(tensor, scale)
-        owner.scale_weight = None if scale is None else scale.to(device)
+    if isinstance(owner, TakesWeight) and leaf == "weight":
+        weight = owner.take(tensor, scale, device)
     elif scale is not None or tensor.dtype in EIGHT_BIT_DTYPES:
         weight = dequantised(tensor, scale, dtype or torch.bfloat16)
     else:

@@ -13,14 +13,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from .. import job, place
 from ..atomic import replacing
 from ..console import Bar
 from ..errors import StopRequested, UserError
 from ..threads import processors
-from .safetensors_file import DTYPE_BITS, PathLike, layout_of
+from .safetensors_file import DTYPE_BITS, PathLike, bytes_of, layout, layout_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Spec = tuple[str, tuple[int, ...]]
 """(safetensors' dtype name, shape)"""
@@ -144,3 +147,16 @@ def _made(pool: ThreadPoolExecutor, workers: int, names: Sequence[str], make: Ma
         following = next(waiting, None)
         if following is not None:
             pending.append((following, pool.submit(make, following)))
+
+
+def with_hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
+    """`metadata` plus sshs_model_hash and sshs_legacy_hash.
+
+    Both describe the file as it would be with only the ss_* metadata: the first is the sha256 of the tensor bytes, the second
+    of 64 KB at 1 MiB, cut to 8 digits. The tensors are hashed where they lie; nothing is serialised for it.
+    """
+    names, header = layout(tensors, {key: value for key, value in metadata.items() if key.startswith("ss_")})
+    hashes = Hashes(len(header))
+    for name in names:
+        hashes.update(bytes_of(tensors[name]))
+    return {**metadata, **hashes.metadata()}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...cache.headers import first_number
 from ...dataset.config import ImageDataset
-from ..protocol import Architecture
+from ...inference.usual import UsualSampling
 from ..sizes import video_latent_shape
 from .card import CARD
 from .section_texts import parse_sections
@@ -21,17 +21,16 @@ if TYPE_CHECKING:
 
     from ...cache.forms import CacheForms
     from ...dataset.items import Entry, MediaItem
-    from ...inference.prompts import LineOption
-    from ...inference.sampling import SampleRequest
-    from ...inference.schedulers import Solver
     from ..protocol import Batch, ConditionEncoder, LatentDecoder, LatentEncoder, TextEncoder
+    from ..request import LineOption, SampleRequest
+    from ..solver import Solver
     from .model import FramePackTransformer
 
 _PLAIN = ("latents", "latents_clean", "latent_indices", "clean_latent_indices", "image_embeddings")
 _MIDDLE, _FAR = ("latents_clean_2x", "clean_latent_2x_indices"), ("latents_clean_4x", "clean_latent_4x_indices")
 
 
-class FramePack(Architecture):
+class FramePack(UsualSampling):
     card = CARD
 
     def unusable(self, item: MediaItem, args: Namespace) -> str | None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ...dataset.decoding import DecodedEntry
-    from ...inference.sampling import SampleRequest
+    from ..request import SampleRequest
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from ...dataset.buckets import best_fit
 from ...errors import UserError
-from ...inference.prompts import GENERATE_OPTIONS, LineOption
-from ...inference.sampling import Pictures, SampleRequest
+from ...inference.prompts import GENERATE_OPTIONS
+from ..request import LineOption, Pictures, SampleRequest
 from ..sizes import video_latent_shape
 from .card import CARD
 from .one_frame import OneFrame

@@ -24,8 +24,8 @@ from .solver import FlowUniPC, sigmas
 if TYPE_CHECKING:
     from torch import nn
 
-    from ...inference.sampling import SampleRequest
     from ..protocol import Architecture, Batch
+    from ..request import SampleRequest
     from .model import FramePackTransformer
 
 logger = logging.getLogger(__name__)

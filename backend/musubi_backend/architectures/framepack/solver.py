@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...inference.schedulers import Solver, shifted
+from ...inference.schedulers import shifted
+from ..solver import Solver
 
 ORDER = 3
 _MU_AT = ((256, 0.5), (4096, 1.15))  # logarithm of the shift at these numbers of tokens, linear between and beyond

@@ -6,26 +6,25 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
-from ..protocol import Architecture
+from ...inference.usual import UsualSampling
 from ..sizes import video_latent_shape
 from .card import CARD
+from .fitting import FIRST_FRAME
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
     from ...cache.forms import CacheForms
-    from ...inference.prompts import LineOption
-    from ...inference.sampling import SampleRequest
-    from ...inference.schedulers import Solver
     from ..protocol import Batch, ConditionEncoder, LatentDecoder, LatentEncoder, TextEncoder
+    from ..request import LineOption, SampleRequest
+    from ..solver import Solver
     from .model import HunyuanTransformer
 
-FIRST_FRAME = "latents_image"  # [16, 1, H', W'], scaled: the image an image-to-video request starts from
 GUIDANCE = "guidance"
 
 
-class HunyuanVideo(Architecture):
+class HunyuanVideo(UsualSampling):
     card = CARD
 
     def cache_forms(self, args: Namespace) -> CacheForms:

@@ -12,14 +12,14 @@ from ...dataset.pictures import fit
 from ...encoders.hunyuan_vae import SCALING_FACTOR, HunyuanVAE
 from ...inference import pictures
 from ...inference.sampling import SOURCE
-from .adapter import FIRST_FRAME
 from .card import CARD
 from .encode import load_vae, video_of
+from .fitting import FIRST_FRAME
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ...inference.sampling import SampleRequest
+    from ..request import SampleRequest
 
 
 class HunyuanConditionEncoder:

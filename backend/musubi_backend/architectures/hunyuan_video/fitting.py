@@ -10,7 +10,9 @@ from ..sizes import video_latent_shape
 from .card import CARD
 
 if TYPE_CHECKING:
-    from ...inference.sampling import SampleRequest
+    from ..request import SampleRequest
+
+FIRST_FRAME = "latents_image"  # [16, 1, H', W'], scaled: the image an image-to-video request starts from
 
 
 def fitted(request: SampleRequest, args: Namespace) -> SampleRequest:

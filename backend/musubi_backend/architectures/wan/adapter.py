@@ -6,7 +6,7 @@ from argparse import Namespace
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ..protocol import Architecture
+from ...inference.usual import UsualSampling
 from .card import CARD
 
 if TYPE_CHECKING:
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
     from ...cache.forms import CacheForms
     from ...dataset.items import Entry, MediaItem
-    from ...inference.sampling import SampleRequest
-    from ...inference.schedulers import Solver
     from ...layers.experts import Experts
     from ..protocol import Batch, ConditionEncoder, LatentDecoder, LatentEncoder, TextEncoder
+    from ..request import SampleRequest
+    from ..solver import Solver
     from .model import WanTransformer
 
 
-class Wan(Architecture):
+class Wan(UsualSampling):
     card = CARD
 
     def unusable(self, item: MediaItem, args: Namespace) -> str | None:

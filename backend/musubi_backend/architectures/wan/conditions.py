@@ -19,8 +19,8 @@ from .one_frame import OneFrame, condition
 
 if TYPE_CHECKING:
     from ...encoders.clip_vision import ClipVision
-    from ...inference.sampling import SampleRequest
     from ..card import Task
+    from ..request import SampleRequest
 
 
 class WanConditionEncoder:

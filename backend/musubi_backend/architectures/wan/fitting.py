@@ -14,8 +14,8 @@ from .one_frame import OneFrame
 from .pictures import size_like
 
 if TYPE_CHECKING:
-    from ...inference.sampling import Pictures, SampleRequest
     from ..card import Task
+    from ..request import Pictures, SampleRequest
 
 Shape = tuple[int, int, int, int]
 

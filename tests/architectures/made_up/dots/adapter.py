@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from musubi_backend.architectures.loading import load_frozen
-from musubi_backend.architectures.protocol import Architecture, LatentDecoder, LatentEncoder, TextEncoder
+from musubi_backend.architectures.protocol import LatentDecoder, LatentEncoder, TextEncoder
+from musubi_backend.architectures.request import SampleRequest
+from musubi_backend.architectures.solver import Solver
 from musubi_backend.dataset.decoding import DecodedEntry
-from musubi_backend.inference.sampling import SampleRequest
-from musubi_backend.inference.schedulers import Solver, wan_solver
+from musubi_backend.inference.schedulers import wan_solver
+from musubi_backend.inference.usual import UsualSampling
 from musubi_backend.layers.blocks import run_block
 from musubi_backend.layers.linear import Linear
 from musubi_backend.weights.loader import open_weights
@@ -82,7 +84,7 @@ class DotsTransformer(nn.Module):
         return self.out(x).movedim(-1, 1)
 
 
-class Dots(Architecture):
+class Dots(UsualSampling):
     card = CARD
 
     def latent_encoder(self, args: Namespace, device: torch.device) -> LatentEncoder:

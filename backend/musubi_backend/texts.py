@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from pathlib import Path
 
-from ..ordinary import check_ordinary
+from .ordinary import check_ordinary
 
 MOST_MEGABYTES = 256
 """Of a text that is read whole: a model or a video under the name of a text would take the memory of the machine."""

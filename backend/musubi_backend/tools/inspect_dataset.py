@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 from ..architectures import cards
 from ..atomic import write_text
 from ..cache.headers import latents_problem, text_problem
-from ..cache.sources import Made, Sources, dataset_settings, latents_key
+from ..caching.sources import Made, Sources, dataset_settings, latents_key
+from ..dataset.clips import share_processors
+from ..dataset.config import DatasetConfig, ImageDataset, VideoDataset, load_config
+from ..dataset.describe import table
+from ..dataset.discovery import Discovery, discover
+from ..dataset.items import Entry, text_path, unmet_targets
+from ..dataset.probe import Foreseen, foresee
+from ..dataset.problems import Note, Problem, gathered, listing
 from ..documents import json_text
-from .clips import share_processors
-from .config import DatasetConfig, ImageDataset, VideoDataset, load_config
-from .describe import table
-from .discovery import Discovery, discover
-from .items import Entry, text_path, unmet_targets
-from .probe import Foreseen, foresee
-from .problems import Note, Problem, gathered, listing
 
 if TYPE_CHECKING:
     from ..architectures.card import Card

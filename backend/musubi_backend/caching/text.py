@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import job
+from ..cache.headers import text_problem
+from ..cache.names import text_files
 from ..dataset.discovery import Discovery
 from ..dataset.items import MediaItem, text_path
 from ..dataset.problems import Note, gathered
 from ..device import pick_device
 from ..errors import UserError
 from ..weights.safetensors_file import read_header
-from .caching import FittingCaches, Progress, find_items, log_skipped, out_of_memory, remove_old, settings_of, try_caches
-from .headers import text_problem
-from .names import text_files
+from .common import FittingCaches, Progress, find_items, log_skipped, out_of_memory, remove_old, settings_of, try_caches
 from .sources import Made, Sources, text_key
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _encode_all(encoder: TextEncoder, work: _Work, made: Made, args: Namespace, 
 
 
 def _encode(encoder: TextEncoder, batch: Sequence[MediaItem], card: Card) -> None:
-    from .files import save_text
+    from ..cache.files import save_text
 
     try:
         encoded = encoder.encode([item.caption for item in batch])

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import job
+from ..cache.headers import latents_problem
+from ..cache.names import latent_files, parse_latent_name
 from ..dataset.ahead import decoded
 from ..dataset.decoding import DecodedEntry
 from ..dataset.discovery import Discovery
@@ -27,9 +29,7 @@ from ..dataset.problems import Problem
 from ..device import pick_device
 from ..errors import UserError
 from ..threads import decoders
-from .caching import REMEDY, FittingCaches, Progress, find_items, log_skipped, out_of_memory, remove_old, report, settings_of, try_caches
-from .headers import latents_problem
-from .names import latent_files, parse_latent_name
+from .common import REMEDY, FittingCaches, Progress, find_items, log_skipped, out_of_memory, remove_old, report, settings_of, try_caches
 from .sources import Made, Sources, dataset_settings, latents_key
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ class _Caching:
             yield item
 
     def _encode(self, batch: Sequence[DecodedEntry], work: _Work, progress: Progress) -> None:
-        from .files import save_latents
+        from ..cache.files import save_latents
 
         assert self.loader is not None  # there are items, so it was started
         encoder = self.loader.result()

@@ -1,0 +1,1 @@
+"""The two caching verbs, and what caches were made from."""
