@@ -90,12 +90,12 @@ class MemoryPlan:
         logger.info("weights: %.2f GB on %s, %.2f GB offloaded to system RAM", on_device / 1e9, device, offloaded / 1e9)
         if device.type == "meta":
             return
-        offloaded = self._swapped(model)
-        for blocks in offloaded:
+        swapped = self._swapped(model)
+        for blocks in swapped:
             if blocks:
                 BlockStream(blocks, device, self.ring, self.pinned)
-        if any(offloaded):
-            logger.info("%d blocks are offloaded to system RAM and swapped to %s", sum(map(len, offloaded)), device)
+        if any(swapped):
+            logger.info("%d blocks are offloaded to system RAM and swapped to %s", sum(map(len, swapped)), device)
         if self.compilation is not None:
             self.compilation.compile(chain(*_block_lists(model)))
 
