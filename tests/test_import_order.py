@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ORDER = (
-    ("errors ordinary seeds suggest texts content pace job atomic place console device documents",),
+    ("errors ordinary seeds suggest texts timing content pace job events atomic place console device documents",),
     ("architectures.card", "architectures"),  # facts, and which families there are
     ("options", "architectures.sizes", "architectures.templates", "architectures.widgets"),
     ("threads",),
@@ -36,6 +36,10 @@ EXCEPTIONS = {
     ("options.tables.tools", "demo.models"): "which demo models there are: the choices of an option, from the families' folders",
     ("options.tables.tools", "demo.clips"): "likewise, what is shown in demo clips",
 }
+TYPES_ONLY = {
+    ("training.due", "training.loop"): "what is due after a step asks the loop it belongs to",
+}
+"""The way back of a circle, where it is for type checkers only."""
 
 PACKAGE = Path(__file__).parents[1] / "backend" / "musubi_backend"
 LEVELS = {name: level for level, line in enumerate(ORDER) for names in line for name in names.split()}
@@ -85,7 +89,9 @@ def test_no_package_imports_from_above() -> None:
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
-    tuple(TopologicalSorter(graph()).static_order())
+    known = graph()
+    assert all(other in known[name] for name, other in TYPES_ONLY)
+    tuple(TopologicalSorter({name: others - {b for a, b in TYPES_ONLY if a == name} for name, others in known.items()}).static_order())
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from contract_models import FAMILIES, Family, conditions, write_caches, write_tr
 from contract_table import GENERATING, TRAINING, Cell, Promise, Setting, row
 from musubi_backend import architectures, job
 from musubi_backend.__main__ import main
+from musubi_backend.architectures import protocol
 from musubi_backend.inference.requests import build_request
 from musubi_backend.options.parser import parse
 from musubi_backend.weights.safetensors_file import load
@@ -93,7 +94,7 @@ class Bench:
             words += [f"--{option}", str(self.folder / "not read")]
         flags = self._flags(cell.setting, family, "")
         args: Namespace = parse(tool, [*words, "--prompt", "a cat", "--save_path", str(self.folder), "--output_type", "latent", *flags])
-        architecture, device = architectures.load(family.card_id), torch.device(self.device)
+        architecture, device = protocol.load(family.card_id), torch.device(self.device)
         request = build_request({"prompt": "a cat"}, args, architecture)
         texts = {text: family.text(number) for number, text in enumerate(architecture.texts(request))}
         transformer = architecture.transformer(args, device, architecture.compute_dtype(args)).to(device)
