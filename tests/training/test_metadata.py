@@ -15,6 +15,7 @@ from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.errors import UserError
 from musubi_backend.training import metadata
 from musubi_backend.weights.safetensors_file import load, read_header
+from musubi_backend.weights.streamed_file import with_hashes
 
 FACTS = metadata.RunFacts(items=4, batches_per_epoch=4, epochs=2, optimizer="torch.optim.adamw.AdamW", datasets=[{"resolution": [64, 64]}])
 
@@ -38,7 +39,7 @@ def written(**changes: Any) -> dict[str, str]:
     args = recorded_settings(**changes)
     tensors = {"lora_unet_a.alpha": torch.tensor(2.0)}
     run = metadata.training_metadata(args, CARD, FACTS)
-    return metadata.with_hashes(tensors, metadata.file_metadata(run, args, CARD, step=6, epoch=2))
+    return with_hashes(tensors, metadata.file_metadata(run, args, CARD, step=6, epoch=2))
 
 
 def test_keys_and_values_equal_a_recorded_file(shared: Path) -> None:
@@ -54,7 +55,7 @@ def test_keys_and_values_equal_a_recorded_file(shared: Path) -> None:
 def test_hashes_of_the_recorded_file_come_out_again(shared: Path) -> None:
     path = shared / "golden/train/fp32.final_lora.safetensors"
     recorded = read_header(path).metadata
-    again = metadata.with_hashes(load(path), recorded)
+    again = with_hashes(load(path), recorded)
     assert again["sshs_model_hash"] == recorded["sshs_model_hash"]
     assert again["sshs_legacy_hash"] == recorded["sshs_legacy_hash"]
 
@@ -64,7 +65,7 @@ def test_legacy_hash_of_a_large_file_is_that_of_its_serialisation(dtype: torch.d
     tensors = {f"lora_{i}.weight": torch.randn(300, 1001).to(dtype) for i in range(5)} | {"lora_0.alpha": torch.tensor(1.0).to(dtype)}
     ss = {"ss_output_name": 'quotes " \\ and 日本語\n', "ss_steps": "3"}
     serialised = safetensors.torch.save(tensors, ss)
-    hashes = metadata.with_hashes(tensors, {**ss, "modelspec.title": "not part of the hash"})
+    hashes = with_hashes(tensors, {**ss, "modelspec.title": "not part of the hash"})
     length = int.from_bytes(serialised[:8], "little")
     assert hashes["sshs_model_hash"] == hashlib.sha256(serialised[8 + length :]).hexdigest()
     assert hashes["sshs_legacy_hash"] == hashlib.sha256(serialised[0x100000:0x110000]).hexdigest()[:8]

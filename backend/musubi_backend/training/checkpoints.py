@@ -20,6 +20,7 @@ from .. import events, job
 from ..errors import UserError
 from ..lora.expert_networks import parts_of
 from ..weights.safetensors_file import save_atomic
+from ..weights.streamed_file import with_hashes
 from . import metadata, saved_states
 from .saved_states import EXPERT_NAMES, FILE_SUFFIX, STATE_SUFFIX, expert_suffix
 
@@ -93,7 +94,7 @@ class Checkpoints:
             if not asked and self._is_of_stop(stem, step):
                 values[saved_states.OF_STOP] = "True"
             with job.saving(path, LORA, sum(tensor.nbytes for tensor in tensors.values())), explained(path):
-                save_atomic(tensors, path, metadata.with_hashes(tensors, values))
+                save_atomic(tensors, path, with_hashes(tensors, values))
             job.emit(events.Saved(str(path), LORA, step, epoch, expert))
             paths.append(path)
         return paths
