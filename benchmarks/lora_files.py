@@ -35,7 +35,7 @@ def main(work: Path) -> None:
 
 def shapes() -> Shapes:
     import torch
-    from musubi_backend.architectures.wan.keys import WanGeometry
+    from musubi_backend.architectures.wan.geometry import WanGeometry
     from musubi_backend.architectures.wan.model import WanTransformer
 
     with torch.device("meta"):

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from musubi_backend.architectures.framepack.keys import FramePackGeometry
+from musubi_backend.architectures.framepack.geometry import FramePackGeometry
 from musubi_backend.architectures.framepack.model import FramePackTransformer
-from musubi_backend.architectures.hunyuan_video.keys import HunyuanGeometry
+from musubi_backend.architectures.hunyuan_video.geometry import HunyuanGeometry
 from musubi_backend.architectures.hunyuan_video.model import HunyuanTransformer
-from musubi_backend.architectures.wan.keys import WanGeometry
+from musubi_backend.architectures.wan.geometry import WanGeometry
 from musubi_backend.architectures.wan.model import WanTransformer
 from musubi_backend.device import cpu_computes_in
 from musubi_backend.weights.safetensors_file import save_atomic

@@ -47,7 +47,7 @@ class Console:
         self._log(text)
 
     def detail(self, text: str) -> None:
-        """A line that matters while it lasts: overwritten on a terminal; elsewhere only large downloads are told."""
+        """A line that matters while it lasts: overwritten on a terminal; elsewhere only large downloads are reported."""
         if self._live:
             sys.stdout.write(f"\r\033[K    {text[:100]}")
             sys.stdout.flush()

@@ -19,7 +19,7 @@ from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.argv import to_argv
 from ..backend.musubi_backend.options.option import GENERATE
 from ..backend.musubi_backend.options.registry import options_for, tool_names
-from . import experts, loras, pictures
+from . import experts, loras, media_inputs
 from .families import any_tool, shared_widget, titles
 from .generate import device_input, metadata_values, results, size_inputs
 from .jobs import config as configuration
@@ -30,8 +30,8 @@ from .jobs.folder import JobFolder
 from .jobs.follow import run_on_gpus
 from .jobs.runner import Job
 from .jobs.wording import in_widgets
+from .media_inputs import SECTIONS
 from .models import MODELS, model_values
-from .pictures import SECTIONS
 from .sizes import length_problems, size_problems
 from .spec import ANY, Host, Input, Node, NodeSpec, Output, Problem, Result, refused
 from .video import next_path, output_prefix
@@ -109,7 +109,7 @@ class BatchProcessor(Node):
                 "Beginning of the file names in ComfyUI's output folder; may start with folders.",
                 default="musubi_tuner/batch",
             ),
-            *pictures.sockets_and_paths(_SOURCES),
+            *media_inputs.sockets_and_paths(_SOURCES),
             shared_widget(GENERATE, "fp8"),
             shared_widget(GENERATE, "fp8_scaled"),
             shared_widget(GENERATE, "blocks_to_swap", off=0),
@@ -131,14 +131,14 @@ class BatchProcessor(Node):
     def validate(self, host: Host, **constants: Any) -> Iterator[Problem]:
         if "filename_prefix" in constants:
             yield from refused("filename_prefix", output_prefix, host, constants["filename_prefix"])
-        yield from pictures.problems(host, _SOURCES, constants)
+        yield from media_inputs.problems(host, _SOURCES, constants)
         yield from refused("prompts", _lines, host, constants.get("prompts", ""), "", None)
         yield from refused("prompt_file", _lines, host, "", constants.get("prompt_file", ""), None)
         yield from (*length_problems(constants, _STRIDE), *size_problems(constants))
 
     def fingerprint(self, host: Host, **constants: Any) -> str:
         chosen = [*loras.files(host, constants)[0], *loras.files(host, constants, experts.PREFIX)[0]]
-        files = [*chosen, *pictures.stamps(host, _SOURCES, constants)]
+        files = [*chosen, *media_inputs.stamps(host, _SOURCES, constants)]
         if constants.get("prompt_file", "").strip():
             files.append(_prompt_file(host, constants["prompt_file"]))
         return f"{engine_stamp(host.home)} {content.of_files(files)}"
@@ -167,7 +167,7 @@ class BatchProcessor(Node):
         write_text(_prompts_of(folder), "".join(f"{prompt.line}\n" for prompt in share))
         chosen = {
             **self.values(host, inputs),
-            **pictures.values(host, _SOURCES, inputs, folder.path / "inputs"),
+            **media_inputs.values(host, _SOURCES, inputs, folder.path / "inputs"),
             "from_file": str(_prompts_of(folder)),
             "save_path": str(folder.path / "results"),
         }
@@ -280,7 +280,7 @@ def _guarded_paths(host: Host, value: str, where: str) -> str:
 
 
 def _seeded(line: str, seed: int) -> tuple[str, int]:
-    """The line with a seed, its own or the given one, and that seed: results are told apart by it."""
+    """The line with a seed, its own or the given one, and that seed: results are distinguished by it."""
     own = re.findall(r" --d\s+(\d+)", line, re.IGNORECASE)
     return (line, int(own[-1])) if own else (f"{line} --d {seed % _SEEDS}", seed % _SEEDS)
 

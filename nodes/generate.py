@@ -13,7 +13,7 @@ from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.argv import to_argv
 from ..backend.musubi_backend.options.option import GENERATE
 from ..backend.musubi_backend.options.registry import tool_names
-from . import experts, loras, pictures, sections
+from . import experts, loras, media_inputs, sections
 from .cache import DEVICES
 from .families import own_inputs
 from .jobs.config import engine_stamp
@@ -29,7 +29,7 @@ _LORAS = 4
 _SHARED: dict[Shared, Callable[[Card, FamilyNodes], tuple[Input, ...]]] = {
     Shared.LORAS: lambda card, family: loras.inputs(_LORAS),
     Shared.HIGH_LORAS: lambda card, family: experts.lora_inputs(card),
-    Shared.PICTURES: lambda card, family: pictures.sockets_and_paths(family.sources),
+    Shared.PICTURES: lambda card, family: media_inputs.sockets_and_paths(family.sources),
     Shared.DEVICE: lambda card, family: (device_input(tool_names(card)[GENERATE]),),
     Shared.SECTION_NUMBERS: lambda card, family: (sections.NUMBERS,),
     Shared.SECTION_IMAGES: lambda card, family: (sections.IMAGES,),
@@ -95,16 +95,16 @@ class Generator(Node):
             yield from refused("section_numbers", sections.numbers, constants["section_numbers"])
         if "prompt" in constants and not constants["prompt"].strip():
             yield Problem("prompt", f"prompt is empty: say what the {self.card.makes.lower()} shows")
-        yield from pictures.problems(host, self.family.sources, constants)
+        yield from media_inputs.problems(host, self.family.sources, constants)
         yield from (*size_problems(constants), *length_problems(constants, self.card.frame_stride))
 
     def fingerprint(self, host: Host, **constants: Any) -> str:
         files = [*loras.files(host, constants)[0], *loras.files(host, constants, experts.PREFIX)[0]]
-        return f"{engine_stamp(host.home)} {content.of_files([*files, *pictures.stamps(host, self.family.sources, constants)])}"
+        return f"{engine_stamp(host.home)} {content.of_files([*files, *media_inputs.stamps(host, self.family.sources, constants)])}"
 
     def check_task(self, models: dict[str, Any], inputs: dict[str, Any]) -> None:
         """UserError where images or LoRAs do not go with the model."""
-        self.family.check(models, inputs, pictures.given(self.family.sources, inputs))
+        self.family.check(models, inputs, media_inputs.given(self.family.sources, inputs))
         experts.check_loras(self.card, models, inputs)
 
     def values(self, host: Host, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -122,7 +122,7 @@ class Generator(Node):
 
     def pictures(self, host: Host, inputs: dict[str, Any], folder: Path) -> dict[str, Any]:
         """option name -> path of what it starts from; images from the graph are written into `folder`."""
-        chosen = pictures.values(host, self.family.sources, inputs, folder)
+        chosen = media_inputs.values(host, self.family.sources, inputs, folder)
         return sections.with_pictures(host, inputs, chosen, folder) if "section_images" in inputs else chosen
 
     async def run(self, host: Host, **inputs: Any) -> Result:

@@ -16,7 +16,7 @@ from ..backend.musubi_backend.options.option import LORA_COMBINE, LORA_CONVERT, 
 from ..backend.musubi_backend.place import try_file
 from . import loras
 from .checkpoints import Checkpoint, between, find
-from .ema_picture import draw
+from .ema_chart import draw
 from .jobs import guard
 from .jobs.config import engine_stamp
 from .jobs.follow import run_tool

@@ -6,8 +6,8 @@
     POST /musubi_tuner/allowed_folders     {"folders": [...]} -> {"folders"}
 
 What changes something takes POST with JSON from our own page only: browsers send forms, but no JSON, to other sites unasked, and say
-where a request comes from. A page whose name was made to mean this machine (DNS rebinding) is told by the Host it asks for. Errors are
-{"error": text}, with status 400; 409, when the caption was changed elsewhere, also holds "current".
+where a request comes from. A page whose name was made to mean this machine (DNS rebinding) is recognised by the Host it asks for. Errors
+are {"error": text}, with status 400; 409, when the caption was changed elsewhere, also holds "current".
 """
 
 from __future__ import annotations

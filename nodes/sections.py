@@ -7,7 +7,7 @@ from typing import Any
 
 from ..backend.musubi_backend.architectures.widgets import START
 from ..backend.musubi_backend.errors import UserError
-from . import pictures
+from . import media_inputs
 from .spec import Host, Input
 
 NUMBERS = Input(
@@ -36,7 +36,7 @@ def with_pictures(host: Host, inputs: dict[str, Any], chosen: dict[str, Any], fo
     files = [] if inputs["section_images"] is None else host.picture_files(inputs["section_images"], folder, "section_images")
     if len(files) != len(wanted):
         raise UserError(f"section_numbers names {len(wanted)} sections, section_images has {len(files)} images: give as many")
-    if pictures.names_sections(chosen[START.option]):
+    if media_inputs.names_sections(chosen[START.option]):
         raise UserError("start_image_path names images of sections already: use that, or section_images")
     parts = [f"0:{chosen[START.option]}", *(f"{number}:{file}" for number, file in zip(wanted, files, strict=True))]
-    return {**chosen, START.option: pictures.SECTIONS.join(parts)}
+    return {**chosen, START.option: media_inputs.SECTIONS.join(parts)}

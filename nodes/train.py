@@ -253,7 +253,7 @@ def lora_trainer(card: Card, family: FamilyNodes) -> type[LoRATrainer]:
 
 
 def _follows(dataset: dict[str, Any]) -> dict[str, Any]:
-    """What a training must be told of its dataset."""
+    """What a training must know of its dataset."""
     windows = {entry.get("fp_latent_window_size") for entry in dataset["datasets"]} - {None}
     if len(windows) > 1:
         raise UserError(f"the datasets have different latent_window_size: {', '.join(map(str, sorted(windows)))}; give all the same")

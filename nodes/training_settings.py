@@ -11,7 +11,7 @@ from ..backend.musubi_backend import content
 from ..backend.musubi_backend.architectures.widgets import CONTROL_IMAGES, CONTROL_VIDEO, END, START
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.option import TRAIN
-from . import pictures, rates
+from . import media_inputs, rates
 from .families import shared_widget
 from .spec import Host, Input, Node, NodeSpec, Output, Problem, Result, refused
 from .widgets import settings
@@ -78,8 +78,8 @@ class LoRATrainingConfig(Node):
             shared_widget(TRAIN, "compile"),
             Input("network", "COMBO", "Kind of network. LoRA is what everything reads. LoHa holds more in the same size and learns slower; "
                 "LoKr is the smallest.", default="LoRA", choices=tuple(_NETWORKS), advanced=True),
-            Input("rank_dropout", "FLOAT", "Share of ranks (LoRA) or outputs (LoHa, LoKr) left out in each step, against learning by "
-                "heart.", default=0.0, minimum=0.0, maximum=0.99, step=0.01, off=0.0, advanced=True),
+            Input("rank_dropout", "FLOAT", "Regularisation: share of ranks (LoRA) or outputs (LoHa, LoKr) left out in each step.",
+                default=0.0, minimum=0.0, maximum=0.99, step=0.01, off=0.0, advanced=True),
             Input("module_dropout", "FLOAT", "Regularisation: probability that a layer is trained without the LoRA in a step.",
                   default=0.0, minimum=0.0, maximum=0.99, step=0.01, off=0.0, advanced=True),
             Input("loraplus_lr_ratio", "FLOAT", "LoRA+: how much faster the second matrix of each layer learns; 4 to 16. 0: as fast as the "
@@ -200,7 +200,7 @@ class SamplingConfig(Node):
                   default=0.0, minimum=0.0, maximum=100.0, step=0.1, advanced=True),
             Input("sample_one_frame", "STRING", "Settings of one-frame samples, such as target_index=1,control_index=0.",
                   default="", advanced=True),
-            *pictures.sockets_and_paths(_PICTURES),
+            *media_inputs.sockets_and_paths(_PICTURES),
         ),
         outputs=(Output("sampling", SAMPLING, "For the trainer"),),
     )  # fmt: skip
@@ -211,10 +211,10 @@ class SamplingConfig(Node):
             yield Problem("min_timestep", f"min_timestep: {low} must be below max_timestep {high}")
         if constants.get("sample_prompts", "").strip() and not any(constants.get(name, True) for name in _SAMPLE_TIMES):
             yield Problem("sample_prompts", _NO_SAMPLE_TIME)
-        yield from pictures.problems(host, _PICTURES, constants)
+        yield from media_inputs.problems(host, _PICTURES, constants)
 
     def fingerprint(self, host: Host, **constants: Any) -> str:
-        return content.of_files(pictures.stamps(host, _PICTURES, constants))
+        return content.of_files(media_inputs.stamps(host, _PICTURES, constants))
 
     async def run(self, host: Host, **inputs: Any) -> Result:
         value: dict[str, Any] = {"settings": settings(self.spec.inputs, inputs), "prompts": _prompts(host, inputs)}
@@ -251,5 +251,5 @@ def _prompts(host: Host, inputs: dict[str, Any]) -> list[dict[str, Any]]:
         settings_of_all["one_frame"] = inputs["sample_one_frame"].strip()
     lines = [line.strip() for line in inputs["sample_prompts"].splitlines() if line.strip()]
     if lines:
-        settings_of_all |= pictures.kept(host, _PICTURES, inputs)
+        settings_of_all |= media_inputs.kept(host, _PICTURES, inputs)
     return [{"prompt": line, **settings_of_all} for line in lines]

@@ -21,7 +21,7 @@ ORDER = (
     ("lora",),
     ("encoders", "cache"),
     ("dataset", "architectures.loading"),
-    ("architectures.request", "architectures.solver"),
+    ("architectures.request", "architectures.sampler"),
     ("architectures.protocol",),
     ("caching", "inference"),
     ("training",),

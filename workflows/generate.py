@@ -116,7 +116,7 @@ def _saved(model: Model) -> Entry:
 
 
 def _demo_training(demo: Model, **changes: Any) -> Columns:
-    """A training of the demo model that learns one clip by heart, and soon."""
+    """A training of the demo model that memorises one clip, and soon."""
     lora = {
         "max_train_steps": 300,
         "network_dim": 32,

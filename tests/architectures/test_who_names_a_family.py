@@ -17,7 +17,7 @@ EXCEPTIONS = {
     "backend/musubi_backend/architectures/*/": "the folders",
     "backend/musubi_backend/encoders/": "VAEs and text encoders are called after the model they were made for; several families share them",
     "backend/musubi_backend/demo/": "tiny encoders, likewise",
-    "backend/musubi_backend/inference/schedulers.py": "a schedule is called after the paper or model it comes from",
+    "backend/musubi_backend/inference/samplers.py": "a schedule is called after the paper or model it comes from",
     "backend/musubi_backend/options/tables/unsupported_tools.py": "names of musubi-tuner's tools",
 }
 

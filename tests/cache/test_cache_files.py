@@ -13,8 +13,8 @@ import torch
 from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.cache.files import load_entry, save_latents, save_text
 from musubi_backend.cache.headers import check_cache, latents_problem, text_problem
-from musubi_backend.cache.keys import base_name
 from musubi_backend.cache.names import parse_text_name
+from musubi_backend.cache.tensor_keys import base_name
 from musubi_backend.errors import UserError
 from musubi_backend.weights.safetensors_file import read_header
 

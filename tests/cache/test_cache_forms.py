@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-from musubi_backend.architectures.framepack.caching import cache_forms as framepack_forms
-from musubi_backend.architectures.framepack.keys import FramePackGeometry
+from musubi_backend.architectures.framepack.cache_forms import cache_forms as framepack_forms
+from musubi_backend.architectures.framepack.geometry import FramePackGeometry
 from musubi_backend.architectures.hunyuan_video.adapter import ADAPTER as HUNYUAN
-from musubi_backend.architectures.hunyuan_video.keys import HunyuanGeometry
-from musubi_backend.architectures.wan.caching import cache_forms as wan_forms
+from musubi_backend.architectures.hunyuan_video.geometry import HunyuanGeometry
+from musubi_backend.architectures.wan.cache_forms import cache_forms as wan_forms
 from musubi_backend.architectures.wan.card import CARD
-from musubi_backend.architectures.wan.keys import WanGeometry
+from musubi_backend.architectures.wan.geometry import WanGeometry
 from musubi_backend.cache.forms import CacheForms, problem
 from musubi_backend.dataset.batches import CachedDataset
 from musubi_backend.dataset.config import load_config

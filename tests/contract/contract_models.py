@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 from musubi_backend import architectures
-from musubi_backend.architectures.framepack.keys import FramePackGeometry
+from musubi_backend.architectures.framepack.geometry import FramePackGeometry
 from musubi_backend.architectures.framepack.model import FramePackTransformer
 from musubi_backend.architectures.framepack.sections import History, Section
-from musubi_backend.architectures.hunyuan_video.keys import HunyuanGeometry
+from musubi_backend.architectures.hunyuan_video.geometry import HunyuanGeometry
 from musubi_backend.architectures.hunyuan_video.model import HunyuanTransformer
-from musubi_backend.architectures.wan.keys import WanGeometry
+from musubi_backend.architectures.wan.geometry import WanGeometry
 from musubi_backend.architectures.wan.model import WanTransformer
 from musubi_backend.cache.files import save_latents, save_text
 from musubi_backend.cache.names import LatentName, latent_name, text_name

@@ -18,8 +18,8 @@ from musubi_backend.dataset import tone
 from musubi_backend.dataset.clips import frame_rate, frames_of
 from musubi_backend.dataset.decoding import decode
 from musubi_backend.dataset.discovery import discover
+from musubi_backend.dataset.images import image_notes, open_image, read_image
 from musubi_backend.dataset.media import videos_in
-from musubi_backend.dataset.pictures import open_picture, picture_notes, read_picture
 from musubi_backend.dataset.problems import UnusableMedium
 from musubi_backend.dataset.timing import timing_of
 from musubi_backend.tools.inspect_dataset import inspect
@@ -52,8 +52,8 @@ def p3_in_srgb(colours: np.ndarray) -> np.ndarray:
 
 
 def notes_of(path: Path) -> tuple[str, ...]:
-    with open_picture(path) as image:
-        return picture_notes(path, image)
+    with open_image(path) as image:
+        return image_notes(path, image)
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp", "tif", "avif", "palette.png", "alpha.png", "turned.jpg"])
@@ -67,7 +67,7 @@ def test_display_p3_is_brought_to_srgb_in_every_kind_of_picture(tmp_path: Path, 
         options = {"quality": 100, "exif": Image.Exif()}
         options["exif"][0x0112] = 3  # type: ignore[index]  # by half a turn
     (image.quantize(8) if ending == "palette.png" else image).save(path, icc_profile=display_p3(), **options)
-    found = read_picture(path)[16, 16::32].astype(int)
+    found = read_image(path)[16, 16::32].astype(int)
     found = found[::-1] if ending == "turned.jpg" else found
     assert np.abs(found - p3_in_srgb(COLOURS)[0]).max() <= 5 and np.abs(found - COLOURS[0].astype(int)).max() >= 15
     assert notes_of(path)[0].startswith("colour profile") and "brought to sRGB" in notes_of(path)[0]
@@ -83,10 +83,10 @@ def test_srgb_profiles_leave_pixels_and_damaged_ones_are_told(tmp_path: Path) ->
         ("noise", b"?" * 400, "damaged"),
     ):
         image.save(tmp_path / f"{name}.png", icc_profile=profile)
-        assert np.array_equal(read_picture(tmp_path / f"{name}.png"), np.asarray(image)), name
+        assert np.array_equal(read_image(tmp_path / f"{name}.png"), np.asarray(image)), name
         assert told in " ".join(notes_of(tmp_path / f"{name}.png")) and bool(told) == bool(notes_of(tmp_path / f"{name}.png"))
     image.convert("CMYK").save(tmp_path / "ink.tif", icc_profile=display_p3())
-    assert "of other colours" in notes_of(tmp_path / "ink.tif")[0] and read_picture(tmp_path / "ink.tif").shape == (1, 256, 3)
+    assert "of other colours" in notes_of(tmp_path / "ink.tif")[0] and read_image(tmp_path / "ink.tif").shape == (1, 256, 3)
     image.convert("CMYK").save(tmp_path / "bare.tif")
     assert "CMYK without a colour profile" in notes_of(tmp_path / "bare.tif")[0]
 
@@ -94,7 +94,7 @@ def test_srgb_profiles_leave_pixels_and_damaged_ones_are_told(tmp_path: Path) ->
 def test_grey_of_sixteen_bits_keeps_its_numbers_whatever_its_profile(tmp_path: Path) -> None:
     depth = Image.fromarray(np.linspace(0, 65535, 256).astype(np.uint16)[None].repeat(8, 0))
     depth.save(tmp_path / "depth.png", icc_profile=display_p3())
-    assert np.array_equal(read_picture(tmp_path / "depth.png")[0, :, 0], np.arange(256)) and not notes_of(tmp_path / "depth.png")
+    assert np.array_equal(read_image(tmp_path / "depth.png")[0, :, 0], np.arange(256)) and not notes_of(tmp_path / "depth.png")
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_colours_coded_by_numbers_are_brought_to_the_standard(tmp_path: Path, nu
     head, rest = plain.getvalue()[:33], plain.getvalue()[33:]  # behind IHDR
     path = tmp_path / "a.png"
     path.write_bytes(head + struct.pack(">I", 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) + rest)
-    found = read_picture(path)
+    found = read_image(path)
     assert told in " ".join(notes_of(path)) and bool(told) == bool(notes_of(path))
     if numbers[1] in (tone.PQ, tone.HLG):
         assert 230 < found[4, 4, 0] < 250
@@ -131,7 +131,7 @@ def test_an_avif_of_ten_bits_in_pq_is_toned_down_and_told(tmp_path: Path) -> Non
         stream.codec_context.color_primaries, stream.codec_context.color_trc, stream.codec_context.colorspace = 9, 16, 9
         frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 148, np.uint8), format="rgb24").reformat(format="yuv420p10le")
         container.mux([*stream.encode(frame), *stream.encode()])
-    assert "HDR (PQ)" in notes_of(path)[0] and 225 < read_picture(path).mean() < 252
+    assert "HDR (PQ)" in notes_of(path)[0] and 225 < read_image(path).mean() < 252
 
 
 def test_clips_of_wide_colours_are_brought_to_bt709(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from musubi_backend.dataset.ahead import decoded
 from musubi_backend.dataset.clips import ClipFrame, frames_of
 from musubi_backend.dataset.decoding import decode
 from musubi_backend.dataset.discovery import discover
+from musubi_backend.dataset.images import fit
 from musubi_backend.dataset.items import MediaItem, plan
-from musubi_backend.dataset.pictures import fit
 from musubi_backend.dataset.probe import probe
 from musubi_backend.dataset.problems import Problem, UnusableMedium
 from PIL import Image
@@ -171,14 +171,14 @@ def test_decoding_runs_ahead_but_never_further_than_allowed(make: SimpleNamespac
         make.caption(make.picture(tmp_path / "in" / f"{number:02d}.png"))
     started: list[str] = []
     lock = threading.Lock()
-    real = decoding.read_picture
+    real = decoding.read_image
 
     def counting(path: Path, **kwargs: bool) -> np.ndarray:
         with lock:
             started.append(path.name)
         return real(path, **kwargs)
 
-    monkeypatch.setattr(decoding, "read_picture", counting)
+    monkeypatch.setattr(decoding, "read_image", counting)
     seen = []
     for item, _ in decoded(items(make, tmp_path, f"image_directory = '{tmp_path}/in'"), make.card, workers=3):
         seen.append(item.path.name)

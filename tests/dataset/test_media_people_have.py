@@ -20,9 +20,9 @@ from musubi_backend.dataset.clips import frames_of
 from musubi_backend.dataset.config import parse_config
 from musubi_backend.dataset.decoding import decode
 from musubi_backend.dataset.discovery import discover
+from musubi_backend.dataset.images import read_image
 from musubi_backend.dataset.items import MediaItem
 from musubi_backend.dataset.media import natural_order
-from musubi_backend.dataset.pictures import read_picture
 from musubi_backend.dataset.probe import foresee, image_size, probe
 from musubi_backend.dataset.problems import Problem, UnusableMedium
 from musubi_backend.dataset.timing import Rate, decoded_timing, timing_of
@@ -84,7 +84,7 @@ def test_pictures_are_upright_in_size_and_pixels(tmp_path: Path, orientation: in
     Image.fromarray(corners()).save(path, exif=exif, **({"quality": 95} if ending in ("jpg", "webp", "avif") else {}))
     expected = TURNS[orientation](corners())
     assert image_size(path) == (expected.shape[1], expected.shape[0])
-    found = read_picture(path).astype(int)
+    found = read_image(path).astype(int)
     assert found.shape == expected.shape and np.abs(found - expected).mean() < 12
 
 
@@ -139,17 +139,17 @@ RAMP = np.linspace(0, 1, 256)
 )
 def test_every_number_format_of_grey_comes_out_as_the_same_ramp(tmp_path: Path, name: str, image: Image.Image) -> None:
     image.save(tmp_path / name)
-    found = read_picture(tmp_path / name)
+    found = read_image(tmp_path / name)
     assert found.dtype == np.uint8 and found.shape == (8, 256, 3)
     assert np.abs(found[0, :, 1].astype(int) - np.arange(256)).max() <= 1
 
 
 def test_one_bit_and_brightness_without_a_scale(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 255]], np.uint8)).convert("1").save(tmp_path / "bits.png")
-    assert read_picture(tmp_path / "bits.png")[0, :, 0].tolist() == [0, 255]
+    assert read_image(tmp_path / "bits.png")[0, :, 0].tolist() == [0, 255]
     Image.fromarray(np.array([[0, 1e6]], np.float32)).save(tmp_path / "light.tif")
     with pytest.raises(UnusableMedium, match="from 0 to 1"):
-        read_picture(tmp_path / "light.tif")
+        read_image(tmp_path / "light.tif")
 
 
 def test_hidden_colours_are_laid_on_white(tmp_path: Path, cases: Path) -> None:
@@ -158,15 +158,15 @@ def test_hidden_colours_are_laid_on_white(tmp_path: Path, cases: Path) -> None:
     Image.fromarray(half).save(tmp_path / "a.png")
     Image.fromarray(half).quantize(8).save(tmp_path / "p.png")
     for name in ("a.png", "p.png"):
-        found = read_picture(tmp_path / name)
+        found = read_image(tmp_path / name)
         assert found[0, 0].tolist() == [255, 255, 255] and np.abs(found[3, 0] - np.array([227, 127, 127])).max() <= 2, name
-    assert read_picture(tmp_path / "a.png", keep_alpha=True)[0, 0].tolist() == [200, 0, 0, 0]
-    hidden = read_picture(cases / "images/rgba_hidden_magenta.png").reshape(-1, 3)
+    assert read_image(tmp_path / "a.png", keep_alpha=True)[0, 0].tolist() == [200, 0, 0, 0]
+    hidden = read_image(cases / "images/rgba_hidden_magenta.png").reshape(-1, 3)
     assert not (np.abs(hidden.astype(int) - (255, 0, 255)).max(axis=1) < 30).any()
 
 
 def test_the_ramp_of_the_depth_picture(cases: Path) -> None:
-    found = read_picture(cases / "images/gray16.png")
+    found = read_image(cases / "images/gray16.png")
     assert found.min() <= 1 and found.max() >= 254 and 110 < found.mean() < 145
 
 

@@ -11,7 +11,7 @@ from musubi_backend.__main__ import main
 from musubi_backend.architectures import cards
 from musubi_backend.architectures.card import Card
 from musubi_backend.architectures.wan.card import CARD
-from musubi_backend.architectures.wan.keys import GEOMETRY_KEY, WanGeometry, geometry_of
+from musubi_backend.architectures.wan.geometry import GEOMETRY_KEY, WanGeometry, geometry_of
 from musubi_backend.architectures.wan.model import WanTransformer
 from musubi_backend.demo.clips import write_clips
 from musubi_backend.demo.models import KINDS, write_models

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from musubi_backend.architectures.framepack.card import CARD
-from musubi_backend.architectures.framepack.keys import FramePackGeometry, geometry_of
+from musubi_backend.architectures.framepack.geometry import FramePackGeometry, geometry_of
 from musubi_backend.architectures.framepack.load import compute_dtype, load_transformer
 from musubi_backend.architectures.framepack.model import Clean, FramePackTransformer
 from musubi_backend.lora.network import LoRANetwork

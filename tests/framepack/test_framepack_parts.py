@@ -13,7 +13,7 @@ from musubi_backend.architectures.framepack.one_frame import OneFrame, latent_ma
 from musubi_backend.architectures.framepack.sample import rescaled
 from musubi_backend.architectures.framepack.section_texts import chosen, parse_sections
 from musubi_backend.architectures.framepack.sections import History, Section, count_for_seconds, cut, given_paddings, plan, usual_paddings
-from musubi_backend.architectures.framepack.solver import FlowUniPC, dynamic_shift, sigmas
+from musubi_backend.architectures.framepack.unipc import FlowUniPC, dynamic_shift, sigmas
 from musubi_backend.encoders.hunyuan_vae import HunyuanVAE
 from musubi_backend.errors import UserError
 from safetensors.torch import load_file
@@ -30,18 +30,18 @@ def test_sigmas_are_the_recorded_ones(tokens: int, expected: str, shared: Path) 
 def test_the_sampler_follows_the_recorded_trajectory(shared: Path) -> None:
     """The model of the recording: its data estimate is 0.5 tanh(x) + 0.01 sigma, over the sigmas of 2000 tokens."""
     recorded = load_file(shared / "golden/timesteps/scheduler_traj.safetensors")
-    solver = FlowUniPC(sigmas(10, dynamic_shift(2000)))
+    sampler = FlowUniPC(sigmas(10, dynamic_shift(2000)))
     x = recorded["x0"]
-    for sigma in solver.sigmas[:-1]:
-        x = solver.step((x - (0.5 * torch.tanh(x) + 0.01 * sigma)) / sigma, x)
+    for sigma in sampler.sigmas[:-1]:
+        x = sampler.step((x - (0.5 * torch.tanh(x) + 0.01 * sigma)) / sigma, x)
     torch.testing.assert_close(x, recorded["framepack_unipc.out"], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4])
 def test_the_sampler_finds_constant_data_in_any_number_of_steps(steps: int) -> None:
-    solver, x = FlowUniPC(sigmas(steps, 3.0)), torch.randn(8)
-    for sigma in solver.sigmas[:-1]:
-        x = solver.step((x - 0.25) / sigma, x)
+    sampler, x = FlowUniPC(sigmas(steps, 3.0)), torch.randn(8)
+    for sigma in sampler.sigmas[:-1]:
+        x = sampler.step((x - 0.25) / sigma, x)
     torch.testing.assert_close(x, torch.full((8,), 0.25), rtol=0, atol=1e-5)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from musubi_backend.architectures.framepack.adapter import ADAPTER
-from musubi_backend.architectures.framepack.keys import geometry_of
+from musubi_backend.architectures.framepack.geometry import geometry_of
 from musubi_backend.architectures.framepack.model import FramePackTransformer
 from musubi_backend.architectures.request import Guidance, SampleRequest
 from musubi_backend.weights.safetensors_file import load, read_header

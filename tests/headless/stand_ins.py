@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from musubi_backend.architectures.framepack.keys import FramePackGeometry
+from musubi_backend.architectures.framepack.geometry import FramePackGeometry
 from musubi_backend.architectures.framepack.model import FramePackTransformer
-from musubi_backend.architectures.hunyuan_video.keys import HunyuanGeometry
+from musubi_backend.architectures.hunyuan_video.geometry import HunyuanGeometry
 from musubi_backend.architectures.hunyuan_video.model import HunyuanTransformer
 from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.architectures.wan.demo_vae import DIM, RES_BLOCKS, shapes_of
-from musubi_backend.architectures.wan.keys import WanGeometry
+from musubi_backend.architectures.wan.geometry import WanGeometry
 from musubi_backend.architectures.wan.model import WanTransformer
 from musubi_backend.demo.models import write_models
 from musubi_backend.encoders.token_files import INSIDE

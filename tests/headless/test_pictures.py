@@ -117,7 +117,7 @@ def test_what_does_not_go_with_the_model_is_refused_in_words(
 
 def test_socket_and_path_exclude_each_other_and_paths_are_guarded(part: Any, tmp_path: Path) -> None:
     host = part("headless.terminal").TerminalHost(tmp_path)
-    pictures, error = part("nodes.pictures"), part("backend.musubi_backend.errors").UserError
+    pictures, error = part("nodes.media_inputs"), part("backend.musubi_backend.errors").UserError
     widgets = part("backend.musubi_backend.architectures.widgets")
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(error, match="use one of them"):
@@ -132,7 +132,7 @@ def test_socket_and_path_exclude_each_other_and_paths_are_guarded(part: Any, tmp
 def test_pictures_of_samples_keep_their_name_while_they_are_the_same(part: Any, tmp_path: Path) -> None:
     import numpy as np
 
-    host, pictures = part("headless.terminal").TerminalHost(tmp_path), part("nodes.pictures")
+    host, pictures = part("headless.terminal").TerminalHost(tmp_path), part("nodes.media_inputs")
     widgets = part("backend.musubi_backend.architectures.widgets")
     frame = host.pictures([np.full((8, 8, 3), 7, np.uint8)], host.temp_dir / "a")
     again = host.pictures([np.full((8, 8, 3), 7, np.uint8)], host.temp_dir / "b")

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from musubi_backend.architectures.framepack.keys import FramePackGeometry
+from musubi_backend.architectures.framepack.geometry import FramePackGeometry
 from musubi_backend.architectures.framepack.model import Clean, FramePackTransformer
-from musubi_backend.architectures.hunyuan_video.keys import HunyuanGeometry
+from musubi_backend.architectures.hunyuan_video.geometry import HunyuanGeometry
 from musubi_backend.architectures.hunyuan_video.model import HunyuanTransformer
 from torch import Tensor
 

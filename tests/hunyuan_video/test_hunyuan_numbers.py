@@ -61,7 +61,7 @@ def test_of_a_video_that_is_changed_only_the_last_steps_are_done(source: str | N
         "a", seed=1, width=32, height=32, frames=5, steps=4, flow_shift=1.0, guidance=Guidance(), strength=strength,
         pictures=Pictures(source_video=source),
     )  # fmt: skip
-    assert ADAPTER.solver(request).sigmas == pytest.approx(sigmas) and ADAPTER.steps(request) == len(sigmas) - 1
+    assert ADAPTER.sampler(request).sigmas == pytest.approx(sigmas) and ADAPTER.steps(request) == len(sigmas) - 1
 
 
 def test_pictures_that_it_does_not_take_are_no_options_of_a_line() -> None:

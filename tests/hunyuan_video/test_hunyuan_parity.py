@@ -10,10 +10,10 @@ import pytest
 import torch
 from musubi_backend.architectures.card import Card
 from musubi_backend.architectures.framepack.card import CARD as FRAMEPACK
-from musubi_backend.architectures.framepack.keys import FramePackGeometry
+from musubi_backend.architectures.framepack.geometry import FramePackGeometry
 from musubi_backend.architectures.framepack.model import FramePackTransformer
 from musubi_backend.architectures.hunyuan_video.card import CARD
-from musubi_backend.architectures.hunyuan_video.keys import HunyuanGeometry, geometry_of, original_name
+from musubi_backend.architectures.hunyuan_video.geometry import HunyuanGeometry, geometry_of, original_name
 from musubi_backend.architectures.hunyuan_video.model import HunyuanTransformer
 from musubi_backend.lora.network import LoRANetwork
 from musubi_backend.weights.safetensors_file import load, read_header

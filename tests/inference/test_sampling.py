@@ -16,8 +16,8 @@ from musubi_backend.architectures.wan.adapter import Wan
 from musubi_backend.architectures.wan.model import WanGeometry, WanTransformer
 from musubi_backend.errors import StopRequested, UserError
 from musubi_backend.inference.guidance import guided_prediction
+from musubi_backend.inference.samplers import SAMPLERS
 from musubi_backend.inference.sampling import initial_noise, sample
-from musubi_backend.inference.schedulers import SOLVERS
 from safetensors.torch import load_file
 
 T2V = Namespace(task="t2v-1.3B", timestep_boundary=None)
@@ -50,14 +50,14 @@ def run(tiny_transformer: WanTransformer, text: Text, negative_text: Text) -> It
     hook.remove()
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_the_seed_decides(run: Run, solver: str) -> None:
-    first = run(solver=solver)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_seed_decides(run: Run, sampler: str) -> None:
+    first = run(sampler=sampler)
     assert first.shape == (16, 2, 6, 4)
     assert first.dtype == torch.float32
     assert torch.isfinite(first).all()
-    assert torch.equal(first, run(solver=solver))
-    assert not torch.allclose(first, run(solver=solver, seed=2), atol=0.1)
+    assert torch.equal(first, run(sampler=sampler))
+    assert not torch.allclose(first, run(sampler=sampler, seed=2), atol=0.1)
 
 
 def test_every_setting_reaches_the_result(run: Run) -> None:
@@ -66,7 +66,7 @@ def test_every_setting_reaches_the_result(run: Run) -> None:
         {"guidance": Guidance(4.0)},
         {"flow_shift": 3.0},
         {"steps": 5},
-        {"solver": "vanilla"},
+        {"sampler": "vanilla"},
         {"guidance": Guidance(3.0, "early", 0.5)},
         {"guidance": Guidance(3.0, slg_mode="original", slg_layers=(1,), slg_end=0.5)},
         {"guidance": Guidance(3.0, slg_mode="uncond", slg_layers=(1,), slg_end=0.5)},

@@ -45,7 +45,7 @@ class Straight(Wan):
 
 
 def request(**changes: Any) -> SampleRequest:
-    settings: dict[str, Any] = {"guidance": Guidance(3.0), "seed": 5, "steps": 4, "solver": "vanilla", "flow_shift": 1.0, **changes}
+    settings: dict[str, Any] = {"guidance": Guidance(3.0), "seed": 5, "steps": 4, "sampler": "vanilla", "flow_shift": 1.0, **changes}
     return SampleRequest("a dog", width=16, height=16, frames=5, **settings)
 
 
@@ -97,8 +97,8 @@ def test_the_boundary_itself_is_the_high_noise_experts() -> None:
 
 def test_a_video_that_is_changed_is_mixed_with_noise_as_the_first_sigma_says() -> None:
     class LastHalf(Straight):
-        def solver(self, request: SampleRequest) -> Any:
-            from musubi_backend.inference.schedulers import Euler
+        def sampler(self, request: SampleRequest) -> Any:
+            from musubi_backend.inference.samplers import Euler
 
             return Euler([0.25, 0.0])
 

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from musubi_backend.architectures import cards
-from musubi_backend.architectures.framepack import keys as framepack
+from musubi_backend.architectures.framepack import geometry as framepack
 from musubi_backend.architectures.framepack.model import Clean, FramePackTransformer
-from musubi_backend.architectures.hunyuan_video import keys as hunyuan
+from musubi_backend.architectures.hunyuan_video import geometry as hunyuan
 from musubi_backend.architectures.hunyuan_video.model import HunyuanTransformer
 from musubi_backend.lora.network import LoRANetwork
 from musubi_backend.memory.compiling import Compilation

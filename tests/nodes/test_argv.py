@@ -206,7 +206,7 @@ def test_every_generation_parses_and_no_text_becomes_a_flag(contract: Any, part:
             return
         given_models = models(part, architecture, task)
         inputs = part("nodes.spec").complete(node.spec, {**values, "models": given_models})
-        chosen = {**node.values(host, inputs), **part("nodes.pictures").values(host, node.family.sources, inputs, tmp_path)}
+        chosen = {**node.values(host, inputs), **part("nodes.media_inputs").values(host, node.family.sources, inputs, tmp_path)}
         chosen.pop("skip_mismatched", None)  # our own, rejected where musubi-tuner is to generate
         namespace = parsed(contract, part, tool, {**chosen, "save_path": "/s"})
         assert namespace is not None

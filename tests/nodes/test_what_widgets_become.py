@@ -157,7 +157,7 @@ def test_each_way_of_averaging_is_told_what_it_uses(
     ],
 )
 def test_a_path_may_say_for_which_section_it_is(part: Any, text: str, parts: list[tuple[str, str]], named: bool) -> None:
-    pictures, widgets = part("nodes.pictures"), part("backend.musubi_backend.architectures.widgets")
+    pictures, widgets = part("nodes.media_inputs"), part("backend.musubi_backend.architectures.widgets")
     start = widgets.Source("image_path", "start_image", "IMAGE", "start_image_path", "", sections=True)
     assert pictures._parts(start, text) == parts and pictures.names_sections(text) is named
     assert pictures._parts(widgets.START, text) == [("", text)]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from musubi_backend.architectures.wan.keys import GEOMETRY_KEY, PREFIXES, WanGeometry
+from musubi_backend.architectures.wan.geometry import GEOMETRY_KEY, PREFIXES, WanGeometry
 from musubi_backend.architectures.wan.load import compute_dtype, load_transformer
 from musubi_backend.errors import UserError
 from musubi_backend.weights.loader import load_into, open_weights
@@ -160,7 +160,7 @@ def test_sizes_of_another_task_are_refused_naming_the_right_one(wan_file, tmp_pa
     args.task = "i2v-14B"
     with pytest.raises(UserError, match="in_dim 16 instead of 36"):
         load_transformer(args, CPU, torch.float32)
-    from musubi_backend.architectures.wan.keys import geometry_of
+    from musubi_backend.architectures.wan.geometry import geometry_of
     from musubi_backend.weights.safetensors_file import Header
 
     large = WanGeometry(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from musubi_backend.architectures.loading import lora_merge
 from musubi_backend.architectures.wan.card import CARD
-from musubi_backend.architectures.wan.keys import GEOMETRY_KEY, WanGeometry
+from musubi_backend.architectures.wan.geometry import GEOMETRY_KEY, WanGeometry
 from musubi_backend.architectures.wan.load import load_transformer
 from musubi_backend.errors import UserError
 from musubi_backend.lora.merging import LoRAMerge, read_lora

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from musubi_backend.architectures.framepack.keys import FramePackGeometry
-from musubi_backend.architectures.wan.keys import WanGeometry
+from musubi_backend.architectures.framepack.geometry import FramePackGeometry
+from musubi_backend.architectures.wan.geometry import WanGeometry
 from musubi_backend.errors import UserError
 from musubi_backend.weights import quantised
 from musubi_backend.weights.loader import open_weights, read_pickled

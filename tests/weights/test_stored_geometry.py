@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from musubi_backend.architectures.framepack.keys import FramePackGeometry
-from musubi_backend.architectures.hunyuan_video.keys import HunyuanGeometry
-from musubi_backend.architectures.wan.keys import WanGeometry
+from musubi_backend.architectures.framepack.geometry import FramePackGeometry
+from musubi_backend.architectures.hunyuan_video.geometry import HunyuanGeometry
+from musubi_backend.architectures.wan.geometry import WanGeometry
 from musubi_backend.errors import UserError
 from musubi_backend.weights.geometry import StoredGeometry
 

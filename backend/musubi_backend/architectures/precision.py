@@ -13,7 +13,7 @@ _NAMES = {"F16": "fp16", "BF16": "bf16", "F32": "fp32"}
 
 
 def stored_precision(path: PathLike, card: Card) -> str | None:
-    """ "fp16", "bf16", "fp32", or "fp8" for anything smaller; None where it cannot be told (PyTorch files). UserError for files that
+    """ "fp16", "bf16", "fp32", or "fp8" for anything smaller; None where it is not known (PyTorch files). UserError for files that
     cannot be read."""
     if Path(path).suffix.lower() in PICKLE_SUFFIXES:
         return None

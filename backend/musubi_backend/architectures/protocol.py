@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..dataset.items import Entry, MediaItem
     from .card import Card
     from .request import LineOption, SampleRequest
-    from .solver import Solver
+    from .sampler import Sampler
 
     Batch = dict[str, Tensor | list[Tensor]]
 
@@ -158,7 +158,7 @@ class Architecture(ABC):
         return self.latent_shape(request.width, request.height, request.frames)
 
     @abstractmethod
-    def solver(self, request: SampleRequest) -> Solver:
+    def sampler(self, request: SampleRequest) -> Sampler:
         """A fresh sampler for one run, with this architecture's sigmas."""
 
     def boundary(self, args: Namespace) -> float | None:

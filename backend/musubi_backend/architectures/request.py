@@ -88,7 +88,7 @@ class SampleRequest:
     flow_shift: float
     guidance: Guidance
     negative_prompt: str = ""
-    solver: str = "unipc"
+    sampler: str = "unipc"
     cpu_noise: bool = False
     pictures: Pictures = Pictures()
     guidance_high_noise: Guidance | None = None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import UserError
 from ..weights import safetensors_file
-from . import keys
+from . import tensor_keys
 from .forms import Form, stored_names, unfit_values
 from .headers import FORMAT_VERSION, check_cache, check_form, damaged
 
@@ -28,11 +28,11 @@ def save_latents(path: Path, tensors: Mapping[str, Tensor], card: Card, *, width
     width, height      as in the file name: of the original image, or of the resized clip
     frame_count        pixels frames of the window; None for images
     """
-    main = tensors[keys.LATENTS]
+    main = tensors[tensor_keys.LATENTS]
     stored = {}
     for base, tensor in tensors.items():
         dtype = main.dtype if tensor.is_floating_point() else tensor.dtype
-        stored[keys.stored_latent_name(base, main.shape, _dtype_name(dtype))] = tensor
+        stored[tensor_keys.stored_latent_name(base, main.shape, _dtype_name(dtype))] = tensor
     metadata = {"architecture": card.name, "width": str(width), "height": str(height), "format_version": FORMAT_VERSION}
     if frame_count is not None:
         metadata["frame_count"] = str(frame_count)
@@ -43,17 +43,17 @@ def save_text(path: Path, tensors: Mapping[str, Tensor], card: Card, *, caption:
     """Write one text cache, or add to it: keys of an existing file that are not written anew are kept (an architecture with
     two text encoders caches them one after the other), and so is its metadata. UserError when the file belongs to another
     architecture or is damaged."""
-    stored = {keys.stored_text_name(base, _dtype_name(tensor.dtype)): tensor for base, tensor in tensors.items()}
+    stored = {tensor_keys.stored_text_name(base, _dtype_name(tensor.dtype)): tensor for base, tensor in tensors.items()}
     metadata = {"architecture": card.name, "caption1": caption, "format_version": FORMAT_VERSION}
     if path.exists():
         header = check_cache(path, card)
         if header.metadata.get("caption1") != caption:
             logger.warning(f"caption mismatch: existing={header.metadata.get('caption1')}, new={caption}, overwrite")
         metadata = {**header.metadata, **metadata}
-        renewed = {keys.without_dtype(name) for name in stored}
-        if any(keys.without_dtype(name) not in renewed for name in header.tensors):
+        renewed = {tensor_keys.without_dtype(name) for name in stored}
+        if any(tensor_keys.without_dtype(name) not in renewed for name in header.tensors):
             existing = safetensors_file.load(path)
-            stored |= {name: tensor for name, tensor in existing.items() if keys.without_dtype(name) not in renewed}
+            stored |= {name: tensor for name, tensor in existing.items() if tensor_keys.without_dtype(name) not in renewed}
     _write(path, stored, metadata)
 
 
@@ -65,7 +65,7 @@ def load_entry(path: Path, card: Card | None = None) -> dict[str, Tensor]:
     if card is not None:
         check_cache(path, card)
     try:
-        return {keys.base_name(name): tensor for name, tensor in safetensors_file.load(path).items()}
+        return {tensor_keys.base_name(name): tensor for name, tensor in safetensors_file.load(path).items()}
     except UserError as error:
         raise damaged(path, error) from error
 
@@ -81,7 +81,7 @@ def load_trained(path: Path, card: Card, forms: Mapping[str, Form]) -> dict[str,
         with path.open("rb") as file:
             for name, called in sorted(names.items(), key=lambda pair: header.tensors[pair[0]].start):
                 loaded[called] = safetensors_file.read_tensor(file, name, header.tensors[name], path)
-                reason = unfit_values(loaded[called], forms[keys.base_name(name)])
+                reason = unfit_values(loaded[called], forms[tensor_keys.base_name(name)])
                 if reason is not None:
                     raise UserError(f"{path}: {name} {reason}; delete it and cache again")
     except OSError as error:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ..weights.safetensors_file import DTYPE_BITS
-from . import keys
+from . import tensor_keys
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +51,7 @@ def mask(shape: Shape) -> Form:
 
 def main_latents(channels: int) -> dict[str, Form]:
     """The form of the tensor that every latent cache has, under its base name."""
-    return {keys.LATENTS: floats((channels, FRAMES, HEIGHT, WIDTH))}
+    return {tensor_keys.LATENTS: floats((channels, FRAMES, HEIGHT, WIDTH))}
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def problem(header: Header, forms: Mapping[str, Form]) -> str | None:
     """Why a cache with this header cannot be trained; None when it can."""
     found: dict[str, list[str]] = {}
     for name in header.tensors:
-        found.setdefault(keys.base_name(name), []).append(name)
+        found.setdefault(tensor_keys.base_name(name), []).append(name)
     lacking = sorted(base for base, form in forms.items() if base not in found and not form.optional)
     if lacking:
         return f"lacks {', '.join(lacking)}, which this task trains with"
@@ -86,9 +86,9 @@ def stored_names(header: Header, forms: Mapping[str, Form]) -> dict[str, str]:
     """Stored name -> what training calls the tensor (still with `varlen_`), of those that the forms name."""
     named = {}
     for name in header.tensors:
-        base = keys.base_name(name)
+        base = tensor_keys.base_name(name)
         if base in forms:
-            named[name] = (keys.VARIABLE_LENGTH if keys.is_variable_length(name) else "") + base
+            named[name] = (tensor_keys.VARIABLE_LENGTH if tensor_keys.is_variable_length(name) else "") + base
     return named
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import UserError
 from ..weights.safetensors_file import Header, read_header
-from . import keys
+from . import tensor_keys
 from .forms import Form, problem
 from .names import SUFFIX
 
@@ -55,7 +55,7 @@ def latents_problem(
     bucket: tuple[int, int],
     frames: int | None = None,
     latent_frames: int | None = None,
-    needs: Collection[str] = (keys.LATENTS,),
+    needs: Collection[str] = (tensor_keys.LATENTS,),
 ) -> str | None:
     """Why the latent cache at `path` must be made (again); None when it is good.
 
@@ -94,7 +94,7 @@ def text_problem(path: Path, card: Card, *, caption: str, needs: Collection[str]
 def latent_shape(header: Header) -> tuple[int, ...] | None:
     """(F, H, W) of the main latents, (H, W) for architectures without time, None when there are none."""
     for name, info in header.tensors.items():
-        if keys.base_name(name) == keys.LATENTS:
+        if tensor_keys.base_name(name) == tensor_keys.LATENTS:
             return info.shape[1:]
     return None
 
@@ -102,7 +102,7 @@ def latent_shape(header: Header) -> tuple[int, ...] | None:
 def first_number(path: Path, base: str) -> int | None:
     """The first value of a cached int64 tensor; None where the file holds none of that name."""
     for name, info in read_header(path).tensors.items():
-        if keys.base_name(name) == base and info.dtype == "I64":
+        if tensor_keys.base_name(name) == base and info.dtype == "I64":
             with path.open("rb") as file:
                 file.seek(info.start)
                 return int.from_bytes(file.read(8), "little", signed=True)
@@ -111,7 +111,7 @@ def first_number(path: Path, base: str) -> int | None:
 
 def control_shapes(header: Header) -> tuple[str, ...]:
     """Which control latents a file holds, with their shapes: items may share a batch only when these are equal."""
-    return tuple(sorted(keys.without_dtype(name) for name in header.tensors if name.startswith(f"{keys.LATENTS}_control_")))
+    return tuple(sorted(tensor_keys.without_dtype(name) for name in header.tensors if name.startswith(f"{tensor_keys.LATENTS}_control_")))
 
 
 def _header(path: Path, card: Card) -> tuple[Header | None, str | None]:
@@ -124,7 +124,7 @@ def _header(path: Path, card: Card) -> tuple[Header | None, str | None]:
 
 
 def _missing(header: Header, needs: Collection[str]) -> str | None:
-    missing = sorted(set(needs) - {keys.base_name(name) for name in header.tensors})
+    missing = sorted(set(needs) - {tensor_keys.base_name(name) for name in header.tensors})
     return f"{', '.join(missing)} missing" if missing else None
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from .buckets import Size
 from .colours import coding_of
-from .pictures import open_picture, picture_notes, pixels_of
+from .images import image_notes, open_image, pixels_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,8 +52,8 @@ class AnimationFrame:
 
 def frames_of_animation(path: Path) -> Generator[AnimationFrame, None, None]:
     """The frames in order; where one is damaged, the clip ends. UnusableMedium."""
-    with open_picture(path) as image:
-        told = tuple(note for note in picture_notes(path, image) if note != _STILL)
+    with open_image(path) as image:
+        told = tuple(note for note in image_notes(path, image) if note != _STILL)
         coding = coding_of(path, image)
         for number in range(getattr(image, "n_frames", 1)):
             try:

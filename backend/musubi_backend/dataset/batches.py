@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..cache import keys
+from ..cache import tensor_keys
 from ..cache.forms import CacheForms
 from ..cache.headers import check_cache, check_form, control_shapes, latent_shape
 from ..cache.names import LatentName, latent_files, parse_latent_name, text_name
@@ -126,7 +126,7 @@ class CachedDataset:
             if len(tensors) < len(entries):
                 without = next(item for item, entry in zip(batch.items, entries, strict=True) if name not in entry)
                 raise UserError(f"{without.latents} or {without.text} lacks {name}, which others have; delete it and cache again")
-            result[keys.base_name(name)] = tensors if keys.is_variable_length(name) else _stacked(name, tensors, batch)
+            result[tensor_keys.base_name(name)] = tensors if tensor_keys.is_variable_length(name) else _stacked(name, tensors, batch)
         if batch.timesteps is not None:
             result["timesteps"] = list(batch.timesteps)
         return result

@@ -17,8 +17,8 @@ from . import tone
 from .animations import AnimationFrame, frames_of_animation, rate_of_animation
 from .buckets import Size
 from .container import missing_bytes
+from .images import image_notes, on_white, open_image, read_image, upright_size
 from .media import images_in, is_animation, natural_order
-from .pictures import on_white, open_picture, picture_notes, read_picture, upright_size
 from .problems import UnusableMedium
 
 if TYPE_CHECKING:
@@ -43,17 +43,17 @@ class PictureFrame:
 
     def pixels(self) -> np.ndarray:
         """uint8 [H, W, 3]. UnusableMedium."""
-        return read_picture(self.path)
+        return read_image(self.path)
 
     @property
     def size(self) -> Size:
         """(width, height) as shown. UnusableMedium."""
-        with open_picture(self.path) as image:
+        with open_image(self.path) as image:
             return upright_size(image)
 
     def notes(self) -> tuple[str, ...]:
-        with open_picture(self.path) as image:
-            return picture_notes(self.path, image)
+        with open_image(self.path) as image:
+            return image_notes(self.path, image)
 
 
 @dataclass(frozen=True)

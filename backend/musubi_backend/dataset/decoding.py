@@ -14,8 +14,8 @@ from ..errors import UserError
 from .buckets import Size
 from .clips import ClipFrame, frames_of
 from .config import ImageDataset, VideoDataset
+from .images import fit, read_image
 from .items import Entry, MediaItem, caching_buckets, control_size, unmet_targets
-from .pictures import fit, read_picture
 from .probe import Foreseen, foresee, rate_of
 from .problems import Problem, UnusableMedium, unexpected
 from .timing import Rate, Timing, decoded_timing, timing_of
@@ -140,11 +140,11 @@ def read_clip(path: Path, size: Size, frames: int) -> list[np.ndarray]:
 
 def _decode_picture(foreseen: Foreseen, dataset: ImageDataset, card: Card) -> list[DecodedEntry]:
     item, (entry,) = foreseen.item, foreseen.entries
-    result = DecodedEntry(entry, fit(read_picture(item.path), entry.bucket)[None])
+    result = DecodedEntry(entry, fit(read_image(item.path), entry.bucket)[None])
     for path in item.targets:
-        result.targets.append(fit(read_picture(path), entry.bucket)[None])
+        result.targets.append(fit(read_image(path), entry.bucket)[None])
     for path in item.controls:
-        control = read_picture(path, keep_alpha=card.control_masks)
+        control = read_image(path, keep_alpha=card.control_masks)
         size = control_size(dataset, card, (control.shape[1], control.shape[0]), entry.bucket)
         control = fit(control, size)
         result.controls.append(control[None, ..., :3])

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from .buckets import Size
 from .clips import frame_rate, frames_of
 from .config import VideoDataset
+from .images import image_notes, open_image, upright_size
 from .items import Entry, MediaItem, plan
-from .pictures import open_picture, picture_notes, upright_size
 from .problems import Problem, UnusableMedium, unexpected
 from .timing import Rate, Timing, timing_of
 
@@ -78,8 +78,8 @@ def foresee(item: MediaItem, card: Card, timing: Timing | None = None) -> Forese
 def probe(item: MediaItem, card: Card, timing: Timing | None = None) -> Facts:
     """Facts about an item. UnusableMedium for damaged, cut off or empty files."""
     if not isinstance(item.dataset, VideoDataset):
-        with open_picture(item.path) as image:
-            return Facts(upright_size(image), notes=picture_notes(item.path, image))
+        with open_image(item.path) as image:
+            return Facts(upright_size(image), notes=image_notes(item.path, image))
     rate = rate_of(item.dataset, card)
     timing = timing or timing_of(item.path, rate, item.dataset.cache_folder)
     fps = frame_rate(item.path)
@@ -97,7 +97,7 @@ def rate_of(dataset: VideoDataset, card: Card) -> Rate:
 
 def image_size(path: Path) -> Size:
     """(width, height) of an image as it is shown, from its header. UnusableMedium when it is none."""
-    with open_picture(path) as image:
+    with open_image(path) as image:
         return upright_size(image)
 
 

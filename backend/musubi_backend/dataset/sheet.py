@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from .buckets import Size
 from .clips import frames_of
 from .config import VideoDataset
-from .pictures import fit, read_picture
+from .images import fit, read_image
 from .probe import Foreseen, rate_of
 from .problems import Problem, UnusableMedium
 
@@ -56,7 +56,7 @@ def tile_of(found: Foreseen | Problem, number: int, card: Card, width: int) -> T
     title = f"{number}  {item.path.name}"
     try:
         if not isinstance(item.dataset, VideoDataset):
-            pixels = read_picture(item.path)
+            pixels = read_image(item.path)
             facts = f"{found.facts.size[0]}x{found.facts.size[1]} to {bucket[0]}x{bucket[1]}"
             return Tile(title, facts, item.caption, (_small(pixels, bucket, (width, _height(width))),))
         count = found.facts.count

@@ -1,6 +1,6 @@
 """`demo_dataset`: a few short clips with captions: camera moves over the photographs that scikit-image brings along, or a chessboard.
 
-The photographs are real images, to try everything on. A tiny untrained model cannot learn them by heart: it does not know where in the
+The photographs are real images, to try everything on. A tiny untrained model cannot memorise them: it does not know where in the
 image it is while all it sees is noise. The chessboard it can, because it is the same everywhere: what is trained can be seen.
 """
 

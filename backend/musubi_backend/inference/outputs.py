@@ -53,7 +53,7 @@ def describe(request: SampleRequest) -> dict[str, str]:
         "infer_steps": str(request.steps),
         "guidance_scale": str(request.guidance.scale),
         "flow_shift": str(request.flow_shift),
-        "sample_solver": request.solver,
+        "sample_solver": request.sampler,
     }
     if request.guidance_high_noise is not None:
         described["guidance_scale_high_noise"] = str(request.guidance_high_noise.scale)

@@ -38,7 +38,7 @@ def build_request(values: Mapping[str, Any], args: Namespace, architecture: Arch
         steps=chosen("sample_steps", "infer_steps", task.steps),
         flow_shift=chosen("discrete_flow_shift", "flow_shift", task.flow_shift_at(width, height)),
         seed=chosen("seed", default=secrets.randbelow(SEEDS)),
-        solver=arguments.get("sample_solver", "unipc"),
+        sampler=arguments.get("sample_solver", "unipc"),
         cpu_noise=bool(arguments.get("cpu_noise")),
         guidance=_guidance(arguments, chosen("guidance_scale", default=task.guidance_scale)),
         pictures=_pictures(values, arguments),

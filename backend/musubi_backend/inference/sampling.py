@@ -52,12 +52,12 @@ def sample(
     if not all(guided):
         logger.info(f"CFG skip mode: {guidance.skip_mode}, apply ratio: {guidance.apply_ratio}, pattern: {pattern_text(guided)}")
     batches = {True: batch_of_one(positive, device), False: batch_of_one(negative or {}, device)}
-    solver = architecture.solver(request)
+    sampler = architecture.sampler(request)
     latents = initial_noise(architecture.noise_shape(request, args), request, device, architecture.card.noise_per_frame)[None]
     if SOURCE in positive:
-        latents = torch.lerp(positive[SOURCE][None].to(latents), latents, solver.sigmas[0])
+        latents = torch.lerp(positive[SOURCE][None].to(latents), latents, sampler.sigmas[0])
     boundary, high_noise = architecture.boundary(args), False
-    for step, timestep in enumerate(solver.timesteps):
+    for step, timestep in enumerate(sampler.timesteps):
         job.leave_if_asked(f"stopped while sampling, after {step} of {request.steps} steps")
         now = torch.tensor([timestep], dtype=torch.float32, device=device)
 
@@ -70,7 +70,7 @@ def sample(
             logger.info(f"Switching to low noise at step {step}, t={timestep:g}, guidance_scale={guidance.scale}")
         with torch.no_grad():
             velocity = guided_prediction(predict, guidance, step, request.steps, guided[step])
-        latents = solver.step(velocity, latents)
+        latents = sampler.step(velocity, latents)
         if progress is not None:
             progress(1)
     return latents[0]

@@ -1,4 +1,4 @@
-"""How most architectures generate: their options, one latent sampled by a solver, what is said of results. No torch until it is used."""
+"""How most architectures generate: their options, one latent sampled by a sampler, what is said of results. No torch until it is used."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def read(target: Tool, argv: Sequence[str]) -> argparse.Namespace:
 
 
 def build(target: Tool) -> argparse.ArgumentParser:
-    """The argparse parser of one tool. Defaults are left out of its namespace, so that what was given can be told apart."""
+    """The argparse parser of one tool. Defaults are left out of its namespace, so that what was given can be distinguished."""
     parser = _Parser(
         prog=f"python -m musubi_backend {target.name}",
         description=target.summary[0].upper() + target.summary[1:] + ".",

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..dataset.clips import frame_rate, frames_of
-from ..dataset.pictures import read_picture
+from ..dataset.images import read_image
 from ..dataset.problems import UnusableMedium
 from ..dataset.timing import timing_of
 from ..encoders.qwen_vl_pixels import FACTOR, Pixels, of_clip, of_picture
@@ -21,7 +21,7 @@ _LARGEST_FRAME = 768 * FACTOR**2  # the model was trained with frames of up to 7
 def picture_pixels(path: Path, largest: int) -> Pixels:
     """An image, its colours as training takes them, within `largest` square pixels. UnusableMedium."""
     try:
-        return of_picture(Image.fromarray(read_picture(path)), min(_SMALLEST, largest), largest)
+        return of_picture(Image.fromarray(read_image(path)), min(_SMALLEST, largest), largest)
     except ValueError as error:
         raise UnusableMedium(path, str(error)) from error
 

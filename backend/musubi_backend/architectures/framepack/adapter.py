@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ...dataset.items import Entry, MediaItem
     from ..protocol import Batch, ConditionEncoder, LatentDecoder, LatentEncoder, TextEncoder
     from ..request import LineOption, SampleRequest
-    from ..solver import Solver
+    from ..sampler import Sampler
     from .model import FramePackTransformer
 
 _PLAIN = ("latents", "latents_clean", "latent_indices", "clean_latent_indices", "image_embeddings")
@@ -59,7 +59,7 @@ class FramePack(UsualSampling):
         return first is not None and (first == 1) != args.f1
 
     def cache_forms(self, args: Namespace) -> CacheForms:
-        from .caching import cache_forms
+        from .cache_forms import cache_forms
         from .load import geometry
 
         return cache_forms(geometry(args))
@@ -102,7 +102,7 @@ class FramePack(UsualSampling):
     def predict(
         self, transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Batch, args: Namespace, skip_blocks: Sequence[int] = ()
     ) -> Tensor:
-        """In training the guidance that the distilled model is told is `--guidance_scale`, as in musubi-tuner."""
+        """In training the embedded guidance of the distilled model is `--guidance_scale`, as in musubi-tuner."""
         from .sample import GUIDANCE, velocity
 
         if GUIDANCE not in batch:
@@ -125,10 +125,10 @@ class FramePack(UsualSampling):
     def latent_shape(self, width: int, height: int, frames: int) -> tuple[int, int, int, int]:
         return video_latent_shape(CARD, width, height, frames)
 
-    def solver(self, request: SampleRequest) -> Solver:
-        from .sample import solver
+    def sampler(self, request: SampleRequest) -> Sampler:
+        from .sample import sampler
 
-        return solver(request)
+        return sampler(request)
 
     def texts(self, request: SampleRequest) -> list[str]:
         prompts = list(parse_sections(request.prompt or " ").values())

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def framepack_transformer(text_dim: int, pooled_dim: int, image_dim: int, seed: int) -> Content:
     """(tensors in the original layout, float32; metadata with the sizes)."""
-    from .keys import FramePackGeometry
+    from .geometry import FramePackGeometry
     from .model import FramePackTransformer
 
     geometry = FramePackGeometry(

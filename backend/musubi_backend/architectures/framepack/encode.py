@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ...dataset.config import ImageDataset
-from ...dataset.pictures import fit
+from ...dataset.images import fit
 from ...encoders.clip_text import ClipText
 from ...encoders.hunyuan_vae import SCALING_FACTOR, HunyuanVAE
 from ...encoders.llama import LlamaEncoder
 from ...encoders.siglip import Siglip
 from ...errors import UserError
-from ...inference.pictures import read
+from ...inference.request_media import read
 from ..hunyuan_video.encode import both_cut, generator_of, load_text_encoders, load_vae, padded, pictures_of, vae_and_kept, video_of
 from .card import CARD
 from .one_frame import OneFrame, latent_mask

@@ -34,7 +34,7 @@ from ...layers.mmdit import (
 from ...layers.norms import RMSNorm, modulated_norm
 from ...layers.rope import Tables, rope_tables
 from ...layers.timestep import sinusoids
-from .keys import FramePackGeometry
+from .geometry import FramePackGeometry
 
 __all__ = ["Clean", "FramePackGeometry", "FramePackTransformer"]
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...errors import UserError
-from .caching import FAR, MIDDLE
+from .cache_forms import FAR, MIDDLE
 from .sections import NEAR
 
 if TYPE_CHECKING:

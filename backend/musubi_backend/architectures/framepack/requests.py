@@ -33,16 +33,16 @@ LINE_OPTIONS: Mapping[str, LineOption] = {
 
 
 def fitted(request: SampleRequest, args: Namespace) -> SampleRequest:
-    """The request with its number of sections, frames and what files are told of it. UserError for sizes, lengths, one-frame settings and
+    """The request with its number of sections, frames and what files say of it. UserError for sizes, lengths, one-frame settings and
     images that cannot be used."""
-    from ...inference.pictures import size_of
+    from ...inference.request_media import size_of
     from .magcache import wanted
 
     for flag in ("vae", "image_encoder"):
         if not getattr(args, flag):
             raise UserError(f"--{flag} is required: {CARD.title} encodes its start image with it")
-    if request.solver != "unipc":
-        raise UserError(f"--sample_solver {request.solver}: {CARD.title} has unipc only")
+    if request.sampler != "unipc":
+        raise UserError(f"--sample_solver {request.sampler}: {CARD.title} has unipc only")
     _check_pictures(request.pictures, args.f1, _one_frame(request, args) is not None)
     if _auto_resized(request, args):
         width, height = best_fit(size_of(request.pictures.controls[0]), (request.width, request.height), CARD.bucket_step)
@@ -91,7 +91,7 @@ def _sections(request: SampleRequest, args: Namespace) -> int:
 
 def _shift(request: SampleRequest, args: Namespace, frames: int) -> float:
     """The shift that was asked for, else the one for the size. Samples during training always have the latter."""
-    from .solver import dynamic_shift
+    from .unipc import dynamic_shift
 
     if request.flow_shift and hasattr(args, "flow_shift"):
         return request.flow_shift
@@ -134,7 +134,7 @@ def describe(request: SampleRequest) -> dict[str, str]:
         "latent_window_size": own["latent_window_size"],
         "embedded_cfg_scale": request.embedded_guidance,
         "guidance_rescale": own["guidance_rescale"],
-        "sample_solver": request.solver,
+        "sample_solver": request.sampler,
         "fps": own["fps"],
     }
     if request.negative_prompt:

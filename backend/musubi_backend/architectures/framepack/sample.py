@@ -12,14 +12,14 @@ from torch import Tensor
 
 from ... import job
 from ...inference.sampling import batch_of_one
-from .caching import FAR, MIDDLE
+from .cache_forms import FAR, MIDDLE
 from .card import CARD
 from .magcache import Calibration, MagCache, wanted
 from .model import Clean
 from .one_frame import OneFrame
 from .section_texts import chosen, parse_sections
 from .sections import History, given_paddings, plan
-from .solver import FlowUniPC, sigmas
+from .unipc import FlowUniPC, sigmas
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 GUIDANCE = "guidance"
-"""Name in a batch of what the distilled model is told, times 1000."""
+"""Name in a batch of the embedded guidance, times 1000."""
 
 
 def velocity(transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Batch, skip_blocks: Sequence[int] = ()) -> Tensor:
@@ -135,7 +135,7 @@ class _Sampler:
         negative = None
         if request.guidance.scale != 1.0:
             negative = batch_of_one({**self.texts[request.negative_prompt], **beside}, self.device)
-        run = solver(request)
+        run = sampler(request)
         caches = [wanted(self.args, request.own, request.steps) for _ in range(2)]
         try:
             for step, timestep in enumerate(run.timesteps):
@@ -175,6 +175,6 @@ def rescaled(mixed: Tensor, with_prompt: Tensor, share: float) -> Tensor:
     return mixed * (share * with_prompt.std() / mixed.std() + (1 - share))
 
 
-def solver(request: SampleRequest) -> FlowUniPC:
-    """A fresh solver for one section of a fitted request."""
+def sampler(request: SampleRequest) -> FlowUniPC:
+    """A fresh sampler for one section of a fitted request."""
     return FlowUniPC(sigmas(request.steps, request.flow_shift))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ...errors import UserError
-from .caching import FAR, MIDDLE
+from .cache_forms import FAR, MIDDLE
 
 NEAR = 1
 HISTORY = NEAR + MIDDLE + FAR

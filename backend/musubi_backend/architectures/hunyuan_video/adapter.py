@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ...cache.forms import CacheForms
     from ..protocol import Batch, ConditionEncoder, LatentDecoder, LatentEncoder, TextEncoder
     from ..request import LineOption, SampleRequest
-    from ..solver import Solver
+    from ..sampler import Sampler
     from .model import HunyuanTransformer
 
 GUIDANCE = "guidance"
@@ -66,7 +66,7 @@ class HunyuanVideo(UsualSampling):
         return load_transformer(args, device, dtype)
 
     def weight_name(self, name: str) -> str:
-        from .keys import original_name
+        from .geometry import original_name
 
         return original_name(name)
 
@@ -113,9 +113,9 @@ class HunyuanVideo(UsualSampling):
     def latent_shape(self, width: int, height: int, frames: int) -> tuple[int, int, int, int]:
         return video_latent_shape(CARD, width, height, frames)
 
-    def solver(self, request: SampleRequest) -> Solver:
+    def sampler(self, request: SampleRequest) -> Sampler:
         """Euler over shifted sigmas; of a video that is changed, only the last steps."""
-        from ...inference.schedulers import Euler, shifted
+        from ...inference.samplers import Euler, shifted
 
         sigmas = [*shifted([1 - step / request.steps for step in range(request.steps)], request.flow_shift), 0.0]
         return Euler(sigmas[-self.steps(request) - 1 :])

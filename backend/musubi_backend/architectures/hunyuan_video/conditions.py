@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ...dataset.pictures import fit
+from ...dataset.images import fit
 from ...encoders.hunyuan_vae import SCALING_FACTOR, HunyuanVAE
-from ...inference import pictures
+from ...inference import request_media
 from ...inference.sampling import SOURCE
 from .card import CARD
 from .encode import load_vae, video_of
@@ -34,9 +34,9 @@ class HunyuanConditionEncoder:
         size = request.width, request.height
         made: dict[str, Tensor] = {}
         if request.pictures.start is not None:
-            made[FIRST_FRAME] = self._latents(fit(pictures.read(request.pictures.start), size)[None], request.seed)
+            made[FIRST_FRAME] = self._latents(fit(request_media.read(request.pictures.start), size)[None], request.seed)
         if request.pictures.source_video is not None:
-            frames = pictures.first_frames(request.pictures.source_video, size, request.frames, "the video to change")
+            frames = request_media.first_frames(request.pictures.source_video, size, request.frames, "the video to change")
             made[SOURCE] = self._latents(frames, request.seed)
         return made
 

@@ -32,7 +32,7 @@ _REFINER_GATES = (".blocks.0.adaLN_modulation.1.bias", ".norm_out.linear.bias")
 
 def hunyuan_transformer(text_dim: int, pooled_dim: int, seed: int, in_dim: int = 16) -> Content:
     """(tensors in the original layout, float32; metadata with the sizes). in_dim 32: of the image-to-video kind."""
-    from .keys import HunyuanGeometry
+    from .geometry import HunyuanGeometry
     from .model import HunyuanTransformer
 
     geometry = HunyuanGeometry(

@@ -12,7 +12,7 @@ from ...weights.loader import Weights, open_weights
 from ...weights.recognise import expect
 from ..loading import file_dtype, generating_dtype, load_frozen, training_dtype
 from .card import CARD
-from .keys import PREFIXES, HunyuanGeometry, geometry_of, original_name
+from .geometry import PREFIXES, HunyuanGeometry, geometry_of, original_name
 from .model import HunyuanTransformer
 
 

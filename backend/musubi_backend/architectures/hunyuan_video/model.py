@@ -33,7 +33,7 @@ from ...layers.mmdit import (
 from ...layers.norms import RMSNorm, modulated_norm
 from ...layers.rope import Tables, grid_positions, rope_tables
 from ...layers.timestep import sinusoids
-from .keys import HunyuanGeometry
+from .geometry import HunyuanGeometry
 
 __all__ = ["HunyuanGeometry", "HunyuanTransformer"]
 
@@ -202,7 +202,7 @@ class HunyuanTransformer(JointTransformer):
         """Velocity [B, out, F, H, W] in float32.
 
         latents [B, 16, F, H, W]; timesteps [B], 0..1000; text [B, L, text_dim] with text_mask [B, L], tokens before padding;
-        pooled [B, pooled_dim]; guidance [B], as the model was trained to be told; extra_channels [B, in_dim - 16, F, H, W].
+        pooled [B, pooled_dim]; guidance [B], embedded guidance, times 1000; extra_channels [B, in_dim - 16, F, H, W].
         skip_blocks: blocks left out, double blocks counted first.
         """
         dtype, device = self.img_in.proj.weight.dtype, self.img_in.proj.weight.device

@@ -22,7 +22,7 @@ TRAINER = (
 
 
 def _facts_of(inputs: Mapping[str, Any], files: Mapping[str, Path]) -> dict[str, Any]:
-    """SkyReels' image-to-video models have more input channels, which musubi-tuner wants to be told."""
+    """SkyReels' image-to-video models have more input channels, which musubi-tuner needs as a flag."""
     channels = _input_channels(files["dit"])
     return {} if channels in (None, CARD.latent_channels) else {"dit_in_channels": channels}
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ...layers.experts import Experts
     from ..protocol import Batch, ConditionEncoder, LatentDecoder, LatentEncoder, TextEncoder
     from ..request import SampleRequest
-    from ..solver import Solver
+    from ..sampler import Sampler
     from .model import WanTransformer
 
 
@@ -26,12 +26,12 @@ class Wan(UsualSampling):
     card = CARD
 
     def unusable(self, item: MediaItem, args: Namespace) -> str | None:
-        from .caching import unusable
+        from .cache_forms import unusable
 
         return unusable(item, args)
 
     def cached_names(self, item: MediaItem, args: Namespace) -> Collection[str]:
-        from .caching import cached_names
+        from .cache_forms import cached_names
 
         return cached_names(item, args)
 
@@ -39,7 +39,7 @@ class Wan(UsualSampling):
         return 1 + len(entry.item.controls) if args.one_frame else super().cached_frames(entry, args)
 
     def cache_forms(self, args: Namespace) -> CacheForms:
-        from .caching import cache_forms
+        from .cache_forms import cache_forms
         from .load import geometry
 
         return cache_forms(CARD.task(args.task), geometry(args))
@@ -103,10 +103,10 @@ class Wan(UsualSampling):
 
         return noise_shape(request, CARD.task(args.task))
 
-    def solver(self, request: SampleRequest) -> Solver:
-        from ...inference.schedulers import wan_solver
+    def sampler(self, request: SampleRequest) -> Sampler:
+        from ...inference.samplers import wan_sampler
 
-        return wan_solver(request.solver, request.steps, request.flow_shift)
+        return wan_sampler(request.sampler, request.steps, request.flow_shift)
 
     def sample(
         self,

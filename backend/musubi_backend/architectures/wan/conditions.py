@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...dataset.pictures import fit
+from ...dataset.images import fit
 from ...encoders.wan_vae import WanVAE
-from ...inference.pictures import first_frames, read
-from . import pictures
+from ...inference.request_media import first_frames, read
+from . import image_latents
 from .encode import grey_latents, load_clip, load_vae
 from .fitting import has_extra_end
 from .one_frame import OneFrame, condition
@@ -57,14 +57,14 @@ class WanConditionEncoder:
         start = self._picture(first, request)
         end = None if last is None else self._picture(last, request)
         if end is None or not has_extra_end(request, self.task):
-            return pictures.start_latents(self.vae, start, request.frames, end)[0].float()
-        latents = [pictures.start_latents(self.vae, picture, frames) for picture, frames in ((start, request.frames), (end, 1))]
+            return image_latents.start_latents(self.vae, start, request.frames, end)[0].float()
+        latents = [image_latents.start_latents(self.vae, picture, frames) for picture, frames in ((start, request.frames), (end, 1))]
         return torch.cat(latents, dim=2)[0].float()
 
     def _one_frame(self, request: SampleRequest, settings: OneFrame) -> dict[str, Tensor]:
         size = request.width, request.height
         controls = [self._video(fit(read(path), size)) for path in request.pictures.controls]
-        masks = [pictures.mask_latents(path, size) for path in request.pictures.masks]
+        masks = [image_latents.mask_latents(path, size) for path in request.pictures.masks]
         latents = [self.vae.encode(control)[0].float() for control in controls]
         grey = grey_latents(self.vae, controls[0].shape, {}).float()
         indices = torch.tensor(settings.positions, dtype=torch.int32)
@@ -77,14 +77,14 @@ class WanConditionEncoder:
         shown = [start] if start else list(request.pictures.controls)
         if start and end and self.task.last_frame:
             shown.append(end)
-        views = [pictures.to_video(read(path)[None, None], clip.device, torch.float32)[:, :, 0] for path in shown]
+        views = [image_latents.to_video(read(path)[None, None], clip.device, torch.float32)[:, :, 0] for path in shown]
         return torch.cat([clip.features(view)[0] for view in views]).float()
 
     def _picture(self, path: str, request: SampleRequest) -> Tensor:
         """[1, 3, 1, H, W] in -1..1, brought to the size of the request."""
-        bring = fit if request.fixed_size else pictures.stretched
+        bring = fit if request.fixed_size else image_latents.stretched
         return self._video(bring(read(path), (request.width, request.height)))
 
     def _video(self, pixels: np.ndarray) -> Tensor:
         """uint8 [H, W, 3] or [F, H, W, 3] -> [1, 3, F, H, W] in -1..1."""
-        return pictures.to_video(pixels.reshape(1, -1, *pixels.shape[-3:]), self.vae.device, self.vae.dtype)
+        return image_latents.to_video(pixels.reshape(1, -1, *pixels.shape[-3:]), self.vae.device, self.vae.dtype)

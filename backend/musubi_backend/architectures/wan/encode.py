@@ -17,10 +17,10 @@ from ...encoders.umt5 import UMT5
 from ...encoders.wan_vae import WanVAE
 from ...errors import UserError
 from ...weights.dtypes import kept_and_computed
-from .caching import settings_of, starts_from_picture
+from .cache_forms import settings_of, starts_from_picture
 from .card import CARD
+from .image_latents import start_latents, to_video
 from .one_frame import condition
-from .pictures import start_latents, to_video
 
 if TYPE_CHECKING:
     from ...dataset.decoding import DecodedEntry

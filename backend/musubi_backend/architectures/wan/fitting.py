@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...errors import UserError
-from ...inference.pictures import size_of
+from ...inference.request_media import size_of
 from ..sizes import video_latent_shape
 from .card import CARD
+from .image_latents import size_like
 from .one_frame import OneFrame
-from .pictures import size_like
 
 if TYPE_CHECKING:
     from ..card import Task

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...errors import UserError
-from .keys import MASK_CHANNELS
+from .geometry import MASK_CHANNELS
 
 if TYPE_CHECKING:
     from ..card import Task

@@ -1,4 +1,4 @@
-"""How weight files of Wan and its relatives are told, by the tensor names only they have."""
+"""How weight files of Wan and its relatives are recognised: by the tensor names only they have."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from ..card import HIGH, LOW
 from ..loading import file_dtype, generating_dtype, load_frozen, training_dtype
 from .card import CARD
 from .fitting import boundary
-from .keys import PREFIXES, WanGeometry, geometry_of
+from .geometry import PREFIXES, WanGeometry, geometry_of
 from .model import WanTransformer
 
 

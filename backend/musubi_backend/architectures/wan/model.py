@@ -20,7 +20,7 @@ from ...layers.linear import Linear
 from ...layers.norms import LayerNorm, RMSNorm, gated_residual
 from ...layers.rope import Tables, apply_rope, even_widths, grid_positions, rope_tables
 from ...layers.timestep import sinusoids
-from .keys import WanGeometry
+from .geometry import WanGeometry
 
 __all__ = ["WanGeometry", "WanTransformer"]
 

@@ -11,7 +11,7 @@ from ...errors import UserError
 from ...weights.safetensors_file import read_model_header
 from ..widgets import CONTROL_IMAGES, CONTROL_MASKS, CONTROL_VIDEO, END, START, FamilyNodes, Own, Shared, Size, Widget
 from .card import CARD
-from .keys import PREFIXES, geometry_of
+from .geometry import PREFIXES, geometry_of
 
 _EXPERTS = CARD.expert_tasks
 _WITH_PICTURE = tuple(task.name for task in CARD.tasks if task.in_dim > CARD.latent_channels)

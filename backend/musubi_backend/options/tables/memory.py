@@ -194,7 +194,7 @@ GROUPS = (
                 "--compile_backend",
                 default="inductor",
                 advanced=True,
-                help="Compiler that torch.compile hands the work to.",
+                help="Compiler that torch.compile uses.",
                 effect=WEIGHTS,
             ),
             Option(

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from musubi_backend.architectures.loading import load_frozen
 from musubi_backend.architectures.protocol import LatentDecoder, LatentEncoder, TextEncoder
 from musubi_backend.architectures.request import SampleRequest
-from musubi_backend.architectures.solver import Solver
+from musubi_backend.architectures.sampler import Sampler
 from musubi_backend.dataset.decoding import DecodedEntry
-from musubi_backend.inference.schedulers import wan_solver
+from musubi_backend.inference.samplers import wan_sampler
 from musubi_backend.inference.usual import UsualSampling
 from musubi_backend.layers.blocks import run_block
 from musubi_backend.layers.linear import Linear
@@ -117,8 +117,8 @@ class Dots(UsualSampling):
     def latent_shape(self, width: int, height: int, frames: int) -> tuple[int, int, int, int]:
         return CARD.latent_channels, (frames - 1) // CARD.frame_stride + 1, height // 8, width // 8
 
-    def solver(self, request: SampleRequest) -> Solver:
-        return wan_solver(request.solver, request.steps, request.flow_shift)
+    def sampler(self, request: SampleRequest) -> Sampler:
+        return wan_sampler(request.sampler, request.steps, request.flow_shift)
 
 
 ADAPTER = Dots()

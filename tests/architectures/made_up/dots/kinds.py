@@ -1,4 +1,4 @@
-"""How weight files of Dots are told, by the tensor names only they have."""
+"""How weight files of Dots are recognised: by the tensor names only they have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a solver of the diffusion process is; those there are lie in `inference.schedulers`."""
+"""What a sampler of the diffusion process is; those there are lie in `inference.samplers`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 TRAINING_TIMESTEPS = 1000
 
 
-class Solver(ABC):
+class Sampler(ABC):
     """A run over given sigmas; `step` must be called once per timestep, in order.
 
     sigmas      decreasing, from at most 1 (pure noise) to 0 (data), one more than there are steps

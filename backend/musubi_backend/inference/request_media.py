@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..dataset.decoding import read_clip
-from ..dataset.pictures import read_picture
+from ..dataset.images import read_image
 from ..dataset.probe import image_size
 from ..dataset.problems import UnusableMedium
 from ..errors import UserError
@@ -28,7 +28,7 @@ def size_of(path: str) -> Size:
 def read(path: str, *, keep_alpha: bool = False) -> np.ndarray:
     """uint8 [H, W, 3], or [H, W, 4] of an image with transparency that is kept. UserError for what is no image."""
     try:
-        return read_picture(Path(path), keep_alpha=keep_alpha)
+        return read_image(Path(path), keep_alpha=keep_alpha)
     except UnusableMedium as unusable:
         raise UserError(str(unusable.problem)) from None
 

@@ -30,7 +30,7 @@ _COMFY_NAMES = (
 
 @dataclass(frozen=True)
 class HunyuanGeometry(StoredGeometry):
-    """Sizes of a HunyuanVideo transformer. guidance: it is distilled, and told the guidance as an input."""
+    """Sizes of a HunyuanVideo transformer. guidance: it is distilled and takes the embedded guidance as an input."""
 
     dim: int
     num_heads: int

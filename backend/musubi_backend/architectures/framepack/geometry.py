@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ...errors import UserError
 from ...weights.geometry import GEOMETRY_KEY, StoredGeometry
 from ...weights.safetensors_file import Header
-from ..hunyuan_video.keys import count_blocks, rope_widths
+from ..hunyuan_video.geometry import count_blocks, rope_widths
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.")
 

@@ -27,7 +27,7 @@ _PAGED = ("TIFF", "MPO")
 
 
 @contextmanager
-def open_picture(path: Path) -> Iterator[Image]:
+def open_image(path: Path) -> Iterator[Image]:
     """The opened image, not decoded yet. UnusableMedium for what Pillow cannot read, here or in the block."""
     from PIL import Image, UnidentifiedImageError
 
@@ -55,7 +55,7 @@ def upright_size(image: Image) -> Size:
     return (height, width) if turned else (width, height)
 
 
-def picture_notes(path: Path, image: Image) -> tuple[str, ...]:
+def image_notes(path: Path, image: Image) -> tuple[str, ...]:
     """What a person should know about how this image is read."""
     notes = colour_notes(path, image)
     if image.format in _ANIMATED and getattr(image, "is_animated", False):
@@ -65,16 +65,16 @@ def picture_notes(path: Path, image: Image) -> tuple[str, ...]:
     return (*notes, "has transparency: what is transparent is laid on white") if image.has_transparency_data else notes
 
 
-def read_picture(path: Path, *, keep_alpha: bool = False) -> np.ndarray:
+def read_image(path: Path, *, keep_alpha: bool = False) -> np.ndarray:
     """uint8 [H, W, 3], upright; what is transparent is laid on white. With `keep_alpha` images with transparency become [H, W, 4],
     their colours as they are stored. UnusableMedium."""
-    with open_picture(path) as image:
+    with open_image(path) as image:
         coding = coding_of(path, image)
         return pixels_of(_upright(image), path, coding, keep_alpha=keep_alpha)
 
 
 def pixels_of(image: Image, path: Path, coding: tuple[int, int], *, keep_alpha: bool = False) -> np.ndarray:
-    """As `read_picture`, of a loaded image. coding: see `colours.coding_of`."""
+    """As `read_image`, of a loaded image. coding: see `colours.coding_of`."""
     import numpy as np
 
     if image.mode.startswith("I") or image.mode == "F":

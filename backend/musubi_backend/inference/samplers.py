@@ -3,7 +3,7 @@
 A flow-matching model sees x = (1 - sigma) * data + sigma * noise and predicts the velocity v = noise - data
 (arXiv 2210.02747), so data = x - sigma * v. Written as a diffusion process, alpha = 1 - sigma and the half log signal to
 noise ratio is lambda = log(alpha / sigma); that is all DPM-Solver++ (arXiv 2211.01095) and UniPC (arXiv 2302.04867) need.
-A solver knows nothing but its list of sigmas; the schedules below are those of Wan (github.com/Wan-Video/Wan2.1).
+A sampler knows nothing but its list of sigmas; the schedules below are those of Wan (github.com/Wan-Video/Wan2.1).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..architectures.solver import TRAINING_TIMESTEPS, Solver
+from ..architectures.sampler import TRAINING_TIMESTEPS, Sampler
 from ..errors import UserError
 
-SOLVERS = ("unipc", "dpm++", "vanilla")
+SAMPLERS = ("unipc", "dpm++", "vanilla")
 
 
 def shifted(sigmas: Sequence[float], shift: float) -> list[float]:
@@ -25,14 +25,14 @@ def shifted(sigmas: Sequence[float], shift: float) -> list[float]:
     return [shift * s / (1 + (shift - 1) * s) for s in sigmas]
 
 
-def wan_sigmas(solver: str, steps: int, flow_shift: float) -> list[float]:
+def wan_sigmas(sampler: str, steps: int, flow_shift: float) -> list[float]:
     """The `steps` + 1 sigmas of one Wan sampling run, ending with 0. UniPC starts one training step below pure noise."""
-    start = 1 - 1 / TRAINING_TIMESTEPS if solver == "unipc" else 1.0
+    start = 1 - 1 / TRAINING_TIMESTEPS if sampler == "unipc" else 1.0
     return [*shifted([start * (1 - i / steps) for i in range(steps)], flow_shift), 0.0]
 
 
-def wan_solver(name: str, steps: int, flow_shift: float) -> Solver:
-    """A fresh solver for one sampling run of Wan. UniPC and DPM++ show the model whole timesteps, Euler exact ones."""
+def wan_sampler(name: str, steps: int, flow_shift: float) -> Sampler:
+    """A fresh sampler for one sampling run of Wan. UniPC and DPM++ show the model whole timesteps, Euler exact ones."""
     sigmas = wan_sigmas(name, steps, flow_shift)
     if name == "unipc":
         return UniPC(sigmas, [float(int(s * TRAINING_TIMESTEPS)) for s in sigmas[:-1]])
@@ -40,17 +40,17 @@ def wan_solver(name: str, steps: int, flow_shift: float) -> Solver:
         return DPMSolverPlusPlus(sigmas, [float(int(s * TRAINING_TIMESTEPS)) for s in sigmas[:-1]])
     if name == "vanilla":
         return Euler(sigmas)
-    raise UserError(f"--sample_solver {name}: known solvers are {', '.join(SOLVERS)}")
+    raise UserError(f"--sample_solver {name}: known samplers are {', '.join(SAMPLERS)}")
 
 
-class Euler(Solver):
+class Euler(Sampler):
     """First order: a straight line along the velocity."""
 
     def _advance(self, velocity: Tensor, sample: Tensor) -> Tensor:
         return sample + (self.sigmas[self.index + 1] - self.sigmas[self.index]) * velocity
 
 
-class DPMSolverPlusPlus(Solver):
+class DPMSolverPlusPlus(Sampler):
     """DPM-Solver++ 2M, midpoint form (arXiv 2211.01095, algorithm 2): the last step falls back to first order."""
 
     def __init__(self, sigmas: Sequence[float], timesteps: Sequence[float] | None = None) -> None:
@@ -68,7 +68,7 @@ class DPMSolverPlusPlus(Solver):
         return _towards(sample, estimate, now, after)
 
 
-class UniPC(Solver):
+class UniPC(Sampler):
     """UniPC with B(h) = e^h - 1 ("bh2"), predicting data; each model output first corrects the sample it was made for.
 
     order   order of the predictor; the corrector adds one. The first steps and the last one use what they have.

@@ -11,7 +11,7 @@ from ...dataset.items import MediaItem
 from ...errors import UserError
 from ..card import Task
 from .card import CARD
-from .keys import MASK_CHANNELS, WanGeometry
+from .geometry import MASK_CHANNELS, WanGeometry
 from .one_frame import MOST_CONTROLS, OneFrame
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...cache.forms import FRAMES, HEIGHT, WIDTH, CacheForms, floats, main_latents, mask, whole
 from .card import CARD
-from .keys import FramePackGeometry
+from .geometry import FramePackGeometry
 
 MIDDLE, FAR = 2, 16
 """Frames of the coarser history."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from ...dataset.pictures import fit
+from ...dataset.images import fit
 from ...errors import UserError
-from ...inference.pictures import read
+from ...inference.request_media import read
 
 if TYPE_CHECKING:
     import numpy as np

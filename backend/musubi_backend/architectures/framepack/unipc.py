@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...inference.schedulers import shifted
-from ..solver import Solver
+from ...inference.samplers import shifted
+from ..sampler import Sampler
 
 ORDER = 3
 _MU_AT = ((256, 0.5), (4096, 1.15))  # logarithm of the shift at these numbers of tokens, linear between and beyond
@@ -30,7 +30,7 @@ def sigmas(steps: int, shift: float) -> list[float]:
     return shifted([1 - i / steps for i in range(steps + 1)], shift)
 
 
-class FlowUniPC(Solver):
+class FlowUniPC(Sampler):
     """The model is asked at predicted samples; its answer corrects them before the next prediction. The last answer is the result."""
 
     def __init__(self, sigmas: Sequence[float]) -> None:
