@@ -29,8 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _in_words(words)
     except BaseException as error:  # passes through: a mistake of ours, or argparse's exit
-        exit_ = isinstance(error, SystemExit)
-        job.ended(events.FINISHED if exit_ and not error.code else events.FAILED, "" if exit_ else f"{type(error).__name__}: {error}")
+        finished = isinstance(error, SystemExit) and not error.code
+        said = "" if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
+        job.ended(events.FINISHED if finished else events.FAILED, said)
         raise
 
 
