@@ -23,13 +23,16 @@ from musubi_backend.encoders.qwen_vl_load import load_model
 from musubi_backend.inference.requests import build_request
 from musubi_backend.layers.experts import experts_of
 from musubi_backend.lora import run_network
+from musubi_backend.lora.settings import NetworkSettings
 from musubi_backend.memory.plan import MemoryPlan
+from musubi_backend.memory.settings import MemorySettings
 from musubi_backend.options.option import CACHE_LATENTS, CACHE_TEXT, CAPTION, GENERATE, LORA_MERGE, TRAIN
 from musubi_backend.options.parser import parse
 from musubi_backend.options.registry import tool
 from musubi_backend.training import train
 from musubi_backend.training.rehearsal import rehearse
 from musubi_backend.training.samples import Samples
+from musubi_backend.training.settings import TrainingSettings
 from musubi_backend.weights.recognise import recognise
 from PIL import Image
 
@@ -112,9 +115,11 @@ class Planned:
             assert find_items(args, architecture.card)[0].items
             architecture.text_encoder(args, META)
         elif target.verb == TRAIN:
-            dtype = train.check(args, architecture)
-            rehearse(args, run_network.rates(args, architecture.card), args.max_train_steps, torch.device("cpu"))
-            assert Samples(args, architecture)._prompts, "the templates make samples"
+            settings = TrainingSettings.read(args)
+            dtype = train.check(settings, args, architecture).dtype
+            rates = run_network.rates(settings.network, settings.schedule.learning_rate, architecture.card)
+            rehearse(settings, rates, settings.length.max_train_steps, torch.device("cpu"))
+            assert Samples(settings.sampling, settings.saving, args, architecture)._prompts, "the templates make samples"
             self._models(args, architecture, dtype)
         else:
             assert target.verb == GENERATE
@@ -130,11 +135,11 @@ class Planned:
         parts = list(experts_of(model).values())
         assert {parameter.device for part in parts for parameter in part.parameters()} == {META}
         assert {parameter.dtype for part in parts for parameter in part.parameters()} == {dtype}
-        sizes = [MemoryPlan.from_args(args).weights(part)[0] for part in parts]
+        sizes = [MemoryPlan.chosen(MemorySettings.read(args)).weights(part)[0] for part in parts]
         self.dtype, self.on_device = dtype, max(sizes) if getattr(args, "offload_inactive_dit", False) else sum(sizes)
         if hasattr(args, "network_dim"):
             with META:
-                lora = run_network.build(args, architecture.card, model, 1, META)
+                lora = run_network.build(NetworkSettings.read(args), architecture.card, model, 1, META)
             assert sum(parameter.numel() for parameter in lora.parameters()) > 40e6
 
 

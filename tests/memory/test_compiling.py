@@ -14,6 +14,7 @@ from musubi_backend.architectures.wan.model import WanGeometry, WanTransformer
 from musubi_backend.errors import UserError
 from musubi_backend.lora.network import LoRANetwork
 from musubi_backend.memory.compiling import Compilation
+from musubi_backend.memory.settings import CompileSettings
 from musubi_backend.weights.safetensors_file import save_atomic
 from torch import Tensor
 
@@ -115,18 +116,16 @@ def test_with_the_usual_compiler(dit: Path) -> None:
 
 
 def test_every_spelling_of_the_settings() -> None:
-    assert Compilation.from_args(Namespace(compile=False, dynamo_backend="NO")) is None
-    assert Compilation.from_args(Namespace(**OFF)) == Compilation()
+    assert Compilation.chosen(CompileSettings()) is None
+    assert Compilation.chosen(CompileSettings.read(OFF)) == Compilation()
     asked = {**OFF, "compile_mode": "max-autotune", "compile_dynamic": "auto", "compile_cache_size_limit": 7}
-    assert Compilation.from_args(Namespace(**asked)) == Compilation(mode="max-autotune", limit=7)
+    assert Compilation.chosen(CompileSettings.read(asked)) == Compilation(mode="max-autotune", limit=7)
     older = {**OFF, "compile_args": ["eager", "default", "True", "true"]}
-    assert Compilation.from_args(Namespace(**older)) == Compilation("eager", "default", True, True, 32)
-    accelerate = Namespace(
-        compile=False, dynamo_backend="AOT_EAGER", dynamo_mode="reduce-overhead", dynamo_dynamic=True, dynamo_fullgraph=False
-    )
-    assert Compilation.from_args(accelerate) == Compilation("aot_eager", "reduce-overhead", dynamic=True)
+    assert Compilation.chosen(CompileSettings.read(older)) == Compilation("eager", "default", True, True, 32)
+    accelerate = CompileSettings(dynamo_backend="AOT_EAGER", dynamo_mode="reduce-overhead", dynamo_dynamic=True)
+    assert Compilation.chosen(accelerate) == Compilation("aot_eager", "reduce-overhead", dynamic=True)
     with pytest.raises(UserError, match="the third is true, false or auto, not maybe"):
-        Compilation.from_args(Namespace(**{**OFF, "compile_args": ["eager", "default", "maybe", "true"]}))
+        Compilation.chosen(CompileSettings.read({**OFF, "compile_args": ["eager", "default", "maybe", "true"]}))
 
 
 def test_what_cannot_work_is_refused_before_anything_is_loaded(dit: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from musubi_backend.architectures.loading import memory_plan
 from musubi_backend.errors import UserError
 from musubi_backend.layers.linear import Linear
 from musubi_backend.memory.fp8 import Fp8Linear
 from musubi_backend.memory.plan import MemoryPlan, check_fast, swapped_per_list
+from musubi_backend.memory.settings import MemorySettings
 from musubi_backend.memory.streaming import BlockStream, swapped_blocks
 from torch import nn
 
@@ -40,10 +42,10 @@ def test_the_largest_number_of_swapped_blocks_and_the_first_refused(counts: tupl
 
 
 def test_what_was_asked_for_is_planned() -> None:
-    given = Namespace(fp8_base=True, blocks_to_swap=3, block_swap_ring_size=4, use_pinned_memory_for_block_swap=True, compile=False)
-    assert MemoryPlan.from_args(given) == MemoryPlan(fp8=True, blocks_to_swap=3, ring=4, pinned=True)
-    assert MemoryPlan.from_args(Namespace(fp8_scaled=True, fp8_fast=True)) == MemoryPlan(fp8=True, fp8_scaled=True, fp8_fast=True, ring=2)
-    assert MemoryPlan.from_args(Namespace(fp8=True, save_merged_model="x", blocks_to_swap=3)) == MemoryPlan()
+    given = MemorySettings(fp8_base=True, blocks_to_swap=3, block_swap_ring_size=4, use_pinned_memory_for_block_swap=True)
+    assert MemoryPlan.chosen(given) == MemoryPlan(fp8=True, blocks_to_swap=3, ring=4, pinned=True)
+    assert MemoryPlan.chosen(MemorySettings(fp8_scaled=True, fp8_fast=True)) == MemoryPlan(fp8=True, fp8_scaled=True, fp8_fast=True, ring=2)
+    assert memory_plan(Namespace(fp8=True, save_merged_model="x", blocks_to_swap=3)) == MemoryPlan()
 
 
 @pytest.mark.parametrize(

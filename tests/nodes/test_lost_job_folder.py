@@ -7,11 +7,11 @@ import logging
 import shutil
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from musubi_backend import job as backend_job
+from musubi_backend.training.settings import LoggingSettings
 from musubi_backend.training.trackers import Trackers
 
 WORK = """
@@ -81,9 +81,8 @@ def test_a_tracker_that_failed_is_given_nothing_more(monkeypatch: pytest.MonkeyP
         raise OSError(28, "No space left on device")
 
     monkeypatch.setitem(__import__("musubi_backend.training.trackers", fromlist=["_MAKERS"])._MAKERS, "tensorboard", broken)
-    args = SimpleNamespace(log_with=None, logging_dir=str(tmp_path))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    trackers = Trackers(args)  # type: ignore[arg-type]
+    trackers = Trackers(LoggingSettings(logging_dir=str(tmp_path)), {})
     trackers.log({"loss": 1.0}, 1)
     assert trackers._thread is not None
     trackers._thread.join()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,7 +20,8 @@ from musubi_backend.training.distributed import OneProcess
 from musubi_backend.training.lean_torch import leave_compiler_out
 from musubi_backend.training.loop import Loop
 from musubi_backend.training.randomness import StepRandomness
-from musubi_backend.training.timesteps import TimestepSampling, schedule_sigmas, schedule_timesteps
+from musubi_backend.training.settings import TimestepSampling, TrainingSettings
+from musubi_backend.training.timesteps import schedule_sigmas, schedule_timesteps
 from torch import Tensor
 
 Lora = dict[str, Tensor]
@@ -72,8 +74,10 @@ def prepared(architecture: str, tool: str, words: Sequence[object], dtype: torch
     args = parse(tool, [str(word) for word in words])
     found = protocol.load(architecture)
     leave_compiler_out()
-    chosen = train.check(args, found)
-    return train.prepare(args, found, OneProcess(torch.device("cpu")), dtype or chosen)
+    settings = TrainingSettings.read(args)
+    precision = train.check(settings, args, found)
+    precision = replace(precision, dtype=dtype or precision.dtype)
+    return train.prepare(settings, args, found, OneProcess(torch.device("cpu")), precision)
 
 
 def stage(trace: dict[str, Tensor], name: str) -> Lora:

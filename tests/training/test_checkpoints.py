@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import shutil
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from musubi_backend.errors import UserError
 from musubi_backend.training import saved_states, state
 from musubi_backend.training.checkpoints import Checkpoints, Rotation, explained
 from musubi_backend.training.saved_states import clean_leftovers
+from musubi_backend.training.settings import TrainingSettings
 from musubi_backend.weights.safetensors_file import load, read_header
 from torch import nn
 
@@ -27,7 +27,7 @@ def writer(folder: Path, **changes: Any) -> Checkpoints:
         "metadata_author": None, "metadata_description": None, "metadata_license": None, "metadata_tags": None, "min_timestep": None,
         "max_timestep": None,
     }  # fmt: skip
-    return Checkpoints(Namespace(**{**values, **changes}), CARD, {})
+    return Checkpoints(TrainingSettings.read({**values, **changes}), CARD, {})
 
 
 def some_state(step: int = 1, run: str = "a") -> state.TrainingState:

@@ -9,11 +9,12 @@ import torch
 from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.architectures.wan.model import WanGeometry, WanTransformer
 from musubi_backend.lora import run_network
+from musubi_backend.lora.settings import NetworkSettings
 from musubi_backend.options.parser import read
 from musubi_backend.options.registry import tool
 from musubi_backend.seeds import derived_seed
 from musubi_backend.training.randomness import StepRandomness
-from musubi_backend.training.timesteps import TimestepSampling
+from musubi_backend.training.settings import TimestepSampling
 from torch import Tensor
 
 CPU = torch.device("cpu")
@@ -74,7 +75,8 @@ def test_the_first_weights_follow_the_seed_and_nothing_else(module: str) -> None
     def first(seed: int, state: int) -> dict[str, Tensor]:
         torch.manual_seed(state)
         model = WanTransformer(WanGeometry(dim=32, ffn_dim=64, num_heads=2, num_layers=1, text_dim=32))
-        return {name: tensor.clone() for name, tensor in run_network.build(args, CARD, model, seed, CPU).state_dict().items()}
+        network = run_network.build(NetworkSettings.read(args), CARD, model, seed, CPU)
+        return {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
     one, same, other = first(7, 1), first(7, 2), first(8, 1)
     assert all(torch.equal(one[name], same[name]) for name in one)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from musubi_backend.layers.linear import Linear
 from musubi_backend.lora import run_network as networks
 from musubi_backend.lora.expert_networks import ExpertNetworks
 from musubi_backend.lora.network import LoRANetwork
+from musubi_backend.lora.settings import NetworkSettings
 from musubi_backend.seeds import derived_seed
 from musubi_backend.weights.safetensors_file import save_atomic
 from torch import nn
@@ -38,12 +38,12 @@ class Model(nn.Module):
         self.blocks = nn.ModuleList(WanAttentionBlock(width) for _ in range(blocks))
 
 
-def arguments(**changes: Any) -> Namespace:
+def arguments(**changes: Any) -> NetworkSettings:
     values = {
         "network_module": "networks.lora_wan", "network_args": None, "network_dropout": None, "network_weights": None, "network_dim": 4,
-        "network_alpha": 2.0, "dim_from_weights": False, "learning_rate": 1e-3,
+        "network_alpha": 2.0, "dim_from_weights": False,
     }  # fmt: skip
-    return Namespace(**{**values, **changes})
+    return NetworkSettings.read({**values, **changes})
 
 
 def built(model: nn.Module, **changes: Any) -> Any:
@@ -94,10 +94,10 @@ def test_a_file_gives_the_first_weights_and_its_rank_only_where_asked(tmp_path: 
 
 
 def test_the_rates_of_the_groups_are_known_before_the_network_is_built() -> None:
-    assert networks.rates(arguments(), CARD) == [1e-3]
+    assert networks.rates(arguments(), 1e-3, CARD) == [1e-3]
     plus = arguments(network_args=["loraplus_lr_ratio=16"])
     groups = built(Model(), network_args=plus.network_args).parameter_groups(1e-3)
-    assert networks.rates(plus, CARD) == [group["lr"] for group in groups] == pytest.approx([1e-3, 16e-3])
+    assert networks.rates(plus, 1e-3, CARD) == [group["lr"] for group in groups] == pytest.approx([1e-3, 16e-3])
 
 
 def of_norms(*norms: float) -> LoRANetwork:

@@ -18,7 +18,7 @@ from musubi_backend.architectures.hunyuan_video.card import CARD as HUNYUAN
 from musubi_backend.cache.files import save_latents, save_text
 from musubi_backend.training.loop import Loop
 from musubi_backend.training.randomness import StepRandomness
-from musubi_backend.training.timesteps import TimestepSampling
+from musubi_backend.training.settings import TimestepSampling
 from musubi_backend.weights.safetensors_file import load
 from recorded_training import prepared
 from torch import Tensor

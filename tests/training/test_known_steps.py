@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,8 +34,8 @@ from musubi_backend.training.loop import Loop, Run
 from musubi_backend.training.randomness import StepRandomness
 from musubi_backend.training.samples import Samples
 from musubi_backend.training.saved_states import Position
+from musubi_backend.training.settings import LoggingSettings, TimestepSampling, TrainingSettings
 from musubi_backend.training.state import TrainingState
-from musubi_backend.training.timesteps import TimestepSampling
 from musubi_backend.training.trackers import Trackers
 from musubi_backend.weights.safetensors_file import load, read_header
 from torch import Tensor, nn
@@ -139,8 +138,8 @@ class GivenItems:
 class Shown(Trackers):
     """Keeps what would go to a tracker."""
 
-    def __init__(self, args: Namespace) -> None:
-        super().__init__(args)
+    def __init__(self) -> None:
+        super().__init__(LoggingSettings(), {})
         self.rows: list[tuple[int, Mapping[str, float]]] = []
 
     def log(self, values: Mapping[str, float], step: int) -> None:
@@ -173,16 +172,17 @@ class Small:
              f"{ADAPTER}.alpha": torch.tensor(1.0)}
         )  # fmt: skip
         self.network.train()
-        choice = optimizers.build(args, self.network.parameter_groups(args.learning_rate))
-        schedule = schedules.build(args, choice.optimizer, args.max_train_steps, choice.schedule_free)
-        self.shown = Shown(args)
+        settings = TrainingSettings.read(args)
+        choice = optimizers.build(settings.optimizer, args.learning_rate, self.network.parameter_groups(args.learning_rate))
+        schedule = schedules.build(settings.schedule, choice.optimizer, args.max_train_steps, choice.schedule_free)
+        self.shown = Shown()
         windows = math.ceil(items / args.gradient_accumulation_steps)
         folder.mkdir(parents=True, exist_ok=True)
         self.items = GivenItems(items, broken)
         self.run = Run(
-            args, wan, self.items, processes or OneProcess(torch.device("cpu")), dtype, model, self.network, choice,  # type: ignore[arg-type]
-            schedule, 7, args.max_train_steps, math.ceil(args.max_train_steps / windows), Checkpoints(args, CARD, {}), Samples(args, wan),
-            self.shown, {"run": "r"},
+            settings, args, wan, self.items, processes or OneProcess(torch.device("cpu")), dtype, model, self.network, choice,  # type: ignore[arg-type]
+            schedule, 7, args.max_train_steps, math.ceil(args.max_train_steps / windows), Checkpoints(settings, CARD, {}),
+            Samples(settings.sampling, settings.saving, args, wan), self.shown, {"run": "r"},
         )  # fmt: skip
         self.loop = Loop(self.run)
         self.draws = self.loop.randomness = GivenDraws()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,22 @@ import torch
 from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.errors import UserError
 from musubi_backend.training import metadata
+from musubi_backend.training.settings import ScheduleSettings, TrainingSettings
+from musubi_backend.training.voided import Acting
 from musubi_backend.weights.safetensors_file import load, read_header
 from musubi_backend.weights.streamed_file import with_hashes
 
-FACTS = metadata.RunFacts(items=4, batches_per_epoch=4, epochs=2, optimizer="torch.optim.adamw.AdamW", datasets=[{"resolution": [64, 64]}])
+FACTS = metadata.RunFacts(
+    items=4,
+    batches_per_epoch=4,
+    epochs=2,
+    optimizer="torch.optim.adamw.AdamW",
+    acting=Acting(1e-3, ScheduleSettings()),
+    datasets=[{"resolution": [64, 64]}],
+)
 
 
-def recorded_settings(**changes: Any) -> Namespace:
+def recorded_settings(**changes: Any) -> TrainingSettings:
     """The arguments of the recorded fp32 run."""
     values: dict[str, Any] = {
         "output_name": "g", "learning_rate": 1e-3, "gradient_checkpointing": False, "gradient_checkpointing_cpu_offload": False,
@@ -32,7 +40,7 @@ def recorded_settings(**changes: Any) -> Namespace:
         "metadata_title": None, "metadata_reso": None, "metadata_author": None, "metadata_description": None, "metadata_license": None,
         "metadata_tags": None, "min_timestep": None, "max_timestep": None,
     }  # fmt: skip
-    return Namespace(**{**values, **changes})
+    return TrainingSettings.read({**values, **changes})
 
 
 def written(**changes: Any) -> dict[str, str]:
@@ -91,7 +99,11 @@ def test_optional_fields() -> None:
 
 def test_numbers_of_the_run_and_its_range_are_told() -> None:
     args = recorded_settings(min_timestep=100, fp8_base=True, no_metadata=False)
-    values = metadata.training_metadata(args, CARD, metadata.RunFacts(items=9, batches_per_epoch=5, epochs=3, optimizer="o", datasets=[]))
+    values = metadata.training_metadata(
+        args,
+        CARD,
+        metadata.RunFacts(items=9, batches_per_epoch=5, epochs=3, optimizer="o", acting=Acting(None, ScheduleSettings()), datasets=[]),
+    )
     told = [values[f"ss_num_{name}"] for name in ("train_items", "batches_per_epoch", "epochs")]
     assert told == ["9", "5", "3"] and values["ss_fp8_base"] == "True" and values["ss_optimizer"] == "o"
     assert metadata.file_metadata(values, args, CARD, 1, 1)["modelspec.timestep_range"] == "100,1000"

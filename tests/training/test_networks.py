@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from musubi_backend.lora import run_network as networks
 from musubi_backend.lora.delta import delta, merged
 from musubi_backend.lora.modules import LoHaAdapter, LoKrAdapter, factorised
 from musubi_backend.lora.network import LoRANetwork, kind_of, parse_network_args, ranks_from_weights
+from musubi_backend.lora.settings import NetworkSettings
 from musubi_backend.lora.shapes import LOHA, LOKR, LORA
 from musubi_backend.weights.safetensors_file import load, save_atomic
 
@@ -110,10 +110,10 @@ def test_sizes_are_divided_as_musubi_tuner_does(size: int, factor: int, halves: 
     assert factorised(size, factor) == halves
 
 
-def arguments(**changes: object) -> Namespace:
+def arguments(**changes: object) -> NetworkSettings:
     values = {"network_module": "networks.lokr", "network_args": None, "network_dropout": None, "network_weights": None,
               "network_dim": 4, "network_alpha": 1.0, "dim_from_weights": False}  # fmt: skip
-    return Namespace(**{**values, **changes})
+    return NetworkSettings.read({**values, **changes})
 
 
 @pytest.mark.parametrize(

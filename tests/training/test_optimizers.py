@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
-from argparse import Namespace
-from typing import Any
 
 import pytest
 import torch
 from musubi_backend.errors import UserError
 from musubi_backend.training import optimizers, schedules
-from musubi_backend.training.voided import in_effect
+from musubi_backend.training.settings import ScheduleSettings, TrainingSettings
+from musubi_backend.training.voided import Acting, in_effect
 
 
-def choose(kind: str, *arguments: str, **values: Any) -> tuple[optimizers.Choice, Namespace]:
-    values |= {"learning_rate": 1e-3, "lr_scheduler": "constant", "max_grad_norm": 1.0}
-    args = Namespace(optimizer_type=kind, optimizer_args=list(arguments), **values)
+def choose(kind: str, *arguments: str) -> tuple[optimizers.Choice, TrainingSettings]:
+    settings = TrainingSettings.read({"optimizer_type": kind, "optimizer_args": list(arguments), "learning_rate": 1e-3})
     parameter = torch.nn.Parameter(torch.ones(3))
-    return optimizers.build(args, [{"params": [parameter], "lr": 1e-3}]), args
+    return optimizers.build(settings.optimizer, 1e-3, [{"params": [parameter], "lr": 1e-3}]), settings
 
 
 def test_adamw_in_any_case_with_literal_arguments() -> None:
@@ -43,17 +41,14 @@ def test_torch_names_and_dotted_paths() -> None:
 
 def test_adafactor_with_relative_step_takes_over_rate_and_schedule() -> None:
     pytest.importorskip("transformers")
-    chosen, args = choose("adafactor", lr_scheduler_type="", lr_scheduler_args=None, lr_warmup_steps=0, network_args=None)
-    acting = in_effect(args, chosen)
-    assert args.learning_rate == 1e-3 and args.lr_scheduler == "constant", "the settings stay as they were given"
-    assert acting.learning_rate is None and acting.lr_scheduler == "adafactor:0.001"
+    chosen, settings = choose("adafactor")
+    acting = in_effect(settings, chosen)
+    assert acting.learning_rate is None and acting.schedule.lr_scheduler == "adafactor:0.001"
     assert chosen.recorded == "transformers.optimization.Adafactor(relative_step=True)"
-    schedule = schedules.build(acting, chosen.optimizer, 10, schedule_free=False)
+    schedule = schedules.build(acting.schedule, chosen.optimizer, 10, schedule_free=False)
     assert schedule.get_last_lr() == [0.001]
-    fixed, args = choose(
-        "Adafactor", "relative_step=False", "scale_parameter=False", "warmup_init=False", lr_scheduler_type="", lr_warmup_steps=0
-    )
-    assert in_effect(args, fixed) is args and not fixed.optimizer.param_groups[0]["relative_step"]
+    fixed, settings = choose("Adafactor", "relative_step=False", "scale_parameter=False", "warmup_init=False")
+    assert in_effect(settings, fixed) == Acting(1e-3, settings.schedule) and not fixed.optimizer.param_groups[0]["relative_step"]
 
 
 def test_schedule_free_optimizers_keep_their_rate() -> None:
@@ -74,7 +69,7 @@ def test_schedule_free_optimizers_keep_their_rate() -> None:
     assert chosen.schedule_free
     chosen.eval()
     assert isinstance(chosen.optimizer, AdamWScheduleFree) and chosen.optimizer.mode == "eval"
-    schedule = schedules.build(Namespace(), chosen.optimizer, 10, chosen.schedule_free)
+    schedule = schedules.build(ScheduleSettings(), chosen.optimizer, 10, chosen.schedule_free)
     schedule.step()
     assert schedule.get_last_lr() == [1e-3]
 

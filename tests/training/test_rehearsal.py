@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +13,7 @@ import pytest
 import torch
 from musubi_backend.errors import UserError
 from musubi_backend.training.rehearsal import rehearse
+from musubi_backend.training.settings import TrainingSettings
 from musubi_backend.weights.safetensors_file import read_header
 
 OTHERS = {"LBFGS": "closure", "SparseAdam": "dense gradients", "Optimizer": "unexpected keyword argument"}
@@ -25,13 +25,13 @@ NEED_ARGUMENTS = {
 }  # fmt: skip
 
 
-def settings(**values: Any) -> Namespace:
+def settings(**values: Any) -> TrainingSettings:
     defaults = {
         "learning_rate": 1e-3, "lr_scheduler": "constant", "lr_warmup_steps": 0, "lr_decay_steps": 0, "lr_scheduler_num_cycles": 1,
         "lr_scheduler_power": 1, "lr_scheduler_timescale": None, "lr_scheduler_min_lr_ratio": None, "lr_scheduler_type": "",
         "lr_scheduler_args": None, "optimizer_type": "adamw", "optimizer_args": None, "network_args": None,
     }  # fmt: skip
-    return Namespace(**{**defaults, **values})
+    return TrainingSettings.read({**defaults, **values})
 
 
 def tried(*rates: float, total: int = 10, **values: Any) -> None:

@@ -11,12 +11,12 @@ import torch
 from musubi_backend.architectures import protocol
 from musubi_backend.training import saved_states, state
 from musubi_backend.training.samples import Samples
+from musubi_backend.training.settings import SampleSettings, SavingSettings
 from torch import nn
 
 
 def samples(folder: Path, **changes: Any) -> Samples:
-    settings = {"sample_prompts": None, "sample_at_first": False, "sample_every_n_steps": None, "sample_every_n_epochs": None}
-    made = Samples(Namespace(**{**settings, **changes}), protocol.load("wan"))
+    made = Samples(SampleSettings(**changes), SavingSettings(), Namespace(), protocol.load("wan"))
     made._prompts = [None]  # type: ignore[list-item]
     return made
 

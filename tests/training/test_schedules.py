@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,10 @@ import pytest
 import torch
 from musubi_backend.errors import UserError
 from musubi_backend.training import schedules
+from musubi_backend.training.settings import ScheduleSettings
 
 
-def settings(**values: Any) -> Namespace:
+def settings(**values: Any) -> ScheduleSettings:
     defaults: dict[str, Any] = {
         "learning_rate": 1e-3,
         "lr_scheduler": "constant",
@@ -27,10 +27,10 @@ def settings(**values: Any) -> Namespace:
         "lr_scheduler_type": "",
         "lr_scheduler_args": None,
     }
-    return Namespace(**{**defaults, **values})
+    return ScheduleSettings(**{**defaults, **values})
 
 
-def rates(args: Namespace, steps: int = 30) -> list[float]:
+def rates(args: ScheduleSettings, steps: int = 30) -> list[float]:
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
     schedule = schedules.build(args, optimizer, steps, schedule_free=False)
     values = [schedule.get_last_lr()[0]]

@@ -9,7 +9,8 @@ import pytest
 import torch
 from musubi_backend.training.losses import flow_matching_loss
 from musubi_backend.training.randomness import StepRandomness
-from musubi_backend.training.timesteps import TimestepSampling, noise_levels, sample_t
+from musubi_backend.training.settings import TimestepSampling
+from musubi_backend.training.timesteps import noise_levels, sample_t
 
 PICTURE = (1, 16, 1, 64, 32)
 """[B, C, F, H, W]: latents that are twice as high as wide."""

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from musubi_backend.training.losses import flow_matching_loss, loss_weight
-from musubi_backend.training.timesteps import TimestepSampling, noise_levels, noisy_input, sample_t, schedule_timesteps, sigma_indices
+from musubi_backend.training.settings import TimestepSampling
+from musubi_backend.training.timesteps import noise_levels, noisy_input, sample_t, schedule_timesteps, sigma_indices
 
 
 @pytest.fixture(scope="module")

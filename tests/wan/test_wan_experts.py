@@ -14,8 +14,10 @@ from musubi_backend.demo.models import write_models
 from musubi_backend.inference.requests import build_request
 from musubi_backend.layers.experts import HIGH, LOW, Experts, experts_of
 from musubi_backend.lora.run_network import build
+from musubi_backend.lora.settings import NetworkSettings
 from musubi_backend.options.parser import parse
-from musubi_backend.training.timesteps import TimestepSampling, noise_levels
+from musubi_backend.training.settings import TimestepSampling
+from musubi_backend.training.timesteps import noise_levels
 from musubi_backend.weights.safetensors_file import load, read_header, save_atomic
 
 CPU = torch.device("cpu")
@@ -309,7 +311,7 @@ def test_a_shared_lora_acts_in_both_experts(models: dict[str, Path], tmp_path: P
     args = parse("wan_train_network", [str(word) for word in (*data, *flags)])
     pair = wan.transformer(args, CPU, torch.float32)
     assert isinstance(pair, Experts)
-    network = build(args, wan.card, pair, 0, CPU)
+    network = build(NetworkSettings.read(args), wan.card, pair, 0, CPU)
     text = [torch.randn(3, 64, generator=torch.Generator().manual_seed(0))]
     noisy = torch.randn(1, 16, 1, 2, 2, generator=torch.Generator().manual_seed(1))
     before = {name: pair(noisy, torch.tensor([time]), text) for name, time in ((HIGH, 990.0), (LOW, 100.0))}

@@ -14,10 +14,11 @@ from ..errors import UserError
 from ..layers.attention import check_mode
 from ..lora.merging import LoRAMerge
 from ..memory.plan import MemoryPlan
+from ..memory.settings import MemorySettings
 from ..weights.loader import Weights, load_into
 from ..weights.quantised import EIGHT_BIT_FLOATS
 from ..weights.safetensors_file import TORCH_DTYPES
-from .precision import check_precision
+from .precision import asked_precision, check_precision
 
 if TYPE_CHECKING:
     from torch import nn
@@ -54,7 +55,7 @@ def load_frozen(
     merge = lora_merge(args, card)
     if merge is not None:
         merge.check({rename(name) or name if rename else name: info.shape for name, info in weights.header.tensors.items()})
-    plan = MemoryPlan.from_args(args)
+    plan = memory_plan(args)
     plan.prepare(model, weights, card, device, rename)
     logger.info("loading %s (%s) as %s", weights.path, card.title, str(dtype).removeprefix("torch."))
     load_into(model, weights, device, dtype, transform=merge, rename=rename, optional=optional, stay=plan.stay(model))
@@ -62,6 +63,11 @@ def load_frozen(
     switches: Any = model
     switches.set_attention(mode, split)
     return model.eval()
+
+
+def memory_plan(args: Namespace) -> MemoryPlan:
+    """What was chosen; a model that is only merged and saved is kept whole."""
+    return MemoryPlan() if getattr(args, "save_merged_model", None) else MemoryPlan.chosen(MemorySettings.read(args))
 
 
 def file_dtype(weights: Weights, card: Card) -> torch.dtype | None:
@@ -84,7 +90,7 @@ def training_dtype(stored: torch.dtype | None, args: Namespace, card: Card, *, u
 
     stored: as `file_dtype` gives it. unset: with "no". UserError where the two do not go together.
     """
-    precision = args.mixed_precision or "no"
+    precision = asked_precision(args.mixed_precision)
     check_precision(_SHORT.get(stored), precision, card, args.dit)
     if precision == "no":
         return unset

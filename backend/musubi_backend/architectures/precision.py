@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ..errors import UserError
@@ -19,6 +20,11 @@ def stored_precision(path: PathLike, card: Card) -> str | None:
         return None
     tensors = read_model_header(path).tensors
     return next((_NAMES.get(info.dtype, "fp8") for name, info in tensors.items() if name.endswith(card.dtype_tensors)), None)
+
+
+def asked_precision(mixed_precision: str | None) -> str:
+    """`--mixed_precision`; where it is not given, what accelerate's launcher was told, else "no"."""
+    return mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
 
 
 def check_precision(stored: str | None, precision: str | None, card: Card, path: PathLike) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from argparse import Namespace
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +14,7 @@ from ..suggest import did_you_mean
 from .expert_networks import ExpertNetworks
 from .merging import read_lora
 from .network import LoRANetwork, kind_of, parse_network_args, ranks_from_weights
+from .settings import NetworkSettings
 from .shapes import LOHA, LOKR, LORA
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ logger = logging.getLogger(__name__)
 _KINDS = {"networks.loha": LOHA, "networks.lokr": LOKR}
 
 
-def check(args: Namespace, card: Card) -> None:
+def check(settings: NetworkSettings, card: Card) -> None:
     """Reject a network that cannot be built, before anything is loaded."""
-    module = args.network_module or card.network_module
+    module = settings.network_module or card.network_module
     known = (card.network_module, "networks.lora", *_KINDS)
     if module not in known:
         raise UserError(
@@ -38,55 +38,57 @@ def check(args: Namespace, card: Card) -> None:
             f"{card.network_module}, networks.loha or networks.lokr"
         )
     kind = _KINDS.get(module, LORA)
-    parse_network_args(args.network_args, kind)
-    if args.network_dropout and kind != LORA:
+    parse_network_args(settings.network_args, kind)
+    if settings.network_dropout and kind != LORA:
         raise UserError(f"--network_dropout has nothing to act on in a {kind}; use --network_args rank_dropout=... or module_dropout=...")
 
 
-def rates(args: Namespace, card: Card) -> list[float]:
-    """The base learning rate of each group of parameters that the network will have."""
-    ratio = parse_network_args(args.network_args, _KINDS.get(args.network_module or card.network_module, LORA)).loraplus_lr_ratio
-    return [args.learning_rate] if ratio is None else [args.learning_rate, args.learning_rate * ratio]
+def rates(settings: NetworkSettings, rate: float, card: Card) -> list[float]:
+    """The base learning rate of each group of parameters that the network will have. rate: `--learning_rate`."""
+    ratio = parse_network_args(settings.network_args, _KINDS.get(settings.network_module or card.network_module, LORA)).loraplus_lr_ratio
+    return [rate] if ratio is None else [rate, rate * ratio]
 
 
-def build(args: Namespace, card: Card, transformer: nn.Module, seed: int, device: torch.device) -> Network:
+def build(settings: NetworkSettings, card: Card, transformer: nn.Module, seed: int, device: torch.device) -> Network:
     """Attach a new LoRA to `transformer`, float32 on `device`, and load `--network_weights` into it. The first weights depend on the seed
     only. Two experts share one LoRA, unless `--lora_per_expert` asks for one each."""
-    module = args.network_module or card.network_module
+    module = settings.network_module or card.network_module
     print(f"import network module: {module}", flush=True)
     models = experts_of(transformer)
-    if getattr(args, "lora_per_expert", False):
-        network: Network = ExpertNetworks({name: _attach(args, card, model, seed, name) for name, model in models.items()})
+    if settings.lora_per_expert:
+        network: Network = ExpertNetworks({name: _attach(settings, card, model, seed, name) for name, model in models.items()})
     else:
         first, *others = models.values()
-        shared = network = _attach(args, card, first, seed)
+        shared = network = _attach(settings, card, first, seed)
         for other in others:
             shared.attach_to(other)
     logger.info("enable LoRA for U-Net: %d modules", len(network.targets))
     return network.to(device).train()
 
 
-def _attach(args: Namespace, card: Card, model: nn.Module, seed: int, expert: str = "") -> LoRANetwork:
-    module = args.network_module or card.network_module
+def _attach(settings: NetworkSettings, card: Card, model: nn.Module, seed: int, expert: str = "") -> LoRANetwork:
+    module = settings.network_module or card.network_module
     kind = _KINDS.get(module, LORA)
-    weights = read_lora(args.network_weights, card.id) if args.network_weights else None
+    weights = read_lora(settings.network_weights, card.id) if settings.network_weights else None
     dora = next((key for key in weights or {} if key.endswith(".dora_scale")), None)
     if dora is not None:
         raise UserError(
-            f"--network_weights {args.network_weights} is a DoRA ({dora}), which cannot be trained on; give it as --base_weights to train "
-            "a LoRA on top of it"
+            f"--network_weights {settings.network_weights} is a DoRA ({dora}), which cannot be trained on; give it as --base_weights to "
+            "train a LoRA on top of it"
         )
     if weights is not None and kind_of(weights) != kind:
-        raise UserError(f"--network_weights {args.network_weights} is a {kind_of(weights)}, and --network_module {module} trains a {kind}")
-    ranks = ranks_from_weights(weights) if weights is not None and args.dim_from_weights else None
+        raise UserError(
+            f"--network_weights {settings.network_weights} is a {kind_of(weights)}, and --network_module {module} trains a {kind}"
+        )
+    ranks = ranks_from_weights(weights) if weights is not None and settings.dim_from_weights else None
     torch.manual_seed(derived_seed(seed, "network", *([expert] if expert else [])))
-    logger.info("create %s network. base dim (rank): %s, alpha: %s", kind, args.network_dim or 4, args.network_alpha)
-    size = (args.network_dim, args.network_alpha, args.network_dropout)
-    network = LoRANetwork.create(model, card, *size, args.network_args, ranks, kind)
+    logger.info("create %s network. base dim (rank): %s, alpha: %s", kind, settings.network_dim or 4, settings.network_alpha)
+    size = (settings.network_dim, settings.network_alpha, settings.network_dropout)
+    network = LoRANetwork.create(model, card, *size, settings.network_args, ranks, kind)
     if weights is not None:
         try:
             network.load_weights(weights)
         except UserError as error:
-            raise UserError(f"--network_weights {args.network_weights}: {error}") from error
-        print(f"load network weights from {args.network_weights}", flush=True)
+            raise UserError(f"--network_weights {settings.network_weights}: {error}") from error
+        print(f"load network weights from {settings.network_weights}", flush=True)
     return network

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from argparse import Namespace
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError
+from .settings import CompileSettings
 
 logger = logging.getLogger(__name__)
 
@@ -36,23 +36,18 @@ class Compilation:
     limit: int | None = None
 
     @classmethod
-    def from_args(cls, args: Namespace) -> Compilation | None:
-        """From `--compile...`, or the trainers' `--dynamo_...`; None where nothing is to be compiled. Imports nothing."""
-        if getattr(args, "compile", False):
-            old = getattr(args, "compile_args", None)
-            if old:
-                backend, mode, dynamic, fullgraph = old
-                return cls(backend, mode, _dynamic(dynamic), fullgraph.lower() == "true", _OLD_LIMIT)
-            return cls(
-                args.compile_backend,
-                args.compile_mode,
-                _dynamic(args.compile_dynamic),
-                args.compile_fullgraph,
-                args.compile_cache_size_limit,
-            )
-        if getattr(args, "dynamo_backend", "NO") != "NO":
-            dynamic = True if args.dynamo_dynamic else None
-            return cls(args.dynamo_backend.lower(), args.dynamo_mode or "default", dynamic, args.dynamo_fullgraph)
+    def chosen(cls, settings: CompileSettings) -> Compilation | None:
+        """By `--compile...`, or the trainers' `--dynamo_...`; None where nothing is to be compiled. Imports nothing."""
+        if settings.compile and settings.compile_args:
+            backend, mode, dynamic, fullgraph = settings.compile_args
+            return cls(backend, mode, _dynamic(dynamic), fullgraph.lower() == "true", _OLD_LIMIT)
+        if settings.compile:
+            dynamic_or_not = _dynamic(settings.compile_dynamic)
+            limit = settings.compile_cache_size_limit
+            return cls(settings.compile_backend, settings.compile_mode, dynamic_or_not, settings.compile_fullgraph, limit)
+        if settings.dynamo_backend != "NO":
+            dynamo = settings.dynamo_backend.lower(), settings.dynamo_mode or "default", settings.dynamo_dynamic or None
+            return cls(*dynamo, settings.dynamo_fullgraph)
         return None
 
     def check(self, device: torch.device, swapping: bool) -> None:

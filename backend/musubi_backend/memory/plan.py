@@ -6,7 +6,6 @@ Options of musubi-tuner: `--fp8...`, `--blocks_to_swap` and what belongs to them
 from __future__ import annotations
 
 import logging
-from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -19,6 +18,7 @@ from ..errors import UserError
 from ..layers.linear import Linear
 from .compiling import Compilation
 from .fp8 import Scaling, hold_in_fp8
+from .settings import MemorySettings
 from .streaming import BlockStream, swapped_blocks
 
 if TYPE_CHECKING:
@@ -43,19 +43,16 @@ class MemoryPlan:
     compilation: Compilation | None = None
 
     @classmethod
-    def from_args(cls, args: Namespace) -> MemoryPlan:
-        """Of a trainer or generator. A model that is only merged and saved is kept whole."""
-        if getattr(args, "save_merged_model", None):
-            return cls()
-        scaled = bool(getattr(args, "fp8_scaled", False))
+    def chosen(cls, settings: MemorySettings) -> MemoryPlan:
+        """Of a trainer or generator."""
         return cls(
-            fp8=scaled or bool(getattr(args, "fp8", False) or getattr(args, "fp8_base", False)),
-            fp8_scaled=scaled,
-            fp8_fast=bool(getattr(args, "fp8_fast", False)),
-            blocks_to_swap=getattr(args, "blocks_to_swap", None) or 0,
-            ring=getattr(args, "block_swap_ring_size", None) or 2,
-            pinned=bool(getattr(args, "use_pinned_memory_for_block_swap", False)),
-            compilation=Compilation.from_args(args),
+            fp8=settings.fp8 or settings.fp8_base or settings.fp8_scaled,
+            fp8_scaled=settings.fp8_scaled,
+            fp8_fast=settings.fp8_fast,
+            blocks_to_swap=settings.blocks_to_swap,
+            ring=settings.block_swap_ring_size,
+            pinned=settings.use_pinned_memory_for_block_swap,
+            compilation=Compilation.chosen(settings.compilation),
         )
 
     def prepare(

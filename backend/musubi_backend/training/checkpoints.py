@@ -10,7 +10,6 @@ import contextlib
 import errno
 import logging
 import shutil
-from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from ..weights.safetensors_file import save_atomic
 from ..weights.streamed_file import with_hashes
 from . import metadata, saved_states
 from .saved_states import EXPERT_NAMES, FILE_SUFFIX, STATE_SUFFIX, expert_suffix
+from .settings import TrainingSettings
 
 if TYPE_CHECKING:
     import torch
@@ -63,13 +63,14 @@ class Rotation:
 class Checkpoints:
     """Writes the files of one run into its output folder."""
 
-    def __init__(self, args: Namespace, card: Card, run_metadata: dict[str, str]) -> None:
-        self.args = args
+    def __init__(self, settings: TrainingSettings, card: Card, run_metadata: dict[str, str]) -> None:
+        self.settings = settings
+        self.saving = settings.saving
         self.card = card
         self.run_metadata = run_metadata
-        self.folder = Path(args.output_dir)
-        self.name: str = args.output_name
-        self.dtype = save_dtype(args.save_precision)
+        self.folder = Path(self.saving.output_dir)
+        self.name = self.saving.output_name
+        self.dtype = save_dtype(self.saving.save_precision)
 
     def epoch_name(self, epoch: int) -> str:
         return f"{self.name}-{epoch:06d}"
@@ -90,7 +91,7 @@ class Checkpoints:
             if expert:
                 logger.info("%s is the LoRA of the %s noise expert", path.name, expert)
             tensors = _on_cpu(part.state_dict(), self.dtype)
-            values = metadata.file_metadata(self.run_metadata, self.args, self.card, step, epoch, expert)
+            values = metadata.file_metadata(self.run_metadata, self.settings, self.card, step, epoch, expert)
             if not asked and self._is_of_stop(stem, step):
                 values[saved_states.OF_STOP] = "True"
             with job.saving(path, LORA, sum(tensor.nbytes for tensor in tensors.values())), explained(path):
@@ -105,7 +106,7 @@ class Checkpoints:
         folder, step = self.state_folder(stem), state.position.step
         logger.info("saving state %s", reason)
         of_stop = self._is_of_stop(stem, step)
-        if not asked and (of_stop or (stem == self.step_name(step) and not self.args.save_state)):
+        if not asked and (of_stop or (stem == self.step_name(step) and not self.saving.save_state)):
             state = replace(state, facts={**state.facts, "of_stop": {"lora": of_stop}})
         with explained(folder):
             state.save(folder)
@@ -115,7 +116,7 @@ class Checkpoints:
 
     def _is_of_stop(self, stem: str, step: int) -> bool:
         """True for files named by a step at which none are saved by itself: those of a stop."""
-        return stem == self.step_name(step) and not (self.args.save_every_n_steps and step % self.args.save_every_n_steps == 0)
+        return stem == self.step_name(step) and not (self.saving.save_every_n_steps and step % self.saving.save_every_n_steps == 0)
 
     def _remove_earlier_stops(self, state: TrainingState) -> None:
         """A stop's state is there to continue from; once a further one of the same training is whole, it and its LoRA have done that."""
@@ -132,19 +133,19 @@ class Checkpoints:
 
     def rotate_steps(self, step: int) -> None:
         """Remove what `--save_last_n_steps` and `--save_last_n_steps_state` no longer keep, after `step` was saved."""
-        args = self.args
-        self._remove_file(_named(self.step_name, Rotation(args.save_every_n_steps, args.save_last_n_steps).step_to_remove(step)))
-        if args.save_state:
-            last = args.save_last_n_steps_state or args.save_last_n_steps
-            self._remove_state(_named(self.step_name, Rotation(args.save_every_n_steps, last).step_to_remove(step)))
+        saving, every = self.saving, self.saving.save_every_n_steps or 1
+        self._remove_file(_named(self.step_name, Rotation(every, saving.save_last_n_steps).step_to_remove(step)))
+        if saving.save_state:
+            last = saving.save_last_n_steps_state or saving.save_last_n_steps
+            self._remove_state(_named(self.step_name, Rotation(every, last).step_to_remove(step)))
 
     def rotate_epochs(self, epoch: int) -> None:
         """Remove what `--save_last_n_epochs` and `--save_last_n_epochs_state` no longer keep, after `epoch` was saved."""
-        args = self.args
-        self._remove_file(_named(self.epoch_name, Rotation(args.save_every_n_epochs, args.save_last_n_epochs).epoch_to_remove(epoch)))
-        if args.save_state:
-            last = args.save_last_n_epochs_state or args.save_last_n_epochs
-            self._remove_state(_named(self.epoch_name, Rotation(args.save_every_n_epochs, last).epoch_to_remove(epoch)))
+        saving, every = self.saving, self.saving.save_every_n_epochs or 1
+        self._remove_file(_named(self.epoch_name, Rotation(every, saving.save_last_n_epochs).epoch_to_remove(epoch)))
+        if saving.save_state:
+            last = saving.save_last_n_epochs_state or saving.save_last_n_epochs
+            self._remove_state(_named(self.epoch_name, Rotation(every, last).epoch_to_remove(epoch)))
 
     def _remove_file(self, stem: str | None) -> None:
         for expert in EXPERT_NAMES:

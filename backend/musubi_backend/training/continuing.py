@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import json
 import logging
-from argparse import Namespace
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import UserError
+from ..lora.settings import NetworkSettings
 from ..options.option import TRAIN, WEIGHTS, Option
 from ..options.registry import options_for, tool_names
 from ..weights.recognise import PREFIXES
 from ..weights.safetensors_file import read_header
 from .classes import keyword_arguments
 from .saved_states import MODEL_FILE, SavedState
+from .settings import ScheduleSettings, TrainingSettings
 from .voided import sets_its_rate
 
 if TYPE_CHECKING:
@@ -39,34 +40,40 @@ _OF_EACH_STEP = ("rank_dropout", "module_dropout")  # the part of --network_args
 _ELSEWHERE = ("seed", "network_dim", "dataset_config")  # a value of the state itself, its tensors' rank, a digest of the items
 
 
-def facts_of(args: Namespace, card: Card, dataset: str, processes: int, run: str) -> dict[str, Any]:
-    """What a state records about its run. dataset: digest of the items in order; run: what all states of one training have in common."""
+def facts_of(values: Mapping[str, Any], card: Card, dataset: str, processes: int, run: str) -> dict[str, Any]:
+    """What a state records about its run. values: of all options, as they are in effect; dataset: digest of the items in order; run: what
+    all states of one training have in common."""
     return {
         "architecture": card.id,
         "dataset": dataset,
         "processes": processes,
         "run": run,
-        "total_steps": args.max_train_steps,
-        "settings": {option.name: _recorded(option, args) for option in _compared(card)},
+        "total_steps": values["max_train_steps"],
+        "settings": {option.name: _recorded(option, values) for option in _compared(card)},
     }
 
 
-def check(saved: SavedState, args: Namespace, architecture: Architecture) -> None:
+def check(
+    saved: SavedState, settings: TrainingSettings, values: Mapping[str, Any], architecture: Architecture, weight_file: str
+) -> TrainingSettings:
     """Reject a state of another model, rank, network, optimizer or architecture; say what of the command is used from here on, and what
-    is not because the state decides it: that is put into `args`."""
+    is not because the state decides it. Returns the settings of the continued run.
+
+    values: of all options, those of the architecture too; weight_file: the file behind `--dit`.
+    """
     ours = architecture.card.id
     theirs = saved.facts.get("architecture", ours)
     if theirs != ours:
         raise UserError(f"--resume {saved.folder} is a training of {theirs}; this is {ours}")
-    differing = dict(_differences(saved, args, architecture.card))
+    differing = dict(_differences(saved, values, architecture.card))
     for name in _REFUSED:
         if name in differing:
             _refuse(saved, name, differing[name])
-    if "network_args" in differing and _built_of(saved.settings["network_args"]) != _built_of(args.network_args):
+    if "network_args" in differing and _built_of(saved.settings["network_args"]) != _built_of(settings.network.network_args):
         _refuse(saved, "network_args", differing["network_args"])
-    _check_rank(saved, args)
-    _check_sizes(saved, args, architecture)
-    _keep(saved, args, differing)
+    _check_rank(saved, settings.network)
+    _check_sizes(saved, settings.models.dit, architecture, weight_file)
+    settings = _kept(saved, settings, differing)
     for name, (was, now) in differing.items():
         if name not in (*_KEPT, *_REFUSED):
             what = "from here on the schedule of this command is used" if name in _SCHEDULE else "it is used from here on"
@@ -74,33 +81,36 @@ def check(saved: SavedState, args: Namespace, architecture: Architecture) -> Non
                 "--resume: --%s was %s when the state was saved and is %s now; %s, so the continued run differs from an uninterrupted one",
                 name, was, now, what,
             )  # fmt: skip
+    return settings
 
 
-def has_new_schedule(saved: SavedState, args: Namespace) -> bool:
+def has_new_schedule(saved: SavedState, settings: ScheduleSettings) -> bool:
     """True where the command has another schedule or learning rate than the state."""
-    names = [name for name in (*_SCHEDULE, "learning_rate") if name in saved.settings]
-    return any((saved.settings[name] or None) != (_plain(getattr(args, name)) or None) for name in names)
+    values = _plain(settings.values())
+    return any((saved.settings[name] or None) != (value or None) for name, value in values.items() if name in saved.settings)
 
 
-def _keep(saved: SavedState, args: Namespace, differing: dict[str, tuple[Any, Any]]) -> None:
-    """Put what the state decides into `args`, and say so where the command has it otherwise."""
-    if args.resume_learning_rate is not None:
-        if sets_its_rate(args.optimizer_type, keyword_arguments(args.optimizer_args, "--optimizer_args")):
-            raise UserError(f"--resume_learning_rate: {args.optimizer_type} with relative_step chooses its rate itself")
+def _kept(saved: SavedState, settings: TrainingSettings, differing: Mapping[str, tuple[Any, Any]]) -> TrainingSettings:
+    """The settings with what the state decides, which is said where the command has it otherwise."""
+    kept: dict[str, Any] = {}
+    rate = settings.resuming.resume_learning_rate
+    if rate is not None:
+        optimizer = settings.optimizer
+        if sets_its_rate(optimizer.optimizer_type, keyword_arguments(optimizer.optimizer_args, "--optimizer_args")):
+            raise UserError(f"--resume_learning_rate: {optimizer.optimizer_type} with relative_step chooses its rate itself")
         was = saved.settings.get("learning_rate", "another")
-        logger.info(
-            "--resume: the learning rate was %s and is %s from here on; the schedule keeps its shape", was, args.resume_learning_rate
-        )
-        args.learning_rate = args.resume_learning_rate
+        logger.info("--resume: the learning rate was %s and is %s from here on; the schedule keeps its shape", was, rate)
+        kept["learning_rate"] = rate
     for name in _KEPT:
-        if name not in differing or (name == "learning_rate" and args.resume_learning_rate is not None):
+        if name not in differing or name in kept:
             continue
         was, now = differing[name]
         change = "; --resume_learning_rate changes it" if name == "learning_rate" else ""
         logger.warning("--resume: --%s %s of the state is kept; %s is not used%s", name, was, now, change)
-        setattr(args, name, was)
-    if args.network_weights:
+        kept[name] = was
+    if settings.network.network_weights:
         logger.info("--resume: the network of the state continues; the weights of --network_weights are not used")
+    return settings.changed(**kept)
 
 
 def _compared(card: Card) -> list[Option]:
@@ -109,13 +119,13 @@ def _compared(card: Card) -> list[Option]:
     ]
 
 
-def _differences(saved: SavedState, args: Namespace, card: Card) -> Iterator[tuple[str, tuple[Any, Any]]]:
+def _differences(saved: SavedState, values: Mapping[str, Any], card: Card) -> Iterator[tuple[str, tuple[Any, Any]]]:
     """name -> what it was in the state and what it is now, for what differs."""
     for option in _compared(card):
         name = option.name
         if name not in saved.settings:
             continue  # written before it was recorded
-        was, now = saved.settings[name], _recorded(option, args)
+        was, now = saved.settings[name], _recorded(option, values)
         if _meant(name, was, card) != _meant(name, now, card):
             yield name, (was, now)
 
@@ -129,9 +139,9 @@ def _meant(name: str, value: Any, card: Card) -> Any:
     return value or None
 
 
-def _recorded(option: Option, args: Namespace) -> Any:
+def _recorded(option: Option, values: Mapping[str, Any]) -> Any:
     """The value as JSON gives it back. Of a file its name and size: where it lies may change."""
-    value = getattr(args, option.name, None)
+    value = values.get(option.name)
     if option.path in ("file", "any") and value:
         return [_file(Path(path)) for path in value] if isinstance(value, list) else _file(Path(value))
     return _plain(value)
@@ -158,16 +168,16 @@ def _refuse(saved: SavedState, name: str, values: tuple[Any, Any]) -> NoReturn:
     )
 
 
-def _check_rank(saved: SavedState, args: Namespace) -> None:
+def _check_rank(saved: SavedState, network: NetworkSettings) -> None:
     adapters = _adapters(saved.folder / MODEL_FILE)
-    if args.dim_from_weights:
-        given = _adapters(Path(args.network_weights))
+    if network.dim_from_weights and network.network_weights:
+        given = _adapters(Path(network.network_weights))
         if any(adapters[layer].rank != given[layer].rank for layer in adapters.keys() & given.keys()):
             raise UserError(
-                f"--resume {saved.folder} has other ranks than --network_weights {args.network_weights}; use the file it began with"
+                f"--resume {saved.folder} has other ranks than --network_weights {network.network_weights}; use the file it began with"
             )
         return
-    wanted = args.network_dim or 4
+    wanted = network.network_dim or 4
     if not adapters:
         raise UserError(f"--resume {saved.folder}: {MODEL_FILE} holds no LoRA")
     ranks = {adapter.rank for adapter in adapters.values()} - {0}  # a LoKr of whole matrices has none
@@ -177,12 +187,12 @@ def _check_rank(saved: SavedState, args: Namespace) -> None:
         )
 
 
-def _check_sizes(saved: SavedState, args: Namespace, architecture: Architecture) -> None:
+def _check_sizes(saved: SavedState, dit: str, architecture: Architecture, weight_file: str) -> None:
     """Compare the LoRA's layer names and sizes with the transformer file's header."""
     from ..weights.loader import open_weights
 
     sizes: dict[str, tuple[int, ...]] = {}
-    for stored, info in open_weights(architecture.weight_file(args), PREFIXES).header.tensors.items():
+    for stored, info in open_weights(weight_file, PREFIXES).header.tensors.items():
         name = architecture.weight_name(stored)
         if name.endswith(".weight") and len(info.shape) == 2:
             sizes[name.removesuffix(".weight").replace(".", "_")] = info.shape
@@ -191,7 +201,7 @@ def _check_sizes(saved: SavedState, args: Namespace, architecture: Architecture)
         if size is not None and (layer not in sizes or sizes[layer][1] != size[1]):
             is_now = f"has width {sizes[layer][1]}" if layer in sizes else "is not there"
             raise UserError(
-                f"--resume {saved.folder} belongs to another model than --dit {args.dit}: its layer {layer} has width "
+                f"--resume {saved.folder} belongs to another model than --dit {dit}: its layer {layer} has width "
                 f"{size[1]}, in the model it {is_now}"
             )
 

@@ -7,7 +7,6 @@ process group and picks the device; with one process it is not imported.
 from __future__ import annotations
 
 import os
-from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -169,10 +168,10 @@ class ManyProcesses:
         self._state.destroy_process_group()
 
 
-def start(args: Namespace) -> Processes:
-    """The process group this process belongs to."""
+def start(timeout_minutes: int | None) -> Processes:
+    """The process group this process belongs to. timeout_minutes: how long they wait for each other; None is accelerate's own time."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        return ManyProcesses(args.ddp_timeout)
+        return ManyProcesses(timeout_minutes)
     return OneProcess(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 

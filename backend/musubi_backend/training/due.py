@@ -65,7 +65,7 @@ class Report(Due):
             events.Step(step, run.total_steps, loop.position.epoch + 1, done.loss, average, done.rates[0], round(seconds, 4))
         )  # fmt: skip
         plus = run.network.options.loraplus_lr_ratio is not None
-        values = step_values(done.loss, average, done.rates, run.choice.optimizer, run.args.optimizer_type, plus)
+        values = step_values(done.loss, average, done.rates, run.choice.optimizer, run.settings.optimizer.optimizer_type, plus)
         if norms is not None:
             values["max_norm/keys_scaled"] = norms.keys_scaled
             values["max_norm/average_key_norm"] = norms.mean_norm
@@ -81,13 +81,13 @@ class Save(Due):
 
     def after_step(self, done: Done) -> Work | None:
         run, step = self.run, self.loop.position.step
-        if not run.args.save_every_n_steps or step % run.args.save_every_n_steps:
+        if not run.settings.saving.save_every_n_steps or step % run.settings.saving.save_every_n_steps:
             return None
         stem, rotate = run.checkpoints.step_name(step), lambda: run.checkpoints.rotate_steps(step)
         return lambda: self._save(stem, self.loop.position.epoch, f"at step {step}", rotate)
 
     def after_epoch(self, epoch: int) -> Work | None:
-        run, every = self.run, self.run.args.save_every_n_epochs
+        run, every = self.run, self.run.settings.saving.save_every_n_epochs
         if not every or epoch % every or epoch >= run.epochs:
             return None
         stem, rotate = run.checkpoints.epoch_name(epoch), lambda: run.checkpoints.rotate_epochs(epoch)
@@ -95,7 +95,7 @@ class Save(Due):
 
     def _save(self, stem: str, epoch: int, reason: str, rotate: Work) -> None:
         self.loop.save(stem, epoch)
-        if self.run.args.save_state:
+        if self.run.settings.saving.save_state:
             self.loop.save_state(stem, reason)
         self.run.processes.main_does(rotate)
 

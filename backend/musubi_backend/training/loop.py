@@ -32,8 +32,9 @@ from .progress import AverageLoss, StepBar
 from .randomness import StepRandomness
 from .samples import Samples
 from .saved_states import Position
+from .settings import TrainingSettings
 from .state import TrainingState
-from .timesteps import TimestepSampling, noisy_input
+from .timesteps import noisy_input
 from .trackers import Trackers
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ _TRAINING = "training"  # as the nodes call the phase of steps
 class Run:
     """Everything one training needs, built by `train`."""
 
-    args: Namespace
+    settings: TrainingSettings
+    args: Namespace  # for the architecture
     architecture: Architecture
     dataset: CachedDataset
     processes: Processes
@@ -85,7 +87,7 @@ class Loop:
         self.average = AverageLoss(run.losses)
         self.history = run.history
         self.parameters = [parameter for group in run.choice.optimizer.param_groups for parameter in group["params"]]
-        self.sampling = TimestepSampling.from_args(run.args)
+        self.sampling = run.settings.timesteps
         self.boundary = boundary_of(run.transformer)
         self.randomness = StepRandomness(run.seed, run.processes.rank, self.device)
         # LoRA gradients through fp16 arithmetic underflow without scaling
@@ -134,7 +136,7 @@ class Loop:
         for index in range(first, len(batches)):
             self._stop_if_asked()
             in_window = len(self._window) + 1
-            complete = in_window == run.args.gradient_accumulation_steps or index == len(batches) - 1
+            complete = in_window == run.settings.length.gradient_accumulation_steps or index == len(batches) - 1
             with self._leaving_together():
                 loss = self._backward(upcoming.pop(), position.micro_step + in_window - 1)
                 upcoming = [self._load(batch) for batch in batches[index + 1 : index + 2]]  # while the device computes
@@ -167,16 +169,16 @@ class Loop:
 
     def _backward(self, batch: dict[str, Any], micro_step: int) -> Tensor:
         """Forward and backward of one batch; gradients add up. Returns the loss, still on the device."""
-        run, args = self.run, self.run.args
+        run = self.run
         self.randomness.start(micro_step)
         latents = run.architecture.scale_latents(batch["latents"].float())
         noise = self.randomness.noise(latents.shape)
         t, timesteps = self.randomness.levels(self.sampling, latents.shape, batch.get("timesteps"), self.boundary)
         timesteps = timesteps.to(self.device)
-        prediction = run.architecture.predict(run.transformer, noisy_input(latents, noise, t), timesteps, batch, args)
-        weight = loss_weight(args.weighting_scheme, timesteps, run.dtype, latents.ndim)
+        prediction = run.architecture.predict(run.transformer, noisy_input(latents, noise, t), timesteps, batch, run.args)
+        weight = loss_weight(run.settings.timesteps.weighting_scheme, timesteps, run.dtype, latents.ndim)
         loss = flow_matching_loss(prediction, latents, noise, weight)
-        scaled = loss / args.gradient_accumulation_steps
+        scaled = loss / run.settings.length.gradient_accumulation_steps
         if scaled.requires_grad:  # not where module_dropout left every adapter out
             (scaled if self.scaler is None else self.scaler.scale(scaled)).backward()
         return loss.detach()
@@ -196,7 +198,7 @@ class Loop:
             run.processes.average_gradients(self.parameters)
             if self.scaler is not None and self._has_gradients():
                 self.scaler.unscale_(run.choice.optimizer)
-            total_norm = torch.nn.utils.clip_grad_norm_(self.parameters, run.args.max_grad_norm or math.inf)
+            total_norm = torch.nn.utils.clip_grad_norm_(self.parameters, run.settings.optimizer.max_grad_norm or math.inf)
             value, norm = torch.stack([loss, total_norm.to(loss)]).tolist()
             if self.scaler is not None:
                 norm = 0.0  # the scaler skips a step that overflowed and tries a smaller scale
@@ -221,7 +223,7 @@ class Loop:
 
         Where nothing has a gradient (module_dropout left every adapter out), the step counts and changes nothing.
         """
-        run, position, args = self.run, self.position, self.run.args
+        run, position, largest_norm = self.run, self.position, self.run.settings.network.scale_weight_norms
         if self._has_gradients():
             if self.scaler is None:
                 run.choice.optimizer.step()
@@ -231,7 +233,7 @@ class Loop:
         rates = run.schedule.get_last_lr()
         run.schedule.step()
         run.choice.optimizer.zero_grad(set_to_none=True)
-        norms = run.network.apply_max_norm(args.scale_weight_norms) if args.scale_weight_norms else None
+        norms = run.network.apply_max_norm(largest_norm) if largest_norm else None
         loss = sum(self._window) / len(self._window)
         position.step += 1
         position.batch = used * run.processes.count
@@ -267,7 +269,7 @@ class Loop:
     def _finish(self) -> None:
         run = self.run
         run.choice.eval()
-        if run.args.save_state or run.args.save_state_on_train_end:
+        if run.settings.saving.save_state or run.settings.saving.save_state_on_train_end:
             self.save_state(run.checkpoints.name, "(last)")
         self.save(run.checkpoints.name, run.epochs)
         job.keep("")

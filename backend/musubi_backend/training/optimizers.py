@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from ..errors import UserError
 from ..suggest import did_you_mean
 from .classes import check_arguments, find_class, keyword_arguments, words
 from .lean_torch import lean_adamw
+from .settings import OptimizerSettings
 from .voided import sets_its_rate
 
 if TYPE_CHECKING:
@@ -54,36 +54,39 @@ class _Recipe:
     sets_its_rate: bool = False
 
 
-def check(args: Namespace) -> None:
+def check(settings: OptimizerSettings) -> None:
     """Reject an optimizer that cannot be made: unknown, its package missing, arguments it does not have. Imports its package."""
-    _recipe(args)
+    _recipe(settings)
 
 
-def build(args: Namespace, groups: list[dict[str, Any]]) -> Choice:
-    """Make the optimizer for parameter groups that carry their own rates. UserError for unknown names and arguments."""
-    recipe = _recipe(args)
+def build(settings: OptimizerSettings, rate: float, groups: list[dict[str, Any]]) -> Choice:
+    """Make the optimizer for parameter groups that carry their own rates. rate: that of groups without one.
+
+    UserError for unknown names and arguments.
+    """
+    recipe = _recipe(settings)
     make = recipe.make
-    rate = {} if recipe.sets_its_rate else {"lr": args.learning_rate}
+    own_rate = {} if recipe.sets_its_rate else {"lr": rate}
     try:
-        optimizer = make(groups, **rate, **_fast(make, groups, recipe.arguments))
+        optimizer = make(groups, **own_rate, **_fast(make, groups, recipe.arguments))
     except Exception as error:  # of any library's class
-        raise UserError(f"--optimizer_type {args.optimizer_type} cannot be made with these settings: {words(error)}") from error
+        raise UserError(f"--optimizer_type {settings.optimizer_type} cannot be made with these settings: {words(error)}") from error
     return Choice(
         optimizer,
         f"{make.__module__}.{make.__name__}",
         ",".join(f"{key}={value}" for key, value in recipe.arguments.items()),
-        schedule_free=args.optimizer_type.lower().endswith("schedulefree"),
+        schedule_free=settings.optimizer_type.lower().endswith("schedulefree"),
         sets_its_rate=recipe.sets_its_rate,
         train=getattr(optimizer, "train", None) or _nothing,
         eval=getattr(optimizer, "eval", None) or _nothing,
     )
 
 
-def _recipe(args: Namespace) -> _Recipe:
-    kind = args.optimizer_type
+def _recipe(settings: OptimizerSettings) -> _Recipe:
+    kind = settings.optimizer_type
     if not kind:
         raise UserError(f"--optimizer_type is not set; common choices: {', '.join(_NAMED)}")
-    arguments = keyword_arguments(args.optimizer_args, "--optimizer_args")
+    arguments = keyword_arguments(settings.optimizer_args, "--optimizer_args")
     if kind.lower() == "adafactor":
         recipe = _adafactor(arguments)
     elif kind.lower() == "adamw":

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..seeds import derived_seed
-from .timesteps import TimestepSampling, noise_levels
+from .settings import TimestepSampling
+from .timesteps import noise_levels
 
 
 class StepRandomness:

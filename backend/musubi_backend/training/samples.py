@@ -15,6 +15,7 @@ from ..console import Bar
 from ..device import release
 from ..inference.prompts import TrainingPrompt, training_prompts
 from ..inference.video_file import to_pictures, write_mp4, write_pngs
+from .settings import SampleSettings, SavingSettings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -27,21 +28,23 @@ logger = logging.getLogger(__name__)
 class Samples:
     """The prompts of a run with their encoded texts."""
 
-    def __init__(self, args: Namespace, architecture: Architecture) -> None:
-        """Reads and checks the prompt file; loads nothing. UserError for bad prompts."""
+    def __init__(self, settings: SampleSettings, saving: SavingSettings, args: Namespace, architecture: Architecture) -> None:
+        """Reads and checks the prompt file; loads nothing. UserError for bad prompts. args: for the architecture."""
+        self._settings = settings
+        self._saving = saving
         self._args = args
         self._architecture = architecture
         self._texts: dict[str, dict[str, Tensor]] = {}
         self._conditions: dict[int, dict[str, Tensor]] = {}
         self._prompts: list[TrainingPrompt] = []
-        if args.sample_prompts:
-            self._prompts = training_prompts(args.sample_prompts, architecture, args)
+        if settings.sample_prompts:
+            self._prompts = training_prompts(settings.sample_prompts, architecture, args)
 
     def encode(self, device: torch.device) -> None:
         """Encode all prompts and free the text encoder."""
         if not self._prompts:
             return
-        logger.info("cache Text Encoder outputs for sample prompt: %s", self._args.sample_prompts)
+        logger.info("cache Text Encoder outputs for sample prompt: %s", self._settings.sample_prompts)
         job.phase("encoding the sample prompts")
         encoder = self._architecture.text_encoder(self._args, device)
         logger.info("encoding with Text Encoder 1")
@@ -67,12 +70,11 @@ class Samples:
         """Whether samples are to be made after `step`, or after `epoch` (1-based) when that is given. Step 0 is before training."""
         if not self._prompts:
             return False
-        args = self._args
+        settings = self._settings
         if step == 0:
-            return bool(args.sample_at_first)
-        if epoch is not None:
-            return bool(args.sample_every_n_epochs) and epoch % args.sample_every_n_epochs == 0
-        return bool(args.sample_every_n_steps) and step % args.sample_every_n_steps == 0
+            return bool(settings.sample_at_first)
+        every, count = (settings.sample_every_n_steps, step) if epoch is None else (settings.sample_every_n_epochs, epoch)
+        return every is not None and count % every == 0
 
     def make(self, transformer: nn.Module, step: int, epoch: int | None, device: torch.device) -> list[Path]:
         """Sample every prompt, then load the VAE, decode and write. Raises StopRequested when the job is to stop meanwhile."""
@@ -103,10 +105,10 @@ class Samples:
             ).cpu()  # fmt: skip
 
     def _write(self, prompt: TrainingPrompt, video: Tensor, step: int, epoch: int | None) -> Path:
-        folder = Path(self._args.output_dir) / "sample"
+        folder = Path(self._saving.output_dir) / "sample"
         when = f"{step:06d}" if epoch is None else f"e{epoch:06d}"
         seed = f"_{prompt.request.seed}" if prompt.seed_given else ""
-        name = f"{self._args.output_name}_{when}_{prompt.index:02d}_{time.strftime('%Y%m%d%H%M%S')}{seed}"
+        name = f"{self._saving.output_name}_{when}_{prompt.index:02d}_{time.strftime('%Y%m%d%H%M%S')}{seed}"
         pictures = to_pictures(video)
         if len(pictures) == 1:
             return write_pngs(folder, name, pictures)[0]

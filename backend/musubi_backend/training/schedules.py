@@ -9,13 +9,13 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-from argparse import Namespace
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import UserError
 from ..suggest import did_you_mean
 from .classes import check_arguments, find_class, keyword_arguments, words
+from .settings import ScheduleSettings
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -57,28 +57,28 @@ class OptimizerDecides:
         """Nothing to restore: the optimizer's own state holds everything."""
 
 
-def check(args: Namespace, total: int) -> None:
+def check(settings: ScheduleSettings, total: int) -> None:
     """Reject a schedule that cannot be made for `total` optimizer steps, before anything heavy is loaded. A warm-up that the run does not
     reach the end of is warned of."""
-    options = arguments(args)
-    if args.lr_scheduler_type:
-        _named_class(args, options)
-    elif not args.lr_scheduler.startswith("adafactor"):
-        share_function(args, total, options)
-        warmup = resolve_steps(args.lr_warmup_steps, total, "--lr_warmup_steps")
+    options = arguments(settings)
+    if settings.lr_scheduler_type:
+        _named_class(settings, options)
+    elif not settings.lr_scheduler.startswith("adafactor"):
+        share_function(settings, total, options)
+        warmup = resolve_steps(settings.lr_warmup_steps, total, "--lr_warmup_steps")
         if warmup >= total > 1:
             logger.warning(
                 "--lr_warmup_steps: the warm-up takes %d of %d steps, so the learning rate never gets to %s; shorten it or train longer",
-                warmup, total, args.learning_rate,
+                warmup, total, settings.learning_rate,
             )  # fmt: skip
 
 
-def arguments(args: Namespace) -> dict[str, Any]:
+def arguments(settings: ScheduleSettings) -> dict[str, Any]:
     """`--lr_scheduler_args` as keyword arguments."""
-    return keyword_arguments(args.lr_scheduler_args, "--lr_scheduler_args")
+    return keyword_arguments(settings.lr_scheduler_args, "--lr_scheduler_args")
 
 
-def build(args: Namespace, optimizer: Optimizer, total: int, schedule_free: bool) -> Schedule:
+def build(settings: ScheduleSettings, optimizer: Optimizer, total: int, schedule_free: bool) -> Schedule:
     """The schedule chosen by `--lr_scheduler`, or the class named by `--lr_scheduler_type`.
 
     total: optimizer steps of the whole run. Raises UserError for unknown names and arguments.
@@ -87,26 +87,26 @@ def build(args: Namespace, optimizer: Optimizer, total: int, schedule_free: bool
 
     if schedule_free:
         return OptimizerDecides(optimizer)
-    options = arguments(args)
-    if args.lr_scheduler_type:
-        return _of_class(args, optimizer, options)
-    if args.lr_scheduler.startswith("adafactor"):
-        return _adafactor(args.lr_scheduler, optimizer)
-    schedule: Schedule = LambdaLR(optimizer, share_function(args, total, options))
+    options = arguments(settings)
+    if settings.lr_scheduler_type:
+        return _of_class(settings, optimizer, options)
+    if settings.lr_scheduler.startswith("adafactor"):
+        return _adafactor(settings.lr_scheduler, optimizer)
+    schedule: Schedule = LambdaLR(optimizer, share_function(settings, total, options))
     return schedule
 
 
-def _named_class(args: Namespace, options: Mapping[str, Any]) -> Any:
-    found = find_class(args.lr_scheduler_type, "torch.optim.lr_scheduler", "--lr_scheduler_type")
-    check_arguments(found, options, "--lr_scheduler_args", f"--lr_scheduler_type {args.lr_scheduler_type}", ("optimizer",))
+def _named_class(settings: ScheduleSettings, options: Mapping[str, Any]) -> Any:
+    found = find_class(settings.lr_scheduler_type, "torch.optim.lr_scheduler", "--lr_scheduler_type")
+    check_arguments(found, options, "--lr_scheduler_args", f"--lr_scheduler_type {settings.lr_scheduler_type}", ("optimizer",))
     return found
 
 
-def _of_class(args: Namespace, optimizer: Optimizer, options: Mapping[str, Any]) -> Schedule:
+def _of_class(settings: ScheduleSettings, optimizer: Optimizer, options: Mapping[str, Any]) -> Schedule:
     """The schedule of `--lr_scheduler_type`; UserError where it cannot be made, or does not go forward by itself."""
-    name = f"--lr_scheduler_type {args.lr_scheduler_type}"
+    name = f"--lr_scheduler_type {settings.lr_scheduler_type}"
     try:
-        schedule: Schedule = _named_class(args, options)(optimizer, **options)
+        schedule: Schedule = _named_class(settings, options)(optimizer, **options)
     except UserError:
         raise
     except Exception as error:  # of any library's class
@@ -119,12 +119,12 @@ def _of_class(args: Namespace, optimizer: Optimizer, options: Mapping[str, Any])
     return schedule
 
 
-def share_function(args: Namespace, total: int, options: Mapping[str, Any] | None = None) -> Share:
-    """step -> factor on the base learning rate, for `args.lr_scheduler` over `total` steps."""
-    name = args.lr_scheduler.lower()
+def share_function(settings: ScheduleSettings, total: int, options: Mapping[str, Any] | None = None) -> Share:
+    """step -> factor on the base learning rate, for `--lr_scheduler` over `total` steps."""
+    name = settings.lr_scheduler.lower()
     if name not in _SCHEDULES:
         raise UserError(
-            f"--lr_scheduler {args.lr_scheduler!r} is unknown{did_you_mean(name, _SCHEDULES)}; known: {', '.join(sorted(_SCHEDULES))}"
+            f"--lr_scheduler {settings.lr_scheduler!r} is unknown{did_you_mean(name, _SCHEDULES)}; known: {', '.join(sorted(_SCHEDULES))}"
         )
     options = dict(options or {})
     make, allowed = _SCHEDULES[name]
@@ -132,8 +132,8 @@ def share_function(args: Namespace, total: int, options: Mapping[str, Any] | Non
     if unknown:
         takes = f"it takes {', '.join(allowed)}" if allowed else "it takes none"
         raise UserError(f"--lr_scheduler_args {unknown[0]!r} does not belong to the schedule {name}; {takes}")
-    warmup = resolve_steps(args.lr_warmup_steps, total, "--lr_warmup_steps")
-    return make(args, warmup, total, options)
+    warmup = resolve_steps(settings.lr_warmup_steps, total, "--lr_warmup_steps")
+    return make(settings, warmup, total, options)
 
 
 def resolve_steps(value: int | float | str | None, total: int, flag: str) -> int:
@@ -157,13 +157,13 @@ def _warmed(step: int, warmup: int) -> float | None:
     return step / max(1, warmup) if step < warmup else None
 
 
-def _constant(args: Namespace, warmup: int, total: int, options: dict[str, Any]) -> Share:
+def _constant(settings: ScheduleSettings, warmup: int, total: int, options: dict[str, Any]) -> Share:
     if warmup:
         raise UserError("--lr_scheduler constant has no warm-up: remove --lr_warmup_steps or use constant_with_warmup")
     return lambda step: 1.0
 
 
-def _constant_with_warmup(args: Namespace, warmup: int, total: int, options: dict[str, Any]) -> Share:
+def _constant_with_warmup(settings: ScheduleSettings, warmup: int, total: int, options: dict[str, Any]) -> Share:
     def share(step: int) -> float:
         warmed = _warmed(step, warmup)
         return 1.0 if warmed is None else warmed
@@ -171,7 +171,7 @@ def _constant_with_warmup(args: Namespace, warmup: int, total: int, options: dic
     return share
 
 
-def _linear(args: Namespace, warmup: int, total: int, options: dict[str, Any]) -> Share:
+def _linear(settings: ScheduleSettings, warmup: int, total: int, options: dict[str, Any]) -> Share:
     def share(step: int) -> float:
         warmed = _warmed(step, warmup)
         return max(0.0, (total - step) / max(1, total - warmup)) if warmed is None else warmed
@@ -179,21 +179,21 @@ def _linear(args: Namespace, warmup: int, total: int, options: dict[str, Any]) -
     return share
 
 
-def _cosine(args: Namespace, warmup: int, total: int, options: dict[str, Any]) -> Share:
+def _cosine(settings: ScheduleSettings, warmup: int, total: int, options: dict[str, Any]) -> Share:
     return _cosine_to(0.0, warmup, total, options.get("num_cycles", 0.5))
 
 
-def _cosine_with_min_lr(args: Namespace, warmup: int, total: int, options: dict[str, Any]) -> Share:
-    return _cosine_to(_floor_share(args, options), warmup, total, args.lr_scheduler_num_cycles / 2)
+def _cosine_with_min_lr(settings: ScheduleSettings, warmup: int, total: int, options: dict[str, Any]) -> Share:
+    return _cosine_to(_floor_share(settings, options), warmup, total, settings.lr_scheduler_num_cycles / 2)
 
 
-def _floor_share(args: Namespace, options: dict[str, Any]) -> float:
-    floor = args.lr_scheduler_min_lr_ratio
+def _floor_share(settings: ScheduleSettings, options: dict[str, Any]) -> float:
+    floor = settings.lr_scheduler_min_lr_ratio
     if (floor is None) == ("min_lr" not in options):
         raise UserError(
-            f"--lr_scheduler {args.lr_scheduler} needs --lr_scheduler_min_lr_ratio or min_lr in --lr_scheduler_args, one of the two"
+            f"--lr_scheduler {settings.lr_scheduler} needs --lr_scheduler_min_lr_ratio or min_lr in --lr_scheduler_args, one of the two"
         )
-    return float(floor) if floor is not None else options["min_lr"] / args.learning_rate
+    return float(floor) if floor is not None else options["min_lr"] / settings.learning_rate
 
 
 def _cosine_to(floor: float, warmup: int, total: int, cycles: float) -> Share:
@@ -208,8 +208,8 @@ def _cosine_to(floor: float, warmup: int, total: int, cycles: float) -> Share:
     return share
 
 
-def _cosine_warmup_with_min_lr(args: Namespace, warmup: int, total: int, options: dict[str, Any]) -> Share:
-    floor, start = _floor_share(args, options), options.get("warmup_lr_rate")
+def _cosine_warmup_with_min_lr(settings: ScheduleSettings, warmup: int, total: int, options: dict[str, Any]) -> Share:
+    floor, start = _floor_share(settings, options), options.get("warmup_lr_rate")
 
     def share(step: int) -> float:
         if step < warmup:
@@ -221,7 +221,7 @@ def _cosine_warmup_with_min_lr(args: Namespace, warmup: int, total: int, options
     return share
 
 
-def _cosine_with_restarts(args: Namespace, warmup: int, total: int, options: dict[str, Any]) -> Share:
+def _cosine_with_restarts(settings: ScheduleSettings, warmup: int, total: int, options: dict[str, Any]) -> Share:
     def share(step: int) -> float:
         warmed = _warmed(step, warmup)
         if warmed is not None:
@@ -229,16 +229,16 @@ def _cosine_with_restarts(args: Namespace, warmup: int, total: int, options: dic
         progress = (step - warmup) / max(1, total - warmup)
         if progress >= 1.0:
             return 0.0
-        return max(0.0, 0.5 * (1.0 + math.cos(math.pi * ((args.lr_scheduler_num_cycles * progress) % 1.0))))
+        return max(0.0, 0.5 * (1.0 + math.cos(math.pi * ((settings.lr_scheduler_num_cycles * progress) % 1.0))))
 
     return share
 
 
-def _polynomial(args: Namespace, warmup: int, total: int, options: dict[str, Any]) -> Share:
-    end = options.get("lr_end", 1e-7) / args.learning_rate
+def _polynomial(settings: ScheduleSettings, warmup: int, total: int, options: dict[str, Any]) -> Share:
+    end = options.get("lr_end", 1e-7) / settings.learning_rate
     if end >= 1:
         raise UserError(
-            f"--lr_scheduler polynomial ends at {options.get('lr_end', 1e-7)}, which is not below --learning_rate {args.learning_rate}"
+            f"--lr_scheduler polynomial ends at {options.get('lr_end', 1e-7)}, which is not below --learning_rate {settings.learning_rate}"
         )
 
     def share(step: int) -> float:
@@ -246,13 +246,13 @@ def _polynomial(args: Namespace, warmup: int, total: int, options: dict[str, Any
         if warmed is not None:
             return warmed
         remaining = max(0.0, 1 - (step - warmup) / max(1, total - warmup))
-        return (1 - end) * remaining**args.lr_scheduler_power + end
+        return (1 - end) * remaining**settings.lr_scheduler_power + end
 
     return share
 
 
-def _inverse_sqrt(args: Namespace, warmup: int, total: int, options: dict[str, Any]) -> Share:
-    scale = args.lr_scheduler_timescale or warmup or 10_000
+def _inverse_sqrt(settings: ScheduleSettings, warmup: int, total: int, options: dict[str, Any]) -> Share:
+    scale = settings.lr_scheduler_timescale or warmup or 10_000
 
     def share(step: int) -> float:
         warmed = _warmed(step, warmup)
@@ -268,18 +268,18 @@ _RAMPS: dict[str, Callable[[float], float]] = {
 }
 
 
-def _warmup_stable_decay(args: Namespace, warmup: int, total: int, options: dict[str, Any]) -> Share:
-    decay = resolve_steps(args.lr_decay_steps, total, "--lr_decay_steps")
+def _warmup_stable_decay(settings: ScheduleSettings, warmup: int, total: int, options: dict[str, Any]) -> Share:
+    decay = resolve_steps(settings.lr_decay_steps, total, "--lr_decay_steps")
     if warmup + decay > total:
         raise UserError(
             f"--lr_warmup_steps ({warmup}) and --lr_decay_steps ({decay}) together are longer than the training ({total} steps)"
         )
-    floor = args.lr_scheduler_min_lr_ratio or 0.0
+    floor = settings.lr_scheduler_min_lr_ratio or 0.0
     rise, fall = options.get("warmup_type", "linear"), options.get("decay_type", "cosine")
     for key, value in (("warmup_type", rise), ("decay_type", fall)):
         if value not in _RAMPS:
             raise UserError(f"--lr_scheduler_args {key}={value!r} is unknown; known: {', '.join(_RAMPS)}")
-    cycles = args.lr_scheduler_num_cycles
+    cycles = settings.lr_scheduler_num_cycles
 
     def share(step: int) -> float:
         if step < warmup:
@@ -300,10 +300,10 @@ def _warmup_stable_decay(args: Namespace, warmup: int, total: int, options: dict
     return share
 
 
-def _rex(args: Namespace, warmup: int, total: int, options: dict[str, Any]) -> Share:
+def _rex(settings: ScheduleSettings, warmup: int, total: int, options: dict[str, Any]) -> Share:
     if warmup > total:
         raise UserError(f"--lr_warmup_steps ({warmup}) is longer than the training ({total} steps)")
-    floor = args.lr_scheduler_min_lr_ratio if args.lr_scheduler_min_lr_ratio is not None else 0.01
+    floor = settings.lr_scheduler_min_lr_ratio if settings.lr_scheduler_min_lr_ratio is not None else 0.01
     alpha, beta = options.get("rex_alpha", 0.1), options.get("rex_beta", 0.9)
     remaining = total - warmup
 
@@ -322,7 +322,7 @@ def _rex(args: Namespace, warmup: int, total: int, options: dict[str, Any]) -> S
     return share
 
 
-def _piecewise_constant(args: Namespace, warmup: int, total: int, options: dict[str, Any]) -> Share:
+def _piecewise_constant(settings: ScheduleSettings, warmup: int, total: int, options: dict[str, Any]) -> Share:
     rules = options.get("step_rules", "")
     try:
         *pieces, last = str(rules).split(",")
@@ -337,7 +337,7 @@ def _piecewise_constant(args: Namespace, warmup: int, total: int, options: dict[
     return lambda step: next((share for end, share in until if step < end), final)
 
 
-_SCHEDULES: dict[str, tuple[Callable[[Namespace, int, int, dict[str, Any]], Share], tuple[str, ...]]] = {
+_SCHEDULES: dict[str, tuple[Callable[[ScheduleSettings, int, int, dict[str, Any]], Share], tuple[str, ...]]] = {
     "constant": (_constant, ()),
     "constant_with_warmup": (_constant_with_warmup, ()),
     "linear": (_linear, ()),

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from pathlib import Path
 
 import torch
 
 from .charts import histogram
 from .losses import loss_weight
-from .timesteps import TRAIN_STEPS, TimestepSampling, sample_t, schedule_sigmas, sigma_indices
+from .settings import TimestepSampling, TrainingSettings
+from .timesteps import TRAIN_STEPS, sample_t, schedule_sigmas, sigma_indices
 
 _DRAWS, _BATCH, _PER_LINE, _WIDTH = 100_000, 1000, 25, 64
 _LATENT_SIDE = 1024 // 8  # resolution-dependent modes are shown for 1024 x 1024 pixels, as musubi-tuner does
 
 
-def show(args: Namespace) -> None:
+def show(settings: TrainingSettings) -> None:
     """Print the histogram, or write it as `{output_name}.timesteps.png` into the output folder."""
-    counts = count_timesteps(TimestepSampling.from_args(args), args.num_timestep_buckets)
-    if args.show_timesteps == "image":
-        path = Path(args.output_dir or ".") / f"{args.output_name or 'training'}.timesteps.png"
-        histogram(path, counts.tolist(), f"timesteps of --timestep_sampling {args.timestep_sampling}, {_DRAWS} draws")
+    timesteps, saving = settings.timesteps, settings.saving
+    counts = count_timesteps(timesteps, settings.batches.num_timestep_buckets)
+    if settings.show_timesteps == "image":
+        path = Path(saving.output_dir or ".") / f"{saving.output_name or 'training'}.timesteps.png"
+        histogram(path, counts.tolist(), f"timesteps of --timestep_sampling {timesteps.timestep_sampling}, {_DRAWS} draws")
         print(f"histogram saved: {path}", flush=True)
         return
     _print("Sampled timesteps: max count", counts, with_value=False)
-    timesteps = torch.arange(1, TRAIN_STEPS + 1)
-    weights = loss_weight(args.weighting_scheme, timesteps, torch.float32)
+    weights = loss_weight(timesteps.weighting_scheme, torch.arange(1, TRAIN_STEPS + 1), torch.float32)
     flat = torch.ones(TRAIN_STEPS) if weights is None else weights.flatten()
     _print("Sampled loss weighting: max weighting", flat, with_value=True)
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import logging
 import math
-from argparse import Namespace
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
 from functools import lru_cache
 
 import torch
 from torch import Tensor
+
+from .settings import TimestepSampling
 
 logger = logging.getLogger(__name__)
 
@@ -30,37 +30,6 @@ _RESOLUTION_SHIFTS: dict[str, tuple[int, float, float]] = {
     "qwen_shift": (2, 8192, 0.9),
     "krea2_shift": (2, 6400, 1.15),
 }
-
-
-@dataclass(frozen=True)
-class TimestepSampling:
-    """The settings of `--timestep_sampling` and its companions; defaults are musubi-tuner's."""
-
-    timestep_sampling: str = "sigma"
-    discrete_flow_shift: float = 1.0
-    sigmoid_scale: float = 1.0
-    weighting_scheme: str = "none"
-    logit_mean: float = 0.0
-    logit_std: float = 1.0
-    mode_scale: float = 1.29
-    min_timestep: int | None = None
-    max_timestep: int | None = None
-    preserve_distribution_shape: bool = False
-
-    @classmethod
-    def from_args(cls, args: Namespace) -> TimestepSampling:
-        """Take the fields of the same names from parsed arguments."""
-        return cls(**{field.name: getattr(args, field.name) for field in fields(cls)})
-
-    @property
-    def low(self) -> float:
-        """Smallest t in thousandths."""
-        return 0.0 if self.min_timestep is None else float(self.min_timestep)
-
-    @property
-    def high(self) -> float:
-        """Largest t in thousandths."""
-        return 1000.0 if self.max_timestep is None else float(self.max_timestep)
 
 
 @lru_cache(maxsize=1)

@@ -12,12 +12,12 @@ import os
 import queue
 import threading
 import time
-from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import UserError
+from .settings import LoggingSettings
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +35,14 @@ class _Backend(Protocol):
 class Trackers:
     """Sends scalars to the chosen trackers. Without `--logging_dir` and `--log_with` it does nothing."""
 
-    def __init__(self, args: Namespace, active: bool = True) -> None:
-        """Checks that what was chosen is there (UserError); imports nothing yet. active: False in all processes but the main one."""
-        self._args = args
-        self._kinds = chosen(args) if active else ()
+    def __init__(self, settings: LoggingSettings, values: Mapping[str, Any], active: bool = True) -> None:
+        """Checks that what was chosen is there (UserError); imports nothing yet.
+
+        values: of all options, for `--log_config`; active: False in all processes but the main one.
+        """
+        self._settings = settings
+        self._values = values
+        self._kinds = chosen(settings) if active else ()
         self._queue: queue.SimpleQueue[tuple[Mapping[str, float], int] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -60,7 +64,7 @@ class Trackers:
 
     def _work(self) -> None:
         try:
-            backends = [_MAKERS[kind](self._args) for kind in self._kinds]
+            backends = [_MAKERS[kind](self._settings, self._values) for kind in self._kinds]
             while (entry := self._queue.get()) is not None:
                 for backend in backends:
                     backend.write(*entry)
@@ -71,38 +75,38 @@ class Trackers:
             self._kinds = ()  # nobody empties the queue any more
 
 
-def chosen(args: Namespace) -> tuple[str, ...]:
+def chosen(settings: LoggingSettings) -> tuple[str, ...]:
     """The trackers that `--log_with` and `--logging_dir` ask for. UserError when one is not installed or has no folder."""
-    if args.log_with is None:
-        kinds: tuple[str, ...] = ("tensorboard",) if args.logging_dir else ()
+    if settings.log_with is None:
+        kinds: tuple[str, ...] = ("tensorboard",) if settings.logging_dir else ()
     else:
-        kinds = ("tensorboard", "wandb") if args.log_with == "all" else (args.log_with,)
-    if "tensorboard" in kinds and not args.logging_dir:
-        raise UserError(f"--log_with {args.log_with} needs --logging_dir")
+        kinds = ("tensorboard", "wandb") if settings.log_with == "all" else (settings.log_with,)
+    if "tensorboard" in kinds and not settings.logging_dir:
+        raise UserError(f"--log_with {settings.log_with} needs --logging_dir")
     for kind in kinds:
         if importlib.util.find_spec(kind) is None:
             raise UserError(f"logging to {kind} needs the package {kind}, which is not installed in the backend's environment")
     return kinds
 
 
-def log_folder(args: Namespace) -> Path:
+def log_folder(settings: LoggingSettings) -> Path:
     """`{logging_dir}/{log_prefix}{time}`, the parent of one run's logs."""
-    return Path(args.logging_dir) / f"{args.log_prefix or ''}{time.strftime('%Y%m%d%H%M%S')}"
+    return Path(settings.logging_dir or "") / f"{settings.log_prefix or ''}{time.strftime('%Y%m%d%H%M%S')}"
 
 
-def shareable_settings(args: Namespace) -> dict[str, Any]:
+def shareable_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     """The settings for `--log_config`, without keys and paths of this machine."""
     simple = (bool, int, float, str, type(None))
-    return {key: value if isinstance(value, simple) else str(value) for key, value in vars(args).items() if key not in _PRIVATE}
+    return {key: value if isinstance(value, simple) else str(value) for key, value in values.items() if key not in _PRIVATE}
 
 
 class _TensorBoard:
-    def __init__(self, args: Namespace) -> None:
+    def __init__(self, settings: LoggingSettings, values: Mapping[str, Any]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(log_folder(args) / (args.log_tracker_name or "network_train")))
-        if args.log_config:
-            self._writer.add_text("settings", f"```json\n{json.dumps(shareable_settings(args), indent=1)}\n```")
+        self._writer = SummaryWriter(str(log_folder(settings) / (settings.log_tracker_name or "network_train")))
+        if settings.log_config:
+            self._writer.add_text("settings", f"```json\n{json.dumps(shareable_settings(values), indent=1)}\n```")
 
     def write(self, values: Mapping[str, float], step: int) -> None:
         for tag, value in values.items():
@@ -113,19 +117,19 @@ class _TensorBoard:
 
 
 class _Wandb:
-    def __init__(self, args: Namespace) -> None:
+    def __init__(self, settings: LoggingSettings, values: Mapping[str, Any]) -> None:
         import wandb
 
-        if args.logging_dir:
-            folder = log_folder(args)
+        if settings.logging_dir:
+            folder = log_folder(settings)
             folder.mkdir(parents=True, exist_ok=True)
             os.environ["WANDB_DIR"] = str(folder)
-        if args.wandb_api_key:
-            wandb.login(key=args.wandb_api_key)
+        if settings.wandb_api_key:
+            wandb.login(key=settings.wandb_api_key)
         self._run = wandb.init(
-            project=args.log_tracker_name or "network_train",
-            name=args.wandb_run_name,
-            config=shareable_settings(args) if args.log_config else None,
+            project=settings.log_tracker_name or "network_train",
+            name=settings.wandb_run_name,
+            config=shareable_settings(values) if settings.log_config else None,
         )
 
     def write(self, values: Mapping[str, float], step: int) -> None:

@@ -9,15 +9,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
 import secrets
 import signal
 from argparse import Namespace
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import atomic, events, job, place
+from ..architectures.precision import asked_precision
 from ..dataset.batches import CachedDataset
 from ..dataset.config import load_config
 from ..errors import UserError
@@ -28,7 +29,8 @@ from .lean_torch import leave_compiler_out
 from .loop import Loop, Run
 from .rehearsal import rehearse
 from .samples import Samples
-from .trackers import Trackers
+from .settings import ResumeSettings, TrainingSettings
+from .trackers import Trackers, chosen
 from .voided import in_effect
 
 if TYPE_CHECKING:
@@ -39,39 +41,45 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Precision:
+    """What the transformer computes in. name: as `--mixed_precision` says it, never "auto"."""
+
+    name: str
+    dtype: torch.dtype
+
+
 def run(args: Namespace, architecture: Architecture) -> None:
     """Train a LoRA. UserError for bad input, StopRequested when asked to stop (after saving)."""
-    if args.show_timesteps:
-        show_timesteps.show(args)
+    settings = TrainingSettings.read(args)
+    if settings.show_timesteps:
+        show_timesteps.show(settings)
         return
-    dtype = check(args, architecture)
-    if Compilation.from_args(args) is None:
+    precision = check(settings, args, architecture)
+    if Compilation.chosen(settings.memory.compilation) is None:
         leave_compiler_out()
     with stopping_on_signals():
-        _set_cuda(args)
-        processes = distributed.start(args)
+        _set_cuda(settings)
+        processes = distributed.start(settings.computing.ddp_timeout)
         try:
-            with _output(args) if processes.is_main else contextlib.nullcontext():
-                prepare(args, architecture, processes, dtype).start()
+            with _output(settings) if processes.is_main else contextlib.nullcontext():
+                prepare(settings, args, architecture, processes, precision).start()
         finally:
             processes.close()
 
 
-def check(args: Namespace, architecture: Architecture) -> torch.dtype:
-    """Reject what the rules of the options cannot know, before any model is loaded. Returns what the transformer computes in.
-
-    Fills `args.mixed_precision` in where the launcher decides it, or the file ("auto"): what is recorded is what is done.
-    """
-    if args.mixed_precision is None:
-        args.mixed_precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    metadata.resolution(args.metadata_reso)
-    optimizers.check(args)
-    run_network.check(args, architecture.card)
+def check(settings: TrainingSettings, args: Namespace, architecture: Architecture) -> Precision:
+    """Reject what the rules of the options cannot know, before any model is loaded. args: for the architecture, which reads its own."""
+    metadata.resolution(settings.metadata.metadata_reso)
+    optimizers.check(settings.optimizer)
+    run_network.check(settings.network, architecture.card)
     dtype = architecture.compute_dtype(args)
-    if args.mixed_precision == "auto":
-        args.mixed_precision = {"float16": "fp16", "bfloat16": "bf16"}.get(str(dtype).removeprefix("torch."), "no")
+    name = asked_precision(settings.computing.mixed_precision)
+    if name == "auto":
+        name = {"float16": "fp16", "bfloat16": "bf16"}.get(str(dtype).removeprefix("torch."), "no")
         logger.info("mixed precision auto: computing in %s", dtype)
-    return dtype
+    chosen(settings.logging)
+    return Precision(name, dtype)
 
 
 @contextlib.contextmanager
@@ -95,65 +103,73 @@ def stopping_on_signals() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _output(args: Namespace) -> Iterator[None]:
+def _output(settings: TrainingSettings) -> Iterator[None]:
     """The output folder, for this training alone, and without what a killed one left half-way; so the folder of `--resume`."""
-    folder, name = Path(args.output_dir), args.output_name
+    folder, name, resume = Path(settings.saving.output_dir), settings.saving.output_name, settings.resuming.resume
     place.try_folder(folder, saved_states.names_of_run(name), f"--output_dir {folder} --output_name {name}")
     with output_lock.held(folder, name):
         saved_states.clean_leftovers(folder, name)
         for place_of_files in (folder, folder / "sample"):
             atomic.sweep(place_of_files)
-        if args.resume:
-            origin, origin_name = Path(args.resume).parent, saved_states.run_name(Path(args.resume))
+        if resume:
+            origin, origin_name = Path(resume).parent, saved_states.run_name(Path(resume))
             if output_lock.holder(output_lock.lock_file(origin, origin_name)) is None:  # not where one is being written
                 saved_states.clean_leftovers(origin, origin_name)
         yield
 
 
-def prepare(args: Namespace, architecture: Architecture, processes: distributed.Processes, dtype: torch.dtype) -> Loop:
-    """Everything that is done once; the loop is at the place where it continues. dtype: of `check`."""
+def prepare(
+    settings: TrainingSettings, args: Namespace, architecture: Architecture, processes: distributed.Processes, precision: Precision
+) -> Loop:
+    """Everything that is done once; the loop is at the place where it continues. args, precision: as for `check` and of it."""
     processes.wait()
-    saved = _saved_state(args, architecture, processes)
-    seed = args.seed = processes.agreed(_seed(args, saved))
-    trackers, samples = Trackers(args, processes.is_main), Samples(args, architecture)
-    dataset = _dataset(args, architecture)
+    saved = _saved_state(settings.resuming, processes)
+    if saved is not None:
+        weight_file = architecture.weight_file(args)
+        settings = continuing.check(saved, settings, {**vars(args), "mixed_precision": precision.name}, architecture, weight_file)
+    seed = processes.agreed(_seed(settings, saved))
+    samples = Samples(settings.sampling, settings.saving, args, architecture)
+    dataset = _dataset(settings, args, architecture)
     batches = math.ceil(len(dataset.batches(seed, 1)) / processes.count)
-    steps_per_epoch = math.ceil(batches / args.gradient_accumulation_steps)
-    if args.max_train_epochs is not None:
-        args.max_train_steps = args.max_train_epochs * steps_per_epoch
-    rehearse(args, run_network.rates(args, architecture.card), args.max_train_steps, processes.device)
+    steps_per_epoch = math.ceil(batches / settings.length.gradient_accumulation_steps)
+    by_epochs = settings.length.max_train_epochs
+    total = settings.length.max_train_steps if by_epochs is None else by_epochs * steps_per_epoch
+    settings = settings.changed(seed=seed, max_train_steps=total, mixed_precision=precision.name)  # as they are recorded
+    rehearse(settings, run_network.rates(settings.network, settings.schedule.learning_rate, architecture.card), total, processes.device)
     if processes.is_main:
         print(f"accelerator device: {processes.device}", flush=True)
-    logger.info("DiT precision: %s, weight precision: %s", dtype, dtype)
+    logger.info("DiT precision: %s, weight precision: %s", precision.dtype, precision.dtype)
     samples.encode(processes.device)
 
-    logger.info("Loading DiT model from %s", args.dit)
+    logger.info("Loading DiT model from %s", settings.models.dit)
     job.phase("loading the transformer")
-    transformer = architecture.transformer(args, processes.device, dtype).requires_grad_(False)
-    lora = run_network.build(args, architecture.card, transformer, seed, processes.device)
-    if args.gradient_checkpointing:
+    transformer = architecture.transformer(args, processes.device, precision.dtype).requires_grad_(False)
+    lora = run_network.build(settings.network, architecture.card, transformer, seed, processes.device)
+    if settings.memory.gradient_checkpointing:
+        offload = settings.memory.gradient_checkpointing_cpu_offload
         switches: Any = transformer
-        switches.gradient_checkpointing = True
-        switches.gradient_checkpointing_cpu_offload = args.gradient_checkpointing_cpu_offload
-        print(f"gradient checkpointing enabled. Activation CPU offloading: {args.gradient_checkpointing_cpu_offload}", flush=True)
+        switches.gradient_checkpointing, switches.gradient_checkpointing_cpu_offload = True, offload
+        print(f"gradient checkpointing enabled. Activation CPU offloading: {offload}", flush=True)
 
     print("prepare optimizer, data loader etc.", flush=True)
     job.phase("preparing the optimizer")
     run_id = (saved.facts.get("run") if saved else None) or secrets.token_hex(8)
-    settings = continuing.facts_of(args, architecture.card, dataset.digest(), processes.count, run_id)
-    choice = optimizers.build(args, lora.parameter_groups(args.learning_rate))
-    if args.max_train_epochs is not None:
-        print(f"override steps. steps for {args.max_train_epochs} epochs is: {args.max_train_steps}", flush=True)
+    values = {**vars(args), **{name: value for name, value in settings.values().items() if name in args}}
+    rate = settings.schedule.learning_rate
+    choice = optimizers.build(settings.optimizer, rate, lora.parameter_groups(rate))
+    if by_epochs is not None:
+        print(f"override steps. steps for {by_epochs} epochs is: {total}", flush=True)
     logger.info("use optimizer %s", choice.recorded)
-    acting = in_effect(args, choice)
-    schedule = schedules.build(acting, choice.optimizer, args.max_train_steps, choice.schedule_free)
-    epochs = math.ceil(args.max_train_steps / steps_per_epoch)
+    acting = in_effect(settings, choice)
+    schedule = schedules.build(acting.schedule, choice.optimizer, total, choice.schedule_free)
+    epochs = math.ceil(total / steps_per_epoch)
 
-    facts = metadata.RunFacts(len(dataset.items), batches, epochs, choice.recorded, dataset.metadata())
-    files = checkpoints.Checkpoints(args, architecture.card, metadata.training_metadata(acting, architecture.card, facts))
+    facts = metadata.RunFacts(len(dataset.items), batches, epochs, choice.recorded, acting, dataset.metadata())
+    files = checkpoints.Checkpoints(settings, architecture.card, metadata.training_metadata(settings, architecture.card, facts))
+    recorded = continuing.facts_of(values, architecture.card, dataset.digest(), processes.count, run_id)
     training = Run(
-        args, architecture, dataset, processes, dtype, transformer, lora, choice, schedule, seed, args.max_train_steps, epochs,
-        files, samples, trackers, settings,
+        settings, args, architecture, dataset, processes, precision.dtype, transformer, lora, choice, schedule, seed, total, epochs,
+        files, samples, Trackers(settings.logging, values, processes.is_main), recorded,
     )  # fmt: skip
     loop = Loop(training)
     if saved is not None:
@@ -164,51 +180,47 @@ def prepare(args: Namespace, architecture: Architecture, processes: distributed.
     return loop
 
 
-def _set_cuda(args: Namespace) -> None:
+def _set_cuda(settings: TrainingSettings) -> None:
     """`--cuda_allow_tf32` and `--cuda_cudnn_benchmark`: only ever turned on, as their defaults are PyTorch's to choose."""
     import torch
 
-    if args.cuda_allow_tf32:
+    if settings.computing.cuda_allow_tf32:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    if args.cuda_cudnn_benchmark:
+    if settings.computing.cuda_cudnn_benchmark:
         torch.backends.cudnn.benchmark = True
 
 
-def _saved_state(args: Namespace, architecture: Architecture, processes: distributed.Processes) -> saved_states.SavedState | None:
-    if not args.resume:
+def _saved_state(settings: ResumeSettings, processes: distributed.Processes) -> saved_states.SavedState | None:
+    if not settings.resume:
         return None
-    folder = Path(args.resume)
+    folder = Path(settings.resume)
     try:
-        saved = saved_states.read(folder, whole=processes.is_main)
+        return saved_states.read(folder, whole=processes.is_main)
     except saved_states.DamagedState as error:
         older = saved_states.before(folder)
         hint = f"the one before it is whole, at step {older.step}: --resume {older.folder}" if older else "there is no other whole one"
         raise UserError(f"{error}; {hint}") from error
-    continuing.check(saved, args, architecture)
-    return saved
 
 
-def _seed(args: Namespace, saved: saved_states.SavedState | None) -> int:
+def _seed(settings: TrainingSettings, saved: saved_states.SavedState | None) -> int:
     """The seed of the run: the state's, `--seed`, or a random one."""
+    given = settings.length.seed
     if saved is not None and saved.seed is not None:
-        if args.seed is not None and args.seed != saved.seed:
-            logger.warning("--resume: the state's seed %d is used instead of --seed %d", saved.seed, args.seed)
+        if given is not None and given != saved.seed:
+            logger.warning("--resume: the state's seed %d is used instead of --seed %d", saved.seed, given)
         return saved.seed
-    return secrets.randbelow(2**32) if args.seed is None else int(args.seed)
+    return secrets.randbelow(2**32) if given is None else given
 
 
-def _dataset(args: Namespace, architecture: Architecture) -> CachedDataset:
-    if args.num_timestep_buckets is not None:
-        logger.info("Using timestep bucketing. Number of buckets: %d", args.num_timestep_buckets)
-    logger.info("Load dataset config from %s", args.dataset_config)
+def _dataset(settings: TrainingSettings, args: Namespace, architecture: Architecture) -> CachedDataset:
+    path, buckets = settings.batches.dataset_config, settings.batches.num_timestep_buckets
+    if buckets is not None:
+        logger.info("Using timestep bucketing. Number of buckets: %d", buckets)
+    logger.info("Load dataset config from %s", path)
     job.phase("reading the dataset")
-    dataset = CachedDataset.open(
-        load_config(args.dataset_config), architecture.card, architecture.cache_forms(args), num_timestep_buckets=args.num_timestep_buckets
-    )
+    dataset = CachedDataset.open(load_config(path), architecture.card, architecture.cache_forms(args), num_timestep_buckets=buckets)
     if not dataset.items:
-        raise UserError(
-            f"no training items found for {args.dataset_config}: cache latents and text encoder outputs first, with the same dataset file"
-        )
+        raise UserError(f"no training items found for {path}: cache latents and text encoder outputs first, with the same dataset file")
     return dataset
 
 
@@ -217,7 +229,7 @@ def _resume(loop: Loop, saved: saved_states.SavedState) -> None:
     run = loop.run
     logger.info("resume training from local state: %s", saved.folder)
     job.phase(f"resuming from {saved.folder.name}")
-    loop.state().restore(saved, new_schedule=continuing.has_new_schedule(saved, run.args))
+    loop.state().restore(saved, new_schedule=continuing.has_new_schedule(saved, run.settings.schedule))
     if saved.position is None:
         logger.warning(
             "%s was saved by musubi-tuner and does not say how far it was: weights, optimizer and schedule continue, but epochs and "
@@ -264,10 +276,11 @@ def _announce(run: Run, batches: int) -> None:
         f"  num batches per epoch / 1epochのバッチ数: {batches}\n"
         f"  num epochs / epoch数: {run.epochs}\n"
         f"  batch size per device / バッチサイズ: {sizes}\n"
-        f"  gradient accumulation steps / 勾配を合計するステップ数 = {run.args.gradient_accumulation_steps}\n"
+        f"  gradient accumulation steps / 勾配を合計するステップ数 = {run.settings.length.gradient_accumulation_steps}\n"
         f"  total optimization steps / 学習ステップ数: {run.total_steps}",
         flush=True,
     )
-    reason = f"--save_precision {run.args.save_precision}" if run.args.save_precision else "default"
+    precision = run.settings.saving.save_precision
+    reason = f"--save_precision {precision}" if precision else "default"
     logger.info("network weights will be saved as %s (%s)", run.checkpoints.dtype, reason)
     logger.info("DiT dtype: %s, device: %s", run.dtype, run.processes.device)

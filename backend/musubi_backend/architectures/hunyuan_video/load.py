@@ -11,6 +11,7 @@ from ...weights.dtypes import dtype_named
 from ...weights.loader import Weights, open_weights
 from ...weights.recognise import expect
 from ..loading import file_dtype, generating_dtype, load_frozen, training_dtype
+from ..precision import asked_precision
 from .card import CARD
 from .geometry import PREFIXES, HunyuanGeometry, geometry_of, original_name
 from .model import HunyuanTransformer
@@ -25,7 +26,7 @@ def compute_dtype(args: Namespace) -> torch.dtype:
     stored = file_dtype(_open(args), CARD)
     if not hasattr(args, "mixed_precision"):
         return generating_dtype(stored, args)
-    if args.dit_dtype and args.mixed_precision not in ("fp16", "bf16"):
+    if args.dit_dtype and asked_precision(args.mixed_precision) not in ("fp16", "bf16"):
         return dtype_named(args.dit_dtype, "--dit_dtype")
     return training_dtype(stored, args, CARD, unset=torch.bfloat16)
 

@@ -1,0 +1,40 @@
+"""The options that trade time for memory, of trainers and generators."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..options.settings import Settings
+
+
+@dataclass(frozen=True)
+class CompileSettings(Settings):
+    """`--compile...`, and `--dynamo_...` as trainers also have it."""
+
+    compile: bool = False
+    compile_backend: str = "inductor"
+    compile_mode: str = "default"
+    compile_dynamic: str | None = None
+    compile_fullgraph: bool = False
+    compile_cache_size_limit: int | None = None
+    compile_args: tuple[str, ...] | None = None
+    dynamo_backend: str = "NO"
+    dynamo_mode: str | None = None
+    dynamo_fullgraph: bool = False
+    dynamo_dynamic: bool = False
+
+
+@dataclass(frozen=True)
+class MemorySettings(Settings):
+    """8-bit weights, block swap, recomputed blocks and compilation."""
+
+    fp8: bool = False
+    fp8_base: bool = False
+    fp8_scaled: bool = False
+    fp8_fast: bool = False
+    blocks_to_swap: int = 0
+    use_pinned_memory_for_block_swap: bool = False
+    block_swap_ring_size: int = 2
+    gradient_checkpointing: bool = False
+    gradient_checkpointing_cpu_offload: bool = False
+    compilation: CompileSettings = CompileSettings()
