@@ -1,0 +1,166 @@
+"""A running training is asked to save, to make samples, to pause: it does at the end of its step, says so, and trains the same bits."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from musubi_backend import events, job
+from musubi_backend.demo.models import write_models
+from musubi_backend.errors import UserError
+from musubi_backend.training import checkpoints, due
+
+BACKEND = Path(__file__).resolve().parents[2] / "backend"
+
+
+@pytest.fixture
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[events.Request]]:
+    """What became of the requests. The job's folder is `tmp_path`."""
+    monkeypatch.setenv(job.JOB_DIR_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(job, "watch_for_stop", lambda: None)  # nobody writes to our stdin
+    monkeypatch.setattr(job, "_answering", job.threading.Lock())
+    job.take_requests()
+    return lambda: [one for one in events.read(tmp_path / events.FILE_NAME) if isinstance(one, events.Request) and one.answer != "heard"]
+
+
+def ask(monkeypatch: pytest.MonkeyPatch, at: dict[int, list[str]], while_paused: list[str]) -> list[float]:
+    """Lines that come on stdin: in the course of a step, and one at every look of a paused training. Returns the looks."""
+    looks: list[float] = []
+
+    class Person(due.Due):
+        def after_step(self, done: due.Done) -> None:
+            for word in at.get(self.loop.position.step, []):
+                job._hear(word)
+
+    def look(seconds: float) -> None:
+        looks.append(seconds)
+        word = while_paused.pop(0)
+        job.request_stop() if word == events.STOP else job._hear(word)
+
+    monkeypatch.setattr(due, "KINDS", (Person, *due.KINDS))
+    monkeypatch.setattr(due, "time", SimpleNamespace(sleep=look))
+    return looks
+
+
+def test_what_is_due_is_a_list_that_can_be_added_to(project: Any, same: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[object] = []
+
+    class Mine(due.Due):
+        def after_step(self, step: due.Done) -> due.Work | None:
+            assert step.loss > 0 and step.rates == [0.01]
+            number = self.loop.position.step
+            return (lambda: done.append(number)) if number % 3 == 0 else None
+
+        def after_epoch(self, epoch: int) -> due.Work | None:
+            return lambda: done.append(f"epoch {epoch}")
+
+    project.train("plain", max_train_steps=6)
+    monkeypatch.setattr(due, "KINDS", (*due.KINDS, Mine))
+    project.train("more", max_train_steps=6)
+    assert done == [3, "epoch 1", 6, "epoch 2"]
+    assert same.bits(project.lora("more"), project.lora("plain"))
+
+
+def test_requests_are_done_at_the_end_of_the_step_and_change_no_bit(
+    project: Any, same: SimpleNamespace, log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"max_train_steps": 7, "network_dropout": 0.1, "gradient_accumulation_steps": 3}
+    project.train("whole", **settings)
+    with monkeypatch.context() as patch:
+        looks = ask(patch, {2: ["save"], 3: ["resume", "pause", "dance"]}, ["sample", "pause", "save", "resume"])
+        out = project.train("asked", **settings)
+    answers = [(one.name, one.answer, one.step) for one in log()]
+    assert answers == [
+        ("save", "done", 2), ("dance", "ignored", 0), ("resume", "ignored", 3), ("pause", "done", 3), ("sample", "ignored", 3),
+        ("pause", "ignored", 3), ("save", "done", 3), ("resume", "done", 3),
+    ]  # fmt: skip
+    assert len(looks) == 4
+    assert same.bits(project.lora("asked"), project.lora("whole"))
+    assert all((out / f"cat-step0000000{step}{end}").exists() for step in (2, 3) for end in (".safetensors", "-state"))
+    project.train("resumed", resume=out / "cat-step00000002-state", **settings)
+    assert same.bits(project.lora("resumed"), project.lora("whole"))
+
+
+def test_a_stop_ends_a_pause_and_what_was_asked_for_stays(project: Any, log: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a stop alone saved goes when a later state is whole; what somebody asked for does not, also where the stop comes at once."""
+    with monkeypatch.context() as patch:
+        ask(patch, {2: ["save", "pause"]}, [events.STOP])
+        assert project.refused("part") == 3
+    job._stop.clear()
+    out = project.train("part", "--save_state_on_train_end", resume=project.folder / "out/part/cat-step00000002-state")
+    assert (out / "cat-step00000002-state").is_dir() and (out / "cat-step00000002.safetensors").is_file()
+
+
+def test_a_save_that_was_asked_for_and_fails_ends_no_training(
+    project: Any, same: SimpleNamespace, log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any, **more: Any) -> None:
+        raise UserError("the disk is full")
+
+    project.train("whole", max_train_steps=4)
+    with monkeypatch.context() as patch:
+        ask(patch, {2: ["save"]}, [])
+        patch.setattr(checkpoints.Checkpoints, "save_state", full)
+        project.train("asked", max_train_steps=4)
+    assert [(one.answer, one.text) for one in log() if one.name == "save" and one.step == 2] == [("ignored", "the disk is full")]
+    assert same.bits(project.lora("asked"), project.lora("whole"))
+
+
+@pytest.mark.slow
+def test_a_training_is_asked_through_the_runner(
+    project: Any, build: SimpleNamespace, same: SimpleNamespace, part: Any, tmp_path: Path
+) -> None:
+    pytest.importorskip("diffusers")
+    pytest.importorskip("transformers")
+    models = write_models(project.folder / "models")
+    project.config, project.dit = build.caches(project.folder, clips=2, frames=5, side=32, text_dim=64), models["dit"]
+    prompts = project.folder / "prompts.txt"
+    prompts.write_text("a cat --w 32 --h 32 --f 5 --s 2 --d 3 --l 1\n", encoding="utf-8")
+    settings = {"vae": models["vae"], "t5": models["t5"], "sample_prompts": prompts, "max_train_steps": 4}
+    project.train("whole", max_train_steps=4)
+    runner, environment = part("nodes.jobs.runner"), part("nodes.jobs.environment")
+    folder = part("nodes.jobs.folder").JobFolder.create(tmp_path, "wan_train_network")
+    command = runner.Command(
+        [sys.executable, "-m", "musubi_backend", *project.argv("asked", **settings)],
+        environment.child_environment(str(folder.path), {"PYTHONPATH": str(BACKEND), "OMP_NUM_THREADS": "1"}),
+        folder.path,
+    )
+
+    async def story() -> Any:
+        job = await runner.start(folder, command)
+
+        async def answered(name: str, answer: str = "done") -> int:
+            """Waits for it, or for the end of the job."""
+            while True:
+                for one in job.progress.requests:
+                    if (one.name, one.answer) == (name, answer):
+                        return int(one.step)
+                assert not job.ended, job.error()
+                await asyncio.sleep(0.02)
+
+        assert await runner.request(job, "pause")
+        step = await answered("pause")
+        out = project.folder / "out/asked"
+        for name in ("save", "sample"):
+            await runner.request(job, name)
+            assert await answered(name) == step
+        assert list(out.glob("sample/*.mp4")) and (out / f"cat-step{step:08d}-state").is_dir()
+        assert (out / f"cat-step{step:08d}.safetensors").is_file()
+        with pytest.raises(ValueError, match="unknown request dance"):
+            await runner.request(job, "dance")
+        assert (await asyncio.to_thread(folder.status))["state"] != "ended"
+        assert await runner.request(job, "resume")
+        await runner.wait(job)
+        assert not await runner.request(job, "save"), "nobody listens"
+        return job
+
+    job_ = asyncio.run(story())
+    status = folder.status()
+    assert (job_.returncode, status["state"], status["outcome"], status["step"]) == (0, "ended", "finished", 4)
+    assert list(job_.progress.losses) == [1, 2, 3, 4] and job_.progress.sample
+    assert same.bits(project.lora("asked"), project.lora("whole"))
