@@ -15,7 +15,7 @@ from typing import Any, TextIO
 from ..backend.musubi_backend.dataset.media import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from ..backend.musubi_backend.errors import UserError
 from ..nodes.jobs import config as configuration
-from ..nodes.jobs import timing
+from ..nodes.jobs import durations
 from ..nodes.jobs.config import DEMO_MODELS
 from ..nodes.jobs.environment import visible_gpus
 from ..nodes.split_models import with_indexes
@@ -45,7 +45,7 @@ class Screen:
             self._open = title
             return
         phase, last = text.split(" · ")[0], self._last.get(title, ("", 0.0))
-        if phase != last[0] or time.monotonic() - last[1] > timing.QUIET_LINES or value == total != 1:
+        if phase != last[0] or time.monotonic() - last[1] > durations.QUIET_LINES or value == total != 1:
             self._last[title] = (phase, time.monotonic())
             self.line(f"{title}  {text}")
 

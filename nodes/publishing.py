@@ -16,7 +16,7 @@ from pathlib import Path
 from ..backend.musubi_backend.atomic import OWN_FOLDER, part_of, replacing, sweep
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.place import reason, try_folder
-from .jobs import timing
+from .jobs import durations
 
 LORA_SUBFOLDER = "musubi_tuner"
 _TRIES = 5  # while another program has the file open
@@ -93,7 +93,7 @@ def _placed(made: Path, target: Path, put: Put) -> bool:
             with replacing(target) as part:
                 put(made, part)
             return True
-        time.sleep(timing.FILE_IN_USE * (attempt + 1))
+        time.sleep(durations.FILE_IN_USE * (attempt + 1))
     return False
 
 

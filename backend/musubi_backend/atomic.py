@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import job, timing
+from . import durations, job
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def sweep(folder: Path) -> None:
 
 
 def _is_old(path: Path) -> bool:
-    return time.time() - path.stat().st_mtime > timing.LEFT_ALONE
+    return time.time() - path.stat().st_mtime > durations.LEFT_ALONE
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

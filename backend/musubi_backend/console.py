@@ -14,7 +14,7 @@ import sys
 import time
 from typing import Any
 
-from . import events, job, timing
+from . import durations, events, job
 
 
 def setup_streams() -> None:
@@ -77,7 +77,7 @@ class Bar:
         """So many more are done."""
         self.done += count
         self._bar.update(count)
-        if self.done == self.total or time.monotonic() - self._told[1] >= timing.BETWEEN_BARS:
+        if self.done == self.total or time.monotonic() - self._told[1] >= durations.BETWEEN_BARS:
             self._tell()
 
     def close(self) -> None:

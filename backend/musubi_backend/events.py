@@ -154,7 +154,7 @@ class Request(Event):
 
 @dataclass(frozen=True)
 class Stopping(Event):
-    """It was asked to stop and says so every `timing.BEAT` until it ends. file: what it is writing, with `bytes` of `total` there."""
+    """It was asked to stop and says so every `durations.BEAT` until it ends. file: what it is writing, with `bytes` of `total` there."""
 
     kind: ClassVar[str] = "stopping"
     file: str = ""

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from . import events, timing
+from . import durations, events
 from .errors import StopRequested
 
 logger = logging.getLogger(__name__)
@@ -195,7 +195,7 @@ def _answer() -> None:
                 total=parts[0].total if parts else 0,
             )
         )
-        time.sleep(timing.BEAT)
+        time.sleep(durations.BEAT)
 
 
 def _bytes(path: Path) -> int:

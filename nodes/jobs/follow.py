@@ -13,7 +13,7 @@ from typing import Protocol
 from ...backend.musubi_backend.errors import UserError
 from ..spec import Host, finite
 from . import config as configuration
-from . import engine, runner, timing
+from . import durations, engine, runner
 from .errors import read_tail
 from .folder import JobFolder
 from .progress import size
@@ -91,7 +91,7 @@ async def _alone(host: Host) -> AsyncIterator[None]:
     while not _gpu.acquire(blocking=False):
         host.progress(0, 1, "waiting for another job")
         host.check_interrupted()
-        await asyncio.sleep(timing.SHOW)
+        await asyncio.sleep(durations.SHOW)
     try:
         free = host.free_gpu_memory()
         if free:
@@ -171,7 +171,7 @@ async def _follow(host: Watcher, folder: JobFolder, command: runner.Command, not
                 sample = progress.sample
                 publish(host, job, note, sample if sample != shown else None)
                 shown = sample
-            await asyncio.sleep(timing.SHOW)
+            await asyncio.sleep(durations.SHOW)
         host.check_interrupted()
     finally:
         try:
@@ -196,7 +196,7 @@ async def _stop(host: Watcher, job: Job, note: str) -> None:
             job.hurried = True
         _show(host, job, note, _stopping(job, time.monotonic() - since))
         try:
-            await asyncio.wait({stopping}, timeout=timing.SHOW)
+            await asyncio.wait({stopping}, timeout=durations.SHOW)
         except asyncio.CancelledError as error:
             cancelled = error
     stopping.result()

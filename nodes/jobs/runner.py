@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ...backend.musubi_backend import events
-from . import process_tree, timing
+from . import durations, process_tree
 from .errors import describe_exit, last_error, read_tail
 from .folder import ENDED, STARTING, STOPPING, JobFolder
 from .musubi_log import LogFollower
@@ -196,12 +196,12 @@ async def _watch(job: Job) -> None:
     try:
         while not exited.done():
             _read_on(job)
-            if job.state != job._noted[0] or time.monotonic() - job._noted[1] >= timing.HEARTBEAT:
+            if job.state != job._noted[0] or time.monotonic() - job._noted[1] >= durations.HEARTBEAT:
                 _note(job, job.state)
             with contextlib.suppress(OSError):  # a full disk: it is tried again
                 if job.folder.rotate_log(_LARGEST_LOG, _KEPT_OF_LOG):
                     job._positions[job.folder.log] = 0
-            await asyncio.wait({exited}, timeout=timing.READ)
+            await asyncio.wait({exited}, timeout=durations.READ)
         while _read_on(job):
             await asyncio.sleep(0)
         if job._log is not None:
@@ -290,20 +290,20 @@ async def _stop(job: Job) -> None:
         job._process.stdin.close()  # of several processes, one reads the line and the others the end
     asked = changed = time.monotonic()
     sign = _sign_of_life(job)
-    while not await _ends_within(job, timing.READ):
+    while not await _ends_within(job, durations.READ):
         now, before, sign = time.monotonic(), sign, _sign_of_life(job)
         changed = now if sign != before else changed
         loses = job.progress.keep or job.progress.file
-        if job.hurried or now > (changed + timing.PATIENCE if loses else asked + timing.GRACE * job.command.listens):
+        if job.hurried or now > (changed + durations.PATIENCE if loses else asked + durations.GRACE * job.command.listens):
             break
     else:
         process_tree.signal_tree(job.pid, processes, kill=True)
         return
     processes = process_tree.members(job.pid) or processes
     process_tree.signal_tree(job.pid, processes, kill=False)
-    await _ends_within(job, timing.TERMINATE)
+    await _ends_within(job, durations.TERMINATE)
     process_tree.signal_tree(job.pid, processes, kill=True)
-    await _ends_within(job, timing.PATIENCE)
+    await _ends_within(job, durations.PATIENCE)
 
 
 def _sign_of_life(job: Job) -> tuple[object, ...]:

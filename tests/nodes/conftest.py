@@ -72,7 +72,7 @@ class Bench:
         self.dit, self.vae = home / "dit.safetensors", home / "vae.safetensors"
         for file in (self.dit, self.vae):
             file.write_bytes(b"model")
-        part("nodes.jobs.follow").timing.SHOW = 0.02  # its jobs take a moment, and a test starts several
+        part("nodes.jobs.follow").durations.SHOW = 0.02  # its jobs take a moment, and a test starts several
         self.host = part("headless.terminal").TerminalHost(home, screen=part("headless.terminal").Screen(io.StringIO()))
 
     def plan(self, **said: Any) -> None:

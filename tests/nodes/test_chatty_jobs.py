@@ -85,7 +85,7 @@ def test_a_job_is_followed_through_a_log_that_begins_anew(part: Any, tmp_path: P
     runner, folder = part("nodes.jobs.runner"), part("nodes.jobs.folder").JobFolder(tmp_path)
     monkeypatch.setattr(runner, "_LARGEST_LOG", 1000)
     monkeypatch.setattr(runner, "_KEPT_OF_LOG", 100)
-    monkeypatch.setattr(runner.timing, "READ", 0.02)
+    monkeypatch.setattr(runner.durations, "READ", 0.02)
     code = (
         "import pathlib, sys, time\nprint('x' * 3000, flush=True)\n"
         "while not pathlib.Path('log.old.txt').exists(): time.sleep(0.01)\n"

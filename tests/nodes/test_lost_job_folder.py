@@ -38,7 +38,7 @@ def test_a_job_outlives_its_folder(instead: str, part: Any, tmp_path: Path) -> N
                 path.mkdir(parents=True)
         elif instead == "a file":
             folder.path.write_text("in its place")
-        await asyncio.sleep(3 * runner.timing.READ)
+        await asyncio.sleep(3 * runner.durations.READ)
         go_on.touch()
         await runner.wait(job)
         return job

@@ -137,7 +137,7 @@ def test_a_published_lora_is_never_replaced(run: Any, part: Any, tmp_path: Path)
 def test_a_name_that_cannot_be_written_gets_another(run: Any, part: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on Windows while a program has the file mapped."""
     publishing = part("nodes.publishing")
-    monkeypatch.setattr(publishing.timing, "FILE_IN_USE", 0)
+    monkeypatch.setattr(publishing.durations, "FILE_IN_USE", 0)
     replace, tries = Path.replace, []
 
     def denied(self: Path, target: Path) -> Path:

@@ -20,7 +20,7 @@ from pathlib import Path
 from musubi_backend import job
 from musubi_backend.errors import StopRequested
 here = Path(job.folder())
-job.timing.BEAT = 0.01
+job.durations.BEAT = 0.01
 job.watch_for_stop()
 def until(name):
     while not (here / name).exists():
@@ -83,7 +83,7 @@ class Person:
 def follow(part: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Follow a program until the person's interrupt comes out. Returns its job."""
     following, runner = part("nodes.jobs.follow"), part("nodes.jobs.runner")
-    monkeypatch.setattr(runner.timing, "GRACE", 0.0)  # no wait here is for the clock
+    monkeypatch.setattr(runner.durations, "GRACE", 0.0)  # no wait here is for the clock
     folder = part("nodes.jobs.folder").JobFolder.create(tmp_path, "some_tool")
     environment = part("nodes.jobs.environment").child_environment(str(folder.path), {"PYTHONPATH": str(BACKEND)})
 

@@ -205,7 +205,7 @@ def test_the_request_is_answered_and_says_what_is_written(project: Any, monkeypa
     log = tmp_path / events.FILE_NAME
     monkeypatch.setenv(job.JOB_DIR_VARIABLE, str(tmp_path))
     monkeypatch.setattr(job, "watch_for_stop", lambda: None)  # nobody writes to our stdin
-    monkeypatch.setattr(job.timing, "BEAT", 0.01)
+    monkeypatch.setattr(job.durations, "BEAT", 0.01)
     monkeypatch.setattr(job, "_answering", job.threading.Lock())
     save = checkpoints.Checkpoints.save_state
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import content, timing
+from .. import content, durations
 from ..atomic import write_text
 from ..content import RECORD, Seen
 from ..dataset.media import images_in
@@ -124,7 +124,7 @@ class Sources:
         kept = before.get("files", {}) if {name: before.get(name) for name in note} == note else {}
         self._put(key, {"files": {**kept, **{path.name: content.look([path]) for path in paths}}, **note})
         self._added["settings"][used] = self._record["settings"][used] = settings
-        if time.monotonic() - self._saved > timing.BETWEEN_RECORDS:
+        if time.monotonic() - self._saved > durations.BETWEEN_RECORDS:
             self.save()
 
     def save(self) -> None:
@@ -172,7 +172,7 @@ class Sources:
 
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(self.folder / f".{RECORD}.lock", timeout=timing.RECORD_LOCK):
+            with FileLock(self.folder / f".{RECORD}.lock", timeout=durations.RECORD_LOCK):
                 record = _read(self.folder / RECORD)
                 for name, part in self._added.items():
                     record[name] |= part

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from .. import timing
+from .. import durations
 from ..errors import EXIT_USER_ERROR
 
 T = TypeVar("T")
@@ -106,7 +106,7 @@ class ManyProcesses:
         options: dict[str, Any] = {"timeout": timedelta(minutes=timeout_minutes)} if timeout_minutes else {}
         self._state = PartialState(cpu=not torch.cuda.is_available(), **options)
         # For waiting: the group for gradients gives up after minutes, and the main process may save or sample for longer.
-        self._patient = torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=timing.WITHIN_GROUP))
+        self._patient = torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=durations.WITHIN_GROUP))
         self.rank = self._state.process_index
         self.count = self._state.num_processes
         self.device = self._state.device

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .. import events, job, timing
+from .. import durations, events, job
 from .trackers import step_values
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class Requests(Due):
                     self._answer(name, events.DONE)
             if not paused or self.run.processes.any(job.stop_requested()):
                 return
-            time.sleep(timing.LOOK_WHILE_PAUSED)
+            time.sleep(durations.LOOK_WHILE_PAUSED)
             names = self._asked()
 
     def _save(self) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from .. import timing
+from .. import durations
 from ..documents import parse_json
 from ..errors import UserError
 
@@ -52,7 +52,7 @@ def holder(path: Path) -> int | None:
         return None
     except (OSError, ValueError, KeyError, TypeError):
         with contextlib.suppress(FileNotFoundError):
-            return 0 if time.time() - path.stat().st_mtime < timing.LOCK_WITHOUT_CONTENTS else None
+            return 0 if time.time() - path.stat().st_mtime < durations.LOCK_WITHOUT_CONTENTS else None
         return None
     try:
         process = psutil.Process(pid)

@@ -1,5 +1,5 @@
 """Every constant of time in the backend, with its reason. None of them ends work: a slow card, disk or network only makes them come round
-more often. (Those of the nodes are in `nodes/jobs/timing.py`.) Seconds, where nothing else is said."""
+more often. (Those of the nodes are in `nodes/jobs/durations.py`.) Seconds, where nothing else is said."""
 
 BEAT = 1.0
 """Between two "stopping" events: a person who waits sees that the number of bytes rises."""
