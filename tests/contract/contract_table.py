@@ -36,7 +36,7 @@ SIXTEEN_BITS = Promise(4e-2, "bf16 keeps 8 bits of mantissa; where this device c
 @dataclass(frozen=True)
 class Setting:
     """One row. flags: `{swap}` is what the family can swap, `{compiler}` a compiler that the device has. reference: the row it is compared
-    with. needs: see `lacking`. families: where the option exists and has an effect. slow: more than five seconds on a CPU."""
+    with. needs: see `lacking`. families: where the option exists and has an effect. slow: a minute on a CPU, so only with `--full`."""
 
     name: str
     flags: tuple[str, ...] = ()
@@ -141,7 +141,7 @@ def training_cells(full: bool) -> Iterator[Cell]:
             every = product(PRECISIONS, rows, LIVES)
             yield from (Cell(name, precision, one, life) for precision, one, life in every if life == "straight" or not one.slow)
             continue
-        yield from (Cell(name, "auto", one, "straight") for one in rows if not one.slow or name == "wan")
+        yield from (Cell(name, "auto", one, "straight") for one in rows if not one.slow)
         everything = next(one for one in rows if "fp8" in one.name and "off" in one.name)
         for (precision, life), count in chosen.items():
             yield from (Cell(name, precision, one, life) for one in (everything, rows[0])[:count])
@@ -149,9 +149,7 @@ def training_cells(full: bool) -> Iterator[Cell]:
 
 def generating_cells(full: bool) -> Iterator[Cell]:
     for name in FAMILIES:
-        yield from (
-            Cell(name, "auto", one, "straight") for one in GENERATING if name in one.families and (full or not one.slow or name == "wan")
-        )
+        yield from (Cell(name, "auto", one, "straight") for one in GENERATING if name in one.families and (full or not one.slow))
 
 
 def lacking(needs: tuple[str, ...], device: str, sixteen_bits: bool) -> str | None:
