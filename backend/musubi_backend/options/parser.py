@@ -10,7 +10,7 @@ from ..errors import UserError
 from ..suggest import did_you_mean
 from .describe import facts
 from .option import Option
-from .published import fill_in
+from .published import files_found
 from .registry import Tool, tool, tools
 from .rules import check
 from .values import default_of, from_text, why_unsupported
@@ -23,8 +23,8 @@ def parse(tool_name: str, argv: Sequence[str]) -> argparse.Namespace:
     settings this backend does not do. `--help` prints and raises SystemExit(0).
     """
     target = tool(tool_name)
-    args = read(target, argv)
-    fill_in(target, args)
+    given = read(target, argv)
+    args = argparse.Namespace(**{**vars(given), **files_found(target, given)})
     check(target, args)
     return args
 

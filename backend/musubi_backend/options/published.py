@@ -10,11 +10,11 @@ from ..errors import UserError
 from .registry import Tool
 
 
-def fill_in(target: Tool, args: Namespace) -> None:
-    """Set the model files that were not named to those in `--ckpt_dir`. UserError when it is no such folder."""
+def files_found(target: Tool, args: Namespace) -> dict[str, str]:
+    """Option -> the file in `--ckpt_dir`, for model files that were not named. UserError when it is no such folder."""
     folder = getattr(args, "ckpt_dir", None)
     if not folder or target.architecture is None:
-        return
+        return {}
     card = cards()[target.architecture]
     if not Path(folder).is_dir():
         raise UserError(f"--ckpt_dir: {folder} is not a folder")
@@ -23,9 +23,7 @@ def fill_in(target: Tool, args: Namespace) -> None:
     if not any(found.values()):
         names = ", ".join(patterns[0] for patterns in published.values())
         raise UserError(f"--ckpt_dir: {folder} holds none of the files that {card.title} is published with ({names})")
-    for part, path in found.items():
-        if path is not None and getattr(args, part) is None:
-            setattr(args, part, str(path))
+    return {part: str(path) for part, path in found.items() if path is not None and getattr(args, part) is None}
 
 
 def _first(folder: Path, patterns: tuple[str, ...]) -> Path | None:
