@@ -52,9 +52,9 @@ def fitting(verb: str, args: Namespace) -> int:
     return max(1, share)
 
 
-def decoders(args: Namespace) -> int:
+def decoders(num_workers: int | None) -> int:
     """How many media are decoded at a time: `--num_workers`, else as many as computing leaves processors."""
-    return int(args.num_workers or max(1, processors() - _computing()))
+    return num_workers or max(1, processors() - _computing())
 
 
 def processors() -> int:

@@ -16,6 +16,7 @@ from musubi_backend import job
 from musubi_backend.__main__ import main
 from musubi_backend.architectures import protocol
 from musubi_backend.caching import common, latents
+from musubi_backend.caching.settings import CachingSettings
 from musubi_backend.dataset.problems import Problem
 from musubi_backend.demo.clips import write_clips
 from musubi_backend.errors import StopRequested, UserError
@@ -232,7 +233,7 @@ def test_out_of_memory_is_told_apart_from_other_errors() -> None:
 
 def test_every_problem_is_listed() -> None:
     with pytest.raises(UserError, match="2 items of the dataset") as refused:
-        common.report([Problem(Path("a.mp4"), "x"), Problem(Path("b.mp4"), "y")], "", Namespace(on_bad_items="stop"))
+        common.report([Problem(Path("a.mp4"), "x"), Problem(Path("b.mp4"), "y")], "", CachingSettings(on_bad_items="stop"))
     assert "a.mp4: x" in str(refused.value)
     assert "b.mp4: y" in str(refused.value)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +19,7 @@ from musubi_backend.errors import UserError
 from musubi_backend.memory.fp8 import Fp8Linear
 from musubi_backend.tools.caption import Describer, Unanswered
 from musubi_backend.tools.caption_media import chosen_frames, clip_pixels
+from musubi_backend.tools.settings import DescriberSettings
 from musubi_backend.weights.geometry import GEOMETRY_KEY
 from musubi_backend.weights.recognise import recognise
 from musubi_backend.weights.safetensors_file import load, read_header, save_atomic
@@ -261,8 +261,7 @@ def test_a_missing_tokenizer_is_told_with_its_place(vl_model: Path, tmp_path: Pa
 
 @pytest.fixture
 def describer(vl_model: Path) -> Describer:
-    values: dict[str, Any] = {"prompt": None, "max_size": 112, "video_frames": 8, "max_new_tokens": 16, "batch_size": 4}
-    return Describer(Namespace(**values, device="cpu", model_path=str(vl_model), fp8_vl=False, tokenizer=None))
+    return Describer(DescriberSettings(str(vl_model), device="cpu", max_size=112, max_new_tokens=16, batch_size=4))
 
 
 def test_a_batch_that_needs_too_much_memory_is_halved(describer: Describer, monkeypatch: pytest.MonkeyPatch) -> None:

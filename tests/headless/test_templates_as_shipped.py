@@ -18,6 +18,7 @@ import torch
 from musubi_backend import __main__ as command_line
 from musubi_backend.architectures import protocol
 from musubi_backend.caching.common import find_items
+from musubi_backend.caching.settings import CachingSettings
 from musubi_backend.demo.clips import write_clips
 from musubi_backend.encoders.qwen_vl_load import load_model
 from musubi_backend.inference.requests import build_request
@@ -109,10 +110,10 @@ class Planned:
         architecture = protocol.load(target.architecture)
         command_line._check_models(args, architecture.card)
         if target.verb == CACHE_LATENTS:
-            assert find_items(args, architecture.card)[0].items
+            assert find_items(CachingSettings.read(args), architecture.card)[0].items
             architecture.latent_encoder(args, META)
         elif target.verb == CACHE_TEXT:
-            assert find_items(args, architecture.card)[0].items
+            assert find_items(CachingSettings.read(args), architecture.card)[0].items
             architecture.text_encoder(args, META)
         elif target.verb == TRAIN:
             settings = TrainingSettings.read(args)

@@ -90,11 +90,10 @@ def test_the_number_of_threads_follows_the_work(machine: pytest.MonkeyPatch, tmp
 
 
 def test_decoding_takes_what_computing_leaves(machine: pytest.MonkeyPatch) -> None:
-    unset = Namespace(num_workers=None)
-    assert threads.decoders(unset) == 1, "an encoder on all processors"
+    assert threads.decoders(None) == 1, "an encoder on all processors"
     machine.setenv(threads.COUNT, "1")
-    assert threads.decoders(unset) == 15
-    assert threads.decoders(Namespace(num_workers=3)) == 3
+    assert threads.decoders(None) == 15
+    assert threads.decoders(3) == 3
 
 
 def test_decoders_beside_each_other_share_the_processors(machine: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from argparse import Namespace
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from ..weights.safetensors_file import split_files
 
 if TYPE_CHECKING:
     from ..architectures.card import Card
+    from .settings import CachingSettings
     from .sources import Made, Sources
 
 logger = logging.getLogger(__name__)
@@ -27,23 +27,23 @@ logger = logging.getLogger(__name__)
 REMEDY = "Fix or remove them and run again, or set --on_bad_items skip."
 
 
-def find_items(args: Namespace, card: Card) -> list[Discovery]:
+def find_items(settings: CachingSettings, card: Card) -> list[Discovery]:
     """The items of every dataset in `--dataset_config`. UserError lists all that cannot be used, before anything heavy is loaded."""
-    logger.info("Load dataset config from %s", args.dataset_config)
+    logger.info("Load dataset config from %s", settings.dataset_config)
     job.phase("reading the dataset")
-    config = load_config(args.dataset_config, {"batch_size": args.batch_size})
+    config = load_config(settings.dataset_config, {"batch_size": settings.batch_size})
     found = [discover(dataset, card) for dataset in config.datasets]
-    report([problem for discovery in found for problem in discovery.problems], "Nothing was cached. " + REMEDY, args)
+    report([problem for discovery in found for problem in discovery.problems], "Nothing was cached. " + REMEDY, settings)
     return found
 
 
-def report(problems: Sequence[Problem], advice: str, args: Namespace) -> None:
+def report(problems: Sequence[Problem], advice: str, settings: CachingSettings) -> None:
     """Name every problem, if there are any: as a UserError, or with `--on_bad_items skip` as a warning."""
     if not problems:
         return
     items = "1 item" if len(problems) == 1 else f"{len(problems)} items"
     said = f"{items} of the dataset cannot be used:\n{listing(problems, limit=50)}"
-    if args.on_bad_items == "stop":
+    if settings.on_bad_items == "stop":
         raise UserError(f"{said}\n{advice}")
     logger.warning("%s\nSkipped, as --on_bad_items says.", said)
 
@@ -78,13 +78,13 @@ def try_caches(folder: Path, names: Sequence[str]) -> None:
     atomic.sweep(folder)
 
 
-def remove_old(existing: Iterable[Path], wanted: Collection[Path], args: Namespace) -> None:
+def remove_old(existing: Iterable[Path], wanted: Collection[Path], settings: CachingSettings) -> None:
     """Delete (or with `--keep_cache` only name) the cache files that no item of the dataset has."""
     names = {_comparable(path) for path in wanted}
     for path in existing:
         if _comparable(path) in names:
             continue
-        if args.keep_cache:
+        if settings.keep_cache:
             logger.info("Keep cache file not in the dataset: %s", path)
         else:
             path.unlink()
@@ -101,15 +101,15 @@ def _comparable(path: Path) -> str:
     return os.path.normcase(os.path.abspath(path))
 
 
-def settings_of(args: Namespace, files: Iterable[str], names: Iterable[str]) -> dict[str, Any]:
+def deciding(values: Mapping[str, Any], files: Iterable[str], names: Iterable[str]) -> dict[str, Any]:
     """What besides the media decides what is cached, for `sources.Made`: digests of the encoders' `files`, and the settings of `names`
-    that the tool has. A file that is not given or not there is left out."""
-    settings: dict[str, Any] = {name: getattr(args, name) for name in names if hasattr(args, name)}
+    that the tool has. values: the tool's options by name. A file that is not given or not there is left out."""
+    found = {name: values[name] for name in names if name in values}
     for name in files:
-        path = getattr(args, name, None)
+        path = values.get(name)
         if path and Path(path).is_file():
-            settings[name] = content.look(split_files(path)).digest
-    return settings
+            found[name] = content.look(split_files(path)).digest
+    return found
 
 
 class FittingCaches:

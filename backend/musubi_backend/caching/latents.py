@@ -29,10 +29,13 @@ from ..dataset.problems import Problem
 from ..device import pick_device
 from ..errors import UserError
 from ..threads import decoders
-from .common import REMEDY, FittingCaches, Progress, find_items, log_skipped, out_of_memory, remove_old, report, settings_of, try_caches
+from .common import REMEDY, FittingCaches, Progress, deciding, find_items, log_skipped, out_of_memory, remove_old, report, try_caches
+from .settings import CachingSettings, LatentSettings
 from .sources import Made, Sources, dataset_settings, latents_key
 
 if TYPE_CHECKING:
+    import torch
+
     from ..architectures.card import Card
     from ..architectures.protocol import Architecture, LatentEncoder
 
@@ -92,38 +95,66 @@ class _Work:
             self.sources.made(latents_key(item, card), paths, self.made[item.stem])
 
 
+@dataclass(frozen=True)
+class _Model:
+    """An architecture with the arguments of the tool, of which it reads its own."""
+
+    architecture: Architecture
+    args: Namespace
+
+    @property
+    def card(self) -> Card:
+        return self.architecture.card
+
+    def unusable(self, item: MediaItem) -> str | None:
+        """Why latents of an item cannot be cached; None when they can."""
+        return self.architecture.unusable(item, self.args)
+
+    def lacks(self, entry: Entry) -> bool:
+        """Must a cache file of this entry be made (again)?"""
+        architecture, args, name = self.architecture, self.args, entry.name
+        problem = partial(
+            latents_problem, card=self.card, width=name.width, height=name.height, bucket=entry.bucket, frames=entry.frames,
+            latent_frames=architecture.cached_frames(entry, args), needs=architecture.cached_names(entry.item, args),
+        )  # fmt: skip
+        return any(problem(path) is not None or architecture.cached_otherwise(path, args) for path in entry.latent_paths(self.card))
+
+    def encoder(self, device: torch.device) -> LatentEncoder:
+        return self.architecture.latent_encoder(self.args, device)
+
+
 def run(args: Namespace, architecture: Architecture) -> None:
     """Cache the latents of `--dataset_config`. Items that cannot be decoded do not stop the others: they are listed in the UserError
     at the end. StopRequested when the job was asked to stop."""
-    card = architecture.card
-    discoveries = find_items(args, card)
-    if args.debug_mode is not None:
+    settings, model, card = LatentSettings.read(args), _Model(architecture, args), architecture.card
+    discoveries = find_items(settings.caching, card)
+    if settings.preview.debug_mode is not None:
         from .preview import show
 
-        show(discoveries, card, args)
+        show(discoveries, card, settings.preview, decoders(settings.num_workers))
         return
-    discoveries = _usable(discoveries, architecture, args)
-    encoders = settings_of(args, ("vae", card.image_encoder or ""), DECIDING)
-    work = [_left_to_do(discovery, architecture, args, encoders) for discovery in discoveries]
+    discoveries = _usable(discoveries, model, settings.caching)
+    encoders = deciding(vars(args), ("vae", card.image_encoder or ""), DECIDING)
+    work = [_left_to_do(discovery, model, settings.caching, encoders) for discovery in discoveries]
     for one in work:
         if one.items:
             try_caches(one.discovery.dataset.cache_folder, [])
-    _Caching(args, architecture).run(work)
-    report([problem for one in work for problem in one.problems], f"All others are cached. {REMEDY}", args)
+    _Caching(settings, model).run(work)
+    report([problem for one in work for problem in one.problems], f"All others are cached. {REMEDY}", settings.caching)
 
 
-def _usable(discoveries: Sequence[Discovery], architecture: Architecture, args: Namespace) -> list[Discovery]:
+def _usable(discoveries: Sequence[Discovery], model: _Model, settings: CachingSettings) -> list[Discovery]:
     """Without the items that the architecture has no use for, after naming them."""
-    judged = [(one, [(item, architecture.unusable(item, args)) for item in one.items]) for one in discoveries]
+    judged = [(one, [(item, model.unusable(item)) for item in one.items]) for one in discoveries]
     bad = [Problem(item.path, reason) for _, items in judged for item, reason in items if reason]
-    report(bad, f"Nothing was cached. {REMEDY}", args)
+    report(bad, f"Nothing was cached. {REMEDY}", settings)
     return [replace(one, items=tuple(item for item, reason in items if not reason)) for one, items in judged]
 
 
-def _left_to_do(discovery: Discovery, architecture: Architecture, args: Namespace, encoders: Mapping[str, Any]) -> _Work:
-    card = architecture.card
+def _left_to_do(discovery: Discovery, model: _Model, settings: CachingSettings, encoders: Mapping[str, Any]) -> _Work:
+    card = model.card
     work = _Work(discovery, [], Sources(discovery.dataset.cache_folder), encoders)
-    if not args.skip_existing:
+    if not settings.skip_existing:
         work.items.extend(discovery.items)
         return work
     fitting = FittingCaches(work.sources)
@@ -132,7 +163,7 @@ def _left_to_do(discovery: Discovery, architecture: Architecture, args: Namespac
         if isinstance(foreseen, Problem):
             work.problems.append(foreseen)
             continue
-        if any(_is_lacking(entry, architecture, args) for entry in foreseen.entries):
+        if any(model.lacks(entry) for entry in foreseen.entries):
             work.items.append(item)
             continue
         paths = [path for entry in foreseen.entries for path in entry.latent_paths(card)]
@@ -144,21 +175,11 @@ def _left_to_do(discovery: Discovery, architecture: Architecture, args: Namespac
     return work
 
 
-def _is_lacking(entry: Entry, architecture: Architecture, args: Namespace) -> bool:
-    """Must a cache file of this entry be made (again)?"""
-    card, name = architecture.card, entry.name
-    problem = partial(
-        latents_problem, card=card, width=name.width, height=name.height, bucket=entry.bucket, frames=entry.frames,
-        latent_frames=architecture.cached_frames(entry, args), needs=architecture.cached_names(entry.item, args),
-    )  # fmt: skip
-    return any(problem(path) is not None or architecture.cached_otherwise(path, args) for path in entry.latent_paths(card))
-
-
 class _Caching:
     """The encoder, loaded in the background at the first need, and the entries that wait for a full batch."""
 
-    def __init__(self, args: Namespace, architecture: Architecture) -> None:
-        self.args, self.architecture, self.card = args, architecture, architecture.card
+    def __init__(self, settings: LatentSettings, model: _Model) -> None:
+        self.settings, self.model, self.card = settings, model, model.card
         self.loader: Future[LatentEncoder] | None = None
 
     def run(self, work: Sequence[_Work]) -> None:
@@ -178,20 +199,20 @@ class _Caching:
     def _load(self) -> LatentEncoder:
         import torch
 
-        if self.args.disable_cudnn_backend:
+        if self.settings.disable_cudnn_backend:
             logger.info("Disabling cuDNN PyTorch backend.")
             torch.backends.cudnn.enabled = False
-        return self.architecture.latent_encoder(self.args, pick_device(self.args.device))
+        return self.model.encoder(pick_device(self.settings.caching.device))
 
     def _dataset(self, work: _Work) -> None:
         if not work.items or self.loader is None:
             return
-        size = self.args.batch_size or work.discovery.dataset.batch_size
+        size = self.settings.caching.batch_size or work.discovery.dataset.batch_size
         waiting: defaultdict[tuple[int, ...], list[DecodedEntry]] = defaultdict(list)
         total = len(work.discovery.items) - len(work.problems)
         work.sources.begin(latents_key(item, self.card) for item in work.items)
         with Progress(total, work.skipped) as progress:
-            for item, entries in _ahead(decoded(self._looked_at(work), self.card, decoders(self.args)), self.loader):
+            for item, entries in _ahead(decoded(self._looked_at(work), self.card, decoders(self.settings.num_workers)), self.loader):
                 progress.stop_if_asked()
                 if isinstance(entries, Problem):
                     logger.error("%s", entries)
@@ -246,7 +267,7 @@ class _Caching:
         # only what is named like a cache: a LoRA called style_wan.safetensors may lie in the same folder
         existing = [path for path in files if parse_latent_name(path.name, self.card.id, video=False)]
         if not work.problems:
-            remove_old(existing, work.wanted, self.args)
+            remove_old(existing, work.wanted, self.settings.caching)
         elif any(path not in work.wanted for path in existing):
             logger.info("Old cache files are left where they are, because not every item could be read")
 

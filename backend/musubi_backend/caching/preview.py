@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,35 +9,36 @@ from ..dataset.ahead import decoded
 from ..dataset.decoding import DecodedEntry
 from ..dataset.problems import Problem
 from ..errors import UserError
-from ..threads import decoders
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ..architectures.card import Card
     from ..dataset.discovery import Discovery
+    from .settings import PreviewSettings
 
 NEXT_DATASET, QUIT = "d", "q"
 RAMP = " .:-=+*#%@"
 BACKGROUNDS = {name: 40 + number for number, name in enumerate(("BLACK", "RED", "GREEN", "YELLOW", "BLUE", "MAGENTA", "CYAN", "WHITE"))}
 
 
-def show(discoveries: Sequence[Discovery], card: Card, args: Namespace) -> None:
-    """Show or write every entry of every dataset, as `--debug_mode` says; "d" continues to the next dataset, "q" ends."""
-    if args.debug_mode != "video":
+def show(discoveries: Sequence[Discovery], card: Card, settings: PreviewSettings, at_a_time: int) -> None:
+    """Show or write every entry of every dataset, as `--debug_mode` says; "d" continues to the next dataset, "q" ends.
+    at_a_time: how many media are decoded side by side."""
+    if settings.debug_mode != "video":
         print("d: next dataset, q: quit")
     for number, discovery in enumerate(discoveries):
         print(f"Dataset [{number}]")
         shown = 0
-        for _, entries in decoded(discovery.items, card, decoders(args)):
+        for _, entries in decoded(discovery.items, card, at_a_time):
             if isinstance(entries, Problem):
                 print(str(entries))
                 continue
             key = ""
             for entry in entries:
-                key = _show_one(entry, card, args)
+                key = _show_one(entry, card, settings)
                 shown += 1
-                if key in (QUIT, NEXT_DATASET) or (args.debug_mode == "console" and shown == args.console_num_images):
+                if key in (QUIT, NEXT_DATASET) or (settings.debug_mode == "console" and shown == settings.console_num_images):
                     key = key or NEXT_DATASET
                     break
             if key == QUIT:
@@ -47,20 +47,20 @@ def show(discoveries: Sequence[Discovery], card: Card, args: Namespace) -> None:
                 break
 
 
-def _show_one(entry: DecodedEntry, card: Card, args: Namespace) -> str:
+def _show_one(entry: DecodedEntry, card: Card, settings: PreviewSettings) -> str:
     """Returns the key that was pressed, "" for any other and where none is asked for."""
     path = entry.entry.latent_paths(card)[0]
     frames, height, width = entry.pixels.shape[:3]
     print(f"{path.name}: {width}x{height}, {frames} frames, caption: {entry.entry.item.caption}")
-    if args.debug_mode == "video":
+    if settings.debug_mode == "video":
         _write(entry, card)
         return ""
     pictures = entry.pixels[[0]] if frames == 1 else entry.pixels[[0, -1]]
-    if args.debug_mode == "image":
+    if settings.debug_mode == "image":
         return _windows(pictures)
     for picture in pictures:
-        print(characters(picture, args.console_width, args.console_back))
-    if args.console_num_images is not None:
+        print(characters(picture, settings.console_width, settings.console_back))
+    if settings.console_num_images is not None:
         return ""
     try:
         return input("Press q to quit, d to next dataset, other key to next: ").strip().lower()[:1]

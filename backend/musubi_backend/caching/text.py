@@ -18,7 +18,8 @@ from ..dataset.problems import Note, gathered
 from ..device import pick_device
 from ..errors import UserError
 from ..weights.safetensors_file import read_header
-from .common import FittingCaches, Progress, find_items, log_skipped, out_of_memory, remove_old, settings_of, try_caches
+from .common import FittingCaches, Progress, deciding, find_items, log_skipped, out_of_memory, remove_old, try_caches
+from .settings import CachingSettings
 from .sources import Made, Sources, text_key
 
 if TYPE_CHECKING:
@@ -44,14 +45,14 @@ class _Work:
 def run(args: Namespace, architecture: Architecture) -> None:
     """Cache the captions of `--dataset_config`. With `--skip_existing` only those that are new or have changed, or whose cache another
     encoder made; when there are none, no model is loaded. StopRequested when the job was asked to stop."""
-    card = architecture.card
-    discoveries = find_items(args, card)
-    made = Made((), settings_of(args, card.text_encoders, DECIDING))
-    work = [_left_to_do(discovery, card, made, args) for discovery in discoveries]
+    settings, card = CachingSettings.read(args), architecture.card
+    discoveries = find_items(settings, card)
+    made = Made((), deciding(vars(args), card.text_encoders, DECIDING))
+    work = [_left_to_do(discovery, card, made, settings) for discovery in discoveries]
     for one in work:
         if one.items:
             try_caches(one.discovery.dataset.cache_folder, [])
-    encoder = architecture.text_encoder(args, pick_device(args.device)) if any(one.items for one in work) else None
+    encoder = architecture.text_encoder(args, pick_device(settings.device)) if any(one.items for one in work) else None
     for number, one in enumerate(work):
         items = one.discovery.items
         logger.info("Encoding dataset [%d]", number)
@@ -59,16 +60,16 @@ def run(args: Namespace, architecture: Architecture) -> None:
         log_skipped(len(items) - len(one.items), "captions")
         try:
             if encoder is not None and one.items:
-                _encode_all(encoder, one, made, args, card)
+                _encode_all(encoder, one, made, settings, card)
             wanted = {text_path(item, card) for item in items}
-            remove_old(text_files(one.discovery.dataset.cache_folder, card.id), wanted, args)
+            remove_old(text_files(one.discovery.dataset.cache_folder, card.id), wanted, settings)
         finally:
             one.sources.save()
 
 
-def _left_to_do(discovery: Discovery, card: Card, made: Made, args: Namespace) -> _Work:
+def _left_to_do(discovery: Discovery, card: Card, made: Made, settings: CachingSettings) -> _Work:
     work = _Work(discovery, [], Sources(discovery.dataset.cache_folder))
-    if not args.skip_existing:
+    if not settings.skip_existing:
         work.items.extend(discovery.items)
         return work
     fitting = FittingCaches(work.sources)
@@ -81,8 +82,8 @@ def _left_to_do(discovery: Discovery, card: Card, made: Made, args: Namespace) -
     return work
 
 
-def _encode_all(encoder: TextEncoder, work: _Work, made: Made, args: Namespace, card: Card) -> None:
-    items, size = work.items, args.batch_size or work.discovery.dataset.batch_size
+def _encode_all(encoder: TextEncoder, work: _Work, made: Made, settings: CachingSettings, card: Card) -> None:
+    items, size = work.items, settings.batch_size or work.discovery.dataset.batch_size
     total = len(work.discovery.items)
     cut = zip(items, encoder.cut([item.caption for item in items]), strict=True)
     for line in gathered(Note(item.path, f"the caption is too long: {left_out}") for item, left_out in cut if left_out):

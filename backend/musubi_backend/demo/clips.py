@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from ..atomic import replacing, write_text
 from ..errors import UserError
+from ..options.settings import Settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,9 +52,22 @@ BOARD_CAPTION = "a chessboard of light and dark wood in soft light"
 _WOOD = ((240, 215, 165), (120, 70, 35))
 
 
+@dataclass(frozen=True)
+class DemoClipSettings(Settings):
+    """`demo_dataset`: how many clips, and how they are made. size: width and height; frames: of each."""
+
+    output: str = ""
+    seed: int = 0
+    clips: int = 4
+    size: tuple[int, int] = (64, 64)
+    subject: str = SUBJECTS[0]
+    frames: int = 17
+
+
 def run(args: Namespace) -> None:
     """Write `--clips` clips with captions into `--output`; those already made the same way are left alone."""
-    write_clips(Path(args.output), count=args.clips, size=tuple(args.size), frames=args.frames, seed=args.seed, subject=args.subject)
+    given = DemoClipSettings.read(args)
+    write_clips(Path(given.output), count=given.clips, size=given.size, frames=given.frames, seed=given.seed, subject=given.subject)
 
 
 def write_clips(

@@ -10,12 +10,14 @@ from __future__ import annotations
 import logging
 from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..architectures import cards, part_of
 from ..errors import UserError
+from ..options.settings import Settings
 from ..weights.safetensors_file import read_header, save_atomic
 from . import captioning
 from .parts import Part
@@ -45,9 +47,19 @@ _TAG = "musubi_demo"
 _VERSION = "3"
 
 
+@dataclass(frozen=True)
+class DemoModelSettings(Settings):
+    """`demo_models`: which models, and where."""
+
+    output: str = ""
+    seed: int = 0
+    kind: str = next(iter(KINDS))
+
+
 def run(args: Namespace) -> None:
     """Write the files of `--kind` into `--output`; those already made with the same seed are left alone."""
-    write_models(Path(args.output), args.seed, args.kind)
+    settings = DemoModelSettings.read(args)
+    write_models(Path(settings.output), settings.seed, settings.kind)
 
 
 def write_models(folder: Path, seed: int = 0, kind: str = next(iter(KINDS))) -> dict[str, Path]:

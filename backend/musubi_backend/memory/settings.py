@@ -17,7 +17,7 @@ class CompileSettings(Settings):
     compile_dynamic: str | None = None
     compile_fullgraph: bool = False
     compile_cache_size_limit: int | None = None
-    compile_args: tuple[str, ...] | None = None
+    compile_args: tuple[str, str, str, str] | None = None
     dynamo_backend: str = "NO"
     dynamo_mode: str | None = None
     dynamo_fullgraph: bool = False

@@ -26,6 +26,7 @@ from ..errors import UserError
 from ..options.tables.captioning import DEFAULT_PROMPT
 from ..place import try_file
 from .caption_files import Captions, JsonlFile, TextFiles, place
+from .settings import CaptionSettings, DescriberSettings, ListSettings
 
 if TYPE_CHECKING:
     from ..encoders.qwen_vl import QwenVL
@@ -47,15 +48,17 @@ class Medium:
 
 def run(args: Namespace) -> None:
     """Describe what has no caption yet. UserError when the arguments or the model are wrong, or not one item could be described."""
-    media, problems = find_media(args)
-    waiting = [medium for medium in media if args.overwrite or not medium.captions.has(medium.path)]
+    settings = CaptionSettings.read(args)
+    overwrite = settings.listing.overwrite
+    media, problems = find_media(settings.listing)
+    waiting = [medium for medium in media if overwrite or not medium.captions.has(medium.path)]
     logger.info("found %d items, %d of them with a caption, which is kept", len(media), len(media) - len(waiting))
-    if len(media) > len(waiting) and not args.overwrite:
+    if len(media) > len(waiting) and not overwrite:
         logger.info("captions are there already: --overwrite makes them anew")
     made = 0
     if waiting:
         _try_places([medium.captions.path(medium.path) for medium in waiting])
-        describer = Describer(args)
+        describer = Describer(settings.describer)
         with contextlib.closing(_run(describer, waiting, problems)) as described:
             made = sum(1 for _ in described)
     for captions in {id(medium.captions): medium.captions for medium in media}.values():
@@ -74,18 +77,18 @@ def _try_places(files: Sequence[Path]) -> None:
         try_file(file, "captions")
 
 
-def find_media(args: Namespace) -> tuple[list[Medium], list[Problem]]:
+def find_media(settings: ListSettings) -> tuple[list[Medium], list[Problem]]:
     """What is in the folder, sorted by path, and what of it cannot have a caption of its own."""
-    folder = Path(args.image_dir).absolute()
-    pictures = images_in(folder) if args.media != "videos" else []
-    clips = videos_in(folder) if args.media != "images" else []
+    folder = Path(settings.image_dir).absolute()
+    pictures = images_in(folder) if settings.media != "videos" else []
+    clips = videos_in(folder) if settings.media != "images" else []
     if not pictures and not clips:
-        raise UserError(f"--image_dir: there are no {'pictures or clips' if args.media == 'all' else args.media} in {folder}")
-    if args.output_format == "jsonl":
-        file = Path(args.output_file).absolute()
+        raise UserError(f"--image_dir: there are no {'images or clips' if settings.media == 'all' else settings.media} in {folder}")
+    if settings.output_format == "jsonl":
+        file = Path(settings.output_file).absolute()
         videos_file = file.with_name(f"{file.stem}_videos{file.suffix}")
         return [*_listed(pictures, file, is_video=False), *_listed(clips, videos_file, is_video=True)], []
-    texts = TextFiles(args.caption_extension)
+    texts = TextFiles(settings.caption_extension)
     media, problems, taken = [], [], dict[str, Path]()
     for path, is_video in sorted([*((path, False) for path in pictures), *((path, True) for path in clips)]):
         first = taken.setdefault(place(texts.path(path)), path)
@@ -154,19 +157,20 @@ class Unanswered:
 class Describer:
     """The model with the settings of a run."""
 
-    def __init__(self, args: Namespace) -> None:
+    def __init__(self, settings: DescriberSettings) -> None:
         import torch
 
         from ..encoders.qwen_vl import QwenVL
 
-        self.prompt = (args.prompt or DEFAULT_PROMPT).replace("\\n", "\n")
-        self.largest, self.frames, self.limit, self.batch_size = args.max_size**2, args.video_frames, args.max_new_tokens, args.batch_size
-        device = pick_device(args.device)
+        self.prompt = (settings.prompt or DEFAULT_PROMPT).replace("\\n", "\n")
+        self.largest, self.frames = settings.max_size**2, settings.video_frames
+        self.limit, self.batch_size = settings.max_new_tokens, settings.batch_size
+        device = pick_device(settings.device)
         dtype = computed_in(torch.bfloat16, device)
-        logger.info("Loading Qwen2.5-VL from %s onto %s", args.model_path, device)
+        logger.info("Loading Qwen2.5-VL from %s onto %s", settings.model_path, device)
         job.phase("loading Qwen2.5-VL")
         try:
-            self.model: QwenVL = QwenVL.load(args.model_path, device, dtype, fp8=args.fp8_vl, tokenizer=args.tokenizer)
+            self.model: QwenVL = QwenVL.load(settings.model_path, device, dtype, fp8=settings.fp8_vl, tokenizer=settings.tokenizer)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise

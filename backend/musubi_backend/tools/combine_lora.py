@@ -27,6 +27,7 @@ from ..lora.shapes import BIAS, DORA, changes_weight
 from ..weights.arrays import of_bytes
 from ..weights.dtypes import dtype_named
 from ..weights.streamed_file import refuse_inputs
+from .settings import CombineSettings
 
 logger = logging.getLogger(__name__)
 
@@ -38,28 +39,30 @@ Layers: TypeAlias = "dict[str, list[tuple[str, Adapter, float]]]"
 
 
 def run(args: Namespace) -> None:
-    """Combine `args.lora_weight` into `args.output`. UserError for LoRAs of different models or sizes."""
-    files = list(args.lora_weight)
-    refuse_inputs([args.output], files, "--output")
-    strengths = [*(args.lora_multiplier or []), *[1.0] * (len(files) - len(args.lora_multiplier or []))]
+    """Combine `--lora_weight` into `--output`. UserError for LoRAs of different models or sizes."""
+    settings = CombineSettings.read(args)
+    files = list(settings.lora_weight)
+    refuse_inputs([settings.output], files, "--output")
+    given = settings.lora_multiplier or ()
+    strengths = [*given, *[1.0] * (len(files) - len(given))]
     loras = [LoRAFile.open(path) for path in files]
-    naming = _naming(loras, args.architecture)
+    naming = _naming(loras, settings.architecture)
     layers = _layers(loras, strengths, naming)
     left = [f"{key} of {lora.file.path}" for lora in loras for key in lora.left]
     combined: dict[str, dict[str, Tensor]] = {}
     losses = Losses()
     for path, adapters in watched(layers, "combining"):
-        combined[path] = _layer(path, adapters, args.rank, losses)
-    metadata = metadata_for(_metadata(loras, files, strengths), args.architecture)
-    dtype = dtype_named(args.save_precision, "--save_precision") if args.save_precision else None
-    save_lora(Path(args.output), combined, metadata, dtype or _widest(layers))
+        combined[path] = _layer(path, adapters, settings.rank, losses)
+    metadata = metadata_for(_metadata(loras, files, strengths), settings.architecture)
+    dtype = dtype_named(settings.save_precision, "--save_precision") if settings.save_precision else None
+    save_lora(Path(settings.output), combined, metadata, dtype or _widest(layers))
     for lora in loras:
         lora.close()
     print(f"combined {len(files)} files: {len(combined)} layers", flush=True)
     if left:
         shown = ", ".join(left[:_SHOWN]) + (", ..." if len(left) > _SHOWN else "")
         logger.warning("left out, because they belong to no layer of the transformer: %d tensors: %s", len(left), shown)
-    losses.report(args.rank, len(left))
+    losses.report(settings.rank, len(left))
 
 
 def _naming(loras: list[LoRAFile], architecture: str | None) -> str:

@@ -21,6 +21,7 @@ from ..lora.parts import Part, read
 from ..lora.shapes import ALPHA, LORA
 from ..weights.arrays import as_bytes
 from ..weights.streamed_file import MODEL_HASH, Target, refuse_inputs, write
+from .settings import ConvertSettings
 
 logger = logging.getLogger(__name__)
 
@@ -28,21 +29,22 @@ _SHOWN = 4
 
 
 def run(args: Namespace) -> None:
-    """Convert `args.input` into `args.output`. UserError when it is no LoRA or cannot be written as asked."""
-    refuse_inputs([args.output], [args.input], "--output")
-    logger.info("loading %s", args.input)
-    lora = LoRAFile.open(args.input, args.expert or "")
-    naming = target_naming(lora, args.architecture, args.names)
-    logger.info("converting to %s", args.target)
+    """Convert `--input` into `--output`. UserError when it is no LoRA or cannot be written as asked."""
+    settings = ConvertSettings.read(args)
+    refuse_inputs([settings.output], [settings.input], "--output")
+    logger.info("loading %s", settings.input)
+    lora = LoRAFile.open(settings.input, settings.expert or "")
+    naming = target_naming(lora, settings.architecture, settings.names)
+    logger.info("converting to %s", settings.target)
     logger.info("estimated type: %s", next((kind for kind in sorted(lora.kinds, key=lora.kinds.__getitem__, reverse=True) if kind), None))
-    tensors = dict(_tensors(lora, naming, args))
-    if args.keep_unknown:
+    tensors = dict(_tensors(lora, naming, settings))
+    if settings.keep_unknown:
         tensors |= {name: read(lora.file, name) for name in lora.left}
-    report(lora, naming, tensors, args)
-    logger.info("saving to %s", args.output)
+    report(lora, naming, tensors, settings)
+    logger.info("saving to %s", settings.output)
     specs = {name: (part.dtype, part.shape) for name, part in tensors.items()}
-    target = Target(Path(args.output), metadata_for(lora.metadata, args.architecture), hashed=MODEL_HASH in lora.metadata)
-    write([target], specs, lambda name: [as_bytes(tensors[name].make())], "converting", args.cpu_threads)
+    target = Target(Path(settings.output), metadata_for(lora.metadata, settings.architecture), hashed=MODEL_HASH in lora.metadata)
+    write([target], specs, lambda name: [as_bytes(tensors[name].make())], "converting", settings.cpu_threads)
     lora.close()
     logger.info("done")
 
@@ -56,13 +58,13 @@ def target_naming(lora: LoRAFile, architecture: str | None, names: str) -> str:
     return native if names == "original" else layer_names.diffusers(native)
 
 
-def report(lora: LoRAFile, naming: str, tensors: dict[str, Part], args: Namespace) -> None:
+def report(lora: LoRAFile, naming: str, tensors: dict[str, Part], settings: ConvertSettings) -> None:
     """Say (and tell the job) what the file was, what became of it, and what was left."""
-    kept = "kept as they are" if args.keep_unknown else "left out"
+    kept = "kept as they are" if settings.keep_unknown else "left out"
     unplaced = sorted({layer.dotted for layer in lora.layers if layer.found is None})
     lines = [
         f"detected: {lora.title}",
-        f"converted: {len(lora.layers)} layers to {len(tensors) - (len(lora.left) if args.keep_unknown else 0)} tensors"
+        f"converted: {len(lora.layers)} layers to {len(tensors) - (len(lora.left) if settings.keep_unknown else 0)} tensors"
         + (f", named as {layer_names.title_of(naming)}" if naming else ""),
         f"left: {_count(lora.left, f'tensors {kept}')}" if lora.left else "left: nothing",
     ]
@@ -75,16 +77,16 @@ def report(lora: LoRAFile, naming: str, tensors: dict[str, Part], args: Namespac
     job.emit(events.LoRAReport(tuple(lines)))
 
 
-def _tensors(lora: LoRAFile, naming: str, args: Namespace) -> Iterator[tuple[str, Part]]:
+def _tensors(lora: LoRAFile, naming: str, settings: ConvertSettings) -> Iterator[tuple[str, Part]]:
     needs_alpha = lora.expects_alphas  # other layouts have none
     for path, adapter in arranged(lora, naming):
-        if args.target == "default":
+        if settings.target == "default":
             yield from musubi_tensors(path, adapter)
             continue
         if needs_alpha and adapter.kind == LORA and ALPHA not in adapter.parts:
             logger.warning("missing alpha for %s: it counts as the rank", path)
-        name = musubi_dotted(path.replace(".", "_")) if args.musubi_names else path
-        yield from comfy_tensors(name, adapter, args.diffusers_prefix or COMFY_PREFIX)
+        name = musubi_dotted(path.replace(".", "_")) if settings.musubi_names else path
+        yield from comfy_tensors(name, adapter, settings.diffusers_prefix or COMFY_PREFIX)
 
 
 def _title(naming: str) -> str:

@@ -21,6 +21,7 @@ from ..weights.dtypes import dtype_named
 from ..weights.safetensors_file import split_files
 from ..weights.scales import dequantised
 from ..weights.streamed_file import refuse_inputs
+from .settings import ExtractSettings
 
 logger = logging.getLogger(__name__)
 
@@ -28,13 +29,14 @@ _SHOWN = 4
 
 
 def run(args: Namespace) -> None:
-    """Write `args.tuned` - `args.base` as `args.output`. UserError when they are not of one model, or equal."""
-    refuse_inputs([args.output], [args.base, args.tuned], "--output")
-    device = pick_device(args.device)
+    """Write `--tuned` - `--base` as `--output`. UserError when they are not of one model, or equal."""
+    settings = ExtractSettings.read(args)
+    refuse_inputs([settings.output], [settings.base, settings.tuned], "--output")
+    device = pick_device(settings.device)
     losses = Losses()
     layers: dict[str, dict[str, Tensor]] = {}
-    with Base.open(args.base) as base, Base.open(args.tuned) as tuned:
-        refuse_inputs([args.output], [*split_files(base.path), *split_files(tuned.path)], "--output")
+    with Base.open(settings.base) as base, Base.open(settings.tuned) as tuned:
+        refuse_inputs([settings.output], [*split_files(base.path), *split_files(tuned.path)], "--output")
         pairs = _pairs(base, tuned)
         naming = base.naming()
         left: list[str] = []
@@ -44,25 +46,25 @@ def run(args: Namespace) -> None:
             if not difference.any():
                 continue
             matrix = leaf == "weight" and difference.ndim >= 2
-            if not matrix and not args.biases:
+            if not matrix and not settings.biases:
                 left.append(own)
                 continue
             parts = layers.setdefault(_native(path, naming), {})
             if not matrix:
                 parts["diff_b" if leaf == "bias" else "diff"] = difference.cpu()
                 continue
-            factors = nearest(difference.flatten(1), args.rank)
+            factors = nearest(difference.flatten(1), settings.rank)
             losses.add(path, factors)
             parts |= {name: part.cpu() for name, part in factors.parts(difference.shape[1:]).items()}
     if not layers:
-        raise UserError(f"{args.base} and {args.tuned} have the same weights: there is nothing to extract")
+        raise UserError(f"{settings.base} and {settings.tuned} have the same weights: there is nothing to extract")
     if left:
         logger.warning(
             "%d changed biases, norms and tables are left out, such as %s; --biases takes them in", len(left), ", ".join(left[:_SHOWN])
         )
-    save_lora(Path(args.output), layers, _metadata(naming), dtype_named(args.save_precision, "--save_precision"))
+    save_lora(Path(settings.output), layers, _metadata(naming), dtype_named(settings.save_precision, "--save_precision"))
     print(f"extracted {len(layers)} of {len(pairs)} layers", flush=True)
-    losses.report(args.rank)
+    losses.report(settings.rank)
 
 
 def _pairs(base: Base, tuned: Base) -> dict[str, tuple[str, str]]:

@@ -23,6 +23,7 @@ from ..dataset.items import Entry, text_path, unmet_targets
 from ..dataset.probe import Foreseen, foresee
 from ..dataset.problems import Note, Problem, gathered, listing
 from ..documents import json_text
+from .settings import InspectSettings
 
 if TYPE_CHECKING:
     from ..architectures.card import Card
@@ -32,14 +33,15 @@ _READERS = 4
 
 def run(args: Namespace) -> None:
     """Write the report as JSON to `--output`, or print it. UserError when the file itself is wrong or a folder is missing."""
-    config = load_config(args.dataset_config)
-    if args.places_only:
+    settings = InspectSettings.read(args)
+    config = load_config(settings.dataset_config)
+    if settings.places_only:
         found: dict[str, Any] = {"datasets": [_places(dataset) for dataset in config.datasets]}
     else:
-        found = inspect(config, cards()[args.architecture])
+        found = inspect(config, cards()[settings.architecture])
     report = json_text(found)
-    if args.output:
-        write_text(args.output, report)
+    if settings.output:
+        write_text(settings.output, report)
     else:
         sys.stdout.write(report + "\n")
 

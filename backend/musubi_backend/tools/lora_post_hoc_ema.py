@@ -20,6 +20,7 @@ from ..lora.ema_schedule import averaged_name, counted_once, linear_betas, power
 from ..weights.arrays import TensorFile, as_bytes, from_float32, is_float
 from ..weights.safetensors_file import TensorInfo, read_header
 from ..weights.streamed_file import Target, refuse_inputs, write
+from .settings import AverageSettings
 
 logger = logging.getLogger(__name__)
 
@@ -35,20 +36,21 @@ class _Average:
 
 
 def run(args: Namespace) -> None:
-    """Average `args.path` into `args.output_file`. UserError names the files and the key that do not fit each other."""
-    paths = [Path(path) for path in args.path]
-    if not args.no_sort:
+    """Average `--path` into `--output_file`. UserError names the files and the key that do not fit each other."""
+    settings = AverageSettings.read(args)
+    paths = [Path(path) for path in settings.path]
+    if not settings.no_sort:
         print("Sorting files by modification time...")
         paths.sort(key=lambda path: path.stat().st_mtime)
     paths = _once_each(paths)
-    averages = _averages(args, len(paths) - 1)
+    averages = _averages(settings, len(paths) - 1)
     refuse_inputs([average.output for average in averages], paths, "--output_file")
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(TensorFile(path)) for path in paths]
         print(f"Loading metadata from {paths[-1]}")
         print("Metadata found, using metadata from the last file.")
         _check(files, averages)
-        _write(files, averages, args.cpu_threads)
+        _write(files, averages, settings.cpu_threads)
     print("Merging completed successfully.", flush=True)
 
 
@@ -60,15 +62,15 @@ def _once_each(paths: list[Path]) -> list[Path]:
     return [paths[index] for index in kept]
 
 
-def _averages(args: Namespace, steps: int) -> list[_Average]:
-    output = Path(args.output_file)
-    if args.sigma_rels:
-        if args.sigma_rel is not None:
+def _averages(settings: AverageSettings, steps: int) -> list[_Average]:
+    output = Path(settings.output_file)
+    if settings.sigma_rels:
+        if settings.sigma_rel is not None:
             raise UserError("--sigma_rel and --sigma_rels exclude each other: give one width, or a list of them")
-        return [_Average(power_betas(width, steps), averaged_name(output, width)) for width in dict.fromkeys(args.sigma_rels)]
-    if args.sigma_rel is not None:
-        return [_Average(power_betas(args.sigma_rel, steps), output)]
-    return [_Average(linear_betas(args.beta, args.beta2, steps), output)]
+        return [_Average(power_betas(width, steps), averaged_name(output, width)) for width in dict.fromkeys(settings.sigma_rels)]
+    if settings.sigma_rel is not None:
+        return [_Average(power_betas(settings.sigma_rel, steps), output)]
+    return [_Average(linear_betas(settings.beta, settings.beta2, steps), output)]
 
 
 def _check(files: Sequence[TensorFile], averages: Sequence[_Average]) -> None:

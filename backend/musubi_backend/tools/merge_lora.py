@@ -24,26 +24,28 @@ from ..weights.recognise import recognise
 from ..weights.safetensors_file import bytes_of, split_files
 from ..weights.scales import dequantised, requantised
 from ..weights.streamed_file import Target, refuse_inputs, write
+from .settings import MergeSettings
 
 logger = logging.getLogger(__name__)
 
 
 def run(args: Namespace) -> None:
-    """Merge `args.lora_weight` into `args.dit`. UserError for files that do not fit each other."""
-    files = list(args.lora_weight or [])
-    refuse_inputs([args.save_merged_model], [args.dit, *files], "--save_merged_model")
-    device = pick_device(args.device)
+    """Merge `--lora_weight` into `--dit`. UserError for files that do not fit each other."""
+    settings = MergeSettings.read(args)
+    files = list(settings.lora_weight or ())
+    refuse_inputs([settings.save_merged_model], [settings.dit, *files], "--save_merged_model")
+    device = pick_device(settings.device)
     logger.info("Using device: %s", device)
-    logger.info("Loading DiT model from %s", args.dit)
+    logger.info("Loading DiT model from %s", settings.dit)
     job.phase("loading the transformer")
-    with Base.open(args.dit) as base:
-        refuse_inputs([args.save_merged_model], split_files(base.path), "--save_merged_model")
-        merge = _merge(args, base, files)
+    with Base.open(settings.dit) as base:
+        refuse_inputs([settings.save_merged_model], split_files(base.path), "--save_merged_model")
+        merge = _merge(settings, base, files)
         changed = {name for name in base.specs if merge is not None and merge.touches(base.own(name))}
-        logger.info("Saving merged model to %s", args.save_merged_model)
-        target = Target(Path(args.save_merged_model), base.metadata)
+        logger.info("Saving merged model to %s", settings.save_merged_model)
+        target = Target(Path(settings.save_merged_model), base.metadata)
         with _one_thread_each():
-            write([target], base.specs, lambda name: [_tensor(base, merge, name, changed, device)], "merging", args.cpu_threads)
+            write([target], base.specs, lambda name: [_tensor(base, merge, name, changed, device)], "merging", settings.cpu_threads)
     print(f"{len(changed)} of {len(base.specs)} tensors changed", flush=True)
     logger.info("Merged model saved")
 
@@ -59,16 +61,16 @@ def _one_thread_each() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _merge(args: Namespace, base: Base, files: list[str]) -> LoRAMerge | None:
+def _merge(settings: MergeSettings, base: Base, files: list[str]) -> LoRAMerge | None:
     if not files:
         return None
     kind = recognise(base.path)
     if kind is not None and not kind.id.endswith(("_transformer", "_transformer_diffusers")):
         raise UserError(f"--dit: {base.path} is a {kind}; a transformer is expected")
-    multipliers = [*args.lora_multiplier, *[1.0] * (len(files) - len(args.lora_multiplier))]
+    multipliers = [*settings.lora_multiplier, *[1.0] * (len(files) - len(settings.lora_multiplier))]
     for path, multiplier in zip(files, multipliers, strict=False):
         logger.info("Loading LoRA weights from %s with multiplier %s", path, multiplier)
-    merge = LoRAMerge(files, multipliers, architecture=base.naming(), skip_mismatched=args.skip_mismatched)
+    merge = LoRAMerge(files, multipliers, architecture=base.naming(), skip_mismatched=settings.skip_mismatched)
     try:
         merge.check({base.own(name): shape for name, (_, shape) in base.specs.items() if name not in base.scaled})
     except UserError as error:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from .. import events, job, place
 from ..errors import UserError
 from ..inference.video_file import read_pictures, write_gif, write_mp4, write_pngs, write_webm
+from .settings import VideoConvertSettings
 
 if TYPE_CHECKING:
     from ..architectures.protocol import Architecture
@@ -22,7 +23,8 @@ FORMATS = ("mp4", "webm", "gif", "png")
 
 def run(args: Namespace, architecture: Architecture | None = None) -> None:
     """--input, --output, --format (else the ending of --output), --fps (else as in the input). Prints what was written."""
-    written = convert(Path(args.input), Path(args.output), args.format, args.fps)
+    settings = VideoConvertSettings.read(args)
+    written = convert(Path(settings.input), Path(settings.output), settings.format, settings.fps)
     job.emit(events.Output("video", str(written)))
     print(written)
 

@@ -21,6 +21,7 @@ from ..dataset.probe import Foreseen, foresee
 from ..dataset.problems import Problem, gathered
 from ..documents import json_text
 from ..errors import UserError
+from .settings import ViewSettings
 
 if TYPE_CHECKING:
     from ..architectures.card import Card
@@ -33,34 +34,35 @@ def run(args: Namespace) -> None:
     """Write the image to `--output` and the list to `--report`. UserError when the dataset file is wrong or there is no such page."""
     from ..dataset.sheet import draw, tile_of
 
-    card = cards()[args.architecture]
-    found = [discover(dataset, card) for dataset in load_config(args.dataset_config).datasets]
+    settings = ViewSettings.read(args)
+    card = cards()[settings.architecture]
+    found = [discover(dataset, card) for dataset in load_config(settings.dataset_config).datasets]
     shown = [one for discovery in found for one in _shown(discovery)]
     told = {item.path for item, _ in shown}
     problems = [problem for discovery in found for problem in discovery.problems if problem.path not in told]
-    pages = max(1, math.ceil(len(shown) / args.items_per_page))
-    if args.page > pages:
-        raise UserError(f"--page {args.page}: there are {pages} pages of {args.items_per_page} items")
-    first = (args.page - 1) * args.items_per_page
-    chosen = list(enumerate(shown[first : first + args.items_per_page], start=first + 1))
+    pages = max(1, math.ceil(len(shown) / settings.items_per_page))
+    if settings.page > pages:
+        raise UserError(f"--page {settings.page}: there are {pages} pages of {settings.items_per_page} items")
+    first = (settings.page - 1) * settings.items_per_page
+    chosen = list(enumerate(shown[first : first + settings.items_per_page], start=first + 1))
 
     def looked_at(one: tuple[int, tuple[MediaItem, str]]) -> tuple[Foreseen | Problem, Tile]:
         number, (item, reason) = one
         foreseen = foresee(item, card)
-        tile = tile_of(foreseen, number, card, args.tile_size)
+        tile = tile_of(foreseen, number, card, settings.tile_size)
         return foreseen, replace(tile, problem="; ".join(filter(None, (reason, tile.problem))))
 
     with ThreadPoolExecutor(_READERS, "read", share_processors, (_READERS,)) as pool:
         results = list(pool.map(looked_at, chosen))
-    sheet, boxes = draw([tile for _, tile in results], args.tile_size)
-    with replacing(args.output) as part:
+    sheet, boxes = draw([tile for _, tile in results], settings.tile_size)
+    with replacing(settings.output) as part:
         sheet.save(part, format="PNG")
     listed = [
         {**_entry(number, item, foreseen, card), "problem": tile.problem, "box": box}
         for (number, (item, _)), (foreseen, tile), box in zip(chosen, results, boxes, strict=True)
     ]
     report = {
-        "page": args.page,
+        "page": settings.page,
         "pages": pages,
         "count": sum(1 for _, reason in shown if not reason),
         "not_usable": sum(1 for _, reason in shown if reason) + len(problems),
@@ -69,7 +71,7 @@ def run(args: Namespace) -> None:
         "notes": [line for discovery in found for line in gathered(discovery.notes)],
         "problems": [{"path": str(problem.path.absolute()), "reason": problem.reason} for problem in problems],
     }
-    write_text(args.report, json_text({**report, "text": _text(report)}))
+    write_text(settings.report, json_text({**report, "text": _text(report)}))
 
 
 def _shown(discovery: Discovery) -> list[tuple[MediaItem, str]]:
