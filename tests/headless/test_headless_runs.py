@@ -56,7 +56,7 @@ def test_ctrl_c_saves_the_state_leaves_no_process_and_the_next_run_resumes(home:
     folder = next((home / "runs").iterdir())
     states = [path for path in folder.iterdir() if path.name.endswith("-state")]
     assert states
-    assert json.loads((jobs_of(home, "wan_train_network")[0] / "status.json").read_text())["state"] == "stopped"
+    assert json.loads((jobs_of(home, "wan_train_network")[0] / "status.json").read_text())["outcome"] == "stopped"
 
     again = subprocess.Popen(command(home, *long), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, encoding="utf-8")
     assert again.stdout is not None

@@ -61,5 +61,5 @@ def test_output_equals_diffusers() -> None:
 def test_one_picture_for_a_model_of_two_is_refused() -> None:
     model = WanTransformer(replace(GEOMETRY, num_layers=1))
     latents, extra = torch.zeros(1, 16, 1, 2, 2), torch.zeros(1, 20, 1, 2, 2)
-    with pytest.raises(UserError, match="looks at a first and a last frame"):
+    with pytest.raises(UserError, match="takes a first and a last frame"):
         model(latents, torch.tensor([1.0]), [torch.zeros(1, 20)], extra, torch.zeros(1, IMAGE_TOKENS, 24))
