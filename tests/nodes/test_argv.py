@@ -237,7 +237,7 @@ def test_every_batch_parses(contract: Any, part: Any, tmp_path: Path, architectu
         try:
             chosen = {**node.values(host, inputs), "from_file": "/o/prompts.txt", "save_path": "/s"}
         except part("backend.musubi_backend.errors").UserError as error:
-            assert "does nothing for" in str(error) or "these models have none" in str(error)
+            assert "has no effect for" in str(error) or "these models have none" in str(error)
             return
         chosen.pop("skip_mismatched", None)  # as for one generation
         if "from_file" in own:  # of HunyuanVideo, which musubi-tuner makes one by one
@@ -272,7 +272,7 @@ def test_every_caching_parses(contract: Any, part: Any, tmp_path: Path, name: st
         try:
             chosen = module.caching_values(node.spec, verb, inputs)
         except part("backend.musubi_backend.errors").UserError as error:
-            assert "does nothing for" in str(error)
+            assert "has no effect for" in str(error)
             return
         namespace = parsed(contract, part, tool, chosen)
         assert namespace is not None
