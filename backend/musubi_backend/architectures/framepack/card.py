@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..card import IMAGE_ENCODER, TEXT_ENCODER, TRANSFORMER, VAE, Card, Part, Task
+from ..card import IMAGE_ENCODER, TRANSFORMER, Card, Part, Task
+from ..hunyuan_video.card import SHARED_PARTS
 
 CARD = Card(
     id="fp",
@@ -41,33 +42,7 @@ CARD = Card(
             dtype="bfloat16",
             kinds=("framepack_transformer",),
         ),
-        Part(
-            "vae",
-            VAE,
-            "The HunyuanVideo VAE",
-            folder="vae",
-            example="hunyuan_video_vae_bf16.safetensors",
-            dtype="bfloat16",
-            kinds=("hunyuan_video_vae",),
-        ),
-        Part(
-            "text_encoder1",
-            TEXT_ENCODER,
-            "The LLaVA-Llama3 text encoder",
-            folder="text_encoders",
-            example="llava_llama3_fp16.safetensors",
-            dtype="float16",
-            kinds=("llama",),
-        ),
-        Part(
-            "text_encoder2",
-            TEXT_ENCODER,
-            "The CLIP-L text encoder",
-            folder="text_encoders",
-            example="clip_l.safetensors",
-            dtype="float16",
-            kinds=("clip_l", "clip_vision"),
-        ),
+        *SHARED_PARTS,
         Part(
             "image_encoder",
             IMAGE_ENCODER,

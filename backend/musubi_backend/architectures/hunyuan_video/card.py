@@ -4,6 +4,37 @@ from __future__ import annotations
 
 from ..card import TEXT_ENCODER, TRANSFORMER, VAE, Card, Part, Task
 
+SHARED_PARTS = (
+    Part(
+        "vae",
+        VAE,
+        "The HunyuanVideo VAE",
+        folder="vae",
+        example="hunyuan_video_vae_bf16.safetensors",
+        dtype="bfloat16",
+        kinds=("hunyuan_video_vae",),
+    ),
+    Part(
+        "text_encoder1",
+        TEXT_ENCODER,
+        "The LLaVA-Llama3 text encoder",
+        folder="text_encoders",
+        example="llava_llama3_fp16.safetensors",
+        dtype="float16",
+        kinds=("llama",),
+    ),
+    Part(
+        "text_encoder2",
+        TEXT_ENCODER,
+        "The CLIP-L text encoder",
+        folder="text_encoders",
+        example="clip_l.safetensors",
+        dtype="float16",
+        kinds=("clip_l", "clip_vision"),
+    ),
+)
+"""The VAE and text encoders, which its relatives have too."""
+
 CARD = Card(
     id="hv",
     order=2,
@@ -33,33 +64,7 @@ CARD = Card(
             dtype="bfloat16",
             kinds=("hunyuan_video_transformer",),
         ),
-        Part(
-            "vae",
-            VAE,
-            "The HunyuanVideo VAE",
-            folder="vae",
-            example="hunyuan_video_vae_bf16.safetensors",
-            dtype="bfloat16",
-            kinds=("hunyuan_video_vae",),
-        ),
-        Part(
-            "text_encoder1",
-            TEXT_ENCODER,
-            "The LLaVA-Llama3 text encoder",
-            folder="text_encoders",
-            example="llava_llama3_fp16.safetensors",
-            dtype="float16",
-            kinds=("llama",),
-        ),
-        Part(
-            "text_encoder2",
-            TEXT_ENCODER,
-            "The CLIP-L text encoder",
-            folder="text_encoders",
-            example="clip_l.safetensors",
-            dtype="float16",
-            kinds=("clip_l", "clip_vision"),
-        ),
+        *SHARED_PARTS,
     ),
     fps=24,
     embedded_guidance=6.0,
