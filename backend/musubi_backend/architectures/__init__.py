@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
-from functools import lru_cache
+from functools import cache, lru_cache
 from types import ModuleType
 
 from .card import Card
@@ -32,6 +32,7 @@ def same_layers() -> list[list[Card]]:
     return [group for group in groups if len(group) > 1]
 
 
+@cache
 def part_of(card_id: str, module: str) -> ModuleType | None:
     """A module of an architecture's folder, such as "options"; None where it has no such module. KeyError for an unknown id."""
     for folder in _folders():
