@@ -46,9 +46,9 @@ function thumbnail(view, item) {
   const [left, top, width, height] = item.box;
   const scale = Math.min(THUMBNAIL.width / width, THUMBNAIL.height / height);
   const url = api.apiURL(`/view?type=temp&subfolder=musubi_tuner&filename=dataset_${view.id}.png&rand=${view.loaded}`);
-  picture.style.backgroundImage = `url("${url}")`;
-  picture.style.backgroundSize = `${view.sheet[0] * scale}px ${view.sheet[1] * scale}px`;
-  picture.style.backgroundPosition = `${-left * scale}px ${-top * scale}px`;
+  image.style.backgroundImage = `url("${url}")`;
+  image.style.backgroundSize = `${view.sheet[0] * scale}px ${view.sheet[1] * scale}px`;
+  image.style.backgroundPosition = `${-left * scale}px ${-top * scale}px`;
   return image;
 }
 
