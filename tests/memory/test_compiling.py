@@ -39,7 +39,11 @@ def dit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def compiled_afresh() -> Any:
+    """What other tests compiled counts towards the limit of versions, and the limit itself is one for the whole process."""
+    torch._dynamo.reset()
+    limit = torch._dynamo.config.recompile_limit
     yield
+    torch._dynamo.config.recompile_limit = limit
     torch._dynamo.reset()
 
 
