@@ -18,13 +18,14 @@ from ..backend.musubi_backend.atomic import replacing, write_text
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.argv import to_argv
 from ..backend.musubi_backend.options.option import GENERATE
-from ..backend.musubi_backend.options.registry import options_for, tool_names
+from ..backend.musubi_backend.options.registry import tool_names
 from . import experts, loras, media_inputs
 from .families import any_tool, shared_widget, titles
 from .generate import device_input, metadata_values, results, size_inputs
 from .jobs import config as configuration
 from .jobs import guard
 from .jobs.config import engine_stamp
+from .jobs.engine import refuse_own
 from .jobs.errors import read_tail
 from .jobs.folder import JobFolder
 from .jobs.follow import run_on_gpus
@@ -152,7 +153,7 @@ class BatchProcessor(Node):
         prompts = [Prompt(number, *_seeded(line, inputs["seed"] + number - 1)) for number, line in enumerate(lines, start=1)]
         card = cards()[inputs["models"]["architecture"]]
         tool = tool_names(card)[GENERATE]
-        _check_engine(host, card, tool)
+        refuse_own(configuration.load(host.home), tool, ["from_file"])
         gpus = _gpus(host, inputs, len(prompts))
         for shares in _rounds(prompts, len(gpus)):
             jobs = [self._job(host, inputs, share, tool) for share in shares]
@@ -187,12 +188,6 @@ class BatchProcessor(Node):
             **_high_noise_loras(host, card, inputs),
             **metadata_values(host),
         }
-
-
-def _check_engine(host: Host, card: Card, tool: str) -> None:
-    """UserError where musubi-tuner is to do what only our backend does."""
-    if configuration.load(host.home).engine != "builtin" and options_for(tool)["from_file"].own:
-        raise UserError(f"musubi-tuner makes {card.title} videos one by one: choose the engine builtin, or use its generator node")
 
 
 def _high_noise_loras(host: Host, card: Card, inputs: dict[str, Any]) -> dict[str, Any]:

@@ -1,46 +1,36 @@
-"""All nodes of the pack: those that serve every family, and three of each family that has nodes."""
+"""All nodes of the pack: those that serve every family, and three of each family that has nodes.
+
+A class with a specification in one of these modules is a node of the pack: nothing else lists it.
+"""
 
 from __future__ import annotations
 
-from .batch import BatchProcessor
-from .cache import TextEncoderCache, VAELatentCache
-from .caption import CaptionImages
-from .dataset import DatasetConfig, DatasetConfigLoader
+from types import ModuleType
+
+from . import batch, cache, caption, dataset, lora_tools, system, training_settings, video, viewer
 from .families import families
 from .generate import generator
-from .lora_tools import LoRAExtractor, LoRAFormatConverter, LoRAMerger, LoRAPostHocEMA
 from .models import model_paths
 from .spec import Node
-from .system import BackendInfo
 from .train import lora_trainer
-from .training_settings import LoRATrainingConfig, OptimizerConfig, SamplingConfig
-from .video import VideoComparison, VideoInput, VideoOutput
-from .viewer import DatasetViewer
+
+
+def _of(*modules: ModuleType) -> tuple[type[Node], ...]:
+    """The nodes that modules define, in that order."""
+    found = (one for module in modules for one in vars(module).values() if isinstance(one, type) and one.__module__ == module.__name__)
+    return tuple(one for one in found if issubclass(one, Node) and "spec" in vars(one))
+
 
 _FAMILIES = families()
 
 NODES: tuple[type[Node], ...] = (
-    DatasetConfig,
-    DatasetConfigLoader,
-    CaptionImages,
-    DatasetViewer,
-    VAELatentCache,
-    TextEncoderCache,
+    *_of(dataset, caption, viewer, cache),
     *(model_paths(*family) for family in _FAMILIES),
-    LoRATrainingConfig,
-    OptimizerConfig,
-    SamplingConfig,
+    *_of(training_settings),
     *(lora_trainer(*family) for family in _FAMILIES),
     *(generator(*family) for family in _FAMILIES),
-    VideoInput,
-    VideoComparison,
-    VideoOutput,
-    BatchProcessor,
-    LoRAPostHocEMA,
-    LoRAFormatConverter,
-    LoRAMerger,
-    LoRAExtractor,
-    BackendInfo,
+    *_of(video, batch, lora_tools, system),
 )
+"""In the order of help and names."""
 
 BY_NAME = {node.spec.id.removeprefix("MusubiTuner_"): node for node in NODES}

@@ -9,7 +9,7 @@ from typing import Any
 from ..backend.musubi_backend.architectures import cards, default_card, part_of
 from ..backend.musubi_backend.architectures.card import Card
 from ..backend.musubi_backend.architectures.widgets import FamilyNodes, Own, Widget
-from ..backend.musubi_backend.options.registry import options_for, shared_help, tool_names
+from ..backend.musubi_backend.options.registry import shared, tool_names
 from .spec import Input
 from .widgets import widget
 
@@ -48,15 +48,7 @@ def any_tool(verb: str) -> str:
     return tool_names(default_card())[verb]
 
 
-def first_tool(verb: str, option: str) -> str:
-    """The first architecture's tool of this verb that has the option. KeyError where none has it."""
-    for card in cards().values():
-        tool = tool_names(card)[verb]
-        if option in options_for(tool):
-            return tool
-    raise KeyError(f"no architecture's {verb} has an option {option!r}")
-
-
 def shared_widget(verb: str, option_name: str, default: Any = None, **changes: Any) -> Input:
     """`widget` of an option for a node that serves all architectures."""
-    return widget(first_tool(verb, option_name), option_name, default, **{"tooltip": shared_help(verb, option_name), **changes})
+    tool, option = shared(verb, option_name)
+    return widget(tool, option_name, default, **{"tooltip": option.explanation, **changes})

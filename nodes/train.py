@@ -109,12 +109,11 @@ class LoRATrainer(Node):
         check_architecture(self.card, models, self.spec.display_name)
         _check_match(inputs, self.card)
         name = plain_name(inputs["output_name"], "output_name")
-        engine = configuration.load(host.home).engine
+        settings = configuration.load(host.home)
         begin = await asyncio.to_thread(training_start.of, host, inputs)
         values = {**self.values(inputs), **begin.values}
-        if engine != "builtin":
-            refuse_own(tool_names(self.card)[TRAIN], [name for name, value in values.items() if value not in (None, False)])
-        if begin.state and engine != "builtin":
+        refuse_own(settings, tool_names(self.card)[TRAIN], [name for name, value in values.items() if value not in (None, False)])
+        if begin.state and settings.engine != "builtin":
             raise UserError("musubi-tuner cannot continue at the step of a state: choose the engine builtin, or network_weights instead")
         transformers = [part.name for part in self.card.transformers]
         identity = content.digest(
@@ -133,7 +132,7 @@ class LoRATrainer(Node):
             job, note = finished["job"], "nothing that decides it changed since it was trained; enter another run_id to train again"
         else:
             try_to_publish(host.loras_dir(), [f"{name}{ending}" for ending in run.endings], "output_name")
-            job, note = await self._train(host, run, key, values, inputs, begin, engine), ""
+            job, note = await self._train(host, run, key, values, inputs, begin, settings.engine), ""
         return self.result(host, run, [await self.for_comfyui(host, lora) for lora in run.results(key)], job, note)
 
     def _of_effect(self, values: dict[str, Any], *effects: str) -> dict[str, Any]:

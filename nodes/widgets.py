@@ -27,7 +27,7 @@ def widget(tool: str, option_name: str, default: Any = None, *, name: str = "", 
     fields: dict[str, Any] = {
         "name": name or option_name,
         "kind": _kind(option),
-        "tooltip": option.help,
+        "tooltip": option.explanation,
         "default": option.default if default is None else default,
         "minimum": option.minimum,
         "maximum": option.maximum,

@@ -41,7 +41,7 @@ _answering = threading.Lock()
 _requests: deque[str] = deque()  # known ones that nobody has taken yet
 _writing: list[_Writing] = []  # what is being written; what began last at the end
 _held: list[None] = []  # one for every block that must not be left
-_lost: list[None] = []  # one once it was said that events are lost
+_lost = threading.Event()  # it was said that events are lost
 _ending: list[None] = []  # a second Ctrl-C that came while a file was written
 
 
@@ -155,8 +155,8 @@ def emit(event: events.Event) -> None:
         with (job / events.FILE_NAME).open("a", encoding="utf-8", errors="backslashreplace") as file:  # a lone surrogate as JSON has it
             file.write(line)
     except OSError as error:
-        if not _lost:
-            _lost.append(None)
+        if not _lost.is_set():
+            _lost.set()
             logger.warning("progress cannot be written to %s: %s; the work continues", job, error.strerror or error)
 
 

@@ -16,6 +16,7 @@ from .environment import GPU_VARIABLE, child_environment
 from .folder import JobFolder
 from .home import HOME_VARIABLE
 from .runner import Command
+from .wording import in_widgets
 
 _BACKEND = PACK_ROOT / "backend"
 _GUARDED = Path(__file__).with_name("guarded.py")
@@ -59,7 +60,7 @@ def command(
             raise UserError(
                 f"the musubi-tuner checkout {checkout} has no {tool}.py. Register one with: python install.py --musubi-tuner PATH"
             )
-        refuse_own(tool, {argument.removeprefix("--").split("=")[0] for argument in arguments if argument.startswith("--")})
+        refuse_own(config, tool, {argument.removeprefix("--").split("=")[0] for argument in arguments if argument.startswith("--")})
         python = _existing(config.musubi_python, "the python of the musubi-tuner checkout is missing")
         target = [str(_GUARDED), str(checkout / f"{tool}.py")]
         through_launcher = launch
@@ -70,12 +71,12 @@ def command(
     return Command([*head, *target, *arguments], environment, folder.path, engine, listens)
 
 
-def refuse_own(tool: str, names: Collection[str]) -> None:
+def refuse_own(config: Config, tool: str, names: Collection[str]) -> None:
     """UserError for options (by name) that only our backend has, where musubi-tuner is to run `tool`."""
     known = options_for(tool)
-    ours = [name for name in names if name in known and known[name].own]
-    if ours:
-        raise UserError(f"{' and '.join(sorted(ours))}: musubi-tuner has no such setting; turn it off, or choose the engine builtin")
+    ours = [in_widgets(tool, f"--{name}") for name in sorted(names) if name in known and known[name].own]
+    if ours and config.engine != "builtin":
+        raise UserError(f"{' and '.join(ours)}: musubi-tuner's {tool} has no such setting; turn it off, or choose the engine builtin")
 
 
 def doctor(home: Path, folder: JobFolder) -> Command:

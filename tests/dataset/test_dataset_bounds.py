@@ -31,4 +31,11 @@ def test_absurd_numbers_in_lists_are_refused(make: SimpleNamespace, tmp_path: Pa
 
 def test_large_numbers_in_use_pass(make: SimpleNamespace, tmp_path: Path) -> None:
     section = f"video_directory = '{tmp_path}'\nresolution = [4096, 2304]\nnum_repeats = 1000\ntarget_frames = [257]\nmax_frames = 1000"
-    make.config(tmp_path, section, general="batch_size = 64")
+    (read,) = make.config(tmp_path, section, general="batch_size = 64").datasets
+    assert (read.resolution, read.num_repeats, read.target_frames, read.max_frames, read.batch_size) == (
+        (4096, 2304),
+        1000,
+        (257,),
+        1000,
+        64,
+    )

@@ -36,6 +36,7 @@ def test_ui_and_api_format_give_the_same_steps(workflow: Any, tmp_path: Path) ->
         for step in ui.values()
     }
     again = workflow.read(write(tmp_path / "api.json", {"prompt": api}))
+    assert len(ui) > 3 and again.keys() == ui.keys()
     for key, step in ui.items():
         other = again[key]
         assert (step.constants, step.links, step.title) == (other.constants, other.links, other.title)

@@ -17,6 +17,7 @@ from musubi_backend.memory.compiling import Compilation
 from musubi_backend.memory.settings import CompileSettings
 from musubi_backend.weights.safetensors_file import save_atomic
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 CPU = torch.device("cpu")
 GEOMETRY = WanGeometry(dim=64, ffn_dim=128, num_heads=2, num_layers=3, text_dim=12, text_len=16, freq_dim=16)
@@ -72,8 +73,6 @@ def results(model: WanTransformer) -> list[Tensor]:
 
 
 def compare(dit: Path, backend: str, saving: dict[str, Any], tolerance: float) -> None:
-    from torch._dynamo.utils import counters
-
     counters.clear()
     expected = results(load(dit, **saving))
     compiled = results(load(dit, **saving, **{**OFF, "compile_backend": backend, "compile_fullgraph": True}))
@@ -115,7 +114,9 @@ def test_with_the_usual_compiler(dit: Path) -> None:
     except UserError as error:
         pytest.skip(str(error))
     scaled = {"fp8_scaled": True}
+    counters.clear()
     expected, compiled = prediction(load(dit, **scaled)), prediction(load(dit, **scaled, **{**OFF, "compile_fullgraph": True}))
+    assert counters["stats"]["unique_graphs"] > 0
     torch.testing.assert_close(compiled, expected, rtol=1e-4, atol=1e-4)
 
 

@@ -134,5 +134,6 @@ def test_damaged_settings_say_what_writes_them_anew(part: Any, tmp_path: Path, t
 @pytest.mark.parametrize("flag", ["--lora_per_expert", "--skip_mismatched"])
 def test_musubi_tuner_is_not_given_what_only_our_backend_has(command: Any, part: Any, flag: str) -> None:
     assert flag in command("builtin", more=(flag,)).argv
-    with pytest.raises(part("backend.musubi_backend.errors").UserError, match=f"{flag[2:]}: musubi-tuner has no such setting; turn it off"):
+    said = f"{flag[2:]}: musubi-tuner's {TRAINER} has no such setting; turn it off"
+    with pytest.raises(part("backend.musubi_backend.errors").UserError, match=said):
         command("musubi-tuner", more=(flag,))

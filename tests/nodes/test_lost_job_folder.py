@@ -6,6 +6,7 @@ import asyncio
 import logging
 import shutil
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def test_a_job_folder_that_cannot_be_made_is_said(part: Any, tmp_path: Path) -> 
 
 def test_lost_events_are_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setenv(backend_job.JOB_DIR_VARIABLE, str(tmp_path / "gone"))
-    monkeypatch.setattr(backend_job, "_lost", [])
+    monkeypatch.setattr(backend_job, "_lost", threading.Event())
     with caplog.at_level(logging.WARNING):
         for step in range(3):
             backend_job.phase(f"step {step}")

@@ -30,8 +30,9 @@ from musubi_backend.training import optimizers, schedules
 from musubi_backend.training.checkpoints import Checkpoints
 from musubi_backend.training.distributed import OneProcess, Processes
 from musubi_backend.training.lean_torch import leave_compiler_out
-from musubi_backend.training.loop import Loop, Run
+from musubi_backend.training.loop import Loop
 from musubi_backend.training.randomness import StepRandomness
+from musubi_backend.training.run import Run
 from musubi_backend.training.samples import Samples
 from musubi_backend.training.saved_states import Position
 from musubi_backend.training.settings import LoggingSettings, TimestepSampling, TrainingSettings

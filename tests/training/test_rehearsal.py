@@ -15,6 +15,7 @@ from musubi_backend.errors import UserError
 from musubi_backend.training.rehearsal import rehearse
 from musubi_backend.training.settings import TrainingSettings
 from musubi_backend.weights.safetensors_file import read_header
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 OTHERS = {"LBFGS": "closure", "SparseAdam": "dense gradients", "Optimizer": "unexpected keyword argument"}
 NEED_ARGUMENTS = {
@@ -35,7 +36,14 @@ def settings(**values: Any) -> TrainingSettings:
 
 
 def tried(*rates: float, total: int = 10, **values: Any) -> None:
-    rehearse(settings(**values), rates or (1e-3,), total, torch.device("cpu"))
+    """UserError, or the optimizer that was asked for has made a step."""
+    stepped: list[str] = []
+    hook = register_optimizer_step_post_hook(lambda optimizer, *_: stepped.append(type(optimizer).__name__.lower()))
+    try:
+        rehearse(settings(**values), rates or (1e-3,), total, torch.device("cpu"))
+    finally:
+        hook.remove()
+    assert stepped == [values.get("optimizer_type", "adamw").rpartition(".")[2].lower()]
 
 
 def classes(module: ModuleType, base: type) -> list[str]:
@@ -116,7 +124,7 @@ def test_what_adafactor_voids_is_refused_or_said(caplog: pytest.LogCaptureFixtur
     assert not caplog.records
 
 
-class ScheduleFree(torch.optim.SGD):
+class AdamWScheduleFree(torch.optim.SGD):
     """Like those of the package schedulefree, in its name and its two modes."""
 
     def train(self) -> None:
@@ -140,7 +148,7 @@ class OneRate(torch.optim.SGD):
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> str:
     module = ModuleType("some_optimizers")
-    vars(module).update(AdamWScheduleFree=ScheduleFree, OneRate=OneRate)
+    vars(module).update(AdamWScheduleFree=AdamWScheduleFree, OneRate=OneRate)
     monkeypatch.setitem(sys.modules, "some_optimizers", module)
     return "some_optimizers"
 

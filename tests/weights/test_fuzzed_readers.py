@@ -28,14 +28,19 @@ SEEDS: dict[str, bytes] = {
 def test_files_of_people(kind: str, tmp_path: Path) -> None:
     path = tmp_path / f"file.{kind}"
     read: Callable[[Path], Any] = (lambda file: read_records(file, "image")) if kind == "jsonl" else read_file
+    read_whole, refused = 0, 0
     for content in damaged(SEEDS[kind]):
         path.write_bytes(content)
         try:
             read(path)
-        except UserError:
-            pass
+            read_whole += 1
+        except UserError as error:
+            assert str(path) in str(error)
+            refused += 1
         except (OSError, ValueError):
             assert kind == "jsonl", "its reader says so"
+            refused += 1
+    assert refused > 100 and read_whole > 5
 
 
 def test_headers(tmp_path: Path) -> None:

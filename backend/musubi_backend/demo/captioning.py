@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..options.tables.tools import CAPTIONER
 from .parts import Part
 
 if TYPE_CHECKING:
@@ -23,5 +24,4 @@ def _tokenizer(folder: Path) -> None:
     write_tokenizer(folder / TOKENIZER_FOLDER)
 
 
-KINDS = {"qwen_vl": {"qwen_vl": Part("demo_qwen_vl.safetensors", _qwen_vl, "bfloat16", _tokenizer)}}
-ABOUT = "qwen_vl writes captions"
+KINDS = {CAPTIONER: {"qwen_vl": Part("demo_qwen_vl.safetensors", _qwen_vl, "bfloat16", _tokenizer)}}

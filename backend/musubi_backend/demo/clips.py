@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from ..atomic import replacing, write_text
 from ..errors import UserError
 from ..options.settings import Settings
+from ..options.tables.tools import CHESSBOARD, SUBJECTS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,8 +46,6 @@ SHOTS = (
 )
 
 
-CHESSBOARD = "chessboard"
-SUBJECTS = ("photographs", CHESSBOARD)
 SQUARE = 8  # pixels: as a VAE's latents divide an image
 BOARD_CAPTION = "a chessboard of light and dark wood in soft light"
 _WOOD = ((240, 215, 165), (120, 70, 35))

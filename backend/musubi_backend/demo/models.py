@@ -32,7 +32,6 @@ _MODULES = {card_id: module for card_id in cards() if (module := part_of(card_id
 
 KINDS: dict[str, dict[str, Part]] = {kind: parts for module in (*_MODULES.values(), captioning) for kind, parts in module.KINDS.items()}
 """What `--kind` can make: part (the name of its option) -> file. Each architecture lists its kinds in its folder."""
-ABOUT = "; ".join(module.ABOUT for module in (*_MODULES.values(), captioning))
 
 
 def kind_for(card: Card, task: Task) -> str:

@@ -40,7 +40,8 @@ def _group(group: Group) -> Iterator[str]:
     yield "| flag | takes | default | supported | what it does |"
     yield "|---|---|---|---|---|"
     for option in group.options:
-        cells = (f"`{option.flag}`", _takes(option), "required" if option.required else default_text(option), _done(option), option.help)
+        default = "required" if option.required else default_text(option)
+        cells = (f"`{option.flag}`", _takes(option), default, _done(option), option.explanation)
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
     yield ""
 

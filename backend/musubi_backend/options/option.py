@@ -41,6 +41,7 @@ class Option:
     flag           "--learning_rate"; the destination and the `--config_file` key are the name without dashes. Without dashes, a
                    positional argument
     kind           str, int, float, or bool for a switch; or a function from a string, raising ValueError
+    hint           a sentence of the tool's architecture, with its name, behind the explanation (`OwnOptions.hints`)
     nargs          None, "*", "+" or a number, as in argparse; a default is then a tuple or None
     required       the tool does not start without it
     minimum, maximum   inclusive bounds of every value
@@ -65,6 +66,7 @@ class Option:
     kind: type | Callable[[str], Any] = str
     default: Any = None
     help: str = ""
+    hint: str = ""
     choices: tuple[str, ...] | None = None
     nargs: str | int | None = None
     required: bool = False
@@ -91,6 +93,11 @@ class Option:
         return self.flag.removeprefix("--")
 
     @property
+    def explanation(self) -> str:
+        """What it does, with what its architecture adds."""
+        return f"{self.help} {self.hint}".rstrip()
+
+    @property
     def is_positional(self) -> bool:
         return not self.flag.startswith("-")
 
@@ -101,9 +108,7 @@ class Option:
     def at(self, verb: str, own: OwnOptions) -> Option:
         """This option as a tool has it: that of `verb` of the architecture whose options are `own`."""
         changes = {**self.differs.get(verb, {}), **own.changes.get(self.name, {}).get(verb, {})}
-        option = dataclasses.replace(self, differs={}, **changes)
-        hint = own.hints.get(self.name)
-        return dataclasses.replace(option, help=f"{option.help} {hint}") if hint else option
+        return dataclasses.replace(self, differs={}, hint=own.hints.get(self.name, ""), **changes)
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,7 @@ class OwnOptions:
     takes     the common settings that architectures have on request
     lacks     common settings that it does not have: name -> verbs
     changes   what is different about a setting: name -> verb -> fields of `Option`
-    hints     a sentence of its own, with its name, behind the explanation of a common setting
+    hints     `Option.hint` of common settings
     """
 
     groups: tuple[Group, ...] = ()

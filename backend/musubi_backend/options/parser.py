@@ -90,7 +90,7 @@ def _help(option: Option) -> str:
         if option.no_effect
         else ""
     )
-    return (option.help + (f" ({about})" if about else "") + note).replace("%", "%%")
+    return (option.explanation + (f" ({about})" if about else "") + note).replace("%", "%%")
 
 
 def _unknown(target: Tool, words: list[str]) -> str:

@@ -145,15 +145,15 @@ def own_options(card_id: str) -> OwnOptions:
     return module.OPTIONS if module else OwnOptions()
 
 
-def shared_help(verb: str, option_name: str) -> str:
-    """The explanation of an option for all architectures at once: with what each that has it adds. KeyError where none has it."""
-    tools_with_it = [tool for tool in tools().values() if tool.verb == verb and option_name in {option.name for option in tool.options}]
-    if not tools_with_it:
+def shared(verb: str, option_name: str) -> tuple[str, Option]:
+    """An option for all architectures at once: the first tool of the verb that has it, and its option there with what each architecture
+    adds to the explanation. KeyError where none has it."""
+    of_verb = (tool for tool in tools().values() if tool.verb == verb)
+    found = [(tool.name, option) for tool in of_verb for option in tool.options if option.name == option_name]
+    if not found:
         raise KeyError(f"no tool of {verb} has {option_name}")
-    hints = {tool.architecture: own_options(tool.architecture).hints.get(option_name, "") for tool in tools_with_it if tool.architecture}
-    first = tools_with_it[0]
-    base = first.option(option_name).help.removesuffix(hints.get(first.architecture or "", "")).rstrip()
-    return " ".join([base, *filter(None, hints.values())])
+    name, first = found[0]
+    return name, replace(first, hint=" ".join(filter(None, (option.hint for _, option in found))))
 
 
 def _groups(verb: str, own: OwnOptions) -> Iterator[Group]:

@@ -10,14 +10,16 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from .. import durations, events, job
 from .trackers import step_values
 
 if TYPE_CHECKING:
     from ..lora.network import MaxNormReport
-    from .loop import Loop
+    from .progress import AverageLoss, StepBar
+    from .run import Run
+    from .saved_states import Position
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +35,27 @@ class Done:
     norms: MaxNormReport | None
 
 
+class Trainer(Protocol):
+    """What the things that may be due know of the loop."""
+
+    run: Run
+    position: Position
+    average: AverageLoss
+    bar: StepBar | None
+
+    def save(self, stem: str, epoch: int) -> None: ...
+
+    def save_state(self, stem: str, reason: str) -> None: ...
+
+    def save_asked(self) -> str: ...
+
+    def sample(self, epoch: int | None) -> str: ...
+
+
 class Due:
     """One thing that may be due. Asked in all processes, and must answer in all of them alike."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Trainer) -> None:
         self.loop = loop
         self.run = loop.run
 

@@ -10,9 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from argparse import Namespace
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -24,57 +22,25 @@ from ..lora.expert_networks import parts_of
 from ..place import in_words
 from . import due
 from .charts import loss_curve
-from .checkpoints import STATE, Checkpoints
-from .distributed import Processes, share
+from .checkpoints import STATE
+from .distributed import share
 from .due import Done, Work
 from .losses import flow_matching_loss, loss_weight
 from .progress import AverageLoss, StepBar
 from .randomness import StepRandomness
-from .samples import Samples
+from .run import Run
 from .saved_states import Position
-from .settings import TrainingSettings
 from .state import TrainingState
 from .timesteps import noisy_input
-from .trackers import Trackers
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
-    from ..architectures.protocol import Architecture
-    from ..dataset.batches import BatchDescription, CachedDataset
-    from ..lora.run_network import Network
-    from .optimizers import Choice
-    from .schedules import Schedule
+    from ..dataset.batches import BatchDescription
 
 logger = logging.getLogger(__name__)
 
 _TRAINING = "training"  # as the nodes call the phase of steps
-
-
-@dataclass
-class Run:
-    """Everything one training needs, built by `train`."""
-
-    settings: TrainingSettings
-    args: Namespace  # for the architecture
-    architecture: Architecture
-    dataset: CachedDataset
-    processes: Processes
-    dtype: torch.dtype
-    transformer: nn.Module
-    network: Network
-    choice: Choice
-    schedule: Schedule
-    seed: int
-    total_steps: int
-    epochs: int
-    checkpoints: Checkpoints
-    samples: Samples
-    trackers: Trackers
-    facts: dict[str, Any]
-    position: Position = field(default_factory=Position)
-    losses: list[float] = field(default_factory=list)
-    history: list[float] = field(default_factory=list)
 
 
 class Loop:

@@ -26,8 +26,9 @@ from ..lora import run_network
 from ..memory.compiling import Compilation
 from . import checkpoints, continuing, distributed, metadata, optimizers, output_lock, saved_states, schedules, show_timesteps
 from .lean_torch import leave_compiler_out
-from .loop import Loop, Run
+from .loop import Loop
 from .rehearsal import rehearse
+from .run import Run
 from .samples import Samples
 from .settings import ResumeSettings, TrainingSettings
 from .trackers import Trackers, chosen

@@ -7,22 +7,37 @@ them under one metadata key, as JSON.
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..documents import parse_json, whole_number
 from ..errors import UserError
-from .safetensors_file import PathLike, read_header
+from .safetensors_file import Header, PathLike, read_header
 
 GEOMETRY_KEY = "musubi_geometry"
 _LARGEST, _MOST_LAYERS = 2**17, 2**10
 T = TypeVar("T", bound="StoredGeometry")
+Shapes = Mapping[str, tuple[int, ...]]
+"""Names of tensors and their shapes."""
 
 
 @dataclass(frozen=True)
 class StoredGeometry:
     """Sizes of one kind of model, which a weight file may hold as JSON under `GEOMETRY_KEY`. Fields are numbers, switches and tuples."""
+
+    @classmethod
+    def of(cls: type[T], header: Header, title: str, measured: Callable[[Shapes], Mapping[str, Any]]) -> T:
+        """What the header's metadata says, else what `measured` makes of its shapes. UserError for a file that lacks a tensor it asks
+        for; title: what every such model is called."""
+        if GEOMETRY_KEY in header.metadata:
+            return cls.from_json(header.metadata[GEOMETRY_KEY])
+        try:
+            return cls(**measured({name: info.shape for name, info in header.tensors.items()}))
+        except (KeyError, ValueError, IndexError) as error:
+            raise UserError(f"the weight file lacks {error}, which every {title} transformer has; is it complete?") from error
 
     def to_json(self) -> str:
         """What the metadata of a weight file holds."""
@@ -39,6 +54,14 @@ class StoredGeometry:
             return sizes
         except (ValueError, TypeError, AttributeError) as error:
             raise UserError(f"the metadata {GEOMETRY_KEY} of the weight file is not understood: {error}") from error
+
+
+def count_blocks(names: Iterable[str], blocks: str) -> int:
+    """How many blocks a list of that name has; ValueError where there is none."""
+    numbers = [int(match[1]) for name in names if (match := re.match(rf"{re.escape(blocks)}\.(\d+)\.", name))]
+    if not numbers:
+        raise ValueError(f"{blocks}.0")
+    return 1 + max(numbers)
 
 
 def _check(name: str, value: Any, kind: str) -> None:

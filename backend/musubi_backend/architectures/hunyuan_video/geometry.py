@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-from ...errors import UserError
-from ...weights.geometry import GEOMETRY_KEY, StoredGeometry
+from ...weights.geometry import Shapes, StoredGeometry, count_blocks
 from ...weights.safetensors_file import Header
 
 PREFIXES = ("model.model.", "model.diffusion_model.", "diffusion_model.")
@@ -29,8 +28,8 @@ _COMFY_NAMES = (
 
 
 @dataclass(frozen=True)
-class HunyuanGeometry(StoredGeometry):
-    """Sizes of a HunyuanVideo transformer. guidance: it is distilled and takes the embedded guidance as an input."""
+class JointGeometry(StoredGeometry):
+    """Sizes of a transformer of joint video and text blocks: what HunyuanVideo and FramePack have alike."""
 
     dim: int
     num_heads: int
@@ -42,8 +41,29 @@ class HunyuanGeometry(StoredGeometry):
     text_dim: int = 4096
     pooled_dim: int = 768
     num_refiner_layers: int = 2
-    guidance: bool = True
     rope_widths: tuple[int, int, int] = (16, 56, 56)
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """The tensors that sizes are read from, and the lists of blocks that are counted."""
+
+    image_in: str
+    head_norm: str
+    mlp: str
+    double_blocks: str
+    single_blocks: str
+    out: str
+    text_in: str
+    pooled_in: str
+    refiner_blocks: str
+
+
+@dataclass(frozen=True)
+class HunyuanGeometry(JointGeometry):
+    """Sizes of a HunyuanVideo transformer. guidance: it is distilled and takes the embedded guidance as an input."""
+
+    guidance: bool = True
 
     @property
     def takes_image(self) -> bool:
@@ -51,39 +71,47 @@ class HunyuanGeometry(StoredGeometry):
         return self.in_dim > self.out_dim
 
 
+_LANDMARKS = Landmarks(
+    "img_in.proj.weight",
+    "double_blocks.0.img_attn_q_norm.weight",
+    "double_blocks.0.img_mlp.fc1.weight",
+    "double_blocks",
+    "single_blocks",
+    "final_layer.linear.weight",
+    "txt_in.input_embedder.weight",
+    "vector_in.in_layer.weight",
+    "txt_in.individual_token_refiner.blocks",
+)
+
+
 def geometry_of(header: Header) -> HunyuanGeometry:
     """Sizes from the shapes in a header (names without prefix, original or ComfyUI's), or what its metadata says. UserError where the
     file is not complete."""
-    if GEOMETRY_KEY in header.metadata:
-        return HunyuanGeometry.from_json(header.metadata[GEOMETRY_KEY])
-    shapes = {original_name(name): info.shape for name, info in header.tensors.items()}
-    try:
-        dim, in_dim = shapes["img_in.proj.weight"][:2]
-        head_dim = shapes["double_blocks.0.img_attn_q_norm.weight"][0]
-        return HunyuanGeometry(
-            dim=dim,
-            num_heads=dim // head_dim,
-            mlp_dim=shapes["double_blocks.0.img_mlp.fc1.weight"][0],
-            num_double_layers=count_blocks(shapes, "double_blocks"),
-            num_single_layers=count_blocks(shapes, "single_blocks"),
-            in_dim=in_dim,
-            out_dim=shapes["final_layer.linear.weight"][0] // 4,
-            text_dim=shapes["txt_in.input_embedder.weight"][1],
-            pooled_dim=shapes["vector_in.in_layer.weight"][1],
-            num_refiner_layers=count_blocks(shapes, "txt_in.individual_token_refiner.blocks"),
-            guidance="guidance_in.mlp.0.weight" in shapes,
-            rope_widths=rope_widths(head_dim),
-        )
-    except (KeyError, ValueError, IndexError) as error:
-        raise UserError(f"the weight file lacks {error}, which every HunyuanVideo transformer has; is it complete?") from error
+    return HunyuanGeometry.of(header, "HunyuanVideo", _measured)
 
 
-def count_blocks(names: Iterable[str], blocks: str) -> int:
-    """How many blocks a list of that name has; ValueError where there is none."""
-    numbers = [int(match[1]) for name in names if (match := re.match(rf"{re.escape(blocks)}\.(\d+)\.", name))]
-    if not numbers:
-        raise ValueError(f"{blocks}.0")
-    return 1 + max(numbers)
+def _measured(shapes: Shapes) -> dict[str, Any]:
+    original = {original_name(name): shape for name, shape in shapes.items()}
+    return {**joint_sizes(original, _LANDMARKS), "guidance": "guidance_in.mlp.0.weight" in original}
+
+
+def joint_sizes(shapes: Shapes, landmarks: Landmarks) -> dict[str, Any]:
+    """The fields of `JointGeometry`; KeyError or ValueError for what is not there."""
+    dim, in_dim = shapes[landmarks.image_in][:2]
+    head_dim = shapes[landmarks.head_norm][0]
+    return {
+        "dim": dim,
+        "num_heads": dim // head_dim,
+        "mlp_dim": shapes[landmarks.mlp][0],
+        "num_double_layers": count_blocks(shapes, landmarks.double_blocks),
+        "num_single_layers": count_blocks(shapes, landmarks.single_blocks),
+        "in_dim": in_dim,
+        "out_dim": shapes[landmarks.out][0] // 4,
+        "text_dim": shapes[landmarks.text_in][1],
+        "pooled_dim": shapes[landmarks.pooled_in][1],
+        "num_refiner_layers": count_blocks(shapes, landmarks.refiner_blocks),
+        "rope_widths": rope_widths(head_dim),
+    }
 
 
 def rope_widths(head_dim: int) -> tuple[int, int, int]:

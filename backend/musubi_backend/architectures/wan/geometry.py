@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from ...errors import UserError
-from ...weights.geometry import GEOMETRY_KEY, StoredGeometry
+from ...weights.geometry import GEOMETRY_KEY, Shapes, StoredGeometry, count_blocks
 from ...weights.safetensors_file import Header
 from ..card import Task
 from .card import CARD
@@ -48,7 +47,7 @@ def geometry_of(header: Header, task: str) -> WanGeometry:
     UserError when they are not those of `task`, naming the tasks they fit. Small models that say their sizes themselves may
     have any, but must take the task's kind of input.
     """
-    found = _sizes(header)
+    found = WanGeometry.of(header, "Wan", _measured)
     compared = _INPUT_FACTS if GEOMETRY_KEY in header.metadata else (*_TASK_SIZES, *_INPUT_FACTS)
     facts, wanted = _facts(found), CARD.task(task)
     differing = [key for key in compared if facts[key] != getattr(wanted, key)]
@@ -77,23 +76,17 @@ def _difference(key: str, facts: dict[str, int | bool], wanted: Task) -> str:
     return f"{key} {facts[key]} instead of {getattr(wanted, key)}"
 
 
-def _sizes(header: Header) -> WanGeometry:
-    if GEOMETRY_KEY in header.metadata:
-        return WanGeometry.from_json(header.metadata[GEOMETRY_KEY])
-    tensors = header.tensors
-    try:
-        dim, in_dim = tensors["patch_embedding.weight"].shape[:2]
-        return WanGeometry(
-            dim=dim,
-            ffn_dim=tensors["blocks.0.ffn.0.weight"].shape[0],
-            num_heads=max(1, dim // HEAD_DIM),
-            num_layers=1 + max(int(match[1]) for name in tensors if (match := re.match(r"blocks\.(\d+)\.", name))),
-            in_dim=in_dim,
-            out_dim=tensors["head.head.weight"].shape[0] // 4,
-            text_dim=tensors["text_embedding.0.weight"].shape[1],
-            freq_dim=tensors["time_embedding.0.weight"].shape[1],
-            image_dim=tensors["img_emb.proj.0.weight"].shape[0] if "img_emb.proj.0.weight" in tensors else None,
-            image_positions=tensors["img_emb.emb_pos"].shape[1] if "img_emb.emb_pos" in tensors else 0,
-        )
-    except (KeyError, ValueError, IndexError) as error:
-        raise UserError(f"the weight file lacks {error}, which every Wan transformer has; is it complete?") from error
+def _measured(shapes: Shapes) -> dict[str, int | None]:
+    dim, in_dim = shapes["patch_embedding.weight"][:2]
+    return {
+        "dim": dim,
+        "ffn_dim": shapes["blocks.0.ffn.0.weight"][0],
+        "num_heads": max(1, dim // HEAD_DIM),
+        "num_layers": count_blocks(shapes, "blocks"),
+        "in_dim": in_dim,
+        "out_dim": shapes["head.head.weight"][0] // 4,
+        "text_dim": shapes["text_embedding.0.weight"][1],
+        "freq_dim": shapes["time_embedding.0.weight"][1],
+        "image_dim": shapes["img_emb.proj.0.weight"][0] if "img_emb.proj.0.weight" in shapes else None,
+        "image_positions": shapes["img_emb.emb_pos"][1] if "img_emb.emb_pos" in shapes else 0,
+    }

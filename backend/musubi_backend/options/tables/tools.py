@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from ...architectures import cards, default_card
-from ...demo.clips import SUBJECTS
-from ...demo.models import ABOUT, KINDS
+from ...architectures import cards, default_card, part_of
 from ..option import DEMO_DATASET, DEMO_MODELS, INSPECT_DATASET, VIDEO_CONVERT, VIEW_DATASET, Group, Option
+
+_DEMOS = [module for card_id in cards() if (module := part_of(card_id, "demo")) is not None]
+CAPTIONER = "qwen_vl"
+"""The demo model that belongs to no architecture."""
+CHESSBOARD = "chessboard"
+SUBJECTS = ("photographs", CHESSBOARD)
 
 GROUPS = (
     Group(
@@ -28,10 +32,10 @@ GROUPS = (
             ),
             Option(
                 "--kind",
-                default=next(iter(KINDS)),
-                choices=tuple(KINDS),
+                default=next(iter(_DEMOS[0].KINDS)),
+                choices=(*(kind for module in _DEMOS for kind in module.KINDS), CAPTIONER),
                 verbs=(DEMO_MODELS,),
-                help=f"Which models to make: {ABOUT}.",
+                help=f"Which models to make: {'; '.join(module.ABOUT for module in _DEMOS)}; {CAPTIONER} writes captions.",
             ),
             Option("--clips", int, 4, verbs=(DEMO_DATASET,), minimum=1, maximum=64, unit="clips", help="How many clips to make."),
             Option(
