@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Collection, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.place import in_words
 from ..nodes.jobs.config import default_home
 from ..nodes.reuse import widget_values
-from ..nodes.spec import Result, check, complete, prechecked, prepared
+from ..nodes.spec import Result, check, complete, prechecked, prepared, with_warnings
 from .demo import prepare
 from .terminal import CtrlC, Screen, TerminalHost
 from .workflow import Step, order, override, read
@@ -195,11 +196,12 @@ def _calls(step: Step, steps: Mapping[str, Step], values: dict[str, Any]) -> lis
 async def _run(step: Step, host: TerminalHost, calls: Sequence[dict[str, Any]], *, as_lists: bool) -> Result:
     """Run the node as often as it is called. as_lists: the values of all calls become one list per output."""
     results = [await step.node.run(host, **inputs) for inputs in calls]
+    text = with_warnings("\n".join(result.text for result in results if result.text), host.warnings)
     if not as_lists:
-        return results[0]
+        return replace(results[0], text=text)
     return Result(
         tuple(list(one) for one in zip(*(result.values for result in results), strict=True)),
-        "\n".join(result.text for result in results if result.text),
+        text,
         tuple(path for result in results for path in result.shown),
         tuple(path for result in results for path in result.files),
     )

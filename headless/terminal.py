@@ -94,6 +94,7 @@ class TerminalHost:
         self.output_dir = home / "output"
         self.temp_dir = home / "temp"
         self.keeps_metadata = True
+        self.warnings: list[str] = []
         self.screen = screen or Screen(sys.stderr)
         self.title = title
         self.ctrl_c = ctrl_c or CtrlC()

@@ -87,7 +87,7 @@ class CaptionImages(Node):
         if inputs["output_format"] == "jsonl":
             chosen["output_file"] = str(lists[0])
         # musubi-tuner's tool knows neither clips nor continuing, and wants the internet: ours runs whatever engine is chosen
-        job = await run_tool(host, CAPTION, to_argv(CAPTION, chosen), foreign=False)
+        job = await run_tool(host, CAPTION, to_argv(CAPTION, chosen), foreign=False, warns=False)
         report = _report(job.folder.log.read_text(encoding="utf-8", errors="replace"))
         if inputs["output_format"] == "text":
             return Result((str(place), str(place), report), text=report)

@@ -33,7 +33,7 @@ from .jobs.config import DEMO_MODELS
 from .jobs.environment import visible_gpus
 from .reuse import Kept, KeptResults, place_of
 from .routes import add_routes
-from .spec import ANY, Input, Node, NodeSpec, Result, check, choices_of, prechecked, prepared
+from .spec import ANY, Input, Node, NodeSpec, Result, check, choices_of, prechecked, prepared, with_warnings
 from .split_models import with_indexes
 
 try:
@@ -54,6 +54,7 @@ class ComfyHost:
         self.output_dir = Path(folder_paths.get_output_directory())
         self.temp_dir = Path(folder_paths.get_temp_directory())
         self.keeps_metadata = not args.disable_metadata
+        self.warnings: list[str] = []
 
     def allowed_roots(self) -> list[Path]:
         user = Path(folder_paths.get_user_directory())
@@ -196,8 +197,8 @@ def _comfy_class(node: Node) -> type[io.ComfyNode]:
             except OSError as error:
                 raise RunError(in_words(error)) from error
             _RESULTS.remember(_place(cls), get_progress_state().prompt_id, kept.after(result))
-            if result.text:
-                host.progress(1, 1, result.text)
+            if text := with_warnings(result.text, host.warnings):
+                host.progress(1, 1, text)
             return io.NodeOutput(*result.values, ui=_shown(host, result))
 
     late = [entry.name for entry in spec.inputs if entry.late]

@@ -63,7 +63,7 @@ async def _report(host: Host, config: Path, *, places_only: bool) -> dict[str, A
     folder.mkdir(parents=True, exist_ok=True)
     output = folder / f"{content.digest(str(config), places_only)}.json"
     values = {"dataset_config": str(config), "output": str(output), "places_only": places_only}
-    await run_tool(host, _TOOL, to_argv(_TOOL, values), foreign=False, gpu=False)
+    await run_tool(host, _TOOL, to_argv(_TOOL, values), foreign=False, gpu=False, warns=False)
     try:
         return read_json(output, dict, paths=True)
     except (OSError, ValueError) as error:

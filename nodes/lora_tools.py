@@ -257,7 +257,8 @@ def lora_target(host: Host, name: str) -> Path:
 async def _made(host: Host, tool: str, values: dict[str, Any], output: str, wanted: Path, *, gpu: bool = False) -> tuple[Path, str, Path]:
     """Let `tool` make a file, told where by its option `output`. Returns where it was put, what to say of the name, and the job's log."""
     with made_beside(wanted) as new:
-        job = await run_tool(host, tool, to_argv(tool, {**values, output: str(new)}), foreign=False, gpu=gpu)
+        arguments = to_argv(tool, {**values, output: str(new)})
+        job = await run_tool(host, tool, arguments, foreign=False, gpu=gpu, warns=tool != LORA_CONVERT)
         path, said = await asyncio.to_thread(place, new, wanted)
     return path, said, job.folder.log
 

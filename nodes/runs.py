@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,14 +67,15 @@ class Run:
         self._write({**notes, "losses": known})
         return [known[step] for step in sorted(known, key=int)]
 
-    def finish(self, key: str, job: str) -> None:
-        """Note that the LoRAs are complete and keep them: a longer training of this run replaces its files."""
+    def finish(self, key: str, job: str, warnings: Sequence[str] = ()) -> None:
+        """Note that the LoRAs are complete and keep them: a longer training of this run replaces its files. warnings: what the trainer
+        said that is true of them."""
         for lora, kept in zip(self.loras, self.results(key), strict=True):
             kept.parent.mkdir(parents=True, exist_ok=True)
             with replacing(kept) as part:
                 shutil.copyfile(lora, part)  # no link: musubi-tuner writes the next one into the same file
-        notes = self._read()
-        self._write({**notes, "results": {**notes.get("results", {}), key: {"files": self._stamps(key), "job": job}}})
+        notes, note = self._read(), {"files": self._stamps(key), "job": job, "warnings": list(warnings)}
+        self._write({**notes, "results": {**notes.get("results", {}), key: note}})
 
     def _stamps(self, key: str) -> Any:
         return _json([content.stamp(path) for path in self.results(key)])

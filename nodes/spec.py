@@ -27,6 +27,8 @@ class Host(Protocol):
     temp_dir: Path
     keeps_metadata: bool
     """Whether videos and images may say what they were made with."""
+    warnings: list[str]
+    """What the running node shows with its result, below its text."""
 
     def allowed_roots(self) -> list[Path]:
         """Folders that paths from widgets may lie in."""
@@ -196,6 +198,16 @@ def refused(name: str, check: Callable[..., object], *values: Any) -> Iterator[P
         check(*values)
     except UserError as error:
         yield Problem(name, str(error))
+
+
+_MOST_WARNINGS = 20
+
+
+def with_warnings(text: str, warnings: Sequence[str]) -> str:
+    """What a node shows at its end."""
+    more = len(warnings) - _MOST_WARNINGS
+    last = [f"and {more} more; the log has all"] if more > 0 else []
+    return "\n".join([*filter(None, [text]), *(f"Note: {one}" for one in warnings[:_MOST_WARNINGS]), *last])
 
 
 class Node(ABC):

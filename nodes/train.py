@@ -23,7 +23,7 @@ from .families import own_inputs
 from .jobs import config as configuration
 from .jobs.config import engine_stamp
 from .jobs.engine import refuse_own
-from .jobs.follow import run_tool
+from .jobs.follow import run_tool, warn
 from .jobs.guard import plain_name
 from .jobs.runner import Job
 from .loss_curve import loss_map, write_picture
@@ -129,6 +129,7 @@ class LoRATrainer(Node):
         key = content.digest(self._of_effect(values, LENGTH, FILE))
         finished = run.finished(key)
         if finished is not None:
+            warn(host, tool_names(self.card)[TRAIN], finished.get("warnings", ()))
             job, note = finished["job"], "nothing that decides it changed since it was trained; enter another run_id to train again"
         else:
             try_to_publish(host.loras_dir(), [f"{name}{ending}" for ending in run.endings], "output_name")
@@ -175,7 +176,7 @@ class LoRATrainer(Node):
         if not converted.is_file() or converted.stat().st_mtime_ns < lora.stat().st_mtime_ns:
             converted.parent.mkdir(exist_ok=True)
             values = {"input": str(lora), "output": str(converted), "target": "other", "architecture": self.card.comfy_lora}
-            await run_tool(host, LORA_CONVERT, to_argv(LORA_CONVERT, values), foreign=False, gpu=False)
+            await run_tool(host, LORA_CONVERT, to_argv(LORA_CONVERT, values), foreign=False, gpu=False, warns=False)
         return converted
 
     def result(self, host: Host, run: Run, loras: list[Path], job: str, note: str) -> Result:
@@ -217,6 +218,7 @@ class LoRATrainer(Node):
                 state, note = found, training_start.continuing(found, problems)
             elif problems:
                 note = "".join(f"{problem}; " for problem in problems) + "no state is whole, so it begins anew"
+            host.warnings += [note] if problems else []
         if state is not None:
             chosen["resume"] = str(state.folder)
         prompts = _prompts(inputs)
@@ -263,7 +265,7 @@ def _note(run: Run, key: str, ended: Job) -> None:
     """Note what a job leaves, also when it was stopped: it may have finished all the same."""
     run.add_losses(ended.progress.losses)
     if ended.returncode == 0 and all(lora.is_file() for lora in run.loras):
-        run.finish(key, str(ended.folder.path))
+        run.finish(key, str(ended.folder.path), ended.progress.warnings)
 
 
 def _prompts(inputs: dict[str, Any]) -> list[dict[str, Any]]:

@@ -45,7 +45,7 @@ class DatasetViewer(Node):
         for folder in (sheet.parent, views.folder(host.home)):
             folder.mkdir(parents=True, exist_ok=True)
         values = {"dataset_config": str(toml), "output": str(sheet), "report": str(views.path(host.home, view_id)), **chosen}
-        await run_tool(host, VIEW_DATASET, to_argv(VIEW_DATASET, values), foreign=False, gpu=False)
+        await run_tool(host, VIEW_DATASET, to_argv(VIEW_DATASET, values), foreign=False, gpu=False, warns=False)
         view = views.load(host.home, view_id)
         text = str(view["text"]).split("\n", 1)[0]
         page_data = {"musubi_dataset_view": [{"id": view_id}]}

@@ -50,9 +50,18 @@ def _is_a_file(stream: io.TextIOWrapper) -> bool:
         return False
 
 
+class _Told(logging.Handler):
+    """Warnings of our own are told to the job too: nobody reads the log of a node that went well."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING and record.name.startswith(f"{__package__}."):
+            job.emit(events.Warned(record.getMessage()))
+
+
 def setup_logging() -> None:
-    """Send INFO and above to stderr as `LEVEL:logger:message`. Called once by `__main__`."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s:%(name)s:%(message)s", force=True)
+    """Send INFO and above to stderr as `LEVEL:logger:message`, and what people should know to the job. Called once by `__main__`."""
+    handlers = [logging.StreamHandler(sys.stderr), _Told()]
+    logging.basicConfig(level=logging.INFO, handlers=handlers, format="%(levelname)s:%(name)s:%(message)s", force=True)
 
 
 class Bar:

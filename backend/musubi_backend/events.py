@@ -173,6 +173,14 @@ class Ended(Event):
 
 
 @dataclass(frozen=True)
+class Warned(Event):
+    """Something does not end the work, but whoever asked for it should know: a setting without effect, a state of another training."""
+
+    kind: ClassVar[str] = "warning"
+    text: str
+
+
+@dataclass(frozen=True)
 class Output(Event):
     """A result of a tool is written. content: latent, video, images, model, captions, or loss for the image of a training's losses."""
 
@@ -205,8 +213,8 @@ class LoRAError(Event):
 KINDS: dict[str, type[Event]] = {
     kind.kind: kind
     for kind in (
-        Start, Phase, Progress, Step, Validation, Saving, Saved, Sampling, Sample, Keep, Request, Stopping, Ended, Output, LoRAReport,
-        LoRAError,
+        Start, Phase, Progress, Step, Validation, Saving, Saved, Sampling, Sample, Keep, Request, Stopping, Ended, Warned, Output,
+        LoRAReport, LoRAError,
     )
 }  # fmt: skip
 

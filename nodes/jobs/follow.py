@@ -33,6 +33,7 @@ async def run_tool(
     launch: bool = False,
     processes: int = 1,
     mixed_precision: str = "no",
+    warns: bool = True,
     note: str = "",
     folder: JobFolder | None = None,
     on_end: Callable[[Job], object] = lambda job: None,
@@ -40,7 +41,7 @@ async def run_tool(
     """Run one backend tool to its end, publishing progress on `host`.
 
     foreign: musubi-tuner has this tool too. gpu: free the host's models first and run alone. launch: a trainer (see
-    `engine.command`). note: shown before the progress text.
+    `engine.command`). warns: its warnings are shown with the node's result. note: shown before the progress text.
     folder: the job's folder, where the caller has put files into one already. on_end: called with the job however it ended.
     Raises UserError with the log's last real error; the host's interrupt passes through after the job has ended, which waits for what is
     to be saved. A second interrupt meanwhile ends the job at once.
@@ -50,10 +51,15 @@ async def run_tool(
     command = engine.command(
         settings, folder, tool, arguments, foreign=foreign, launch=launch, processes=processes, mixed_precision=mixed_precision
     )
-    if not gpu:
-        return _succeeded(tool, await _follow(host, folder, command, note, on_end))
-    async with _alone(host):
-        return _succeeded(tool, await _follow(host, folder, command, note, on_end))
+    async with contextlib.nullcontext() if not gpu else _alone(host):
+        job = _succeeded(tool, await _follow(host, folder, command, note, on_end))
+    warn(host, tool, job.progress.warnings if warns else ())
+    return job
+
+
+def warn(host: Host, tool: str, said: Sequence[str]) -> None:
+    """Have the node show with its result what a tool warned of."""
+    host.warnings += [text for text in (in_widgets(tool, one) for one in said) if text not in host.warnings]
 
 
 async def run_on_gpus(host: Host, tool: str, jobs: Sequence[tuple[JobFolder, Sequence[str], str | None]]) -> list[Job]:
@@ -77,12 +83,15 @@ async def run_on_gpus(host: Host, tool: str, jobs: Sequence[tuple[JobFolder, Seq
             for number, (folder, arguments, gpu) in enumerate(jobs)
         ]
         try:
-            return list(await asyncio.gather(*tasks))
+            ended = list(await asyncio.gather(*tasks))
         except BaseException:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)  # each stops its process first
             raise
+    for job in ended:
+        warn(host, tool, job.progress.warnings)
+    return ended
 
 
 @contextlib.asynccontextmanager

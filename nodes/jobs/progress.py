@@ -11,6 +11,7 @@ from ...backend.musubi_backend.pace import Pace
 from .folder import RUNNING, SAMPLING, SAVING, STARTING
 
 _LONGEST = 80  # characters of a name
+_MOST_WARNINGS = 200
 
 
 @dataclass
@@ -23,6 +24,7 @@ class Progress:
     sampling  it makes samples of a training
     requests  what became of requests to it
     outcome   how it was stopped, in its own words
+    warnings  what it says that does not end it, each once
     """
 
     phase: str = "starting"
@@ -43,6 +45,7 @@ class Progress:
     sampling: bool = False
     requests: list[events.Request] = field(default_factory=list)
     outcome: str = ""
+    warnings: list[str] = field(default_factory=list)
     version: int = 0
 
     @property
@@ -126,6 +129,8 @@ class EventFollower:
             progress.phase, progress.sampling = "making a sample", True
         elif isinstance(event, events.Sample):
             progress.sample = event.path
+        elif isinstance(event, events.Warned):
+            self._warn(event.text)
         elif isinstance(event, events.Output) and event.path and not progress.training:
             progress.phase = f"saved {short(event.path)}"
 
@@ -156,6 +161,12 @@ class EventFollower:
             self._pace.add(1, event.seconds)
         step, total = max(progress.step, event.step), progress.total if event.total is None else event.total
         progress.show(step=step, total=total, rate=self._pace.rate(), left=self._pace.left((total or 0) - step))
+
+    def _warn(self, text: str) -> None:
+        """What is said of one item alone, and later in a list of all, counts once."""
+        told = self.progress.warnings
+        if len(told) < _MOST_WARNINGS and not any(text in other for other in told):
+            told[:] = [other for other in told if other not in text] + [text]
 
     def _write(self, file: str, content: str, done: int, expected: int) -> None:
         progress = self.progress

@@ -39,6 +39,7 @@ if "output" in flags:
     sys.exit()
 with (Path(os.environ["MUSUBITUNER_JOB_DIR"]) / "metrics.jsonl").open("a") as metrics:
     metrics.write(json.dumps({"event": "step", "step": 1, "total": 1, "loss": 0.5}) + "\\n")
+    metrics.writelines(json.dumps({"event": "warning", "text": text}) + "\\n" for text in plan.get("warnings", []))
 sys.stderr.write(plan.get("log", ""))
 for name in plan.get("makes", []):
     target = Path(flags["save_path"], name) if "save_path" in flags else here / name

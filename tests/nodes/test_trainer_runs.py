@@ -296,3 +296,20 @@ def test_musubi_tuner_is_told_the_precision_that_auto_comes_to(bench: Any) -> No
     words = bench.calls[0]
     own = words[words.index(str(bench.home / "musubi" / "wan_train_network.py")) :]
     assert own[own.index("--mixed_precision") + 1] == "bf16" and "auto" not in words
+
+
+def test_what_a_trainer_warns_of_is_shown_with_its_result_also_when_that_is_used_again(bench: Any, make_bench: Any, tmp_path: Path) -> None:
+    bench.plan(warnings=["--network_dim 64 is above the width", "NOTHING WAS LEARNED", "--network_dim 64 is above the width of 2 layers"])
+    bench.train()
+    shown = ["NOTHING WAS LEARNED", "network_dim 64 is above the width of 2 layers"]
+    assert bench.host.warnings == shown, "in widgets' words, and what a later line says too once"
+    bench.host.warnings.clear()
+    bench.train()
+    assert len(bench.calls) == 1 and bench.host.warnings == shown
+
+
+def test_a_result_shows_its_warnings_below_it_and_not_more_than_can_be_read(part: Any) -> None:
+    with_warnings = part("nodes.spec").with_warnings
+    assert with_warnings("done", []) == "done" and with_warnings("", ["a"]) == "Note: a"
+    lines = with_warnings("done", [str(number) for number in range(23)]).splitlines()
+    assert (lines[:2], len(lines), lines[-1]) == (["done", "Note: 0"], 22, "and 3 more; the log has all")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from musubi_backend import events, job
 from musubi_backend.errors import UserError
 from musubi_backend.training.rehearsal import rehearse
 from musubi_backend.training.settings import TrainingSettings
@@ -187,11 +188,17 @@ def test_a_rate_of_0_is_refused_before_the_model_is_loaded(project: Any, capsys:
 
 
 @pytest.mark.parametrize("module", ["networks.lora_wan", "networks.loha", "networks.lokr"])
-def test_a_lora_of_zeros_says_that_nothing_was_learned(project: Any, capsys: pytest.CaptureFixture[str], module: str) -> None:
+def test_a_lora_of_zeros_says_that_nothing_was_learned(
+    project: Any, capsys: pytest.CaptureFixture[str], module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "watch_for_stop", lambda: None)  # stdin is pytest's
+    monkeypatch.setenv(job.JOB_DIR_VARIABLE, str(tmp_path))
     project.train("learned", max_train_steps=1, network_module=module)
     assert "NOTHING WAS LEARNED" not in capsys.readouterr().err
     project.train("nothing", max_train_steps=1, network_module=module, learning_rate="1e-50")
     assert "NOTHING WAS LEARNED: the LoRA is all zeros" in capsys.readouterr().err
+    told = [event.text for event in events.read(tmp_path / events.FILE_NAME) if isinstance(event, events.Warned)]
+    assert any(text.startswith("NOTHING WAS LEARNED") for text in told), "nobody reads the log of a node that went well"
 
 
 def test_metadata_tells_the_rate_and_schedule_that_acted(project: Any) -> None:
