@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -201,6 +202,7 @@ def refused(name: str, check: Callable[..., object], *values: Any) -> Iterator[P
 
 
 _MOST_WARNINGS = 20
+_LONGEST = 1000  # characters of a sentence about a value
 
 
 def with_warnings(text: str, warnings: Sequence[str]) -> str:
@@ -248,8 +250,13 @@ def check(node: Node, host: Host, constants: dict[str, Any], *, listed: bool = T
         if said:
             problems[spec.name] = Problem(spec.name, said)
     for problem in node.validate(host, **{name: value for name, value in constants.items() if name not in problems}):
-        problems.setdefault(problem.input, problem)
+        problems.setdefault(problem.input, Problem(problem.input, _of_readable_length(problem.text)))
     return list(problems.values())
+
+
+def _of_readable_length(text: str) -> str:
+    """A sentence that repeats a long value, without its middle."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
 
 
 def complete(spec: NodeSpec, given: dict[str, Any], but: Collection[str] = ()) -> dict[str, Any]:
@@ -294,6 +301,8 @@ def choices_of(entry: Input, host: Host) -> list[str]:
     return list(entry.choices or ())
 
 
+# names of files that are no UTF-8 come as U+DC80 to U+DCFF; other halves cannot be passed on
+_HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 _TYPES: dict[str, tuple[type, ...]] = {"INT": (int,), "FLOAT": (int, float), "BOOLEAN": (bool,), "STRING": (str,), "COMBO": (str,)}
 
 
@@ -310,6 +319,8 @@ def _check_value(entry: Input, host: Host, value: Any) -> str | None:
         return f"{entry.name}: {value} is above the maximum {entry.maximum:g}"
     if entry.kind == "STRING" and "\0" in value:
         return f"{entry.name} holds a NUL character"
+    if entry.kind == "STRING" and _HALF.search(value):
+        return f"{entry.name} holds half a character, {_HALF.findall(value)[0]!a}: write it anew"
     if entry.kind == "STRING" and entry.option and value == "--":
         return f"{entry.name}: '--' alone cannot be passed on; write something else"
     if entry.kind == "COMBO":
