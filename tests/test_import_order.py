@@ -13,6 +13,7 @@ import pytest
 ORDER = (
     ("errors ordinary seeds suggest texts durations content pace job events atomic place console device documents",),
     ("architectures.card", "architectures"),  # facts, and which families there are
+    ("optimizers",),
     ("options", "architectures.sizes", "architectures.templates", "architectures.widgets"),
     ("threads",),
     ("weights", "architectures.precision"),

@@ -1,13 +1,17 @@
-"""The optimizer chosen by `--optimizer_type`: AdamW, AdamW8bit, Adafactor, any class of torch.optim, or any dotted class path."""
+"""The optimizer chosen by `--optimizer_type`: one of the table (`optimizers/`), any class of torch.optim or bitsandbytes, or any dotted
+class path."""
 
 from __future__ import annotations
 
+import importlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from ..optimizers import registry
+from ..optimizers.entry import Entry
 from ..suggest import did_you_mean
 from .classes import check_arguments, find_class, keyword_arguments, words
 from .lean_torch import lean_adamw
@@ -19,7 +23,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_NAMED = ("AdamW", "AdamW8bit", "Adafactor")
+_COMMON = ("AdamW", "AdamW8bit", "Adafactor")
+_GIVEN = ("params", "lr", "defaults")  # not the user's to set
 
 
 @dataclass(frozen=True)
@@ -47,11 +52,13 @@ class Choice:
 
 @dataclass(frozen=True)
 class _Recipe:
-    """The class that `--optimizer_type` names, its arguments, and whether it chooses its own rate."""
+    """The class that `--optimizer_type` names, its arguments, and whether it chooses its own rate; `names`: it wants the weights' names."""
 
     make: Any
     arguments: dict[str, Any]
     sets_its_rate: bool = False
+    schedule_free: bool = False
+    names: bool = False
 
 
 def check(settings: OptimizerSettings) -> None:
@@ -59,13 +66,16 @@ def check(settings: OptimizerSettings) -> None:
     _recipe(settings)
 
 
-def build(settings: OptimizerSettings, rate: float, groups: list[dict[str, Any]]) -> Choice:
-    """Make the optimizer for parameter groups that carry their own rates. rate: that of groups without one.
+def build(settings: OptimizerSettings, rate: float, groups: list[dict[str, Any]], names: Mapping[int, str] | None = None) -> Choice:
+    """Make the optimizer for parameter groups that carry their own rates. rate: that of groups without one; names: of the weights, by
+    their id, for optimizers that pair a LoRA's matrices.
 
     UserError for unknown names and arguments.
     """
     recipe = _recipe(settings)
     make = recipe.make
+    if recipe.names and names:
+        groups = [{**group, "params": [(names[id(weight)], weight) for weight in group["params"]]} for group in groups]
     own_rate = {} if recipe.sets_its_rate else {"lr": rate}
     try:
         optimizer = make(groups, **own_rate, **_fast(make, groups, recipe.arguments))
@@ -75,7 +85,7 @@ def build(settings: OptimizerSettings, rate: float, groups: list[dict[str, Any]]
         optimizer,
         f"{make.__module__}.{make.__name__}",
         ",".join(f"{key}={value}" for key, value in recipe.arguments.items()),
-        schedule_free=settings.optimizer_type.lower().endswith("schedulefree"),
+        schedule_free=recipe.schedule_free,
         sets_its_rate=recipe.sets_its_rate,
         train=getattr(optimizer, "train", None) or _nothing,
         eval=getattr(optimizer, "eval", None) or _nothing,
@@ -85,18 +95,45 @@ def build(settings: OptimizerSettings, rate: float, groups: list[dict[str, Any]]
 def _recipe(settings: OptimizerSettings) -> _Recipe:
     kind = settings.optimizer_type
     if not kind:
-        raise UserError(f"--optimizer_type is not set; common choices: {', '.join(_NAMED)}")
+        raise UserError(f"--optimizer_type is not set; common choices: {', '.join(_COMMON)}")
     arguments = keyword_arguments(settings.optimizer_args, "--optimizer_args")
-    if kind.lower() == "adafactor":
-        recipe = _adafactor(arguments)
-    elif kind.lower() == "adamw":
-        recipe = _Recipe(lean_adamw(), arguments)
-    else:
-        recipe = _Recipe(_eight_bit(kind) if _is_eight_bit(kind) else _by_name(kind), arguments)
     if "lr" in arguments:
         raise UserError("--optimizer_args lr: the learning rate is --learning_rate")
-    check_arguments(recipe.make, arguments, "--optimizer_args", kind, ("params", "lr", "defaults"))
+    entry = registry.find(kind)
+    if entry is None:
+        make = _eight_bit(kind) if _is_eight_bit(kind) else _by_name(kind)
+        recipe = _Recipe(make, arguments, schedule_free=kind.lower().endswith("schedulefree"))
+    else:
+        recipe = _of_entry(entry, kind, arguments)
+    check_arguments(recipe.make, recipe.arguments, "--optimizer_args", kind, _GIVEN)
     return recipe
+
+
+def _of_entry(entry: Entry, kind: str, arguments: dict[str, Any]) -> _Recipe:
+    if entry.ours:
+        registry.check_values(entry, arguments)
+    if entry.name == "Adafactor":
+        return _adafactor(arguments)
+    make = lean_adamw() if entry.name == "AdamW" else _load(entry, kind)
+    return _Recipe(make, {**entry.fixed, **arguments}, schedule_free=entry.schedule_free, names=entry.names)
+
+
+def _load(entry: Entry, kind: str) -> Any:
+    """The class of an entry, imported now. UserError where its package is missing or too old to have it."""
+    module, _, name = entry.where.partition(":")
+    try:
+        found = importlib.import_module(module, registry.__package__)
+    except ImportError as error:
+        if not entry.needs:
+            raise
+        raise UserError(
+            f"--optimizer_type {kind} needs the package {entry.needs}, which cannot be imported in the backend's environment ({error}); "
+            f"run install.py --with {entry.extra}, or use AdamW"
+        ) from None
+    make = getattr(found, name, None)
+    if make is None:
+        raise UserError(f"--optimizer_type {kind}: the installed {entry.needs or module} has no {name}; update it, or use AdamW")
+    return make
 
 
 def _nothing() -> None:
@@ -124,8 +161,8 @@ def _eight_bit(kind: str) -> Any:
         import bitsandbytes
     except ImportError:
         raise UserError(
-            f"--optimizer_type {kind} needs the package bitsandbytes, which is not installed in the backend's environment; use "
-            "AdamW, or install bitsandbytes there"
+            f"--optimizer_type {kind} needs the package bitsandbytes, which is not installed in the backend's environment; run "
+            "install.py --with optimizers, or use AdamW"
         ) from None
     named = {key.lower(): value for key, value in vars(bitsandbytes.optim).items() if isinstance(value, type)}
     if kind.lower() not in named:
@@ -158,8 +195,5 @@ def _by_name(kind: str) -> Any:
     found = getattr(torch.optim, kind, None)
     if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
         known = [name for name, value in vars(torch.optim).items() if isinstance(value, type) and issubclass(value, torch.optim.Optimizer)]
-        raise UserError(
-            f"--optimizer_type {kind} is unknown{did_you_mean(kind, [*known, *_NAMED])}; give {', '.join(_NAMED)}, a class of "
-            "torch.optim, or package.module.Class"
-        )
+        raise registry.unknown(kind, tuple(known))
     return found

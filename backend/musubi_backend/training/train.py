@@ -157,7 +157,8 @@ def prepare(
     run_id = (saved.facts.get("run") if saved else None) or secrets.token_hex(8)
     values = {**vars(args), **{name: value for name, value in settings.values().items() if name in args}}
     rate = settings.schedule.learning_rate
-    choice = optimizers.build(settings.optimizer, rate, lora.parameter_groups(rate))
+    names = {id(weight): name for name, weight in lora.named_parameters()}
+    choice = optimizers.build(settings.optimizer, rate, lora.parameter_groups(rate), names)
     if by_epochs is not None:
         print(f"override steps. steps for {by_epochs} epochs is: {total}", flush=True)
     logger.info("use optimizer %s", choice.recorded)

@@ -1,0 +1,63 @@
+"""The optimizers that have a name here, found as people write them; no torch.
+
+What is not in the table is looked for in torch.optim and bitsandbytes, or is a class path (`training/optimizers.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from ..errors import UserError
+from ..suggest import did_you_mean
+from .entry import Entry
+from .table import eight_bit, family, libraries, usual
+from .table.retired import RETIRED
+
+ENTRIES: tuple[Entry, ...] = (*usual.ENTRIES, *eight_bit.ENTRIES, *libraries.ENTRIES, *family.ENTRIES)
+GROUPS: tuple[str, ...] = tuple(dict.fromkeys(entry.group for entry in ENTRIES))
+
+
+def plain(name: str) -> str:
+    """A name without case, "_" and "-"."""
+    return name.lower().replace("_", "").replace("-", "")
+
+
+@lru_cache(maxsize=1)
+def _by_name() -> dict[str, Entry]:
+    return {plain(name): entry for entry in ENTRIES for name in (entry.name, *entry.aliases)}
+
+
+def find(name: str) -> Entry | None:
+    """The entry of a name; None where there is none. UserError for a name that is answered with another one (`table/retired.py`)."""
+    entry = None if "." in name else _by_name().get(plain(name))
+    answer = None if entry or "." in name else RETIRED.get(plain(name))
+    if answer:
+        raise UserError(f"--optimizer_type {name}: {answer}")
+    return entry
+
+
+def unknown(name: str, more: tuple[str, ...] = ()) -> UserError:
+    """What to say of a name that nothing has. more: further names that are good."""
+    nearest = did_you_mean(name, (*names(), *more))
+    listed = "; ".join(f"{group}: {', '.join(entry.name for entry in ENTRIES if entry.group == group)}" for group in GROUPS)
+    return UserError(f"--optimizer_type {name} is unknown{nearest}; there are {listed}; or a class of torch.optim, or package.module.Class")
+
+
+def names() -> tuple[str, ...]:
+    """Every name that is listed, without aliases."""
+    return tuple(entry.name for entry in ENTRIES)
+
+
+def check_values(entry: Entry, arguments: Mapping[str, Any]) -> None:
+    """UserError for a value that the table does not allow; of ours, also for an argument that it does not list."""
+    listed = {argument.name: argument for argument in entry.arguments}
+    for name, value in arguments.items():
+        if name in listed:
+            listed[name].check(value)
+        elif entry.ours:
+            raise UserError(
+                f"--optimizer_args {name}: {entry.name} has no such argument{did_you_mean(name, list(listed))}; it takes "
+                f"{', '.join(listed)}"
+            )

@@ -1,0 +1,1 @@
+"""Rows of the table, a module for each source. Data; no torch."""

@@ -1,0 +1,7 @@
+"""Our own optimizers."""
+
+from __future__ import annotations
+
+from ..entry import Entry
+
+ENTRIES: tuple[Entry, ...] = ()
