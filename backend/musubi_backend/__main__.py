@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import __version__, architectures, console, events, job, place, threads
+from . import __version__, architectures, console, events, imports, job, place, threads
 from .architectures import protocol
 from .errors import EXIT_STOPPED, EXIT_USER_ERROR, StopRequested, UserError
 
@@ -87,7 +87,8 @@ def _run(words: list[str]) -> int:
     job.watch_for_stop()
     if target.architecture is not None:
         _check_models(args, architectures.cards()[target.architecture])
-    run = importlib.import_module(f".{target.module}", __package__).run
+    with imports.large():
+        run = importlib.import_module(f".{target.module}", __package__).run
     if target.architecture is None:
         run(args)
     else:

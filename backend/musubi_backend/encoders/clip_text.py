@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import imports
 from . import model_files
 from .token_files import CLIP_L, TokenIds, find_tokenizer
 
@@ -43,7 +44,9 @@ class ClipText:
         """The encoder at `path`, computing in `dtype` and giving features in `kept` (see `model_files.dtypes_for`). UserError when it
         is something else or incomplete, and when no tokenizer can be found."""
         import torch
-        from transformers import CLIPTextModel
+
+        with imports.large():
+            from transformers import CLIPTextModel
 
         files = model_files.model_files(
             path, KIND, flag, subfolder="text_encoder_2", section="text_config", within=("clip_vision", "text_model.")
@@ -75,7 +78,8 @@ class ClipText:
 
 
 def _config(files: model_files.ModelFiles, weights: Weights) -> Any:
-    from transformers import CLIPTextConfig
+    with imports.large():
+        from transformers import CLIPTextConfig
 
     vocabulary, width = model_files.shape_of(weights, "token_embedding.weight", files.source)
     return CLIPTextConfig(

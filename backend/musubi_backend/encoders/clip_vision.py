@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import imports
 from ..device import computed_in
 from ..errors import UserError
 from ..weights.geometry import geometry_metadata
@@ -95,7 +96,9 @@ def transformers_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _build(tensors: Mapping[str, Tensor], known: Mapping[str, Any], device: torch.device, dtype: torch.dtype, source: str) -> Any:
     """The module of all layers but the last, filled. known: what the file says about its sizes (`weights.geometry`)."""
     import torch
-    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    with imports.large():
+        from transformers import CLIPVisionConfig, CLIPVisionModel
 
     try:
         config = CLIPVisionConfig(**{**sizes(tensors), **known}, hidden_act="gelu")

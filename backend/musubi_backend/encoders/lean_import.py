@@ -20,6 +20,8 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
+from .. import imports
+
 logger = logging.getLogger(__name__)
 
 LEFT_OUT = ("transformers", "accelerate", "peft", "scipy", "torch._dynamo", "flax", "onnxruntime", "bitsandbytes", "torchao", "xformers")
@@ -55,7 +57,7 @@ def diffusers_class(module: str, name: str) -> Any:
     if "diffusers" in sys.modules:
         return getattr(importlib.import_module(module), name)
     try:
-        with _lock, _lean():
+        with _lock, imports.large(), _lean():
             return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, RuntimeError, TypeError) as error:
         logger.info("diffusers does not import lean (%s: %s); importing all of it", type(error).__name__, error)
@@ -67,7 +69,7 @@ def diffusers_model(module: str, name: str, **config: Any) -> Any:
     if "diffusers" in sys.modules:
         return getattr(importlib.import_module(module), name)(**config)
     try:
-        with _lock, _lean():
+        with _lock, imports.large(), _lean():
             return getattr(importlib.import_module(module), name)(**config)
     except (ImportError, AttributeError, RuntimeError, TypeError) as error:
         logger.info("diffusers does not import lean (%s: %s); importing all of it", type(error).__name__, error)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import imports
 from ..errors import UserError
 from . import model_files
 from .fp8_linears import hold_linears_in_fp8
@@ -105,7 +106,9 @@ def _head(instruction: str) -> str:
 
 def _build(files: model_files.ModelFiles, weights: Weights, device: torch.device, dtype: torch.dtype, fp8: bool) -> Any:
     import torch
-    from transformers import LlamaModel
+
+    with imports.large():
+        from transformers import LlamaModel
 
     config = _config(files, weights)
     with torch.device("meta"):
@@ -125,7 +128,8 @@ def _build(files: model_files.ModelFiles, weights: Weights, device: torch.device
 
 
 def _config(files: model_files.ModelFiles, weights: Weights) -> Any:
-    from transformers import LlamaConfig
+    with imports.large():
+        from transformers import LlamaConfig
 
     def shape(ending: str) -> tuple[int, ...]:
         return model_files.shape_of(weights, ending, files.source)

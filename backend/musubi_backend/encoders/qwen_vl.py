@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import imports
 from ..errors import UserError
 from ..weights.recognise import expect
 from .qwen_vl_load import load_model, weight_file
@@ -139,7 +140,8 @@ class _Stopping:
 
 def load_tokenizer(folder: Path) -> Any:
     """transformers' tokenizer in `folder`. UserError when it cannot be read or is not Qwen2.5-VL's."""
-    from transformers import AutoTokenizer
+    with imports.large():
+        from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .. import imports
 from ..errors import UserError
 from ..memory.fp8 import hold_in_fp8
 from ..weights.geometry import geometry_metadata
@@ -35,7 +36,9 @@ def load_model(file: Path, ids: Mapping[str, int], device: torch.device, dtype: 
     layers but the last. UserError names missing, surplus and ill-shaped tensors before anything is read.
     """
     from accelerate import init_empty_weights
-    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    with imports.large():
+        from transformers import Qwen2_5_VLForConditionalGeneration
 
     weights = open_weights(file)
     config = _config(file, weights, ids)
@@ -56,7 +59,8 @@ def load_model(file: Path, ids: Mapping[str, int], device: torch.device, dtype: 
 
 def _config(file: Path, weights: Weights, ids: Mapping[str, int]) -> Any:
     """From the config.json next to the weights, if that is a Qwen2.5-VL's; else from the shapes."""
-    from transformers import Qwen2_5_VLConfig
+    with imports.large():
+        from transformers import Qwen2_5_VLConfig
 
     beside = file.parent / "config.json"
     if beside.is_file() and len(list(file.parent.glob("*.safetensors"))) == len(weights.sources):

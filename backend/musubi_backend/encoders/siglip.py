@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import imports
 from . import model_files
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ class Siglip:
     def load(cls, path: str | Path, device: torch.device, dtype: torch.dtype | None = None, *, flag: str = "--image_encoder") -> Siglip:
         """The encoder at `path`; dtype as `model_files.dtypes_for`. UserError when it is something else or incomplete."""
         import torch
-        from transformers import SiglipVisionModel
+
+        with imports.large():
+            from transformers import SiglipVisionModel
 
         files = model_files.model_files(path, KIND, flag, subfolder="image_encoder", section="vision_config")
         weights = files.open()
@@ -58,7 +61,8 @@ class Siglip:
 
 
 def _config(files: model_files.ModelFiles, weights: Weights) -> Any:
-    from transformers import SiglipVisionConfig
+    with imports.large():
+        from transformers import SiglipVisionConfig
 
     width, channels, patch, _ = model_files.shape_of(weights, "patch_embedding.weight", files.source)
     tokens = model_files.shape_of(weights, "position_embedding.weight", files.source)[0]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import imports
 from ..errors import UserError
 
 if TYPE_CHECKING:
@@ -146,7 +147,8 @@ def find_folder(places: TokenizerPlaces, weights: Path) -> tuple[Path, tuple[str
 def _from_folder(folder: Path, files: Sequence[str]) -> TokenIds:
     if files[0] == _JSON:
         return from_json((folder / _JSON).read_bytes(), str(folder / _JSON))
-    from transformers import CLIPTokenizer
+    with imports.large():
+        from transformers import CLIPTokenizer
 
     try:
         tokenizer: Any = CLIPTokenizer.from_pretrained(folder, local_files_only=True)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import imports
 from ..errors import UserError
 from ..weights.recognise import PREFIXES, expect
 from .stoppable import stop_between_layers
@@ -124,7 +125,9 @@ def _names(weights: Weights) -> dict[str, str | None]:
 def _build(weights: Weights, names: Mapping[str, str | None], device: torch.device, dtype: torch.dtype, fp8: bool, source: str) -> Any:
     """The module, filled from the file tensor by tensor."""
     import torch
-    from transformers import UMT5Config, UMT5EncoderModel
+
+    with imports.large():
+        from transformers import UMT5Config, UMT5EncoderModel
 
     from ..weights.loader import load_into
     from .fp8_linears import hold_linears_in_fp8
