@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,10 +15,13 @@ from ..backend.musubi_backend.architectures.precision import check_precision, fo
 from ..backend.musubi_backend.architectures.widgets import FamilyNodes
 from ..backend.musubi_backend.atomic import write_text
 from ..backend.musubi_backend.errors import UserError
+from ..backend.musubi_backend.options import rules
 from ..backend.musubi_backend.options.argv import to_argv
 from ..backend.musubi_backend.options.option import FILE, LENGTH, LORA_CONVERT, START, TRAIN, WEIGHTS
 from ..backend.musubi_backend.options.registry import options_for, tool_names
-from . import experts, rates, training_start
+from ..backend.musubi_backend.options.registry import tool as find_tool
+from ..backend.musubi_backend.options.values import default_of
+from . import experts, packages, rates, training_start
 from .cache import LATENTS, TEXT, cache_stamps, is_one_frame
 from .families import own_inputs
 from .jobs import config as configuration
@@ -26,6 +30,7 @@ from .jobs.engine import refuse_own
 from .jobs.follow import run_tool, warn
 from .jobs.guard import plain_name
 from .jobs.runner import Job
+from .jobs.wording import in_widgets
 from .loss_curve import loss_map, write_picture
 from .models import MODELS, check_architecture, model_values
 from .publishing import publish, try_to_publish
@@ -97,9 +102,22 @@ class LoRATrainer(Node):
         check_architecture(self.card, models, self.spec.display_name)
         dit = self.own_values(inputs).get("dit", models["dit"])
         check_precision(stored_precision(dit, self.card), config.get("mixed_precision"), self.card, dit)
+        training_start.check(inputs)
         steps = None if config.get("max_train_epochs") else config["max_train_steps"]
         wrong = rates.problems({**config, **inputs["optimizer"]}, steps)
-        return "\n".join(problem.text for problem in wrong) or None
+        return "\n".join([*(problem.text for problem in wrong), *self._contradictions(host, inputs)]) or None
+
+    def _contradictions(self, host: Host, inputs: dict[str, Any]) -> Iterator[str]:
+        """What the trainer's own rules reject of the settings, whatever the dataset is."""
+        if configuration.load(host.home).engine != "builtin":
+            return  # which has rules of its own
+        tool = find_tool(tool_names(self.card)[TRAIN])
+        values = self.values(inputs)
+        stand_ins = {"dataset_config": values["dit"], "output_dir": str(host.home), "output_name": inputs["output_name"]}
+        samples = {"sample_prompts": values["dit"]} if _prompts(inputs) else {}
+        args = Namespace(**{option.name: default_of(option) for option in tool.options} | values | stand_ins | samples)
+        yield from (in_widgets(tool.name, sentence) for sentence in rules.problems(tool, args))
+        yield from packages.problems(host.home, values)
 
     def fingerprint(self, host: Host, **constants: Any) -> str:
         return engine_stamp(host.home)
@@ -111,7 +129,7 @@ class LoRATrainer(Node):
         name = plain_name(inputs["output_name"], "output_name")
         settings = configuration.load(host.home)
         begin = await asyncio.to_thread(training_start.of, host, inputs)
-        values = {**self.values(inputs), **begin.values}
+        values = {**self.values(inputs, dataset), **begin.values}
         refuse_own(settings, tool_names(self.card)[TRAIN], [name for name, value in values.items() if value not in (None, False)])
         if begin.state and settings.engine != "builtin":
             raise UserError("musubi-tuner cannot continue at the step of a state: choose the engine builtin, or network_weights instead")
@@ -144,8 +162,9 @@ class LoRATrainer(Node):
             chosen.pop("max_train_steps", None)
         return chosen
 
-    def values(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """option name -> value of a training, without where it writes and what it resumes."""
+    def values(self, inputs: dict[str, Any], dataset: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """option name -> value of a training, without where it writes and what it resumes; and without what only its dataset says, unless
+        that is given."""
         tool = tool_names(self.card)[TRAIN]
         models = model_values(self.card, inputs["models"], tool)
         if not _prompts(inputs):  # only samples need more than the transformer
@@ -160,11 +179,12 @@ class LoRATrainer(Node):
         surplus = sorted(name for name, value in common.items() if name not in known and value is not False)
         if surplus:
             raise UserError(f"{' and '.join(surplus)}: {self.card.title} has no such setting; set it back to its default")
+        follows = _follows(dataset) if dataset is not None else {}
         return {
-            "dataset_config": inputs["latents"]["dataset"]["toml"],
+            **({"dataset_config": dataset["toml"]} if dataset is not None else {}),
             **models,
             "network_module": self.card.network_module,
-            **{name: value for name, value in {**common, **_follows(inputs["latents"]["dataset"])}.items() if name in known},
+            **{name: value for name, value in {**common, **follows}.items() if name in known},
             **self.own_values(inputs),
         }
 
@@ -253,7 +273,7 @@ def lora_trainer(card: Card, family: FamilyNodes) -> type[LoRATrainer]:
     return type(f"{card.node_name}LoRATrainer", (LoRATrainer,), {"card": card, "spec": _spec(card, family)})
 
 
-def _follows(dataset: dict[str, Any]) -> dict[str, Any]:
+def _follows(dataset: Mapping[str, Any]) -> dict[str, Any]:
     """What a training must know of its dataset."""
     windows = {entry.get("fp_latent_window_size") for entry in dataset["datasets"]} - {None}
     if len(windows) > 1:

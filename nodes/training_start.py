@@ -50,29 +50,31 @@ def state_folder(host: Host, text: str) -> Path:
 
 def of(host: Host, inputs: dict[str, Any]) -> Start:
     """What the trainer's inputs say. UserError for what does not go together, and where there is no whole state. Reads the state."""
+    check(inputs)
     values: dict[str, Any] = {}
     stamp: list[Any] = []
     if inputs["network_weights"] != NONE:
         file = host.model_path("loras", inputs["network_weights"])
         values |= {"network_weights": str(file), "dim_from_weights": inputs["dim_from_weights"]}
         stamp.append(content.stamp(file))
-    elif inputs["dim_from_weights"]:
-        raise UserError("dim_from_weights needs a LoRA to take the rank from: choose network_weights, or turn it off")
-    sources = [name for name in ("continue_from", "continue_state") if inputs[name]]
     rate = inputs["resume_learning_rate"]
-    if not sources:
-        if rate:
-            raise UserError(
-                "resume_learning_rate is for continuing a training: connect continue_from, enter continue_state, or set it to 0"
-            )
+    if not inputs["continue_from"] and not inputs["continue_state"]:
         return Start(values, None, tuple(stamp))
-    if len(sources) > 1:
-        raise UserError("continue_from and continue_state exclude each other: use one")
     saved, note = _newest(Path(inputs["continue_from"]["run"])) if inputs["continue_from"] else _named(host, inputs["continue_state"])
     if rate:
         values["resume_learning_rate"] = rate
     stamp += [saved.facts.get("run") or content.stamp(saved.folder / saved_states.MODEL_FILE), saved.step]
     return Start(values, saved, tuple(stamp), note)
+
+
+def check(inputs: dict[str, Any]) -> None:
+    """UserError for what does not go together."""
+    if inputs["dim_from_weights"] and inputs["network_weights"] == NONE:
+        raise UserError("dim_from_weights needs a LoRA to take the rank from: choose network_weights, or turn it off")
+    if inputs["continue_from"] and inputs["continue_state"]:
+        raise UserError("continue_from and continue_state exclude each other: use one")
+    if inputs["resume_learning_rate"] and not inputs["continue_from"] and not inputs["continue_state"]:
+        raise UserError("resume_learning_rate is for continuing a training: connect continue_from, enter continue_state, or set it to 0")
 
 
 def continuing(saved: saved_states.SavedState, problems: list[str]) -> str:

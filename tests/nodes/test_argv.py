@@ -171,7 +171,12 @@ def test_every_training_parses(contract: Any, part: Any, tmp_path: Path, archite
         sockets = {"latents": {"dataset": DATASET}, "text": {}, "lora_config": made[0], "optimizer": made[1], "sampling": made[2]}
         inputs = part("nodes.spec").complete(trainer.spec, {**own, "models": given_models, **sockets})
         try:
-            values = {**trainer.values(inputs), "output_dir": "/o", "output_name": "猫", "resume": "/o/x-state"}
+            values = {
+                **trainer.values(inputs, inputs["latents"]["dataset"]),
+                "output_dir": "/o",
+                "output_name": "猫",
+                "resume": "/o/x-state",
+            }
         except part("backend.musubi_backend.errors").UserError:  # a setting of another architecture, or of one expert for both
             refused[-1] = True
             return

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..architectures import cards
 from ..errors import UserError
-from .needs import unmet
+from .needs import Need, unmet
 from .option import CACHE_LATENTS, CAPTION, GENERATE, LORA_COMBINE, LORA_MERGE, TRAIN, Option
 from .registry import Tool
 
@@ -20,18 +20,25 @@ _ATTENTION = ("sdpa", "flash_attn", "flash3", "xformers")
 
 def check(tool: Tool, args: Namespace) -> None:
     """Raise UserError with every problem found, one per line. What has no effect and does no harm is only a warning."""
-    alone = [] if getattr(args, "show_timesteps", None) else list(unmet(tool, args))
-    problems = [
-        *(sentence for need, sentence in alone if need.rejected),
-        *_missing(args, [option.name for option in tool.options if option.required]),
-        *_RULES.get(tool.verb, lambda tool, args: iter(()))(tool, args),
-        *(problem for option in tool.options for problem in (*_too_many(option, args), *_absent_files(option, args))),
-    ]
-    if problems:
-        raise UserError("\n".join(problems))
-    for need, sentence in alone:
+    if found := list(problems(tool, args)):
+        raise UserError("\n".join(found))
+    for need, sentence in _unmet(tool, args):
         if not need.rejected:
             logger.warning("%s", sentence)
+
+
+def problems(tool: Tool, args: Namespace) -> Iterator[str]:
+    """What must not be, in a sentence each. The nodes ask too, before anything is made for a job."""
+    yield from (sentence for need, sentence in _unmet(tool, args) if need.rejected)
+    yield from _missing(args, [option.name for option in tool.options if option.required])
+    yield from _RULES.get(tool.verb, lambda tool, args: iter(()))(tool, args)
+    for option in tool.options:
+        yield from _too_many(option, args)
+        yield from _absent_files(option, args)
+
+
+def _unmet(tool: Tool, args: Namespace) -> Iterator[tuple[Need, str]]:
+    return iter(()) if getattr(args, "show_timesteps", None) else unmet(tool, args)
 
 
 def _missing(args: Namespace, names: list[str], why: str = "") -> Iterator[str]:
