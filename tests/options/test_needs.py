@@ -22,7 +22,7 @@ TOLD = {  # by verb: settings that have no effect alone; those in capitals are r
         save_last_n_epochs save_last_n_epochs_state save_last_n_steps save_last_n_steps_state sample_prompts SAMPLE_AT_FIRST
         SAMPLE_EVERY_N_STEPS SAMPLE_EVERY_N_EPOCHS vae_dtype vae_cache_cpu vae_tiling vae_chunk_size vae_spatial_tile_sample_min_size
         bulk_decode fp8_t5 fp8_llm text_encoder_dtype lr_decay_steps lr_scheduler_num_cycles lr_scheduler_power lr_scheduler_timescale
-        lr_scheduler_min_lr_ratio discrete_flow_shift sigmoid_scale weighting_scheme logit_mean logit_std mode_scale
+        lr_scheduler_min_lr_ratio lr_scheduler discrete_flow_shift sigmoid_scale weighting_scheme logit_mean logit_std mode_scale
         preserve_distribution_shape num_timestep_buckets guidance_scale log_prefix log_tracker_name log_config wandb_run_name wandb_api_key
         FP8_SCALED block_swap_ring_size dynamo_mode dynamo_fullgraph dynamo_dynamic use_pinned_memory_for_block_swap compile_backend
         compile_mode compile_dynamic compile_fullgraph compile_cache_size_limit timestep_boundary OFFLOAD_INACTIVE_DIT LORA_PER_EXPERT
@@ -62,6 +62,9 @@ def test_all_that_do_nothing_alone_are_known() -> None:
         ("wan_train_network", {"weighting_scheme": "mode", "timestep_sampling": "shift"}, "timestep_sampling sigma"),
         ("wan_train_network", {"max_train_steps": 5, "max_train_epochs": 1}, "together with --max_train_epochs"),
         ("wan_train_network", {"guidance_scale": 2.0}, "with these models"),
+        ("wan_train_network", {"lr_scheduler": "constant_with_warmup"}, "needs --lr_warmup_steps"),
+        ("wan_train_network", {"lr_scheduler": "warmup_stable_decay"}, "needs --lr_decay_steps or --lr_warmup_steps"),
+        ("wan_train_network", {"lr_scheduler": "warmup_stable_decay", "lr_warmup_steps": 9}, ""),
         ("lora_post_hoc_ema", {"beta2": 0.5, "sigma_rels": [0.1]}, "together with --sigma_rels"),
         ("wan_generate_video", {"slg_scale": 2.0, "slg_mode": "uncond", "slg_layers": "9"}, "slg_mode original"),
         ("wan_train_network", {"weighting_scheme": "cosmap"}, ""),

@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from musubi_backend import events, job
 from musubi_backend.errors import UserError
 from musubi_backend.training.rehearsal import rehearse
 from musubi_backend.training.settings import TrainingSettings
+from musubi_backend.training.voided import voided
 from musubi_backend.weights.safetensors_file import read_header
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -170,6 +171,21 @@ def test_arguments_that_a_library_swallows_are_refused(library: str) -> None:
     with pytest.raises(UserError, match=r"d_cof: .* has no such argument .did you mean 'd_coef'"):
         tried(optimizer_type=f"{library}.OneRate", optimizer_args=["d_cof=2.0"])
     tried(optimizer_type=f"{library}.OneRate", optimizer_args=["d_coef=2.0", "momentum=0.9"])
+
+
+def test_an_optimizer_that_finds_its_rate_is_not_given_a_tiny_factor() -> None:
+    for rate, said in ((2e-4, 1), (1.0, 0)):
+        wanted = settings(optimizer_type="some.library.Prodigy", learning_rate=rate)
+        told = [one.text for one in voided(wanted, SimpleNamespace(sets_its_rate=False, schedule_free=False))]
+        assert len(told) == said and all("that Prodigy finds by itself" in text for text in told)
+
+
+def test_arguments_of_a_schedule_that_does_not_act_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("transformers")
+    tried(lr_scheduler_args=["min_lr=1e-5"], **ADAFACTOR)
+    assert "--lr_scheduler_args min_lr=1e-5 has no effect: Adafactor sets its own rate" in caplog.text
+    tried(lr_scheduler="piecewise_constant", lr_scheduler_args=["step_rules='1:5,0.1'"], lr_warmup_steps=3)
+    assert "--lr_warmup_steps 3 has no effect: step_rules of piecewise_constant" in caplog.text
 
 
 def test_a_warm_up_longer_than_the_run_is_said(caplog: pytest.LogCaptureFixture) -> None:

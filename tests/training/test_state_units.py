@@ -223,6 +223,25 @@ def test_a_schedule_of_another_class_does_its_steps_anew(tmp_path: Path) -> None
     assert rest.schedule.get_last_lr() == pytest.approx([0.1 / 8]) and rest.optimizer.param_groups[0]["lr"] == pytest.approx(0.1 / 8)
 
 
+@pytest.mark.parametrize("before", [{}, {"max_lr": 0.5, "total_steps": 10}], ids=["of step numbers", "of the same class"])
+def test_a_new_schedule_keeps_nothing_of_the_old_one_in_the_groups(tmp_path: Path, before: dict[str, Any]) -> None:
+    """OneCycleLR keeps its highest and lowest rate there, next to the optimizer's settings."""
+    first, rest, whole = live(), live(), live()
+    if before:
+        first.schedule = torch.optim.lr_scheduler.OneCycleLR(first.optimizer, **before)
+    first.position = Position(step=3)
+    first.save(tmp_path / "cat-state")
+    for one in (rest, whole):
+        one.schedule = torch.optim.lr_scheduler.OneCycleLR(one.optimizer, max_lr=0.01, total_steps=20)
+    rest.restore(saved_states.read(tmp_path / "cat-state"), new_schedule=True)
+    for _ in range(3):
+        whole.schedule.step()
+    assert rest.schedule.get_last_lr() == pytest.approx(whole.schedule.get_last_lr())
+    rest.schedule.step()
+    whole.schedule.step()
+    assert rest.optimizer.param_groups[0]["lr"] == pytest.approx(whole.optimizer.param_groups[0]["lr"])
+
+
 def test_a_state_without_settings_must_be_of_the_same_optimizer(tmp_path: Path) -> None:
     """As musubi-tuner's own states are; with settings, the optimizers were compared before."""
     first = live(kind=torch.optim.RMSprop)

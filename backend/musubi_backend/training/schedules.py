@@ -66,7 +66,11 @@ def check(settings: ScheduleSettings, total: int) -> None:
     elif not settings.lr_scheduler.startswith("adafactor"):
         share_function(settings, total, options)
         warmup = resolve_steps(settings.lr_warmup_steps, total, "--lr_warmup_steps")
-        if warmup >= total > 1:
+        if warmup and settings.lr_scheduler.lower() == "piecewise_constant":
+            logger.warning(
+                "--lr_warmup_steps %s has no effect: step_rules of piecewise_constant say the rate of every step", settings.lr_warmup_steps
+            )
+        elif warmup >= total > 1:
             logger.warning(
                 "--lr_warmup_steps: the warm-up takes %d of %d steps, so the learning rate never gets to %s; shorten it or train longer",
                 warmup, total, settings.learning_rate,

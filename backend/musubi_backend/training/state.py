@@ -89,7 +89,7 @@ class TrainingState:
             form = OptimizerForm(self.optimizer)
             self.network.load_state_dict(load(folder / MODEL_FILE))
             self.optimizer.load_state_dict(moments)
-            form.check()
+            form.check(new_schedule=new_schedule)
             if course is not None:
                 check_schedule(course, self.schedule.state_dict(), len(self.optimizer.param_groups))
                 _restore_schedule(self.schedule, self.optimizer, course, bases, saved.step if new_schedule else None)

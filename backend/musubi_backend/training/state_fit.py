@@ -39,8 +39,9 @@ class OptimizerForm:
         }
         self._groups = [dict(group) for group in optimizer.param_groups]
 
-    def check(self) -> None:
-        """ValueError where what the optimizer holds now is not like that. How it computes stays as this run has it."""
+    def check(self, *, new_schedule: bool = False) -> None:
+        """ValueError where what the optimizer holds now is not like that. How it computes stays as this run has it; with a new schedule
+        also what schedules keep in the groups."""
         optimizer = self._optimizer
         for parameter, state in optimizer.state.items():
             if parameter not in self._states:
@@ -53,6 +54,8 @@ class OptimizerForm:
             for key, value in state.items():
                 _check_value(key, value)
         for group, ours in zip(optimizer.param_groups, self._groups, strict=True):
+            if new_schedule:
+                group.update({key: ours[key] for key in ours.keys() - optimizer.defaults.keys() - {"params"}})
             missing = sorted(ours.keys() - group.keys() - _FREE - {"params"})
             if missing:
                 raise ValueError(f"its optimizer says nothing of {', '.join(missing)}")

@@ -12,6 +12,8 @@ from ..errors import UserError
 from . import schedules
 from .settings import ScheduleSettings, TrainingSettings
 
+_FIND_THEIR_RATE = ("prodigy", "dadapt")
+_LEAST_FACTOR = 0.1
 _FIXED_RATE = "--optimizer_args relative_step=False"
 
 
@@ -74,10 +76,15 @@ def voided(settings: TrainingSettings, choice: Chosen) -> Iterator[Voided]:
             f"--learning_rate {schedule.learning_rate} is only the first rate shown: Adafactor sets its own, unless {_FIXED_RATE} is given"
         )
         yield Voided("learning_rate", rate)
+        given |= {"lr_scheduler_args": " ".join(schedule.lr_scheduler_args)} if schedule.lr_scheduler_args else {}
         for name, value in given.items():
             yield Voided(name, f"--{name} {value} has no effect: Adafactor sets its own rate; choose constant, or add {_FIXED_RATE}")
         yield from _refused_by_adafactor(settings)
         return
+    kind = settings.optimizer.optimizer_type.rpartition(".")[2]
+    if kind.lower().startswith(_FIND_THEIR_RATE) and schedule.learning_rate < _LEAST_FACTOR:
+        text = f"--learning_rate {schedule.learning_rate} multiplies the rate that {kind} finds by itself, so it learns little: 1 is usual"
+        yield Voided("learning_rate", text)
     given |= {"lr_warmup_steps": schedule.lr_warmup_steps} if schedule.lr_warmup_steps else {}
     if choice.schedule_free:
         given |= {"lr_scheduler_type": schedule.lr_scheduler_type} if schedule.lr_scheduler_type else {}

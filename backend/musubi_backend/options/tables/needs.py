@@ -74,6 +74,8 @@ NEEDS: dict[str, tuple[Need, ...]] = {
         _need("fp8_llm", "sample_prompts"),
         _need("text_encoder_dtype", "sample_prompts"),
         # schedule
+        _need("lr_scheduler=constant_with_warmup", "lr_warmup_steps"),
+        _need("lr_scheduler=warmup_stable_decay", "lr_decay_steps", "lr_warmup_steps"),
         _need("lr_decay_steps", "lr_scheduler=warmup_stable_decay"),
         _need("lr_scheduler_num_cycles", "lr_scheduler=cosine_with_restarts,cosine_with_min_lr,warmup_stable_decay"),
         _need("lr_scheduler_power", "lr_scheduler=polynomial"),
