@@ -32,6 +32,20 @@ def test_samples_are_due_by_step_by_epoch_and_at_first(tmp_path: Path) -> None:
     assert not first.due(0), "without prompts there is nothing to make"
 
 
+@pytest.mark.parametrize(
+    ("times", "late"),
+    [
+        ({"sample_every_n_steps": 10}, False), ({"sample_every_n_steps": 11}, True), ({"sample_every_n_epochs": 3}, True),
+        ({"sample_every_n_steps": 11, "sample_every_n_epochs": 2}, False), ({"sample_every_n_steps": 11, "sample_at_first": True}, False),
+    ],
+)  # fmt: skip
+def test_a_training_that_ends_before_its_samples_is_noticed(tmp_path: Path, times: dict[str, Any], late: bool) -> None:
+    made = samples(tmp_path, **times)
+    assert made.come_late(10, 2) is late
+    made._prompts = []
+    assert not made.come_late(10, 2)
+
+
 def live(total: int) -> state.TrainingState:
     network = nn.Linear(1, 1, bias=False)
     nn.init.ones_(network.weight)

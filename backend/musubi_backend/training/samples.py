@@ -76,6 +76,12 @@ class Samples:
         every, count = (settings.sample_every_n_steps, step) if epoch is None else (settings.sample_every_n_epochs, epoch)
         return every is not None and count % every == 0
 
+    def come_late(self, steps: int, epochs: int) -> bool:
+        """Whether a training of so many ends before the first are due."""
+        settings = self._settings
+        times = ((settings.sample_every_n_steps, steps), (settings.sample_every_n_epochs, epochs))
+        return self.any and not settings.sample_at_first and not any(every is not None and every <= last for every, last in times)
+
     def make(self, transformer: nn.Module, step: int, epoch: int | None, device: torch.device) -> list[Path]:
         """Sample every prompt, then load the VAE, decode and write. Raises StopRequested when the job is to stop meanwhile."""
         logger.info("generating sample images at step: %d", step)

@@ -140,6 +140,9 @@ def prepare(
     if processes.is_main:
         print(f"accelerator device: {processes.device}", flush=True)
     logger.info("DiT precision: %s, weight precision: %s", precision.dtype, precision.dtype)
+    epochs = math.ceil(total / steps_per_epoch)
+    if samples.come_late(total, epochs):
+        logger.warning("--sample_prompts has no effect: the training ends at step %d, in epoch %d, before samples are due", total, epochs)
     samples.encode(processes.device)
 
     logger.info("Loading DiT model from %s", settings.models.dit)
@@ -164,7 +167,6 @@ def prepare(
     logger.info("use optimizer %s", choice.recorded)
     acting = in_effect(settings, choice)
     schedule = schedules.build(acting.schedule, choice.optimizer, total, choice.schedule_free)
-    epochs = math.ceil(total / steps_per_epoch)
 
     facts = metadata.RunFacts(len(dataset.items), batches, epochs, choice.recorded, acting, dataset.metadata())
     files = checkpoints.Checkpoints(settings, architecture.card, metadata.training_metadata(settings, architecture.card, facts))
