@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import __version__, architectures, console, events, imports, job, place, threads
+from . import __version__, architectures, console, events, exhausted, imports, job, place, threads
 from .architectures import protocol
 from .errors import EXIT_STOPPED, EXIT_USER_ERROR, StopRequested, UserError
 
@@ -89,10 +89,16 @@ def _run(words: list[str]) -> int:
         _check_models(args, architectures.cards()[target.architecture])
     with imports.large():
         run = importlib.import_module(f".{target.module}", __package__).run
-    if target.architecture is None:
-        run(args)
-    else:
-        run(args, protocol.load(target.architecture))
+    try:
+        if target.architecture is None:
+            run(args)
+        else:
+            run(args, protocol.load(target.architecture))
+    except (RuntimeError, MemoryError) as error:
+        message = exhausted.in_words(error, vars(args))
+        if not message:
+            raise
+        raise UserError(message) from error
     return 0
 
 

@@ -226,11 +226,6 @@ def test_batches_give_what_single_items_give(toml: Path, demo_models: dict[str, 
         torch.testing.assert_close(tensor, results[1][name], rtol=1e-5, atol=1e-5)
 
 
-def test_out_of_memory_is_told_apart_from_other_errors() -> None:
-    assert common.out_of_memory(RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"))
-    assert not common.out_of_memory(RuntimeError("shapes do not match"))
-
-
 def test_every_problem_is_listed() -> None:
     with pytest.raises(UserError, match="2 items of the dataset") as refused:
         common.report([Problem(Path("a.mp4"), "x"), Problem(Path("b.mp4"), "y")], "", CachingSettings(on_bad_items="stop"))

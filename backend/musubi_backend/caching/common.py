@@ -91,12 +91,6 @@ def remove_old(existing: Iterable[Path], wanted: Collection[Path], settings: Cac
             logger.info("Removed old cache file: %s", path)
 
 
-def out_of_memory(error: Exception) -> bool:
-    """Is this the GPU's or the CPU allocator's out-of-memory error?"""
-    text = str(error)
-    return type(error).__name__ == "OutOfMemoryError" or "out of memory" in text or "can't allocate memory" in text
-
-
 def _comparable(path: Path) -> str:
     return os.path.normcase(os.path.abspath(path))
 

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import job
+from .. import exhausted, job
 from ..cache.headers import latents_problem
 from ..cache.names import latent_files, parse_latent_name
 from ..dataset.ahead import decoded
@@ -27,9 +27,8 @@ from ..dataset.items import Entry, MediaItem
 from ..dataset.probe import foresee
 from ..dataset.problems import Problem
 from ..device import pick_device
-from ..errors import UserError
 from ..threads import decoders
-from .common import REMEDY, FittingCaches, Progress, deciding, find_items, log_skipped, out_of_memory, remove_old, report, try_caches
+from .common import REMEDY, FittingCaches, Progress, deciding, find_items, log_skipped, remove_old, report, try_caches
 from .settings import CachingSettings, LatentSettings
 from .sources import Made, Sources, dataset_settings, latents_key
 
@@ -244,16 +243,9 @@ class _Caching:
         assert self.loader is not None  # there are items, so it was started
         encoder = self.loader.result()
         first = batch[0].entry
-        try:
+        names = ", ".join(entry.entry.item.path.name for entry in batch)
+        with exhausted.during(f"encoding {names} ({first.bucket[0]}x{first.bucket[1]}, {first.frames or 1} frames)"):
             encoded = encoder.encode(list(batch))
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            names = ", ".join(entry.entry.item.path.name for entry in batch)
-            raise UserError(
-                f"out of memory while encoding {names} ({first.bucket[0]}x{first.bucket[1]}, {first.frames or 1} frames): "
-                "use --batch_size 1, fewer frames, a smaller resolution, or --vae_cache_cpu"
-            ) from error
         for entry, files in zip(batch, encoded, strict=True):
             name = entry.entry.name
             for path, tensors in zip(entry.entry.latent_paths(self.card), files, strict=True):

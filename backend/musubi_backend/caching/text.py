@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import job
+from .. import exhausted, job
 from ..cache.headers import text_problem
 from ..cache.names import text_files
 from ..dataset.discovery import Discovery
@@ -18,7 +18,7 @@ from ..dataset.problems import Note, gathered
 from ..device import pick_device
 from ..errors import UserError
 from ..weights.safetensors_file import read_header
-from .common import FittingCaches, Progress, deciding, find_items, log_skipped, out_of_memory, remove_old, try_caches
+from .common import FittingCaches, Progress, deciding, find_items, log_skipped, remove_old, try_caches
 from .settings import CachingSettings
 from .sources import Made, Sources, text_key
 
@@ -102,12 +102,8 @@ def _encode_all(encoder: TextEncoder, work: _Work, made: Made, settings: Caching
 def _encode(encoder: TextEncoder, batch: Sequence[MediaItem], card: Card) -> None:
     from ..cache.files import save_text
 
-    try:
+    with exhausted.during("encoding captions"):
         encoded = encoder.encode([item.caption for item in batch])
-    except RuntimeError as error:
-        if not out_of_memory(error):
-            raise
-        raise UserError("out of memory while encoding captions: use --batch_size 1, or --device cpu") from error
     for item, tensors in zip(batch, encoded, strict=True):
         path = text_path(item, card)
         _discard_damaged(path)

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from .. import events, job
-from ..caching.common import out_of_memory
 from ..console import Bar
 from ..dataset.media import images_in, videos_in
 from ..dataset.problems import Problem, UnusableMedium, listing
 from ..device import computed_in, pick_device
 from ..errors import UserError
+from ..exhausted import out_of_memory
 from ..options.tables.captioning import DEFAULT_PROMPT
 from ..place import try_file
 from .caption_files import Captions, JsonlFile, TextFiles, place

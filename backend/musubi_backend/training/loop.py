@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
-from .. import events, job
+from .. import events, exhausted, job
 from ..errors import EXIT_USER_ERROR, StopRequested, UserError
 from ..layers.experts import boundary_of
 from ..lora.expert_networks import parts_of
@@ -103,7 +103,7 @@ class Loop:
             self._stop_if_asked()
             in_window = len(self._window) + 1
             complete = in_window == run.settings.length.gradient_accumulation_steps or index == len(batches) - 1
-            with self._leaving_together():
+            with self._leaving_together(), exhausted.during(f"training {', '.join(map(str, batches[index].names))}"):
                 loss = self._backward(upcoming.pop(), position.micro_step + in_window - 1)
                 upcoming = [self._load(batch) for batch in batches[index + 1 : index + 2]]  # while the device computes
             value = self._checked(loss, batches[index], complete)

@@ -1,0 +1,89 @@
+"""What runs out on a user's machine while a tool works, in words: memory of the GPU, system RAM, versions of compiled blocks."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+
+_SAVERS: tuple[tuple[str, str], ...] = (
+    ("batch_size", "--batch_size 1"),
+    ("gradient_checkpointing", "--gradient_checkpointing"),
+    ("fp8_base", "--fp8_base"),
+    ("fp8", "--fp8"),
+    ("fp8_scaled", "--fp8_scaled"),
+    ("blocks_to_swap", "--blocks_to_swap"),
+    ("gradient_checkpointing_cpu_offload", "--gradient_checkpointing_cpu_offload"),
+    ("vae_cache_cpu", "--vae_cache_cpu"),
+    ("vae_tiling", "--vae_tiling"),
+    ("vae_chunk_size", "--vae_chunk_size 32"),
+    ("vae_spatial_tile_sample_min_size", "--vae_spatial_tile_sample_min_size 128"),
+    ("fp8_t5", "--fp8_t5"),
+    ("fp8_llm", "--fp8_llm"),
+    ("fp8_vl", "--fp8_vl"),
+)
+"""Options that save memory and the words for them, those that cost least time first."""
+
+_WITHOUT_GPU = frozenset(("gradient_checkpointing_cpu_offload", "vae_cache_cpu", "blocks_to_swap"))
+"""They move what is on the GPU into system RAM."""
+
+_ASKED = re.compile(r"[Tt]ried to allocate ([\d.]+ ?[KMGT]i?B|\d+ bytes)")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Is this the GPU's or the CPU allocator's out-of-memory error, or Python's?"""
+    text = str(error)
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "out of memory" in text
+        or "can't allocate memory" in text
+    )
+
+
+@contextlib.contextmanager
+def during(work: str) -> Iterator[None]:
+    """Has the message of memory that runs out inside say during what that was. work: as in "encoding clip.mp4"."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if out_of_memory(error):
+            error.__notes__ = [*getattr(error, "__notes__", []), work]
+        raise
+
+
+def savers(values: Mapping[str, object], *, gpu: bool = True) -> str:
+    """What of the tool's own options would save memory and is not in use, as in "--fp8_base, --blocks_to_swap"; "" where it has none.
+
+    values: the tool's options by name, as given. gpu: is it a GPU's memory, or system RAM?
+    """
+    found = []
+    for name, words in _SAVERS:
+        if name not in values or (not gpu and name in _WITHOUT_GPU):
+            continue
+        value = values[name]
+        if name == "blocks_to_swap" and value:
+            found.append(f"more than {value} for --blocks_to_swap")
+        elif not value or (name == "batch_size" and value != 1):
+            found.append(words)
+    return ", ".join(found)
+
+
+def in_words(error: BaseException, values: Mapping[str, object]) -> str:
+    """The message for an error by which something ran out; "" for any other error. values: the tool's options by name, as given."""
+    if type(error).__name__ == "FailOnRecompileLimitHit":
+        return (
+            "--compile_fullgraph: a block met more sizes than PyTorch keeps compiled versions of. "
+            "Use --compile_dynamic true, or a higher --compile_cache_size_limit"
+        )
+    if not out_of_memory(error):
+        return ""
+    text = str(error)
+    gpu = not isinstance(error, MemoryError) and "can't allocate memory" not in text and "DefaultCPUAllocator" not in text
+    asked = _ASKED.search(text)
+    more = f" ({asked[1]} more were needed)" if asked else ""
+    use = savers(values, gpu=gpu)
+    advice = f"Use {use}; or fewer frames, or a smaller resolution" if use else "Use fewer frames, or a smaller resolution"
+    full = "the GPU's memory is full" if gpu else "the system's RAM is full"
+    work = "".join(f" while {work}" for work in getattr(error, "__notes__", [])[:1])
+    return f"{full}{work}{more}. {advice}; or close other programs that use {'the GPU' if gpu else 'it'}"
