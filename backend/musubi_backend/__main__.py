@@ -94,7 +94,7 @@ def _run(words: list[str]) -> int:
             run(args)
         else:
             run(args, protocol.load(target.architecture))
-    except (RuntimeError, MemoryError) as error:
+    except Exception as error:
         message = exhausted.in_words(error, vars(args))
         if not message:
             raise

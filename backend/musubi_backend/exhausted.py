@@ -32,13 +32,10 @@ _ASKED = re.compile(r"[Tt]ried to allocate ([\d.]+ ?[KMGT]i?B|\d+ bytes)")
 
 def out_of_memory(error: BaseException) -> bool:
     """Is this the GPU's or the CPU allocator's out-of-memory error, or Python's?"""
+    if isinstance(error, MemoryError):
+        return True
     text = str(error)
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "out of memory" in text
-        or "can't allocate memory" in text
-    )
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
 
 
 @contextlib.contextmanager
