@@ -132,6 +132,9 @@ class TerminalHost:
         if preview is not None:
             self.screen.line(f"{self.title}  sample: {preview}")
 
+    def show_job(self, job: str) -> None:
+        """A terminal has its line of progress."""
+
     def check_interrupted(self) -> None:
         """The first Ctrl-C cancels the running tasks; the second is found out here, where a job is waited for."""
         if self.ctrl_c.presses > 1:

@@ -42,6 +42,7 @@ except ImportError:  # ComfyUI used as a library, without its server
     PromptServer = None
 
 _PREVIEW_SIDE = 512
+_LONGEST_LINE = 110  # characters: two lines of a node as wide as ComfyUI makes it
 
 
 class ComfyHost:
@@ -49,6 +50,7 @@ class ComfyHost:
 
     def __init__(self, node_id: str | None = None) -> None:
         self.node_id = node_id
+        self._shows_samples = False  # the node's own part of the page does
         self.home = configuration.default_home()
         self.input_dir = Path(folder_paths.get_input_directory())
         self.output_dir = Path(folder_paths.get_output_directory())
@@ -87,10 +89,18 @@ class ComfyHost:
     def progress(self, value: float, total: float, text: str, preview: Path | None = None) -> None:
         if self.node_id is None:
             return
-        get_progress_state().update_progress(self.node_id, value, total, _preview_image(preview) if preview else None)
+        image = _preview_image(preview) if preview and not self._shows_samples else None
+        get_progress_state().update_progress(self.node_id, value, total, image)
         server = getattr(PromptServer, "instance", None)
         if text and server is not None:
             server.send_progress_text(text, self.node_id)
+
+    def show_job(self, job: str) -> None:
+        server = getattr(PromptServer, "instance", None)
+        if self.node_id is None or server is None:
+            return
+        self._shows_samples = True
+        server.send_sync("musubi_tuner.node", {"node": self.node_id, "job": job}, server.client_id)
 
     def check_interrupted(self) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
@@ -192,14 +202,16 @@ def _comfy_class(node: Node) -> type[io.ComfyNode]:
                 inputs = prepared(node, host, _unlisted(spec, kwargs))
                 kept = Kept.before(node, host, inputs)
                 result = await node.run(host, **inputs)
-            except UserError as error:
-                raise RunError(str(error)) from None
-            except OSError as error:
-                raise RunError(in_words(error)) from error
+            except (UserError, OSError) as error:
+                said = str(error) if isinstance(error, UserError) else in_words(error)
+                host.progress(0, 1, f"failed: {_line(said)}")
+                raise RunError(said) from (None if isinstance(error, UserError) else error)
             _RESULTS.remember(_place(cls), get_progress_state().prompt_id, kept.after(result))
-            if text := with_warnings(result.text, host.warnings):
-                host.progress(1, 1, text)
-            return io.NodeOutput(*result.values, ui=_shown(host, result))
+            text = with_warnings(result.text, host.warnings)
+            line = result.line or _line(text)
+            if line:
+                host.progress(1, 1, line)
+            return io.NodeOutput(*result.values, ui=_shown(host, result, text if text != line else ""))
 
     late = [entry.name for entry in spec.inputs if entry.late]
 
@@ -217,6 +229,12 @@ def _comfy_class(node: Node) -> type[io.ComfyNode]:
         Adapted.check_lazy_status = check_lazy_status
     Adapted.__name__ = Adapted.__qualname__ = spec.id
     return Adapted
+
+
+def _line(text: str) -> str:
+    """What of a text fits on a node."""
+    first = text.strip().split("\n", 1)[0]
+    return first if len(first) <= _LONGEST_LINE else f"{first[: _LONGEST_LINE - 1]}…"
 
 
 def _place(cls: type[io.ComfyNode]) -> str:
@@ -303,8 +321,8 @@ def _supported(maker: Any, *positional: Any, **values: Any) -> Any:
     return maker(*positional, **{name: value for name, value in values.items() if name in known and value is not None})
 
 
-def _shown(host: ComfyHost, result: Result) -> dict[str, Any] | None:
-    """Files in the output or temp folder, as the web page wants them."""
+def _shown(host: ComfyHost, result: Result, report: str) -> dict[str, Any] | None:
+    """Files in the output or temp folder, and what does not fit into a node's line, as the web page wants them."""
     images = []
     for path in result.shown:
         for kind, root in (("output", host.output_dir), ("temp", host.temp_dir)):
@@ -312,10 +330,13 @@ def _shown(host: ComfyHost, result: Result) -> dict[str, Any] | None:
                 subfolder = path.parent.relative_to(root)
                 images.append({"filename": path.name, "subfolder": "" if subfolder == Path() else subfolder.as_posix(), "type": kind})
                 break
+    data = dict(result.page_data)
+    if report:
+        data["musubi_report"] = [{"text": report}]
     if not images:
-        return dict(result.page_data) or None
+        return data or None
     animated = any(path.suffix.lower() in (".mp4", ".webm", ".gif") for path in result.shown)
-    return {"images": images, "animated": (animated,), **result.page_data}
+    return {"images": images, "animated": (animated,), **data}
 
 
 def _preview_image(path: Path) -> tuple[str, Any, int] | None:

@@ -51,6 +51,10 @@ class Host(Protocol):
         """Show how far the running node is; `preview` is an image or video to show."""
         ...
 
+    def show_job(self, job: str) -> None:
+        """Show a training on the running node by the id of its job: its curve, and its samples instead of previews."""
+        ...
+
     def check_interrupted(self) -> None:
         """Raise the host's own exception if the user asked to stop."""
         ...
@@ -172,7 +176,8 @@ class Result:
     """What a run gives.
 
     values   one per output
-    text     shown on the node
+    text     for people; what does not fit into a line is shown in a panel of the node
+    line     the one line shown on the node; the first of `text` where there is none
     shown    files to show on the node (images, videos) that lie in the host's output or temp folder
     files    files that must still be as they are now for this result to be used again
     page_data  what the node's own part of the web page is told when it has run: lists of JSON values by name
@@ -183,6 +188,7 @@ class Result:
     shown: tuple[Path, ...] = ()
     files: tuple[Path, ...] = ()
     page_data: Mapping[str, list[Any]] = field(default_factory=dict)
+    line: str = ""
 
 
 @dataclass(frozen=True)

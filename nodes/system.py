@@ -28,4 +28,10 @@ class BackendInfo(Node):
         roots = "\n".join(f"  {root}" for root in host.allowed_roots())
         doctor = (await run_doctor(host)).strip()
         report = f"home: {settings.home}\nengine: {settings.engine}\nfolders that paths may lie in:\n{roots}\n\n{doctor}"
-        return Result((report,), text=report)
+        return Result((report,), text=report, line=_verdict(doctor))
+
+
+def _verdict(doctor: str) -> str:
+    """The line of the doctor's report that says how much is wrong, which its problems follow."""
+    lines = [line for line in doctor.splitlines() if not line.startswith("- ")]
+    return lines[-1].rstrip(":") if lines else "the report is empty"

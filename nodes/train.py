@@ -27,6 +27,7 @@ from .families import own_inputs
 from .jobs import config as configuration
 from .jobs.config import engine_stamp
 from .jobs.engine import refuse_own
+from .jobs.folder import JobFolder
 from .jobs.follow import run_tool, warn
 from .jobs.guard import plain_name
 from .jobs.runner import Job
@@ -210,9 +211,16 @@ class LoRATrainer(Node):
         value = {"folder": job, "run": str(run.path), "curve": str(curve)}
         further = (str(other) for _, other, _ in published[1:])
         lines = [f"{path}" + (f" ({note})" if note else ""), *further, *said, f"loss curve: {curve}"]
+        loss = f"loss {losses[-1]:.4f} · " if losses else ""
         of_expert = () if self.card.expert is None else (published[-1][0],)
         values = (name, str(path), host.lora_model(path), loss_map(losses), value, *of_expert)
-        return Result(values, text="\n".join(lines), files=tuple(path for _, path, _ in published))
+        return Result(
+            values,
+            text="\n".join(lines),
+            line=f"{'trained before' if note else 'finished'} · {loss}{len(losses)} steps · {name}",
+            files=tuple(path for _, path, _ in published),
+            page_data={"musubi_job": [{"id": Path(job).name}]},
+        )
 
     async def _train(
         self,
@@ -247,11 +255,14 @@ class LoRATrainer(Node):
             write_text(file, json.dumps(prompts, ensure_ascii=False, indent=1))
             chosen["sample_prompts"] = str(file)
         tool = tool_names(self.card)[TRAIN]
+        folder = JobFolder.create(host.home, tool)
+        host.show_job(folder.path.name)
         job = await run_tool(
             host,
             tool,
             to_argv(tool, chosen),
             launch=True,
+            folder=folder,
             processes=inputs["processes"],
             mixed_precision=precision,
             note=note,

@@ -145,6 +145,15 @@ def part() -> Any:
 
 
 @pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Any]:
+    """A window of Chromium (`browser.py`). Skips without."""
+    from browser import opened
+
+    with opened(tmp_path) as window:
+        yield window
+
+
+@pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """An empty file system of 2 MB. Skips where none can be mounted."""
     folder = tmp_path / "small disk"

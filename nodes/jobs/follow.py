@@ -99,7 +99,11 @@ async def _alone(host: Host) -> AsyncIterator[None]:
     """While no other job of this pack uses the GPU, and the host's models are out of its memory."""
     while not _gpu.acquire(blocking=False):
         host.progress(0, 1, "waiting for another job")
-        host.check_interrupted()
+        try:
+            host.check_interrupted()
+        except BaseException:  # each host has its own
+            host.progress(0, 1, "cancelled before it began")
+            raise
         await asyncio.sleep(durations.SHOW)
     try:
         free = host.free_gpu_memory()

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from browser import Browser
 
 from .test_comfyui import started
-from .test_viewer_page import Browser, browser  # noqa: F401 - the fixture
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -17,7 +17,7 @@ def test_folders_are_allowed_in_the_settings(
     comfyui_path: Path,
     comfyui_python: Path,
     tmp_path: Path,
-    browser: Browser,  # noqa: F811
+    browser: Browser,
 ) -> None:
     base = tmp_path / "base"
     base.mkdir()

@@ -1,95 +1,21 @@
 """The captioning workflow in a real ComfyUI page, in a real browser: captions are made, shown, edited, saved, and there after a reload.
 
-Needs COMFYUI_PATH, and Chromium with its driver on the PATH. The driver is spoken to in its own protocol (W3C WebDriver: JSON over HTTP).
+Needs COMFYUI_PATH, and Chromium with its driver on the PATH.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import runpy
-import shutil
-import socket
-import subprocess
-import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import Browser
 
 from .test_comfyui import Server, started
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.slow, pytest.mark.timeout(300)]
-
-
-class Browser:
-    """One window."""
-
-    def __init__(self, driver: str) -> None:
-        self.driver = driver
-        arguments = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--window-size=1400,1000"]
-        capabilities = {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": {"args": arguments}}}
-        self.session = self._call("POST", "/session", {"capabilities": capabilities})["sessionId"]
-
-    def open(self, url: str) -> None:
-        self._call("POST", f"/session/{self.session}/url", {"url": url})
-
-    def run(self, script: str, *arguments: Any) -> Any:
-        """The value that an async function of this body gives."""
-        body = f"(async (...args) => {{ {script} }})(...arguments)"
-        code = f"const done = arguments[arguments.length - 1]; {body}.then(done, e => done('ERROR ' + e));"
-        value = self._call("POST", f"/session/{self.session}/execute/async", {"script": code, "args": list(arguments)})
-        assert not (isinstance(value, str) and value.startswith("ERROR")), value
-        return value
-
-    def wait(self, condition: str, seconds: float = 60) -> Any:
-        """The value of an expression once it is true."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            value = self.run(f"return {condition};")
-            if value:
-                return value
-            time.sleep(0.2)
-        raise AssertionError(f"did not come true: {condition}; the page says: {self.run('return document.body.innerText.slice(0, 2000);')}")
-
-    def close(self) -> None:
-        self._call("DELETE", f"/session/{self.session}")
-
-    def _call(self, method: str, path: str, values: dict[str, Any] | None = None) -> Any:
-        data = json.dumps(values).encode() if values is not None else None
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(self.driver + path, data, headers, method=method)  # noqa: S310  # the driver's own address
-        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
-            return json.load(answer)["value"]
-
-
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Browser]:
-    driver = shutil.which("chromedriver")
-    if driver is None or not shutil.which("chromium"):
-        pytest.skip("needs chromium and chromedriver on the PATH")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen([driver, f"--port={port}"], stdout=subprocess.DEVNULL, env={**os.environ, "HOME": str(tmp_path)})
-    window = None
-    try:
-        for _ in range(100):
-            try:
-                window = Browser(f"http://127.0.0.1:{port}")
-                break
-            except OSError:
-                time.sleep(0.2)
-        assert window is not None
-        yield window
-    finally:
-        if window is not None:
-            window.close()
-        process.terminate()
-        process.wait(10)
 
 
 def workflow(part: Any, home: Path, pictures: Path) -> dict[str, Any]:

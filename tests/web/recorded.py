@@ -1,0 +1,237 @@
+"""A web server that stands in for ComfyUI's page: our scripts on stubs of `/scripts/app.js` and `/scripts/api.js`, and recorded answers of
+the routes in docs/monitor.md, among them one training in every state."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+WEB = Path(__file__).resolve().parents[2] / "web"
+PAGE = Path(__file__).with_name("page")
+NOW = time.time()
+PROMPTS = ["a red chessboard on a table, seen from above", "a dog on a beach"]
+
+
+def job(number: int, **changes: Any) -> dict[str, Any]:
+    """One job of the list, as the server gives it."""
+    created = NOW - 3600 * number
+    return {
+        "id": f"2026112{number % 7}-1743{number % 60:02d}-wan_train_network-{number:06x}",
+        "tool": "wan_train_network",
+        "kind": "training",
+        "architecture": "wan",
+        "engine": "builtin",
+        "name": f"character_{number}",
+        "run": f"character_{number}-5d0c31f2a9",
+        "state": "ended",
+        "paused": False,
+        "outcome": "finished",
+        "text": "finished · 1600 steps",
+        "error": None,
+        "phase": "training",
+        "step": 1600,
+        "total": 1600,
+        "first_step": 0,
+        "epoch": 40,
+        "epochs": 40,
+        "loss": 0.0731,
+        "average": 0.0784,
+        "lr": 1e-4,
+        "seconds_per_step": 1.25,
+        "seconds_left": None,
+        "created": created,
+        "started": created + 1,
+        "ended": created + 2300,
+        "seen": created + 2300,
+        "pid": None,
+        "background": True,
+        "gpus": ["0"],
+        "place": None,
+        "attempt": 1,
+        "can": [],
+        "cannot": "",
+        "version": 1,
+        **changes,
+    }
+
+
+_BEFORE: dict[str, Any] = {"step": 0, "loss": None, "average": None, "seconds_left": None, "started": None}
+_GOING: dict[str, Any] = {"outcome": None, "ended": None, "pid": 4711, "step": 640, "seconds_left": 1200.0, "text": "training"}
+_ALL = ["stop", "kill", "save", "sample", "pause", "stop_after_epoch"]
+_OOM = (
+    "CUDA out of memory: 2.1 GB were asked for, 0.4 GB are free of 23.6 GB. Raise blocks_to_swap or lower the resolution.\n"
+    "The whole log: /home/me/jobs/x/log.txt"
+)
+STATES = {
+    "running": job(1, **_GOING, name="my_cat", state="running", can=_ALL),
+    "queued": job(2, **{**_GOING, **_BEFORE}, name="next", state="queued", place=0, can=["stop"]),
+    "waiting": job(3, **{**_GOING, **_BEFORE}, name="after", state="queued", place=1, can=["stop"]),
+    "paused": job(4, **_GOING, name="on hold", state="running", paused=True, can=["stop", "kill", "resume"]),
+    "stopping": job(5, **_GOING, name="ending", state="stopping", can=["kill"]),
+    "finished": job(6, name="finished one"),
+    "stopped": job(7, name="stopped one", outcome="stopped", step=700, text="stopped at step 700, state saved (queue again to continue)"),
+    "failed": job(8, name="failed one", outcome="failed", step=3, text="failed", error=_OOM),
+    "lost": job(9, name="lost one", outcome="lost", step=90, text=""),
+    "starting": job(
+        10, **{**_GOING, **_BEFORE}, name="warming up", state="starting", total=None, phase="loading the transformer", can=["stop"]
+    ),
+    "foreign": job(
+        11, **_GOING, name="other engine", state="running", engine="musubi-tuner", can=["stop"], cannot="musubi-tuner listens to stop only"
+    ),
+}
+
+
+class Recorded:
+    """The answers, which a test may change, and what was asked."""
+
+    def __init__(self) -> None:
+        self.jobs = [dict(one) for one in STATES.values()]
+        self.queue: dict[str, Any] = {
+            "waiting": [STATES["queued"]["id"], STATES["waiting"]["id"]],
+            "running": [STATES["running"]["id"]],
+            "keeper": 1,
+        }
+        self.asked: list[tuple[str, Any]] = []
+        self.broken = False
+        self.video = b""
+
+    def answer(self, path: str, query: dict[str, str], body: Any) -> tuple[int, Any]:
+        if body is not None:
+            self.asked.append((path, body))
+        parts = path.strip("/").split("/")
+        if self.broken:
+            return 400, {"error": "config.json is damaged: line 3 is not JSON. Mend it or remove it."}
+        if parts == ["jobs"]:
+            return 200, {"jobs": self.jobs, "total": len(self.jobs), "more": False, "queue": self.queue, "settings": {}}
+        if parts == ["queue"]:
+            self.queue = {**self.queue, "waiting": body["order"]}
+            return 200, {"queue": self.queue}
+        known = {one["id"]: one for one in self.jobs}
+        if parts[0] != "jobs" or parts[1] not in known:
+            return 404, {"error": "this job is not there any more"}
+        one = known[parts[1]]
+        what = parts[2] if len(parts) > 2 else ""
+        if what == "series":
+            return 200, self.series(one, query)
+        if what == "log":
+            text = "".join(f"step {step}: loss {0.3 / (1 + step / 200):.4f}\n" for step in range(one["step"]))
+            if "find" in query:
+                return 200, {
+                    "text": "".join(f"{x}\n" for x in text.splitlines() if query["find"].lower() in x.lower()),
+                    "next": 1,
+                    "more": False,
+                }
+            return 200, {"text": "", "next": int(query.get("after", 0)), "more": False}
+        if what in ("request", "continue"):
+            return 200, {"job": {**one, "version": one["version"] + 1}}
+        if what == "workflow":
+            return 200, {"workflow": {"nodes": []}, "prompt": None}
+        return 200, self.detail(one)
+
+    def detail(self, one: dict[str, Any]) -> dict[str, Any]:
+        base = f"/musubi_tuner/jobs/{one['id']}"
+        steps = range(200, one["step"] + 1, 200)
+        samples = [
+            {"step": step, "prompt": prompt, "file": 100 + step + prompt, "media": "video/mp4", "url": f"{base}/file/{100 + step + prompt}"}
+            for step in steps
+            for prompt in range(len(PROMPTS))
+        ]
+        saves = [{"step": step, "epoch": None, "content": "lora", "expert": "", "file": number} for number, step in enumerate(steps)]
+        lora = {"content": "lora", "bytes": 153_000_000, "exists": True}
+        names = [f"{one['name']}-step{step:08d}.safetensors" for step in steps]
+        files = [
+            {**lora, "file": number, "step": step, "name": name, "url": f"{base}/file/{number}"}
+            for number, (step, name) in enumerate(zip(steps, names, strict=True))
+        ]
+        settings = [
+            {"name": "network_dim", "value": 32, "default": 4},
+            {"name": "optimizer_type", "value": "AdamW8bit", "default": "AdamW"},
+            {"name": "dit", "value": "/models/diffusion_models/wan2.1_t2v_14B_bf16.safetensors", "default": None},
+        ]
+        home = "/home/me/ComfyUI/user/__musubituner"
+        return {
+            **one,
+            "folder": f"{home}/jobs/{one['id']}",
+            "run_folder": f"{home}/runs/{one['run']}",
+            "settings": settings,
+            "series": ["loss", "average", "lr", "seconds", "vram"],
+            "prompts": PROMPTS if samples else [],
+            "samples": samples,
+            "saves": saves,
+            "files": files,
+            "answers": [],
+            "log": {"text": "INFO: training starts\n" * 3, "next": 60},
+            "workflow": f"{base}/workflow",
+            "jobs_of_run": [one["id"]],
+        }
+
+    def series(self, one: dict[str, Any], query: dict[str, str]) -> dict[str, Any]:
+        first = int(query.get("after", 0)) + 1
+        steps = list(range(first, one["step"] + 1))
+        wobble = [math.sin(step * 12.9898 + len(one["name"])) * 43758.5453 % 1 for step in steps]
+        values = {
+            "loss": [0.06 + 0.25 / (1 + step / 150) + 0.12 * (part - 0.5) for step, part in zip(steps, wobble, strict=True)],
+            "lr": [1e-4 * min(1, step / 100) for step in steps],
+            "seconds": [1.2 + 0.1 * part for part in wobble],
+            "vram": [18.2e9 + 2e8 * part for part in wobble],
+        }
+        names = query.get("names", "loss").split(",")
+        none: list[Any] = [None] * len(steps)
+        series = {name: {part: values.get(name, none) for part in ("low", "high", "mean")} for name in names}
+        return {"id": one["id"], "first": 1, "last": one["step"], "width": 1, "steps": steps, "series": series}
+
+
+@contextlib.contextmanager
+def page(recorded: Recorded) -> Iterator[str]:
+    """The address of the page while it is served."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            self._answer(None)
+
+        def do_POST(self) -> None:
+            self._answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+        def _answer(self, body: Any) -> None:
+            url = urlsplit(self.path)
+            kinds = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".json": "application/json"}
+            file = {"/": PAGE / "index.html", "/scripts/app.js": PAGE / "app.js", "/scripts/api.js": PAGE / "api.js"}.get(url.path)
+            if url.path.startswith("/extensions/pack/"):
+                file = WEB / url.path.removeprefix("/extensions/pack/")
+            if file is not None:
+                self._send(200, file.read_bytes(), kinds[file.suffix])
+            elif "/file/" in url.path:
+                self._send(200, recorded.video, "video/mp4")
+            elif url.path.startswith("/api/musubi_tuner/"):
+                query = {name: values[-1] for name, values in parse_qs(url.query).items()}
+                status, values = recorded.answer(url.path.removeprefix("/api/musubi_tuner/"), query, body)
+                self._send(status, json.dumps(values).encode(), "application/json")
+            else:
+                self._send(404, b"", "text/plain")
+
+        def _send(self, status: int, data: bytes, kind: str) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", f"{kind}; charset=utf-8" if kind.startswith("text") else kind)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                self.wfile.write(data)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/"
+    finally:
+        server.shutdown()
+        server.server_close()

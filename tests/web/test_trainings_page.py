@@ -1,0 +1,148 @@
+"""The tab "Trainings" in Chromium, on recorded answers of the server: every state, the keyboard, what buttons ask, live messages, and the
+time that the page is busy with them. Needs Chromium and its driver."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from browser import Browser
+
+from .recorded import STATES, Recorded, job, page
+
+OTHER_WORDS = {"queued": "queued · 1", "waiting": "queued · 2", "foreign": "running"}
+
+
+class Tab:
+    def __init__(self, browser: Browser, recorded: Recorded, url: str) -> None:
+        self.browser, self.recorded, self.url = browser, recorded, url
+
+    def open(self, query: str = "") -> None:
+        self.browser.open(self.url + query)
+        self.browser.wait("document.querySelector('.mt-item, .mt-message p') ? 1 : 0")
+
+    def text(self, selector: str) -> str:
+        return str(self.browser.run("return document.querySelector(args[0])?.innerText ?? '';", selector))
+
+    def show(self, state: str) -> None:
+        """Go to the training in this state."""
+        self.browser.run("document.querySelector(`[data-id='${args[0]}']`).click(); return 1;", STATES[state]["id"])
+        self.browser.wait("document.querySelector('.mt-title')?.textContent ? 1 : 0")
+
+    def press(self, words: str) -> None:
+        buttons = "[...document.querySelectorAll('.mt-detail button, .mt-bar-top button')]"
+        self.browser.run(f"{buttons}.find(one => (one.innerText || one.ariaLabel).trim() === args[0]).click(); return 1;", words)
+
+
+@pytest.fixture
+def tab(browser: Browser) -> Iterator[Tab]:
+    recorded = Recorded()
+    with page(recorded) as url:
+        yield Tab(browser, recorded, url)
+
+
+def test_every_state_has_its_word_and_its_numbers(tab: Tab) -> None:
+    tab.open()
+    for state, one in STATES.items():
+        assert tab.text(f"[data-id='{one['id']}'] .mt-badge").strip() == OTHER_WORDS.get(state, state)
+    running = tab.text(f"[data-id='{STATES['running']['id']}'] .mt-line")
+    assert running == "loss 0.0784 · 640 / 1\u2009600 · 20 min left"
+    assert "CUDA out of memory" in tab.text(f"[data-id='{STATES['failed']['id']}'] .mt-error-line")
+
+    tab.show("failed")
+    tab.browser.wait("document.querySelector('[role=alert]') ? 1 : 0")
+    assert "Raise blocks_to_swap" in tab.text("[role=alert]") and "The whole log" in tab.text("[role=alert] pre")
+    tab.press("Back to the list")
+    for state, said in (("stopped", "stopped at step 700, state saved"), ("lost", "go on from there"), ("queued", "waits for its GPU")):
+        tab.show(state)
+        assert said in tab.text(".mt-how"), state
+        tab.press("Back to the list")
+
+    tab.recorded.jobs = []
+    tab.press("Read the list again")
+    tab.browser.wait("document.querySelector('.mt-message').innerText.includes('No trainings yet') ? 1 : 0")
+    tab.recorded.broken = True
+    tab.press("Read the list again")
+    tab.browser.wait("document.querySelector('.mt-message').innerText.includes('config.json is damaged') ? 1 : 0")
+    tab.recorded.broken = False
+    tab.recorded.jobs = [job(number) for number in range(1, 1001)]
+    tab.browser.run("document.querySelector('.mt-message button').click(); return 1;")
+    tab.browser.wait("document.querySelectorAll('.mt-item').length === 100 ? 1 : 0")
+    assert "100 of 1000" in tab.text(".mt-foot")
+
+
+def test_a_training_is_watched_and_steered(tab: Tab, tmp_path: Path) -> None:
+    tab.open()
+    tab.show("running")
+    tab.browser.wait("document.querySelector('.mt-plot canvas') ? 1 : 0")
+    label = "document.querySelector('.mt-plot').getAttribute('aria-label')"
+    assert "to" in tab.browser.run(f"return {label};") and "at step 640" in tab.browser.run(f"return {label};")
+
+    known = STATES["running"]
+    for number in range(1, 4):  # messages come as ComfyUI's page hands them on
+        tab.recorded.jobs[0] = {**known, "step": 640 + number, "version": 1 + number}
+        tab.browser.run("window.api.say('musubi_tuner.jobs', { jobs: [args[0]], removed: [] }); return 1;", tab.recorded.jobs[0])
+    tab.browser.wait(f"{label}.includes('at step 643') ? 1 : 0")
+    assert tab.text(".mt-number:nth-child(2) b") == "643"
+
+    tab.browser.run("document.querySelector('.mt-plot').focus(); return 1;")
+    for key in ("Left", "Left", "+"):
+        tab.browser.press(key)
+    assert tab.text(".mt-readout b").startswith("step 6")
+    zoomed = tab.browser.run("return document.querySelector('.mt-readout').innerText;")
+    assert "smoothed" in zoomed
+
+    tab.press("Stop and save")
+    tab.press("Kill")
+    tab.browser.wait("document.querySelector('[role=alertdialog]') ? 1 : 0")
+    tab.press("Let it go on")
+    names = [body.get("name") for path, body in tab.recorded.asked]
+    assert names == ["stop"], "a kill is asked for twice"
+    tab.press("Kill")
+    tab.press("End it now")
+    tab.browser.wait("document.querySelector('.mt-said').textContent.includes('Kill') ? 1 : 0")
+    assert tab.recorded.asked[-1] == (f"jobs/{known['id']}/request", {"name": "kill"})
+
+    assert tab.browser.run("return document.querySelectorAll('.mt-gallery tbody tr').length;") == 3
+    assert "step 600 · a red chessboard" in tab.browser.run("return document.querySelector('.mt-sample').getAttribute('aria-label');")
+    tab.browser.run("document.getElementById('mt-tab-samples').focus(); return 1;")
+    for _ in range(3):
+        tab.browser.press("Right")
+    assert tab.browser.run("return document.activeElement.id;") == "mt-tab-log"
+    box = "document.querySelector('.mt-logs input')"
+    tab.browser.run(f"{box}.value = 'STEP 63'; {box}.dispatchEvent(new Event('input')); return 1;")
+    tab.browser.wait("document.querySelectorAll('.mt-log mark').length === 11 ? 1 : 0")
+
+
+def test_trainings_are_laid_over_each_other_and_the_queue_is_put_in_order(tab: Tab) -> None:
+    tab.open()
+    second = STATES["waiting"]["id"]
+    earlier = f"document.querySelector('[data-id=\"{second}\"]').parentElement.querySelector('.mt-order button')"
+    tab.browser.run(f"{earlier}.click(); return 1;")
+    tab.browser.wait(f"document.querySelector('[data-id=\"{second}\"] .mt-badge').innerText.trim() === 'queued · 1' ? 1 : 0")
+    assert tab.recorded.asked == [("queue", {"order": [second, STATES["queued"]["id"]]})]
+
+    tab.show("finished")
+    tab.browser.wait("document.querySelector('.mt-plot canvas') ? 1 : 0")
+    tab.browser.run("document.querySelector('.mt-compare').open = true; return 1;")
+    tab.browser.wait("document.querySelectorAll('.mt-with input').length > 2 ? 1 : 0")
+    tab.browser.run("document.querySelector('.mt-with input').click(); return 1;")
+    tab.browser.wait("document.querySelectorAll('.mt-readout .mt-swatch').length === 2 ? 1 : 0")
+
+
+def test_texts_are_there_in_every_language_and_none_is_unused() -> None:
+    web = Path(__file__).resolve().parents[2] / "web"
+    texts = {name: json.loads((web / "texts" / f"{name}.json").read_text(encoding="utf-8")) for name in ("en", "ja", "zh")}
+    holes = {name: {key: sorted(_holes(text)) for key, text in table.items()} for name, table in texts.items()}
+    assert holes["ja"] == holes["en"] and holes["zh"] == holes["en"]
+    code = "".join(path.read_text(encoding="utf-8") for path in [*web.glob("*.js"), *(web / "trainings").glob("*.js")])
+    made: tuple[str, ...] = ("state.", "kind.", "list.kind.", "do.", "how.", "chart.", "content.", "fact.", "tab.", "settings.")
+    unused = [key for key in texts["en"] if f'"{key}"' not in code and not key.startswith(made)]
+    assert not unused
+
+
+def _holes(text: str) -> set[str]:
+    return set(re.findall(r"\{(\w+)\}", text))

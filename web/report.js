@@ -1,0 +1,52 @@
+// @ts-check
+// On a node whose result is a long text: all of it, to scroll, to copy, and to read in a large window.
+import { app } from "../../scripts/app.js";
+import { copied } from "./trainings/actions.js";
+import { addStylesheet, button, element } from "./trainings/element.js";
+import { loadWords, say } from "./trainings/words.js";
+
+const LEAST = 150;
+
+/** @param {string} text */
+function large(text) {
+  const close = button(say("close"), () => dialog.close(), { icon: "pi-times", only: true });
+  const inside = element("div", { class: "mt-report" }, element("div", { class: "mt-tools" }, button(say("copy"), () => copied(text), { icon: "pi-copy" }), close), element("pre", { tabindex: "0" }, text));
+  const dialog = element("dialog", { class: "mt-large", "aria-label": say("report") }, inside);
+  dialog.addEventListener("close", () => dialog.remove());
+  dialog.addEventListener("keydown", (event) => event.stopPropagation());
+  document.body.append(dialog);
+  dialog.showModal();
+}
+
+/** @param {any} node @param {unknown} text */
+async function show(node, text) {
+  if (typeof text !== "string") return;
+  await loadWords();
+  if (!node.musubiReport) {
+    const words = element("pre", { tabindex: "0", role: "document", "aria-label": say("report") });
+    const whole = element("div", { class: "mt-report" }, element("div", { class: "mt-tools" }, button(say("copy"), () => copied(words.textContent ?? ""), { icon: "pi-copy", only: true }), button(say("report.large"), () => large(words.textContent ?? ""), { icon: "pi-window-maximize", only: true })), words);
+    whole.addEventListener("wheel", (event) => event.stopPropagation(), { passive: true });
+    const widget = node.addDOMWidget("report", "musubi_report", whole, { serialize: false, hideOnZoom: false, getMinHeight: () => LEAST });
+    widget.serialize = false;
+    node.musubiReport = words;
+    const needed = node.computeSize()[1];
+    if (needed > node.size[1]) node.setSize([node.size[0], needed]);
+  }
+  node.musubiReport.textContent = text;
+  node.setDirtyCanvas?.(true, true);
+}
+
+app.registerExtension({
+  name: "MusubiTuner.Report",
+  setup() {
+    addStylesheet(new URL("./trainings/style.css", import.meta.url).href);
+  },
+  nodeCreated(node) {
+    if (!String(/** @type {any} */ (node).comfyClass ?? node.type).startsWith("MusubiTuner_")) return;
+    const executed = node.onExecuted;
+    node.onExecuted = function (output) {
+      executed?.apply(this, /** @type {any} */ (arguments));
+      show(this, /** @type {any} */ (output)?.musubi_report?.[0]?.text);
+    };
+  },
+});

@@ -1,0 +1,149 @@
+// @ts-check
+// On the node of a training: its curve as it grows, and its last sample, labelled. It is read from the server, so that it is there again after
+// a reload; which job it is lies in the workflow.
+import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+import { Chart } from "./trainings/chart.js";
+import { joined } from "./trainings/curves.js";
+import { addStylesheet, button, element, setText } from "./trainings/element.js";
+import { media } from "./trainings/gallery.js";
+import { badge, line } from "./trainings/list.js";
+import { Pieces } from "./trainings/pieces.js";
+import { detail, jobs } from "./trainings/server.js";
+import { steadily } from "./trainings/steadily.js";
+import { count, loadWords, say } from "./trainings/words.js";
+import { openTraining } from "./trainings.js";
+
+const BEGUN = "musubi_tuner.node"; // message: a node's job has begun
+const PROPERTY = "musubi_job";
+const CORE_TEXT = "$$node-text-preview"; // ComfyUI's own line on a node
+const CURVE = 96;
+const SAMPLE = 150;
+const POINTS = 400;
+
+class Panel {
+  /** @param {any} node */
+  constructor(node) {
+    this.node = node;
+    this.id = "";
+    this.chart = new Chart({ title: say("chart.loss"), height: CURVE, bare: true });
+    this.text = element("span");
+    this.state = element("div");
+    this.sample = element("figure", { class: "mt-node-sample" });
+    this.sample.hidden = true;
+    this._shown = "";
+    this.whole = element("div", { class: "mt-node" }, element("div", { class: "mt-node-line" }, this.state, this.text, button(say("node.open"), () => openTraining(this.id), { icon: "pi-chart-line", only: true })), this.chart.whole, this.sample);
+    this.update = steadily(() => this._read(), (error) => this._problem(error));
+    this.height = () => 34 + CURVE + (this.sample.hidden ? 0 : SAMPLE);
+    const widget = node.addDOMWidget("training", "musubi_training", this.whole, { serialize: false, hideOnZoom: false, getMinHeight: () => this.height() });
+    widget.serialize = false;
+    this._room();
+    this.unwatch = jobs.watch((changed) => (!changed || changed.has(this.id)) && this.update.ask());
+    const removed = node.onRemoved;
+    node.onRemoved = (/** @type {any[]} */ ...given) => {
+      this.end();
+      return removed?.apply(node, given);
+    };
+  }
+
+  end() {
+    this.unwatch();
+    this.update.end();
+    this.chart.end();
+  }
+
+  /** @param {string} id */
+  follow(id) {
+    if (id !== this.id) this.pieces = new Pieces(POINTS);
+    this.id = id;
+    this.update.ask();
+  }
+
+  async _read() {
+    const job = await detail(this.id);
+    if (job.id !== this.id) return;
+    if (!jobs.byId.has(job.id)) jobs.byId.set(job.id, job);
+    const ids = [...new Set([...job.jobs_of_run.slice(0, 6), job.id])].sort();
+    await this.pieces?.read(ids, ["loss"]);
+    this.state.replaceChildren(badge(job));
+    const own = this.node.widgets?.some((/** @type {any} */ widget) => widget.name === CORE_TEXT);
+    setText(this.text, own ? "" : job.state === "ended" ? job.text || job.error || "" : line(job));
+    this.text.title = job.error ?? job.text;
+    const marks = job.saves.map(({ step }) => ({ step, kind: /** @type {const} */ ("save") }));
+    this.chart.show([{ label: say("chart.loss"), curve: joined(this.pieces?.of(ids) ?? [], "loss") }], marks);
+    this._showSample(job);
+  }
+
+  /** @param {import("./trainings/server.js").Detail} job */
+  _showSample(job) {
+    const last = job.samples.filter((sample) => sample.url).reduce((/** @type {any} */ newest, sample) => (!newest || sample.step > newest.step ? sample : newest), null);
+    const shown = last ? `${last.step} ${last.url}` : "";
+    if (shown === this._shown) return;
+    this._shown = shown;
+    this.sample.hidden = !last;
+    if (last) {
+      const label = say("gallery.label", { step: count(last.step), prompt: job.prompts[last.prompt] ?? last.prompt + 1 });
+      this.sample.replaceChildren(media(last, label), element("figcaption", { title: label }, label));
+    }
+    this._room();
+  }
+
+  /** Makes the node high enough for what is in it; it is never made smaller than somebody has drawn it. */
+  _room() {
+    const [width, height] = this.node.size;
+    const needed = this.node.computeSize()[1];
+    if (needed > height) this.node.setSize([width, needed]);
+    this.node.setDirtyCanvas?.(true, true);
+  }
+
+  /** @param {unknown} error */
+  _problem(error) {
+    this.state.replaceChildren();
+    setText(this.text, error instanceof Error ? error.message : String(error));
+  }
+}
+
+/** @param {any} node @param {unknown} id */
+async function follow(node, id) {
+  if (typeof id !== "string" || !id) return;
+  await loadWords();
+  node.musubiTraining ??= new Panel(node);
+  node.setProperty?.(PROPERTY, id);
+  node.musubiTraining.follow(id);
+}
+
+/** A node by the id that the server knows it by: "4", or in subgraphs "1:4". @param {string} id @returns {any} */
+function nodeOf(id) {
+  let graph = /** @type {any} */ (app.rootGraph ?? app.graph);
+  let node;
+  for (const part of String(id).split(":")) {
+    node = graph?.nodes?.find((/** @type {any} */ one) => String(one.id) === part);
+    graph = node?.subgraph;
+  }
+  return node;
+}
+
+const trains = (/** @type {any} */ node) => /^MusubiTuner_\w*LoRATrainer$/.test(node.comfyClass ?? node.type ?? "");
+
+app.registerExtension({
+  name: "MusubiTuner.TrainingNode",
+  setup() {
+    addStylesheet(new URL("./trainings/style.css", import.meta.url).href);
+    addStylesheet(new URL("./vendor/uplot.css", import.meta.url).href);
+    api.addEventListener(/** @type {any} */ (BEGUN), (/** @type {any} */ { detail: { node, job } }) => {
+      const found = nodeOf(node);
+      if (found && trains(found)) follow(found, job);
+    });
+  },
+  nodeCreated(node) {
+    if (!trains(node)) return;
+    const executed = node.onExecuted;
+    node.onExecuted = function (output) {
+      executed?.apply(this, /** @type {any} */ (arguments));
+      follow(this, /** @type {any} */ (output)?.musubi_job?.[0]?.id);
+    };
+  },
+  loadedGraphNode(node) {
+    if (trains(node)) follow(node, node.properties?.[PROPERTY]);
+  },
+});

@@ -1,0 +1,115 @@
+// @ts-check
+// The sidebar tab "Trainings": the list, or one training, in the sidebar or in a window as large as the page.
+import { app } from "../../scripts/app.js";
+import { DetailView } from "./trainings/detail.js";
+import { addStylesheet, button, element, keepKeys, setText } from "./trainings/element.js";
+import { List } from "./trainings/list.js";
+import { jobs } from "./trainings/server.js";
+import { loadWords, say } from "./trainings/words.js";
+
+export const TAB = "musubi-tuner-trainings";
+
+/** What the tab shows; it is kept while the tab is closed, so that it opens where it was left. */
+class Trainings {
+  constructor() {
+    this.list = new List((id) => this.open(id));
+    /** @type {DetailView | null} */
+    this.detail = null;
+    this.inside = element("div", { class: "mt-inside" }, this.list.whole);
+    this.heading = element("h1", { class: "mt-heading" }, say("tab"));
+    this.wide = button(say("large"), () => this._enlarge(), { icon: "pi-window-maximize", only: true });
+    this.bar = element("div", { class: "mt-bar-top" }, this.heading, button(say("refresh"), () => this._refresh(), { icon: "pi-refresh", only: true }), this.wide);
+    this.whole = element("div", { class: "mt-trainings" }, this.bar, this.inside);
+    keepKeys(this.whole);
+    this.whole.addEventListener("wheel", (event) => event.stopPropagation(), { passive: true });
+    jobs.watch((changed) => this._changed(changed));
+    jobs.load();
+    this.list.render();
+  }
+
+  /** @param {string | null} id of a job; null: the list */
+  open(id) {
+    const left = this.detail?.id;
+    this.detail?.end();
+    this.detail = null;
+    if (id === null) {
+      this.inside.replaceChildren(this.list.whole);
+      this.list.render();
+      if (left) /** @type {HTMLElement | null} */ (this.list.whole.querySelector(`[data-id="${CSS.escape(left)}"]`))?.focus();
+      return;
+    }
+    this.detail = new DetailView(id, (other) => this.open(other));
+    this.inside.replaceChildren(this.detail.whole);
+    this.detail.update.ask();
+    this.detail.name.focus();
+  }
+
+  /** @param {Set<string> | null} changed */
+  _changed(changed) {
+    if (!this.whole.isConnected) return;
+    if (!this.detail) this.list.render(changed);
+    else if (!changed || changed.has(this.detail.id)) this.detail.update.ask();
+  }
+
+  _refresh() {
+    jobs.load();
+    this.detail?.update.ask();
+  }
+
+  /** Shows all of it in a window as large as the page, and back. */
+  _enlarge() {
+    const home = this.whole.parentElement;
+    if (!home || home.tagName === "DIALOG") {
+      /** @type {HTMLDialogElement} */ (home)?.close();
+      return;
+    }
+    const gone = element("div", { class: "mt-message" }, element("p", { class: "mt-faint" }, say("large.shown")));
+    const dialog = element("dialog", { class: "mt-large", "aria-label": say("tab") });
+    dialog.addEventListener("close", () => {
+      (gone.isConnected ? gone : null)?.replaceWith(this.whole);
+      if (this.whole.parentElement === dialog) this.whole.remove();
+      dialog.remove();
+      this.wide.setAttribute("aria-label", say("large"));
+    });
+    this.whole.replaceWith(gone);
+    dialog.append(this.whole);
+    document.body.append(dialog);
+    dialog.showModal();
+    this.wide.setAttribute("aria-label", say("large.close"));
+  }
+}
+
+/** @type {Trainings | undefined} */
+let shown;
+
+/** Shows a job in the tab. @param {string | null} id */
+export async function openTraining(id) {
+  const sidebar = /** @type {any} */ (app.extensionManager);
+  if (sidebar.sidebarTab?.activeSidebarTabId !== TAB) await sidebar.command.execute(`Workspace.ToggleSidebarTab.${TAB}`);
+  await loadWords();
+  shown ??= new Trainings();
+  shown.open(id);
+}
+
+app.registerExtension({
+  name: "MusubiTuner.Trainings",
+  async setup() {
+    addStylesheet(new URL("./trainings/style.css", import.meta.url).href);
+    addStylesheet(new URL("./vendor/uplot.css", import.meta.url).href);
+    await loadWords();
+    app.extensionManager.registerSidebarTab({
+      id: TAB,
+      icon: "pi pi-chart-line",
+      title: say("tab"),
+      tooltip: say("tab.hint"),
+      type: "custom",
+      render: (place) => {
+        shown ??= new Trainings();
+        place.replaceChildren(shown.whole);
+        place.style.height = "100%";
+        jobs.load();
+        setText(shown.heading, say("tab"));
+      },
+    });
+  },
+});

@@ -1,0 +1,117 @@
+// @ts-check
+// What can be done with a job: asked of the server, which says in `can` what makes sense now.
+import { app } from "../../../scripts/app.js";
+import { button, element } from "./element.js";
+import { address, goOn, jobs, request, workflow } from "./server.js";
+import { say } from "./words.js";
+
+/** @typedef {import("./server.js").Detail} Detail */
+
+const REQUESTS = /** @type {[string, string][]} */ ([
+  ["stop", "pi-stop"], ["pause", "pi-pause"], ["resume", "pi-play"], ["sample", "pi-image"], ["save", "pi-save"], ["stop_after_epoch", "pi-step-forward"], ["kill", "pi-ban"],
+]);
+
+export class Actions {
+  /** @param {(id: string) => void} open shows another job */
+  constructor(open) {
+    this.open = open;
+    this.buttons = element("div", { class: "mt-buttons", role: "group", "aria-label": say("actions") });
+    this.ask = element("div");
+    this.said = element("div", { class: "mt-said", role: "status" });
+    this.whole = element("div", { class: "mt-actions" }, this.buttons, this.ask, this.said);
+    this._shape = "";
+  }
+
+  /** @param {Detail} job */
+  show(job) {
+    this.job = job;
+    const lora = [...job.files].reverse().find((file) => file.content === "lora" && file.url && file.exists);
+    const shape = JSON.stringify([job.id, job.can, job.cannot, job.state, job.outcome, job.workflow, job.run, lora?.file]);
+    if (shape === this._shape) return; // what is focused stays
+    this._shape = shape;
+    const queued = job.state === "queued";
+    const ended = job.state === "ended";
+    this.buttons.replaceChildren(
+      ...REQUESTS.filter(([name]) => job.can.includes(name)).map(([name, icon]) => {
+        const label = queued && name === "stop" ? say("do.unqueue") : say(`do.${name}`);
+        const act = name === "kill" ? () => this._sure() : () => this._do(() => request(job.id, name), say("said.asked", { what: label }));
+        return button(label, act, { icon, kind: name === "kill" ? "mt-danger" : name === "stop" ? "mt-first" : "", title: say(`do.${name}.hint`) });
+      }),
+      ...(ended && job.kind === "training" && job.run && job.engine === "builtin" ? this._further(job) : []),
+      ...(lora?.url ? [element("a", { class: "mt-button", href: address(lora.url), download: lora.name, title: lora.name }, element("i", { class: "pi pi-download", "aria-hidden": "true" }), element("span", {}, say("do.download")))] : []),
+      ...(job.workflow ? [button(say("do.workflow"), () => this._workflow(job), { icon: "pi-sitemap" })] : []),
+      button(say("do.copy_path"), () => this._copy(job.run_folder ?? job.folder), { icon: "pi-copy", title: job.run_folder ?? job.folder }),
+    );
+    if (job.cannot && !ended) this.buttons.append(element("span", { class: "mt-faint" }, job.cannot));
+  }
+
+  /** @param {Detail} job */
+  _further(job) {
+    const steps = element("input", { type: "number", min: "1", max: "1000000", step: "1", value: "500", class: "mt-steps", "aria-label": say("do.continue.steps") });
+    const further = button(say("do.continue"), () => {
+      const wanted = Math.round(Number(steps.value));
+      if (wanted >= 1) this._do(() => goOn(job.id, wanted), say("said.queued"), true);
+      else steps.focus();
+    }, { icon: "pi-forward" });
+    const parts = [element("span", { class: "mt-joined" }, further, steps, element("span", { class: "mt-unit" }, say("do.continue.unit")))];
+    if (job.outcome !== "finished") parts.unshift(button(say("do.again"), () => this._do(() => goOn(job.id, 0), say("said.queued"), true), { icon: "pi-play", kind: "mt-first" }));
+    return parts;
+  }
+
+  /** To end it at once is asked twice. */
+  _sure() {
+    const close = () => this.ask.replaceChildren();
+    const keep = button(say("kill.keep"), close);
+    const kill = button(say("kill.yes"), () => (close(), this.job && this._do(() => request(/** @type {Detail} */ (this.job).id, "kill"), say("said.asked", { what: say("do.kill") }))), { kind: "mt-danger", icon: "pi-ban" });
+    this.ask.replaceChildren(element("div", { class: "mt-ask", role: "alertdialog", "aria-label": say("kill.question"), onkeydown: (/** @type {KeyboardEvent} */ event) => event.key === "Escape" && close() }, element("p", {}, say("kill.question")), element("div", { class: "mt-buttons" }, kill, keep)));
+    keep.focus();
+  }
+
+  /** @param {() => Promise<any>} act @param {string} text @param {boolean} [follow] whether to show the job that came of it */
+  async _do(act, text, follow = false) {
+    this._tell("…");
+    try {
+      const { job } = await act();
+      if (job) jobs.take({ jobs: [job] });
+      this._tell(text);
+      if (follow && job) this.open(job.id);
+    } catch (error) {
+      this._tell(error instanceof Error ? error.message : String(error), true);
+    }
+  }
+
+  /** @param {Detail} job */
+  _workflow(job) {
+    return this._do(async () => {
+      const { workflow: graph, prompt } = await workflow(job.id);
+      const name = job.name || job.id;
+      if (graph) await app.loadGraphData(graph, true, true, name);
+      else if (prompt) await /** @type {any} */ (app).loadApiJson(prompt, name);
+      return {};
+    }, say("said.opened"));
+  }
+
+  /** @param {string} path */
+  _copy(path) {
+    return this._do(async () => {
+      await copied(path);
+      return {};
+    }, say("said.copied", { path }));
+  }
+
+  /** @param {string} text @param {boolean} [bad] */
+  _tell(text, bad = false) {
+    this.said.textContent = text;
+    this.said.classList.toggle("mt-bad", bad);
+  }
+}
+
+/** Puts text on the clipboard, also where the page has no right to it: ComfyUI on another machine, without https. @param {string} text */
+export async function copied(text) {
+  if (navigator.clipboard && isSecureContext) return navigator.clipboard.writeText(text);
+  const box = element("textarea", { value: text, style: { position: "fixed", opacity: "0" } });
+  document.body.append(box);
+  box.select();
+  document.execCommand("copy");
+  box.remove();
+}

@@ -1,0 +1,313 @@
+// @ts-check
+// One training: how it goes, its curves, its samples, files, settings and log, and what can be done with it.
+import { Actions, copied } from "./actions.js";
+import { Chart } from "./chart.js";
+import { joined } from "./curves.js";
+import { button, element, setText } from "./element.js";
+import { Gallery } from "./gallery.js";
+import { badge, bar, grouped, title } from "./list.js";
+import { Log } from "./log.js";
+import { Pieces } from "./pieces.js";
+import { address, detail, jobs, standing } from "./server.js";
+import { steadily } from "./steadily.js";
+import { count, duration, known, moment, number, pace, say, size } from "./words.js";
+
+/**
+ * @typedef {import("./server.js").Detail} Detail
+ * @typedef {import("./server.js").Job} Job
+ */
+
+const POINTS = 800;
+const MOST_JOBS = 12; // of a run, in one curve
+const MOST_RUNS = 5; // next to it
+const SECOND = /** @type {Record<string, (value: number | null | undefined) => string>} */ ({ lr: number, seconds: (value) => `${number(value)} s`, vram: size, ram: size, validation: number });
+const REMEMBERED = "MusubiTuner.Trainings."; // in the browser: how somebody likes the charts
+
+export class DetailView {
+  /** @param {string} id @param {(id: string | null) => void} open shows another job, or the list */
+  constructor(id, open) {
+    this.id = id;
+    this.open = open;
+    /** @type {Detail | null} */
+    this.job = null;
+    this.pieces = new Pieces(POINTS);
+    /** @type {Map<string, { label: string, jobs: string[] }>} */
+    this.compared = new Map();
+    this._ended = false;
+    this.update = steadily(() => this._read(), (error) => this._problem(error));
+    this._build();
+  }
+
+  _build() {
+    const log = remembered("log") === "1";
+    this.loss = new Chart({ title: say("chart.loss"), height: 210, log });
+    this.loss.smoothing = Number(remembered("smoothing") ?? 0.9);
+    this.second = new Chart({ title: say("chart.lr"), height: 110 });
+    this.second.smoothing = 0;
+    this.second.hint = false;
+    this.actions = new Actions((id) => this.open(id));
+    this.gallery = new Gallery();
+    this.log = new Log(this.id);
+    this.name = element("h2", { class: "mt-title", tabindex: "-1" });
+    this.state = element("span");
+    this.now = element("div", { class: "mt-now" });
+    this.how = element("div", { class: "mt-how" });
+    this.facts = element("dl", { class: "mt-facts" });
+    this.curves = this._curves(log);
+    this.files = element("div", { class: "mt-files" });
+    this.settings = element("div", { class: "mt-settings" });
+    this.tabs = this._tabs([["samples", this.gallery.whole], ["files", this.files], ["settings", this.settings], ["log", this.log.whole]]);
+    this.whole = element(
+      "section",
+      { class: "mt-detail", "aria-label": say("detail") },
+      element("header", {}, button(say("back"), () => this.open(null), { icon: "pi-arrow-left", only: true }), this.name, this.state),
+      this.how,
+      this.now,
+      this.actions.whole,
+      element("div", { class: "mt-columns" }, element("div", {}, this.curves, this.facts), element("div", {}, this.tabs)),
+    );
+  }
+
+  /** @param {boolean} log */
+  _curves(log) {
+    const toggle = button(say("chart.log"), () => {
+      this.loss.setLog(!this.loss.log);
+      toggle.setAttribute("aria-pressed", String(this.loss.log));
+      remember("log", this.loss.log ? "1" : "0");
+    });
+    toggle.setAttribute("aria-pressed", String(log));
+    const smoothing = element("input", {
+      type: "range", min: "0", max: "0.99", step: "0.01", value: String(this.loss.smoothing), "aria-label": say("chart.smoothing"), title: say("chart.smoothing"),
+      oninput: () => (this.loss.setSmoothing(Number(smoothing.value)), remember("smoothing", smoothing.value)),
+    });
+    this.which = element("select", { class: "mt-select", "aria-label": say("chart.second"), onchange: () => (remember("second", this.which.value), this._draw()) });
+    this.with = element("div", { class: "mt-with" });
+    this.compare = element("details", { class: "mt-compare", ontoggle: () => this._offer() }, element("summary", {}, say("compare")), this.with);
+    return element(
+      "div",
+      { class: "mt-curves" },
+      element("div", { class: "mt-tools" }, element("h3", {}, say("chart.loss")), element("label", { class: "mt-smooth" }, say("chart.smoothing"), smoothing), toggle, button(say("chart.all"), () => (this.loss.seeAll(), this.second.seeAll()), { icon: "pi-search-minus", only: true })),
+      this.loss.whole,
+      this.compare,
+      (this.under = element("div", {}, element("div", { class: "mt-tools" }, this.which), this.second.whole)),
+    );
+  }
+
+  /** Tabs as screen readers know them: arrow keys change between them. @param {[string, HTMLElement][]} parts */
+  _tabs(parts) {
+    const tabs = parts.map(([name]) => element("button", { type: "button", role: "tab", id: `mt-tab-${name}`, "aria-controls": `mt-panel-${name}`, onclick: () => choose(name) }, say(`tab.${name}`)));
+    const panels = parts.map(([name, inside]) => element("div", { role: "tabpanel", id: `mt-panel-${name}`, "aria-labelledby": `mt-tab-${name}`, class: "mt-panel" }, inside));
+    const choose = (/** @type {string} */ wanted) => {
+      parts.forEach(([name], index) => {
+        tabs[index].setAttribute("aria-selected", String(name === wanted));
+        tabs[index].tabIndex = name === wanted ? 0 : -1;
+        panels[index].hidden = name !== wanted;
+      });
+      remember("tab", wanted);
+      this.tab = wanted;
+      if (wanted === "log") this.log.toEnd();
+    };
+    const row = element("div", { class: "mt-tabs", role: "tablist", "aria-label": say("detail.more") }, tabs);
+    row.addEventListener("keydown", (event) => {
+      const by = /** @type {Record<string, number>} */ ({ ArrowRight: 1, ArrowLeft: -1 })[event.key];
+      if (!by) return;
+      event.preventDefault();
+      const at = (tabs.findIndex((tab) => tab.tabIndex === 0) + by + tabs.length) % tabs.length;
+      choose(parts[at][0]);
+      tabs[at].focus();
+    });
+    choose(parts.some(([name]) => name === remembered("tab")) ? String(remembered("tab")) : "samples");
+    this.tabButtons = Object.fromEntries(parts.map(([name], index) => [name, tabs[index]]));
+    return element("div", { class: "mt-more" }, row, panels);
+  }
+
+  end() {
+    this._ended = true;
+    this.update.end();
+    this.loss.end();
+    this.second.end();
+  }
+
+  async _read() {
+    const job = await detail(this.id);
+    if (this._ended) return;
+    this.job = job;
+    this._show(job);
+    const names = ["loss", ...Object.keys(SECOND)].filter((name) => job.series.includes(name));
+    if (names.length) await this.pieces.read(this._own(job), names);
+    for (const { jobs: compared } of this.compared.values()) await this.pieces.read(compared, ["loss"]);
+    if (this._ended) return;
+    this._draw();
+    this.log.begin(job.log);
+    if (this.tab === "log" && job.state !== "ended") await this.log.follow();
+  }
+
+  /** @param {unknown} error */
+  _problem(error) {
+    const text = error instanceof Error ? error.message : String(error);
+    const gone = /** @type {any} */ (error)?.status === 404;
+    this.how.replaceChildren(element("div", { class: "mt-banner mt-bad", role: "alert" }, element("p", {}, gone ? say("detail.gone") : say("list.problem")), element("p", { class: "mt-faint" }, text), gone ? button(say("back"), () => this.open(null)) : button(say("again"), () => this.update.ask(), { icon: "pi-refresh" })));
+  }
+
+  /** @param {Detail} job */
+  _show(job) {
+    setText(this.name, title(job));
+    this.name.title = job.id;
+    this.state.replaceChildren(badge(job));
+    this._showHow(job);
+    this._showNow(job);
+    this.actions.show(job);
+    this.gallery.show(job.samples, job.prompts, job.state !== "ended");
+    if (this.tabButtons) setText(this.tabButtons.samples, job.samples.length ? `${say("tab.samples")} ${job.samples.length}` : say("tab.samples"));
+    this._showFacts(job);
+    this._showFiles(job);
+    this._showSettings(job);
+  }
+
+  /** What became of it, and what went wrong. @param {Detail} job */
+  _showHow(job) {
+    const state = standing(job);
+    const said = `${state} ${job.text} ${job.error} ${job.answers.length}`;
+    if (this.how.dataset.said === said) return;
+    this.how.dataset.said = said;
+    const refused = job.state === "ended" ? undefined : job.answers.filter((one) => one.answer === "ignored").pop();
+    const parts = [];
+    if (state === "failed") {
+      const error = job.error || job.text;
+      const [first, ...rest] = error.split("\n");
+      parts.push(element("div", { class: "mt-banner mt-bad", role: "alert" }, element("p", {}, element("b", {}, say("how.failed"), " "), first), rest.length ? element("pre", {}, rest.join("\n")) : null, button(say("copy"), () => copied(error), { icon: "pi-copy" })));
+    } else if (job.state === "ended" && (job.text || known(`how.${state}`))) {
+      parts.push(element("div", { class: `mt-banner mt-${state}`, role: "status" }, element("p", {}, state === "lost" || !job.text ? say(`how.${state}`) : job.text)));
+    } else if (state === "queued") {
+      parts.push(element("div", { class: "mt-banner", role: "status" }, element("p", {}, say("how.queued"))));
+    }
+    if (job.attempt > 1) parts.push(element("p", { class: "mt-faint" }, say("how.attempt", { attempt: job.attempt })));
+    if (refused) parts.push(element("p", { class: "mt-said mt-bad" }, `${say(`do.${refused.name}`)}: ${refused.text}`));
+    this.how.replaceChildren(...parts);
+  }
+
+  /** The numbers that people look for first. @param {Detail} job */
+  _showNow(job) {
+    const going = job.state !== "ended" && job.state !== "queued";
+    const big = (/** @type {string} */ name, /** @type {string} */ value, more = "") => element("div", { class: "mt-number" }, element("span", { class: "mt-faint" }, name), element("b", {}, value), more ? element("span", { class: "mt-faint" }, more) : null);
+    const numbers = [];
+    if (job.kind === "training" && job.loss !== null) numbers.push(big(say("now.loss"), number(job.average ?? job.loss), job.average === null ? "" : say("now.average")));
+    if (job.step || job.total) numbers.push(big(say("now.step"), count(job.step), job.total ? say("now.of", { total: count(job.total) }) : ""));
+    if (going && job.seconds_left !== null) numbers.push(big(say("now.left"), duration(job.seconds_left), job.seconds_per_step ? pace(job.seconds_per_step) : ""));
+    else if (!going && job.started && job.ended) numbers.push(big(say("now.took"), duration(job.ended - job.started), job.seconds_per_step ? pace(job.seconds_per_step) : ""));
+    this.now.replaceChildren(element("div", { class: "mt-numbers" }, numbers), ...(going && job.total ? [bar(job)] : []), ...(going && job.phase && job.phase !== "training" && !job.paused ? [element("div", { class: "mt-faint mt-phase" }, job.phase)] : []));
+  }
+
+  /** @param {Detail} job */
+  _showFacts(job) {
+    const facts = /** @type {[string, string][]} */ ([
+      ["epoch", job.epoch === null ? "" : `${job.epoch}${job.epochs ? ` / ${job.epochs}` : ""}`],
+      ["lr", job.lr === null ? "" : number(job.lr)],
+      ["pace", pace(job.seconds_per_step)],
+      ["began", job.first_step ? say("fact.began_at", { step: count(job.first_step) }) : ""],
+      ["started", moment(job.started)],
+      ["ended", moment(job.ended)],
+      ["gpus", job.gpus?.join(", ") ?? ""],
+      ["where", job.state === "ended" ? "" : say(job.background ? "fact.background" : "fact.here")],
+      ["engine", job.engine === "builtin" ? "" : job.engine],
+      ["folder", job.run_folder ?? job.folder],
+    ]);
+    this.facts.replaceChildren(...facts.filter(([, value]) => value).flatMap(([name, value]) => [element("dt", {}, say(`fact.${name}`)), element("dd", {}, value)]));
+  }
+
+  /** @param {Detail} job */
+  _showFiles(job) {
+    const said = JSON.stringify(job.files);
+    if (this.files.dataset.said === said) return;
+    this.files.dataset.said = said;
+    const rows = job.files.filter((file) => file.content !== "sample").reverse();
+    if (!rows.length) {
+      this.files.replaceChildren(element("p", { class: "mt-faint" }, say("files.none")));
+      return;
+    }
+    this.files.replaceChildren(
+      element("ul", {}, rows.map((file) => element("li", { class: file.exists ? "" : "mt-gone" },
+        element("span", { class: "mt-file" }, file.name),
+        element("span", { class: "mt-faint" }, [known(`content.${file.content}`) ? say(`content.${file.content}`) : file.content, file.step === null ? "" : say("chart.step", { step: count(file.step) }), size(file.bytes), file.exists ? "" : say("gallery.gone")].filter(Boolean).join(" · ")),
+        file.url && file.exists ? element("a", { class: "mt-button", href: address(file.url), download: file.name, "aria-label": `${say("do.download_file")} ${file.name}`, title: say("do.download_file") }, element("i", { class: "pi pi-download", "aria-hidden": "true" })) : null))),
+    );
+  }
+
+  /** @param {Detail} job */
+  _showSettings(job) {
+    const said = JSON.stringify(job.settings);
+    if (this.settings.dataset.said === said) return;
+    this.settings.dataset.said = said;
+    const text = (/** @type {any} */ value) => (value === null || value === undefined ? "–" : typeof value === "string" ? value : JSON.stringify(value));
+    this.settings.replaceChildren(
+      job.settings.length
+        ? element("table", {}, element("thead", {}, element("tr", {}, ["setting", "value", "default"].map((name) => element("th", { scope: "col" }, say(`settings.${name}`))))), element("tbody", {}, job.settings.map((one) => element("tr", {}, element("th", { scope: "row" }, one.name), element("td", {}, text(one.value)), element("td", { class: "mt-faint" }, text(one.default))))))
+        : element("p", { class: "mt-faint" }, say("settings.none")),
+    );
+  }
+
+  /** Other trainings, to be laid over this one. */
+  _offer() {
+    if (!this.compare?.open) return;
+    const others = grouped([...jobs.byId.values()].filter((job) => job.kind === "training" && (job.run ?? job.id) !== (this.job?.run ?? this.id))).slice(0, 50);
+    this.with?.replaceChildren(
+      ...(others.length ? [] : [element("p", { class: "mt-faint" }, say("compare.none"))]),
+      ...others.map((job) => {
+        const key = job.run ?? job.id;
+        const box = element("input", {
+          type: "checkbox", checked: this.compared.has(key),
+          onchange: async () => {
+            if (!box.checked) this.compared.delete(key);
+            else if (this.compared.size >= MOST_RUNS) box.checked = false;
+            else {
+              const all = [...jobs.byId.values()].filter((one) => (one.run ?? one.id) === key).sort((a, b) => a.created - b.created);
+              this.compared.set(key, { label: title(job), jobs: all.map((one) => one.id).slice(-MOST_JOBS) });
+              await this.pieces.read(all.map((one) => one.id).slice(-MOST_JOBS), ["loss"]).catch((error) => this._problem(error));
+            }
+            this._draw();
+          },
+        });
+        return element("label", {}, box, title(job), element("span", { class: "mt-faint" }, moment(job.created)));
+      }),
+    );
+  }
+
+  /** The newest jobs of its run, oldest first. @param {Detail} job */
+  _own(job) {
+    return [...new Set([...job.jobs_of_run.slice(0, MOST_JOBS), this.id])].sort(); // ids begin with the time
+  }
+
+  _draw() {
+    const job = this.job;
+    if (!job) return;
+    const own = this._own(job);
+    const of = (/** @type {string[]} */ ids, /** @type {string} */ name) => joined(this.pieces.of(ids), name);
+    const some = (/** @type {import("./curves.js").Curve} */ curve) => curve.mean.some((value) => value !== null);
+    const marks = [...job.saves.map(({ step }) => ({ step, kind: /** @type {const} */ ("save") })), ...[...new Set(job.samples.map(({ step }) => step))].map((step) => ({ step, kind: /** @type {const} */ ("sample") }))];
+    const lines = [{ label: title(job), curve: of(own, "loss") }, ...[...this.compared.values()].map(({ label, jobs: ids }) => ({ label, curve: of(ids, "loss") }))];
+    this.curves.hidden = !lines.some(({ curve }) => some(curve));
+    if (this.curves.hidden) return;
+    this.loss.show(lines, marks);
+    const names = Object.keys(SECOND).filter((name) => some(of(own, name)));
+    if (this.under) this.under.hidden = !names.length;
+    if (!names.length || !this.which) return;
+    if ([...this.which.options].map((one) => one.value).join() !== names.join()) {
+      const chosen = this.which.value || remembered("second") || names[0];
+      this.which.replaceChildren(...names.map((name) => element("option", { value: name }, say(`chart.${name}`))));
+      this.which.value = names.includes(chosen) ? chosen : names[0];
+    }
+    this.second.title = say(`chart.${this.which.value}`);
+    this.second.format = SECOND[this.which.value];
+    this.second.show([{ label: this.second.title, curve: of(own, this.which.value) }]);
+  }
+}
+
+/** @param {string} name */
+function remembered(name) {
+  return localStorage.getItem(REMEMBERED + name);
+}
+
+/** @param {string} name @param {string} value */
+function remember(name, value) {
+  localStorage.setItem(REMEMBERED + name, value);
+}

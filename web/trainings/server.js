@@ -1,0 +1,149 @@
+// @ts-check
+// What the pack's server answers (docs/monitor.md), and the jobs that the page knows: read once, then kept up to date by messages.
+import { api } from "../../../scripts/api.js";
+
+/**
+ * @typedef {{ id: string, tool: string, kind: string, architecture: string | null, engine: string, name: string, run: string | null,
+ *   state: string, paused: boolean, outcome: string | null, text: string, error: string | null, phase: string, step: number,
+ *   total: number | null, first_step: number, epoch: number | null, epochs: number | null, loss: number | null, average: number | null,
+ *   lr: number | null, seconds_per_step: number | null, seconds_left: number | null, created: number, started: number | null,
+ *   ended: number | null, background: boolean, gpus: string[] | null, place: number | null, attempt: number, can: string[],
+ *   cannot: string, version: number }} Job
+ * @typedef {{ step: number, prompt: number, file: number, media: string, url: string | null }} Sample
+ * @typedef {{ file: number, content: string, name: string, bytes: number | null, step: number | null, exists: boolean, url: string | null }} JobFile
+ * @typedef {Job & { folder: string, run_folder: string | null, settings: { name: string, value: any, default: any }[], series: string[],
+ *   prompts: string[], samples: Sample[], saves: { step: number, epoch: number | null, content: string, expert: string, file: number }[],
+ *   files: JobFile[], answers: { name: string, answer: string, step: number | null, text: string, time: number }[],
+ *   log: { text: string, next: number }, workflow: string | null, jobs_of_run: string[] }} Detail
+ * @typedef {{ low: (number | null)[], high: (number | null)[], mean: (number | null)[] }} Buckets
+ * @typedef {{ id: string, first: number | null, last: number | null, width: number, steps: number[], series: Record<string, Buckets> }} Series
+ * @typedef {{ waiting: string[], running: string[], keeper: number | null }} Queue
+ */
+
+const ROOT = "/musubi_tuner";
+export const MESSAGE = "musubi_tuner.jobs";
+
+/** What the server said no to, or why it did not answer, in words for people. */
+export class Refused extends Error {
+  /** @param {string} message @param {number} status */
+  constructor(message, status) {
+    super(message);
+    this.status = status;
+  }
+}
+
+/** @param {string} path @param {any} [body] @returns {Promise<any>} */
+async function ask(path, body) {
+  const options = body === undefined ? {} : { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
+  const answer = await api.fetchApi(`${ROOT}/${path}`, { cache: "no-store", ...options });
+  const values = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw new Refused(values.error ?? `${answer.status} ${answer.statusText}`, answer.status);
+  return values;
+}
+
+/** @param {string} id @returns {Promise<Detail>} */
+export const detail = (id) => ask(`jobs/${encodeURIComponent(id)}`);
+
+/** @param {string} id @param {Record<string, string | number>} query @returns {Promise<Series>} */
+export const series = (id, query) => ask(`jobs/${encodeURIComponent(id)}/series?${new URLSearchParams(/** @type {any} */ (query))}`);
+
+/** @param {string} id @param {Record<string, string | number>} query @returns {Promise<{ text: string, next: number, more: boolean }>} */
+export const log = (id, query) => ask(`jobs/${encodeURIComponent(id)}/log?${new URLSearchParams(/** @type {any} */ (query))}`);
+
+/** @param {string} id @returns {Promise<{ workflow: any, prompt: any }>} */
+export const workflow = (id) => ask(`jobs/${encodeURIComponent(id)}/workflow`);
+
+/** @param {string} id @param {string} name one of `can` @returns {Promise<{ job: Job }>} */
+export const request = (id, name) => ask(`jobs/${encodeURIComponent(id)}/request`, { name });
+
+/** @param {string} id @param {number} steps @returns {Promise<{ job: Job }>} */
+export const goOn = (id, steps) => ask(`jobs/${encodeURIComponent(id)}/continue`, { steps });
+
+/** @param {string[]} order @returns {Promise<{ queue: Queue }>} */
+export const reorder = (order) => ask("queue", { order });
+
+/** An address that the server named, as the page reaches it. @param {string} url */
+export const address = (url) => api.apiURL(url);
+
+/** The jobs that are known, and whoever wants to hear of changes. */
+class Jobs {
+  constructor() {
+    /** @type {Map<string, Job>} */
+    this.byId = new Map();
+    /** @type {Queue} */
+    this.queue = { waiting: [], running: [], keeper: null };
+    this.more = false;
+    this.loaded = false;
+    this.problem = "";
+    /** @type {Set<(changed: Set<string> | null) => void>} */
+    this._listeners = new Set();
+    this._listening = false;
+  }
+
+  /** Calls `act` with the ids that changed, or with null where everything may have. Returns what ends it. @param {(changed: Set<string> | null) => void} act */
+  watch(act) {
+    this._listeners.add(act);
+    if (!this._listening) {
+      this._listening = true;
+      api.addEventListener(/** @type {any} */ (MESSAGE), (/** @type {any} */ event) => this.take(event.detail));
+      api.addEventListener("reconnected", () => this.load());
+    }
+    return () => this._listeners.delete(act);
+  }
+
+  /** The place of a job in the queue: 0 is next; null where it does not wait. @param {Job} job */
+  place(job) {
+    const at = this.queue.waiting.indexOf(job.id);
+    return at >= 0 ? at : job.place;
+  }
+
+  /** Reads the list anew. */
+  async load() {
+    try {
+      const answer = await ask("jobs");
+      this.byId = new Map(answer.jobs.map((/** @type {Job} */ job) => [job.id, job]));
+      this.queue = answer.queue;
+      this.more = answer.more;
+      this.problem = "";
+    } catch (error) {
+      this.problem = error instanceof Error ? error.message : String(error);
+    }
+    this.loaded = true;
+    this._tell(null);
+  }
+
+  /** Reads jobs that are older than all that are known. */
+  async loadOlder() {
+    const oldest = [...this.byId.values()].sort((a, b) => a.created - b.created)[0];
+    const answer = await ask(`jobs?before=${encodeURIComponent(oldest?.id ?? "")}`);
+    for (const job of answer.jobs) this.byId.set(job.id, job);
+    this.more = answer.more;
+    this._tell(null);
+  }
+
+  /** What the server has just said. @param {{ jobs?: Job[], removed?: string[], queue?: Queue }} message */
+  take({ jobs = [], removed = [], queue }) {
+    const changed = new Set(removed);
+    for (const id of removed) this.byId.delete(id);
+    for (const job of jobs) {
+      if ((this.byId.get(job.id)?.version ?? -1) > job.version) continue;
+      this.byId.set(job.id, job);
+      changed.add(job.id);
+    }
+    if (queue) {
+      for (const id of [...queue.waiting, ...this.queue.waiting]) changed.add(id);
+      this.queue = queue;
+    }
+    this._tell(changed);
+  }
+
+  /** @param {Set<string> | null} changed */
+  _tell(changed) {
+    for (const listener of [...this._listeners]) listener(changed);
+  }
+}
+
+export const jobs = new Jobs();
+
+/** What a job is to people: one of queued, paused, starting, running, saving, sampling, stopping, finished, stopped, failed, removed, lost. @param {Job} job */
+export const standing = (job) => (job.state === "ended" ? (job.outcome ?? "lost") : job.paused && job.state === "running" ? "paused" : job.state);

@@ -1,0 +1,74 @@
+// @ts-check
+// What the page says, in the language that ComfyUI is set to: web/texts/<language>.json. What a language lacks is said in English.
+import { app } from "../../../scripts/app.js";
+
+/** @type {Record<string, string>} */
+let texts = {};
+/** @type {Promise<void> | undefined} */
+let loading;
+
+/** Reads the texts; to be awaited once before `say` is used. */
+export function loadWords() {
+  loading ??= read();
+  return loading;
+}
+
+async function read() {
+  const chosen = String(app.extensionManager?.setting?.get("Comfy.Locale") ?? "en");
+  const language = ["ja", "zh"].find((known) => chosen.startsWith(known));
+  const files = ["en", ...(language ? [language] : [])].map((name) => fetch(new URL(`../texts/${name}.json`, import.meta.url)));
+  texts = Object.assign({}, ...(await Promise.all(files.map(async (answer) => (await answer).json()))));
+}
+
+/**
+ * The text of a key; `{name}` in it is replaced. A key that no table has is said as it is.
+ * @param {string} key
+ * @param {Record<string, string | number>} [values]
+ */
+export function say(key, values = {}) {
+  return (texts[key] ?? key).replace(/\{(\w+)\}/g, (whole, name) => (name in values ? String(values[name]) : whole));
+}
+
+/** Whether there is a text of this key. @param {string} key */
+export const known = (key) => key in texts;
+
+/** Seconds for people: "45 s", "12 min", "3 h 5 min", "2 d 4 h". @param {number | null | undefined} seconds */
+export function duration(seconds) {
+  if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) return "";
+  if (seconds < 90) return say("time.s", { s: Math.max(0, Math.round(seconds)) });
+  const minutes = Math.round(seconds / 60);
+  if (minutes < 60) return say("time.min", { min: minutes });
+  const hours = Math.floor(minutes / 60);
+  if (hours < 48) return say("time.h", { h: hours, min: minutes % 60 });
+  return say("time.d", { d: Math.floor(hours / 24), h: hours % 24 });
+}
+
+/** A speed: "1.24 s/it", or "3.2 it/s" where steps are shorter than a second. @param {number | null | undefined} seconds of a step */
+export function pace(seconds) {
+  if (!seconds || !Number.isFinite(seconds)) return "";
+  return seconds >= 1 ? `${seconds.toPrecision(3)} s/it` : `${(1 / seconds).toPrecision(3)} it/s`;
+}
+
+/** Bytes: "412 MB", "1.8 GB". @param {number | null | undefined} bytes */
+export function size(bytes) {
+  if (bytes === null || bytes === undefined) return "";
+  return bytes >= 1e9 ? `${(bytes / 1e9).toFixed(1)} GB` : bytes >= 1e6 ? `${Math.round(bytes / 1e6)} MB` : `${Math.ceil(bytes / 1e3)} kB`;
+}
+
+/** A loss or a rate with the digits that tell something. @param {number | null | undefined} value */
+export function number(value) {
+  if (value === null || value === undefined || !Number.isFinite(value)) return "–";
+  const magnitude = Math.abs(value);
+  return magnitude !== 0 && (magnitude < 1e-3 || magnitude >= 1e5) ? value.toExponential(2) : value.toPrecision(magnitude >= 100 ? 4 : 3);
+}
+
+/** A whole number with separators. @param {number | null | undefined} value */
+export const count = (value) => (value === null || value === undefined ? "–" : value.toLocaleString("en-US").replaceAll(",", "\u2009"));
+
+/** When something was, in the browser's own words; with the day where it was not today. @param {number | null | undefined} time seconds */
+export function moment(time) {
+  if (!time) return "";
+  const date = new Date(time * 1000);
+  const today = date.toDateString() === new Date().toDateString();
+  return date.toLocaleString(undefined, today ? { timeStyle: "short" } : { dateStyle: "medium", timeStyle: "short" });
+}
