@@ -62,7 +62,7 @@ def test_a_state_that_does_not_say_its_optimizer_is_refused_all_the_same(
 
 
 def test_another_spelling_of_the_same_optimizer_goes_on(project: Any, begun: Path, same: SimpleNamespace) -> None:
-    settings = {"max_train_steps": 6, "lr_scheduler": "linear", "optimizer_type": "AdamW"}
+    settings = {"max_train_steps": 6, "lr_scheduler": "linear", "optimizer_type": "Adam_W"}
     project.train("second", resume=begun / "cat-step00000003-state", **settings)
     assert same.bits(project.lora("second"), project.lora("first"))
 

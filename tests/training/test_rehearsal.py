@@ -15,7 +15,7 @@ from musubi_backend import events, job
 from musubi_backend.errors import UserError
 from musubi_backend.training.rehearsal import rehearse
 from musubi_backend.training.settings import TrainingSettings
-from musubi_backend.training.voided import voided
+from musubi_backend.training.voided import sets_its_rate, voided
 from musubi_backend.weights.safetensors_file import read_header
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -178,6 +178,10 @@ def test_an_optimizer_that_finds_its_rate_is_not_given_a_tiny_factor() -> None:
         wanted = settings(optimizer_type="some.library.Prodigy", learning_rate=rate)
         told = [one.text for one in voided(wanted, SimpleNamespace(sets_its_rate=False, schedule_free=False))]
         assert len(told) == said and all("that Prodigy finds by itself" in text for text in told)
+
+
+def test_adafactor_is_known_in_every_spelling() -> None:
+    assert sets_its_rate("Ada_Factor", {}) and not sets_its_rate("Ada_Factor", {"relative_step": False})
 
 
 def test_arguments_of_a_schedule_that_does_not_act_are_said(caplog: pytest.LogCaptureFixture) -> None:

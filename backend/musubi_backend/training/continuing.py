@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import UserError
 from ..lora.settings import NetworkSettings
+from ..optimizers import registry
 from ..options.option import TRAIN, WEIGHTS, Option
 from ..options.registry import options_for, tool_names
 from ..weights.recognise import PREFIXES
@@ -135,7 +136,8 @@ def _meant(name: str, value: Any, card: Card) -> Any:
     if name == "network_module":
         return value or card.network_module
     if name == "optimizer_type":
-        return str(value).lower()
+        entry = registry.find(str(value))
+        return entry.name if entry else str(value).lower()
     return value or None
 
 

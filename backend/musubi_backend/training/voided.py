@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ..errors import UserError
+from ..optimizers.registry import plain
 from . import schedules
 from .settings import ScheduleSettings, TrainingSettings
 
@@ -38,7 +39,7 @@ class Voided:
 
 def sets_its_rate(kind: str, arguments: Mapping[str, Any]) -> bool:
     """True for Adafactor with relative steps, which is its default; `warmup_init` turns them on too."""
-    return kind.lower() == "adafactor" and bool(arguments.get("relative_step", True) or arguments.get("warmup_init", False))
+    return plain(kind) == "adafactor" and bool(arguments.get("relative_step", True) or arguments.get("warmup_init", False))
 
 
 @dataclass(frozen=True)
