@@ -157,7 +157,13 @@ class BatchProcessor(Node):
         gpus = _gpus(host, inputs, len(prompts))
         for shares in _rounds(prompts, len(gpus)):
             jobs = [self._job(host, inputs, share, tool) for share in shares]
-            ended = await run_on_gpus(host, tool, [(folder, argv, gpu) for (folder, argv), gpu in zip(jobs, gpus, strict=False)])
+            try:
+                ended = await run_on_gpus(host, tool, [(folder, argv, gpu) for (folder, argv), gpu in zip(jobs, gpus, strict=False)])
+            except BaseException:  # each host has its own interrupt
+                for share, (folder, _) in zip(shares, jobs, strict=True):
+                    _take(share, results(folder.path / "results"))
+                _keep_finished(host, prompts, prefix)
+                raise
             for share, job in zip(shares, ended, strict=True):
                 _settle(tool, share, job)
         return _publish(host, prompts, prefix)
@@ -297,16 +303,29 @@ def _settle(tool: str, share: Sequence[Prompt], job: Job) -> None:
     """Give each prompt of a job its file, in order among those of the same seed, or the reason why it has none."""
     ended_itself = job.returncode in (0, 1)
     problems = _problems(job)
-    made = results(job.folder.path / "results")
+    _take([prompt for number, prompt in enumerate(share, start=1) if number not in problems], results(job.folder.path / "results"))
     for number, prompt in enumerate(share, start=1):
-        files = [path for path in made if re.search(rf"_{prompt.seed}(_000)?$", path.stem)]
-        if number in problems or not files:
+        if prompt.result is None:
             ended = in_widgets(tool, job.error()) if job.returncode else f"no file was written. The whole log: {job.folder.log}"
             prompt.problem = problems.get(number, ended)
             prompt.open = number not in problems and not ended_itself
-        else:
+
+
+def _take(share: Sequence[Prompt], made: list[Path]) -> None:
+    """Give each prompt its file, if there is one."""
+    for prompt in share:
+        files = [path for path in made if re.search(rf"_{prompt.seed}(_000)?$", path.stem)]
+        if files:
             prompt.result, prompt.open = files[0], False
             made.remove(files[0])
+
+
+def _keep_finished(host: Host, prompts: Sequence[Prompt], prefix: Path) -> None:
+    """What was made before a stop goes to the output folder too, and is said."""
+    finished = [prompt for prompt in prompts if prompt.result is not None]
+    if finished:
+        paths = _publish(host, finished, prefix).values[1]
+        host.progress(1, 1, f"stopped; {len(paths)} of {len(prompts)} prompts made a video: {', '.join(Path(path).name for path in paths)}")
 
 
 def _problems(job: Job) -> dict[int, str]:

@@ -86,3 +86,20 @@ def test_a_batch_tries_its_place_before_anything_runs(bench: Any, part: Any, unw
     with pytest.raises(part("nodes.publishing").UserError, match="filename_prefix: ") as caught:
         bench.run(node, models=models, prompts="a cat", filename_prefix="here/cat")
     assert words in str(caught.value) and not bench.calls
+
+
+def test_a_cancelled_batch_keeps_the_videos_that_are_finished(bench: Any, part: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Cancelled(BaseException):
+        """The host's own interrupt."""
+
+    def look() -> None:
+        if list(bench.home.glob("jobs/*/results/*.mp4")):
+            raise Cancelled
+
+    bench.plan(makes=["20261127_000000_8.mp4"])
+    monkeypatch.setattr(bench.host, "check_interrupted", look)
+    models = {"architecture": "wan", "task": "t2v-1.3B", "dit": str(bench.dit), "vae": str(bench.vae), "t5": str(bench.vae)}
+    with pytest.raises(Cancelled):
+        bench.run(part("nodes.batch").BatchProcessor(), models=models, prompts="a dog\na cat", seed=7)
+    assert [path.name for path in (bench.host.output_dir / "musubi_tuner").iterdir()] == ["batch_00001.mp4"]
+    assert "1 of 2 prompts made a video: batch_00001.mp4" in bench.host.screen.stream.getvalue()
