@@ -40,9 +40,9 @@ def jobs_of(home: Path, tool: str) -> list[Path]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="sends Ctrl-C as a signal")
-def test_ctrl_c_saves_the_state_leaves_no_process_and_the_next_run_resumes(home: Path) -> None:
-    long = ("--set", "LoRATrainingConfig.max_train_steps=100000")
-    process = subprocess.Popen(command(home, *long), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+def test_ctrl_c_saves_the_state_leaves_no_process_and_the_next_run_resumes(home: Path, training_only: Path) -> None:
+    training = command(home, "--set", "LoRATrainingConfig.max_train_steps=100000", workflow=training_only)
+    process = subprocess.Popen(training, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, encoding="utf-8")
     assert process.stdout is not None
     for line in process.stdout:
         if "Trainer" in line and "loss" in line:
@@ -58,7 +58,7 @@ def test_ctrl_c_saves_the_state_leaves_no_process_and_the_next_run_resumes(home:
     assert states
     assert json.loads((jobs_of(home, "wan_train_network")[0] / "status.json").read_text())["outcome"] == "stopped"
 
-    again = subprocess.Popen(command(home, *long), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+    again = subprocess.Popen(training, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, encoding="utf-8")
     assert again.stdout is not None
     seen = []
     for line in again.stdout:

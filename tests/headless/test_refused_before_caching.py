@@ -42,9 +42,9 @@ def cachings(place: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(("file", "precision"), [("half", "bf16"), ("brain", "fp16")])
-def test_a_precision_that_contradicts_the_file(place: Path, file: str, precision: str) -> None:
+def test_a_precision_that_contradicts_the_file(place: Path, training_only: Path, file: str, precision: str) -> None:
     settings = f"WanModelPaths.dit={file}.safetensors", f"LoRATrainingConfig.mixed_precision={precision}"
-    result = run(place, ROOT / "workflows" / "quickstart.json", *settings)
+    result = run(place, training_only, *settings)
     assert result.returncode == 1
     own = {"half": "fp16", "brain": "bf16"}[file]
     assert f"in {own}, mixed precision must be auto, {own} or no, not {precision}" in result.stdout
@@ -67,9 +67,9 @@ def test_two_experts_of_different_formats(place: Path) -> None:
     assert "half.safetensors (fp16) and brain.safetensors (bf16) have different dtypes" in result.stderr
 
 
-def test_models_of_another_architecture(place: Path, tmp_path: Path) -> None:
+def test_models_of_another_architecture(place: Path, training_only: Path, tmp_path: Path) -> None:
     """The trainer of one with the models of the other: known before the captions are cached for the wrong one."""
-    workflow: dict[str, Any] = json.loads((ROOT / "workflows" / "quickstart.json").read_text(encoding="utf-8"))
+    workflow: dict[str, Any] = json.loads(training_only.read_text(encoding="utf-8"))
     for node in workflow["nodes"]:
         if node["type"] == "MusubiTuner_WanLoRATrainer":
             node["type"] = "MusubiTuner_HunyuanVideoLoRATrainer"
