@@ -21,7 +21,7 @@ from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.place import in_words
 from ..nodes.jobs.config import default_home
 from ..nodes.reuse import widget_values
-from ..nodes.spec import Result, check, complete, prechecked, prepared, with_warnings
+from ..nodes.spec import NotYet, Result, check, complete, prechecked, prepared, with_warnings
 from .demo import prepare
 from .terminal import CtrlC, Screen, TerminalHost
 from .workflow import Step, order, override, read
@@ -163,6 +163,8 @@ async def _step(
     for name, (source, slot) in step.links.items():
         key, result = await _source(name, source, tasks)
         inputs[name], sources[name] = result.values[slot], f"{key}:{slot}"
+        if isinstance(inputs[name], NotYet):
+            raise _Skipped(inputs[name].why)
     values = _prepared(step, steps, host, inputs)
     calls = _calls(step, steps, values)
     constants = {name: value for name, value in values.items() if name not in sources}
@@ -172,7 +174,8 @@ async def _step(
         host.screen.line(f"{step.title}  nothing changed, kept: {known.text}".rstrip(": "))
         return key, known
     result = await _run(step, host, calls, as_lists=bool(lists_of(step, steps)))
-    store.put(key, result)
+    if not any(isinstance(value, NotYet) for value in result.values):
+        store.put(key, result)
     host.screen.line(f"{step.title}  {result.text or 'done'}")
     return key, result
 

@@ -18,6 +18,7 @@ from ..nodes.jobs import config as configuration
 from ..nodes.jobs import durations
 from ..nodes.jobs.config import DEMO_MODELS
 from ..nodes.jobs.environment import visible_gpus
+from ..nodes.spec import NotYet
 from ..nodes.split_models import with_indexes
 
 _MODEL_SUFFIXES = {".safetensors", ".sft", ".pth", ".pt"}
@@ -184,6 +185,12 @@ class TerminalHost:
         import torch
 
         return visible_gpus(torch.cuda.device_count())
+
+    def workflow(self) -> dict[str, Any] | None:
+        return None
+
+    def not_yet(self, why: str) -> NotYet:
+        return NotYet(why)
 
     def _folders(self, key: str) -> list[Path]:
         names = [key, *([_OLD_NAMES[key]] if key in _OLD_NAMES else [])]

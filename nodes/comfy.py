@@ -21,6 +21,7 @@ import folder_paths
 import torch
 from comfy.cli_args import args
 from comfy_api.latest import ComfyExtension, InputImpl, Types, io
+from comfy_execution.graph_utils import ExecutionBlocker
 from comfy_execution.progress import get_progress_state
 
 from ..backend.musubi_backend.architectures import cards
@@ -31,6 +32,7 @@ from .comfy_errors import RunError, report, show_each_once
 from .jobs import config as configuration
 from .jobs.config import DEMO_MODELS
 from .jobs.environment import visible_gpus
+from .monitor.watch import watch
 from .reuse import Kept, KeptResults, place_of
 from .routes import add_routes
 from .spec import ANY, Input, Node, NodeSpec, Result, check, choices_of, prechecked, prepared, with_warnings
@@ -48,9 +50,10 @@ _LONGEST_LINE = 110  # characters: two lines of a node as wide as ComfyUI makes 
 class ComfyHost:
     """ComfyUI as seen by a running node."""
 
-    def __init__(self, node_id: str | None = None) -> None:
+    def __init__(self, node_id: str | None = None, prompt: Any = None, extra: Any = None) -> None:
         self.node_id = node_id
         self._shows_samples = False  # the node's own part of the page does
+        self._made_by = {"workflow": extra.get("workflow") if isinstance(extra, dict) else None, "prompt": prompt}
         self.home = configuration.default_home()
         self.input_dir = Path(folder_paths.get_input_directory())
         self.output_dir = Path(folder_paths.get_output_directory())
@@ -162,6 +165,12 @@ class ComfyHost:
             return []
         return visible_gpus(torch.cuda.device_count())
 
+    def workflow(self) -> dict[str, Any] | None:
+        return self._made_by if self.keeps_metadata and self._made_by["prompt"] else None
+
+    def not_yet(self, why: str) -> Any:
+        return ExecutionBlocker(None)  # with a message, each node behind it would be shown as failed
+
 
 _RESULTS = KeptResults()
 
@@ -172,6 +181,7 @@ class MusubiTunerExtension(ComfyExtension):
         server = getattr(PromptServer, "instance", None)
         if server is not None:
             add_routes(server.routes, ComfyHost)
+            watch(server, ComfyHost)
         show_each_once()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
@@ -197,7 +207,7 @@ def _comfy_class(node: Node) -> type[io.ComfyNode]:
 
         @classmethod
         async def execute(cls, **kwargs: Any) -> io.NodeOutput:
-            host = ComfyHost(cls.hidden.unique_id)
+            host = ComfyHost(cls.hidden.unique_id, cls.hidden.prompt, cls.hidden.extra_pnginfo)
             try:
                 inputs = prepared(node, host, _unlisted(spec, kwargs))
                 kept = Kept.before(node, host, inputs)
@@ -273,7 +283,7 @@ def _schema(spec: NodeSpec) -> io.Schema:
             for output in spec.outputs
         ],
         is_input_list=any(entry.many for entry in spec.inputs),
-        hidden=[io.Hidden.unique_id],
+        hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
         is_output_node=spec.is_output,
         search_aliases=["musubi", "lora training"],
     )

@@ -13,8 +13,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from ..backend.musubi_backend.architectures.card import Card
 from ..backend.musubi_backend.atomic import OWN_FOLDER, part_of, replacing, sweep
 from ..backend.musubi_backend.errors import UserError
+from ..backend.musubi_backend.options.argv import to_argv
+from ..backend.musubi_backend.options.option import LORA_CONVERT
 from ..backend.musubi_backend.place import reason, try_folder
 from .jobs import durations
 
@@ -69,8 +72,26 @@ def place(made: Path, wanted: Path, put: Put = os.replace) -> tuple[Path, str]:
 
 def publish(lora: Path, loras: Path, name: str) -> tuple[str, Path, str]:
     """As `place`, a copy of a LoRA to where ComfyUI offers it. Returns its name in the list of LoRAs, the path, and what to say."""
-    path, said = place(lora, loras / LORA_SUBFOLDER / f"{name}.safetensors", shutil.copyfile)
+    path, said = place(lora, wanted_place(loras, name), shutil.copyfile)
     return listed(path), path, said
+
+
+def wanted_place(loras: Path, name: str) -> Path:
+    """Where a LoRA of that name is published, unless another file is there."""
+    return loras / LORA_SUBFOLDER / f"{name}.safetensors"
+
+
+def conversion(card: Card, lora: Path) -> tuple[Path, list[str]] | None:
+    """Where a finished LoRA lies in the form that ComfyUI's own loader takes, and the arguments that make it so, empty where that is done;
+    None where its own form is that."""
+    if card.comfy_lora is None:
+        return None
+    converted = lora.parent / "comfyui" / lora.name
+    if converted.is_file() and converted.stat().st_mtime_ns >= lora.stat().st_mtime_ns:
+        return converted, []
+    converted.parent.mkdir(exist_ok=True)
+    values = {"input": str(lora), "output": str(converted), "target": "other", "architecture": card.comfy_lora}
+    return converted, to_argv(LORA_CONVERT, values)
 
 
 def try_to_publish(loras: Path, names: Sequence[str], what: str) -> None:

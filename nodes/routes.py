@@ -46,7 +46,7 @@ def add_routes(routes: Any, host: Callable[[], Host]) -> None:
         if refusal:
             return web.json_response({"error": refusal}, status=403)
         try:
-            values = await _json(request)
+            values = await json_of(request)
             wanted = [values.get(name) for name in ("view", "number", "before", "caption")]
             return web.json_response({"caption": await asyncio.to_thread(views.save_caption, host(), *wanted)})
         except views.Changed as changed:
@@ -69,7 +69,7 @@ def add_routes(routes: Any, host: Callable[[], Host]) -> None:
         if refusal:
             return web.json_response({"error": refusal}, status=403)
         try:
-            folders = (await _json(request)).get("folders")
+            folders = (await json_of(request)).get("folders")
             allowed = await asyncio.to_thread(configuration.allow_folders, host().home, folders)
             return web.json_response({"folders": [str(root) for root in allowed]})
         except UserError as error:
@@ -121,7 +121,7 @@ def _reason(error: OSError) -> str:
     return "there is no space left on the disk" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error.strerror or error)
 
 
-async def _json(request: Any) -> dict[str, Any]:
+async def json_of(request: Any) -> dict[str, Any]:
     """The object in the body. UserError for anything else, and before more than `LARGEST_REQUEST` bytes of it are read."""
     body = bytearray()
     async for part in request.content.iter_any():  # a body may come in chunks without saying how long it is

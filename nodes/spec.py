@@ -99,6 +99,14 @@ class Host(Protocol):
         """The GPUs that jobs may use, as CUDA_VISIBLE_DEVICES names them; empty without any."""
         ...
 
+    def workflow(self) -> dict[str, Any] | None:
+        """The workflow that runs, and its prompt, as images made by it would hold them; None where they may not or there is none."""
+        ...
+
+    def not_yet(self, why: str) -> Any:
+        """An output that is not there yet: nodes that need it do not run."""
+        ...
+
 
 @dataclass(frozen=True)
 class Input:
@@ -142,6 +150,13 @@ class Input:
         if self.minimum is None or self.off is None:
             return self.minimum
         return min(self.minimum, self.off)
+
+
+@dataclass(frozen=True)
+class NotYet:
+    """In place of an output that is not there yet, where the host has nothing of its own for it."""
+
+    why: str
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from ..backend.musubi_backend.architectures.widgets import FamilyNodes
 from ..backend.musubi_backend.atomic import write_text
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options import rules
-from ..backend.musubi_backend.options.argv import to_argv
 from ..backend.musubi_backend.options.option import FILE, LENGTH, LORA_CONVERT, START, TRAIN, WEIGHTS
 from ..backend.musubi_backend.options.registry import options_for, tool_names
 from ..backend.musubi_backend.options.registry import tool as find_tool
 from ..backend.musubi_backend.options.values import default_of
 from . import experts, packages, rates, training_start
+from .background import submit
 from .cache import LATENTS, TEXT, cache_stamps, is_one_frame
 from .families import own_inputs
 from .jobs import config as configuration
@@ -31,10 +31,11 @@ from .jobs.folder import JobFolder
 from .jobs.follow import run_tool, warn
 from .jobs.guard import plain_name
 from .jobs.runner import Job
+from .jobs.task import AUTO, Task, Training
 from .jobs.wording import in_widgets
 from .loss_curve import loss_map, write_picture
 from .models import MODELS, check_architecture, model_values
-from .publishing import publish, try_to_publish
+from .publishing import conversion, listed, publish, try_to_publish, wanted_place
 from .runs import JOB, Run
 from .spec import ANY, Host, Input, Node, NodeSpec, Output, Problem, Result, refused
 from .split_models import all_files
@@ -150,10 +151,60 @@ class LoRATrainer(Node):
         if finished is not None:
             warn(host, tool_names(self.card)[TRAIN], finished.get("warnings", ()))
             job, note = finished["job"], "nothing that decides it changed since it was trained; enter another run_id to train again"
-        else:
-            try_to_publish(host.loras_dir(), [f"{name}{ending}" for ending in run.endings], "output_name")
-            job, note = await self._train(host, run, key, values, inputs, begin, settings.engine), ""
-        return self.result(host, run, [await self.for_comfyui(host, lora) for lora in run.results(key)], job, note)
+            return self.result(host, run, [await self.for_comfyui(host, lora) for lora in run.results(key)], job, note)
+        try_to_publish(host.loras_dir(), [f"{name}{ending}" for ending in run.endings], "output_name")
+        task = self._task(host, run, values, inputs, begin, settings.engine)
+        if inputs["run"] == training_start.BACKGROUND:
+            return self._queued(host, run, task)
+        job = await self._train(host, run, key, task, begin)
+        return self.result(host, run, [await self.for_comfyui(host, lora) for lora in run.results(key)], job, "")
+
+    def _task(self, host: Host, run: Run, values: dict[str, Any], inputs: dict[str, Any], begin: training_start.Start, engine: str) -> Task:
+        """What is to be trained, with the file of its sample prompts written. musubi-tuner counts a resumed run from step 0 again and would
+        train too long, so with it none is resumed."""
+        run.path.mkdir(parents=True, exist_ok=True)
+        precision = self._precision(values)
+        lengths, results = self._of_effect(values, LENGTH), self._of_effect(values, LENGTH, FILE)
+        if engine != "builtin":
+            values = {**values, "mixed_precision": precision}
+        chosen = {**values, "output_dir": str(run.path), "output_name": run.name, "logging_dir": str(run.path / "logs")}
+        prompts = _prompts(inputs)
+        if prompts:
+            file = run.path / "sample_prompts.json"
+            write_text(file, json.dumps(prompts, ensure_ascii=False, indent=1))
+            chosen["sample_prompts"] = str(file)
+        resume = [AUTO] if inputs["resume"] == "auto" and engine == "builtin" else []
+        training = Training(
+            run.name,
+            run.path.name,
+            run.endings,
+            chosen,
+            (*resume, *([str(begin.state.folder)] if begin.state else [])),
+            results,
+            lengths,
+            str(host.loras_dir()),
+        )
+        tool = tool_names(self.card)[TRAIN]
+        return Task(tool, launch=True, processes=inputs["processes"], mixed_precision=precision, training=training)
+
+    def _queued(self, host: Host, run: Run, task: Task) -> Result:
+        """Hand it to the background, unless it is there already. There is no LoRA yet, so nothing behind this node runs."""
+        assert task.training is not None
+        job, waits = submit.of_run(host.home, task.training), "is queued or being trained already"
+        if job is None:
+            gpus = tuple(host.gpus())
+            host.free_gpu_memory()
+            job, waits = submit.add(host.home, task.changed(background=True, gpus=gpus), host.workflow()), "is queued"
+        folder = host.home / "jobs" / job
+        host.show_job(job)
+        value = {"folder": str(folder), "run": str(run.path), "curve": str(run.path / "loss.svg")}
+        text = f"{run.name} {waits} in the background: it goes on when ComfyUI is closed. Queue this again for the LoRA when it is trained"
+        nothing = host.not_yet(f"{run.name} is still being trained in the background")
+        wanted = [listed(wanted_place(host.loras_dir(), f"{run.name}{ending}")) for ending in run.endings]
+        host.progress(0, 1, f"{text} ({wanted[0]})")
+        of_expert = () if self.card.expert is None else (nothing,)
+        values = (nothing, nothing, nothing, loss_map(run.losses()), value, *of_expert)
+        return Result(values, text=text, files=(folder / "status.json",), page_data={"musubi_job": [{"id": job}]})
 
     def _of_effect(self, values: dict[str, Any], *effects: str) -> dict[str, Any]:
         """The values of the options that change this (see `Option.effect`). Where epochs are set, the number of steps decides nothing."""
@@ -191,14 +242,12 @@ class LoRATrainer(Node):
 
     async def for_comfyui(self, host: Host, lora: Path) -> Path:
         """A finished LoRA as ComfyUI's own loader takes it: itself, or where ComfyUI has other names for its layers, converted."""
-        if self.card.comfy_lora is None:
+        todo = conversion(self.card, lora)
+        if todo is None:
             return lora
-        converted = lora.parent / "comfyui" / lora.name
-        if not converted.is_file() or converted.stat().st_mtime_ns < lora.stat().st_mtime_ns:
-            converted.parent.mkdir(exist_ok=True)
-            values = {"input": str(lora), "output": str(converted), "target": "other", "architecture": self.card.comfy_lora}
-            await run_tool(host, LORA_CONVERT, to_argv(LORA_CONVERT, values), foreign=False, gpu=False, warns=False)
-        return converted
+        if todo[1]:
+            await run_tool(host, LORA_CONVERT, todo[1], foreign=False, gpu=False, warns=False)
+        return todo[0]
 
     def result(self, host: Host, run: Run, loras: list[Path], job: str, note: str) -> Result:
         """Publish the LoRAs and hand them out; the first is the one that continues by name."""
@@ -222,55 +271,34 @@ class LoRATrainer(Node):
             page_data={"musubi_job": [{"id": Path(job).name}]},
         )
 
-    async def _train(
-        self,
-        host: Host,
-        run: Run,
-        key: str,
-        values: dict[str, Any],
-        inputs: dict[str, Any],
-        begin: training_start.Start,
-        engine: str,
-    ) -> str:
+    async def _train(self, host: Host, run: Run, key: str, task: Task, begin: training_start.Start) -> str:
         """Run the trainer to its end; returns its job folder. key: what its result is noted under."""
-        run.path.mkdir(parents=True, exist_ok=True)
-        precision = self._precision(values)
-        if engine != "builtin":
-            values = {**values, "mixed_precision": precision}
-        chosen = {**values, "output_dir": str(run.path), "output_name": run.name, "logging_dir": str(run.path / "logs")}
-        state, note = begin.state, begin.note
-        # musubi-tuner counts a resumed run from step 0 again and would train too long.
-        if inputs["resume"] == "auto" and engine == "builtin":
-            found, problems = await asyncio.to_thread(run.state_to_continue, self._of_effect(values, LENGTH))
+        training, state, note = task.training, begin.state, begin.note
+        assert training is not None
+        if AUTO in training.resume:
+            found, problems = await asyncio.to_thread(run.state_to_continue, training.lengths)
             if found is not None:
                 state, note = found, training_start.continuing(found, problems)
             elif problems:
                 note = "".join(f"{problem}; " for problem in problems) + "no state is whole, so it begins anew"
             host.warnings += [note] if problems else []
-        if state is not None:
-            chosen["resume"] = str(state.folder)
-        prompts = _prompts(inputs)
-        if prompts:
-            file = run.path / "sample_prompts.json"
-            write_text(file, json.dumps(prompts, ensure_ascii=False, indent=1))
-            chosen["sample_prompts"] = str(file)
-        tool = tool_names(self.card)[TRAIN]
-        folder = JobFolder.create(host.home, tool)
-        host.show_job(folder.path.name)
+        folder = JobFolder.create(host.home, task.tool)
+        host.show_job(folder.id)
         job = await run_tool(
             host,
-            tool,
-            to_argv(tool, chosen),
+            task.tool,
+            task.argv(state.folder if state else None),
             launch=True,
             folder=folder,
-            processes=inputs["processes"],
-            mixed_precision=precision,
+            processes=task.processes,
+            mixed_precision=task.mixed_precision,
             note=note,
+            task=task,
             on_end=lambda ended: _note(run, key, ended),
         )
         missing = [str(lora) for lora in run.loras if not lora.is_file()]
         if missing:
-            raise UserError(f"{tool} ended without writing {' and '.join(missing)}. The whole log: {job.folder.log}")
+            raise UserError(f"{task.tool} ended without writing {' and '.join(missing)}. The whole log: {job.folder.log}")
         return str(job.folder.path)
 
     def _precision(self, values: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from .runs import JOB
 from .spec import Host, Input
 from .widgets import NONE, folder
 
+HERE, BACKGROUND = "here", "in the background"
 INPUTS = (
     shared_widget(TRAIN, "dim_from_weights", option="", advanced=True),
     folder("network_weights", "loras", "A LoRA to begin with: its weights, but not its optimizer or its count of steps. To continue a "
@@ -27,6 +28,9 @@ INPUTS = (
            "learning rate; the schedule keeps its shape. 0: the rate of the state."),
     Input("continue_from", JOB, "From another trainer: continue from its newest state instead of from step 0. Steps count from the start "
           "of that training, so set more than it had.", optional=True),
+    Input("run", "COMBO", "here: this node waits for the LoRA, and hands it on. in the background: the training is queued, goes on when "
+          "ComfyUI is closed or crashes, and nothing behind this node runs until you queue again when it is trained.",
+          default=HERE, choices=(HERE, BACKGROUND), optional=True),
 )  # fmt: skip
 
 

@@ -64,6 +64,20 @@ def release(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
+def reserved_bytes(device: torch.device) -> int | None:
+    """GPU memory that PyTorch holds for this process; None without a GPU. Imports torch."""
+    import torch
+
+    return torch.cuda.memory_reserved(device) if device.type == "cuda" else None
+
+
+def resident_bytes() -> int:
+    """System RAM of this process."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
 def _check_gpu(device: torch.device) -> None:
     import torch
 

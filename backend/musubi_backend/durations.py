@@ -7,6 +7,9 @@ BEAT = 1.0
 BETWEEN_BARS = 0.2
 """Between two events of one bar: the nodes look five times a second, and a merge of thousands of tensors would fill the log."""
 
+BETWEEN_MEMORY = 5.0
+"""Between two events about memory: a curve of hours needs no more, and asking the system takes longer than a step of a tiny model may."""
+
 LOOK_WHILE_PAUSED = 0.2
 """Between two looks of a paused training for the request that lets it continue."""
 

@@ -21,8 +21,8 @@ FILE_NAME = "metrics.jsonl"
 LONGEST_LINE = 1 << 20
 """Bytes. A longer line is damaged: no event comes near."""
 
-SAVE, SAMPLE, PAUSE, RESUME, STOP = "save", "sample", "pause", "resume", "stop"
-REQUESTS = (SAVE, SAMPLE, PAUSE, RESUME)
+SAVE, SAMPLE, PAUSE, RESUME, STOP_AFTER_EPOCH, STOP = "save", "sample", "pause", "resume", "stop_after_epoch", "stop"
+REQUESTS = (SAVE, SAMPLE, PAUSE, RESUME, STOP_AFTER_EPOCH)
 """What a training does when a line with that word comes on its stdin, at the end of the step that it is in. "stop" comes on the same way
 and is answered at once, by `Stopping`."""
 
@@ -93,6 +93,16 @@ class Validation(Event):
 
 
 @dataclass(frozen=True)
+class Memory(Event):
+    """What the process takes, in bytes: GPU memory that PyTorch holds (None without a GPU) and system RAM. Every few seconds."""
+
+    kind: ClassVar[str] = "memory"
+    step: int
+    vram: int | None = None
+    ram: int | None = None
+
+
+@dataclass(frozen=True)
 class Saving(Event):
     """A file or folder begins to be written. content: as people call it, "the state"; bytes: how many it will have, 0 if unknown."""
 
@@ -125,12 +135,13 @@ class Sampling(Event):
 
 @dataclass(frozen=True)
 class Sample(Event):
-    """One sample is written."""
+    """One sample is written. index: of which of the prompts, from 0; -1 where that is not known."""
 
     kind: ClassVar[str] = "sample"
     path: str
     step: int = 0
     prompt: str = ""
+    index: int = -1
 
 
 @dataclass(frozen=True)
@@ -213,7 +224,8 @@ class LoRAError(Event):
 KINDS: dict[str, type[Event]] = {
     kind.kind: kind
     for kind in (
-        Start, Phase, Progress, Step, Validation, Saving, Saved, Sampling, Sample, Keep, Request, Stopping, Ended, Warned, Output,
+        Start, Phase, Progress, Step, Validation, Memory, Saving, Saved, Sampling, Sample, Keep, Request, Stopping, Ended, Warned,
+        Output,
         LoRAReport, LoRAError,
     )
 }  # fmt: skip
@@ -267,7 +279,7 @@ class Reader:
         lines = data.split(b"\n")
         lines[0] = self._rest + lines[0]
         self._rest = lines.pop()[:LONGEST_LINE]
-        return [event for line in lines if line.strip() and (event := _read(line)) is not None]
+        return [event for line in lines if line.strip() and (event := event_in(line)) is not None]
 
 
 def read(path: Path) -> list[Event]:
@@ -278,7 +290,8 @@ def read(path: Path) -> list[Event]:
         return []
 
 
-def _read(line: bytes) -> Event | None:
+def event_in(line: bytes) -> Event | None:
+    """The event in a whole line; None for what is damaged or unknown."""
     try:
         return event_of(parse_json(line.decode("utf-8", "replace"), dict, paths=True))
     except ValueError:

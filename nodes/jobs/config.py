@@ -1,9 +1,9 @@
 """The product's home folder and the settings that `install.py` writes there (`installer/settings_rules.py` says what they may hold).
-No widget can change them; ComfyUI's Settings page can change the allowed folders."""
+No widget can change them; ComfyUI's own page can change the allowed folders, and how the queue of the background does."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from ...backend.musubi_backend.atomic import write_text
 from ...backend.musubi_backend.documents import json_text, read_json
 from ...backend.musubi_backend.errors import UserError
 from ...backend.musubi_backend.place import in_words
-from ...installer.settings_rules import checked
+from ...installer.settings_rules import QUEUE, checked, checked_queue
 from .home import CONFIG_NAME, home_folder
 
 DEMO_MODELS = Path("demo", "models")  # in home, made by `install.py --quickstart`
@@ -27,6 +27,7 @@ class Config:
     musubi_python: Path | None = None
     allowed_roots: tuple[Path, ...] = ()
     cpu_threads: int | None = None
+    queue: dict[str, Any] = field(default_factory=lambda: dict(QUEUE))
 
 
 def default_home(pack_root: Path = PACK_ROOT) -> Path:
@@ -46,6 +47,7 @@ def load(home: Path) -> Config:
         musubi_python=_path(musubi.get("python")),
         allowed_roots=tuple(Path(root) for root in data["allowed_roots"]),
         cpu_threads=data["cpu_threads"],
+        queue=data["queue"],
     )
 
 
@@ -78,6 +80,17 @@ def allow_folders(home: Path, folders: Any) -> tuple[Path, ...]:
         home.mkdir(parents=True, exist_ok=True)
         write_text(path, json_text({**data, "allowed_roots": [str(folder) for folder in allowed]}, indent=2) + "\n")
     return tuple(allowed)
+
+
+def set_queue(home: Path, changes: dict[str, Any]) -> dict[str, Any]:
+    """Change settings of the queue (`installer/settings_rules.py`); returns all of them. UserError for what they cannot be."""
+    try:
+        values = checked_queue({**load(home).queue, **changes})
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    home.mkdir(parents=True, exist_ok=True)
+    write_text(home / CONFIG_NAME, json_text({**_read(home / CONFIG_NAME), "queue": values}, indent=2) + "\n")
+    return values
 
 
 def _allowable(text: str) -> Path:

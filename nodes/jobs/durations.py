@@ -26,3 +26,18 @@ FILE_IN_USE = 0.5
 
 QUIET_LINES = 5.0
 """Between two lines of one node where the terminal is a file: a log of hours stays readable."""
+
+MESSAGE = 0.5
+"""Between two messages to the page: more often nobody reads a number."""
+
+MESSAGES_PER_ROUND = 10
+"""Every so many of them it is seen to that a queue has its keeper: a job must not wait because one was killed."""
+
+AFTER_A_PROBLEM = 30.0
+"""Between two tries to look at jobs on a disk that gives errors, each of which is written to the log."""
+
+KEEP = 1.0
+"""Between two looks of the keeper at the queue: what a job takes to start is longer."""
+
+BETWEEN_JOBS = 3.0
+"""From the end of a job in the background to the next on its GPU: a generation that waits for it looks several times meanwhile."""

@@ -20,10 +20,20 @@ from . import process_tree
 
 logger = logging.getLogger(__name__)
 
-STARTING, RUNNING, SAVING, SAMPLING, STOPPING, ENDED = "starting", "running", "saving", "sampling", "stopping", "ended"
-"""The life of a job. SAVING and SAMPLING come and go; STOPPING goes over into ENDED alone."""
-LOST = "lost"
-"""How a job ended that nobody saw end: its runner was gone. The other outcomes are `events.FINISHED`, STOPPED and FAILED."""
+QUEUED, STARTING, RUNNING, SAVING, SAMPLING = "queued", "starting", "running", "saving", "sampling"
+STOPPING, ENDED = "stopping", "ended"
+"""The life of a job. QUEUED is for the background only; SAVING and SAMPLING come and go; STOPPING goes over into ENDED alone."""
+LOST, REMOVED = "lost", "removed"
+"""How a job ended that nobody saw end, as its runner was gone, and one that was taken out of the queue. The other outcomes are
+`events.FINISHED`, STOPPED and FAILED."""
+JOBS = "jobs"
+_ID = re.compile(r"\d{8}-\d{6}-[a-z0-9_]{1,60}-[0-9a-f]{6}")
+_REQUESTS = "requests.txt"
+
+
+def is_id(text: str) -> bool:
+    """Whether a job's folder may be called so."""
+    return _ID.fullmatch(text) is not None
 
 
 @dataclass(frozen=True)
@@ -35,7 +45,7 @@ class JobFolder:
     def create(cls, home: Path, tool: str) -> JobFolder:
         """Make a fresh folder for one run of `tool`. UserError where that cannot be."""
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{re.sub('[^a-z0-9_]', '_', tool.lower())[:60]}-{secrets.token_hex(3)}"
-        path = home / "jobs" / name
+        path = home / JOBS / name
         try:
             path.mkdir(parents=True)
         except OSError as error:
@@ -45,6 +55,25 @@ class JobFolder:
     @property
     def log(self) -> Path:
         return self.path / "log.txt"
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    def ask(self, request: str) -> None:
+        """Leave a request for whoever runs the job, which looks for it several times a second. OSError where that cannot be written."""
+        with (self.path / _REQUESTS).open("a", encoding="utf-8") as file:
+            file.write(f"{request}\n")
+
+    def asked(self, position: int) -> tuple[list[str], int]:
+        """The requests that were left behind a place in the file, and the place behind them."""
+        try:
+            with (self.path / _REQUESTS).open("rb") as file:
+                file.seek(position)
+                lines, end, _ = file.read(4096).rpartition(b"\n")
+        except OSError:  # nobody has asked for anything
+            return [], position
+        return lines.decode("utf-8", "replace").split("\n") if end else [], position + len(lines) + len(end)
 
     def rotate_log(self, most: int, kept: int) -> bool:
         """Once the log has more than `most` bytes, its last `kept` ones become `log.old.txt` and it begins anew, as the job appends to it.
@@ -75,9 +104,24 @@ class JobFolder:
             status = read_json(self.path / "status.json", dict, paths=True)
         except (OSError, ValueError):
             return {}
-        if status.get("state") != ENDED and not process_tree.is_alive(status.get("pid"), status.get("created")):
+        if status.get("state") not in (ENDED, QUEUED) and not process_tree.is_alive(status.get("pid"), status.get("created")):
             return {**status, "state": ENDED, "outcome": LOST}
         return status
+
+    def write_task(self, values: dict[str, Any]) -> None:
+        """Note what is to be done (`task.Task`)."""
+        self._note("task.json", values)
+
+    def write_workflow(self, values: dict[str, Any]) -> None:
+        """Keep the workflow that made the job, and its prompt."""
+        self._note("workflow.json", values)
+
+    def task(self) -> dict[str, Any]:
+        """What `write_task` noted; empty where nothing is, or what is there is damaged."""
+        try:
+            return read_json(self.path / "task.json", dict, paths=True)
+        except (OSError, ValueError):
+            return {}
 
     def _note(self, name: str, values: dict[str, Any]) -> None:
         try:

@@ -17,7 +17,9 @@ from . import durations, engine, runner
 from .errors import read_tail
 from .folder import JobFolder
 from .progress import size
+from .queue import occupied
 from .runner import Job
+from .task import Task
 from .wording import in_widgets
 
 _gpu = threading.Lock()  # ComfyUI runs independent nodes of a prompt at once; two jobs on one GPU would fight for its memory
@@ -36,18 +38,25 @@ async def run_tool(
     warns: bool = True,
     note: str = "",
     folder: JobFolder | None = None,
+    task: Task | None = None,
     on_end: Callable[[Job], object] = lambda job: None,
 ) -> Job:
     """Run one backend tool to its end, publishing progress on `host`.
 
     foreign: musubi-tuner has this tool too. gpu: free the host's models first and run alone. launch: a trainer (see
     `engine.command`). warns: its warnings are shown with the node's result. note: shown before the progress text.
-    folder: the job's folder, where the caller has put files into one already. on_end: called with the job however it ended.
+    folder: the job's folder, where the caller has put files into one already. task: of a trainer, what its folder says of it.
+    on_end: called with the job however it ended.
     Raises UserError with the log's last real error; the host's interrupt passes through after the job has ended, which waits for what is
     to be saved. A second interrupt meanwhile ends the job at once.
     """
     settings = configuration.load(host.home)
     folder = folder or JobFolder.create(host.home, tool)
+    given = Task(tool, tuple(arguments), foreign, gpu, launch, processes, mixed_precision)
+    folder.write_task((task or given).noted())
+    made_by = host.workflow() if task else None
+    if made_by is not None:
+        folder.write_workflow(made_by)
     command = engine.command(
         settings, folder, tool, arguments, foreign=foreign, launch=launch, processes=processes, mixed_precision=mixed_precision
     )
@@ -68,6 +77,8 @@ async def run_on_gpus(host: Host, tool: str, jobs: Sequence[tuple[JobFolder, Seq
     Progress is published as that of all together. Returns the jobs however they ended; when the host interrupts, all are stopped.
     """
     settings = configuration.load(host.home)
+    for folder, arguments, gpu in jobs:
+        folder.write_task(Task(tool, tuple(arguments), gpus=(gpu,) if gpu else ()).noted())
     joined = _Joined(host, len(jobs))
     async with _alone(host):
         tasks = [
@@ -106,12 +117,27 @@ async def _alone(host: Host) -> AsyncIterator[None]:
             raise
         await asyncio.sleep(durations.SHOW)
     try:
+        await _next_to_the_background(host)
         free = host.free_gpu_memory()
         if free:
             host.progress(0, 1, free)
         yield
     finally:
         _gpu.release()
+
+
+async def _next_to_the_background(host: Host) -> None:
+    """While a training in the background has the GPU that this would use: wait, warn or go ahead, as the settings say."""
+    gpus = host.gpus()[:1] or [""]
+    while (job := occupied(host.home).get(gpus[0])) is not None:
+        meanwhile = configuration.load(host.home).queue["generation"]
+        if meanwhile == "go_ahead":
+            return
+        host.progress(0, 1, f"a training in the background has the GPU ({job})" + (": waiting for its end" if meanwhile == "wait" else ""))
+        if meanwhile == "warn":
+            return
+        host.check_interrupted()
+        await asyncio.sleep(durations.SHOW)
 
 
 class Watcher(Protocol):

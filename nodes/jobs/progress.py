@@ -22,6 +22,10 @@ class Progress:
     heard     it has answered a request to stop
     file      what it is writing just now; `content` as people call it, `bytes` of `expected` are there (0: unknown)
     sampling  it makes samples of a training
+    paused    it was asked to, and waits
+    learned   its last step: epoch, loss, average, learning rate
+    start     what a training said before its first step
+    pace      how fast its steps are
     requests  what became of requests to it
     outcome   how it was stopped, in its own words
     warnings  what it says that does not end it, each once
@@ -43,9 +47,14 @@ class Progress:
     bytes: int = 0
     expected: int = 0
     sampling: bool = False
+    paused: bool = False
+    learned: events.Step | None = None
+    start: events.Start | None = None
+    pace: Pace = field(default_factory=Pace)
     requests: list[events.Request] = field(default_factory=list)
     outcome: str = ""
     warnings: list[str] = field(default_factory=list)
+    ended: events.Ended | None = None
     version: int = 0
 
     @property
@@ -60,7 +69,7 @@ class Progress:
     @property
     def text(self) -> str:
         """One line for people, e.g. "training · 12/100 · 1.3s/it · 01:54 left · loss 0.1234"."""
-        parts = [self.phase]
+        parts = ["paused" if self.paused else self.phase]
         if self.step or self.total:
             parts.append(f"{self.step}/{self.total}" if self.total else str(self.step))
         if self.rate:
@@ -77,12 +86,12 @@ class Progress:
 
 
 class EventFollower:
-    """Feeds on the bytes of `metrics.jsonl`, which may end anywhere; keeps `progress`."""
+    """Feeds on the bytes of `metrics.jsonl`, which may end anywhere; keeps `progress`, with the losses of all steps unless told not to."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, *, keep_losses: bool = True) -> None:
         self.progress = progress
+        self._keep_losses = keep_losses
         self._reader = events.Reader()
-        self._pace = Pace()
         self._bar: tuple[str, int, float] | None = None  # title, how much was done, and when
 
     def feed(self, data: bytes) -> None:
@@ -94,11 +103,15 @@ class EventFollower:
         progress = self.progress
         if isinstance(event, events.Request):  # any of several processes hears one
             progress.requests.append(event)
+            if event.answer == events.DONE and event.name in (events.PAUSE, events.RESUME):
+                progress.paused = event.name == events.PAUSE
         elif isinstance(event, events.Stopping):
             progress.heard = True
             if event.rank == 0:
                 self._write(event.file, event.content, event.bytes, event.total)
         elif isinstance(event, events.Ended):
+            if event.rank == 0:
+                progress.ended = event
             if event.outcome == events.STOPPED and event.text:
                 progress.outcome = event.text
         elif event.rank == 0:
@@ -107,7 +120,7 @@ class EventFollower:
     def _take_of_main(self, event: events.Event) -> None:
         progress = self.progress
         if isinstance(event, events.Start):
-            progress.training, self._pace = True, Pace()
+            progress.training, progress.start, progress.pace = True, event, Pace()
             progress.show(step=event.step, total=event.total)
         elif isinstance(event, events.Phase):
             progress.phase, progress.sampling = event.text, False
@@ -143,24 +156,24 @@ class EventFollower:
         if title:
             progress.phase = title
         if self._bar is None or self._bar[0] != title or event.done < self._bar[1]:
-            self._pace = Pace()
+            progress.pace = Pace()
         elif event.done > self._bar[1]:
-            self._pace.add(event.done - self._bar[1], event.clock - self._bar[2])
+            progress.pace.add(event.done - self._bar[1], event.clock - self._bar[2])
         if self._bar is None or self._bar[:2] != (title, event.done):
             self._bar = title, event.done, event.clock
-        left = self._pace.left(event.total - event.done) if event.total is not None else ""
-        progress.show(step=event.done, total=event.total, rate=self._pace.rate(), left=left)
+        left = progress.pace.left(event.total - event.done) if event.total is not None else ""
+        progress.show(step=event.done, total=event.total, rate=progress.pace.rate(), left=left)
 
     def _take_step(self, event: events.Step) -> None:
         progress = self.progress
         progress.training, progress.sampling, progress.phase = True, False, "training"
-        progress.loss = event.loss
-        if event.loss is not None:
+        progress.loss, progress.learned = event.loss, event
+        if event.loss is not None and self._keep_losses:
             progress.losses[event.step] = event.loss
         if event.seconds is not None:
-            self._pace.add(1, event.seconds)
+            progress.pace.add(1, event.seconds)
         step, total = max(progress.step, event.step), progress.total if event.total is None else event.total
-        progress.show(step=step, total=total, rate=self._pace.rate(), left=self._pace.left((total or 0) - step))
+        progress.show(step=step, total=total, rate=progress.pace.rate(), left=progress.pace.left((total or 0) - step))
 
     def _warn(self, text: str) -> None:
         """What is said of one item alone, and later in a list of all, counts once."""

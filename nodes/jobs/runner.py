@@ -28,6 +28,8 @@ from .musubi_log import LogFollower
 from .progress import EventFollower, Progress
 
 BUILTIN = "builtin"
+KILL = "kill"
+"""A request, next to those of `events`: end at once."""
 EXIT_STOPPED = 3
 _LARGEST_LOG, _KEPT_OF_LOG = 64 << 20, 8 << 20  # bytes
 _MOST_PER_POLL = 1 << 16  # bytes
@@ -43,6 +45,7 @@ class Command:
     cwd: Path
     engine: str = BUILTIN
     listens: bool = True  # reads "stop" from stdin and ends gracefully
+    gpus: list[str] | None = None  # that it was given
 
 
 @dataclass
@@ -61,6 +64,8 @@ class Job:
     _process: asyncio.subprocess.Process | None = None
     _ended: asyncio.Event | None = None
     _positions: dict[Path, int] = field(default_factory=dict)
+    _asked: int = 0  # how far its requests are read
+    _started: float = 0.0
     _noted: tuple[str, float] = ("", 0.0)  # the state in status.json, and when it was written
 
     def __post_init__(self) -> None:
@@ -127,6 +132,20 @@ class _Loop:
 _LOOP = _Loop()
 
 
+def detach(argv: list[str], env: dict[str, str], cwd: Path, log: Path) -> None:
+    """Start a program that goes on without us: in a session of its own, with no pipe to us. OSError if it cannot be started."""
+    import subprocess
+
+    options: dict[str, Any] = {"start_new_session": True}
+    if sys.platform == "win32":
+        options = {
+            "creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.DETACHED_PROCESS | subprocess.CREATE_BREAKAWAY_FROM_JOB
+        }
+    with log.open("ab") as file:
+        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=env, cwd=cwd, **options)
+    threading.Thread(target=process.wait, daemon=True).start()  # or its end would leave a zombie as long as we are there
+
+
 async def start(folder: JobFolder, command: Command) -> Job:
     """Start a job; returns once its process exists. OSError if it cannot be started."""
     job = Job(folder, command)
@@ -180,13 +199,12 @@ async def _spawn(job: Job) -> None:
     job.pid = job._process.pid
     job._ended = asyncio.Event()
     job.created = process_tree.creation_time(job.pid)
+    job._started = round(time.time(), 3)
     _note(job, STARTING)
-    task = asyncio.get_running_loop().create_task(_watch(job))
-    _WATCHERS.add(task)
-    task.add_done_callback(_WATCHERS.discard)
+    _keep_task(_watch(job))
 
 
-_WATCHERS: set[asyncio.Task[None]] = set()  # a loop keeps only weak references to tasks
+_TASKS: set[asyncio.Task[None]] = set()
 
 
 async def _watch(job: Job) -> None:
@@ -196,6 +214,7 @@ async def _watch(job: Job) -> None:
     try:
         while not exited.done():
             _read_on(job)
+            await _do_requests(job)
             if job.state != job._noted[0] or time.monotonic() - job._noted[1] >= durations.HEARTBEAT:
                 _note(job, job.state)
             with contextlib.suppress(OSError):  # a full disk: it is tried again
@@ -223,7 +242,8 @@ async def _watch(job: Job) -> None:
 def _note(job: Job, state: str, **more: Any) -> None:
     progress = job.progress
     place = {"phase": progress.phase, "step": progress.step, "total": progress.total}
-    job.folder.write_status(state, pid=job.pid, created=job.created, **place, **more)
+    always = {"pid": job.pid, "created": job.created, "started": job._started, "engine": job.command.engine, "gpus": job.command.gpus}
+    job.folder.write_status(state, **always, **place, **more)
     job._noted = state, time.monotonic()
 
 
@@ -252,6 +272,25 @@ def _new_bytes(job: Job, path: Path) -> bytes:
         return b""
     job._positions[path] = job._positions.get(path, 0) + len(data)
     return data
+
+
+async def _do_requests(job: Job) -> None:
+    """What was asked for in the job's folder, by whoever looks at it."""
+    requests, job._asked = job.folder.asked(job._asked)
+    for name in requests:
+        if name == KILL:
+            job.hurried = True
+        if name in (KILL, events.STOP):
+            _keep_task(_stop(job))
+        elif name in events.REQUESTS:
+            await _say(job, name)
+
+
+def _keep_task(work: Coroutine[Any, Any, None]) -> None:
+    """A loop keeps only weak references to tasks."""
+    task = asyncio.get_running_loop().create_task(work)
+    _TASKS.add(task)
+    task.add_done_callback(_TASKS.discard)
 
 
 async def _wait(job: Job) -> None:

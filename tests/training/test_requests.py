@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,7 +44,7 @@ def ask(monkeypatch: pytest.MonkeyPatch, at: dict[int, list[str]], while_paused:
         job.request_stop() if word == events.STOP else job._hear(word)
 
     monkeypatch.setattr(due, "KINDS", (Person, *due.KINDS))
-    monkeypatch.setattr(due, "time", SimpleNamespace(sleep=look))
+    monkeypatch.setattr(due, "time", SimpleNamespace(sleep=look, monotonic=time.monotonic))
     return looks
 
 
@@ -84,6 +85,28 @@ def test_requests_are_done_at_the_end_of_the_step_and_change_no_bit(
     assert all((out / f"cat-step0000000{step}{end}").exists() for step in (2, 3) for end in (".safetensors", "-state"))
     project.train("resumed", resume=out / "cat-step00000002-state", **settings)
     assert same.bits(project.lora("resumed"), project.lora("whole"))
+
+
+def test_a_stop_at_the_end_of_the_epoch_comes_after_what_is_due_there(
+    project: Any, same: SimpleNamespace, log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"max_train_steps": 7, "save_every_n_epochs": 1}
+    project.train("whole", **settings)
+    with monkeypatch.context() as patch:
+        ask(patch, {1: ["stop_after_epoch"], 2: ["stop_after_epoch"]}, [])
+        assert project.refused("asked", **settings) == 3
+    epoch = next(one.step for one in log() if one.answer == "done")
+    assert 2 < epoch < 7
+    assert [(one.answer, one.step) for one in log()] == [("ignored", 2), ("done", epoch)]
+    out = project.folder / "out/asked"
+    assert (out / "cat-000001.safetensors").is_file(), "what was due at the end of the epoch is saved"
+    job._stop.clear()
+    project.train("asked", resume=out / f"cat-step{epoch:08d}-state", **settings)
+    assert same.bits(project.lora("asked"), project.lora("whole"))
+    with monkeypatch.context() as patch:
+        ask(patch, {6: ["stop_after_epoch"]}, [])
+        project.train("last", **settings)
+    assert same.bits(project.lora("last"), project.lora("whole")), "the last epoch ends by itself"
 
 
 def test_a_stop_ends_a_pause_and_what_was_asked_for_stays(project: Any, log: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from .. import durations, events, job
+from .. import device, durations, events, job
 from .trackers import step_values
 
 if TYPE_CHECKING:
@@ -129,12 +129,39 @@ class Sample(Due):
         return (lambda: self.loop.sample(epoch)) if self.run.samples.due(self.loop.position.step, epoch) else None
 
 
+class Memory(Due):
+    """What this process takes, every few seconds."""
+
+    def __init__(self, loop: Trainer) -> None:
+        super().__init__(loop)
+        self._said = -durations.BETWEEN_MEMORY
+
+    def after_step(self, done: Done) -> None:
+        now = time.monotonic()
+        if self.run.processes.is_main and job.folder() is not None and now - self._said >= durations.BETWEEN_MEMORY:
+            self._said = now
+            job.emit(events.Memory(self.loop.position.step, device.reserved_bytes(self.run.processes.device), device.resident_bytes()))
+
+
 class Requests(Due):
     """What came on stdin (`events.REQUESTS`). None of it changes what is trained."""
+
+    def __init__(self, loop: Trainer) -> None:
+        super().__init__(loop)
+        self._last_epoch: int | None = None  # the one after which it is to stop, 1-based
 
     def after_step(self, done: Done) -> Work | None:
         names = self._asked()
         return (lambda: self._do(names)) if names else None
+
+    def after_epoch(self, epoch: int) -> Work | None:
+        return self._stop if epoch == self._last_epoch else None
+
+    def _stop(self) -> None:
+        """Once what else is due after the epoch is done: a stop would end it early. Heard before the next step, in all processes."""
+        self._answer(events.STOP_AFTER_EPOCH, events.DONE)
+        if self.loop.position.step < self.run.total_steps:
+            job.request_stop()
 
     def _asked(self) -> list[str]:
         """Of whichever process read it."""
@@ -149,6 +176,8 @@ class Requests(Due):
                     self._save()
                 elif name == events.SAMPLE:
                     self._sample()
+                elif name == events.STOP_AFTER_EPOCH:
+                    self._stop_after_epoch()
                 elif (name == events.PAUSE) == paused:
                     self._answer(name, events.IGNORED, "it is paused already" if paused else "it is not paused")
                 else:
@@ -171,10 +200,16 @@ class Requests(Due):
         problem = self.loop.sample(None)
         self._answer(events.SAMPLE, events.IGNORED if problem else events.DONE, problem)
 
+    def _stop_after_epoch(self) -> None:
+        if self._last_epoch is not None:
+            self._answer(events.STOP_AFTER_EPOCH, events.IGNORED, f"it stops after epoch {self._last_epoch} already")
+            return
+        self._last_epoch = self.loop.position.epoch + 1
+
     def _answer(self, name: str, answer: str, text: str = "") -> None:
         if self.run.processes.is_main:
             job.answer(name, answer, self.loop.position.step, text)
 
 
-KINDS: tuple[type[Due], ...] = (Report, Save, Sample, Requests)
+KINDS: tuple[type[Due], ...] = (Memory, Report, Save, Sample, Requests)
 """In this order."""

@@ -94,7 +94,7 @@ class Samples:
             video = decoder.decode(one.to(device))
             path = self._write(prompt, video, step, epoch)
             logger.info("Decoding complete")
-            job.emit(events.Sample(str(path), step, prompt.request.prompt))
+            job.emit(events.Sample(str(path), step, prompt.request.prompt, prompt.index))
             written.append(path)
         del decoder
         release(device)

@@ -1,0 +1,82 @@
+"""What a training in the background begins with, and what becomes of its LoRA: the same as for a node, without ComfyUI."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from ...backend.musubi_backend import content
+from ...backend.musubi_backend.architectures import cards
+from ...backend.musubi_backend.errors import UserError
+from ...backend.musubi_backend.options.option import LORA_CONVERT
+from ...backend.musubi_backend.options.registry import tools
+from ..jobs import config as configuration
+from ..jobs import engine, runner
+from ..jobs.folder import JobFolder
+from ..jobs.history import LOSS, History
+from ..jobs.task import AUTO, NEVER, Task, Training
+from ..publishing import conversion, publish
+from ..runs import Run
+
+logger = logging.getLogger(__name__)
+
+
+def run_of(home: Path, training: Training) -> Run:
+    """The run that a training belongs to."""
+    return Run(home / "runs" / training.run, training.name, tuple(training.endings))
+
+
+def state_of(home: Path, task: Task) -> Path | None:
+    """The state that a training continues from, or None. Reads the states of its run."""
+    training = task.training
+    for wanted in training.resume if training else ():
+        if wanted == AUTO and training is not None:
+            found, _ = run_of(home, training).state_to_continue(training.lengths)
+            if found is not None:
+                return found.folder
+        elif wanted not in (AUTO, NEVER):
+            return Path(wanted)
+    return None
+
+
+async def settle(home: Path, folder: JobFolder, task: Task, *, finished: bool) -> None:
+    """Note the losses of a training that has ended, and put its LoRAs, if it is finished, where ComfyUI offers them. What is wrong with
+    that goes into the log of the job."""
+    training = task.training
+    if training is None:
+        return
+    run, history = run_of(home, training), History(folder, foreign=configuration.load(home).engine != runner.BUILTIN)
+    history.read_on()
+    losses = history.series[LOSS]
+    run.add_losses(dict(zip(losses.steps, losses.values, strict=True)))
+    if not finished:
+        return
+    said = []
+    try:
+        missing = [str(lora) for lora in run.loras if not lora.is_file()]
+        if missing:
+            raise UserError(f"it ended without writing {' and '.join(missing)}")
+        key = content.digest(training.results)
+        run.finish(key, str(folder.path))
+        for lora, ending in zip(run.results(key), run.endings, strict=True):
+            _, path, renamed = publish(await _for_comfyui(home, task.tool, lora), Path(training.loras_dir), f"{run.name}{ending}")
+            said += [f"The LoRA is {path}", *([renamed] if renamed else [])]
+    except (UserError, OSError) as error:
+        said.append(f"ERROR: {error}")
+    with folder.log.open("a", encoding="utf-8") as log:
+        log.writelines(f"{line}\n" for line in said)
+
+
+async def _for_comfyui(home: Path, tool: str, lora: Path) -> Path:
+    architecture = tools()[tool].architecture
+    todo = conversion(cards()[architecture], lora) if architecture else None
+    if todo is None:
+        return lora
+    converted, argv = todo
+    if argv:
+        folder = JobFolder.create(home, LORA_CONVERT)
+        job = await runner.start(folder, engine.command(configuration.load(home), folder, LORA_CONVERT, argv, foreign=False))
+        await runner.wait(job)
+        if job.returncode != 0:
+            raise UserError(f"the LoRA could not be converted for ComfyUI: {job.error()}")
+    return converted

@@ -1,0 +1,161 @@
+"""The routes of `docs/monitor.md`. Handlers read the request and answer; what they answer comes from the other files here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ...backend.musubi_backend.errors import UserError
+from ...backend.musubi_backend.place import reason
+from ..jobs import config as configuration
+from ..jobs.folder import ENDED, JOBS, JobFolder
+from ..jobs.index import Index
+from ..routes import json_of, not_ours
+from ..spec import Host
+from . import control, details, storage
+from .control import NotThere, plain
+
+ROUTE = "/musubi_tuner"
+_MOST_LISTED, _LISTED = 5000, 200
+_NO_SNIFFING = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'; sandbox"}
+Answer = Callable[[Any, Index, Host], dict[str, Any]]
+
+
+@lru_cache(maxsize=4)
+def index_of(home: Path) -> Index:
+    """The one index of a home, which all requests share."""
+    return Index(home)
+
+
+def add_routes(routes: Any, host: Callable[[], Host]) -> None:
+    """Register the routes in aiohttp's table `routes`. host: gives the host of a request."""
+    from aiohttp import web
+
+    def answered(work: Callable[..., dict[str, Any]], *given: Any) -> Any:
+        """What `work` gives as an answer in JSON; what it rejects as one with an error."""
+        try:
+            return web.json_response(plain(work(*given)))
+        except NotThere as error:
+            return web.json_response({"error": str(error)}, status=404)
+        except UserError as error:
+            return web.json_response({"error": str(error)}, status=400)
+        except OSError as error:
+            return web.json_response({"error": f"this could not be read or written: {reason(error)}"}, status=400)
+
+    def get(path: str, work: Answer) -> None:
+        @routes.get(f"{ROUTE}/{path}")
+        async def handler(request: Any) -> Any:
+            here = host()
+            return await asyncio.to_thread(answered, work, request, index_of(here.home), here)
+
+    def post(path: str, work: Callable[[Any, Index, dict[str, Any]], dict[str, Any]], *, from_a_page: bool = False) -> None:
+        @routes.post(f"{ROUTE}/{path}")
+        async def handler(request: Any) -> Any:
+            refusal = not_ours(request.headers, request.host, from_a_page=from_a_page)
+            if refusal:
+                return web.json_response({"error": refusal}, status=403)
+            try:
+                values = await json_of(request)
+            except UserError as error:
+                return web.json_response({"error": str(error)}, status=400)
+            return await asyncio.to_thread(answered, work, request, index_of(host().home), values)
+
+    get("jobs", _jobs)
+    get("jobs/{id}", _detail)
+    get("jobs/{id}/series", lambda request, index, host: control.series(index, request.match_info["id"], request.query))
+    get("jobs/{id}/log", _log)
+    get("jobs/{id}/workflow", _workflow)
+    get("storage", lambda request, index, host: storage.overview(index))
+    post("jobs/{id}/request", lambda request, index, values: {"job": control.ask(index, request.match_info["id"], values.get("name"))})
+    post("jobs/{id}/continue", _go_on)
+    post("queue", _reorder)
+    post("clean", _clean)
+    post("queue_settings", lambda request, index, values: {"settings": configuration.set_queue(index.home, values)}, from_a_page=True)
+
+    @routes.get(f"{ROUTE}/jobs/{{id}}/file/{{number}}")
+    async def file(request: Any) -> Any:
+        here = host()
+        found = await asyncio.to_thread(_file, request, index_of(here.home), here)
+        if found is None:
+            return web.json_response({"error": "there is no such file (any more), or it is not one to be shown"}, status=404)
+        path, kind, download = found
+        headers = {**_NO_SNIFFING, "Content-Type": kind}
+        if download:
+            headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{_quoted(path.name)}"
+        return web.FileResponse(path, headers=headers)
+
+
+def _jobs(request: Any, index: Index, host: Host) -> dict[str, Any]:
+    limit, kind, before = request.query.get("limit", str(_LISTED)), request.query.get("kind"), request.query.get("before")
+    if not limit.isascii() or not limit.isdecimal() or not 1 <= int(limit[:9]) <= _MOST_LISTED:
+        raise UserError(f"limit is a number from 1 to {_MOST_LISTED}")
+    found = [job for job in index.jobs() if kind is None or job["kind"] == kind]
+    older = [job for job in found if before is None or job["id"] < before]
+    shown = older[: int(limit)]
+    rest = older[int(limit) :]
+    return {
+        "jobs": [*shown, *(job for job in rest if job["state"] != ENDED)],
+        "total": len(found),
+        "more": any(job["state"] == ENDED for job in rest),
+        "queue": control.state_of_queue(index.home),
+        "settings": configuration.load(index.home).queue,
+    }
+
+
+def _detail(request: Any, index: Index, host: Host) -> dict[str, Any]:
+    return details.detail(index, control.summary(index, request.match_info["id"]), host.allowed_roots())
+
+
+def _log(request: Any, index: Index, host: Host) -> dict[str, Any]:
+    job = control.summary(index, request.match_info["id"])
+    log = JobFolder(index.home / JOBS / job["id"]).log
+    after, word = request.query.get("after"), request.query.get("find")
+    if word:
+        return details.found(log, word[:200])
+    if after is None:
+        return details.tail(log)
+    if not after.isascii() or not after.isdecimal() or len(after) > 15:
+        raise UserError("after is what the answer before has as next")
+    return details.after(log, int(after))
+
+
+def _workflow(request: Any, index: Index, host: Host) -> dict[str, Any]:
+    job = control.summary(index, request.match_info["id"])
+    found = details.workflow(JobFolder(index.home / JOBS / job["id"]))
+    if found is None:
+        raise NotThere("the workflow of this job is not known")
+    return found
+
+
+def _file(request: Any, index: Index, host: Host) -> tuple[Path, str, bool] | None:
+    number = request.match_info["number"]
+    try:
+        job = control.summary(index, request.match_info["id"])
+    except NotThere:
+        return None
+    if not number.isascii() or not number.isdecimal() or len(number) > 6:
+        return None
+    return details.served(index.history(job["id"]), int(number), host.allowed_roots())
+
+
+def _go_on(request: Any, index: Index, values: dict[str, Any]) -> dict[str, Any]:
+    return {"job": control.go_on(index, request.match_info["id"], values.get("steps"), values.get("epochs"))}
+
+
+def _reorder(request: Any, index: Index, values: dict[str, Any]) -> dict[str, Any]:
+    control.reorder(index, values.get("order"))
+    return {"queue": control.state_of_queue(index.home)}
+
+
+def _clean(request: Any, index: Index, values: dict[str, Any]) -> dict[str, Any]:
+    jobs, runs = storage.named_jobs(values.get("jobs", []), "jobs"), storage.named_runs(values.get("runs", []))
+    return storage.clean(index, jobs, runs, states_only=values.get("states_only") is True)
+
+
+def _quoted(name: str) -> str:
+    from urllib.parse import quote
+
+    return quote(name, safe="", errors="replace")

@@ -1,0 +1,144 @@
+"""What jobs and runs take on the disk, and removing it: never what goes on, waits, or is being trained."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ...backend.musubi_backend.atomic import part_of
+from ...backend.musubi_backend.errors import UserError
+from ...backend.musubi_backend.place import reason
+from ...backend.musubi_backend.training import output_lock, saved_states
+from ..jobs.folder import ENDED, JOBS, is_id
+from ..jobs.index import Index
+
+logger = logging.getLogger(__name__)
+
+RUNS = "runs"
+_LOCK = ".*.lock"
+
+
+def overview(index: Index) -> dict[str, Any]:
+    """For `GET storage`. Looks at every file of the runs: seconds, where there are many."""
+    jobs = list(index.jobs())
+    return {
+        "jobs": {"count": len(jobs), "bytes": sum(_bytes(index.home / JOBS / job["id"]) for job in jobs)},
+        "runs": [_run(path, jobs) for path in sorted(_runs(index.home))],
+    }
+
+
+def clean(index: Index, jobs: Iterable[str], runs: Iterable[str], *, states_only: bool = False) -> dict[str, Any]:
+    """Remove jobs and runs by their names, see `docs/monitor.md`. What cannot go is named with the reason."""
+    removed: list[str] = []
+    kept: list[dict[str, str]] = []
+    freed = 0
+    there = {job["id"]: job for job in index.jobs()}
+    known = {path.name: path for path in _runs(index.home)}
+    for run in dict.fromkeys(runs):
+        path = known.get(run)
+        refusal = "there is no such run" if path is None else _busy(path, there.values())
+        if path is None or refusal:
+            kept.append({"id": run, "reason": refusal})
+            continue
+        doomed = [folder for folder in path.iterdir() if folder.name.endswith(saved_states.STATE_SUFFIX)] if states_only else [path]
+        if not states_only:
+            doomed += [index.home / JOBS / job["id"] for job in there.values() if job["run"] == run]
+        freed += _remove(run, doomed, removed, kept)
+    for job in dict.fromkeys(jobs):
+        state = there[job]["state"] if job in there else None
+        refusal = "there is no such job" if state is None else "" if state == ENDED else f"it is {state}"
+        if refusal:
+            kept.append({"id": job, "reason": refusal})
+        else:
+            freed += _remove(job, [index.home / JOBS / job], removed, kept)
+    return {"removed": removed, "kept": kept, "bytes": freed}
+
+
+def retire(index: Index, keep: int) -> list[str]:
+    """Remove the oldest folders of ended jobs until `keep` of all jobs are left; none of a run that is there. Returns their names."""
+    jobs = list(index.jobs())
+    runs = {path.name for path in _runs(index.home)}
+    doomed = [job["id"] for job in reversed(jobs) if job["state"] == ENDED and job["run"] not in runs][: max(0, len(jobs) - keep)]
+    answer = clean(index, doomed, [])
+    return list(answer["removed"])
+
+
+def is_name(text: str) -> bool:
+    """Whether a run's folder may be called so: one part of a path, not hidden."""
+    return bool(text) and len(text) <= 255 and text[0] != "." and not any(mark in text for mark in "/\\\0:")
+
+
+def _runs(home: Path) -> Iterator[Path]:
+    try:
+        yield from (path for path in (home / RUNS).iterdir() if path.is_dir() and not path.is_symlink() and is_name(path.name))
+    except FileNotFoundError:
+        return
+
+
+def _run(path: Path, jobs: list[dict[str, Any]]) -> dict[str, Any]:
+    files = [one for one in path.rglob("*") if one.is_file()]
+    return {
+        "run": path.name,
+        "name": path.name.rpartition("-")[0] or path.name,
+        "bytes": sum(_size(one) for one in files),
+        "states": sum(one.name.endswith(saved_states.STATE_SUFFIX) for one in path.iterdir()),
+        "loras": sum(one.suffix == ".safetensors" and not one.parent.name.endswith(saved_states.STATE_SUFFIX) for one in files),
+        "samples": sum(one.parent.name == "sample" for one in files),
+        "modified": max((one.stat().st_mtime for one in files if one.exists()), default=path.stat().st_mtime),
+        "jobs": [job["id"] for job in jobs if job["run"] == path.name],
+        "busy": bool(_busy(path, jobs)),
+    }
+
+
+def _busy(run: Path, jobs: Iterable[dict[str, Any]]) -> str:
+    """Why a run must stay as it is, or ""."""
+    for job in jobs:
+        if job["run"] == run.name and job["state"] != ENDED:
+            return "it waits to be trained" if job["state"] == "queued" else "it is being trained"
+    if any(output_lock.holder(path) is not None for path in run.glob(_LOCK)):
+        return "another program trains it"
+    return ""
+
+
+def _remove(name: str, folders: list[Path], removed: list[str], kept: list[dict[str, str]]) -> int:
+    """Each is moved out of sight first, so that no half of one is found later."""
+    freed = 0
+    for folder in folders:
+        try:
+            size, aside = _bytes(folder), part_of(folder)
+            folder.rename(aside)
+            shutil.rmtree(aside)
+            freed += size
+        except OSError as error:
+            kept.append({"id": name, "reason": f"{folder} could not be removed: {reason(error)}"})
+            return freed
+    removed.append(name)
+    return freed
+
+
+def _bytes(folder: Path) -> int:
+    return sum(_size(one) for one in folder.rglob("*") if not one.is_symlink() and one.is_file())
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # gone meanwhile
+        return 0
+
+
+def named_jobs(values: Any, what: str) -> list[str]:
+    """A list of ids from a request. UserError for anything else."""
+    if not isinstance(values, list) or not all(isinstance(value, str) and is_id(value) for value in values):
+        raise UserError(f"{what} is a list of ids of jobs")
+    return values
+
+
+def named_runs(values: Any) -> list[str]:
+    """A list of names of runs from a request. UserError for anything else."""
+    if not isinstance(values, list) or not all(isinstance(value, str) and is_name(value) for value in values):
+        raise UserError("runs is a list of names of runs")
+    return values

@@ -1,0 +1,35 @@
+"""What ComfyUI's server does for jobs: it answers the routes, tells pages what changes, starts the keeper, removes old jobs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from ...backend.musubi_backend.errors import UserError
+from ..background import submit
+from ..jobs import config as configuration
+from ..spec import Host
+from . import control, storage
+from .messages import Messages
+from .routes import add_routes, index_of
+
+
+def watch(server: Any, host: Callable[[], Host]) -> None:
+    """Begin with it. server: ComfyUI's `PromptServer`."""
+    add_routes(server.routes, host)
+    home = host().home
+    index = index_of(home)
+    retired = False
+
+    def always() -> None:
+        nonlocal retired
+        submit.see_to_it(home)
+        if not retired:  # once per start of ComfyUI
+            retired = True
+            with contextlib.suppress(UserError):  # a damaged config.json is said where it is used
+                keep = configuration.load(home).queue["keep_jobs"]
+                if keep is not None:
+                    storage.retire(index, keep)
+
+    Messages(index, lambda: control.state_of_queue(home), server.send_sync).start(lambda: bool(server.sockets), always=always)
