@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,7 +32,7 @@ class Server:
 
     def __init__(self, part: Any, root: Path) -> None:
         web = pytest.importorskip("aiohttp.web")
-        self.part, self.home = part, root / "home"
+        self.part, self.home, self.loop = part, root / "home", asyncio.new_event_loop()
         self.home.mkdir()
         (self.home / "config.json").write_text(json.dumps({"interpreter": "/python", "engine": "builtin", "allowed_roots": []}))
         routes = web.RouteTableDef()
@@ -78,7 +78,7 @@ class Server:
         sent = body if isinstance(body, bytes) else json.dumps(body).encode("utf-8", "surrogatepass")
         headers = OURS if headers is None else headers
         request = SimpleNamespace(headers=headers, host=headers.get("Host", ""), content=Content(sent), match_info=match, query=query or {})
-        return asyncio.run(self.handlers[route](request))
+        return self.loop.run_until_complete(self.handlers[route](request))
 
     def get(self, route: str, query: Any = None, **match: str) -> Any:
         answer = self.ask(route, query=query, **match)
@@ -87,9 +87,12 @@ class Server:
 
 
 @pytest.fixture
-def server(part: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+def server(part: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(part("nodes.background.submit"), "see_to_it", lambda home: None)  # no process: nothing is to run
-    return Server(part, tmp_path)
+    server = Server(part, tmp_path)
+    yield server
+    server.loop.run_until_complete(server.loop.shutdown_default_executor())
+    server.loop.close()
 
 
 def test_the_list_says_what_the_page_needs(server: Server) -> None:
