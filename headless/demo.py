@@ -17,6 +17,7 @@ from ..backend.musubi_backend.architectures.templates import templates_of
 from ..backend.musubi_backend.demo.models import KINDS, kind_for
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.argv import to_argv
+from ..nodes.checkpoints import trainings
 from ..nodes.jobs.config import DEMO_MODELS
 from ..nodes.jobs.follow import run_tool
 from ..nodes.models import ModelPaths
@@ -34,6 +35,7 @@ _SMALL: dict[str, Any] = {
     "infer_steps": 2,
     "latent_window_size": 2,
     "max_train_steps": 2,
+    "save_every_n_steps": 1,
     "network_dim": 4,
     "network_alpha": 4.0,
     "sample_width": 64,
@@ -55,11 +57,8 @@ async def prepare(steps: Mapping[str, Step], host: TerminalHost) -> None:
     for kind in sorted({kind for step in steps.values() if (kind := _kind_needed(step))}):
         await _make(host, "demo_models", {"output": str(host.home / DEMO_MODELS), "kind": kind})
     await _make(host, "demo_dataset", {"output": str(host.home / _DATASET)})
-    averaging = any(_name(step) == "LoRAPostHocEMA" for step in steps.values())
     for step in steps.values():
         _make_small(step)
-        if averaging and _name(step) == "LoRATrainingConfig":
-            step.constants |= {"max_train_steps": 3, "save_every_n_steps": 1}
         _name_files(step, host)
 
 
@@ -122,6 +121,8 @@ def _name_files(step: Step, host: TerminalHost) -> None:
     there = host.model_names("loras")
     if name in _TOOLS_OF_ONE_LORA and step.constants[_TOOLS_OF_ONE_LORA[name]] not in there:
         raise UserError(f"--demo: {step.title} needs a LoRA: run workflows/{_TRAINING}.json --demo first")
+    if name == "LoRAPostHocEMA" and "job" not in step.links and step.constants["checkpoints"] not in trainings(host.home):
+        raise UserError(f"--demo: {step.title} needs a training: run workflows/{_TRAINING}.json --demo first")
     for widget, value in list(step.constants.items()):
         if _LORA.fullmatch(widget) and value != NONE and str(value).replace("\\", "/") not in there:
             host.screen.line(f"{step.title}  {value} is not there; continuing without it")

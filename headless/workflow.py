@@ -11,11 +11,11 @@ from ..backend.musubi_backend.documents import parse_json, read_json
 from ..backend.musubi_backend.errors import UserError
 from ..nodes.catalog import NODES
 from ..nodes.spec import Input, Node
+from .subgraphs import BYPASSED, MUTED, Value, unfolded
 
 _BY_ID = {node.spec.id: node for node in NODES}
 _DECORATION = {"Note", "MarkdownNote"}
 _SEED_MODES = {"fixed", "increment", "decrement", "randomize"}
-_MUTED, _BYPASSED = 2, 4
 
 
 @dataclass
@@ -119,20 +119,21 @@ def _from_api(data: Mapping[str, Any]) -> dict[str, Step]:
 
 
 def _from_ui(data: Mapping[str, Any]) -> dict[str, Step]:
-    sources = {link[0]: (str(link[1]), int(link[2])) for link in data["links"]}
     steps = {}
-    for entry in data["nodes"]:
-        if entry["type"] in _DECORATION or entry.get("mode") in (_MUTED, _BYPASSED):
+    for key, entry, sources in unfolded(data):
+        if entry["type"] in _DECORATION or entry.get("mode") in (MUTED, BYPASSED):
             continue
-        node = _node(entry["type"], f"node {entry['id']}")
-        step = Step(str(entry["id"]), _text(entry.get("title") or node.spec.display_name, f"the title of node {entry['id']}"), node)
+        node = _node(entry["type"], f"node {key}")
+        step = Step(key, _text(entry.get("title") or node.spec.display_name, f"the title of node {key}"), node)
         step.constants = _widget_values(node, entry.get("widgets_values") or [])
-        for socket in entry.get("inputs") or []:
-            if socket.get("link") is not None:
-                name = _text(socket["name"], f"the name of an input of node {entry['id']}")
-                step.links[name] = sources[socket["link"]]
+        for name, source in sources.items():
+            name = _text(name, f"the name of an input of node {key}")
+            if isinstance(source, Value):
+                step.constants[name] = source.value
+            else:
+                step.links[name] = source
                 step.constants.pop(name, None)
-        steps[step.id] = step
+        steps[key] = step
     return steps
 
 

@@ -49,6 +49,14 @@ def _named(host: Host, lines: list[str], run: str | None) -> list[Checkpoint]:
     return [_checkpoint(_file(host, line)) for line in lines]
 
 
+def trainings(home: Path) -> list[str]:
+    """The output names of all trainings, the newest first."""
+    runs = home / "runs"
+    found = [path for path in runs.iterdir() if path.is_dir() and "-" in path.name] if runs.is_dir() else []
+    found.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    return list(dict.fromkeys(path.name.rpartition("-")[0] for path in found))
+
+
 def between(checkpoints: list[Checkpoint], first: float, last: float) -> list[Checkpoint]:
     """Those from `first` to `last` of the whole, as shares of it; never fewer than two where there are two."""
     count = len(checkpoints)

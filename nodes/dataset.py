@@ -31,6 +31,7 @@ _EXTRACTIONS = ("head", "chunk", "slide", "uniform", "full")
 _PATH_KEYS = re.compile(r"(image|video|control)_path.*")
 _VIDEO = 2048
 _WINDOW = 9  # the default of `fp_latent_window_size`
+_SECTION_FAMILIES: dict[str, tuple[str, ...]] = {card.node_name: () for card in cards().values() if card.sections}
 _SECTIONED = titles(card for card in cards().values() if card.sections)
 
 
@@ -94,9 +95,9 @@ class DatasetConfig(Node):
             Input("one_frame_control_indices", "STRING", "One-frame training: the indices of the control images, separated by commas, "
                 "such as 0 or 0, 10.", default="", advanced=True),
             Input("one_frame_no_post", "BOOLEAN", f"One-frame training of {_SECTIONED}: without an empty frame after the last control "
-                "picture.", default=False, advanced=True),
+                "picture.", default=False, advanced=True, takers=_SECTION_FAMILIES),
             Input("latent_window_size", "INT", f"{_SECTIONED}: latent frames per section; 9 is what the model was made with.",
-                  default=9, minimum=1, maximum=100, advanced=True),
+                  default=9, minimum=1, maximum=100, advanced=True, takers=_SECTION_FAMILIES),
             _ON_BAD_ITEMS,
         ),
         outputs=(Output("dataset", DATASET, "For the caching nodes"), Output("toml", "STRING", "The dataset file as text"),

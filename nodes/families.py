@@ -9,7 +9,7 @@ from typing import Any
 from ..backend.musubi_backend.architectures import cards, default_card, part_of
 from ..backend.musubi_backend.architectures.card import Card
 from ..backend.musubi_backend.architectures.widgets import FamilyNodes, Own, Widget
-from ..backend.musubi_backend.options.registry import shared, tool_names
+from ..backend.musubi_backend.options.registry import options_for, shared, tool_names
 from .spec import Input
 from .widgets import widget
 
@@ -51,4 +51,12 @@ def any_tool(verb: str) -> str:
 def shared_widget(verb: str, option_name: str, default: Any = None, **changes: Any) -> Input:
     """`widget` of an option for a node that serves all architectures."""
     tool, option = shared(verb, option_name)
-    return widget(tool, option_name, default, **{"tooltip": option.explanation, **changes})
+    own = {"tooltip": option.explanation, "takers": _takers(verb, option_name)}
+    return widget(tool, option_name, default, **{**own, **changes})
+
+
+def _takers(verb: str, option: str) -> dict[str, tuple[str, ...]]:
+    """The families whose tool of this verb has the option, for `Input.takers`."""
+    tools = {card.node_name: tool_names(card) for card in cards().values()}
+    found = [family for family, names in tools.items() if verb in names and option in options_for(names[verb])]
+    return {} if len(found) == len(tools) else dict.fromkeys(found, ())

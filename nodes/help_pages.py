@@ -53,9 +53,19 @@ def texts(specs: list[Any]) -> dict[Path, str]:
     return files
 
 
-def task_inputs(specs: list[Any]) -> dict[str, dict[str, list[str]]]:
-    """node -> input -> the tasks that take it, for inputs that not all tasks take."""
-    found = {spec.id: {entry.name: list(entry.tasks) for entry in spec.inputs if entry.tasks} for spec in specs}
+def task_inputs(specs: list[Any]) -> dict[str, dict[str, dict[str, list[str]]]]:
+    """node -> input -> {Model Paths node: the tasks that take it, empty: all}, for inputs that not all of these take."""
+    nodes = [spec.id for spec in specs if spec.id.endswith("ModelPaths")]
+    found = {
+        spec.id: {
+            entry.name: {node: list(entry.tasks) for node in nodes if spec.id.startswith(node.removesuffix("ModelPaths"))}
+            if entry.tasks
+            else {f"MusubiTuner_{family}ModelPaths": list(tasks) for family, tasks in entry.takers.items()}
+            for entry in spec.inputs
+            if entry.tasks or entry.takers
+        }
+        for spec in specs
+    }
     return {node: inputs for node, inputs in found.items() if inputs}
 
 

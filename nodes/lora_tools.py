@@ -15,7 +15,7 @@ from ..backend.musubi_backend.options.argv import to_argv
 from ..backend.musubi_backend.options.option import LORA_COMBINE, LORA_CONVERT, LORA_EMA, LORA_EXTRACT, LORA_MERGE
 from ..backend.musubi_backend.place import try_file
 from . import loras
-from .checkpoints import Checkpoint, between, find
+from .checkpoints import Checkpoint, between, find, trainings
 from .ema_chart import draw
 from .jobs import guard
 from .jobs.config import engine_stamp
@@ -54,6 +54,20 @@ def _name_input(default: str) -> Input:
                  "of that name stays; the result then gets a hash behind its name.", default=default)  # fmt: skip
 
 
+def _trainings(host: Host) -> list[str]:
+    return [NONE, *trainings(host.home)]
+
+
+def _chosen(values: dict[str, Any]) -> str:
+    """What names the checkpoints, of the two widgets that may."""
+    written, training = values.get("checkpoints", "").strip(), values.get("training") or NONE
+    if training == NONE:
+        return str(written)
+    if written:
+        raise UserError("checkpoints: training names some already: empty this, or set training to none")
+    return training
+
+
 class LoRAPostHocEMA(Node):
     spec = NodeSpec(
         id="MusubiTuner_LoRAPostHocEMA",
@@ -77,6 +91,8 @@ class LoRAPostHocEMA(Node):
             Input("more_sigma_rel", "STRING", "More widths, made in the same pass as files of their own: 0.1, 0.15. Only with sigma_rel.",
                   default="", advanced=True),
             Input("job", JOB, "From a trainer: its checkpoints", optional=True),
+            Input("training", "COMBO", "One of your trainings, the newest first: its checkpoints. Instead of `checkpoints`.",
+                  default=NONE, choices=_trainings, off=NONE, optional=True),
         ),
         outputs=(*_LORA_OUTPUTS, Output("schedule", "IMAGE", "The decay and the share of each checkpoint, as an image"), _REPORT),
         is_output=True,
@@ -85,18 +101,19 @@ class LoRAPostHocEMA(Node):
     def validate(self, host: Host, **constants: Any) -> Iterator[Problem]:
         yield from _name_problems(constants)
         yield from refused("more_sigma_rel", _widths, constants.get("more_sigma_rel", ""))
+        yield from refused("checkpoints", _chosen, constants)
         if constants.get("checkpoints", "").strip():
             yield from refused("checkpoints", find, host, constants["checkpoints"])
 
     def fingerprint(self, host: Host, **constants: Any) -> str:
-        text = constants.get("checkpoints", "")
+        text = _chosen(constants)
         files = [checkpoint.path for checkpoint in find(host, text)] if text.strip() else []
         return f"{engine_stamp(host.home)} {content.of_files(files)}"
 
     async def run(self, host: Host, **inputs: Any) -> Result:
         chosen = {**inputs, **PRESETS.get(inputs["preset"], {})}
         run = inputs["job"]["run"] if inputs["job"] else None
-        used = between(find(host, inputs["checkpoints"], run), chosen["first"], chosen["last"])
+        used = between(find(host, _chosen(inputs), run), chosen["first"], chosen["last"])
         target = lora_target(host, inputs["output_name"])
         values = {"path": [str(checkpoint.path) for checkpoint in used], "no_sort": True, **_ema_values(chosen)}
         betas = _betas(chosen, len(used) - 1)

@@ -118,6 +118,7 @@ class Input:
     upload    for COMBO over the input folder: "video" offers a button to add one
     many      for sockets: takes all items of a list at once
     tasks     the tasks of the models that have a use for it, for the page to hide it with others; empty: all
+    takers    of a node for all families: the `Card.node_name` of those that have a use for it, and their tasks, likewise; empty: all
     late      for sockets: costly, and made only after `Node.precheck` has accepted the other inputs
     """
 
@@ -139,10 +140,18 @@ class Input:
     many: bool = False
     tasks: tuple[str, ...] = ()
     late: bool = False
+    takers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def is_widget(self) -> bool:
         return self.kind in WIDGETS
+
+    def is_for(self, family: str, task: str | None) -> bool:
+        """Whether a family (`Card.node_name`) has a use for it, for this task where it has several."""
+        if self.takers and family not in self.takers:
+            return False
+        tasks = self.tasks or self.takers.get(family, ())
+        return not tasks or task is None or task in tasks
 
     @property
     def lowest(self) -> float | None:

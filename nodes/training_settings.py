@@ -12,7 +12,7 @@ from ..backend.musubi_backend.architectures.widgets import CONTROL_IMAGES, CONTR
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.option import TRAIN
 from . import media_inputs, rates
-from .families import shared_widget
+from .families import families, shared_widget
 from .spec import Host, Input, Node, NodeSpec, Output, Problem, Result, refused
 from .widgets import settings
 
@@ -33,6 +33,16 @@ _PICTURES = (  # the options are the keys of a prompt file
     dataclasses.replace(CONTROL_VIDEO, option="control_video_path"),
     CONTROL_IMAGES,
 )
+
+
+def _of_families(entry: Input) -> Input:
+    """An image or video of the samples, for the families and tasks whose generators take it."""
+    sources = {
+        card.node_name: source for card, family in families() for source in family.sources if entry.name in (source.socket, source.path)
+    }
+    return dataclasses.replace(entry, takers={family: source.tasks for family, source in sources.items()})
+
+
 _ARGUMENT = re.compile(r"[A-Za-z_]\w*=[\w.,()\[\]+\-'\" ]+")
 
 
@@ -200,7 +210,7 @@ class SamplingConfig(Node):
                   default=0.0, minimum=0.0, maximum=100.0, step=0.1, advanced=True),
             Input("sample_one_frame", "STRING", "Settings of one-frame samples, such as target_index=1,control_index=0.",
                   default="", advanced=True),
-            *media_inputs.sockets_and_paths(_PICTURES),
+            *(_of_families(entry) for entry in media_inputs.sockets_and_paths(_PICTURES)),
         ),
         outputs=(Output("sampling", SAMPLING, "For the trainer"),),
     )  # fmt: skip

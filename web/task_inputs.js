@@ -1,22 +1,22 @@
-// Shows the inputs that the chosen task takes and hides the others, except those that are set or connected: nothing acts unseen. What is
-// hidden keeps its place in the saved workflow.
+// Shows the inputs that the chosen models and task take and hides the others, and advanced ones until they are asked for. What is set or
+// connected stays: nothing acts unseen. What is hidden keeps its place in the saved workflow.
 import { app } from "../../scripts/app.js";
 
-let tasksOf = {}; // node type -> input -> the tasks that take it; written from the nodes' specifications
+let takersOf = {}; // node type -> input -> Model Paths node -> its tasks that take it, none named: all; from the nodes' specifications
 
 app.registerExtension({
   name: "MusubiTuner.TaskInputs",
   async setup() {
     const answer = await fetch(new URL("./task_inputs.json", import.meta.url));
-    tasksOf = await answer.json();
+    takersOf = await answer.json();
     for (const node of app.graph?.nodes ?? []) show(node);
   },
   nodeCreated(node) {
-    if (!(node.comfyClass ?? node.type)?.startsWith("MusubiTuner_")) return;
+    if (!isOurs(node)) return;
     const connectionsChanged = node.onConnectionsChange;
     node.onConnectionsChange = function (...details) {
       const result = connectionsChanged?.apply(this, details);
-      queueMicrotask(() => show(this));
+      queueMicrotask(() => showAround(this));
       return result;
     };
     const task = widgetOf(node, "task");
@@ -24,52 +24,115 @@ app.registerExtension({
       const chosen = task.callback;
       task.callback = function (...details) {
         const result = chosen?.apply(this, details);
-        show(node);
-        for (const other of node.graph?.nodes ?? []) if (modelsOf(other) === node) show(other);
+        showAround(node);
         return result;
       };
     }
+    offerAdvanced(node);
+    show(node); // before the page reads the saved size, which it would raise to that of all widgets
     queueMicrotask(() => show(node));
   },
   loadedGraphNode(node) {
     show(node);
   },
   afterConfigureGraph() {
-    for (const node of app.graph.nodes) show(node);
+    for (const node of app.graph.nodes) showInside(node);
   },
 });
+
+function typeOf(node) {
+  return node.comfyClass ?? node.type;
+}
+
+function isOurs(node) {
+  return typeOf(node)?.startsWith("MusubiTuner_");
+}
+
+function showInside(node) {
+  show(node);
+  const inside = node.subgraph?.nodes ?? [];
+  inside.forEach(showInside);
+  if (!inside.some(isOurs)) return;
+  for (const widget of node.widgets ?? []) {
+    // what somebody has put on the outside is there to be seen
+    widget.advanced = false;
+    if (widget.options) widget.options.advanced = false;
+  }
+}
+
+/** This node and those that its models decide about. */
+function showAround(node) {
+  for (const other of node.graph?.nodes ?? [node]) if (isOurs(other)) show(other);
+  show(node);
+}
 
 function widgetOf(node, name) {
   return node.widgets?.find((widget) => widget.name === name);
 }
 
-/** The node whose models go into this one, seen through reroutes; undefined where there is none or it cannot be told. */
-function modelsOf(node) {
-  const slot = node.inputs?.findIndex((input) => input.name === "models") ?? -1;
-  let origin = slot < 0 ? undefined : node.getInputNode?.(slot);
+/** The node that an input comes from, seen through reroutes. */
+function originOf(node, slot) {
+  let origin = node.getInputNode?.(slot);
   while (origin?.type === "Reroute") origin = origin.getInputNode(0);
   return origin ?? undefined;
 }
 
-function show(node) {
-  const tasks = tasksOf[node.comfyClass ?? node.type];
-  if (!tasks) return;
-  const task = (widgetOf(node, "task") ?? widgetOf(modelsOf(node) ?? {}, "task"))?.value;
-  let changed = false;
-  for (const [name, taking] of Object.entries(tasks)) {
-    const widget = widgetOf(node, name);
-    const shown = task === undefined || taking.includes(task) || (widget && isSet(node, widget));
-    if (widget) {
-      changed ||= Boolean(widget.hidden) === shown;
-      widget.hidden = !shown;
-      if (widget.options) widget.options.hidden = !shown;
-    } else {
-      changed = showSocket(node, name, shown) || changed;
+/** The node whose models this one works for: its own input, or that of what its output goes into. Undefined where it cannot be told. */
+function modelsOf(node, seen = new Set()) {
+  if (typeOf(node)?.endsWith("ModelPaths")) return node;
+  seen.add(node);
+  const slot = node.inputs?.findIndex((input) => input.name === "models") ?? -1;
+  if (slot >= 0) return originOf(node, slot);
+  for (const output of node.outputs ?? []) {
+    for (const id of output.links ?? []) {
+      const link = node.graph?.getLink?.(id) ?? node.graph?.links?.[id];
+      const target = link && node.graph.getNodeById?.(link.target_id);
+      const found = target && !seen.has(target) && modelsOf(target, seen);
+      if (found) return found;
     }
   }
+  return undefined;
+}
+
+function isTaken(takers, models) {
+  if (!takers || !models) return true;
+  const tasks = takers[typeOf(models)];
+  const task = widgetOf(models, "task")?.value;
+  return tasks !== undefined && (tasks.length === 0 || task === undefined || tasks.includes(task));
+}
+
+function show(node) {
+  if (!isOurs(node)) return;
+  const takers = takersOf[typeOf(node)] ?? {};
+  const models = modelsOf(node);
+  let changed = false;
+  for (const widget of node.widgets ?? []) {
+    const definition = definitionOf(node, widget.name);
+    if (!definition) continue;
+    const set = isSet(node, widget);
+    const taken = set || isTaken(takers[widget.name], models);
+    changed = fold(node, widget, taken, Boolean(definition[1]?.advanced) && !set) || changed;
+  }
+  for (const [name, taking] of Object.entries(takers)) {
+    if (!widgetOf(node, name)) changed = showSocket(node, name, isTaken(taking, models)) || changed;
+  }
   if (!changed) return;
+  fit(node);
+}
+
+function fit(node) {
   node.setSize?.([node.size[0], node.computeSize()[1]]);
   node.graph?.setDirtyCanvas?.(true, true);
+}
+
+/** Hides a widget that is not taken, or an advanced one until the node's `showAdvanced`. Nodes 2.0 folds advanced ones itself, by the
+ * options; the classic canvas would leave their places empty. Returns whether anything changed. */
+function fold(node, widget, taken, advanced) {
+  const hidden = !taken || (advanced && !node.showAdvanced);
+  const changed = Boolean(widget.hidden) !== hidden;
+  widget.hidden = hidden;
+  if (widget.options) Object.assign(widget.options, { hidden: !taken, advanced });
+  return changed;
 }
 
 /** The definition of an input: [type, options]. */
@@ -79,8 +142,26 @@ function definitionOf(node, name) {
 }
 
 function isSet(node, widget) {
+  if (node.inputs?.some((input) => input.widget?.name === widget.name && input.link != null)) return true;
   const { default: unset, options } = definitionOf(node, widget.name)?.[1] ?? {};
   return widget.value !== (unset ?? options?.[0] ?? widget.value);
+}
+
+/** A button for what ComfyUI's classic canvas has in a menu only; its other way of drawing has a button of its own. */
+function offerAdvanced(node) {
+  const { required = {}, optional = {} } = node.constructor.nodeData?.input ?? {};
+  if (!Object.values({ ...required, ...optional }).some((entry) => entry[1]?.advanced) || !node.addWidget) return;
+  const words = () => (node.showAdvanced ? "Hide advanced settings" : "Show advanced settings");
+  const button = node.addWidget("button", "musubi_advanced", null, () => {
+    node.showAdvanced = !node.showAdvanced;
+    button.label = words();
+    show(node);
+  });
+  button.label = words();
+  button.serialize = false;
+  button.options.serialize = false;
+  Object.defineProperty(button, "hidden", { get: () => Boolean(window.LiteGraph?.vueNodesMode), set() {} });
+  button.options.hidden = Boolean(window.LiteGraph?.vueNodesMode);
 }
 
 /** Adds or removes an input that is not connected. Returns whether it did. */

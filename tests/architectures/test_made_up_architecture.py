@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -45,12 +44,11 @@ def test_one_folder_brings_tools_nodes_demo_models_and_workflows_that_work(
 ) -> None:
     tools = subprocess.run([home / "python", "-m", "musubi_backend", "--help"], capture_output=True, text=True, check=True).stdout
     assert all(f"dots_{verb} " in tools for verb in ("cache_latents", "cache_text_encoder_outputs", "train_network", "generate_video"))
-    generate = runpy.run_path(str(repository / "workflows" / "generate.py"))
-    workflows = generate["workflows"](part("backend.musubi_backend.architectures"))
+    workflows = part("workflows.contents").workflows(part("backend.musubi_backend.architectures"))
     specs = {name: node.spec for name, node in part("nodes.catalog").BY_NAME.items()}
     for name in ("dots_lora_training", "dots_generate_with_lora"):
         file = home / f"{name}.json"
-        file.write_text(json.dumps(generate["build"](workflows[name], specs)), encoding="utf-8")
+        file.write_text(json.dumps(part("workflows.layout").build(workflows[name], specs)), encoding="utf-8")
         assert part("headless.run").run_file(file, [], [], home, demo=True) == 0, capsys.readouterr()
     caches = {path.name for path in (home / "datasets").rglob("*_dots*.safetensors")}
     assert any(name.endswith("_0064x0064_dots.safetensors") for name in caches) and any(

@@ -8,7 +8,6 @@ import asyncio
 import dataclasses
 import itertools
 import json
-import runpy
 from pathlib import Path
 from typing import Any
 
@@ -105,17 +104,17 @@ def test_what_goes_into_a_generation_and_a_training_follows_from_model_widgets_a
     assert trained == {"dataset_config": "/d.toml", "dit": "/m/dots.safetensors", **own}
 
 
-def test_a_template_of_the_folder_becomes_a_training_and_a_generation(part: Any, repository: Path) -> None:
-    generate = runpy.run_path(str(repository / "workflows" / "generate.py"))
-    made = generate["workflows"](part("backend.musubi_backend.architectures"))
+def test_a_template_of_the_folder_becomes_a_training_and_a_generation(part: Any) -> None:
+    made = part("workflows.contents").workflows(part("backend.musubi_backend.architectures"))
     assert {name for name in made if name.startswith(("dots", "spots"))} == {"dots_lora_training", "dots_generate_with_lora"}
     nodes = {name: node.spec for name, node in part("nodes.catalog").BY_NAME.items()}
-    workflow = generate["build"](made["dots_generate_with_lora"], nodes)
+    build = part("workflows.layout").build
+    workflow = build(made["dots_generate_with_lora"], nodes)
     values = {node["type"]: node["widgets_values"] for node in workflow["nodes"]}
     assert values["MusubiTuner_DotsModelPaths"] == ["slow", "dots.safetensors", "none.safetensors"]
     assert {"ring", "musubi_tuner/my_dots.safetensors"} <= set(values["MusubiTuner_DotsVideoGenerator"])
     assert [link[5] for link in workflow["links"]] == ["MUSUBITUNER_MODELS", "VIDEO"]
-    trained = generate["build"](made["dots_lora_training"], nodes)
+    trained = build(made["dots_lora_training"], nodes)
     assert "MusubiTuner_DotsLoRATrainer" in {node["type"] for node in trained["nodes"]}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -69,9 +68,7 @@ def test_translations_name_what_exists(part: Any) -> None:
 
 
 def test_example_workflows_are_up_to_date(part: Any) -> None:
-    generate = runpy.run_path(str(ROOT / "workflows" / "generate.py"))
-    specs = {node.spec.id.split("_", 1)[1]: node.spec for node in part("nodes.catalog").NODES}
-    texts = generate["texts"](specs)
+    texts = part("workflows.files").texts()
     assert {path.name for path in texts} == {path.name for path in (ROOT / "workflows").glob("*.json")}
     for path, text in texts.items():
         assert path.read_text(encoding="utf-8") == text, f"run: python workflows/generate.py ({path.name})"

@@ -6,7 +6,6 @@ Needs COMFYUI_PATH, and Chromium with its driver on the PATH.
 from __future__ import annotations
 
 import asyncio
-import runpy
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +28,12 @@ def workflow(part: Any, home: Path, pictures: Path) -> dict[str, Any]:
     for name in ("coffee", "rocket"):
         Image.fromarray(getattr(data, name)()).resize((168, 112)).save(pictures / f"{name}.png")
     (pictures / "coffee.txt").write_text("a coffee <b>bold</b>", encoding="utf-8")
-    generate = runpy.run_path(str(Path(__file__).resolve().parents[2] / "workflows" / "generate.py"))
-    columns = generate["WORKFLOWS"]["captioning"]
-    columns[0][0][1].update(path=pictures.name, model="demo_qwen_vl.safetensors", max_size=112)
-    columns[1][0][1].update(width=160, height=96)
-    specs = {node.spec.id.split("_", 1)[1]: node.spec for node in part("nodes.catalog").NODES}
-    built: dict[str, Any] = generate["build"](columns, specs)
+    example = part("workflows.contents").captioning()
+    captions, cut = example.groups[0].entries[0], example.groups[1].entries[0]
+    captions[1].update(path=pictures.name, model="demo_qwen_vl.safetensors", max_size=112)
+    cut[1].update(width=160, height=96)
+    specs = {name: node.spec for name, node in part("nodes.catalog").BY_NAME.items()}
+    built: dict[str, Any] = part("workflows.layout").build(example, specs)
     return built
 
 

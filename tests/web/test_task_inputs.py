@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 _PAGE = """
 import fs from "node:fs";
 import { extensions, app } from "./scripts/app.js";
+globalThis.window = {};
 globalThis.fetch = async (url) => ({ json: async () => JSON.parse(fs.readFileSync(new URL(url))) });
 await import("./extensions/pack/task_inputs.js");
 const [extension] = extensions;

@@ -25,8 +25,9 @@ class Template:
     video      of the generator
     sampling   of Sampling Config
     trainer    of the trainer
-    image    the samples and the video start from an image
+    picture    the samples and the video start from an image
     lora_widgets   of the generator: those that name the LoRA
+    hints    what is different with this model, for the notes in both workflows: one sentence each
     """
 
     name: str
@@ -38,6 +39,21 @@ class Template:
     trainer: _Widgets = field(default_factory=dict)
     picture: bool = False
     lora_widgets: tuple[str, ...] = ("lora_1",)
+    hints: tuple[str, ...] = ()
+
+
+def downloads_of(family: str) -> Mapping[str, str]:
+    """file -> address it can be had from, of the files that an architecture's card and templates name (`DOWNLOADS` of its folder)."""
+    module = part_of(family, "templates")
+    found: Mapping[str, str] = getattr(module, "DOWNLOADS", {})
+    return found
+
+
+def hugging_face(repository: str, files: Mapping[str, str]) -> dict[str, str]:
+    """file -> address, for {file: folder in a repository of huggingface.co}."""
+    return {
+        file: "/".join(filter(None, ("https://huggingface.co", repository, "resolve/main", folder, file))) for file, folder in files.items()
+    }
 
 
 def templates_of(card: Card) -> tuple[Template, ...]:

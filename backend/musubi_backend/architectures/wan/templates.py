@@ -4,13 +4,37 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..templates import Template
+from ..templates import Template, hugging_face
 
 _CLIPS: dict[str, Any] = {"path": "my_clips", "width": 480, "height": 272, "target_frames": "1, 17"}
 _VIDEO = {"video_length": 33}
 
+DOWNLOADS = hugging_face(
+    "Comfy-Org/Wan_2.1_ComfyUI_repackaged",
+    {
+        "wan2.1_t2v_1.3B_bf16.safetensors": "split_files/diffusion_models",
+        "wan2.1_i2v_480p_14B_fp16.safetensors": "split_files/diffusion_models",
+        "wan_2.1_vae.safetensors": "split_files/vae",
+        "umt5_xxl_fp16.safetensors": "split_files/text_encoders",
+        "clip_vision_h.safetensors": "split_files/clip_vision",
+    },
+) | hugging_face(
+    "Comfy-Org/Wan_2.2_ComfyUI_Repackaged",
+    {
+        "wan2.2_t2v_low_noise_14B_fp16.safetensors": "split_files/diffusion_models",
+        "wan2.2_t2v_high_noise_14B_fp16.safetensors": "split_files/diffusion_models",
+    },
+)
+
 TEMPLATES = (
-    Template("wan", "my_lora", {"task": "t2v-1.3B"}, _CLIPS, _VIDEO),
+    Template(
+        "wan",
+        "my_lora",
+        {"task": "t2v-1.3B"},
+        _CLIPS,
+        _VIDEO,
+        hints=("With a 14B file choose `task` = `t2v-14B`.",),
+    ),
     Template(
         "wan_i2v",
         "my_i2v_lora",
@@ -18,6 +42,7 @@ TEMPLATES = (
         {**_CLIPS, "target_frames": "17"},
         _VIDEO,
         picture=True,
+        hints=("The first frame of each clip is its start image; the samples start from the image in *Video Input*.",),
     ),
     Template(
         "wan22",
@@ -27,6 +52,11 @@ TEMPLATES = (
         {**_VIDEO, "offload_inactive_dit": True},
         trainer={"offload_inactive_dit": True},
         lora_widgets=("lora_1", "high_lora_1"),
+        hints=(
+            "Wan2.2 has two transformers: `dit` for low noise, `dit_high_noise` for high noise. The LoRA learns for both; "
+            "`experts` of the trainer chooses one.",
+            "`offload_inactive_dit` keeps the one that is not at work in system RAM.",
+        ),
     ),
 )
 
