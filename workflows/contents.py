@@ -102,9 +102,10 @@ def trainer(model: Model) -> Entry:
 def training(model: Model) -> Workflow:
     """From a folder of clips to a LoRA, with samples on the way."""
     sampling = {"sample_prompts": WORDS, "sample_every_n_steps": 250, **model.template.sampling}
-    samples: list[Entry] = [("SamplingConfig", sampling, {})]
+    samples = [Group("4. Samples on the way", [("SamplingConfig", sampling, {})])]
     if model.template.picture:
-        samples = [_FIRST_FRAME, ("SamplingConfig", sampling, {"start_image": ("VideoInput", "frames")})]
+        config: Entry = ("SamplingConfig", sampling, {"start_image": ("VideoInput", "frames")})
+        samples = [Group("4. What the samples start from", [_FIRST_FRAME]), Group("5. Samples on the way", [config])]
     return model.workflow(
         f"Trains a LoRA for {model.card.family} on a folder of clips with captions. Queue it: what is encoded is kept for the next time. "
         "The trainer shows steps, loss and samples. *Cancel* saves the state, and queueing again continues.",
@@ -118,8 +119,8 @@ def training(model: Model) -> Workflow:
         ),
         *dataset(model),
         Group("3. How to train", [("LoRATrainingConfig", {}, {}), ("OptimizerConfig", {"optimizer_type": "adamw"}, {})]),
-        Group("4. Samples on the way", samples),
-        Group("5. Train", [trainer(model)]),
+        *samples,
+        Group(f"{4 + len(samples)}. Train", [trainer(model)]),
     )
 
 

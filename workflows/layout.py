@@ -47,10 +47,9 @@ class Workflow:
 
 def build(workflow: Workflow, specs: Mapping[str, Any], first: int = 1) -> dict[str, Any]:
     """A workflow as ComfyUI saves it. specs: node specifications by name without prefix; first: the least id of a node."""
-    note = note_node(first, workflow.note, [0, 0])
     nodes: dict[str, dict[str, Any]] = {}
     groups: list[dict[str, Any]] = []
-    numbers = count(first + 1)
+    numbers = count(first)
     x = WIDTH + GUTTER
     for group in workflow.groups:
         y = 0
@@ -62,13 +61,14 @@ def build(workflow: Workflow, specs: Mapping[str, Any], first: int = 1) -> dict[
             y += node["size"][1] + TITLE + GAP
         groups.append(_frame(len(groups), group.title, x, y - GAP))
         x += WIDTH + GUTTER
+    note = note_node(next(numbers), workflow.note, [0, 0])
     links = _links(workflow, nodes, specs)
     reroutes = lanes(links, {node["id"]: node for node in nodes.values()})
     top = min((reroute["pos"][1] for reroute in reroutes.get("reroutes", [])), default=-4 * PADDING)
     return {
-        "last_node_id": first + len(nodes),
+        "last_node_id": note["id"],
         "last_link_id": len(links),
-        "nodes": [note, *nodes.values()],
+        "nodes": [*nodes.values(), note],
         "links": links,
         "groups": groups,
         "config": {},

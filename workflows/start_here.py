@@ -16,8 +16,8 @@ _INPUTS, _OUTPUTS, _HOST = -10, -20, 1
 NOTE = """## What it does
 Trains a Wan2.1 LoRA on your clips or images. The arrow at the corner of the node opens it: inside are the real nodes with all settings.
 
-1. **Clips.** *Upload clips…* on the node, or a folder in ComfyUI's `input`. 10 to 30 clips of 2 to 5 seconds. `dog.txt` next to `dog.mp4` is its caption; \
-the upload can write one with your trigger word.
+1. **Clips.** *Upload clips…* on the node, or a folder in ComfyUI's `input`. 10 to 30 clips of 2 to 5 seconds. \
+`dog.txt` next to `dog.mp4` is its caption; the upload can write one with your trigger word.
 2. **Model.** The three files below. With the 14B file choose task `t2v-14B`.
 3. **Queue.** The LoRA comes into `loras/musubi_tuner`. *Cancel* saves the state; queueing again continues.
 """

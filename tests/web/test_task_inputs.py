@@ -36,6 +36,10 @@ class Node {
   removeInput(slot) { this.inputs.splice(slot, 1); }
   computeSize() { return [300, 20 * this.widgets.filter((widget) => !widget.hidden).length]; }
   setSize(size) { this.size = size; }
+  addWidget(kind, name, value, press) {
+    this.button = { name, options: {}, press };
+    return this.button;
+  }
   connect(name, origin) {
     this.inputs.find((input) => input.name === name).link = origin;
     this.onConnectionsChange?.();
@@ -78,6 +82,31 @@ said.other = other.seen();
 generator.widgets[1].value = "a.png";
 choose("t2v-1.3B");
 said.set_stays = generator.seen();
+
+const cache = new Node("MusubiTuner_VAELatentCache", { skip_existing: true, vae_tiling: false, device: "default" }, ["models"]);
+Object.assign(cache.constructor.nodeData.input.required.device[1], { advanced: true });
+const settings = new Node("MusubiTuner_SamplingConfig", { start_image_path: "" }, []);
+const trainer = new Node("MusubiTuner_WanLoRATrainer", {}, ["models"]);
+app.graph.links = { 1: { target_id: trainer } };
+settings.outputs = [{ links: [1] }];
+app.graph.getNodeById = (id) => id;
+const framepack = new Node("MusubiTuner_FramePackModelPaths", {}, []);
+for (const node of [cache, settings, trainer]) extension.nodeCreated(node);
+cache.connect("models", framepack);
+trainer.connect("models", framepack);
+await tick();
+said.framepack = [cache.seen(), settings.seen()];
+cache.connect("models", models);
+trainer.connect("models", models);
+await tick();
+said.wan = [cache.seen(), settings.seen()];
+cache.button.press();
+said.advanced = cache.seen();
+cache.button.press();
+cache.widgets[2].value = "cpu";
+trainer.connect("models", models);
+await tick();
+said.set_advanced = cache.seen();
 console.log(JSON.stringify(said));
 """
 
@@ -118,3 +147,13 @@ def test_what_is_connected_stays_and_no_value_is_lost(seen: Any) -> None:
     assert seen["set_stays"] == ["models", "prompt", "start_image", "start_image_path"], "what is set is never hidden"
     assert seen["values"] == ["t2v-A14B", "a", "b", "c"]
     assert seen["other"] == ["clip", "task"], "nodes of others are left alone"
+
+
+def test_inputs_of_other_families_are_hidden_also_where_the_models_are_reached_through_the_trainer(seen: Any) -> None:
+    assert seen["framepack"] == [["models", "skip_existing", "vae_tiling"], ["start_image_path"]]
+    assert seen["wan"] == [["models", "skip_existing"], []]
+
+
+def test_advanced_settings_are_folded_until_asked_for_unless_they_are_set(seen: Any) -> None:
+    assert seen["advanced"] == ["device", "models", "skip_existing"]
+    assert seen["set_advanced"] == ["device", "models", "skip_existing"]
