@@ -165,7 +165,7 @@ class Keeper:
 
 def crashed(job: Job) -> bool:
     """Whether it ended in another way than by an error that it explained: a signal, a fault of a driver, a full memory."""
-    return job.progress.ended is None
+    return job.command.engine == runner.BUILTIN and job.progress.ended is None
 
 
 def main(home: Path) -> int:

@@ -68,7 +68,7 @@ def command(
         environment = child_environment(str(folder.path), {"PYTHONPATH": str(checkout / "src"), **visible, **threads})
         engine, listens = "musubi-tuner", False
     head = [str(python), *_launcher(folder, processes, mixed_precision, config.cpu_threads or 1)] if through_launcher else [str(python)]
-    return Command([*head, *target, *arguments], environment, folder.path, engine, listens)
+    return Command([*head, *target, *arguments], environment, folder.path, engine, listens, gpu.split(",") if gpu is not None else None)
 
 
 def refuse_own(config: Config, tool: str, names: Collection[str]) -> None:

@@ -37,14 +37,26 @@ if "output" in flags and "dataset_config" in flags:
 if "output" in flags:
     Path(flags["output"]).write_bytes(b"converted " + Path(flags["input"]).read_bytes())
     sys.exit()
-with (Path(os.environ["MUSUBITUNER_JOB_DIR"]) / "metrics.jsonl").open("a") as metrics:
-    metrics.write(json.dumps({"event": "step", "step": 1, "total": 1, "loss": 0.5}) + "\\n")
+def tell(**event):
+    with (Path(os.environ["MUSUBITUNER_JOB_DIR"]) / "metrics.jsonl").open("a") as metrics:
+        metrics.write(json.dumps({"v": 1, "rank": 0, **event}) + "\\n")
+tell(event="step", step=1, total=1, loss=0.5)
+with (here / "places.jsonl").open("a") as places:
+    places.write(json.dumps([flags.get("output_name"), os.environ.get("CUDA_VISIBLE_DEVICES")]) + "\\n")
+if plan.get("crashes"):
+    os.kill(os.getpid(), 9)
+if plan.get("until_stopped"):
+    heard = sys.stdin.readline().strip()
+    tell(event="ended", outcome="stopped", text=f"stopped by {heard or 'the end of its pipe'}, state saved")
+    sys.exit(3)
     metrics.writelines(json.dumps({"event": "warning", "text": text}) + "\\n" for text in plan.get("warnings", []))
 sys.stderr.write(plan.get("log", ""))
 for name in plan.get("makes", []):
     target = Path(flags["save_path"], name) if "save_path" in flags else here / name
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(name)
+if plan.get("exit"):
+    tell(event="ended", outcome="failed", text=plan.get("log", ""))
 if "output_dir" not in flags:
     sys.exit(plan.get("exit", 0))
 for ending in plan.get("endings", [""]):
