@@ -117,6 +117,7 @@ class DatasetConfig(Node):
             yield from refused("control_directory", _control_directory, host, constants["control_directory"])
         if constants.get("cache_directory"):
             yield from refused("cache_directory", _chosen_cache, host, constants["cache_directory"])
+        yield from _contradictions(constants)
 
     def fingerprint(self, host: Host, **constants: Any) -> str:
         if not constants.get("path"):
@@ -203,27 +204,39 @@ def _entry(host: Host, inputs: dict[str, Any]) -> dict[str, Any]:
         entry |= {name: inputs[name] for name in ("frame_extraction", "frame_stride", "frame_sample", "max_frames")}
         if inputs["source_fps"]:
             entry["source_fps"] = inputs["source_fps"]
-    entry |= _controls(host, inputs, key)
+    entry |= _controls(host, inputs)
     entry["cache_directory"] = _cache_directory(host, inputs["cache_directory"], entry).as_posix()
     return entry
 
 
-def _controls(host: Host, inputs: dict[str, Any], key: str) -> dict[str, Any]:
-    """What steers the items: control media, and where in time the frames of one-frame training lie. UserError for half of it."""
+def _contradictions(constants: dict[str, Any]) -> Iterator[Problem]:
+    """Half of what one-frame training and control media need; only where all of it is known."""
+    needed = ("source", "control_directory", "one_frame_target_index", "one_frame_control_indices", "one_frame_no_post")
+    if any(name not in constants for name in needed):
+        return
+    source, target = constants["source"], constants["one_frame_target_index"]
+    if constants["control_directory"] and not source.endswith("folder"):
+        said = "control_directory goes with a folder; in a JSONL list each line names its own control_path"
+        yield Problem("control_directory", said)
+    if target >= 0 and not source.startswith("image"):
+        said = "one-frame training takes images: choose an image source, or set one_frame_target_index to -1"
+        yield Problem("one_frame_target_index", said)
+    given = [name for name in ("one_frame_control_indices", "one_frame_no_post") if constants[name] not in ("", False)]
+    if target < 0 and given:
+        said = f"{given[0]}: one-frame training needs one_frame_target_index, the index of the image to learn, such as 1"
+        yield Problem(given[0], said)
+
+
+def _controls(host: Host, inputs: dict[str, Any]) -> dict[str, Any]:
+    """What steers the items: control media, and where in time the frames of one-frame training lie."""
     entry: dict[str, Any] = {}
     if inputs["control_directory"]:
-        if not key.endswith("_directory"):
-            raise UserError("control_directory goes with a folder; in a JSONL list each line names its own control_path")
         entry["control_directory"] = _control_directory(host, inputs["control_directory"]).as_posix()
     if inputs["latent_window_size"] != _WINDOW:
         entry["fp_latent_window_size"] = inputs["latent_window_size"]
     indices = _indices(inputs["one_frame_control_indices"])
     if inputs["one_frame_target_index"] < 0:
-        if indices or inputs["one_frame_no_post"]:
-            raise UserError("one-frame training needs one_frame_target_index, the index of the image to learn, such as 1")
         return entry
-    if not key.startswith("image"):
-        raise UserError("one-frame training takes images: choose an image source, or set one_frame_target_index to -1")
     entry["fp_1f_target_index"] = inputs["one_frame_target_index"]
     if indices:
         entry["fp_1f_clean_indices"] = indices

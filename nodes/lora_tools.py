@@ -102,6 +102,11 @@ class LoRAPostHocEMA(Node):
         yield from _name_problems(constants)
         yield from refused("more_sigma_rel", _widths, constants.get("more_sigma_rel", ""))
         yield from refused("checkpoints", _chosen, constants)
+        chosen = {**constants, **PRESETS.get(constants.get("preset", ""), {})}
+        if constants.get("more_sigma_rel", "").strip() and chosen.get("method", POWER) != POWER:
+            yield Problem("more_sigma_rel", f"more_sigma_rel goes with the method {POWER} only; empty it, or choose that method")
+        if constants.get("preset") == AS_SET and chosen.get("first", 0.0) >= chosen.get("last", 1.0):
+            yield Problem("first", f"first: {chosen['first']:g} must be below last: two or more checkpoints are averaged")
         if constants.get("checkpoints", "").strip():
             yield from refused("checkpoints", find, host, constants["checkpoints"])
 
@@ -196,7 +201,7 @@ class LoRAMerger(Node):
     )  # fmt: skip
 
     def validate(self, host: Host, **constants: Any) -> Iterator[Problem]:
-        return _name_problems(constants)
+        yield from _name_problems(constants)
 
     def fingerprint(self, host: Host, **constants: Any) -> str:
         model = [host.model_path(MODELS, constants["model"])] if loras.is_chosen(constants, "model") else []
@@ -309,8 +314,6 @@ def _ema_values(chosen: dict[str, Any]) -> dict[str, Any]:
     more = _widths(chosen["more_sigma_rel"])
     if chosen["method"] == POWER:
         return {"sigma_rels": [chosen["sigma_rel"], *more]} if more else {"sigma_rel": chosen["sigma_rel"]}
-    if more:
-        raise UserError(f"more_sigma_rel goes with the method {POWER} only; empty it, or choose that method")
     return {"beta": chosen["beta"], **({"beta2": chosen["beta2"]} if chosen["method"] == BETAS else {})}
 
 

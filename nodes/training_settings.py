@@ -104,6 +104,9 @@ class LoRATrainingConfig(Node):
         for name, partner in (("gradient_checkpointing_cpu_offload", "gradient_checkpointing"), ("fp8_scaled", "fp8_base")):
             if constants.get(name) and constants.get(partner) is False:
                 yield Problem(name, f"{name} works only with {partner}: turn that on too")
+        if constants.get("blocks_to_swap") and constants.get("compile") and constants.get("gradient_checkpointing") is False:
+            said = "blocks_to_swap with compile needs gradient_checkpointing: compiled blocks keep weights for backward"
+            yield Problem("blocks_to_swap", said)
         yield from _network_problems(constants)
 
     async def run(self, host: Host, **inputs: Any) -> Result:

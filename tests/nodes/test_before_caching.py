@@ -13,9 +13,9 @@ from musubi_backend.weights.safetensors_file import save_atomic
 WIDGETS: dict[str, tuple[dict[str, Any], str]] = {
     "what a trainer begins with": ({"dim_from_weights": True}, "dim_from_weights needs a LoRA"),
     "a rate for going on": ({"resume_learning_rate": 1e-5}, "resume_learning_rate is for continuing"),
-    "a compiled swap": (
-        {"config_compile": True, "config_blocks_to_swap": 2, "config_gradient_checkpointing": False},
-        "blocks_to_swap with",
+    "two ways to offload": (
+        {"models_task": "t2v-A14B", "offload_inactive_dit": True, "config_blocks_to_swap": 2},
+        "offload_inactive_dit and blocks_to_swap exclude each other",
     ),
     "samples without a VAE": (
         {"sampling_sample_prompts": "a dog", "sampling_sample_every_n_steps": 5, "models_vae": None},
@@ -44,6 +44,8 @@ def reject(bench: Any, part: Any, changes: dict[str, Any]) -> str:
         "t5": str(bench.vae),
         **groups["models"],
     }
+    if groups["models"].get("task") == "t2v-A14B":
+        models["dit_high_noise"] = str(bench.dit)
     inputs = {
         "models": {name: value for name, value in models.items() if value is not None},
         "lora_config": config,

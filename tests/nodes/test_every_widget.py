@@ -56,3 +56,31 @@ def test_a_wrong_value_is_one_problem_on_its_widget(part: Any, host: Any, name: 
                 node.fingerprint(host, **right)
             except refused:
                 continue
+
+
+CONTRADICTIONS: tuple[tuple[str, dict[str, Any], str], ...] = (
+    ("DatasetConfig", {"one_frame_control_indices": "0"}, "one_frame_control_indices"),
+    ("DatasetConfig", {"one_frame_no_post": True}, "one_frame_no_post"),
+    ("DatasetConfig", {"one_frame_target_index": 1}, "one_frame_target_index"),
+    ("DatasetConfig", {"source": "video JSONL", "control_directory": "controls"}, "control_directory"),
+    ("LoRAPostHocEMA", {"preset": "beta: general", "more_sigma_rel": "0.1"}, "more_sigma_rel"),
+    ("LoRAPostHocEMA", {"preset": "as set below", "first": 0.5, "last": 0.5}, "first"),
+    ("LoRATrainingConfig", {"blocks_to_swap": 4, "compile": True, "gradient_checkpointing": False}, "blocks_to_swap"),
+)
+
+
+@pytest.mark.parametrize(("name", "changes", "widget"), CONTRADICTIONS)
+def test_widgets_that_contradict_are_one_problem_before_the_node_runs(
+    part: Any, host: Any, name: str, changes: dict[str, Any], widget: str
+) -> None:
+    (host.input_dir / "controls").mkdir(exist_ok=True)
+    node = part("nodes.catalog").BY_NAME[name]()
+    usual = {entry.name: entry.default for entry in node.spec.inputs if entry.is_widget and entry.default is not None}
+    problems = part("nodes.spec").check(node, host, {**usual, **changes})
+    assert [problem.input for problem in problems if problem.input != "path"] == [widget], problems
+
+
+def test_what_a_preset_decides_is_not_judged_by_the_widgets(part: Any, host: Any) -> None:
+    node = part("nodes.catalog").BY_NAME["LoRAPostHocEMA"]()
+    values = {"preset": "sigma_rel: general", "method": "beta", "more_sigma_rel": "0.1", "first": 0.9, "last": 0.1, "output_name": "x"}
+    assert part("nodes.spec").check(node, host, values) == []
