@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -187,3 +190,56 @@ def test_a_training_is_asked_through_the_runner(
     assert (job_.returncode, status["state"], status["outcome"], status["step"]) == (0, "ended", "finished", 4)
     assert list(job_.progress.losses) == [1, 2, 3, 4] and job_.progress.sample
     assert same.bits(project.lora("asked"), project.lora("whole"))
+
+
+@pytest.mark.slow
+def test_two_processes_do_together_what_one_of_them_was_asked(project: Any, build: SimpleNamespace, tmp_path: Path) -> None:
+    """They read one pipe, as a launcher leaves it to them, so each request reaches either of them."""
+    for package in ("accelerate", "diffusers", "transformers"):
+        pytest.importorskip(package)
+    models = write_models(project.folder / "models")
+    project.config, project.dit = build.caches(project.folder, clips=4, frames=5, side=32, text_dim=64), models["dit"]
+    prompts = project.folder / "prompts.txt"
+    prompts.write_text("a cat --w 32 --h 32 --f 5 --s 2 --d 3 --l 1\n", encoding="utf-8")
+    settings = {"vae": models["vae"], "t5": models["t5"], "sample_prompts": prompts, "max_train_steps": 1000}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    environment = {**os.environ, **group, "PYTHONPATH": str(BACKEND), "OMP_NUM_THREADS": "1", job.JOB_DIR_VARIABLE: str(tmp_path)}
+    reading, writing = os.pipe()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "musubi_backend", *project.argv("asked", **settings)],
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdin=reading, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8",
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    os.close(reading)
+
+    def told(kind: type[events.Event]) -> list[Any]:
+        return [event for event in events.read(tmp_path / events.FILE_NAME) if isinstance(event, kind)]
+
+    def answered(name: str) -> int:
+        os.write(writing, f"{name}\n".encode())
+        while not (found := [one for one in told(events.Request) if (one.name, one.answer) == (name, "done")]):
+            assert all(process.poll() is None for process in processes), processes[0].communicate()[0]
+            time.sleep(0.05)
+        return int(found[0].step)
+
+    while not told(events.Step):
+        assert all(process.poll() is None for process in processes), processes[0].communicate()[0]
+        time.sleep(0.05)
+    step = answered("pause")
+    assert answered("save") == answered("sample") == answered("resume") == step, "nothing is trained meanwhile"
+    last = answered("stop_after_epoch")
+    printed = [process.communicate()[0] for process in processes]
+    os.close(writing)
+    assert [process.returncode for process in processes] == [3, 3], "\n".join(printed)
+    out = project.folder / "out/asked"
+    assert last % 2 == 0 and last > step, "an epoch of four clips is two steps of two processes"
+    for at in (step, last):
+        assert (out / f"cat-step{at:08d}-state").is_dir() and (out / f"cat-step{at:08d}.safetensors").is_file()
+    assert len(list(out.glob("sample/*.mp4"))) == 1, "one of them makes samples"
+    assert [(one.rank, one.outcome) for one in sorted(told(events.Ended), key=lambda one: one.rank)] == [(0, "stopped"), (1, "stopped")]
