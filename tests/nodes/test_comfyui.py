@@ -143,6 +143,14 @@ def started(comfyui_path: Path, comfyui_python: Path, base: Path, pack: str) -> 
         subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(ROOT / "backend")}, capture_output=True)
     (base / "custom_nodes").mkdir()
     (base / "custom_nodes" / pack).symlink_to(ROOT, target_is_directory=True)
+    with running(comfyui_path, comfyui_python, base) as made:
+        yield made
+
+
+@contextmanager
+def running(comfyui_path: Path, comfyui_python: Path, base: Path) -> Iterator[Server]:
+    """A ComfyUI on a base folder that `started` has made."""
+    home = base / "our home"
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
