@@ -114,3 +114,24 @@ def test_a_damaged_page_is_said(text: str, handlers: dict[str, Any], tmp_path: P
     answer = asyncio.run(handlers["GET /musubi_tuner/dataset_view/{id}"](SimpleNamespace(match_info={"id": "0" * 16})))
     assert answer.status == 400
     assert "queue Dataset Viewer again" in json.loads(answer.body)["error"]
+
+
+def test_all_routes_are_ours_and_none_changes_anything_for_another_site(part: Any, tmp_path: Path) -> None:
+    web = pytest.importorskip("aiohttp.web")
+    routes = web.RouteTableDef()
+    host = SimpleNamespace(home=tmp_path, allowed_roots=lambda: [tmp_path])
+    for module in ("nodes.routes", "nodes.monitor.routes"):
+        part(module).add_routes(routes, lambda: host)
+    assert {route.path.split("/")[1] for route in routes} == {"musubi_tuner"} and {route.method for route in routes} == {"GET", "POST"}
+    body = Content(b"{}", 1)
+    strange = {
+        "Host": "localhost:8188",
+        "Content-Type": "application/json",
+        "Origin": "https://evil.example",
+        "Sec-Fetch-Site": "cross-site",
+    }
+    for route in routes:
+        if route.method == "POST":
+            request = SimpleNamespace(headers=strange, host=strange["Host"], content=body, match_info={"id": "x"}, query={})
+            assert asyncio.run(route.handler(request)).status == 403, route.path
+    assert not list(tmp_path.iterdir())
