@@ -66,7 +66,7 @@ def kind_of(step: Step) -> str:
     """Which demo models stand in for those of a Model Paths node. UserError where there are none."""
     assert isinstance(step.node, ModelPaths)
     card = step.node.card
-    return kind_for(card, card.task(step.constants.get("task")))
+    return kind_for(card, card.task(step.node.task_of(step.constants)))
 
 
 def _kind_needed(step: Step) -> str | None:

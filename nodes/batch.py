@@ -12,7 +12,7 @@ from typing import Any
 
 from ..backend.musubi_backend import content, place
 from ..backend.musubi_backend.architectures import cards
-from ..backend.musubi_backend.architectures.card import Card
+from ..backend.musubi_backend.architectures.card import IMAGE, VIDEO, Card
 from ..backend.musubi_backend.architectures.widgets import END, START
 from ..backend.musubi_backend.atomic import replacing, write_text
 from ..backend.musubi_backend.errors import UserError
@@ -32,7 +32,7 @@ from .jobs.follow import run_on_gpus
 from .jobs.runner import Job
 from .jobs.wording import in_widgets
 from .media_inputs import SECTIONS
-from .models import MODELS, model_values
+from .models import MODELS, card_of, model_values
 from .sizes import length_problems, size_problems
 from .spec import ANY, Host, Input, Node, NodeSpec, Output, Problem, Result, refused
 from .video import next_path, output_prefix
@@ -43,6 +43,8 @@ _SEEDS = 2**32
 _IN_SECONDS = titles(card for card in cards().values() if card.length_in_seconds)
 _ATTENTION = ("sdpa", "torch", "flash", "sageattn", "xformers")  # what all architectures have
 _SOURCES = (START, END)
+_ONE = {VIDEO: "a video", IMAGE: "an image"}
+_MADE = " or ".join(dict.fromkeys(_ONE[card.makes] for card in cards().values()))
 _CRASHES = 2
 _STRIDE = math.gcd(*(card.frame_stride for card in cards().values()))  # what holds for every model
 
@@ -65,8 +67,8 @@ class BatchProcessor(Node):
         id="MusubiTuner_BatchProcessor",
         display_name="Batch Processor",
         category="MusubiTuner/Video",
-        description="Generate a video for each of many prompts. The models are loaded once for all, once per GPU where there are several. "
-        "Videos go to ComfyUI's output folder; prompts that fail are reported and the others continue.",
+        description=f"Generate {_MADE} for each of many prompts. The models are loaded once for all, once per GPU where there are several. "
+        "Results go to ComfyUI's output folder; prompts that fail are reported and the others continue.",
         inputs=(
             Input("models", MODELS, "From any Model Paths node"),
             Input(
@@ -125,6 +127,7 @@ class BatchProcessor(Node):
             Output("videos", "VIDEO", "The videos, in the order of the prompts", many=True),
             Output("paths", "STRING", "Their files", many=True),
             Output("report", "STRING", "Which prompt became which file, and which failed and why"),
+            Output("images", "IMAGE", "The images of models that make images, in the order of the prompts", many=True),
         ),
         is_output=True,
     )
@@ -151,7 +154,7 @@ class BatchProcessor(Node):
         prefix = output_prefix(host, inputs["filename_prefix"])
         place.try_file(prefix.with_name(f"{prefix.name}_00000.mp4"), "filename_prefix")
         prompts = [Prompt(number, *_seeded(line, inputs["seed"] + number - 1)) for number, line in enumerate(lines, start=1)]
-        card = cards()[inputs["models"]["architecture"]]
+        card = card_of(inputs["models"])
         tool = tool_names(card)[GENERATE]
         refuse_own(configuration.load(host.home), tool, ["from_file"])
         gpus = _gpus(host, inputs, len(prompts))
@@ -166,7 +169,7 @@ class BatchProcessor(Node):
                 raise
             for share, job in zip(shares, ended, strict=True):
                 _settle(tool, share, job)
-        return _publish(host, prompts, prefix)
+        return _publish(host, prompts, prefix, card.makes)
 
     def _job(self, host: Host, inputs: dict[str, Any], share: Sequence[Prompt], tool: str) -> tuple[JobFolder, list[str]]:
         """A job folder with the prompts of one process, and its arguments."""
@@ -182,7 +185,7 @@ class BatchProcessor(Node):
 
     def values(self, host: Host, inputs: dict[str, Any]) -> dict[str, Any]:
         """option name -> value that all prompts share, without images and where it reads and writes."""
-        card = cards()[inputs["models"]["architecture"]]
+        card = card_of(inputs["models"])
         tool = tool_names(card)[GENERATE]
         return {
             **model_values(card, inputs["models"], tool),
@@ -334,8 +337,8 @@ def _problems(job: Job) -> dict[int, str]:
     return {int(match[1]): match[2] for match in pattern.finditer(read_tail(job.folder.log))}
 
 
-def _publish(host: Host, prompts: Sequence[Prompt], prefix: Path) -> Result:
-    """Move the results to the output folder. UserError if there are none at all."""
+def _publish(host: Host, prompts: Sequence[Prompt], prefix: Path, makes: str) -> Result:
+    """Move the results to the output folder. makes: what the model generates. UserError if there are none at all."""
     report, paths = [], []
     for prompt in prompts:
         if prompt.result is not None:
@@ -345,7 +348,7 @@ def _publish(host: Host, prompts: Sequence[Prompt], prefix: Path) -> Result:
                     shutil.copyfile(prompt.result, part)
             except OSError as error:
                 raise UserError(
-                    f"{target} could not be written: {place.reason(error)}; finished videos are in {prompt.result.parent}"
+                    f"{target} could not be written: {place.reason(error)}; finished {makes.lower()}s are in {prompt.result.parent}"
                 ) from error
             prompt.result.unlink()
             paths.append(target)
@@ -353,8 +356,9 @@ def _publish(host: Host, prompts: Sequence[Prompt], prefix: Path) -> Result:
         else:
             report.append(f"{prompt.number}. FAILED: {prompt.line}\n   {prompt.problem}")
     failed = len(prompts) - len(paths)
-    text = "\n".join([f"{len(paths)} of {len(prompts)} prompts made a video" + (f", {failed} failed" if failed else ""), *report])
+    text = "\n".join([f"{len(paths)} of {len(prompts)} prompts made {_ONE[makes]}" + (f", {failed} failed" if failed else ""), *report])
     if not paths:
-        raise UserError(f"no prompt made a video.\n{text}")
-    values = ([host.video(path) for path in paths], [str(path) for path in paths], text)
+        raise UserError(f"no prompt made {_ONE[makes]}.\n{text}")
+    videos, images = ([], [host.frames(path) for path in paths]) if makes == IMAGE else ([host.video(path) for path in paths], [])
+    values = (videos, [str(path) for path in paths], text, images)
     return Result(values, text=text, shown=tuple(paths), files=tuple(paths))

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..backend.musubi_backend.architectures import cards
-from ..backend.musubi_backend.architectures.card import Card
+from ..backend.musubi_backend.architectures.card import TEXT_ENCODER, Card
 from ..backend.musubi_backend.cache.names import latent_files, text_files
 from ..backend.musubi_backend.caching.sources import Sources
 from ..backend.musubi_backend.errors import UserError
@@ -18,7 +17,7 @@ from .families import shared_widget
 from .jobs import config as configuration
 from .jobs.config import engine_stamp
 from .jobs.follow import run_tool
-from .models import MODELS, facts_of, files_for
+from .models import MODELS, card_of, facts_of, files_for
 from .spec import Host, Input, Node, NodeSpec, Output, Result
 from .widgets import UNSET, applicable
 
@@ -91,7 +90,7 @@ class TextEncoderCache(Node):
 
 async def _cache(host: Host, spec: NodeSpec, verb: str, inputs: dict[str, Any]) -> Result:
     dataset, models = inputs["dataset"], inputs["models"]
-    card = cards()[models["architecture"]]
+    card = card_of(models)
     tool = tool_names(card)[verb]
     values = caching_values(spec, verb, inputs)
     if configuration.load(host.home).engine == "builtin":  # musubi-tuner always continues without them
@@ -100,23 +99,26 @@ async def _cache(host: Host, spec: NodeSpec, verb: str, inputs: dict[str, Any]) 
     files = cache_files(dataset, card, text=verb == CACHE_TEXT)
     if not files:
         raise UserError(f"{tool} made no cache file: no item of the dataset can be used. See {job.folder.log}")
-    value = {"architecture": card.id, "dataset": dataset, "job": str(job.folder.path)}
+    value = {"architecture": card.id, "caches": card.cache_id, "dataset": dataset, "job": str(job.folder.path)}
     return Result((value,), text=f"{len(files)} cache files", files=tuple(files))
 
 
 def caching_values(spec: NodeSpec, verb: str, inputs: dict[str, Any]) -> dict[str, Any]:
     """option name -> value of a caching: the widgets, the model's files, and what follows from models and dataset."""
     dataset, models = inputs["dataset"], inputs["models"]
-    card = cards()[models["architecture"]]
+    card = card_of(models)
     tool = tool_names(card)[verb]
     chosen = applicable(spec.inputs, inputs, tool, card.title)
+    known = options_for(tool)
+    task = {card.task_option: models["task"]} if card.task_option in known and "task" in models else {}
     if verb == CACHE_TEXT:
-        return {"dataset_config": dataset["toml"], **files_for(models, card.text_encoders, "caching captions"), **chosen}
+        extra = tuple(part.name for part in card.parts if part.role == TEXT_ENCODER and part.name in models)
+        files = files_for(models, (*card.text_encoders, *extra), "caching captions")
+        return {"dataset_config": dataset["toml"], **task, **files, **chosen}
     encoder = (card.image_encoder,) if card.image_encoder and card.image_encoder in models else ()
     files = files_for(models, ("vae", *encoder), "caching latents")
     facts = {name: models[name] for name in facts_of(card) if name in models}
-    follows = {"i2v": card.task(models["task"]).start_image, "one_frame": is_one_frame(dataset), **facts}
-    known = options_for(tool)
+    follows = {"i2v": card.task(models["task"]).start_image, "one_frame": is_one_frame(dataset), **facts, **task}
     return {"dataset_config": dataset["toml"], **files, **{name: value for name, value in follows.items() if name in known}, **chosen}
 
 
@@ -128,7 +130,7 @@ def is_one_frame(dataset: dict[str, Any]) -> bool:
 def cache_files(dataset: dict[str, Any], card: Card, *, text: bool) -> list[Path]:
     """The cache files of one kind in the folders of a dataset, sorted."""
     find = text_files if text else latent_files
-    return sorted(path for folder in cache_folders(dataset) for path in find(folder, card.id))
+    return sorted(path for folder in cache_folders(dataset) for path in find(folder, card.cache_id))
 
 
 def cache_folders(dataset: dict[str, Any]) -> list[Path]:
@@ -147,5 +149,5 @@ def cache_stamps(dataset: dict[str, Any], card: Card) -> list[Any]:
     return [
         value
         for folder in cache_folders(dataset)
-        for value in Sources(folder).made_from([*latent_files(folder, card.id), *text_files(folder, card.id)])
+        for value in Sources(folder).made_from([*latent_files(folder, card.cache_id), *text_files(folder, card.cache_id)])
     ]

@@ -131,10 +131,10 @@ class Generator(Node):
         tool = tool_names(self.card)[GENERATE]
         chosen = self.values(host, inputs)
         target = host.temp_dir / "musubi_tuner"
-        place.try_folder(target, [], "the folder for videos")
+        place.try_folder(target, [], f"the folder for {self.card.makes.lower()}s")
         job_folder = JobFolder.create(host.home, tool)
         chosen |= self.pictures(host, inputs, job_folder.path / "inputs")
-        output = fresh_folder(target)
+        output = fresh_folder(target, self.card.makes.lower())
         job = await run_tool(host, tool, to_argv(tool, {**chosen, "save_path": str(output)}), folder=job_folder)
         made = results(output)
         if not made:

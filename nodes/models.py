@@ -50,7 +50,7 @@ class ModelPaths(Node):
     family: ClassVar[FamilyNodes]
 
     def validate(self, host: Host, **constants: Any) -> Iterator[Problem]:
-        task = self._task(constants)
+        task = self.task_of(constants)
         if task is None:
             return
         files = self._files(host, constants)
@@ -71,13 +71,13 @@ class ModelPaths(Node):
 
     async def run(self, host: Host, **inputs: Any) -> Result:
         files = self._files(host, inputs)
-        kinds = await asyncio.to_thread(_recognise, self.card, files)
+        kinds = await asyncio.to_thread(_recognise, self.card.at(self.task_of(inputs)), files)
         facts = self.family.facts_of(inputs, files)
         paths = {part: str(first_file(path)) for part, path in files.items()}
-        value = {"architecture": self.card.id, "task": self._task(inputs), **facts, **paths}
+        value = {"architecture": self.card.id, "task": self.task_of(inputs), **facts, **paths}
         return Result((value,), text="; ".join(kinds))
 
-    def _task(self, values: dict[str, Any]) -> str | None:
+    def task_of(self, values: dict[str, Any]) -> str | None:
         """The chosen task; the only one where there is no choice; None where it comes over a link and is not known yet."""
         variant, tasks = self.family.variant, self.card.tasks
         chosen_here = variant is not None and variant.choices == tuple(task.name for task in tasks)
@@ -85,7 +85,7 @@ class ModelPaths(Node):
 
     def _files(self, host: Host, values: dict[str, Any]) -> dict[str, Path]:
         """The chosen files that the task uses, by part."""
-        task = self._task(values)
+        task = self.task_of(values)
         used = [part for part in self.card.parts if task is None or not part.tasks or task in part.tasks]
         names = {part: values.get(part.name, NONE) for part in used}
         return {part.name: host.model_path(part.folder, name) for part, name in names.items() if name and name != NONE}
@@ -95,7 +95,7 @@ class ModelPaths(Node):
 
     def _check_transformer(self, name: str, path: Path, task: str) -> None:
         """UserError for a file of another kind or task. Reads the header."""
-        expect(path, self.card.part(name).kinds[0], name)
+        expect(path, self.card.at(task).part(name).kinds[0], name)
         try:
             self.family.check_transformer(path, task)
         except UserError as error:
@@ -120,11 +120,17 @@ def _recognise(card: Card, paths: dict[str, Path]) -> list[str]:
     return [str(expect(path, card.part(part).kinds[0], part)) for part, path in paths.items()]
 
 
+def card_of(models: dict[str, Any]) -> Card:
+    """The card of a MODELS value, as its task has it."""
+    return cards()[models["architecture"]].at(models.get("task"))
+
+
 def model_values(card: Card, models: dict[str, Any], tool: str) -> dict[str, Any]:
     """option name -> value of what a MODELS value says, as far as `tool` takes it."""
     known = options_for(tool)
-    names = ("task", *facts_of(card), *(part.name for part in card.parts))
-    return {name: models[name] for name in names if name in known and name in models}
+    said = {**models, card.task_option: models.get("task")}
+    names = (card.task_option, *facts_of(card), *(part.name for part in card.parts))
+    return {name: said[name] for name in names if name in known and name in said}
 
 
 def facts_of(card: Card) -> tuple[str, ...]:
@@ -144,5 +150,5 @@ def files_for(models: dict[str, Any], parts: tuple[str, ...], what: str) -> dict
     """The named files of a MODELS value. UserError names the one that was not chosen."""
     missing = [part for part in parts if part not in models]
     if missing:
-        raise UserError(f"{what} needs {', '.join(missing)}: choose it in {cards()[models['architecture']].family} Model Paths")
+        raise UserError(f"{what} needs {', '.join(missing)}: choose it in {card_of(models).family} Model Paths")
     return {part: models[part] for part in parts}

@@ -34,7 +34,7 @@ from .jobs.runner import Job
 from .jobs.task import AUTO, Task, Training
 from .jobs.wording import in_widgets
 from .loss_curve import loss_map, write_picture
-from .models import MODELS, check_architecture, model_values
+from .models import MODELS, card_of, check_architecture, model_values
 from .publishing import conversion, listed, publish, try_to_publish, wanted_place
 from .runs import JOB, Run
 from .spec import ANY, Host, Input, Node, NodeSpec, Output, Problem, Result, refused
@@ -127,7 +127,8 @@ class LoRATrainer(Node):
     async def run(self, host: Host, **inputs: Any) -> Result:
         models, dataset = inputs["models"], inputs["latents"]["dataset"]
         check_architecture(self.card, models, self.spec.display_name)
-        _check_match(inputs, self.card)
+        card = card_of(models)
+        _check_match(inputs, card)
         name = plain_name(inputs["output_name"], "output_name")
         settings = configuration.load(host.home)
         begin = await asyncio.to_thread(training_start.of, host, inputs)
@@ -140,7 +141,7 @@ class LoRATrainer(Node):
             {**self._of_effect(values, WEIGHTS, START), "dataset_config": dataset["datasets"]},
             begin.stamp,
             [content.stamp(file) for file in all_files(Path(values[name]) for name in transformers if values.get(name))],
-            cache_stamps(dataset, self.card),
+            cache_stamps(dataset, card),
             inputs["processes"],
             inputs["run_id"],
             engine_stamp(host.home),
@@ -336,7 +337,6 @@ def _check_match(inputs: dict[str, Any], card: Card) -> None:
     if latents["dataset"]["toml"] != text["dataset"]["toml"]:
         raise UserError("latents and text come from different datasets; connect both caching nodes to the same Dataset Config")
     for socket in ("latents", "text"):
-        if inputs[socket]["architecture"] != card.id:
-            raise UserError(
-                f"{socket} was cached for {inputs[socket]['architecture']}, the models are {card.title}; cache with these models"
-            )
+        made_for = inputs[socket].get("caches", inputs[socket]["architecture"])
+        if made_for != card.cache_id:
+            raise UserError(f"{socket} was cached for {made_for}, the models are {card.title} ({card.cache_id}); cache with these models")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 Pack = Callable[[str], Any]
 
@@ -35,6 +36,11 @@ class Echo(Node):
 """
 SETTING = """Option("--echo_every", int, 3, minimum=1, unit="steps", own=True, effect=NOTHING, help="Say hello every N steps."),
             """
+ENTRY = """Entry(
+        "Echo", "Plain", "torch.optim:SGD", "Goes the way it came.", "nowhere", 0, aliases=("echoing",), fixed={"momentum": 0.5},
+        arguments=(flag("nesterov", False, "Look ahead."),),
+    ),
+    """
 
 
 @pytest.fixture
@@ -93,3 +99,19 @@ def test_a_node_is_a_class(changed: Any, tmp_path: Path, repository: Path) -> No
     workflow.write_text(json.dumps({"1": {"class_type": "MusubiTuner_Echo", "inputs": {"words": "good day"}}}), encoding="utf-8")
     (step,) = pack("headless.workflow").read(workflow).values()
     assert step.constants == {"words": "good day"} and step.node.spec.display_name == "Echo"
+
+
+def test_an_optimizer_is_an_entry(changed: Any) -> None:
+    first = "Entry(\n"
+    pack = changed("backend/musubi_backend/optimizers/table/usual.py", lambda text: text.replace(first, ENTRY + first, 1))
+    training, error = "backend.musubi_backend.training", pack("backend.musubi_backend.errors").UserError
+    settings = pack(f"{training}.settings").OptimizerSettings
+    weight = torch.nn.Parameter(torch.zeros(2))
+    for name in ("Echo", "ECHOING"):
+        chosen = settings(optimizer_type=name, optimizer_args=("nesterov=True",))
+        made = pack(f"{training}.optimizers").build(chosen, 0.25, [{"params": [weight]}])
+        assert isinstance(made.optimizer, torch.optim.SGD)
+        (group,) = made.optimizer.param_groups
+        assert (group["lr"], group["momentum"], group["nesterov"]) == (0.25, 0.5, True)
+    with pytest.raises(error, match=r"Plain: .*Echo"):
+        pack(f"{training}.optimizers").check(settings(optimizer_type="Ehco"))

@@ -85,15 +85,16 @@ def _run(words: list[str]) -> int:
     args = parse(target.name, words[1:])
     threads.prepare(target.verb, args)
     job.watch_for_stop()
-    if target.architecture is not None:
-        _check_models(args, architectures.cards()[target.architecture])
+    card = None if target.architecture is None else architectures.chosen_card(target.architecture, args)
+    if card is not None:
+        _check_models(args, card)
     with imports.large():
         run = importlib.import_module(f".{target.module}", __package__).run
     try:
-        if target.architecture is None:
+        if card is None:
             run(args)
         else:
-            run(args, protocol.load(target.architecture))
+            run(args, protocol.load(card.id).at(card))
     except Exception as error:
         message = exhausted.in_words(error, vars(args))
         if not message:

@@ -17,6 +17,7 @@ import torch
 from musubi_backend import job, place
 from musubi_backend.__main__ import main
 from musubi_backend.architectures import protocol
+from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.encoders.wan_vae import WanVAE
 from musubi_backend.errors import StopRequested, UserError
 from musubi_backend.inference import generate, outputs
@@ -309,7 +310,7 @@ def test_finished_samples_survive_a_vae_that_cannot_be_loaded(run: Generate, dem
     with pytest.raises(UserError):
         run("--prompt", "a dog", "--seed", 1, vae=demo["dit"])
     (rescued,) = _files(run.folder)  # type: ignore[attr-defined]
-    assert torch.equal(outputs.load_latents(rescued, 16).latents, _latents(run))
+    assert torch.equal(outputs.load_latents(rescued, CARD).latents, _latents(run))
 
 
 def test_finished_samples_survive_a_stop(run: Generate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,7 +364,7 @@ def test_a_sample_whose_place_fails_at_the_end_is_kept_elsewhere(
     with pytest.raises((OSError, UserError)):
         run("--prompt", "a dog", "--seed", 1, "--output_type", output_type, "--save_path", small_disk / "videos")
     (kept,) = _files(home)
-    assert torch.equal(outputs.load_latents(kept, 16).latents, expected)
+    assert torch.equal(outputs.load_latents(kept, CARD).latents, expected)
     assert f"its latent is {kept}" in caplog.text and "no space left on the disk" in caplog.text
     assert {path.name for path in _files(small_disk)} <= {"filler", "metrics.jsonl"}, "nothing half"
 

@@ -125,7 +125,7 @@ class Bench:
             else:
                 own[name] = value
         dataset = self.dataset(**groups["data"])
-        task = {"wan": "t2v-1.3B", "hv": "t2v"}[self.card]
+        task = {"wan": "t2v-1.3B", "hv": "hv"}[self.card]
         models = {"architecture": self.card, "task": task, "dit": str(self.dit), "vae": str(self.vae), "t5": str(self.vae)}
         inputs = {
             "models": {**models, **groups["models"]},

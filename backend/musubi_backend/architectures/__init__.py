@@ -26,6 +26,21 @@ def default_card() -> Card:
     return next(iter(cards().values()))
 
 
+def chosen_card(card_id: str, args: object) -> Card:
+    """The card of an architecture as the task has it that parsed arguments name. KeyError for an unknown id or task."""
+    card = cards()[card_id]
+    return card.at(getattr(args, card.task_option, None))
+
+
+def cards_of_caches() -> dict[str, Card]:
+    """What cached files can be for, by the short name in theirs: an architecture, or tasks of one whose caches differ."""
+    found: dict[str, Card] = {}
+    for card in cards().values():
+        for one in (card, *(card.at(task.name) for task in card.tasks)):
+            found.setdefault(one.cache_id, one)
+    return found
+
+
 def same_layers() -> list[list[Card]]:
     """The architectures whose transformers have the same layers under other names (`Card.layers_of`), together."""
     groups = ([card for card in cards().values() if owner in (card.id, card.layers_of)] for owner in cards())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 
 def letters(title: str) -> str:
@@ -33,6 +35,7 @@ class Part:
     published   patterns of the file in the folder the model is published as; the first that exists counts
     tasks       the tasks that use it; empty: all
     only_for    what it is needed for, in words, where that is not everything: then it may be left out
+    differs     task -> the fields that are different for it, as another kind of file for the same option
     """
 
     name: str
@@ -45,6 +48,11 @@ class Part:
     published: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
     only_for: str = ""
+    differs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
+
+    def at(self, task: str) -> Part:
+        """This part as one task has it."""
+        return replace(self, differs={}, **self.differs[task]) if task in self.differs else self
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,7 @@ class Task:
     guidance_scale_high_noise   of the high-noise expert
     flow_shift_480p   instead of `flow_shift` where the video is 832x480 or 480x832
     negative_prompt   instead of the card's
+    differs         fields of the card that are different for this task: what its caches are called, what they hold, ...
     """
 
     name: str
@@ -80,6 +89,7 @@ class Task:
     flow_shift: float = 5.0
     guidance_scale: float = 5.0
     frames: int = 81
+    differs: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def flow_shift_at(self, width: int, height: int) -> float:
         """The default shift for a size in pixels."""
@@ -91,7 +101,8 @@ class Task:
 class Card:
     """Facts about one architecture.
 
-    id                 short name in file names of caches ("wan")
+    id                 short name, by which code and settings call it ("wan")
+    caches             short name in file names of caches, where that is not the id
     order              where the architecture stands in lists; the first one is the default
     name               name in cache metadata and `ss_base_model_version`
     title              what a person calls it
@@ -110,6 +121,7 @@ class Card:
     keeps_16_bits      a transformer file in 16 bits is computed with as it is: `--mixed_precision` must agree
     fp8_target/exclude substrings that decide which weights fp8_scaled quantises
     parts              the files of a model, in the order a node shows them
+    task_option        the option that chooses the task
     two_experts        what its models with two experts are called ("Wan2.2"); empty where it has none
     text_keys          base names a complete text cache holds
     makes              `VIDEO` or `IMAGE`
@@ -117,6 +129,7 @@ class Card:
     frame_stride       a valid clip has `frame_stride * n + 1` frames
     length_in_seconds  a generation is asked for a length in seconds, not in frames
     latent_rank        dimensions of cached latents: 4 are [C, F, H, W], 3 are [C, H, W]
+    named_with_frame   latents of rank 3 are called "1xHxW" in caches all the same
     latent_channels, spatial_compression   of the VAE
     embedded_guidance  default embedded guidance of a guidance-distilled model; None for other models
     bucket_step        sides of buckets are multiples of this many pixels
@@ -140,6 +153,8 @@ class Card:
     lora_exclude: str
     tasks: tuple[Task, ...]
     parts: tuple[Part, ...]
+    task_option: str = "task"
+    caches: str = ""
     order: int = 100
     two_experts: str = ""
     dtype_tensors: tuple[str, ...] = ()
@@ -151,6 +166,7 @@ class Card:
     frame_stride: int = 4
     length_in_seconds: bool = False
     latent_rank: int = 4
+    named_with_frame: bool = False
     latent_channels: int = 16
     spatial_compression: int = 8
     bucket_step: int = 16
@@ -177,6 +193,21 @@ class Card:
             if task.name == name:
                 return task
         raise KeyError(f"{self.title} has no task {name!r}; known: {', '.join(t.name for t in self.tasks)}")
+
+    def at(self, name: str | None) -> Card:
+        """This card as one of its tasks has it: with the text encoders of that task, all of which are needed. Itself where tasks do not
+        differ or none is named. KeyError as `task`."""
+        if name is None:
+            return self
+        mine = [part.at(name) for part in self.parts if part.role != TEXT_ENCODER or not part.tasks or name in part.tasks]
+        needed = [replace(part, only_for="") if part.role == TEXT_ENCODER and part.tasks else part for part in mine]
+        parts, differs = tuple(needed), self.task(name).differs
+        return replace(self, parts=parts, **differs) if differs or parts != self.parts else self
+
+    @property
+    def cache_id(self) -> str:
+        """The short name in file names of caches."""
+        return self.caches or self.id
 
     @property
     def node_name(self) -> str:
@@ -213,8 +244,8 @@ class Card:
 
     @property
     def text_encoders(self) -> tuple[str, ...]:
-        """The parts that read captions."""
-        return tuple(part.name for part in self._of(TEXT_ENCODER))
+        """The parts that read captions, without those that may be left out."""
+        return tuple(part.name for part in self._of(TEXT_ENCODER) if not part.only_for)
 
     @property
     def image_encoder(self) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from argparse import Namespace
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -69,6 +70,12 @@ class Architecture(ABC):
 
     card: Card
 
+    def at(self, card: Card) -> Architecture:
+        """This architecture with its card as a task has it."""
+        chosen = copy.copy(self)
+        chosen.card = card
+        return chosen
+
     def unusable(self, item: MediaItem, args: Namespace) -> str | None:
         """Why latents of an item cannot be cached with these arguments (it lacks control images, ...); None when they can."""
         return None
@@ -90,7 +97,8 @@ class Architecture(ABC):
         header of its file. Called after `compute_dtype`."""
         from ..cache.forms import CacheForms, Form, main_latents
 
-        return CacheForms(main_latents(self.card.latent_channels), {name: Form("any") for name in self.card.text_keys})
+        card = self.card
+        return CacheForms(main_latents(card.latent_channels, card.latent_rank), {name: Form("any") for name in card.text_keys})
 
     @abstractmethod
     def latent_encoder(self, args: Namespace, device: torch.device) -> LatentEncoder: ...
@@ -150,10 +158,11 @@ class Architecture(ABC):
         size, the length or the images do not fit, naming the nearest size that does. Reads headers of images at most."""
 
     @abstractmethod
-    def latent_shape(self, width: int, height: int, frames: int) -> tuple[int, int, int, int]:
-        """[C, F', H', W'] of one video; UserError names the nearest valid size where this one does not fit."""
+    def latent_shape(self, width: int, height: int, frames: int) -> tuple[int, ...]:
+        """[C, F', H', W'] of one video, or [C, H', W'] of an image where latents have no frames; UserError names the nearest valid size
+        where this one does not fit."""
 
-    def noise_shape(self, request: SampleRequest, args: Namespace) -> tuple[int, int, int, int]:
+    def noise_shape(self, request: SampleRequest, args: Namespace) -> tuple[int, ...]:
         """[C, F', H', W'] of what is sampled for a fitted request."""
         return self.latent_shape(request.width, request.height, request.frames)
 

@@ -24,15 +24,16 @@ logger = logging.getLogger(__name__)
 def save_latents(path: Path, tensors: Mapping[str, Tensor], card: Card, *, width: int, height: int, frame_count: int | None = None) -> None:
     """Write one latent cache.
 
-    tensors            by base name; "latents" [C, F, H, W] is the main one (on any device)
+    tensors            by base name; "latents" [C, F, H, W] or [C, H, W] is the main one (on any device)
     width, height      as in the file name: of the original image, or of the resized clip
     frame_count        pixels frames of the window; None for images
     """
     main = tensors[tensor_keys.LATENTS]
+    sides = (1, *main.shape[1:]) if card.named_with_frame and main.ndim == 3 else main.shape[1:]
     stored = {}
     for base, tensor in tensors.items():
         dtype = main.dtype if tensor.is_floating_point() else tensor.dtype
-        stored[tensor_keys.stored_latent_name(base, main.shape, _dtype_name(dtype))] = tensor
+        stored[tensor_keys.stored_latent_name(base, sides, _dtype_name(dtype))] = tensor
     metadata = {"architecture": card.name, "width": str(width), "height": str(height), "format_version": FORMAT_VERSION}
     if frame_count is not None:
         metadata["frame_count"] = str(frame_count)

@@ -49,9 +49,9 @@ def mask(shape: Shape) -> Form:
     return Form("mask", (shape,))
 
 
-def main_latents(channels: int) -> dict[str, Form]:
-    """The form of the tensor that every latent cache has, under its base name."""
-    return {tensor_keys.LATENTS: floats((channels, FRAMES, HEIGHT, WIDTH))}
+def main_latents(channels: int, rank: int = 4) -> dict[str, Form]:
+    """The form of the tensor that every latent cache has, under its base name. rank: see `Card.latent_rank`."""
+    return {tensor_keys.LATENTS: floats((channels, *((FRAMES,) if rank == 4 else ()), HEIGHT, WIDTH))}
 
 
 @dataclass(frozen=True)

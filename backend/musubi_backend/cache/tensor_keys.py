@@ -20,10 +20,10 @@ _DTYPE = re.compile(rf"_(?:{'|'.join(_DTYPES)})$")
 _SHAPE = re.compile(r"_\d+(?:x\d+)+$")
 
 
-def stored_latent_name(base: str, latent_shape: Sequence[int], dtype: str) -> str:
-    """Name for a tensor of a latent file. `latent_shape`: [C, F, H, W] of the main latents; `dtype` as in the name."""
+def stored_latent_name(base: str, sides: Sequence[int], dtype: str) -> str:
+    """Name for a tensor of a latent file. sides: (F, H, W) or (H, W) of the main latents; dtype: as in the name."""
     if base.startswith(LATENTS):
-        return f"{base}_{'x'.join(str(n) for n in latent_shape[1:])}_{dtype}"
+        return f"{base}_{'x'.join(map(str, sides))}_{dtype}"
     return f"{base}_{dtype}"
 
 

@@ -255,9 +255,9 @@ class _Caching:
                 progress.item_done()
 
     def _remove_old(self, work: _Work) -> None:
-        files = latent_files(work.discovery.dataset.cache_folder, self.card.id)
+        files = latent_files(work.discovery.dataset.cache_folder, self.card.cache_id)
         # only what is named like a cache: a LoRA called style_wan.safetensors may lie in the same folder
-        existing = [path for path in files if parse_latent_name(path.name, self.card.id, video=False)]
+        existing = [path for path in files if parse_latent_name(path.name, self.card.cache_id, video=False)]
         if not work.problems:
             remove_old(existing, work.wanted, self.settings.caching)
         elif any(path not in work.wanted for path in existing):

@@ -49,7 +49,7 @@ class Made:
 
 def latents_key(item: MediaItem, card: Card) -> str:
     """Under which `Sources` notes the latent caches of an item."""
-    return f"{item.stem}_{card.id}"
+    return f"{item.stem}_{card.cache_id}"
 
 
 def dataset_settings(item: MediaItem, card: Card, *, one_frame: bool = False) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def dataset_settings(item: MediaItem, card: Card, *, one_frame: bool = False) ->
 
 def text_key(item: MediaItem, card: Card) -> str:
     """Under which `Sources` notes the text cache of an item."""
-    return f"{item.stem}_{card.id}_te"
+    return f"{item.stem}_{card.cache_id}_te"
 
 
 class Sources:

@@ -62,7 +62,7 @@ def run(args: Namespace, architecture: Architecture) -> None:
             if encoder is not None and one.items:
                 _encode_all(encoder, one, made, settings, card)
             wanted = {text_path(item, card) for item in items}
-            remove_old(text_files(one.discovery.dataset.cache_folder, card.id), wanted, settings)
+            remove_old(text_files(one.discovery.dataset.cache_folder, card.cache_id), wanted, settings)
         finally:
             one.sources.save()
 

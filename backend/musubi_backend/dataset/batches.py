@@ -103,7 +103,7 @@ class CachedDataset:
             told = f"\n{listing(problems)}" if problems else ""
             folders = ", ".join(str(dataset.cache_folder) for dataset in config.datasets)
             raise UserError(
-                f"No training items found in the dataset ({config.path}; looked for {card.id} caches in {folders}). "
+                f"No training items found in the dataset ({config.path}; looked for {card.cache_id} caches in {folders}). "
                 f"Run the latent caching and the text encoder caching first.{told}"
             )
         return cls(config, items, tuple(problems), num_timestep_buckets, card, forms, tuple(buckets))
@@ -155,13 +155,13 @@ def _cached_items(dataset: ImageDataset | VideoDataset, card: Card, forms: Cache
     buckets = training_buckets(dataset, card)
     found, problems, resized = [], [], []
     texts: dict[Path, bool] = {}
-    for path in latent_files(dataset.cache_folder, card.id):
-        name = parse_latent_name(path.name, card.id, video=video)
+    for path in latent_files(dataset.cache_folder, card.cache_id):
+        name = parse_latent_name(path.name, card.cache_id, video=video)
         if name is None:
             kind = "clip" if video else "picture"
             problems.append(Problem(path, f"not the cache of a {kind}: {path}; each dataset needs a cache folder of its own"))
             continue
-        text = path.with_name(text_name(name.stem, card.id))
+        text = path.with_name(text_name(name.stem, card.cache_id))
         if text not in texts:
             texts[text] = text.is_file()
             if texts[text]:

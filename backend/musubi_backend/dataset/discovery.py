@@ -192,7 +192,7 @@ def _with_room_for_names(items: Sequence[MediaItem], card: Card) -> tuple[list[M
     kept, problems = [], []
     allowed = place.limits()
     for item in items:
-        names = latent_name(longest_name(item, card), card.id), text_name(item.stem, card.id)
+        names = latent_name(longest_name(item, card), card.cache_id), text_name(item.stem, card.cache_id)
         excess = place.too_long(item.dataset.cache_folder, [*names, *(part_of(Path(name)).name for name in names)], allowed)
         if excess is None:
             kept.append(item)

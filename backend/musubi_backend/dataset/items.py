@@ -57,7 +57,7 @@ class Entry:
     def latent_paths(self, card: Card) -> list[Path]:
         """Its cache files, in the order of their sections."""
         names = [self.name] if self.sections is None else [replace(self.name, section=number) for number in range(self.sections)]
-        return [self.item.dataset.cache_folder / latent_name(name, card.id) for name in names]
+        return [self.item.dataset.cache_folder / latent_name(name, card.cache_id) for name in names]
 
     def batch_key(self, control_sizes: Sequence[Size] = ()) -> tuple[int, ...]:
         """Entries with equal keys have pixels of equal shapes and can be encoded together."""
@@ -74,7 +74,7 @@ def longest_name(item: MediaItem, card: Card) -> LatentName:
 
 def text_path(item: MediaItem, card: Card) -> Path:
     """Where the text cache of an item lies."""
-    return item.dataset.cache_folder / text_name(item.stem, card.id)
+    return item.dataset.cache_folder / text_name(item.stem, card.cache_id)
 
 
 def caching_buckets(dataset: Dataset, card: Card) -> Buckets:

@@ -138,7 +138,7 @@ class Session:
     def decode_files(self, paths: list[str]) -> None:
         """--latent_path: decode saved latents again."""
         card = self.architecture.card
-        files = [(path, outputs.load_latents(path, card.latent_channels)) for path in paths]
+        files = [(path, outputs.load_latents(path, card)) for path in paths]
         self.try_places()
         decoder = self.architecture.latent_decoder(self.args, self.device)
         for path, saved in files:

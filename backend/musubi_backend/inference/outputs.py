@@ -22,6 +22,7 @@ from .video_file import to_pictures, write_mp4, write_pngs
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..architectures.card import Card
     from ..architectures.request import SampleRequest
 
 logger = logging.getLogger(__name__)
@@ -98,14 +99,15 @@ def save_images(folder: Path, name: str, video: Tensor, metadata: Mapping[str, s
     return paths
 
 
-def load_latents(path: str | Path, channels: int) -> LatentFile:
+def load_latents(path: str | Path, card: Card) -> LatentFile:
     """Read a saved latent. UserError where the file is not one, or is of a model with other latent channels."""
     header = read_header(path)
     found = header.tensors.get(LATENT_KEY)
     if found is None:
         known = ", ".join(list(header.tensors)[:3])
         raise UserError(f'{path}: no tensor "{LATENT_KEY}" in this file (it has {known}); give a file written with --output_type latent')
-    if len(found.shape) != 4 or found.shape[0] != channels:
-        raise UserError(f"{path}: latents of shape {list(found.shape)}; expected [{channels}, frames, height, width]")
+    if len(found.shape) != card.latent_rank or found.shape[0] != card.latent_channels:
+        sides = "frames, height, width" if card.latent_rank == 4 else "height, width"
+        raise UserError(f"{path}: latents of shape {list(found.shape)}; expected [{card.latent_channels}, {sides}]")
     seed = header.metadata.get("seeds", "0")
     return LatentFile(load(path)[LATENT_KEY].float(), header.metadata, int(seed) if seed.isdigit() else 0)

@@ -113,7 +113,7 @@ def _training_prompt(index: int, values: Mapping[str, Any], architecture: Archit
     from ..architectures.request import Guidance, Pictures, SampleRequest
 
     card = architecture.card
-    task = card.task(getattr(args, "task", None))
+    task = card.task(getattr(args, card.task_option, None))
     step = card.spatial_compression * 2  # every supported model patches its latents by 2x2
     frames = values.get("frame_count", 1)
     negative = values.get("negative_prompt", task.negative_prompt or card.negative_prompt or None)

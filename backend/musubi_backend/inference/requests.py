@@ -22,7 +22,7 @@ def build_request(values: Mapping[str, Any], args: Namespace, architecture: Arch
     UserError where the size, the number of frames or the images do not fit the model, naming the nearest size that does.
     """
     arguments = vars(args)
-    task = architecture.card.task(arguments.get("task"))
+    task = architecture.card.task(arguments.get(architecture.card.task_option))
 
     def chosen(key: str, argument: str | None = None, default: Any = None) -> Any:
         value = values.get(key, arguments.get(argument or key))

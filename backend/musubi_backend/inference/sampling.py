@@ -36,7 +36,7 @@ def sample(
     device: torch.device,
     progress: Callable[[int], object] | None = None,
 ) -> Tensor:
-    """Latents [C, F, H, W] in float32 on `device`, the same for the same request, model and kind of device.
+    """Latents [C, F, H, W] or [C, H, W] in float32 on `device`, the same for the same request, model and kind of device.
 
     positive, negative: what `TextEncoder.encode` gave for the prompt and the negative prompt ({"varlen_t5": [L, D]}), both with
     what `ConditionEncoder.encode` gave; negative may be None where `request.needs_negative` is false. args: of the running
@@ -76,14 +76,14 @@ def sample(
     return latents[0]
 
 
-def initial_noise(shape: tuple[int, int, int, int], request: SampleRequest, device: torch.device, per_frame: bool = False) -> Tensor:
-    """Noise [C, F, H, W] for the request's seed, float32. Drawn on the CPU with `cpu_noise`: then it is ComfyUI's for that seed.
+def initial_noise(shape: tuple[int, ...], request: SampleRequest, device: torch.device, per_frame: bool = False) -> Tensor:
+    """Noise of the shape, [C, F, H, W] or [C, H, W], for the request's seed, float32. Drawn on the CPU with `cpu_noise`: then it is
+    ComfyUI's for that seed.
     per_frame: see `Card.noise_per_frame`."""
     source = torch.device("cpu") if request.cpu_noise else device
     generator = torch.Generator(source).manual_seed(request.seed)
-    channels, frames, height, width = shape
-    lengths = [1] * frames if per_frame else [frames]
-    drawn = [torch.randn((channels, n, height, width), generator=generator, device=source, dtype=torch.float32) for n in lengths]
+    parts = [(shape[0], 1, *shape[2:])] * shape[1] if per_frame else [shape]
+    drawn = [torch.randn(part, generator=generator, device=source, dtype=torch.float32) for part in parts]
     return torch.cat(drawn, dim=1).to(device)
 
 

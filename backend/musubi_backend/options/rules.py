@@ -8,7 +8,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ..architectures import cards
+from ..architectures import cards, chosen_card
 from ..errors import UserError
 from .needs import Need, unmet
 from .option import CACHE_LATENTS, CAPTION, GENERATE, LORA_COMBINE, LORA_MERGE, TRAIN, Option
@@ -86,7 +86,7 @@ def _train(tool: Tool, args: Namespace) -> Iterator[str]:
     if args.output_name and Path(args.output_name).name != args.output_name:
         yield f"--output_name {args.output_name!r} must be a name without folders; the folder is --output_dir"
     if args.sample_prompts:
-        yield from _missing(args, ["vae", *_text_encoders(tool)], " to make samples while training")
+        yield from _missing(args, ["vae", *_text_encoders(tool, args)], " to make samples while training")
     if args.blocks_to_swap and (args.compile or args.dynamo_backend != "NO") and not args.gradient_checkpointing:
         yield "--blocks_to_swap with --compile needs --gradient_checkpointing: compiled blocks keep weights for backward"
     if (args.min_timestep or 0) >= (1000 if args.max_timestep is None else args.max_timestep):
@@ -113,7 +113,7 @@ def _generate(tool: Tool, args: Namespace) -> Iterator[str]:
     else:
         if args.prompt is None and not args.from_file and not args.interactive:
             yield "say what to generate: one of --prompt, --from_file, --interactive or --latent_path is required"
-        yield from _missing(args, ["dit", *_text_encoders(tool)])
+        yield from _missing(args, ["dit", *_text_encoders(tool, args)])
         if args.output_type != "latent":
             yield from _missing(args, ["vae"])
 
@@ -154,9 +154,9 @@ def _title(tool: Tool) -> str:
     return cards()[tool.architecture].title if tool.architecture else tool.name
 
 
-def _text_encoders(tool: Tool) -> list[str]:
-    """The options that name the text encoders of the tool's architecture."""
-    return list(cards()[tool.architecture].text_encoders) if tool.architecture else []
+def _text_encoders(tool: Tool, args: Namespace) -> list[str]:
+    """The options that name the text encoders of the chosen model."""
+    return list(chosen_card(tool.architecture, args).text_encoders) if tool.architecture else []
 
 
 def _card_network(tool: Tool) -> str:

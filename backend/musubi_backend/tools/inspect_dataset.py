@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..architectures import cards
+from ..architectures import cards_of_caches
 from ..atomic import write_text
 from ..cache.headers import latents_problem, text_problem
 from ..caching.sources import Made, Sources, dataset_settings, latents_key
@@ -38,7 +38,7 @@ def run(args: Namespace) -> None:
     if settings.places_only:
         found: dict[str, Any] = {"datasets": [_places(dataset) for dataset in config.datasets]}
     else:
-        found = inspect(config, cards()[settings.architecture])
+        found = inspect(config, cards_of_caches()[settings.architecture])
     report = json_text(found)
     if settings.output:
         write_text(settings.output, report)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..architectures import cards
+from ..architectures import cards_of_caches
 from ..atomic import replacing, write_text
 from ..cache.names import media_stem
 from ..dataset.clips import share_processors
@@ -35,7 +35,7 @@ def run(args: Namespace) -> None:
     from ..dataset.sheet import draw, tile_of
 
     settings = ViewSettings.read(args)
-    card = cards()[settings.architecture]
+    card = cards_of_caches()[settings.architecture]
     found = [discover(dataset, card) for dataset in load_config(settings.dataset_config).datasets]
     shown = [one for discovery in found for one in _shown(discovery)]
     told = {item.path for item, _ in shown}

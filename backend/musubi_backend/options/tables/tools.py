@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...architectures import cards, default_card, part_of
+from ...architectures import cards, cards_of_caches, default_card, part_of
 from ..option import DEMO_DATASET, DEMO_MODELS, INSPECT_DATASET, VIDEO_CONVERT, VIEW_DATASET, Group, Option
 
 _DEMOS = [module for card_id in cards() if (module := part_of(card_id, "demo")) is not None]
@@ -81,7 +81,7 @@ GROUPS = (
             Option(
                 "--architecture",
                 default=default_card().id,
-                choices=tuple(cards()),
+                choices=tuple(cards_of_caches()),
                 help="Which architecture it is meant for: decides frame rate, bucket sizes and names of caches.",
             ),
             Option("--output", path="output", help="JSON file to write the report to. Default: it is printed."),
@@ -96,7 +96,7 @@ GROUPS = (
             Option(
                 "--architecture",
                 default=default_card().id,
-                choices=tuple(cards()),
+                choices=tuple(cards_of_caches()),
                 help="Which architecture it is trained for: decides frame rate and bucket sizes.",
             ),
             Option("--page", int, 1, minimum=1, maximum=100000, help="Which page to show."),

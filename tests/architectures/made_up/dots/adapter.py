@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from musubi_backend.architectures.loading import load_frozen
-from musubi_backend.architectures.protocol import LatentDecoder, LatentEncoder, TextEncoder
-from musubi_backend.architectures.request import SampleRequest
-from musubi_backend.architectures.sampler import Sampler
-from musubi_backend.dataset.decoding import DecodedEntry
-from musubi_backend.inference.samplers import wan_sampler
-from musubi_backend.inference.usual import UsualSampling
-from musubi_backend.layers.blocks import run_block
-from musubi_backend.layers.linear import Linear
-from musubi_backend.weights.loader import open_weights
 from torch import Tensor, nn
 
+from ...dataset.decoding import DecodedEntry
+from ...inference.samplers import wan_sampler
+from ...inference.usual import UsualSampling
+from ...layers.blocks import run_block
+from ...layers.linear import Linear
+from ...weights.loader import open_weights
+from ..loading import load_frozen
+from ..protocol import LatentDecoder, LatentEncoder, TextEncoder
+from ..request import SampleRequest
+from ..sampler import Sampler
 from .card import CARD
 
 if TYPE_CHECKING:
-    from musubi_backend.architectures.protocol import Batch
+    from ..protocol import Batch
 
 LETTERS = 26
 
@@ -114,7 +114,7 @@ class Dots(UsualSampling):
     def fitted(self, request: SampleRequest, args: Namespace) -> SampleRequest:
         return request
 
-    def latent_shape(self, width: int, height: int, frames: int) -> tuple[int, int, int, int]:
+    def latent_shape(self, width: int, height: int, frames: int) -> tuple[int, ...]:
         return CARD.latent_channels, (frames - 1) // CARD.frame_stride + 1, height // 8, width // 8
 
     def sampler(self, request: SampleRequest) -> Sampler:
