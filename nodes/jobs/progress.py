@@ -86,7 +86,7 @@ class Progress:
 
 
 class EventFollower:
-    """Feeds on the bytes of `metrics.jsonl`, which may end anywhere; keeps `progress`, with the losses of all steps unless told not to."""
+    """Feeds on the bytes of `metrics.jsonl`, which may end anywhere; keeps `progress`, with the losses of all steps unless asked not to."""
 
     def __init__(self, progress: Progress, *, keep_losses: bool = True) -> None:
         self.progress = progress
