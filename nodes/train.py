@@ -61,7 +61,7 @@ def _spec(card: Card, family: FamilyNodes) -> NodeSpec:
             Input("output_name", "STRING", "Name of the LoRA: musubi_tuner/<name>.safetensors in ComfyUI's loras "
                 "folder.", default="my_lora"),
             Input("resume", "COMBO", "auto: continue from the newest saved state of this training, if there is one; more steps, other "
-                "samples or less memory are the same training. never: begin anew.",
+                "samples or blocks_to_swap are the same training. never: begin anew.",
                   default="auto", choices=("auto", "never")),
             Input("processes", "INT", "Processes to train with, one per GPU.", default=1, minimum=1, maximum=64, advanced=True),
             Input("run_id", "INT", "Nothing changed, but train again? Enter another number.", default=0, minimum=0, maximum=2**31 - 1),
