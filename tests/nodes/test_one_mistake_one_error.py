@@ -106,6 +106,8 @@ WRONG: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("DatasetConfig", {"cache_directory": "/etc/caches"}, "cache_directory"),
     ("DatasetConfigLoader", {"path": "file.txt"}, "path"),
     ("DatasetConfigLoader", {"path": ""}, "path"),
+    ("DatasetViewer", {"page": 0}, "page"),
+    ("DatasetConfig", {"one_frame_no_post": True}, "one_frame_no_post"),
     ("CaptionImages", {"path": "file.txt"}, "path"),
     ("CaptionImages", {"file_name": "../up.jsonl"}, "file_name"),
     ("VAELatentCache", {"num_workers": -3}, "num_workers"),
@@ -118,6 +120,7 @@ WRONG: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("LoRATrainingConfig", {"fp8_scaled": True, "fp8_base": False}, "fp8_scaled"),
     ("LoRATrainingConfig", {"network": "LoHa", "network_dropout": 0.1}, "network_dropout"),
     ("LoRATrainingConfig", {"network_dim": -5}, "network_dim"),
+    ("LoRATrainingConfig", {"training_comment": "half \ud800"}, "training_comment"),
     ("OptimizerConfig", {"optimizer_args": "no equals sign"}, "optimizer_args"),
     ("OptimizerConfig", {"lr_scheduler": "constant", "lr_warmup_steps": 5}, "lr_warmup_steps"),
     ("OptimizerConfig", {"optimizer_type": "adafactor", "lr_warmup_steps": 5}, "lr_warmup_steps"),
@@ -136,17 +139,23 @@ WRONG: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("FramePackVideoGenerator", {"section_numbers": "last"}, "section_numbers"),
     ("VideoInput", {"path": "gone.mp4"}, "path"),
     ("VideoInput", {"path": "", "file": "none"}, "path"),
+    ("VideoComparison", {"height": -1}, "height"),
     ("VideoOutput", {"filename_prefix": "../../up"}, "filename_prefix"),
     ("BatchProcessor", {"prompts": "--w 3"}, "prompts"),
     ("BatchProcessor", {"prompt_file": "gone.txt"}, "prompt_file"),
     ("BatchProcessor", {"filename_prefix": ".."}, "filename_prefix"),
     ("LoRAPostHocEMA", {"checkpoints": "nothing of this name"}, "checkpoints"),
     ("LoRAPostHocEMA", {"more_sigma_rel": "wide"}, "more_sigma_rel"),
+    ("LoRAPostHocEMA", {"preset": "beta: general", "more_sigma_rel": "0.1"}, "more_sigma_rel"),
     ("LoRAFormatConverter", {"lora": "gone.safetensors"}, "lora"),
     ("LoRAMerger", {"output_name": "con"}, "output_name"),
     ("LoRAExtractor", {"base": "gone.safetensors"}, "base"),
     ("BackendInfo", {"refresh": -1}, "refresh"),
 )
+
+
+def test_every_node_has_a_mistake_here(part: Any) -> None:
+    assert {f"MusubiTuner_{node}" for node, _, _ in WRONG} == {node.spec.id for node in part("nodes.catalog").NODES}
 
 
 def rows(said: dict[str, Any]) -> list[tuple[str, str]]:
