@@ -14,6 +14,7 @@ from ..jobs import config as configuration
 from ..jobs import engine, runner
 from ..jobs.folder import JobFolder
 from ..jobs.history import LOSS, History
+from ..jobs.progress import EventFollower, Progress
 from ..jobs.task import AUTO, NEVER, Task, Training
 from ..publishing import conversion, publish
 from ..runs import Run
@@ -57,7 +58,7 @@ async def settle(home: Path, folder: JobFolder, task: Task, *, finished: bool) -
         if missing:
             raise UserError(f"it ended without writing {' and '.join(missing)}")
         key = content.digest(training.results)
-        run.finish(key, str(folder.path))
+        run.finish(key, str(folder.path), _warnings(folder))
         for lora, ending in zip(run.results(key), run.endings, strict=True):
             _, path, renamed = publish(await _for_comfyui(home, task.tool, lora), Path(training.loras_dir), f"{run.name}{ending}")
             said += [f"The LoRA is {path}", *([renamed] if renamed else [])]
@@ -65,6 +66,14 @@ async def settle(home: Path, folder: JobFolder, task: Task, *, finished: bool) -
         said.append(f"ERROR: {error}")
     with folder.log.open("a", encoding="utf-8") as log:
         log.writelines(f"{line}\n" for line in said)
+
+
+def _warnings(folder: JobFolder) -> list[str]:
+    """What the trainer warned of, which the node shows when it hands out the LoRA."""
+    progress = Progress()
+    if folder.metrics.is_file():
+        EventFollower(progress, keep_losses=False).feed(folder.metrics.read_bytes())
+    return progress.warnings
 
 
 async def _for_comfyui(home: Path, tool: str, lora: Path) -> Path:
