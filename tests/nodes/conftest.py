@@ -41,6 +41,8 @@ def tell(**event):
     with (Path(os.environ["MUSUBITUNER_JOB_DIR"]) / "metrics.jsonl").open("a") as metrics:
         metrics.write(json.dumps({"v": 1, "rank": 0, **event}) + "\\n")
 tell(event="step", step=1, total=1, loss=0.5)
+for text in plan.get("warnings", []):
+    tell(event="warning", text=text)
 with (here / "places.jsonl").open("a") as places:
     places.write(json.dumps([flags.get("output_name"), os.environ.get("CUDA_VISIBLE_DEVICES")]) + "\\n")
 if plan.get("crashes"):
@@ -49,7 +51,6 @@ if plan.get("until_stopped"):
     heard = sys.stdin.readline().strip()
     tell(event="ended", outcome="stopped", text=f"stopped by {heard or 'the end of its pipe'}, state saved")
     sys.exit(3)
-    metrics.writelines(json.dumps({"event": "warning", "text": text}) + "\\n" for text in plan.get("warnings", []))
 sys.stderr.write(plan.get("log", ""))
 for name in plan.get("makes", []):
     target = Path(flags["save_path"], name) if "save_path" in flags else here / name

@@ -32,7 +32,9 @@ def test_musubi_tuner_and_accelerate_are_told_what_the_file_is(part: Any, shared
     run, host = part("nodes.runs").Run(tmp_path / "run", "mine"), part("headless.terminal").TerminalHost(tmp_path)
 
     with pytest.raises(part("backend.musubi_backend.errors").UserError):  # the recorder trains nothing
-        asyncio.run(trainer._train(host, run, "key", values, inputs, part("nodes.training_start").Start(), "musubi-tuner"))
+        begin = part("nodes.training_start").Start()
+        task = trainer._task(host, run, values, inputs, begin, "musubi-tuner")
+        asyncio.run(trainer._train(host, run, "key", task, begin))
 
     words = (tmp_path / "words").read_text()
     short = "fp16" if dtype == torch.float16 else "bf16"

@@ -98,6 +98,7 @@ def test_a_step_waits_for_no_number_and_takes_every_kind_of_weight() -> None:
             self.count += "_local_scalar_dense" in str(function)
             return function(*args, **(kwargs or {}))
 
+    torch.manual_seed(3)
     weights = [
         torch.nn.Parameter(torch.randn(shape, dtype=dtype))
         for shape in ((4, 6), (3,), (), (2, 3, 1, 1))
