@@ -149,7 +149,7 @@ def test_events_in_the_job_folder_tell_the_run(project: Any, monkeypatch: pytest
         assert expected <= there < expected + 60_000, path
     told_often = ("phase", "progress", "keep", "step", "saving", "saved", "stopping")  # the last one of a stop in an earlier test
     others = [one.kind for one in log if one.kind not in told_often]
-    assert others == ["start", "output", "ended"]
+    assert others == ["start", "memory", "output", "ended"]
     assert (out / "cat.loss.png").read_bytes().startswith(b"\x89PNG")
 
 
