@@ -147,9 +147,10 @@ def test_events_in_the_job_folder_tell_the_run(project: Any, monkeypatch: pytest
     for path, expected in begun:  # what is told beforehand is what there is, but for headers and settings
         there = sum(part.stat().st_size for part in path.rglob("*")) if path.is_dir() else path.stat().st_size
         assert expected <= there < expected + 60_000, path
-    told_often = ("phase", "progress", "keep", "step", "saving", "saved", "stopping")  # the last one of a stop in an earlier test
+    told_often = ("phase", "progress", "keep", "step", "saving", "saved", "memory", "stopping")  # the last one of a stop in an earlier test
     others = [one.kind for one in log if one.kind not in told_often]
-    assert others == ["start", "memory", "output", "ended"]
+    assert others == ["start", "output", "ended"]
+    assert all(one.ram > 1e6 and one.vram is None for one in log if isinstance(one, events.Memory))
     assert (out / "cat.loss.png").read_bytes().startswith(b"\x89PNG")
 
 
