@@ -221,7 +221,7 @@ def _comfy_class(node: Node) -> type[io.ComfyNode]:
             line = result.line or _line(text)
             if line:
                 host.progress(1, 1, line)
-            return io.NodeOutput(*result.values, ui=_shown(host, result, text if text != line else ""))
+            return io.NodeOutput(*result.values, ui=_shown(host, result, {"line": line, "text": text} if text != line else {}))
 
     late = [entry.name for entry in spec.inputs if entry.late]
 
@@ -331,7 +331,7 @@ def _supported(maker: Any, *positional: Any, **values: Any) -> Any:
     return maker(*positional, **{name: value for name, value in values.items() if name in known and value is not None})
 
 
-def _shown(host: ComfyHost, result: Result, report: str) -> dict[str, Any] | None:
+def _shown(host: ComfyHost, result: Result, report: dict[str, str]) -> dict[str, Any] | None:
     """Files in the output or temp folder, and what does not fit into a node's line, as the web page wants them."""
     images = []
     for path in result.shown:
@@ -342,7 +342,7 @@ def _shown(host: ComfyHost, result: Result, report: str) -> dict[str, Any] | Non
                 break
     data = dict(result.page_data)
     if report:
-        data["musubi_report"] = [{"text": report}]
+        data["musubi_report"] = [report]
     if not images:
         return data or None
     animated = any(path.suffix.lower() in (".mp4", ".webm", ".gif") for path in result.shown)

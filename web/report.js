@@ -5,7 +5,8 @@ import { copied } from "./trainings/actions.js";
 import { addStylesheet, button, element } from "./trainings/element.js";
 import { loadWords, say } from "./trainings/words.js";
 
-const LEAST = 150;
+const LEAST = 220;
+const WIDTH = 420; // of a node with a report, where it was narrower
 
 /** @param {string} text */
 function large(text) {
@@ -18,21 +19,21 @@ function large(text) {
   dialog.showModal();
 }
 
-/** @param {any} node @param {unknown} text */
-async function show(node, text) {
-  if (typeof text !== "string") return;
+/** @param {any} node @param {{ text: string, line: string }} report */
+async function show(node, { text, line }) {
   await loadWords();
   if (!node.musubiReport) {
     const words = element("pre", { tabindex: "0", role: "document", "aria-label": say("report") });
-    const whole = element("div", { class: "mt-report" }, element("div", { class: "mt-tools" }, button(say("copy"), () => copied(words.textContent ?? ""), { icon: "pi-copy", only: true }), button(say("report.large"), () => large(words.textContent ?? ""), { icon: "pi-window-maximize", only: true })), words);
+    const heading = element("b");
+    const whole = element("div", { class: "mt-report" }, element("div", { class: "mt-tools" }, heading, button(say("copy"), () => copied(words.textContent ?? ""), { icon: "pi-copy", only: true }), button(say("report.large"), () => large(words.textContent ?? ""), { icon: "pi-window-maximize", only: true })), words);
     whole.addEventListener("wheel", (event) => event.stopPropagation(), { passive: true });
     const widget = node.addDOMWidget("report", "musubi_report", whole, { serialize: false, hideOnZoom: false, getMinHeight: () => LEAST });
     widget.serialize = false;
-    node.musubiReport = words;
-    const needed = node.computeSize()[1];
-    if (needed > node.size[1]) node.setSize([node.size[0], needed]);
+    node.musubiReport = { words, heading };
+    node.setSize([Math.max(node.size[0], WIDTH), Math.max(node.size[1], node.computeSize()[1])]);
   }
-  node.musubiReport.textContent = text;
+  node.musubiReport.words.textContent = text;
+  node.musubiReport.heading.textContent = line;
   node.setDirtyCanvas?.(true, true);
 }
 
@@ -41,12 +42,13 @@ app.registerExtension({
   setup() {
     addStylesheet(new URL("./trainings/style.css", import.meta.url).href);
   },
-  nodeCreated(node) {
-    if (!String(/** @type {any} */ (node).comfyClass ?? node.type).startsWith("MusubiTuner_")) return;
+  nodeCreated(/** @type {any} */ node) {
+    if (!String(node.comfyClass ?? node.type).startsWith("MusubiTuner_")) return;
     const executed = node.onExecuted;
-    node.onExecuted = function (output) {
-      executed?.apply(this, /** @type {any} */ (arguments));
-      show(this, /** @type {any} */ (output)?.musubi_report?.[0]?.text);
+    node.onExecuted = function (/** @type {any} */ output) {
+      executed?.apply(this, arguments);
+      const report = output?.musubi_report?.[0];
+      if (report) show(this, report);
     };
   },
 });

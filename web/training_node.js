@@ -135,12 +135,12 @@ app.registerExtension({
       if (found && trains(found)) follow(found, job);
     });
   },
-  nodeCreated(node) {
+  nodeCreated(/** @type {any} */ node) {
     if (!trains(node)) return;
     const executed = node.onExecuted;
-    node.onExecuted = function (output) {
-      executed?.apply(this, /** @type {any} */ (arguments));
-      follow(this, /** @type {any} */ (output)?.musubi_job?.[0]?.id);
+    node.onExecuted = function (/** @type {any} */ output) {
+      executed?.apply(this, arguments);
+      follow(this, output?.musubi_job?.[0]?.id);
     };
   },
   loadedGraphNode(node) {

@@ -38,10 +38,11 @@ class Trainings {
       if (left) /** @type {HTMLElement | null} */ (this.list.whole.querySelector(`[data-id="${CSS.escape(left)}"]`))?.focus();
       return;
     }
-    this.detail = new DetailView(id, (other) => this.open(other));
-    this.inside.replaceChildren(this.detail.whole);
-    this.detail.update.ask();
-    this.detail.name.focus();
+    const detail = new DetailView(id, (other) => this.open(other));
+    this.detail = detail;
+    this.inside.replaceChildren(detail.whole);
+    detail.update.ask();
+    detail.name.focus();
   }
 
   /** @param {Set<string> | null} changed */

@@ -129,7 +129,7 @@ class Recorded:
                     "next": 1,
                     "more": False,
                 }
-            return 200, {"text": "", "next": int(query.get("after", 0)), "more": False}
+            return 200, {"text": "", "bar": "", "next": int(query.get("after", 0)), "more": False}
         if what in ("request", "continue"):
             return 200, {"job": {**one, "version": one["version"] + 1}}
         if what == "workflow":
@@ -168,7 +168,7 @@ class Recorded:
             "saves": saves,
             "files": files,
             "answers": [],
-            "log": {"text": "INFO: training starts\n" * 3, "next": 60},
+            "log": {"text": "INFO: training starts\n" * 3, "bar": "steps: 40%", "next": 60, "more": False},
             "workflow": f"{base}/workflow",
             "jobs_of_run": [one["id"]],
         }

@@ -35,10 +35,6 @@ export class DetailView {
     this.compared = new Map();
     this._ended = false;
     this.update = steadily(() => this._read(), (error) => this._problem(error));
-    this._build();
-  }
-
-  _build() {
     const log = remembered("log") === "1";
     this.loss = new Chart({ title: say("chart.loss"), height: 210, log });
     this.loss.smoothing = Number(remembered("smoothing") ?? 0.9);
@@ -48,6 +44,13 @@ export class DetailView {
     this.actions = new Actions((id) => this.open(id));
     this.gallery = new Gallery();
     this.log = new Log(this.id);
+    this.which = element("select", { class: "mt-select", "aria-label": say("chart.second"), onchange: () => (remember("second", this.which.value), this._draw()) });
+    this.with = element("div", { class: "mt-with" });
+    this.compare = element("details", { class: "mt-compare", ontoggle: () => this._offer() }, element("summary", {}, say("compare")), this.with);
+    this.under = element("div", {}, element("div", { class: "mt-tools" }, this.which), this.second.whole);
+    this.tab = "";
+    /** @type {Record<string, HTMLElement>} */
+    this.tabButtons = {};
     this.name = element("h2", { class: "mt-title", tabindex: "-1" });
     this.state = element("span");
     this.now = element("div", { class: "mt-now" });
@@ -80,16 +83,13 @@ export class DetailView {
       type: "range", min: "0", max: "0.99", step: "0.01", value: String(this.loss.smoothing), "aria-label": say("chart.smoothing"), title: say("chart.smoothing"),
       oninput: () => (this.loss.setSmoothing(Number(smoothing.value)), remember("smoothing", smoothing.value)),
     });
-    this.which = element("select", { class: "mt-select", "aria-label": say("chart.second"), onchange: () => (remember("second", this.which.value), this._draw()) });
-    this.with = element("div", { class: "mt-with" });
-    this.compare = element("details", { class: "mt-compare", ontoggle: () => this._offer() }, element("summary", {}, say("compare")), this.with);
     return element(
       "div",
       { class: "mt-curves" },
       element("div", { class: "mt-tools" }, element("h3", {}, say("chart.loss")), element("label", { class: "mt-smooth" }, say("chart.smoothing"), smoothing), toggle, button(say("chart.all"), () => (this.loss.seeAll(), this.second.seeAll()), { icon: "pi-search-minus", only: true })),
       this.loss.whole,
       this.compare,
-      (this.under = element("div", {}, element("div", { class: "mt-tools" }, this.which), this.second.whole)),
+      this.under,
     );
   }
 
@@ -158,7 +158,7 @@ export class DetailView {
     this._showNow(job);
     this.actions.show(job);
     this.gallery.show(job.samples, job.prompts, job.state !== "ended");
-    if (this.tabButtons) setText(this.tabButtons.samples, job.samples.length ? `${say("tab.samples")} ${job.samples.length}` : say("tab.samples"));
+    setText(this.tabButtons.samples, job.samples.length ? `${say("tab.samples")} ${job.samples.length}` : say("tab.samples"));
     this._showFacts(job);
     this._showFiles(job);
     this._showSettings(job);
@@ -248,9 +248,9 @@ export class DetailView {
 
   /** Other trainings, to be laid over this one. */
   _offer() {
-    if (!this.compare?.open) return;
+    if (!this.compare.open) return;
     const others = grouped([...jobs.byId.values()].filter((job) => job.kind === "training" && (job.run ?? job.id) !== (this.job?.run ?? this.id))).slice(0, 50);
-    this.with?.replaceChildren(
+    this.with.replaceChildren(
       ...(others.length ? [] : [element("p", { class: "mt-faint" }, say("compare.none"))]),
       ...others.map((job) => {
         const key = job.run ?? job.id;
@@ -289,8 +289,8 @@ export class DetailView {
     if (this.curves.hidden) return;
     this.loss.show(lines, marks);
     const names = Object.keys(SECOND).filter((name) => some(of(own, name)));
-    if (this.under) this.under.hidden = !names.length;
-    if (!names.length || !this.which) return;
+    this.under.hidden = !names.length;
+    if (!names.length) return;
     if ([...this.which.options].map((one) => one.value).join() !== names.join()) {
       const chosen = this.which.value || remembered("second") || names[0];
       this.which.replaceChildren(...names.map((name) => element("option", { value: name }, say(`chart.${name}`))));

@@ -1,6 +1,6 @@
 // @ts-check
 // The end of a job's log, followed while it goes on, and lines found in all of it.
-import { element } from "./element.js";
+import { element, setText } from "./element.js";
 import { log } from "./server.js";
 import { say } from "./words.js";
 
@@ -13,6 +13,7 @@ export class Log {
     this.id = id;
     this.next = 0;
     this.text = "";
+    this.bar = "";
     this.search = element("input", { type: "search", class: "mt-search", placeholder: say("log.find"), "aria-label": say("log.find"), oninput: () => this._later() });
     this.lines = element("pre", { class: "mt-log", tabindex: "0", role: "log", "aria-live": "off", "aria-label": say("tab.log") });
     this.said = element("div", { class: "mt-faint", role: "status" });
@@ -21,12 +22,9 @@ export class Log {
     this._busy = false;
   }
 
-  /** @param {{ text: string, next: number }} end */
-  begin({ text, next }) {
-    if (this.next) return;
-    this.next = next;
-    this.text = text;
-    this._show(text);
+  /** @param {import("./server.js").Written} end */
+  begin(end) {
+    if (!this.next) this._take(end);
   }
 
   /** Reads what was written since. */
@@ -34,16 +32,19 @@ export class Log {
     if (this._busy || this.search.value.trim()) return;
     this._busy = true;
     try {
-      const { text, next } = await log(this.id, { after: this.next });
-      if (next < this.next) this.text = "";
-      this.next = next;
-      if (text) {
-        this.text = (this.text + text).slice(-KEPT);
-        this._show(this.text);
-      }
+      this._take(await log(this.id, { after: this.next }));
     } finally {
       this._busy = false;
     }
+  }
+
+  /** @param {import("./server.js").Written} news */
+  _take({ text, bar, next }) {
+    if (next < this.next) this.text = ""; // the log began anew
+    this.next = next;
+    this.text = (this.text + text).slice(-KEPT);
+    this.bar = bar;
+    this._show();
   }
 
   _later() {
@@ -55,7 +56,7 @@ export class Log {
     const wanted = this.search.value.trim();
     if (!wanted) {
       this.said.textContent = "";
-      this._show(this.text);
+      this._show();
       return;
     }
     const { text } = await log(this.id, { find: wanted });
@@ -64,11 +65,11 @@ export class Log {
     this.lines.replaceChildren(...found.flatMap((one) => [...marked(one, wanted), "\n"]));
   }
 
-  /** @param {string} text */
-  _show(text) {
+  _show() {
+    const text = this.text + this.bar;
     const { scrollTop, scrollHeight, clientHeight } = this.lines;
     const atEnd = scrollHeight - scrollTop - clientHeight < 40;
-    this.lines.textContent = text || say("log.empty");
+    setText(this.lines, text || say("log.empty"));
     if (atEnd) this.lines.scrollTop = this.lines.scrollHeight;
   }
 

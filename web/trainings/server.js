@@ -14,7 +14,8 @@ import { api } from "../../../scripts/api.js";
  * @typedef {Job & { folder: string, run_folder: string | null, settings: { name: string, value: any, default: any }[], series: string[],
  *   prompts: string[], samples: Sample[], saves: { step: number, epoch: number | null, content: string, expert: string, file: number }[],
  *   files: JobFile[], answers: { name: string, answer: string, step: number | null, text: string, time: number }[],
- *   log: { text: string, next: number }, workflow: string | null, jobs_of_run: string[] }} Detail
+ *   log: Written, workflow: string | null, jobs_of_run: string[] }} Detail
+ * @typedef {{ text: string, bar: string, next: number, more: boolean }} Written  `bar`: the line that is not ended yet
  * @typedef {{ low: (number | null)[], high: (number | null)[], mean: (number | null)[] }} Buckets
  * @typedef {{ id: string, first: number | null, last: number | null, width: number, steps: number[], series: Record<string, Buckets> }} Series
  * @typedef {{ waiting: string[], running: string[], keeper: number | null }} Queue
@@ -47,7 +48,7 @@ export const detail = (id) => ask(`jobs/${encodeURIComponent(id)}`);
 /** @param {string} id @param {Record<string, string | number>} query @returns {Promise<Series>} */
 export const series = (id, query) => ask(`jobs/${encodeURIComponent(id)}/series?${new URLSearchParams(/** @type {any} */ (query))}`);
 
-/** @param {string} id @param {Record<string, string | number>} query @returns {Promise<{ text: string, next: number, more: boolean }>} */
+/** @param {string} id @param {Record<string, string | number>} query @returns {Promise<Written>} */
 export const log = (id, query) => ask(`jobs/${encodeURIComponent(id)}/log?${new URLSearchParams(/** @type {any} */ (query))}`);
 
 /** @param {string} id @returns {Promise<{ workflow: any, prompt: any }>} */
