@@ -205,7 +205,8 @@ class LoRATrainer(Node):
         host.progress(0, 1, f"{text} ({wanted[0]})")
         of_expert = () if self.card.expert is None else (nothing,)
         values = (nothing, nothing, nothing, loss_map(run.losses()), value, *of_expert)
-        return Result(values, text=text, files=(folder / "status.json",), page_data={"musubi_job": [{"id": job}]})
+        line = f"{run.name} {waits} in the background"
+        return Result(values, text=text, line=line, files=(folder / "status.json",), page_data={"musubi_job": [{"id": job}]})
 
     def _of_effect(self, values: dict[str, Any], *effects: str) -> dict[str, Any]:
         """The values of the options that change this (see `Option.effect`). Where epochs are set, the number of steps decides nothing."""

@@ -275,7 +275,7 @@ def publish(host: Watcher, job: Job, note: str, preview: str | None) -> None:
 
 def _show(host: Watcher, job: Job, note: str, said: str, preview: str | None = None) -> None:
     progress = job.progress
-    text = f"{note} · {said}" if note else said
+    text = f"{said} · {note}" if note else said  # a node shows a line: what changes comes first
     path = Path(preview) if preview else None
     total = float(max(progress.total or 0, progress.step, 1))
     host.progress(finite(float(progress.step)), total, text, path if path and path.is_file() else None)

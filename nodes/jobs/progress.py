@@ -68,16 +68,15 @@ class Progress:
 
     @property
     def text(self) -> str:
-        """One line for people, e.g. "training · 12/100 · 1.3s/it · 01:54 left · loss 0.1234"."""
-        parts = ["paused" if self.paused else self.phase]
+        """One line for people, e.g. "loss 0.1234 · training · 12/100 · 01:54 left · 1.3s/it"."""
+        parts = [f"loss {self.loss:.4f}"] if self.loss is not None else []
+        parts.append("paused" if self.paused else self.phase)
         if self.step or self.total:
             parts.append(f"{self.step}/{self.total}" if self.total else str(self.step))
-        if self.rate:
-            parts.append(self.rate)
         if self.left and self.step != self.total:
             parts.append(f"{self.left} left")
-        if self.loss is not None:
-            parts.append(f"loss {self.loss:.4f}")
+        if self.rate:
+            parts.append(self.rate)
         return " · ".join(parts)
 
     def show(self, *, step: int, total: int | None, rate: str = "", left: str = "") -> None:

@@ -40,7 +40,7 @@ def test_progress_goes_out_with_note_numbers_and_a_picture_that_is_there(part: A
     assert shown.told[-1] == (0.0, 1.0, "starting", None), "a bar of nothing would divide by 0"
     job.progress.step, job.progress.total, job.progress.phase = 3, 12, "training"
     publish(shown, job, "continuing", str(sample))
-    assert shown.told[-1] == (3.0, 12.0, "continuing · training · 3/12", None)
+    assert shown.told[-1] == (3.0, 12.0, "training · 3/12 · continuing", None)
     sample.write_bytes(b"png")
     publish(shown, job, "", str(sample))
     assert shown.told[-1] == (3.0, 12.0, "training · 3/12", sample)

@@ -86,20 +86,20 @@ def test_samples_and_saving_of_musubi_tuner_are_not_steps(follower: Any, clock: 
 def test_nonsense_of_a_bar_is_not_passed_on(follower: Any, figures: str) -> None:
     for step in (900, 901):
         follower.feed_log(bar(step, 1000, figures))
-    assert follower.progress.text in ("training · 901/1000 · loss 0.1000",)
+    assert follower.progress.text in ("loss 0.1000 · training · 901/1000",)
 
 
 def test_an_item_that_waits_for_its_model_is_no_measure(follower: Any, clock: list[float]) -> None:
     for step, seconds in ((0, 0), (1, 90), (2, 1), (3, 1)):
         clock[0] += seconds
         follower.feed_log(bar(step, 50, title=""))
-    assert follower.progress.text.endswith("3/50 · 1.00it/s · 00:47 left")
+    assert follower.progress.text.endswith("3/50 · 00:47 left · 1.00it/s")
 
 
 def test_our_own_trainer_says_how_long_steps_took(follower: Any) -> None:
     for step, seconds in ((901, 70.0), (902, 0.5), (903, 0.5)):
         follower.feed_metrics(f'{{"event": "step", "step": {step}, "total": 1003, "loss": 0.5, "seconds": {seconds}}}\n')
-    assert follower.progress.text == "training · 903/1003 · 2.00it/s · 00:50 left · loss 0.5000"
+    assert follower.progress.text == "loss 0.5000 · training · 903/1003 · 00:50 left · 2.00it/s"
 
 
 def test_a_bar_that_begins_anew_is_measured_anew(follower: Any, clock: list[float]) -> None:
@@ -140,7 +140,7 @@ def test_bars_of_our_tools_are_measured_by_the_clock_of_their_process(follower: 
 
     for done, clock in ((10, 5.0), (11, 95.0), (12, 97.0), (14, 101.0)):  # ten were there; the first waits for its model
         told(done, clock)
-    assert follower.progress.text == "starting · 14/50 · 2.00s/it · 01:12 left"
+    assert follower.progress.text == "starting · 14/50 · 01:12 left · 2.00s/it"
     told(0, 200.0, "merging")
     assert follower.progress.text == "merging · 0/50"
     for done, clock in ((1, 201.0), (2, 202.0), (12, 207.0)):
