@@ -219,6 +219,8 @@ def _comfy_class(node: Node) -> type[io.ComfyNode]:
             _RESULTS.remember(_place(cls), get_progress_state().prompt_id, kept.after(result))
             text = with_warnings(result.text, host.warnings)
             line = result.line or _line(text)
+            if line and host.warnings:
+                line += f" · {len(host.warnings)} {'note' if len(host.warnings) == 1 else 'notes'}"
             if line:
                 host.progress(1, 1, line)
             return io.NodeOutput(*result.values, ui=_shown(host, result, {"line": line, "text": text} if text != line else {}))

@@ -16,6 +16,7 @@ from ..backend.musubi_backend.architectures.widgets import FamilyNodes
 from ..backend.musubi_backend.atomic import write_text
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options import rules
+from ..backend.musubi_backend.options.needs import unmet
 from ..backend.musubi_backend.options.option import FILE, LENGTH, LORA_CONVERT, START, TRAIN, WEIGHTS
 from ..backend.musubi_backend.options.registry import options_for, tool_names
 from ..backend.musubi_backend.options.registry import tool as find_tool
@@ -39,7 +40,7 @@ from .publishing import conversion, listed, publish, try_to_publish, wanted_plac
 from .runs import JOB, Run
 from .spec import ANY, Host, Input, Node, NodeSpec, Output, Problem, Result, refused
 from .split_models import all_files
-from .training_settings import LORA_CONFIG, OPTIMIZER, SAMPLING
+from .training_settings import LORA_CONFIG, OPTIMIZER, SAMPLING, LoRATrainingConfig, OptimizerConfig, SamplingConfig
 from .widgets import settings
 
 
@@ -179,7 +180,7 @@ class LoRATrainer(Node):
             run.name,
             run.path.name,
             run.endings,
-            chosen,
+            _acting(tool_names(self.card)[TRAIN], chosen),
             (*resume, *([str(begin.state.folder)] if begin.state else [])),
             results,
             lengths,
@@ -312,6 +313,23 @@ class LoRATrainer(Node):
 def lora_trainer(card: Card, family: FamilyNodes) -> type[LoRATrainer]:
     """The node of a family."""
     return type(f"{card.node_name}LoRATrainer", (LoRATrainer,), {"card": card, "spec": _spec(card, family)})
+
+
+def _acting(tool: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Without what has no effect beside the other settings, where its widget is as it comes: nobody asked for it, so nothing is to be said
+    of it."""
+    named = find_tool(tool)
+    args = Namespace(**{option.name: default_of(option) for option in named.options} | values)
+    idle = {need.setting.partition("=")[0] for need, _ in unmet(named, args) if not need.rejected}
+    return {name: value for name, value in values.items() if name not in idle or value != _USUAL.get(name)}
+
+
+_USUAL = {
+    entry.option or entry.name: entry.default
+    for node in (LoRATrainingConfig, OptimizerConfig, SamplingConfig)
+    for entry in node.spec.inputs
+}
+"""The settings of a training as their widgets come."""
 
 
 def _follows(dataset: Mapping[str, Any]) -> dict[str, Any]:
