@@ -19,7 +19,7 @@ def texts() -> dict[Path, str]:
     """file -> its text, for all workflows."""
     specs = {name: node.spec for name, node in BY_NAME.items()}
     built = {name: build(workflow, specs) for name, workflow in WORKFLOWS.items()}
-    built |= {f"train_a_lora_{name}": start_here(FIRST, specs, app=app) for name, app in (("start_here", False), ("as_an_app", True))}
+    built |= {f"train_a_lora{name}": start_here(FIRST, specs, app=app) for name, app in (("_start_here", False), (".app", True))}
     return {HERE / f"{name}.json": _text(workflow) for name, workflow in built.items()}
 
 

@@ -26,8 +26,8 @@ def read(part: Any, tmp_path: Path) -> Any:
 
 def test_folded_and_plain_are_the_same_training(part: Any, read: Any) -> None:
     plain = read(json.loads((ROOT / "workflows" / "wan_lora_training.json").read_text(encoding="utf-8")))
-    for name in ("start_here", "as_an_app"):
-        folded = read(json.loads((ROOT / "workflows" / f"train_a_lora_{name}.json").read_text(encoding="utf-8")))
+    for name in ("_start_here", ".app"):
+        folded = read(json.loads((ROOT / "workflows" / f"train_a_lora{name}.json").read_text(encoding="utf-8")))
         assert [*folded] == [*plain]
         for node, step in folded.items():
             assert step.constants == plain[node].constants

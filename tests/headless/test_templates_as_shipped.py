@@ -48,7 +48,7 @@ GB = 1e9
 # What the weights of the transformers take, in GB: those of their files in 16 bits. Two experts with `offload_inactive_dit` take the
 # device in turns, so that one of them counts.
 PLANNED = {
-    "train_a_lora_start_here": (torch.bfloat16, 2.84), "train_a_lora_as_an_app": (torch.bfloat16, 2.84),
+    "train_a_lora_start_here": (torch.bfloat16, 2.84), "train_a_lora.app": (torch.bfloat16, 2.84),
     "lora_post_hoc_ema": (torch.bfloat16, 2.84),
     "wan_lora_training": (torch.bfloat16, 2.84), "wan_generate_with_lora": (torch.bfloat16, 2.84), "batch_prompts": (torch.bfloat16, 2.84),
     "wan_i2v_lora_training": (torch.float16, 32.79), "wan_i2v_generate_with_lora": (torch.float16, 32.79),

@@ -1,0 +1,237 @@
+// "Upload clips…": many files, chosen or dropped, into a folder of their own in ComfyUI's input folder, with a caption for those without one.
+// Files go through ComfyUI's own upload route, which keeps them inside that folder and never replaces one.
+import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+import { say, wordsAreThere } from "./words.js";
+
+const FOLDERS = { MusubiTuner_DatasetConfig: "path", MusubiTuner_CaptionImages: "path" }; // node -> the widget that names a folder
+const VIDEOS = /\.(mp4|webm|avi|mkv|mov|flv|wmv|m4v|mpe?g|ts|m2ts|mts|3gp|ogv|gif)$/i;
+const IMAGES = /\.(png|jpe?g|webp|bmp|avif|tiff?)$/i;
+const TEXTS = /\.(txt|jsonl)$/i;
+
+const STYLE = `
+.musubi-upload { width: min(560px, 92vw); border: 1px solid var(--border-color, #444); border-radius: 8px; padding: 18px; font: 14px sans-serif;
+  background: var(--comfy-menu-bg, #222); color: var(--input-text, #ddd); }
+.musubi-upload::backdrop { background: rgb(0 0 0 / 55%); }
+.musubi-upload form { display: flex; flex-direction: column; gap: 10px; }
+.musubi-upload h2 { margin: 0; font-size: 16px; }
+.musubi-upload label { display: flex; flex-direction: column; gap: 3px; }
+.musubi-upload input[type=text] { font: inherit; color: inherit; background: var(--comfy-input-bg, #111); border: 1px solid var(--border-color, #444);
+  border-radius: 4px; padding: 6px; }
+.musubi-upload .musubi-drop { border: 2px dashed var(--border-color, #666); border-radius: 8px; padding: 22px; text-align: center; cursor: pointer; }
+.musubi-upload .musubi-drop.musubi-over { border-color: var(--p-primary-color, #4a9); }
+.musubi-upload .musubi-buttons { display: flex; gap: 8px; justify-content: flex-end; }
+.musubi-upload .musubi-bad { color: #ff6b5e; }
+`;
+
+function element(tag, className, text) {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  if (text !== undefined) made.textContent = text; // names of files are text, never markup
+  return made;
+}
+
+/** The name of a folder directly in the input folder, or "" for what cannot be one. */
+export function folderName(text) {
+  const name = text.trim();
+  return /^[^\\/:*?"<>|\x00-\x1f]{1,80}$/.test(name) && !name.startsWith(".") ? name : "";
+}
+
+function stem(name) {
+  return name.replace(/\.[^.]*$/, "");
+}
+
+/** Files sorted into clips, images, texts and those that are none of these. */
+export function sorted(files) {
+  const of = (kind) => files.filter((file) => kind.test(file.name));
+  const [videos, images, texts] = [of(VIDEOS), of(IMAGES), of(TEXTS)];
+  const known = new Set([...videos, ...images, ...texts]);
+  return { videos, images, texts, others: files.filter((file) => !known.has(file)) };
+}
+
+/** Uploads one file; gives the name it has now. Throws what the server says. */
+async function send(file, folder) {
+  const body = new FormData();
+  body.append("image", file, file.name);
+  body.append("type", "input");
+  body.append("subfolder", folder);
+  const answer = await api.fetchApi("/upload/image", { method: "POST", body });
+  if (answer.status === 413) throw new Error(say("{name} is larger than ComfyUI takes; start it with --max-upload-size", { name: file.name }));
+  if (!answer.ok) throw new Error(say("{name} was not taken: {why}", { name: file.name, why: `${answer.status} ${answer.statusText}` }));
+  return (await answer.json()).name;
+}
+
+async function isThere(name, folder) {
+  const query = new URLSearchParams({ filename: name, subfolder: folder, type: "input" });
+  return (await api.fetchApi(`/view?${query}`, { method: "HEAD" })).ok;
+}
+
+/** All files, and a caption for each clip or image that brings none and has none there. tell(done, all): after each. */
+export async function upload(files, folder, caption, tell) {
+  const { videos, images, texts } = sorted(files);
+  const captioned = new Set(texts.map((file) => stem(file.name)));
+  const media = [...videos, ...images];
+  let done = 0;
+  const step = async (file) => {
+    const name = await send(file, folder);
+    tell((done += 1), media.length + texts.length);
+    return name;
+  };
+  for (const file of texts) await step(file);
+  for (const file of media) {
+    const name = `${stem(await step(file))}.txt`;
+    if (!caption || captioned.has(stem(file.name)) || (await isThere(name, folder))) continue;
+    await send(new File([caption], name, { type: "text/plain" }), folder);
+  }
+  return { videos: videos.length, images: images.length };
+}
+
+function openDialog(files, taken) {
+  if (!document.getElementById("musubi-upload-style")) {
+    const style = element("style", "", STYLE);
+    style.id = "musubi-upload-style";
+    document.head.append(style);
+  }
+  const dialog = element("dialog", "musubi-upload");
+  const form = element("form");
+  const field = (name, value, hint) => {
+    const label = element("label", "", name);
+    const box = element("input");
+    Object.assign(box, { type: "text", value, placeholder: hint });
+    label.append(box);
+    form.append(label);
+    return box;
+  };
+  let chosen = [];
+  const chooser = element("input");
+  Object.assign(chooser, { type: "file", multiple: true, hidden: true });
+  const drop = element("div", "musubi-drop");
+  drop.tabIndex = 0;
+  drop.setAttribute("role", "button");
+  const said = element("div");
+  said.setAttribute("role", "status");
+  const tell = (words, bad = false) => {
+    said.textContent = words;
+    said.classList.toggle("musubi-bad", bad);
+  };
+  const [start, cancel] = [element("button", "", say("Upload")), element("button", "", say("Cancel"))];
+  const take = (more) => {
+    chosen = [...chosen, ...more];
+    const { videos, images, texts, others } = sorted(chosen);
+    const counts = { videos: videos.length, images: images.length, texts: texts.length };
+    drop.textContent = chosen.length
+      ? say("{videos} clips, {images} images, {texts} captions", counts)
+      : say("Drop clips or images here, or click to choose them");
+    start.disabled = videos.length + images.length === 0;
+    tell(others.length ? say("Left out: {names}", { names: others.slice(0, 5).map((file) => file.name).join(", ") }) : "");
+  };
+  form.append(element("h2", "", say("Upload clips")));
+  const folder = field(say("New folder in ComfyUI's input folder"), "my_clips", "my_clips");
+  form.append(drop, chooser);
+  const caption = field(say("Caption for those without a text file: your trigger word, or a sentence"), "", "ohwx dog");
+  const buttons = element("div", "musubi-buttons");
+  cancel.type = "button";
+  buttons.append(cancel, start);
+  form.append(said, buttons);
+  dialog.append(form);
+  document.body.append(dialog);
+
+  drop.addEventListener("click", () => chooser.click());
+  drop.addEventListener("keydown", (event) => (event.key === "Enter" || event.key === " ") && chooser.click());
+  chooser.addEventListener("change", () => take([...chooser.files]));
+  dialog.addEventListener("keydown", (event) => event.stopPropagation()); // keys typed here are not the graph's
+  for (const name of ["dragover", "drop"]) {
+    dialog.addEventListener(name, (event) => {
+      event.preventDefault();
+      event.stopPropagation();
+      drop.classList.toggle("musubi-over", name === "dragover");
+      if (name === "drop") take([...event.dataTransfer.files]);
+    });
+  }
+  cancel.addEventListener("click", () => dialog.close());
+  dialog.addEventListener("close", () => dialog.remove());
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const name = folderName(folder.value);
+    if (!name) return tell(say("This cannot be the name of a folder"), true);
+    start.disabled = true;
+    try {
+      const counts = await upload(chosen, name, caption.value.trim(), (done, all) => tell(say("{done} of {all}", { done, all })));
+      taken(name, counts.videos ? "video folder" : "image folder");
+      dialog.close();
+    } catch (error) {
+      tell(error.message, true);
+      start.disabled = false;
+    }
+  });
+  take(files);
+  dialog.showModal();
+  return dialog;
+}
+
+function put(node, name, value) {
+  const widget = node.widgets?.find((one) => one.name === name);
+  if (!widget) return;
+  widget.value = value;
+  widget.callback?.(value);
+}
+
+/** Where the folder goes that was uploaded: (node, widget), of a node of ours or of a subgraph that shows such a widget. */
+function placeOf(node) {
+  const own = FOLDERS[node.comfyClass ?? node.type];
+  if (own) return own;
+  for (const inner of node.subgraph?.nodes ?? []) {
+    const slot = inner.inputs?.find((input) => input.name === FOLDERS[inner.comfyClass ?? inner.type]);
+    const link = slot?.link == null ? undefined : node.subgraph.links?.get?.(slot.link) ?? node.subgraph.getLink?.(slot.link);
+    const outside = link && node.subgraph.inputs?.[link.origin_slot]?.name;
+    if (outside && link.origin_id === -10) return outside;
+  }
+  return undefined;
+}
+
+/** The source of a dataset follows what was uploaded, inside a subgraph too. */
+function setSource(node, source) {
+  for (const one of [node, ...(node.subgraph?.nodes ?? [])]) {
+    if ((one.comfyClass ?? one.type) === "MusubiTuner_DatasetConfig") put(one, "source", source);
+  }
+}
+
+async function open(node, files = []) {
+  await wordsAreThere();
+  openDialog(files, (folder, source) => {
+    put(node, placeOf(node), folder);
+    setSource(node, source);
+    node.graph?.setDirtyCanvas?.(true, true);
+  });
+}
+
+function offer(node) {
+  if (node.musubiUpload || !placeOf(node) || !node.addWidget) return;
+  const button = node.addWidget("button", "musubi_upload", null, () => open(node));
+  button.label = say("Upload clips…");
+  button.serialize = false;
+  button.options.serialize = false;
+  node.musubiUpload = button;
+  wordsAreThere().then(() => (button.label = say("Upload clips…")));
+  node.onDragOver = (event) => [...(event.dataTransfer?.items ?? [])].some((item) => item.kind === "file");
+  node.onDragDrop = (event) => {
+    const files = [...(event.dataTransfer?.files ?? [])];
+    const some = sorted(files);
+    if (!some.videos.length && !some.images.length) return false;
+    open(node, files);
+    return true;
+  };
+}
+
+app.registerExtension({
+  name: "MusubiTuner.UploadClips",
+  nodeCreated(node) {
+    offer(node);
+  },
+  afterConfigureGraph() {
+    for (const node of app.graph.nodes) if (node.subgraph) offer(node);
+  },
+  getNodeMenuItems(node) {
+    return placeOf(node) ? [{ content: say("Upload clips…"), callback: () => open(node) }] : [];
+  },
+});
