@@ -1,7 +1,9 @@
-"""Writes each node's help page and the English names from its specification: `python nodes/help_pages.py`.
+"""Writes each node's help pages and the names and tooltips in every language from its specification: `python nodes/help_pages.py`.
 
-ComfyUI shows `web/docs/<NodeId>.md` in its help panel and reads `locales/en/nodeDefs.json`; `web/task_inputs.js` hides by
-`web/task_inputs.json` what the chosen task does not take. A test fails when they are out of date.
+ComfyUI shows `web/docs/<NodeId>.md` in its help panel, in other languages `web/docs/<NodeId>/<language>.md`, and reads
+`locales/<language>/nodeDefs.json`; `web/task_inputs.js` hides by `web/task_inputs.json` what the chosen models and task do not take.
+Translations are in `locales/<language>/texts.json`: names of inputs and outputs, sentences by their English, and the words of the pages
+themselves. What has none stays English. Tests fail when any of it is out of date.
 """
 
 from __future__ import annotations
@@ -9,46 +11,101 @@ from __future__ import annotations
 import json
 import runpy
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+LANGUAGES = ("en", "ja", "zh")
 
 
-def page(spec: Any) -> str:
+@dataclass(frozen=True)
+class Words:
+    """A language. names: of inputs and outputs; texts: by their English; page: words of the help pages by their English."""
+
+    names: Mapping[str, str] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
+    page: Mapping[str, str] = field(default_factory=dict)
+
+    def name(self, english: str) -> str:
+        return self.names.get(english, english)
+
+    def text(self, english: str) -> str:
+        return self.texts.get(english, english)
+
+    def of_page(self, english: str) -> str:
+        return self.page.get(english, english)
+
+    def both(self, english: str) -> str:
+        """A name as the node shows it and, where that is another one, as workflows and our messages have it."""
+        shown = self.name(english)
+        return f"`{english}`" if shown == english else f"{_cell(shown)} (`{english}`)"
+
+
+def words_of(language: str) -> Words:
+    """The translations into a language; English has none."""
+    if language == "en":
+        return Words()
+    return Words(**json.loads((ROOT / "locales" / language / "texts.json").read_text(encoding="utf-8")))
+
+
+def page(spec: Any, words: Words) -> str:
     """The help page of one node."""
-    lines = [f"# {spec.display_name}", "", spec.description, ""]
+    lines = [f"# {words.text(spec.display_name)}", "", words.text(spec.description), ""]
     widgets = [entry for entry in spec.inputs if entry.is_widget]
     sockets = [entry for entry in spec.inputs if not entry.is_widget]
+    say = words.of_page
     if sockets:
-        lines += ["## Inputs", "", "| input | what |", "|---|---|"]
-        lines += [f"| `{entry.name}`{' (optional)' if entry.optional else ''} | {_cell(entry.tooltip)} |" for entry in sockets] + [""]
+        lines += [f"## {say('Inputs')}", "", f"| {say('input')} | {say('what')} |", "|---|---|"]
+        for entry in sockets:
+            optional = f" {say('(optional)')}" if entry.optional else ""
+            lines.append(f"| {words.both(entry.name)}{optional} | {_cell(words.text(entry.tooltip))} |")
+        lines.append("")
     if widgets:
-        lines += ["## Settings", "", "| setting | default | what |", "|---|---|---|"]
-        lines += [f"| `{entry.name}` | {_default(entry)} | {_cell(entry.tooltip)}{_flag(entry)} |" for entry in widgets] + [""]
+        lines += [f"## {say('Settings')}", "", f"| {say('setting')} | {say('default')} | {say('what')} |", "|---|---|---|"]
+        for entry in widgets:
+            lines.append(f"| {words.both(entry.name)} | {_default(entry, words)} | {_cell(words.text(entry.tooltip))}{_flag(entry)} |")
+        lines.append("")
     if spec.outputs:
-        lines += ["## Outputs", "", "| output | what |", "|---|---|"]
-        lines += [f"| `{output.name}` | {_cell(output.tooltip)} |" for output in spec.outputs] + [""]
+        lines += [f"## {say('Outputs')}", "", f"| {say('output')} | {say('what')} |", "|---|---|"]
+        lines += [f"| {words.both(output.name)} | {_cell(words.text(output.tooltip))} |" for output in spec.outputs] + [""]
     return "\n".join(lines)
 
 
-def english_names(specs: list[Any]) -> dict[str, Any]:
+def node_names(specs: list[Any], words: Words) -> dict[str, Any]:
     """The content of `nodeDefs.json`."""
     return {
         spec.id: {
-            "display_name": spec.display_name,
-            "description": spec.description,
-            "inputs": {entry.name: {"name": entry.name, "tooltip": entry.tooltip} for entry in spec.inputs},
-            "outputs": {str(index): {"name": output.name, "tooltip": output.tooltip} for index, output in enumerate(spec.outputs)},
+            "display_name": words.text(spec.display_name),
+            "description": words.text(spec.description),
+            "inputs": {entry.name: {"name": words.name(entry.name), "tooltip": words.text(entry.tooltip)} for entry in spec.inputs},
+            "outputs": {
+                str(index): {"name": words.name(output.name), "tooltip": words.text(output.tooltip)}
+                for index, output in enumerate(spec.outputs)
+            },
         }
         for spec in specs
     }
 
 
+def needed(specs: list[Any]) -> tuple[set[str], set[str]]:
+    """What a language has to translate: names, sentences."""
+    entries = [entry for spec in specs for entry in (*spec.inputs, *spec.outputs)]
+    sentences = {text for spec in specs for text in (spec.display_name, spec.description)} | {entry.tooltip for entry in entries}
+    return {entry.name for entry in entries}, sentences - {""}
+
+
 def texts(specs: list[Any]) -> dict[Path, str]:
     """file -> its text, for everything that is generated."""
-    files = {ROOT / "web" / "docs" / f"{spec.id}.md": page(spec) for spec in specs}
-    files[ROOT / "locales" / "en" / "nodeDefs.json"] = json.dumps(english_names(specs), ensure_ascii=False, indent=1) + "\n"
+    files: dict[Path, str] = {}
+    for language in LANGUAGES:
+        words = words_of(language)
+        for spec in specs:
+            place = Path(f"{spec.id}.md") if language == "en" else Path(spec.id, f"{language}.md")
+            files[ROOT / "web" / "docs" / place] = page(spec, words)
+        names = json.dumps(node_names(specs, words), ensure_ascii=False, indent=1)
+        files[ROOT / "locales" / language / "nodeDefs.json"] = names + "\n"
     files[ROOT / "web" / "task_inputs.json"] = json.dumps(task_inputs(specs), indent=1) + "\n"
     return files
 
@@ -73,10 +130,10 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def _default(entry: Any) -> str:
+def _default(entry: Any, words: Words) -> str:
     if entry.default in (None, ""):
         return ""
-    return _cell({True: "on", False: "off"}[entry.default] if isinstance(entry.default, bool) else f"{entry.default}")
+    return words.of_page("on" if entry.default else "off") if isinstance(entry.default, bool) else _cell(f"{entry.default}")
 
 
 def _flag(entry: Any) -> str:

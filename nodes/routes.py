@@ -4,6 +4,7 @@
     POST /musubi_tuner/caption             {"view", "number", "before", "caption"} -> {"caption"}
     GET  /musubi_tuner/allowed_folders     {"folders": those the user has allowed}
     POST /musubi_tuner/allowed_folders     {"folders": [...]} -> {"folders"}
+    GET  /musubi_tuner/backend             {"home", "engine", "installed", "command": what installs it, to be typed on a terminal}
 
 What changes something takes POST with JSON from our own page only: browsers send forms, but no JSON, to other sites unasked, and say
 where a request comes from. A page whose name was made to mean this machine (DNS rebinding) is recognised by the Host it asks for. Errors
@@ -16,6 +17,7 @@ import asyncio
 import errno
 import ipaddress
 import socket
+import sys
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -62,6 +64,17 @@ def add_routes(routes: Any, host: Callable[[], Host]) -> None:
             return web.json_response({"folders": [str(root) for root in configuration.load(host().home).allowed_roots]})
         except UserError as error:
             return web.json_response({"error": str(error)}, status=400)
+
+    @routes.get("/musubi_tuner/backend")
+    async def backend(request: Any) -> Any:
+        try:
+            settings = configuration.load(host().home)
+        except UserError as error:
+            return web.json_response({"error": str(error)}, status=400)
+        installed = settings.interpreter is not None and settings.interpreter.is_file()
+        command = f'"{sys.executable}" "{configuration.PACK_ROOT / "install.py"}"'
+        told = {"home": str(settings.home), "engine": settings.engine, "installed": installed, "command": command}
+        return web.json_response(told)
 
     @routes.post("/musubi_tuner/allowed_folders")
     async def allow_folders(request: Any) -> Any:

@@ -1,6 +1,7 @@
 // Settings, MusubiTuner: the folders that workflows may use besides ComfyUI's own. They are kept by the server, not in the page's settings.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
+import { say, wordsAreThere } from "./words.js";
 
 const ROUTE = "/musubi_tuner/allowed_folders";
 
@@ -13,8 +14,10 @@ function editor() {
   box.rows = 4;
   box.style.cssText = "width: 100%; min-width: 20rem; font: inherit; color: inherit; background: var(--comfy-input-bg, #222);";
   box.placeholder = "/data/clips";
-  box.setAttribute("aria-label", "allowed folders, one per line");
-  button.textContent = "Save";
+  wordsAreThere().then(() => {
+    box.setAttribute("aria-label", say("allowed folders, one per line"));
+    button.textContent = say("Save");
+  });
   said.style.marginLeft = "8px";
   panel.append(box, button, said);
 
@@ -30,9 +33,9 @@ function editor() {
     try {
       const body = JSON.stringify({ folders: box.value.split("\n") });
       const answer = await api.fetchApi(ROUTE, { method: "POST", headers: { "Content-Type": "application/json" }, body });
-      tell((await take(answer)) ?? "saved");
+      tell((await take(answer)) ?? say("saved"));
     } catch (error) {
-      tell(`not saved: ${error.message}`);
+      tell(say("not saved: {why}", { why: error.message }));
     } finally {
       button.disabled = false;
     }

@@ -21,7 +21,12 @@ SPELLED |= {"app": "(app)", "ema": "EMA", "post": "post-", "hoc": "hoc"}
 def title(name: str) -> str:
     """A template's file name in words."""
     words = " ".join(SPELLED.get(word, word) for word in name.replace(".", "_").split("_"))
-    return (words[0].upper() + words[1:]).replace("start here", "(start here)").replace("post- hoc", "post-hoc").replace("Hunyuan video", "HunyuanVideo")
+    return (
+        (words[0].upper() + words[1:])
+        .replace("start here", "(start here)")
+        .replace("post- hoc", "post-hoc")
+        .replace("Hunyuan video", "HunyuanVideo")
+    )
 
 
 def draw(name: str, workflow: dict[str, Any]) -> Image.Image:
