@@ -128,8 +128,10 @@ async def _alone(host: Host) -> AsyncIterator[None]:
 
 async def _next_to_the_background(host: Host) -> None:
     """While a training in the background has the GPU that this would use: wait, warn or go ahead, as the settings say."""
-    gpus = host.gpus()[:1] or [""]
-    while (job := occupied(host.home).get(gpus[0])) is not None:
+    while taken := occupied(host.home):
+        job = taken.get((host.gpus()[:1] or [""])[0])  # asked only now: a terminal imports torch for it
+        if job is None:
+            return
         meanwhile = configuration.load(host.home).queue["generation"]
         if meanwhile == "go_ahead":
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ _OF_STEP = (LOSS, AVERAGE, RATE, SECONDS)
 LORA, STATE, SAMPLE = "lora", "state", "sample"
 MOST_FILES, MOST_ANSWERS = 10_000, 100
 _AT_ONCE = 1 << 22  # bytes
-_STEP, _BAR = b'"event": "step"', b'"event": "progress"'
+STEP, _BAR = b'"event": "step"', b'"event": "progress"'
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class History:
 
     def __post_init__(self) -> None:
         self._log = LogFollower(Progress()) if self.foreign else None
+        self._lock = threading.Lock()  # what is looked at through numpy cannot grow meanwhile
 
     @property
     def points(self) -> int:
@@ -61,6 +63,10 @@ class History:
 
     def read_on(self) -> None:
         """Take in what is new in the job's folder."""
+        with self._lock:
+            self._read_on()
+
+    def _read_on(self) -> None:
         for data in self._new(self.folder.log if self.foreign else self.folder.metrics):
             if self._log is not None:
                 self._log.feed(data)
@@ -77,7 +83,8 @@ class History:
         chosen = {name: self.series[name] for name in names}
         if first is None or last is None or first > last:
             return {"width": 1, "steps": [], "series": {name: {"low": [], "high": [], "mean": []} for name in names}}
-        return buckets(chosen, first, last, points)
+        with self._lock:
+            return buckets(chosen, first, last, points)
 
     def _new(self, path: Path) -> Iterator[bytes]:
         try:
@@ -93,11 +100,11 @@ class History:
 
     def _take(self, lines: list[bytes]) -> None:
         """Steps are nearly all of a long log, so those are read together."""
-        steps = [line for line in lines if _STEP in line]
+        steps = [line for line in lines if STEP in line]
         if steps:
             self._take_steps(steps)
         for line in lines:
-            if line and _STEP not in line and _BAR not in line:
+            if line and STEP not in line and _BAR not in line:
                 event = events.event_in(line)
                 if event is not None:
                     self._take_event(event)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ...backend.musubi_backend import events
 from ...backend.musubi_backend.options.option import CACHE_LATENTS, CACHE_TEXT, GENERATE, TRAIN
@@ -21,12 +21,12 @@ from ...backend.musubi_backend.options.registry import tools
 from . import queue
 from .errors import last_error, read_tail
 from .folder import ENDED, JOBS, LOST, QUEUED, RUNNING, STARTING, STOPPING, JobFolder, is_id
-from .history import History
+from .history import STEP, History
 from .progress import EventFollower, Progress
 
 MOST_POINTS = 4_000_000
 """In all histories that are kept: 50 MB."""
-_HEAD, _TAIL = 1 << 15, 1 << 16  # bytes of a log that are read for the list
+_HEAD, _TAIL, _LONG_TAIL = 1 << 14, 1 << 14, 1 << 20  # bytes of a log that are read for the list; the last where bars fill the tail
 _KINDS = {TRAIN: "training", CACHE_LATENTS: "caching", CACHE_TEXT: "caching", GENERATE: "generation"}
 _BUILTIN = "builtin"
 _LONGEST_ERROR = 2000  # characters
@@ -85,13 +85,19 @@ class Index:
     def history(self, job: str) -> History:
         """All that a job which is there has told."""
         with self._lock:
-            entry = self._entries.setdefault(job, _Entry(JobFolder(self.home / JOBS / job)))
+            entry = self._entry(job)
             history = self._histories.pop(job, None) or History(entry.folder, foreign=_engine(entry) != _BUILTIN)
             self._histories[job] = history  # the newest is the last
-            history.read_on()
+        history.read_on()  # may take seconds the first time, which the list of jobs does not wait for
+        with self._lock:
             while len(self._histories) > 1 and sum(one.points for one in self._histories.values()) > MOST_POINTS:
                 self._histories.popitem(last=False)
-            return history
+        return history
+
+    def _entry(self, job: str) -> _Entry:
+        if job not in self._entries:
+            self._entries[job] = _Entry(JobFolder(self.home / JOBS / job))
+        return self._entries[job]
 
     def _forget(self, job: str) -> None:
         self._entries.pop(job, None)
@@ -99,7 +105,7 @@ class Index:
 
     def _summary(self, job: str, places: dict[str, int]) -> dict[str, Any] | None:
         with self._lock:
-            entry = self._entries.setdefault(job, _Entry(JobFolder(self.home / JOBS / job)))
+            entry = self._entry(job)
             if not entry.settled:
                 _refresh(entry)
                 if not entry.status:
@@ -130,13 +136,18 @@ def _read_on(entry: _Entry) -> None:
             if size > _HEAD + _TAIL:
                 file.seek(0)
                 entry.follower.feed(file.read(_HEAD).rpartition(b"\n")[0] + b"\n")
-                file.seek(size - _TAIL)
+                file.seek(max(_HEAD, size - (_TAIL if _has_step(file, size) else _LONG_TAIL)))
                 file.readline()  # the rest of one
                 entry.position = file.tell()
         file.seek(entry.position)
-        while data := file.read(_TAIL):
+        while data := file.read(_LONG_TAIL):
             entry.position += len(data)
             entry.follower.feed(data)
+
+
+def _has_step(file: BinaryIO, size: int) -> bool:
+    file.seek(size - _TAIL)
+    return STEP in file.read(_TAIL)
 
 
 def _engine(entry: _Entry) -> str:

@@ -136,13 +136,20 @@ def detach(argv: list[str], env: dict[str, str], cwd: Path, log: Path) -> None:
     """Start a program that goes on without us: in a session of its own, with no pipe to us. OSError if it cannot be started."""
     import subprocess
 
-    options: dict[str, Any] = {"start_new_session": True}
+    ways: list[dict[str, Any]] = [{"start_new_session": True}]
     if sys.platform == "win32":
-        options = {
-            "creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.DETACHED_PROCESS | subprocess.CREATE_BREAKAWAY_FROM_JOB
-        }
+        apart = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.DETACHED_PROCESS
+        # out of the job object of a launcher that ends all it started, where that lets it
+        ways = [{"creationflags": apart | subprocess.CREATE_BREAKAWAY_FROM_JOB}, {"creationflags": apart}]
     with log.open("ab") as file:
-        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=env, cwd=cwd, **options)
+        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
+        for last, way in enumerate(ways, 1 - len(ways)):
+            try:
+                process = subprocess.Popen(argv, env=env, cwd=cwd, **streams, **way)
+                break
+            except PermissionError:
+                if last == 0:
+                    raise
     threading.Thread(target=process.wait, daemon=True).start()  # or its end would leave a zombie as long as we are there
 
 

@@ -48,8 +48,8 @@ def ask(index: Index, job: str, name: Any) -> dict[str, Any]:
     return summary(index, job)
 
 
-def go_on(index: Index, job: str, steps: Any, epochs: Any) -> dict[str, Any]:
-    """Train the run of a job further, in the background; returns the new job. UserError where it cannot be."""
+def go_on(index: Index, job: str, steps: Any, epochs: Any, gpus: Sequence[str]) -> dict[str, Any]:
+    """Train the run of a job further, in the background on one of `gpus`; returns the new job. UserError where it cannot be."""
     known = summary(index, job)
     if any(value is not None and (type(value) is not int or not 0 <= value <= _MOST) for value in (steps, epochs)):
         raise UserError(f"steps and epochs are whole numbers from 0 to {_MOST}")
@@ -60,7 +60,7 @@ def go_on(index: Index, job: str, steps: Any, epochs: Any) -> dict[str, Any]:
         raise UserError("musubi-tuner cannot continue at the step of a state; queue the workflow with the engine builtin")
     if any(one["run"] == known["run"] and one["state"] != ENDED for one in index.jobs()):
         raise UserError("this run is being trained, or waits for it, already")
-    return summary(index, submit.add(index.home, _longer(found, index.home, steps or 0, epochs or 0)))
+    return summary(index, submit.add(index.home, _longer(found, index.home, steps or 0, epochs or 0, tuple(gpus))))
 
 
 def reorder(index: Index, order: Any) -> None:
@@ -75,7 +75,7 @@ def state_of_queue(home: Path) -> dict[str, Any]:
     return {"waiting": queue.waiting(home), "running": queue.running(home), "keeper": queue.keeper(home) or None}
 
 
-def _longer(found: task.Task, home: Path, steps: int, epochs: int) -> task.Task:
+def _longer(found: task.Task, home: Path, steps: int, epochs: int, gpus: tuple[str, ...]) -> task.Task:
     """The same training with so many more steps or epochs than it was to have."""
     training = found.training
     assert training is not None
@@ -89,7 +89,7 @@ def _longer(found: task.Task, home: Path, steps: int, epochs: int) -> task.Task:
     elif steps:
         done = _furthest(home / "runs" / training.run, training.name)
         values["max_train_steps"] = max(done, int(values.get("max_train_steps") or 0)) + steps
-    return found.changed(training=training.longer(values), background=True, attempt=1)
+    return found.changed(training=training.longer(values), background=True, attempt=1, gpus=gpus)
 
 
 def _furthest(run: Path, name: str) -> int:

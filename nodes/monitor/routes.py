@@ -70,7 +70,7 @@ def add_routes(routes: Any, host: Callable[[], Host]) -> None:
     get("jobs/{id}/workflow", _workflow)
     get("storage", lambda request, index, host: storage.overview(index))
     post("jobs/{id}/request", lambda request, index, values: {"job": control.ask(index, request.match_info["id"], values.get("name"))})
-    post("jobs/{id}/continue", _go_on)
+    post("jobs/{id}/continue", lambda request, index, values: _go_on(request, index, values, host()))
     post("queue", _reorder)
     post("clean", _clean)
     post("queue_settings", lambda request, index, values: {"settings": configuration.set_queue(index.home, values)}, from_a_page=True)
@@ -141,8 +141,8 @@ def _file(request: Any, index: Index, host: Host) -> tuple[Path, str, bool] | No
     return details.served(index.history(job["id"]), int(number), host.allowed_roots())
 
 
-def _go_on(request: Any, index: Index, values: dict[str, Any]) -> dict[str, Any]:
-    return {"job": control.go_on(index, request.match_info["id"], values.get("steps"), values.get("epochs"))}
+def _go_on(request: Any, index: Index, values: dict[str, Any], host: Host) -> dict[str, Any]:
+    return {"job": control.go_on(index, request.match_info["id"], values.get("steps"), values.get("epochs"), host.gpus())}
 
 
 def _reorder(request: Any, index: Index, values: dict[str, Any]) -> dict[str, Any]:

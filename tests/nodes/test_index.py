@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,11 @@ def test_a_log_of_any_length_is_listed_by_its_two_ends(part: Any, job: Write, in
     assert size > 3 * (module._HEAD + module._TAIL)
     read = index.job(folder.id)
     assert (read["first_step"], read["step"], read["loss"], read["text"]) == (3, 5000, 0.5, "finished at step 5000")
+    bars = lines(*(events.Progress(done, 900, "Sampling") for done in range(900)))
+    me = psutil.Process()
+    told = folder.metrics.read_text() + bars
+    samples = index.job(job("sampling", told, pid=me.pid, created=me.create_time()).id)
+    assert len(bars) > module._TAIL and (samples["step"], samples["loss"]) == (5000, 0.5), "bars hide no step"
 
 
 def test_every_spike_is_visible_in_a_few_hundred_buckets(job: Write, index: Any) -> None:
@@ -159,3 +165,33 @@ def test_many_histories_are_not_kept(part: Any, job: Write, index: Any, monkeypa
     os.rename(folders[3].path, folders[3].path.with_name("gone"))  # noqa: PTH104
     list(index.jobs())
     assert list(index._histories) == [folders[2].id], "what was removed is forgotten"
+
+
+def test_a_log_is_not_read_on_in_while_its_numbers_are_looked_at(
+    part: Any, job: Write, index: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory that numpy looks at cannot grow."""
+    folder = job("ended", lines(events.Step(1, None, 1, 0.5)))
+    module, history, problems = part("nodes.jobs.history"), index.history(folder.id), []
+    bucket = module.buckets
+
+    def read_on() -> None:
+        try:
+            history.read_on()
+        except BufferError as problem:
+            problems.append(problem)
+
+    def looking(series: dict[str, Any], *more: int) -> Any:
+        view = memoryview(series["loss"].values)
+        reader.start()
+        reader.join(0.2)
+        del view
+        return bucket(series, *more)
+
+    monkeypatch.setattr(module, "buckets", looking)
+    with folder.metrics.open("a") as log:
+        log.write(lines(events.Step(2, None, 1, 0.5)))
+    reader = threading.Thread(target=read_on)
+    assert history.between(("loss",), None, None, 10)["steps"] == [1]
+    reader.join()
+    assert problems == [] and history.last == 2

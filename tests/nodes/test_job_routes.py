@@ -36,8 +36,8 @@ class Server:
         self.home.mkdir()
         (self.home / "config.json").write_text(json.dumps({"interpreter": "/python", "engine": "builtin", "allowed_roots": []}))
         routes = web.RouteTableDef()
-        self.allowed = [self.home]
-        part("nodes.monitor.routes").add_routes(routes, lambda: SimpleNamespace(home=self.home, allowed_roots=lambda: self.allowed))
+        host = SimpleNamespace(home=self.home, allowed_roots=lambda: [self.home], gpus=lambda: ["0", "1"])
+        part("nodes.monitor.routes").add_routes(routes, lambda: host)
         self.handlers = {f"{route.method} {route.path.removeprefix('/musubi_tuner/')}": route.handler for route in routes}
         self.run = self.home / "runs" / "cat-1"
         (self.run / "sample").mkdir(parents=True)
@@ -174,6 +174,7 @@ def test_a_run_goes_on_in_the_background(server: Server) -> None:
     assert (job["state"], job["run"], job["background"], job["place"]) == ("queued", "dog-1", True, 1)
     task = server.part("nodes.jobs.task").read(server.part("nodes.jobs.folder").JobFolder(server.home / "jobs" / job["id"]).task())
     assert task.training.values["max_train_steps"] == task.training.lengths["max_train_steps"] == 25
+    assert task.gpus == ("0", "1") and task.background
     assert task.training.results == {"max_train_steps": 25} and task.training.resume[0] == "auto" and task.launch
     order = server.ask("POST queue", {"order": [job["id"], server.ended.id]})
     assert json.loads(order.body)["queue"]["waiting"] == [job["id"], server.waits.id]
