@@ -98,8 +98,9 @@ def test_what_goes_into_a_generation_and_a_training_follows_from_model_widgets_a
     with pytest.raises(error, match=r"Dots Video Generator makes Dots videos, but the models are Wan2\.1"):
         asyncio.run(generator.run(host, **{**inputs, "models": {**models, "architecture": "wan"}}))
     trainer = nodes["DotsLoRATrainer"]()
-    sockets = {"latents": {"dataset": {"toml": "/d.toml", "datasets": []}}, "text": {}, "lora_config": {}, "optimizer": {}}
-    trained = trainer.values(complete(trainer.spec, {"models": models, "guidance_scale": 3.0, **sockets}))
+    dataset: dict[str, Any] = {"toml": "/d.toml", "datasets": []}
+    sockets = {"latents": {"dataset": dataset}, "text": {}, "lora_config": {}, "optimizer": {}}
+    trained = trainer.values(complete(trainer.spec, {"models": models, "guidance_scale": 3.0, **sockets}), dataset)
     own = {"network_module": "networks.lora_dots", "guidance_scale": 3.0}
     assert trained == {"dataset_config": "/d.toml", "dit": "/m/dots.safetensors", **own}
 
