@@ -5,7 +5,11 @@ ComfyUI looks for `<name>.jpg` next to `<name>.json`. A picture is the workflow 
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
+import runpy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +18,20 @@ from PIL import Image, ImageDraw, ImageFont
 HERE = Path(__file__).resolve().parent
 SIZE, MARGIN, HEADER = (480, 300), 28, 96
 GROUND, NODE, LINE, INK = "#15181c", "#3b4048", "#8fa3b0", "#f2f4f5"
-SPELLED = {"lora": "LoRA", "wan": "Wan2.1", "wan22": "Wan2.2", "i2v": "image to video", "hunyuan": "Hunyuan", "framepack": "FramePack"}
-SPELLED |= {"app": "(app)", "ema": "EMA", "post": "post-", "hoc": "hoc"}
+SPELLED = {"lora": "LoRA", "ema": "EMA", "app": "(app)", "start here": "(start here)", "post hoc": "post-hoc"}
 
 
-def title(name: str) -> str:
-    """A template's file name in words."""
-    words = " ".join(SPELLED.get(word, word) for word in name.replace(".", "_").split("_"))
-    return (
-        (words[0].upper() + words[1:])
-        .replace("start here", "(start here)")
-        .replace("post- hoc", "post-hoc")
-        .replace("Hunyuan video", "HunyuanVideo")
-    )
+def title(name: str, models: Mapping[str, str]) -> str:
+    """A template's file name in words. models: how the names of models that it may begin with are written."""
+    model = max((known for known in models if name.startswith(f"{known}_")), key=len, default="")
+    words = name[len(model) :].replace(".", "_").replace("_", " ").strip()
+    for word, written in SPELLED.items():
+        words = re.sub(rf"\b{word}\b", written, words)
+    return f"{models[model]} {words}" if model else words[0].upper() + words[1:]
 
 
-def draw(name: str, workflow: dict[str, Any]) -> Image.Image:
-    """The picture of a workflow; of one with a subgraph, what is folded into it."""
+def draw(words: str, workflow: dict[str, Any]) -> Image.Image:
+    """The picture of a workflow under its title; of one with a subgraph, what is folded into it."""
     picture = Image.new("RGB", SIZE, GROUND)
     pen = ImageDraw.Draw(picture)
     folded = (workflow.get("definitions") or {}).get("subgraphs")
@@ -56,9 +57,9 @@ def draw(name: str, workflow: dict[str, Any]) -> Image.Image:
     for node in nodes:
         pen.rounded_rectangle(place(*node["pos"], *node["size"]), 3, fill=NODE, outline=LINE)
     size = 34
-    while pen.textlength(title(name), font=ImageFont.load_default(size)) > SIZE[0] - 2 * MARGIN:
+    while pen.textlength(words, font=ImageFont.load_default(size)) > SIZE[0] - 2 * MARGIN:
         size -= 1
-    pen.text((SIZE[0] / 2, HEADER / 2), title(name), fill=INK, font=ImageFont.load_default(size), anchor="mm")
+    pen.text((SIZE[0] / 2, HEADER / 2), words, fill=INK, font=ImageFont.load_default(size), anchor="mm")
     return picture
 
 
@@ -69,8 +70,13 @@ def _mixed(colour: str) -> tuple[int, ...]:
 
 
 def main() -> None:
+    headless = runpy.run_path(str(HERE.parent / "headless" / "__main__.py"))
+    headless["load_pack"]()
+    architectures = importlib.import_module(f"{headless['PACK']}.backend.musubi_backend.architectures")
+    templates = importlib.import_module(f"{architectures.__name__}.templates")
+    models = {one.name: one.title or card.title for card in architectures.cards().values() for one in templates.templates_of(card)}
     for path in sorted(HERE.glob("*.json")):
-        picture = draw(path.stem, json.loads(path.read_text(encoding="utf-8")))
+        picture = draw(title(path.stem, models), json.loads(path.read_text(encoding="utf-8")))
         picture.save(path.with_name(f"{path.stem}.jpg"), quality=82, optimize=True)
 
 

@@ -27,6 +27,7 @@ class Template:
     trainer    of the trainer
     picture    the samples and the video start from an image
     lora_widgets   of the generator: those that name the LoRA
+    title    the model, in the picture of a template; "" is the card's title
     hints    what is different with this model, for the notes in both workflows: one sentence each
     """
 
@@ -39,6 +40,7 @@ class Template:
     trainer: _Widgets = field(default_factory=dict)
     picture: bool = False
     lora_widgets: tuple[str, ...] = ("lora_1",)
+    title: str = ""
     hints: tuple[str, ...] = ()
 
 

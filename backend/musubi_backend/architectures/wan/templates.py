@@ -42,6 +42,7 @@ TEMPLATES = (
         {**_CLIPS, "target_frames": "17"},
         _VIDEO,
         picture=True,
+        title="Wan2.1 image to video",
         hints=("The first frame of each clip is its start image; the samples start from the image in *Video Input*.",),
     ),
     Template(
@@ -52,6 +53,7 @@ TEMPLATES = (
         {**_VIDEO, "offload_inactive_dit": True},
         trainer={"offload_inactive_dit": True},
         lora_widgets=("lora_1", "high_lora_1"),
+        title="Wan2.2",
         hints=(
             "Wan2.2 has two transformers: `dit` for low noise, `dit_high_noise` for high noise. The LoRA learns for both; "
             "`experts` of the trainer chooses one.",
