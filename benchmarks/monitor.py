@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import json
-import os
 import random
 import resource
 import sys
@@ -87,11 +87,13 @@ def main() -> None:
         measured("series of five jobs, warm", lambda: [index.history(name).between(series, None, None, 800) for name in names[1:6]], 5)
         log = home / "jobs" / names[0] / "metrics.jsonl"
         line = log.read_text(encoding="utf-8").splitlines()[-1] + "\n"
+        further = itertools.count(given.steps + 1)
 
         def next_step() -> None:
             with log.open("a", encoding="utf-8") as file:
-                file.write(line.replace(f'"step": {given.steps}', f'"step": {given.steps + 1 + os.getpid() % 7}'))
-            index.history(names[0]).between(("loss",), given.steps, None, 800)
+                file.write(line.replace(f'"step": {given.steps}', f'"step": {next(further)}'))
+            if not index.history(names[0]).between(("loss",), given.steps + 1, None, 800)["steps"]:
+                raise ValueError("a step that was told is not seen")
 
         measured("one more step, and what is new", next_step, 5)
         print(f"\npeak memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
