@@ -21,6 +21,7 @@ from typing import Any
 
 import psutil
 import pytest
+from musubi_backend import __main__ as command_line
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.slow, pytest.mark.timeout(600)]
 ROOT = Path(__file__).resolve().parents[2]
@@ -139,8 +140,7 @@ def started(comfyui_path: Path, comfyui_python: Path, base: Path, pack: str) -> 
         ("demo_dataset", "dataset"),
         ("demo_dataset", "quickstart", *board),
     ):
-        command = [sys.executable, "-m", "musubi_backend", tool, "--output", str(home / "demo" / folder), *more]
-        subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(ROOT / "backend")}, capture_output=True)
+        assert command_line.main([tool, "--output", str(home / "demo" / folder), *more]) == 0
     (base / "custom_nodes").mkdir()
     (base / "custom_nodes" / pack).symlink_to(ROOT, target_is_directory=True)
     with running(comfyui_path, comfyui_python, base) as made:
