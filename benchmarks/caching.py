@@ -21,23 +21,23 @@ from .report import Row, arguments_of, print_table, working_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNNER = str(ROOT / "benchmarks" / "timed_run.py")
-PICTURES, SIZE, BUCKET, VAE_DIM = 64, (1280, 960), 256, 4
+IMAGES, SIZE, BUCKET, VAE_DIM = 64, (1280, 960), 256, 4
 
 
-def write_pictures(folder: Path) -> Path:
+def write_images(folder: Path) -> Path:
     """JPEGs with structure at several scales, captioned, and the dataset file. Returns the file's path."""
-    pictures = folder / "pictures"
-    pictures.mkdir(parents=True, exist_ok=True)
-    for i in range(PICTURES):
+    images = folder / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    for i in range(IMAGES):
         coarse = Image.effect_noise((32, 24), 90).resize(SIZE, Image.Resampling.BICUBIC)
         fine = Image.effect_noise(SIZE, 40).filter(ImageFilter.GaussianBlur(2))
-        picture = Image.merge("RGB", (coarse, Image.blend(coarse, fine, 0.5), fine))
-        picture.save(pictures / f"picture{i:02d}.jpg", quality=92)
-        (pictures / f"picture{i:02d}.txt").write_text(f"image {i}", encoding="utf-8")
+        image = Image.merge("RGB", (coarse, Image.blend(coarse, fine, 0.5), fine))
+        image.save(images / f"image{i:02d}.jpg", quality=92)
+        (images / f"image{i:02d}.txt").write_text(f"image {i}", encoding="utf-8")
     config = folder / "dataset.toml"
     config.write_text(
         f'[general]\nresolution = [{BUCKET}, {BUCKET}]\ncaption_extension = ".txt"\nbatch_size = 1\nenable_bucket = true\n\n'
-        f"[[datasets]]\nimage_directory = {json.dumps(str(pictures))}\ncache_directory = {json.dumps(str(folder / 'cache'))}\n",
+        f"[[datasets]]\nimage_directory = {json.dumps(str(images))}\ncache_directory = {json.dumps(str(folder / 'cache'))}\n",
         encoding="utf-8",
     )
     return config
@@ -59,7 +59,7 @@ def main() -> None:
     arguments = arguments_of(__doc__)
     threads = os.cpu_count() or 1
     with working_folder(arguments) as work:
-        config, vae = write_pictures(work), work / "vae.safetensors"
+        config, vae = write_images(work), work / "vae.safetensors"
         sizes = {"BENCH_VAE": json.dumps(write_vae(vae))}
         sides = {"ours": (sys.executable, ROOT / "backend"), "musubi": (arguments.musubi_python, arguments.musubi / "src")}
         best: dict[tuple[str, str], float] = {}
@@ -73,7 +73,7 @@ def main() -> None:
                     best[case, engine] = min(usage.wall, best.get((case, engine), usage.wall))
         print_table(
             [
-                Row(f"cache {PICTURES} images", best["cache", "ours"], best["cache", "musubi"], "s", 0.5),
+                Row(f"cache {IMAGES} images", best["cache", "ours"], best["cache", "musubi"], "s", 0.5),
                 Row("run again, all cached", best["skip", "ours"], best["skip", "musubi"], "s", 0.1),
             ]
         )

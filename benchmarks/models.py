@@ -1,4 +1,4 @@
-"""Random transformers of a chosen size, in files that both engines read, and what musubi-tuner must be told of their sizes."""
+"""Random transformers of a chosen size, in files that both engines read, and what musubi-tuner must know of their sizes."""
 
 from __future__ import annotations
 

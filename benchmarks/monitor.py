@@ -39,12 +39,12 @@ def write_jobs(home: Path, jobs: int, steps: int) -> list[str]:
     """Jobs that have ended, each with a log of so many steps. Their names."""
     events, folders = part("backend.musubi_backend.events"), part("nodes.jobs.folder")
     source = random.Random(1)  # noqa: S311
-    told = [events.line_of(events.Start(steps, 0, 100, 40), time=1.0, clock=1.0, rank=0)]
+    lines = [events.line_of(events.Start(steps, 0, 100, 40), time=1.0, clock=1.0, rank=0)]
     for step in range(1, steps + 1):
         loss = 0.1 + source.random() / 10
         event = events.Step(step, steps, 1 + step * 100 // steps, round(loss, 6), 0.15, 1e-4, 0.5)
-        told.append(events.line_of(event, time=1795801437.0 + step / 2, clock=step / 2, rank=0))
-    text = "".join(told)
+        lines.append(events.line_of(event, time=1795801437.0 + step / 2, clock=step / 2, rank=0))
+    text = "".join(lines)
     names = []
     for number in range(jobs):
         folder = folders.JobFolder.create(home, "wan_train_network")

@@ -22,7 +22,7 @@ from ..nodes.spec import NotYet
 from ..nodes.split_models import with_indexes
 
 _MODEL_SUFFIXES = {".safetensors", ".sft", ".pth", ".pt"}
-PICTURE_SUFFIXES = tuple(ending for ending in IMAGE_EXTENSIONS if ending not in VIDEO_EXTENSIONS)
+IMAGE_SUFFIXES = tuple(ending for ending in IMAGE_EXTENSIONS if ending not in VIDEO_EXTENSIONS)
 _OLD_NAMES = {"diffusion_models": "unet", "text_encoders": "clip"}
 _BAR_WIDTH = 24
 
@@ -156,16 +156,16 @@ class TerminalHost:
     def video_file(self, video: Any) -> Path:
         return Path(video)
 
-    def picture_files(self, pictures: Any, folder: Path, name: str) -> list[Path]:
-        """`pictures` is an image, a video, or a folder of PNG files, by its path."""
-        source = Path(pictures)
-        if source.suffix.lower() in PICTURE_SUFFIXES:
+    def image_files(self, images: Any, folder: Path, name: str) -> list[Path]:
+        """`images` is an image, a video, or a folder of PNG files, by its path."""
+        source = Path(images)
+        if source.suffix.lower() in IMAGE_SUFFIXES:
             return [source]
-        from ..backend.musubi_backend.inference.video_file import read_pictures, write_pngs
+        from ..backend.musubi_backend.inference.video_file import read_images, write_pngs
 
-        return write_pngs(folder, name, read_pictures(source)[0])
+        return write_pngs(folder, name, read_images(source)[0])
 
-    def pictures(self, arrays: Sequence[Any], folder: Path) -> Any:
+    def images(self, arrays: Sequence[Any], folder: Path) -> Any:
         from ..backend.musubi_backend.inference.video_file import write_pngs
 
         files = write_pngs(folder, "frames", arrays)

@@ -1,7 +1,7 @@
 """Runs in the backend's environment, by its path: prints as JSON which packages are there and which are incomplete.
 
 Usage: python inspection.py [--files]. With --files every file that a package lists is looked for, which tells an installation
-that was killed while unpacking from a finished one, and the sizes of all files are told, by their paths in the environment.
+that was killed while unpacking from a finished one, and the sizes of all files are given, by their paths in the environment.
 """
 
 from __future__ import annotations

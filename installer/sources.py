@@ -138,7 +138,7 @@ def _for_pip(settings: Mapping[str, str]) -> dict[str, str]:
 def _for_uv(settings: Mapping[str, str], files: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
     """uv reads none of pip's settings: hand it those, unless it has its own.
 
-    Where several indexes are configured for pip, it takes the best version of all of them; uv is told to do the same.
+    Where several indexes are configured for pip, it takes the best version of all of them; uv is set to do the same.
     """
     variables = {_PIP[option]: value for option, value in settings.items() if _PIP[option]}
     if proxy := settings.get("proxy"):

@@ -1,1 +1,1 @@
-"""The ComfyUI side: node classes independent of ComfyUI, the jobs they start, and the adapter that registers them."""
+"""The ComfyUI side: node classes independent of ComfyUI, the jobs they start, and the bridge that registers them there."""

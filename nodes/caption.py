@@ -41,7 +41,7 @@ class CaptionImages(Node):
                 "model",
                 _MODELS,
                 "Qwen2.5-VL, for example qwen_2.5_vl_7b_fp8_scaled.safetensors (in models/text_encoders). Another file is recognised and "
-                "refused.",
+                "rejected.",
             ),
             widget(CAPTION, "output_format", "text"),
             Input(
@@ -118,13 +118,13 @@ def _file_name(text: str) -> str:
 
 def _lists(place: Path, name: str) -> tuple[Path, Path]:
     """The JSONL files of the images and of the clips."""
-    pictures = place / _file_name(name)
-    return pictures, pictures.with_name(f"{pictures.stem}_videos{pictures.suffix}")
+    images = place / _file_name(name)
+    return images, images.with_name(f"{images.stem}_videos{images.suffix}")
 
 
 def _report(log: str) -> str:
     """What the tool said at its end: its last line, and before it what was left out."""
     lines = [line for line in log.splitlines() if line.strip()]
     left_out = next((number for number, line in enumerate(lines) if " left out:" in line), len(lines) - 1)
-    told = [line.split(":", 2)[-1] if line.startswith(("INFO:", "WARNING:")) else line for line in lines[left_out:]]
-    return "\n".join([*told[-1:], *told[:-1]])
+    said = [line.split(":", 2)[-1] if line.startswith(("INFO:", "WARNING:")) else line for line in lines[left_out:]]
+    return "\n".join([*said[-1:], *said[:-1]])

@@ -136,24 +136,24 @@ class ComfyHost:
         video.save_to(name)
         return Path(name)
 
-    def picture_files(self, pictures: Any, folder: Path, name: str) -> list[Path]:
+    def image_files(self, images: Any, folder: Path, name: str) -> list[Path]:
         from PIL import Image
 
         folder.mkdir(parents=True, exist_ok=True)
         files = []
-        for number, picture in enumerate(pictures):
-            pixels = (picture.clamp(0, 1) * 255).round().byte().cpu().numpy()
+        for number, image in enumerate(images):
+            pixels = (image.clamp(0, 1) * 255).round().byte().cpu().numpy()
             files.append(folder / f"{name}_{number:03d}.png")
             Image.fromarray(pixels).save(files[-1])
         return files
 
-    def pictures(self, arrays: Sequence[Any], folder: Path) -> Any:
+    def images(self, arrays: Sequence[Any], folder: Path) -> Any:
         import numpy as np
 
         return torch.from_numpy(np.stack(arrays)).float() / 255
 
     def clip(self, arrays: Sequence[Any], fps: Fraction, path: Path) -> Any:
-        return InputImpl.VideoFromComponents(Types.VideoComponents(images=self.pictures(arrays, path.parent), audio=None, frame_rate=fps))
+        return InputImpl.VideoFromComponents(Types.VideoComponents(images=self.images(arrays, path.parent), audio=None, frame_rate=fps))
 
     def input_files(self, suffixes: tuple[str, ...]) -> list[str]:
         if not self.input_dir.is_dir():

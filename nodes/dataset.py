@@ -95,7 +95,7 @@ class DatasetConfig(Node):
             Input("one_frame_control_indices", "STRING", "One-frame training: the indices of the control images, separated by commas, "
                 "such as 0 or 0, 10.", default="", advanced=True),
             Input("one_frame_no_post", "BOOLEAN", f"One-frame training of {_SECTIONED}: without an empty frame after the last control "
-                "picture.", default=False, advanced=True, takers=_SECTION_FAMILIES),
+                "image.", default=False, advanced=True, takers=_SECTION_FAMILIES),
             Input("latent_window_size", "INT", f"{_SECTIONED}: latent frames per section; 9 is what the model was made with.",
                   default=9, minimum=1, maximum=100, advanced=True, takers=_SECTION_FAMILIES),
             _ON_BAD_ITEMS,

@@ -17,8 +17,8 @@ def draw(path: Path, names: Sequence[str], betas: Sequence[float], title: str) -
     """Write a PNG. names: of the checkpoints, oldest first; betas: the decay before each but the first."""
     from PIL import Image, ImageDraw
 
-    picture = Image.new("RGB", (_WIDTH, _HEIGHT), _PAPER)
-    pen = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (_WIDTH, _HEIGHT), _PAPER)
+    pen = ImageDraw.Draw(image)
     parts = shares(betas)
     top = max(parts)
     step = (_WIDTH - 2 * _LEFT) / max(1, len(names))
@@ -41,7 +41,7 @@ def draw(path: Path, names: Sequence[str], betas: Sequence[float], title: str) -
         (_LEFT, _HEIGHT - 18), "red: beta, what stays of the average so far    blue: share of each checkpoint in the result", fill=_INK
     )
     with replacing(path) as part_file, part_file.open("wb") as file:
-        picture.save(file, "PNG")
+        image.save(file, "PNG")
 
 
 def _y(share: float) -> float:

@@ -29,7 +29,7 @@ _LORAS = 4
 _SHARED: dict[Shared, Callable[[Card, FamilyNodes], tuple[Input, ...]]] = {
     Shared.LORAS: lambda card, family: loras.inputs(_LORAS),
     Shared.HIGH_LORAS: lambda card, family: experts.lora_inputs(card),
-    Shared.PICTURES: lambda card, family: media_inputs.sockets_and_paths(family.sources),
+    Shared.IMAGES: lambda card, family: media_inputs.sockets_and_paths(family.sources),
     Shared.DEVICE: lambda card, family: (device_input(tool_names(card)[GENERATE]),),
     Shared.SECTION_NUMBERS: lambda card, family: (sections.NUMBERS,),
     Shared.SECTION_IMAGES: lambda card, family: (sections.IMAGES,),
@@ -120,10 +120,10 @@ class Generator(Node):
             **metadata_values(host),
         }
 
-    def pictures(self, host: Host, inputs: dict[str, Any], folder: Path) -> dict[str, Any]:
+    def images(self, host: Host, inputs: dict[str, Any], folder: Path) -> dict[str, Any]:
         """option name -> path of what it starts from; images from the graph are written into `folder`."""
         chosen = media_inputs.values(host, self.family.sources, inputs, folder)
-        return sections.with_pictures(host, inputs, chosen, folder) if "section_images" in inputs else chosen
+        return sections.with_images(host, inputs, chosen, folder) if "section_images" in inputs else chosen
 
     async def run(self, host: Host, **inputs: Any) -> Result:
         check_architecture(self.card, inputs["models"], self.spec.display_name)
@@ -133,7 +133,7 @@ class Generator(Node):
         target = host.temp_dir / "musubi_tuner"
         place.try_folder(target, [], f"the folder for {self.card.makes.lower()}s")
         job_folder = JobFolder.create(host.home, tool)
-        chosen |= self.pictures(host, inputs, job_folder.path / "inputs")
+        chosen |= self.images(host, inputs, job_folder.path / "inputs")
         output = fresh_folder(target, self.card.makes.lower())
         job = await run_tool(host, tool, to_argv(tool, {**chosen, "save_path": str(output)}), folder=job_folder)
         made = results(output)

@@ -128,11 +128,11 @@ class LoRAPostHocEMA(Node):
             await run_tool(host, LORA_EMA, arguments, foreign="sigma_rels" not in values, gpu=False)
             placed = [await asyncio.to_thread(place, new.with_name(one.name), one) for one in names]
         made = [path for path, _ in placed]
-        picture = host.temp_dir / "musubi_tuner" / f"{target.stem}_ema_{content.digest(betas)}.png"
-        await asyncio.to_thread(_picture, picture, used, betas, _title(chosen, target.stem))
+        image = host.temp_dir / "musubi_tuner" / f"{target.stem}_ema_{content.digest(betas)}.png"
+        await asyncio.to_thread(_image, image, used, betas, _title(chosen, target.stem))
         report = _lines(_ema_report(used, betas), *made, *(said for _, said in placed))
         name, path, model = _lora_values(host, made[0])
-        return Result((name, path, model, host.frames(picture), report), text=report, shown=(picture,), files=tuple(made))
+        return Result((name, path, model, host.frames(image), report), text=report, shown=(image,), files=tuple(made))
 
 
 class LoRAFormatConverter(Node):
@@ -277,7 +277,7 @@ def lora_target(host: Host, name: str) -> Path:
 
 
 async def _made(host: Host, tool: str, values: dict[str, Any], output: str, wanted: Path, *, gpu: bool = False) -> tuple[Path, str, Path]:
-    """Let `tool` make a file, told where by its option `output`. Returns where it was put, what to say of the name, and the job's log."""
+    """Let `tool` make a file where its option `output` says. Returns where it was put, what to say of the name, and the job's log."""
     with made_beside(wanted) as new:
         arguments = to_argv(tool, {**values, output: str(new)})
         job = await run_tool(host, tool, arguments, foreign=False, gpu=gpu, warns=tool != LORA_CONVERT)
@@ -332,7 +332,7 @@ def _title(chosen: dict[str, Any], name: str) -> str:
     return f"{name}: {value[chosen['method']]}"
 
 
-def _picture(path: Path, used: list[Checkpoint], betas: tuple[float, ...], title: str) -> None:
+def _image(path: Path, used: list[Checkpoint], betas: tuple[float, ...], title: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draw(path, [checkpoint.label for checkpoint in used], betas, title)
 

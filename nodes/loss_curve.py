@@ -20,7 +20,7 @@ def loss_map(losses: Sequence[float]) -> dict[str, list[float]]:
     return {"loss": finite}
 
 
-def write_picture(path: Path, losses: Sequence[float], title: str) -> None:
+def write_image(path: Path, losses: Sequence[float], title: str) -> None:
     """Draw the losses and their running mean."""
     values = loss_map(losses)["loss"]
     low, high = min(values), max(values)

@@ -61,7 +61,7 @@ def values(host: Host, sources: Iterable[Source], inputs: dict[str, Any], folder
         if value is not None and text:
             raise UserError(f"{source.socket} is connected and {source.path} is filled in: use one of them")
         if value is not None:
-            files = [host.video_file(value)] if source.kind == "VIDEO" else host.picture_files(value, folder, source.socket)
+            files = [host.video_file(value)] if source.kind == "VIDEO" else host.image_files(value, folder, source.socket)
             chosen[source.option] = [str(file) for file in files] if source.several else str(files[0])
         elif text:
             paths = _paths(host, source, text)

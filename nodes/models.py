@@ -37,7 +37,7 @@ def _spec(card: Card, family: FamilyNodes) -> NodeSpec:
         display_name=f"{card.family} Model Paths",
         category="MusubiTuner/Models",
         description=f"Choose the files of a {card.family} model from ComfyUI's model folders. A file of another model is recognised and "
-        "refused.",
+        "rejected.",
         inputs=(*variant, *map(_picker, card.parts)),
         outputs=(Output("models", MODELS, "The files, for caching, training and generating"),),
     )

@@ -28,12 +28,12 @@ def numbers(text: str) -> list[int]:
         raise UserError(f"section_numbers: {text!r} is not a list of whole numbers such as 1, -1") from None
 
 
-def with_pictures(host: Host, inputs: dict[str, Any], chosen: dict[str, Any], folder: Path) -> dict[str, Any]:
+def with_images(host: Host, inputs: dict[str, Any], chosen: dict[str, Any], folder: Path) -> dict[str, Any]:
     """`chosen` (option -> path) with the images of sections behind the start image; those of the graph are written into `folder`."""
     wanted = numbers(inputs["section_numbers"])
     if inputs["section_images"] is None and not wanted:
         return chosen
-    files = [] if inputs["section_images"] is None else host.picture_files(inputs["section_images"], folder, "section_images")
+    files = [] if inputs["section_images"] is None else host.image_files(inputs["section_images"], folder, "section_images")
     if len(files) != len(wanted):
         raise UserError(f"section_numbers names {len(wanted)} sections, section_images has {len(files)} images: give as many")
     if media_inputs.names_sections(chosen[START.option]):

@@ -79,11 +79,11 @@ class Host(Protocol):
         """A file that holds a video object."""
         ...
 
-    def picture_files(self, pictures: Any, folder: Path, name: str) -> list[Path]:
+    def image_files(self, images: Any, folder: Path, name: str) -> list[Path]:
         """A PNG file per image of a batch, called `<name>_000.png` and on, in `folder`, which is made if missing."""
         ...
 
-    def pictures(self, arrays: Sequence[Any], folder: Path) -> Any:
+    def images(self, arrays: Sequence[Any], folder: Path) -> Any:
         """The host's image batch of uint8 arrays [H, W, 3]; a host that needs files puts them into `folder`."""
         ...
 
@@ -204,7 +204,7 @@ class Result:
     line     the one line shown on the node; the first of `text` where there is none
     shown    files to show on the node (images, videos) that lie in the host's output or temp folder
     files    files that must still be as they are now for this result to be used again
-    page_data  what the node's own part of the web page is told when it has run: lists of JSON values by name
+    page_data  what the node's own part of the web page gets when it has run: lists of JSON values by name
     """
 
     values: tuple[Any, ...] = ()

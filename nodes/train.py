@@ -34,7 +34,7 @@ from .jobs.guard import plain_name
 from .jobs.runner import Job
 from .jobs.task import AUTO, Task, Training
 from .jobs.wording import in_widgets
-from .loss_curve import loss_map, write_picture
+from .loss_curve import loss_map, write_image
 from .models import MODELS, card_of, check_architecture, model_values
 from .publishing import conversion, listed, publish, try_to_publish, wanted_place
 from .runs import JOB, Run
@@ -200,7 +200,9 @@ class LoRATrainer(Node):
         folder = host.home / "jobs" / job
         host.show_job(job)
         value = {"folder": str(folder), "run": str(run.path), "curve": str(run.path / "loss.svg")}
-        text = f"{run.name} {waits} in the background: it goes on when ComfyUI is closed. Queue this again for the LoRA when it is trained"
+        text = (
+            f"{run.name} {waits} in the background: it continues when ComfyUI is closed. Queue this again for the LoRA when it is trained"
+        )
         nothing = host.not_yet(f"{run.name} is still being trained in the background")
         wanted = [listed(wanted_place(host.loras_dir(), f"{run.name}{ending}")) for ending in run.endings]
         host.progress(0, 1, f"{text} ({wanted[0]})")
@@ -259,7 +261,7 @@ class LoRATrainer(Node):
         said = [text for _, _, text in published if text]
         losses = run.losses()
         curve = run.path / "loss.svg"
-        write_picture(curve, losses, run.name)
+        write_image(curve, losses, run.name)
         value = {"folder": job, "run": str(run.path), "curve": str(curve)}
         further = (str(other) for _, other, _ in published[1:])
         lines = [f"{path}" + (f" ({note})" if note else ""), *further, *said, f"loss curve: {curve}"]

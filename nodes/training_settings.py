@@ -27,7 +27,7 @@ _SCHEDULERS = (
 _NETWORKS = {"LoRA": "", "LoHa": "networks.loha", "LoKr": "networks.lokr"}
 _OPTIMIZERS = ("adamw", "adamw8bit", "adafactor")
 _OPTIMIZER_HELP = "Which optimizer updates the LoRA. adamw is a safe choice; adamw8bit (NVIDIA GPUs) and adafactor take less memory."
-_PICTURES = (  # the options are the keys of a prompt file
+_IMAGES = (  # the options are the keys of a prompt file
     START,
     END,
     dataclasses.replace(CONTROL_VIDEO, option="control_video_path"),
@@ -213,7 +213,7 @@ class SamplingConfig(Node):
                   default=0.0, minimum=0.0, maximum=100.0, step=0.1, advanced=True),
             Input("sample_one_frame", "STRING", "Settings of one-frame samples, such as target_index=1,control_index=0.",
                   default="", advanced=True),
-            *(_of_families(entry) for entry in media_inputs.sockets_and_paths(_PICTURES)),
+            *(_of_families(entry) for entry in media_inputs.sockets_and_paths(_IMAGES)),
         ),
         outputs=(Output("sampling", SAMPLING, "For the trainer"),),
     )  # fmt: skip
@@ -224,10 +224,10 @@ class SamplingConfig(Node):
             yield Problem("min_timestep", f"min_timestep: {low} must be below max_timestep {high}")
         if constants.get("sample_prompts", "").strip() and not any(constants.get(name, True) for name in _SAMPLE_TIMES):
             yield Problem("sample_prompts", _NO_SAMPLE_TIME)
-        yield from media_inputs.problems(host, _PICTURES, constants)
+        yield from media_inputs.problems(host, _IMAGES, constants)
 
     def fingerprint(self, host: Host, **constants: Any) -> str:
-        return content.of_files(media_inputs.stamps(host, _PICTURES, constants))
+        return content.of_files(media_inputs.stamps(host, _IMAGES, constants))
 
     async def run(self, host: Host, **inputs: Any) -> Result:
         value: dict[str, Any] = {"settings": settings(self.spec.inputs, inputs), "prompts": _prompts(host, inputs)}
@@ -264,5 +264,5 @@ def _prompts(host: Host, inputs: dict[str, Any]) -> list[dict[str, Any]]:
         settings_of_all["one_frame"] = inputs["sample_one_frame"].strip()
     lines = [line.strip() for line in inputs["sample_prompts"].splitlines() if line.strip()]
     if lines:
-        settings_of_all |= media_inputs.kept(host, _PICTURES, inputs)
+        settings_of_all |= media_inputs.kept(host, _IMAGES, inputs)
     return [{"prompt": line, **settings_of_all} for line in lines]

@@ -22,13 +22,13 @@ INPUTS = (
     shared_widget(TRAIN, "dim_from_weights", option="", advanced=True),
     folder("network_weights", "loras", "A LoRA to begin with: its weights, but not its optimizer or its count of steps. To continue a "
            "training, use continue_from.", empty=NONE, advanced=True),
-    Input("continue_state", "STRING", "Go on from this state: a folder whose name ends in -state, or the newest in a folder of them. "
+    Input("continue_state", "STRING", "Continue from this state: a folder whose name ends in -state, or the newest in a folder of them. "
           "Steps count from the start of that training. Empty: none.", default="", advanced=True),
     shared_widget(TRAIN, "resume_learning_rate", off=0.0, option="", tooltip="With continue_from or continue_state: continue with this "
            "learning rate; the schedule keeps its shape. 0: the rate of the state."),
     Input("continue_from", JOB, "From another trainer: continue from its newest state instead of from step 0. Steps count from the start "
           "of that training, so set more than it had.", optional=True),
-    Input("run", "COMBO", "here: this node waits for the LoRA, and hands it on. in the background: the training is queued, goes on when "
+    Input("run", "COMBO", "here: this node waits for the LoRA, and gives it to the next node. in the background: the training is queued, continues when "
           "ComfyUI is closed or crashes, and nothing behind this node runs until you queue again when it is trained.",
           default=HERE, choices=(HERE, BACKGROUND), optional=True),
 )  # fmt: skip

@@ -15,7 +15,7 @@ from ..backend.musubi_backend.atomic import replacing
 from ..backend.musubi_backend.dataset.media import VIDEO_EXTENSIONS
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.inference.side_by_side import side_by_side
-from ..backend.musubi_backend.inference.video_file import Selection, copy_streams, read_pictures
+from ..backend.musubi_backend.inference.video_file import Selection, copy_streams, read_images
 from ..backend.musubi_backend.options.argv import to_argv
 from .jobs import guard
 from .jobs.follow import run_tool
@@ -66,15 +66,15 @@ class VideoInput(Node):
     async def run(self, host: Host, **inputs: Any) -> Result:
         path = _video_path(host, inputs)
         selection = Selection(**{name: inputs[name] for name in ("start", "count", "stride", "fps")})
-        pictures, rate = await asyncio.to_thread(read_pictures, path, selection)
+        images, rate = await asyncio.to_thread(read_images, path, selection)
         name = content.digest(content.stamp(path), vars(selection))
         folder = host.temp_dir / "musubi_tuner" / f"input_{name}"
-        frames = await asyncio.to_thread(host.pictures, pictures, folder)
-        video = await asyncio.to_thread(host.clip, pictures, rate, folder / "video.mp4")
-        height, width = pictures[0].shape[:2]
-        text = f"{len(pictures)} frames of {width}x{height}, {float(rate):g} per second"
+        frames = await asyncio.to_thread(host.images, images, folder)
+        video = await asyncio.to_thread(host.clip, images, rate, folder / "video.mp4")
+        height, width = images[0].shape[:2]
+        text = f"{len(images)} frames of {width}x{height}, {float(rate):g} per second"
         files = tuple(Path(value) for value in (frames, video) if isinstance(value, str))
-        return Result((frames, video, len(pictures), float(rate)), text=text, files=files)
+        return Result((frames, video, len(images), float(rate)), text=text, files=files)
 
 
 def _is_told(constants: dict[str, Any]) -> bool:
@@ -114,17 +114,17 @@ class VideoComparison(Node):
         given = [inputs[name] for name in ("video_1", "video_2", "video_3", "video_4") if inputs.get(name) is not None]
         sources = [host.video_file(video) for video in given]
         titles = [*inputs["titles"].split("\n"), *[""] * len(sources)][: len(sources)]
-        pictures, rate = await asyncio.to_thread(_compared, sources, titles, inputs["height"])
+        images, rate = await asyncio.to_thread(_compared, sources, titles, inputs["height"])
         name = content.digest([content.stamp(source) for source in sources], [titles, inputs["height"]])
-        video = await asyncio.to_thread(host.clip, pictures, rate, host.temp_dir / "musubi_tuner" / f"comparison_{name}" / "video.mp4")
-        height, width = pictures[0].shape[:2]
+        video = await asyncio.to_thread(host.clip, images, rate, host.temp_dir / "musubi_tuner" / f"comparison_{name}" / "video.mp4")
+        height, width = images[0].shape[:2]
         files = (Path(video),) if isinstance(video, str) else ()
         return Result((video,), text=f"{len(sources)} videos, {width}x{height}", files=files)
 
 
 def _compared(sources: Sequence[Path], titles: Sequence[str], height: int) -> tuple[list[np.ndarray], Fraction]:
-    first, rate = read_pictures(sources[0])
-    others = [read_pictures(source, Selection(fps=float(rate)))[0] for source in sources[1:]]
+    first, rate = read_images(sources[0])
+    others = [read_images(source, Selection(fps=float(rate)))[0] for source in sources[1:]]
     return list(side_by_side([first, *others], titles, height)), rate
 
 

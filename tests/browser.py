@@ -59,7 +59,7 @@ class Browser:
         actions = {"actions": [{"type": "key", "id": "keyboard", "actions": press}]}
         self._call("POST", f"/session/{self.session}/actions", actions)
 
-    def picture(self) -> bytes:
+    def image(self) -> bytes:
         """What is seen, as a PNG."""
         return base64.b64decode(self._call("GET", f"/session/{self.session}/screenshot"))
 

@@ -26,7 +26,7 @@ class Echo(Node):
         id="MusubiTuner_Echo",
         display_name="Echo",
         category="MusubiTuner/System",
-        description="Says what it is told.",
+        description="Says what it is reported.",
         inputs=(Input("words", "STRING", "What to say.", default="hello"),),
         outputs=(Output("words", "STRING", "What was said"),),
     )

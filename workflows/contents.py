@@ -103,7 +103,7 @@ def training(model: Model) -> Workflow:
     """From a folder of clips to a LoRA, with samples on the way."""
     sampling = {"sample_prompts": WORDS, "sample_every_n_steps": 250, **model.template.sampling}
     samples = [Group("4. Samples on the way", [("SamplingConfig", sampling, {})])]
-    if model.template.picture:
+    if model.template.image:
         config: Entry = ("SamplingConfig", sampling, {"start_image": ("VideoInput", "frames")})
         samples = [Group("4. What the samples start from", [_FIRST_FRAME]), Group("5. Samples on the way", [config])]
     return model.workflow(
@@ -128,8 +128,8 @@ def generation(model: Model) -> Workflow:
     """A video with the LoRA that was trained."""
     template = model.template
     widgets = {"prompt": WORDS, **dict.fromkeys(template.lora_widgets, f"musubi_tuner/{template.lora}.safetensors"), **template.video}
-    links = {"models": model.models, **({"start_image": ("VideoInput", "frames")} if template.picture else {})}
-    first: list[Entry] = [(model.paths, model.files, {}), *([_FIRST_FRAME] if template.picture else [])]
+    links = {"models": model.models, **({"start_image": ("VideoInput", "frames")} if template.image else {})}
+    first: list[Entry] = [(model.paths, model.files, {}), *([_FIRST_FRAME] if template.image else [])]
     return model.workflow(
         f"Makes a video with {model.card.family} and a LoRA that you have trained.",
         (
@@ -209,7 +209,7 @@ def lora_average(model: Model) -> Workflow:
     widgets = {"prompt": WORDS, **model.template.video}
     return model.workflow(
         "Averages the checkpoints of a training that is done into one LoRA, often steadier than the last checkpoint, and makes a video "
-        "with it. A picture shows how much each checkpoint counts.",
+        "with it. An image shows how much each checkpoint counts.",
         (
             "`training`: one of your trainings; or `checkpoints`: its output name, a folder, or files.",
             "The training must have saved several checkpoints: `save_every_n_steps` or `save_every_n_epochs`.",
@@ -263,7 +263,7 @@ def captioning() -> Workflow:
     what = "Qwen2.5-VL describes the images and clips of a folder, in text files next to them. Captions that exist are kept."
     change = (
         "*Caption Images*: `path`, your folder. `prompt` says what to describe.",
-        "Look the captions over in *Dataset Viewer* and mend them there: what is always the same should have the same words.",
+        "Look the captions over in *Dataset Viewer* and correct them there: what is always the same should have the same words.",
         "With clips connect `videos` instead of `images`, and set `source` to video folder.",
     )
     dataset = ("DatasetConfig", {"source": "image folder", "width": 960, "height": 544}, {"path": ("CaptionImages", "images")})
@@ -272,7 +272,7 @@ def captioning() -> Workflow:
         [
             Group("1. Describe them", [("CaptionImages", {"path": "my_pictures", "model": _CAPTION_MODEL}, {})]),
             Group("2. How they are cut", [dataset]),
-            Group("3. Look and mend", [("DatasetViewer", {}, {"dataset": ("DatasetConfig", "dataset")})]),
+            Group("3. Look and correct", [("DatasetViewer", {}, {"dataset": ("DatasetConfig", "dataset")})]),
         ],
         models,
     )

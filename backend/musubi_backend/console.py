@@ -1,4 +1,4 @@
-"""Log lines and progress bars on a terminal, in musubi-tuner's wording; bars are told to the job as events too.
+"""Log lines and progress bars on a terminal, in musubi-tuner's wording; bars are reported to the job as events too.
 
 Log: stderr, `LEVEL:module:message`. Bars: tqdm on stderr. Streams keep the encoding that the machine gives them.
 """
@@ -51,7 +51,7 @@ def _is_a_file(stream: io.TextIOWrapper) -> bool:
 
 
 class _Told(logging.Handler):
-    """Warnings of our own are told to the job too: nobody reads the log of a node that went well."""
+    """Warnings of our own are reported to the job too: nobody reads the log of a node that went well."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno >= logging.WARNING and record.name.startswith(f"{__package__}."):

@@ -15,7 +15,7 @@ LOOK_WHILE_PAUSED = 0.2
 
 WITHIN_GROUP = 7 * 24 * 3600.0
 """How long processes wait for the main one: it may save to a slow disk or make samples for hours. When a process is gone, the others are
-told at once all the same."""
+reported at once all the same."""
 
 LOCK_WITHOUT_CONTENTS = 10.0
 """Between making a lock file and writing who holds it: younger, it is taken for one that is just being made."""

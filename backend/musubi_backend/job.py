@@ -111,7 +111,7 @@ def writing(name: str, path: Path | None, content: str = "", total: int = 0) -> 
 
 @contextlib.contextmanager
 def saving(path: Path, content: str, total: int) -> Iterator[None]:
-    """As `writing`, for what is told as an event too; who knows more of it says `events.Saved` at its end."""
+    """As `writing`, for what is reported as an event too; who knows more of it says `events.Saved` at its end."""
     emit(events.Saving(str(path), content, total))
     with writing(path.name, None, content, total):
         yield

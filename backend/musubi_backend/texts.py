@@ -30,6 +30,6 @@ def read_text(path: Path) -> str:
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
-        told = "UTF-8" if encoding == "utf-8-sig" else encoding.upper()
-        raise ValueError(f"not {told} text (byte {error.start}); save it as UTF-8") from None
+        name = "UTF-8" if encoding == "utf-8-sig" else encoding.upper()
+        raise ValueError(f"not {name} text (byte {error.start}); save it as UTF-8") from None
     return text.replace("\r\n", "\n").replace("\r", "\n").removeprefix("\ufeff")

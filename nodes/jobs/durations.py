@@ -31,7 +31,7 @@ MESSAGE = 0.5
 """Between two messages to the page: more often nobody reads a number."""
 
 MESSAGES_PER_ROUND = 10
-"""Every so many of them it is seen to that a queue has its keeper: a job must not wait because one was killed."""
+"""Every N of them it is seen to that a queue has its keeper: a job must not wait because one was killed."""
 
 AFTER_A_PROBLEM = 30.0
 """Between two tries to look at jobs on a disk that gives errors, each of which is written to the log."""

@@ -1,4 +1,4 @@
-"""All that a job has told so far, read from its folder and read on in: numbers by step, samples, saved files, answers to requests."""
+"""All that a job has reported so far, read from its folder and read on in: numbers by step, samples, saved files, answers to requests."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ class Index:
         return self._summary(job, {other: place for place, other in enumerate(queue.waiting(self.home))})
 
     def history(self, job: str) -> History:
-        """All that a job which is there has told."""
+        """All that a job which is there has reported."""
         with self._lock:
             entry = self._entry(job)
             history = self._histories.pop(job, None) or History(entry.folder, foreign=_engine(entry) != _BUILTIN)

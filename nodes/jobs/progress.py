@@ -176,9 +176,9 @@ class EventFollower:
 
     def _warn(self, text: str) -> None:
         """What is said of one item alone, and later in a list of all, counts once."""
-        told = self.progress.warnings
-        if len(told) < _MOST_WARNINGS and not any(text in other for other in told):
-            told[:] = [other for other in told if other not in text] + [text]
+        warnings = self.progress.warnings
+        if len(warnings) < _MOST_WARNINGS and not any(text in other for other in warnings):
+            warnings[:] = [other for other in warnings if other not in text] + [text]
 
     def _write(self, file: str, content: str, done: int, expected: int) -> None:
         progress = self.progress

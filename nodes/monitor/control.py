@@ -55,7 +55,7 @@ def go_on(index: Index, job: str, steps: Any, epochs: Any, gpus: Sequence[str]) 
         raise UserError(f"steps and epochs are whole numbers from 0 to {_MOST}")
     found = task.read(JobFolder(index.home / JOBS / job).task())
     if found is None or found.training is None:
-        raise UserError("this job is no training that could go on")
+        raise UserError("this job is no training that could continue")
     if configuration.load(index.home).engine != "builtin" or known["engine"] != "builtin":
         raise UserError("musubi-tuner cannot continue at the step of a state; queue the workflow with the engine builtin")
     if any(one["run"] == known["run"] and one["state"] != ENDED for one in index.jobs()):

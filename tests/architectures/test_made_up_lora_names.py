@@ -38,7 +38,7 @@ def test_a_lora_is_recognised_by_names_and_by_metadata_where_two_have_them(
         lora.close()
 
 
-def test_families_of_one_table_are_told_to_share_their_layers(part: Any) -> None:
+def test_families_of_one_table_are_known_to_share_their_layers(part: Any) -> None:
     names = part("backend.musubi_backend.lora.layer_names")
     groups = part("backend.musubi_backend.architectures").same_layers()
     assert ["dots", "spots"] in [[card.id for card in group] for group in groups]

@@ -54,7 +54,7 @@ def models(part: Any, place: Path) -> Any:
     return made
 
 
-def test_the_file_of_one_task_is_refused_for_another_by_name(models: Any) -> None:
+def test_the_file_of_one_task_is_rejected_for_another_by_name(models: Any) -> None:
     assert models("plain", "spots_edit")["dit"].endswith("is a Spots editing transformer; dit expects a Spots transformer")
     assert models("edit", "spots")["dit"].endswith("is a Spots transformer; dit expects a Spots editing transformer")
     assert "dictionary" not in models("plain") and "dictionary" in models("edit")

@@ -114,7 +114,7 @@ def test_a_good_cache_is_recognised_from_its_header_alone(shared: Path) -> None:
     assert text_problem(folder / "clip_0_wan_te.safetensors", CARD, caption="new") == "the caption has changed"
 
 
-def test_damaged_and_foreign_caches_are_refused_with_the_fix(shared: Path, tmp_path: Path) -> None:
+def test_damaged_and_foreign_caches_are_rejected_with_the_fix(shared: Path, tmp_path: Path) -> None:
     clip = shared / "golden/cache/wan_t2v_video/clip_0_00000-009_0064x0048_wan.safetensors"
     cut = tmp_path / clip.name
     cut.write_bytes(clip.read_bytes()[:-10])

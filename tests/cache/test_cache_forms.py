@@ -44,7 +44,7 @@ def families(monkeypatch: pytest.MonkeyPatch) -> dict[str, CacheForms]:
     }
 
 
-def told(path: Path, forms: CacheForms, edit: Edit = lambda tensors: None) -> str | None:
+def reported(path: Path, forms: CacheForms, edit: Edit = lambda tensors: None) -> str | None:
     tensors = dict(read_header(path).tensors)
     edit(tensors)
     return problem(Header(tensors, {}), forms.texts if path.name.endswith("_te.safetensors") else forms.latents)
@@ -54,7 +54,7 @@ def test_every_recorded_cache_fits_its_family(families: dict[str, CacheForms], s
     seen = 0
     for family, forms in families.items():
         for path in sorted((shared / "golden/cache").glob(f"{family}_*/*.safetensors")):
-            assert told(path, forms) is None, path
+            assert reported(path, forms) is None, path
             seen += 1
     assert seen == 39
 
@@ -112,10 +112,10 @@ FP_SECTION = "fp_video/clip_0_00000-009-0000_0064x0048_fp"
         ("fp", FP_SECTION, without("image_embeddings_float32"), "lacks image_embeddings"),
     ],
 )  # fmt: skip
-def test_a_cache_of_another_form_is_refused(
+def test_a_cache_of_another_form_is_rejected(
     family: str, file: str, edit: Edit, said: str, families: dict[str, CacheForms], shared: Path
 ) -> None:
-    assert said in (told(shared / "golden/cache" / f"{file}.safetensors", families[family], edit) or "nothing")
+    assert said in (reported(shared / "golden/cache" / f"{file}.safetensors", families[family], edit) or "nothing")
 
 
 class Folder:
@@ -167,7 +167,7 @@ def test_values_that_cannot_be_trained_with_are_named_when_they_are_read(folder:
         folder.batch()
 
 
-def test_masks_that_are_no_tokens_with_padding_behind_are_refused() -> None:
+def test_masks_that_are_no_tokens_with_padding_behind_are_rejected() -> None:
     from musubi_backend.cache.forms import mask, unfit_values
 
     for row in ([1, 1, 0], [1, 1, 1], [0, 0, 0]):
@@ -209,7 +209,7 @@ def damaged(content: bytes, source: random.Random) -> Iterator[bytes]:
         yield bytes(changed)
 
 
-def test_five_hundred_damaged_caches_are_read_or_refused(folder: Folder) -> None:
+def test_five_hundred_damaged_caches_are_read_or_rejected(folder: Folder) -> None:
     source, refused = random.Random(17), 0
     for path in (folder.latents, folder.text):
         whole = path.read_bytes()

@@ -42,12 +42,12 @@ def test_recorded_names_survive_parsing_and_building(shared: Path) -> None:
 def test_any_stem_survives(stem: str, size: tuple[int, int], start: int, frames: int) -> None:
     clip = LatentName(stem, *size, start, frames)
     assert parse_latent_name(latent_name(clip, "wan"), "wan", video=True) == clip
-    picture = LatentName(stem, *size)
-    assert parse_latent_name(latent_name(picture, "wan"), "wan", video=False) == picture
+    image = LatentName(stem, *size)
+    assert parse_latent_name(latent_name(image, "wan"), "wan", video=False) == image
     assert parse_text_name(text_name(stem, "wan"), "wan") == stem
 
 
-def test_names_of_others_are_told_apart() -> None:
+def test_names_of_others_are_reported_apart() -> None:
     assert parse_latent_name("a_0064x0064_hv.safetensors", "wan", video=False) is None
     assert parse_latent_name("a_0064x0064_wan.safetensors", "wan", video=True) is None
     assert parse_text_name("a_hv_te.safetensors", "wan") is None

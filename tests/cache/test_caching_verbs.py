@@ -147,7 +147,7 @@ def test_a_full_disk_is_named_and_what_was_cached_is_whole(
     assert len(list((small_disk / "cache").glob("*.safetensors"))) == 6
 
 
-def test_a_missing_caption_is_refused_before_a_model_is_opened(
+def test_a_missing_caption_is_rejected_before_a_model_is_opened(
     toml: Path, clips: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (clips / "coffee.txt").unlink()
@@ -159,7 +159,7 @@ def test_a_missing_caption_is_refused_before_a_model_is_opened(
     assert "vae.safetensors" not in errors
 
 
-def test_a_wrong_vae_is_refused_by_name(
+def test_a_wrong_vae_is_rejected_by_name(
     toml: Path, demo_models: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert _latents(toml, {"vae": demo_models["dit"]}) == 1
@@ -255,7 +255,7 @@ def test_skipped_items_are_named_and_all_others_cached(
 
 
 @pytest.mark.parametrize("tool", [_latents, _text])
-def test_a_cache_folder_that_cannot_be_written_is_told_before_the_encoder_is_loaded(
+def test_a_cache_folder_that_cannot_be_written_is_reported_before_the_encoder_is_loaded(
     tool: Callable[..., int],
     clips: Path,
     tmp_path: Path,
@@ -271,4 +271,4 @@ def test_a_cache_folder_that_cannot_be_written_is_told_before_the_encoder_is_loa
         monkeypatch.setattr(type(architecture), loader, lambda *_: pytest.fail("the encoder is loaded"))
     toml = dataset_toml(tmp_path / "d.toml", "video", clips, folder, resolution=[32, 32], target_frames=[1, 5])
     assert tool(toml, demo_models) == 1
-    assert f"cache_directory {folder}: " in (told := capfd.readouterr().err.splitlines()[-1]) and words in told
+    assert f"cache_directory {folder}: " in (reported := capfd.readouterr().err.splitlines()[-1]) and words in reported

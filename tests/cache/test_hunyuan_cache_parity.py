@@ -227,7 +227,7 @@ def test_clips_too_short_for_a_section_are_named(
         ),
     ],
 )
-def test_what_cannot_be_cached_is_refused_before_a_model_is_loaded(
+def test_what_cannot_be_cached_is_rejected_before_a_model_is_loaded(
     kind: str, values: dict[str, object], flags: list[str], message: str, shared: Path, tmp_path: Path, dataset_toml: Toml,
     encoders: dict[str, Path], reference_hunyuan_vae: Path, capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip

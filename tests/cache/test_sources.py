@@ -99,7 +99,7 @@ def test_a_folder_of_frames_and_a_link_are_looked_into(tmp_path: Path) -> None:
     frames = tmp_path / "frames"
     frames.mkdir()
     for number in range(3):
-        (frames / f"{number}.png").write_bytes(b"picture")
+        (frames / f"{number}.png").write_bytes(b"image")
     link = tmp_path / "link.png"
     link.symlink_to(frames / "0.png")
     before = Sources(tmp_path).media([frames, link])

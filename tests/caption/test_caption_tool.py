@@ -115,7 +115,7 @@ def test_a_stop_ends_between_items(many: Path, caption_process: Start, tmp_path:
     assert all(record["caption"] in SEEN.values() for record in lines(file))
 
 
-def test_a_picture_and_a_clip_of_one_name_cannot_share_a_text_file(photos: Path, clip: Path, caption: Caption) -> None:
+def test_an_image_and_a_clip_of_one_name_cannot_share_a_text_file(photos: Path, clip: Path, caption: Caption) -> None:
     clip.rename(photos / "rocket.mp4")
     said = caption(photos, "--output_format", "text")
     assert "rocket.png: its caption would be in the same file as that of rocket.mp4" in said
@@ -131,7 +131,7 @@ def test_a_picture_and_a_clip_of_one_name_cannot_share_a_text_file(photos: Path,
         (["--output_format", "text", "--max_size", "20"], "at least 56"),
     ],
 )
-def test_wrong_arguments_are_refused_at_once(
+def test_wrong_arguments_are_rejected_at_once(
     flags: list[str], message: str, photos: Path, vl_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["caption_images_by_qwen_vl", "--image_dir", str(photos), "--model_path", str(vl_model), *flags]) == 1
@@ -150,13 +150,13 @@ def test_an_existing_file_that_is_no_list_of_captions_is_not_touched(
     assert file.read_bytes() == before
 
 
-def test_a_folder_with_nothing_to_describe_is_told(tmp_path: Path, vl_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_with_nothing_to_describe_is_reported(tmp_path: Path, vl_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["caption_images_by_qwen_vl", "--image_dir", str(tmp_path), "--model_path", str(vl_model), "--output_format", "text"]
     assert main(argv) == 1
     assert f"there are no images or clips in {tmp_path}" in capsys.readouterr().err
 
 
-def test_captions_that_cannot_be_written_are_told_before_the_model_is_loaded(
+def test_captions_that_cannot_be_written_are_reported_before_the_model_is_loaded(
     photos: Path,
     caption_flags: Callable[..., list[str]],
     unwritable: tuple[Path, str],
@@ -166,5 +166,5 @@ def test_captions_that_cannot_be_written_are_told_before_the_model_is_loaded(
     folder, words = unwritable
     monkeypatch.setattr(caption, "Describer", lambda _: pytest.fail("the model is loaded"))
     assert main(caption_flags(photos, "--output_format", "jsonl", "--output_file", str(folder / "all.jsonl"))) == 1
-    told = capfd.readouterr().err
-    assert words in told.splitlines()[-1] and "Traceback" not in told
+    reported = capfd.readouterr().err
+    assert words in reported.splitlines()[-1] and "Traceback" not in reported

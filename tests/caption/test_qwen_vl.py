@@ -14,7 +14,7 @@ import pytest
 import torch
 from musubi_backend.demo.qwen_vl import GEOMETRY
 from musubi_backend.encoders.qwen_vl import QwenVL
-from musubi_backend.encoders.qwen_vl_pixels import Pixels, fitting_size, of_clip, of_picture
+from musubi_backend.encoders.qwen_vl_pixels import Pixels, fitting_size, of_clip, of_image
 from musubi_backend.errors import UserError
 from musubi_backend.memory.fp8 import Fp8Linear
 from musubi_backend.tools.caption import Describer, Unanswered
@@ -50,9 +50,9 @@ def random_model(vl_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def test_patches_are_those_of_transformers(size: tuple[int, int]) -> None:
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-    picture = photo("astronaut").resize(size)
-    theirs = Qwen2VLImageProcessorPil(size={"shortest_edge": 200 * 200, "longest_edge": 400 * 400})(picture, return_tensors="np")
-    ours = of_picture(picture, 200 * 200, 400 * 400)
+    image = photo("astronaut").resize(size)
+    theirs = Qwen2VLImageProcessorPil(size={"shortest_edge": 200 * 200, "longest_edge": 400 * 400})(image, return_tensors="np")
+    ours = of_image(image, 200 * 200, 400 * 400)
     assert ours.grid == tuple(theirs["image_grid_thw"][0])
     np.testing.assert_allclose(ours.patches, theirs["pixel_values"], atol=2e-5)
 
@@ -61,7 +61,7 @@ def test_a_clip_pairs_its_frames(clip: Path) -> None:
     frames = [photo("coffee").resize((112, 84)), photo("rocket").resize((112, 84))]
     pixels = of_clip([*frames, frames[0]], 2.0, *SMALL)
     assert pixels.grid == (2, 6, 8) and pixels.seconds_per_grid == 1.0 and pixels.tokens == 24
-    single = [of_picture(frame, *SMALL).patches.reshape(48, 3, 2, 14, 14) for frame in frames]
+    single = [of_image(frame, *SMALL).patches.reshape(48, 3, 2, 14, 14) for frame in frames]
     pair, last = pixels.patches.reshape(2, 48, 3, 2, 14, 14)
     np.testing.assert_array_equal(pair[:, :, 0], single[0][:, :, 0])
     np.testing.assert_array_equal(pair[:, :, 1], single[1][:, :, 1])
@@ -92,13 +92,13 @@ def reference(path: Path, tokenizer: Any) -> Any:
 
 
 def test_answers_are_those_of_transformers(random_model: Path) -> None:
-    """Prompt, positions of pictures, batching with padding and fp8: against a plain forward pass of transformers' model."""
+    """Prompt, positions of images, batching with padding and fp8: against a plain forward pass of transformers' model."""
     ours = QwenVL.load(random_model, CPU, torch.float32)
     theirs = reference(random_model, ours.tokenizer)
-    pictures = [of_picture(photo(name), *SMALL) for name in ("coffee", "astronaut")]
-    pictures.append(of_picture(photo("chelsea").resize((60, 120)), *SMALL))
-    batch = ours.describe(pictures, "What is it?", 6)
-    for pixels, answer in zip(pictures, batch, strict=True):
+    images = [of_image(photo(name), *SMALL) for name in ("coffee", "astronaut")]
+    images.append(of_image(photo("chelsea").resize((60, 120)), *SMALL))
+    batch = ours.describe(images, "What is it?", 6)
+    for pixels, answer in zip(images, batch, strict=True):
         assert answer == ours.describe([pixels], "What is it?", 6)[0], "padding must change nothing"
         ids = torch.tensor([ours.prompt_ids(pixels, "What is it?")])
         kinds = (ids == theirs.config.image_token_id).int()
@@ -128,7 +128,7 @@ PUBLISHED = {  # huggingface.co/Qwen/Qwen2.5-VL-*-Instruct, config.json
 
 
 @pytest.mark.parametrize("size", PUBLISHED)
-def test_published_sizes_are_told_from_shapes(size: str) -> None:
+def test_published_sizes_are_reported_from_shapes(size: str) -> None:
     """Names as in ComfyUI's files, shapes as transformers makes them of the published configurations."""
     from accelerate import init_empty_weights
     from musubi_backend.encoders.qwen_vl_config import Geometry, config_arguments, own_name
@@ -162,7 +162,7 @@ def hidden(model: QwenVL, pixels: Pixels) -> torch.Tensor:
 
 def test_every_layout_gives_the_same_model(random_model: Path, tmp_path: Path) -> None:
     """transformers' folder in one and in two files, and names with a prefix."""
-    pixels = of_picture(photo("coffee"), *SMALL)
+    pixels = of_image(photo("coffee"), *SMALL)
     loaded = QwenVL.load(random_model, CPU, torch.float32)
     expected = hidden(loaded, pixels)
     tokenizer = str(random_model.parent / "qwen25_tokenizer")
@@ -195,7 +195,7 @@ def test_scaled_fp8_files_stay_in_fp8(name: str, random_model: Path, tmp_path: P
         models.append(QwenVL.load(tmp_path / file, CPU, torch.float32, tokenizer=str(random_model.parent / "qwen25_tokenizer")))
     layers = [module for module in models[0].model.modules() if isinstance(module, Fp8Linear)]
     assert len(layers) == 14 and all(layer.weight.dtype == torch.float8_e4m3fn for layer in layers)
-    pixels = of_picture(photo("coffee"), *SMALL)
+    pixels = of_image(photo("coffee"), *SMALL)
     torch.testing.assert_close(hidden(models[0], pixels), hidden(models[1], pixels), rtol=1e-3, atol=1e-3)
 
 
@@ -213,7 +213,7 @@ def test_fp8_vl_keeps_linear_layers_in_fp8(random_model: Path) -> None:
     assert type(eight.lm_head) is torch.nn.Linear
 
 
-def test_wrong_files_are_refused_by_name(vl_model: Path, tmp_path: Path) -> None:
+def test_wrong_files_are_rejected_by_name(vl_model: Path, tmp_path: Path) -> None:
     tokenizer = str(vl_model.parent / "qwen25_tokenizer")
     other = {"shared.weight": torch.ones(2, 2), "encoder.block.0.layer.0.SelfAttention.q.weight": torch.ones(2, 2)}
     save_atomic(other, tmp_path / "t5.safetensors")
@@ -231,7 +231,7 @@ def test_wrong_files_are_refused_by_name(vl_model: Path, tmp_path: Path) -> None
     assert str(recognise(vl_model)).startswith("Qwen2.5-VL")
 
 
-def test_a_missing_tokenizer_is_told_with_its_place(vl_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_tokenizer_is_reported_with_its_place(vl_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COMFYUI_PATH", raising=False)
     models = tmp_path / "ComfyUI" / "models" / "text_encoders"
     models.mkdir(parents=True)
@@ -275,7 +275,7 @@ def test_a_batch_that_needs_too_much_memory_is_halved(describer: Describer, monk
         return real(media, *rest)
 
     monkeypatch.setattr(describer.model, "describe", limited)
-    media = [of_picture(photo(name), *SMALL) for name in ("coffee", "rocket", "coffee", "rocket")]
+    media = [of_image(photo(name), *SMALL) for name in ("coffee", "rocket", "coffee", "rocket")]
     dark = ["a dark picture in warm colours", "a dark picture in cold colours"]
     assert describer.answers(media) == dark * 2
     assert sizes == [4, 2, 2] and describer.batch_size == 2

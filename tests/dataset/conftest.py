@@ -32,7 +32,7 @@ def write_clip(path: Path, count: int = 20, *, size: tuple[int, int] = (64, 48),
     return path
 
 
-def write_picture(path: Path, size: tuple[int, int] = (80, 64), mode: str = "RGB") -> Path:
+def write_image(path: Path, size: tuple[int, int] = (80, 64), mode: str = "RGB") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(pan(1, *size)[0]).convert(mode)
     if mode == "RGBA":
@@ -54,5 +54,5 @@ def write_config(folder: Path, *sections: str, general: str = 'resolution = [64,
 @pytest.fixture
 def make() -> SimpleNamespace:
     """The builders above, for tests that cannot import this file."""
-    functions: list[Callable[..., object]] = [pan, write_clip, write_picture, write_caption, write_config]
+    functions: list[Callable[..., object]] = [pan, write_clip, write_image, write_caption, write_config]
     return SimpleNamespace(card=CARD, **{function.__name__.removeprefix("write_"): function for function in functions})

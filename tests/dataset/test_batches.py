@@ -91,10 +91,10 @@ def test_the_order_depends_on_seed_and_epoch_only(make: SimpleNamespace, tmp_pat
     assert "ab" in origins and "ba" in origins  # the data sets are mixed
 
 
-def test_items_without_text_are_told_and_left_out(make: SimpleNamespace, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_items_without_text_are_reported_and_left_out(make: SimpleNamespace, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     cache_clip(tmp_path / "c", "good")
     cache_clip(tmp_path / "c", "mute", text=False)
-    (tmp_path / "c" / "picture_0064x0048_wan.safetensors").write_bytes(b"")
+    (tmp_path / "c" / "image_0064x0048_wan.safetensors").write_bytes(b"")
     dataset = CachedDataset.open(make.config(tmp_path, section(tmp_path / "c")), CARD, FORMS)
     assert [item.name[:4] for item in dataset.items] == ["good"]
     reasons = {problem.path.name[:4]: problem.reason for problem in dataset.problems}

@@ -48,6 +48,6 @@ def test_a_bucket_is_never_larger_than_the_area_and_fits_the_step(width: int, he
     assert 0 < bucket[0] * bucket[1] <= width * height
 
 
-def test_a_resolution_too_small_for_buckets_is_refused() -> None:
+def test_a_resolution_too_small_for_buckets_is_rejected() -> None:
     with pytest.raises(UserError, match="too small for buckets"):
         Buckets.of((20, 20))

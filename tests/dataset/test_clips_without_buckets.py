@@ -1,4 +1,4 @@
-"""With buckets off, caches of clips have the size that caching gives them: nobody is told to cache again in vain."""
+"""With buckets off, caches of clips have the size that caching gives them: nobody is reported to cache again in vain."""
 
 from __future__ import annotations
 

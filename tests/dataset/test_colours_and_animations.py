@@ -57,7 +57,7 @@ def notes_of(path: Path) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp", "tif", "avif", "palette.png", "alpha.png", "turned.jpg"])
-def test_display_p3_is_brought_to_srgb_in_every_kind_of_picture(tmp_path: Path, ending: str) -> None:
+def test_display_p3_is_brought_to_srgb_in_every_kind_of_image(tmp_path: Path, ending: str) -> None:
     image = Image.fromarray(COLOURS.repeat(32, 0).repeat(32, 1))
     path = tmp_path / f"a.{ending}"
     options: dict[str, object] = {"quality": 100} if ending in ("jpg", "avif") else {"lossless": True} if ending == "webp" else {}
@@ -73,10 +73,10 @@ def test_display_p3_is_brought_to_srgb_in_every_kind_of_picture(tmp_path: Path, 
     assert notes_of(path)[0].startswith("colour profile") and "brought to sRGB" in notes_of(path)[0]
 
 
-def test_srgb_profiles_leave_pixels_and_damaged_ones_are_told(tmp_path: Path) -> None:
+def test_srgb_profiles_leave_pixels_and_damaged_ones_are_reported(tmp_path: Path) -> None:
     image = Image.fromarray(np.arange(3 * 256, dtype=np.uint16).astype(np.uint8).reshape(1, 256, 3))
     damaged = display_p3()[:300]
-    for name, profile, told in (
+    for name, profile, reported in (
         ("plain", None, ""),
         ("srgb", srgb_profile(), ""),
         ("cut", damaged, "damaged"),
@@ -84,7 +84,7 @@ def test_srgb_profiles_leave_pixels_and_damaged_ones_are_told(tmp_path: Path) ->
     ):
         image.save(tmp_path / f"{name}.png", icc_profile=profile)
         assert np.array_equal(read_image(tmp_path / f"{name}.png"), np.asarray(image)), name
-        assert told in " ".join(notes_of(tmp_path / f"{name}.png")) and bool(told) == bool(notes_of(tmp_path / f"{name}.png"))
+        assert reported in " ".join(notes_of(tmp_path / f"{name}.png")) and bool(reported) == bool(notes_of(tmp_path / f"{name}.png"))
     image.convert("CMYK").save(tmp_path / "ink.tif", icc_profile=display_p3())
     assert "of other colours" in notes_of(tmp_path / "ink.tif")[0] and read_image(tmp_path / "ink.tif").shape == (1, 256, 3)
     image.convert("CMYK").save(tmp_path / "bare.tif")
@@ -98,30 +98,30 @@ def test_grey_of_sixteen_bits_keeps_its_numbers_whatever_its_profile(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("numbers", "told"), [((9, 16), "HDR (PQ)"), ((9, 18), "HDR (HLG)"), ((12, 13), "wide colours (P3)"), ((1, 13), "")]
+    ("numbers", "reported"), [((9, 16), "HDR (PQ)"), ((9, 18), "HDR (HLG)"), ((12, 13), "wide colours (P3)"), ((1, 13), "")]
 )
-def test_colours_coded_by_numbers_are_brought_to_the_standard(tmp_path: Path, numbers: tuple[int, int], told: str) -> None:
+def test_colours_coded_by_numbers_are_brought_to_the_standard(tmp_path: Path, numbers: tuple[int, int], reported: str) -> None:
     """PNG's chunk cICP, which counts more than a profile; 0.58 of PQ and 0.75 of HLG are white paper (BT.2408, table 1)."""
     grey = {16: 148, 18: 191}.get(numbers[1], 128)
-    picture = np.full((8, 8, 3), grey, np.uint8)
-    picture[0] = (200, 60, 60)
+    image = np.full((8, 8, 3), grey, np.uint8)
+    image[0] = (200, 60, 60)
     plain = io.BytesIO()
-    Image.fromarray(picture).save(plain, "PNG", icc_profile=srgb_profile())
+    Image.fromarray(image).save(plain, "PNG", icc_profile=srgb_profile())
     chunk = b"cICP" + bytes((*numbers, 0, 1))
     head, rest = plain.getvalue()[:33], plain.getvalue()[33:]  # behind IHDR
     path = tmp_path / "a.png"
     path.write_bytes(head + struct.pack(">I", 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) + rest)
     found = read_image(path)
-    assert told in " ".join(notes_of(path)) and bool(told) == bool(notes_of(path))
+    assert reported in " ".join(notes_of(path)) and bool(reported) == bool(notes_of(path))
     if numbers[1] in (tone.PQ, tone.HLG):
         assert 230 < found[4, 4, 0] < 250
     elif numbers[0] == 12:
-        assert np.abs(found[0, 0] - p3_in_srgb(picture)[0, 0]).max() < 13 and found[4, 4].tolist() == [128, 128, 128]  # of another curve
+        assert np.abs(found[0, 0] - p3_in_srgb(image)[0, 0]).max() < 13 and found[4, 4].tolist() == [128, 128, 128]  # of another curve
     else:
-        assert np.array_equal(found, picture)
+        assert np.array_equal(found, image)
 
 
-def test_an_avif_of_ten_bits_in_pq_is_toned_down_and_told(tmp_path: Path) -> None:
+def test_an_avif_of_ten_bits_in_pq_is_toned_down_and_reported(tmp_path: Path) -> None:
     if "libsvtav1" not in av.codecs_available:
         pytest.skip("this FFmpeg writes no AV1")
     path = tmp_path / "a.avif"
@@ -151,14 +151,14 @@ def test_clips_of_wide_colours_are_brought_to_bt709(tmp_path: Path) -> None:
 
 def moving(count: int = 20) -> list[Image.Image]:
     """A red that grows, behind a transparent stripe that widens."""
-    pictures = np.zeros((count, 48, 64, 4), np.uint8)
+    images = np.zeros((count, 48, 64, 4), np.uint8)
     for number in range(count):
-        pictures[number, ..., 0], pictures[number, :, number + 1 :, 3] = 10 * number, 255
-    return [Image.fromarray(picture) for picture in pictures]
+        images[number, ..., 0], images[number, :, number + 1 :, 3] = 10 * number, 255
+    return [Image.fromarray(image) for image in images]
 
 
 @pytest.mark.parametrize(("name", "options"), [("a.webp", {"lossless": True}), ("a.avif", {"quality": 100}), ("a.png", {})])
-def test_animated_pictures_are_clips_with_their_frames_and_times(
+def test_animated_images_are_clips_with_their_frames_and_times(
     tmp_path: Path, make: SimpleNamespace, name: str, options: dict[str, object]
 ) -> None:
     first, *others = moving()
@@ -189,7 +189,7 @@ def test_a_variable_or_damaged_animation_is_followed_as_far_as_it_goes(tmp_path:
     (tmp_path / "cut.webp").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UnusableMedium, match="cannot be read"):
         timing_of(tmp_path / "cut.webp")
-    noise = [Image.fromarray(picture) for picture in np.random.default_rng(1).integers(0, 256, (9, 48, 64, 3), np.uint8)]
+    noise = [Image.fromarray(image) for image in np.random.default_rng(1).integers(0, 256, (9, 48, 64, 3), np.uint8)]
     noise[0].save(tmp_path / "hurt.webp", save_all=True, append_images=noise[1:], lossless=True)
     part = bytearray((tmp_path / "hurt.webp").read_bytes())
     place = part.index(b"ANMF", len(part) // 2)
@@ -216,7 +216,7 @@ def test_the_transparency_of_webm_clips_is_read(tmp_path: Path, codec: str) -> N
     assert "transparency" in frames[0].notes()[0]
 
 
-def test_pictures_of_several_pages_and_kinds_that_are_not_read_are_told(tmp_path: Path, make: SimpleNamespace) -> None:
+def test_images_of_several_pages_and_kinds_that_are_not_read_are_reported(tmp_path: Path, make: SimpleNamespace) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     one, two = Image.new("RGB", (64, 48)), Image.new("RGB", (64, 48), "red")
@@ -228,9 +228,9 @@ def test_pictures_of_several_pages_and_kinds_that_are_not_read_are_told(tmp_path
     (folder / "really.jpg").write_bytes(b"\0\0\0\x24ftypheic" + bytes(60))  # as phones' images are renamed
     make.caption(folder / "really.jpg")
     report = inspect(make.config(tmp_path, f"image_directory = '{folder}'"), CARD)
-    told = {Path(note["path"]).name: note["note"] for note in report["datasets"][0]["notes"]}
-    assert "pillow-heif" in told["a.heic"] and "develop" in told["b.NEF"] and "PNG" in told["c.exr"] and "PNG" in told["d.svg"]
-    assert "pillow-jxl-plugin" in told["e.jxl"]
+    notes = {Path(note["path"]).name: note["note"] for note in report["datasets"][0]["notes"]}
+    assert "pillow-heif" in notes["a.heic"] and "develop" in notes["b.NEF"] and "PNG" in notes["c.exr"] and "PNG" in notes["d.svg"]
+    assert "pillow-jxl-plugin" in notes["e.jxl"]
     assert "only the first is taken: pages.tif, phone.jpg" in report["text"]
     (problem,) = report["datasets"][0]["problems"]
     assert "pillow-heif" in str(problem) and "really.jpg" in str(problem)
@@ -243,9 +243,9 @@ def test_captions_controls_and_lists_match_in_either_spelling_of_an_accent(
     name, other = unicodedata.normalize(medium, "café"), unicodedata.normalize(text, "café")
     assert name != other
     folder, control = tmp_path / "in", tmp_path / "control"
-    make.picture(folder / f"{name}.png")
+    make.image(folder / f"{name}.png")
     (folder / f"{other}.txt").write_text("a pan")
-    make.picture(control / f"{other}.png")
+    make.image(control / f"{other}.png")
     make.clip(tmp_path / "clips" / f"{name}.mp4", 5)
     (tmp_path / "clips" / f"{other}.TXT").write_text("a clip")
     make.clip(control / f"{other}.mp4", 5)

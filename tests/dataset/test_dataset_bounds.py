@@ -17,13 +17,13 @@ from musubi_backend.errors import UserError
         ("source_fps", "video"), ("control_resolution", "image"),
     ],
 )  # fmt: skip
-def test_absurd_numbers_are_refused_by_name(make: SimpleNamespace, tmp_path: Path, key: str, kind: str) -> None:
+def test_absurd_numbers_are_rejected_by_name(make: SimpleNamespace, tmp_path: Path, key: str, kind: str) -> None:
     with pytest.raises(UserError, match=rf"datasets\[0\]: {key} is .* at most"):
         make.config(tmp_path, f"{kind}_directory = '{tmp_path}'\n{key} = 1000000000", general="")
 
 
 @pytest.mark.parametrize("text", ["target_frames = [1, 1000000001]", "resolution = [64, 1000000]", "control_resolution = [1000000, 64]"])
-def test_absurd_numbers_in_lists_are_refused(make: SimpleNamespace, tmp_path: Path, text: str) -> None:
+def test_absurd_numbers_in_lists_are_rejected(make: SimpleNamespace, tmp_path: Path, text: str) -> None:
     kind = "video" if "frames" in text else "image"
     with pytest.raises(UserError, match="at most"):
         make.config(tmp_path, f"{kind}_directory = '{tmp_path}'\n{text}", general="")

@@ -20,7 +20,7 @@ def write(folder: Path, text: str, name: str = "dataset.toml") -> Path:
     return path
 
 
-def test_the_recorded_configs_are_accepted_and_refused_alike(shared: Path) -> None:
+def test_the_recorded_configs_are_accepted_and_rejected_alike(shared: Path) -> None:
     for name, case in json.loads((shared / "golden/dataset/toml_validation.json").read_text()).items():
         if "error" in case and name not in KINDER_THAN_MUSUBI:
             with pytest.raises(UserError):
@@ -102,7 +102,7 @@ def test_old_key_names_are_understood(tmp_path: Path, caplog: pytest.LogCaptureF
         ("[[datasets]]\nimage_directory='a'\nresolution=[100, 60]\n", ["[100, 60]", "multiples of 16", "write [96, 64]", "enable_bucket"]),
     ],
 )
-def test_bad_files_are_refused_with_the_place_and_the_fix(tmp_path: Path, text: str, parts: list[str]) -> None:
+def test_bad_files_are_rejected_with_the_place_and_the_fix(tmp_path: Path, text: str, parts: list[str]) -> None:
     path = write(tmp_path, text)
     with pytest.raises(UserError) as refused:
         load_config(path)
@@ -110,7 +110,7 @@ def test_bad_files_are_refused_with_the_place_and_the_fix(tmp_path: Path, text: 
         assert part in str(refused.value)
 
 
-def test_broken_json_and_missing_or_foreign_files_are_refused(tmp_path: Path) -> None:
+def test_broken_json_and_missing_or_foreign_files_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="line 2, column"):
         load_config(write(tmp_path, '{"datasets":\n [}', "d.json"))
     with pytest.raises(UserError, match="does not exist"):

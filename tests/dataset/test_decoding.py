@@ -83,7 +83,7 @@ def test_only_the_frames_of_windows_are_made_and_nothing_behind_them_is_decoded(
 
 def test_frames_are_resized_to_the_bucket_while_decoding_and_folders_are_clips(make: SimpleNamespace, tmp_path: Path) -> None:
     for number in range(6):
-        make.picture(tmp_path / "frames" / f"{number:03d}.png", (120, 90), "L" if number else "RGB")
+        make.image(tmp_path / "frames" / f"{number:03d}.png", (120, 90), "L" if number else "RGB")
     file = tmp_path / "list.jsonl"
     file.write_text('{"video_path": "%s", "caption": "x"}' % (tmp_path / "frames"))
     (item,) = items(make, tmp_path, f"video_jsonl_file = '{file}'\ncache_directory = '{tmp_path}/c'\ntarget_frames = [5]")
@@ -92,9 +92,9 @@ def test_frames_are_resized_to_the_bucket_while_decoding_and_folders_are_clips(m
     assert probe(item, make.card).count == 5
 
 
-def test_pictures_of_any_mode_become_rgb(make: SimpleNamespace, tmp_path: Path) -> None:
-    make.caption(make.picture(tmp_path / "in" / "a.png", (80, 64), "RGBA"))
-    make.caption(make.picture(tmp_path / "in" / "b.png", (50, 90), "P"))
+def test_images_of_any_mode_become_rgb(make: SimpleNamespace, tmp_path: Path) -> None:
+    make.caption(make.image(tmp_path / "in" / "a.png", (80, 64), "RGBA"))
+    make.caption(make.image(tmp_path / "in" / "b.png", (50, 90), "P"))
     first, second = items(make, tmp_path, f"image_directory = '{tmp_path}/in'", general=BUCKETED)
     (rgba,) = decode(first, make.card)
     assert rgba.pixels.shape == (1, 48, 64, 3)
@@ -115,7 +115,7 @@ def test_a_control_clip_is_cut_or_its_last_frame_repeated(make: SimpleNamespace,
 
 
 @pytest.mark.parametrize("damage", ["cut in the middle", "cut without index", "empty", "text", "sound only", "too short"])
-def test_each_broken_clip_is_told_with_its_reason_and_the_others_go_on(make: SimpleNamespace, tmp_path: Path, damage: str) -> None:
+def test_each_broken_clip_is_reported_with_its_reason_and_the_others_go_on(make: SimpleNamespace, tmp_path: Path, damage: str) -> None:
     whole = make.clip(tmp_path / "whole.mp4", 60, faststart=damage == "cut in the middle").read_bytes()
     bad = tmp_path / "in" / "bad clip.mp4"
     good = make.clip(tmp_path / "in" / "good.mp4", 9)
@@ -151,8 +151,8 @@ def write_sound(path: Path) -> None:
         container.mux(stream.encode())
 
 
-def test_broken_pictures_are_told_too(make: SimpleNamespace, tmp_path: Path) -> None:
-    make.caption(make.picture(tmp_path / "in" / "whole.png"))
+def test_broken_images_are_reported_too(make: SimpleNamespace, tmp_path: Path) -> None:
+    make.caption(make.image(tmp_path / "in" / "whole.png"))
     content = (tmp_path / "in" / "whole.png").read_bytes()
     (tmp_path / "in" / "cut.png").write_bytes(content[: len(content) // 2])
     (tmp_path / "in" / "empty.jpg").touch()
@@ -168,7 +168,7 @@ def test_broken_pictures_are_told_too(make: SimpleNamespace, tmp_path: Path) -> 
 
 def test_decoding_runs_ahead_but_never_further_than_allowed(make: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(12):
-        make.caption(make.picture(tmp_path / "in" / f"{number:02d}.png"))
+        make.caption(make.image(tmp_path / "in" / f"{number:02d}.png"))
     started: list[str] = []
     lock = threading.Lock()
     real = decoding.read_image
@@ -188,7 +188,7 @@ def test_decoding_runs_ahead_but_never_further_than_allowed(make: SimpleNamespac
 
 def test_leaving_early_drops_what_was_queued(make: SimpleNamespace, tmp_path: Path) -> None:
     for number in range(8):
-        make.caption(make.picture(tmp_path / "in" / f"{number}.png"))
+        make.caption(make.image(tmp_path / "in" / f"{number}.png"))
     before = set(threading.enumerate())  # another test's thread may still be ending
     stream = decoded(items(make, tmp_path, f"image_directory = '{tmp_path}/in'"), make.card, workers=2)
     next(stream)

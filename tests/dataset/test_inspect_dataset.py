@@ -16,7 +16,7 @@ from musubi_backend.dataset.config import parse_config
 from musubi_backend.tools.inspect_dataset import inspect
 
 
-def test_places_are_told_without_looking_into_them(tmp_path: Path) -> None:
+def test_places_are_reported_without_looking_into_them(tmp_path: Path) -> None:
     config, output = tmp_path / "d.toml", tmp_path / "places.json"
     config.write_text(
         "[[datasets]]\nvideo_directory = '/nowhere/clips'\n[[datasets]]\nimage_jsonl_file = 'x.txt'\ncache_directory = '/nowhere/c'\n"
@@ -28,13 +28,13 @@ def test_places_are_told_without_looking_into_them(tmp_path: Path) -> None:
 
 
 def test_windows_buckets_caches_and_everything_unusable_are_listed(make: SimpleNamespace, tmp_path: Path) -> None:
-    clips, pictures = tmp_path / "clips 日本", tmp_path / "pictures"
+    clips, images = tmp_path / "clips 日本", tmp_path / "images"
     for name, length in (("long.mp4", 33), ("short.mp4", 10), ("tiny.mp4", 3)):
         make.caption(make.clip(clips / name, length))
     make.clip(clips / "mute.mp4", 2)
     (clips / "broken.mp4").write_bytes(b"x" * 100)
     make.caption(clips / "broken.mp4")
-    make.caption(make.picture(pictures / "a.png"))
+    make.caption(make.image(images / "a.png"))
     cache = tmp_path / "cache"
     latents = {"latents": torch.zeros(16, 3, 6, 8)}
     save_latents(cache / "long_00000-009_0064x0048_wan.safetensors", latents, make.card, width=64, height=48, frame_count=9)
@@ -42,7 +42,7 @@ def test_windows_buckets_caches_and_everything_unusable_are_listed(make: SimpleN
     config = make.config(
         tmp_path,
         f"video_directory = '{clips}'\ncache_directory = '{cache}'\ntarget_frames = [9, 25]\nframe_extraction = 'chunk'\nnum_repeats = 2",
-        f"image_directory = '{pictures}'",
+        f"image_directory = '{images}'",
     )
     report = inspect(config, make.card)
     assert report["summary"] == "2 datasets: 1 images, 2 videos, 5 windows, 3 not usable"
@@ -52,17 +52,17 @@ def test_windows_buckets_caches_and_everything_unusable_are_listed(make: SimpleN
     assert long["windows"] == [(0, 9), (9, 9), (18, 9), (0, 25)] and long["latents_cached"] == 1 and not long["text_cached"]
     assert short["windows"] == [(0, 9)] and short["too_short_for"] == (25,) and short["text_cached"]
     assert video["buckets"] == [{"size": (64, 48), "frames": 25, "count": 2}, {"size": (64, 48), "frames": 9, "count": 8}]
-    assert image["items"][0]["bucket"] == (64, 48) and image["source"] == str(pictures)
+    assert image["items"][0]["bucket"] == (64, 48) and image["source"] == str(images)
     again = parse_config({"datasets": [video["table"], image["table"]]})
     assert [(one.resolution, one.num_repeats, one.caption_extension, one.cache_folder) for one in again] == [
         ((64, 48), 2, ".txt", cache),
-        ((64, 48), 1, ".txt", pictures),
+        ((64, 48), 1, ".txt", images),
     ]
     assert all(
         getattr(again[0], key) == getattr(config.datasets[0], key) for key in ("target_frames", "frame_extraction", "video_directory")
     )
-    for told in ("mute.txt is missing", "3 frames", "short.mp4: 10 frames, no window of 25"):
-        assert told in report["text"]
+    for reported in ("mute.txt is missing", "3 frames", "short.mp4: 10 frames, no window of 25"):
+        assert reported in report["text"]
 
 
 def test_the_tool_writes_json_and_needs_no_torch(make: SimpleNamespace, tmp_path: Path) -> None:
@@ -90,11 +90,11 @@ def test_a_text_cache_without_all_of_its_tensors_does_not_count(make: SimpleName
     from musubi_backend.architectures import cards
 
     card = cards()["hv"]
-    make.caption(make.picture(tmp_path / "pictures" / "a.png"))
-    config = make.config(tmp_path, f"image_directory = '{tmp_path / 'pictures'}'")
+    make.caption(make.image(tmp_path / "images" / "a.png"))
+    config = make.config(tmp_path, f"image_directory = '{tmp_path / 'images'}'")
     half = {"llm": torch.zeros(1, 4), "llm_mask": torch.ones(1, dtype=torch.bool)}
-    save_text(tmp_path / "pictures" / "a_hv_te.safetensors", half, card, caption="a pan over a photo")
+    save_text(tmp_path / "images" / "a_hv_te.safetensors", half, card, caption="a pan over a photo")
     assert not inspect(config, card)["datasets"][0]["items"][0]["text_cached"]
     whole = {**half, "clipL": torch.zeros(4), "clipL_mask": torch.ones(1, dtype=torch.bool)}
-    save_text(tmp_path / "pictures" / "a_hv_te.safetensors", whole, card, caption="a pan over a photo")
+    save_text(tmp_path / "images" / "a_hv_te.safetensors", whole, card, caption="a pan over a photo")
     assert inspect(config, card)["datasets"][0]["items"][0]["text_cached"]

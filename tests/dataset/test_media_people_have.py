@@ -26,7 +26,7 @@ from musubi_backend.dataset.media import natural_order
 from musubi_backend.dataset.probe import foresee, image_size, probe
 from musubi_backend.dataset.problems import Problem, UnusableMedium
 from musubi_backend.dataset.timing import Rate, decoded_timing, timing_of
-from musubi_backend.inference.video_file import Selection, read_pictures
+from musubi_backend.inference.video_file import Selection, read_images
 from musubi_backend.tools.inspect_dataset import inspect
 from PIL import Image
 
@@ -57,12 +57,12 @@ def cases() -> Path:
 
 def corners(width: int = 64, height: int = 32) -> np.ndarray:
     """Four colours, one per quarter."""
-    picture = np.zeros((height, width, 3), np.uint8)
-    picture[: height // 2, : width // 2] = (250, 20, 20)
-    picture[: height // 2, width // 2 :] = (20, 250, 20)
-    picture[height // 2 :, : width // 2] = (20, 20, 250)
-    picture[height // 2 :, width // 2 :] = (240, 240, 240)
-    return picture
+    image = np.zeros((height, width, 3), np.uint8)
+    image[: height // 2, : width // 2] = (250, 20, 20)
+    image[: height // 2, width // 2 :] = (20, 250, 20)
+    image[height // 2 :, : width // 2] = (20, 20, 250)
+    image[height // 2 :, width // 2 :] = (240, 240, 240)
+    return image
 
 
 def clip_item(path: Path, folder: Path, **settings: object) -> MediaItem:
@@ -77,7 +77,7 @@ def clip_item(path: Path, folder: Path, **settings: object) -> MediaItem:
 
 @pytest.mark.parametrize("orientation", TURNS)
 @pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tiff", "avif"])
-def test_pictures_are_upright_in_size_and_pixels(tmp_path: Path, orientation: int, ending: str) -> None:
+def test_images_are_upright_in_size_and_pixels(tmp_path: Path, orientation: int, ending: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = tmp_path / f"a.{ending}"
@@ -108,11 +108,11 @@ def test_clips_are_turned_and_mirrored_by_their_display_matrix(tmp_path: Path, o
     assert facts.size == (expected.shape[1], expected.shape[0])
     frame = next(frames_of(path)).pixels().astype(int)
     assert np.abs(frame - expected).mean() < 10
-    (shown, *_), _ = read_pictures(path, Selection(count=1))
+    (shown, *_), _ = read_images(path, Selection(count=1))
     assert np.array_equal(shown, frame)
 
 
-def test_the_phone_picture_and_clip_lie_as_comfyui_turns_them(cases: Path, tmp_path: Path) -> None:
+def test_the_phone_image_and_clip_lie_as_comfyui_turns_them(cases: Path, tmp_path: Path) -> None:
     assert image_size(cases / "images/exif6.jpg") == (96, 160)
     assert probe(clip_item(cases / "media/rot90.mp4", tmp_path), CARD).size == (96, 128)
     with av.open(str(cases / "media/rot90.mp4")) as container:
@@ -165,7 +165,7 @@ def test_hidden_colours_are_laid_on_white(tmp_path: Path, cases: Path) -> None:
     assert not (np.abs(hidden.astype(int) - (255, 0, 255)).max(axis=1) < 30).any()
 
 
-def test_the_ramp_of_the_depth_picture(cases: Path) -> None:
+def test_the_ramp_of_the_depth_image(cases: Path) -> None:
     found = read_image(cases / "images/gray16.png")
     assert found.min() <= 1 and found.max() >= 254 and 110 < found.mean() < 145
 
@@ -183,8 +183,8 @@ def test_frames_of_a_folder_come_in_the_order_of_their_numbers(cases: Path, tmp_
     ]
     for number in (2, 10, 1):
         Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / f"{number}.jpg", quality=100)
-    pictures, _ = read_pictures(tmp_path)
-    assert np.allclose([picture[0, 0, 0] for picture in pictures], [1, 2, 10], atol=1)
+    images, _ = read_images(tmp_path)
+    assert np.allclose([image[0, 0, 0] for image in images], [1, 2, 10], atol=1)
 
 
 @pytest.mark.parametrize(("name", "packets", "frames"), [("altref.webm", 53, 50), ("cut_hevc.mkv", 55, 53)])
@@ -257,7 +257,7 @@ def test_containers_of_all_kinds_are_read_and_counted(tmp_path: Path, ending: st
 def test_what_is_not_read_has_a_line_and_stops_nothing(make: SimpleNamespace, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = tmp_path / "in"
     make.caption(make.clip(folder / "a.mp4", 5))
-    make.caption(make.picture(folder / "picture.png"))
+    make.caption(make.image(folder / "image.png"))
     make.clip(folder / "more" / "b.mp4", 5)
     for number in range(8):
         (folder / f"alone{number}.txt").write_text("x")
@@ -265,15 +265,15 @@ def test_what_is_not_read_has_a_line_and_stops_nothing(make: SimpleNamespace, tm
     (folder / "cache").mkdir()
     config = make.config(tmp_path, f"video_directory = '{folder}'\ncache_directory = '{folder}/cache'\ntarget_frames = [5]")
     report = inspect(config, CARD)
-    told = {Path(note["path"]).name: note["note"] for note in report["datasets"][0]["notes"]}
-    assert set(told) == {"picture.png", "more", "model.blend", *(f"alone{number}.txt" for number in range(8))}
-    assert "image_directory" in told["picture.png"] and "dataset of its own" in told["more"]
+    reported = {Path(note["path"]).name: note["note"] for note in report["datasets"][0]["notes"]}
+    assert set(reported) == {"image.png", "more", "model.blend", *(f"alone{number}.txt" for number in range(8))}
+    assert "image_directory" in reported["image.png"] and "dataset of its own" in reported["more"]
     assert "alone0.txt" in report["text"] and "and 3 more" in report["text"] and "alone7.txt" not in report["text"]
     assert [line for line in caplog.messages if "without a medium" in line and "alone0.txt" in line]
     assert not report["datasets"][0]["problems"] and len(report["datasets"][0]["items"]) == 1
 
 
-def test_pictures_with_rare_endings_are_read_and_animated_ones_told(cases: Path, tmp_path: Path, make: SimpleNamespace) -> None:
+def test_images_with_rare_endings_are_read_and_animated_ones_reported(cases: Path, tmp_path: Path, make: SimpleNamespace) -> None:
     import shutil
 
     shutil.copytree(cases / "images", tmp_path / "in")
@@ -309,11 +309,11 @@ def test_a_variable_rate_is_followed_by_time_where_a_rate_is_asked_for(cases: Pa
     taken = [frame.time for frame in Rate(30.0, 16.0).taken(frames_of(path), facts.timing)]
     expected = [max(time for time in times if time <= number / 16 + 1e-6) for number in range(facts.count)]
     assert taken == expected
-    pictures, rate = read_pictures(path, Selection(fps=16.0))
-    assert len(pictures) == facts.count and rate == 16
+    images, rate = read_images(path, Selection(fps=16.0))
+    assert len(images) == facts.count and rate == 16
 
 
-def test_pixels_become_square_and_a_wrong_source_fps_is_told(cases: Path, make: SimpleNamespace, tmp_path: Path) -> None:
+def test_pixels_become_square_and_a_wrong_source_fps_is_reported(cases: Path, make: SimpleNamespace, tmp_path: Path) -> None:
     facts = probe(clip_item(cases / "media/sar.mp4", tmp_path), CARD)
     assert facts.size == (256, 96) and "not square" in facts.notes[0]
     assert next(frames_of(cases / "media/sar.mp4")).pixels().shape == (96, 256, 3)
@@ -325,7 +325,7 @@ def test_pixels_become_square_and_a_wrong_source_fps_is_told(cases: Path, make: 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be-bom", "utf-32"])
 def test_byte_order_marks_are_no_part_of_a_caption(make: SimpleNamespace, tmp_path: Path, encoding: str) -> None:
     text, folder = "a 猫\nand more", tmp_path / "in"
-    make.picture(folder / "a.png")
+    make.image(folder / "a.png")
     marked = b"\xfe\xff" + text.encode("utf-16-be") if encoding.endswith("bom") else text.encode(encoding)
     (folder / "a.txt").write_bytes(marked)
     (item,) = discover(make.config(tmp_path, f"image_directory = '{folder}'").datasets[0], CARD).items
@@ -336,17 +336,17 @@ def test_byte_order_marks_are_no_part_of_a_caption(make: SimpleNamespace, tmp_pa
     assert discover(config.datasets[0], CARD).items[0].caption == "b 猫"
 
 
-def test_empty_captions_and_names_too_long_for_caches_are_told(make: SimpleNamespace, tmp_path: Path) -> None:
+def test_empty_captions_and_names_too_long_for_caches_are_reported(make: SimpleNamespace, tmp_path: Path) -> None:
     folder = tmp_path / "in"
-    make.caption(make.picture(folder / "a.png"), " \n")
+    make.caption(make.image(folder / "a.png"), " \n")
     long = "猫" * 77  # 231 bytes
-    make.caption(make.picture(folder / f"{long}.png"))
+    make.caption(make.image(folder / f"{long}.png"))
     found = discover(make.config(tmp_path, f"image_directory = '{folder}'").datasets[0], CARD)
     assert [item.stem for item in found.items] == ["a"] and found.notes[0].text == "the caption is empty"
     assert [problem.path.stem for problem in found.problems] == [long] and "shorter name" in found.problems[0].reason
 
 
-def test_caches_beyond_the_path_limit_of_windows_are_told_per_item(
+def test_caches_beyond_the_path_limit_of_windows_are_reported_per_item(
     make: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from musubi_backend import place
@@ -354,7 +354,7 @@ def test_caches_beyond_the_path_limit_of_windows_are_told_per_item(
     monkeypatch.setattr(place, "limits", lambda: place.WINDOWS)
     cache = tmp_path / ("c" * 60) / ("d" * 40)
     for name in ("a", "b" * (259 - len(str(cache)) - len("/_99999x99999_wan.safetensors"))):
-        make.caption(make.picture(tmp_path / "in" / f"{name}.png"))
+        make.caption(make.image(tmp_path / "in" / f"{name}.png"))
     found = discover(make.config(tmp_path, f"image_directory = '{tmp_path}/in'\ncache_directory = '{cache}'").datasets[0], CARD)
     assert [item.stem for item in found.items] == ["a"]
     (problem,) = found.problems  # the name fits, but not the one while it is written
@@ -365,7 +365,7 @@ def test_pixels_in_flight_are_bounded_by_their_bytes(make: SimpleNamespace, tmp_
     from musubi_backend.dataset import ahead
 
     for number in range(6):
-        make.caption(make.picture(tmp_path / "in" / f"{number}.png"))
+        make.caption(make.image(tmp_path / "in" / f"{number}.png"))
     found = discover(make.config(tmp_path, f"image_directory = '{tmp_path}/in'").datasets[0], CARD)
     inside, most = set[str](), []
     real = ahead.decode_foreseen
@@ -389,7 +389,7 @@ def test_whatever_a_library_throws_is_the_line_of_one_item(
     make: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     for name in ("bad", "good"):
-        make.caption(make.picture(tmp_path / "in" / f"{name}.png"))
+        make.caption(make.image(tmp_path / "in" / f"{name}.png"))
     found = discover(make.config(tmp_path, f"image_directory = '{tmp_path}/in'").datasets[0], CARD)
     real = Image.open
 
@@ -481,7 +481,7 @@ def test_transparent_clips_are_laid_on_white(tmp_path: Path) -> None:
 def test_transparent_controls_keep_their_colours_only_where_transparency_is_a_mask(make: SimpleNamespace, tmp_path: Path) -> None:
     from musubi_backend.architectures.framepack.card import CARD as FRAMEPACK
 
-    make.caption(make.picture(tmp_path / "in" / "a.png", (64, 48)))
+    make.caption(make.image(tmp_path / "in" / "a.png", (64, 48)))
     hidden = np.zeros((48, 64, 4), np.uint8)
     hidden[..., 0] = 255
     (tmp_path / "control").mkdir()
@@ -493,7 +493,7 @@ def test_transparent_controls_keep_their_colours_only_where_transparency_is_a_ma
         assert entry.controls[0][0, 0, 0].tolist() == colour and (entry.control_alphas[0] is not None) == alpha
 
 
-def test_a_cover_picture_is_no_clip(tmp_path: Path) -> None:
+def test_a_cover_image_is_no_clip(tmp_path: Path) -> None:
     path = tmp_path / "song.mp4"
     with av.open(str(path), "w") as container:
         sound, cover = container.add_stream("aac", rate=44100), container.add_stream("png", rate=1)

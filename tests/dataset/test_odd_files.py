@@ -55,9 +55,9 @@ def test_what_is_no_file_is_not_opened(read: Callable[[Path], object], raised: A
 
 
 def test_a_dataset_with_such_files_tells_of_each(make: SimpleNamespace, tmp_path: Path) -> None:
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     for name in ("pipe", "device", "muted", "long", "good"):
-        make.picture(folder / f"{name}.png")
+        make.image(folder / f"{name}.png")
         make.caption(folder / f"{name}.png")
     for path in (folder / "pipe.png", folder / "muted.txt"):
         path.unlink()

@@ -1,4 +1,4 @@
-"""Every reader of people's text files takes the same encodings; what none of them can be is told, never guessed."""
+"""Every reader of people's text files takes the same encodings; what none of them can be is reported, never guessed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_marks_say_the_encoding_and_are_no_text(tmp_path: Path, encoding: str) -
 
 
 @pytest.mark.parametrize("content", [b"caf\xe9", b"\xff\xfea\x00b"])
-def test_other_bytes_are_refused_with_their_place(tmp_path: Path, content: bytes) -> None:
+def test_other_bytes_are_rejected_with_their_place(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.txt").write_bytes(content)
     with pytest.raises(ValueError, match=r"not UTF-\d+ text \(byte \d"):
         read_text(tmp_path / "a.txt")

@@ -124,9 +124,9 @@ def _clip(folder: Path) -> None:
     where a token lies is not known to the model while all it sees is noise."""
     time, height, width = np.meshgrid(np.linspace(0, 1, FRAMES), np.linspace(0, 1, SIZE), np.linspace(0, 1, SIZE), indexing="ij")
     light = 1 - 0.1 * time + 0.05 * width - 0.05 * height
-    pictures = (light[..., None] * np.array([225, 120, 30])).clip(0, 255).astype(np.uint8)
-    write_mp4(folder / "wall.mp4", pictures, fps=16)
-    Image.fromarray(pictures[0]).save(folder.parent / "start.png")
+    images = (light[..., None] * np.array([225, 120, 30])).clip(0, 255).astype(np.uint8)
+    write_mp4(folder / "wall.mp4", images, fps=16)
+    Image.fromarray(images[0]).save(folder.parent / "start.png")
     (folder / "wall.txt").write_text(CAPTION, encoding="utf-8")
 
 
@@ -170,8 +170,8 @@ def test_a_video_made_with_the_lora_resembles_the_clip_it_was_trained_on(
     """Everything is compared with controls that are made the same way from the same seeds.
 
     Distances are relative to the length of the clip's latents: a model that makes nothing is at 1. Measured with and without the LoRA,
-    and as a share of the distance with timesteps told wrongly: Wan 0.15, 1.01 and 0.76, with three other seeds of a longer training up to
-    0.79, and 1.00 where the product itself tells them wrongly; image-to-video 0.16, 1.08 and 0.81; Wan2.2 with both experts 0.19, 1.01
+    and as a share of the distance with wrong timesteps: Wan 0.15, 1.01 and 0.76, with three other seeds of a longer training up to
+    0.79, and 1.00 where the product itself gives wrong ones; image-to-video 0.16, 1.08 and 0.81; Wan2.2 with both experts 0.19, 1.01
     and 0.77; HunyuanVideo 0.11, 1.01 and 0.79; FramePack, which sees the first frame without noise, 0.16, 1.06 and 0.75.
     """
     subject = SUBJECTS[name]
@@ -209,7 +209,7 @@ def test_a_video_made_with_the_lora_resembles_the_clip_it_was_trained_on(
         assert len(made) == len(SEEDS)
         return sum(float((one - clip).norm() / clip.norm()) for one in made) / len(made)
 
-    def told(convention: Callable[[torch.Tensor], torch.Tensor]) -> float:
+    def reported(convention: Callable[[torch.Tensor], torch.Tensor]) -> float:
         """The distance when sampling tells the model its timesteps in another convention than training did."""
         predict = subject.architecture.predict
 
@@ -224,5 +224,5 @@ def test_a_video_made_with_the_lora_resembles_the_clip_it_was_trained_on(
     assert distance(*using(lora, 0)) == without
     assert trained < 0.3 * without, "a LoRA that is zero or not applied is as far away as none"
     assert trained < 0.3 * distance(*using(_backwards(lora))), "and so is one that follows the opposite velocity"
-    wrong = {"0..1": told(lambda timesteps: timesteps / 1000), "counted backwards": told(lambda timesteps: 1000 - timesteps)}
+    wrong = {"0..1": reported(lambda timesteps: timesteps / 1000), "counted backwards": reported(lambda timesteps: 1000 - timesteps)}
     assert trained < 0.9 * min(wrong.values()), f"sampling and training mean the same timesteps: {trained}, {wrong}"

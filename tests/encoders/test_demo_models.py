@@ -106,7 +106,7 @@ def test_a_file_that_is_no_demo_model_is_never_overwritten(shared: Path, tmp_pat
     assert mine.read_bytes() == content
 
 
-def test_the_vae_gives_latents_of_about_unit_size_and_a_blurred_picture_back(models: dict[str, Path], clip: torch.Tensor) -> None:
+def test_the_vae_gives_latents_of_about_unit_size_and_a_blurred_image_back(models: dict[str, Path], clip: torch.Tensor) -> None:
     vae = WanVAE.load(models["vae"], CPU, torch.float32)
     latents = vae.encode(clip[None])
     assert latents.shape == (1, 16, 2, 8, 8)
@@ -168,7 +168,7 @@ def test_clips_have_captions_and_the_wanted_size(tmp_path: Path, capfd: pytest.C
 
 
 @pytest.mark.parametrize(("flags", "message"), [(["--size", "40", "32"], "multiples of 16"), (["--frames", "12"], "is not 4n.1")])
-def test_sizes_that_do_not_fit_are_refused(flags: list[str], message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_sizes_that_do_not_fit_are_rejected(flags: list[str], message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     import re
 
     assert main(["demo_dataset", "--output", str(tmp_path), *flags]) == 1

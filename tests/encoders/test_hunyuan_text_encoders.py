@@ -145,7 +145,7 @@ def test_llama_from_comfyui_s_scaled_fp8_file(files: dict[str, Path], tmp_path: 
     assert 0 < (dense.encode(["a cat"])[0] - whole).norm() / whole.norm() < 0.1
 
 
-def test_the_file_s_dtype_is_used_unless_told_otherwise(files: dict[str, Path], tmp_path: Path) -> None:
+def test_the_file_s_dtype_is_used_unless_reported_otherwise(files: dict[str, Path], tmp_path: Path) -> None:
     tensors, metadata = demo.llama(0)
     save_file(
         {name: one.bfloat16() if one.is_floating_point() else one for name, one in tensors.items()},
@@ -229,22 +229,22 @@ def test_siglip_equals_transformers_model_behind_its_image_processor(
     own = "vision_model." if any(name.startswith("vision_model.") for name in model.state_dict()) else ""
     tensors = {name.removeprefix("vision_model."): tensor for name, tensor in load_file(files["siglip"]).items()}
     model.load_state_dict({own + name: tensor for name, tensor in tensors.items()}, strict=True)
-    picture = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
     # the processor as FramePack sets it up: bicubic, to values from -1 to 1
-    square = transformers.image_transforms.resize(picture, (side, side), resample=3).astype(np.float32)
+    square = transformers.image_transforms.resize(image, (side, side), resample=3).astype(np.float32)
     with torch.no_grad():
         expected = model(pixel_values=torch.from_numpy((square / 255 - 0.5) / 0.5).permute(2, 0, 1)[None]).last_hidden_state
 
     save_file({prefix + name: tensor for name, tensor in tensors.items()}, tmp_path / "sigclip.safetensors", demo.siglip(0)[1])
-    found = Siglip.load(tmp_path / "sigclip.safetensors", CPU, torch.float32).encode([picture])
+    found = Siglip.load(tmp_path / "sigclip.safetensors", CPU, torch.float32).encode([image])
     torch.testing.assert_close(found, expected, **CLOSE)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
     halves = {prefix + name: tensor.half() for name, tensor in tensors.items()}
     save_file(halves, tmp_path / "half.safetensors", demo.siglip(0)[1])
     half = Siglip.load(tmp_path / "half.safetensors", CPU)
     assert half.model.dtype == torch.float32, "this CPU would imitate float16"
-    found = Siglip.load(tmp_path / "half.safetensors", CPU, torch.float32).encode([picture])
-    assert torch.equal(half.encode([picture]), found.half())
+    found = Siglip.load(tmp_path / "half.safetensors", CPU, torch.float32).encode([image])
+    assert torch.equal(half.encode([image]), found.half())
 
 
 def test_a_missing_tokenizer_is_asked_for_by_name_and_place(files: dict[str, Path], tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_a_missing_tokenizer_is_asked_for_by_name_and_place(files: dict[str, Pat
         LlamaEncoder.load(tmp_path / "llava_llama3_fp16.safetensors", CPU, torch.float32)
 
 
-def test_a_tokenizer_of_another_model_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
+def test_a_tokenizer_of_another_model_is_rejected(files: dict[str, Path], tmp_path: Path) -> None:
     tensors = load_file(files["llama"])
     tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"][:300].clone()
     save_file(tensors, tmp_path / "llama.safetensors", demo.llama(0)[1])
@@ -268,7 +268,7 @@ def test_a_damaged_tokenizer_is_named() -> None:
         from_json(b"{}", "here")
 
 
-def test_other_models_are_refused_by_name(files: dict[str, Path]) -> None:
+def test_other_models_are_rejected_by_name(files: dict[str, Path]) -> None:
     with pytest.raises(UserError, match="is a CLIP-L text encoder; --text_encoder1 expects a Llama"):
         LlamaEncoder.load(files["clip"], CPU)
     with pytest.raises(UserError, match=r"is a Llama .*; --text_encoder2 expects a CLIP-L"):

@@ -63,12 +63,12 @@ def test_a_single_frame_is_encoded_in_two_dimensions(vae: HunyuanVAE, reference:
     hooks = [module.register_forward_hook(seen) for module in vae.model.encoder.modules() if isinstance(module, torch.nn.Conv3d)]
     try:
         vae.moments(reference["video1"])
-        pictures = len(kinds)
+        images = len(kinds)
         vae.moments(reference["video5"])
     finally:
         for hook in hooks:
             hook.remove()
-    assert pictures < len(kinds) - pictures, "only shortcuts of one pixel are left to three dimensions"
+    assert images < len(kinds) - images, "only shortcuts of one pixel are left to three dimensions"
 
 
 @pytest.mark.parametrize("chunk", [2, 3, 8])
@@ -151,12 +151,12 @@ def test_sizes_of_the_published_vae_are_read_from_its_shapes() -> None:
     assert config["mid_block_add_attention"] and config["latent_channels"] == 16
 
 
-def test_other_models_are_refused_by_name(shared: Path) -> None:
+def test_other_models_are_rejected_by_name(shared: Path) -> None:
     with pytest.raises(UserError, match=r"is a Wan VAE.*--vae expects a HunyuanVideo VAE"):
         HunyuanVAE.load(shared / "golden/vae_te/wan_vae.safetensors", CPU, torch.float32)
 
 
-def test_a_tile_that_cannot_overlap_in_whole_latents_is_refused(reference_hunyuan_vae: Path) -> None:
+def test_a_tile_that_cannot_overlap_in_whole_latents_is_rejected(reference_hunyuan_vae: Path) -> None:
     with pytest.raises(UserError, match="must be a multiple of 32; nearest is 96"):
         HunyuanVAE.load(reference_hunyuan_vae, CPU, torch.float32, tile=100)
 

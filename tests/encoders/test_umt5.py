@@ -119,7 +119,7 @@ def test_a_whole_file_can_be_held_in_fp8(tmp_path: Path) -> None:
     assert 1e-3 < difference < 0.1, "three bits of mantissa"
 
 
-def test_another_model_is_refused_by_name(shared: Path) -> None:
+def test_another_model_is_rejected_by_name(shared: Path) -> None:
     with pytest.raises(UserError, match="is a Wan VAE; --t5 expects a umt5-xxl text encoder"):
         UMT5.load(shared / "golden/vae_te/wan_vae.safetensors", CPU, torch.bfloat16)
 
@@ -166,7 +166,7 @@ def test_without_network_the_error_says_what_to_do(tmp_path: Path) -> None:
     assert str(tmp_path / "google/umt5-xxl") in str(refused.value)
 
 
-def test_a_tokenizer_of_another_model_is_refused(spiece: bytes, tmp_path: Path) -> None:
+def test_a_tokenizer_of_another_model_is_rejected(spiece: bytes, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="they do not belong together"):
         find_tokenizer(tmp_path / "umt5.safetensors", spiece, 100)
     with pytest.raises(UserError, match="SentencePiece model"):

@@ -87,19 +87,19 @@ def test_names_in_diffusers(original: str, renamed: str) -> None:
     assert diffusers_key(original, 2) == renamed
 
 
-def test_other_models_are_refused_by_name(shared: Path) -> None:
+def test_other_models_are_rejected_by_name(shared: Path) -> None:
     with pytest.raises(UserError, match=r"is a HunyuanVideo VAE.*--vae expects a Wan VAE"):
         WanVAE.load(shared / "golden/vae_te/hv_vae.safetensors", CPU, torch.float32)
 
 
-def test_a_truncated_file_is_refused(shared: Path, tmp_path: Path) -> None:
+def test_a_truncated_file_is_rejected(shared: Path, tmp_path: Path) -> None:
     path = tmp_path / "vae.safetensors"
     path.write_bytes((shared / "golden/vae_te/wan_vae.safetensors").read_bytes()[:-100])
     with pytest.raises(UserError, match=r"vae\.safetensors is truncated"):
         WanVAE.load(path, CPU, torch.float32)
 
 
-def test_an_incomplete_file_is_refused(shared: Path, tmp_path: Path) -> None:
+def test_an_incomplete_file_is_rejected(shared: Path, tmp_path: Path) -> None:
     path = tmp_path / "vae.pth"
     tensors = load_file(shared / "golden/vae_te/wan_vae.safetensors")
     torch.save({name: tensor for name, tensor in tensors.items() if "upsamples.7." not in name}, path)

@@ -44,7 +44,7 @@ def tool() -> Tool:
     return run
 
 
-def _picture(seed: int, frames: int = 1) -> np.ndarray:
+def _image(seed: int, frames: int = 1) -> np.ndarray:
     """uint8 [frames, SIZE, SIZE, 3]: a coloured slope that grows lighter."""
     generator = np.random.default_rng(seed)
     time, height, width = np.meshgrid(np.linspace(0, 1, frames), np.linspace(0, 1, SIZE), np.linspace(0, 1, SIZE), indexing="ij")
@@ -57,7 +57,7 @@ def clips(tmp_path: Path) -> Path:
     """A dataset file with two clips of 17 frames: two sections each."""
     folder = tmp_path / "clips"
     for number in range(2):
-        write_mp4(folder / f"clip_{number}.mp4", _picture(number, 17), fps=30)
+        write_mp4(folder / f"clip_{number}.mp4", _image(number, 17), fps=30)
         (folder / f"clip_{number}.txt").write_text(f"a slope of colour {number}", encoding="utf-8")
     path = tmp_path / "clips.toml"
     path.write_text(
@@ -69,17 +69,17 @@ def clips(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     """A dataset file with two images and a control image for each."""
     for number in range(2):
-        for folder, seed in (("pictures", number), ("controls", 10 + number)):
+        for folder, seed in (("images", number), ("controls", 10 + number)):
             (tmp_path / folder).mkdir(exist_ok=True)
-            Image.fromarray(_picture(seed)[0]).save(tmp_path / folder / f"picture_{number}.png")
-        (tmp_path / "pictures" / f"picture_{number}.txt").write_text(f"a slope of colour {number}", encoding="utf-8")
-    path = tmp_path / "pictures.toml"
+            Image.fromarray(_image(seed)[0]).save(tmp_path / folder / f"image_{number}.png")
+        (tmp_path / "images" / f"image_{number}.txt").write_text(f"a slope of colour {number}", encoding="utf-8")
+    path = tmp_path / "images.toml"
     path.write_text(
         f"[general]\nresolution = [{SIZE}, {SIZE}]\ncaption_extension = '.txt'\nbatch_size = 2\n[[datasets]]\n"
-        f"image_directory = '{tmp_path / 'pictures'}'\ncontrol_directory = '{tmp_path / 'controls'}'\n"
+        f"image_directory = '{tmp_path / 'images'}'\ncontrol_directory = '{tmp_path / 'controls'}'\n"
         f"cache_directory = '{tmp_path / 'cache'}'\n"
         f"fp_1f_clean_indices = [0]\nfp_1f_target_index = 1\nfp_latent_window_size = {WINDOW}\n",
         encoding="utf-8",
@@ -88,7 +88,7 @@ def pictures(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def start_picture(tmp_path: Path) -> Path:
+def start_image(tmp_path: Path) -> Path:
     path = tmp_path / "start.png"
-    Image.fromarray(_picture(3)[0]).save(path)
+    Image.fromarray(_image(3)[0]).save(path)
     return path

@@ -56,7 +56,7 @@ def test_sections_of_a_clip_are_whole(frames: int, sections: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "pictures", "times", "clean"),
+    ("settings", "images", "times", "clean"),
     [
         (OneFrame(3, (0, 10)), [5.0, 6.0], [0, 10, 10], [5, 6, 0]),  # the empty frame stands behind the window of 9
         (OneFrame(3, (0, 4)), [5.0], [0, 4], [5, 0]),  # unless one more index moves it
@@ -64,8 +64,8 @@ def test_sections_of_a_clip_are_whole(frames: int, sections: int) -> None:
         (OneFrame(3, (2,), no_post=True), [5.0], [2], [5]),
     ],
 )
-def test_control_pictures_stand_at_their_times(settings: OneFrame, pictures: list[float], times: list[int], clean: list[float]) -> None:
-    found = settings.conditions([torch.full((16, 1, 2, 2), value) for value in pictures], 9)
+def test_control_images_stand_at_their_times(settings: OneFrame, images: list[float], times: list[int], clean: list[float]) -> None:
+    found = settings.conditions([torch.full((16, 1, 2, 2), value) for value in images], 9)
     assert found["latent_indices"].tolist() == [3]
     assert found["clean_latent_indices"].tolist() == times and values(found["latents_clean"]) == clean
     assert found["clean_latent_2x_indices"].tolist() == [11, 12]

@@ -74,7 +74,7 @@ def test_a_history_ends_as_the_whole_video_in_order(f1: bool, sections: int) -> 
     assert torch.equal(history.finished(), video)
 
 
-def test_training_data_is_what_generation_would_be_told() -> None:
+def test_training_data_is_what_generation_would_be_reported() -> None:
     video = 1 + torch.arange(7).float().view(1, -1, 1, 1).expand(16, -1, 2, 2)
     first, second, third = cut(video, 2, f1=False)
     assert third["latents"][0, :, 0, 0].tolist() == [6, 7]
@@ -86,7 +86,7 @@ def test_training_data_is_what_generation_would_be_told() -> None:
     assert first["latents_clean_4x"][0, :2, 0, 0].tolist() == [7, 0]
 
 
-def test_an_end_picture_stands_behind_the_last_section() -> None:
+def test_an_end_image_stands_behind_the_last_section() -> None:
     start, end = torch.zeros(16, 1, 2, 2), torch.ones(16, 1, 2, 2)
     conditions = History(start, 2, f1=False, end=end).conditions(Section(1, 1))
     assert conditions["latents_clean"][0, :, 0, 0].tolist() == [0, 1]
@@ -115,7 +115,7 @@ def test_places_from_the_end_go_before_places_from_the_start() -> None:
     assert [chosen(values, number, 5) for number in range(5)] == [0, 0, 0, 3, -1]
 
 
-def test_one_frame_settings_are_read_and_unknown_ones_refused() -> None:
+def test_one_frame_settings_are_read_and_unknown_ones_rejected() -> None:
     assert OneFrame.parse("no_2x, no_post,target_index=3,control_index=0;10", 9) == OneFrame(3, (0, 10), no_2x=True, no_post=True)
     assert OneFrame.parse("default", 9) == OneFrame(9)
     with pytest.raises(UserError, match='"no_8x" is not known'):

@@ -28,10 +28,10 @@ ARGUMENTS = {
     "magcache_calibration": False, "magcache_retention_ratio": 0.2, "magcache_threshold": 0.24, "magcache_k": 6,
 }  # fmt: skip
 CASES: dict[str, dict[str, Any]] = {
-    "plain": {"video_sections": 3, "prompt": "0:a;;;-1:b", "pictures": {0: "x", 1: "y"}, "end": True},
+    "plain": {"video_sections": 3, "prompt": "0:a;;;-1:b", "images": {0: "x", 1: "y"}, "end": True},
     "plain6": {"video_sections": 6},
     "paddings": {"video_sections": 3, "latent_paddings": "5,1,0"},
-    "f1": {"video_sections": 3, "prompt": "0:a;;;1:b", "pictures": {0: "x", -1: "y"}, "f1": True},
+    "f1": {"video_sections": 3, "prompt": "0:a;;;1:b", "images": {0: "x", -1: "y"}, "f1": True},
     "guided": {"video_sections": 1, "scale": 3.0, "embedded": 6.0, "flow_shift": 3.0, "guidance_rescale": 0.7},
     "one_frame": {"one_frame": "target_index=1,control_index=0;10,no_post,no_2x,no_4x", "controls": 2},
     "one_frame_default": {"one_frame": "default", "controls": 1},
@@ -61,7 +61,7 @@ class _Conditions:
         self.generator = torch.Generator().manual_seed(77)
         self.texts = {name: self._text() for name in ("a", "b", "neg")}
         latents = (16, 1, HEIGHT // 8, WIDTH // 8)
-        self.pictures = {name: (self._draw(9, 40), self._draw(*latents)) for name in ("x", "y")}
+        self.images = {name: (self._draw(9, 40), self._draw(*latents)) for name in ("x", "y")}
         self.end = self._draw(*latents)
         self.controls = [self._draw(*latents) for _ in range(2)]
 
@@ -75,8 +75,8 @@ class _Conditions:
 
     def of(self, case: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         found = {}
-        for section, name in case.get("pictures", {0: "x"}).items():
-            found[f"image {section}"], found[f"start {section}"] = self.pictures[name]
+        for section, name in case.get("images", {0: "x"}).items():
+            found[f"image {section}"], found[f"start {section}"] = self.images[name]
         if case.get("end"):
             found["end"] = self.end
         return found | {f"control {number}": self.controls[number] for number in range(case.get("controls", 0))}

@@ -10,7 +10,7 @@ import pytest
 import torch
 from musubi_backend.__main__ import main
 from musubi_backend.architectures.framepack.demo_transformer import framepack_transformer
-from musubi_backend.inference.video_file import read_pictures
+from musubi_backend.inference.video_file import read_images
 from musubi_backend.weights.safetensors_file import load, read_header, save_atomic
 from PIL import Image
 
@@ -60,13 +60,13 @@ def test_a_transformer_may_be_given_by_its_folder(tool: Tool, flags: Flags, tmp_
 @pytest.mark.slow
 @pytest.mark.parametrize("order", [[], ["--f1"]])
 def test_from_clips_to_a_video(
-    order: list[str], clips: Path, start_picture: Path, tool: Tool, flags: Flags, tmp_path: Path, generate: Callable[..., list[Path]]
+    order: list[str], clips: Path, start_image: Path, tool: Tool, flags: Flags, tmp_path: Path, generate: Callable[..., list[Path]]
 ) -> None:
     _cache(tool, flags, clips, *order)
     names = {path.name for path in (tmp_path / "cache").glob("*_fp.safetensors")}
     assert names == {f"clip_{n}_00000-017-000{section}_0032x0032_fp.safetensors" for n in (0, 1) for section in (0, 1)}
     prompts = tmp_path / "prompts.txt"
-    prompts.write_text(f"a slope --w 32 --h 32 --f 9 --s 2 --d 1 --i {start_picture}\n", encoding="utf-8")
+    prompts.write_text(f"a slope --w 32 --h 32 --f 9 --s 2 --d 1 --i {start_image}\n", encoding="utf-8")
     encoders = flags("vae", "text_encoder1", "text_encoder2", "image_encoder")
     lora = _train(
         tool,
@@ -83,16 +83,16 @@ def test_from_clips_to_a_video(
         *encoders,
     )
     (sample,) = (tmp_path / "loras" / "sample").iterdir()
-    assert len(read_pictures(sample)[0]) == 9
+    assert len(read_images(sample)[0]) == 9
     tensors, metadata = load(lora), read_header(lora).metadata
     assert metadata["ss_base_model_version"] == "framepack"
     assert metadata["modelspec.architecture"] == "framepack/lora"
     assert any(tensor.abs().max() > 0 for name, tensor in tensors.items() if name.endswith("lora_up.weight"))
 
-    words = [*order, "--prompt", "a slope", "--image_path", start_picture, "--video_sections", 2, "--seed", 7]
+    words = [*order, "--prompt", "a slope", "--image_path", start_image, "--video_sections", 2, "--seed", 7]
     (video,) = generate(*words, "--lora_weight", lora)
-    pictures, rate = read_pictures(video)
-    assert (len(pictures), rate) == (17, 30)
+    images, rate = read_images(video)
+    assert (len(images), rate) == (17, 30)
     assert video.name.endswith("_7_.mp4")
     plain, again, other = (
         load(generate(*words, *more, "--output_type", "latent")[0])["latent"] for more in ([], [], ["--lora_weight", lora])
@@ -120,25 +120,25 @@ def test_caches_of_musubi_tuner_are_trained_on(shared: Path, tmp_path: Path, too
 
 
 @pytest.mark.slow
-def test_one_frame_from_pictures_to_a_picture(
-    pictures: Path, start_picture: Path, tool: Tool, flags: Flags, tmp_path: Path, generate: Callable[..., list[Path]]
+def test_one_frame_from_images_to_an_image(
+    images: Path, start_image: Path, tool: Tool, flags: Flags, tmp_path: Path, generate: Callable[..., list[Path]]
 ) -> None:
-    _cache(tool, flags, pictures, "--one_frame", "--one_frame_no_4x")
+    _cache(tool, flags, images, "--one_frame", "--one_frame_no_4x")
     prompts = tmp_path / "prompts.txt"
     prompts.write_text(
-        f"a slope --w 32 --h 32 --s 2 --d 1 --i {start_picture} --ci {start_picture} --of target_index=1,control_index=0\n",
+        f"a slope --w 32 --h 32 --s 2 --d 1 --i {start_image} --ci {start_image} --of target_index=1,control_index=0\n",
         encoding="utf-8",
     )
     sampling = ["--one_frame", "--sample_prompts", prompts, "--sample_every_n_steps", 3]
     sampling += flags("vae", "text_encoder1", "text_encoder2", "image_encoder")
-    lora = _train(tool, flags, pictures, tmp_path / "loras", "--latent_window_size", 2, *sampling)
+    lora = _train(tool, flags, images, tmp_path / "loras", "--latent_window_size", 2, *sampling)
     assert [path.suffix for path in (tmp_path / "loras" / "sample").iterdir()] == [".png"]
 
-    control = ["--prompt", "a slope", "--seed", 3, "--image_path", start_picture, "--control_image_path", start_picture]
+    control = ["--prompt", "a slope", "--seed", 3, "--image_path", start_image, "--control_image_path", start_image]
     control += ["--one_frame_inference", "target_index=1,control_index=0,no_4x", "--lora_weight", lora]
-    (picture,) = generate(*control, "--output_type", "images")
-    assert picture.name.endswith("_3__000.png")
-    assert Image.open(picture).size == (32, 32)
+    (image,) = generate(*control, "--output_type", "images")
+    assert image.name.endswith("_3__000.png")
+    assert Image.open(image).size == (32, 32)
 
     def latents(*words: object) -> torch.Tensor:
         (file,) = generate(*control, *words, "--output_type", "latent")
@@ -150,21 +150,21 @@ def test_one_frame_from_pictures_to_a_picture(
     assert plain.shape == (16, 1, 4, 4)
     assert not torch.equal(plain, latents("--control_image_mask_path", dark)), "a black mask takes the control image away"
     clear = tmp_path / "clear.png"
-    Image.open(start_picture).convert("RGBA").save(clear)
+    Image.open(start_image).convert("RGBA").save(clear)
     assert torch.equal(plain, latents("--control_image_path", clear)), "an opaque image is not masked"
 
 
-def test_one_frame_takes_the_shape_of_its_control_picture_when_asked(
-    tmp_path: Path, start_picture: Path, generate: Callable[..., list[Path]]
+def test_one_frame_takes_the_shape_of_its_control_image_when_asked(
+    tmp_path: Path, start_image: Path, generate: Callable[..., list[Path]]
 ) -> None:
     wide = tmp_path / "wide.png"
     Image.new("RGB", (640, 160), (200, 30, 30)).save(wide)
-    words = ["--prompt", "a slope", "--image_path", start_picture, "--control_image_path", wide, "--one_frame_inference", "default"]
+    words = ["--prompt", "a slope", "--image_path", start_image, "--control_image_path", wide, "--one_frame_inference", "default"]
     (file,) = generate(*words, "--one_frame_auto_resize", "--output_type", "latent")
     assert load(file)["latent"].shape == (16, 1, 2, 8), "64x16 has the area of 32x32"
 
 
-def test_sections_have_prompts_and_pictures_of_their_own(start_picture: Path, tmp_path: Path, generate: Callable[..., list[Path]]) -> None:
+def test_sections_have_prompts_and_images_of_their_own(start_image: Path, tmp_path: Path, generate: Callable[..., list[Path]]) -> None:
     other = tmp_path / "other.png"
     Image.new("RGB", (48, 40), (200, 30, 30)).save(other)
 
@@ -172,20 +172,20 @@ def test_sections_have_prompts_and_pictures_of_their_own(start_picture: Path, tm
         (file,) = generate("--prompt", prompt, "--image_path", image, "--video_sections", 2, "--seed", 5, "--output_type", "latent", *words)
         return load(file)["latent"]
 
-    plain = latents("a slope", str(start_picture))
-    assert torch.equal(plain, latents("0:a slope;;;1:a slope", f"0:{start_picture};;;-1:{start_picture}"))
-    for changed in (latents("0:a slope;;;-1:a dog", str(start_picture)), latents("a slope", f"0:{start_picture};;;-1:{other}")):
+    plain = latents("a slope", str(start_image))
+    assert torch.equal(plain, latents("0:a slope;;;1:a slope", f"0:{start_image};;;-1:{start_image}"))
+    for changed in (latents("0:a slope;;;-1:a dog", str(start_image)), latents("a slope", f"0:{start_image};;;-1:{other}")):
         assert not torch.equal(plain[:, 3:], changed[:, 3:]), "the last section, which is made first"
         assert torch.equal(plain[:, :1], changed[:, :1]), "the start image stays"
-    assert not torch.equal(plain, latents("a slope", str(start_picture), "--end_image_path", other))
+    assert not torch.equal(plain, latents("a slope", str(start_image), "--end_image_path", other))
 
 
 def test_a_line_of_a_file_has_settings_of_its_own_and_results_say_what_they_are(
-    start_picture: Path, tmp_path: Path, generate: Callable[..., list[Path]]
+    start_image: Path, tmp_path: Path, generate: Callable[..., list[Path]]
 ) -> None:
     lines = tmp_path / "lines.txt"
     lines.write_text(
-        f"a slope --vs 1 --d 4 --i {start_picture}\na dog --f 0.8 --d 5 --mcrr 0.1 --mct 1.0 --mck 3 --l 2 --n rain --i {start_picture}\n",
+        f"a slope --vs 1 --d 4 --i {start_image}\na dog --f 0.8 --d 5 --mcrr 0.1 --mct 1.0 --mck 3 --l 2 --n rain --i {start_image}\n",
         encoding="utf-8",
     )
     words = ["--from_file", lines, "--output_type", "latent", "--magcache_mag_ratios", "0", "--video_seconds", 9]
@@ -206,16 +206,16 @@ def test_a_line_of_a_file_has_settings_of_its_own_and_results_say_what_they_are(
 
 
 def test_latents_are_decoded_later_all_at_once_or_two_sections_at_a_time(
-    start_picture: Path, tmp_path: Path, flags: Flags, tool: Tool, generate: Callable[..., list[Path]]
+    start_image: Path, tmp_path: Path, flags: Flags, tool: Tool, generate: Callable[..., list[Path]]
 ) -> None:
-    words = ["--prompt", "a slope", "--image_path", start_picture, "--video_sections", 3, "--seed", 2, "--output_type", "latent"]
+    words = ["--prompt", "a slope", "--image_path", start_image, "--video_sections", 3, "--seed", 2, "--output_type", "latent"]
     (latent,) = generate(*words)
     copies = [shutil.copy(latent, tmp_path / f"copy_{number}.safetensors") for number in range(2)]
     target = tmp_path / "decoded"
     tool("fpack_generate_video", *flags("vae"), *SIZE, "--save_path", target, "--latent_path", *copies, "--prompt", "unused")
     videos = sorted(target.glob("*.mp4"))
     assert [video.name.rsplit("_", 2)[-2:] for video in videos] == [["copy", "0.mp4"], ["copy", "1.mp4"]]
-    assert all(len(read_pictures(video)[0]) == 25 for video in videos)
+    assert all(len(read_images(video)[0]) == 25 for video in videos)
     tool(
         "fpack_generate_video",
         *flags("vae"),
@@ -229,13 +229,13 @@ def test_latents_are_decoded_later_all_at_once_or_two_sections_at_a_time(
         16,
     )
     (bulk,) = (tmp_path / "bulk").glob("*.mp4")
-    assert len(read_pictures(bulk)[0]) == 25
+    assert len(read_images(bulk)[0]) == 25
 
 
 @pytest.mark.slow
-def test_settings_that_change_what_the_model_sees(start_picture: Path, generate: Callable[..., list[Path]]) -> None:
+def test_settings_that_change_what_the_model_sees(start_image: Path, generate: Callable[..., list[Path]]) -> None:
     def latents(*words: object) -> torch.Tensor:
-        request = ["--prompt", "a slope", "--image_path", start_picture, "--video_sections", 1, "--seed", 5, "--output_type", "latent"]
+        request = ["--prompt", "a slope", "--image_path", start_image, "--video_sections", 1, "--seed", 5, "--output_type", "latent"]
         return load(generate(*request, *words)[0])["latent"]
 
     plain = latents()
@@ -256,17 +256,17 @@ def test_settings_that_change_what_the_model_sees(start_picture: Path, generate:
         (["--one_frame_inference", "no_8x"], '"no_8x" is not known'),
         (["--latent_paddings", "a,b"], "give whole numbers separated by commas"),
         (["--latent_paddings", "1,0", "--f1"], "only the sections of plain FramePack have paddings"),
-        (["--end_image_path", "{picture}", "--f1"], "only plain FramePack takes one"),
-        (["--control_image_path", "{picture}"], "add --one_frame_inference"),
-        (["--control_image_mask_path", "{picture}", "--one_frame_inference", "default"], "1 masks for 0 control images"),
+        (["--end_image_path", "{image}", "--f1"], "only plain FramePack takes one"),
+        (["--control_image_path", "{image}"], "add --one_frame_inference"),
+        (["--control_image_mask_path", "{image}", "--one_frame_inference", "default"], "1 masks for 0 control images"),
         (["--magcache_mag_ratios", "x"], "give numbers separated by commas"),
         (["--sample_solver", "dpm++"], "FramePack has unipc only"),
     ],
 )
-def test_what_cannot_be_done_is_refused_before_anything_is_loaded(
-    words: list[str], message: str, flags: Flags, tmp_path: Path, start_picture: Path, capfd: pytest.CaptureFixture[str]
+def test_what_cannot_be_done_is_rejected_before_anything_is_loaded(
+    words: list[str], message: str, flags: Flags, tmp_path: Path, start_image: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    words = [word.replace("{picture}", str(start_picture)) for word in words]
+    words = [word.replace("{image}", str(start_image)) for word in words]
     assert main(["fpack_generate_video", *flags(*GENERATE), *SIZE, "--save_path", str(tmp_path / "x"), "--prompt", "a", *words]) == 1
     captured = capfd.readouterr().err
     assert message in captured

@@ -34,7 +34,7 @@ def batch(part: Any, host: Any, home: Path) -> Any:
 
 
 @pytest.mark.slow
-def test_prompts_of_all_sources_become_videos_with_one_load_and_bad_ones_are_told(batch: Any, host: Any, home: Path) -> None:
+def test_prompts_of_all_sources_become_videos_with_one_load_and_bad_ones_are_reported(batch: Any, host: Any, home: Path) -> None:
     host.input_dir.mkdir()
     (host.input_dir / "more.txt").write_text("# a comment\nfrom a file\n", encoding="utf-8")
     result = batch(
@@ -55,10 +55,10 @@ def test_prompts_of_all_sources_become_videos_with_one_load_and_bad_ones_are_tol
     assert (jobs[0] / "log.txt").read_text(encoding="utf-8").count("Loading DiT model(s)") == 1
     command = json.loads((jobs[0] / "command.json").read_text(encoding="utf-8"))["argv"]
     assert "--from_file" in command and "--prompt" not in command
-    from musubi_backend.inference.video_file import read_pictures
+    from musubi_backend.inference.video_file import read_images
 
-    assert read_pictures(paths[0])[0][0].shape == (32, 48, 3), "each file belongs to its prompt"
-    assert read_pictures(paths[1])[0][0].shape == (32, 32, 3)
+    assert read_images(paths[0])[0][0].shape == (32, 48, 3), "each file belongs to its prompt"
+    assert read_images(paths[1])[0][0].shape == (32, 32, 3)
 
 
 @pytest.mark.slow
@@ -88,7 +88,7 @@ def test_when_every_prompt_fails_the_node_fails_and_says_why(batch: Any, part: A
         batch(prompts="a dog --w 33\na cat --f 6")
 
 
-def test_bad_prompts_are_refused_before_anything_runs(batch: Any, part: Any, home: Path) -> None:
+def test_bad_prompts_are_rejected_before_anything_runs(batch: Any, part: Any, home: Path) -> None:
     error = part("backend.musubi_backend.errors").UserError
     for inputs, words in (
         ({}, "no prompts"),
@@ -105,7 +105,7 @@ def test_bad_prompts_are_refused_before_anything_runs(batch: Any, part: Any, hom
     assert not (home / "jobs").exists() or not list((home / "jobs").iterdir())
 
 
-def test_pictures_named_in_a_line_become_whole_paths(part: Any, host: Any) -> None:
+def test_images_named_in_a_line_become_whole_paths(part: Any, host: Any) -> None:
     host.input_dir.mkdir()
     (host.input_dir / "a b.png").write_bytes(b"")
     guarded = part("nodes.batch")._guarded

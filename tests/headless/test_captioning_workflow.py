@@ -25,19 +25,19 @@ def run(home: Path, *settings: str) -> str:
 
 
 @pytest.mark.slow
-def test_pictures_get_captions_that_the_dataset_takes(home: Path) -> None:
+def test_images_get_captions_that_the_dataset_takes(home: Path) -> None:
     from musubi_backend.demo.models import write_models
     from PIL import Image
     from skimage import data
 
     write_models(home / "demo" / "models", kind="qwen_vl")
-    pictures = home / "input" / "my_pictures"
-    pictures.mkdir(parents=True)
+    images = home / "input" / "my_pictures"
+    images.mkdir(parents=True)
     for name in ("coffee", "rocket"):
-        Image.fromarray(getattr(data, name)()).resize((168, 112)).save(pictures / f"{name}.png")
+        Image.fromarray(getattr(data, name)()).resize((168, 112)).save(images / f"{name}.png")
     said = run(home)
     assert "2 captions written, 0 kept" in said and "1 dataset: 2 images" in said and "page 1 of 1, 2 items" in said
-    assert (pictures / "coffee.txt").read_text(encoding="utf-8") == "a dark picture in warm colours"
+    assert (images / "coffee.txt").read_text(encoding="utf-8") == "a dark picture in warm colours"
     assert len(list((home / "temp" / "musubi_tuner").glob("dataset_*.png"))) == 1
     run(home)  # the captions are new to the node that wrote them
     assert run(home).count("nothing changed") == 3

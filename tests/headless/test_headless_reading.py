@@ -79,13 +79,13 @@ def test_widgets_change_from_the_command_line(workflow: Any) -> None:
         ("=1", "write NODE"),
     ],
 )
-def test_bad_changes_are_refused(workflow: Any, part: Any, setting: str, words: str) -> None:
+def test_bad_changes_are_rejected(workflow: Any, part: Any, setting: str, words: str) -> None:
     steps = workflow.read(ROOT / "workflows" / "quickstart.json")
     with refused(part, words):
         workflow.override(steps, [setting])
 
 
-def test_a_name_of_two_nodes_is_refused_and_an_id_tells_them_apart(workflow: Any, part: Any, tmp_path: Path) -> None:
+def test_a_name_of_two_nodes_is_rejected_and_an_id_tells_them_apart(workflow: Any, part: Any, tmp_path: Path) -> None:
     node = {"class_type": "MusubiTuner_DatasetConfig", "inputs": {"path": "x", "batch_size": 1, "enable_bucket": True}}
     steps = workflow.read(write(tmp_path / "x.json", {"1": node, "2": {**node, "_meta": {"title": "Second"}}}))
     with refused(part, "several nodes are called 'DatasetConfig'; there are 1 .Dataset Config., 2 .Second."):
@@ -96,7 +96,7 @@ def test_a_name_of_two_nodes_is_refused_and_an_id_tells_them_apart(workflow: Any
     assert steps["1"].constants["batch_size"] == 1
 
 
-def test_files_that_are_no_workflows_are_refused(workflow: Any, part: Any, tmp_path: Path) -> None:
+def test_files_that_are_no_workflows_are_rejected(workflow: Any, part: Any, tmp_path: Path) -> None:
     node = {"class_type": "MusubiTuner_VideoOutput", "inputs": {"video": ["9", 0]}}
     for value, words in (
         ("{", "a JSON object"),
@@ -111,7 +111,7 @@ def test_files_that_are_no_workflows_are_refused(workflow: Any, part: Any, tmp_p
         workflow.read(tmp_path / "missing.json")
 
 
-def test_a_cycle_is_refused(workflow: Any, part: Any, tmp_path: Path) -> None:
+def test_a_cycle_is_rejected(workflow: Any, part: Any, tmp_path: Path) -> None:
     node = "MusubiTuner_DatasetConfig"
     both = {"1": {"class_type": node, "inputs": {"previous": ["2", 0]}}, "2": {"class_type": node, "inputs": {"previous": ["1", 0]}}}
     with refused(part, "cycle"):

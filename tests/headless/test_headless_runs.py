@@ -71,7 +71,7 @@ def test_ctrl_c_saves_the_state_leaves_no_process_and_the_next_run_resumes(home:
     assert any("continuing from quickstart-step" in line for line in seen)
 
 
-def test_bad_input_is_refused_before_anything_runs(part: Any, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_rejected_before_anything_runs(part: Any, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     refuse = part("headless.run").run_file
     for setting, words in (
         ("DatasetConfig.path=/etc", "outside the folders"),
@@ -88,7 +88,7 @@ def test_bad_input_is_refused_before_anything_runs(part: Any, home: Path, capsys
     assert not (home / "jobs").exists()
 
 
-def test_a_wrong_model_file_is_refused_by_name(home: Path) -> None:
+def test_a_wrong_model_file_is_rejected_by_name(home: Path) -> None:
     result = run(home, "--set", "WanModelPaths.dit=demo_wan_vae.safetensors")
     assert result.returncode == 2
     assert "Wan VAE" in result.stderr
@@ -143,7 +143,7 @@ def test_a_dataset_file_can_be_chained_with_a_dataset_of_widgets(home: Path, tmp
     assert "2 datasets: 8 videos, 12 windows" in result.stdout
 
 
-def test_the_same_dataset_twice_is_refused(home: Path, tmp_path: Path) -> None:
+def test_the_same_dataset_twice_is_rejected(home: Path, tmp_path: Path) -> None:
     result = run_nodes(home, tmp_path, {"1": dataset("demo/dataset"), "2": dataset("demo/dataset", previous=["1", 0])})
     assert result.returncode == 1
     assert "num_repeats" in result.stdout
@@ -162,7 +162,7 @@ def test_an_existing_dataset_file_is_read_and_its_folders_are_guarded(home: Path
     toml.write_text(text.format(outside.as_posix()), encoding="utf-8")
     result = run_nodes(home, tmp_path, loader)
     assert result.returncode == 1 and "outside the folders" in result.stdout
-    assert "coffee" not in result.stdout, "nothing of what lies outside is told"
+    assert "coffee" not in result.stdout, "nothing of what lies outside is reported"
 
     toml.write_text(text.format("x") + "resolutoin = 3\n", encoding="utf-8")
     result = run_nodes(home, tmp_path, loader)
@@ -177,7 +177,7 @@ def test_an_existing_dataset_file_is_read_and_its_folders_are_guarded(home: Path
         ('{"video_path": "a.mp4", "caption": "x"}', "write whole paths"),
     ],
 )
-def test_a_list_that_points_out_of_the_roots_is_refused(home: Path, tmp_path: Path, line: str, words: str) -> None:
+def test_a_list_that_points_out_of_the_roots_is_rejected(home: Path, tmp_path: Path, line: str, words: str) -> None:
     (home / "list.txt").write_text(line.replace("HOME", home.as_posix()) + "\n", encoding="utf-8")
     (home / "mine.toml").write_text(
         f'[[datasets]]\nvideo_jsonl_file = "{home.as_posix()}/list.txt"\ncache_directory = "{home.as_posix()}/c"\n', encoding="utf-8"

@@ -124,7 +124,7 @@ def late_steps(part: Any, ran: list[str], others: int = 0, problem: str | None =
     return steps
 
 
-def test_what_is_made_late_is_not_made_for_a_node_that_refuses_its_settings(part: Any, host: Any) -> None:
+def test_what_is_made_late_is_not_made_for_a_node_that_rejects_its_settings(part: Any, host: Any) -> None:
     ran: list[str] = []
     assert asyncio.run(part("headless.run").run(late_steps(part, ran), host)) == 1
     assert ran == ["settings"]
@@ -229,7 +229,7 @@ def test_a_widget_set_on_the_terminal_wins_over_its_link(part: Any) -> None:
     assert made.constants == {"x": 5} and made.links == {}
 
 
-def test_a_link_to_an_output_that_is_not_there_is_refused(part: Any, tmp_path: Path) -> None:
+def test_a_link_to_an_output_that_is_not_there_is_rejected(part: Any, tmp_path: Path) -> None:
     file = tmp_path / "x.json"
     outputs = len(part("nodes.dataset").DatasetConfig.spec.outputs)
     for slot, fits in ((outputs - 1, True), (outputs, False)):

@@ -69,7 +69,7 @@ def test_what_is_outside_is_linked_through_both_ends(read: Any) -> None:
     assert [*read(data)] == ["CaptionImages"], "a bypassed one is left out with all that is in it"
 
 
-def test_one_that_contains_itself_is_refused(part: Any, read: Any) -> None:
+def test_one_that_contains_itself_is_rejected(part: Any, read: Any) -> None:
     data = copy.deepcopy(FOLDED)
     definition = data["definitions"]["subgraphs"][0]
     definition["nodes"].append({"id": 99, "type": definition["id"]})

@@ -76,14 +76,14 @@ def test_files_of_the_input_folder_are_offered_by_their_ending(terminal: Any, tm
     assert host.input_files((".mp4",)) == ["a.mp4", "b.MP4"]
 
 
-def test_one_picture_is_a_file_and_several_are_a_folder(terminal: Any, tmp_path: Path) -> None:
+def test_one_image_is_a_file_and_several_are_a_folder(terminal: Any, tmp_path: Path) -> None:
     import numpy as np
 
-    host, picture = terminal.TerminalHost(tmp_path), np.zeros((4, 4, 3), np.uint8)
-    one, two = Path(host.pictures([picture], tmp_path / "one")), Path(host.pictures([picture] * 2, tmp_path / "two"))
+    host, image = terminal.TerminalHost(tmp_path), np.zeros((4, 4, 3), np.uint8)
+    one, two = Path(host.images([image], tmp_path / "one")), Path(host.images([image] * 2, tmp_path / "two"))
     assert one.is_file() and two.is_dir() and len(list(two.iterdir())) == 2
-    assert host.picture_files(one, tmp_path / "x", "start") == [one]
-    assert [path.name for path in host.picture_files(two, tmp_path / "x", "start")] == ["start_000.png", "start_001.png"]
+    assert host.image_files(one, tmp_path / "x", "start") == [one]
+    assert [path.name for path in host.image_files(two, tmp_path / "x", "start")] == ["start_000.png", "start_001.png"]
 
 
 def test_without_a_terminal_a_line_comes_when_something_new_is_said(terminal: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from musubi_backend.inference.side_by_side import GAP, TITLE_HEIGHT, side_by_side
-from musubi_backend.inference.video_file import read_pictures, write_mp4
+from musubi_backend.inference.video_file import read_images, write_mp4
 
 RED, GREEN, BLUE = (200, 0, 0), (0, 200, 0), (0, 0, 200)
 
@@ -21,14 +21,14 @@ def video(colour: tuple[int, int, int], height: int, width: int, frames: int, la
     return made
 
 
-def test_a_shorter_video_stays_at_its_last_picture_and_all_get_one_height() -> None:
-    pictures = list(side_by_side([video(RED, 32, 32, 2, GREEN), video(BLUE, 64, 32, 5)], ["left", ""], height=64))
-    assert len(pictures) == 5
-    assert pictures[0].shape == (TITLE_HEIGHT + 64 + GAP, GAP + 64 + GAP + 32 + GAP, 3)
+def test_a_shorter_video_stays_at_its_last_image_and_all_get_one_height() -> None:
+    images = list(side_by_side([video(RED, 32, 32, 2, GREEN), video(BLUE, 64, 32, 5)], ["left", ""], height=64))
+    assert len(images) == 5
+    assert images[0].shape == (TITLE_HEIGHT + 64 + GAP, GAP + 64 + GAP + 32 + GAP, 3)
     middle = TITLE_HEIGHT + 32
-    assert pictures[0][middle, GAP + 32].tolist() == list(RED) and pictures[0][middle, GAP + 64 + GAP + 16].tolist() == list(BLUE)
-    assert pictures[4][middle, GAP + 32].tolist() == list(GREEN)
-    heading = pictures[0][:TITLE_HEIGHT]
+    assert images[0][middle, GAP + 32].tolist() == list(RED) and images[0][middle, GAP + 64 + GAP + 16].tolist() == list(BLUE)
+    assert images[4][middle, GAP + 32].tolist() == list(GREEN)
+    heading = images[0][:TITLE_HEIGHT]
     assert np.ptp(heading[:, : GAP + 64]) > 100 and np.ptp(heading[:, GAP + 64 + GAP :]) == 0, "a title above the left one only"
 
 
@@ -39,6 +39,6 @@ def test_the_node_writes_a_video_at_the_speed_of_the_first(part: Any, tmp_path: 
     second = write_mp4(tmp_path / "second.mp4", video(BLUE, 48, 64, 16), 16)  # as long, at twice the rate
     values = part("nodes.spec").complete(node.spec, {"video_1": str(first), "video_2": str(second), "titles": "one\ntwo\nthree"})
     result = asyncio.run(node.run(host, **values))
-    pictures, rate = read_pictures(result.values[0])
-    assert (len(pictures), rate) == (8, 8)
+    images, rate = read_images(result.values[0])
+    assert (len(images), rate) == (8, 8)
     assert result.text.startswith("2 videos")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from musubi_backend.inference.video_file import read_pictures, write_mp4, write_pngs
+from musubi_backend.inference.video_file import read_images, write_mp4, write_pngs
 
 FRAMES, FPS = 30, 10
 
@@ -17,9 +17,9 @@ FRAMES, FPS = 30, 10
 def host(part: Any, tmp_path: Path) -> Any:
     host = part("headless.terminal").TerminalHost(tmp_path)
     host.input_dir.mkdir()
-    pictures = [np.full((16, 32, 3), 8 * number, np.uint8) for number in range(FRAMES)]
-    write_mp4(host.input_dir / "clip 猫.mp4", pictures, FPS)
-    write_pngs(host.input_dir, "folder", pictures[:5])
+    images = [np.full((16, 32, 3), 8 * number, np.uint8) for number in range(FRAMES)]
+    write_mp4(host.input_dir / "clip 猫.mp4", images, FPS)
+    write_pngs(host.input_dir, "folder", images[:5])
     return host
 
 
@@ -29,9 +29,9 @@ def load(part: Any, host: Any, **inputs: Any) -> Any:
 
 
 def numbers(folder: str) -> list[int]:
-    """Which frames the images in a folder (or a single file) are, told by their brightness."""
+    """Which frames the images in a folder (or a single file) are, reported by their brightness."""
     files = sorted(Path(folder).glob("*.png")) if Path(folder).is_dir() else [Path(folder)]
-    return [round(float(read_pictures(file)[0][0].mean()) / 8) for file in files]
+    return [round(float(read_images(file)[0][0].mean()) / 8) for file in files]
 
 
 @pytest.mark.parametrize(
@@ -52,16 +52,16 @@ def test_the_frames_asked_for_come(part: Any, host: Any, selection: dict[str, An
     assert numbers(frames) == expected
     assert count == len(expected)
     assert rate == pytest.approx(fps)
-    pictures, found = read_pictures(video)
-    assert len(pictures) == count and float(found) == pytest.approx(fps)
+    images, found = read_images(video)
+    assert len(images) == count and float(found) == pytest.approx(fps)
 
 
-def test_a_chosen_file_and_a_folder_of_pictures_load_too(part: Any, host: Any) -> None:
+def test_a_chosen_file_and_a_folder_of_images_load_too(part: Any, host: Any) -> None:
     assert load(part, host, file="clip 猫.mp4", count=2).values[2] == 2
     assert numbers(load(part, host, path="folder").values[0]) == [0, 1, 2, 3, 4]
 
 
-def test_what_is_not_there_or_not_allowed_is_refused(part: Any, host: Any, tmp_path: Path) -> None:
+def test_what_is_not_there_or_not_allowed_is_rejected(part: Any, host: Any, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no video")
     error = part("backend.musubi_backend.errors").UserError
     for inputs, words in (

@@ -81,10 +81,10 @@ def test_a_copy_says_nothing_where_the_host_keeps_no_metadata(part: Any, host: A
         stream.width = stream.height = 32
         sound = container.add_stream("aac" if kind == "mp4" else "libopus", 48000)
         stream.metadata["title"] = "a secret"
-        pictures = [av.VideoFrame.from_ndarray(np.full((32, 32, 3), 20 * n, np.uint8)) for n in range(5)]
+        images = [av.VideoFrame.from_ndarray(np.full((32, 32, 3), 20 * n, np.uint8)) for n in range(5)]
         silence = av.AudioFrame.from_ndarray(np.zeros((1, 960), np.float32), "flt", "mono")
         silence.sample_rate, silence.pts = 48000, 0
-        for packet in [packet for frame in (*pictures, None) for packet in stream.encode(frame)]:
+        for packet in [packet for frame in (*images, None) for packet in stream.encode(frame)]:
             container.mux(packet)
         for packet in [packet for frame in (silence, None) for packet in sound.encode(frame)]:
             container.mux(packet)

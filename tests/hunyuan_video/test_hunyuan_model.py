@@ -127,7 +127,7 @@ def test_what_stands_around_the_blocks_can_leave_them_out(model_with_lora: Calla
     assert len(seen) == 2
 
 
-def test_a_distilled_model_must_be_told_the_guidance(model_with_lora: Callable[..., Any]) -> None:
+def test_a_distilled_model_must_be_reported_the_guidance(model_with_lora: Callable[..., Any]) -> None:
     model, _ = model_with_lora()
     with torch.no_grad(), pytest.raises(ValueError, match="needs the embedded guidance"):
         model(**{**example([5]), "guidance": None})

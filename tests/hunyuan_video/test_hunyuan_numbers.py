@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from musubi_backend.architectures.hunyuan_video.adapter import ADAPTER
-from musubi_backend.architectures.request import Guidance, Pictures, SampleRequest
+from musubi_backend.architectures.request import Guidance, Images, SampleRequest
 from torch import Tensor
 
 SCALING = 0.476986
@@ -59,10 +59,10 @@ def test_image_models_see_the_scaled_first_frame_and_nothing_behind_it() -> None
 def test_of_a_video_that_is_changed_only_the_last_steps_are_done(source: str | None, strength: float | None, sigmas: list[float]) -> None:
     request = SampleRequest(
         "a", seed=1, width=32, height=32, frames=5, steps=4, flow_shift=1.0, guidance=Guidance(), strength=strength,
-        pictures=Pictures(source_video=source),
+        images=Images(source_video=source),
     )  # fmt: skip
     assert ADAPTER.sampler(request).sigmas == pytest.approx(sigmas) and ADAPTER.steps(request) == len(sigmas) - 1
 
 
-def test_pictures_that_it_does_not_take_are_no_options_of_a_line() -> None:
+def test_images_that_it_does_not_take_are_no_options_of_a_line() -> None:
     assert "i" in ADAPTER.line_options and not {"ei", "cn", "ci", "cim", "of"} & set(ADAPTER.line_options)

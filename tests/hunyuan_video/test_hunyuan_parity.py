@@ -118,18 +118,18 @@ def test_comfyuis_names_are_known(model: HunyuanTransformer, comfy_name: Callabl
 
 
 @pytest.mark.parametrize(
-    ("model", "geometry", "card", "tensors", "parameters", "adapters"),
+    ("model", "geometry", "card", "tensors", "parameters", "modules"),
     [
         (HunyuanTransformer, HunyuanGeometry, CARD, 856, 12_821_012_544, 240),
         (FramePackTransformer, FramePackGeometry, FRAMEPACK, 1274, 12_874_314_816, 440),
     ],
 )
 def test_models_of_the_published_size_have_what_musubi_tuners_have(
-    model: Any, geometry: Any, card: Card, tensors: int, parameters: int, adapters: int
+    model: Any, geometry: Any, card: Card, tensors: int, parameters: int, modules: int
 ) -> None:
     """Counted in musubi-tuner's classes; names and shapes of all tensors were the same too."""
     with torch.device("meta"):
         published = model(geometry(dim=3072, num_heads=24, mlp_dim=12288, num_double_layers=20, num_single_layers=40))
-        assert len(LoRANetwork.create(published, card, rank=32).targets) == adapters
+        assert len(LoRANetwork.create(published, card, rank=32).targets) == modules
     assert len(published.state_dict()) == tensors
     assert sum(parameter.numel() for parameter in published.parameters()) == parameters

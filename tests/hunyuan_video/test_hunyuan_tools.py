@@ -167,7 +167,7 @@ def test_samples_are_made_while_training_and_the_vae_is_freed_at_once(studio: St
 def test_training_tells_the_bare_guidance_and_sampling_a_thousand_times_it(
     studio: Studio, tmp_path: Path, calls: list[tuple[Any, ...]]
 ) -> None:
-    studio.train("told", "--guidance_scale", 1.5, steps=1)
+    studio.train("reported", "--guidance_scale", 1.5, steps=1)
     latents, times, text, mask, pooled, guidance, extra, skipped = calls.pop()
     assert (latents.shape, text.shape, mask.shape, pooled.shape) == ((1, 16, 2, 4, 4), (1, 256, 64), (1, 256), (1, 32))
     assert (guidance.tolist(), extra, skipped) == ([1.5], None, ())
@@ -211,17 +211,17 @@ def test_a_video_is_changed_by_its_share_of_the_steps(studio: Studio, tmp_path: 
 def test_an_image_model_sees_the_first_frame_in_training_and_when_sampling(
     image_studio: Studio, tmp_path: Path, calls: list[tuple[Any, ...]]
 ) -> None:
-    lora = image_studio.train("picture", "--dit_in_channels", 32, steps=2)
+    lora = image_studio.train("image", "--dit_in_channels", 32, steps=2)
     (cached,) = (path for path in (image_studio.path / "cache").glob("*.safetensors") if not path.name.endswith("_te.safetensors"))
     (clip,) = (tensor.float() * SCALING_FACTOR for name, tensor in load(cached).items() if name.startswith("latents"))
     for call in calls:
         assert torch.allclose(call[6][0, :, 0], clip[:, 0])
         assert not call[6][0, :, 1:].any()
 
-    picture = tmp_path / "picture.png"
-    Image.fromarray(np.full((40, 50, 3), (20, 90, 200), np.uint8)).save(picture)
+    image = tmp_path / "image.png"
+    Image.fromarray(np.full((40, 50, 3), (20, 90, 200), np.uint8)).save(image)
     calls.clear()
-    image_studio.latents(tmp_path, "--image_path", picture, "--lora_weight", lora)
+    image_studio.latents(tmp_path, "--image_path", image, "--lora_weight", lora)
     assert all(call[6].shape == (1, 16, 2, 4, 4) and call[6][0, :, 0].any() and not call[6][0, :, 1:].any() for call in calls)
 
 
@@ -246,7 +246,7 @@ def renamed(studio: Studio, comfy_name: Callable[[str], str]) -> Callable[[str],
 
 @pytest.mark.parametrize("layout", ["module.pt", "comfy", "prefix", "checkpoint of ComfyUI"])
 def test_other_layouts_of_the_file_give_the_same(studio: Studio, tmp_path: Path, layout: str, renamed: Callable[[str], Path]) -> None:
-    # a .pt says no sizes; the demo model's can all be told from its shapes
+    # a .pt says no sizes; the demo model's can all be reported from its shapes
     other = studio.latents(tmp_path, "--dit", renamed(layout))
     assert torch.equal(other, studio.latents(tmp_path))
 
@@ -273,7 +273,7 @@ def test_a_merged_model_is_a_file_like_the_original(studio: Studio, tmp_path: Pa
         (["--dit", "{vae}"], "--dit expects a HunyuanVideo transformer"),
     ],
 )
-def test_requests_that_cannot_be_done_are_refused(
+def test_requests_that_cannot_be_done_are_rejected(
     studio: Studio, tmp_path: Path, flags: list[object], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [str(word).format(clip=studio.clip, vae=studio.models["vae"]) for word in flags]
@@ -282,7 +282,7 @@ def test_requests_that_cannot_be_done_are_refused(
     assert not any(tmp_path.iterdir())
 
 
-def test_an_image_model_without_a_picture_and_with_the_wrong_channels_is_refused(
+def test_an_image_model_without_an_image_and_with_the_wrong_channels_is_rejected(
     image_studio: Studio, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert image_studio.generate(tmp_path) == 1

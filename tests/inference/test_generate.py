@@ -21,7 +21,7 @@ from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.encoders.wan_vae import WanVAE
 from musubi_backend.errors import StopRequested, UserError
 from musubi_backend.inference import generate, outputs
-from musubi_backend.inference.video_file import read_pictures
+from musubi_backend.inference.video_file import read_images
 from musubi_backend.options.parser import parse
 from musubi_backend.weights.safetensors_file import load, read_header, save_atomic
 from PIL import Image
@@ -122,7 +122,7 @@ def test_a_prompt_file_gives_what_single_prompts_give(run: Generate, tmp_path: P
     assert expected.items() <= read_header(cat).metadata.items()
 
 
-def test_a_seed_is_drawn_and_told_when_none_is_given(run: Generate) -> None:
+def test_a_seed_is_drawn_and_reported_when_none_is_given(run: Generate) -> None:
     first, second = run("--prompt", "a", "--output_type", "latent")[0], run("--prompt", "a", "--output_type", "latent")[0]
     seeds = [read_header(path).metadata["seeds"] for path in (first, second)]
     assert seeds[0] != seeds[1]
@@ -158,10 +158,10 @@ def test_names_of_what_a_file_makes_have_no_trailing_underscore(run: Generate, t
 
 def test_video_has_the_size_length_and_speed_asked_for(run: Generate) -> None:
     (path,) = run("--prompt", "a dog", "--seed", 1)
-    pictures, fps = read_pictures(path)
-    assert (len(pictures), pictures[0].shape, fps) == (5, (32, 48, 3), 16)
-    pictures, fps = read_pictures(run("--prompt", "a dog", "--seed", 1, "--fps", 24, "--trim_tail_frames", 2)[0])
-    assert (len(pictures), fps) == (3, 24)
+    images, fps = read_images(path)
+    assert (len(images), images[0].shape, fps) == (5, (32, 48, 3), 16)
+    images, fps = read_images(run("--prompt", "a dog", "--seed", 1, "--fps", 24, "--trim_tail_frames", 2)[0])
+    assert (len(images), fps) == (3, 24)
 
 
 def test_text_to_image_makes_one_png_without_a_folder(run: Generate) -> None:
@@ -174,7 +174,7 @@ def test_decoding_a_saved_latent_gives_the_same_video(run: Generate) -> None:
     video, latent = run("--prompt", "a dog", "--seed", 1, "--output_type", "both")
     (again,) = run("--latent_path", latent)
     assert re.fullmatch(rf"{TIME}_1__{latent.stem}\.mp4", again.name)
-    assert np.array_equal(np.stack(read_pictures(again)[0]), np.stack(read_pictures(video)[0]))
+    assert np.array_equal(np.stack(read_images(again)[0]), np.stack(read_images(video)[0]))
     assert len(run("--latent_path", latent, "--output_type", "images")) == 5
 
 
@@ -183,14 +183,14 @@ def test_an_encoded_colour_comes_out_as_that_colour(run: Generate, demo: dict[st
     vae = WanVAE.load(demo["vae"], torch.device("cpu"), torch.float32)
     clip = torch.tensor(colour).view(1, 3, 1, 1, 1).expand(1, 3, 5, 64, 64) / 127.5 - 1
     save_atomic({"latent": vae.encode(clip)[0]}, tmp_path / "colour.safetensors")
-    pictures, _ = read_pictures(run("--latent_path", tmp_path / "colour.safetensors")[0])
-    middle = np.stack(pictures)[:, 16:48, 16:48].mean(axis=(0, 1, 2))  # the demo VAE fades to grey at the borders
+    images, _ = read_images(run("--latent_path", tmp_path / "colour.safetensors")[0])
+    middle = np.stack(images)[:, 16:48, 16:48].mean(axis=(0, 1, 2))  # the demo VAE fades to grey at the borders
     # it keeps a flat colour within a few steps, and so does h264; swapped channels or a wrong range are 100 and more off
     assert np.abs(middle - colour).max() <= 12
 
 
-def test_metadata_is_kept_unless_refused(run: Generate) -> None:
-    def told(path: Path) -> dict[str, str]:
+def test_metadata_is_kept_unless_rejected(run: Generate) -> None:
+    def reported(path: Path) -> dict[str, str]:
         if path.suffix == ".safetensors":
             return read_header(path).metadata
         if path.suffix == ".png":
@@ -210,9 +210,9 @@ def test_metadata_is_kept_unless_refused(run: Generate) -> None:
                 "height": "32",
                 "width": "48",
             }
-            assert expected.items() <= told(path).items()
+            assert expected.items() <= reported(path).items()
         for path in run(*flags, "--output_type", output_type, "--no_metadata"):
-            assert "a dog" not in str(told(path))
+            assert "a dog" not in str(reported(path))
 
 
 def test_results_are_announced_to_the_job(run: Generate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

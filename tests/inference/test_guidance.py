@@ -37,7 +37,7 @@ def test_the_ratio_is_the_share_of_guided_steps(mode: str, ratio: float, steps: 
     assert sum(cfg_steps(mode, ratio, steps)) == int(steps * ratio)
 
 
-def test_bad_settings_are_refused_by_name() -> None:
+def test_bad_settings_are_rejected_by_name() -> None:
     with pytest.raises(UserError, match="--cfg_skip_mode sometimes"):
         cfg_steps("sometimes", 0.5, 10)
     with pytest.raises(UserError, match=r"--cfg_apply_ratio 1\.5"):

@@ -86,7 +86,7 @@ def test_what_is_written_is_what_is_read(data: st.DataObject, prompt: str) -> No
 
 
 @given(st.text())
-def test_any_text_is_read_or_refused_but_never_crashes(line: str) -> None:
+def test_any_text_is_read_or_rejected_but_never_crashes(line: str) -> None:
     try:
         assert "prompt" in parse_line(line, TRAINING_OPTIONS, "here")
     except UserError as error:

@@ -6,7 +6,7 @@ from argparse import Namespace
 from typing import Any
 
 import pytest
-from musubi_backend.architectures.request import Guidance, Pictures, SampleRequest
+from musubi_backend.architectures.request import Guidance, Images, SampleRequest
 from musubi_backend.architectures.wan.adapter import Wan
 from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.errors import UserError
@@ -70,14 +70,14 @@ def test_every_setting_of_the_guidance_arrives() -> None:
         built(slg_layers="9;10")
 
 
-def test_every_picture_arrives_in_its_place() -> None:
+def test_every_image_arrives_in_its_place() -> None:
     arguments = {
         "image_path": "start", "end_image_path": "end", "control_path": "video", "control_image_path": ["a", "b"],
         "control_image_mask_path": ["m"], "video_path": "source",
     }  # fmt: skip
-    assert built(**arguments).pictures == Pictures("start", "end", "video", ("a", "b"), ("m",), "source")
+    assert built(**arguments).images == Images("start", "end", "video", ("a", "b"), ("m",), "source")
     line = {"image_path": "s", "end_image_path": "e", "control_video_path": "v", "control_image_path": ("c",), "video_path": "o"}
-    assert built(line, **arguments).pictures == Pictures("s", "e", "v", ("c",), ("m",), "o")
+    assert built(line, **arguments).images == Images("s", "e", "v", ("c",), ("m",), "o")
 
 
 @pytest.mark.parametrize(("trimmed", "fits"), [(0, True), (4, True), (5, False), (-1, False)])

@@ -67,6 +67,6 @@ def test_higher_order_samplers_converge_faster() -> None:
     assert _gaussian_error("vanilla", 128) == pytest.approx(euler / 2, rel=0.1)  # first order
 
 
-def test_unknown_sampler_is_refused() -> None:
+def test_unknown_sampler_is_rejected() -> None:
     with pytest.raises(UserError, match="unipc, dpm"):
         samplers.wan_sampler("heun", 10, 5.0)

@@ -115,7 +115,7 @@ def test_skip_pattern_is_logged(run: Run, caplog: pytest.LogCaptureFixture) -> N
     assert "CFG skip mode: early_late, apply ratio: 0.5, pattern: SAAS" in caplog.text
 
 
-def test_a_block_that_is_not_there_is_refused_before_sampling(run: Run) -> None:
+def test_a_block_that_is_not_there_is_rejected_before_sampling(run: Run) -> None:
     with pytest.raises(UserError, match="block 2 does not exist"):
         run(guidance=Guidance(3.0, slg_mode="original", slg_layers=(2,)))
     assert run.calls == 0

@@ -31,7 +31,7 @@ class Straight(Wan):
 
     def __init__(self, boundary: float | None = None) -> None:
         self._boundary = boundary
-        self.told: list[float] = []
+        self.reported: list[float] = []
 
     def boundary(self, args: Namespace) -> float | None:
         return self._boundary
@@ -39,7 +39,7 @@ class Straight(Wan):
     def predict(
         self, transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Any, args: Namespace, skip_blocks: Any = ()
     ) -> Tensor:
-        self.told.append(timesteps.item())
+        self.reported.append(timesteps.item())
         velocity: Tensor = (noisy * 0 + batch["number"] + PER_BLOCK * sum(skip_blocks)) * transformer.factor
         return velocity
 
@@ -92,7 +92,7 @@ def test_the_boundary_itself_is_the_high_noise_experts() -> None:
     end, noise = travelled(request(guidance_high_noise=Guidance(2.0)), straight)
     high = WITHOUT + 2 * (WITH_PROMPT - WITHOUT)
     torch.testing.assert_close(end, noise - (2 * high + 2 * GUIDED) / 4)
-    assert straight.told == [1000, 1000, 750, 750, 500, 500, 250, 250]
+    assert straight.reported == [1000, 1000, 750, 750, 500, 500, 250, 250]
 
 
 def test_a_video_that_is_changed_is_mixed_with_noise_as_the_first_sigma_says() -> None:

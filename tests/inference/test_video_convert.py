@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from musubi_backend.errors import UserError
-from musubi_backend.inference.video_file import read_pictures, write_mp4
+from musubi_backend.inference.video_file import read_images, write_mp4
 from musubi_backend.tools.video_convert import convert
 
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [200, 120, 40]], dtype=np.uint8)
@@ -21,19 +21,19 @@ def clip(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("ending", ["mp4", "webm", "gif"])
 def test_length_speed_and_colours_stay(clip: Path, tmp_path: Path, ending: str) -> None:
-    pictures, rate = read_pictures(convert(clip, tmp_path / f"new/out.{ending}"))
-    assert (len(pictures), rate, pictures[0].shape) == (4, 10, (32, 48, 3))
-    assert np.abs(np.stack(pictures)[:, 8, 8].astype(int) - COLOURS).max() <= 16
+    images, rate = read_images(convert(clip, tmp_path / f"new/out.{ending}"))
+    assert (len(images), rate, images[0].shape) == (4, 10, (32, 48, 3))
+    assert np.abs(np.stack(images)[:, 8, 8].astype(int) - COLOURS).max() <= 16
 
 
-def test_to_pictures_and_back_with_another_speed(clip: Path, tmp_path: Path) -> None:
+def test_to_images_and_back_with_another_speed(clip: Path, tmp_path: Path) -> None:
     folder = convert(clip, tmp_path / "frames", "png")
     assert [path.name for path in sorted(folder.iterdir())] == [f"frames_{i:03d}.png" for i in range(4)]
-    pictures, rate = read_pictures(convert(folder, tmp_path / "back.mp4", fps=24))
-    assert (len(pictures), rate) == (4, Fraction(24))
+    images, rate = read_images(convert(folder, tmp_path / "back.mp4", fps=24))
+    assert (len(images), rate) == (4, Fraction(24))
 
 
-def test_what_cannot_be_converted_is_refused(clip: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_converted_is_rejected(clip: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="known are mp4, webm, gif, png"):
         convert(clip, tmp_path / "out.avi")
     with pytest.raises(UserError, match="does not exist"):

@@ -35,7 +35,7 @@ def test_an_embedded_python_cannot_make_environments(tmp_path: Path) -> None:
     assert machine.can_make_environments(sys.executable)
 
 
-def test_without_venv_and_without_uv_the_user_is_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_venv_and_without_uv_the_user_is_reported_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "can_make_environments", lambda: False)
     monkeypatch.setattr(machine, "find_uv", lambda home: None)
     monkeypatch.setenv("PIP_NO_INDEX", "1")

@@ -46,7 +46,7 @@ def test_allowed_roots_are_real_folders_each_once_the_widest_wins(tmp_path: Path
 
 
 @pytest.mark.parametrize("root", ["/", "~", "no-such-folder"])
-def test_roots_that_would_open_everything_or_nothing_are_refused(tmp_path: Path, root: str) -> None:
+def test_roots_that_would_open_everything_or_nothing_are_rejected(tmp_path: Path, root: str) -> None:
     with pytest.raises(InstallError, match="--allow-root"):
         _settings(tmp_path).allow_root(root)
 
@@ -90,7 +90,7 @@ def test_a_checkout_with_a_python_that_has_torch_becomes_the_second_engine(tmp_p
     assert "0.3.4" in capsys.readouterr().out
 
 
-def test_what_is_no_checkout_or_cannot_run_it_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_checkout_or_cannot_run_it_is_rejected(tmp_path: Path) -> None:
     settings = _settings(tmp_path)
     with pytest.raises(InstallError, match="no checkout of musubi-tuner"):
         settings.register_musubi_tuner(str(tmp_path), None)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from musubi_backend.device import computed_in, pick_device
 from musubi_backend.inference.side_by_side import GAP, TITLE_HEIGHT
-from musubi_backend.inference.video_file import read_pictures
+from musubi_backend.inference.video_file import read_images
 from musubi_backend.weights.safetensors_file import read_header
 
 from installer.backend import Places
@@ -54,9 +54,9 @@ def test_the_quickstart_shows_that_it_has_learned_its_clip(repository: Path, tmp
 
 def _check_comparison(path: Path) -> None:
     """Of the three videos in it, the one with the LoRA looks like the clip, and the one without does not."""
-    pictures = np.stack(read_pictures(path)[0]).astype(float)[:, TITLE_HEIGHT : TITLE_HEIGHT + HEIGHT]
+    images = np.stack(read_images(path)[0]).astype(float)[:, TITLE_HEIGHT : TITLE_HEIGHT + HEIGHT]
     lefts = [GAP + number * (HEIGHT + GAP) for number in range(3)]  # they are square
-    clip, without, trained = (pictures[:, :, left : left + HEIGHT] for left in lefts)
+    clip, without, trained = (images[:, :, left : left + HEIGHT] for left in lefts)
     contrast = clip.std()
 
     def difference(other: np.ndarray) -> float:

@@ -71,7 +71,7 @@ def test_a_gpu_gets_the_build_that_its_driver_runs_and_that_has_its_kernels(
         ("470.82", (6, 1), "cu126", "52"),
     ],
 )
-def test_where_the_driver_is_too_old_for_every_build_with_kernels_the_user_is_told_which_to_get(
+def test_where_the_driver_is_too_old_for_every_build_with_kernels_the_user_is_reported_which_to_get(
     driver: str, capability: tuple[int, int], build: str, needed: str
 ) -> None:
     choice = choose("auto", [gpu("some GPU", driver, capability)])
@@ -79,7 +79,7 @@ def test_where_the_driver_is_too_old_for_every_build_with_kernels_the_user_is_to
     assert choice.advice and f"driver {needed}" in choice.advice and driver in choice.advice
 
 
-def test_a_gpu_older_than_every_build_computes_on_the_cpu_and_cuda_is_refused() -> None:
+def test_a_gpu_older_than_every_build_computes_on_the_cpu_and_cuda_is_rejected() -> None:
     kepler = gpu("GeForce GT 710", "470.82", (3, 5))
     choice = choose("auto", [kepler])
     assert (choice.kind, choice.build) == ("cpu", "cpu") and choice.advice and "no build of PyTorch" in choice.advice

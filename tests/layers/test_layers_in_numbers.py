@@ -14,7 +14,7 @@ from musubi_backend.layers.norms import RMSNorm, gated_residual, modulated_norm
 from musubi_backend.layers.recompute import recomputed
 from musubi_backend.layers.rope import apply_rope, even_widths, grid_positions, rope_tables
 from musubi_backend.layers.timestep import sinusoids
-from musubi_backend.lora.modules import LoRAAdapter
+from musubi_backend.lora.modules import LoRA
 from torch import Tensor, nn
 
 CPU = torch.device("cpu")
@@ -206,13 +206,13 @@ def test_what_is_recomputed_from_frozen_inputs_gives_the_gradients_of_weights() 
     torch.testing.assert_close(weight.grad, ((x * weight).cos() * x).sum(0).detach())
 
 
-def test_an_adapters_part_is_added_once_and_only_while_it_is_on() -> None:
-    layer, adapter = Linear(4, 3).requires_grad_(False), LoRAAdapter(4, 3, 2, alpha=1.0)
+def test_a_lora_modules_part_is_added_once_and_only_while_it_is_on() -> None:
+    layer, module = Linear(4, 3).requires_grad_(False), LoRA(4, 3, 2, alpha=1.0)
     with torch.no_grad():
-        adapter.lora_up.weight.copy_(draw(3, 2, seed=5))
-    layer.attach(adapter)
+        module.lora_up.weight.copy_(draw(3, 2, seed=5))
+    layer.attach(module)
     x = draw(2, 4)
     base = x @ layer.weight.T + layer.bias
-    torch.testing.assert_close(layer(x), base + 0.5 * x @ adapter.lora_down.weight.T @ adapter.lora_up.weight.T)
-    adapter.enabled = False
+    torch.testing.assert_close(layer(x), base + 0.5 * x @ module.lora_down.weight.T @ module.lora_up.weight.T)
+    module.enabled = False
     torch.testing.assert_close(layer(x), base)

@@ -58,12 +58,12 @@ def write_layout(path: Path, layout: str, architecture: str, layers: Mapping[str
 
 
 def deltas(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Adapter -> its delta in float32, of a LoRA in musubi-tuner's layout."""
-    adapters: dict[str, dict[str, Tensor]] = {}
+    """LoRA weights -> its delta in float32, of a LoRA in musubi-tuner's layout."""
+    several: dict[str, dict[str, Tensor]] = {}
     for key, tensor in state.items():
         name, _, part = key.partition(".")
-        adapters.setdefault(name, {})[part] = tensor.float()
-    return {name: delta(parts) for name, parts in adapters.items() if changes_weight(parts)}
+        several.setdefault(name, {})[part] = tensor.float()
+    return {name: delta(parts) for name, parts in several.items() if changes_weight(parts)}
 
 
 def _tensors(layout: str, name: str, up: Tensor, down: Tensor) -> dict[str, Tensor]:

@@ -255,7 +255,7 @@ def test_names_have_one_meaning_each():
                                    "lora_unet_blocks_0_ffn_0.alpha": torch.ones(2)}, path), "one number is expected"),
     ],
 )  # fmt: skip
-def test_bad_files_are_refused_by_name(make, message, tmp_path, refusal):
+def test_bad_files_are_rejected_by_name(make, message, tmp_path, refusal):
     source = tmp_path / "in.safetensors"
     make(source)
     said = refusal("convert_lora", "--input", source, "--output", tmp_path / "out.safetensors", "--target", "other")
@@ -263,7 +263,7 @@ def test_bad_files_are_refused_by_name(make, message, tmp_path, refusal):
     assert not (tmp_path / "out.safetensors").exists()
 
 
-def test_what_cannot_be_is_refused(shared, tmp_path, refusal):
+def test_what_cannot_be_is_rejected(shared, tmp_path, refusal):
     wan = shared / "golden" / "convert" / "wan_t2v.default.safetensors"
     out = ["--output", tmp_path / "out.safetensors", "--target", "default"]
     assert "is for Wan2.1 and cannot become one for FramePack" in refusal("convert_lora", "--input", wan, *out, "--architecture", "fp")
@@ -288,5 +288,5 @@ def test_a_large_rank_and_its_reading_stay_lazy(tmp_path):
     save_atomic({f"lora_unet_blocks_0_ffn_0.{part}": torch.ones(4, 4) for part in ("lora_down.weight", "lora_up.weight")}, path)
     lora = LoRAFile.open(path)
     lora.file.array = None  # type: ignore[method-assign, assignment]
-    assert lora.layers[0].adapter.size() == (4, 4) and lora.title == "musubi-tuner; Wan; LoRA"
-    assert np.isclose(lora.layers[0].adapter.scale, 1.0)
+    assert lora.layers[0].weights.size() == (4, 4) and lora.title == "musubi-tuner; Wan; LoRA"
+    assert np.isclose(lora.layers[0].weights.scale, 1.0)

@@ -87,7 +87,7 @@ def test_magnitudes_of_inputs_become_comfyuis(tmp_path, merged, run_tool):
 
 
 @pytest.mark.parametrize("form", ["outputs", "lora_magnitude_vector", "magnitude"])
-def test_what_comfyui_would_apply_wrongly_is_refused(form, tmp_path, refusal):
+def test_what_comfyui_would_apply_wrongly_is_rejected(form, tmp_path, refusal):
     save_atomic(dora(form)[0], tmp_path / "dora.safetensors")
     said = refusal("convert_lora", "--input", tmp_path / "dora.safetensors", "--output", tmp_path / "other", "--target", "other")
     assert "DoRA with a magnitude for each output" in said and "merge_lora" in said
@@ -167,7 +167,7 @@ def test_what_is_left_out_is_named(tmp_path, merged, run_tool, capsys):
     assert all(name in said for name in ("lora_te_text_model_x.lora_up.weight", "odd.tensor", "head_head.diff_b"))
 
 
-def test_two_meanings_of_one_layer_are_refused(tmp_path, refusal):
+def test_two_meanings_of_one_layer_are_rejected(tmp_path, refusal):
     up, down = factors()
     body = f"diffusion_model.{NAME}"
     state = {f"{body}.lora_A.weight": down, f"{body}.lora_B.weight": up}

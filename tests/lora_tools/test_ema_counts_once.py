@@ -36,7 +36,7 @@ def test_the_end_counts_once(tmp_path: Path, run_tool: Any, capsys: pytest.Captu
         ({"ss_steps": "2", "sshs_model_hash": "a"}, {"ss_steps": "2", "sshs_model_hash": "b"}, [0, 1]),
     ],
 )
-def test_the_same_step_is_told_by_the_metadata(one: dict[str, str], other: dict[str, str], kept: list[int]) -> None:
+def test_the_same_step_is_reported_by_the_metadata(one: dict[str, str], other: dict[str, str], kept: list[int]) -> None:
     assert counted_once([one, other]) == kept
 
 

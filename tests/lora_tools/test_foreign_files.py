@@ -188,13 +188,13 @@ def test_every_tensor_is_used_or_named(
         ({**pair(f"transformer.{DIFFUSERS}"), **pair(f"transformer_2.{DIFFUSERS}")}, "--expert high and --expert low"),
     ],
 )
-def test_what_cannot_be_applied_is_refused(tensors: dict[str, Tensor], words: str, tmp_path: Path, refusal: Callable[..., str]) -> None:
+def test_what_cannot_be_applied_is_rejected(tensors: dict[str, Tensor], words: str, tmp_path: Path, refusal: Callable[..., str]) -> None:
     save_atomic({name: tensor.contiguous() for name, tensor in tensors.items()}, tmp_path / "a.safetensors")
     for tool in (("convert_lora", "--target", "other", "--input"), ("combine_lora", "--lora_weight")):
         assert words in refusal(*tool, tmp_path / "a.safetensors", "--output", tmp_path / "out.safetensors")
 
 
-def test_a_whole_lokr_that_peft_scales_is_refused(tmp_path: Path, refusal: Callable[..., str]) -> None:
+def test_a_whole_lokr_that_peft_scales_is_rejected(tmp_path: Path, refusal: Callable[..., str]) -> None:
     tensors = {f"base_model.model.{Q}.lokr_w1": FIRST, f"base_model.model.{Q}.lokr_w2": SECOND}
     words = ["convert_lora", "--target", "other", "--output", tmp_path / "out", "--input"]
     path = written(Case(tensors, {}, config='{"alpha": 4, "r": 2}'), tmp_path)

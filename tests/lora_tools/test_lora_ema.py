@@ -176,7 +176,7 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[object], str]]:
     }
 
 
-def test_bad_input_is_refused_by_name(checkpoints, refusal, tmp_path):
+def test_bad_input_is_rejected_by_name(checkpoints, refusal, tmp_path):
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     for what, (arguments, message) in bad_inputs(tmp_path).items():
         assert message in refusal("lora_post_hoc_ema", *arguments), what

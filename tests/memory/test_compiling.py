@@ -133,7 +133,7 @@ def test_every_spelling_of_the_settings() -> None:
         Compilation.chosen(CompileSettings.read({**OFF, "compile_args": ["eager", "default", "maybe", "true"]}))
 
 
-def test_what_cannot_work_is_refused_before_anything_is_loaded(dit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_work_is_rejected_before_anything_is_loaded(dit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"--compile_backend tvn: this PyTorch has .*inductor"):
         load(dit, **{**OFF, "compile_backend": "tvn"})
     with pytest.raises(UserError, match="reduce-overhead records memory addresses"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from musubi_backend.lora.modules import LoRAAdapter
+from musubi_backend.lora.modules import LoRA
 from musubi_backend.memory.fp8 import BLOCK, Fp8Linear, hold_in_fp8, quantise
 from musubi_backend.weights.safetensors_file import load
 from musubi_backend.weights.scales import dequantised
@@ -69,9 +69,9 @@ def test_scales_of_any_precision_multiply_exactly_enough() -> None:
 def test_gradients_are_those_of_the_dense_weight_and_no_dense_weight_is_kept(with_lora: bool) -> None:
     generator = torch.Generator().manual_seed(1)
     linear = _filled(torch.randn(24, 2 * BLOCK, generator=generator), torch.randn(24, generator=generator).double())
-    adapter = LoRAAdapter(2 * BLOCK, 24, 4, 2.0).double()
-    nn.init.normal_(adapter.lora_up.weight, generator=generator)
-    linear.attach(adapter if with_lora else None)
+    module = LoRA(2 * BLOCK, 24, 4, 2.0).double()
+    nn.init.normal_(module.lora_up.weight, generator=generator)
+    linear.attach(module if with_lora else None)
     x = torch.randn(2, 5, 2 * BLOCK, generator=generator).double().requires_grad_()  # double: sums in another order must not matter
 
     kept: list[int] = []
@@ -79,16 +79,16 @@ def test_gradients_are_those_of_the_dense_weight_and_no_dense_weight_is_kept(wit
         out = linear(x)
     assert max(kept, default=0) < linear.weight.numel()
     out.square().sum().backward()
-    found = [x.grad, *(parameter.grad for parameter in adapter.parameters())]
+    found = [x.grad, *(parameter.grad for parameter in module.parameters())]
 
     dense = linear.dense(torch.float64)
     again = x.detach().requires_grad_()
-    adapter.zero_grad()
-    delta = adapter.scale * adapter.lora_up.weight @ adapter.lora_down.weight if with_lora else 0
+    module.zero_grad()
+    delta = module.scale * module.lora_up.weight @ module.lora_down.weight if with_lora else 0
     expected = nn.functional.linear(again, dense + delta, linear.bias)
     torch.testing.assert_close(out, expected)
     expected.square().sum().backward()
-    for one, other in zip(found, [again.grad, *(parameter.grad for parameter in adapter.parameters())], strict=True):
+    for one, other in zip(found, [again.grad, *(parameter.grad for parameter in module.parameters())], strict=True):
         torch.testing.assert_close(one, other)
 
 

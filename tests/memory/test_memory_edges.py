@@ -33,7 +33,7 @@ def test_fp8_products_need_ada_or_later(capability: tuple[int, int], fits: bool,
     ("counts", "largest"),
     [((20, 40), 38), ((2, 2), 0), ((2, 4), 2), ((4, 40), 7), ((3, 8), 5), ((9, 9), 6), ((40,), 39), ((2,), 1), ((1,), 0)],
 )
-def test_the_largest_number_of_swapped_blocks_and_the_first_refused(counts: tuple[int, ...], largest: int) -> None:
+def test_the_largest_number_of_swapped_blocks_and_the_first_rejected(counts: tuple[int, ...], largest: int) -> None:
     if largest:
         shares = swapped_per_list(largest, counts)
         assert all(share < count for share, count in zip(shares, counts, strict=True))

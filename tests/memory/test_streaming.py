@@ -172,7 +172,7 @@ def test_weights_are_always_readable_and_moving_the_model_leaves_them_alone() ->
     assert isinstance(linear, Fp8Linear)
     assert linear.weight.dtype == torch.float8_e4m3fn
     assert linear.device == CPU
-    assert next(network.adapters()).lora_down.weight.device == CPU
+    assert next(network.lora_modules()).lora_down.weight.device == CPU
 
 
 def test_shares_of_the_block_lists() -> None:

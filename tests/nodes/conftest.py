@@ -68,7 +68,7 @@ _NAMES = {"latents": "clip_00000-005_0064x0048_{}.safetensors", "text": "clip_{}
 
 
 class Bench:
-    """A home with a dataset, a model file and the stand-in. `plan` says what it does, `calls` what it was told."""
+    """A home with a dataset, a model file and the stand-in. `plan` says what it does, `calls` what it was reported."""
 
     def __init__(self, part: Any, home: Path, card: str = "wan") -> None:
         self.part, self.home, self.card = part, home, card

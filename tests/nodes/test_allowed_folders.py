@@ -68,7 +68,7 @@ def test_a_folder_is_stored_as_it_really_is_and_nothing_is_written_where_nothing
 
 
 @pytest.mark.parametrize("folders", [["/"], [str(Path.home())], ["tests"], ["/no/such/folder"], ["clips"], "clips", [3], None, ["/tmp\0"]])
-def test_what_is_no_folder_or_would_open_everything_is_refused(home: Path, send: Any, folders: Any) -> None:
+def test_what_is_no_folder_or_would_open_everything_is_rejected(home: Path, send: Any, folders: Any) -> None:
     assert send("POST", json={"folders": folders}, headers=PAGE)[0] == 400
     assert saved(home)["allowed_roots"] == []
 
@@ -84,7 +84,7 @@ def test_what_is_no_folder_or_would_open_everything_is_refused(home: Path, send:
         {**PAGE, "Host": "evil.example"},
     ],
 )
-def test_other_senders_are_refused(home: Path, send: Any, headers: dict[str, str]) -> None:
+def test_other_senders_are_rejected(home: Path, send: Any, headers: dict[str, str]) -> None:
     body = json.dumps({"folders": [str(home.parent / "clips")]})
     assert send("POST", data=body, headers=headers)[0] == 403
     assert saved(home)["allowed_roots"] == []
@@ -113,6 +113,6 @@ def test_a_body_that_does_not_say_how_long_it_is_has_the_same_limit(send: Any, p
 
 
 @pytest.mark.parametrize("body", ["[" * 100_000, "{", b"\xff\xfe", "3"])
-def test_damaged_json_is_told(send: Any, body: Any) -> None:
+def test_damaged_json_is_reported(send: Any, body: Any) -> None:
     status, answer = send("POST", data=body, headers=PAGE)
     assert status == 400 and "JSON" in answer["error"]

@@ -16,7 +16,7 @@ LIMIT = settings(max_examples=60, deadline=None, suppress_health_check=list(Heal
 _TYPES = {"str": str, "int": int, "float": float, "Path": Path, "_int_or_float": float, None: None}
 
 
-PICTURE = "猫 'x'.png"
+IMAGE = "猫 'x'.png"
 
 
 class Refused(Exception):
@@ -54,7 +54,7 @@ class PaperHost:
 
     def __init__(self, root: Path) -> None:
         self.home = self.input_dir = self.output_dir = self.temp_dir = root
-        (root / PICTURE).write_bytes(b"")
+        (root / IMAGE).write_bytes(b"")
 
     def allowed_roots(self) -> list[Path]:
         return [self.home]
@@ -107,7 +107,7 @@ def mostly_fitting(spec: Any, host: Any, part: Any) -> st.SearchStrategy[dict[st
         "prompts": st.sampled_from(["", "a dog --d 7\n# not this\n猫"]),
     }
     names = {entry.name for entry in spec.inputs}
-    fitting |= {name: st.sampled_from(["", PICTURE]) for name in names if name.endswith(("_path", "_paths"))}
+    fitting |= {name: st.sampled_from(["", IMAGE]) for name in names if name.endswith(("_path", "_paths"))}
     drawn = st.fixed_dictionaries({name: strategy for name, strategy in fitting.items() if name in names})
     return st.builds(lambda values, fit: {**values, **fit}, widgets(spec, host, part), drawn)
 
@@ -180,7 +180,7 @@ def test_every_training_parses(contract: Any, part: Any, tmp_path: Path, archite
         except part("backend.musubi_backend.errors").UserError:  # a setting of another architecture, or of one expert for both
             refused[-1] = True
             return
-        if values.get("mixed_precision") == "auto":  # musubi-tuner is told the precision of the file
+        if values.get("mixed_precision") == "auto":  # musubi-tuner is reported the precision of the file
             values["mixed_precision"] = "bf16"
         if made[2]["prompts"]:
             values["sample_prompts"] = "/o/prompts.json"
@@ -219,7 +219,7 @@ def test_every_generation_parses_and_no_text_becomes_a_flag(contract: Any, part:
         assert namespace.dit == given_models["dit"]
         assert namespace.video_size == [values["height"], values["width"]]
         if values["start_image_path"]:
-            assert namespace.image_path == str(tmp_path / PICTURE)
+            assert namespace.image_path == str(tmp_path / IMAGE)
 
     holds()
     assert any(accepted)

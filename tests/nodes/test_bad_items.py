@@ -41,7 +41,7 @@ def test_stop_lists_them_and_names_the_widget(configured: Any, part: Any) -> Non
     assert said.endswith("set on_bad_items to skip.") and "--" not in said
 
 
-def test_skip_goes_on_and_caching_is_told(configured: Any, part: Any, monkeypatch: pytest.MonkeyPatch, host: Any) -> None:
+def test_skip_goes_on_and_caching_is_reported(configured: Any, part: Any, monkeypatch: pytest.MonkeyPatch, host: Any) -> None:
     result = configured(on_bad_items="skip")
     assert "1 not usable" in result.text
     chained = configured(previous=result.values[0], path="clips", num_repeats=2, cache_directory="other", on_bad_items="skip")

@@ -20,7 +20,7 @@ class PaperHost:
     def __init__(self, root: Path) -> None:
         self.home = self.output_dir = self.temp_dir = root / "home"
         self.input_dir = root / "input"
-        for folder in (self.home, self.input_dir / "pictures"):
+        for folder in (self.home, self.input_dir / "images"):
             folder.mkdir(parents=True)
         (root / "elsewhere").mkdir()
         (self.input_dir / "one.png").write_bytes(b"")
@@ -60,18 +60,18 @@ def node(part: Any) -> Any:
         ({"model": "other.safetensors"}, "is not there"),
     ],
 )
-def test_wrong_widgets_are_refused_when_queued(changes: dict[str, Any], message: str, host: PaperHost, node: Any, part: Any) -> None:
+def test_wrong_widgets_are_rejected_when_queued(changes: dict[str, Any], message: str, host: PaperHost, node: Any, part: Any) -> None:
     spec = part("nodes.spec")
-    values = spec.complete(node.spec, {"path": "pictures", "model": MODEL})
+    values = spec.complete(node.spec, {"path": "images", "model": MODEL})
     assert spec.check(node, host, values) == []
     assert message in str(spec.check(node, host, {**values, **changes}))
 
 
-def test_another_model_is_recognised_and_refused_before_anything_starts(host: PaperHost, node: Any, part: Any) -> None:
+def test_another_model_is_recognised_and_rejected_before_anything_starts(host: PaperHost, node: Any, part: Any) -> None:
     import numpy as np
 
     save_file({"shared.weight": np.ones(2), "encoder.block.0.layer.0.SelfAttention.q.weight": np.ones(2)}, host.model)
-    values = part("nodes.spec").prepared(node, host, {"path": "pictures", "model": MODEL})
+    values = part("nodes.spec").prepared(node, host, {"path": "images", "model": MODEL})
     with pytest.raises(part("backend.musubi_backend.errors").UserError, match=r"is a T5 text encoder; model expects a Qwen2\.5-VL"):
         asyncio.run(node.run(host, **values))
     assert not (host.home / "jobs").exists()
@@ -98,14 +98,14 @@ def test_the_tool_is_asked_for_what_the_widgets_say(
 
     monkeypatch.setattr(part("nodes.caption"), "run_tool", run_tool)
     for changes in ({}, {"output_format": "jsonl", "prompt": "Say\n--what 'is' there", "fp8_vl": True, "batch_size": 3, "overwrite": True}):
-        values = part("nodes.spec").prepared(node, host, {"path": "pictures", "model": MODEL, **changes})
+        values = part("nodes.spec").prepared(node, host, {"path": "images", "model": MODEL, **changes})
         with pytest.raises(Caught):
             asyncio.run(node.run(host, **values))
     contract = json.loads((shared / "contracts" / "musubi_cli.json").read_text(encoding="utf-8"))["scripts"]
     theirs = {string for flag in contract["caption_images_by_qwen_vl"]["flags"] for string in flag["option_strings"]}
     assert {word.split("=")[0] for word in asked[0][1:] if word.startswith("--")} <= theirs
     plain, full = (parse(tool, arguments) for tool, *arguments in asked)
-    assert (plain.image_dir, plain.model_path, plain.output_format) == (str(host.input_dir / "pictures"), str(host.model), "text")
+    assert (plain.image_dir, plain.model_path, plain.output_format) == (str(host.input_dir / "images"), str(host.model), "text")
     assert plain.prompt is None and plain.output_file is None and not plain.overwrite, "defaults are left to the tool"
-    assert full.output_file == str(host.input_dir / "pictures" / "captions.jsonl")
+    assert full.output_file == str(host.input_dir / "images" / "captions.jsonl")
     assert (full.prompt, full.fp8_vl, full.batch_size, full.overwrite) == ("Say\n--what 'is' there", True, 3, True)

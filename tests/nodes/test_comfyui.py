@@ -330,7 +330,7 @@ SMALL = {"width": 32, "height": 32, "video_length": 5, "infer_steps": 1, "guidan
 DEMO_PATHS = {"vae": "demo_wan_vae.safetensors", "t5": "demo_umt5.safetensors"}
 
 
-def test_a_picture_of_a_core_node_starts_a_video(server: Server) -> None:
+def test_an_image_of_a_core_node_starts_a_video(server: Server) -> None:
     from PIL import Image
 
     inputs = server.home.parent / "input"
@@ -413,7 +413,7 @@ def test_an_error_of_the_backend_shows_its_last_line_and_the_log(server: Server,
     assert "Traceback" not in failed.error
 
 
-def test_bad_widgets_are_refused_before_anything_runs(server: Server, quickstart: Any) -> None:
+def test_bad_widgets_are_rejected_before_anything_runs(server: Server, quickstart: Any) -> None:
     for changes, words in (
         ({"DatasetConfig": {"path": "/etc"}}, "outside the folders"),
         ({"WanVideoGenerator": {"width": 65}}, "multiple of 16"),

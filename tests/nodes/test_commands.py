@@ -28,7 +28,7 @@ def command(part: Any, tmp_path: Path) -> Any:
     return made
 
 
-def told(words: list[str]) -> list[str]:
+def reported(words: list[str]) -> list[str]:
     """Files by their names."""
     return [Path(word).name if Path(word).is_absolute() else word for word in words]
 
@@ -50,7 +50,7 @@ OURS, GUARDED = ["-m", "musubi_backend", TRAINER, "--sdpa"], ["guarded.py", f"{T
 )
 def test_each_engine_runs_its_own_tools(command: Any, engine: str, options: dict[str, Any], words: list[str], launched: bool) -> None:
     made = command(engine, **options)
-    own = told(made.argv)
+    own = reported(made.argv)
     assert [own[0], *own[-len(words) + 1 :]] == words
     assert ("accelerate.commands.launch" in own) is launched
     assert launched or len(own) == len(words)
@@ -58,7 +58,7 @@ def test_each_engine_runs_its_own_tools(command: Any, engine: str, options: dict
 
 
 @pytest.mark.parametrize(("processes", "kind"), [(1, "NO"), (3, "MULTI_GPU")])
-def test_the_launcher_is_told_all_that_it_would_ask(command: Any, tmp_path: Path, processes: int, kind: str) -> None:
+def test_the_launcher_is_given_all_that_it_would_ask(command: Any, tmp_path: Path, processes: int, kind: str) -> None:
     words = command("musubi-tuner", launch=True, processes=processes, mixed_precision="bf16", threads=5).argv
     said = dict(pairwise(words))
     assert (said["--num_processes"], said["--mixed_precision"], said["--num_cpu_threads_per_process"]) == (str(processes), "bf16", "5")

@@ -46,13 +46,13 @@ def host(tmp_path: Path) -> DiskHost:
     from skimage import data
 
     host = DiskHost(tmp_path)
-    for folder in ("pictures", "listed"):
+    for folder in ("images", "listed"):
         (host.input_dir / folder).mkdir()
         for name in ("coffee", "rocket"):
             Image.fromarray(getattr(data, name)()).resize((160, 96)).save(host.input_dir / folder / f"{name}.png")
     for name in ("coffee", "rocket"):
-        (host.input_dir / "pictures" / f"{name}.txt").write_text(f"a {name} \N{HOT BEVERAGE}\n", encoding="utf-8")
-    (host.input_dir / "pictures" / "lonely.png").write_bytes((host.input_dir / "pictures" / "rocket.png").read_bytes())
+        (host.input_dir / "images" / f"{name}.txt").write_text(f"a {name} \N{HOT BEVERAGE}\n", encoding="utf-8")
+    (host.input_dir / "images" / "lonely.png").write_bytes((host.input_dir / "images" / "rocket.png").read_bytes())
     records = [
         {"image_path": str(host.input_dir / "listed" / f"{name}.png"), "caption": f"listed {name}", "extra": 1}
         for name in ("coffee", "rocket")
@@ -70,7 +70,7 @@ def view(host: DiskHost, part: Any) -> Callable[..., Any]:
         folder = host.home / "datasets" / "d"
         folder.mkdir(parents=True, exist_ok=True)
         tables = [
-            {"image_directory": (host.input_dir / "pictures").as_posix(), "caption_extension": changes.pop("extension", ".txt")},
+            {"image_directory": (host.input_dir / "images").as_posix(), "caption_extension": changes.pop("extension", ".txt")},
             {"image_jsonl_file": (host.input_dir / "list.jsonl").as_posix()},
         ]
         for number, table in enumerate(tables):
@@ -161,7 +161,7 @@ def test_a_caption_is_saved_in_its_text_file(view: Callable[..., Any], fetch: Fe
         200,
         {"caption": "a red cup, \u65e5\u672c"},
     )
-    assert (host.input_dir / "pictures" / "coffee.txt").read_text(encoding="utf-8") == "a red cup, \u65e5\u672c"
+    assert (host.input_dir / "images" / "coffee.txt").read_text(encoding="utf-8") == "a red cup, \u65e5\u672c"
     assert fetch("GET", f"/musubi_tuner/dataset_view/{view_id}")[1]["items"][0]["caption"] == "a red cup, \u65e5\u672c"
     assert "a red cup" in view()[0].values[1]
 
@@ -176,22 +176,22 @@ def test_a_caption_is_saved_in_its_line_and_the_others_stay(view: Callable[..., 
     assert json.loads(after[2]) == {**json.loads(before[2]), "caption": "a rocket\nat night"}
 
 
-def test_a_picture_without_a_caption_is_given_one(view: Callable[..., Any], fetch: Fetch, host: DiskHost) -> None:
+def test_an_image_without_a_caption_is_given_one(view: Callable[..., Any], fetch: Fetch, host: DiskHost) -> None:
     _, view_id = view()
     assert save(fetch, view_id, 3, "", "a lonely rocket") == (200, {"caption": "a lonely rocket"})
-    assert (host.input_dir / "pictures" / "lonely.txt").read_text(encoding="utf-8") == "a lonely rocket"
+    assert (host.input_dir / "images" / "lonely.txt").read_text(encoding="utf-8") == "a lonely rocket"
     assert view()[0].text == "page 1 of 1, 5 items"
 
 
 def test_what_changed_in_the_meantime_is_not_overwritten(view: Callable[..., Any], fetch: Fetch, host: DiskHost) -> None:
     _, view_id = view()
-    (host.input_dir / "pictures" / "coffee.txt").write_text("mine", encoding="utf-8")
+    (host.input_dir / "images" / "coffee.txt").write_text("mine", encoding="utf-8")
     status, answer = save(fetch, view_id, 1, "a coffee \N{HOT BEVERAGE}", "yours")
     assert status == 409 and answer["current"] == "mine"
-    assert (host.input_dir / "pictures" / "coffee.txt").read_text(encoding="utf-8") == "mine"
+    assert (host.input_dir / "images" / "coffee.txt").read_text(encoding="utf-8") == "mine"
 
 
-def test_other_sites_are_refused(view: Callable[..., Any], fetch: Fetch, host: DiskHost) -> None:
+def test_other_sites_are_rejected(view: Callable[..., Any], fetch: Fetch, host: DiskHost) -> None:
     _, view_id = view()
     for headers in (
         {"Origin": "https://evil.example"},
@@ -202,7 +202,7 @@ def test_other_sites_are_refused(view: Callable[..., Any], fetch: Fetch, host: D
         {"Origin": "null"},
     ):
         assert save(fetch, view_id, 1, "a coffee \N{HOT BEVERAGE}", "theirs", **headers)[0] == 403, headers
-    assert "theirs" not in (host.input_dir / "pictures" / "coffee.txt").read_text(encoding="utf-8")
+    assert "theirs" not in (host.input_dir / "images" / "coffee.txt").read_text(encoding="utf-8")
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
@@ -218,17 +218,17 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-def test_wrong_requests_are_told_and_change_nothing(view: Callable[..., Any], fetch: Fetch, host: DiskHost) -> None:
+def test_wrong_requests_are_reported_and_change_nothing(view: Callable[..., Any], fetch: Fetch, host: DiskHost) -> None:
     _, view_id = view()
     for values, message in WRONG:
         request = {"view": view_id, "number": 1, "before": "a coffee \N{HOT BEVERAGE}", "caption": "new", **values}
         status, answer = fetch("POST", "/musubi_tuner/caption", json=request)
         assert status == 400 and message in answer["error"], values
-    assert (host.input_dir / "pictures" / "coffee.txt").read_text(encoding="utf-8").startswith("a coffee")
+    assert (host.input_dir / "images" / "coffee.txt").read_text(encoding="utf-8").startswith("a coffee")
 
 
 @pytest.mark.parametrize("body", ["not json", "[1]", ""])
-def test_what_is_no_object_is_refused(body: str, fetch: Fetch) -> None:
+def test_what_is_no_object_is_rejected(body: str, fetch: Fetch) -> None:
     status, answer = fetch("POST", "/musubi_tuner/caption", data=body, headers={"Content-Type": "application/json"})
     assert status == 400 and "not " in answer["error"]
 
@@ -239,15 +239,15 @@ def test_files_outside_the_roots_and_other_kinds_of_files_stay_untouched(
     """A folder that is replaced by a link to elsewhere after it was looked at; and captions in files that do not end like captions."""
     _, view_id = view()
     elsewhere = tmp_path / "elsewhere"
-    shutil.move(host.input_dir / "pictures", elsewhere)
-    (host.input_dir / "pictures").symlink_to(elsewhere, target_is_directory=True)
+    shutil.move(host.input_dir / "images", elsewhere)
+    (host.input_dir / "images").symlink_to(elsewhere, target_is_directory=True)
     status, answer = save(fetch, view_id, 1, "a coffee \N{HOT BEVERAGE}", "new")
     assert status == 400 and "outside the folders" in answer["error"]
     assert (elsewhere / "coffee.txt").read_text(encoding="utf-8").startswith("a coffee")
-    (host.input_dir / "pictures").unlink()
-    shutil.move(elsewhere, host.input_dir / "pictures")
+    (host.input_dir / "images").unlink()
+    shutil.move(elsewhere, host.input_dir / "images")
     for name in ("coffee", "rocket"):
-        (host.input_dir / "pictures" / f"{name}.py").write_text("print()", encoding="utf-8")
+        (host.input_dir / "images" / f"{name}.py").write_text("print()", encoding="utf-8")
     _, view_id = view(extension=".py", page=1, items_per_page=5)
     status, answer = save(fetch, view_id, 1, "print()", "import os")
     assert status == 400 and "does not end like a caption" in answer["error"]
@@ -255,7 +255,7 @@ def test_files_outside_the_roots_and_other_kinds_of_files_stay_untouched(
     assert "does not end like a caption" in page["items"][0]["locked"] and page["items"][4]["locked"] == ""
 
 
-def test_a_dataset_file_outside_the_roots_is_refused(host: DiskHost, part: Any, tmp_path: Path) -> None:
+def test_a_dataset_file_outside_the_roots_is_rejected(host: DiskHost, part: Any, tmp_path: Path) -> None:
     (tmp_path / "d.toml").write_text("", encoding="utf-8")
     node = part("nodes.viewer").DatasetViewer()
     values = part("nodes.spec").prepared(node, host, {"dataset": {"toml": str(tmp_path / "d.toml"), "datasets": []}})

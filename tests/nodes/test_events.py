@@ -89,14 +89,14 @@ def test_a_line_without_end_takes_no_memory() -> None:
     assert len(reader.feed(b"\n" + written(events.Keep("a")))) == 1
 
 
-@pytest.mark.parametrize(("rank", "told"), [(None, 0), ("3", 3), ("x", 0)])
-def test_what_is_told_has_both_clocks_and_the_rank(rank: str | None, told: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("rank", "said"), [(None, 0), ("3", 3), ("x", 0)])
+def test_an_event_has_both_clocks_and_the_rank(rank: str | None, said: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(job.JOB_DIR_VARIABLE, str(tmp_path))
     monkeypatch.delenv("RANK", raising=False) if rank is None else monkeypatch.setenv("RANK", rank)
     for text in ("one", "two"):
         job.phase(text)
     first, second = events.read(tmp_path / events.FILE_NAME)
-    assert first.rank == told and first.time > 1e9 and second.clock >= first.clock > 0
+    assert first.rank == said and first.time > 1e9 and second.clock >= first.clock > 0
 
 
 def test_requests_are_heard_and_the_unknown_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

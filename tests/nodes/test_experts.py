@@ -51,7 +51,7 @@ def test_other_models_know_nothing_of_experts(values: Any) -> None:
     assert not {"dit_high_noise", "offload_inactive_dit", "timestep_boundary"} & set(made)
 
 
-def test_what_does_not_go_together_is_refused(values: Any, part: Any) -> None:
+def test_what_does_not_go_together_is_rejected(values: Any, part: Any) -> None:
     error = part("backend.musubi_backend.errors").UserError
     for experts in ("both", "high noise"):
         with pytest.raises(error, match="needs the high-noise transformer"):

@@ -12,14 +12,14 @@ import pytest
 
 
 class Shown:
-    """A host that remembers what it was told, and interrupts when `interrupts` says so."""
+    """A host that remembers what it was reported, and interrupts when `interrupts` says so."""
 
     def __init__(self, *interrupts: BaseException | None) -> None:
-        self.told: list[tuple[float, float, str, Path | None]] = []
+        self.reported: list[tuple[float, float, str, Path | None]] = []
         self.interrupts = list(interrupts)
 
     def progress(self, value: float, total: float, text: str, preview: Path | None = None) -> None:
-        self.told.append((value, total, text, preview))
+        self.reported.append((value, total, text, preview))
 
     def check_interrupted(self) -> None:
         interrupt = self.interrupts.pop(0) if self.interrupts else None
@@ -34,19 +34,19 @@ def job(part: Any, tmp_path: Path) -> Any:
     return runner.Job(part("nodes.jobs.folder").JobFolder(tmp_path), runner.Command([], {}, tmp_path))
 
 
-def test_progress_goes_out_with_note_numbers_and_a_picture_that_is_there(part: Any, job: Any, tmp_path: Path) -> None:
+def test_progress_goes_out_with_note_numbers_and_an_image_that_is_there(part: Any, job: Any, tmp_path: Path) -> None:
     publish, shown, sample = part("nodes.jobs.follow").publish, Shown(), tmp_path / "a.png"
     publish(shown, job, "", None)
-    assert shown.told[-1] == (0.0, 1.0, "starting", None), "a bar of nothing would divide by 0"
+    assert shown.reported[-1] == (0.0, 1.0, "starting", None), "a bar of nothing would divide by 0"
     job.progress.step, job.progress.total, job.progress.phase = 3, 12, "training"
     publish(shown, job, "continuing", str(sample))
-    assert shown.told[-1] == (3.0, 12.0, "training · 3/12 · continuing", None)
+    assert shown.reported[-1] == (3.0, 12.0, "training · 3/12 · continuing", None)
     sample.write_bytes(b"png")
     publish(shown, job, "", str(sample))
-    assert shown.told[-1] == (3.0, 12.0, "training · 3/12", sample)
+    assert shown.reported[-1] == (3.0, 12.0, "training · 3/12", sample)
     job.progress.step = 15
     publish(shown, job, "", None)
-    assert shown.told[-1][:2] == (15.0, 15.0)
+    assert shown.reported[-1][:2] == (15.0, 15.0)
 
 
 def test_several_jobs_are_one_bar_and_a_line_of_all(part: Any) -> None:
@@ -55,8 +55,8 @@ def test_several_jobs_are_one_bar_and_a_line_of_all(part: Any) -> None:
     joined.part(0).progress(1, 2, "first")
     joined.part(2).progress(3, 4, "third", Path("x.png"))
     joined.part(1).progress(0, 0, "second")
-    assert [told[:3] for told in shown.told] == [(0.5, 3.0, "first"), (1.25, 3.0, "first | third"), (1.25, 3.0, "first | second | third")]
-    assert shown.told[1][3] == Path("x.png")
+    assert [one[:3] for one in shown.reported] == [(0.5, 3.0, "first"), (1.25, 3.0, "first | third"), (1.25, 3.0, "first | second | third")]
+    assert shown.reported[1][3] == Path("x.png")
 
 
 def test_each_of_several_jobs_gets_every_interrupt_once_and_in_order(part: Any) -> None:

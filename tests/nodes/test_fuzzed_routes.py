@@ -95,8 +95,8 @@ def test_every_request_is_answered(handlers: dict[str, Any], caption: Path, tmp_
         answer = asyncio.run(handlers[route](request))
         assert answer.status in seen, (route, request.headers)
         seen[answer.status] += 1
-        told = json.loads(answer.body)
-        assert ("error" in told) == (answer.status != 200)
+        reported = json.loads(answer.body)
+        assert ("error" in reported) == (answer.status != 200)
         host, origin = request.host, request.headers.get("Origin")
         if answer.status == 200 and route.startswith("POST"):
             named = urlsplit(f"//{host}").hostname or ""

@@ -31,12 +31,12 @@ def test_paths_inside_are_taken(inside: Any, roots: list[Path]) -> None:
 
 
 @pytest.mark.parametrize("text", ["../secret", "clips/../../secret", "/etc", "../allowed ルート secret", "/", "clips/../.."])
-def test_paths_that_lead_out_are_refused(inside: Any, part: Any, text: str) -> None:
+def test_paths_that_lead_out_are_rejected(inside: Any, part: Any, text: str) -> None:
     with pytest.raises(part("backend.musubi_backend.errors").UserError, match="outside the folders"):
         inside(text)
 
 
-def test_a_link_that_leads_out_is_refused(inside: Any, part: Any, roots: list[Path], tmp_path: Path) -> None:
+def test_a_link_that_leads_out_is_rejected(inside: Any, part: Any, roots: list[Path], tmp_path: Path) -> None:
     (roots[0] / "link").symlink_to(tmp_path / "secret", target_is_directory=True)
     with pytest.raises(part("backend.musubi_backend.errors").UserError, match="outside the folders"):
         inside("link")
@@ -45,7 +45,7 @@ def test_a_link_that_leads_out_is_refused(inside: Any, part: Any, roots: list[Pa
 
 
 @pytest.mark.parametrize("text", ["\\\\server\\share", "//server/share", "\\\\?\\C:\\clips"])
-def test_a_server_nobody_allowed_is_refused_by_its_name(part: Any, roots: list[Path], text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_nobody_allowed_is_rejected_by_its_name(part: Any, roots: list[Path], text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     looked_at: list[object] = []
     real = os.path.realpath
     monkeypatch.setattr(os.path, "realpath", lambda path, **more: looked_at.append(path) or real(path, **more))
@@ -54,7 +54,7 @@ def test_a_server_nobody_allowed_is_refused_by_its_name(part: Any, roots: list[P
 
 
 @pytest.mark.parametrize("text", ["--output_dir", "-x", "a\0b", "a\nb", "", "   ", "a" * 256, "あ" * 86 + ".png", "a/" * 2500, "a\ud83d"])
-def test_what_is_no_path_is_refused(inside: Any, part: Any, text: str) -> None:
+def test_what_is_no_path_is_rejected(inside: Any, part: Any, text: str) -> None:
     for must_exist in (True, False):
         with pytest.raises(part("backend.musubi_backend.errors").UserError):
             inside(text, must_exist=must_exist)
@@ -90,7 +90,7 @@ def test_a_root_that_is_a_link_itself_counts_as_its_target(part: Any, tmp_path: 
 @pytest.mark.parametrize(
     "name", ["a/b", "..", "a\\b", "-x", "CON", "con.lora", "Com9.x.y", "x:y", "a\nb", "a\x1fb", "", "x" * 101, "猫" * 61, ".hidden", "end."]
 )
-def test_names_that_are_no_file_names_are_refused(part: Any, name: str) -> None:
+def test_names_that_are_no_file_names_are_rejected(part: Any, name: str) -> None:
     with pytest.raises(part("backend.musubi_backend.errors").UserError):
         part("nodes.jobs.guard").plain_name(name, "output_name")
 

@@ -18,8 +18,8 @@ from musubi_backend.events import line_of
 Write = Callable[..., Any]
 
 
-def lines(*told: events.Event, rank: int = 0) -> str:
-    return "".join(line_of(event, time=1795801437.0, clock=float(place), rank=rank) for place, event in enumerate(told))
+def lines(*said: events.Event, rank: int = 0) -> str:
+    return "".join(line_of(event, time=1795801437.0, clock=float(place), rank=rank) for place, event in enumerate(said))
 
 
 @pytest.fixture
@@ -29,14 +29,14 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def job(part: Any, home: Path) -> Write:
-    """A function: a job's folder with a status, what it told, and a task."""
+    """A function: a job's folder with a status, what it said, and a task."""
 
-    def write(state: str = "ended", told: str = "", *, tool: str = "wan_train_network", **status: Any) -> Any:
+    def write(state: str = "ended", said: str = "", *, tool: str = "wan_train_network", **status: Any) -> Any:
         folder = part("nodes.jobs.folder").JobFolder.create(home, tool)
         training = {"name": "cat", "run": "cat-1", "endings": [""], "values": {"network_dim": 16, "wandb_api_key": "secret"}}
         folder.write_task({"tool": tool, "training": training if "train" in tool else None})
         folder.write_status(state, **{"outcome": "finished" if state == "ended" else None, **status})
-        folder.metrics.write_text(told, encoding="utf-8")
+        folder.metrics.write_text(said, encoding="utf-8")
         return folder
 
     return write
@@ -49,8 +49,8 @@ def index(part: Any, home: Path) -> Any:
 
 def test_a_training_is_read_on_in_and_its_version_rises(job: Write, index: Any) -> None:
     me = psutil.Process()
-    told = lines(events.Start(100, 10, 5, 4), events.Step(11, 100, 1, 0.5, 0.4, 1e-4, 2.0), events.Step(12, 100, 1, 0.3, 0.4, 1e-4, 2.0))
-    folder = job("running", told, pid=me.pid, created=me.create_time())
+    said = lines(events.Start(100, 10, 5, 4), events.Step(11, 100, 1, 0.5, 0.4, 1e-4, 2.0), events.Step(12, 100, 1, 0.3, 0.4, 1e-4, 2.0))
+    folder = job("running", said, pid=me.pid, created=me.create_time())
     first = index.job(folder.id)
     assert (first["state"], first["step"], first["total"], first["loss"], first["first_step"]) == ("running", 12, 100, 0.3, 10)
     assert (first["seconds_per_step"], first["seconds_left"], first["epochs"], first["name"]) == (2.0, 176.0, 5, "cat")
@@ -66,9 +66,9 @@ def test_a_training_is_read_on_in_and_its_version_rises(job: Write, index: Any) 
 
 def test_a_job_whose_process_is_gone_has_ended_as_its_log_says(job: Write, index: Any) -> None:
     dead = {"pid": 2**22 + 5, "created": 1.0}
-    told = lines(events.Step(1, 9, 1, 0.5), events.Ended("stopped", "stopped at step 1, state saved"))
+    said = lines(events.Step(1, 9, 1, 0.5), events.Ended("stopped", "stopped at step 1, state saved"))
     silent = job("running", lines(events.Step(7, 9, 1, 0.5), events.Keep("the steps after step 4")), **dead)
-    spoke = job("stopping", told, **dead)
+    spoke = job("stopping", said, **dead)
     lost, stopped = index.job(silent.id), index.job(spoke.id)
     assert (lost["state"], lost["outcome"], lost["can"]) == ("ended", "lost", [])
     assert "at step 7" in lost["text"] and "the steps after step 4" in lost["text"]

@@ -46,7 +46,7 @@ class Server:
         (self.run / "cat-step00000002-state").mkdir()
         (root / "secret.png").write_bytes(b"secret")
         me = psutil.Process()
-        told = [
+        reported = [
             events.Start(20, 0, 5, 4),
             *(events.Step(step, 20, 1, step / 10, 0.5, 1e-4, 2.0) for step in range(1, 11)),
             events.Saved(str(self.run / "cat-step00000002-state"), "the state", 2),
@@ -57,21 +57,21 @@ class Server:
         ]
         values = {"network_dim": 16, "max_train_steps": 20, "wandb_api_key": "secret", "sample_prompts": "/x"}
         training = {"name": "cat", "run": "cat-1", "endings": [""], "values": values, "results": {"max_train_steps": 20}}
-        self.running = self.job("running", told, {"training": training}, pid=me.pid, created=me.create_time())
+        self.running = self.job("running", reported, {"training": training}, pid=me.pid, created=me.create_time())
         other = {**training, "run": "dog-1", "name": "dog", "lengths": {"max_train_steps": 20}}
         self.ended = self.job(
-            "ended", told[:3], {"training": other, "launch": True}, outcome="failed", error="no memory\nmore", returncode=1
+            "ended", reported[:3], {"training": other, "launch": True}, outcome="failed", error="no memory\nmore", returncode=1
         )
         (self.home / "runs" / "dog-1").mkdir()
         self.waits = self.job("queued", [], {"training": {**training, "run": "bee-1"}, "background": True})
         part("nodes.jobs.queue").add(self.home, self.waits.id)
         self.running.log.write_bytes("eins\nsteps: 1%\rsteps: 2%\nDREI ホ\nsteps: 5%\rsteps: 6%".encode())
 
-    def job(self, state: str, told: list[events.Event], task: dict[str, Any], **status: Any) -> Any:
+    def job(self, state: str, reported: list[events.Event], task: dict[str, Any], **status: Any) -> Any:
         folder = self.part("nodes.jobs.folder").JobFolder.create(self.home, "wan_train_network")
         folder.write_task({"tool": "wan_train_network", **task})
         folder.write_status(state, **status)
-        folder.metrics.write_text("".join(line_of(event, time=1.0, clock=float(at), rank=0) for at, event in enumerate(told)))
+        folder.metrics.write_text("".join(line_of(event, time=1.0, clock=float(at), rank=0) for at, event in enumerate(reported)))
         return folder
 
     def ask(self, route: str, body: Any = None, headers: dict[str, str] | None = None, query: Any = None, **match: str) -> Any:
@@ -96,27 +96,27 @@ def server(part: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 
 def test_the_list_says_what_the_page_needs(server: Server) -> None:
-    told = server.get("GET jobs")
-    by_id = {job["id"]: job for job in told["jobs"]}
+    reported = server.get("GET jobs")
+    by_id = {job["id"]: job for job in reported["jobs"]}
     running, ended, waits = (by_id[folder.id] for folder in (server.running, server.ended, server.waits))
     assert (running["state"], running["step"], running["seconds_left"], running["epochs"]) == ("running", 10, 20.0, 5)
     assert (ended["state"], ended["outcome"], ended["text"], ended["error"]) == ("ended", "failed", "failed: no memory", "no memory\nmore")
     assert (waits["state"], waits["place"], waits["can"], waits["background"]) == ("queued", 0, ["stop"], True)
-    assert told["queue"] == {"waiting": [server.waits.id], "running": [], "keeper": None}
-    assert told["settings"] == {"generation": "wait", "restarts": 0, "keep_jobs": 500}
+    assert reported["queue"] == {"waiting": [server.waits.id], "running": [], "keeper": None}
+    assert reported["settings"] == {"generation": "wait", "restarts": 0, "keep_jobs": 500}
     few = server.get("GET jobs", {"limit": "1", "before": by_id and max(by_id)})
     assert {job["state"] for job in few["jobs"]} <= {"running", "queued", "ended"} and few["total"] == 3
 
 
 def test_one_job_has_settings_samples_and_files(server: Server) -> None:
-    told = server.get("GET jobs/{id}", id=server.running.id)
-    assert {one["name"] for one in told["settings"]} == {"network_dim", "max_train_steps", "sample_prompts"}, "and no key"
-    assert told["prompts"] == ["a cat", "out of the folders"] and [one["prompt"] for one in told["samples"]] == [0, 1]
-    assert [(one["content"], one["exists"], one["url"] is not None) for one in told["files"]] == [
+    reported = server.get("GET jobs/{id}", id=server.running.id)
+    assert {one["name"] for one in reported["settings"]} == {"network_dim", "max_train_steps", "sample_prompts"}, "and no key"
+    assert reported["prompts"] == ["a cat", "out of the folders"] and [one["prompt"] for one in reported["samples"]] == [0, 1]
+    assert [(one["content"], one["exists"], one["url"] is not None) for one in reported["files"]] == [
         ("state", True, False), ("lora", True, True), ("sample", True, True), ("sample", False, False), ("model", True, False),
     ]  # fmt: skip
-    assert (told["log"]["text"], told["log"]["bar"]) == ("eins\nsteps: 2%\nDREI ホ\n", "steps: 6%")
-    assert told["series"] == ["loss", "average", "lr", "seconds"] and told["jobs_of_run"] == [server.running.id]
+    assert (reported["log"]["text"], reported["log"]["bar"]) == ("eins\nsteps: 2%\nDREI ホ\n", "steps: 6%")
+    assert reported["series"] == ["loss", "average", "lr", "seconds"] and reported["jobs_of_run"] == [server.running.id]
 
 
 def test_files_are_named_by_number_and_only_those_to_be_shown_are_given(server: Server) -> None:
@@ -186,8 +186,8 @@ def test_cleaning_spares_what_is_in_use(server: Server) -> None:
         "cat-1": (True, 1, 1, 1), "dog-1": (False, 0, 0, 0),
     }  # fmt: skip
     jobs = [server.running.id, server.waits.id]
-    told = json.loads(server.ask("POST clean", {"jobs": jobs, "runs": ["cat-1", "dog-1", "no-1"]}).body)
-    assert told["removed"] == ["dog-1"] and {one["id"] for one in told["kept"]} == {"cat-1", "no-1", *jobs}
+    reported = json.loads(server.ask("POST clean", {"jobs": jobs, "runs": ["cat-1", "dog-1", "no-1"]}).body)
+    assert reported["removed"] == ["dog-1"] and {one["id"] for one in reported["kept"]} == {"cat-1", "no-1", *jobs}
     assert not server.ended.path.exists() and server.running.path.exists() and server.run.exists()
 
 
@@ -212,10 +212,10 @@ def test_messages_name_what_changed_once(part: Any, server: Server) -> None:
         log.write(line_of(events.Step(11, 20, 1, float("nan")), time=1.0, clock=30.0, rank=0))
     messages.look()
     messages.look()
-    ((name, told),) = sent
+    ((name, reported),) = sent
     assert name == "musubi_tuner.jobs"
-    assert [(job["id"], job["step"], job["loss"]) for job in told["jobs"]] == [(server.running.id, 11, None)]
-    json.dumps(told, allow_nan=False)
+    assert [(job["id"], job["step"], job["loss"]) for job in reported["jobs"]] == [(server.running.id, 11, None)]
+    json.dumps(reported, allow_nan=False)
 
 
 def test_settings_of_the_queue_are_checked_and_kept(server: Server) -> None:

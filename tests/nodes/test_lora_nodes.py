@@ -71,8 +71,8 @@ def test_presets_choose_strength_and_range(part, host):
     for number in range(16, 26):
         average = 0.8 * average + 0.2 * number
     assert load(result.values[1])["lora_unet_blocks_0_ffn_0.lora_down.weight"][0, 0].item() == pytest.approx(average, rel=1e-5)
-    picture = result.shown[0]
-    assert picture.suffix == ".png" and picture.read_bytes().startswith(b"\x89PNG") and result.values[3] == str(picture)
+    image = result.shown[0]
+    assert image.suffix == ".png" and image.read_bytes().startswith(b"\x89PNG") and result.values[3] == str(image)
 
 
 def test_several_widths_are_files_of_their_own(part, host):
@@ -163,7 +163,7 @@ def test_no_tool_replaces_a_file_that_is_there(part, host):
     assert not [path for folder in (models, Path(first.values[1]).parent) for path in folder.glob(".*")], "nothing is left next to them"
 
 
-def test_merging_nothing_is_refused(part, host):
+def test_merging_nothing_is_rejected(part, host):
     error = part("backend.musubi_backend.errors").UserError
     models = host.home / "models" / "diffusion_models"
     models.mkdir(parents=True)

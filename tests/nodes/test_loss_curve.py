@@ -16,7 +16,7 @@ def lines(path: Path) -> list[list[tuple[float, float]]]:
 
 
 def test_the_first_point_is_left_and_the_largest_loss_on_top(part: Any, tmp_path: Path) -> None:
-    part("nodes.loss_curve").write_picture(tmp_path / "loss.svg", [4.0, 2.0, 3.0], "cat <1> & dog")
+    part("nodes.loss_curve").write_image(tmp_path / "loss.svg", [4.0, 2.0, 3.0], "cat <1> & dog")
     plain, smooth = lines(tmp_path / "loss.svg")
     assert plain == [(44.0, 44.0), (320.0, 276.0), (596.0, 160.0)]
     means = [4.0, 0.95 * 4.0 + 0.05 * 2.0]
@@ -38,5 +38,5 @@ def test_the_first_point_is_left_and_the_largest_loss_on_top(part: Any, tmp_path
 )
 def test_there_are_always_two_finite_values(part: Any, tmp_path: Path, losses: list[float], kept: list[float]) -> None:
     assert part("nodes.loss_curve").loss_map(losses)["loss"] == pytest.approx(kept, rel=1e-9)
-    part("nodes.loss_curve").write_picture(tmp_path / "loss.svg", losses, "x")
+    part("nodes.loss_curve").write_image(tmp_path / "loss.svg", losses, "x")
     assert all(0 <= y <= 320 for line in lines(tmp_path / "loss.svg") for _, y in line)

@@ -35,8 +35,8 @@ def test_each_task_gets_the_files_it_uses(part: Any, host: Any) -> None:
     further = {"clip": "demo_clip_vision.safetensors", "dit_high_noise": "demo_wan_22_t2v_high.safetensors"}
     text = picked(part, host, "wan", task="t2v-1.3B", **further)
     assert set(text) == {"architecture", "task", "dit", "vae", "t5"}, "what the task does without is left out"
-    picture = picked(part, host, "wan_i2v", task="i2v-14B")
-    assert picture["clip"] == str(models / "demo_clip_vision.safetensors")
+    image = picked(part, host, "wan_i2v", task="i2v-14B")
+    assert image["clip"] == str(models / "demo_clip_vision.safetensors")
     experts = picked(part, host, "wan22", task="t2v-A14B")
     assert experts["dit_high_noise"] == str(models / "demo_wan_22_t2v_high.safetensors")
     assert "clip" not in experts
@@ -80,7 +80,7 @@ def test_a_split_model_is_offered_as_its_index_and_known_by_all_its_parts(part: 
     assert node.fingerprint(here, **chosen, task="t2v-1.3B") != before
 
 
-def test_a_transformer_of_another_family_is_refused_when_it_is_queued(part: Any, host: Any) -> None:
+def test_a_transformer_of_another_family_is_rejected_when_it_is_queued(part: Any, host: Any) -> None:
     for name, wrong, words in (
         ("HunyuanVideoModelPaths", "demo_framepack.safetensors", "dit expects a HunyuanVideo transformer"),
         ("FramePackModelPaths", "demo_wan_t2v.safetensors", "dit expects a FramePack transformer"),

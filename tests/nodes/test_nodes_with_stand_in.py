@@ -37,14 +37,14 @@ def test_caching_tells_the_tool_what_the_task_takes(bench: Any) -> None:
     cached(bench, "VAELatentCache")
     cached(bench, "VAELatentCache", "i2v-14B")
     cached(bench, "TextEncoderCache")
-    latents, pictures, text = bench.calls
-    assert flag(latents, "i2v") is None and flag(pictures, "i2v") is not None
-    assert flag(pictures, "clip") == str(bench.home / "clip.safetensors")
+    latents, images, text = bench.calls
+    assert flag(latents, "i2v") is None and flag(images, "i2v") is not None
+    assert flag(images, "clip") == str(bench.home / "clip.safetensors")
     assert flag(text, "t5") == str(bench.home / "t5.safetensors") and flag(text, "vae") is None
     assert flag(latents, "on_bad_items") == flag(text, "on_bad_items") == "skip"
 
 
-def test_musubi_tuner_is_not_told_what_it_does_not_know(bench: Any) -> None:
+def test_musubi_tuner_is_not_reported_what_it_does_not_know(bench: Any) -> None:
     bench.engine("musubi-tuner")
     (bench.home / "musubi").mkdir()
     (bench.home / "musubi" / "wan_cache_latents.py").write_text("")
@@ -72,7 +72,7 @@ def generated(bench: Any, **inputs: Any) -> Any:
     return bench.run(node, models=models(bench, task="t2v-A14B", dit_high_noise=str(bench.dit)), prompt="a cat", **inputs)
 
 
-def test_a_generation_is_told_height_before_width_and_gives_the_first_video(bench: Any) -> None:
+def test_a_generation_is_reported_height_before_width_and_gives_the_first_video(bench: Any) -> None:
     bench.plan(makes=["b.mp4", "a.mp4", "notes.txt"])
     result = generated(bench, width=64, height=48)
     words = bench.calls[0]
@@ -118,7 +118,7 @@ def test_only_what_changes_the_caches_gives_them_another_folder(bench: Any) -> N
         assert entry(bench, **change)["cache_directory"] != first, change
 
 
-def test_a_dataset_chained_twice_is_refused(bench: Any) -> None:
+def test_a_dataset_chained_twice_is_rejected(bench: Any) -> None:
     first = dataset(bench).values[0]
     with pytest.raises(error(bench), match="chained twice"):
         dataset(bench, previous=first, num_repeats=2)
@@ -138,7 +138,7 @@ def test_window_lengths_at_their_bounds(bench: Any, frames: str, fits: bool) -> 
 
 
 @pytest.mark.parametrize(("line", "words"), [("a.mp4", "write whole paths"), ("/etc/passwd", "outside the folders")])
-def test_a_list_that_points_elsewhere_is_refused_before_anything_runs(bench: Any, line: str, words: str) -> None:
+def test_a_list_that_points_elsewhere_is_rejected_before_anything_runs(bench: Any, line: str, words: str) -> None:
     listed = bench.home / "list.jsonl"
     listed.write_text(json.dumps({"video_path": line, "caption": "x"}) + "\n", encoding="utf-8")
     with pytest.raises(error(bench), match=words):

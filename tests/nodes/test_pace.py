@@ -135,16 +135,16 @@ def test_several_steps_at_once_share_their_time(follower: Any, clock: list[float
 
 
 def test_bars_of_our_tools_are_measured_by_the_clock_of_their_process(follower: Any) -> None:
-    def told(done: int, clock: float, title: str = "") -> None:
+    def reported(done: int, clock: float, title: str = "") -> None:
         follower.feed_metrics(f'{{"event": "progress", "done": {done}, "total": 50, "title": "{title}", "clock": {clock}}}\n')
 
     for done, clock in ((10, 5.0), (11, 95.0), (12, 97.0), (14, 101.0)):  # ten were there; the first waits for its model
-        told(done, clock)
+        reported(done, clock)
     assert follower.progress.text == "starting · 14/50 · 01:12 left · 2.00s/it"
-    told(0, 200.0, "merging")
+    reported(0, 200.0, "merging")
     assert follower.progress.text == "merging · 0/50"
     for done, clock in ((1, 201.0), (2, 202.0), (12, 207.0)):
-        told(done, clock, "merging")
+        reported(done, clock, "merging")
     assert (follower.progress.rate, follower.progress.left) == ("1.83it/s", "00:21")
 
 

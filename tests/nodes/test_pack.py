@@ -25,7 +25,7 @@ def test_importing_the_pack_brings_only_the_standard_library() -> None:
     assert set(json.loads(said)) - sys.stdlib_module_names == {"some_pack"}
 
 
-def test_only_the_runner_starts_processes_and_only_the_adapter_imports_comfyui() -> None:
+def test_only_the_runner_starts_processes_and_only_the_host_bridge_imports_comfyui() -> None:
     for path in [*(ROOT / "nodes").rglob("*.py"), *(ROOT / "headless").rglob("*.py"), ROOT / "__init__.py"]:
         text = path.read_text(encoding="utf-8")
         if path.name != "runner.py":

@@ -1,4 +1,4 @@
-"""`mixed_precision` auto is our own word: neither accelerate nor musubi-tuner gets to see it, through whatever they are told it."""
+"""`mixed_precision` auto is our own word: neither accelerate nor musubi-tuner gets to see it, through whatever they are reported it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RECORDER = '#!/bin/sh\nprintf "%s\\n" "$@" > "$(dirname "$0")/words"\n'
 
 @pytest.mark.skipif(os.name != "posix", reason="the recording python is a shell script")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_musubi_tuner_and_accelerate_are_told_what_the_file_is(part: Any, shared: Path, tmp_path: Path, dtype: torch.dtype) -> None:
+def test_musubi_tuner_and_accelerate_are_given_what_the_file_is(part: Any, shared: Path, tmp_path: Path, dtype: torch.dtype) -> None:
     python = tmp_path / "python"
     python.write_text(RECORDER)
     python.chmod(0o755)

@@ -16,8 +16,8 @@ def full_disk(made: Path, target: Path) -> None:
 def test_a_file_that_cannot_be_placed_stays_and_is_named(part: Any, tmp_path: Path) -> None:
     publishing = part("nodes.publishing")
     wanted = tmp_path / "models" / "merged.safetensors"
-    told = r"merged\.safetensors could not be written: there is no space left"
-    with pytest.raises(publishing.NotPlaced, match=told) as caught, publishing.made_beside(wanted) as new:
+    reported = r"merged\.safetensors could not be written: there is no space left"
+    with pytest.raises(publishing.NotPlaced, match=reported) as caught, publishing.made_beside(wanted) as new:
         new.write_bytes(b"28 GB")
         publishing.place(new, wanted, full_disk)
     assert str(new) in str(caught.value)

@@ -128,7 +128,7 @@ def test_a_job_with_nothing_to_lose_is_not_waited_for(follow: Any) -> None:
     assert person.texts[-1] == "stopped; there was nothing to save"
 
 
-def test_a_save_that_fails_is_told_with_its_reason(follow: Any) -> None:
+def test_a_save_that_fails_is_reported_with_its_reason(follow: Any) -> None:
     def heard(text: str) -> bool:
         if "it was heard" in text:
             (follow.folder / "disk is quick again").touch()

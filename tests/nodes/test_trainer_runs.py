@@ -215,7 +215,7 @@ def test_a_converted_lora_is_renewed_with_its_lora(make_bench: Any, tmp_path: Pa
     assert len(bench.calls) == 5, "older than its LoRA, it is made again"
 
 
-def test_caches_and_models_that_do_not_belong_together_are_refused(bench: Any) -> None:
+def test_caches_and_models_that_do_not_belong_together_are_rejected(bench: Any) -> None:
     error = bench.part("backend.musubi_backend.errors").UserError
     for text, words in (
         ({"architecture": "wan", "dataset": {"toml": "another", "datasets": []}}, "different datasets"),
@@ -279,14 +279,14 @@ def test_another_beginning_is_another_training(bench: Any) -> None:
     assert len(bench.runs) == 5
 
 
-def test_datasets_of_different_windows_are_refused(bench: Any, part: Any) -> None:
+def test_datasets_of_different_windows_are_rejected(bench: Any, part: Any) -> None:
     follows, error = part("nodes.train")._follows, part("backend.musubi_backend.errors").UserError
     assert follows({"datasets": [{"fp_latent_window_size": 5}, {"fp_latent_window_size": 5}]})["latent_window_size"] == 5
     with pytest.raises(error, match="different latent_window_size: 5, 9"):
         follows({"datasets": [{"fp_latent_window_size": 5}, {"fp_latent_window_size": 9}]})
 
 
-def test_musubi_tuner_is_told_the_precision_that_auto_comes_to(bench: Any) -> None:
+def test_musubi_tuner_is_given_the_precision_that_auto_comes_to(bench: Any) -> None:
     entry = json.dumps({"blocks.0.ffn.0.weight": {"dtype": "BF16", "shape": [2, 2], "data_offsets": [0, 8]}}).encode()
     bench.dit.write_bytes(len(entry).to_bytes(8, "little") + entry + bytes(8))
     bench.engine("musubi-tuner")

@@ -20,8 +20,8 @@ def passed(part: Any, home: Path, given: dict[str, dict[str, Any]]) -> dict[str,
     made: dict[str, Any] = {}
     for name in SETTINGS:
         node = getattr(part("nodes.training_settings"), name)()
-        without_pictures = {key: value for key, value in given.get(name, {}).items() if not key.endswith(("_path", "_paths"))}
-        inputs = part("nodes.spec").complete(node.spec, without_pictures)
+        without_images = {key: value for key, value in given.get(name, {}).items() if not key.endswith(("_path", "_paths"))}
+        inputs = part("nodes.spec").complete(node.spec, without_images)
         (value,) = asyncio.run(node.run(Namespace(home=home), **inputs)).values
         if name == "SamplingConfig":
             made |= {**value["settings"], **({"sample_prompts": "prompts.json"} if value["prompts"] else {})}
@@ -30,7 +30,7 @@ def passed(part: Any, home: Path, given: dict[str, dict[str, Any]]) -> dict[str,
     return made
 
 
-def told(part: Any, values: dict[str, Any]) -> list[str]:
+def reported(part: Any, values: dict[str, Any]) -> list[str]:
     backend = "backend.musubi_backend.options"
     target = part(f"{backend}.registry").tool(TOOL)
     defaults = {option.name: part(f"{backend}.values").default_of(option) for option in target.options}
@@ -38,7 +38,7 @@ def told(part: Any, values: dict[str, Any]) -> list[str]:
 
 
 def test_the_defaults_of_the_nodes_hold_no_useless_pair(part: Any, tmp_path: Path) -> None:
-    assert told(part, passed(part, tmp_path, {})) == []
+    assert reported(part, passed(part, tmp_path, {})) == []
 
 
 @pytest.mark.parametrize("name", TRAININGS)
@@ -46,7 +46,7 @@ def test_no_template_holds_a_useless_pair(part: Any, tmp_path: Path, name: str) 
     steps = part("headless.workflow").read(ROOT / "workflows" / f"{name}.json").values()
     given = {kind: step.constants for step in steps for kind in SETTINGS if step.node.spec.id.endswith(f"_{kind}")}
     assert set(given) >= {"LoRATrainingConfig", "OptimizerConfig"}
-    assert told(part, passed(part, tmp_path, given)) == []
+    assert reported(part, passed(part, tmp_path, given)) == []
 
 
 @pytest.mark.parametrize(

@@ -17,20 +17,20 @@ from .test_comfyui import Server, started
 pytestmark = [pytest.mark.comfyui, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-def workflow(part: Any, home: Path, pictures: Path) -> dict[str, Any]:
+def workflow(part: Any, home: Path, images: Path) -> dict[str, Any]:
     """The captioning workflow with the demo model, on two images of which one has a caption."""
     from musubi_backend.demo.models import write_models
     from PIL import Image
     from skimage import data
 
     write_models(home / "demo" / "models", kind="qwen_vl")
-    pictures.mkdir(parents=True, exist_ok=True)
+    images.mkdir(parents=True, exist_ok=True)
     for name in ("coffee", "rocket"):
-        Image.fromarray(getattr(data, name)()).resize((168, 112)).save(pictures / f"{name}.png")
-    (pictures / "coffee.txt").write_text("a coffee <b>bold</b>", encoding="utf-8")
+        Image.fromarray(getattr(data, name)()).resize((168, 112)).save(images / f"{name}.png")
+    (images / "coffee.txt").write_text("a coffee <b>bold</b>", encoding="utf-8")
     example = part("workflows.contents").captioning()
     captions, cut = example.groups[0].entries[0], example.groups[1].entries[0]
-    captions[1].update(path=pictures.name, model="demo_qwen_vl.safetensors", max_size=112)
+    captions[1].update(path=images.name, model="demo_qwen_vl.safetensors", max_size=112)
     cut[1].update(width=160, height=96)
     specs = {name: node.spec for name, node in part("nodes.catalog").BY_NAME.items()}
     built: dict[str, Any] = part("workflows.layout").build(example, specs)
@@ -45,8 +45,8 @@ def test_captions_are_edited_in_the_page(comfyui_path: Path, comfyui_python: Pat
         _edit(server, browser, part, base / "input" / "my_pictures")
 
 
-def _edit(server: Server, browser: Browser, part: Any, pictures: Path) -> None:
-    graph = workflow(part, server.home, pictures)
+def _edit(server: Server, browser: Browser, part: Any, images: Path) -> None:
+    graph = workflow(part, server.home, images)
     browser.open(server.url)
     ready = "window.app?.graph && window.app.extensionManager && window.LiteGraph?.registered_node_types?.MusubiTuner_DatasetViewer ? 1 : 0"
     browser.wait(ready, 120)
@@ -65,8 +65,8 @@ def _edit(server: Server, browser: Browser, part: Any, pictures: Path) -> None:
         "box.closest('.musubi-item').querySelector('button').click(); return 1;"
     )
     browser.wait("[...document.querySelectorAll('.musubi-facts')].some(one => one.textContent === 'saved')")
-    assert (pictures / "coffee.txt").read_text(encoding="utf-8") == "a cup of coffee, 日本"
-    assert (pictures / "rocket.txt").read_text(encoding="utf-8") == "a dark picture in cold colours"
+    assert (images / "coffee.txt").read_text(encoding="utf-8") == "a cup of coffee, 日本"
+    assert (images / "rocket.txt").read_text(encoding="utf-8") == "a dark picture in cold colours"
 
     saved = browser.run("return window.app.graph.serialize();")
     browser.run("localStorage.clear(); sessionStorage.clear(); return 1;")  # or the page puts back its own copy of an earlier state

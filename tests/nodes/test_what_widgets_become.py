@@ -134,7 +134,7 @@ def test_presets_of_averages(part: Any) -> None:
         ("sigma_rel", "0.1, 0.15", {"sigma_rels": [0.2, 0.1, 0.15]}, None, "x: sigma_rel 0.2"),
     ],
 )
-def test_each_way_of_averaging_is_told_what_it_uses(
+def test_each_way_of_averaging_is_reported_what_it_uses(
     part: Any, method: str, more: str, values: dict[str, Any], betas: tuple[float, ...] | None, title: str
 ) -> None:
     tools = part("nodes.lora_tools")
@@ -154,11 +154,11 @@ def test_each_way_of_averaging_is_told_what_it_uses(
     ],
 )
 def test_a_path_may_say_for_which_section_it_is(part: Any, text: str, parts: list[tuple[str, str]], named: bool) -> None:
-    pictures, widgets = part("nodes.media_inputs"), part("backend.musubi_backend.architectures.widgets")
+    images, widgets = part("nodes.media_inputs"), part("backend.musubi_backend.architectures.widgets")
     start = widgets.Source("image_path", "start_image", "IMAGE", "start_image_path", "", sections=True)
-    assert pictures._parts(start, text) == parts and pictures.names_sections(text) is named
-    assert pictures._parts(widgets.START, text) == [("", text)]
-    assert pictures._parts(widgets.CONTROL_IMAGES, "a\n\n b\n") == [("", "a"), ("", " b")]
+    assert images._parts(start, text) == parts and images.names_sections(text) is named
+    assert images._parts(widgets.START, text) == [("", text)]
+    assert images._parts(widgets.CONTROL_IMAGES, "a\n\n b\n") == [("", "a"), ("", " b")]
 
 
 def test_results_are_found_below_and_no_folder_is_used_twice(part: Any, tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_what_the_stages_promise(problem: Any) -> None:
     [{"use_cautious": True, "use_grams": True}, {"use_adopt": True, "use_tam": True}, {"use_spd": True, "weight_decay": 0.1}],
     ids=lambda stage: "+".join(stage),
 )
-def test_stages_that_contradict_each_other_are_refused_in_words(stage: dict[str, Any]) -> None:
+def test_stages_that_contradict_each_other_are_rejected_in_words(stage: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=" contradict each other: "):
         StagedAdamW([torch.nn.Parameter(torch.ones(2))], **stage)
 

@@ -82,12 +82,12 @@ def test_flags_may_be_abbreviated_as_in_musubi_tuner() -> None:
         (["--huggingface_repo_id", "me/lora"], "nothing leaves the machine"),
     ],
 )
-def test_bad_arguments_are_refused_in_words(argv: list[str], message: str) -> None:
+def test_bad_arguments_are_rejected_in_words(argv: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         read(tool(TRAIN), argv)
 
 
-def test_asking_for_the_default_of_a_refused_flag_is_fine() -> None:
+def test_asking_for_the_default_of_a_rejected_flag_is_fine() -> None:
     args = read(tool(TRAIN), ["--blocks_to_swap", "0", "--dynamo_backend", "NO", "--block_swap_ring_size", "2"])
     assert args.blocks_to_swap == 0
     assert read(tool(GENERATE), ["--blocks_to_swap", "0", "--compile_mode", "default"]).blocks_to_swap == 0

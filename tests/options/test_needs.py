@@ -80,8 +80,8 @@ def test_all_that_do_nothing_alone_are_known() -> None:
 )
 def test_one_of_several_partners_is_enough_and_several_lines_are_all_needed(tool_name: str, given: dict[str, Any], words: str) -> None:
     target = tool(tool_name)
-    told = [sentence for _, sentence in unmet(target, Namespace(**{**defaults(target), **given}))]
-    assert len(told) == (1 if words else 0) and words in "".join(told), told
+    reported = [sentence for _, sentence in unmet(target, Namespace(**{**defaults(target), **given}))]
+    assert len(reported) == (1 if words else 0) and words in "".join(reported), reported
 
 
 def every_need() -> list[tuple[Tool, Need]]:
@@ -112,7 +112,7 @@ def made_true(target: Tool, values: dict[str, Any], side: str) -> None:
 
 
 @pytest.mark.parametrize(("target", "need"), every_need(), ids=lambda value: getattr(value, "name", None) or getattr(value, "setting", ""))
-def test_each_is_told_alone_and_silent_with_its_partner(target: Tool, need: Need) -> None:
+def test_each_is_reported_alone_and_silent_with_its_partner(target: Tool, need: Need) -> None:
     values = defaults(target)
     made_true(target, values, need.setting)
     partner = need.partners[0]
@@ -123,15 +123,15 @@ def test_each_is_told_alone_and_silent_with_its_partner(target: Tool, need: Need
     elif asks and has and str(values[name]) in accepted.split(","):
         values[name] = "none"
     met = name == "card.embedded_guidance" and target.architecture in ("hv", "fp")
-    told = [sentence for one, sentence in unmet(target, Namespace(**values)) if one is need]
-    assert len(told) == (0 if met else 1)
-    assert met or need.setting.partition("=")[0] in told[0]
+    reported = [sentence for one, sentence in unmet(target, Namespace(**values)) if one is need]
+    assert len(reported) == (0 if met else 1)
+    assert met or need.setting.partition("=")[0] in reported[0]
     if has:
         made_true(target, values, partner)
         assert need not in [one for one, _ in unmet(target, Namespace(**values))]
 
 
-def test_nothing_is_told_of_defaults() -> None:
+def test_nothing_is_reported_of_defaults() -> None:
     for target in tools().values():
         assert list(unmet(target, Namespace(**defaults(target)))) == []
 
@@ -153,7 +153,7 @@ def test_harmless_ones_are_said_and_train(training: list[str], caplog: pytest.Lo
     ]
 
 
-def test_misleading_ones_are_refused_together(training: list[str]) -> None:
+def test_misleading_ones_are_rejected_together(training: list[str]) -> None:
     with pytest.raises(UserError) as refused:
         parse("wan_train_network", [*training, "--fp8_scaled", "--sample_every_n_steps", "5", "--dim_from_weights"])
     assert [line.split(":")[0] for line in str(refused.value).splitlines()] == [
@@ -168,6 +168,6 @@ def test_every_number_has_bounds() -> None:
                 assert option.minimum is not None and option.maximum is not None, (target.name, option.flag)
 
 
-def test_rank_0_is_refused() -> None:
+def test_rank_0_is_rejected() -> None:
     with pytest.raises(UserError, match="--network_dim: must be at least 1, not 0"):
         parse(tool("wan_train_network").name, ["--network_dim", "0"])

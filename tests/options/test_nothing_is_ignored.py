@@ -30,6 +30,6 @@ def test_every_accepted_flag_is_read_by_the_code_of_its_tool(name: str, files: d
     assert not unread, "taken, but no code looks at them: do them, or give the table a `rejected` or `no_effect` reason"
 
 
-def test_nothing_is_both_refused_and_without_effect() -> None:
+def test_nothing_is_both_rejected_and_without_effect() -> None:
     for tool in tools().values():
         assert not [option.flag for option in tool.options if option.unsupported and option.no_effect]

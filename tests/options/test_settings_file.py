@@ -72,7 +72,7 @@ def test_a_key_of_another_tool_is_mentioned_and_skipped(settings: Path, caplog: 
     assert "infer_steps is not an option of wan_train_network" in caplog.text
 
 
-def test_refused_settings_are_refused_from_a_file_too(settings: Path) -> None:
+def test_rejected_settings_are_rejected_from_a_file_too(settings: Path) -> None:
     settings.write_text("sage_attn = true\nblocks_to_swap = 0\n", encoding="utf-8")
     with pytest.raises(UserError, match="--sage_attn is not supported") as error:
         read(TRAIN, ["--config_file", str(settings)])

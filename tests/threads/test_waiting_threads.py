@@ -39,7 +39,7 @@ def _printed(repository: Path, folder: Path, **environment: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="as GNU's OpenMP words it")
-def test_a_tool_run_by_hand_waits_passively_unless_it_is_told_otherwise(repository: Path, tmp_path: Path) -> None:
+def test_a_tool_run_by_hand_waits_passively_unless_it_is_reported_otherwise(repository: Path, tmp_path: Path) -> None:
     printed = _printed(repository, tmp_path)
     assert "OMP_WAIT_POLICY = 'PASSIVE'" in printed
     assert "OMP_NUM_THREADS = '1'" in printed, "nothing large is computed"

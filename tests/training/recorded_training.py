@@ -1,4 +1,4 @@
-"""The real training loop, fed with what a recorded run of musubi-tuner was fed: the tests of it and of its adapters use this.
+"""The real training loop, fed with what a recorded run of musubi-tuner was fed: the tests of it and of architectures use this.
 
 Arguments, caches, model, network, optimizer and schedule come about as in any training (`train.prepare`); only the order of the batches,
 the noise, the timesteps and the first weights are the recording's.

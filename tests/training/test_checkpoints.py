@@ -189,7 +189,7 @@ def test_what_is_no_state_is_named(tmp_path: Path) -> None:
         saved_states.read(tmp_path / "cat-000001-state")
 
 
-def test_a_state_of_other_parts_is_refused_in_words(tmp_path: Path) -> None:
+def test_a_state_of_other_parts_is_rejected_in_words(tmp_path: Path) -> None:
     some_state().save(tmp_path / "cat-state")
     other = some_state()
     other.network = nn.Linear(3, 3)

@@ -39,7 +39,7 @@ def rates(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @pytest.mark.parametrize("other", ["RAdam", "SGD", "torch.optim.Adagrad"])
-def test_another_optimizer_is_refused_before_a_model_is_loaded(
+def test_another_optimizer_is_rejected_before_a_model_is_loaded(
     other: str, project: Any, begun: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
@@ -49,7 +49,7 @@ def test_another_optimizer_is_refused_before_a_model_is_loaded(
     assert "Loading DiT" not in printed.err and "Traceback" not in printed.err
 
 
-def test_a_state_that_does_not_say_its_optimizer_is_refused_all_the_same(
+def test_a_state_that_does_not_say_its_optimizer_is_rejected_all_the_same(
     project: Any, begun: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One of musubi-tuner itself."""
@@ -157,7 +157,7 @@ def test_what_cannot_change_them_is_not(project: Any, begun: Path, same: SimpleN
     assert same.bits(project.lora("second"), project.lora("first"))
 
 
-def test_another_model_file_is_told_and_a_moved_one_is_not(
+def test_another_model_file_is_reported_and_a_moved_one_is_not(
     project: Any, build: Any, begun: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     moved = project.folder / "elsewhere" / project.dit.name
@@ -181,7 +181,7 @@ def damage(file: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.bin", "scheduler.bin", "training_state.json"])
-def test_a_damaged_state_is_refused_and_the_one_before_it_named(
+def test_a_damaged_state_is_rejected_and_the_one_before_it_named(
     name: str, project: Any, begun: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = begun / "cat-step00000006-state" / name
@@ -249,7 +249,7 @@ def test_the_stop_of_another_training_of_that_name_stays(project: Any, monkeypat
     assert (project.folder / "out/part/cat-step00000002-state").is_dir()
 
 
-def test_a_second_training_of_a_name_in_a_folder_is_refused_by_name(project: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_training_of_a_name_in_a_folder_is_rejected_by_name(project: Any, capsys: pytest.CaptureFixture[str]) -> None:
     other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     out = project.folder / "out/first"
     out.mkdir(parents=True)

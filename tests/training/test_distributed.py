@@ -38,8 +38,8 @@ def train_together(project: Any, out: str, count: int, **values: Any) -> Path:
 
 @pytest.mark.slow
 def test_two_processes_train_and_resume_to_the_same_bits_with_a_seed_nobody_chose(project: Any, same: SimpleNamespace) -> None:
-    """Each would draw a seed of its own, and drop adapters of its own; then their LoRAs would start, and continue, apart from each other,
-    and the state, which is the first one's, would lead elsewhere."""
+    """Each would draw a seed of its own, and drop LoRA modules of its own; then their LoRAs would start, and continue, apart from
+    each other, and the state, which is the first one's, would lead elsewhere."""
     settings = {"max_train_steps": 6, "save_every_n_steps": 3, "network_args": ["module_dropout=0.4"]}
     whole = train_together(project, "whole", 2, seed=None, **settings)
     seed = read_header(whole / "cat.safetensors").metadata["ss_seed"]

@@ -67,15 +67,15 @@ def test_a_network_is_built_as_asked_and_ready_to_train() -> None:
     network = built(model, network_dropout=0.25)
     state = network.state_dict()
     assert state[f"{NAME}.lora_down.weight"].shape == (4, 8) and state[f"{NAME}.alpha"] == 2
-    assert network.training and model.blocks[0].linear.adapter.dropout == 0.25
+    assert network.training and model.blocks[0].linear.addition.dropout == 0.25
     assert torch.equal(state[f"{NAME}.lora_down.weight"], first("network"))
 
 
 def test_two_experts_share_one_lora_or_have_one_each_with_first_weights_of_their_own() -> None:
     both: Any = pair()
     shared = built(both)
-    adapters = [both.models[name].blocks[0].linear.adapter for name in (LOW, HIGH)]
-    assert isinstance(shared, LoRANetwork) and adapters[0] is adapters[1] is not None
+    modules = [both.models[name].blocks[0].linear.addition for name in (LOW, HIGH)]
+    assert isinstance(shared, LoRANetwork) and modules[0] is modules[1] is not None
     own = built(pair(), lora_per_expert=True)
     assert isinstance(own, ExpertNetworks)
     for name in (LOW, HIGH):
@@ -101,7 +101,7 @@ def test_the_rates_of_the_groups_are_known_before_the_network_is_built() -> None
 
 
 def of_norms(*norms: float) -> LoRANetwork:
-    """A network whose adapters add matrices of these norms."""
+    """A network whose LoRA modules add matrices of these norms."""
     network = LoRANetwork.create(Model(len(norms), 1), CARD, 1, 1.0)
     names = [f"lora_unet_blocks_{index}_linear" for index in range(len(norms))]
     state = {f"{name}.lora_down.weight": torch.ones(1, 1) for name in names} | {f"{name}.alpha": torch.ones(()) for name in names}
@@ -114,7 +114,7 @@ def test_norms_are_limited_over_both_experts_together() -> None:
     report = both.apply_max_norm(2.5)
     assert report.keys_scaled == 2 and report.max_norm == pytest.approx(2.5)
     assert report.mean_norm == pytest.approx((1 + 2 + 2.5 + 2.5) / 4)
-    assert [one.delta_norm().item() for part in both.parts.values() for one in part.adapters()] == pytest.approx([1, 2, 2.5, 2.5])
+    assert [one.delta_norm().item() for part in both.parts.values() for one in part.lora_modules()] == pytest.approx([1, 2, 2.5, 2.5])
 
 
 def test_the_weights_of_both_experts_are_in_every_group() -> None:

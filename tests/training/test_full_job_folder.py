@@ -23,7 +23,7 @@ def test_a_training_goes_on_without_room_for_its_log_and_events(project: Any, sm
     assert (project.folder / "out" / "out" / "cat.safetensors").is_file()
 
 
-def test_a_loss_picture_that_cannot_be_written_costs_nothing(project: Any, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+def test_a_loss_image_that_cannot_be_written_costs_nothing(project: Any, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device", "cat.loss.png")
 

@@ -77,16 +77,16 @@ def in_group(key: str, value: Any) -> Callable[[Any], None]:
         ("SGD", of_each("momentum_buffer", lambda t: t.flatten()[:2].clone())),
     ],
 )
-def test_an_optimizer_state_of_another_form_is_refused(
+def test_an_optimizer_state_of_another_form_is_rejected(
     kind: str, edit: Any, made: dict[str, Path], model_and_caches: Any, build: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     state = change(made[kind], tmp_path / "cat-state", saved_states.OPTIMIZER_FILE, edit)
     arguments = {"adamw": None, "adafactor": ["relative_step=False"], "SGD": ["momentum=0.9"]}[kind]
     project = build.project(tmp_path, *model_and_caches)
     assert project.refused("next", optimizer_type=kind, optimizer_args=arguments, resume=state, lr_scheduler="cosine") == 1
-    told = capfd.readouterr().err
-    assert f"--resume {state} does not fit this training" in told
-    assert "Traceback" not in told
+    reported = capfd.readouterr().err
+    assert f"--resume {state} does not fit this training" in reported
+    assert "Traceback" not in reported
 
 
 @pytest.mark.parametrize(
@@ -108,15 +108,15 @@ def test_an_optimizer_state_of_another_form_is_refused(
         (saved_states.POSITION_FILE, lambda values: [values]),
     ],
 )
-def test_schedules_and_positions_of_another_form_are_refused(
+def test_schedules_and_positions_of_another_form_are_rejected(
     name: str, edit: Any, made: dict[str, Path], model_and_caches: Any, build: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     state = change(made["adamw"], tmp_path / "cat-state", name, edit)
     project = build.project(tmp_path, *model_and_caches)
     assert project.refused("next", resume=state, lr_scheduler="cosine") == 1
-    told = capfd.readouterr().err
-    assert f"ERROR: --resume {state}" in told
-    assert "Traceback" not in told
+    reported = capfd.readouterr().err
+    assert f"ERROR: --resume {state}" in reported
+    assert "Traceback" not in reported
 
 
 def test_a_pickle_that_cannot_be_read_is_named(

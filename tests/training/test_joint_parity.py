@@ -51,7 +51,7 @@ class GivenDraws(StepRandomness):
 
 
 class Told:
-    """A dataset whose items are told different guidances: --guidance_scale tells all the same."""
+    """A dataset whose items are reported different guidances: --guidance_scale tells all the same."""
 
     def __init__(self, dataset: Any, guidance: Tensor) -> None:
         """guidance: by the number in an item's name."""
@@ -113,7 +113,7 @@ def words(golden: Path, case: str, module: str, data: Path, *more: object) -> li
 
 @pytest.mark.parametrize("together", [True, False], ids=["a batch of two", "two batches accumulated"])
 def test_hunyuan_videos_gradients_equal_the_recorded_ones(together: bool, shared: Path, tmp_path: Path) -> None:
-    """Two items with texts of 12 and 5 tokens, told different guidances and timesteps."""
+    """Two items with texts of 12 and 5 tokens, reported different guidances and timesteps."""
     golden = shared / "golden/dit"
     io = load(golden / "hv_t2v.io.safetensors")
     clean, noise = unmixed(io["x"], io["target"], io["t"])

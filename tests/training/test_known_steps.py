@@ -333,7 +333,7 @@ def test_a_loss_keeps_no_graph(tmp_path: Path) -> None:
     assert not small.loop._backward(small.items.collate(small.items.batches(7, 1)[0]), 0).requires_grad
 
 
-def test_losses_are_weighted_by_the_timestep_that_the_model_is_told(tmp_path: Path) -> None:
+def test_losses_are_weighted_by_the_timestep_that_the_model_is_given(tmp_path: Path) -> None:
     small, expected = Small(tmp_path, weighting_scheme="cosmap", max_train_steps=1), Expected()
     small.loop.start()
     expected.step([(0, 0)])
@@ -428,7 +428,7 @@ def test_no_samples_are_made_at_first_where_a_training_goes_on(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["plain", "with a scaler"])
-def test_steps_in_which_every_adapter_is_dropped_count_and_change_nothing(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_steps_in_which_every_lora_module_is_dropped_count_and_change_nothing(dtype: torch.dtype, tmp_path: Path) -> None:
     small = Small(tmp_path, network_args=["module_dropout=0.999999"], dtype=dtype)
     small.loop.start()
     assert small.loop.position.step == 4 and small.after == []

@@ -97,15 +97,15 @@ def test_optional_fields() -> None:
     assert "modelspec.description" not in values
 
 
-def test_numbers_of_the_run_and_its_range_are_told() -> None:
+def test_numbers_of_the_run_and_its_range_are_reported() -> None:
     args = recorded_settings(min_timestep=100, fp8_base=True, no_metadata=False)
     values = metadata.training_metadata(
         args,
         CARD,
         metadata.RunFacts(items=9, batches_per_epoch=5, epochs=3, optimizer="o", acting=Acting(None, ScheduleSettings()), datasets=[]),
     )
-    told = [values[f"ss_num_{name}"] for name in ("train_items", "batches_per_epoch", "epochs")]
-    assert told == ["9", "5", "3"] and values["ss_fp8_base"] == "True" and values["ss_optimizer"] == "o"
+    reported = [values[f"ss_num_{name}"] for name in ("train_items", "batches_per_epoch", "epochs")]
+    assert reported == ["9", "5", "3"] and values["ss_fp8_base"] == "True" and values["ss_optimizer"] == "o"
     assert metadata.file_metadata(values, args, CARD, 1, 1)["modelspec.timestep_range"] == "100,1000"
     bare = metadata.file_metadata(values, recorded_settings(no_metadata=True), CARD, 1, 1)
     assert {key for key in bare if key.startswith("ss_")} == {f"ss_{name}" for name in ("base_model_version", *OF_NETWORK)}

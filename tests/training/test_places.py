@@ -22,10 +22,10 @@ TOOLS = {
 def test_a_training_tries_all_its_names_first(project: Any, capfd: pytest.CaptureFixture[str]) -> None:
     for name in ("猫" * 80, "x" * 230, "é" * 112):
         assert project.refused("long", output_name=name) == 1
-        told = capfd.readouterr().err
-        assert "too long" in told
-        assert "bytes" in told
-        assert "create LoRA" not in told, "nothing was loaded"
+        reported = capfd.readouterr().err
+        assert "too long" in reported
+        assert "bytes" in reported
+        assert "create LoRA" not in reported, "nothing was loaded"
     assert not (project.folder / "out" / "long").exists()
 
 
@@ -59,18 +59,18 @@ def test_names_and_paths_are_measured_as_each_system_does(folder: str, name: str
     assert (found.over, found.is_path) == (over, is_path) if found else over == 0
 
 
-def test_a_training_and_a_dataset_are_refused_by_the_limit_of_windows(
+def test_a_training_and_a_dataset_are_rejected_by_the_limit_of_windows(
     project: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(place, "limits", lambda: place.WINDOWS)
     deep = project.folder / "deep" / "deeper"
     name = "x" * (259 - len(str(deep)) - len("/x.safetensors"))
     assert project.refused("unused", output_dir=deep, output_name=name) == 1
-    told = capfd.readouterr().err
-    assert "characters too long, 259 are allowed" in told and "long paths in Windows" in told and "create LoRA" not in told
+    reported = capfd.readouterr().err
+    assert "characters too long, 259 are allowed" in reported and "long paths in Windows" in reported and "create LoRA" not in reported
     assert not deep.exists()
     over = place.too_long(deep, saved_states.names_of_run(name), place.WINDOWS).over  # type: ignore[union-attr]
-    assert over > len("-step00000001-state/") and str(over) in told
+    assert over > len("-step00000001-state/") and str(over) in reported
     assert place.too_long(deep, saved_states.names_of_run(name[:-over]), place.WINDOWS) is None
 
 
@@ -78,9 +78,9 @@ def test_a_file_in_the_place_of_the_output_folder_is_named(project: Any, capfd: 
     in_the_way = project.folder / "taken"
     in_the_way.write_text("x")
     assert project.refused("unused", output_dir=in_the_way / "deep") == 1
-    told = capfd.readouterr().err
-    assert f"{in_the_way} is a file" in told
-    assert "create LoRA" not in told
+    reported = capfd.readouterr().err
+    assert f"{in_the_way} is a file" in reported
+    assert "create LoRA" not in reported
 
 
 @pytest.mark.parametrize("tool", TOOLS)
@@ -90,8 +90,8 @@ def test_tools_try_their_place(tool: str, project: Any, capfd: pytest.CaptureFix
     (project.folder / "copy.safetensors").write_bytes(lora.read_bytes())
     words = {"IN": str(lora), "IN2": str(project.folder / "copy.safetensors"), "OUT": str(lora / "inside" / "x.safetensors")}
     assert command_line.main([tool, *(words.get(word, word) for word in TOOLS[tool])]) == 1
-    told = capfd.readouterr().err
-    assert f"{lora} is a file, so that the folder" in told
+    reported = capfd.readouterr().err
+    assert f"{lora} is a file, so that the folder" in reported
     words["OUT"] = str(project.folder / f"{'猫' * 90}.safetensors")
     assert command_line.main([tool, *(words.get(word, word) for word in TOOLS[tool])]) == 1
     assert "too long" in capfd.readouterr().err

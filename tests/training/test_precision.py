@@ -62,7 +62,7 @@ def test_auto_follows_file_and_processor(transformer, monkeypatch, architecture,
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert architecture.compute_dtype(args) == gpu
     short = {torch.float16: "fp16", torch.bfloat16: "bf16"}[gpu]
-    assert followed(stored_precision(args.dit, architecture.card)) == short, "what musubi-tuner and accelerate are told"
+    assert followed(stored_precision(args.dit, architecture.card)) == short, "what musubi-tuner and accelerate are reported"
 
 
 @pytest.mark.parametrize(

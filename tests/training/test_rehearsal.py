@@ -109,7 +109,7 @@ ADAFACTOR = {"optimizer_type": "adafactor"}
 FIXED = {**ADAFACTOR, "optimizer_args": ["relative_step=False"]}
 
 
-def test_what_adafactor_voids_is_refused_or_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_adafactor_voids_is_rejected_or_said(caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("transformers")
     with caplog.at_level(logging.WARNING):
         tried(lr_scheduler="cosine", **ADAFACTOR)
@@ -167,7 +167,7 @@ def test_optimizers_of_one_rate_with_lora_plus_are_a_sentence(library: str) -> N
         tried(1.0, 4.0, optimizer_type=f"{library}.OneRate")
 
 
-def test_arguments_that_a_library_swallows_are_refused(library: str) -> None:
+def test_arguments_that_a_library_swallows_are_rejected(library: str) -> None:
     with pytest.raises(UserError, match=r"d_cof: .* has no such argument .did you mean 'd_coef'"):
         tried(optimizer_type=f"{library}.OneRate", optimizer_args=["d_cof=2.0"])
     tried(optimizer_type=f"{library}.OneRate", optimizer_args=["d_coef=2.0", "momentum=0.9"])
@@ -176,8 +176,8 @@ def test_arguments_that_a_library_swallows_are_refused(library: str) -> None:
 def test_an_optimizer_that_finds_its_rate_is_not_given_a_tiny_factor() -> None:
     for rate, said in ((2e-4, 1), (1.0, 0)):
         wanted = settings(optimizer_type="some.library.Prodigy", learning_rate=rate)
-        told = [one.text for one in voided(wanted, SimpleNamespace(sets_its_rate=False, schedule_free=False))]
-        assert len(told) == said and all("that Prodigy finds by itself" in text for text in told)
+        reported = [one.text for one in voided(wanted, SimpleNamespace(sets_its_rate=False, schedule_free=False))]
+        assert len(reported) == said and all("that Prodigy finds by itself" in text for text in reported)
 
 
 def test_adafactor_is_known_in_every_spelling() -> None:
@@ -199,7 +199,7 @@ def test_a_warm_up_longer_than_the_run_is_said(caplog: pytest.LogCaptureFixture)
     assert "the warm-up takes 100 of 10 steps, so the learning rate never gets to 0.001" in caplog.text
 
 
-def test_a_rate_of_0_is_refused_before_the_model_is_loaded(project: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_rate_of_0_is_rejected_before_the_model_is_loaded(project: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert project.refused("zero", learning_rate="0") == 1
     assert project.refused("plus", network_args=["loraplus_lr_ratio=0"]) == 1
     said = capsys.readouterr()
@@ -217,8 +217,8 @@ def test_a_lora_of_zeros_says_that_nothing_was_learned(
     assert "NOTHING WAS LEARNED" not in capsys.readouterr().err
     project.train("nothing", max_train_steps=1, network_module=module, learning_rate="1e-50")
     assert "NOTHING WAS LEARNED: the LoRA is all zeros" in capsys.readouterr().err
-    told = [event.text for event in events.read(tmp_path / events.FILE_NAME) if isinstance(event, events.Warned)]
-    assert any(text.startswith("NOTHING WAS LEARNED") for text in told), "nobody reads the log of a node that went well"
+    reported = [event.text for event in events.read(tmp_path / events.FILE_NAME) if isinstance(event, events.Warned)]
+    assert any(text.startswith("NOTHING WAS LEARNED") for text in reported), "nobody reads the log of a node that went well"
 
 
 def test_metadata_tells_the_rate_and_schedule_that_acted(project: Any) -> None:

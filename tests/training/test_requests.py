@@ -218,17 +218,17 @@ def test_two_processes_do_together_what_one_of_them_was_asked(project: Any, buil
     ]  # fmt: skip
     os.close(reading)
 
-    def told(kind: type[events.Event]) -> list[Any]:
+    def reported(kind: type[events.Event]) -> list[Any]:
         return [event for event in events.read(tmp_path / events.FILE_NAME) if isinstance(event, kind)]
 
     def answered(name: str) -> int:
         os.write(writing, f"{name}\n".encode())
-        while not (found := [one for one in told(events.Request) if (one.name, one.answer) == (name, "done")]):
+        while not (found := [one for one in reported(events.Request) if (one.name, one.answer) == (name, "done")]):
             assert all(process.poll() is None for process in processes), processes[0].communicate()[0]
             time.sleep(0.05)
         return int(found[0].step)
 
-    while not told(events.Step):
+    while not reported(events.Step):
         assert all(process.poll() is None for process in processes), processes[0].communicate()[0]
         time.sleep(0.05)
     step = answered("pause")
@@ -242,4 +242,4 @@ def test_two_processes_do_together_what_one_of_them_was_asked(project: Any, buil
     for at in (step, last):
         assert (out / f"cat-step{at:08d}-state").is_dir() and (out / f"cat-step{at:08d}.safetensors").is_file()
     assert len(list(out.glob("sample/*.mp4"))) == 1, "one of them makes samples"
-    assert [(one.rank, one.outcome) for one in sorted(told(events.Ended), key=lambda one: one.rank)] == [(0, "stopped"), (1, "stopped")]
+    assert [(one.rank, one.outcome) for one in sorted(reported(events.Ended), key=lambda one: one.rank)] == [(0, "stopped"), (1, "stopped")]

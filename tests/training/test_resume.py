@@ -111,7 +111,7 @@ def test_a_finished_state_trains_nothing_and_says_so(project: Any, same: SimpleN
     assert "nothing is left to train" in capsys.readouterr().err
 
 
-def test_the_seed_of_the_state_wins_and_other_changes_are_told(
+def test_the_seed_of_the_state_wins_and_other_changes_are_reported(
     project: Any, same: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     project.train("whole", "--save_state", save_every_n_steps=5)
@@ -130,7 +130,7 @@ def test_a_changed_dataset_starts_the_epoch_again(project: Any, build: SimpleNam
     assert "the dataset changed" in capsys.readouterr().err
 
 
-def test_another_number_of_processes_is_told(project: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_number_of_processes_is_reported(project: Any, capsys: pytest.CaptureFixture[str]) -> None:
     notes = project.train("whole", "--save_state", save_every_n_steps=5) / "cat-step00000005-state" / "training_state.json"
     project.train("rest", resume=notes.parent)
     assert "share the batches" not in capsys.readouterr().err
@@ -215,7 +215,9 @@ def test_the_names_in_the_models_file_may_have_a_prefix_when_a_state_continues(p
         ({"network_args": ["exclude_patterns=['.*ffn.*']"]}, "does not fit"),
     ],
 )
-def test_a_state_that_does_not_fit_is_refused(change: dict[str, Any], words: str, project: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_state_that_does_not_fit_is_rejected(
+    change: dict[str, Any], words: str, project: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     project.train("first", "--save_state_on_train_end", max_train_steps=2)
     settings = {"resume": project.folder / "out/first/cat-state", **change}
     assert project.refused("second", **settings) == 1
@@ -233,7 +235,7 @@ def test_settings_that_changed_are_named_when_going_on(project: Any, capsys: pyt
     assert "--fp8_base was False" in said and "--max_grad_norm was 1.0" in said
 
 
-def test_a_state_of_another_model_is_refused_before_it_is_loaded(
+def test_a_state_of_another_model_is_rejected_before_it_is_loaded(
     project: Any, build: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     project.train("first", "--save_state_on_train_end", max_train_steps=2)

@@ -69,7 +69,7 @@ def test_samples_that_fail_cost_neither_the_training_nor_what_is_saved(
     assert (out / "cat-step00000001.safetensors").exists() and same.bits(project.lora("with"), project.lora("without"))
 
 
-def test_samples_without_their_models_are_refused_at_once(project: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_samples_without_their_models_are_rejected_at_once(project: Any, capsys: pytest.CaptureFixture[str]) -> None:
     prompts: Path = project.folder / "prompts.txt"
     prompts.write_text("a cat\n", encoding="utf-8")
     assert project.refused("without", sample_prompts=prompts, sample_every_n_steps=1) == 1

@@ -91,7 +91,7 @@ def test_work_that_fails_in_the_main_process_ends_the_others(monkeypatch: pytest
     of_partner += [0, 0]
     with pytest.raises(OSError, match="full"):
         main.main_does(lambda: (_ for _ in ()).throw(OSError("full")))
-    assert done == ["main"] and not of_partner, "the failure was told, and only then raised"
+    assert done == ["main"] and not of_partner, "the failure was reported, and only then raised"
 
 
 def test_the_limit_for_exchanging_gradients_is_in_minutes(monkeypatch: pytest.MonkeyPatch) -> None:

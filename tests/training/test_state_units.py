@@ -100,7 +100,7 @@ def test_other_contents_of_the_same_size_are_found_where_all_is_read(tmp_path: P
         saved_states.read(tmp_path / "cat-state", whole=True)
 
 
-def test_states_of_this_format_are_read_and_newer_ones_refused(tmp_path: Path) -> None:
+def test_states_of_this_format_are_read_and_newer_ones_rejected(tmp_path: Path) -> None:
     folder = saved(tmp_path / "cat-state", 1)
     read = saved_states.read(folder)
     assert (read.losses, read.history, read.seed) == ([0.5], [0.25, 0.75], 7)
@@ -139,7 +139,7 @@ def changed(change: Callable[[dict[str, Any]], Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reported"),
     [
         (lambda state: state.update(exp_avg=torch.zeros(3, 2)), r"exp_avg of its optimizer is float32 \[3, 2\], and float32 \[2, 3\]"),
         (lambda state: state.update(exp_avg=torch.zeros(2, 3).double()), "exp_avg of its optimizer is float64"),
@@ -149,8 +149,8 @@ def changed(change: Callable[[dict[str, Any]], Any]) -> None:
         (lambda state: state.update(step=3.0), "step of its optimizer is a number"),
     ],
 )
-def test_moments_have_the_form_that_a_step_gives_them(change: Callable[[dict[str, Any]], Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_moments_have_the_form_that_a_step_gives_them(change: Callable[[dict[str, Any]], Any], reported: str) -> None:
+    with pytest.raises(ValueError, match=reported):
         changed(change)
     changed(lambda state: state.update(exp_avg=torch.ones(2, 3)))
 
@@ -165,7 +165,7 @@ def test_switches_of_an_optimizer_are_those_of_now() -> None:
         form.check()
 
 
-def test_a_state_of_another_optimizer_is_refused() -> None:
+def test_a_state_of_another_optimizer_is_rejected() -> None:
     one = live()
     check_same_optimizer(one.optimizer, one.optimizer.state_dict())
     with pytest.raises(ValueError, match="another optimizer, whose settings are"):
@@ -173,18 +173,18 @@ def test_a_state_of_another_optimizer_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reported"),
     [
         ({}, None), ({"last_epoch": 2**40}, None), ({"last_epoch": 2**40 + 1}, "last_epoch"), ({"last_epoch": -1}, "last_epoch"),
         ({"_step_count": -1}, "_step_count"), ({"base_lrs": [0.1, 0.1]}, "base_lrs"), ({"_last_lr": ["x"]}, "_last_lr"),
     ],
 )  # fmt: skip
-def test_a_schedule_has_the_counters_and_rates_of_one(change: dict[str, Any], told: str | None) -> None:
+def test_a_schedule_has_the_counters_and_rates_of_one(change: dict[str, Any], reported: str | None) -> None:
     values = live().schedule.state_dict()
-    if told is None:
+    if reported is None:
         check_schedule({**values, **change}, values, 1)
     else:
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=reported):
             check_schedule({**values, **change}, values, 1)
 
 
@@ -251,7 +251,7 @@ def test_a_state_without_settings_must_be_of_the_same_optimizer(tmp_path: Path) 
         live().restore(saved_states.read(tmp_path / "cat-state"))
 
 
-def test_what_does_not_fit_after_all_is_told_before_a_step(tmp_path: Path) -> None:
+def test_what_does_not_fit_after_all_is_reported_before_a_step(tmp_path: Path) -> None:
     folder = saved(tmp_path / "cat-state", 1)
     moments = torch.load(folder / saved_states.OPTIMIZER_FILE, weights_only=True)
     moments["state"][0]["exp_avg"] = torch.zeros(3)

@@ -1,4 +1,4 @@
-"""Steps in which module_dropout leaves out every adapter: they count, change nothing, and end nothing."""
+"""Steps in which module_dropout leaves out every LoRA module: they count, change nothing, and end nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ONE_LAYER = ["module_dropout=0.7", "exclude_patterns=['.*']", "include_patterns=
 
 @pytest.mark.parametrize("precision", ["no", "fp16"], ids=["plain", "with a scaler"])
 @pytest.mark.parametrize("flags", [(), ("--gradient_checkpointing",)], ids=["kept", "recomputed"])
-def test_a_step_without_any_adapter_changes_nothing_and_the_others_train(project: Any, precision: str, flags: tuple[str, ...]) -> None:
+def test_a_step_without_any_lora_module_changes_nothing_and_the_others_train(project: Any, precision: str, flags: tuple[str, ...]) -> None:
     values = {"network_args": ONE_LAYER, "mixed_precision": precision, "max_train_steps": 8, "save_every_n_steps": 1}
     project.train("dropped", *flags, optimizer_args=["weight_decay=0.5"], **values)
     steps = [project.lora("dropped", f"cat-step{step:08d}") for step in range(1, 9)]

@@ -12,7 +12,7 @@ from musubi_backend.training.randomness import StepRandomness
 from musubi_backend.training.settings import TimestepSampling
 from musubi_backend.training.timesteps import noise_levels, sample_t
 
-PICTURE = (1, 16, 1, 64, 32)
+IMAGE = (1, 16, 1, 64, 32)
 """[B, C, F, H, W]: latents that are twice as high as wide."""
 MU = (1.15 - 0.5) / (4096 - 256)
 FLUX = math.exp(MU * 512 + 0.5 - 256 * MU)
@@ -23,7 +23,7 @@ def seeded(number: int) -> torch.Generator:
     return torch.Generator().manual_seed(number)
 
 
-def levels(u: float, shape: tuple[int, ...] = PICTURE, **settings: Any) -> float:
+def levels(u: float, shape: tuple[int, ...] = IMAGE, **settings: Any) -> float:
     t, timesteps = noise_levels(TimestepSampling(**settings), shape, seeded(0), [u])
     torch.testing.assert_close(timesteps, t * 1000 + 1)
     return t.item()
@@ -36,7 +36,7 @@ def test_the_shift_by_resolution_counts_the_tokens_of_both_sides() -> None:
 
 def test_strata_reach_the_parts_of_a_mixture() -> None:
     generator = next(seeded(number) for number in range(99) if torch.rand(1, generator=seeded(number)) < 0.79)
-    t, _ = noise_levels(TimestepSampling("qinglong_flux"), PICTURE, generator, [0.5])
+    t, _ = noise_levels(TimestepSampling("qinglong_flux"), IMAGE, generator, [0.5])
     assert t.item() == pytest.approx(FLUX / (1 + FLUX), rel=1e-6)
 
 
@@ -51,7 +51,7 @@ def test_limits_squeeze_the_distribution_or_cut_it() -> None:
 
 
 def test_a_share_that_rounds_to_one_is_the_last_entry_of_the_schedule() -> None:
-    t, timesteps = noise_levels(TimestepSampling("sigma", weighting_scheme="logit_normal", logit_mean=100), PICTURE, seeded(0))
+    t, timesteps = noise_levels(TimestepSampling("sigma", weighting_scheme="logit_normal", logit_mean=100), IMAGE, seeded(0))
     assert timesteps.tolist() == [1] and t.tolist() == pytest.approx([0.001])
 
 

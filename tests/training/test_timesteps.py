@@ -84,7 +84,7 @@ def test_an_impossible_range_warns_and_goes_on(caplog: pytest.LogCaptureFixture)
     assert "drawing without the limits" in caplog.text
 
 
-def test_input_is_pure_latents_at_0_and_pure_noise_at_1_and_the_model_is_told_1000t_plus_1() -> None:
+def test_input_is_pure_latents_at_0_and_pure_noise_at_1_and_the_model_is_given_1000t_plus_1() -> None:
     latents, noise = torch.randn(2, 4, 2, 6, 6), torch.randn(2, 4, 2, 6, 6)
     t, timesteps = noise_levels(TimestepSampling("uniform"), latents.shape, seeded(0), u=[0.0, 1.0])
     noisy = noisy_input(latents, noise, t)

@@ -90,8 +90,8 @@ def test_training_on_one_clip_learns_it(one_clip: Any, monkeypatch: pytest.Monke
     assert judge.loss(one_clip.lora("backwards")) > nothing, "the opposite velocity does not pass"
 
 
-def test_the_model_is_told_how_noisy_its_input_is(one_clip: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Input, latents and told timestep give back the noise; with a wrong timestep convention it would not be standard normal."""
+def test_the_model_is_given_how_noisy_its_input_is(one_clip: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Input, latents and reported timestep give back the noise; with a wrong timestep convention it would not be standard normal."""
     seen: list[tuple[torch.Tensor, float]] = []
     original = type(protocol.load("wan")).predict
 
@@ -104,12 +104,12 @@ def test_the_model_is_told_how_noisy_its_input_is(one_clip: Any, monkeypatch: py
     latents = Judge(one_clip).latents
 
     def noise_for(share: Any) -> torch.Tensor:
-        found = [(noisy - (1 - share(told)) * latents) / share(told) for noisy, told in seen if 0.05 < share(told) < 0.95]
+        found = [(noisy - (1 - share(reported)) * latents) / share(reported) for noisy, reported in seen if 0.05 < share(reported) < 0.95]
         return torch.cat(found).flatten()
 
-    right = noise_for(lambda told: (told - 1) / 1000)
+    right = noise_for(lambda reported: (reported - 1) / 1000)
     assert abs(right.mean()) < 0.05 and abs(right.std() - 1) < 0.03
-    for wrong in (lambda told: 1 - told / 1000, lambda told: (told / 1000) ** 2):
+    for wrong in (lambda reported: 1 - reported / 1000, lambda reported: (reported / 1000) ** 2):
         assert abs(noise_for(wrong).std() - 1) > 0.1
 
 
@@ -144,7 +144,7 @@ def test_events_in_the_job_folder_tell_the_run(project: Any, monkeypatch: pytest
     assert [path for path, _ in begun] == files
     loras = [out / f"cat-step{step:08d}.safetensors" for step in (5, 10)] + [out / "cat.safetensors"]
     assert [path for path in files if path.is_file()] == loras
-    for path, expected in begun:  # what is told beforehand is what there is, but for headers and settings
+    for path, expected in begun:  # what is reported beforehand is what there is, but for headers and settings
         there = sum(part.stat().st_size for part in path.rglob("*")) if path.is_dir() else path.stat().st_size
         assert expected <= there < expected + 60_000, path
     told_often = ("phase", "progress", "keep", "step", "saving", "saved", "memory", "stopping")  # the last one of a stop in an earlier test
@@ -233,7 +233,7 @@ def test_a_full_disk_is_named_and_earlier_checkpoints_load(project: Any, small_d
         ({"sample_prompts": "none.txt", "sample_every_n_steps": 1}, "none.txt"),
     ],
 )
-def test_settings_that_cannot_work_are_refused_before_the_model_is_loaded(
+def test_settings_that_cannot_work_are_rejected_before_the_model_is_loaded(
     change: dict[str, Any], words: str, project: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert project.refused("refused", **change) == 1

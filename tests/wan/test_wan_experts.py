@@ -178,7 +178,7 @@ def test_the_command_says_when_the_models_change_hands(models: dict[str, Path], 
         (["--lora_multiplier_high_noise", "1"], "has 1 values for 0 --lora_weight_high_noise"),
     ],
 )
-def test_what_does_not_go_together_is_refused(
+def test_what_does_not_go_together_is_rejected(
     flags: list[str], message: str, models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [str(word) for name, path in models.items() for word in (f"--{name}", path)]
@@ -278,7 +278,7 @@ def test_one_lora_serves_both_or_each_has_its_own(training: Callable[..., Path],
     assert (metadata["ss_expert"], metadata["modelspec.title"]) == ("high", "cat (high noise)")
 
 
-def test_a_range_that_leaves_one_lora_untrained_is_refused(
+def test_a_range_that_leaves_one_lora_untrained_is_rejected(
     models: dict[str, Path], build_caches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = ["--task", "t2v-A14B", "--dit", models["dit"], "--dit_high_noise", models["dit_high_noise"], "--dataset_config", build_caches]

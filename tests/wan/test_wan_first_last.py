@@ -58,7 +58,7 @@ def test_output_equals_diffusers() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_one_picture_for_a_model_of_two_is_refused() -> None:
+def test_one_image_for_a_model_of_two_is_rejected() -> None:
     model = WanTransformer(replace(GEOMETRY, num_layers=1))
     latents, extra = torch.zeros(1, 16, 1, 2, 2), torch.zeros(1, 20, 1, 2, 2)
     with pytest.raises(UserError, match="takes a first and a last frame"):

@@ -24,20 +24,20 @@ def test_a_new_lora_changes_nothing_bit_for_bit(model_with_lora, example):
         without = model(*sample)
         fresh = LoRANetwork.create(model, CARD, rank=4)
         assert torch.equal(model(*sample), without)
-        next(iter(fresh.adapters())).lora_up.weight.fill_(1.0)
+        next(iter(fresh.lora_modules())).lora_up.weight.fill_(1.0)
         assert not torch.equal(model(*sample), without)
 
 
 def test_new_weights_follow_musubi_tuners_rules(create, small):
     network = create(rank=8, alpha=None)
-    adapter = next(iter(network.adapters()))
+    module = next(iter(network.lora_modules()))
     bound = small.dim**-0.5  # kaiming uniform with a = sqrt(5)
-    assert adapter.lora_down.weight.abs().max() <= bound
-    assert adapter.lora_down.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.2)
-    assert not adapter.lora_up.weight.any()
-    assert (adapter.alpha.item(), adapter.scale) == (1.0, 1 / 8)
+    assert module.lora_down.weight.abs().max() <= bound
+    assert module.lora_down.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.2)
+    assert not module.lora_up.weight.any()
+    assert (module.alpha.item(), module.scale) == (1.0, 1 / 8)
     assert all(p.dtype == torch.float32 and p.requires_grad for p in network.parameters())
-    zero_alpha = next(iter(create(rank=8, alpha=0).adapters()))
+    zero_alpha = next(iter(create(rank=8, alpha=0).lora_modules()))
     assert (zero_alpha.alpha.item(), zero_alpha.scale) == (8.0, 1.0)
 
 
@@ -74,7 +74,7 @@ def test_patterns_choose_layers(create):
         ("verbose", "key=value"),
     ],
 )
-def test_bad_network_arguments_are_refused(create, argument, message):
+def test_bad_network_arguments_are_rejected(create, argument, message):
     with pytest.raises(UserError, match=message):
         create(network_args=[argument])
 
@@ -90,10 +90,10 @@ def test_lora_plus_trains_the_up_weights_faster(create):
 
 def test_max_norm_limits_the_delta_itself(model_with_lora):
     _, network = model_with_lora()
-    before = [adapter.lora_up.weight @ adapter.lora_down.weight * adapter.scale for adapter in network.adapters()]
+    before = [module.lora_up.weight @ module.lora_down.weight * module.scale for module in network.lora_modules()]
     limit = sorted(delta.norm().item() for delta in before)[len(before) // 2]
     report = network.apply_max_norm(limit)
-    after = [adapter.lora_up.weight @ adapter.lora_down.weight * adapter.scale for adapter in network.adapters()]
+    after = [module.lora_up.weight @ module.lora_down.weight * module.scale for module in network.lora_modules()]
     for was, now in zip(before, after, strict=True):
         assert now.norm().item() == pytest.approx(min(was.norm().item(), limit), rel=1e-5)
     assert 0 < report.keys_scaled < len(before)
@@ -107,10 +107,10 @@ def test_ranks_come_back_from_a_file(create, model_with_lora):
     same = create(rank=77, ranks=ranks_from_weights(state))
     assert {key: value.shape for key, value in same.state_dict().items()} == {key: value.shape for key, value in state.items()}
     same.load_weights(state)
-    assert all(adapter.scale == pytest.approx(2 / 3) for adapter in same.adapters())
+    assert all(module.scale == pytest.approx(2 / 3) for module in same.lora_modules())
 
 
-def test_weights_of_another_rank_or_model_are_refused(create, model_with_lora):
+def test_weights_of_another_rank_or_model_are_rejected(create, model_with_lora):
     _, network = model_with_lora()
     state = network.state_dict()
     with pytest.raises(UserError, match=r"--dim_from_weights"):

@@ -8,7 +8,7 @@ from musubi_backend.architectures.wan.model import WanTransformer, collapse_padd
 from musubi_backend.errors import UserError
 from musubi_backend.layers.linear import Linear
 from musubi_backend.layers.rope import rope_tables
-from musubi_backend.lora.modules import LoRAAdapter
+from musubi_backend.lora.modules import LoRA
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -38,7 +38,7 @@ def test_checkpointing_keeps_dropout_masks(model_with_lora, example):
     model.gradient_checkpointing = True
     torch.manual_seed(1)
     again = gradients(model, network, example([5]))
-    assert 0 < len(plain) < len(list(network.parameters()))  # whole adapters were dropped
+    assert 0 < len(plain) < len(list(network.parameters()))  # whole LoRA modules were dropped
     assert plain.keys() == again.keys()
     assert all(torch.equal(plain[name], again[name]) for name in plain)
 
@@ -90,7 +90,7 @@ def test_padding_keys_weigh_as_much_as_the_padding_they_stand_for(dtype):
         assert not tokens[0, length:].any()
 
 
-def test_full_length_text_needs_no_bias_and_longer_text_is_refused():
+def test_full_length_text_needs_no_bias_and_longer_text_is_rejected():
     tokens, bias = collapse_padding([torch.ones(8, 4), torch.ones(8, 4)], 8, torch.float32, torch.device("cpu"))
     assert bias is None
     assert tokens.shape == (2, 8, 4)
@@ -157,10 +157,10 @@ def test_a_linear_of_another_kind_of_weights_carries_a_lora():
             out = 2 * torch.nn.functional.linear(x, self.weight)
             return out + (self.bias if start is None else start)
 
-    layer, adapter, x = Doubled(6, 4), LoRAAdapter(6, 4, rank=2, alpha=1.0), torch.randn(3, 5, 6)
-    torch.nn.init.normal_(adapter.lora_up.weight)
-    layer.attach(adapter)
-    delta = adapter.lora_up.weight @ adapter.lora_down.weight / 2
+    layer, module, x = Doubled(6, 4), LoRA(6, 4, rank=2, alpha=1.0), torch.randn(3, 5, 6)
+    torch.nn.init.normal_(module.lora_up.weight)
+    layer.attach(module)
+    delta = module.lora_up.weight @ module.lora_down.weight / 2
     assert torch.allclose(layer(x), 2 * x @ layer.weight.T + layer.bias + x @ delta.T, atol=1e-5)
     layer.attach(None)
     assert torch.allclose(layer(x), 2 * x @ layer.weight.T + layer.bias, atol=1e-5)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from musubi_backend.architectures.card import HIGH, LOW
-from musubi_backend.architectures.request import Guidance, Pictures, SampleRequest
+from musubi_backend.architectures.request import Guidance, Images, SampleRequest
 from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.architectures.wan.fitting import boundary, fitted, noise_shape
 from musubi_backend.architectures.wan.inputs import model_inputs
@@ -33,9 +33,9 @@ def of_frames(tensor: Tensor) -> list[list[float]]:
     return found
 
 
-def test_control_models_see_the_control_first_and_of_the_picture_only_the_frames_that_were_given() -> None:
-    picture = torch.cat([filled(4, 1, 0), filled(16, 5, 6)], dim=1)  # a mask over the first frame of two
-    batch: Any = {"latents_image": picture, "latents_control": filled(16, 2, 3), "clip": torch.zeros(1, 257, 8)}
+def test_control_models_see_the_control_first_and_of_the_image_only_the_frames_that_were_given() -> None:
+    image = torch.cat([filled(4, 1, 0), filled(16, 5, 6)], dim=1)  # a mask over the first frame of two
+    batch: Any = {"latents_image": image, "latents_control": filled(16, 2, 3), "clip": torch.zeros(1, 257, 8)}
     channels = model_inputs(batch, CARD.task("i2v-14B-FC")).extra_channels
     assert channels is not None and channels.shape[1] == 32
     assert of_frames(channels) == [[2, 5], [3, 0]]
@@ -43,7 +43,7 @@ def test_control_models_see_the_control_first_and_of_the_picture_only_the_frames
     assert alone.extra_channels is not None and of_frames(alone.extra_channels) == [[2, 0], [3, 0]] and alone.image is None
 
 
-def test_two_pictures_are_seen_one_behind_the_other() -> None:
+def test_two_images_are_seen_one_behind_the_other() -> None:
     clip = torch.arange(2.0).view(1, 2, 1, 1).expand(1, 2, 3, 4)
     image = model_inputs({"latents_image": filled(20, 0), "clip": clip}, CARD.task("flf2v-14B")).image
     assert image is not None and image[0, :, 0].tolist() == [0, 0, 0, 1, 1, 1]
@@ -57,18 +57,18 @@ def test_one_frame_items_of_a_batch_have_the_same_positions() -> None:
         model_inputs({**batch, "f_indices": torch.tensor([[0, 9], [0, 1]])}, task)
 
 
-def test_a_weak_mask_mixes_the_control_picture_with_grey() -> None:
+def test_a_weak_mask_mixes_the_control_image_with_grey() -> None:
     settings = OneFrame(target=1, controls=(4, 0))
     masks = [torch.full((1, 1), 0.25), None]
-    pictures = [filled(16, 8.0)[0], filled(16, 2.0)[0]]
-    found = condition(settings, pictures, filled(16, 4.0)[0], masks)[None]
+    images = [filled(16, 8.0)[0], filled(16, 2.0)[0]]
+    found = condition(settings, images, filled(16, 4.0)[0], masks)[None]
     # by position: the image at 0 whole, the target grey with a mask of 0, the image at 4 a quarter of itself
     assert of_frames(found) == [[1, 2], [0, 4], [0.25, 0.25 * 8 + 0.75 * 4]]
     assert settings.place == 1
 
 
 @pytest.mark.parametrize(("target", "controls"), [(1, (1,)), (0, (3, 3)), (-1, (0,)), (0, (1, 2, 3)), (0, ())])
-def test_positions_that_cannot_be_are_refused(target: int, controls: tuple[int, ...]) -> None:
+def test_positions_that_cannot_be_are_rejected(target: int, controls: tuple[int, ...]) -> None:
     with pytest.raises(UserError):
         OneFrame(target, controls)
 
@@ -103,12 +103,12 @@ def test_the_high_noise_steps_have_a_guidance_of_their_own(given: float | None, 
     ("task", "changes", "frames"),
     [
         ("i2v-14B", {}, 2),
-        ("i2v-14B", {"pictures": Pictures(start="a", end="b")}, 3),  # a frame of its own behind the video
-        ("flf2v-14B", {"pictures": Pictures(start="a", end="b")}, 2),  # made for a last frame
+        ("i2v-14B", {"images": Images(start="a", end="b")}, 3),  # a frame of its own behind the video
+        ("flf2v-14B", {"images": Images(start="a", end="b")}, 2),  # made for a last frame
         ("i2v-14B", {"one_frame": "target_index=1,control_index=0;10", "frames": 1}, 3),
     ],
 )
-def test_what_is_sampled_has_a_frame_for_every_picture(task: str, changes: dict[str, Any], frames: int) -> None:
+def test_what_is_sampled_has_a_frame_for_every_image(task: str, changes: dict[str, Any], frames: int) -> None:
     assert noise_shape(replace(REQUEST, **changes), CARD.task(task)) == (16, frames, 6, 4)
 
 

@@ -72,9 +72,9 @@ class Folder:
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Two images, twice as wide as high."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     paths = folder / "red.png", folder / "blue.png"
     for path, colour in zip(paths, ((220, 40, 30), (30, 60, 230)), strict=True):
         Image.fromarray(np.full((40, 80, 3), colour, np.uint8)).save(path)
@@ -87,30 +87,30 @@ def folder(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
 
 
 @pytest.mark.slow
-def test_image_to_video(folder: Callable[[str, str], Folder], pictures: tuple[Path, Path]) -> None:
+def test_image_to_video(folder: Callable[[str, str], Folder], images: tuple[Path, Path]) -> None:
     work = folder("wan_i2v", "i2v-14B")
     write_clips(work.path / "media", count=1, size=(SIDE, SIDE), frames=FRAMES)
     work.dataset("video", target_frames=[FRAMES])
     work.cache()
     prompts = work.path / "prompts.txt"
-    prompts.write_text(f"a cat --i {pictures[0]} --w 32 --h 32 --f 5 --s 1\n", encoding="utf-8")
+    prompts.write_text(f"a cat --i {images[0]} --w 32 --h 32 --f 5 --s 1\n", encoding="utf-8")
     out = work.train("--sample_prompts", prompts, "--sample_every_n_steps", 2, *work.model("vae", "t5", "clip"))
     assert len(list((out / "sample").glob("*.mp4"))) == 1
-    red, blue = (work.latents("--image_path", picture, "--lora_weight", out / "cat.safetensors") for picture in pictures)
+    red, blue = (work.latents("--image_path", image, "--lora_weight", out / "cat.safetensors") for image in images)
     assert red.shape == (16, 2, 2, 4), "as wide and high as the image's shape gives with the area of 32x32"
     assert not torch.allclose(red, blue, atol=1e-2)
-    assert not torch.allclose(red, work.latents("--image_path", pictures[0]), atol=1e-4), "the LoRA acts"
-    longer = work.latents("--image_path", pictures[0], "--end_image_path", pictures[1])
+    assert not torch.allclose(red, work.latents("--image_path", images[0]), atol=1e-4), "the LoRA acts"
+    longer = work.latents("--image_path", images[0], "--end_image_path", images[1])
     assert longer.shape == (16, 3, 2, 4), "the last image has a frame of its own behind the video"
 
 
-def test_where_no_picture_of_a_prompt_file_can_be_read_no_transformer_is_loaded(
-    folder: Callable[[str, str], Folder], pictures: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+def test_where_no_image_of_a_prompt_file_can_be_read_no_transformer_is_loaded(
+    folder: Callable[[str, str], Folder], images: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Headers are good, so the prompts are taken; the pixels behind them are cut off."""
     work = folder("wan_i2v", "i2v-14B")
     cut = work.path / "cut.png"
-    cut.write_bytes(pictures[0].read_bytes()[:60])
+    cut.write_bytes(images[0].read_bytes()[:60])
     prompts = work.path / "prompts.txt"
     prompts.write_text(f"a cat --i {cut}\na dog --i {cut}\n", encoding="utf-8")
     assert work.generate("--from_file", prompts) == 1
@@ -119,7 +119,7 @@ def test_where_no_picture_of_a_prompt_file_can_be_read_no_transformer_is_loaded(
     assert "Loading DiT" not in said
 
 
-def test_first_and_last_frame(folder: Callable[[str, str], Folder], pictures: tuple[Path, Path]) -> None:
+def test_first_and_last_frame(folder: Callable[[str, str], Folder], images: tuple[Path, Path]) -> None:
     work = folder("wan_flf2v", "flf2v-14B")
     write_clips(work.path / "media", count=1, size=(SIDE, SIDE), frames=FRAMES)
     work.dataset("video", target_frames=[FRAMES])
@@ -129,13 +129,13 @@ def test_first_and_last_frame(folder: Callable[[str, str], Folder], pictures: tu
     assert mask.tolist() == [[1, 0], [1, 0], [1, 0], [1, 1]]
     assert cached["clip_bfloat16"].shape == (2, 257, 32)
     work.train()
-    start = ["--image_path", pictures[0], "--end_image_path"]
-    red, blue = (work.latents(*start, picture) for picture in pictures)
+    start = ["--image_path", images[0], "--end_image_path"]
+    red, blue = (work.latents(*start, image) for image in images)
     assert red.shape == (16, 2, 2, 4)
     assert not torch.allclose(red, blue, atol=1e-2)
 
 
-def test_caches_of_another_task_are_refused_before_training(
+def test_caches_of_another_task_are_rejected_before_training(
     folder: Callable[[str, str], Folder], capsys: pytest.CaptureFixture[str]
 ) -> None:
     work = folder("wan_i2v", "i2v-14B")
@@ -158,7 +158,7 @@ def test_caches_of_another_task_are_refused_before_training(
     assert "lacks clip, latents_image" in capsys.readouterr().err
 
 
-def test_caches_of_one_picture_are_refused_for_a_model_of_two(
+def test_caches_of_one_image_are_rejected_for_a_model_of_two(
     folder: Callable[[str, str], Folder], capsys: pytest.CaptureFixture[str]
 ) -> None:
     work = folder("wan_flf2v", "flf2v-14B")
@@ -183,7 +183,7 @@ def test_caches_of_one_picture_are_refused_for_a_model_of_two(
 
 
 @pytest.mark.parametrize("task", ["t2v-1.3B-FC", "i2v-14B-FC"])
-def test_fun_control(task: str, folder: Callable[[str, str], Folder], pictures: tuple[Path, Path]) -> None:
+def test_fun_control(task: str, folder: Callable[[str, str], Folder], images: tuple[Path, Path]) -> None:
     work = folder("wan_fc", task)
     (clip,) = write_clips(work.path / "media", count=1, size=(SIDE, SIDE), frames=FRAMES)
     (other,) = write_clips(work.path / "controls", count=1, size=(SIDE, SIDE), frames=FRAMES)
@@ -192,7 +192,7 @@ def test_fun_control(task: str, folder: Callable[[str, str], Folder], pictures: 
     with_image = task.startswith("i2v")
     work.cache(clip=with_image)
     work.train()
-    start = ["--image_path", pictures[0], "--video_size", SIDE, 2 * SIDE] if with_image else []
+    start = ["--image_path", images[0], "--video_size", SIDE, 2 * SIDE] if with_image else []
     (moving,) = write_clips(work.path / "longer", count=1, size=(48, 32), frames=FRAMES + 4)
     still = work.path / "still"
     still.mkdir()
@@ -202,7 +202,7 @@ def test_fun_control(task: str, folder: Callable[[str, str], Folder], pictures: 
     assert not torch.allclose(first, second, atol=1e-2)
 
 
-def test_image_to_video_with_two_experts(folder: Callable[[str, str], Folder], pictures: tuple[Path, Path]) -> None:
+def test_image_to_video_with_two_experts(folder: Callable[[str, str], Folder], images: tuple[Path, Path]) -> None:
     work = folder("wan22_i2v", "i2v-A14B")
     write_clips(work.path / "media", count=1, size=(SIDE, SIDE), frames=FRAMES)
     work.dataset("video", target_frames=[FRAMES])
@@ -210,13 +210,13 @@ def test_image_to_video_with_two_experts(folder: Callable[[str, str], Folder], p
     out = work.train("--lora_per_expert", *work.model("dit_high_noise"), steps=6)
     loras = ["--lora_weight", out / "cat-low.safetensors", "--lora_weight_high_noise", out / "cat-high.safetensors"]
     both = work.model("dit_high_noise")
-    red, blue = (work.latents("--image_path", picture, *both, *loras) for picture in pictures)
+    red, blue = (work.latents("--image_path", image, *both, *loras) for image in images)
     assert red.shape == (16, 2, 2, 4)
     assert not torch.allclose(red, blue, atol=1e-2)
-    assert not torch.allclose(red, work.latents("--image_path", pictures[0], *both), atol=1e-4), "the LoRAs act"
+    assert not torch.allclose(red, work.latents("--image_path", images[0], *both), atol=1e-4), "the LoRAs act"
 
 
-def test_one_frame(folder: Callable[[str, str], Folder], pictures: tuple[Path, Path]) -> None:
+def test_one_frame(folder: Callable[[str, str], Folder], images: tuple[Path, Path]) -> None:
     work = folder("wan_i2v", "i2v-14B")
     for kind, colour in (("media", 90), ("controls", 160)):
         (work.path / kind).mkdir()
@@ -237,21 +237,21 @@ def test_one_frame(folder: Callable[[str, str], Folder], pictures: tuple[Path, P
     assert path.stat().st_mtime_ns == written
 
     prompts = work.path / "prompts.txt"
-    prompts.write_text(f"a cat --of target_index=9,control_index=0 --ci {pictures[0]} --w 32 --h 32 --s 1\n", encoding="utf-8")
+    prompts.write_text(f"a cat --of target_index=9,control_index=0 --ci {images[0]} --w 32 --h 32 --s 1\n", encoding="utf-8")
     out = work.train("--one_frame", "--sample_prompts", prompts, "--sample_every_n_steps", 2, *work.model("vae", "t5", "clip"))
     assert len(list((out / "sample").glob("*.png"))) == 1
 
     def made(control: Path, position: int = 9, *flags: object) -> torch.Tensor:
         settings = f"target_index={position},control_index=0"
-        return work.latents("--one_frame_inference", settings, "--control_image_path", control, "--image_path", pictures[0], *flags)
+        return work.latents("--one_frame_inference", settings, "--control_image_path", control, "--image_path", images[0], *flags)
 
-    red = made(pictures[0])
+    red = made(images[0])
     assert red.shape == (16, 1, 2, 4)
-    assert not torch.allclose(red, made(pictures[1]), atol=1e-2)
-    assert not torch.allclose(red, made(pictures[0], 1), atol=1e-4), "positions matter"
+    assert not torch.allclose(red, made(images[1]), atol=1e-2)
+    assert not torch.allclose(red, made(images[0], 1), atol=1e-4), "positions matter"
     mask = work.path / "mask.png"
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(mask)
-    assert not torch.allclose(red, made(pictures[0], 9, "--control_image_mask_path", mask), atol=1e-2)
+    assert not torch.allclose(red, made(images[0], 9, "--control_image_mask_path", mask), atol=1e-2)
 
 
 @pytest.mark.parametrize(
@@ -297,25 +297,25 @@ def test_one_frame_items_that_cannot_be_cached_are_named(
         ("wan_i2v", "i2v-14B", ["--one_frame_inference", "target=0", "--image_path", "{red}"], "is not understood"),
     ],
 )
-def test_requests_that_do_not_fit_the_task_are_refused(
+def test_requests_that_do_not_fit_the_task_are_rejected(
     kind: str, task: str, flags: list[str], message: str,
-    folder: Callable[[str, str], Folder], pictures: tuple[Path, Path], capsys: pytest.CaptureFixture[str],
+    folder: Callable[[str, str], Folder], images: tuple[Path, Path], capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     work = folder(kind, task)
     text = work.path / "notes.png"
     text.write_text("no image", encoding="utf-8")
-    assert work.generate(*(flag.format(red=pictures[0], text=text) for flag in flags)) == 1
+    assert work.generate(*(flag.format(red=images[0], text=text) for flag in flags)) == 1
     assert message in capsys.readouterr().err
 
 
-def test_every_line_of_a_prompt_file_has_its_picture(
-    folder: Callable[[str, str], Folder], pictures: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+def test_every_line_of_a_prompt_file_has_its_image(
+    folder: Callable[[str, str], Folder], images: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     work = folder("wan22_i2v", "i2v-A14B")
     broken = work.path / "broken.png"
-    broken.write_bytes(pictures[0].read_bytes()[:60])
+    broken.write_bytes(images[0].read_bytes()[:60])
     prompts = work.path / "prompts.txt"
-    lines = [f"a cat --i {pictures[0]} --d 1", f"a cat --i {broken} --d 1", "a cat", f"a cat --i {pictures[1]} --d 1"]
+    lines = [f"a cat --i {images[0]} --d 1", f"a cat --i {broken} --d 1", "a cat", f"a cat --i {images[1]} --d 1"]
     prompts.write_text("\n".join(lines), encoding="utf-8")
     sampling = ["--video_size", SIDE, SIDE, "--video_length", FRAMES, "--infer_steps", 2, "--device", "cpu", "--output_type", "latent"]
     request = ["--task", work.task, "--from_file", prompts, "--save_path", work.path / "out", *sampling]

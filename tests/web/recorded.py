@@ -108,7 +108,7 @@ class Recorded:
             self.asked.append((path, body))
         parts = path.strip("/").split("/")
         if self.broken:
-            return 400, {"error": "config.json is damaged: line 3 is not JSON. Mend it or remove it."}
+            return 400, {"error": "config.json is damaged: line 3 is not JSON. Fix it or remove it."}
         if parts == ["jobs"]:
             return 200, {"jobs": self.jobs, "total": len(self.jobs), "more": False, "queue": self.queue, "settings": {}}
         if parts == ["queue"]:

@@ -56,7 +56,7 @@ def test_every_state_has_its_word_and_its_numbers(tab: Tab) -> None:
     tab.browser.wait("document.querySelector('[role=alert]') ? 1 : 0")
     assert "Raise blocks_to_swap" in tab.text("[role=alert]") and "The whole log" in tab.text("[role=alert] pre")
     tab.press("Back to the list")
-    for state, said in (("stopped", "stopped at step 700, state saved"), ("lost", "go on from there"), ("queued", "waits for its GPU")):
+    for state, said in (("stopped", "stopped at step 700, state saved"), ("lost", "continue from there"), ("queued", "waits for its GPU")):
         tab.show(state)
         assert said in tab.text(".mt-how"), state
         tab.press("Back to the list")
@@ -98,7 +98,7 @@ def test_a_training_is_watched_and_steered(tab: Tab, tmp_path: Path) -> None:
     tab.press("Stop and save")
     tab.press("Kill")
     tab.browser.wait("document.querySelector('[role=alertdialog]') ? 1 : 0")
-    tab.press("Let it go on")
+    tab.press("Let it continue")
     names = [body.get("name") for path, body in tab.recorded.asked]
     assert names == ["stop"], "a kill is asked for twice"
     tab.press("Kill")

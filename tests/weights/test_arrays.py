@@ -85,7 +85,7 @@ def test_tensors_come_as_they_are_stored(tmp_path: Path) -> None:
         file.array("c")
 
 
-def test_a_file_that_shrinks_or_holds_other_dtypes_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_shrinks_or_holds_other_dtypes_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     save_atomic({"a": torch.ones(4)}, path)
     with TensorFile(path) as file:

@@ -33,7 +33,7 @@ def write(path: Path, entries: dict[str, object], data: bytes) -> Path:
         ([0, "x"], [2], "header is damaged"),
     ],
 )
-def test_offsets_that_do_not_fit_are_refused(tmp_path: Path, offsets: list[object], shape: list[int], words: str) -> None:
+def test_offsets_that_do_not_fit_are_rejected(tmp_path: Path, offsets: list[object], shape: list[int], words: str) -> None:
     path = write(tmp_path / "x.safetensors", {"a": {"dtype": "F32", "shape": shape, "data_offsets": offsets}}, bytes(8))
     with pytest.raises(UserError, match=words):
         read_header(path)
@@ -45,7 +45,7 @@ def test_a_header_that_just_fits_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("lost", [1, 4, 8])
-def test_a_file_that_is_cut_while_it_is_read_is_refused(tmp_path: Path, lost: int) -> None:
+def test_a_file_that_is_cut_while_it_is_read_is_rejected(tmp_path: Path, lost: int) -> None:
     path = tmp_path / "x.safetensors"
     save_atomic({"a": torch.ones(2)}, path)
     info = read_header(path).tensors["a"]
@@ -75,7 +75,7 @@ def test_scales_that_fit_are_taken(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("shape", [(4,), (8, 1), (1, 8), (4, 2), (4, 3, 1), (8, 2, 1), (4, 2, 2)])
-def test_scales_that_fit_nothing_are_refused(shape: tuple[int, ...]) -> None:
+def test_scales_that_fit_nothing_are_rejected(shape: tuple[int, ...]) -> None:
     with pytest.raises(UserError, match=r"does not fit a\.weight"):
         sort({"a.weight": info("F8_E4M3", 4, 8), "a.scale_weight": info("F32", *shape)}, Path("x"))
 
@@ -100,7 +100,7 @@ def test_a_header_that_is_cut_by_a_few_bytes_is_truncated_not_damaged(tmp_path: 
 
 
 @pytest.mark.parametrize("dtype", ["F8_E8M0", "F8_E4M3FNUZ", "F4", "F6_E2M3"])
-def test_other_small_numbers_are_refused(dtype: str) -> None:
+def test_other_small_numbers_are_rejected(dtype: str) -> None:
     with pytest.raises(UserError, match="quantised in a way that is not read"):
         sort({"a.weight": info(dtype, 4, 8)}, Path("x"))
 

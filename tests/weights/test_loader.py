@@ -80,7 +80,7 @@ def test_what_does_not_fit_is_listed_before_anything_is_loaded(tmp_path):
     assert all(parameter.is_meta for parameter in module.parameters())
 
 
-def test_a_pickle_with_code_is_refused(tmp_path):
+def test_a_pickle_with_code_is_rejected(tmp_path):
     torch.save({"weight": pytest.raises}, tmp_path / "code.pth")
     with pytest.raises(UserError, match="cannot be loaded as plain PyTorch weights"):
         open_weights(tmp_path / "code.pth")
@@ -153,7 +153,7 @@ def test_the_loaded_transformer_is_frozen_and_in_eval_mode(wan_file):
     assert {(p.dtype, p.requires_grad, p.device.type) for p in model.parameters()} == {(torch.bfloat16, False, "cpu")}
 
 
-def test_sizes_of_another_task_are_refused_naming_the_right_one(wan_file, tmp_path):
+def test_sizes_of_another_task_are_rejected_naming_the_right_one(wan_file, tmp_path):
     with pytest.raises(UserError, match=r"tiny.safetensors: .*dim 32 instead of 1536.*no Wan2.1 task has these sizes"):
         load_transformer(wan_file(geometry=None), CPU, torch.float32)
     args = wan_file()

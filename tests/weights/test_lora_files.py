@@ -130,7 +130,7 @@ def test_results_have_the_wider_dtype_and_weights_stay_as_they_were(weight, fact
     assert result.dtype == getattr(torch, wanted) and (result.float() == 2).all() and (before.float() == 1).all()
 
 
-def test_a_bias_of_another_size_is_refused(tmp_path):
+def test_a_bias_of_another_size_is_rejected(tmp_path):
     merge = LoRAMerge([plain(tmp_path / "a", "blocks_1_ffn_0", 1.0)], architecture="wan")
     with pytest.raises(UserError, match=r"blocks_1_ffn_0 of .* changes a bias of 4, and the model's is \[5\]"):
         merge.check({"blocks.1.ffn.0.weight": (4, 4), "blocks.1.ffn.0.bias": (5,)})
@@ -162,12 +162,12 @@ def test_leftover_keys_are_a_warning(shared, tmp_path, merged_output, caplog):
         ("cache/wan_t2v_video/clip_0_wan_te", "is a text encoder cache"),
     ],
 )
-def test_files_that_do_not_belong_are_refused(shared, merged_output, name, message):
+def test_files_that_do_not_belong_are_rejected(shared, merged_output, name, message):
     with pytest.raises(UserError, match=message):
         merged_output(shared / "golden" / f"{name}.safetensors")
 
 
-def test_a_lora_for_other_widths_is_refused(shared, tmp_path, merged_output):
+def test_a_lora_for_other_widths_is_rejected(shared, tmp_path, merged_output):
     state = load(shared / "golden" / "convert" / "wan_t2v.default.safetensors")
     wide = {name: torch.cat([t, t], dim=-1) if "down" in name else t for name, t in state.items()}
     save_atomic(wide, tmp_path / "wide.safetensors")

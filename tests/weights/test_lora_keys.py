@@ -90,19 +90,19 @@ def test_names_decide_and_metadata_only_where_they_are_ambiguous(layer, metadata
 )
 def test_the_alpha_in_pefts_settings(settings, alpha, tmp_path):
     file = LoRAFile.open(write(tmp_path / "a.safetensors", {WAN_LAYER: ""}, {"lora_adapter_metadata": json.dumps(settings)}))
-    assert file.layers[0].adapter.alpha == alpha
+    assert file.layers[0].weights.alpha == alpha
 
 
 def test_the_alpha_of_a_layer_wins_over_the_settings_of_all(tmp_path):
     settings = {"lora_adapter_metadata": json.dumps({"transformer.lora_alpha": 8})}
     own = {f"{WAN_LAYER}.alpha": torch.tensor(3.0)}
-    assert LoRAFile.open(write(tmp_path / "a.safetensors", {WAN_LAYER: ""}, settings, **own)).layers[0].adapter.alpha == 3.0
+    assert LoRAFile.open(write(tmp_path / "a.safetensors", {WAN_LAYER: ""}, settings, **own)).layers[0].weights.alpha == 3.0
 
 
 def test_the_alpha_in_the_file_beside(tmp_path):
     write(tmp_path / "adapter_model.safetensors", {f"base_model.model.{FUSED}": ""})
     (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 2, "use_rslora": true}', encoding="utf-8")
-    assert LoRAFile.open(tmp_path / "adapter_model.safetensors").layers[0].adapter.alpha == 4.0
+    assert LoRAFile.open(tmp_path / "adapter_model.safetensors").layers[0].weights.alpha == 4.0
     (tmp_path / "adapter_config.json").write_text("[" * 100_000, encoding="utf-8")
     with pytest.raises(UserError, match=r"adapter_config.json cannot be read"):
         LoRAFile.open(tmp_path / "adapter_model.safetensors")
@@ -119,7 +119,7 @@ def test_the_experts_of_one_file(tmp_path):
         assert LoRAFile.open(write(tmp_path / "one.safetensors", {low: ""}), expert).layers
 
 
-def test_several_adapters_are_refused_by_name(tmp_path):
+def test_several_adapters_are_rejected_by_name(tmp_path):
     path = write(tmp_path / "a.safetensors", {FUSED: ".one", "single_blocks.0.linear1": ".two"})
     assert "LoRA" in str(recognise(path))
     with pytest.raises(UserError, match=r"several adapters \(one, two\)"):

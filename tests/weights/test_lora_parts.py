@@ -6,20 +6,20 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from musubi_backend.errors import UserError
-from musubi_backend.lora.parts import Adapter, Part, fuse, fusible, number, split, usual
+from musubi_backend.lora.parts import LoRAWeights, Part, fuse, fusible, number, split, usual
 from musubi_backend.lora.shapes import ALPHA, DORA, DOWN, UP, changes_weight, kind_of, size_of
 
 Numbers = npt.NDArray[np.float32]
 WIDTH, RANK = 4, 2
 
 
-def adapter(alpha: float | None = None, **parts: Numbers) -> Adapter:
+def held_weights(alpha: float | None = None, **parts: Numbers) -> LoRAWeights:
     names = {"down": DOWN, "up": UP, "dora": DORA}
     held = {names.get(name, name): Part("F32", value.shape, lambda value=value: value) for name, value in parts.items()}  # type: ignore[misc]
-    return Adapter(held if alpha is None else {**held, ALPHA: number(alpha, "F32")}, "a file: a layer", alpha)
+    return LoRAWeights(held if alpha is None else {**held, ALPHA: number(alpha, "F32")}, "a file: a layer", alpha)
 
 
-def made(one: Adapter, name: str) -> Numbers:
+def made(one: LoRAWeights, name: str) -> Numbers:
     return np.asarray(one.parts[name].make(), np.float32)
 
 
@@ -27,11 +27,11 @@ def random(*shape: int) -> Numbers:
     return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
 
 
-def lora_delta(one: Adapter) -> Numbers:
+def lora_delta(one: LoRAWeights) -> Numbers:
     return np.asarray(one.scale * (made(one, UP) @ made(one, DOWN)), np.float32)
 
 
-def loha_delta(one: Adapter) -> Numbers:
+def loha_delta(one: LoRAWeights) -> Numbers:
     first, second = (made(one, f"hada_w{n}_a") @ made(one, f"hada_w{n}_b") for n in (1, 2))
     return np.asarray(one.scale * first * second, np.float32)
 
@@ -39,7 +39,7 @@ def loha_delta(one: Adapter) -> Numbers:
 def test_biases_and_magnitudes_are_split_with_their_rows() -> None:
     rows = 3 * WIDTH
     bias, magnitudes, up = np.arange(rows, dtype=np.float32), random(rows, 1), random(rows, RANK)
-    parts = split(adapter(3.0, up=up, down=random(RANK, WIDTH), diff_b=bias, dora=magnitudes), 3)
+    parts = split(held_weights(3.0, up=up, down=random(RANK, WIDTH), diff_b=bias, dora=magnitudes), 3)
     for number_of, part in enumerate(parts):
         own = slice(number_of * WIDTH, (number_of + 1) * WIDTH)
         for name, whole in ((UP, up), ("diff_b", bias), (DORA, magnitudes)):
@@ -49,14 +49,14 @@ def test_biases_and_magnitudes_are_split_with_their_rows() -> None:
     for name, whole in ((UP, up), ("diff_b", bias), (DORA, magnitudes)):
         np.testing.assert_array_equal(made(again, name), whole)
     with pytest.raises(UserError, match="a magnitude for each input of a fused layer"):
-        split(adapter(3.0, up=up, down=random(RANK, WIDTH), dora=random(1, WIDTH)), 3)
+        split(held_weights(3.0, up=up, down=random(RANK, WIDTH), dora=random(1, WIDTH)), 3)
 
 
 def test_parts_with_one_down_factor_and_alphas_of_their_own_keep_their_deltas() -> None:
     down = random(RANK, WIDTH)
-    parts = [adapter(alpha, up=random(WIDTH, RANK) * alpha, down=down) for alpha in (1.0, 4.0, -2.0)]
+    parts = [held_weights(alpha, up=random(WIDTH, RANK) * alpha, down=down) for alpha in (1.0, 4.0, -2.0)]
     np.testing.assert_allclose(lora_delta(fuse(parts, "x")), np.concatenate([lora_delta(part) for part in parts]), rtol=1e-5)
-    alike = [adapter(4.0, up=random(WIDTH, RANK), down=down) for _ in range(3)]
+    alike = [held_weights(4.0, up=random(WIDTH, RANK), down=down) for _ in range(3)]
     assert fuse(alike, "x").rank == RANK, "no rank is added where they are alike"
 
 
@@ -64,14 +64,14 @@ def test_parts_with_one_down_factor_and_alphas_of_their_own_keep_their_deltas() 
 def test_lohas_are_fused_with_their_alphas(alphas: tuple[float | None, ...]) -> None:
     shapes = {"a": (WIDTH, RANK), "b": (RANK, WIDTH)}
     halves = [{f"hada_w{n}_{half}": random(*shape) + n + seed for n in (1, 2) for half, shape in shapes.items()} for seed in range(3)]
-    parts = [adapter(alpha, **own) for alpha, own in zip(alphas, halves, strict=True)]
+    parts = [held_weights(alpha, **own) for alpha, own in zip(alphas, halves, strict=True)]
     np.testing.assert_allclose(loha_delta(fuse(parts, "x")), np.concatenate([loha_delta(part) for part in parts]), rtol=1e-4)
 
 
-def test_what_is_not_one_adapter_of_the_whole_layer() -> None:
+def test_what_is_not_one_lora_of_the_whole_layer() -> None:
     factors = {"up": random(WIDTH, RANK), "down": random(RANK, WIDTH)}
-    plain, biased = adapter(**factors), adapter(**factors, diff_b=random(WIDTH))
-    by_output, by_input = adapter(**factors, dora=random(WIDTH, 1)), adapter(**factors, dora=random(1, WIDTH))
+    plain, biased = held_weights(**factors), held_weights(**factors, diff_b=random(WIDTH))
+    by_output, by_input = held_weights(**factors, dora=random(WIDTH, 1)), held_weights(**factors, dora=random(1, WIDTH))
     assert fusible([plain, None, plain]) and fusible([biased] * 3) and fusible([by_output] * 3)
     for parts in ([biased, None, biased], [biased, plain, biased], [by_input] * 3, [by_output, plain, by_output]):
         assert not fusible(parts)
@@ -85,7 +85,7 @@ def test_what_is_not_one_adapter_of_the_whole_layer() -> None:
 )
 def test_magnitudes_are_of_outputs_or_inputs(shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:
     """Of a convolution with 3 inputs and 6 outputs: PEFT has those of outputs as [1, out, 1, 1, 1]."""
-    one = adapter(up=random(6, 2, 1, 1, 1), down=random(2, 3, 1, 2, 2), dora=random(*shape))
+    one = held_weights(up=random(6, 2, 1, 1, 1), down=random(2, 3, 1, 2, 2), dora=random(*shape))
     assert usual(one).parts[DORA].shape == wanted
 
 

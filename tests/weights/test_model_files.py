@@ -38,7 +38,7 @@ def test_harmless_extra_tensors_are_named_and_left_out(extra, tmp_path, caplog):
 
 
 @pytest.mark.parametrize("extra", [["0.norm.weight"], ["audio.0.weight", "audio.1.weight"]])
-def test_layers_of_another_model_are_refused(extra, tmp_path):
+def test_layers_of_another_model_are_rejected(extra, tmp_path):
     module, state = model({name: torch.ones(4, 4) for name in extra})
     save_atomic(state, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match=f"{len(extra)} not part of the model: {extra[0]}"):
@@ -102,7 +102,7 @@ def test_what_is_wrong_with_an_index_is_said(changes, words, tmp_path):
         split_files(split(tmp_path, **changes))
 
 
-def test_a_damaged_part_or_index_is_refused(tmp_path):
+def test_a_damaged_part_or_index_is_rejected(tmp_path):
     index = split(tmp_path)
     (tmp_path / "b.safetensors").write_bytes((tmp_path / "b.safetensors").read_bytes()[:-4])
     with pytest.raises(UserError, match=r"b.safetensors is truncated"):

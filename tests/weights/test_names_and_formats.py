@@ -20,7 +20,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 @pytest.mark.parametrize(
-    ("channels", "width", "picture", "said"),
+    ("channels", "width", "image", "said"),
     [
         (16, 1536, False, "t2v, 1.3B"),
         (16, 5120, False, "t2v, 14B"),
@@ -31,8 +31,8 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
         (20, 64, False, "20 input channels, dim 64"),
     ],
 )
-def test_a_wan_transformer_is_told_by_its_sizes(channels: int, width: int, picture: bool, said: str) -> None:
-    names = {name: TensorInfo("F32", (1,), 0, 4) for name in (*WAN, *(["img_emb.proj.0.weight"] if picture else []))}
+def test_a_wan_transformer_is_reported_by_its_sizes(channels: int, width: int, image: bool, said: str) -> None:
+    names = {name: TensorInfo("F32", (1,), 0, 4) for name in (*WAN, *(["img_emb.proj.0.weight"] if image else []))}
     names["patch_embedding.weight"] = TensorInfo("F32", (width, channels, 1, 2, 2), 0, 4)
     names["blocks.0.modulation"] = TensorInfo("F32", (1, 6, width), 0, 4)
     assert str(kind_of(names)) == f"Wan transformer ({said})"
@@ -52,7 +52,7 @@ def test_a_wan_transformer_is_told_by_its_sizes(channels: int, width: int, pictu
         ("something.lora_down.weight", "diffusers' layout"),
     ],
 )
-def test_loras_are_told_by_architecture_and_layout(name: str, said: str) -> None:
+def test_loras_are_reported_by_architecture_and_layout(name: str, said: str) -> None:
     kind = kind_of({name: None})
     assert kind is not None and (kind.id, str(kind)) == ("lora", f"LoRA ({said})")
 
@@ -68,12 +68,12 @@ def test_loras_are_told_by_architecture_and_layout(name: str, said: str) -> None
         (["x"], {"caption1": "a cat"}, None),
     ],
 )
-def test_caches_are_told(names: list[str], metadata: dict[str, str], said: str | None) -> None:
+def test_caches_are_reported(names: list[str], metadata: dict[str, str], said: str | None) -> None:
     kind = kind_of(dict.fromkeys(names), metadata)
     assert (str(kind) if kind else None) == said
 
 
-def test_only_what_is_known_to_be_another_kind_is_refused(tmp_path: Path) -> None:
+def test_only_what_is_known_to_be_another_kind_is_rejected(tmp_path: Path) -> None:
     save_atomic({"something": torch.ones(1)}, tmp_path / "odd.safetensors")
     save_atomic(
         {"shared.weight": torch.ones(1), "encoder.block.0.layer.0.SelfAttention.q.weight": torch.ones(1)}, tmp_path / "t5.safetensors"

@@ -26,7 +26,7 @@ from musubi_backend.weights.safetensors_file import TensorInfo, save_atomic
         ((), (8, 1), False), ((8,), (8, 1), False), ((), (), True),
     ],
 )  # fmt: skip
-def test_scales_fit_their_weight_or_are_refused(weight: tuple[int, ...], scale: tuple[int, ...], fits: bool) -> None:
+def test_scales_fit_their_weight_or_are_rejected(weight: tuple[int, ...], scale: tuple[int, ...], fits: bool) -> None:
     tensors = {"a.weight": TensorInfo("F8_E4M3", weight, 0, 0), "a.scale_weight": TensorInfo("F32", scale, 0, 0)}
     if fits:
         assert quantised.sort(tensors, Path("x")).scales == {"a.weight": "a.scale_weight"}
@@ -48,7 +48,7 @@ def test_a_scale_that_is_no_number_is_named(value: float, ending: str, tmp_path:
         open_weights(path).scale("a.weight")
 
 
-def test_sparse_tensors_of_pytorch_files_are_refused(tmp_path: Path) -> None:
+def test_sparse_tensors_of_pytorch_files_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / "x.pth"
     torch.save({"a": torch.zeros(2, 2), "b": torch.eye(3).to_sparse()}, path)
     with pytest.raises(UserError, match="b is stored as a sparse"):
@@ -63,7 +63,7 @@ GOOD: dict[str, Any] = {"dim": 32, "ffn_dim": 64, "num_heads": 2, "num_layers": 
     [{"num_layers": 10**9}, {"num_layers": 0}, {"num_heads": 0}, {"dim": "x"}, {"dim": 1.5}, {"dim": True}, {"dim": -1}, {"dim": None},
      {"dim": 10**12}, {"eps": "small"}, {"eps": 1e999}, {"image_dim": [1]}, {"text_len": {}}, {"unknown": 1}],
 )  # fmt: skip
-def test_sizes_that_no_model_has_are_refused(change: dict[str, Any]) -> None:
+def test_sizes_that_no_model_has_are_rejected(change: dict[str, Any]) -> None:
     assert WanGeometry.from_json(json.dumps(GOOD)).image_dim is None
     with pytest.raises(UserError, match="musubi_geometry"):
         WanGeometry.from_json(json.dumps({**GOOD, **change}))

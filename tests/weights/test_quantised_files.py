@@ -130,13 +130,13 @@ def test_a_changed_weight_is_quantised_anew_and_others_keep_their_bits(tmp_path:
         {"first.qweight": torch.ones(4, 4, dtype=torch.int32)},  # GPTQ
     ],
 )
-def test_other_formats_are_refused_by_name(tmp_path: Path, extra: dict[str, Tensor]) -> None:
+def test_other_formats_are_rejected_by_name(tmp_path: Path, extra: dict[str, Tensor]) -> None:
     save_atomic({**Toy().state_dict(), **extra}, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match=r"other\.safetensors holds weights quantised in a way that is not read"):
         open_weights(tmp_path / "other.safetensors")
 
 
-def test_a_scale_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+def test_a_scale_that_does_not_fit_is_rejected(tmp_path: Path) -> None:
     for scale in (torch.ones(3), torch.ones(4, 5, 1), torch.ones(3, 1)):
         save_atomic({**Toy().state_dict(), "first.scale_weight": scale}, tmp_path / "odd.safetensors")
         with pytest.raises(UserError, match=r"first\.scale_weight .* does not fit first\.weight"):

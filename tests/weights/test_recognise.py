@@ -62,7 +62,7 @@ def test_other_models_are_known_by_their_names(names, kind):
     assert kind_of(dict.fromkeys(names)).id == kind
 
 
-def test_a_wrong_file_is_refused_by_name(shared):
+def test_a_wrong_file_is_rejected_by_name(shared):
     wrong = shared / "golden" / "dit" / "hv_t2v.dit.safetensors"
     with pytest.raises(UserError, match=r"hv_t2v.dit.safetensors is a HunyuanVideo transformer; --dit expects a Wan transformer"):
         expect(wrong, "wan_transformer", "--dit")

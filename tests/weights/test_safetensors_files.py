@@ -95,7 +95,7 @@ def _backend() -> str:
 
 
 @pytest.mark.parametrize("keep", [0, 4, 20, -1])
-def test_a_truncated_file_is_refused(tmp_path, keep):
+def test_a_truncated_file_is_rejected(tmp_path, keep):
     path = tmp_path / "whole.safetensors"
     save_atomic({"a": torch.ones(100)}, path)
     path.write_bytes(path.read_bytes()[:keep])
@@ -121,7 +121,7 @@ def test_other_files_are_named(tmp_path, content, message):
         read_header(path)
 
 
-def test_a_header_that_lies_about_sizes_is_refused(tmp_path):
+def test_a_header_that_lies_about_sizes_is_rejected(tmp_path):
     header = json.dumps({"a": {"dtype": "F32", "shape": [1000000], "data_offsets": [0, 4]}}).encode()
     path = tmp_path / "lie.safetensors"
     path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))

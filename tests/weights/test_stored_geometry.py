@@ -25,6 +25,6 @@ def test_sizes_come_back_from_metadata(geometry: StoredGeometry) -> None:
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 @pytest.mark.parametrize("text", ["", "[1, 2]", "3", json.dumps({"dim": 24}), json.dumps({"unknown": 1})])
-def test_other_metadata_is_refused_in_words(geometry: StoredGeometry, text: str) -> None:
+def test_other_metadata_is_rejected_in_words(geometry: StoredGeometry, text: str) -> None:
     with pytest.raises(UserError, match="musubi_geometry of the weight file is not understood"):
         type(geometry).from_json(text)

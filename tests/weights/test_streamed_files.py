@@ -73,7 +73,7 @@ def test_a_stop_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert not [*tmp_path.iterdir()]
 
 
-def test_an_output_that_is_an_input_is_refused_by_any_name(tmp_path: Path) -> None:
+def test_an_output_that_is_an_input_is_rejected_by_any_name(tmp_path: Path) -> None:
     source, link, free = (tmp_path / name for name in ("a.safetensors", "b.safetensors", "c.safetensors"))
     source.write_bytes(b"weights")
     link.hardlink_to(source)

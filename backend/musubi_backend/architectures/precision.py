@@ -23,7 +23,7 @@ def stored_precision(path: PathLike, card: Card) -> str | None:
 
 
 def asked_precision(mixed_precision: str | None) -> str:
-    """`--mixed_precision`; where it is not given, what accelerate's launcher was told, else "no"."""
+    """`--mixed_precision`; where it is not given, what accelerate's launcher was given, else "no"."""
     return mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
 
 

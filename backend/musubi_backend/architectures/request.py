@@ -46,7 +46,7 @@ class Guidance:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Images:
     """Files that a request starts from or is steered by, as paths; what a task does not take stays empty.
 
     start, end       first and last frame
@@ -73,7 +73,7 @@ class SampleRequest:
 
     guidance_high_noise   of the steps above `Architecture.boundary`, where that differs
     embedded_guidance   embedded guidance of a guidance-distilled model; None for other models
-    strength            share of the steps that change `pictures.source_video`
+    strength            share of the steps that change `images.source_video`
     one_frame           settings of one-frame generation ("target_index=1,control_index=0;10"), None for video
     fixed_size          the size stays and images are cut to it; else it may be taken from the start image, keeping its area
     own                 settings that only this architecture has, by option name
@@ -90,7 +90,7 @@ class SampleRequest:
     negative_prompt: str = ""
     sampler: str = "unipc"
     cpu_noise: bool = False
-    pictures: Pictures = Pictures()
+    images: Images = Images()
     guidance_high_noise: Guidance | None = None
     embedded_guidance: float | None = None
     strength: float | None = None

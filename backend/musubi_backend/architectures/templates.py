@@ -25,7 +25,7 @@ class Template:
     video      of the generator
     sampling   of Sampling Config
     trainer    of the trainer
-    picture    the samples and the video start from an image
+    image    the samples and the video start from an image
     lora_widgets   of the generator: those that name the LoRA
     title    the model, in the picture of a template; "" is the card's title
     hints    what is different with this model, for the notes in both workflows: one sentence each
@@ -38,7 +38,7 @@ class Template:
     video: _Widgets = field(default_factory=dict)
     sampling: _Widgets = field(default_factory=dict)
     trainer: _Widgets = field(default_factory=dict)
-    picture: bool = False
+    image: bool = False
     lora_widgets: tuple[str, ...] = ("lora_1",)
     title: str = ""
     hints: tuple[str, ...] = ()

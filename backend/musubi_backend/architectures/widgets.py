@@ -60,7 +60,7 @@ class Shared(Enum):
 
     LORAS = "the LoRAs"
     HIGH_LORAS = "the LoRAs of the high-noise expert"
-    PICTURES = "paths and sockets of `FamilyNodes.sources`"
+    IMAGES = "paths and sockets of `FamilyNodes.sources`"
     DEVICE = "the device"
     SECTION_NUMBERS = "which sections `SECTION_IMAGES` are for"
     SECTION_IMAGES = "images that single sections start from"

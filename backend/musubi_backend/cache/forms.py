@@ -1,4 +1,4 @@
-"""What cached tensors must be like to be trained: dtype and shape, told from a cache's header; and what their values must be.
+"""What cached tensors must be like to be trained: dtype and shape, read from a cache's header; and what their values must be.
 
 A form's shape has one entry per side: a number, a `range`, a name (equal wherever it stands among the tensors of one file), or None for
 any size. `FRAMES`, `HEIGHT` and `WIDTH` are those of the main latents.

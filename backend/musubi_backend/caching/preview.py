@@ -55,11 +55,11 @@ def _show_one(entry: DecodedEntry, card: Card, settings: PreviewSettings) -> str
     if settings.debug_mode == "video":
         _write(entry, card)
         return ""
-    pictures = entry.pixels[[0]] if frames == 1 else entry.pixels[[0, -1]]
+    images = entry.pixels[[0]] if frames == 1 else entry.pixels[[0, -1]]
     if settings.debug_mode == "image":
-        return _windows(pictures)
-    for picture in pictures:
-        print(characters(picture, settings.console_width, settings.console_back))
+        return _windows(images)
+    for image in images:
+        print(characters(image, settings.console_width, settings.console_back))
     if settings.console_num_images is not None:
         return ""
     try:
@@ -68,15 +68,15 @@ def _show_one(entry: DecodedEntry, card: Card, settings: PreviewSettings) -> str
         return QUIT
 
 
-def characters(picture: np.ndarray, width: int, background: str | None) -> str:
+def characters(image: np.ndarray, width: int, background: str | None) -> str:
     """uint8 [H, W, 3] as lines of coloured characters, brighter ones heavier. UserError for an unknown background colour."""
     from PIL import Image
 
     if background and background.upper() not in BACKGROUNDS:
         raise UserError(f"--console_back {background} is not a colour; use one of {', '.join(BACKGROUNDS)}")
     ground = f"\x1b[{BACKGROUNDS[background.upper()]}m" if background else ""
-    height = max(1, round(width * picture.shape[0] / picture.shape[1] / 2))  # characters are twice as high as wide
-    small = Image.fromarray(picture).resize((width, height))
+    height = max(1, round(width * image.shape[0] / image.shape[1] / 2))  # characters are twice as high as wide
+    small = Image.fromarray(image).resize((width, height))
     rows = []
     for y in range(height):
         cells = []
@@ -88,13 +88,13 @@ def characters(picture: np.ndarray, width: int, background: str | None) -> str:
     return "\n".join(rows)
 
 
-def _windows(pictures: np.ndarray) -> str:
+def _windows(images: np.ndarray) -> str:
     import cv2
 
     key = 0
     try:
-        for picture in pictures:
-            cv2.imshow("image", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        for image in images:
+            cv2.imshow("image", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
             key = cv2.waitKey(0)
             cv2.destroyAllWindows()
     except cv2.error as error:

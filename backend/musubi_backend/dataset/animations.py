@@ -27,14 +27,14 @@ _STILL = "animated: only the first frame is taken"
 
 @dataclass(frozen=True)
 class AnimationFrame:
-    """A frame of an animated image, decoded. time, duration: in seconds; coding: see `colours.coding_of`; told: of the clip."""
+    """A frame of an animated image, decoded. time, duration: in seconds; coding: see `colours.coding_of`; said: its notes, of the clip."""
 
     path: Path
     image: Image
     time: float
     duration: float
     coding: tuple[int, int]
-    told: tuple[str, ...]
+    said: tuple[str, ...]
 
     def pixels(self) -> np.ndarray:
         """uint8 [H, W, 3]. UnusableMedium."""
@@ -47,13 +47,13 @@ class AnimationFrame:
 
     def notes(self) -> tuple[str, ...]:
         """What a person should know about how this clip is read."""
-        return self.told
+        return self.said
 
 
 def frames_of_animation(path: Path) -> Generator[AnimationFrame, None, None]:
     """The frames in order; where one is damaged, the clip ends. UnusableMedium."""
     with open_image(path) as image:
-        told = tuple(note for note in image_notes(path, image) if note != _STILL)
+        said = tuple(note for note in image_notes(path, image) if note != _STILL)
         coding = coding_of(path, image)
         for number in range(getattr(image, "n_frames", 1)):
             try:
@@ -65,7 +65,7 @@ def frames_of_animation(path: Path) -> Generator[AnimationFrame, None, None]:
                 logger.warning(f"{path}: damaged behind frame {number}; what follows is left out ({type(error).__name__})")
                 return
             time, duration = (image.info.get(name, 0) / 1000 for name in ("timestamp", "duration"))
-            yield AnimationFrame(path, image.copy(), time, duration, coding, told)
+            yield AnimationFrame(path, image.copy(), time, duration, coding, said)
 
 
 def rate_of_animation(path: Path) -> Fraction | None:

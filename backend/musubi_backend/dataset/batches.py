@@ -100,11 +100,11 @@ class CachedDataset:
             buckets.append(_bucketed(dataset, found))
         items = tuple(item for one in buckets for members in one.values() for item in members)
         if not items:
-            told = f"\n{listing(problems)}" if problems else ""
+            listed = f"\n{listing(problems)}" if problems else ""
             folders = ", ".join(str(dataset.cache_folder) for dataset in config.datasets)
             raise UserError(
                 f"No training items found in the dataset ({config.path}; looked for {card.cache_id} caches in {folders}). "
-                f"Run the latent caching and the text encoder caching first.{told}"
+                f"Run the latent caching and the text encoder caching first.{listed}"
             )
         return cls(config, items, tuple(problems), num_timestep_buckets, card, forms, tuple(buckets))
 
@@ -158,7 +158,7 @@ def _cached_items(dataset: ImageDataset | VideoDataset, card: Card, forms: Cache
     for path in latent_files(dataset.cache_folder, card.cache_id):
         name = parse_latent_name(path.name, card.cache_id, video=video)
         if name is None:
-            kind = "clip" if video else "picture"
+            kind = "clip" if video else "image"
             problems.append(Problem(path, f"not the cache of a {kind}: {path}; each dataset needs a cache folder of its own"))
             continue
         text = path.with_name(text_name(name.stem, card.cache_id))
@@ -255,6 +255,6 @@ def _stacked(name: str, tensors: list[Tensor], batch: BatchDescription) -> Tenso
         return tensors[0].unsqueeze(0)
     shapes = [tuple(tensor.shape) for tensor in tensors]
     if len(set(shapes)) > 1:
-        told = ", ".join(f"{item.name} {shape}" for item, shape in zip(batch.items, shapes, strict=True))
-        raise UserError(f"{name} has different shapes in one batch ({told}); cache these items again, or use batch_size = 1")
+        listed = ", ".join(f"{item.name} {shape}" for item, shape in zip(batch.items, shapes, strict=True))
+        raise UserError(f"{name} has different shapes in one batch ({listed}); cache these items again, or use batch_size = 1")
     return torch.stack(tensors)

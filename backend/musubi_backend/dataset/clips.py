@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC
+_ATTACHED_IMAGE = 0x400  # AV_DISPOSITION_ATTACHED_PIC
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 _SQUARE_ENOUGH = 0.01  # encoders write 640:639 where a size was rounded
 
 
 @dataclass(frozen=True)
-class PictureFrame:
+class ImageFrame:
     """A frame that is a file of its own."""
 
     path: Path
@@ -70,7 +70,7 @@ class VideoFileFrame:
 
         width, height = self._square()
         stretched = {} if (width, height) == (self.frame.width, self.frame.height) else {"width": width, "height": height}
-        if tone.told(*self._coding):
+        if tone.notes_of(*self._coding):
             primaries, transfer = self._coding
             pixels = tone.to_standard(self._as("rgb48le", stretched), transfer, primaries)
         elif self._has_alpha:
@@ -90,16 +90,16 @@ class VideoFileFrame:
 
     def notes(self) -> tuple[str, ...]:
         """What a person should know about how this frame, and so the clip, is read."""
-        told = [*tone.told(*self._coding)]
+        notes = [*tone.notes_of(*self._coding)]
         if self._square() != (self.frame.width, self.frame.height):
-            told.append("pixels are not square: stretched as players show it")
+            notes.append("pixels are not square: stretched as players show it")
         if self.frame.interlaced_frame:
-            told.append("interlaced: trained with its comb lines; deinterlace it first")
+            notes.append("interlaced: trained with its comb lines; deinterlace it first")
         if self._has_alpha and self._as("rgba", {})[..., 3].min() < 255:
-            told.append("has transparency: what is transparent is laid on white")
+            notes.append("has transparency: what is transparent is laid on white")
         if self._turn is None:
-            told.append("turned by an angle that is no multiple of 90 degrees: trained as it is stored")
-        return tuple(told)
+            notes.append("turned by an angle that is no multiple of 90 degrees: trained as it is stored")
+        return tuple(notes)
 
     def _as(self, pixel_format: str, size: dict[str, int]) -> np.ndarray:
         converted = self.frame.reformat(format=pixel_format, **size) if size else self.frame
@@ -135,7 +135,7 @@ class VideoFileFrame:
         return False, False, False
 
 
-ClipFrame = PictureFrame | VideoFileFrame | AnimationFrame
+ClipFrame = ImageFrame | VideoFileFrame | AnimationFrame
 
 _decoder = threading.local()
 
@@ -149,7 +149,7 @@ def frames_of(path: Path) -> Generator[ClipFrame, None, None]:
     """The frames of a clip in order, a video file's as decoded; their pixels are made when asked for. What cannot be decoded before the
     first frame is passed over (a stream cut between keyframes); after it, the clip ends there. UnusableMedium."""
     if path.is_dir():
-        yield from map(PictureFrame, frames_of_folder(path))
+        yield from map(ImageFrame, frames_of_folder(path))
         return
     if is_animation(path):
         yield from frames_of_animation(path)
@@ -199,10 +199,10 @@ def _decoded(container: InputContainer, stream: VideoStream, decoder: VideoCodec
 
 def frames_of_folder(folder: Path) -> list[Path]:
     """The images of a folder that stands for a clip, 2 before 10. UnusableMedium when there are none."""
-    pictures = sorted(images_in(folder), key=natural_order)
-    if not pictures:
+    images = sorted(images_in(folder), key=natural_order)
+    if not images:
         raise UnusableMedium(folder, "a folder without images is no clip")
-    return pictures
+    return images
 
 
 def frame_rate(path: Path) -> Fraction | None:
@@ -250,4 +250,4 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
 
 
 def _is_cover(stream: Any) -> bool:
-    return bool(int(stream.disposition) & _ATTACHED_PICTURE)
+    return bool(int(stream.disposition) & _ATTACHED_IMAGE)

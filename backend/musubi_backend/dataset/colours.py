@@ -54,10 +54,10 @@ def coding_of(path: Path, image: Image) -> tuple[int, int]:
 
 def colour_notes(path: Path, image: Image) -> tuple[str, ...]:
     """What a person should know about the colours of an image; from its header."""
-    told = tone.told(*coding_of(path, image))
+    notes = tone.notes_of(*coding_of(path, image))
     profile = image.info.get("icc_profile")
-    if told or _is_beyond(image):
-        return told
+    if notes or _is_beyond(image):
+        return notes
     if not profile:
         return ("CMYK without a colour profile: its colours are guessed; save it as sRGB",) if image.mode == "CMYK" else ()
     try:
@@ -73,11 +73,11 @@ def in_srgb(image: Image, coding: tuple[int, int]) -> Image:
     from PIL import ImageCms
 
     profile = image.info.get("icc_profile")
-    if _is_beyond(image) or not (tone.told(*coding) or profile):
+    if _is_beyond(image) or not (tone.notes_of(*coding) or profile):
         return image
     straight = image.convert("LA") if image.mode == "La" else image  # Pillow has no direct way from there
     alpha = straight.convert("RGBA").getchannel("A") if straight.has_transparency_data else None
-    if tone.told(*coding):
+    if tone.notes_of(*coding):
         shown = _by_coding(straight, coding)
     else:
         try:

@@ -11,7 +11,7 @@ from .media import ANIMATED_EXTENSIONS, VIDEO_EXTENSIONS, one_spelling, spelled
 Matches = dict[Path, "tuple[Path, ...] | str"]
 
 
-def control_pictures(pictures: Sequence[Path], candidates: Sequence[Path], count: int | None) -> Matches:
+def control_images(images: Sequence[Path], candidates: Sequence[Path], count: int | None) -> Matches:
     """Per image its control images, or the reason why there are too few.
 
     Control images are called like the image, alone or with `_` and a number: the one without number comes first. Longer
@@ -19,12 +19,12 @@ def control_pictures(pictures: Sequence[Path], candidates: Sequence[Path], count
     """
     free = list(candidates)
     result: Matches = {}
-    for picture in _longest_first(pictures):
-        stem = _stem(picture)
+    for image in _longest_first(images):
+        stem = _stem(image)
         mine = [path for path in free if one_spelling(path.name).startswith((f"{stem}.", f"{stem}_"))]
         free = [path for path in free if path not in mine]
         numbers = {path: _number(path, stem) for path in mine}
-        result[picture] = _ordered(numbers, count, f"{stem}.* or {stem}_0.*")
+        result[image] = _ordered(numbers, count, f"{stem}.* or {stem}_0.*")
     return result
 
 
@@ -40,17 +40,17 @@ def _ordered(numbers: Mapping[Path, int | None], count: int | None, names: str) 
     return tuple(ordered[:count])
 
 
-def further_targets(pictures: Sequence[Path], candidates: Sequence[Path]) -> Matches:
+def further_targets(images: Sequence[Path], candidates: Sequence[Path]) -> Matches:
     """Per image its further targets (`{stem}_{number}`), or the reason why they cannot be ordered. Images without any are
     left out."""
-    free = [path for path in candidates if path not in set(pictures)]
+    free = [path for path in candidates if path not in set(images)]
     result: Matches = {}
-    for picture in _longest_first(pictures):
-        stem = _stem(picture)
+    for image in _longest_first(images):
+        stem = _stem(image)
         mine = [path for path in free if _stem(path).startswith(f"{stem}_")]
         free = [path for path in free if path not in mine]
         if mine:
-            result[picture] = _ordered({path: _number(path, stem) for path in mine}, None, "")
+            result[image] = _ordered({path: _number(path, stem) for path in mine}, None, "")
     return result
 
 

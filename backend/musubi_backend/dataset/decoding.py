@@ -68,7 +68,7 @@ def decode_foreseen(foreseen: Foreseen, card: Card) -> list[DecodedEntry] | Prob
     item = foreseen.item
     try:
         dataset = item.dataset
-        result = _decode_picture(foreseen, dataset, card) if isinstance(dataset, ImageDataset) else _decode_clip(foreseen, dataset, card)
+        result = _decode_image(foreseen, dataset, card) if isinstance(dataset, ImageDataset) else _decode_clip(foreseen, dataset, card)
         if not isinstance(result, Problem):
             result[-1].is_last = foreseen.is_last
         return result
@@ -138,7 +138,7 @@ def read_clip(path: Path, size: Size, frames: int) -> list[np.ndarray]:
     return result
 
 
-def _decode_picture(foreseen: Foreseen, dataset: ImageDataset, card: Card) -> list[DecodedEntry]:
+def _decode_image(foreseen: Foreseen, dataset: ImageDataset, card: Card) -> list[DecodedEntry]:
     item, (entry,) = foreseen.item, foreseen.entries
     result = DecodedEntry(entry, fit(read_image(item.path), entry.bucket)[None])
     for path in item.targets:

@@ -15,7 +15,7 @@ from ..cache.names import latent_name, media_stem, text_name
 from ..errors import UserError
 from ..texts import read_text
 from .config import ImageDataset, VideoDataset
-from .controls import Matches, control_clips, control_pictures, further_targets
+from .controls import Matches, control_clips, control_images, further_targets
 from .items import MediaItem, longest_name
 from .jsonl import read_records
 from .media import VIDEO_EXTENSIONS, image_extensions, images_in, left_out, read_caption, videos_in
@@ -111,12 +111,12 @@ def _left_out(dataset: ImageDataset | VideoDataset) -> list[Note]:
     return left_out(folder, videos_in(folder) if videos else images_in(folder), dataset.caption_extension or "", videos, ours)
 
 
-def _targets(dataset: ImageDataset, pictures: Sequence[Path], candidates: Sequence[Path]) -> Matches:
-    targets = further_targets(pictures, candidates)
+def _targets(dataset: ImageDataset, images: Sequence[Path], candidates: Sequence[Path]) -> Matches:
+    targets = further_targets(images, candidates)
     counts = {len(match) for match in targets.values() if not isinstance(match, str)}
     if not targets:
         raise UserError(
-            f"{dataset.label}: multiple_target is set, but no image has further targets; call them like picture_1.png, without captions"
+            f"{dataset.label}: multiple_target is set, but no image has further targets; call them like image_1.png, without captions"
         )
     if len(counts) > 1:
         raise UserError(f"{dataset.label}: with multiple_target all images need the same number of targets; found {sorted(counts)}")
@@ -130,7 +130,7 @@ def _controls(dataset: ImageDataset | VideoDataset, card: Card, media: Sequence[
     logger.info(f"glob control {dataset.kind}s in {folder}")
     if isinstance(dataset, VideoDataset):
         return control_clips(media, folder)
-    return control_pictures(media, images_in(folder), _controls_wanted(dataset, card))
+    return control_images(media, images_in(folder), _controls_wanted(dataset, card))
 
 
 def _controls_wanted(dataset: ImageDataset, card: Card) -> int | None:

@@ -19,7 +19,7 @@ LONGEST_CAPTION = 2**20
 
 
 @dataclass(frozen=True)
-class PicturePlugin:
+class ImagePlugin:
     """A package that teaches Pillow a format: its endings, the module to import, and what to call then."""
 
     package: str
@@ -28,10 +28,10 @@ class PicturePlugin:
     register: Callable[[ModuleType], object] = lambda _: None
 
 
-PICTURE_PLUGINS = (
-    PicturePlugin("pillow_jxl", "pillow_jxl", (".jxl",)),
-    PicturePlugin("jxlpy", "jxlpy.JXLImagePlugin", (".jxl",)),
-    PicturePlugin("pillow_heif", "pillow_heif", (".heic", ".heif", ".hif"), lambda module: module.register_heif_opener()),
+IMAGE_PLUGINS = (
+    ImagePlugin("pillow_jxl", "pillow_jxl", (".jxl",)),
+    ImagePlugin("jxlpy", "jxlpy.JXLImagePlugin", (".jxl",)),
+    ImagePlugin("pillow_heif", "pillow_heif", (".heic", ".heif", ".hif"), lambda module: module.register_heif_opener()),
 )
 ANIMATED_EXTENSIONS = (".webp", ".avif", ".avifs", ".png")
 """Of images that are clips where they move."""
@@ -52,7 +52,7 @@ _NEVER_MEDIA = (
 
 def image_extensions() -> tuple[str, ...]:
     """Endings of image files on this machine, in lower case."""
-    more = dict.fromkeys(ending for plugin in PICTURE_PLUGINS if find_spec(plugin.package) for ending in plugin.endings)
+    more = dict.fromkeys(ending for plugin in IMAGE_PLUGINS if find_spec(plugin.package) for ending in plugin.endings)
     return (*IMAGE_EXTENSIONS, *more)
 
 
@@ -73,10 +73,10 @@ def is_animation(path: Path) -> bool:
     return (head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and bool(head[20:21] and head[20] & 2)) or head[4:12] == b"ftypavis"
 
 
-def plugins_for(path: Path) -> list[PicturePlugin]:
+def plugins_for(path: Path) -> list[ImagePlugin]:
     """The installed packages that Pillow needs for an image, by its ending or contents (phones' HEIC often ends in .jpg)."""
     ending = ".heic" if _is_heif(path) else path.suffix.lower()
-    return [plugin for plugin in PICTURE_PLUGINS if ending in plugin.endings and find_spec(plugin.package)]
+    return [plugin for plugin in IMAGE_PLUGINS if ending in plugin.endings and find_spec(plugin.package)]
 
 
 def unread_reason(path: Path) -> str:

@@ -62,7 +62,7 @@ def unexpected(path: Path, error: Exception) -> Problem:
 
 
 def listing(problems: Sequence[Problem], limit: int = 20) -> str:
-    """The problems as indented lines; beyond `limit` only their number is told."""
+    """The problems as indented lines; beyond `limit` only their number is given."""
     lines = [f"  {problem}" for problem in problems[:limit]]
     if len(problems) > limit:
         lines.append(f"  ... and {len(problems) - limit} more")

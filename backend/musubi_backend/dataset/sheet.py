@@ -117,10 +117,10 @@ def _frames(found: Foreseen, wanted: Sequence[int], dataset: VideoDataset, card:
     return shown
 
 
-def _paste(sheet: Image.Image, pictures: Sequence[Image.Image], left: int, top: int, width: int, height: int) -> None:
-    for number, picture in enumerate(pictures):
-        room = width // len(pictures)
-        sheet.paste(picture, (left + number * room + (room - picture.width) // 2, top + (height - picture.height) // 2))
+def _paste(sheet: Image.Image, images: Sequence[Image.Image], left: int, top: int, width: int, height: int) -> None:
+    for number, image in enumerate(images):
+        room = width // len(images)
+        sheet.paste(image, (left + number * room + (room - image.width) // 2, top + (height - image.height) // 2))
 
 
 def _stripes(pen: ImageDraw.ImageDraw, tile: Tile, left: int, top: int, width: int) -> None:

@@ -20,7 +20,7 @@ _TO_BT709 = {  # of linear light; BT.2020's is BT.2087
 }
 
 
-def told(primaries: int, transfer: int) -> tuple[str, ...]:
+def notes_of(primaries: int, transfer: int) -> tuple[str, ...]:
     """What to say of colours with these numbers of H.273; nothing where they are taken as they are."""
     if transfer in (PQ, HLG):
         return (f"HDR ({'PQ' if transfer == PQ else 'HLG'}): brought to standard range",)

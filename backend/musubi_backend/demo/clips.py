@@ -96,8 +96,8 @@ def write_clips(
             if _made_as(path) == wanted and caption.is_file():
                 logger.info("Already there: %s", path)
                 continue
-            pictures = _board(size, frames, 1 - 0.05 * number) if board else _frames(_varied(shot, number, seed), size, frames)
-            _write_video(path, pictures, wanted)
+            images = _board(size, frames, 1 - 0.05 * number) if board else _frames(_varied(shot, number, seed), size, frames)
+            _write_video(path, images, wanted)
             write_text(caption, f"{BOARD_CAPTION if board else shot.caption}\n")
             logger.info("Written: %s (%d frames, %dx%d)", path, frames, *size)
     except OSError as error:
@@ -112,8 +112,8 @@ def _photo(name: str) -> np.ndarray:
         raise UserError(
             "the demo clips are made from scikit-image's photographs; install it into this environment: pip install scikit-image"
         ) from None
-    picture: np.ndarray = getattr(data, name)()[..., :3]
-    return picture
+    image: np.ndarray = getattr(data, name)()[..., :3]
+    return image
 
 
 def _varied(shot: Shot, number: int, seed: int) -> Shot:
@@ -145,7 +145,7 @@ def _frames(shot: Shot, size: tuple[int, int], count: int) -> list[np.ndarray]:
         x = min(max(x * photo.width, half_w), photo.width - half_w)
         y = min(max(y * photo.height, half_h), photo.height - half_h)
         result.append(photo.resize(size, Image.Resampling.LANCZOS, box=(x - half_w, y - half_h, x + half_w, y + half_h)))
-    return [_as_array(picture) for picture in result]
+    return [_as_array(image) for image in result]
 
 
 def _board(size: tuple[int, int], count: int, light: float) -> list[np.ndarray]:
@@ -157,10 +157,10 @@ def _board(size: tuple[int, int], count: int, light: float) -> list[np.ndarray]:
     return [(board * (1 - 0.1 * number / max(1, count - 1))).astype(np.uint8) for number in range(count)]
 
 
-def _as_array(picture: object) -> np.ndarray:
+def _as_array(image: object) -> np.ndarray:
     import numpy as np
 
-    return np.asarray(picture)
+    return np.asarray(image)
 
 
 def _write_video(path: Path, frames: list[np.ndarray], made_as: str) -> None:

@@ -60,14 +60,14 @@ class ClipVision:
         dtype = computed_in(torch.float16, device)
         return cls(_build(tensors, geometry_metadata(path), device, dtype, f"{flag} {path}"), device, dtype)
 
-    def features(self, pictures: Tensor) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
         """images [B, 3, H, W] in -1..1, of any size -> token features [B, 257, 1280] in float16."""
         import torch
         import torch.nn.functional as F
 
         side = self.model.config.image_size
         with torch.no_grad():
-            square = F.interpolate(pictures.to(self.device, torch.float32), size=(side, side), mode="bicubic", align_corners=False)
+            square = F.interpolate(images.to(self.device, torch.float32), size=(side, side), mode="bicubic", align_corners=False)
             mean, std = (torch.tensor(values, device=self.device).view(1, 3, 1, 1) for values in (MEAN, STD))
             states = self.model(pixel_values=((square * 0.5 + 0.5 - mean) / std).to(self.dtype)).last_hidden_state
         return states.to(torch.float16)

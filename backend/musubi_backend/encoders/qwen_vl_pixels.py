@@ -57,10 +57,10 @@ def fitting_size(size: tuple[int, int], smallest: int, largest: int) -> tuple[in
     return fitted[0], fitted[1]
 
 
-def of_picture(picture: Image, smallest: int, largest: int) -> Pixels:
+def of_image(image: Image, smallest: int, largest: int) -> Pixels:
     """An RGB image, brought to an area between the two numbers of square pixels. ValueError as `fitting_size`."""
-    size = fitting_size(picture.size, smallest, largest)
-    return Pixels(*_patches([_normalised(picture, size)] * TEMPORAL))
+    size = fitting_size(image.size, smallest, largest)
+    return Pixels(*_patches([_normalised(image, size)] * TEMPORAL))
 
 
 def of_clip(frames: Sequence[Image], fps: float, smallest: int, largest: int) -> Pixels:
@@ -71,12 +71,12 @@ def of_clip(frames: Sequence[Image], fps: float, smallest: int, largest: int) ->
     return Pixels(*_patches(arrays), TEMPORAL / fps)
 
 
-def _normalised(picture: Image, size: tuple[int, int]) -> np.ndarray:
+def _normalised(image: Image, size: tuple[int, int]) -> np.ndarray:
     """float32 [3, H, W]."""
     import numpy as np
     from PIL import Image
 
-    resized = picture if picture.size == size else picture.resize(size, Image.Resampling.BICUBIC)
+    resized = image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
     values = np.asarray(resized, dtype=np.float32) / 255
     normalised: np.ndarray = (values - np.array(_MEAN, np.float32)) / np.array(_DEVIATION, np.float32)
     return normalised.transpose(2, 0, 1)

@@ -45,7 +45,7 @@ class Siglip:
             model = SiglipVisionModel(_config(files, weights))
         return cls(model_files.fill(model, weights, device, computed, model_files.without_prefix), device, kept)
 
-    def encode(self, pictures: Sequence[np.ndarray]) -> Tensor:
+    def encode(self, images: Sequence[np.ndarray]) -> Tensor:
         """uint8 images [H, W, 3] of any size -> features [B, tokens, width] in the dtype `kept`, on its device. Each is
         stretched to the encoder's square."""
         import numpy as np
@@ -53,7 +53,7 @@ class Siglip:
         from PIL import Image
 
         side = self.model.config.image_size
-        squares = [np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.BICUBIC)) for picture in pictures]
+        squares = [np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)) for image in images]
         pixels = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).float().div(255).sub(0.5).div(0.5)
         with torch.no_grad():
             features: Tensor = self.model(pixel_values=pixels.to(self.device, self.model.dtype)).last_hidden_state

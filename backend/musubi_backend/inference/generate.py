@@ -191,7 +191,7 @@ class Session:
     def _encode(self, requests: dict[str, SampleRequest], failures: dict[str, str]) -> None:
         """Encode the texts that are new and the images, and free the encoders. Requests whose images cannot be used fail."""
         self._encode_texts([text for request in requests.values() for text in self.architecture.texts(request)])
-        self._encode_pictures(requests, failures)
+        self._encode_images(requests, failures)
 
     def _encode_texts(self, texts: list[str]) -> None:
         wanted = [text for text in texts if text not in self.texts]
@@ -205,7 +205,7 @@ class Session:
         del encoder
         release(self.device)
 
-    def _encode_pictures(self, requests: dict[str, SampleRequest], failures: dict[str, str]) -> None:
+    def _encode_images(self, requests: dict[str, SampleRequest], failures: dict[str, str]) -> None:
         encoder = self.architecture.condition_encoder(self.args, self.device)
         if encoder is None:
             return

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from .. import events, job
 from ..errors import UserError
 from ..weights.safetensors_file import load, read_header, save_atomic
-from .video_file import to_pictures, write_mp4, write_pngs
+from .video_file import to_images, write_mp4, write_pngs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,7 +85,7 @@ def save_latents(folder: Path, stem: str, latents: Tensor, metadata: Mapping[str
 
 def save_video(folder: Path, name: str, video: Tensor, fps: int, metadata: Mapping[str, str] | None) -> Path:
     """Write a video [3, F, H, W] in 0..1 as `{name}.mp4`."""
-    path = write_mp4(folder / f"{name}.mp4", to_pictures(video), fps, metadata)
+    path = write_mp4(folder / f"{name}.mp4", to_images(video), fps, metadata)
     logger.info(f"Video saved to: {path}")
     job.emit(events.Output("video", str(path)))
     return path
@@ -93,7 +93,7 @@ def save_video(folder: Path, name: str, video: Tensor, fps: int, metadata: Mappi
 
 def save_images(folder: Path, name: str, video: Tensor, metadata: Mapping[str, str] | None) -> list[Path]:
     """Write the images of a video [3, F, H, W] in 0..1 as PNG files: in a sub-folder `name` unless there is only one."""
-    paths = write_pngs(folder, name, to_pictures(video), metadata)
+    paths = write_pngs(folder, name, to_images(video), metadata)
     logger.info(f"Sample images saved to: {folder / name}")
     job.emit(events.Output("images", str(paths[0] if len(paths) == 1 else paths[0].parent), tuple(map(str, paths))))
     return paths

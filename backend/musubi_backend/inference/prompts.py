@@ -110,7 +110,7 @@ def training_prompts(path: str | Path, architecture: Architecture, args: Namespa
 
 
 def _training_prompt(index: int, values: Mapping[str, Any], architecture: Architecture, args: Namespace) -> TrainingPrompt:
-    from ..architectures.request import Guidance, Pictures, SampleRequest
+    from ..architectures.request import Guidance, Images, SampleRequest
 
     card = architecture.card
     task = card.task(getattr(args, card.task_option, None))
@@ -128,7 +128,7 @@ def _training_prompt(index: int, values: Mapping[str, Any], architecture: Archit
         guidance=Guidance(1.0 if negative is None else values.get("cfg_scale", task.guidance_scale)),
         flow_shift=values.get("discrete_flow_shift", 14.5),
         seed=secrets.randbelow(SEEDS) if seed is None else seed,
-        pictures=Pictures(
+        images=Images(
             start=values.get("image_path"),
             end=values.get("end_image_path"),
             control_video=values.get("control_video_path"),

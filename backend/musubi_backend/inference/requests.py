@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..architectures.request import Guidance, Pictures, SampleRequest
+from ..architectures.request import Guidance, Images, SampleRequest
 from ..errors import UserError
 from .prompts import SEEDS
 
@@ -41,7 +41,7 @@ def build_request(values: Mapping[str, Any], args: Namespace, architecture: Arch
         sampler=arguments.get("sample_solver", "unipc"),
         cpu_noise=bool(arguments.get("cpu_noise")),
         guidance=_guidance(arguments, chosen("guidance_scale", default=task.guidance_scale)),
-        pictures=_pictures(values, arguments),
+        images=_images(values, arguments),
         embedded_guidance=chosen("embedded_cfg_scale"),
         strength=chosen("strength"),
         one_frame=chosen("one_frame", "one_frame_inference"),
@@ -67,11 +67,11 @@ def _guidance(arguments: Mapping[str, Any], scale: float) -> Guidance:
     )
 
 
-def _pictures(values: Mapping[str, Any], arguments: Mapping[str, Any]) -> Pictures:
+def _images(values: Mapping[str, Any], arguments: Mapping[str, Any]) -> Images:
     def chosen(key: str, argument: str) -> Any:
         return values.get(key, arguments.get(argument))
 
-    return Pictures(
+    return Images(
         start=chosen("image_path", "image_path"),
         end=chosen("end_image_path", "end_image_path"),
         control_video=chosen("control_video_path", "control_path"),

@@ -31,8 +31,8 @@ def side_by_side(videos: Sequence[Sequence[np.ndarray]], titles: Sequence[str], 
         _write(sheet, title, left, width)
     for number in range(max(map(len, videos))):
         for video, left, width in zip(videos, lefts, widths, strict=False):
-            picture = Image.fromarray(video[min(number, len(video) - 1)])
-            sheet.paste(picture.resize((width, height), Image.Resampling.BICUBIC), (left, top))
+            image = Image.fromarray(video[min(number, len(video) - 1)])
+            sheet.paste(image.resize((width, height), Image.Resampling.BICUBIC), (left, top))
         yield np.array(sheet)
 
 

@@ -27,32 +27,32 @@ if TYPE_CHECKING:
 BIT_RATE = 4_000_000
 
 
-def to_pictures(video: Tensor) -> np.ndarray:
+def to_images(video: Tensor) -> np.ndarray:
     """float video [3, F, H, W] in 0..1 -> uint8 images [F, H, W, 3]; values outside are clamped, fractions cut off as
     musubi-tuner does."""
     import torch
 
-    pictures: np.ndarray = (video.float().clamp(0, 1) * 255).to(torch.uint8).permute(1, 2, 3, 0).contiguous().cpu().numpy()
-    return pictures
+    images: np.ndarray = (video.float().clamp(0, 1) * 255).to(torch.uint8).permute(1, 2, 3, 0).contiguous().cpu().numpy()
+    return images
 
 
-def write_mp4(path: str | Path, pictures: np.ndarray | Sequence[np.ndarray], fps: Fraction | int, metadata: Metadata = None) -> Path:
+def write_mp4(path: str | Path, images: np.ndarray | Sequence[np.ndarray], fps: Fraction | int, metadata: Metadata = None) -> Path:
     """Write uint8 RGB images [F, H, W, 3] as one H.264 mp4. Odd sides get one repeated row or column: yuv420p needs even
     ones. The folder is created; the file appears only when complete."""
-    return _encode(path, pictures, fps, metadata, "mp4", "libx264", {"movflags": "use_metadata_tags"})
+    return _encode(path, images, fps, metadata, "mp4", "libx264", {"movflags": "use_metadata_tags"})
 
 
-def write_webm(path: str | Path, pictures: np.ndarray | Sequence[np.ndarray], fps: Fraction | int, metadata: Metadata = None) -> Path:
+def write_webm(path: str | Path, images: np.ndarray | Sequence[np.ndarray], fps: Fraction | int, metadata: Metadata = None) -> Path:
     """As `write_mp4`, but VP9 in WebM."""
-    return _encode(path, pictures, fps, metadata, "webm", "libvpx-vp9", {})
+    return _encode(path, images, fps, metadata, "webm", "libvpx-vp9", {})
 
 
-def write_gif(path: str | Path, pictures: np.ndarray | Sequence[np.ndarray], fps: Fraction | int) -> Path:
+def write_gif(path: str | Path, images: np.ndarray | Sequence[np.ndarray], fps: Fraction | int) -> Path:
     """Write an endlessly looping GIF with one palette per image. Its clock ticks 100 times a second."""
     from PIL import Image
 
-    target = _target(path, pictures)
-    first, *others = (Image.fromarray(picture) for picture in pictures)
+    target = _target(path, images)
+    first, *others = (Image.fromarray(image) for image in images)
     with atomic.replacing(target) as part:
         first.save(part, format="GIF", save_all=True, append_images=others, duration=float(1000 / fps), loop=0)
     return target
@@ -60,7 +60,7 @@ def write_gif(path: str | Path, pictures: np.ndarray | Sequence[np.ndarray], fps
 
 def _encode(
     path: str | Path,
-    pictures: np.ndarray | Sequence[np.ndarray],
+    images: np.ndarray | Sequence[np.ndarray],
     fps: Fraction | int,
     metadata: Metadata,
     container_format: str,
@@ -69,15 +69,15 @@ def _encode(
 ) -> Path:
     import av
 
-    target = _target(path, pictures)
-    height, width = (side + side % 2 for side in pictures[0].shape[:2])
+    target = _target(path, images)
+    height, width = (side + side % 2 for side in images[0].shape[:2])
     encoded = io.BytesIO()  # a few MB; onto a full disk PyAV writes half a file and never closes it
     with av.open(encoded, "w", format=container_format, options=options) as container:
         container.metadata.update(metadata or {})
         stream = container.add_stream(codec, rate=fps)
         stream.width, stream.height, stream.pix_fmt, stream.bit_rate = width, height, "yuv420p", BIT_RATE
-        for picture in pictures:
-            frame = av.VideoFrame.from_ndarray(_padded(picture, height, width), format="rgb24")
+        for image in images:
+            frame = av.VideoFrame.from_ndarray(_padded(image, height, width), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     with atomic.replacing(target) as part:
@@ -102,20 +102,20 @@ def copy_streams(source: str | Path, target: str | Path) -> None:
             copy.mux(packet)
 
 
-def write_pngs(folder: str | Path, name: str, pictures: np.ndarray | Sequence[np.ndarray], metadata: Metadata = None) -> list[Path]:
+def write_pngs(folder: str | Path, name: str, images: np.ndarray | Sequence[np.ndarray], metadata: Metadata = None) -> list[Path]:
     """Write images as `{folder}/{name}/{name}_000.png` and on; a single one as `{folder}/{name}_000.png`."""
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
-    parent = Path(folder) / name if len(pictures) > 1 else Path(folder)
+    parent = Path(folder) / name if len(images) > 1 else Path(folder)
     info = PngInfo()
     for key, value in (metadata or {}).items():
         info.add_itxt(key, value)
     written = []
-    for index, picture in enumerate(pictures):
-        target = _target(parent / f"{name}_{index:03d}.png", pictures)
+    for index, image in enumerate(images):
+        target = _target(parent / f"{name}_{index:03d}.png", images)
         with atomic.replacing(target) as part:
-            Image.fromarray(picture).save(part, format="PNG", pnginfo=info)
+            Image.fromarray(image).save(part, format="PNG", pnginfo=info)
         written.append(target)
     return written
 
@@ -142,7 +142,7 @@ class Selection:
             yield int((self.start + index * self.stride) * step)
 
 
-def read_pictures(path: str | Path, selection: Selection = Selection()) -> tuple[list[np.ndarray], Fraction]:
+def read_images(path: str | Path, selection: Selection = Selection()) -> tuple[list[np.ndarray], Fraction]:
     """The uint8 RGB images [H, W, 3] and the frame rate of a video file, or of the images in a folder, 2 before 10 (then at 16 frames
     per second). With `fps` those of a variable rate are taken by their times. UserError where there are none."""
     from ..dataset.clips import frame_rate, frames_of
@@ -157,12 +157,12 @@ def read_pictures(path: str | Path, selection: Selection = Selection()) -> tuple
         frames: Iterable[ClipFrame] = frames_of(source)
         if selection.fps and (timing := timing_of(source)).variable:
             frames, rate = Rate(float(rate), selection.fps).taken(frames, timing), Fraction(selection.fps).limit_denominator(1000)
-        pictures = _selected(frames, selection.numbers(rate))
+        images = _selected(frames, selection.numbers(rate))
     except UnusableMedium as unusable:
         raise UserError(str(unusable.problem)) from None
-    if not pictures:
+    if not images:
         raise UserError(f"{source}: no images in it" + (f" from number {selection.start} on" if selection.start else ""))
-    return pictures, selection.rate(rate)
+    return images, selection.rate(rate)
 
 
 def _selected(frames: Iterable[ClipFrame], numbers: Iterator[int]) -> list[np.ndarray]:
@@ -171,26 +171,26 @@ def _selected(frames: Iterable[ClipFrame], numbers: Iterator[int]) -> list[np.nd
     wanted = next(numbers, None)
     for number, frame in enumerate(frames):
         if wanted == number:
-            picture = frame.pixels()
+            image = frame.pixels()
             while wanted == number:
-                taken.append(picture)
+                taken.append(image)
                 wanted = next(numbers, None)
         if wanted is None:
             break
     return taken
 
 
-def _padded(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+def _padded(image: np.ndarray, height: int, width: int) -> np.ndarray:
     import numpy as np
 
-    missing = ((0, height - picture.shape[0]), (0, width - picture.shape[1]), (0, 0))
-    return np.ascontiguousarray(np.pad(picture, missing, mode="edge"))
+    missing = ((0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0))
+    return np.ascontiguousarray(np.pad(image, missing, mode="edge"))
 
 
-def _target(path: str | Path, pictures: np.ndarray | Sequence[np.ndarray]) -> Path:
+def _target(path: str | Path, images: np.ndarray | Sequence[np.ndarray]) -> Path:
     """Reject an empty video before anything is made; make the folder."""
     target = Path(path)
-    if len(pictures) == 0:
+    if len(images) == 0:
         raise UserError(f"{target}: a video needs at least one image")
     target.parent.mkdir(parents=True, exist_ok=True)
     return target

@@ -27,19 +27,19 @@ class Addition(Protocol):
 class Linear(nn.Linear):
     """`nn.Linear` that can carry a LoRA.
 
-    The adapter is not a sub-module: `state_dict()`, `.to()` and freezing concern the base weights only, and the network that
-    owns the adapters (`lora.network.LoRANetwork`) trains, moves and saves them.
+    The addition is not a sub-module: `state_dict()`, `.to()` and freezing concern the base weights only, and the network that
+    owns the LoRA modules (`lora.network.LoRANetwork`) trains, moves and saves them.
     """
 
-    adapter: Addition | None = None
+    addition: Addition | None = None
     keeps_weight = True
     """May backward rely on the weight that forward used? Not where it is made for each product, or comes and goes."""
     swapped_to: torch.device | None = None
     """Where the weight is when it is used, if it is otherwise in system RAM (`memory.streaming`)."""
 
-    def attach(self, adapter: Addition | None) -> None:
-        """Add `adapter` to what this layer computes; None takes it away."""
-        self.__dict__["adapter"] = adapter
+    def attach(self, addition: Addition | None) -> None:
+        """Add `addition` to what this layer computes; None takes it away."""
+        self.__dict__["addition"] = addition
 
     @property
     def device(self) -> torch.device:
@@ -83,12 +83,12 @@ class Linear(nn.Linear):
         return torch.addmm(start.flatten(0, -2), x.flatten(0, -2), self.dense(x.dtype).t()).view(start.shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        adapter = self.adapter
-        if adapter is None or adapter.is_skipped():
+        addition = self.addition
+        if addition is None or addition.is_skipped():
             return self.base_output(x)
-        # The adapter comes first so that, when a checkpointed block is recomputed, everything that backward needs exists before
+        # The addition comes first so that, when a checkpointed block is recomputed, everything that backward needs exists before
         # the expensive product: the recomputation of the last linear of a block stops short of it.
-        return self.base_output(x, adapter.start(x, self.bias))
+        return self.base_output(x, addition.start(x, self.bias))
 
 
 class _RecomputedProduct(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""Being told when a gradient comes by: at what point backward is."""
+"""A call when a gradient comes by: at what point backward is."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def when_gradient_passes(x: Tensor, call: Callable[[], None]) -> Tensor:
     """The same tensor; `call` is called when its gradient passes. What it raises, `backward` raises."""
     if not (torch.is_grad_enabled() and x.requires_grad):
         return x
-    told: Tensor = _Tell.apply(x, call)
-    return told
+    watched: Tensor = _Tell.apply(x, call)
+    return watched
 
 
 class _Tell(torch.autograd.Function):

@@ -11,7 +11,7 @@ from torch import Tensor
 def sinusoids(timesteps: Tensor, width: int, precision: torch.dtype = torch.float64) -> Tensor:
     """[...] -> [..., width] float32: cosines, then sines, of the timesteps at geometric frequencies.
 
-    precision: of the angles. float32 for models that were trained with it and are told numbers in the thousands (a guidance of
+    precision: of the angles. float32 for models that were trained with it and take numbers in the thousands (a guidance of
     6 as 6000), where its error reaches 4e-4.
     """
     half = width // 2

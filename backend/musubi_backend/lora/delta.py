@@ -1,4 +1,4 @@
-"""What one adapter of a LoRA file adds to a weight: LoRA (arXiv 2106.09685), LoHa (2108.06098), LoKr (2309.14859), full differences;
+"""What the LoRA weights of one layer add to a weight: LoRA (arXiv 2106.09685), LoHa (2108.06098), LoKr (2309.14859), full differences;
 each of them with DoRA's magnitudes too (2402.09353).
 
 Parts have musubi-tuner's names (`lora_down.weight`, `hada_w1_a`, `lokr_w2_b`, `alpha`, ...), and the order of the arithmetic is its too,
@@ -24,7 +24,7 @@ _BY_ROW = (UP, "hada_w1_a", "hada_w2_a", *WHOLE, DORA)
 def merged(weight: Tensor, parts: Parts, multiplier: float, name: str) -> Tensor:
     """weight + multiplier * delta, in the wider dtype of both (fp8: in float16), on the weight's device.
 
-    name: of the adapter and its file, for the UserError when it is for a matrix of another size. The result is not cast back.
+    name: of the LoRA weights and its file, for the UserError when it is for a matrix of another size. The result is not cast back.
     """
     if weight.element_size() == 1 and weight.is_floating_point():
         weight, parts = weight.half(), {key: part.half() if part.is_floating_point() else part for key, part in parts.items()}
@@ -63,7 +63,7 @@ def _with_magnitudes(changed: Tensor, magnitudes: Tensor) -> Tensor:
 
 
 def delta(parts: Parts) -> Tensor:
-    """The difference [out, in] an adapter makes to its weight at strength 1, in the dtype of its factors."""
+    """The difference [out, in] LoRA weights makes to its weight at strength 1, in the dtype of its factors."""
     if "lora_down.weight" in parts:
         down, up = parts["lora_down.weight"], parts["lora_up.weight"]
         return (up.flatten(1) @ down.flatten(1)) * _scale(parts, down.shape[0])
@@ -79,7 +79,7 @@ def delta(parts: Parts) -> Tensor:
 
 
 def rows_of(parts: Parts, start: int, stop: int) -> dict[str, Tensor] | None:
-    """The adapter of some rows of the weight; None for a LoKr, or norms over all rows, whose rows are not apart."""
+    """The LoRA weights of some rows of the weight; None for a LoKr, or norms over all rows, whose rows are not apart."""
     if DORA in parts and len(parts[DORA]) == 1:
         return None
     if "set_weight" in parts or "lora_down.weight" in parts or "hada_w1_a" in parts or "diff" in parts:
@@ -88,7 +88,7 @@ def rows_of(parts: Parts, start: int, stop: int) -> dict[str, Tensor] | None:
 
 
 def merged_bias(bias: Tensor, parts: Parts, multiplier: float) -> Tensor:
-    """A bias with the `diff_b` of an adapter; unchanged without one."""
+    """A bias with the `diff_b` of LoRA weights; unchanged without one."""
     difference = parts.get("diff_b")
     return bias if difference is None else bias + multiplier * difference.to(bias.device).reshape(bias.shape)
 
@@ -108,7 +108,7 @@ def _like(weight: Tensor, difference: Tensor) -> Tensor:
 
 
 def check(shape: Sequence[int], parts: Parts, name: str) -> None:
-    """UserError when an adapter cannot be merged, or is for a matrix of another size."""
+    """UserError when LoRA weights cannot be merged, or is for a matrix of another size."""
     for part in TUCKER:
         if part in parts:
             raise UserError(f"{name} has {part}: a Tucker decomposition cannot be merged")

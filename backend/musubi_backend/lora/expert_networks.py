@@ -26,8 +26,8 @@ class ExpertNetworks(nn.Module):
 
     @property
     def targets(self) -> dict[str, str]:
-        """Module path in its expert for every adapter, named with the expert."""
-        return {f"{name}.{adapter}": path for name, network in self.parts.items() for adapter, path in network.targets.items()}
+        """Module path in its expert for every LoRA module, named with the expert."""
+        return {f"{name}.{module}": path for name, network in self.parts.items() for module, path in network.targets.items()}
 
     def parameter_groups(self, lr: float | None) -> list[dict[str, Any]]:
         """As of one network: groups of the same kind are joined, so that learning rates are reported once."""

@@ -34,7 +34,7 @@ class Factors:
 
 
 def factors_of(parts: Mapping[str, Tensor], multiplier: float) -> Factors | None:
-    """The exact factors (float32) of multiplier * delta of one adapter; None where it is no product of thin matrices.
+    """The exact factors (float32) of multiplier * delta of the LoRA weights of one layer; None where it is no product of thin matrices.
 
     A LoHa of rank r is a product of rank r²: rows of its left factors and columns of its right ones multiplied each with each.
     """
@@ -56,12 +56,12 @@ def factors_of(parts: Mapping[str, Tensor], multiplier: float) -> Factors | None
     return Factors(up * scale, down)
 
 
-def sum_of(adapters: Sequence[tuple[Mapping[str, Tensor], float]], rank: int | None) -> Factors | None:
-    """The sum of several adapters of one layer: exactly, all their ranks together, or the nearest of `rank`.
+def sum_of(several: Sequence[tuple[Mapping[str, Tensor], float]], rank: int | None) -> Factors | None:
+    """The sum of several LoRA weights of one layer: exactly, all their ranks together, or the nearest of `rank`.
 
     None where no rank is given and one of them is no product of thin matrices. Without a rank nothing is measured: lost is 0.
     """
-    found = [factors_of(parts, multiplier) for parts, multiplier in adapters]
+    found = [factors_of(parts, multiplier) for parts, multiplier in several]
     thin = [factors for factors in found if factors is not None]
     up, down = torch.cat([f.up for f in thin], 1) if thin else None, torch.cat([f.down for f in thin]) if thin else None
     if up is not None and down is not None and len(thin) == len(found):
@@ -70,7 +70,7 @@ def sum_of(adapters: Sequence[tuple[Mapping[str, Tensor], float]], rank: int | N
         return None
     dense = [
         multiplier * delta({n: p.float() for n, p in parts.items()}).flatten(1)
-        for (parts, multiplier), f in zip(adapters, found, strict=True)
+        for (parts, multiplier), f in zip(several, found, strict=True)
         if not f
     ]
     whole = sum(dense[1:], dense[0])

@@ -1,4 +1,4 @@
-"""LoRA files in every layout people have, read as adapters of named layers, and written in the layout one wants.
+"""LoRA files in every layout people have, read as LoRA weights of named layers, and written in the layout one wants.
 
 Layouts: musubi-tuner and kohya (`lora_unet_blocks_0_ffn_0.lora_down.weight`), LyCORIS (`lycoris_...`, LoHa, LoKr), OneTrainer
 (`lora_transformer_...`), and dotted ones with or without a prefix: ComfyUI, diffusion-pipe and ai-toolkit (`diffusion_model.`), diffusers
@@ -16,7 +16,7 @@ from ..weights.arrays import TensorFile
 from ..weights.safetensors_file import PathLike
 from . import layer_names, strangers, tensor_names
 from .layer_names import Found
-from .parts import Adapter, Part, fuse, fusible, number, placed, read, scaled, split, split_scale, usual, with_dimensions
+from .parts import LoRAWeights, Part, fuse, fusible, number, placed, read, scaled, split, split_scale, usual, with_dimensions
 from .peft import PeftAlphas
 from .shapes import ALPHA, DORA, DOWN, LORA, UP
 from .tensor_names import HIGH_NOISE, LOW_NOISE, Key
@@ -28,11 +28,11 @@ _SCALES = (".scale_weight", ".weight_scale")
 
 @dataclass(frozen=True)
 class Layer:
-    """An adapter and the layer it is for. path: as written, dotted or underscored; found: which layer that is, if known."""
+    """LoRA weights and the layer it is for. path: as written, dotted or underscored; found: which layer that is, if known."""
 
     path: str
     found: Found | None
-    adapter: Adapter
+    weights: LoRAWeights
 
     @property
     def dotted(self) -> str:
@@ -112,7 +112,7 @@ class LoRAFile:
     @property
     def kinds(self) -> Counter[str]:
         """How many layers have a LoRA, a LoHa, a LoKr or a full difference."""
-        return Counter(layer.adapter.kind for layer in self.layers)
+        return Counter(layer.weights.kind for layer in self.layers)
 
     @property
     def namings(self) -> Counter[str]:
@@ -173,58 +173,58 @@ class LoRAFile:
     def _add(self, prefix: str, path: str, keys: Mapping[str, str], alphas: PeftAlphas | None) -> None:
         parts = {part: read(self.file, key) for part, key in keys.items()}
         source = f"{self.file.path}: {next(iter(keys.values())).rpartition('.')[0]}"
-        adapter = Adapter(parts, source)
-        alpha = self.file.number(keys[ALPHA]) if ALPHA in keys else alphas.alpha(prefix, path, adapter.rank) if alphas else None
+        weights = LoRAWeights(parts, source)
+        alpha = self.file.number(keys[ALPHA]) if ALPHA in keys else alphas.alpha(prefix, path, weights.rank) if alphas else None
         if alpha is not None and ALPHA not in parts:
             parts[ALPHA] = number(alpha, "F32")
-        adapter = usual(Adapter(parts, source, alpha))
+        weights = usual(LoRAWeights(parts, source, alpha))
         found = layer_names.find(path)
-        if not adapter.kind or (not prefix and found is None):
+        if not weights.kind or (not prefix and found is None):
             self.left += keys.values()
             return
-        adapter.check()
+        weights.check()
         self.prefixes[prefix] += 1
-        self.layers.append(Layer(path, found, adapter))
+        self.layers.append(Layer(path, found, weights))
 
 
-def arranged(lora: LoRAFile, naming: str, apart: bool = False) -> Iterator[tuple[str, Adapter]]:
-    """(dotted path, adapter) of each layer as `naming` has the layers: fused ones are split, parts are fused, exactly.
+def arranged(lora: LoRAFile, naming: str, apart: bool = False) -> Iterator[tuple[str, LoRAWeights]]:
+    """(dotted path, LoRA weights) of each layer as `naming` has the layers: fused ones are split, parts are fused, exactly.
 
-    apart: what cannot be fused into one adapter is given as several, each with its `rows` of the layer.
+    apart: what cannot be fused into one is given as several, each with its `rows` of the layer.
     Layers that `naming` does not know keep their own path. UserError for a LoKr or DoRA that cannot be split or fused.
     """
-    waiting: dict[str, list[Adapter | None]] = {}
+    waiting: dict[str, list[LoRAWeights | None]] = {}
     for layer in lora.layers:
         found = layer.found
         if found is None or not layer_names.has_naming(found.place, naming):
-            yield layer.dotted, layer.adapter
+            yield layer.dotted, layer.weights
             continue
         names = layer_names.names_of(found.place, naming)
         if layer_names.is_fused(found.place, naming):
             parts = waiting.setdefault(names[0], [None] * layer_names.parts_of(found.place))
-            parts[found.place.part or 0] = layer.adapter
+            parts[found.place.part or 0] = layer.weights
         elif len(names) > 1:
-            yield from zip(names, split(layer.adapter, len(names)), strict=True)
+            yield from zip(names, split(layer.weights, len(names)), strict=True)
         else:
-            yield names[0], layer.adapter
-    for path, adapters in waiting.items():
-        if apart and not fusible(adapters):
-            yield from ((path, adapter) for adapter in placed(adapters))
+            yield names[0], layer.weights
+    for path, several in waiting.items():
+        if apart and not fusible(several):
+            yield from ((path, weights) for weights in placed(several))
             continue
-        first = next(adapter for adapter in adapters if adapter is not None)
-        yield path, fuse(adapters, first.source)
+        first = next(weights for weights in several if weights is not None)
+        yield path, fuse(several, first.source)
 
 
-def musubi_tensors(path: str, adapter: Adapter) -> Iterator[tuple[str, Part]]:
+def musubi_tensors(path: str, weights: LoRAWeights) -> Iterator[tuple[str, Part]]:
     """(name, tensor) of one layer in musubi-tuner's layout. A LoRA without alpha gets its rank as a whole number, as there."""
     name = MUSUBI_PREFIX + path.replace(".", "_")
-    for part, tensor in adapter.parts.items():
+    for part, tensor in weights.parts.items():
         yield f"{name}.{part}", tensor
-    if adapter.kind == LORA and ALPHA not in adapter.parts:
-        yield f"{name}.{ALPHA}", number(adapter.rank, "I64")
+    if weights.kind == LORA and ALPHA not in weights.parts:
+        yield f"{name}.{ALPHA}", number(weights.rank, "I64")
 
 
-def comfy_tensors(path: str, adapter: Adapter, prefix: str = COMFY_PREFIX) -> Iterator[tuple[str, Part]]:
+def comfy_tensors(path: str, weights: LoRAWeights, prefix: str = COMFY_PREFIX) -> Iterator[tuple[str, Part]]:
     """(name, tensor) of one layer with dots and lora_A / lora_B, whose layout has no alpha: its share of the scale goes into the
     factors, the root into each, the sign into lora_B. Other kinds keep their parts.
 
@@ -232,21 +232,21 @@ def comfy_tensors(path: str, adapter: Adapter, prefix: str = COMFY_PREFIX) -> It
     one (`weight_decompose` in github.com/comfyanonymous/ComfyUI, `comfy/weight_adapter/base.py`). Magnitudes times the quotient of the two
     norms would be right, but only the model has them. For each input it divides by the changed one's.
     """
-    if DORA in adapter.parts and adapter.parts[DORA].shape[0] > 1:
+    if DORA in weights.parts and weights.parts[DORA].shape[0] > 1:
         raise UserError(
-            f"{adapter.source} is a DoRA with a magnitude for each output, which ComfyUI divides by the norms of the model's weight and "
+            f"{weights.source} is a DoRA with a magnitude for each output, which ComfyUI divides by the norms of the model's weight and "
             "not of the changed one; what would put that right differs from model to model: merge it into yours with merge_lora (and make "
             "a LoRA of the difference with extract_lora), or convert with --target default"
         )
-    if DORA in adapter.parts:
-        adapter = with_dimensions(adapter)
-    if adapter.kind != LORA:
-        for part, tensor in adapter.parts.items():
+    if DORA in weights.parts:
+        weights = with_dimensions(weights)
+    if weights.kind != LORA:
+        for part, tensor in weights.parts.items():
             yield f"{prefix}.{path}.{part}", tensor
         return
-    alpha = adapter.parts.get(ALPHA)
-    root, sign = split_scale(alpha, adapter.rank) if alpha else (1.0, 1.0)
-    for part, tensor in adapter.parts.items():
+    alpha = weights.parts.get(ALPHA)
+    root, sign = split_scale(alpha, weights.rank) if alpha else (1.0, 1.0)
+    for part, tensor in weights.parts.items():
         if part == DOWN:
             yield f"{prefix}.{path}.lora_A.weight", scaled(tensor, root)
         elif part == UP:

@@ -17,7 +17,7 @@ from ..weights.arrays import of_bytes
 from ..weights.recognise import recognise
 from .delta import check, merged, merged_bias, rows_of
 from .layouts import LoRAFile, arranged, musubi_tensors
-from .network import adapter_name
+from .network import module_name
 from .shapes import BIAS, changes_weight
 
 logger = logging.getLogger(__name__)
@@ -35,8 +35,8 @@ def read_lora(path: str | Path, architecture: str | None = None) -> dict[str, Te
     lora = open_lora(path)
     try:
         state = {name: of_bytes(lora.file.array(name), lora.file.tensors[name].dtype) for name in lora.left}
-        for layer, adapter in arranged(lora, architecture or lora.native):
-            for name, part in musubi_tensors(layer, adapter):
+        for layer, weights in arranged(lora, architecture or lora.native):
+            for name, part in musubi_tensors(layer, weights):
                 state[name] = of_bytes(part.make(), part.dtype)
     finally:
         lora.close()
@@ -87,14 +87,14 @@ class LoRAMerge:
     def check(self, tensors: Mapping[str, Sequence[int]]) -> None:
         """Compare with the model's tensors (name -> shape) before anything is loaded. UserError when a file fits nothing or is for
         other sizes; what is left over in a fitting file is a warning."""
-        leaves = {_adapter_and_leaf(name): tuple(shape) for name, shape in tensors.items()}
+        leaves = {_module_and_leaf(name): tuple(shape) for name, shape in tensors.items()}
         for path, state, left in zip(self.files, self._states, self._left, strict=True):
             unused = [
-                f"{adapter}.{part}"
-                for adapter, pieces in state.items()
+                f"{module}.{part}"
+                for module, pieces in state.items()
                 for piece in pieces
                 for part in piece.parts
-                if (adapter, "bias" if part == "diff_b" else "weight") not in leaves or part == BIAS
+                if (module, "bias" if part == "diff_b" else "weight") not in leaves or part == BIAS
             ]
             if len(unused) == sum(len(piece.parts) for pieces in state.values() for piece in pieces):
                 raise UserError(f"{path} is a {recognise(path)} and fits no layer of this model; its keys are like {unused[0]}")
@@ -107,14 +107,14 @@ class LoRAMerge:
                     ", ".join(keys[:_SHOWN]),
                     ", ..." * (len(keys) > _SHOWN),
                 )
-            for (adapter, leaf), shape in leaves.items():
-                for piece in list(state.get(adapter, ())):
-                    self._check_or_skip(state, adapter, piece, leaf, shape, f"{adapter} of {path}")
+            for (module, leaf), shape in leaves.items():
+                for piece in list(state.get(module, ())):
+                    self._check_or_skip(state, module, piece, leaf, shape, f"{module} of {path}")
             if not any(state.values()):
                 raise UserError(f"{path}: every layer has another size than the model's; it was trained on another model")
 
     def _check_or_skip(
-        self, state: dict[str, list[_Piece]], adapter: str, piece: _Piece, leaf: str, shape: Sequence[int], name: str
+        self, state: dict[str, list[_Piece]], module: str, piece: _Piece, leaf: str, shape: Sequence[int], name: str
     ) -> None:
         try:
             _check_piece(piece, leaf, shape, name)
@@ -122,12 +122,12 @@ class LoRAMerge:
             if not self.skip_mismatched:
                 raise
             logger.warning("left out: %s", error)
-            state[adapter] = [other for other in state[adapter] if other is not piece]
+            state[module] = [other for other in state[module] if other is not piece]
 
     def touches(self, name: str) -> bool:
         """Whether any of the LoRAs changes the tensor called `name` in the model."""
-        adapter, leaf = _adapter_and_leaf(name)
-        return any(piece.changes(leaf) for state in self._states for piece in state.get(adapter, ()))
+        module, leaf = _module_and_leaf(name)
+        return any(piece.changes(leaf) for state in self._states for piece in state.get(module, ()))
 
     def __call__(self, name: str, weight: Tensor) -> Tensor:
         """`name` is the tensor's name in the model."""
@@ -140,29 +140,29 @@ class LoRAMerge:
 
         `weight` is overwritten, some rows at a time, so that nothing of its size is needed next to it.
         """
-        adapter, leaf = _adapter_and_leaf(name)
+        module, leaf = _module_and_leaf(name)
         for index, state in enumerate(self._states):
-            for piece in state.get(adapter, ()):
+            for piece in state.get(module, ()):
                 piece = piece.to(weight.device, torch.float32)
                 rows = piece.of(weight)
                 blocks: list[tuple[Tensor, Mapping[str, Tensor]]] = [(rows, piece.parts)]
                 if leaf == "weight" and changes_weight(piece.parts):
-                    check(rows.shape, piece.parts, f"{adapter} of {self.files[index]}")
+                    check(rows.shape, piece.parts, f"{module} of {self.files[index]}")
                     blocks = self._blocks(rows, piece.parts)
                 for some, parts in blocks:
                     some.copy_(self._changed(index, name, some.float(), parts))
         return weight
 
     def _blocks(self, weight: Tensor, parts: Mapping[str, Tensor]) -> list[tuple[Tensor, Mapping[str, Tensor]]]:
-        """Rows of a weight with the adapter of those rows; all of them where they cannot be told apart."""
+        """Rows of a weight with the LoRA weights of those rows; all of them where they cannot be kept apart."""
         step = max(1, _BLOCK * len(weight) // max(1, weight.numel()))
         pairs = [(weight[start : start + step], rows_of(parts, start, start + step)) for start in range(0, len(weight), step)]
         return [(rows, part) for rows, part in pairs if part is not None] or [(weight, parts)]
 
     def _with(self, index: int, name: str, weight: Tensor) -> Tensor:
         """With one of the LoRAs. The weight stays as it is; the same object where nothing changes."""
-        adapter, leaf = _adapter_and_leaf(name)
-        for piece in self._states[index].get(adapter, ()):
+        module, leaf = _module_and_leaf(name)
+        for piece in self._states[index].get(module, ()):
             if piece.rows is None:
                 weight = self._changed(index, name, weight, piece.parts)
             elif piece.changes(leaf):
@@ -172,17 +172,17 @@ class LoRAMerge:
         return weight
 
     def _changed(self, index: int, name: str, weight: Tensor, parts: Mapping[str, Tensor]) -> Tensor:
-        """A weight or bias, or rows of it, with one adapter of one of the LoRAs."""
-        adapter, leaf = _adapter_and_leaf(name)
+        """A weight or bias, or rows of it, with the weights that one of the LoRAs has for it."""
+        module, leaf = _module_and_leaf(name)
         multiplier = self.multipliers[index] if index < len(self.multipliers) else 1.0
         if leaf == "weight" and changes_weight(parts):
-            return merged(weight, parts, multiplier, f"{adapter} of {self.files[index]}")
+            return merged(weight, parts, multiplier, f"{module} of {self.files[index]}")
         return merged_bias(weight, parts, multiplier) if leaf == "bias" else weight
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """One adapter. rows: which of the weight's rows it changes; None for all."""
+    """One LoRA weights. rows: which of the weight's rows it changes; None for all."""
 
     parts: Mapping[str, Tensor]
     rows: tuple[int, int] | None = None
@@ -199,13 +199,13 @@ class _Piece:
 
 
 def _pieces(lora: LoRAFile, naming: str, chosen: Callable[[str], bool]) -> dict[str, list[_Piece]]:
-    """Adapter -> what the file has for its layer."""
+    """LoRA weights -> what the file has for its layer."""
     state: dict[str, list[_Piece]] = {}
-    for layer, adapter in arranged(lora, naming, apart=True):
-        parts = {name: part for name, part in musubi_tensors(layer, adapter) if chosen(name)}
+    for layer, weights in arranged(lora, naming, apart=True):
+        parts = {name: part for name, part in musubi_tensors(layer, weights) if chosen(name)}
         if parts:
             piece = {name.partition(".")[2]: _computable(of_bytes(part.make(), part.dtype)) for name, part in parts.items()}
-            state.setdefault(adapter_name(layer), []).append(_Piece(piece, adapter.rows))
+            state.setdefault(module_name(layer), []).append(_Piece(piece, weights.rows))
     return state
 
 
@@ -228,10 +228,10 @@ def _check_piece(piece: _Piece, leaf: str, shape: Sequence[int], name: str) -> N
         raise UserError(f"{name} changes a bias of {piece.parts['diff_b'].numel()}, and the model's is {list(shape)}")
 
 
-def _adapter_and_leaf(name: str) -> tuple[str, str]:
+def _module_and_leaf(name: str) -> tuple[str, str]:
     """Of a tensor of the model. A table, such as `blocks.0.modulation`, is a layer of its own with nothing but a weight."""
     path, _, leaf = name.rpartition(".")
-    return (adapter_name(path), leaf) if leaf in ("weight", "bias") else (adapter_name(name), "weight")
+    return (module_name(path), leaf) if leaf in ("weight", "bias") else (module_name(name), "weight")
 
 
 def _chosen(include: Sequence[str | None], exclude: Sequence[str | None], index: int) -> Callable[[str], bool]:

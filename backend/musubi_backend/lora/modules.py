@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class Adapter(nn.Module):
+class LoRAModule(nn.Module):
     """An addition of scale * delta to one linear; `alpha` [] is stored, scale is alpha / rank.
 
     rank_dropout, module_dropout: in train mode, the share of ranks (LoRA, per sample) or output rows (the others) left out, and how
-    often the whole adapter is.
+    often the whole LoRA module is.
     """
 
     alpha: Tensor
@@ -34,7 +34,7 @@ class Adapter(nn.Module):
         self.enabled = True
 
     def is_skipped(self) -> bool:
-        """True when this forward goes without the adapter (switched off, or dropped as a whole)."""
+        """True when this forward goes without the LoRA module (switched off, or dropped as a whole)."""
         if not self.enabled:
             return True
         return bool(self.training and self.module_dropout and torch.rand(1).item() < self.module_dropout)
@@ -67,7 +67,7 @@ class Adapter(nn.Module):
         self.scale = self.alpha.item() / self.rank
 
 
-class LoRAAdapter(Adapter):
+class LoRA(LoRAModule):
     """delta = up @ down (arXiv 2106.09685): `lora_down.weight` [rank, in], `lora_up.weight` [out, rank]."""
 
     def __init__(
@@ -122,7 +122,7 @@ class LoRAAdapter(Adapter):
         self.lora_down.weight.mul_(ratio**0.5)
 
 
-class LoHaAdapter(Adapter):
+class LoHa(LoRAModule):
     """delta = (w1_a @ w1_b) * (w2_a @ w2_b), element by element (arXiv 2108.06098): `hada_w*_a` [out, rank], `hada_w*_b` [rank, in]."""
 
     def __init__(
@@ -155,7 +155,7 @@ class LoHaAdapter(Adapter):
             factor.mul_(ratio**0.25)
 
 
-class LoKrAdapter(Adapter):
+class LoKr(LoRAModule):
     """delta = kron(w1, w2) (arXiv 2309.14859): `lokr_w1` [out_l, in_m] and `lokr_w2` [out_k, in_n], the latter as `lokr_w2_a` @
     `lokr_w2_b` of the rank unless that is at least half its longer side; then it is whole, and scale is 1.
 
@@ -246,7 +246,7 @@ def _hadamard(a1: Tensor, b1: Tensor, a2: Tensor, b2: Tensor) -> Tensor:
 
 
 class _Factor(nn.Module):
-    """One matrix [out, in] of an adapter, not yet filled."""
+    """One matrix [out, in] of a LoRA module, not yet filled."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()

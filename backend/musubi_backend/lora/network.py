@@ -1,4 +1,4 @@
-"""The network that is trained (LoRA, LoHa or LoKr): which linears get an adapter, and the adapters as one savable module.
+"""The network that is trained (LoRA, LoHa or LoKr): which linears get a LoRA module, and all of those as one savable module.
 
 Selection, key names and options follow musubi-tuner, so that files go both ways: `lora_unet_{path with _}.lora_down.weight`.
 """
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .. import job
 from ..errors import UserError
 from ..layers.linear import Linear
-from .modules import Adapter, LoHaAdapter, LoKrAdapter, LoRAAdapter
+from .modules import LoHa, LoKr, LoRA, LoRAModule
 from .shapes import LOHA, LOKR, LORA
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ _ONLY_FOR = {"factor": LOKR, "loraplus_lr_ratio": LORA}
 
 
 class MaxNormReport(NamedTuple):
-    """What `apply_max_norm` did: adapters scaled down, and the mean and largest norm afterwards."""
+    """What `apply_max_norm` did: LoRA modules scaled down, and the mean and largest norm afterwards."""
 
     keys_scaled: int
     mean_norm: float
@@ -86,7 +86,7 @@ def parse_network_args(network_args: Sequence[str] | Mapping[str, str] | None, k
 
 
 class LoRANetwork(nn.Module):
-    """All adapters of a model, in the order of the model's modules. `state_dict()` has exactly a LoRA file's keys."""
+    """All LoRA modules of a model, in the order of the model's modules. `state_dict()` has exactly a LoRA file's keys."""
 
     def __init__(self, options: NetworkOptions) -> None:
         super().__init__()
@@ -105,9 +105,9 @@ class LoRANetwork(nn.Module):
         ranks: Mapping[str, tuple[int, float]] | None = None,
         kind: str = LORA,
     ) -> LoRANetwork:
-        """Attach new adapters (float32, on the model's device) to the chosen linears of `model`.
+        """Attach new LoRA modules (float32, on the model's device) to the chosen linears of `model`.
 
-        rank None is 4, alpha None is 1 and alpha 0 is the rank, as in musubi-tuner. ranks: (rank, alpha) per adapter name, of
+        rank None is 4, alpha None is 1 and alpha 0 is the rank, as in musubi-tuner. ranks: (rank, alpha) per LoRA module name, of
         `ranks_from_weights`, for `--dim_from_weights`; linears it does not name get none. kind: LORA, LOHA or LOKR. UserError when
         nothing is chosen.
         """
@@ -117,18 +117,18 @@ class LoRANetwork(nn.Module):
         _warn_of_patterns(model, card, options)
         narrow: list[str] = []
         for path, linear in _chosen_linears(model, card, options):
-            name = adapter_name(path)
+            name = module_name(path)
             size = default if ranks is None else ranks.get(name)
             if size is None:
                 continue
-            adapter = _adapter(kind, linear, size, dropout, options)
-            network.add_module(name, adapter.to(linear.device))
+            module = _module(kind, linear, size, dropout, options)
+            network.add_module(name, module.to(linear.device))
             network.targets[name] = path
-            linear.attach(adapter)
+            linear.attach(module)
             if size[0] > min(linear.in_features, linear.out_features):
                 narrow.append(path)
             if options.verbose:
-                logger.info("%s: %s rank %d alpha %g", kind, path, size[0], adapter.alpha.item())
+                logger.info("%s: %s rank %d alpha %g", kind, path, size[0], module.alpha.item())
         if not network.targets:
             raise UserError(
                 "No LoRA modules found: --network_args exclude_patterns leave nothing to train"
@@ -145,22 +145,22 @@ class LoRANetwork(nn.Module):
         job.phase(f"LoRA on {len(network.targets)} layers")
         return network
 
-    def adapters(self) -> Iterator[Adapter]:
-        """The adapters in file order."""
+    def lora_modules(self) -> Iterator[LoRAModule]:
+        """The LoRA modules in file order."""
         for module in self.children():
-            if isinstance(module, Adapter):
+            if isinstance(module, LoRAModule):
                 yield module
 
     def attach_to(self, model: nn.Module) -> None:
-        """Let a further model of the same shape compute with these adapters too (they are trained by both)."""
+        """Let a further model of the same shape compute with these LoRA modules too (they are trained by both)."""
         for name, path in self.targets.items():
-            linear, adapter = model.get_submodule(path), self.get_submodule(name)
-            if not isinstance(linear, Linear) or not isinstance(adapter, Adapter):
+            linear, module = model.get_submodule(path), self.get_submodule(name)
+            if not isinstance(linear, Linear) or not isinstance(module, LoRAModule):
                 raise TypeError(f"{path} carries no LoRA")
-            linear.attach(adapter)
+            linear.attach(module)
 
     def load_weights(self, state: Mapping[str, Tensor]) -> None:
-        """Take the adapters of a LoRA in musubi-tuner's layout. Missing and surplus keys are logged; a different rank is a UserError."""
+        """Take a LoRA in musubi-tuner's layout. Missing and surplus keys are logged; a different rank is a UserError."""
         own = self.state_dict()
         for key, tensor in state.items():
             if key in own and own[key].shape != tensor.shape:
@@ -177,45 +177,45 @@ class LoRANetwork(nn.Module):
 
     def parameter_groups(self, lr: float | None) -> list[dict[str, Any]]:
         """Optimizer groups. With `loraplus_lr_ratio`, a second group of the up weights with lr * ratio (arXiv 2402.12354)."""
-        everything = [parameter for adapter in self.adapters() for parameter in adapter.parameters()]
+        everything = [parameter for module in self.lora_modules() for parameter in module.parameters()]
         learning_rate = {} if lr is None else {"lr": lr}
         ratio = self.options.loraplus_lr_ratio
         if ratio is None:
             return [{"params": everything, **learning_rate}]
-        plus = [parameter for adapter in self.adapters() for parameter in adapter.plus_parameters()]
+        plus = [parameter for module in self.lora_modules() for parameter in module.plus_parameters()]
         faster = set(map(id, plus))
         others = [parameter for parameter in everything if id(parameter) not in faster]
         return [{"params": others, **learning_rate}, {"params": plus, **({} if lr is None else {"lr": lr * ratio})}]
 
     @torch.no_grad()
     def apply_max_norm(self, limit: float) -> MaxNormReport:
-        """Scale down adapters whose delta has a Frobenius norm above `limit` (`--scale_weight_norms`)."""
-        norms = torch.stack([adapter.delta_norm() for adapter in self.adapters()])
+        """Scale down LoRA modules whose delta has a Frobenius norm above `limit` (`--scale_weight_norms`)."""
+        norms = torch.stack([module.delta_norm() for module in self.lora_modules()])
         ratios = norms.clamp(min=limit / 2).clamp(max=limit) / norms.clamp(min=limit / 2)
-        for adapter, ratio in zip(self.adapters(), ratios.tolist(), strict=True):
+        for module, ratio in zip(self.lora_modules(), ratios.tolist(), strict=True):
             if ratio != 1.0:
-                adapter.shrink(ratio)
+                module.shrink(ratio)
         after = norms * ratios
         return MaxNormReport(int((ratios != 1.0).sum()), after.mean().item(), after.max().item())
 
     @torch.no_grad()
     def changes_nothing(self) -> bool:
-        """Whether every adapter adds zero, as before the first step."""
-        return all(adapter.delta_norm().item() == 0 for adapter in self.adapters())
+        """Whether every LoRA module adds zero, as before the first step."""
+        return all(module.delta_norm().item() == 0 for module in self.lora_modules())
 
     def set_enabled(self, enabled: bool) -> None:
-        """Switch all adapters on or off, without removing them."""
-        for adapter in self.adapters():
-            adapter.enabled = enabled
+        """Switch all LoRA modules on or off, without removing them."""
+        for module in self.lora_modules():
+            module.enabled = enabled
 
 
-def adapter_name(path: str) -> str:
-    """Module path -> adapter name in files: "blocks.0.ffn.2" -> "lora_unet_blocks_0_ffn_2"."""
+def module_name(path: str) -> str:
+    """Module path -> LoRA module name in files: "blocks.0.ffn.2" -> "lora_unet_blocks_0_ffn_2"."""
     return PREFIX + path.replace(".", "_")
 
 
 def ranks_from_weights(state: Mapping[str, Tensor]) -> dict[str, tuple[int, float]]:
-    """(rank, alpha) per adapter name of a file in musubi-tuner's layout; without an alpha it is the rank. The rank of a LoKr's whole
+    """(rank, alpha) per LoRA module name of a file in musubi-tuner's layout; without an alpha it is the rank. The rank of a LoKr's whole
     matrix is its longer side, which makes it whole again."""
     axes = {"lora_down.weight": 0, "hada_w1_b": 0, "lokr_w2_b": 0}
     ranks = {}
@@ -235,13 +235,13 @@ def kind_of(state: Mapping[str, Tensor]) -> str:
     return LOHA if "hada_w1_a" in names else LOKR if "lokr_w1" in names else LORA
 
 
-def _adapter(kind: str, linear: Linear, size: tuple[int, float], dropout: float | None, options: NetworkOptions) -> Adapter:
+def _module(kind: str, linear: Linear, size: tuple[int, float], dropout: float | None, options: NetworkOptions) -> LoRAModule:
     sizes = (linear.in_features, linear.out_features, *size)
     if kind == LOHA:
-        return LoHaAdapter(*sizes, options.rank_dropout, options.module_dropout)
+        return LoHa(*sizes, options.rank_dropout, options.module_dropout)
     if kind == LOKR:
-        return LoKrAdapter(*sizes, options.rank_dropout, options.module_dropout, options.factor)
-    return LoRAAdapter(*sizes, dropout, options.rank_dropout, options.module_dropout)
+        return LoKr(*sizes, options.rank_dropout, options.module_dropout, options.factor)
+    return LoRA(*sizes, dropout, options.rank_dropout, options.module_dropout)
 
 
 def _width(model: nn.Module, path: str) -> tuple[int, int]:

@@ -32,7 +32,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Adapter:
+class LoRAWeights:
     """What a LoRA file has for one layer. Names of parts are musubi-tuner's: `lora_down.weight`, `alpha`, `hada_w1_a`, `lokr_w1`, ...
 
     source: file and name there, for messages. alpha: its value; None where the file has none, which means the rank.
@@ -113,34 +113,34 @@ def scaled(part: Part, factor: float) -> Part:
     return part if factor == 1.0 else Part(part.dtype, part.shape, make)
 
 
-def usual(adapter: Adapter) -> Adapter:
-    """The adapter with what programs write differently in one form: DoRA's magnitudes as [out, 1] or [1, in], and the bias of PEFT's
+def usual(weights: LoRAWeights) -> LoRAWeights:
+    """The LoRA weights with what programs write differently in one form: DoRA's magnitudes as [out, 1] or [1, in], and the bias of PEFT's
     `lora_B` as `diff_b`, times the scale that PEFT gives it.
 
     Magnitudes [out] are PEFT's (`lora_magnitude_vector`) and ai-toolkit's (`magnitude`); LyCORIS, kohya and OneTrainer have
     `dora_scale` with as many dimensions as the weight (github.com/huggingface/peft, `tuners/lora/dora.py`; ostris/ai-toolkit,
     `toolkit/models/DoRA.py`; KohakuBlueleaf/LyCORIS, `modules/locon.py`; Nerogar/OneTrainer, `modules/module/LoRAModule.py`).
     """
-    parts = dict(adapter.parts)
+    parts = dict(weights.parts)
     if DORA in parts:
         shape = parts[DORA].shape
-        inputs = len(shape) > 1 and shape[0] == 1 and not _of_convolution(adapter)
+        inputs = len(shape) > 1 and shape[0] == 1 and not _of_convolution(weights)
         parts[DORA] = _reshaped(parts[DORA], (1, prod(shape)) if inputs else (prod(shape), 1))
     if BIAS in parts and "diff_b" not in parts:
-        parts["diff_b"] = scaled(parts.pop(BIAS), adapter.scale)
-    return Adapter(parts, adapter.source, adapter.alpha)
+        parts["diff_b"] = scaled(parts.pop(BIAS), weights.scale)
+    return LoRAWeights(parts, weights.source, weights.alpha)
 
 
-def with_dimensions(adapter: Adapter) -> Adapter:
+def with_dimensions(weights: LoRAWeights) -> LoRAWeights:
     """A DoRA whose magnitudes of inputs [1, in] have as many dimensions as its weight, as LyCORIS and ComfyUI have them."""
-    dimensions = len(adapter.parts[DOWN].shape) if DOWN in adapter.parts else 2
-    shape = adapter.parts[DORA].shape
-    return replace(adapter, parts={**adapter.parts, DORA: _reshaped(adapter.parts[DORA], (*shape, *[1] * (dimensions - 2)))})
+    dimensions = len(weights.parts[DOWN].shape) if DOWN in weights.parts else 2
+    shape = weights.parts[DORA].shape
+    return replace(weights, parts={**weights.parts, DORA: _reshaped(weights.parts[DORA], (*shape, *[1] * (dimensions - 2)))})
 
 
-def _of_convolution(adapter: Adapter) -> bool:
+def _of_convolution(weights: LoRAWeights) -> bool:
     """PEFT writes the magnitudes of a convolution's outputs as [1, out, 1, 1]; others those of its inputs as [1, in, 1, 1]."""
-    shape, size = adapter.parts[DORA].shape, adapter.size()
+    shape, size = weights.parts[DORA].shape, weights.size()
     return len(shape) > 2 and size is not None and shape[1] == size[0] != size[1]
 
 
@@ -158,120 +158,120 @@ def split_scale(alpha: Part, rank: int) -> tuple[float, float]:
     return rounded(float(np.sqrt(np.float32(ratio))), dtype), -1.0 if value < 0 else 1.0
 
 
-def split(adapter: Adapter, parts: int) -> list[Adapter]:
-    """An adapter of a fused layer as `parts` adapters of its rows. UserError where a LoKr's blocks lie across the border."""
-    if set(adapter.parts) == {ALPHA}:
-        return [adapter] * parts
-    if DORA in adapter.parts and adapter.parts[DORA].shape[0] == 1:
-        raise UserError(f"{adapter.source} is a DoRA with a magnitude for each input of a fused layer; it cannot be split into its parts")
-    stops = [int(stop) for stop in np.cumsum(_row_counts(adapter, parts))]
-    return [_rows(adapter, start, stop) for start, stop in zip([0, *stops[:-1]], stops, strict=True)]
+def split(weights: LoRAWeights, parts: int) -> list[LoRAWeights]:
+    """LoRA weights of a fused layer as `parts` LoRA weights of its rows. UserError where a LoKr's blocks lie across the border."""
+    if set(weights.parts) == {ALPHA}:
+        return [weights] * parts
+    if DORA in weights.parts and weights.parts[DORA].shape[0] == 1:
+        raise UserError(f"{weights.source} is a DoRA with a magnitude for each input of a fused layer; it cannot be split into its parts")
+    stops = [int(stop) for stop in np.cumsum(_row_counts(weights, parts))]
+    return [_rows(weights, start, stop) for start, stop in zip([0, *stops[:-1]], stops, strict=True)]
 
 
-def fusible(adapters: Sequence[Adapter | None]) -> bool:
-    """Whether one adapter can have the deltas of these parts of a fused layer. A LoKr has no such form, full differences, biases and
+def fusible(several: Sequence[LoRAWeights | None]) -> bool:
+    """Whether one LoRA can have the deltas of these parts of a fused layer. A LoKr has no such form, full differences, biases and
     DoRA of some parts only have none, and DoRA's norms over outputs reach across all rows."""
-    present = [adapter for adapter in adapters if adapter is not None]
-    if len({adapter.kind for adapter in present}) != 1 or present[0].kind in (LOKR, ""):
+    present = [weights for weights in several if weights is not None]
+    if len({weights.kind for weights in present}) != 1 or present[0].kind in (LOKR, ""):
         return False
-    if any(DORA in adapter.parts and adapter.parts[DORA].shape[0] == 1 for adapter in present):
+    if any(DORA in weights.parts and weights.parts[DORA].shape[0] == 1 for weights in present):
         return False
-    extras = [{name for name in (*_EXTRA_ROWS, *_FULL) if name in adapter.parts} for adapter in present]
-    whole = len(present) == len(adapters) and all(names == extras[0] for names in extras)
+    extras = [{name for name in (*_EXTRA_ROWS, *_FULL) if name in weights.parts} for weights in present]
+    whole = len(present) == len(several) and all(names == extras[0] for names in extras)
     return whole or not any(extras)
 
 
-def placed(adapters: Sequence[Adapter | None]) -> list[Adapter]:
+def placed(several: Sequence[LoRAWeights | None]) -> list[LoRAWeights]:
     """The parts of a fused layer, each with its rows of it."""
-    stops = [int(stop) for stop in np.cumsum(_fused_row_counts(adapters))]
+    stops = [int(stop) for stop in np.cumsum(_fused_row_counts(several))]
     starts = [0, *stops[:-1]]
     return [
-        replace(adapter, rows=(start, stop)) for adapter, start, stop in zip(adapters, starts, stops, strict=True) if adapter is not None
+        replace(weights, rows=(start, stop)) for weights, start, stop in zip(several, starts, stops, strict=True) if weights is not None
     ]
 
 
-def fuse(adapters: Sequence[Adapter | None], source: str) -> Adapter:
-    """The adapters of the parts of a fused layer as one that has exactly their deltas; None where a part has none.
+def fuse(several: Sequence[LoRAWeights | None], source: str) -> LoRAWeights:
+    """The LoRA weights of the parts of a fused layer as one that has exactly their deltas; None where a part has none.
 
     LoRA and LoHa ranks add up; parts that share their down factor (as `split` leaves them) keep it. UserError for LoKr, which has no
     such form.
     """
-    present = [adapter for adapter in adapters if adapter is not None]
-    kinds = {adapter.kind for adapter in present}
-    if not fusible(adapters):
-        dora = " with DoRA" if any(DORA in adapter.parts for adapter in present) else ""
+    present = [weights for weights in several if weights is not None]
+    kinds = {weights.kind for weights in present}
+    if not fusible(several):
+        dora = " with DoRA" if any(DORA in weights.parts for weights in present) else ""
         raise UserError(f"{source}: its parts ({', '.join(sorted(kinds))}{dora}) cannot be fused into one layer; merge_lora can merge them")
-    rows = _fused_row_counts(adapters)
+    rows = _fused_row_counts(several)
     kind = kinds.pop()
     if kind == FULL:
         fused = {name: _stacked([a.parts[name] for a in present]) for name in _FULL if all(name in a.parts for a in present)}
-        return Adapter(fused, source)
-    if kind == LORA and len(present) == len(adapters) and _share(present, DOWN):
-        fused = {DOWN: present[0].parts[DOWN], UP: _stacked([adapter.parts[UP] for adapter in present])}
+        return LoRAWeights(fused, source)
+    if kind == LORA and len(present) == len(several) and _share(present, DOWN):
+        fused = {DOWN: present[0].parts[DOWN], UP: _stacked([weights.parts[UP] for weights in present])}
         return _with_extras(fused, present, source, present[0].alpha)
     scale = present[0].scale
-    same = all(adapter.scale == scale for adapter in present)
-    rank = sum(adapter.rank for adapter in present)
+    same = all(weights.scale == scale for weights in present)
+    rank = sum(weights.rank for weights in present)
     fused = {}
     for up, down in ((UP, DOWN),) if kind == LORA else (("hada_w1_a", "hada_w1_b"), ("hada_w2_a", "hada_w2_b")):
         carries = not same and up != "hada_w2_a"
-        ups = [scaled(a.parts[up], a.scale if carries else 1.0) if a is not None else None for a in adapters]
+        ups = [scaled(a.parts[up], a.scale if carries else 1.0) if a is not None else None for a in several]
         fused[up] = _block_diagonal(ups, rows)
-        fused[down] = _stacked([adapter.parts[down] for adapter in present])
+        fused[down] = _stacked([weights.parts[down] for weights in present])
     return _with_extras(fused, present, source, scale * rank if same else float(rank))
 
 
-def _with_extras(fused: dict[str, Part], present: Sequence[Adapter], source: str, alpha: float | None) -> Adapter:
+def _with_extras(fused: dict[str, Part], present: Sequence[LoRAWeights], source: str, alpha: float | None) -> LoRAWeights:
     for name in _EXTRA_ROWS:
-        if any(name in adapter.parts for adapter in present):
-            fused[name] = _stacked([adapter.parts[name] for adapter in present])
+        if any(name in weights.parts for weights in present):
+            fused[name] = _stacked([weights.parts[name] for weights in present])
     if alpha is not None:
-        alphas = [adapter.parts[ALPHA] for adapter in present if ALPHA in adapter.parts]
+        alphas = [weights.parts[ALPHA] for weights in present if ALPHA in weights.parts]
         dtype = alphas[0].dtype if alphas else "F32"
         fused[ALPHA] = number(alpha, dtype if is_float(dtype) or float(alpha).is_integer() else "F32")
-    return Adapter(fused, source, alpha)
+    return LoRAWeights(fused, source, alpha)
 
 
-def _share(adapters: Sequence[Adapter], name: str) -> bool:
-    first = adapters[0]
-    alike = (a.parts[name].shape == first.parts[name].shape and a.alpha == first.alpha for a in adapters)
-    if not all(alike) or len({adapter.parts[name].dtype for adapter in adapters}) != 1:
+def _share(several: Sequence[LoRAWeights], name: str) -> bool:
+    first = several[0]
+    alike = (a.parts[name].shape == first.parts[name].shape and a.alpha == first.alpha for a in several)
+    if not all(alike) or len({weights.parts[name].dtype for weights in several}) != 1:
         return False
     content = first.parts[name].make()
-    return all(np.array_equal(content, adapter.parts[name].make()) for adapter in adapters[1:])
+    return all(np.array_equal(content, weights.parts[name].make()) for weights in several[1:])
 
 
-def _row_counts(adapter: Adapter, parts: int) -> list[int]:
+def _row_counts(weights: LoRAWeights, parts: int) -> list[int]:
     """Rows of each part of a fused layer: equal thirds, or three as high as the layer is wide and the rest (linear1 of MMDiT blocks)."""
-    size = adapter.size()
-    rows = size[0] if size else adapter.parts["diff_b"].shape[0]
+    size = weights.size()
+    rows = size[0] if size else weights.parts["diff_b"].shape[0]
     if parts == 3:
         return [rows // 3] * 3
     width = size[1] if size else rows // 7
     if rows <= 3 * width:
-        raise UserError(f"{adapter.source}: {rows} rows are too few for three of {width} and a rest; it belongs to another model")
+        raise UserError(f"{weights.source}: {rows} rows are too few for three of {width} and a rest; it belongs to another model")
     return [width, width, width, rows - 3 * width]
 
 
-def _fused_row_counts(adapters: Sequence[Adapter | None]) -> list[int]:
+def _fused_row_counts(several: Sequence[LoRAWeights | None]) -> list[int]:
     """Rows of each part; where a part is missing, as in the model family: q, k, v as wide as the input, the rest four times that."""
-    sizes = [adapter.size() if adapter else None for adapter in adapters]
+    sizes = [weights.size() if weights else None for weights in several]
     width = next((size[1] for size in sizes if size), 0)
     usual = [width, width, width, 4 * width]
     return [size[0] if size else usual[index] for index, size in enumerate(sizes)]
 
 
-def _rows(adapter: Adapter, start: int, stop: int) -> Adapter:
-    cut = dict(adapter.parts)
+def _rows(weights: LoRAWeights, start: int, stop: int) -> LoRAWeights:
+    cut = dict(weights.parts)
     if "lokr_w1" in cut or "lokr_w1_a" in cut:
         height = kron_size({name: part.shape for name, part in cut.items()}, "lokr_w2")[0]
         if start % height or stop % height:
-            raise UserError(f"{adapter.source}: this LoKr has blocks of {height} rows and cannot be split at row {start or stop}")
+            raise UserError(f"{weights.source}: this LoKr has blocks of {height} rows and cannot be split at row {start or stop}")
         start, stop = start // height, stop // height
-    for name in (*_ROWS[adapter.kind], *_EXTRA_ROWS):
+    for name in (*_ROWS[weights.kind], *_EXTRA_ROWS):
         if name in cut and (name != "dora_scale" or cut[name].shape[0] > 1):
             cut[name] = _slice(cut[name], start, stop)
-    return Adapter(cut, adapter.source, adapter.alpha)
+    return LoRAWeights(cut, weights.source, weights.alpha)
 
 
 def _slice(part: Part, start: int, stop: int) -> Part:

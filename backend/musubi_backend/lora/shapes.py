@@ -1,4 +1,4 @@
-"""What the parts of one layer in a LoRA file come to, told from their names and shapes. Standard library only.
+"""What the parts of one layer in a LoRA file come to, read from their names and shapes. Standard library only.
 
 Names are musubi-tuner's: `lora_down.weight`, `alpha`, `hada_w1_a`, `lokr_w1`, ...
 """

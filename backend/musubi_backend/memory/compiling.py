@@ -1,6 +1,6 @@
 """Regional compilation: each block is compiled, not the model around them.
 
-Blocks of one list share their code, so PyTorch compiles it once for all of them (and again for each new size, unless told to be
+Blocks of one list share their code, so PyTorch compiles it once for all of them (and again for each new size, unless asked to be
 dynamic). Checkpointing and block streaming happen outside of what is compiled, fp8 weights and LoRAs inside.
 """
 

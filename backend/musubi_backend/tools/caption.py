@@ -80,17 +80,17 @@ def _try_places(files: Sequence[Path]) -> None:
 def find_media(settings: ListSettings) -> tuple[list[Medium], list[Problem]]:
     """What is in the folder, sorted by path, and what of it cannot have a caption of its own."""
     folder = Path(settings.image_dir).absolute()
-    pictures = images_in(folder) if settings.media != "videos" else []
+    images = images_in(folder) if settings.media != "videos" else []
     clips = videos_in(folder) if settings.media != "images" else []
-    if not pictures and not clips:
+    if not images and not clips:
         raise UserError(f"--image_dir: there are no {'images or clips' if settings.media == 'all' else settings.media} in {folder}")
     if settings.output_format == "jsonl":
         file = Path(settings.output_file).absolute()
         videos_file = file.with_name(f"{file.stem}_videos{file.suffix}")
-        return [*_listed(pictures, file, is_video=False), *_listed(clips, videos_file, is_video=True)], []
+        return [*_listed(images, file, is_video=False), *_listed(clips, videos_file, is_video=True)], []
     texts = TextFiles(settings.caption_extension)
     media, problems, taken = [], [], dict[str, Path]()
-    for path, is_video in sorted([*((path, False) for path in pictures), *((path, True) for path in clips)]):
+    for path, is_video in sorted([*((path, False) for path in images), *((path, True) for path in clips)]):
         first = taken.setdefault(place(texts.path(path)), path)
         if first is path:
             media.append(Medium(path, is_video, texts))
@@ -184,12 +184,12 @@ class Describer:
 
     def pixels(self, medium: Medium) -> Pixels | Problem:
         """What the model will see of a medium, or why it cannot be used."""
-        from .caption_media import clip_pixels, picture_pixels
+        from .caption_media import clip_pixels, image_pixels
 
         try:
             if medium.is_video:
                 return clip_pixels(medium.path, self.frames, self.largest)
-            return picture_pixels(medium.path, self.largest)
+            return image_pixels(medium.path, self.largest)
         except UnusableMedium as unusable:
             return unusable.problem
 

@@ -12,16 +12,16 @@ from ..dataset.clips import frame_rate, frames_of
 from ..dataset.images import read_image
 from ..dataset.problems import UnusableMedium
 from ..dataset.timing import timing_of
-from ..encoders.qwen_vl_pixels import FACTOR, Pixels, of_clip, of_picture
+from ..encoders.qwen_vl_pixels import FACTOR, Pixels, of_clip, of_image
 
 _SMALLEST = 256 * FACTOR**2  # smaller images are enlarged to this, as in musubi-tuner: 256 tokens
 _LARGEST_FRAME = 768 * FACTOR**2  # the model was trained with frames of up to 768 tokens (arXiv 2502.13923)
 
 
-def picture_pixels(path: Path, largest: int) -> Pixels:
+def image_pixels(path: Path, largest: int) -> Pixels:
     """An image, its colours as training takes them, within `largest` square pixels. UnusableMedium."""
     try:
-        return of_picture(Image.fromarray(read_image(path)), min(_SMALLEST, largest), largest)
+        return of_image(Image.fromarray(read_image(path)), min(_SMALLEST, largest), largest)
     except ValueError as error:
         raise UnusableMedium(path, str(error)) from error
 

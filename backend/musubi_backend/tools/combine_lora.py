@@ -21,7 +21,7 @@ from ..lora.delta import TUCKER
 from ..lora.factors import sum_of
 from ..lora.layouts import LoRAFile, arranged
 from ..lora.metadata import metadata_for
-from ..lora.parts import Adapter
+from ..lora.parts import LoRAWeights
 from ..lora.result import Losses, save_lora, watched
 from ..lora.shapes import BIAS, DORA, changes_weight
 from ..weights.arrays import of_bytes
@@ -34,8 +34,8 @@ logger = logging.getLogger(__name__)
 _SHOWN = 12
 _ALONE = {DORA: "DoRA", "set_weight": "a whole new weight", BIAS: "a second bias", **dict.fromkeys(TUCKER, "a Tucker decomposition")}
 
-Layers: TypeAlias = "dict[str, list[tuple[str, Adapter, float]]]"
-"""Dotted path -> (file, adapter, strength) of each file that changes the layer."""
+Layers: TypeAlias = "dict[str, list[tuple[str, LoRAWeights, float]]]"
+"""Dotted path -> (file, LoRA weights, strength) of each file that changes the layer."""
 
 
 def run(args: Namespace) -> None:
@@ -51,8 +51,8 @@ def run(args: Namespace) -> None:
     left = [f"{key} of {lora.file.path}" for lora in loras for key in lora.left]
     combined: dict[str, dict[str, Tensor]] = {}
     losses = Losses()
-    for path, adapters in watched(layers, "combining"):
-        combined[path] = _layer(path, adapters, settings.rank, losses)
+    for path, several in watched(layers, "combining"):
+        combined[path] = _layer(path, several, settings.rank, losses)
     metadata = metadata_for(_metadata(loras, files, strengths), settings.architecture)
     dtype = dtype_named(settings.save_precision, "--save_precision") if settings.save_precision else None
     save_lora(Path(settings.output), combined, metadata, dtype or _widest(layers))
@@ -80,24 +80,24 @@ def _naming(loras: list[LoRAFile], architecture: str | None) -> str:
 def _layers(loras: list[LoRAFile], strengths: list[float], naming: str) -> Layers:
     layers: Layers = {}
     for lora, strength in zip(loras, strengths, strict=True):
-        for path, adapter in arranged(lora, naming):
+        for path, weights in arranged(lora, naming):
             others = layers.setdefault(path, [])
-            others.append((str(lora.file.path), adapter, strength))
+            others.append((str(lora.file.path), weights, strength))
             _same_size(path, others)
     return layers
 
 
-def _same_size(path: str, adapters: list[tuple[str, Adapter, float]]) -> None:
-    first_file, first, _ = adapters[0]
-    file, adapter, _ = adapters[-1]
-    one, other = first.size(), adapter.size()
+def _same_size(path: str, several: list[tuple[str, LoRAWeights, float]]) -> None:
+    first_file, first, _ = several[0]
+    file, weights, _ = several[-1]
+    one, other = first.size(), weights.size()
     if one is not None and other is not None and one != other:
         raise UserError(f"{path} is {one[0]}x{one[1]} in {first_file} and {other[0]}x{other[1]} in {file}: they are for different models")
 
 
-def _layer(path: str, adapters: list[tuple[str, Adapter, float]], rank: int | None, losses: Losses) -> dict[str, Tensor]:
-    loaded = [({name: of_bytes(p.make(), p.dtype) for name, p in adapter.parts.items()}, strength) for _, adapter, strength in adapters]
-    for (file, _, _), (parts, _) in zip(adapters, loaded, strict=True):
+def _layer(path: str, several: list[tuple[str, LoRAWeights, float]], rank: int | None, losses: Losses) -> dict[str, Tensor]:
+    loaded = [({name: of_bytes(p.make(), p.dtype) for name, p in weights.parts.items()}, strength) for _, weights, strength in several]
+    for (file, _, _), (parts, _) in zip(several, loaded, strict=True):
         for name, what in _ALONE.items():
             if name in parts:
                 raise UserError(f"{path} of {file} has {name}: {what} cannot be combined; merge_lora can merge DoRA and whole weights")
@@ -113,7 +113,7 @@ def _layer(path: str, adapters: list[tuple[str, Adapter, float]], rank: int | No
         return {**result, "diff": sum(differences[1:], differences[0])}
     factors = sum_of(matrices, rank)
     if factors is None:
-        kinds = ", ".join(sorted({adapter.kind for _, adapter, _ in adapters}))
+        kinds = ", ".join(sorted({weights.kind for _, weights, _ in several}))
         raise UserError(f"{path} ({kinds}) cannot be combined exactly: choose a rank with --rank, such as 32")
     losses.add(path, factors)
     shaped = (parts[name] for parts, _ in matrices for name in ("lora_down.weight", "diff") if name in parts)
@@ -122,7 +122,7 @@ def _layer(path: str, adapters: list[tuple[str, Adapter, float]], rank: int | No
 
 def _widest(layers: Layers) -> torch.dtype:
     """float32 unless all inputs are of one 16-bit dtype."""
-    dtypes = {part.dtype for adapters in layers.values() for _, a, _ in adapters for name, part in a.parts.items() if name != "alpha"}
+    dtypes = {part.dtype for several in layers.values() for _, a, _ in several for name, part in a.parts.items() if name != "alpha"}
     narrow = {"BF16": torch.bfloat16, "F16": torch.float16}
     return narrow.get(dtypes.pop(), torch.float32) if len(dtypes) == 1 else torch.float32
 

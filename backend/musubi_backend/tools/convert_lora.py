@@ -79,14 +79,14 @@ def report(lora: LoRAFile, naming: str, tensors: dict[str, Part], settings: Conv
 
 def _tensors(lora: LoRAFile, naming: str, settings: ConvertSettings) -> Iterator[tuple[str, Part]]:
     needs_alpha = lora.expects_alphas  # other layouts have none
-    for path, adapter in arranged(lora, naming):
+    for path, weights in arranged(lora, naming):
         if settings.target == "default":
-            yield from musubi_tensors(path, adapter)
+            yield from musubi_tensors(path, weights)
             continue
-        if needs_alpha and adapter.kind == LORA and ALPHA not in adapter.parts:
+        if needs_alpha and weights.kind == LORA and ALPHA not in weights.parts:
             logger.warning("missing alpha for %s: it counts as the rank", path)
         name = musubi_dotted(path.replace(".", "_")) if settings.musubi_names else path
-        yield from comfy_tensors(name, adapter, settings.diffusers_prefix or COMFY_PREFIX)
+        yield from comfy_tensors(name, weights, settings.diffusers_prefix or COMFY_PREFIX)
 
 
 def _title(naming: str) -> str:

@@ -60,8 +60,8 @@ def inspect(config: DatasetConfig, card: Card) -> dict[str, Any]:
         counts[f"{dataset.kind}s"] += len(items)
         counts["windows"] += sum(len(one.entries) for one in items) if dataset.kind == "video" else 0
         counts["not usable"] += len(problems)
-    told = [f"{counts[name]} {name}" for name in ("images", "videos", "windows", "not usable") if counts[name]]
-    summary = f"{len(reports)} dataset{'s' if len(reports) > 1 else ''}: {', '.join(told) or 'nothing to train on'}"
+    counted = [f"{counts[name]} {name}" for name in ("images", "videos", "windows", "not usable") if counts[name]]
+    summary = f"{len(reports)} dataset{'s' if len(reports) > 1 else ''}: {', '.join(counted) or 'nothing to train on'}"
     text = "\n".join([summary, *lines])
     return {"config": _absolute(config.path), "architecture": card.id, "summary": summary, "text": text, "datasets": reports}
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from .. import events, job, place
 from ..errors import UserError
-from ..inference.video_file import read_pictures, write_gif, write_mp4, write_pngs, write_webm
+from ..inference.video_file import read_images, write_gif, write_mp4, write_pngs, write_webm
 from .settings import VideoConvertSettings
 
 if TYPE_CHECKING:
@@ -35,11 +35,11 @@ def convert(source: Path, target: Path, kind: str | None = None, fps: int | None
     if kind not in FORMATS:
         raise UserError(f'--format "{kind}": known are {", ".join(FORMATS)}')
     place.try_folder(target.parent, [f"{target.name}/00000.png" if kind == "png" else target.name], f"--output {target}")
-    pictures, source_fps = read_pictures(source)
+    images, source_fps = read_images(source)
     rate = Fraction(fps) if fps else source_fps
     if kind == "png":
-        write_pngs(target.parent, target.name, pictures)
+        write_pngs(target.parent, target.name, images)
         return target
     if kind == "gif":
-        return write_gif(target, pictures, rate)
-    return (write_mp4 if kind == "mp4" else write_webm)(target, pictures, rate)
+        return write_gif(target, images, rate)
+    return (write_mp4 if kind == "mp4" else write_webm)(target, images, rate)

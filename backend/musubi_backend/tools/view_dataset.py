@@ -38,8 +38,8 @@ def run(args: Namespace) -> None:
     card = cards_of_caches()[settings.architecture]
     found = [discover(dataset, card) for dataset in load_config(settings.dataset_config).datasets]
     shown = [one for discovery in found for one in _shown(discovery)]
-    told = {item.path for item, _ in shown}
-    problems = [problem for discovery in found for problem in discovery.problems if problem.path not in told]
+    shown_paths = {item.path for item, _ in shown}
+    problems = [problem for discovery in found for problem in discovery.problems if problem.path not in shown_paths]
     pages = max(1, math.ceil(len(shown) / settings.items_per_page))
     if settings.page > pages:
         raise UserError(f"--page {settings.page}: there are {pages} pages of {settings.items_per_page} items")

@@ -27,7 +27,7 @@ from .voided import sets_its_rate
 if TYPE_CHECKING:
     from ..architectures.card import Card
     from ..architectures.protocol import Architecture
-    from ..lora.parts import Adapter
+    from ..lora.parts import LoRAWeights
 
 logger = logging.getLogger(__name__)
 
@@ -171,18 +171,18 @@ def _refuse(saved: SavedState, name: str, values: tuple[Any, Any]) -> NoReturn:
 
 
 def _check_rank(saved: SavedState, network: NetworkSettings) -> None:
-    adapters = _adapters(saved.folder / MODEL_FILE)
+    weights = _lora_weights(saved.folder / MODEL_FILE)
     if network.dim_from_weights and network.network_weights:
-        given = _adapters(Path(network.network_weights))
-        if any(adapters[layer].rank != given[layer].rank for layer in adapters.keys() & given.keys()):
+        given = _lora_weights(Path(network.network_weights))
+        if any(weights[layer].rank != given[layer].rank for layer in weights.keys() & given.keys()):
             raise UserError(
                 f"--resume {saved.folder} has other ranks than --network_weights {network.network_weights}; use the file it began with"
             )
         return
     wanted = network.network_dim or 4
-    if not adapters:
+    if not weights:
         raise UserError(f"--resume {saved.folder}: {MODEL_FILE} holds no LoRA")
-    ranks = {adapter.rank for adapter in adapters.values()} - {0}  # a LoKr of whole matrices has none
+    ranks = {one.rank for one in weights.values()} - {0}  # a LoKr of whole matrices has none
     if ranks - {wanted}:
         raise UserError(
             f"--resume {saved.folder} has rank {', '.join(map(str, sorted(ranks)))}, but --network_dim is {wanted}; use the same rank"
@@ -198,8 +198,8 @@ def _check_sizes(saved: SavedState, dit: str, architecture: Architecture, weight
         name = architecture.weight_name(stored)
         if name.endswith(".weight") and len(info.shape) == 2:
             sizes[name.removesuffix(".weight").replace(".", "_")] = info.shape
-    for layer, adapter in _adapters(saved.folder / MODEL_FILE).items():
-        size = adapter.size()
+    for layer, one in _lora_weights(saved.folder / MODEL_FILE).items():
+        size = one.size()
         if size is not None and (layer not in sizes or sizes[layer][1] != size[1]):
             is_now = f"has width {sizes[layer][1]}" if layer in sizes else "is not there"
             raise UserError(
@@ -208,17 +208,17 @@ def _check_sizes(saved: SavedState, dit: str, architecture: Architecture, weight
             )
 
 
-def _adapters(path: Path) -> dict[str, Adapter]:
+def _lora_weights(path: Path) -> dict[str, LoRAWeights]:
     """Layer -> its LoRA, LoHa or LoKr in a file, by its header alone. An expert's name may come before the layer's."""
-    from ..lora.parts import Adapter, Part
+    from ..lora.parts import LoRAWeights, Part
 
     parts: dict[str, dict[str, Part]] = {}
     for name, info in read_header(path).tensors.items():
         layer, dot, part = name.rpartition("lora_unet_")[2].partition(".")
         if dot:
             parts.setdefault(layer, {})[part] = Part(info.dtype, info.shape, _unread)
-    adapters = {layer: Adapter(found, layer) for layer, found in parts.items()}
-    return {layer: adapter for layer, adapter in adapters.items() if adapter.kind}
+    weights = {layer: LoRAWeights(found, layer) for layer, found in parts.items()}
+    return {layer: one for layer, one in weights.items() if one.kind}
 
 
 def _unread() -> NoReturn:

@@ -145,7 +145,7 @@ class Loop:
         weight = loss_weight(run.settings.timesteps.weighting_scheme, timesteps, run.dtype, latents.ndim)
         loss = flow_matching_loss(prediction, latents, noise, weight)
         scaled = loss / run.settings.length.gradient_accumulation_steps
-        if scaled.requires_grad:  # not where module_dropout left every adapter out
+        if scaled.requires_grad:  # not where module_dropout left every LoRA module out
             (scaled if self.scaler is None else self.scaler.scale(scaled)).backward()
         return loss.detach()
 
@@ -187,7 +187,7 @@ class Loop:
     def _update(self, used: int) -> None:
         """One optimizer step; then what is due after it. used: batches of this epoch and process that are done.
 
-        Where nothing has a gradient (module_dropout left every adapter out), the step counts and changes nothing.
+        Where nothing has a gradient (module_dropout left every LoRA module out), the step counts and changes nothing.
         """
         run, position, largest_norm = self.run, self.position, self.run.settings.network.scale_weight_norms
         if self._has_gradients():

@@ -101,18 +101,18 @@ def resolution(text: str | None) -> str:
 
 def _model_spec(settings: TrainingSettings, card: Card, expert: str) -> dict[str, str]:
     now = datetime.datetime.fromtimestamp(int(time.time()))
-    told, timesteps = settings.metadata, settings.timesteps
+    said, timesteps = settings.metadata, settings.timesteps
     spec = {
         "sai_model_spec": "1.0.0",
-        "architecture": f"{told.metadata_arch or card.modelspec}/lora",
+        "architecture": f"{said.metadata_arch or card.modelspec}/lora",
         "implementation": card.implementation,
-        "title": (told.metadata_title or settings.saving.output_name) + (f" ({expert} noise)" if expert else ""),
-        "resolution": resolution(told.metadata_reso),
+        "title": (said.metadata_title or settings.saving.output_name) + (f" ({expert} noise)" if expert else ""),
+        "resolution": resolution(said.metadata_reso),
         "date": now.isoformat(),
-        "author": told.metadata_author,
-        "description": told.metadata_description,
-        "license": told.metadata_license,
-        "tags": told.metadata_tags,
+        "author": said.metadata_author,
+        "description": said.metadata_description,
+        "license": said.metadata_license,
+        "tags": said.metadata_tags,
     }
     if timesteps.min_timestep is not None or timesteps.max_timestep is not None:
         low = 0 if timesteps.min_timestep is None else timesteps.min_timestep

@@ -173,7 +173,7 @@ def _eight_bit(kind: str) -> Any:
 
 
 def _adafactor(arguments: dict[str, Any]) -> _Recipe:
-    """transformers' Adafactor, whose steps are relative unless told otherwise."""
+    """transformers' Adafactor, whose steps are relative unless set otherwise."""
     from transformers.optimization import Adafactor
 
     relative = sets_its_rate("adafactor", arguments)

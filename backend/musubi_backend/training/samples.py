@@ -14,7 +14,7 @@ from .. import events, job
 from ..console import Bar
 from ..device import release
 from ..inference.prompts import TrainingPrompt, training_prompts
-from ..inference.video_file import to_pictures, write_mp4, write_pngs
+from ..inference.video_file import to_images, write_mp4, write_pngs
 from .settings import SampleSettings, SavingSettings
 
 if TYPE_CHECKING:
@@ -54,11 +54,11 @@ class Samples:
                     self._texts[text] = {name: tensor.cpu() for name, tensor in encoder.encode([text])[0].items()}
         del encoder
         release(device)
-        pictures = self._architecture.condition_encoder(self._args, device)
-        if pictures is not None:
+        images = self._architecture.condition_encoder(self._args, device)
+        if images is not None:
             for prompt in self._prompts:
-                self._conditions[prompt.index] = {name: tensor.cpu() for name, tensor in pictures.encode(prompt.request).items()}
-            del pictures
+                self._conditions[prompt.index] = {name: tensor.cpu() for name, tensor in images.encode(prompt.request).items()}
+            del images
             release(device)
 
     @property
@@ -115,10 +115,10 @@ class Samples:
         when = f"{step:06d}" if epoch is None else f"e{epoch:06d}"
         seed = f"_{prompt.request.seed}" if prompt.seed_given else ""
         name = f"{self._saving.output_name}_{when}_{prompt.index:02d}_{time.strftime('%Y%m%d%H%M%S')}{seed}"
-        pictures = to_pictures(video)
-        if len(pictures) == 1:
-            return write_pngs(folder, name, pictures)[0]
-        return write_mp4(folder / f"{name}.mp4", pictures, self._architecture.card.fps)
+        images = to_images(video)
+        if len(images) == 1:
+            return write_pngs(folder, name, images)[0]
+        return write_mp4(folder / f"{name}.mp4", images, self._architecture.card.fps)
 
 
 def _described(prompt: TrainingPrompt) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Learning rates and schedules that do not act, or are 0 all along: said or rejected before a training, and told as it is in the LoRA's
+"""Learning rates and schedules that do not act, or are 0 all along: said or rejected before a training, and written as it is in the LoRA's
 metadata. No torch is needed, so the nodes ask too, when a prompt is queued.
 """
 

@@ -12,7 +12,7 @@ Shapes = Mapping[str, TensorInfo | None]
 
 @dataclass(frozen=True)
 class Kind:
-    """What a file is: an id for code, a name for people, and how it was told apart (e.g. "t2v, 14B")."""
+    """What a file is: an id for code, a name for people, and how it was recognised (e.g. "t2v, 14B")."""
 
     id: str
     name: str

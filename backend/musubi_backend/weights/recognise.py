@@ -1,4 +1,4 @@
-"""What a weight file is, told from the names and shapes in its header, so that a wrong file is rejected by name.
+"""What a weight file is, read from the names and shapes in its header, so that a wrong file is rejected by name.
 
 Standard library only: safetensors headers are JSON, and the names in a PyTorch file (.pt, .pth) are read from its pickle's
 opcodes without executing it.
@@ -96,7 +96,7 @@ def pickle_names(path: PathLike) -> list[str]:
 
 @lru_cache(maxsize=1)
 def rules() -> tuple[Rule, ...]:
-    """How the kinds of files are told apart; the first that fits counts. Those of architectures come first."""
+    """How the kinds of files are recognised; the first that fits counts. Those of architectures come first."""
     return (*(rule for module in _modules() for rule in module.RULES), *kinds.RULES)
 
 

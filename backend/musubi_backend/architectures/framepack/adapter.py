@@ -34,9 +34,9 @@ class FramePack(UsualSampling):
     card = CARD
 
     def unusable(self, item: MediaItem, args: Namespace) -> str | None:
-        picture = isinstance(item.dataset, ImageDataset)
+        image = isinstance(item.dataset, ImageDataset)
         if not args.one_frame:
-            return "FramePack trains on clips; images need --one_frame" if picture else None
+            return "FramePack trains on clips; images need --one_frame" if image else None
         if not isinstance(item.dataset, ImageDataset):
             return "--one_frame makes caches of images, not of clips"
         if item.dataset.fp_1f_target_index is None:

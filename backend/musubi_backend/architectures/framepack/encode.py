@@ -16,7 +16,7 @@ from ...encoders.llama import LlamaEncoder
 from ...encoders.siglip import Siglip
 from ...errors import UserError
 from ...inference.request_media import read
-from ..hunyuan_video.encode import both_cut, generator_of, load_text_encoders, load_vae, padded, pictures_of, vae_and_kept, video_of
+from ..hunyuan_video.encode import both_cut, generator_of, images_of, load_text_encoders, load_vae, padded, vae_and_kept, video_of
 from .card import CARD
 from .one_frame import OneFrame, latent_mask
 from .section_texts import parse_sections
@@ -64,8 +64,8 @@ class FramePackLatentEncoder:
     def _one_frame(self, entry: DecodedEntry) -> dict[str, Tensor]:
         dataset = entry.entry.item.dataset
         assert isinstance(dataset, ImageDataset) and dataset.fp_1f_target_index is not None  # `unusable` rejects others
-        pictures = [*entry.controls, entry.pixels]
-        latents = [self._picture(pixels, f"{_name(entry)} {number}") for number, pixels in enumerate(pictures)]
+        images = [*entry.controls, entry.pixels]
+        latents = [self._image(pixels, f"{_name(entry)} {number}") for number, pixels in enumerate(images)]
         controls = [_masked(one, alpha) for one, alpha in zip(latents[:-1], entry.control_alphas, strict=True)]
         settings = OneFrame(
             dataset.fp_1f_target_index,
@@ -78,7 +78,7 @@ class FramePackLatentEncoder:
         found = settings.conditions(controls, dataset.fp_latent_window_size)
         return {"latents": latents[-1], **found, "image_embeddings": image.cpu()}
 
-    def _picture(self, pixels: np.ndarray, name: str) -> Tensor:
+    def _image(self, pixels: np.ndarray, name: str) -> Tensor:
         """uint8 [1, H, W, 3] -> scaled latents [16, 1, H/8, W/8] on the CPU. Each by itself: the VAE would compress several frames."""
         return (self.vae.encode(video_of([pixels]), [generator_of(name)])[0] * SCALING_FACTOR).to("cpu", self.stored)
 
@@ -133,7 +133,7 @@ class FramePackConditionEncoder:
 
         size = (request.width, request.height)
         found: dict[str, Tensor] = {}
-        for section, path in parse_sections(request.pictures.start).items():
+        for section, path in parse_sections(request.images.start).items():
             pixels = fit(read(path), size)
             found[f"start {section}"] = self._latents(pixels, request)
             found[f"image {section}"] = self.siglip.encode([pixels])[0]
@@ -141,11 +141,11 @@ class FramePackConditionEncoder:
             black = np.zeros((request.height, request.width, 3), dtype=np.uint8)
             grey = np.full(black.shape, 127.5, dtype=np.float32)
             found = {"start 0": self._latents(grey, request), "image 0": self.siglip.encode([black])[0]}
-        if request.pictures.end:
-            found["end"] = self._latents(fit(read(request.pictures.end), size), request)
-        for number, path in enumerate(request.pictures.controls):
+        if request.images.end:
+            found["end"] = self._latents(fit(read(request.images.end), size), request)
+        for number, path in enumerate(request.images.controls):
             pixels, alpha = _read_control(path, size)
-            mask = _read_mask(request.pictures.masks[number]) if number < len(request.pictures.masks) else alpha
+            mask = _read_mask(request.images.masks[number]) if number < len(request.images.masks) else alpha
             found[f"control {number}"] = _masked(self._latents(pixels, request), mask)
         return found
 
@@ -158,8 +158,8 @@ class FramePackConditionEncoder:
 
 def _read_control(path: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:
     """A control image as uint8 [H, W, 3], brought to `size`, and its alpha channel in its own size, None without one."""
-    picture = read(path, keep_alpha=True)
-    return fit(picture[..., :3], size), picture[..., 3] if picture.shape[-1] == 4 else None
+    image = read(path, keep_alpha=True)
+    return fit(image[..., :3], size), image[..., 3] if image.shape[-1] == 4 else None
 
 
 def _read_mask(path: str) -> np.ndarray:
@@ -184,7 +184,7 @@ class FramePackLatentDecoder:
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents [16, F', H', W'] -> float32 video [3, 4(F'-1)+1, 8H', 8W'] in 0..1 on the CPU."""
         if self.bulk or latents.shape[1] <= self.window + 1:
-            return pictures_of(self._video(latents))
+            return images_of(self._video(latents))
         # as the sections were made: the first with the start image, each with the next one, which is then blended in
         starts = range(0, latents.shape[1] - 1, self.window)
         pieces = [latents[:, start + bool(start) : start + 1 + 2 * self.window] for start in starts]
@@ -192,7 +192,7 @@ class FramePackLatentDecoder:
         video = self._video(pieces[-1]).cpu()
         for piece in reversed(pieces[:-1]):
             video = blended(self._video(piece).cpu(), video, overlap)
-        return pictures_of(video)
+        return images_of(video)
 
     def _video(self, latents: Tensor) -> Tensor:
         return self.vae.decode(latents[None] / SCALING_FACTOR)[0]

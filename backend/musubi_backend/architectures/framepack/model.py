@@ -291,9 +291,9 @@ class FramePackTransformer(JointTransformer):
         text, lengths = trimmed(text.to(device, dtype), text_mask)
         tokens = self.context_embedder(text, lengths, timesteps)
         if image is not None:
-            pictures = self.image_projection(image.to(device, dtype))
-            tokens = torch.cat([pictures, tokens], dim=1)
-            lengths = tuple(length + pictures.shape[1] for length in lengths)
+            images = self.image_projection(image.to(device, dtype))
+            tokens = torch.cat([images, tokens], dim=1)
+            lengths = tuple(length + images.shape[1] for length in lengths)
         count = video.shape[1]
         padding = padding_of([count + length for length in lengths], dtype, device)
         shared = Shared(condition, with_text(rope, tokens.shape[1]), count, padding)

@@ -81,7 +81,7 @@ NODES = FamilyNodes(
         Widget("vae_spatial_tile_sample_min_size", off=0),
         Widget("attn_mode", "sdpa", advanced=True),
         Shared.DEVICE,
-        Shared.PICTURES,
+        Shared.IMAGES,
         Shared.SECTION_NUMBERS,
         Widget("fp8"),
         Widget("fp8_scaled"),

@@ -12,7 +12,7 @@ from typing import Any
 from ...dataset.buckets import best_fit
 from ...errors import UserError
 from ...inference.prompts import GENERATE_OPTIONS
-from ..request import LineOption, Pictures, SampleRequest
+from ..request import Images, LineOption, SampleRequest
 from ..sizes import video_latent_shape
 from .card import CARD
 from .one_frame import OneFrame
@@ -43,9 +43,9 @@ def fitted(request: SampleRequest, args: Namespace) -> SampleRequest:
             raise UserError(f"--{flag} is required: {CARD.title} encodes its start image with it")
     if request.sampler != "unipc":
         raise UserError(f"--sample_solver {request.sampler}: {CARD.title} has unipc only")
-    _check_pictures(request.pictures, args.f1, _one_frame(request, args) is not None)
+    _check_images(request.images, args.f1, _one_frame(request, args) is not None)
     if _auto_resized(request, args):
-        width, height = best_fit(size_of(request.pictures.controls[0]), (request.width, request.height), CARD.bucket_step)
+        width, height = best_fit(size_of(request.images.controls[0]), (request.width, request.height), CARD.bucket_step)
         logger.info(f"Adjusted image size to {width}x{height} based on the first control image")
         request = replace(request, width=width, height=height)
     window = args.latent_window_size
@@ -100,23 +100,23 @@ def _shift(request: SampleRequest, args: Namespace, frames: int) -> float:
 
 
 def _auto_resized(request: SampleRequest, args: Namespace) -> bool:
-    return bool(getattr(args, "one_frame_auto_resize", False)) and request.one_frame is not None and bool(request.pictures.controls)
+    return bool(getattr(args, "one_frame_auto_resize", False)) and request.one_frame is not None and bool(request.images.controls)
 
 
-def _check_pictures(pictures: Pictures, f1: bool, one_frame: bool) -> None:
+def _check_images(images: Images, f1: bool, one_frame: bool) -> None:
     """Reject images that are not there, and those that would not be used."""
-    files = [*parse_sections(pictures.start).values(), *([pictures.end] if pictures.end else []), *pictures.controls, *pictures.masks]
+    files = [*parse_sections(images.start).values(), *([images.end] if images.end else []), *images.controls, *images.masks]
     for file in files:
         if not Path(file).is_file():
             raise UserError(f"the image {file} does not exist")
-    if pictures.control_video or pictures.source_video:
+    if images.control_video or images.source_video:
         raise UserError(f"{CARD.title} starts from images, not from videos")
-    if pictures.end and (f1 or one_frame):
-        raise UserError(f"the end image {pictures.end}: only plain {CARD.title} takes one, not F1 and not a single frame")
-    if pictures.controls and not one_frame:
-        raise UserError(f"the control image {pictures.controls[0]}: control images steer single frames; add --one_frame_inference")
-    if len(pictures.masks) > len(pictures.controls):
-        raise UserError(f"{len(pictures.masks)} masks for {len(pictures.controls)} control images; give at most one for each")
+    if images.end and (f1 or one_frame):
+        raise UserError(f"the end image {images.end}: only plain {CARD.title} takes one, not F1 and not a single frame")
+    if images.controls and not one_frame:
+        raise UserError(f"the control image {images.controls[0]}: control images steer single frames; add --one_frame_inference")
+    if len(images.masks) > len(images.controls):
+        raise UserError(f"{len(images.masks)} masks for {len(images.controls)} control images; give at most one for each")
 
 
 def describe(request: SampleRequest) -> dict[str, str]:

@@ -109,11 +109,11 @@ class _Sampler:
         paddings = getattr(self.args, "latent_paddings", None)
         history = History(starts[0].float(), self.window, f1, conditions.get("end"))
         for section in plan(count, f1, given_paddings(paddings, count) if paddings else None):
-            picture = chosen(starts, section.number, count)
-            history.start = starts[picture].float()
+            image = chosen(starts, section.number, count)
+            history.start = starts[image].float()
             prompt = prompts[chosen(prompts, section.number, count)]
             logger.info("Section %d: %s", section.number, prompt)
-            beside = {**history.conditions(section), "image_embeddings": conditions[f"image {picture}"]}
+            beside = {**history.conditions(section), "image_embeddings": conditions[f"image {image}"]}
             history.add(self._section(prompt, beside, self.window), section)
         return history.finished()
 

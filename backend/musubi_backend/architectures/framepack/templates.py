@@ -18,7 +18,7 @@ TEMPLATES = (
         dataset={"path": "my_clips", "width": 480, "height": 272, "target_frames": "73"},
         video={"width": 480, "height": 272, "video_seconds": 3.0},
         sampling={"sample_frames": 37},
-        picture=True,
+        image=True,
         hints=(
             "Clips must be long enough for one section: 37 frames or more at 30 frames per second.",
             "Choose the `variant` that fits the file: F1 or not. ComfyUI itself has no FramePack model.",

@@ -121,7 +121,7 @@ class HunyuanVideo(UsualSampling):
         return Euler(sigmas[-self.steps(request) - 1 :])
 
     def steps(self, request: SampleRequest) -> int:
-        if request.pictures.source_video is None or request.strength is None:
+        if request.images.source_video is None or request.strength is None:
             return request.steps
         return int(request.steps * request.strength)
 
@@ -138,13 +138,13 @@ class HunyuanVideo(UsualSampling):
     ) -> Tensor:
         model = cast("HunyuanTransformer", transformer)
         assert request.embedded_guidance is not None  # the flag has a default, and so have sample prompts
-        told = {**conditions, GUIDANCE: model.embedded_guidance(request.embedded_guidance)[0]}
-        return super().sample(transformer, request, texts, told, args=args, device=device, progress=progress)
+        given = {**conditions, GUIDANCE: model.embedded_guidance(request.embedded_guidance)[0]}
+        return super().sample(transformer, request, texts, given, args=args, device=device, progress=progress)
 
     def describe(self, request: SampleRequest) -> dict[str, str]:
         described = super().describe(request)
         described["sample_solver"] = "euler"
-        if request.pictures.source_video is not None:
+        if request.images.source_video is not None:
             described["strength"] = str(request.strength)
         return described
 

@@ -33,10 +33,10 @@ class HunyuanConditionEncoder:
         """{"latents_image": [16, 1, H/8, W/8], "latents_source": [16, F', H/8, W/8]}, of these what the request has, in float32."""
         size = request.width, request.height
         made: dict[str, Tensor] = {}
-        if request.pictures.start is not None:
-            made[FIRST_FRAME] = self._latents(fit(request_media.read(request.pictures.start), size)[None], request.seed)
-        if request.pictures.source_video is not None:
-            frames = request_media.first_frames(request.pictures.source_video, size, request.frames, "the video to change")
+        if request.images.start is not None:
+            made[FIRST_FRAME] = self._latents(fit(request_media.read(request.images.start), size)[None], request.seed)
+        if request.images.source_video is not None:
+            frames = request_media.first_frames(request.images.source_video, size, request.frames, "the video to change")
             made[SOURCE] = self._latents(frames, request.seed)
         return made
 

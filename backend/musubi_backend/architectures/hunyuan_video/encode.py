@@ -60,7 +60,7 @@ class HunyuanLatentDecoder:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents [16, F', H', W'] -> float32 video [3, 4(F'-1)+1, 8H', 8W'] in 0..1 on the CPU."""
-        return pictures_of(self.vae.decode(latents[None] / SCALING_FACTOR)[0])
+        return images_of(self.vae.decode(latents[None] / SCALING_FACTOR)[0])
 
 
 class HunyuanTextEncoder:
@@ -151,7 +151,7 @@ def video_of(pixels: Sequence[np.ndarray]) -> Tensor:
     return (torch.from_numpy(np.stack(pixels)).permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0).contiguous()
 
 
-def pictures_of(video: Tensor) -> Tensor:
+def images_of(video: Tensor) -> Tensor:
     """A video [3, F, H, W] in -1..1 -> in 0..1, on the CPU."""
     return video.div(2).add_(0.5).clamp_(0.0, 1.0).cpu()
 

@@ -20,7 +20,7 @@ def fitted(request: SampleRequest, args: Namespace) -> SampleRequest:
     from .load import geometry
 
     video_latent_shape(CARD, request.width, request.height, request.frames)
-    start, source = request.pictures.start, request.pictures.source_video
+    start, source = request.images.start, request.images.source_video
     takes_image = geometry(args).takes_image
     if takes_image and start is None:
         raise UserError(f"{args.dit} starts from an image: give one with --image_path, or --i in a prompt line")

@@ -36,10 +36,10 @@ def _input_channels(dit: Path) -> int | None:
 
 
 def _check(models: Mapping[str, Any], inputs: Mapping[str, Any], have: Collection[str]) -> None:
-    from_picture = models.get("dit_in_channels", CARD.latent_channels) > CARD.latent_channels
-    if from_picture and START.option not in have:
+    from_image = models.get("dit_in_channels", CARD.latent_channels) > CARD.latent_channels
+    if from_image and START.option not in have:
         raise UserError("this transformer is an image-to-video model: connect start_image, or fill in start_image_path")
-    if START.option in have and not from_picture:
+    if START.option in have and not from_image:
         raise UserError("start_image needs an image-to-video transformer (SkyReels, 32 input channels); this one takes text alone")
     if START.option in have and SOURCE_VIDEO.option in have:
         raise UserError("start_image and source_video exclude each other: use one of them")
@@ -69,7 +69,7 @@ NODES = FamilyNodes(
         Widget("exclude_single_blocks"),
         Widget("attn_mode", "sdpa", advanced=True),
         Shared.DEVICE,
-        Shared.PICTURES,
+        Shared.IMAGES,
         Widget("fp8"),
         Widget("fp8_llm"),
         Widget("blocks_to_swap", off=0),

@@ -15,7 +15,7 @@ from .geometry import MASK_CHANNELS, WanGeometry
 from .one_frame import MOST_CONTROLS, OneFrame
 
 
-def starts_from_picture(args: Namespace) -> bool:
+def starts_from_image(args: Namespace) -> bool:
     """Are the latents of start images cached? `--clip` and `--last_frame` ask for them too."""
     return bool(args.i2v or args.clip or args.last_frame)
 
@@ -47,10 +47,10 @@ def unusable(item: MediaItem, args: Namespace) -> str | None:
 
 def cached_names(item: MediaItem, args: Namespace) -> Collection[str]:
     """Base names of the tensors in an item's latent caches."""
-    pictured = args.one_frame or starts_from_picture(args)
+    imaged = args.one_frame or starts_from_image(args)
     return [
         "latents",
-        *(["latents_image"] if pictured else []),
+        *(["latents_image"] if imaged else []),
         *(["clip"] if args.clip else []),
         *(["f_indices"] if args.one_frame else ["latents_control"] if item.controls else []),
     ]
@@ -63,10 +63,10 @@ def cache_forms(task: Task, geometry: WanGeometry) -> CacheForms:
     if task.start_image:
         latents["latents_image"] = floats((MASK_CHANNELS + channels, *video))
         if task.image_encoder:
-            pictures = ((None, geometry.image_dim), (range(1, MOST_CONTROLS + 1), None, geometry.image_dim))
+            images = ((None, geometry.image_dim), (range(1, MOST_CONTROLS + 1), None, geometry.image_dim))
             both = (2, None, geometry.image_dim)
             hint = ": it holds the first frame but not the last (wan_cache_latents --last_frame)"
-            latents["clip"] = floats(both, hint=hint) if task.last_frame else floats(*pictures)
+            latents["clip"] = floats(both, hint=hint) if task.last_frame else floats(*images)
     if task.control:
         latents["latents_control"] = floats((channels, *video))
     return CacheForms(latents, {"t5": floats((range(1, geometry.text_len + 1), geometry.text_dim))})

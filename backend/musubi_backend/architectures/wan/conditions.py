@@ -45,26 +45,26 @@ class WanConditionEncoder:
             made["latents_image"] = self._start_image(request)
         if self.clip is not None:
             made["clip"] = self._looked_at(self.clip, request)
-        if self.task.control and request.pictures.control_video:
+        if self.task.control and request.images.control_video:
             size = request.width, request.height
-            video = first_frames(request.pictures.control_video, size, request.frames, "the control video")
+            video = first_frames(request.images.control_video, size, request.frames, "the control video")
             made["latents_control"] = self.vae.encode(self._video(video))[0].float()
         return made
 
     def _start_image(self, request: SampleRequest) -> Tensor:
-        first, last = request.pictures.start, request.pictures.end
+        first, last = request.images.start, request.images.end
         assert first is not None  # a fitted request has it
-        start = self._picture(first, request)
-        end = None if last is None else self._picture(last, request)
+        start = self._image(first, request)
+        end = None if last is None else self._image(last, request)
         if end is None or not has_extra_end(request, self.task):
             return image_latents.start_latents(self.vae, start, request.frames, end)[0].float()
-        latents = [image_latents.start_latents(self.vae, picture, frames) for picture, frames in ((start, request.frames), (end, 1))]
+        latents = [image_latents.start_latents(self.vae, image, frames) for image, frames in ((start, request.frames), (end, 1))]
         return torch.cat(latents, dim=2)[0].float()
 
     def _one_frame(self, request: SampleRequest, settings: OneFrame) -> dict[str, Tensor]:
         size = request.width, request.height
-        controls = [self._video(fit(read(path), size)) for path in request.pictures.controls]
-        masks = [image_latents.mask_latents(path, size) for path in request.pictures.masks]
+        controls = [self._video(fit(read(path), size)) for path in request.images.controls]
+        masks = [image_latents.mask_latents(path, size) for path in request.images.masks]
         latents = [self.vae.encode(control)[0].float() for control in controls]
         grey = grey_latents(self.vae, controls[0].shape, {}).float()
         indices = torch.tensor(settings.positions, dtype=torch.int32)
@@ -73,14 +73,14 @@ class WanConditionEncoder:
     def _looked_at(self, clip: ClipVision, request: SampleRequest) -> Tensor:
         """Token features of the start image, and behind them of the end image where the model was made for both. One-frame requests
         without a start image show their control images instead, as in training."""
-        start, end = request.pictures.start, request.pictures.end
-        shown = [start] if start else list(request.pictures.controls)
+        start, end = request.images.start, request.images.end
+        shown = [start] if start else list(request.images.controls)
         if start and end and self.task.last_frame:
             shown.append(end)
         views = [image_latents.to_video(read(path)[None, None], clip.device, torch.float32)[:, :, 0] for path in shown]
         return torch.cat([clip.features(view)[0] for view in views]).float()
 
-    def _picture(self, path: str, request: SampleRequest) -> Tensor:
+    def _image(self, path: str, request: SampleRequest) -> Tensor:
         """[1, 3, 1, H, W] in -1..1, brought to the size of the request."""
         bring = fit if request.fixed_size else image_latents.stretched
         return self._video(bring(read(path), (request.width, request.height)))

@@ -14,10 +14,10 @@ TEXT_DIM = 64
 IMAGE_DIM = 32
 
 
-def _transformer(seed: int, in_dim: int = 16, image: bool = False, pictures: int = 0) -> Content:
+def _transformer(seed: int, in_dim: int = 16, image: bool = False, images: int = 0) -> Content:
     from .demo_transformer import wan_transformer
 
-    return wan_transformer(TEXT_DIM, seed, in_dim=in_dim, image_dim=IMAGE_DIM if image else None, pictures=pictures)
+    return wan_transformer(TEXT_DIM, seed, in_dim=in_dim, image_dim=IMAGE_DIM if image else None, images=images)
 
 
 def _vae(seed: int) -> Content:
@@ -42,8 +42,8 @@ _SHARED = {"vae": Part("demo_wan_vae.safetensors", _vae, "bfloat16"), "t5": Part
 _CLIP = {"clip": Part("demo_clip_vision.safetensors", _clip, "float16")}
 
 
-def _dit(name: str, dtype: str, in_dim: int = 16, image: bool = False, pictures: int = 0, other_seed: int = 0) -> Part:
-    return Part(f"demo_wan_{name}.safetensors", lambda seed: _transformer(seed + other_seed, in_dim, image, pictures), dtype)
+def _dit(name: str, dtype: str, in_dim: int = 16, image: bool = False, images: int = 0, other_seed: int = 0) -> Part:
+    return Part(f"demo_wan_{name}.safetensors", lambda seed: _transformer(seed + other_seed, in_dim, image, images), dtype)
 
 
 def _experts(name: str, in_dim: int) -> dict[str, Part]:
@@ -55,7 +55,7 @@ def _experts(name: str, in_dim: int) -> dict[str, Part]:
 KINDS = {
     "wan": {"dit": _dit("t2v", "bfloat16"), **_SHARED},
     "wan_i2v": {"dit": _dit("i2v", "float16", 36, image=True), **_SHARED, **_CLIP},
-    "wan_flf2v": {"dit": _dit("flf2v", "float16", 36, image=True, pictures=2), **_SHARED, **_CLIP},
+    "wan_flf2v": {"dit": _dit("flf2v", "float16", 36, image=True, images=2), **_SHARED, **_CLIP},
     "wan_fc": {"dit": _dit("fc", "bfloat16", 48, image=True), **_SHARED, **_CLIP},
     "wan22": _experts("22_t2v", 16),
     "wan22_i2v": _experts("22_i2v", 36),

@@ -20,7 +20,7 @@ EXTRA_GAIN = 0.5
 
 
 def wan_transformer(
-    text_dim: int, seed: int, *, in_dim: int = 16, image_dim: int | None = None, pictures: int = 0
+    text_dim: int, seed: int, *, in_dim: int = 16, image_dim: int | None = None, images: int = 0
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """(tensors in the original layout, float32; metadata with the sizes).
 
@@ -34,7 +34,7 @@ def wan_transformer(
 
     geometry = WanGeometry(
         dim=DIM, ffn_dim=FFN_DIM, num_heads=HEADS, num_layers=LAYERS, in_dim=in_dim, text_dim=text_dim, image_dim=image_dim,
-        image_positions=pictures * IMAGE_TOKENS,
+        image_positions=images * IMAGE_TOKENS,
     )  # fmt: skip
     generator = torch.Generator().manual_seed(seed)
     with torch.device("meta"):

@@ -17,7 +17,7 @@ from ...encoders.umt5 import UMT5
 from ...encoders.wan_vae import WanVAE
 from ...errors import UserError
 from ...weights.dtypes import kept_and_computed
-from .cache_forms import settings_of, starts_from_picture
+from .cache_forms import settings_of, starts_from_image
 from .card import CARD
 from .image_latents import start_latents, to_video
 from .one_frame import condition
@@ -40,7 +40,7 @@ class WanLatentEncoder:
     def load(cls, args: Namespace, device: torch.device) -> WanLatentEncoder:
         """From `--vae`, `--clip` and their companions. UserError for a missing or wrong file."""
         clip = load_clip(args, device) if args.clip else None
-        return cls(load_vae(args, device), clip, start_image=starts_from_picture(args), last_frame=args.last_frame)
+        return cls(load_vae(args, device), clip, start_image=starts_from_image(args), last_frame=args.last_frame)
 
     def encode(self, batch: Sequence[DecodedEntry]) -> list[list[dict[str, Tensor]]]:
         """One file per entry: {"latents": [16, F', H/8, W/8]}, "latents_image" [20, F', H/8, W/8] and "clip" [257, D] of the first frame
@@ -85,15 +85,15 @@ class OneFrameEncoder:
 
     def _one(self, entry: DecodedEntry) -> dict[str, Tensor]:
         settings = settings_of(entry.entry.item)
-        target, *pictures = (to_video(pixels[None], self.vae.device, self.vae.dtype) for pixels in (entry.pixels, *entry.controls))
-        controls = [self.vae.encode(picture)[0] for picture in pictures]
+        target, *images = (to_video(pixels[None], self.vae.device, self.vae.dtype) for pixels in (entry.pixels, *entry.controls))
+        controls = [self.vae.encode(image)[0] for image in images]
         cached = {
             "latents": settings.arranged(controls, self.vae.encode(target)[0]),
             "latents_image": condition(settings, controls, grey_latents(self.vae, target.shape, self._greys)),
             "f_indices": torch.tensor(settings.positions, dtype=torch.int32),
         }
         if self.clip is not None:
-            cached["clip"] = self.clip.features(torch.cat(pictures)[:, :, 0])
+            cached["clip"] = self.clip.features(torch.cat(images)[:, :, 0])
         return cached
 
 

@@ -15,7 +15,7 @@ from .one_frame import OneFrame
 
 if TYPE_CHECKING:
     from ..card import Task
-    from ..request import Pictures, SampleRequest
+    from ..request import Images, SampleRequest
 
 Shape = tuple[int, int, int, int]
 
@@ -24,12 +24,12 @@ def fitted(request: SampleRequest, args: Namespace, task: Task) -> SampleRequest
     """The request with the size of its start image's shape, checked. UserError for images the task does not take or lacks, and for
     sizes and lengths that do not fit, naming the nearest that do."""
     _check_one_frame(request, args, task)
-    _check_pictures(request.pictures, task, request.one_frame is not None)
+    _check_images(request.images, task, request.one_frame is not None)
     _check_encoders(args, task)
     if request.one_frame is not None:
         request = replace(request, frames=1)
-    if request.pictures.start and not request.fixed_size:
-        width, height = size_like(size_of(request.pictures.start), request.width * request.height)
+    if request.images.start and not request.fixed_size:
+        width, height = size_like(size_of(request.images.start), request.width * request.height)
         request = replace(request, width=width, height=height)
     latent_shape(request.width, request.height, request.frames)
     request = _with_high_noise_guidance(request, args, task)
@@ -56,7 +56,7 @@ def noise_shape(request: SampleRequest, task: Task) -> Shape:
 
 def has_extra_end(request: SampleRequest, task: Task) -> bool:
     """Does the request give a last image to a model that was only trained with a first one?"""
-    return request.pictures.end is not None and not task.last_frame and request.one_frame is None
+    return request.images.end is not None and not task.last_frame and request.one_frame is None
 
 
 def boundary(args: Namespace) -> float | None:
@@ -86,33 +86,33 @@ def _check_one_frame(request: SampleRequest, args: Namespace, task: Task) -> Non
     if request.one_frame is None:
         if getattr(args, "one_frame", False):
             raise UserError(
-                '--one_frame: each sample prompt needs its settings, e.g. --of "target_index=1,control_index=0" and --ci picture.png'
+                '--one_frame: each sample prompt needs its settings, e.g. --of "target_index=1,control_index=0" and --ci image.png'
             )
         return
     if getattr(args, "one_frame", True) is False:
         raise UserError("--of in a sample prompt makes a one-frame sample; start the training with --one_frame for that")
     if not task.start_image or task.control:
         raise UserError(f"one-frame generation needs an image-to-video model; task {task.name} is none")
-    wanted, given = len(OneFrame.parse(request.one_frame).controls), len(request.pictures.controls)
+    wanted, given = len(OneFrame.parse(request.one_frame).controls), len(request.images.controls)
     if wanted != given:
         raise UserError(f'one-frame settings "{request.one_frame}" name {wanted} control positions, and {given} control images are given')
-    if len(request.pictures.masks) > given:
-        raise UserError(f"{len(request.pictures.masks)} masks are given for {given} control images")
+    if len(request.images.masks) > given:
+        raise UserError(f"{len(request.images.masks)} masks are given for {given} control images")
 
 
-def _check_pictures(pictures: Pictures, task: Task, one_frame: bool) -> None:
+def _check_images(images: Images, task: Task, one_frame: bool) -> None:
     """UserError for images that are missing or would do nothing."""
-    if task.start_image and not pictures.start and not one_frame:
+    if task.start_image and not images.start and not one_frame:
         raise UserError(f"task {task.name} starts from an image: give one with --image_path, or --i in a prompt line")
-    if task.last_frame and not pictures.end and not (one_frame and len(pictures.controls) > 1):
+    if task.last_frame and not images.end and not (one_frame and len(images.controls) > 1):
         raise UserError(f"task {task.name} ends with an image: give one with --end_image_path, or --ei in a prompt line")
-    if task.control and not pictures.control_video:
+    if task.control and not images.control_video:
         raise UserError(f"task {task.name} follows a control video: give one with --control_path, or --cn in a prompt line")
     surplus = {
-        "a start image (--image_path)": pictures.start and not task.start_image,
-        "an end image (--end_image_path)": pictures.end and (not task.start_image or task.control or (one_frame and not task.last_frame)),
-        "a control video (--control_path)": pictures.control_video and not task.control,
-        "control images (--control_image_path)": (pictures.controls or pictures.masks) and not one_frame,
+        "a start image (--image_path)": images.start and not task.start_image,
+        "an end image (--end_image_path)": images.end and (not task.start_image or task.control or (one_frame and not task.last_frame)),
+        "a control video (--control_path)": images.control_video and not task.control,
+        "control images (--control_image_path)": (images.controls or images.masks) and not one_frame,
     }
     for what, given in surplus.items():
         if given:

@@ -48,14 +48,12 @@ def start_latents(vae: WanVAE, first: Tensor, frames: int, last: Tensor | None =
     return torch.cat([mask, latents], dim=1)
 
 
-def size_like(picture: Size, area: int) -> Size:
-    """The largest valid (width, height) of at most about `area` pixels with the shape of `picture`, as Wan's own program finds it."""
-    ratio = picture[1] / picture[0]
+def size_like(image: Size, area: int) -> Size:
+    """The largest valid (width, height) of at most about `area` pixels with the shape of `image`, as Wan's own program finds it."""
+    ratio = image[1] / image[0]
     width, height = (int(math.sqrt(pixels) // STEP) * STEP for pixels in (area / ratio, area * ratio))
     if min(width, height) < STEP:
-        raise UserError(
-            f"an image of {picture[0]}x{picture[1]} is too narrow for a video of {area} pixels; cut it, or choose a larger size"
-        )
+        raise UserError(f"an image of {image[0]}x{image[1]} is too narrow for a video of {area} pixels; cut it, or choose a larger size")
     return width, height
 
 

@@ -29,8 +29,8 @@ def model_inputs(batch: Batch, task: Task) -> ModelInputs:
     channels = _tensor(batch, "latents_image") if task.start_image else None
     if task.control:
         control = _tensor(batch, "latents_control")
-        picture = torch.zeros_like(control) if channels is None else _given_frames(channels)
-        channels = torch.cat([control, picture], dim=1)
+        given = torch.zeros_like(control) if channels is None else _given_frames(channels)
+        channels = torch.cat([control, given], dim=1)
     image = None
     if task.start_image and task.image_encoder:
         image = _tensor(batch, "clip")

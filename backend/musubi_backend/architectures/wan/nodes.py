@@ -14,13 +14,13 @@ from .card import CARD
 from .geometry import PREFIXES, geometry_of
 
 _EXPERTS = CARD.expert_tasks
-_WITH_PICTURE = tuple(task.name for task in CARD.tasks if task.in_dim > CARD.latent_channels)
+_WITH_IMAGE = tuple(task.name for task in CARD.tasks if task.in_dim > CARD.latent_channels)
 _ONE_FRAME = tuple(task.name for task in CARD.tasks if task.start_image and not task.control)
 _CONTROL = tuple(task.name for task in CARD.tasks if task.control)
 
 _SOURCES = (
-    replace(START, tasks=_WITH_PICTURE),
-    replace(END, tasks=_WITH_PICTURE),
+    replace(START, tasks=_WITH_IMAGE),
+    replace(END, tasks=_WITH_IMAGE),
     replace(CONTROL_VIDEO, tasks=_CONTROL),
     replace(CONTROL_IMAGES, tasks=_ONE_FRAME),
     replace(CONTROL_MASKS, tasks=_ONE_FRAME),
@@ -94,7 +94,7 @@ NODES = FamilyNodes(
         Widget("attn_mode", "sdpa", advanced=True),
         Widget("vae_cache_cpu"),
         Shared.DEVICE,
-        Shared.PICTURES,
+        Shared.IMAGES,
         Widget("one_frame_inference", name="one_frame", tasks=_ONE_FRAME),
         Widget("guidance_scale_high_noise", off=-1.0, tasks=_EXPERTS),
         Widget("timestep_boundary", off=-1.0, tasks=_EXPERTS),

@@ -41,7 +41,7 @@ TEMPLATES = (
         {"task": "i2v-14B", "dit": "wan2.1_i2v_480p_14B_fp16.safetensors"},
         {**_CLIPS, "target_frames": "17"},
         _VIDEO,
-        picture=True,
+        image=True,
         title="Wan2.1 image to video",
         hints=("The first frame of each clip is its start image; the samples start from the image in *Video Input*.",),
     ),

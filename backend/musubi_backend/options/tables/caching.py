@@ -113,7 +113,7 @@ GROUPS = (
                 int,
                 minimum=1,
                 maximum=1_000_000,
-                unit="pictures",
+                unit="images",
                 advanced=True,
                 help="How many images --debug_mode console shows of each dataset, without waiting for a key. Default: all, one by one.",
             ),

@@ -42,7 +42,7 @@ NODES = FamilyNodes(
         Own("pattern", "COMBO", "How the dots lie", default="grid", choices=("grid", "ring")),
         Widget("seed", 0, maximum=2**32 - 1),
         Shared.LORAS,
-        Shared.PICTURES,
+        Shared.IMAGES,
         Shared.DEVICE,
     ),
     problems=_problems,

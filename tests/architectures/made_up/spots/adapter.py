@@ -59,7 +59,7 @@ class Controls:
     """The control images of a request, as they are cached."""
 
     def encode(self, request: SampleRequest) -> dict[str, Tensor]:
-        opened = [Image.open(path).convert("RGB").resize((request.width, request.height)) for path in request.pictures.controls]
+        opened = [Image.open(path).convert("RGB").resize((request.width, request.height)) for path in request.images.controls]
         return {control_name(index): shrunk(np.asarray(image)) for index, image in enumerate(opened)}
 
 
@@ -165,7 +165,7 @@ class Spots(UsualSampling):
         return velocity
 
     def fitted(self, request: SampleRequest, args: Namespace) -> SampleRequest:
-        if self.edits(args) and not request.pictures.controls:
+        if self.edits(args) and not request.images.controls:
             raise UserError("Spots that edit need --control_image_path")
         return request
 

@@ -10,20 +10,20 @@ from musubi_backend.architectures.wan.model import WanGeometry, WanTransformer
 from musubi_backend.layers.linear import Linear
 from musubi_backend.lora.delta import delta, merged, merged_bias, rows_of
 from musubi_backend.lora.expert_networks import ExpertNetworks
-from musubi_backend.lora.modules import LoKrAdapter, LoRAAdapter
+from musubi_backend.lora.modules import LoKr, LoRA
 from musubi_backend.lora.network import LoRANetwork, ranks_from_weights
 from torch import Tensor
 
 RANK, ALPHA = 4, 6.0
 
 
-def filled(bias: bool = True) -> tuple[Linear, LoRAAdapter]:
+def filled(bias: bool = True) -> tuple[Linear, LoRA]:
     torch.manual_seed(0)
-    linear, adapter = Linear(12, 20, bias=bias), LoRAAdapter(12, 20, RANK, ALPHA)
-    torch.nn.init.normal_(adapter.lora_up.weight)
-    linear.attach(adapter)
-    adapter.train()
-    return linear, adapter
+    linear, module = Linear(12, 20, bias=bias), LoRA(12, 20, RANK, ALPHA)
+    torch.nn.init.normal_(module.lora_up.weight)
+    linear.attach(module)
+    module.train()
+    return linear, module
 
 
 def added(linear: Linear, x: Tensor) -> Tensor:
@@ -32,17 +32,17 @@ def added(linear: Linear, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_what_is_added_is_alpha_by_rank_times_up_times_down(bias: bool) -> None:
-    linear, adapter = filled(bias)
+    linear, module = filled(bias)
     x = torch.randn(3, 5, 12)
-    by_hand = ALPHA / RANK * (x @ adapter.lora_down.weight.T @ adapter.lora_up.weight.T)
+    by_hand = ALPHA / RANK * (x @ module.lora_down.weight.T @ module.lora_up.weight.T)
     torch.testing.assert_close(added(linear, x), by_hand, rtol=1e-4, atol=1e-5)
 
 
 def test_rank_dropout_drops_ranks_of_each_sample_and_scales_the_others_up() -> None:
-    linear, adapter = filled()
-    adapter.rank_dropout = 0.75
+    linear, module = filled()
+    module.rank_dropout = 0.75
     x = torch.randn(64, 3, 12)
-    per_rank = torch.einsum("bti,ri,or->btor", x, adapter.lora_down.weight, adapter.lora_up.weight) * (ALPHA / RANK)
+    per_rank = torch.einsum("bti,ri,or->btor", x, module.lora_down.weight, module.lora_up.weight) * (ALPHA / RANK)
     got = added(linear, x).flatten(1)
     # which ranks each sample kept, solved from what was added; kept ones count fourfold
     kept = torch.stack([torch.linalg.lstsq(one.flatten(0, 1), out).solution for one, out in zip(per_rank, got, strict=True)])
@@ -51,40 +51,40 @@ def test_rank_dropout_drops_ranks_of_each_sample_and_scales_the_others_up() -> N
 
 
 def test_dropout_drops_single_activations_and_scales_the_others_up() -> None:
-    _, adapter = filled()
-    adapter.dropout = 0.5
-    hidden, factor = adapter.hidden(x := torch.randn(200, 12))
-    ratio = hidden / (x @ adapter.lora_down.weight.T)
+    _, module = filled()
+    module.dropout = 0.5
+    hidden, factor = module.hidden(x := torch.randn(200, 12))
+    ratio = hidden / (x @ module.lora_down.weight.T)
     assert torch.isclose(ratio, ratio.round(), atol=1e-3).all() and set(ratio.round().unique().tolist()) == {0.0, 2.0}
     assert 0.4 < float((ratio > 1).float().mean()) < 0.6 and factor == ALPHA / RANK
-    adapter.eval()
-    torch.testing.assert_close(adapter.hidden(x)[0], x @ adapter.lora_down.weight.T)
+    module.eval()
+    torch.testing.assert_close(module.hidden(x)[0], x @ module.lora_down.weight.T)
 
 
 def test_the_alpha_of_a_loaded_file_sets_the_scale_and_0_means_the_rank() -> None:
-    linear, adapter = filled()
+    linear, module = filled()
     x = torch.randn(2, 12)
     before = added(linear, x)
-    adapter.load_state_dict({**adapter.state_dict(), "alpha": torch.tensor(-3.0)})
+    module.load_state_dict({**module.state_dict(), "alpha": torch.tensor(-3.0)})
     torch.testing.assert_close(added(linear, x), before * (-3.0 / ALPHA), rtol=1e-4, atol=1e-5)
-    assert LoRAAdapter(12, 20, RANK, 0).scale == 1 and LoRAAdapter(12, 20, RANK, 0).alpha.item() == RANK
+    assert LoRA(12, 20, RANK, 0).scale == 1 and LoRA(12, 20, RANK, 0).alpha.item() == RANK
 
 
 def test_a_whole_lokr_has_scale_1_whatever_its_alpha() -> None:
-    assert LoKrAdapter(16, 16, 2, 1.0).whole and not LoKrAdapter(16, 16, 1, 1.0).whole
-    adapter = LoKrAdapter(16, 16, 2, 1.0)
-    adapter.load_state_dict({**adapter.state_dict(), "alpha": torch.tensor(8.0)})
-    assert adapter.scale == 1
+    assert LoKr(16, 16, 2, 1.0).whole and not LoKr(16, 16, 1, 1.0).whole
+    module = LoKr(16, 16, 2, 1.0)
+    module.load_state_dict({**module.state_dict(), "alpha": torch.tensor(8.0)})
+    assert module.scale == 1
 
 
 def test_norm_and_shrinking_are_of_the_scaled_delta() -> None:
-    _, adapter = filled()
-    whole = delta(dict(adapter.state_dict())).clone()
-    torch.testing.assert_close(whole, ALPHA / RANK * (adapter.lora_up.weight @ adapter.lora_down.weight))
-    assert adapter.delta_norm().item() == pytest.approx(whole.norm().item(), rel=1e-5)
+    _, module = filled()
+    whole = delta(dict(module.state_dict())).clone()
+    torch.testing.assert_close(whole, ALPHA / RANK * (module.lora_up.weight @ module.lora_down.weight))
+    assert module.delta_norm().item() == pytest.approx(whole.norm().item(), rel=1e-5)
     with torch.no_grad():
-        adapter.shrink(0.3)
-    torch.testing.assert_close(delta(dict(adapter.state_dict())), 0.3 * whole)
+        module.shrink(0.3)
+    torch.testing.assert_close(delta(dict(module.state_dict())), 0.3 * whole)
 
 
 def network(**more: object) -> LoRANetwork:
@@ -116,11 +116,11 @@ def test_only_norms_above_the_limit_are_brought_down_to_it() -> None:
     lora = network(rank=2, network_args=["exclude_patterns=['.*']", "include_patterns=[r'.*ffn.*']"])
     wanted = [3.0, 0.2]
     with torch.no_grad():
-        for adapter, norm in zip(lora.adapters(), wanted, strict=True):
-            adapter.lora_up.weight.normal_()
-            adapter.shrink(norm / adapter.delta_norm().item())
+        for module, norm in zip(lora.lora_modules(), wanted, strict=True):
+            module.lora_up.weight.normal_()
+            module.shrink(norm / module.delta_norm().item())
     report = lora.apply_max_norm(1.0)
-    assert [adapter.delta_norm().item() for adapter in lora.adapters()] == pytest.approx([1.0, 0.2], rel=1e-4)
+    assert [module.delta_norm().item() for module in lora.lora_modules()] == pytest.approx([1.0, 0.2], rel=1e-4)
     assert report.keys_scaled == 1 and (report.mean_norm, report.max_norm) == pytest.approx((0.6, 1.0), rel=1e-4)
     pair = ExpertNetworks({"low": lora, "high": network(rank=2)})
     both = pair.apply_max_norm(0.5)

@@ -41,7 +41,7 @@ def newest_job(place: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_pictures_of_the_graph_reach_the_backend_as_files_and_paths_are_made_whole(place: Path) -> None:
+def test_images_of_the_graph_reach_the_backend_as_files_and_paths_are_made_whole(place: Path) -> None:
     result = generate(place, "flf2v-14B", {"start_image": ["2", 0], "end_image_path": "end.png"})
     assert result.returncode == 2 and "end.png does not exist" in result.stderr, "paths are looked at before anything runs"
     import numpy as np
@@ -79,7 +79,7 @@ def test_a_control_video_of_the_graph_is_followed(place: Path) -> None:
         ("t2v-1.3B", {"high_lora_1": "musubi_tuner/a.safetensors"}, "task t2v-1.3B has none"),
     ],
 )
-def test_what_does_not_go_with_the_task_is_refused_in_words(
+def test_what_does_not_go_with_the_task_is_rejected_in_words(
     part: Any, tmp_path: Path, task: str, inputs: dict[str, Any], words: str
 ) -> None:
     node = part("nodes.catalog").BY_NAME["WanVideoGenerator"]()
@@ -88,7 +88,7 @@ def test_what_does_not_go_with_the_task_is_refused_in_words(
         node.check_task({"architecture": "wan", "task": task}, given)
 
 
-def test_one_frame_needs_its_control_pictures_only(part: Any) -> None:
+def test_one_frame_needs_its_control_images_only(part: Any) -> None:
     node = part("nodes.catalog").BY_NAME["WanVideoGenerator"]()
     inputs = {"models": {}, "prompt": "x", "control_images": ["2", 0], "one_frame": "target_index=1,control_index=0"}
     node.check_task({"architecture": "wan", "task": "i2v-14B"}, part("nodes.spec").complete(node.spec, inputs))
@@ -106,7 +106,7 @@ def test_one_frame_needs_its_control_pictures_only(part: Any) -> None:
         ("HunyuanVideoGenerator", {"dit_in_channels": 32}, {"start_image": "a", "source_video": "b"}, "exclude each other"),
     ],
 )
-def test_what_does_not_go_with_the_model_is_refused_in_words(
+def test_what_does_not_go_with_the_model_is_rejected_in_words(
     part: Any, name: str, models: dict[str, Any], inputs: dict[str, Any], words: str
 ) -> None:
     node = part("nodes.catalog").BY_NAME[name]()
@@ -117,38 +117,38 @@ def test_what_does_not_go_with_the_model_is_refused_in_words(
 
 def test_socket_and_path_exclude_each_other_and_paths_are_guarded(part: Any, tmp_path: Path) -> None:
     host = part("headless.terminal").TerminalHost(tmp_path)
-    pictures, error = part("nodes.media_inputs"), part("backend.musubi_backend.errors").UserError
+    images, error = part("nodes.media_inputs"), part("backend.musubi_backend.errors").UserError
     widgets = part("backend.musubi_backend.architectures.widgets")
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(error, match="use one of them"):
-        pictures.values(host, [widgets.START], {"start_image": str(tmp_path / "a.png"), "start_image_path": "a.png"}, tmp_path)
+        images.values(host, [widgets.START], {"start_image": str(tmp_path / "a.png"), "start_image_path": "a.png"}, tmp_path)
     for path in ("/etc/passwd", "../../etc/passwd"):
-        (problem,) = pictures.problems(host, [widgets.START], {"start_image_path": path})
+        (problem,) = images.problems(host, [widgets.START], {"start_image_path": path})
         assert problem.input == "start_image_path" and "outside the folders" in problem.text
-    several = pictures.values(host, [widgets.CONTROL_IMAGES], {"control_image_paths": "a.png\n\na.png\n"}, tmp_path)
+    several = images.values(host, [widgets.CONTROL_IMAGES], {"control_image_paths": "a.png\n\na.png\n"}, tmp_path)
     assert several == {"control_image_path": [str(tmp_path / "a.png")] * 2}
 
 
-def test_pictures_of_samples_keep_their_name_while_they_are_the_same(part: Any, tmp_path: Path) -> None:
+def test_images_of_samples_keep_their_name_while_they_are_the_same(part: Any, tmp_path: Path) -> None:
     import numpy as np
 
-    host, pictures = part("headless.terminal").TerminalHost(tmp_path), part("nodes.media_inputs")
+    host, images = part("headless.terminal").TerminalHost(tmp_path), part("nodes.media_inputs")
     widgets = part("backend.musubi_backend.architectures.widgets")
-    frame = host.pictures([np.full((8, 8, 3), 7, np.uint8)], host.temp_dir / "a")
-    again = host.pictures([np.full((8, 8, 3), 7, np.uint8)], host.temp_dir / "b")
-    other = host.pictures([np.full((8, 8, 3), 8, np.uint8)], host.temp_dir / "c")
-    names = [pictures.kept(host, [widgets.START], {"start_image": image})["image_path"] for image in (frame, again, other)]
+    frame = host.images([np.full((8, 8, 3), 7, np.uint8)], host.temp_dir / "a")
+    again = host.images([np.full((8, 8, 3), 7, np.uint8)], host.temp_dir / "b")
+    other = host.images([np.full((8, 8, 3), 8, np.uint8)], host.temp_dir / "c")
+    names = [images.kept(host, [widgets.START], {"start_image": image})["image_path"] for image in (frame, again, other)]
     assert names[0] == names[1] != names[2]
     assert all(Path(name).parent == tmp_path / "pictures" and Path(name).is_file() for name in names)
 
 
-def test_pictures_of_single_sections(part: Any, tmp_path: Path) -> None:
+def test_images_of_single_sections(part: Any, tmp_path: Path) -> None:
     host, node = part("headless.terminal").TerminalHost(tmp_path), part("nodes.catalog").BY_NAME["FramePackVideoGenerator"]()
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(b"")
 
     def resolved(**inputs: Any) -> Any:
-        return node.pictures(host, part("nodes.spec").complete(node.spec, {"models": {}, "prompt": "x", **inputs}), tmp_path)
+        return node.images(host, part("nodes.spec").complete(node.spec, {"models": {}, "prompt": "x", **inputs}), tmp_path)
 
     first, second = str(tmp_path / "a.png"), str(tmp_path / "b.png")
     assert resolved(start_image_path="a.png") == {"image_path": first}
