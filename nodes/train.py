@@ -200,9 +200,7 @@ class LoRATrainer(Node):
         folder = host.home / "jobs" / job
         host.show_job(job)
         value = {"folder": str(folder), "run": str(run.path), "curve": str(run.path / "loss.svg")}
-        text = (
-            f"{run.name} {waits} in the background: it continues when ComfyUI is closed. Queue this again for the LoRA when it is trained"
-        )
+        text = f"{run.name} {waits} in the background and continues when ComfyUI is closed. Queue again for the LoRA when it is trained"
         nothing = host.not_yet(f"{run.name} is still being trained in the background")
         wanted = [listed(wanted_place(host.loras_dir(), f"{run.name}{ending}")) for ending in run.endings]
         host.progress(0, 1, f"{text} ({wanted[0]})")
