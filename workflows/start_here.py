@@ -14,39 +14,41 @@ _NAMESPACE = uuid.UUID("6f0d4c1e-4a0b-5a7e-9d55-6d7573756269")
 _INPUTS, _OUTPUTS, _HOST = -10, -20, 1
 
 NOTE = """## What it does
-Trains a Wan2.1 LoRA on your clips or images. The arrow at the corner of the node opens it: inside are the real nodes with all settings.
+Trains a {title} LoRA on your clips or images. The arrow at the corner of the node opens it: inside are the real nodes with all settings.
 
 1. **Clips.** *Upload clips…* on the node, or a folder in ComfyUI's `input`. 10 to 30 clips of 2 to 5 seconds. \
 `dog.txt` next to `dog.mp4` is its caption; the upload can write one with your trigger word.
-2. **Model.** The three files below. With the 14B file choose task `t2v-14B`.
+2. **Model.** The three files below. With a larger file choose its task.
 3. **Queue.** The LoRA comes into `loras/musubi_tuner`. *Cancel* saves the state; queueing again continues.
 """
 
-# (node, widget, what it is called outside)
-_SHOWN = (
-    ("DatasetConfig", "path", "clips folder"),
-    ("WanModelPaths", "task", "task"),
-    ("WanModelPaths", "dit", "model"),
-    ("SamplingConfig", "sample_prompts", "sample prompt"),
-    ("LoRATrainingConfig", "max_train_steps", "steps"),
-    ("LoRATrainingConfig", "fp8_base", "less memory: fp8"),
-    ("LoRATrainingConfig", "blocks_to_swap", "less memory: blocks in RAM"),
-    ("WanLoRATrainer", "output_name", "output name"),
-)
+
+def _shown(model: Model) -> tuple[tuple[str, str, str], ...]:
+    """(node, widget, what it is called outside)"""
+    return (
+        ("DatasetConfig", "path", "clips folder"),
+        (model.paths, "task", "task"),
+        (model.paths, "dit", "model"),
+        ("SamplingConfig", "sample_prompts", "sample prompt"),
+        ("LoRATrainingConfig", "max_train_steps", "steps"),
+        ("LoRATrainingConfig", "fp8_base", "less memory: fp8"),
+        ("LoRATrainingConfig", "blocks_to_swap", "less memory: blocks in RAM"),
+        (model.trainer, "output_name", "output name"),
+    )
 
 
 def start_here(model: Model, specs: Mapping[str, Any], *, app: bool) -> dict[str, Any]:
     """The workflow. app: it opens in ComfyUI's app mode, a form without nodes."""
     inside = build(training(model), specs, first=_HOST + 2)
     names = {node["type"].split("_", 1)[-1]: node for node in inside["nodes"]}
-    definition, host = _definition(inside), _host()
-    for node, widget, label in _SHOWN:
+    definition, host, shown = _definition(inside, model.card.title), _host(), _shown(model)
+    for node, widget, label in shown:
         _expose(definition, host, names[node], specs[node], widget, label)
     trainer = names[model.trainer]
     _give(definition, host, trainer, specs[model.trainer].outputs[0])
     files = "".join(f"\n* `models/{folder}/{file}`" for file, (_, folder) in model.downloads.items())
-    note = note_node(2, f"{NOTE}\n## Files{files}", [WIDTH + 2 * GUTTER + 100, 0])
-    form = {"inputs": [[str(_HOST), widget] for _, widget, _ in _SHOWN], "outputs": [f"{_HOST}:{trainer['id']}"]}
+    note = note_node(2, f"{NOTE.format(title=model.card.title)}\n## Files{files}", [WIDTH + 2 * GUTTER + 100, 0])
+    form = {"inputs": [[str(_HOST), widget] for _, widget, _ in shown], "outputs": [f"{_HOST}:{trainer['id']}"]}
     return {
         "last_node_id": inside["last_node_id"],
         "last_link_id": 0,
@@ -64,7 +66,7 @@ def _id(name: str) -> str:
     return str(uuid.uuid5(_NAMESPACE, name))
 
 
-def _definition(inside: Mapping[str, Any]) -> dict[str, Any]:
+def _definition(inside: Mapping[str, Any], title: str) -> dict[str, Any]:
     """The nodes of a workflow as a subgraph that shows nothing yet."""
     right = max(group["bounding"][0] + group["bounding"][2] for group in inside["groups"])
     keys = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
@@ -92,7 +94,7 @@ def _definition(inside: Mapping[str, Any]) -> dict[str, Any]:
         "reroutes": inside["extra"].get("reroutes", []),
         "extra": {"workflowRendererVersion": "LG"},
         "category": "MusubiTuner",
-        "description": "Trains a Wan2.1 LoRA on a folder of clips or images.",
+        "description": f"Trains a {title} LoRA on a folder of clips or images.",
     }
 
 

@@ -45,7 +45,7 @@ def during(work: str) -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError) as error:
         if out_of_memory(error):
-            error.__notes__ = [*getattr(error, "__notes__", []), work]
+            vars(error)["__notes__"] = [*getattr(error, "__notes__", []), work]
         raise
 
 

@@ -20,6 +20,7 @@ class DiskHost:
     """A host on real folders."""
 
     def __init__(self, root: Path) -> None:
+        self.warnings: list[str] = []
         self.home, self.input_dir, self.output_dir, self.temp_dir = (root / name for name in ("home", "input", "output", "temp"))
         self.warnings: list[str] = []
         for folder in (self.home, self.input_dir, self.output_dir, self.temp_dir):

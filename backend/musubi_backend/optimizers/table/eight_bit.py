@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..entry import Entry, betas, number, whole
+from ..entry import Argument, Entry, betas, number, whole
 
 _EPS = number("eps", 1e-8, 0, 1, "Added below the fraction, so that nothing is divided by 0.")
 _DECAY = number("weight_decay", 0.01, 0, 10, "How much weights are pulled towards 0 in each step, times the learning rate.")
@@ -14,7 +14,7 @@ _MIX = (betas(0.9, 0.999, 0.9999), number("alpha", 5.0, 0, 100, "Weight of the s
 _PAGED = " Its state moves to system RAM when the GPU is full."
 
 
-def _entry(name: str, help: str, source: str, state: float, arguments: tuple, rate: float = 2e-4) -> Entry:  # type: ignore[type-arg]
+def _entry(name: str, help: str, source: str, state: float, arguments: tuple[Argument, ...], rate: float = 2e-4) -> Entry:
     return Entry(
         name, "8-bit", f"bitsandbytes.optim:{name}", help, source, state, needs="bitsandbytes", extra="optimizers",
         learning_rate=rate, rate=f"about {rate:g} for a LoRA", arguments=arguments,
