@@ -73,8 +73,8 @@ def add_routes(routes: Any, host: Callable[[], Host]) -> None:
             return web.json_response({"error": str(error)}, status=400)
         installed = settings.interpreter is not None and settings.interpreter.is_file()
         command = f'"{sys.executable}" "{configuration.PACK_ROOT / "install.py"}"'
-        told = {"home": str(settings.home), "engine": settings.engine, "installed": installed, "command": command}
-        return web.json_response(told)
+        answer = {"home": str(settings.home), "engine": settings.engine, "installed": installed, "command": command}
+        return web.json_response(answer)
 
     @routes.post("/musubi_tuner/allowed_folders")
     async def allow_folders(request: Any) -> Any:

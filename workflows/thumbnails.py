@@ -1,6 +1,6 @@
-"""Draws the pictures that ComfyUI shows in its list of templates: `python workflows/thumbnails.py`, with the environment's python.
+"""Draws the images that ComfyUI shows in its list of templates: `python workflows/thumbnails.py`, with the environment's python.
 
-ComfyUI looks for `<name>.jpg` next to `<name>.json`. A picture is the workflow from far away, under its title.
+ComfyUI looks for `<name>.jpg` next to `<name>.json`. An image is the workflow from far away, under its title.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def title(name: str, models: Mapping[str, str]) -> str:
 
 
 def draw(words: str, workflow: dict[str, Any]) -> Image.Image:
-    """The picture of a workflow under its title; of one with a subgraph, what is folded into it."""
-    picture = Image.new("RGB", SIZE, GROUND)
-    pen = ImageDraw.Draw(picture)
+    """The image of a workflow under its title; of one with a subgraph, what is folded into it."""
+    image = Image.new("RGB", SIZE, GROUND)
+    pen = ImageDraw.Draw(image)
     folded = (workflow.get("definitions") or {}).get("subgraphs")
     graph = folded[0] if folded else workflow
     nodes = [node for node in graph["nodes"] if node["type"] != "MarkdownNote"]
@@ -60,7 +60,7 @@ def draw(words: str, workflow: dict[str, Any]) -> Image.Image:
     while pen.textlength(words, font=ImageFont.load_default(size)) > SIZE[0] - 2 * MARGIN:
         size -= 1
     pen.text((SIZE[0] / 2, HEADER / 2), words, fill=INK, font=ImageFont.load_default(size), anchor="mm")
-    return picture
+    return image
 
 
 def _mixed(colour: str) -> tuple[int, ...]:
@@ -76,8 +76,8 @@ def main() -> None:
     templates = importlib.import_module(f"{architectures.__name__}.templates")
     models = {one.name: one.title or card.title for card in architectures.cards().values() for one in templates.templates_of(card)}
     for path in sorted(HERE.glob("*.json")):
-        picture = draw(title(path.stem, models), json.loads(path.read_text(encoding="utf-8")))
-        picture.save(path.with_name(f"{path.stem}.jpg"), quality=82, optimize=True)
+        image = draw(title(path.stem, models), json.loads(path.read_text(encoding="utf-8")))
+        image.save(path.with_name(f"{path.stem}.jpg"), quality=82, optimize=True)
 
 
 if __name__ == "__main__":

@@ -84,8 +84,8 @@ def test_a_log_of_any_length_is_listed_by_its_two_ends(part: Any, job: Write, in
     assert (read["first_step"], read["step"], read["loss"], read["text"]) == (3, 5000, 0.5, "finished at step 5000")
     bars = lines(*(events.Progress(done, 900, "Sampling") for done in range(900)))
     me = psutil.Process()
-    told = folder.metrics.read_text() + bars
-    samples = index.job(job("sampling", told, pid=me.pid, created=me.create_time()).id)
+    said = folder.metrics.read_text() + bars
+    samples = index.job(job("sampling", said, pid=me.pid, created=me.create_time()).id)
     assert len(bars) > module._TAIL and (samples["step"], samples["loss"]) == (5000, 0.5), "bars hide no step"
 
 

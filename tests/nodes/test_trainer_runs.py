@@ -318,16 +318,16 @@ def test_a_result_shows_its_warnings_below_it_and_not_more_than_can_be_read(part
 def test_what_a_widget_has_by_itself_and_does_not_act_is_not_passed_on(bench: Any) -> None:
     """Nobody asked for it, so nothing is to be said of it; what somebody changed is passed on, and said."""
 
-    def told(**changes: Any) -> set[str]:
+    def reported(**changes: Any) -> set[str]:
         bench.train(**changes)
         return {word.partition("=")[0] for word in bench.calls[-1] if word.startswith("--")} & {
             "--discrete_flow_shift",
             "--save_last_n_steps_state",
         }
 
-    assert told() == {"--discrete_flow_shift", "--save_last_n_steps_state"}
-    assert told(sampling_timestep_sampling="uniform", config_save_every_n_steps=0) == set()
-    assert told(sampling_timestep_sampling="uniform", sampling_discrete_flow_shift=5.0) == {
+    assert reported() == {"--discrete_flow_shift", "--save_last_n_steps_state"}
+    assert reported(sampling_timestep_sampling="uniform", config_save_every_n_steps=0) == set()
+    assert reported(sampling_timestep_sampling="uniform", sampling_discrete_flow_shift=5.0) == {
         "--discrete_flow_shift",
         "--save_last_n_steps_state",
     }
