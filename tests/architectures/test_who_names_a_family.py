@@ -18,7 +18,6 @@ EXCEPTIONS = {
     "backend/musubi_backend/encoders/": "VAEs and text encoders are called after the model they were made for; several families share them",
     "backend/musubi_backend/demo/": "tiny encoders, likewise",
     "backend/musubi_backend/inference/samplers.py": "a schedule is called after the paper or model it comes from",
-    "workflows/start_here.py": "what newcomers train first is one family, named in the words they read",
     "backend/musubi_backend/options/tables/unsupported_tools.py": "names of musubi-tuner's tools",
 }
 
