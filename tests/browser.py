@@ -59,6 +59,13 @@ class Browser:
         actions = {"actions": [{"type": "key", "id": "keyboard", "actions": press}]}
         self._call("POST", f"/session/{self.session}/actions", actions)
 
+    def busy(self) -> float:
+        """CPU seconds that the page's main thread has worked since this was asked first."""
+        command = f"/session/{self.session}/goog/cdp/execute"
+        self._call("POST", command, {"cmd": "Performance.enable", "params": {"timeDomain": "threadTicks"}})
+        metrics = self._call("POST", command, {"cmd": "Performance.getMetrics", "params": {}})["metrics"]
+        return float(next(one["value"] for one in metrics if one["name"] == "TaskDuration"))
+
     def image(self) -> bytes:
         """What is seen, as a PNG."""
         return base64.b64decode(self._call("GET", f"/session/{self.session}/screenshot"))
