@@ -1,18 +1,18 @@
 // @ts-check
 // On the node of a training: its curve as it grows, and its last sample, labelled. It is read from the server, so that it is there again after
 // a reload; which job it is lies in the workflow.
-import { app } from "../../scripts/app.js";
-import { api } from "../../scripts/api.js";
-import { Chart } from "./trainings/chart.js";
-import { joined } from "./trainings/curves.js";
-import { addStylesheet, button, element, setText } from "./trainings/element.js";
-import { media } from "./trainings/gallery.js";
-import { badge, line } from "./trainings/list.js";
-import { Pieces } from "./trainings/pieces.js";
-import { detail, jobs } from "./trainings/server.js";
-import { steadily } from "./trainings/steadily.js";
-import { count, loadWords, say } from "./trainings/words.js";
-import { openTraining } from "./trainings.js";
+import { app } from "../../../scripts/app.js";
+import { api } from "../../../scripts/api.js";
+import { Chart } from "./chart.js";
+import { joined } from "./curves.js";
+import { addStylesheet, button, element, setText } from "./element.js";
+import { media } from "./gallery.js";
+import { badge, line } from "./list.js";
+import { Pieces } from "./pieces.js";
+import { detail, jobs } from "./server.js";
+import { steadily } from "./steadily.js";
+import { count, loadWords, say } from "./words.js";
+import { openTraining } from "./tab.js";
 
 const BEGUN = "musubi_tuner.node"; // message: a node's job has begun
 const PROPERTY = "musubi_job";
@@ -74,7 +74,7 @@ class Panel {
     this._showSample(job);
   }
 
-  /** @param {import("./trainings/server.js").Detail} job */
+  /** @param {import("./server.js").Detail} job */
   _showSample(job) {
     const last = job.samples.filter((sample) => sample.url).reduce((/** @type {any} */ newest, sample) => (!newest || sample.step > newest.step ? sample : newest), null);
     const shown = last ? `${last.step} ${last.url}` : "";
@@ -128,8 +128,8 @@ const trains = (/** @type {any} */ node) => /^MusubiTuner_\w*LoRATrainer$/.test(
 app.registerExtension({
   name: "MusubiTuner.TrainingNode",
   setup() {
-    addStylesheet(new URL("./trainings/style.css", import.meta.url).href);
-    addStylesheet(new URL("./vendor/uplot.css", import.meta.url).href);
+    addStylesheet(new URL("./style.css", import.meta.url).href);
+    addStylesheet(new URL("../vendor/uplot.css", import.meta.url).href);
     api.addEventListener(/** @type {any} */ (BEGUN), (/** @type {any} */ { detail: { node, job } }) => {
       const found = nodeOf(node);
       if (found && trains(found)) follow(found, job);

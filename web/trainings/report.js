@@ -1,9 +1,9 @@
 // @ts-check
 // On a node whose result is a long text: all of it, to scroll, to copy, and to read in a large window.
-import { app } from "../../scripts/app.js";
-import { copied } from "./trainings/actions.js";
-import { addStylesheet, button, element } from "./trainings/element.js";
-import { loadWords, say } from "./trainings/words.js";
+import { app } from "../../../scripts/app.js";
+import { copied } from "./actions.js";
+import { addStylesheet, button, element } from "./element.js";
+import { loadWords, say } from "./words.js";
 
 const LEAST = 220;
 const WIDTH = 420; // of a node with a report, where it was narrower
@@ -40,7 +40,7 @@ async function show(node, { text, line }) {
 app.registerExtension({
   name: "MusubiTuner.Report",
   setup() {
-    addStylesheet(new URL("./trainings/style.css", import.meta.url).href);
+    addStylesheet(new URL("./style.css", import.meta.url).href);
   },
   nodeCreated(/** @type {any} */ node) {
     if (!String(node.comfyClass ?? node.type).startsWith("MusubiTuner_")) return;

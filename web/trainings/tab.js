@@ -1,11 +1,11 @@
 // @ts-check
 // The sidebar tab "Trainings": the list, or one training, in the sidebar or in a window as large as the page.
-import { app } from "../../scripts/app.js";
-import { DetailView } from "./trainings/detail.js";
-import { addStylesheet, button, element, keepKeys, setText } from "./trainings/element.js";
-import { List } from "./trainings/list.js";
-import { jobs } from "./trainings/server.js";
-import { loadWords, say } from "./trainings/words.js";
+import { app } from "../../../scripts/app.js";
+import { DetailView } from "./detail.js";
+import { addStylesheet, button, element, keepKeys, setText } from "./element.js";
+import { List } from "./list.js";
+import { jobs } from "./server.js";
+import { loadWords, say } from "./words.js";
 
 export const TAB = "musubi-tuner-trainings";
 
@@ -95,8 +95,8 @@ export async function openTraining(id) {
 app.registerExtension({
   name: "MusubiTuner.Trainings",
   async setup() {
-    addStylesheet(new URL("./trainings/style.css", import.meta.url).href);
-    addStylesheet(new URL("./vendor/uplot.css", import.meta.url).href);
+    addStylesheet(new URL("./style.css", import.meta.url).href);
+    addStylesheet(new URL("../vendor/uplot.css", import.meta.url).href);
     await loadWords();
     app.extensionManager.registerSidebarTab({
       id: TAB,
