@@ -165,7 +165,7 @@ class BatchProcessor(Node):
             except BaseException:  # each host has its own interrupt
                 for share, (folder, _) in zip(shares, jobs, strict=True):
                     _take(share, results(folder.path / "results"))
-                _keep_finished(host, prompts, prefix)
+                _keep_finished(host, prompts, prefix, card.makes)
                 raise
             for share, job in zip(shares, ended, strict=True):
                 _settle(tool, share, job)
@@ -323,12 +323,14 @@ def _take(share: Sequence[Prompt], made: list[Path]) -> None:
             made.remove(files[0])
 
 
-def _keep_finished(host: Host, prompts: Sequence[Prompt], prefix: Path) -> None:
+def _keep_finished(host: Host, prompts: Sequence[Prompt], prefix: Path, makes: str) -> None:
     """What was made before a stop goes to the output folder too, and is said."""
     finished = [prompt for prompt in prompts if prompt.result is not None]
     if finished:
-        paths = _publish(host, finished, prefix).values[1]
-        host.progress(1, 1, f"stopped; {len(paths)} of {len(prompts)} prompts made a video: {', '.join(Path(path).name for path in paths)}")
+        paths = _publish(host, finished, prefix, makes).values[1]
+        host.progress(
+            1, 1, f"stopped; {len(paths)} of {len(prompts)} prompts made {_ONE[makes]}: {', '.join(Path(path).name for path in paths)}"
+        )
 
 
 def _problems(job: Job) -> dict[int, str]:

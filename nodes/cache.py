@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def caching_values(spec: NodeSpec, verb: str, inputs: dict[str, Any]) -> dict[st
     return {"dataset_config": dataset["toml"], **files, **{name: value for name, value in follows.items() if name in known}, **chosen}
 
 
-def is_one_frame(dataset: dict[str, Any]) -> bool:
+def is_one_frame(dataset: Mapping[str, Any]) -> bool:
     """True for a dataset that trains one frame from control images: it says at which indices they are."""
     return any(name.startswith("fp_1f_") for entry in dataset["datasets"] for name in entry)
 

@@ -14,7 +14,7 @@ from browser import Browser
 
 from .test_comfyui import Server, started
 
-pytestmark = [pytest.mark.comfyui, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.comfyui, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def workflow(part: Any, home: Path, images: Path) -> dict[str, Any]:
