@@ -40,8 +40,9 @@ class Training:
 
     def longer(self, values: dict[str, Any]) -> Training:
         """The same with other values of what its length follows from."""
-        named = {one: {name: values.get(name) for name in getattr(self, one)} for one in ("results", "lengths")}
-        return replace(self.from_newest(), values=values, **named)
+        results = {name: values.get(name) for name in self.results}
+        lengths = {name: values.get(name) for name in self.lengths}
+        return replace(self.from_newest(), values=values, results=results, lengths=lengths)
 
 
 @dataclass(frozen=True)

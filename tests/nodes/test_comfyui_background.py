@@ -4,6 +4,7 @@ COMFYUI_PATH."""
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,16 @@ def until(condition: Callable[[], Any]) -> Any:
     return found
 
 
+def keepers(base: Path) -> list[psutil.Process]:
+    """Those of homes below a folder."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if any(word.endswith("keep.py") for word in words) and words[-1].startswith(str(base)):
+            found.append(process)
+    return found
+
+
 def post(server: Server, path: str, body: dict[str, Any]) -> tuple[int, Any]:
     import aiohttp
 
@@ -37,10 +48,14 @@ def post(server: Server, path: str, body: dict[str, Any]) -> tuple[int, Any]:
 
 
 def test_a_training_outlives_comfyui_and_the_next_one_stops_it(
-    comfyui_path: Path, comfyui_python: Path, tmp_path: Path, quickstart: Any
+    comfyui_path: Path, comfyui_python: Path, tmp_path: Path, quickstart: Any, request: pytest.FixtureRequest
 ) -> None:
     prompt = quickstart(LoRATrainingConfig={"max_train_steps": 100_000}, WanLoRATrainer={"run": "in the background", "output_name": "far"})
+    request.addfinalizer(lambda: [process.kill() for process in keepers(tmp_path)])  # what it trains saves and stops then
     with started(comfyui_path, comfyui_python, tmp_path, "pack") as first:
+        settings = json.loads((first.home / "config.json").read_text())
+        # the generations of this workflow go ahead, next to the training
+        (first.home / "config.json").write_text(json.dumps({**settings, "queue": {"generation": "go_ahead"}}))
 
         def job() -> Any:
             trainings = asyncio.run(first.get("/musubi_tuner/jobs?kind=training"))["jobs"]
