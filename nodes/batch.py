@@ -344,7 +344,7 @@ def _publish(host: Host, prompts: Sequence[Prompt], prefix: Path, makes: str) ->
     report, paths = [], []
     for prompt in prompts:
         if prompt.result is not None:
-            target = next_path(prefix, prompt.result.suffix.removeprefix("."))
+            target = next_path(prefix, prompt.result.suffix)
             try:
                 with replacing(target) as part:
                     shutil.copyfile(prompt.result, part)

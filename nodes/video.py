@@ -153,7 +153,7 @@ class VideoOutput(Node):
 
     async def run(self, host: Host, **inputs: Any) -> Result:
         source = host.video_file(inputs["video"])
-        target = next_path(output_prefix(host, inputs["filename_prefix"]), inputs["format"])
+        target = next_path(output_prefix(host, inputs["filename_prefix"]), "" if inputs["format"] == "png" else f".{inputs['format']}")
         _being_written.add(target)  # other nodes run while the converter does
         try:
             return await self._save(host, source, target, inputs)
@@ -200,12 +200,12 @@ def output_prefix(host: Host, text: str) -> Path:
     return path
 
 
-def next_path(prefix: Path, kind: str) -> Path:
-    """The first free number after the prefix; png gets a folder."""
+def next_path(prefix: Path, ending: str) -> Path:
+    """The first free number after the prefix, with an ending such as ".mp4"; a folder has none."""
     number = 1
     while True:
         stem = f"{prefix.name}_{number:05d}"
-        path = prefix.parent / (stem if kind == "png" else f"{stem}.{kind}")
+        path = prefix.parent / f"{stem}{ending}"
         if path not in _being_written and not path.exists() and not _single(path).exists():
             return path
         number += 1

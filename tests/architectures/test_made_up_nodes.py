@@ -50,6 +50,9 @@ def test_a_family_shows_what_its_folder_lists_and_what_all_have(part: Any) -> No
     generator = [entry.name for entry in nodes["DotsVideoGenerator"].spec.inputs]
     assert generator[:7] == ["models", "prompt", "width", "height", "video_length", "pattern", "seed"]
     assert generator[-3:] == ["start_image_path", "start_image", "device"]
+    shared = part("nodes.families").shared_widget("generate", "seed", 0).tooltip
+    own = part("backend.musubi_backend.options.registry").options_for("spots_generate_image")["seed"]
+    assert shared == f"{own.help} Spots: any." and own.hint == "Spots: any."
     trainer = nodes["DotsLoRATrainer"].spec
     assert trainer.input("guidance_scale").default == 2.0
     assert not {"experts", "high_lora_name"} & {entry.name for entry in (*trainer.inputs, *trainer.outputs)}, "no task has two experts"

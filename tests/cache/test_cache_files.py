@@ -7,6 +7,7 @@ import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -75,6 +76,20 @@ def test_nan_becomes_zero_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptu
     assert "has NaN" in caplog.text
     assert load_entry(path)["latents"].sum() == 63
     assert latents.isnan().sum() == 1  # the caller's tensor is left alone
+
+
+@pytest.mark.parametrize(("shape", "changes", "name"), [
+    ((16, 1, 2, 3), {}, "latents_1x2x3_float32"),
+    ((16, 2, 3), {"latent_rank": 3}, "latents_2x3_float32"),
+    ((16, 2, 3), {"latent_rank": 3, "named_with_frame": True}, "latents_1x2x3_float32"),
+])  # fmt: skip
+def test_latents_without_frames_are_named_as_their_family_does(
+    tmp_path: Path, shape: tuple[int, ...], changes: dict[str, Any], name: str
+) -> None:
+    path, card = tmp_path / "a_0024x0016_wan.safetensors", replace(CARD, **changes)
+    save_latents(path, {"latents": torch.ones(shape)}, card, width=24, height=16)
+    assert list(read_header(path).tensors) == [name]
+    assert latents_problem(path, card, width=24, height=16, bucket=(24, 16), frames=None, latent_frames=1, needs=["latents"]) is None
 
 
 def test_text_files_are_merged_and_the_other_precision_is_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

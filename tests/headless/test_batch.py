@@ -82,6 +82,25 @@ def test_a_job_sees_only_its_gpu(part: Any, home: Path, monkeypatch: pytest.Monk
     assert part("nodes.jobs.environment").visible_gpus(2) == ["0", "1"]
 
 
+@pytest.mark.parametrize(("makes", "ending", "said"), [("VIDEO", "mp4", "a video"), ("IMAGE", "png", "an image")])
+def test_what_is_finished_goes_out_as_what_the_model_makes(
+    part: Any, host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, makes: str, ending: str, said: str
+) -> None:
+    module, made = part("nodes.batch"), tmp_path / f"1.{ending}"
+    (tmp_path / "out").mkdir()
+    shown: list[str] = []
+    monkeypatch.setattr(host, "progress", lambda value, total, text, preview=None: shown.append(text))
+    for publish in (module._publish, module._keep_finished):
+        made.write_bytes(b"made")
+        prompts = [module.Prompt(1, "a dog", 5, made), module.Prompt(2, "a cat", 6, problem="no memory")]
+        result = publish(host, prompts, tmp_path / "out" / "many", makes)
+        if result is not None:
+            videos, paths, report, images = result.values
+            assert (videos, images) == ((paths, []) if makes == "VIDEO" else ([], paths)) and len(paths) == 1
+            assert report.startswith(f"1 of 2 prompts made {said}, 1 failed") and "FAILED: a cat" in report
+    assert shown == [f"stopped; 1 of 2 prompts made {said}: many_00002.{ending}"]
+
+
 @pytest.mark.slow
 def test_when_every_prompt_fails_the_node_fails_and_says_why(batch: Any, part: Any) -> None:
     with pytest.raises(part("backend.musubi_backend.errors").UserError, match=r"(?s)no prompt made a video.*nearest"):
