@@ -101,7 +101,7 @@ export class List {
     const shown = found.slice(0, this.limit);
     this.tools.hidden = !all.length;
     if (jobs.problem) this._say("pi-exclamation-triangle", say("list.problem"), jobs.problem, button(say("again"), () => jobs.load(), { icon: "pi-refresh" }));
-    else if (!all.length) this._say("pi-chart-line", say("list.empty"), say("list.empty.how"));
+    else if (!all.length || (!found.length && kind === "training" && !wanted)) this._say("pi-chart-line", say("list.empty"), say("list.empty.how"));
     else if (!found.length) this._say("pi-search", say("list.none"));
     else this.message.replaceChildren();
 
