@@ -35,7 +35,7 @@ from .jobs.environment import visible_gpus
 from .monitor.watch import watch
 from .reuse import Kept, KeptResults, place_of
 from .routes import add_routes
-from .spec import ANY, Input, Node, NodeSpec, Result, check, choices_of, prechecked, prepared, with_warnings
+from .spec import ANY, Input, Node, NodeSpec, Result, Stopped, check, choices_of, prechecked, prepared, with_warnings
 from .split_models import with_indexes
 
 try:
@@ -212,6 +212,9 @@ def _comfy_class(node: Node) -> type[io.ComfyNode]:
                 inputs = prepared(node, host, _unlisted(spec, kwargs))
                 kept = Kept.before(node, host, inputs)
                 result = await node.run(host, **inputs)
+            except Stopped as stopped:
+                host.progress(0, 1, stopped.line)
+                raise comfy.model_management.InterruptProcessingException from None
             except (UserError, OSError) as error:
                 said = str(error) if isinstance(error, UserError) else in_words(error)
                 host.progress(0, 1, f"failed: {_line(said)}")

@@ -19,6 +19,17 @@ OWN_KINDS = "MUSUBITUNER_"
 """What the kinds of sockets begin with that only nodes of this pack fill."""
 
 
+class Stopped(UserError):
+    """A job that somebody stopped elsewhere than on its node: on the page of trainings, or from a terminal. No mistake of anybody.
+
+    line: what became of it, for its node.
+    """
+
+    def __init__(self, text: str, line: str) -> None:
+        super().__init__(text)
+        self.line = line
+
+
 class Host(Protocol):
     """What runs a node: ComfyUI, or the terminal."""
 

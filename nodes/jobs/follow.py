@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ...backend.musubi_backend.errors import UserError
-from ..spec import Host, finite
+from ..spec import Host, Stopped, finite
 from . import config as configuration
 from . import durations, engine, runner
 from .errors import read_tail
@@ -262,9 +262,9 @@ def _stopping(job: Job, seconds: float) -> str:
 
 
 def _succeeded(tool: str, job: Job) -> Job:
-    """`job` if it ended well; else UserError with what its log says."""
+    """`job` if it ended well; else Stopped, or UserError with what its log says."""
     if job.stopped:
-        raise UserError(f"{tool} was stopped from outside; queue again to continue. The whole log: {job.folder.log}")
+        raise Stopped(f"{tool} was stopped from outside; queue again to continue. The whole log: {job.folder.log}", job.outcome())
     if job.returncode != 0:
         raise UserError(f"{tool} failed: {in_widgets(tool, job.error())}")
     return job

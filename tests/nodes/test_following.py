@@ -155,8 +155,10 @@ def test_flags_become_widgets_in_the_error_of_a_node(part: Any, job: Any) -> Non
     with pytest.raises(error, match=r"^wan_train_network failed: dit x is a VAE; training_seed too\nThe whole log"):
         ended("wan_train_network", job)
     job.returncode = 3
-    with pytest.raises(error, match=r"^wan_train_network was stopped from outside; queue again to continue"):
+    job.progress.outcome = "stopped at step 3, state saved"
+    with pytest.raises(part("nodes.spec").Stopped, match=r"^wan_train_network was stopped from outside; queue again to") as stopped:
         ended("wan_train_network", job)
+    assert stopped.value.line == "stopped at step 3, state saved"
     job.returncode = 0
     assert ended("wan_train_network", job) is job
 

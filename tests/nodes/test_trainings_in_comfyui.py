@@ -93,6 +93,8 @@ def _watch(browser: Browser, url: str, home: Path) -> None:
     said = browser.run("return document.querySelector('.mt-how').innerText;")
     assert "saved" in said
     assert list(home.glob("runs/watched-*/*-state/*")), "the state that it says is saved"
+    browser.wait(f"{LINE}.startsWith('stopped at step ') ? 1 : 0", SECONDS)
+    assert browser.run("return app.extensionManager.lastExecutionError == null;"), "a stop is no failure"
     _picture(browser, "training_stopped")
 
     graph = browser.run("return app.graph.serialize();")

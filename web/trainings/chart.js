@@ -99,14 +99,15 @@ export class Chart {
     const text = () => themed("--descrip-text", "#999");
     const grid = () => faint(/^#[0-9a-f]{6}$/i.test(text()) ? text() : "#888888", 0.18);
     const axis = { stroke: text, grid: { stroke: grid, width: 1 }, ticks: { stroke: grid, width: 1, size: 4 }, font: "11px sans-serif" };
+    const values = (/** @type {any} */ _, /** @type {(number | null)[]} */ ticks, /** @type {number} */ __, /** @type {number} */ ___, /** @type {number} */ between) =>
+      ticks.map((tick) => (tick === null ? "" : this.format === number ? tickText(tick, between) : this.format(tick)));
     const series = this.lines.flatMap((line, index) => {
       const colour = COLOURS[index % COLOURS.length];
       const edge = { stroke: faint(colour, 0.28), width: 1, points: { show: false } };
-      const few = line.curve.steps.length < 3;
       return [
         { ...edge, label: `${line.label} low` },
         { ...edge, label: `${line.label} high` },
-        { stroke: colour, width: 2, points: { show: few, size: 6, fill: colour }, spanGaps: true, label: line.label },
+        { stroke: colour, width: 2, points: { show: (/** @type {any} */ plot) => plot.data[0].length < 3, size: 6, fill: colour }, spanGaps: true, label: line.label },
       ];
     });
     const bands = this.lines.map((_, index) => ({ series: [3 * index + 2, 3 * index + 1], fill: faint(COLOURS[index % COLOURS.length], 0.18) }));
@@ -115,14 +116,14 @@ export class Chart {
         width: Math.max(80, this.place.clientWidth),
         height: this.height,
         legend: { show: false },
-        padding: this.bare ? [4, 4, 2, 0] : [8, 8, 0, 0],
+        padding: this.bare ? [6, 4, 8, 0] : [8, 8, 0, 0],
         cursor: this.bare ? { show: false } : { y: false, sync: { key: SYNC }, drag: { x: true, y: false }, points: { size: 6 } },
         scales: { x: { time: false }, y: { distr: this.log ? 3 : 1, range: this.log ? undefined : spread } },
         axes: this.bare
-          ? [{ show: false }, { ...axis, size: 44, space: 24, values: (/** @type {any} */ _, /** @type {number[]} */ ticks) => ticks.map((tick) => shortly(this.format, tick)) }]
+          ? [{ show: false }, { ...axis, size: 44, space: 24, values }]
           : [
               { ...axis, size: 26, values: (/** @type {any} */ _, /** @type {number[]} */ ticks) => ticks.map((tick) => (Number.isInteger(tick) ? count(tick) : "")) },
-              { ...axis, size: 54, values: (/** @type {any} */ _, /** @type {(number | null)[]} */ ticks) => ticks.map((tick) => (tick === null ? "" : shortly(this.format, tick))) },
+              { ...axis, size: 54, values },
             ],
         series: [{}, ...series],
         bands,
@@ -261,8 +262,11 @@ function spread(_, low, high) {
   return [low >= 0 ? Math.max(0, low - room) : low - room, high + room];
 }
 
-/** An axis has little room: 0.0930 is 0.093. @param {(value: number) => string} format @param {number} value */
-function shortly(format, value) {
-  return format(value).replace(/(\.\d*?)0+(?=$|e)/, "$1").replace(/\.(?=$|e)/, "");
+/** A number on an axis, with as many digits as tell it from its neighbours. @param {number} value @param {number} between two of them */
+function tickText(value, between) {
+  const decimals = between > 0 ? Math.max(0, Math.ceil(-Math.log10(between) - 1e-9)) : 3;
+  if (value === 0) return "0";
+  const order = Math.floor(Math.log10(Math.abs(value)));
+  if (order >= -4 && decimals <= 5) return String(Number(value.toFixed(decimals)));
+  return value.toExponential(Math.max(0, Math.min(4, order + decimals))).replace(/\.?0+e/, "e");
 }
-

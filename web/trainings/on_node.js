@@ -34,7 +34,7 @@ class Panel {
     this._shown = "";
     this.whole = element("div", { class: "mt-node" }, element("div", { class: "mt-node-line" }, this.state, this.text, button(say("node.open"), () => openTraining(this.id), { icon: "pi-chart-line", only: true })), this.chart.whole, this.sample);
     this.update = steadily(() => this._read(), (error) => this._problem(error));
-    this.height = () => 34 + CURVE + (this.sample.hidden ? 0 : SAMPLE);
+    this.height = () => 56 + CURVE + (this.sample.hidden ? 0 : SAMPLE);
     const widget = node.addDOMWidget("training", "musubi_training", this.whole, { serialize: false, hideOnZoom: false, getMinHeight: () => this.height() });
     widget.serialize = false;
     this._room();
