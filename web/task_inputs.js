@@ -5,12 +5,14 @@ import { say, wordsAreThere } from "./words.js";
 
 let takersOf = {}; // node type -> input -> Model Paths node -> its tasks that take it, none named: all; from the nodes' specifications
 
+const loading = fetch(new URL("./task_inputs.json", import.meta.url))
+  .then((answer) => answer.json())
+  .then((read) => (takersOf = read));
+
 app.registerExtension({
   name: "MusubiTuner.TaskInputs",
   async setup() {
-    const answer = await fetch(new URL("./task_inputs.json", import.meta.url));
-    takersOf = await answer.json();
-    for (const node of app.graph?.nodes ?? []) show(node);
+    await loading;
   },
   nodeCreated(node) {
     if (!isOurs(node)) return;
@@ -31,7 +33,7 @@ app.registerExtension({
     }
     offerAdvanced(node);
     show(node); // before the page reads the saved size, which it would raise to that of all widgets
-    queueMicrotask(() => show(node));
+    loading.then(() => show(node));
   },
   loadedGraphNode(node) {
     show(node);

@@ -184,7 +184,7 @@ function placeOf(node) {
     const slot = inner.inputs?.find((input) => input.name === FOLDERS[inner.comfyClass ?? inner.type]);
     const link = slot?.link == null ? undefined : node.subgraph.links?.get?.(slot.link) ?? node.subgraph.getLink?.(slot.link);
     const outside = link && node.subgraph.inputs?.[link.origin_slot]?.name;
-    if (outside && link.origin_id === -10) return outside;
+    if (outside && String(link.origin_id) === "-10") return outside; // ids are numbers or texts, by version
   }
   return undefined;
 }

@@ -110,7 +110,7 @@ def _host() -> dict[str, Any]:
         "title": NAME,
         "inputs": [],
         "outputs": [],
-        "properties": {"proxyWidgets": []},
+        "properties": {},
         "widgets_values": [],
     }
 
@@ -131,7 +131,6 @@ def _expose(definition: dict[str, Any], host: dict[str, Any], node: dict[str, An
     node["inputs"][place]["link"] = number
     definition["inputs"].append({"id": _id(widget), "name": widget, "type": entry.kind, "linkIds": [number], "label": label})
     host["inputs"].append({"name": widget, "label": label, "type": entry.kind, "widget": {"name": widget}, "link": None})
-    host["properties"]["proxyWidgets"].append(["-1", widget])
     host["widgets_values"].append(_value(node, spec, widget))
 
 

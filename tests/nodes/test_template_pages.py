@@ -1,0 +1,90 @@
+"""In a real ComfyUI page: every template opens without an error where titles can be read, and clips are uploaded with captions.
+
+Needs COMFYUI_PATH, and Chromium with its driver on the PATH.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from pathlib import Path
+
+import pytest
+from browser import Browser
+
+from .test_comfyui import started
+
+pytestmark = [pytest.mark.comfyui, pytest.mark.slow, pytest.mark.timeout(900)]
+
+ROOT = Path(__file__).resolve().parents[2]
+TEMPLATES = sorted((ROOT / "workflows").glob("*.json"))
+READY = "window.app?.graph && window.app.extensionManager && window.LiteGraph?.registered_node_types?.MusubiTuner_DatasetViewer ? 1 : 0"
+# Errors of our scripts and of the graph. A browser also logs what it could not load: weights elsewhere, previews of files not chosen yet.
+LISTEN = """
+window.said = [];
+for (const name of ["error"]) {
+  const told = console[name].bind(console);
+  console[name] = (...words) => { window.said.push(words.map(String).join(" ")); told(...words); };
+}
+window.addEventListener("error", (event) => window.said.push(event.message));
+window.addEventListener("unhandledrejection", (event) => window.said.push(String(event.reason)));
+return 1;
+"""
+OVERLAPS = """
+const boxes = window.app.graph.nodes.map((node) => [node.type, node.pos[0], node.pos[1] - 30, node.size[0], node.size[1] + 30]);
+const over = [];
+for (const [a, ax, ay, aw, ah] of boxes) for (const [b, bx, by, bw, bh] of boxes)
+  if (a < b && ax < bx + bw && bx < ax + aw && ay < by + bh && by < ay + ah) over.push(`${a} ${b}`);
+return over;
+"""
+
+
+def test_templates_open_and_clips_are_uploaded(comfyui_path: Path, comfyui_python: Path, tmp_path: Path, browser: Browser) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    # ComfyUI serves no scripts from a folder whose name has blanks or other than plain letters
+    with started(comfyui_path, comfyui_python, base, "musubi-tuner") as server:
+        listed = asyncio.run(server.get("/workflow_templates"))["musubi-tuner"]
+        assert {*listed} == {path.stem for path in TEMPLATES}
+        browser.open(server.url)
+        browser.wait(READY, 240)
+        browser.run(LISTEN)
+        for nodes_2 in (False, True):
+            browser.run("await window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', args[0]); return 1;", nodes_2)
+            for path in TEMPLATES:
+                browser.run("await window.app.loadGraphData(args[0]); return 1;", json.loads(path.read_text(encoding="utf-8")))
+                browser.run("await new Promise((resolve) => setTimeout(resolve, 300)); return 1;")
+                assert browser.run("return window.said.splice(0).filter((words) => !words.includes('Failed to fetch'));") == [], path.stem
+                assert browser.run("return window.app.canvas.ds.scale;") >= 0.65, path.stem
+                assert browser.run(OVERLAPS) == [], path.stem
+        _upload(browser, base)
+
+
+def _upload(browser: Browser, base: Path) -> None:
+    workflow = json.loads((ROOT / "workflows" / "train_a_lora_start_here.json").read_text(encoding="utf-8"))
+    browser.run("await window.app.loadGraphData(args[0]); return 1;", workflow)
+    browser.wait("window.app.graph.nodes[0].musubiUpload ? 1 : 0")
+    browser.run("window.app.graph.nodes[0].musubiUpload.callback(); return 1;")
+    browser.wait("document.querySelector('.musubi-upload') ? 1 : 0")
+    clip = next((base / "our home" / "demo" / "dataset").glob("*.mp4")).read_bytes()
+    browser.run(
+        "const bytes = Uint8Array.from(atob(args[0]), (letter) => letter.charCodeAt(0));"
+        "const files = new DataTransfer();"
+        "files.items.add(new File([bytes], 'one.mp4')); files.items.add(new File([bytes], 'two.mp4'));"
+        "files.items.add(new File(['my own words'], 'two.txt')); files.items.add(new File(['x'], 'tool.exe'));"
+        "const dialog = document.querySelector('.musubi-upload');"
+        "dialog.dispatchEvent(new DragEvent('drop', { dataTransfer: files, bubbles: true, cancelable: true }));"
+        "const [folder, caption] = dialog.querySelectorAll('input[type=text]');"
+        "folder.value = 'new clips 名'; caption.value = 'ohwx dog';"
+        "dialog.querySelector('form').requestSubmit(); return 1;",
+        base64.b64encode(clip).decode(),
+    )
+    browser.wait("document.querySelector('.musubi-upload') ? 0 : 1")
+    folder = base / "input" / "new clips 名"
+    assert {path.name for path in folder.iterdir()} == {"one.mp4", "one.txt", "two.mp4", "two.txt"}
+    assert (folder / "one.mp4").read_bytes() == clip
+    assert [(folder / name).read_text() for name in ("one.txt", "two.txt")] == ["ohwx dog", "my own words"]
+    prompt = browser.run("return (await window.app.graphToPrompt()).output;")
+    (dataset,) = [node["inputs"] for node in prompt.values() if node["class_type"] == "MusubiTuner_DatasetConfig"]
+    assert (dataset["path"], dataset["source"]) == ("new clips 名", "video folder")
