@@ -37,7 +37,7 @@ class Outcome:
     error_type: str = ""
     progress: list[tuple[str, float, float]] = field(default_factory=list)
     texts: list[tuple[str, str]] = field(default_factory=list)
-    previews: int = 0
+    trainings: dict[str, str] = field(default_factory=dict)  # node -> the job that it shows
     cached: list[str] = field(default_factory=list)
 
     def steps_of(self, node: str) -> list[float]:
@@ -89,9 +89,7 @@ class Server:
 
     def _take(self, message: Any, outcome: Outcome) -> None:
         if isinstance(message.data, bytes):
-            kind_of_data = int.from_bytes(message.data[:4], "big")
-            outcome.previews += kind_of_data in (1, 4)
-            if kind_of_data == 3:
+            if int.from_bytes(message.data[:4], "big") == 3:
                 length = int.from_bytes(message.data[4:8], "big")
                 outcome.texts.append((message.data[8 : 8 + length].decode(), message.data[8 + length :].decode()))
             return
@@ -99,6 +97,8 @@ class Server:
         kind, data = event["type"], event.get("data") or {}
         if kind == "progress_state":
             outcome.progress += [(id, node["value"], node["max"]) for id, node in data["nodes"].items() if node["state"] == "running"]
+        elif kind == "musubi_tuner.node":
+            outcome.trainings[data["node"]] = data["job"]
         elif kind == "execution_cached":
             outcome.cached = data["nodes"]
         elif kind == "execution_error":
@@ -298,7 +298,8 @@ def test_core_nodes_use_the_lora_the_losses_and_the_video_in_the_same_graph(serv
     }
     outcome = asyncio.run(server.queue(prompt))
     assert outcome.kind == "success", outcome.error
-    assert outcome.previews > 0, "samples made while training are shown"
+    shown = asyncio.run(server.get(f"/musubi_tuner/jobs/{outcome.trainings[trainer]}"))
+    assert [sample["step"] for sample in shown["samples"]], "samples made while training are shown by the trainer's part of the page"
     assert "lora key not loaded" not in server.log.read_text(errors="replace")
 
     from safetensors.torch import load_file
