@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import signal
 import sys
 import time
@@ -25,6 +26,7 @@ _MODEL_SUFFIXES = {".safetensors", ".sft", ".pth", ".pt"}
 IMAGE_SUFFIXES = tuple(ending for ending in IMAGE_EXTENSIONS if ending not in VIDEO_EXTENSIONS)
 _OLD_NAMES = {"diffusion_models": "unet", "text_encoders": "clip"}
 _BAR_WIDTH = 24
+_NUMBER = re.compile(r"\d[\d.:/]*")
 
 
 class Screen:
@@ -45,7 +47,8 @@ class Screen:
             self.stream.flush()
             self._open = title
             return
-        phase, last = text.split(" · ")[0], self._last.get(title, ("", 0.0))
+        words = [_NUMBER.sub("", part) for part in text.split(" · ") if not part[:1].isdigit()]
+        phase, last = " · ".join(words), self._last.get(title, ("", 0.0))
         if phase != last[0] or time.monotonic() - last[1] > durations.QUIET_LINES or value == total != 1:
             self._last[title] = (phase, time.monotonic())
             self.line(f"{title}  {text}")

@@ -103,6 +103,18 @@ def test_without_a_terminal_a_line_comes_when_something_new_is_said(terminal: An
     assert screen.stream.getvalue() == "T  loading\nT  training · 1/9\nT  training · 3/9\nT  training · 9/9\n"
 
 
+def test_without_a_terminal_another_loss_is_nothing_new(terminal: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = terminal.Screen(io.StringIO())
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: 100.0)
+    for step, text in (
+        (1, "loss 0.5 · epoch 1 of 9 · 1/9 · 00:08 left · 1.00it/s"),
+        (2, "loss 0.25 · epoch 2 of 9 · 2/9 · 00:07 left · 1.00s/it"),
+        (3, "loss 0.25 · saving the state, 2 MB · 3/9"),
+    ):
+        screen.show("T", step, 9, text)
+    assert [line.split(" · ")[1] for line in screen.stream.getvalue().splitlines()] == ["epoch 1 of 9", "saving the state, 2 MB"]
+
+
 def test_on_a_terminal_each_node_has_one_line_that_changes(terminal: Any) -> None:
     class Live(io.StringIO):
         def isatty(self) -> bool:

@@ -223,6 +223,7 @@ def test_a_schedule_of_another_class_does_its_steps_anew(tmp_path: Path) -> None
     assert rest.schedule.get_last_lr() == pytest.approx([0.1 / 8]) and rest.optimizer.param_groups[0]["lr"] == pytest.approx(0.1 / 8)
 
 
+@pytest.mark.filterwarnings("ignore:Detected call of")  # PyTorch wants optimizer steps in between
 @pytest.mark.parametrize("before", [{}, {"max_lr": 0.5, "total_steps": 10}], ids=["of step numbers", "of the same class"])
 def test_a_new_schedule_keeps_nothing_of_the_old_one_in_the_groups(tmp_path: Path, before: dict[str, Any]) -> None:
     """OneCycleLR keeps its highest and lowest rate there, next to the optimizer's settings."""
