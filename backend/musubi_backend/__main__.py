@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import __version__, architectures, console, events, exhausted, imports, job, place, threads
+from . import __version__, architectures, console, device, events, exhausted, imports, job, place, threads
 from .architectures import protocol
 from .errors import EXIT_STOPPED, EXIT_USER_ERROR, StopRequested, UserError
 
@@ -78,12 +78,15 @@ def _run(words: list[str]) -> int:
     console.setup_logging()
     _keep_libraries_quiet()
 
+    from .options.option import GENERATE, TRAIN
     from .options.parser import parse
     from .options.registry import tool
 
     target = tool(words[0])
     args = parse(target.name, words[1:])
     threads.prepare(target.verb, args)
+    if target.verb in (TRAIN, GENERATE):
+        device.let_memory_grow()
     job.watch_for_stop()
     card = None if target.architecture is None else architectures.chosen_card(target.architecture, args)
     if card is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -9,6 +11,9 @@ from .errors import UserError
 
 if TYPE_CHECKING:
     import torch
+
+
+_ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # the second is the old name
 
 
 def pick_device(name: str | None) -> torch.device:
@@ -42,12 +47,25 @@ def cpu_computes_in(dtype: torch.dtype) -> bool:
     return any(capabilities.get(name) for name in (f"avx512_{short}", f"amx_{short}", *arm))
 
 
+def let_memory_grow() -> None:
+    """On Linux: PyTorch takes a GPU's memory in segments that grow, so that batches of many sizes leave no holes. To be called before torch
+    is imported; what the user has set counts more."""
+    if sys.platform == "linux" and not any(name in os.environ for name in _ALLOCATOR):
+        os.environ[_ALLOCATOR[0]] = "expandable_segments:True"
+
+
 def computed_in(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     """`dtype`, or float32 on a CPU that has no instructions for it: it would imitate it, up to 90 times slower. For everything whose
     dtype the user has not named. Imports torch."""
     import torch
 
     return dtype if device.type != "cpu" or dtype == torch.float32 or cpu_computes_in(dtype) else torch.float32
+
+
+def for_model(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A cached tensor where a model uses it: floats on `device`; masks and whole numbers on the CPU, where lengths and positions are read
+    from them without waiting for the device."""
+    return tensor.to(device, non_blocking=True) if tensor.is_floating_point() else tensor.cpu()
 
 
 def release(device: torch.device) -> None:

@@ -6,17 +6,23 @@ On a GPU:            `python -m pytest -c tests/contract/gpu.ini tests/contract 
 The second needs torch, numpy, transformers and pytest only (triton for compiled rows). Training and generating run there whole: their
 caches and conditions are made from tensors, so neither diffusers nor av is asked for. Caching skips without those two packages, two
 processes without accelerate, fp8 text encoders without their tokenizers' package; attention packages that are not installed skip.
+On no GPU:          `python -m pytest -n 0 tests/contract --device simulated --full`
+
+The third runs it on a GPU that is not there (`tests/cuda_simulated`): devices, dtypes, shapes and the order of copies are checked. The
+values are made up, so of the promises only names, shapes and dtypes are.
 `--full` is the whole product of families, rows, precisions and lives; without it every row and every family appears.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-DEVICES = ("cpu", "cuda")
+DEVICES = ("cpu", "cuda", "simulated")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,6 +34,14 @@ def pytest_configure(config: pytest.Config) -> None:
     """Before anything asks CUDA: trainers take the GPU that they see."""
     if config.getoption("--device", "cpu") == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if config.getoption("--device", "cpu") == "simulated":
+        sys.path.insert(0, str(Path(__file__).parents[1] / "cuda_simulated"))
+        import simulated_driver
+
+        missing = simulated_driver.lacking()
+        if missing:
+            raise pytest.UsageError(f"--device simulated: {missing}")
+        simulated_driver.load()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # products with the same bits each time
 
 
@@ -41,6 +55,15 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
     import torch
 
     name: str = request.config.getoption("--device", "cpu")
+    if name == "simulated":
+        import contract_bench
+        from simulated_gpu import simulated_gpu
+
+        with simulated_gpu() as gpu:
+            contract_bench.made_up = True
+            yield "cuda"
+            assert not gpu.order.races, "\n".join(gpu.order.races)
+        return
     if name == "cuda" and not torch.cuda.is_available():
         pytest.fail("--device cuda: PyTorch finds no GPU")
     before = torch.are_deterministic_algorithms_enabled()

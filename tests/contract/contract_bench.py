@@ -26,6 +26,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 Tensors = dict[str, Tensor]
 SHORT = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 STOPPED = 3
+made_up = False
+"""Are the values those of a simulated GPU?"""
 
 
 class Bench:
@@ -35,6 +37,10 @@ class Bench:
         self.straight = cache(self._straight)
         self.latents = cache(self._latents)
         self.files = cache(self._files)
+
+    @property
+    def simulated(self) -> bool:
+        return made_up
 
     def sixteen_bits(self, cell: Cell) -> bool:
         return cell.precision == "16 bits" or self.device == "cuda"
@@ -167,6 +173,11 @@ def stop_in_the_second_step() -> Iterator[None]:
 def assert_kept(result: Mapping[str, Tensor], reference: Mapping[str, Tensor], promise: Promise) -> None:
     """The promise of a cell is kept. Tensors must be finite, and not all zero."""
     assert result.keys() == reference.keys()
+    if made_up:
+        assert {name: (one.shape, one.dtype) for name, one in result.items()} == {
+            name: (one.shape, one.dtype) for name, one in reference.items()
+        }
+        return
     assert all(tensor.isfinite().all() for tensor in result.values())
     far = distance(result, reference)
     if promise.limit is None:

@@ -138,6 +138,9 @@ def test_what_cannot_work_is_rejected_before_anything_is_loaded(dit: Path, monke
         load(dit, **{**OFF, "compile_backend": "tvn"})
     with pytest.raises(UserError, match="reduce-overhead records memory addresses"):
         load(dit, **{**OFF, "compile_mode": "reduce-overhead", "compile_backend": "eager", "blocks_to_swap": 1})
+    for recorded in (Compilation(mode="max-autotune"), Compilation(mode="reduce-overhead"), Compilation("cudagraphs")):
+        with pytest.raises(UserError, match=r"records memory addresses, and blocks that share their code .* use --compile_mode default"):
+            recorded.check(torch.device("cuda"), swapping=False)
     monkeypatch.setattr("shutil.which", lambda _: None)
     with pytest.raises(UserError, match=r"needs a C\+\+ compiler"):
         Compilation().check(CPU, swapping=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from argparse import Namespace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.architectures.wan.load import compute_dtype, load_transformer
 from musubi_backend.architectures.wan.model import WanGeometry, WanTransformer
-from musubi_backend.device import computed_in
+from musubi_backend.device import computed_in, let_memory_grow
 from musubi_backend.errors import UserError
 from musubi_backend.memory.fp8 import Fp8Linear, quantise
 from musubi_backend.memory.plan import fp8_layers
@@ -147,3 +148,11 @@ def test_a_model_to_be_merged_and_saved_is_kept_whole(dit: Path) -> None:
     model = load_transformer(arguments(dit, fp8=True, blocks_to_swap=1, save_merged_model="out.safetensors"), CPU, torch.bfloat16)
     assert not any(isinstance(module, Fp8Linear) for module in model.modules())
     assert not hasattr(model.blocks[0], "stream")
+
+
+@pytest.mark.parametrize("set_by_the_user", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", None])
+def test_memory_of_the_gpu_grows_unless_the_user_has_chosen(set_by_the_user: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr(os, "environ", {set_by_the_user: "kept"} if set_by_the_user else {})
+    let_memory_grow()
+    assert os.environ.get("PYTORCH_ALLOC_CONF") == {"PYTORCH_ALLOC_CONF": "kept", None: "expandable_segments:True"}.get(set_by_the_user)

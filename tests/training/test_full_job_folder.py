@@ -23,10 +23,13 @@ def test_a_training_goes_on_without_room_for_its_log_and_events(project: Any, sm
     assert (project.folder / "out" / "out" / "cat.safetensors").is_file()
 
 
-def test_a_loss_image_that_cannot_be_written_costs_nothing(project: Any, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
-    def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device", "cat.loss.png")
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device", "cat.loss.png"), ImportError("the _imagingft C module")])
+def test_a_loss_image_that_cannot_be_drawn_costs_nothing(
+    error: Exception, project: Any, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    def fails(*_: Any) -> None:
+        raise error
 
-    monkeypatch.setattr("musubi_backend.training.loop.loss_curve", full)
+    monkeypatch.setattr("musubi_backend.training.loop.loss_curve", fails)
     project.train("out", max_train_steps=1)
     assert "no image of the losses" in capfd.readouterr().err

@@ -43,9 +43,10 @@ def load_frozen(
     *,
     rename: Callable[[str], str | None] | None = None,
     optional: Collection[str] = (),
+    home: torch.device | None = None,
 ) -> Any:
     """Fill `model` (built on "meta") from `weights`, with `--lora_weight` or `--base_weights` merged, the attention chosen and what
-    `memory.plan` offers; in eval mode on `device`.
+    `memory.plan` offers; in eval mode on `device`, where it will compute, or on `home` until then. Merged and quantised on `device`.
 
     rename, optional: as in `load_into`.
     UserError for a file that is incomplete or of another model, and for LoRAs that do not fit.
@@ -58,8 +59,10 @@ def load_frozen(
     plan = memory_plan(args)
     plan.prepare(model, weights, card, device, rename)
     logger.info("loading %s (%s) as %s", weights.path, card.title, str(dtype).removeprefix("torch."))
-    load_into(model, weights, device, dtype, transform=merge, rename=rename, optional=optional, stay=plan.stay(model))
-    plan.finish(model, device)
+    offloaded = home is not None and home.type == "cpu" and device.type != "meta"
+    stay = set(model.state_dict(keep_vars=True)) if offloaded else plan.stay(model)
+    load_into(model, weights, device, dtype, transform=merge, rename=rename, optional=optional, stay=stay)
+    plan.finish(model, home or device)
     switches: Any = model
     switches.set_attention(mode, split)
     return model.eval()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import job
 from ..architectures.request import SampleRequest
+from ..device import for_model
 from .guidance import cfg_steps, check, guided_prediction, pattern_text
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def sample(
     boundary, high_noise = architecture.boundary(args), False
     for step, timestep in enumerate(sampler.timesteps):
         job.leave_if_asked(f"stopped while sampling, after {step} of {request.steps} steps")
-        now = torch.tensor([timestep], dtype=torch.float32, device=device)
+        now = torch.tensor([timestep], dtype=torch.float32)
 
         def predict(positive: bool, skip_blocks: tuple[int, ...], noisy: Tensor = latents, now: Tensor = now) -> Tensor:
             return architecture.predict(transformer, noisy, now, batches[positive], args, skip_blocks=skip_blocks).float()
@@ -92,7 +93,7 @@ def batch_of_one(tensors: Mapping[str, Tensor], device: torch.device) -> Batch:
     batch: Batch = {}
     for name, tensor in tensors.items():
         if name.startswith(VARIABLE_LENGTH):
-            batch[name.removeprefix(VARIABLE_LENGTH)] = [tensor.to(device)]
+            batch[name.removeprefix(VARIABLE_LENGTH)] = [for_model(tensor, device)]
         else:
-            batch[name] = tensor[None].to(device)
+            batch[name] = for_model(tensor[None], device)
     return batch

@@ -31,8 +31,8 @@ class Experts(nn.Module):
     def __init__(
         self, load: Mapping[str, Load], boundary: float, device: torch.device, *, offload: bool = False, lazy: bool = False
     ) -> None:
-        """load: for LOW and HIGH, from a device to the frozen model there. offload: keep the inactive one in system RAM. lazy: a model is
-        loaded when its steps begin and dropped when they end."""
+        """load: for LOW and HIGH, from where it is to be to the frozen model there. offload: keep the inactive one in system RAM. lazy: a
+        model is loaded when its steps begin and dropped when they end."""
         super().__init__()
         self.boundary, self.device = boundary, device
         self.offload, self.lazy = offload, lazy

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from .pinned import Pinned, Pool
+
 
 def recomputed(function: Callable[[Tensor], Tensor], x: Tensor, offload: bool = False) -> Tensor:
     """function(x), whose activations are computed again in backward, with the same random numbers.
@@ -35,7 +37,7 @@ class _Recording:
         self.function = function
         self.device = x.device
         self.requires_grad = x.requires_grad
-        self.x = _to_host(x.detach()) if offload else x.detach()
+        self.x, self.host = _to_host(x.detach()) if offload else (x.detach(), None)
         self.random = _random_states(x.device)
         self.count = 0
         self.saved: dict[int, Tensor] = {}
@@ -55,6 +57,9 @@ class _Recording:
     def _run_again(self) -> None:
         self.ran = True
         x = self.x.to(self.device, non_blocking=True).requires_grad_(self.requires_grad)
+        if self.host is not None:
+            _pool.give_back(self.host)
+            self.host = None
 
         def collect(tensor: Tensor) -> None:
             self.saved[len(self.saved)] = tensor.detach()
@@ -77,9 +82,15 @@ def _never(_: None) -> Tensor:
     raise AssertionError("nothing runs backward through a recomputation")
 
 
-def _to_host(x: Tensor) -> Tensor:
-    host = torch.empty(x.shape, dtype=x.dtype, pin_memory=x.is_cuda)
-    return host.copy_(x, non_blocking=True)
+_pool = Pool()
+
+
+def _to_host(x: Tensor) -> tuple[Tensor, Pinned | None]:
+    """(a copy in system RAM, its memory in the pool)."""
+    if not x.is_cuda:
+        return x.clone(), None
+    host, memory = _pool.take(x)
+    return host.copy_(x, non_blocking=True), memory
 
 
 _RandomStates = tuple[Tensor, torch.device | None, Tensor | None]

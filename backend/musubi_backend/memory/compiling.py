@@ -57,6 +57,11 @@ class Compilation:
         known = torch._dynamo.list_backends(exclude_tags=())
         if self.backend not in known:
             raise UserError(f"--compile_backend {self.backend}: this PyTorch has {', '.join(known)}")
+        graphs = self.mode in _FIXED_ADDRESSES or self.backend == "cudagraphs"
+        if graphs and (swapping or device.type == "cuda"):
+            why = "blocks of --blocks_to_swap have none of their own" if swapping else "blocks that share their code overwrite each other's"
+            chosen = "--compile_backend cudagraphs" if self.backend == "cudagraphs" else f"--compile_mode {self.mode}"
+            raise UserError(f"{chosen} records memory addresses, and {why}; use --compile_mode default or max-autotune-no-cudagraphs")
         if self.backend == "inductor" and device.type == "cuda":
             from torch.utils._triton import has_triton_package
 
@@ -65,11 +70,6 @@ class Compilation:
         # a model that is loaded into system RAM may still compute on a GPU
         if self.backend == "inductor" and device.type == "cpu" and not torch.cuda.is_available() and not _has_cpp_compiler():
             raise UserError("--compile on the CPU needs a C++ compiler (g++, clang++ or cl), and none was found")
-        if swapping and (self.mode in _FIXED_ADDRESSES or self.backend == "cudagraphs"):
-            raise UserError(
-                f"--compile_mode {self.mode} records memory addresses, and blocks of --blocks_to_swap have none of their own; "
-                "use default or max-autotune-no-cudagraphs"
-            )
 
     def compile(self, blocks: Iterable[nn.Module]) -> None:
         """Have every block compiled at its first call."""

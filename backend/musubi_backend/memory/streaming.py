@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..layers.linear import Linear
 from ..layers.passing import when_gradient_passes
+from ..layers.pinned import Pinned
 
 _ALIGNMENT = 256  # bytes; more than any kernel asks of a matrix
 _MATRICES = ("weight", "scale_weight")
@@ -38,9 +39,13 @@ class BlockStream:
 
     def __init__(self, blocks: Sequence[nn.Module], device: torch.device, ring: int = 2, pinned: bool = False) -> None:
         """blocks: the offloaded ones, in the order they run, with their matrices in system RAM. pinned: pin that memory, which
-        saves a copy on the way to a CUDA device."""
+        saves a copy on the way to a CUDA device; where the driver refuses, it is as if not asked for."""
         pinned = pinned and device.type == "cuda"
         self.packed = [_Packed(block, pinned) for block in blocks]
+        if not all(packed.pinned for packed in self.packed):
+            pinned = False
+            for packed in self.packed:
+                packed.home = None  # what the driver did pin is left to the staging buffers
         largest = max(len(packed.memory) for packed in self.packed)
         self.buffers = [torch.empty(largest, dtype=torch.uint8, device=device) for _ in range(min(ring, len(blocks)))]
         self.holds: list[int | None] = [None] * len(self.buffers)
@@ -114,7 +119,9 @@ class _Packed:
                 if matrix is not None:
                     self.places.append((matrix, size))
                     size += -(-matrix.nbytes // _ALIGNMENT) * _ALIGNMENT
-        self.memory = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
+        self.home = Pinned(size) if pinned else None
+        self.pinned = self.home is not None and self.home.pinned
+        self.memory = torch.empty(size, dtype=torch.uint8) if self.home is None else self.home.memory
         for matrix, view in self._views(self.memory):
             view.copy_(matrix.detach())
             matrix.data = view
@@ -130,14 +137,14 @@ class _Packed:
 
 class _Transfers:
     """Copies to the device, one after the other in a thread. On CUDA they run in a stream of their own; without pinned memory
-    they pass through two pinned buffers."""
+    they pass through two pinned buffers, ordinary ones where the driver pins nothing."""
 
     def __init__(self, device: torch.device, largest: int, pinned: bool) -> None:
         self.device = device
         self.worker = ThreadPoolExecutor(1, thread_name_prefix="block transfers")
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         staged = self.stream is not None and not pinned
-        self.staging = [_Staging(torch.empty(largest, dtype=torch.uint8, pin_memory=True)) for _ in range(2)] if staged else []
+        self.staging = [_Staging(Pinned(largest)) for _ in range(2)] if staged else []
 
     def start(self, memory: Tensor, buffer: Tensor) -> Future[Any]:
         """Begin once what was asked of the device so far is done, as it may use `buffer`."""
@@ -170,13 +177,13 @@ class _Transfers:
 class _Staging:
     """Pinned memory on the way to the device. left: the event after which it may be filled again."""
 
-    memory: Tensor
+    home: Pinned
     left: Any = None
 
     def filled(self, source: Tensor) -> Tensor:
         if self.left is not None:
             self.left.synchronize()
-        return self.memory[: len(source)].copy_(source)
+        return self.home.memory[: len(source)].copy_(source)
 
 
 def _linears(block: nn.Module) -> list[Linear]:

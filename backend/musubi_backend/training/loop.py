@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 
 from .. import events, exhausted, job
+from ..device import for_model
 from ..errors import EXIT_USER_ERROR, StopRequested, UserError
 from ..layers.experts import boundary_of
 from ..lora.expert_networks import parts_of
@@ -122,13 +123,13 @@ class Loop:
         return share(run.dataset.batches(run.seed, epoch + 1), run.processes.rank, run.processes.count)
 
     def _load(self, description: BatchDescription) -> dict[str, Any]:
-        """The cached tensors of one batch on the device."""
+        """The cached tensors of one batch where they are used, see `for_model`."""
         batch: dict[str, Any] = {}
         for name, value in self.run.dataset.collate(description).items():
             if isinstance(value, torch.Tensor):
-                batch[name] = value.to(self.device, non_blocking=True)
+                batch[name] = for_model(value, self.device)
             elif value and isinstance(value[0], torch.Tensor):
-                batch[name] = [tensor.to(self.device, non_blocking=True) for tensor in value]
+                batch[name] = [for_model(tensor, self.device) for tensor in value]
             else:
                 batch[name] = value
         return batch
@@ -140,7 +141,6 @@ class Loop:
         latents = run.architecture.scale_latents(batch["latents"].float())
         noise = self.randomness.noise(latents.shape)
         t, timesteps = self.randomness.levels(self.sampling, latents.shape, batch.get("timesteps"), self.boundary)
-        timesteps = timesteps.to(self.device)
         prediction = run.architecture.predict(run.transformer, noisy_input(latents, noise, t), timesteps, batch, run.args)
         weight = loss_weight(run.settings.timesteps.weighting_scheme, timesteps, run.dtype, latents.ndim)
         loss = flow_matching_loss(prediction, latents, noise, weight)
@@ -246,8 +246,8 @@ class Loop:
             title = f"{run.checkpoints.name}: loss over {len(self.history)} steps, last average {self.average.value:.4g}"
             try:
                 loss_curve(path, self.history, title)
-            except OSError as error:  # all that matters is saved
-                logger.warning("no image of the losses: %s", in_words(error))
+            except Exception as error:  # all that matters is saved; Pillow may lack its fonts
+                logger.warning("no image of the losses: %s", in_words(error) if isinstance(error, OSError) and error.errno else error)
             else:
                 job.emit(events.Output("loss", str(path)))
         logger.info("model saved.")

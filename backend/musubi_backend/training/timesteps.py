@@ -71,7 +71,7 @@ def noise_levels(
 
 def noisy_input(latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """latents, noise [B, C, F, H, W] mixed by each item's sigma, t [B]."""
-    share = t.to(latents.device).view(-1, *([1] * (latents.ndim - 1)))
+    share = t.to(latents.device, non_blocking=True).view(-1, *([1] * (latents.ndim - 1)))
     return (1.0 - share) * latents + share * noise
 
 

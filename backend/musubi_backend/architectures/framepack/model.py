@@ -286,7 +286,7 @@ class FramePackTransformer(JointTransformer):
         tables = [self._rope(history.indices, height, width, scale, pool, dtype, device) for history, _, pool in given]
         rope = torch.cat([cos for cos, _ in tables], dim=1), torch.cat([sin for _, sin in tables], dim=1)
 
-        timesteps = timesteps.to(device)
+        timesteps = timesteps.to(device, non_blocking=True)
         condition = F.silu(self.time_text_embed(timesteps, pooled.to(device, dtype), guidance.to(device)))
         text, lengths = trimmed(text.to(device, dtype), text_mask)
         tokens = self.context_embedder(text, lengths, timesteps)

@@ -140,7 +140,7 @@ class _Sampler:
         try:
             for step, timestep in enumerate(run.timesteps):
                 job.leave_if_asked(f"stopped while sampling, after {step} of {request.steps} steps of a section")
-                now = torch.tensor([timestep], dtype=torch.float32, device=self.device)
+                now = torch.tensor([timestep], dtype=torch.float32)
                 with torch.no_grad():
                     latents = run.step(self._guided(latents, now, positive, negative, caches), latents)
                 if self.progress is not None:

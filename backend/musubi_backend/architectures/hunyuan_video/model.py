@@ -211,10 +211,11 @@ class HunyuanTransformer(JointTransformer):
             latents = torch.cat([latents, extra_channels.to(device, dtype)], dim=1)
         grid = (latents.shape[2], latents.shape[3] // 2, latents.shape[4] // 2)
         video = embed_patches(latents, self.img_in.proj)
-        condition = self._condition(timesteps.to(device), pooled.to(device, dtype), guidance)
+        timesteps = timesteps.to(device, non_blocking=True)
+        condition = self._condition(timesteps, pooled.to(device, dtype), guidance)
 
         text, lengths = trimmed(text.to(device, dtype), text_mask)
-        tokens = self.txt_in(text, lengths, timesteps.to(device))
+        tokens = self.txt_in(text, lengths, timesteps)
         count = video.shape[1]
         shared = Shared(
             condition,

@@ -46,7 +46,7 @@ def load_transformer(args: Namespace, device: torch.device, dtype: torch.dtype) 
     for one in (args, high):
         _geometry(one, _open(one))
     return Experts(
-        {LOW: lambda where: _load(args, where, dtype), HIGH: lambda where: _load(high, where, dtype)},
+        {LOW: lambda home: _load(args, device, dtype, home), HIGH: lambda home: _load(high, device, dtype, home)},
         share, device, offload=args.offload_inactive_dit, lazy=getattr(args, "lazy_loading", False) and not args.save_merged_model,
     )  # fmt: skip
 
@@ -89,11 +89,11 @@ def _of_high_noise(args: Namespace) -> Namespace:
     )
 
 
-def _load(args: Namespace, device: torch.device, dtype: torch.dtype) -> WanTransformer:
+def _load(args: Namespace, device: torch.device, dtype: torch.dtype, home: torch.device | None = None) -> WanTransformer:
     weights = _open(args)
     with torch.device("meta"):
         model = WanTransformer(_geometry(args, weights))
-    loaded: WanTransformer = load_frozen(model, weights, args, CARD, device, dtype)
+    loaded: WanTransformer = load_frozen(model, weights, args, CARD, device, dtype, home=home)
     return loaded
 
 

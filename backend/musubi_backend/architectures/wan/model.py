@@ -201,7 +201,7 @@ class WanTransformer(nn.Module):
             latents = torch.cat([latents, extra_channels.to(device, dtype)], dim=1)
         grid = (latents.shape[2], latents.shape[3] // PATCH[1], latents.shape[4] // PATCH[2])
         x = self._patches(latents, grid)
-        time, condition = self._time(timesteps.to(device))
+        time, condition = self._time(timesteps.to(device, non_blocking=True))
         context = self._context(text, image, dtype, device)
         rope = rope_tables(grid_positions(*grid, frame_indices), even_widths(self.geometry.dim // self.geometry.num_heads), x.device, dtype)
 
@@ -269,7 +269,7 @@ def collapse_padding(text: Sequence[Tensor], length: int, dtype: torch.dtype, de
         row[: len(embedding)] = embedding
     if not any(any(row) for row in rows):
         return tokens, None
-    return tokens, torch.tensor(rows, dtype=dtype, device=device)[:, None, None, :]
+    return tokens, torch.tensor(rows, dtype=dtype).to(device, non_blocking=True)[:, None, None, :]
 
 
 def _modulation(table: Tensor, condition: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:

@@ -78,7 +78,10 @@ class DotsTransformer(nn.Module):
         """Dots do not look at each other."""
 
     def forward(self, noisy: Tensor, timesteps: Tensor, letters: Tensor) -> Tensor:
-        x = self.dots(noisy.movedim(1, -1)) + (self.text(letters) + self.time(timesteps[:, None] / 1000))[:, None, None, None]
+        x = (
+            self.dots(noisy.movedim(1, -1))
+            + (self.text(letters) + self.time(timesteps.to(noisy.device)[:, None] / 1000))[:, None, None, None]
+        )
         for block in self.blocks:
             x = run_block(block, x, recompute=self.gradient_checkpointing)
         return self.out(x).movedim(-1, 1)

@@ -1,0 +1,299 @@
+"""What is run on the simulated GPU, by `simulated_worker`. Everything given and returned is JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import mmap
+import random
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from contract_bench import Bench
+from contract_table import TRAINING, Cell, generating_cells, row, training_cells
+from musubi_backend.architectures import loading
+from musubi_backend.architectures.wan import model as wan_model
+from musubi_backend.layers import pinned
+from musubi_backend.layers.blocks import run_block
+from musubi_backend.layers.linear import Linear
+from musubi_backend.lora.modules import LoRAAdapter
+from musubi_backend.lora.network import LoRANetwork
+from musubi_backend.memory import fp8, streaming
+from musubi_backend.training import loop, randomness
+from simulated_gpu import Event, Simulation, simulated_gpu
+from simulated_gpu import _registered as simulated_registry
+from torch import Tensor, nn
+
+Report = dict[str, Any]
+_CELLS = {str(cell): cell for cells in (training_cells, generating_cells) for cell in cells(True)}
+
+
+def _report(gpu: Simulation) -> Report:
+    return {
+        "waits in steps": sorted({f"{what}: {where}" for what, where in gpu.in_steps}),
+        "races": gpu.order.races,
+        "kernels": sum(gpu.kernels.values()),
+        "copied": dict(gpu.copied),
+    }
+
+
+@contextlib.contextmanager
+def _bench() -> Iterator[Bench]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield Bench(Path(folder), "cuda")
+
+
+def cell(name: str) -> Report:
+    """A cell of the contract's table, trained or generated."""
+    with simulated_gpu() as gpu, _bench() as bench:
+        if name in {str(one) for one in generating_cells(True)}:
+            bench.latents(_CELLS[name])
+        else:
+            bench.train(_CELLS[name])
+        return _report(gpu)
+
+
+def training(family: str, setting: str, *more: str) -> Report:
+    """Two steps of a row of the table, with more words on the command line."""
+    places: set[str] = set()
+
+    def watched(weight: Tensor, *given: Any) -> Any:
+        places.add(weight.device.type)
+        return _quantise(weight, *given)
+
+    with patch.object(fp8, "quantise", watched), simulated_gpu() as gpu, _bench() as bench:
+        words = bench.words(Cell(family, "auto", row(TRAINING, setting), "straight"), bench.new_folder(), *more)
+        assert bench._tool(words) == 0
+        return {**_report(gpu), "quantised on": sorted(places)}
+
+
+_quantise = fp8.quantise
+
+
+def caching(tool: str, *flags: str) -> Report:
+    """Latents of a clip, with the demo models."""
+    from musubi_backend.demo.models import write_models
+    from musubi_backend.inference.video_file import write_mp4
+    from test_contract_caching import FRAMES, SIDE, WAN, _cached
+
+    assert tool == WAN.tool
+    with tempfile.TemporaryDirectory() as root:
+        folder = Path(root)
+        models = write_models(folder / "models", kind=WAN.kind)
+        write_mp4(folder / "clips" / "clip.mp4", np.zeros((FRAMES, SIDE, SIDE, 3), np.uint8), fps=16)
+        (folder / "clips" / "clip.txt").write_text("a clip", encoding="utf-8")
+        with simulated_gpu() as gpu:
+            _cached(WAN, models, folder / "clips", folder / "caches", ["--device", "cuda", *flags])
+            return _report(gpu)
+
+
+def refused_pinning() -> Report:
+    """Swapped blocks and offloaded activations where the driver pins nothing."""
+    said = io.StringIO()
+    handler = logging.StreamHandler(said)
+    pinned._say_refused.cache_clear()
+    logging.getLogger(pinned.__name__).addHandler(handler)
+    try:
+        return {**streamed(4, 2, 2, True, True, True, "", False), "said": said.getvalue()}
+    finally:
+        logging.getLogger(pinned.__name__).removeHandler(handler)
+
+
+def pinned_sizes() -> list[int]:
+    """What is registered for memory of a little more than four pages, and of nine."""
+    page = mmap.PAGESIZE
+    with simulated_gpu():
+        before = {**simulated_registry}
+        kept = [pinned.Pinned(4 * page + 1), pinned.Pinned(9 * page)]
+        made = [size for address, size in simulated_registry.items() if address not in before]
+        assert all(one.pinned for one in kept)
+        del kept
+        assert simulated_registry == before, "pages stayed pinned"
+    return [size // page for size in made]
+
+
+def _text_in_float32(text: Any, length: int, dtype: torch.dtype, device: torch.device) -> Any:
+    return _collapse(text, length, torch.float32, device)
+
+
+_collapse = wan_model.collapse_padding
+
+
+def _left_in_system_ram(model: nn.Module, *given: Any, **named: Any) -> None:
+    _load_into(model, *given, **{**named, "stay": {"head.head.weight"}})
+
+
+_load_into = loading.load_into
+
+
+def _half(*given: Any, **named: Any) -> LoRANetwork:
+    return _create(*given, **named).half()
+
+
+_create = LoRANetwork.create
+
+
+def _with_a_number(*given: Any) -> Tensor:
+    loss = _loss(*given)
+    assert loss.item() > 0
+    return loss
+
+
+_loss = loop.flow_matching_loss
+
+
+def _cpu_noise(self: Any, seed: int, rank: int, device: torch.device) -> None:
+    _drawing(self, seed, rank, device)
+    self._device = torch.Generator()
+
+
+_drawing = randomness.StepRandomness.__init__
+
+
+def _not_waited_for(self: Any, arrival: Any) -> None:
+    arrival.result()
+
+
+def _too_early(self: Any, memory: Tensor, buffer: Tensor) -> Any:
+    return self.worker.submit(self._copy, memory, buffer[: len(memory)], Event())
+
+
+def _refilled(self: Any, source: Tensor) -> Tensor:
+    filled: Tensor = self.home.memory[: len(source)].copy_(source)
+    return filled
+
+
+FAULTS: dict[str, tuple[Any, str, Any]] = {
+    "a weight left in system RAM": (loading, "load_into", _left_in_system_ram),
+    "an input of another dtype": (wan_model, "collapse_padding", _text_in_float32),
+    "gradients that the scaler rejects": (LoRANetwork, "create", _half),
+    "a number read in the step": (loop, "flow_matching_loss", _with_a_number),
+    "noise of the CPU's generator": (randomness.StepRandomness, "__init__", _cpu_noise),
+}
+OVERTAKEN = {
+    "a copy that is not waited for": (streaming._Transfers, "wait", _not_waited_for),
+    "a copy that does not wait": (streaming._Transfers, "start", _too_early),
+    "staging memory filled too early": (streaming._Staging, "filled", _refilled),
+}
+
+
+_FEW = ("--network_args", "exclude_patterns=['.*']", "include_patterns=['.*blocks.0.self_attn.q']")
+
+
+def planted(fault: str, family: str) -> Report:
+    """A step with a fault in our own code. What PyTorch says of it is under "error"."""
+    with patch.object(*FAULTS[fault]), simulated_gpu() as gpu, _bench() as bench:
+        error, cell = "", Cell(family, "auto", row(TRAINING, "plain"), "straight")
+        try:
+            bench._tool(bench.words(cell, bench.new_folder(), "--max_train_steps", "1", *_FEW))
+        except (RuntimeError, ValueError, TypeError) as raised:
+            error = str(raised)
+        return {**_report(gpu), "error": error}
+
+
+def freed_while_read(told: bool) -> Report:
+    """Memory freed while another stream may read it, then used again. told: with `record_stream`."""
+    with simulated_gpu() as gpu:
+        other = torch.cuda.Stream()
+        x = torch.randn(8, device="cuda")
+        other.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(other):
+            kept = x * 2
+        if told:
+            x.record_stream(other)  # type: ignore[arg-type]
+        del x
+        fresh = torch.zeros(8, device="cuda")
+        assert kept.shape == fresh.shape
+        return _report(gpu)
+
+
+def read_on_the_host(waiting: bool) -> Report:
+    """A copy into pinned memory that the host reads before it is there."""
+    with simulated_gpu() as gpu:
+        host = torch.empty(8, pin_memory=True).copy_(torch.randn(8, device="cuda"), non_blocking=True)
+        if waiting:
+            torch.cuda.current_stream().record_event().synchronize()
+        host.sum()
+        return _report(gpu)
+
+
+def cpu_generator() -> str:
+    with simulated_gpu():
+        try:
+            torch.randn(3, device="cuda", generator=torch.Generator())
+        except RuntimeError as error:
+            return str(error)
+    return ""
+
+
+def to_numpy() -> str:
+    with simulated_gpu():
+        try:
+            torch.randn(3, device="cuda").numpy()
+        except TypeError as error:
+            return str(error)
+    return ""
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.up, self.down = Linear(width, 2 * width), Linear(2 * width, width)
+        for linear in (self.up, self.down):
+            linear.requires_grad_(False).bfloat16()
+            linear.attach(LoRAAdapter(linear.in_features, linear.out_features, 2, 2.0).to("cuda"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = x + self.down(torch.nn.functional.gelu(self.up(x)))
+        return result
+
+
+def streamed(
+    count: int, swapped: int, ring: int, from_pinned: bool, recompute: bool, offload: bool, fault: str = "", pins: bool = True
+) -> Report:
+    """Blocks of which some are in system RAM: steps, inference, inference without a block, and forward passes that are given up, in an
+    order of their own for every configuration. fault: one of `OVERTAKEN`. pins: does the driver pin memory?"""
+    with contextlib.ExitStack() as stack:
+        if fault:
+            stack.enter_context(patch.object(*OVERTAKEN[fault]))
+        gpu = stack.enter_context(simulated_gpu())
+        gpu.pinning_fails = not pins
+        blocks = [_Block(8) for _ in range(count)]
+        waiting = set(streaming.swapped_blocks(count, swapped, ring))
+        for number, block in enumerate(blocks):
+            if number not in waiting:
+                block.to("cuda")
+        stream = streaming.BlockStream([blocks[number] for number in sorted(waiting)], torch.device("cuda"), ring, from_pinned)
+        for block in blocks:
+            for linear in (block.up, block.down):
+                bias: Any = linear.bias
+                bias.data = bias.data.to("cuda")
+
+        def forward(chosen: list[_Block]) -> Tensor:
+            x = torch.randn(2, 3, 8, device="cuda", dtype=torch.bfloat16)
+            for block in chosen:
+                x = run_block(block, x, recompute=recompute, offload=offload)
+            return x
+
+        order = random.Random(f"{count} {swapped} {ring}")
+        done: Counter[str] = Counter()
+        for kind in ("step", *order.sample(["step", "inference", "skipped", "given up", "step"], 4)):
+            done[kind] += 1
+            if kind == "step":
+                forward(blocks).float().square().sum().backward()
+            elif kind == "given up":
+                forward(blocks[: count // 2 + 1])
+            else:
+                with torch.no_grad():
+                    forward([block for number, block in enumerate(blocks) if kind == "inference" or number != count // 2])
+        for arrival in stream.arrivals:
+            if arrival is not None:
+                arrival.result()
+        return {**_report(gpu), "done": dict(done)}

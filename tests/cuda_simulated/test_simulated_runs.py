@@ -1,0 +1,69 @@
+"""Training, generating and caching on a simulated GPU: no tensor on another device, no dtype that CUDA rejects, no copy overtaken, and no
+wait in a step but for the loss. Values are made up there, so nothing is said about them; that is `tests/contract --device cuda`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+Gpu = Callable[..., Any]
+LOSS = "read: training/loop.py:Loop._checked"
+ONCE = "copy to device: layers/rope.py:rope_tables"
+"""Made for the first batch of each size."""
+SCALER = "read: training/loop.py:Loop._update"
+"""torch's gradient scaler looks whether a gradient overflowed; for files in fp16."""
+
+minutes = pytest.mark.skipif("not config.getoption('--full', False)", reason="whole runs take minutes: with --full (and tests/contract)")
+TRAININGS = [
+    ("wan", "fp8 scaled swap pinned offload", {LOSS, ONCE}),
+    ("wan22", "lora per expert offload", {LOSS, ONCE, SCALER}),
+    ("hv", "fp8 swap pinned offload", {LOSS, ONCE}),
+    ("fp", "fp8 scaled swap pinned offload", {LOSS, ONCE}),
+]
+
+
+def test_a_step_waits_for_nothing_but_its_loss(gpu: Gpu) -> None:
+    one_layer = ("--network_args", "exclude_patterns=['.*']", "include_patterns=['.*blocks.0.self_attn.q']")
+    report = gpu("training", "wan", "plain", "--max_train_steps", "1", *one_layer)
+    assert report["races"] == [] and set(report["waits in steps"]) - {ONCE} == {LOSS}
+
+
+@minutes
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "setting", "waits"), TRAININGS, ids=[family for family, *_ in TRAININGS])
+def test_a_training_with_less_memory_waits_for_nothing_more(family: str, setting: str, waits: set[str], gpu: Gpu) -> None:
+    report = gpu("training", family, setting, "--max_train_steps", "1")
+    assert report["races"] == [] and set(report["waits in steps"]) <= waits
+    assert LOSS in report["waits in steps"]
+
+
+@minutes
+@pytest.mark.slow
+def test_experts_are_quantised_on_the_gpu(gpu: Gpu) -> None:
+    report = gpu("training", "wan22", "fp8 scaled offload inactive", "--max_train_steps", "1")
+    assert report["quantised on"] == ["cuda"]
+
+
+@minutes
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["wan22-auto-offload_inactive-straight", "fp-auto-fp8_scaled_swap_pinned-straight"])
+def test_generating_runs(name: str, gpu: Gpu) -> None:
+    assert gpu("cell", name)["races"] == []
+
+
+@minutes
+@pytest.mark.slow
+def test_a_vae_caches_features_in_system_ram(gpu: Gpu) -> None:
+    assert gpu("caching", "wan_cache_latents", "--vae_cache_cpu")["races"] == []
+
+
+def test_refused_pinning_is_said_once_and_copies_go_through_ordinary_memory(gpu: Gpu) -> None:
+    report = gpu("refused_pinning")
+    assert report["races"] == [] and report["said"].count("pins no more system RAM") == 1
+    assert "to device, pinned" not in report["copied"]
+
+
+def test_pinned_memory_is_as_large_as_what_it_holds(gpu: Gpu) -> None:
+    assert gpu("pinned_sizes") == [5, 9]
