@@ -27,7 +27,7 @@ class Template:
     trainer    of the trainer
     image    the samples and the video start from an image
     lora_widgets   of the generator: those that name the LoRA
-    title    the model, in the picture of a template; "" is the card's title
+    title    the model, in the image of a template; "" is the card's title
     hints    what is different with this model, for the notes in both workflows: one sentence each
     """
 

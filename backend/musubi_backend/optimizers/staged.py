@@ -64,7 +64,7 @@ class StagedAdamW(Optimizer):
         super().__init__(params, {**settings, **(more or {})})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of every weight with a gradient; the loss of `closure`, which is called with gradients on."""
         loss = None
         if closure is not None:
