@@ -120,13 +120,14 @@ def seen(tmp_path: Path) -> Any:
     extension, scripts = tmp_path / "extensions" / "pack", tmp_path / "scripts"
     extension.mkdir(parents=True)
     scripts.mkdir()
-    for name in ("task_inputs.js", "task_inputs.json"):
+    for name in ("task_inputs.js", "task_inputs.json", "words.js"):
         shutil.copy(ROOT / "web" / name, extension / name)
     (tmp_path / "package.json").write_text('{"type": "module"}')
     (scripts / "app.js").write_text(
         "export const extensions = [];\n"
         "export const app = { graph: { nodes: [], setDirtyCanvas() {} }, registerExtension: (extension) => extensions.push(extension) };\n"
     )
+    (scripts / "api.js").write_text("export const api = { fetchApi: async () => ({ ok: false }) };\n")
     (tmp_path / "page.mjs").write_text(_PAGE)
     result = subprocess.run([node, "page.mjs"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
     assert result.returncode == 0, result.stderr
