@@ -66,6 +66,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PYTEST_ARGUMENT",
         help="install what the tests need and run all checks; what follows goes to pytest",
     )
+    parser.add_argument(
+        "--with", dest="extras", action="append", default=[], choices=("optimizers", "wandb"), metavar="WHAT",
+        help="install more: optimizers (those of other libraries, and 8-bit ones on a CPU) or wandb (Weights & Biases); remembered",
+    )  # fmt: skip
     torch = parser.add_mutually_exclusive_group()
     torch.add_argument(
         "--cpu", dest="torch", action="store_const", const="cpu", help="install the CPU build of PyTorch whatever the machine has"
@@ -130,7 +134,8 @@ def _run(arguments: argparse.Namespace, home: Path, console: Console) -> int:
         return 0
     if arguments.doctor:
         return doctor.report(places, console)
-    extras = ("demo",) if arguments.quickstart else ("demo", "dev") if arguments.test is not None else ()
+    needed = ("demo",) if arguments.quickstart else ("demo", "dev") if arguments.test is not None else ()
+    extras = (*needed, *arguments.extras)
     with only_one(home):
         python = backend.ensure(places, console, backend.Wanted(extras, arguments.torch, arguments.torch_index))
     if arguments.quickstart:

@@ -247,4 +247,4 @@ class _Installation:
         self.console.say(f"- {text}")
 
 
-_PURPOSE = {"gpu": "the GPU", "demo": "the demo data", "dev": "the tests"}
+_PURPOSE = {"gpu": "the GPU", "demo": "the demo data", "dev": "the tests", "optimizers": "more optimizers", "wandb": "Weights & Biases"}

@@ -13,7 +13,7 @@ EACH: dict[str, dict[str, Any]] = {
     "adamw": {"weight_decay": 0.01},
     "cautious_adamw": {"weight_decay": 0.01, "use_cautious": True},
     "grams_adamw": {"weight_decay": 0.01, "use_grams": True, "eps": 1e-6},
-    "adopt": {"weight_decay": 0.01, "use_adopt": True, "betas": (0.9, 0.9999), "eps": 1e-6},
+    "adopt": {"weight_decay": 0.01, "use_adopt_stability": True, "betas": (0.9, 0.9999), "eps": 1e-6},
     "agr_adamw": {"weight_decay": 0.01, "use_agr": True},
     "orthograd_adamw": {"weight_decay": 0.01, "use_orthogonal_grad": True},
     "tam_on_adamw_normalised": {"weight_decay": 0.01, "use_tam": True},
@@ -80,7 +80,7 @@ def test_what_the_stages_promise(problem: Any) -> None:
 
 @pytest.mark.parametrize(
     "stage",
-    [{"use_cautious": True, "use_grams": True}, {"use_adopt": True, "use_tam": True}, {"use_spd": True, "weight_decay": 0.1}],
+    [{"use_cautious": True, "use_grams": True}, {"use_adopt_stability": True, "use_tam": True}, {"use_spd": True, "weight_decay": 0.1}],
     ids=lambda stage: "+".join(stage),
 )
 def test_stages_that_contradict_each_other_are_rejected_in_words(stage: dict[str, Any]) -> None:

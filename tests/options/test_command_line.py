@@ -10,9 +10,10 @@ import pytest
 from musubi_backend.__main__ import main
 from musubi_backend.architectures import cards
 from musubi_backend.errors import UserError
+from musubi_backend.options.former import ELSEWHERE, FORMER
 from musubi_backend.options.parser import parse, read
 from musubi_backend.options.published import files_found
-from musubi_backend.options.registry import options_for, tool
+from musubi_backend.options.registry import options_for, tool, tools
 from musubi_backend.options.rules import _RULES
 from musubi_backend.options.values import default_of
 
@@ -66,9 +67,18 @@ def test_flags_may_be_abbreviated_as_in_musubi_tuner() -> None:
         read(tool(TRAIN), ["--save_last", "3"])
 
 
+def test_flags_of_other_versions_are_answered_with_what_they_are_called_here() -> None:
+    flags = {option.flag for other in tools().values() for option in other.options}
+    assert {name for names in FORMER.values() for name in names} <= flags and not flags & {*FORMER, *ELSEWHERE}
+    for former, today in (("--solver", "--sample_solver"), ("--num_inference_steps", "--infer_steps"), ("--input_lora", "--lora_weight")):
+        with pytest.raises(UserError, match=f"has no flag {former}; it is {today} today"):
+            read(tool(GENERATE), [former, "1"])
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
+        (["--train_batch_size", "1"], "it is batch_size in the .* dataset file today"),
         (["--lerning_rate", "1"], "did you mean '--learning_rate'"),
         (["--infer_steps", "20"], "wan_generate_video, .* have it"),
         (["stray words"], "does not know what to do with 'stray words'"),

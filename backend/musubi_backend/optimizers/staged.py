@@ -13,17 +13,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from . import stages
+from .exact_state import ExactState
 from .moments import EightBit, Keeper, Whole
 from .rounding import write_back
 
 Group = dict[str, Any]
 _CLASHES = (
     ("use_cautious", "use_grams", "both choose the direction of the update"),
-    ("use_adopt", "use_tam", "ADOPT scales gradients before it averages them, so torque has nothing sound to act on"),
-    ("use_adopt", "use_grams", "the size of ADOPT's update is not Adam's"),
+    ("use_adopt_stability", "use_tam", "ADOPT scales gradients before it averages them, so torque has nothing sound to act on"),
+    ("use_adopt_stability", "use_grams", "the size of ADOPT's update is not Adam's"),
 )
 
 
@@ -44,24 +44,16 @@ class Bucket:
         return [state["anchor"].to(self.weights[0].dtype) for state in self.states] if self.anchored else None
 
 
-class StagedAdamW(Optimizer):
-    """AdamW whose stages are switched on one by one; with none, AdamW (arXiv:1711.05101)."""
+class Staged(ExactState):
+    """The step. What the stages are is said by the settings of each group."""
 
-    def __init__(
-        self, params: Any, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0, *,
-        use_spd: bool = False, spd_lambda: float = 0.06, spd_anchor: str = "start", use_cautious: bool = False,
-        use_orthogonal_grad: bool = False, use_adopt: bool = False, use_grams: bool = False, use_agr: bool = False,
-        use_tam: bool = False, tam_beta: float = 0.9, dynamic_weight_decay: bool = False, wd_transition_steps: int = 1000,
-        wd_decay_factor: float = 0.7, wd_min_ratio: float = 0.1, stochastic_rounding: bool = True, eight_bit: bool = False,
-        compile_step: bool = False, more: dict[str, Any] | None = None,
-    ) -> None:  # fmt: skip
-        """more: settings of a subclass, which become settings of each group. ValueError for settings that contradict each other."""
-        given = dict(locals())
-        settings = {name: value for name, value in given.items() if name not in ("self", "params", "more", "compile_step", "__class__")}
-        check_stages(settings)
-        self._keeper: Keeper = EightBit() if eight_bit else Whole()
+    def __init__(self, params: Any, settings: dict[str, Any], *, compile_step: bool = False) -> None:
+        """settings: of `StagedAdamW`, and what a subclass adds. ValueError where they contradict each other."""
+        if not settings.get("legacy"):
+            check_stages(settings)
+        self._keeper: Keeper = EightBit() if settings["eight_bit"] else Whole()
         self._adam: Callable[..., list[Tensor]] = torch.compile(stages.adam) if compile_step else stages.adam
-        super().__init__(params, {**settings, **(more or {})})
+        super().__init__(params, settings)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -80,8 +72,8 @@ class StagedAdamW(Optimizer):
     def before(self, group: Group, buckets: list[Bucket]) -> None:
         """What a subclass does with all buckets of a group before they are updated."""
 
-    def scale(self, group: Group, bucket: Bucket, momenta: list[Tensor]) -> None:
-        """Where a subclass adds to `bucket.scales`. momenta: before this step."""
+    def scale(self, group: Group, bucket: Bucket, momenta: list[Tensor], grads: list[Tensor]) -> None:
+        """Where a subclass adds to `bucket.scales`. momenta: before this step; grads: as the stages left them."""
 
     def direct(self, group: Group, bucket: Bucket, updates: list[Tensor]) -> None:
         """Where a subclass changes updates, in place."""
@@ -119,7 +111,7 @@ class StagedAdamW(Optimizer):
             grads = stages.orthogonal_gradients(grads, weights)
         momenta = self._keeper.load("exp_avg", bucket.states, grads)
         squares = self._keeper.load("exp_avg_sq", bucket.states, grads)
-        self.scale(group, bucket, momenta)
+        self.scale(group, bucket, momenta, grads)
         updates = self._direction(group, bucket, momenta, squares, grads)
         self._keeper.store("exp_avg", bucket.states, momenta)
         self._keeper.store("exp_avg_sq", bucket.states, squares)
@@ -149,11 +141,11 @@ class StagedAdamW(Optimizer):
     ) -> list[Tensor] | None:
         """New tensors that times the learning rate are the update; the moments are updated in place. None for no update."""
         (beta1, beta2), eps, step = group["betas"], group["eps"], bucket.step
-        if group["use_adopt"]:
+        if group["use_adopt_stability"]:
             return stages.adopt(momenta, squares, grads, (beta1, beta2), eps, step)
         turned = grads
         if group["use_tam"]:
-            turned = stages.torque(momenta, grads, _scalars(bucket, "torque"), group["tam_beta"])
+            turned = stages.torque(momenta, grads, scalars(bucket, "torque"), group["tam_beta"])
         root = (1 - beta2**step) ** 0.5
         below, factor = eps if group["use_grams"] else eps * root, root / (1 - beta1**step)
         if self._adam is stages.adam:
@@ -162,15 +154,21 @@ class StagedAdamW(Optimizer):
         numbers = torch.tensor([below, factor], dtype=grads[0].dtype).to(device, non_blocking=True)
         return list(self._adam(momenta, squares, grads, turned, (beta1, beta2), numbers[0], numbers[1]))
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As PyTorch's, but every tensor keeps its dtype: PyTorch would make fp32 and 8-bit moments of bfloat16 weights bfloat16."""
-        super().load_state_dict(state_dict)
-        ours = [parameter for group in self.param_groups for parameter in group["params"]]
-        theirs = [index for group in state_dict["param_groups"] for index in group["params"]]
-        for parameter, index in zip(ours, theirs, strict=True):
-            for name, value in state_dict["state"].get(index, {}).items():
-                if isinstance(value, Tensor):
-                    self.state[parameter][name] = value.detach().clone().to(parameter.device)
+
+class StagedAdamW(Staged):
+    """AdamW whose stages are switched on one by one; with none, AdamW (arXiv:1711.05101)."""
+
+    def __init__(
+        self, params: Any, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0, *,
+        use_spd: bool = False, spd_lambda: float = 0.06, spd_anchor: str = "start", use_cautious: bool = False,
+        use_orthogonal_grad: bool = False, use_adopt_stability: bool = False, use_grams: bool = False, use_agr: bool = False,
+        use_tam: bool = False, tam_beta: float = 0.9, dynamic_weight_decay: bool = False, wd_transition_steps: int = 1000,
+        wd_decay_factor: float = 0.7, wd_min_ratio: float = 0.1, stochastic_rounding: bool = True, eight_bit: bool = False,
+        compile_step: bool = False,
+    ) -> None:  # fmt: skip
+        given = dict(locals())
+        settings = {name: value for name, value in given.items() if name not in ("self", "params", "compile_step", "__class__")}
+        super().__init__(params, settings, compile_step=compile_step)
 
 
 def check_stages(settings: dict[str, Any]) -> None:
@@ -191,7 +189,7 @@ def _decay_share(group: Group, step: int) -> float:
     return stages.dynamic_weight_decay(step, group["wd_transition_steps"], group["wd_decay_factor"], group["wd_min_ratio"])
 
 
-def _scalars(bucket: Bucket, name: str, start: float = 0.0) -> list[Tensor]:
+def scalars(bucket: Bucket, name: str, start: float = 0.0) -> list[Tensor]:
     """One number per tensor, kept in the states, on the device."""
     for state, grad in zip(bucket.states, bucket.grads, strict=True):
         if name not in state:

@@ -1,0 +1,78 @@
+"""The two factors that AdaptiveHinaAdamW puts on the learning rate of each tensor: how important it is, and how steady its gradients are.
+
+Neither depends on the scale of the loss or the number of weights in a tensor, and both are bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .pairing import Pair
+from .stages import norms, sizes
+
+_SETTLING = 5e-4  # of the way back to 1 that the mask goes in each step after its warm-up
+_LEAST, _MOST = 0.1, 10.0
+FACTORS = (0.5, 2.0)
+
+
+def importance_of(weights: list[Tensor], momenta: list[Tensor], squares: list[Tensor], references: Tensor) -> Tensor:
+    """40 % how consistent gradients are, 30 % how much the norm changed since `references`, 30 % how evenly the weights are spread; each
+    from 0 to 1: [tensors]."""
+    steady = (norms(momenta) / norms([square.sqrt() for square in squares]).clamp_min(1e-30)).clamp(0, 1)
+    lengths = norms(weights)
+    change = (lengths - references).abs() / (lengths + references).clamp_min(1e-30)
+    spread = torch.stack([_spread(weight) for weight in weights])
+    return 0.4 * steady + 0.3 * change + 0.3 * spread
+
+
+def _spread(weight: Tensor) -> Tensor:
+    """Share of the variance in the mean square, times the share of weights that are not close to 0."""
+    square = weight.square().mean()
+    variance = (square - weight.mean().square()) / square.clamp_min(1e-30)
+    return (variance * (weight.abs() > 1e-3 * square.sqrt()).to(weight.dtype).mean()).clamp(0, 1)
+
+
+def rate_factors(importance: Tensor, pairs: Sequence[Pair], strength: float) -> Tensor:
+    """What the learning rates are multiplied with: the importance over its mean, of pairs drawn together by their compatibility, to the
+    power of `strength`, in `FACTORS`: [tensors]."""
+    joint = importance.clone()
+    if pairs:
+        first, second = [pair.first for pair in pairs], [pair.second for pair in pairs]
+        pull = torch.tensor([pair.compatibility / 2 for pair in pairs], dtype=importance.dtype).to(importance.device)
+        joint[first] += pull * (importance[second] - importance[first])
+        joint[second] += pull * (importance[first] - importance[second])
+    return (joint / joint.mean().clamp_min(1e-30)).pow(strength).clamp(*FACTORS)
+
+
+@dataclass(frozen=True)
+class Mask:
+    """The bounds of the ratio of learning rates: those of the group's rate, at most from a tenth to ten times, and never without 1."""
+
+    bump: float
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, rate: float, bump: float, low: float, high: float) -> Mask:
+        """rate: of the group, without its schedule; bump, low, high: learning rates."""
+        if rate <= 0:
+            return cls(0.0, 1.0, 1.0)
+        return cls(bump / rate, min(1.0, max(low / rate, _LEAST)), max(1.0, min(high / rate, _MOST)))
+
+    def move(self, ratios: list[Tensor], grads: list[Tensor], momenta: list[Tensor], warming: bool) -> None:
+        """In place. While warming up: up where more gradients have the sign of the momentum before them than not, else down, by `bump` at
+        most. Afterwards slowly back to 1."""
+        if not warming:
+            torch._foreach_lerp_(ratios, [torch.ones_like(ratio) for ratio in ratios], _SETTLING)
+            return
+        signs = list(torch._foreach_mul(grads, momenta))
+        torch._foreach_sign_(signs)
+        both = norms(signs, 1)
+        torch._foreach_clamp_min_(signs, 0.0)
+        agreement = (2 * norms(signs, 1) - both) / sizes(grads)
+        moved = (torch.stack(ratios) + self.bump * agreement).clamp(self.least, self.most)
+        torch._foreach_copy_(ratios, list(moved.unbind()))
