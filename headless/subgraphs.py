@@ -52,7 +52,7 @@ class Graph:
 
     def _from_outside(self, name: str, definitions: Mapping[str, Any]) -> Source | None:
         assert self.outside is not None
-        entry = next((entry for entry in self.host.get("inputs") or [] if entry["name"] == name), {})
+        entry: Mapping[str, Any] = next((entry for entry in self.host.get("inputs") or [] if entry["name"] == name), {})
         if entry.get("link") is not None:
             return self.outside.source(entry["link"], definitions)
         values = _values_of(self.host)

@@ -123,7 +123,7 @@ export class Chart {
           ? [{ show: false }, { ...axis, size: 44, space: 24, values }]
           : [
               { ...axis, size: 26, values: (/** @type {any} */ _, /** @type {number[]} */ ticks) => ticks.map((tick) => (Number.isInteger(tick) ? count(tick) : "")) },
-              { ...axis, size: 54, values },
+              { ...axis, size: 66, values },
             ],
         series: [{}, ...series],
         bands,
