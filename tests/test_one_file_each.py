@@ -52,7 +52,7 @@ def changed(repository: Path, tmp_path: Path) -> Iterator[Callable[[str, Callabl
         words = (repository / "CONTRIBUTING.md").read_text(encoding="utf-8")
         assert f"`{file}`" in words or f"`{Path(file).parent.as_posix()}/`" in words
         copy = tmp_path / "pack"
-        for folder in ("backend/musubi_backend", "nodes", "headless", "installer"):
+        for folder in ("locales", "backend/musubi_backend", "nodes", "headless", "installer"):
             shutil.copytree(repository / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(repository / "__init__.py", copy)
         before = (copy / file).read_text(encoding="utf-8")
