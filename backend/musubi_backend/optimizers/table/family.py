@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..entry import Argument, Entry, betas, choice, flag, number, share, whole
+from ..entry import PAIR, Argument, Entry, betas, choice, flag, number, share, whole
 
 _EPS = number("eps", 1e-8, 0, 1, "Added below the fraction, so that nothing is divided by 0.")
 _DECAY_HELP = "How much weights are pulled towards 0 in each step, times the learning rate. Not with SPD, which replaces it."
@@ -92,6 +92,28 @@ _OF = "hinablue/sd-scripts 0a888dc; the papers named with each argument"
 _FIXED: Mapping[str, Any] = {"eight_bit": False, "compile_step": False}
 
 
+_CAME = (
+    betas(0.9, 0.999, 0.9999, help="How slowly momentum, squares and instability follow."),
+    Argument("eps", PAIR, (1e-30, 1e-16), "Added to squares, and to the instability.", 0, 1),
+    number("clip_threshold", 1.0, 0.001, 1000, "Longest update before momentum, as a root mean square."),
+    number("weight_decay", 0.0, 0, 10, "How much weights are pulled towards 0 in each step, times the learning rate."),
+    flag("use_cautious", False, _HELP["use_cautious"]),
+    flag("use_lr_mask", False, _ADAPTIVE[5].help),
+    *_ADAPTIVE[6:],
+    *_ROUNDING,
+)
+_AMP = "arXiv:2307.02047, with the mask of learning rates of the Automagic series"
+
+
+def _without(arguments: tuple[Argument, ...], *names: str) -> tuple[Argument, ...]:
+    return tuple(argument for argument in arguments if argument.name not in names)
+
+
+def _amp(name: str, help: str, **fixed: bool) -> Entry:
+    fixed = {"use_lr_mask": True, "eight_bit": False, **fixed}
+    return Entry(name, "Own", ".came:Came", help, _AMP, 4.3, fixed=fixed, arguments=_without(_CAME, *fixed))
+
+
 ENTRIES: tuple[Entry, ...] = (
     Entry(
         "StagedAdamW", "Own", ".staged:StagedAdamW", "AdamW whose published additions are switched on one by one.",
@@ -107,5 +129,28 @@ ENTRIES: tuple[Entry, ...] = (
         "HinaAdamW", "Own", ".hina:HinaAdamW", "Cautious AdamW with SPD that knows a LoRA's pairs of matrices.", _OF, 10,
         ("HinaAdamWOptimizer", "CustomAdamW"), arguments=(*_LORA, *_HINA), presets=_LORA_PRESETS, names=True,
         learning_rate=8e-4, fixed=_FIXED,
+    ),
+    Entry(
+        "CAME", "Low memory", ".came:Came", "Adafactor with confidence: momentum, rows and columns of squares.", "arXiv:2307.02047", 4.3,
+        arguments=_CAME, fixed={"eight_bit": False},
+    ),
+    _amp("Automagic_CameAMP", "CAME whose learning rates follow how steady the gradients of each tensor are."),
+    _amp("Automagic_CameAMP_COptim", "Automagic_CameAMP, cautious.", use_cautious=True),
+    Entry(
+        "SinkGD", "Low memory", ".plain:Sinkgd", "Rows and columns of the momentum brought to one length.", "arXiv:2502.06742", 4,
+        ("Automagic_Sinkgd",), rate="2e-5 to 1e-3 for a LoRA", learning_rate=5e-5,
+        arguments=(
+            share("beta1", 0.9, "How slowly momentum follows."), number("weight_decay", 0.1, 0, 10, _CAME[3].help),
+            whole("sinkgd_iters", 1, 1, 100, "Turns of rows and columns."), *_ROUNDING,
+        ),
+    ),
+    Entry(
+        "ANLO", "Plain", ".plain:ANLO", "The gradient at the length 1; keeps nothing.", "hinablue/sd-scripts 0a888dc", 0, ("HinaANLO",),
+        rate="about 0.01 to 0.1 for a LoRA", learning_rate=0.05,
+        arguments=(
+            _EPS, number("weight_decay", 1e-2, 0, 10, _CAME[3].help),
+            number("global_norm_weight", 1.0, 0, 100, "Weight of the gradient at length 1 over all tensors."),
+            number("layer_norm_weight", 0.0, 0, 100, "Weight of the gradient at length 1 in each tensor."),
+        ),
     ),
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..entry import Entry, betas, flag, number
+from ..entry import Entry, betas, flag, number, whole
 
 _EPS = number("eps", 1e-8, 0, 1, "Added below the fraction, so that nothing is divided by 0.")
 _DECAY = number("weight_decay", 0.01, 0, 10, "How much weights are pulled towards 0 in each step, times the learning rate.")
@@ -34,5 +34,11 @@ ENTRIES = (
                    number("decay_rate", -0.8, -1, 0, "Exponent of the averages."),
                    number("beta1", None, 0, 1, "Momentum; None for none.", below=True),
                    number("weight_decay", 0.0, 0, 10, _DECAY.help)),
+    ),
+    Entry(
+        "Muon", "Second order", "torch.optim:Muon", "Momentum made orthogonal; for networks of matrices only, such as LoRA.",
+        "kellerjordan.github.io/posts/muon", 4, learning_rate=1e-3, rate="3e-4 to 2e-3 for a LoRA",
+        arguments=(number("momentum", 0.95, 0, 1, "How slowly momentum follows.", below=True), flag("nesterov", True, "Look ahead by it."),
+                   number("weight_decay", 0.1, 0, 10, _DECAY.help), whole("ns_steps", 5, 1, 99, "Iterations that make it orthogonal.")),
     ),
 )  # fmt: skip

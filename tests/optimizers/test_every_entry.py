@@ -1,0 +1,94 @@
+"""Every optimizer of the table trains, and goes on after a save and a load with the same steps. Of libraries, where they are installed."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+import torch
+from musubi_backend.errors import UserError
+from musubi_backend.optimizers import registry
+from musubi_backend.optimizers.came import Came
+from musubi_backend.optimizers.entry import Entry
+from musubi_backend.optimizers.plain import balanced
+from musubi_backend.training import optimizers
+from musubi_backend.training.settings import OptimizerSettings
+
+SHAPES = ((8, 40), (48, 8))
+
+
+def installed(entry: Entry) -> None:
+    """Skips where the package of an entry is missing."""
+    if entry.needs:
+        pytest.importorskip(entry.needs, reason=f"{entry.needs} is not installed; install.py --with optimizers has it")
+
+
+def start() -> list[tuple[str, torch.nn.Parameter]]:
+    chance = torch.Generator().manual_seed(3)
+    down, up = (torch.nn.Parameter(torch.randn(shape, generator=chance) * 0.1) for shape in SHAPES)
+    return [("lora_unet_x.lora_down.weight", down), ("lora_unet_x.lora_up.weight", up)]
+
+
+def made(entry: Entry, named: list[tuple[str, torch.nn.Parameter]], rate: float) -> optimizers.Choice:
+    groups = [{"params": [weight for _, weight in named], "lr": rate}]
+    settings = OptimizerSettings(optimizer_type=entry.name, optimizer_args=())
+    return optimizers.build(settings, rate, groups, {id(weight): name for name, weight in named})
+
+
+def train(choice: optimizers.Choice, named: list[tuple[str, torch.nn.Parameter]], steps: range) -> None:
+    choice.train()
+    for step in steps:
+        chance = torch.Generator().manual_seed(100 + step)
+        for _, weight in named:
+            weight.grad = weight.detach() + 0.01 * torch.randn(weight.shape, generator=chance)
+        choice.optimizer.step()
+
+
+@pytest.mark.parametrize("entry", [one for one in registry.ENTRIES if one.name != "Adafactor"], ids=lambda entry: entry.name)
+def test_saved_and_loaded_it_goes_on_with_the_same_steps(entry: Entry) -> None:
+    installed(entry)
+    straight, halves = start(), start()
+    choice = made(entry, straight, entry.learning_rate)
+    train(choice, straight, range(8))
+    assert not any(torch.equal(weight, was) for (_, weight), (_, was) in zip(straight, start(), strict=True))
+    first = made(entry, halves, entry.learning_rate)
+    train(first, halves, range(4))
+    file = io.BytesIO()
+    torch.save(first.optimizer.state_dict(), file)
+    file.seek(0)
+    again = [(name, torch.nn.Parameter(weight.detach().clone())) for name, weight in halves]
+    second = made(entry, again, entry.learning_rate)
+    second.optimizer.load_state_dict(torch.load(file, weights_only=True))
+    train(second, again, range(4, 8))
+    for (_, one), (_, other) in zip(straight, again, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_came_is_the_papers(problem: Any) -> None:
+    weights = problem.weights(torch.float64)
+    _, golden = problem.golden("paper/came")
+    optimizer = Came(weights, lr=1e-3, weight_decay=0.01)
+    assert problem.furthest(problem.run(optimizer, weights), golden) <= 1e-10
+
+
+def test_sinkgd_balances_rows_and_columns() -> None:
+    matrix = balanced(torch.randn(6, 20, generator=torch.Generator().manual_seed(0)), 60)
+    torch.testing.assert_close(matrix.norm(dim=0), torch.full((20,), 6**0.5))
+    torch.testing.assert_close(matrix.norm(dim=1), torch.full((6,), 20**0.5), rtol=1e-4, atol=1e-4)
+
+
+def test_wrong_arguments_of_ours_are_refused_with_the_nearest() -> None:
+    for arguments, words in (
+        (("use_cautius=True",), r"did you mean 'use_cautious'\?"),
+        (("spd_lambda=2",), "from 0 to 1"),
+        (("use_spd=1",), "True or False"),
+        (("betas=(0.9,)",), "2 numbers"),
+        (("spd_anchor='end'",), 'one of "start", "zero"'),
+        (("warmup_steps=1.5",), "whole number"),
+        (("use_grams=True", "use_cautious=True"), "contradict"),
+    ):
+        with pytest.raises(UserError, match=words):
+            weight = torch.nn.Parameter(torch.ones(2))
+            settings = OptimizerSettings(optimizer_type="AdaptiveHinaAdamW", optimizer_args=arguments)
+            optimizers.build(settings, 1e-3, [{"params": [weight]}], {id(weight): "x"})
