@@ -44,7 +44,7 @@ def test_prompts_of_all_sources_become_videos_with_one_load_and_bad_ones_are_rep
         seed=40,
         filename_prefix="many/clip",
     )
-    videos, paths, report = result.values
+    videos, paths, report, _ = result.values
     assert [Path(path).name for path in paths] == ["clip_00001.mp4", "clip_00002.mp4", "clip_00003.mp4", "clip_00004.mp4"]
     assert videos == paths
     assert "4 of 5 prompts made a video, 1 failed" in report
