@@ -11,6 +11,7 @@ from .backend import Places
 from .console import Console, clean_environment
 
 _PACK = "musubituner_pack"
+_CHECKED = ("nodes", "headless", "installer", "workflows")
 
 
 def run(places: Places, python: Path, console: Console, pytest_arguments: Sequence[str]) -> int:
@@ -40,8 +41,8 @@ def _static(places: Places, python: Path) -> list[tuple[str, list[str], Path]]:
         ("format (ruff)", [str(python), "-m", "ruff", "format", "--check", "."], root),
         ("types (mypy): backend", [str(python), "-m", "mypy", *settings, "backend/musubi_backend"], root),
         (
-            "types (mypy): nodes, headless, installer",
-            [str(python), "-m", "mypy", *settings, "-p", f"{_PACK}.nodes", "-p", f"{_PACK}.headless", "-p", f"{_PACK}.installer"],
+            "types (mypy): nodes, headless, installer, workflows",
+            [str(python), "-m", "mypy", *settings, *(word for part in _CHECKED for word in ("-p", f"{_PACK}.{part}"))],
             _as_package(places),
         ),
     ]

@@ -169,7 +169,8 @@ class Input:
         """The least value the widget can show: `off` may lie below the values that mean something."""
         if self.minimum is None or self.off is None:
             return self.minimum
-        return min(self.minimum, self.off)
+        least: float = min(self.minimum, self.off)
+        return least
 
 
 @dataclass(frozen=True)

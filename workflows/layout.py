@@ -62,14 +62,14 @@ def build(workflow: Workflow, specs: Mapping[str, Any], first: int = 1) -> dict[
         groups.append(_frame(len(groups), group.title, x, y - GAP))
         x += WIDTH + GUTTER
     note = note_node(next(numbers), workflow.note, [0, 0])
-    links = _links(workflow, nodes, specs)
-    reroutes = lanes(links, {node["id"]: node for node in nodes.values()})
+    made = _links(workflow, nodes, specs)
+    reroutes = lanes(made, {node["id"]: node for node in nodes.values()})
     top = min((reroute["pos"][1] for reroute in reroutes.get("reroutes", [])), default=-4 * PADDING)
     return {
         "last_node_id": note["id"],
-        "last_link_id": len(links),
+        "last_link_id": len(made),
         "nodes": [*nodes.values(), note],
-        "links": links,
+        "links": made,
         "groups": groups,
         "config": {},
         "extra": {**reroutes, "ds": view(x - GUTTER, top)},

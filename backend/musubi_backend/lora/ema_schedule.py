@@ -34,7 +34,7 @@ def gamma(sigma_rel: float) -> float:
             f"sigma_rel {sigma_rel:g} is out of range: it must lie above 0 and below {SIGMA_REL_LIMIT:.4f}, where all checkpoints count "
             "the same. 0.2 is a good start; smaller values prefer later checkpoints"
         )
-    t = sigma_rel**-2
+    t: float = sigma_rel**-2
     low, high = 0.0, 1.0 + t**0.5
     while low < (middle := (low + high) / 2) < high:
         if ((middle + 7) * middle + 16 - t) * middle + 12 - t < 0:

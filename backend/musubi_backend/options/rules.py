@@ -10,9 +10,10 @@ from pathlib import Path
 
 from ..architectures import cards, chosen_card
 from ..errors import UserError
-from .needs import Need, unmet
+from .needs import unmet
 from .option import CACHE_LATENTS, CAPTION, GENERATE, LORA_COMBINE, LORA_MERGE, TRAIN, Option
 from .registry import Tool
+from .tables.needs import Need
 
 logger = logging.getLogger(__name__)
 _ATTENTION = ("sdpa", "flash_attn", "flash3", "xformers")
@@ -31,7 +32,8 @@ def problems(tool: Tool, args: Namespace) -> Iterator[str]:
     """What must not be, in a sentence each. The nodes ask too, before anything is made for a job."""
     yield from (sentence for need, sentence in _unmet(tool, args) if need.rejected)
     yield from _missing(args, [option.name for option in tool.options if option.required])
-    yield from _RULES.get(tool.verb, lambda tool, args: iter(()))(tool, args)
+    if tool.verb in _RULES:
+        yield from _RULES[tool.verb](tool, args)
     for option in tool.options:
         yield from _too_many(option, args)
         yield from _absent_files(option, args)

@@ -29,7 +29,7 @@ class AverageLoss:
         return self._total / len(self.losses) if self.losses else 0.0
 
 
-class _Bar(tqdm):
+class _Bar(tqdm):  # type: ignore[type-arg]  # generic for type checkers only
     """tqdm, but the rate and the time left are those of `pace`: tqdm's own count saving and samples as steps, and a resumed run's."""
 
     def __init__(self, pace: Pace, **settings: Any) -> None:
