@@ -48,8 +48,8 @@ def show_each_once() -> None:
         if found:
             rows: list[dict[str, Any]] = outcome[1]
             rows[:] = [row for row in rows if row["type"] != _REPEATED]
-            named = {row["extra_info"].get("input_name") for row in rows}  # ComfyUI could not convert the value, for one
-            rows += [_row(problem) for problem in found if problem.input not in named]
+            said = {row["extra_info"].get("input_name") for row in rows}  # ComfyUI could not convert the value, for one
+            rows += [_row(problem) for problem in found if problem.input not in said]
         return outcome
 
     execution.validate_inputs = validate_inputs

@@ -105,7 +105,7 @@ def test_a_folder_of_frames_and_a_link_are_looked_into(tmp_path: Path) -> None:
     before = Sources(tmp_path).media([frames, link])
     (frames / "notes.txt").write_text("no frame")
     assert Sources(tmp_path).media([frames, link]) == before
-    same_size_and_time(frames / "0.png", b"another")
+    same_size_and_time(frames / "0.png", b"other")
     after = Sources(tmp_path).media([frames, link])
     assert after[0] != before[0] and after[1] != before[1]
 

@@ -23,7 +23,7 @@ from musubi_backend.architectures.wan import model as wan_model
 from musubi_backend.layers import pinned
 from musubi_backend.layers.blocks import run_block
 from musubi_backend.layers.linear import Linear
-from musubi_backend.lora.modules import LoRAAdapter
+from musubi_backend.lora.modules import LoRA
 from musubi_backend.lora.network import LoRANetwork
 from musubi_backend.memory import fp8, streaming
 from musubi_backend.training import loop, randomness
@@ -248,7 +248,7 @@ class _Block(nn.Module):
         self.up, self.down = Linear(width, 2 * width), Linear(2 * width, width)
         for linear in (self.up, self.down):
             linear.requires_grad_(False).bfloat16()
-            linear.attach(LoRAAdapter(linear.in_features, linear.out_features, 2, 2.0).to("cuda"))
+            linear.attach(LoRA(linear.in_features, linear.out_features, 2, 2.0).to("cuda"))
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = x + self.down(torch.nn.functional.gelu(self.up(x)))

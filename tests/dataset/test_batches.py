@@ -98,7 +98,7 @@ def test_items_without_text_are_reported_and_left_out(make: SimpleNamespace, tmp
     dataset = CachedDataset.open(make.config(tmp_path, section(tmp_path / "c")), CARD, FORMS)
     assert [item.name[:4] for item in dataset.items] == ["good"]
     reasons = {problem.path.name[:4]: problem.reason for problem in dataset.problems}
-    assert "not the cache of a clip" in reasons["pict"]
+    assert "not the cache of a clip" in reasons["imag"]
     assert f"Text encoder output cache file not found: {tmp_path}/c/mute_wan_te.safetensors" in caplog.text
 
 

@@ -70,4 +70,5 @@ def _hlg(signal: np.ndarray) -> np.ndarray:
     a, b, c = 0.17883277, 0.28466892, 0.55991073
     scene = np.where(signal <= 0.5, signal**2 / 3, (np.exp((np.maximum(signal, 0.5) - c) / a) + b) / 12)
     luminance = scene @ np.array((0.2627, 0.678, 0.0593), np.float32)
-    return 1000 * scene * np.maximum(luminance, 1e-6)[..., None] ** 0.2
+    light: np.ndarray = 1000 * scene * np.maximum(luminance, 1e-6)[..., None] ** 0.2
+    return light
