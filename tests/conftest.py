@@ -76,8 +76,16 @@ def pytest_runtest_teardown() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run slow tests first: at the end, workers then have short ones to take from each other."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """Give each worker files with slow tests first, and short tests last: those can be taken by another that has nothing left."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    fast = [item for item in items if not item.get_closest_marker("slow")]
+    files = list(dict.fromkeys(item.path for item in slow))
+    items.clear()
+    for worker in range(workers):  # xdist begins with one run of neighbours for each
+        own = set(files[worker::workers])
+        items += [item for item in slow if item.path in own]
+        items += fast[len(fast) * worker // workers : len(fast) * (worker + 1) // workers]
 
 
 @pytest.fixture(scope="session")
