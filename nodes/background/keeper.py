@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 from ...backend.musubi_backend import events
 from ...backend.musubi_backend.errors import UserError
@@ -75,7 +76,7 @@ class Keeper:
         count = min(wanted.processes, len(every))
         return tuple(free[:count]) if len(free) >= count else None
 
-    def _used_by_nodes(self, gpus: tuple[str, ...]) -> Collection[str]:
+    def _used_by_nodes(self, gpus: tuple[str, ...]) -> set[str]:
         """Those that jobs of nodes have now: the first ones, as nobody chose others."""
         used: set[str] = set()
         for job in self._index.jobs():
@@ -88,9 +89,9 @@ class Keeper:
     def _is_trained(self, run: str) -> bool:
         return any((JobFolder(self.home / JOBS / job).task().get("training") or {}).get("run") == run for job in self._busy)
 
-    def _begin(self, job: str, gpus: tuple[str, ...], work: object) -> None:
+    def _begin(self, job: str, gpus: tuple[str, ...], work: Coroutine[Any, Any, None]) -> None:
         self._busy[job] = gpus
-        self._tasks[job] = asyncio.ensure_future(work)  # type: ignore[arg-type]
+        self._tasks[job] = asyncio.ensure_future(work)
 
     def _end(self, job: str, done: asyncio.Task[None]) -> None:
         del self._tasks[job]

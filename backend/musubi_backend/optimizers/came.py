@@ -41,7 +41,7 @@ class Came(ExactState):
         self.param_groups[-1].setdefault("first_rate", float(self.param_groups[-1]["lr"]))
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -176,7 +176,8 @@ class AdaptiveHinaAdamW(_Hina):
     def scale(self, group: Group, bucket: Bucket, momenta: list[Tensor], grads: list[Tensor]) -> None:
         if group["use_lr_mask"]:
             ratios = scalars(bucket, "lr_ratio", 1.0)
-            mask = Mask.of(group.get("initial_lr", group["first_rate"]), group["lr_bump"], group["min_lr"], group["max_lr"])
+            rate: float = group["initial_lr"] if "initial_lr" in group else group["first_rate"]
+            mask = Mask.of(rate, group["lr_bump"], group["min_lr"], group["max_lr"])
             mask.move(ratios, grads, momenta, warming=bucket.step < group["warmup_steps"])
             bucket.scales.append(torch.stack(ratios))
         if group["use_dynamic_adaptation"]:

@@ -29,7 +29,8 @@ def wan_transformer(
     float64, so that the rounding of different linear algebra kernels does not show and a seed always gives the same file."""
     import torch
 
-    from .geometry import GEOMETRY_KEY, WanGeometry
+    from ...weights.geometry import GEOMETRY_KEY
+    from .geometry import WanGeometry
     from .model import IMAGE_TOKENS, WanTransformer
 
     geometry = WanGeometry(
