@@ -21,7 +21,7 @@ ORDER = (
     ("memory",),
     ("lora",),
     ("encoders", "cache"),
-    ("dataset", "architectures.loading"),
+    ("dataset", "architectures.settings", "architectures.loading"),
     ("architectures.request", "architectures.sampler"),
     ("architectures.protocol",),
     ("caching", "inference"),

@@ -79,16 +79,16 @@ def _run(words: list[str]) -> int:
     _keep_libraries_quiet()
 
     from .options.option import GENERATE, TRAIN
-    from .options.parser import parse
+    from .options.parser import parse, paths_given
     from .options.registry import tool
 
     target = tool(words[0])
     args = parse(target.name, words[1:])
-    threads.prepare(target.verb, args)
+    threads.prepare(target.verb, threads.ThreadSettings.read(args), paths_given(target, args))
     if target.verb in (TRAIN, GENERATE):
         device.let_memory_grow()
     job.watch_for_stop()
-    card = None if target.architecture is None else architectures.chosen_card(target.architecture, args)
+    card = None if target.architecture is None else architectures.chosen_card(target.architecture, vars(args))
     if card is not None:
         _check_models(args, card)
     with imports.large():
@@ -111,7 +111,7 @@ def _check_models(args: Namespace, card: Card) -> None:
     from .weights.recognise import refuse_others
 
     for part in card.parts:
-        path = getattr(args, part.name, None)
+        path = vars(args).get(part.name)
         if path:
             refuse_others(path, part.kinds, f"--{part.name}")
 

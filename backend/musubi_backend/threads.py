@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 import sys
-from argparse import Namespace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from .options.option import CACHE_LATENTS, LORA_CONVERT, LORA_EMA, LORA_MERGE
+from .options.settings import Settings
 
 PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 """Environment of any process that computes: no spinning, for GNU's OpenMP (Linux) and for Intel's and LLVM's (Windows, macOS)."""
@@ -25,30 +27,39 @@ _MODELS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 _SIDE_BY_SIDE = (LORA_CONVERT, LORA_EMA, LORA_MERGE)
 
 
-def prepare(verb: str, args: Namespace) -> None:
+@dataclass(frozen=True)
+class ThreadSettings(Settings):
+    """What the number of threads follows from, besides the model files."""
+
+    cpu_threads: int | None = None
+    num_workers: int | None = None
+    device: str | None = None
+    dit: str | None = None
+
+
+def prepare(verb: str, settings: ThreadSettings, files: Iterable[str]) -> None:
     """Set the environment for `verb`: passive waiting unless the user has chosen another, and `--cpu_threads`, else what the user has
-    set as OMP_NUM_THREADS, else what fits the work."""
+    set as OMP_NUM_THREADS, else what fits the work. files: as for `fitting`."""
     for name, value in PASSIVE.items():
         os.environ.setdefault(name, value)
-    asked = getattr(args, "cpu_threads", None)
-    if asked:
-        os.environ[COUNT] = str(asked)
+    if settings.cpu_threads:
+        os.environ[COUNT] = str(settings.cpu_threads)
     else:
-        os.environ.setdefault(COUNT, str(fitting(verb, args)))
+        os.environ.setdefault(COUNT, str(fitting(verb, settings, files)))
 
 
-def fitting(verb: str, args: Namespace) -> int:
+def fitting(verb: str, settings: ThreadSettings, files: Iterable[str]) -> int:
     """How many threads `verb` gains from. It follows from the settings, the model files and the machine, never from its load: another
-    number adds in another order, and the same run is to give the same bits.
+    number adds in another order, and the same run is to give the same bits. files: the paths it was given, models among them.
 
     One where a GPU computes, where the models are tiny, and where tensors are worked on side by side. Otherwise the processors, shared
     with the other processes of a training, and with media decoders beyond the one that mostly waits for the encoder.
     """
-    if verb in _SIDE_BY_SIDE or _expects_gpu(getattr(args, "device", None)) or not _has_large_model(args):
+    if verb in _SIDE_BY_SIDE or _expects_gpu(settings.device) or not _has_large_model(settings.dit, files):
         return 1
     share = processors() // int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("WORLD_SIZE") or 1)
-    if verb == CACHE_LATENTS and args.num_workers:
-        share -= args.num_workers - 1
+    if verb == CACHE_LATENTS and settings.num_workers:
+        share -= settings.num_workers - 1
     return max(1, share)
 
 
@@ -81,8 +92,6 @@ def _expects_gpu(device: str | None) -> bool:
         return False
 
 
-def _has_large_model(args: Namespace) -> bool:
-    values = [value for given in vars(args).values() for value in (given if isinstance(given, list | tuple) else [given])]
-    paths = [Path(value) for value in values if isinstance(value, str | Path) and str(value).lower().endswith(_MODELS)]
-    folders = [Path(value) for value in (getattr(args, "dit", None),) if value and Path(value).is_dir()]
-    return bool(folders) or any(path.is_file() and path.stat().st_size >= _LARGE for path in paths)
+def _has_large_model(dit: str | None, files: Iterable[str]) -> bool:
+    models = (Path(file) for file in files if file.lower().endswith(_MODELS))
+    return (dit is not None and Path(dit).is_dir()) or any(model.is_file() and model.stat().st_size >= _LARGE for model in models)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import shutil
-from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -33,13 +32,13 @@ WAN = WanGeometry(dim=32, ffn_dim=64, num_heads=2, num_layers=1, text_dim=32, im
 def families(monkeypatch: pytest.MonkeyPatch) -> dict[str, CacheForms]:
     """Forms for models of the sizes with which the reference caches were made."""
     sizes = {"dim": 32, "num_heads": 2, "mlp_dim": 64, "num_double_layers": 1, "num_single_layers": 1, "text_dim": 32, "pooled_dim": 24}
-    monkeypatch.setattr("musubi_backend.architectures.hunyuan_video.load.geometry", lambda args: HunyuanGeometry(**sizes))
+    monkeypatch.setattr("musubi_backend.architectures.hunyuan_video.load.geometry", lambda settings: HunyuanGeometry(**sizes))
     return {
         "wan_t2v": wan_forms(CARD.task("t2v-14B"), WAN),
         "wan_i2v21": wan_forms(CARD.task("i2v-14B"), WAN),
         "wan_flf": wan_forms(CARD.task("flf2v-14B"), WAN),
         "wan_fun_control": wan_forms(CARD.task("t2v-1.3B-FC"), WAN),
-        "hv": HUNYUAN.cache_forms(Namespace()),
+        "hv": HUNYUAN.cache_forms(),
         "fp": framepack_forms(FramePackGeometry(**sizes, image_dim=16)),
     }
 

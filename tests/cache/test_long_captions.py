@@ -49,7 +49,7 @@ def test_the_caching_verb_names_the_item(dataset_toml: Callable[..., Path], tmp_
     config = dataset_toml(tmp_path / "dataset.toml", "image", tmp_path / "in", tmp_path / "cache", resolution=[64, 64])
     umt5 = UMT5(None, Tokenizer(words, "here", 1000), torch.device("cpu"), torch.float32)
     encoder = SimpleNamespace(cut=umt5.cut, encode=lambda captions: [{"varlen_t5": torch.zeros(3, 8)} for _ in captions])
-    architecture = SimpleNamespace(card=CARD, text_encoder=lambda args, device: encoder)
+    architecture = SimpleNamespace(card=CARD, text_encoder=lambda device: encoder, configured=lambda given: architecture)
     args = Namespace(dataset_config=str(config), batch_size=None, skip_existing=False, keep_cache=False, device="cpu", on_bad_items="stop")
     with caplog.at_level(logging.WARNING):
         text.run(args, architecture)  # type: ignore[arg-type]

@@ -17,6 +17,7 @@ from musubi_backend import architectures, job
 from musubi_backend.__main__ import main
 from musubi_backend.architectures import protocol
 from musubi_backend.inference.requests import build_request
+from musubi_backend.inference.settings import GenerateSettings
 from musubi_backend.options.parser import parse
 from musubi_backend.weights.safetensors_file import load
 from torch import Tensor
@@ -100,11 +101,11 @@ class Bench:
             words += [f"--{option}", str(self.folder / "not read")]
         flags = self._flags(cell.setting, family, "")
         args: Namespace = parse(tool, [*words, "--prompt", "a cat", "--save_path", str(self.folder), "--output_type", "latent", *flags])
-        architecture, device = protocol.load(family.card_id), torch.device(self.device)
-        request = build_request({"prompt": "a cat"}, args, architecture)
+        architecture, device = protocol.load(family.card_id).configured(vars(args)), torch.device(self.device)
+        request = build_request({"prompt": "a cat"}, GenerateSettings.read(args), architecture)
         texts = {text: family.text(number) for number, text in enumerate(architecture.texts(request))}
-        transformer = architecture.transformer(args, device, architecture.compute_dtype(args)).to(device)
-        latents = architecture.sample(transformer, request, texts, conditions(family), args=args, device=device)
+        transformer = architecture.transformer(device, architecture.generating_dtype(device)).to(device)
+        latents = architecture.sample(transformer, request, texts, conditions(family), device=device)
         return latents.float().cpu()
 
     def reference_lora(self, cell: Cell) -> Tensors:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
 from musubi_backend.architectures.framepack.card import CARD
 from musubi_backend.architectures.framepack.geometry import FramePackGeometry, geometry_of
-from musubi_backend.architectures.framepack.load import compute_dtype, load_transformer
+from musubi_backend.architectures.framepack.load import generated_dtype, load_transformer
 from musubi_backend.architectures.framepack.model import Clean, FramePackTransformer
+from musubi_backend.architectures.framepack.settings import FramePackSettings
 from musubi_backend.lora.network import LoRANetwork
 from musubi_backend.options.registry import options_for
 from musubi_backend.weights.safetensors_file import load, read_header
@@ -142,7 +142,7 @@ def test_scaled_positions_act_from_their_timestep_up(model: FramePackTransformer
 def test_the_weights_may_be_named_by_their_folder(golden: Path, tmp_path: Path) -> None:
     (tmp_path / "b.safetensors").write_bytes(b"not looked at")
     (tmp_path / "a.safetensors").symlink_to(golden / "framepack.dit.safetensors")
-    args = Namespace(dit=str(tmp_path), device="cpu", attn_mode="torch")
-    assert compute_dtype(args) == torch.float32
-    assert load_transformer(args, torch.device("cpu"), torch.float32).geometry.image_dim == 40
+    settings = FramePackSettings(dit=str(tmp_path))
+    assert generated_dtype(settings, torch.device("cpu")) == torch.float32
+    assert load_transformer(settings, torch.device("cpu"), torch.float32).geometry.image_dim == 40
     assert all(options_for(tool)["dit"].path == "any" for tool in ("fpack_train_network", "fpack_generate_video"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +105,7 @@ def test_caches_of_the_other_kind_are_made_again(f1: bool, tmp_path: Path) -> No
     video = torch.zeros(16, 5, 2, 2)
     save_latents(tmp_path / "one.safetensors", cut(video, 2, f1)[0], CARD, width=16, height=16, frame_count=17)
     for wanted in (False, True):
-        assert ADAPTER.cached_otherwise(tmp_path / "one.safetensors", Namespace(one_frame=False, f1=wanted)) is (wanted != f1)
+        assert ADAPTER.configured({"f1": wanted}).cached_otherwise(tmp_path / "one.safetensors") is (wanted != f1)
 
 
 def test_magcache_never_skips_the_last_step_and_adds_up_ratios_and_errors() -> None:

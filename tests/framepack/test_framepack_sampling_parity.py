@@ -7,7 +7,6 @@ its length.
 
 from __future__ import annotations
 
-from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from musubi_backend.weights.safetensors_file import load, read_header
 WIDTH, HEIGHT, WINDOW = 32, 48, 2
 ARGUMENTS = {
     "vae": "a.safetensors", "image_encoder": "b.safetensors",
-    "latent_window_size": WINDOW, "f1": False, "latent_paddings": None, "guidance_rescale": 0.0, "fps": 30, "flow_shift": None,
+    "latent_window_size": WINDOW, "f1": False, "latent_paddings": None, "guidance_rescale": 0.0, "fps": 30, "embedded_cfg_scale": 10.0,
     "video_seconds": 5.0, "video_sections": None, "one_frame_auto_resize": False, "magcache_mag_ratios": None,
     "magcache_calibration": False, "magcache_retention_ratio": 0.2, "magcache_threshold": 0.24, "magcache_k": 6,
 }  # fmt: skip
@@ -32,7 +31,7 @@ CASES: dict[str, dict[str, Any]] = {
     "plain6": {"video_sections": 6},
     "paddings": {"video_sections": 3, "latent_paddings": "5,1,0"},
     "f1": {"video_sections": 3, "prompt": "0:a;;;1:b", "images": {0: "x", -1: "y"}, "f1": True},
-    "guided": {"video_sections": 1, "scale": 3.0, "embedded": 6.0, "flow_shift": 3.0, "guidance_rescale": 0.7},
+    "guided": {"video_sections": 1, "scale": 3.0, "embedded_cfg_scale": 6.0, "flow_shift": 3.0, "guidance_rescale": 0.7},
     "one_frame": {"one_frame": "target_index=1,control_index=0;10,no_post,no_2x,no_4x", "controls": 2},
     "one_frame_default": {"one_frame": "default", "controls": 1},
     "one_frame_alone": {"one_frame": "target_index=3"},
@@ -96,17 +95,17 @@ def transformer(shared: Path) -> FramePackTransformer:
 
 
 def _sampled(transformer: FramePackTransformer, conditions: _Conditions, case: Mapping[str, Any]) -> torch.Tensor:
-    args = Namespace(**{name: case.get(name, default) for name, default in ARGUMENTS.items()})
+    framepack = ADAPTER.configured({name: case.get(name, default) for name, default in ARGUMENTS.items()})
     request = SampleRequest(
         prompt=case.get("prompt", "a"), seed=5, width=WIDTH, height=HEIGHT, frames=1, steps=case.get("steps", 4),
         flow_shift=case.get("flow_shift", 0.0), guidance=Guidance(case.get("scale", 1.0)), negative_prompt="neg",
-        embedded_guidance=case.get("embedded", 10.0), one_frame=case.get("one_frame"),
+        one_frame=case.get("one_frame"),
     )  # fmt: skip
     transformer.rope_scaling = case.get("rope")
     steps: list[int] = []
-    fitted = ADAPTER.fitted(request, args)
-    latents = ADAPTER.sample(
-        transformer, fitted, conditions.texts, conditions.of(case), args=args, device=torch.device("cpu"), progress=steps.append
+    fitted = framepack.fitted(request)
+    latents = framepack.sample(
+        transformer, fitted, conditions.texts, conditions.of(case), device=torch.device("cpu"), progress=steps.append
     )
     assert len(steps) == ADAPTER.steps(fitted)
     assert latents.shape == (16, (fitted.frames - 1) // 4 + 1, HEIGHT // 8, WIDTH // 8)

@@ -22,6 +22,7 @@ from musubi_backend.caching.settings import CachingSettings
 from musubi_backend.demo.clips import write_clips
 from musubi_backend.encoders.qwen_vl_load import load_model
 from musubi_backend.inference.requests import build_request
+from musubi_backend.inference.settings import GenerateSettings
 from musubi_backend.layers.experts import experts_of
 from musubi_backend.lora import run_network
 from musubi_backend.lora.settings import NetworkSettings
@@ -111,32 +112,32 @@ class Planned:
             assert [recognise(path).id for path in (args.dit, *args.lora_weight)] == ["wan_transformer", "lora", "lora"]  # type: ignore[union-attr]
             Path(args.save_merged_model).write_bytes(b"merged")
             return
-        architecture = protocol.load(target.architecture)
+        architecture = protocol.load(target.architecture).configured(vars(args))
         command_line._check_models(args, architecture.card)
         if target.verb == CACHE_LATENTS:
             assert find_items(CachingSettings.read(args), architecture.card)[0].items
-            architecture.latent_encoder(args, META)
+            architecture.latent_encoder(META)
         elif target.verb == CACHE_TEXT:
             assert find_items(CachingSettings.read(args), architecture.card)[0].items
-            architecture.text_encoder(args, META)
+            architecture.text_encoder(META)
         elif target.verb == TRAIN:
             settings = TrainingSettings.read(args)
-            dtype = train.check(settings, args, architecture).dtype
+            dtype = train.check(settings, architecture).dtype
             rates = run_network.rates(settings.network, settings.schedule.learning_rate, architecture.card)
             rehearse(settings, rates, settings.length.max_train_steps, torch.device("cpu"))
-            assert Samples(settings.sampling, settings.saving, args, architecture)._prompts, "the templates make samples"
+            assert Samples(settings.sampling, settings.saving, architecture)._prompts, "the templates make samples"
             self._models(args, architecture, dtype)
         else:
             assert target.verb == GENERATE
             if getattr(args, "from_file", None) is None:
-                build_request({"prompt": args.prompt}, args, architecture)
-            self._models(args, architecture, architecture.compute_dtype(args))
+                build_request({"prompt": args.prompt}, GenerateSettings.read(args), architecture)
+            self._models(args, architecture, architecture.generating_dtype(torch.device("cuda")))
 
     def _models(self, args: Any, architecture: Any, dtype: torch.dtype) -> None:
-        architecture.text_encoder(args, META)
-        architecture.condition_encoder(args, META)
-        architecture.latent_decoder(args, META)
-        model = architecture.transformer(args, META, dtype)
+        architecture.text_encoder(META)
+        architecture.condition_encoder(META)
+        architecture.latent_decoder(META)
+        model = architecture.transformer(META, dtype)
         parts = list(experts_of(model).values())
         assert {parameter.device for part in parts for parameter in part.parameters()} == {META}
         assert {parameter.dtype for part in parts for parameter in part.parameters()} == {dtype}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from musubi_backend.architectures.hunyuan_video.adapter import ADAPTER
+from musubi_backend.architectures.hunyuan_video.fitting import asked as of_generator
+from musubi_backend.architectures.hunyuan_video.settings import HunyuanSettings
 from musubi_backend.architectures.request import Guidance, Images, SampleRequest
 from torch import Tensor
 
@@ -30,7 +31,8 @@ def asked(batch: dict[str, Tensor], takes_image: bool = False, guidance_scale: f
     noisy = torch.zeros(2, 16, 3, 2, 2)
     texts = {"llm": torch.ones(1), "llm_mask": torch.tensor([2.0]), "clipL": torch.tensor([3.0])}
     model: Any = Asked(takes_image)
-    ADAPTER.predict(model, noisy, torch.tensor([7.0, 8.0]), {**texts, **batch}, Namespace(guidance_scale=guidance_scale), (1, 2))
+    hunyuan = ADAPTER.configured({"guidance_scale": guidance_scale})
+    hunyuan.predict(model, noisy, torch.tensor([7.0, 8.0]), {**texts, **batch}, (1, 2))
     return model
 
 
@@ -66,3 +68,9 @@ def test_of_a_video_that_is_changed_only_the_last_steps_are_done(source: str | N
 
 def test_images_that_it_does_not_take_are_no_options_of_a_line() -> None:
     assert "i" in ADAPTER.line_options and not {"ei", "cn", "ci", "cim", "of"} & set(ADAPTER.line_options)
+
+
+def test_a_generators_own_options_reach_its_requests() -> None:
+    request = SampleRequest("a", seed=1, width=32, height=32, frames=5, steps=4, flow_shift=7.0, guidance=Guidance(), embedded_guidance=1.0)
+    found = of_generator(request, HunyuanSettings(video_path="clip.mp4", strength=0.5, embedded_cfg_scale=4.0))
+    assert (found.images.source_video, found.strength, found.embedded_guidance) == ("clip.mp4", 0.5, 4.0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import string
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from musubi_backend.errors import UserError
 from musubi_backend.inference.prompts import GENERATE_OPTIONS, TRAINING_OPTIONS, parse_line, read_lines, training_prompts
 
 TASK = CARD.task("t2v-1.3B")
-WAN, ARGS = architecture("wan"), Namespace(task=TASK.name, timestep_boundary=None)
+WAN = architecture("wan").configured({"task": TASK.name})
 
 
 @pytest.mark.parametrize(
@@ -96,7 +95,7 @@ def test_any_text_is_read_or_rejected_but_never_crashes(line: str) -> None:
 def test_training_defaults(tmp_path: Path) -> None:
     file = tmp_path / "prompts.txt"
     file.write_text("# comment\n\n  a dog\nb --w 250 --h 70 --f 8 --l 1 --d 3 --g 2.5\n", encoding="utf-8")
-    first, second = training_prompts(file, WAN, ARGS)
+    first, second = training_prompts(file, WAN)
     assert (first.request.width, first.request.height, first.request.frames, first.request.steps) == (256, 256, 1, 20)
     assert (first.request.flow_shift, first.request.guidance.scale, first.request.embedded_guidance) == (14.5, TASK.guidance_scale, None)
     assert first.request.negative_prompt == NEGATIVE_PROMPT
@@ -117,7 +116,7 @@ def test_toml_and_json_say_the_same(tmp_path: Path) -> None:
     first = {"prompt": "a", "width": 64, "height": 32, "sample_steps": 4, "seed": 1, "enum": 0}
     as_json.write_text(json.dumps([first, "b --w 64 --h 32 --s 4 --d 2 --l 3 --n n"]), encoding="utf-8")
     text.write_text("a --w 64 --h 32 --s 4 --d 1\nb --w 64 --h 32 --s 4 --d 2 --l 3 --n n\n", encoding="utf-8")
-    assert training_prompts(toml, WAN, ARGS) == training_prompts(as_json, WAN, ARGS) == training_prompts(text, WAN, ARGS)
+    assert training_prompts(toml, WAN) == training_prompts(as_json, WAN) == training_prompts(text, WAN)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +139,7 @@ def test_toml_and_json_say_the_same(tmp_path: Path) -> None:
 def test_bad_files_say_what_and_where(tmp_path: Path, name: str, content: str, message: str) -> None:
     (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=message):
-        training_prompts(tmp_path / name, WAN, ARGS)
+        training_prompts(tmp_path / name, WAN)
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

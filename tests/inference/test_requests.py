@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from typing import Any
 
 import pytest
 from musubi_backend.architectures.request import Guidance, Images, SampleRequest
+from musubi_backend.architectures.wan import fitting
 from musubi_backend.architectures.wan.adapter import Wan
 from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.errors import UserError
 from musubi_backend.inference.requests import build_request
+from musubi_backend.inference.settings import GenerateSettings
 
 
 class Taking(Wan):
-    """Takes every request as it is."""
+    """Wan with a setting of its own in lines, and without an opinion of images."""
 
     own_settings = frozenset(("video_seconds",))
 
-    def fitted(self, request: SampleRequest, args: Namespace) -> SampleRequest:
-        return request
+
+@pytest.fixture(autouse=True)
+def any_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    for check in ("_check_images", "_check_one_frame"):
+        monkeypatch.setattr(fitting, check, lambda *_: None)
 
 
 TASK = CARD.task("t2v-14B")
@@ -27,22 +31,28 @@ TASK = CARD.task("t2v-14B")
 
 def built(line: dict[str, Any] | None = None, **arguments: Any) -> SampleRequest:
     """video_size is height and width, as in musubi-tuner."""
-    args = Namespace(**{"task": "t2v-14B", "video_size": [480, 832], **arguments})
-    return build_request({"prompt": "a cat", **(line or {})}, args, Taking())
+    given = {"task": "t2v-14B", "video_size": [480, 832], **arguments}
+    return build_request({"prompt": "a cat", **(line or {})}, GenerateSettings.read(given), Taking().configured(given))
 
 
 @pytest.mark.parametrize(
     ("key", "argument", "field"),
     [
         ("frame_count", "video_length", "frames"), ("sample_steps", "infer_steps", "steps"), ("seed", "seed", "seed"),
-        ("discrete_flow_shift", "flow_shift", "flow_shift"), ("strength", "strength", "strength"),
-        ("embedded_cfg_scale", "embedded_cfg_scale", "embedded_guidance"), ("one_frame", "one_frame_inference", "one_frame"),
+        ("discrete_flow_shift", "flow_shift", "flow_shift"),
         ("negative_prompt", "negative_prompt", "negative_prompt"),
     ],
 )  # fmt: skip
 def test_a_line_goes_before_an_argument(key: str, argument: str, field: str) -> None:
     assert getattr(built({key: 9}, **{argument: 5}), field) == 9
     assert getattr(built(**{argument: 5}), field) == 5
+
+
+def test_a_lines_guidance_and_one_frame_settings_go_before_the_arguments() -> None:
+    assert built({"guidance_scale": 9.0}, guidance_scale=5.0).guidance.scale == 9
+    frame = "target_index=1,control_index=0"
+    assert built({"one_frame": frame}, one_frame_inference="other").one_frame == frame
+    assert built(one_frame_inference=frame).one_frame == frame
 
 
 def test_what_is_not_given_is_the_tasks() -> None:
@@ -70,14 +80,15 @@ def test_every_setting_of_the_guidance_arrives() -> None:
         built(slg_layers="9;10")
 
 
-def test_every_image_arrives_in_its_place() -> None:
+def test_every_image_arrives_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "size_of", lambda path: (832, 480))
     arguments = {
         "image_path": "start", "end_image_path": "end", "control_path": "video", "control_image_path": ["a", "b"],
-        "control_image_mask_path": ["m"], "video_path": "source",
+        "control_image_mask_path": ["m"],
     }  # fmt: skip
-    assert built(**arguments).images == Images("start", "end", "video", ("a", "b"), ("m",), "source")
-    line = {"image_path": "s", "end_image_path": "e", "control_video_path": "v", "control_image_path": ("c",), "video_path": "o"}
-    assert built(line, **arguments).images == Images("s", "e", "v", ("c",), ("m",), "o")
+    assert built(**arguments).images == Images("start", "end", "video", ("a", "b"), ("m",))
+    line = {"image_path": "s", "end_image_path": "e", "control_video_path": "v", "control_image_path": ("c",)}
+    assert built(line, **arguments).images == Images("s", "e", "v", ("c",), ("m",))
 
 
 @pytest.mark.parametrize(("trimmed", "fits"), [(0, True), (4, True), (5, False), (-1, False)])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from musubi_backend.inference.samplers import SAMPLERS
 from musubi_backend.inference.sampling import initial_noise, sample
 from safetensors.torch import load_file
 
-T2V = Namespace(task="t2v-1.3B", timestep_boundary=None)
+WAN = Wan().configured({"task": "t2v-1.3B"})
 CPU = torch.device("cpu")
 REQUEST = SampleRequest("a dog", seed=1, width=32, height=48, frames=5, steps=4, flow_shift=5.0, guidance=Guidance(3.0))
 Text = dict[str, torch.Tensor]
@@ -39,7 +38,7 @@ class Run:
     def __call__(self, **changes: object) -> torch.Tensor:
         self.calls = 0
         request = dataclasses.replace(REQUEST, **changes)
-        return sample(Wan(), self.transformer, request, self.text, self.negative, args=T2V, device=CPU)
+        return sample(WAN, self.transformer, request, self.text, self.negative, device=CPU)
 
 
 @pytest.fixture
@@ -96,9 +95,9 @@ def test_model_runs_only_as_often_as_needed(run: Run) -> None:
 
 def test_no_negative_text_needed_without_guidance(tiny_transformer: WanTransformer, text: Text) -> None:
     alone = dataclasses.replace(REQUEST, guidance=Guidance(1.0))
-    assert torch.isfinite(sample(Wan(), tiny_transformer, alone, text, None, args=T2V, device=CPU)).all()
+    assert torch.isfinite(sample(WAN, tiny_transformer, alone, text, None, device=CPU)).all()
     with pytest.raises(ValueError, match="negative prompt"):
-        sample(Wan(), tiny_transformer, REQUEST, text, None, args=T2V, device=CPU)
+        sample(WAN, tiny_transformer, REQUEST, text, None, device=CPU)
 
 
 def test_cpu_noise_is_comfyuis() -> None:
@@ -137,7 +136,7 @@ def test_skipped_block_prediction_is_that_of_musubi(shared: Path) -> None:
     batch = {"t5": [golden["context.0"], golden["context.1"]]}
 
     def predict(positive: bool, skip_blocks: tuple[int, ...]) -> torch.Tensor:
-        return Wan().predict(model, golden["x"], golden["t"], batch, T2V, skip_blocks=skip_blocks)
+        return WAN.predict(model, golden["x"], golden["t"], batch, skip_blocks=skip_blocks)
 
     with torch.no_grad():
         mixed = guided_prediction(predict, request.guidance, 0, 4, True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from typing import Any
 
 import pytest
@@ -33,12 +32,10 @@ class Straight(Wan):
         self._boundary = boundary
         self.reported: list[float] = []
 
-    def boundary(self, args: Namespace) -> float | None:
+    def boundary(self) -> float | None:
         return self._boundary
 
-    def predict(
-        self, transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Any, args: Namespace, skip_blocks: Any = ()
-    ) -> Tensor:
+    def predict(self, transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Any, skip_blocks: Any = ()) -> Tensor:
         self.reported.append(timesteps.item())
         velocity: Tensor = (noisy * 0 + batch["number"] + PER_BLOCK * sum(skip_blocks)) * transformer.factor
         return velocity
@@ -53,7 +50,7 @@ def travelled(of: SampleRequest, straight: Straight | None = None, source: Tenso
     """(latents at the end, noise at the start)"""
     positive = {"number": torch.tensor(WITH_PROMPT)} | ({} if source is None else {SOURCE: source})
     negative = {"number": torch.tensor(WITHOUT)}
-    end = sample(straight or Straight(), Blocks(), of, positive, negative, args=Namespace(task="t2v-1.3B"), device=CPU)
+    end = sample(straight or Straight(), Blocks(), of, positive, negative, device=CPU)
     return end, torch.randn(SHAPE, generator=torch.Generator().manual_seed(of.seed))
 
 

@@ -6,7 +6,6 @@ The packages need a GPU; here stand-ins with their documented signatures compute
 from __future__ import annotations
 
 import sys
-from argparse import Namespace
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from musubi_backend.architectures.loading import attention_of
+from musubi_backend.architectures.settings import AttentionSettings
 from musubi_backend.errors import UserError
 from musubi_backend.layers import attention as attention_module
 from musubi_backend.layers.attention import attention, check_mode
@@ -81,7 +81,7 @@ def test_packages_get_their_layout(mode: str, monkeypatch: pytest.MonkeyPatch) -
 def test_a_package_that_is_not_there_is_named(flag: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("sageattention", "flash_attn", "flash_attn_interface", "xformers", "xformers.ops"):
         monkeypatch.setitem(sys.modules, name, None)
-    mode, split = attention_of(Namespace(attn_mode=flag, split_attn=True))
+    mode, split = attention_of(AttentionSettings(attn_mode=flag, split_attn=True))
     assert split
     with pytest.raises(UserError, match=f"needs the package {package} .*--attn_mode torch"):
         check_mode(mode, torch.bfloat16)

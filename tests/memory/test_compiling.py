@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.architectures.wan.load import load_transformer
 from musubi_backend.architectures.wan.model import WanGeometry, WanTransformer
+from musubi_backend.architectures.wan.settings import WanSettings
 from musubi_backend.errors import UserError
 from musubi_backend.lora.network import LoRANetwork
 from musubi_backend.memory.compiling import Compilation
@@ -49,7 +49,7 @@ def compiled_afresh() -> Any:
 
 
 def load(dit: Path, **given: Any) -> WanTransformer:
-    return load_transformer(Namespace(dit=str(dit), task="t2v-1.3B", **given), CPU, torch.float32)
+    return load_transformer(WanSettings.read({"dit": str(dit), "task": "t2v-1.3B", **given}), CPU, torch.float32)
 
 
 def prediction(model: WanTransformer) -> Tensor:

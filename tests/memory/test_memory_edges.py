@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
 import torch
 from musubi_backend.architectures.loading import memory_plan
+from musubi_backend.architectures.settings import LoadingSettings
 from musubi_backend.errors import UserError
 from musubi_backend.layers.linear import Linear
 from musubi_backend.memory.fp8 import Fp8Linear
@@ -45,7 +45,7 @@ def test_what_was_asked_for_is_planned() -> None:
     given = MemorySettings(fp8_base=True, blocks_to_swap=3, block_swap_ring_size=4, use_pinned_memory_for_block_swap=True)
     assert MemoryPlan.chosen(given) == MemoryPlan(fp8=True, blocks_to_swap=3, ring=4, pinned=True)
     assert MemoryPlan.chosen(MemorySettings(fp8_scaled=True, fp8_fast=True)) == MemoryPlan(fp8=True, fp8_scaled=True, fp8_fast=True, ring=2)
-    assert memory_plan(Namespace(fp8=True, save_merged_model="x", blocks_to_swap=3)) == MemoryPlan()
+    assert memory_plan(LoadingSettings.read({"fp8": True, "save_merged_model": "x", "blocks_to_swap": 3})) == MemoryPlan()
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
 from musubi_backend.architectures.wan.card import CARD
-from musubi_backend.architectures.wan.load import compute_dtype, load_transformer
+from musubi_backend.architectures.wan.load import generated_dtype, load_transformer
 from musubi_backend.architectures.wan.model import WanGeometry, WanTransformer
+from musubi_backend.architectures.wan.settings import WanSettings
 from musubi_backend.device import computed_in, let_memory_grow
 from musubi_backend.errors import UserError
 from musubi_backend.memory.fp8 import Fp8Linear, quantise
@@ -38,8 +38,8 @@ def dit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def arguments(dit: Path, **given: object) -> Namespace:
-    return Namespace(**{"dit": str(dit), "task": "t2v-1.3B", **given})
+def arguments(dit: Path, **given: object) -> WanSettings:
+    return WanSettings.read({"dit": str(dit), "task": "t2v-1.3B", **given})
 
 
 def prediction(model: WanTransformer) -> Tensor:
@@ -111,7 +111,7 @@ def test_an_fp8_file_is_kept_or_widened(dit: Path, tmp_path: Path) -> None:
         {f"model.diffusion_model.{name}": tensor for name, tensor in scaled.items()}, small_file, {"musubi_geometry": GEOMETRY.to_json()}
     )
 
-    assert compute_dtype(arguments(small_file)) == computed_in(torch.bfloat16, CPU)
+    assert generated_dtype(arguments(small_file), CPU) == computed_in(torch.bfloat16, CPU)
     exact = load_transformer(arguments(dit), CPU, torch.float32)
     wide = load_transformer(arguments(small_file), CPU, torch.float32)
     kept = load_transformer(arguments(small_file, fp8=True), CPU, torch.float32)

@@ -14,15 +14,15 @@ from musubi_backend.weights.safetensors_file import save_atomic
 
 _LOAD = """
 import sys
-from argparse import Namespace
 from pathlib import Path
 import torch
 from musubi_backend.architectures.wan.load import load_transformer
+from musubi_backend.architectures.wan.settings import WanSettings
 def megabytes(what):
     return next(int(line.split()[1]) / 1024 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what))
 before = megabytes("VmRSS")
-args = Namespace(dit=sys.argv[1], task="t2v-1.3B", fp8=sys.argv[2] != "none", fp8_scaled=sys.argv[2] == "scaled")
-model = load_transformer(args, torch.device("cpu"), torch.bfloat16)
+given = {"dit": sys.argv[1], "task": "t2v-1.3B", "fp8": sys.argv[2] != "none", "fp8_scaled": sys.argv[2] == "scaled"}
+model = load_transformer(WanSettings.read(given), torch.device("cpu"), torch.bfloat16)
 print(megabytes("VmHWM") - before)
 """
 

@@ -1,18 +1,24 @@
-"""Typed settings are the option table's: each field is an option of the same name, type and default, in one concern only."""
+"""Typed settings are the option table's: each field is an option of the same name, type and default, in one concern only; and parsed
+arguments end where they are read."""
 
 from __future__ import annotations
 
+import ast
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
 import pytest
+from musubi_backend.architectures import cards, protocol
+from musubi_backend.architectures.settings import ArchitectureSettings
 from musubi_backend.caching.settings import CachingSettings, LatentSettings
 from musubi_backend.demo.clips import DemoClipSettings
 from musubi_backend.demo.models import DemoModelSettings
+from musubi_backend.inference.settings import GenerateSettings
 from musubi_backend.lora.settings import NetworkSettings
 from musubi_backend.options.option import (
     CACHE_LATENTS,
@@ -54,6 +60,7 @@ VERBS: dict[str, tuple[type[Settings], ...]] = {
     CACHE_LATENTS: (LatentSettings,),
     CACHE_TEXT: (CachingSettings,),
     TRAIN: (TrainingSettings,),
+    GENERATE: (GenerateSettings,),
     LORA_EMA: (AverageSettings,),
     LORA_CONVERT: (ConvertSettings,),
     LORA_MERGE: (MergeSettings,),
@@ -68,26 +75,14 @@ VERBS: dict[str, tuple[type[Settings], ...]] = {
 }
 OTHER_VERBS: dict[str, tuple[str, ...]] = {TRAIN: (GENERATE,)}
 """Whose options the concerns may also hold, as they are shared."""
-READ_ELSEWHERE: dict[str, tuple[str, ...]] = {
-    CACHE_LATENTS: (
-        *("cpu_threads", "vae", "vae_dtype", "vae_cache_cpu", "vae_tiling", "vae_chunk_size", "vae_spatial_tile_sample_min_size"),
-        *("clip", "image_encoder", "i2v", "last_frame", "one_frame", "one_frame_no_2x", "one_frame_no_4x", "f1"),
-    ),
-    CACHE_TEXT: (
-        *("cpu_threads", "num_workers"),  # musubi-tuner's number of threads: captions need none
-        *("t5", "fp8_t5", "text_encoder1", "text_encoder2", "fp8_llm", "text_encoder_dtype"),
-    ),
-    **dict.fromkeys((LORA_COMBINE, LORA_EXTRACT, CAPTION), ("cpu_threads",)),
-    TRAIN: (
-        *("config_file", "cpu_threads"),  # before there are settings
-        *("sdpa", "flash_attn", "flash3", "xformers", "split_attn", "base_weights", "base_weights_multiplier", "skip_mismatched"),
-        *("vae_dtype", "task", "timestep_boundary", "offload_inactive_dit", "dit_high_noise"),
-        *("vae_cache_cpu", "t5", "fp8_t5", "clip", "one_frame", "dit_dtype", "dit_in_channels", "vae_tiling", "vae_chunk_size"),
-        *("vae_spatial_tile_sample_min_size", "text_encoder1", "text_encoder2", "text_encoder_dtype", "fp8_llm", "image_encoder"),
-        *("bulk_decode", "latent_window_size", "f1"),
-    ),
+BEFORE: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys((CACHE_LATENTS, CACHE_TEXT, GENERATE, LORA_COMBINE, LORA_EXTRACT, CAPTION), ("cpu_threads",)),
+    TRAIN: ("config_file", "cpu_threads"),
 }
-"""What is read before there are settings, and what an architecture reads by itself for a model, an item or a request."""
+"""What is read before there are settings."""
+PUBLISHED = {"ckpt_dir"}
+"""Stands for the files of a model, which are looked for in it before anything is read."""
+HUNYUAN_TOOLS = ("cache_latents", "hv_train_network", "hv_generate_video")
 
 
 def options_of(verb: str) -> dict[str, list[Option]]:
@@ -105,15 +100,28 @@ def concerns(root: type[Settings]) -> Iterator[type[Settings]]:
             yield from concerns(kind)
 
 
-def fields_of(verb: str) -> list[tuple[str, Any, Any]]:
+def fields_of(*roots: type[Settings]) -> list[tuple[str, Any, Any]]:
     """(name, type, default) of every field that is an option."""
     return [
         (field.name, kind, field.default)
-        for root in VERBS[verb]
+        for root in roots
         for concern in concerns(root)
         for field in fields(concern)
         if not is_concern(kind := get_type_hints(concern)[field.name])
     ]
+
+
+def own(card_id: str) -> type[Settings]:
+    """What an architecture reads by itself."""
+    return type(protocol.load(card_id).settings)
+
+
+def names(*roots: type[Settings]) -> set[str]:
+    return {name for name, _, _ in fields_of(*roots)}
+
+
+def effective(options: Iterable[Option]) -> set[str]:
+    return {option.name for option in options if not option.no_effect and not option.unsupported}
 
 
 def type_of(option: Option) -> Any:
@@ -123,34 +131,99 @@ def type_of(option: Option) -> Any:
     return tuple[(kind,) * option.nargs] if isinstance(option.nargs, int) else tuple[kind, ...]  # type: ignore[misc]
 
 
+def check_field(name: str, kind: Any, default: Any, found: list[Option]) -> None:
+    """found: the options of that name; where their defaults differ, the field's is one of them, as all are given."""
+    defaults = [default_of(option) for option in found]
+    maybe = NoneType in get_args(kind)
+    (plain,) = set(get_args(kind)) - {NoneType} if maybe else {kind}
+    for option in found:
+        wanted = type_of(option)
+        assert plain == wanted or (plain, wanted) == (float, int), f"{name}: {kind} and the option's {wanted}"
+    assert default is not MISSING
+    if maybe or any(value is not None for value in defaults):
+        given = [tuple(value) if isinstance(value, list) else value for value in defaults]
+        assert default in given, f"{name}: {default!r} and the options' {given!r}"
+    else:
+        assert not default, f"{name} is not given: that is nothing, not {default!r}"
+
+
 def test_every_verb_reads_its_options_as_settings() -> None:
-    assert {one.verb for one in tools().values()} - VERBS.keys() == {GENERATE}
+    assert {one.verb for one in tools().values()} == VERBS.keys()
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_option_of_a_verb_is_in_one_concern(verb: str) -> None:
-    counted = Counter(name for name, _, _ in fields_of(verb))
+    counted = Counter(name for name, _, _ in fields_of(*VERBS[verb]))
     assert [name for name, count in counted.items() if count > 1] == []
-    wanted = {name for name, found in options_of(verb).items() if not all(option.no_effect or option.unsupported for option in found)}
-    elsewhere = READ_ELSEWHERE.get(verb, ())
-    assert wanted - counted.keys() == set(elsewhere), "read by a concern, or named here with whoever reads it"
-    shared = {name for other in OTHER_VERBS.get(verb, ()) for name in options_of(other)}
-    assert counted.keys() <= wanted | shared, "a field is called as an option is"
+    shared = {name for other in (verb, *OTHER_VERBS.get(verb, ())) for name in options_of(other)}
+    assert counted.keys() <= shared, "a field is called as an option is"
+
+
+@pytest.mark.parametrize("card_id", cards())
+def test_every_option_of_an_architecture_is_in_one_concern_of_its_own(card_id: str) -> None:
+    counted = Counter(name for name, _, _ in fields_of(own(card_id)))
+    assert [name for name, count in counted.items() if count > 1] == []
+    mine = {option.name for one in tools().values() if one.architecture == card_id for option in one.options}
+    common = names(ArchitectureSettings)
+    assert counted.keys() - mine <= common, "it has no fields for options that it lacks"
+
+
+@pytest.mark.parametrize("name", tools())
+def test_every_option_of_a_tool_is_read(name: str) -> None:
+    one = tools()[name]
+    read = names(*VERBS[one.verb], *((own(one.architecture),) if one.architecture else ()))
+    assert effective(one.options) - read - PUBLISHED == set(BEFORE.get(one.verb, ())), (
+        "read by a concern, or named here with whoever reads it"
+    )
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_fields_have_the_types_and_defaults_of_their_options(verb: str) -> None:
-    for name, kind, default in fields_of(verb):
+    for name, kind, default in fields_of(*VERBS[verb]):
         found = options_of(verb).get(name) or [option for other in OTHER_VERBS.get(verb, ()) for option in options_of(other).get(name, [])]
-        for option in found:
-            value, maybe = default_of(option), NoneType in get_args(kind)
-            (plain,) = set(get_args(kind)) - {NoneType} if maybe else {kind}
-            assert plain == type_of(option), f"{name}: {kind} and the option's {type_of(option)}"
-            assert default is not MISSING
-            if maybe or value is not None:
-                assert default == (tuple(value) if isinstance(value, list) else value), f"{name}: {default!r} and the option's {value!r}"
-            else:
-                assert not default, f"{name} is not given: that is nothing, not {default!r}"
+        check_field(name, kind, default, found)
+
+
+@pytest.mark.parametrize("card_id", cards())
+def test_an_architectures_fields_have_the_types_and_defaults_of_their_options(card_id: str) -> None:
+    found: dict[str, list[Option]] = {}
+    for one in tools().values():
+        for option in one.options if one.architecture == card_id else ():
+            found.setdefault(option.name, []).append(option)
+    for name, kind, default in fields_of(own(card_id)):
+        if name in found:
+            check_field(name, kind, default, found[name])
+
+
+PACKAGE = Path(__file__).parents[2] / "backend" / "musubi_backend"
+
+
+def takes_arguments(path: Path) -> Iterator[str]:
+    """The functions of a module that have a parameter of type Namespace."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            if any(one.annotation and "Namespace" in ast.unparse(one.annotation) for one in given):
+                yield node.name
+
+
+def test_parsed_arguments_end_where_a_verb_begins() -> None:
+    entries = {PACKAGE / f"{one.module.replace('.', '/')}.py" for one in tools().values()}
+    beyond = {
+        f"{path.relative_to(PACKAGE)}: {name}"
+        for path in PACKAGE.rglob("*.py")
+        if path.parent.name != "options" and path.name != "__main__.py"
+        for name in takes_arguments(path)
+        if path not in entries or name != "run"
+    }
+    assert not beyond
+    assert {name for path in entries for name in takes_arguments(path)} == {"run"}
+
+
+def test_a_setting_that_a_tool_lacks_is_what_its_architecture_says() -> None:
+    hunyuan = protocol.load("hv")
+    tiled = {tool_name: hunyuan.configured(vars(read(tool(tool_name), []))).settings.values()["vae_tiling"] for tool_name in HUNYUAN_TOOLS}
+    assert list(tiled.values()) == [False, False, True], "hv_generate_video always works on tiles"
 
 
 def test_settings_are_read_by_name_and_cannot_be_changed_in_place() -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -75,7 +74,8 @@ def test_the_number_of_threads_follows_the_work(machine: pytest.MonkeyPatch, tmp
     large, tiny = _model(tmp_path, 200_000_000), _model(tmp_path, 3_000_000)
 
     def fitting(verb: str, **values: Any) -> int:
-        return threads.fitting(verb, Namespace(**values))
+        files = [values[name] for name in ("dit", "vae") if values.get(name)]
+        return threads.fitting(verb, threads.ThreadSettings.read(values), files)
 
     assert fitting(TRAIN, dit=tiny, vae=None) == 1, "sharing a tiny product takes longer than computing it"
     assert fitting(TRAIN, dit=large, vae=tiny) == 16
@@ -113,9 +113,9 @@ def test_decoders_beside_each_other_share_the_processors(machine: pytest.MonkeyP
 
 def test_the_flag_counts_more_than_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(threads.COUNT, "2")
-    threads.prepare(TRAIN, Namespace(cpu_threads=None))
+    threads.prepare(TRAIN, threads.ThreadSettings(), [])
     assert os.environ[threads.COUNT] == "2"
-    threads.prepare(TRAIN, Namespace(cpu_threads=5))
+    threads.prepare(TRAIN, threads.ThreadSettings(cpu_threads=5), [])
     assert os.environ[threads.COUNT] == "5"
 
 

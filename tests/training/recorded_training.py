@@ -72,12 +72,12 @@ class RecordedOrder:
 def prepared(architecture: str, tool: str, words: Sequence[object], dtype: torch.dtype | None = None) -> Loop:
     """The loop of a command line, ready to start. dtype: of the arithmetic, where no flag gives the one of the recording."""
     args = parse(tool, [str(word) for word in words])
-    found = protocol.load(architecture)
+    found = protocol.load(architecture).configured(vars(args))
     leave_compiler_out()
     settings = TrainingSettings.read(args)
-    precision = train.check(settings, args, found)
+    precision = train.check(settings, found)
     precision = replace(precision, dtype=dtype or precision.dtype)
-    return train.prepare(settings, args, found, OneProcess(torch.device("cpu")), precision)
+    return train.prepare(settings, vars(args), found, OneProcess(torch.device("cpu")), precision)
 
 
 def stage(trace: dict[str, Tensor], name: str) -> Lora:

@@ -181,9 +181,9 @@ class Small:
         folder.mkdir(parents=True, exist_ok=True)
         self.items = GivenItems(items, broken)
         self.run = Run(
-            settings, args, wan, self.items, processes or OneProcess(torch.device("cpu")), dtype, model, self.network, choice,  # type: ignore[arg-type]
+            settings, wan, self.items, processes or OneProcess(torch.device("cpu")), dtype, model, self.network, choice,  # type: ignore[arg-type]
             schedule, 7, args.max_train_steps, math.ceil(args.max_train_steps / windows), Checkpoints(settings, CARD, {}),
-            Samples(settings.sampling, settings.saving, args, wan), self.shown, {"run": "r"},
+            Samples(settings.sampling, settings.saving, wan), self.shown, {"run": "r"},
         )  # fmt: skip
         self.loop = Loop(self.run)
         self.draws = self.loop.randomness = GivenDraws()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -27,13 +26,13 @@ PLAIN = {"avx2": True, "avx512_bf16": False}
 
 @pytest.fixture
 def transformer(shared: Path, tmp_path: Path):
-    """A tiny transformer of an architecture in a dtype, as arguments of its trainer; ComfyUI's files have a prefix."""
+    """A tiny transformer of an architecture in a dtype, chosen in its settings; ComfyUI's files have a prefix."""
 
-    def write(architecture: Architecture, dtype: torch.dtype, **flags: object) -> Namespace:
+    def write(architecture: Architecture, dtype: torch.dtype, **flags: object) -> Architecture:
         state = load(shared / "golden" / "dit" / f"{FILES[architecture.card.id]}.dit.safetensors")
         path = tmp_path / f"{architecture.card.id}.safetensors"
         save_atomic({f"model.diffusion_model.{name}": tensor.to(dtype) for name, tensor in state.items()}, path)
-        return Namespace(dit=str(path), task="t2v-1.3B", dit_dtype=None, **flags)
+        return architecture.configured({"dit": str(path), "task": "t2v-1.3B", **flags})
 
     return write
 
@@ -55,14 +54,14 @@ def on_cpu_with(monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool]) 
     ],
 )
 def test_auto_follows_file_and_processor(transformer, monkeypatch, architecture, stored, gpu, plain, with_bf16, with_both) -> None:
-    args = transformer(architecture, stored, mixed_precision="auto")
+    with_file = transformer(architecture, stored)
     for capabilities, expected in ((PLAIN, plain), ({}, plain), (WITH_BF16, with_bf16), (WITH_BOTH, with_both), (ARM, with_both)):
         on_cpu_with(monkeypatch, capabilities)
-        assert architecture.compute_dtype(args) == expected
+        assert with_file.training_dtype("auto") == expected
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert architecture.compute_dtype(args) == gpu
+    assert with_file.training_dtype("auto") == gpu
     short = {torch.float16: "fp16", torch.bfloat16: "bf16"}[gpu]
-    assert followed(stored_precision(args.dit, architecture.card)) == short, "what musubi-tuner and accelerate are reported"
+    assert followed(stored_precision(with_file.weight_file(), architecture.card)) == short, "what musubi-tuner and accelerate are reported"
 
 
 @pytest.mark.parametrize(
@@ -73,21 +72,20 @@ def test_auto_follows_file_and_processor(transformer, monkeypatch, architecture,
     ],
 )  # fmt: skip
 def test_no_computes_in_what_its_explanation_says(transformer, architecture: Architecture, stored: torch.dtype, no: torch.dtype) -> None:
-    assert architecture.compute_dtype(transformer(architecture, stored, mixed_precision="no")) == no
+    assert transformer(architecture, stored).training_dtype("no") == no
 
 
 def test_hunyuan_videos_own_flag_wins_over_auto(transformer) -> None:
-    args = transformer(HUNYUAN, torch.bfloat16, mixed_precision="auto")
-    args.dit_dtype = "float16"
-    assert HUNYUAN.compute_dtype(args) == torch.float16
+    assert transformer(HUNYUAN, torch.bfloat16, dit_dtype="float16").training_dtype("auto") == torch.float16
 
 
 def test_a_generator_does_not_imitate_bf16_either(transformer, monkeypatch: pytest.MonkeyPatch) -> None:
     for architecture in (WAN, HUNYUAN, FRAMEPACK):
-        args = transformer(architecture, torch.bfloat16)
+        with_file = transformer(architecture, torch.bfloat16)
         for capabilities, expected in ((PLAIN, torch.float32), (WITH_BF16, torch.bfloat16)):
             on_cpu_with(monkeypatch, capabilities)
-            assert architecture.compute_dtype(args) == expected
+            assert with_file.generating_dtype(torch.device("cpu")) == expected
+        assert with_file.generating_dtype(torch.device("cuda")) == torch.bfloat16
 
 
 @pytest.mark.parametrize("stored", ["fp16", "bf16", "fp32", "fp8", None])

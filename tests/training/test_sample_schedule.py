@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import nn
 
 
 def samples(folder: Path, **changes: Any) -> Samples:
-    made = Samples(SampleSettings(**changes), SavingSettings(), Namespace(), protocol.load("wan"))
+    made = Samples(SampleSettings(**changes), SavingSettings(), protocol.load("wan"))
     made._prompts = [None]  # type: ignore[list-item]
     return made
 

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,8 +29,7 @@ class Judge:
     """The loss of a LoRA on one clip, at fixed noise and timesteps."""
 
     def __init__(self, project: Any) -> None:
-        self.args: Namespace = parse("wan_train_network", project.argv("judge")[1:])
-        self.wan = protocol.load("wan")
+        self.wan = protocol.load("wan").configured(vars(parse("wan_train_network", project.argv("judge")[1:])))
         cache = project.config.parent / "cache"
         self.latents = load_entry(next(cache.glob("clip0_0*_wan.safetensors")))["latents"].float()[None]
         self.text = [load_entry(cache / "clip0_wan_te.safetensors")["t5"]]
@@ -41,7 +39,7 @@ class Judge:
     @torch.no_grad()
     def loss(self, lora: dict[str, torch.Tensor] | None, scale: float = 1.0) -> float:
         """scale: factor on the LoRA's effect."""
-        transformer = self.wan.transformer(self.args, torch.device("cpu"), torch.float32)
+        transformer = self.wan.transformer(torch.device("cpu"), torch.float32)
         if lora is not None:
             network = LoRANetwork.create(transformer, self.wan.card, ranks=ranks_from_weights(lora))
             network.load_weights({key: tensor * scale if "lora_up" in key else tensor for key, tensor in lora.items()})
@@ -49,7 +47,7 @@ class Judge:
         total = 0.0
         for noise, t in zip(self.noise, self.t, strict=True):
             noisy = (1 - t) * self.latents + t * noise
-            prediction = self.wan.predict(transformer, noisy, (1000 * t + 1)[None], {"t5": self.text}, self.args)
+            prediction = self.wan.predict(transformer, noisy, (1000 * t + 1)[None], {"t5": self.text})
             total += flow_matching_loss(prediction, self.latents, noise[None], None).item() / len(self.t)
         return total
 

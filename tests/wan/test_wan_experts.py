@@ -12,6 +12,7 @@ from musubi_backend.__main__ import main
 from musubi_backend.architectures import protocol
 from musubi_backend.demo.models import write_models
 from musubi_backend.inference.requests import build_request
+from musubi_backend.inference.settings import GenerateSettings
 from musubi_backend.layers.experts import HIGH, LOW, Experts, experts_of
 from musubi_backend.lora.run_network import build
 from musubi_backend.lora.settings import NetworkSettings
@@ -32,7 +33,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture
 def generate(models: dict[str, Path], tmp_path: Path) -> Generate:
     """Latents of one request with given texts; keyword arguments replace or leave out (None) models."""
-    wan = protocol.load("wan")
     texts = {}
 
     def run(*flags: object, **changed: Path | None) -> torch.Tensor:
@@ -41,11 +41,12 @@ def generate(models: dict[str, Path], tmp_path: Path) -> Generate:
         sampling = ["--video_size", 32, 32, "--video_length", 5, "--infer_steps", 4, "--seed", 1, "--device", "cpu"]
         request = ["--task", "t2v-A14B", "--prompt", "a cat", "--save_path", tmp_path]
         args = parse("wan_generate_video", [str(word) for word in (*request, *words, *sampling, *flags)])
-        asked = build_request({"prompt": "a cat"}, args, wan)
+        wan = protocol.load("wan").configured(vars(args))
+        asked = build_request({"prompt": "a cat"}, GenerateSettings.read(args), wan)
         for number, text in enumerate(wan.texts(asked)):
             texts[text] = {"varlen_t5": torch.randn(3, 64, generator=torch.Generator().manual_seed(number))}
-        transformer = wan.transformer(args, CPU, torch.float32)
-        return wan.sample(transformer, asked, texts, {}, args=args, device=CPU)
+        transformer = wan.transformer(CPU, torch.float32)
+        return wan.sample(transformer, asked, texts, {}, device=CPU)
 
     return run
 
@@ -120,7 +121,9 @@ def test_each_expert_has_its_own_loras_and_strengths(models: dict[str, Path], tm
     words = ["--dit", models["dit"], "--dit_high_noise", models["dit_high_noise"], "--vae", models["vae"], "--t5", models["t5"]]
     words += ["--lora_weight", *files[:2], "--lora_multiplier", 0.5, "--lora_weight_high_noise", files[2]]
     words += ["--lora_multiplier_high_noise", -0.25, "--task", "t2v-A14B", "--prompt", "x", "--save_path", tmp_path]
-    pair: Any = protocol.load("wan").transformer(parse("wan_generate_video", [str(word) for word in words]), CPU, torch.float32)
+    pair: Any = (
+        protocol.load("wan").configured(vars(parse("wan_generate_video", [str(word) for word in words]))).transformer(CPU, torch.float32)
+    )
     deltas = []
     for file in files:
         name, tensors = "lora_unet_blocks_0_self_attn_o", load(file)
@@ -134,7 +137,6 @@ def test_each_expert_has_its_own_loras_and_strengths(models: dict[str, Path], tm
 
 
 def test_no_negative_prompt_is_needed_where_neither_expert_is_guided(models: dict[str, Path], tmp_path: Path) -> None:
-    wan = protocol.load("wan")
     base = [
         "--task",
         "t2v-A14B",
@@ -152,7 +154,8 @@ def test_no_negative_prompt_is_needed_where_neither_expert_is_guided(models: dic
 
     def texts(*flags: object) -> int:
         args = parse("wan_generate_video", [str(word) for word in (*base, *flags)])
-        return len(wan.texts(build_request({"prompt": "x"}, args, wan)))
+        wan = protocol.load("wan").configured(vars(args))
+        return len(wan.texts(build_request({"prompt": "x"}, GenerateSettings.read(args), wan)))
 
     assert texts("--guidance_scale", 1, "--guidance_scale_high_noise", 1) == 1
     assert texts("--guidance_scale", 1) == texts("--guidance_scale_high_noise", 1) == 2
@@ -305,11 +308,11 @@ def test_where_the_resting_expert_lies_changes_nothing(training: Callable[..., P
 
 
 def test_a_shared_lora_acts_in_both_experts(models: dict[str, Path], tmp_path: Path) -> None:
-    wan: Any = protocol.load("wan")
     flags = ["--network_module", "networks.lora_wan", "--optimizer_type", "adamw", "--sdpa", "--output_dir", tmp_path, "--output_name", "x"]
     data = ["--dit", models["dit"], "--dit_high_noise", models["dit_high_noise"], "--task", "t2v-A14B", "--dataset_config", models["dit"]]
     args = parse("wan_train_network", [str(word) for word in (*data, *flags)])
-    pair = wan.transformer(args, CPU, torch.float32)
+    wan: Any = protocol.load("wan").configured(vars(args))
+    pair = wan.transformer(CPU, torch.float32)
     assert isinstance(pair, Experts)
     network = build(NetworkSettings.read(args), wan.card, pair, 0, CPU)
     text = [torch.randn(3, 64, generator=torch.Generator().manual_seed(0))]

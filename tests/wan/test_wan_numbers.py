@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +10,11 @@ import torch
 from musubi_backend.architectures.card import HIGH, LOW
 from musubi_backend.architectures.request import Guidance, Images, SampleRequest
 from musubi_backend.architectures.wan.card import CARD
-from musubi_backend.architectures.wan.fitting import boundary, fitted, noise_shape
+from musubi_backend.architectures.wan.fitting import boundary, fitted, fitted_sample, noise_shape
 from musubi_backend.architectures.wan.inputs import model_inputs
 from musubi_backend.architectures.wan.load import _check_both_are_trained
 from musubi_backend.architectures.wan.one_frame import OneFrame, condition
+from musubi_backend.architectures.wan.settings import WanSettings
 from musubi_backend.errors import UserError
 from musubi_backend.layers.experts import Experts, experts_of
 from torch import Tensor, nn
@@ -79,24 +79,24 @@ def test_positions_that_cannot_be_are_rejected(target: int, controls: tuple[int,
      ("t2v-A14B", 1.5, 0.0015), ("t2v-14B", 900, 0.9)],
 )  # fmt: skip
 def test_the_boundary_is_the_tasks_or_a_share_or_a_timestep(task: str, given: float | None, expected: float | None) -> None:
-    assert boundary(Namespace(task=task, timestep_boundary=given)) == (expected if expected is None else pytest.approx(expected))
+    assert boundary(settings(task, timestep_boundary=given)) == (expected if expected is None else pytest.approx(expected))
 
 
 REQUEST = SampleRequest("a", seed=1, width=32, height=48, frames=5, steps=4, flow_shift=5.0, guidance=Guidance(3.0))
 
 
-def args(task: str, **values: Any) -> Namespace:
-    return Namespace(**{"task": task, "timestep_boundary": None, "one_frame": False, "vae": "v", "clip": "c", **values})
+def settings(task: str, **values: Any) -> WanSettings:
+    return WanSettings.read({"task": task, "vae": "v", "clip": "c", **values})
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, 4.0), (8.0, 8.0), (0.0, 0.0)])
 def test_the_high_noise_steps_have_a_guidance_of_their_own(given: float | None, expected: float) -> None:
     task = CARD.task("t2v-A14B")
-    found = fitted(REQUEST, args("t2v-A14B", guidance_scale_high_noise=given), task)
+    found = fitted(REQUEST, settings("t2v-A14B", guidance_scale_high_noise=given), task)
     assert found.guidance.scale == 3 and found.guidance_of(True).scale == expected and found.guidance_of(False).scale == 3
-    assert fitted(REQUEST, args("t2v-A14B"), task).guidance_of(True).scale == 3, "samples while training have one"
+    assert fitted_sample(REQUEST, settings("t2v-A14B"), task).guidance_of(True).scale == 3, "samples while training have one"
     with pytest.raises(UserError, match="needs a boundary"):
-        fitted(REQUEST, args("t2v-14B", guidance_scale_high_noise=4.0), CARD.task("t2v-14B"))
+        fitted(REQUEST, settings("t2v-14B", guidance_scale_high_noise=4.0), CARD.task("t2v-14B"))
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_what_is_sampled_has_a_frame_for_every_image(task: str, changes: dict[st
     [(None, None, None), (None, 876, None), (None, 875, HIGH), (874, None, None), (875, None, LOW), (900, 950, LOW)],
 )
 def test_timesteps_on_one_side_train_no_lora_of_the_other(low: int | None, high: int | None, idle: str | None) -> None:
-    limits = Namespace(task="t2v-A14B", timestep_boundary=None, min_timestep=low, max_timestep=high)
+    limits = settings("t2v-A14B", min_timestep=low, max_timestep=high)
     if idle is None:
         _check_both_are_trained(limits)
     else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from musubi_backend.architectures.wan.geometry import GEOMETRY_KEY, PREFIXES, WanGeometry
-from musubi_backend.architectures.wan.load import compute_dtype, load_transformer
+from musubi_backend.architectures.wan.load import load_transformer, trained_dtype
+from musubi_backend.architectures.wan.settings import WanSettings
 from musubi_backend.errors import UserError
 from musubi_backend.weights.loader import load_into, open_weights
 from musubi_backend.weights.safetensors_file import load, save_atomic
@@ -115,11 +115,11 @@ print(megabytes("VmHWM") - before)
 def wan_file(shared, tmp_path):
     """A tiny Wan file that says its sizes, as `dtype`."""
 
-    def write(dtype: torch.dtype = torch.float32, geometry: WanGeometry | None = GEOMETRY) -> Namespace:
+    def write(dtype: torch.dtype = torch.float32, geometry: WanGeometry | None = GEOMETRY) -> WanSettings:
         state = load(shared / "golden" / "dit" / "wan21_t2v.dit.safetensors")
         path = tmp_path / "tiny.safetensors"
         save_atomic({n: t.to(dtype) for n, t in state.items()}, path, {GEOMETRY_KEY: geometry.to_json()} if geometry else None)
-        return Namespace(dit=str(path), task="t2v-1.3B")
+        return WanSettings(dit=str(path), task="t2v-1.3B")
 
     return write
 
@@ -130,7 +130,7 @@ def wan_file(shared, tmp_path):
         (torch.bfloat16, "bf16", torch.bfloat16),
         (torch.bfloat16, "no", torch.bfloat16),
         (torch.bfloat16, "fp16", "DiT weights are in bf16, mixed precision must be auto, bf16 or no"),
-        (torch.float16, None, torch.float16),
+        (torch.float16, "no", torch.float16),
         (torch.float16, "bf16", "DiT weights are in fp16, mixed precision must be auto, fp16 or no"),
         (torch.float32, "bf16", torch.bfloat16),
         (torch.float32, "fp16", torch.float16),
@@ -138,13 +138,12 @@ def wan_file(shared, tmp_path):
     ],
 )
 def test_compute_dtype_follows_file_and_mixed_precision(wan_file, stored, precision, expected):
-    args = wan_file(stored)
-    args.mixed_precision = precision
+    settings = wan_file(stored)
     if isinstance(expected, str):
         with pytest.raises(UserError, match=expected):
-            compute_dtype(args)
+            trained_dtype(settings, precision)
     else:
-        assert compute_dtype(args) == expected
+        assert trained_dtype(settings, precision) == expected
 
 
 def test_the_loaded_transformer_is_frozen_and_in_eval_mode(wan_file):
@@ -156,10 +155,8 @@ def test_the_loaded_transformer_is_frozen_and_in_eval_mode(wan_file):
 def test_sizes_of_another_task_are_rejected_naming_the_right_one(wan_file, tmp_path):
     with pytest.raises(UserError, match=r"tiny.safetensors: .*dim 32 instead of 1536.*no Wan2.1 task has these sizes"):
         load_transformer(wan_file(geometry=None), CPU, torch.float32)
-    args = wan_file()
-    args.task = "i2v-14B"
     with pytest.raises(UserError, match="in_dim 16 instead of 36"):
-        load_transformer(args, CPU, torch.float32)
+        load_transformer(wan_file().changed(task="i2v-14B"), CPU, torch.float32)
     from musubi_backend.architectures.wan.geometry import geometry_of
     from musubi_backend.weights.safetensors_file import Header
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
-
 import pytest
 import torch
 from musubi_backend.architectures.loading import lora_merge
+from musubi_backend.architectures.settings import LoRASettings
 from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.architectures.wan.geometry import GEOMETRY_KEY, WanGeometry
 from musubi_backend.architectures.wan.load import load_transformer
+from musubi_backend.architectures.wan.settings import WanSettings
 from musubi_backend.errors import UserError
 from musubi_backend.lora.merging import LoRAMerge, read_lora
 from musubi_backend.options.parser import parse
@@ -40,10 +40,8 @@ def merged_output(shared, tmp_path):
     io = load(golden / "wan21_t2v.io.safetensors")
 
     def run(*files, **arguments):
-        args = Namespace(
-            dit=str(tmp_path / "dit.safetensors"), task="t2v-1.3B", lora_weight=[str(f) for f in files], dit_high_noise=None, **arguments
-        )
-        model = load_transformer(args, CPU, torch.float32)
+        given = {"dit": str(tmp_path / "dit.safetensors"), "task": "t2v-1.3B", "lora_weight": [str(f) for f in files], **arguments}
+        model = load_transformer(WanSettings.read(given), CPU, torch.float32)
         with torch.no_grad():
             return model(io["x"], io["t"], [io["context.0"], io["context.1"]]), io
 
@@ -111,10 +109,10 @@ def test_multipliers_and_patterns_go_by_the_order_of_the_files(tmp_path):
 
 def test_base_weights_have_their_own_multipliers(tmp_path):
     files = [str(plain(tmp_path / f"{value:g}", "blocks_1_ffn_0", value)) for value in (1.0, 10.0)]
-    for multipliers, wanted in (([3.0], 13), ([3.0, 2.0], 23), (3.0, 13), (None, 11)):
-        merge = lora_merge(Namespace(base_weights=files, base_weights_multiplier=multipliers), CARD)
+    for multipliers, wanted in (((3.0,), 13), ((3.0, 2.0), 23), (None, 11)):
+        merge = lora_merge(LoRASettings(base_weights=tuple(files), base_weights_multiplier=multipliers), CARD)
         assert merge is not None and merge("blocks.1.ffn.0.weight", torch.zeros(4, 4))[0, 0] == wanted
-    assert lora_merge(Namespace(base_weights=None, lora_weight=[]), CARD) is None
+    assert lora_merge(LoRASettings(lora_weight=()), CARD) is None
 
 
 @pytest.mark.parametrize(
@@ -195,8 +193,8 @@ def test_layers_of_another_width_are_left_out_where_that_is_asked(tool, shared, 
               "--optimizer_type", "adamw", "--sdpa"]
     )  # fmt: skip
     with pytest.raises(UserError, match=rf"{name}.* changes a matrix of 64x64"):
-        load_transformer(parse(tool, words), CPU, torch.float32)
-    model = load_transformer(parse(tool, [*words, "--skip_mismatched"]), CPU, torch.float32)
+        load_transformer(WanSettings.read(parse(tool, words)), CPU, torch.float32)
+    model = load_transformer(WanSettings.read(parse(tool, [*words, "--skip_mismatched"])), CPU, torch.float32)
     assert f"left out: {name}" in caplog.text
     with torch.no_grad():
         assert torch.equal(model(io["x"], io["t"], [io["context.0"], io["context.1"]]), wanted)

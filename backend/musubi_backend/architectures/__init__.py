@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
+from collections.abc import Mapping
 from functools import cache, lru_cache
 from types import ModuleType
+from typing import Any
 
 from .card import Card
 
@@ -26,10 +28,10 @@ def default_card() -> Card:
     return next(iter(cards().values()))
 
 
-def chosen_card(card_id: str, args: object) -> Card:
-    """The card of an architecture as the task has it that parsed arguments name. KeyError for an unknown id or task."""
+def chosen_card(card_id: str, given: Mapping[str, Any]) -> Card:
+    """The card of an architecture as the task has it that the options of a tool name. KeyError for an unknown id or task."""
     card = cards()[card_id]
-    return card.at(getattr(args, card.task_option, None))
+    return card.at(given.get(card.task_option))
 
 
 def cards_of_caches() -> dict[str, Card]:

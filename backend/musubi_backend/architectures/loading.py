@@ -1,9 +1,8 @@
-"""From a weight file and the arguments to a frozen transformer: what every architecture's loading has in common."""
+"""From a weight file and the settings to a frozen transformer: what every architecture's loading has in common."""
 
 from __future__ import annotations
 
 import logging
-from argparse import Namespace
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,16 +13,16 @@ from ..errors import UserError
 from ..layers.attention import check_mode
 from ..lora.merging import LoRAMerge
 from ..memory.plan import MemoryPlan
-from ..memory.settings import MemorySettings
 from ..weights.loader import Weights, load_into
 from ..weights.quantised import EIGHT_BIT_FLOATS
-from ..weights.safetensors_file import TORCH_DTYPES
-from .precision import asked_precision, check_precision
+from ..weights.safetensors_file import TORCH_DTYPES, PathLike
+from .precision import check_precision
 
 if TYPE_CHECKING:
     from torch import nn
 
     from .card import Card
+    from .settings import AttentionSettings, LoadingSettings, LoRASettings
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +35,8 @@ _ATTENTION = {
 def load_frozen(
     model: nn.Module,
     weights: Weights,
-    args: Namespace,
+    settings: LoadingSettings,
+    merge: LoRAMerge | None,
     card: Card,
     device: torch.device,
     dtype: torch.dtype,
@@ -45,18 +45,17 @@ def load_frozen(
     optional: Collection[str] = (),
     home: torch.device | None = None,
 ) -> Any:
-    """Fill `model` (built on "meta") from `weights`, with `--lora_weight` or `--base_weights` merged, the attention chosen and what
-    `memory.plan` offers; in eval mode on `device`, where it will compute, or on `home` until then. Merged and quantised on `device`.
+    """Fill `model` (built on "meta") from `weights`, with `merge` in them (`lora_merge`), the attention chosen and what `memory.plan`
+    offers; in eval mode on `device`, where it will compute, or on `home` until then. Merged and quantised on `device`.
 
     rename, optional: as in `load_into`.
     UserError for a file that is incomplete or of another model, and for LoRAs that do not fit.
     """
-    mode, split = attention_of(args)
+    mode, split = attention_of(settings.attention)
     check_mode(mode, dtype)
-    merge = lora_merge(args, card)
     if merge is not None:
         merge.check({rename(name) or name if rename else name: info.shape for name, info in weights.header.tensors.items()})
-    plan = memory_plan(args)
+    plan = memory_plan(settings)
     plan.prepare(model, weights, card, device, rename)
     logger.info("loading %s (%s) as %s", weights.path, card.title, str(dtype).removeprefix("torch."))
     offloaded = home is not None and home.type == "cpu" and device.type != "meta"
@@ -68,9 +67,9 @@ def load_frozen(
     return model.eval()
 
 
-def memory_plan(args: Namespace) -> MemoryPlan:
+def memory_plan(settings: LoadingSettings) -> MemoryPlan:
     """What was chosen; a model that is only merged and saved is kept whole."""
-    return MemoryPlan() if getattr(args, "save_merged_model", None) else MemoryPlan.chosen(MemorySettings.read(args))
+    return MemoryPlan() if settings.save_merged_model else MemoryPlan.chosen(settings.memory)
 
 
 def file_dtype(weights: Weights, card: Card) -> torch.dtype | None:
@@ -88,13 +87,12 @@ def file_dtype(weights: Weights, card: Card) -> torch.dtype | None:
     return dtype
 
 
-def training_dtype(stored: torch.dtype | None, args: Namespace, card: Card, *, unset: torch.dtype) -> torch.dtype:
-    """What a trainer computes in, by `--mixed_precision`: that, or with "auto" what the file has (bfloat16 where it has not 16 bits).
+def training_dtype(stored: torch.dtype | None, precision: str, card: Card, path: PathLike, *, unset: torch.dtype) -> torch.dtype:
+    """What a trainer computes in: `precision`, or with "auto" what the file has (bfloat16 where it has not 16 bits).
 
-    stored: as `file_dtype` gives it. unset: with "no". UserError where the two do not go together.
+    stored: as `file_dtype` gives it. path: of the file, for messages. unset: with "no". UserError where the two do not go together.
     """
-    precision = asked_precision(args.mixed_precision)
-    check_precision(_SHORT.get(stored), precision, card, args.dit)
+    check_precision(_SHORT.get(stored), precision, card, path)
     if precision == "no":
         return unset
     if precision == "auto":
@@ -103,10 +101,9 @@ def training_dtype(stored: torch.dtype | None, args: Namespace, card: Card, *, u
     return torch.float16 if precision == "fp16" else torch.bfloat16
 
 
-def generating_dtype(stored: torch.dtype | None, args: Namespace, on_gpu: torch.dtype = torch.bfloat16) -> torch.dtype:
+def generating_dtype(stored: torch.dtype | None, device: torch.device, on_gpu: torch.dtype = torch.bfloat16) -> torch.dtype:
     """What a generator computes in. stored: as `file_dtype` gives it. on_gpu: what it is where 16 bits gain something."""
-    gpu = torch.cuda.is_available() and not str(getattr(args, "device", None) or "cuda").startswith("cpu")
-    return on_gpu if gpu else _on_cpu(stored, on_gpu)
+    return on_gpu if device.type == "cuda" else _on_cpu(stored, on_gpu)
 
 
 def _on_cpu(stored: torch.dtype | None, wanted: torch.dtype) -> torch.dtype:
@@ -114,36 +111,25 @@ def _on_cpu(stored: torch.dtype | None, wanted: torch.dtype) -> torch.dtype:
     return torch.float32 if stored == torch.float32 else computed_in(wanted, torch.device("cpu"))
 
 
-def lora_merge(args: Namespace, card: Card) -> LoRAMerge | None:
-    """The LoRAs that `--lora_weight` and `--base_weights` add to the weights; None without any."""
-    files = list(getattr(args, "lora_weight", None) or [])
-    multipliers = _numbers(getattr(args, "lora_multiplier", None))
-    base = list(getattr(args, "base_weights", None) or [])
-    if base:
-        multipliers = [*multipliers, *[1.0] * (len(files) - len(multipliers)), *_numbers(getattr(args, "base_weights_multiplier", None))]
-        files += base
+def lora_merge(
+    loras: LoRASettings, card: Card, *, include: Sequence[str] | None = None, exclude: Sequence[str] | None = None, expert: str = ""
+) -> LoRAMerge | None:
+    """The LoRAs that `--lora_weight` and `--base_weights` add to the weights; None without any. include, exclude: a pattern of names for
+    each file; expert: as in `LoRAMerge`."""
+    files, multipliers = list(loras.lora_weight or ()), list(loras.lora_multiplier or ())
+    if loras.base_weights:
+        multipliers += [*[1.0] * (len(files) - len(multipliers)), *(loras.base_weights_multiplier or ())]
+        files += loras.base_weights
     if not files:
         return None
-    include, exclude = getattr(args, "include_patterns", None) or (), getattr(args, "exclude_patterns", None) or ()
-    if getattr(args, "exclude_single_blocks", False):
-        exclude = ["single_blocks"] * len(files)
-    expert, skip = getattr(args, "lora_expert", ""), getattr(args, "skip_mismatched", False)
-    return LoRAMerge(files, multipliers, include, exclude, card.id, expert, skip)
+    return LoRAMerge(files, multipliers, include or (), exclude or (), card.id, expert, loras.skip_mismatched)
 
 
-def attention_of(args: Namespace) -> tuple[str, bool]:
+def attention_of(settings: AttentionSettings) -> tuple[str, bool]:
     """(mode, split) from training's switches or generation's `--attn_mode`."""
-    named = getattr(args, "attn_mode", None)
-    if named is None:
-        switches = {"sdpa": "torch", "flash_attn": "flash", "flash3": "flash3", "xformers": "xformers"}
-        named = next((mode for switch, mode in switches.items() if getattr(args, switch, False)), "torch")
+    switches = {"torch": settings.sdpa, "flash": settings.flash_attn, "flash3": settings.flash3, "xformers": settings.xformers}
+    named = next((mode for mode, chosen in switches.items() if chosen), settings.attn_mode)
     mode = _ATTENTION.get(named)
     if mode is None:
         raise UserError(f"--attn_mode {named} is not supported; choose one of {', '.join(_ATTENTION)}")
-    return mode, bool(getattr(args, "split_attn", False))
-
-
-def _numbers(value: float | Sequence[float] | None) -> list[float]:
-    if value is None:
-        return []
-    return [float(value)] if isinstance(value, (int, float)) else [float(number) for number in value]
+    return mode, settings.split_attn

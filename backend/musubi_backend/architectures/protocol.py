@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from argparse import Namespace
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from ..errors import UserError
 from . import part_of
+from .settings import ArchitectureSettings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,11 +20,13 @@ if TYPE_CHECKING:
     from ..cache.forms import CacheForms
     from ..dataset.decoding import DecodedEntry
     from ..dataset.items import Entry, MediaItem
-    from .card import Card
+    from .card import Card, Task
     from .request import LineOption, SampleRequest
     from .sampler import Sampler
 
     Batch = dict[str, Tensor | list[Tensor]]
+
+A = TypeVar("A", bound="Architecture")
 
 
 class LatentEncoder(Protocol):
@@ -66,9 +69,10 @@ class LatentDecoder(Protocol):
 
 
 class Architecture(ABC):
-    """One model family. Every method takes the parsed arguments of the running tool; nothing is kept between calls."""
+    """One model family, as one run wants it: with its own settings, and nothing else that is kept between calls."""
 
     card: Card
+    settings: ArchitectureSettings = ArchitectureSettings()
 
     def at(self, card: Card) -> Architecture:
         """This architecture with its card as a task has it."""
@@ -76,58 +80,84 @@ class Architecture(ABC):
         chosen.card = card
         return chosen
 
-    def unusable(self, item: MediaItem, args: Namespace) -> str | None:
-        """Why latents of an item cannot be cached with these arguments (it lacks control images, ...); None when they can."""
+    def configured(self: A, given: Mapping[str, Any]) -> A:
+        """This architecture with the settings of a run. given: the values of the tool's options by name."""
+        made = copy.copy(self)
+        made.settings = self.settings.read(given)
+        return made
+
+    @property
+    def task(self) -> Task:
+        """The chosen variant."""
+        return self.card.task(None)
+
+    def unusable(self, item: MediaItem) -> str | None:
+        """Why latents of an item cannot be cached with these settings (it lacks control images, ...); None when they can."""
         return None
 
-    def cached_names(self, item: MediaItem, args: Namespace) -> Collection[str]:
-        """Base names of the tensors that every latent cache of an item holds when it is cached with these arguments."""
+    def cached_names(self, item: MediaItem) -> Collection[str]:
+        """Base names of the tensors that every latent cache of an item holds when it is cached with these settings."""
         return ("latents",)
 
-    def cached_frames(self, entry: Entry, args: Namespace) -> int:
+    def cached_frames(self, entry: Entry) -> int:
         """How many frames the main latents of each cache file of an entry have."""
         return ((entry.frames or 1) - 1) // self.card.frame_stride + 1
 
-    def cached_otherwise(self, path: Path, args: Namespace) -> bool:
+    def cached_otherwise(self, path: Path) -> bool:
         """Was a complete latent cache made with other settings than these, so that it must be made again? Reads a few bytes at most."""
         return False
 
-    def cache_forms(self, args: Namespace) -> CacheForms:
-        """What cached tensors are like that can be trained with these arguments; sizes that the transformer fixes are read from the
-        header of its file. Called after `compute_dtype`."""
+    def cache_forms(self) -> CacheForms:
+        """What cached tensors are like that can be trained with these settings; sizes that the transformer fixes are read from the
+        header of its file. Called after `training_dtype`."""
         from ..cache.forms import CacheForms, Form, main_latents
 
         card = self.card
         return CacheForms(main_latents(card.latent_channels, card.latent_rank), {name: Form("any") for name in card.text_keys})
 
     @abstractmethod
-    def latent_encoder(self, args: Namespace, device: torch.device) -> LatentEncoder: ...
+    def latent_encoder(self, device: torch.device) -> LatentEncoder: ...
 
     @abstractmethod
-    def text_encoder(self, args: Namespace, device: torch.device) -> TextEncoder: ...
+    def text_encoder(self, device: torch.device) -> TextEncoder: ...
 
     @abstractmethod
-    def latent_decoder(self, args: Namespace, device: torch.device) -> LatentDecoder: ...
+    def latent_decoder(self, device: torch.device) -> LatentDecoder: ...
 
-    def condition_encoder(self, args: Namespace, device: torch.device) -> ConditionEncoder | None:
+    def condition_encoder(self, device: torch.device) -> ConditionEncoder | None:
         """Loads what encodes the images of requests; None where the task takes none. It is freed before the transformer is
         loaded."""
         return None
 
     @abstractmethod
-    def compute_dtype(self, args: Namespace) -> torch.dtype:
-        """dtype of the frozen transformer's arithmetic, from `--mixed_precision` and the weight file's header.
-        Raises UserError where the two do not go together."""
+    def training_dtype(self, precision: str) -> torch.dtype:
+        """dtype of the frozen transformer's arithmetic in training, from the weight file's header.
+
+        precision: "fp16", "bf16", "auto", or "no" for the architecture's own. UserError where it and the file do not go together.
+        """
 
     @abstractmethod
-    def transformer(self, args: Namespace, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    def generating_dtype(self, device: torch.device) -> torch.dtype:
+        """dtype of the transformer's arithmetic in generating on `device`, from the weight file's header."""
+
+    @abstractmethod
+    def transformer(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
         """The frozen transformer in eval mode. It has `.block_lists() -> list[nn.ModuleList]` for checkpointing, streaming
         and compilation, and `.gradient_checkpointing: bool`."""
 
-    def weight_file(self, args: Namespace) -> str:
-        """The file behind `--dit`, any one where there are several parts."""
-        path: str = args.dit
-        return path
+    def weight_file(self) -> str:
+        """The file behind `--dit`, any one where there are several parts. UserError where none is given."""
+        if not self.settings.dit:
+            raise UserError(f"--dit is required: the {self.card.family} transformer's weight file")
+        return self.settings.dit
+
+    def weight_files(self) -> dict[str, str]:
+        """The same of each transformer: under "", or those of two experts under `LOW` and `HIGH`."""
+        return {"": self.weight_file()}
+
+    def lora_files(self) -> list[str]:
+        """The LoRAs that a generator merges into them."""
+        return list(self.settings.loras.lora_weight or ())
 
     def weight_name(self, name: str) -> str:
         """A tensor's name in a weight file, without prefix -> its name in the model."""
@@ -138,9 +168,7 @@ class Architecture(ABC):
         return latents
 
     @abstractmethod
-    def predict(
-        self, transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Batch, args: Namespace, skip_blocks: Sequence[int] = ()
-    ) -> Tensor:
+    def predict(self, transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Batch, skip_blocks: Sequence[int] = ()) -> Tensor:
         """Velocity prediction. noisy [B, C, F, H, W]; timesteps [B] in 1..1000 (musubi-tuner's scale), on the CPU; batch: the cached
         tensors of the items; skip_blocks: blocks left out, for skip-layer guidance. Returns [B, C, F, H, W]."""
 
@@ -153,16 +181,21 @@ class Architecture(ABC):
     """Long names of line options that only this architecture has; their values go into `SampleRequest.own`."""
 
     @abstractmethod
-    def fitted(self, request: SampleRequest, args: Namespace) -> SampleRequest:
-        """The request as this model can do it: a size taken from the start image where the task does so. UserError where the
-        size, the length or the images do not fit, naming the nearest size that does. Reads headers of images at most."""
+    def fitted(self, request: SampleRequest) -> SampleRequest:
+        """A generator's request as this model can do it: with what its own settings say, and a size taken from the start image where
+        the task does so. UserError where the size, the length or the images do not fit, naming the nearest size that does. Reads
+        headers of images at most."""
+
+    def fitted_sample(self, request: SampleRequest) -> SampleRequest:
+        """The same of a sample in training, whose prompt says everything."""
+        return self.fitted(request)
 
     @abstractmethod
     def latent_shape(self, width: int, height: int, frames: int) -> tuple[int, ...]:
         """[C, F', H', W'] of one video, or [C, H', W'] of an image where latents have no frames; UserError names the nearest valid size
         where this one does not fit."""
 
-    def noise_shape(self, request: SampleRequest, args: Namespace) -> tuple[int, ...]:
+    def noise_shape(self, request: SampleRequest) -> tuple[int, ...]:
         """[C, F', H', W'] of what is sampled for a fitted request."""
         return self.latent_shape(request.width, request.height, request.frames)
 
@@ -170,7 +203,7 @@ class Architecture(ABC):
     def sampler(self, request: SampleRequest) -> Sampler:
         """A fresh sampler for one run, with this architecture's sigmas."""
 
-    def boundary(self, args: Namespace) -> float | None:
+    def boundary(self) -> float | None:
         """Sigma (timestep / 1000) from which `SampleRequest.guidance_high_noise` holds; None for models without one."""
         return None
 
@@ -186,7 +219,6 @@ class Architecture(ABC):
         texts: Mapping[str, Mapping[str, Tensor]],
         conditions: Mapping[str, Tensor],
         *,
-        args: Namespace,
         device: torch.device,
         progress: Callable[[int], object] | None = None,
     ) -> Tensor:

@@ -33,8 +33,6 @@ from .settings import CachingSettings, LatentSettings
 from .sources import Made, Sources, dataset_settings, latents_key
 
 if TYPE_CHECKING:
-    import torch
-
     from ..architectures.card import Card
     from ..architectures.protocol import Architecture, LatentEncoder
 
@@ -94,64 +92,46 @@ class _Work:
             self.sources.made(latents_key(item, card), paths, self.made[item.stem])
 
 
-@dataclass(frozen=True)
-class _Model:
-    """An architecture with the arguments of the tool, of which it reads its own."""
-
-    architecture: Architecture
-    args: Namespace
-
-    @property
-    def card(self) -> Card:
-        return self.architecture.card
-
-    def unusable(self, item: MediaItem) -> str | None:
-        """Why latents of an item cannot be cached; None when they can."""
-        return self.architecture.unusable(item, self.args)
-
-    def lacks(self, entry: Entry) -> bool:
-        """Must a cache file of this entry be made (again)?"""
-        architecture, args, name = self.architecture, self.args, entry.name
-        problem = partial(
-            latents_problem, card=self.card, width=name.width, height=name.height, bucket=entry.bucket, frames=entry.frames,
-            latent_frames=architecture.cached_frames(entry, args), needs=architecture.cached_names(entry.item, args),
-        )  # fmt: skip
-        return any(problem(path) is not None or architecture.cached_otherwise(path, args) for path in entry.latent_paths(self.card))
-
-    def encoder(self, device: torch.device) -> LatentEncoder:
-        return self.architecture.latent_encoder(self.args, device)
+def _lacks(entry: Entry, architecture: Architecture) -> bool:
+    """Must a cache file of this entry be made (again)?"""
+    card, name = architecture.card, entry.name
+    problem = partial(
+        latents_problem, card=card, width=name.width, height=name.height, bucket=entry.bucket, frames=entry.frames,
+        latent_frames=architecture.cached_frames(entry), needs=architecture.cached_names(entry.item),
+    )  # fmt: skip
+    return any(problem(path) is not None or architecture.cached_otherwise(path) for path in entry.latent_paths(card))
 
 
 def run(args: Namespace, architecture: Architecture) -> None:
     """Cache the latents of `--dataset_config`. Items that cannot be decoded do not stop the others: they are listed in the UserError
     at the end. StopRequested when the job was asked to stop."""
-    settings, model, card = LatentSettings.read(args), _Model(architecture, args), architecture.card
+    settings, architecture, card = LatentSettings.read(args), architecture.configured(vars(args)), architecture.card
     discoveries = find_items(settings.caching, card)
     if settings.preview.debug_mode is not None:
         from .preview import show
 
         show(discoveries, card, settings.preview, decoders(settings.num_workers))
         return
-    discoveries = _usable(discoveries, model, settings.caching)
+    discoveries = _usable(discoveries, architecture, settings.caching)
     encoders = deciding(vars(args), ("vae", card.image_encoder or ""), DECIDING)
-    work = [_left_to_do(discovery, model, settings.caching, encoders) for discovery in discoveries]
+    work = [_left_to_do(discovery, architecture, settings.caching, encoders) for discovery in discoveries]
     for one in work:
         if one.items:
             try_caches(one.discovery.dataset.cache_folder, [])
-    _Caching(settings, model).run(work)
+    _Caching(settings, architecture).run(work)
     report([problem for one in work for problem in one.problems], f"All others are cached. {REMEDY}", settings.caching)
 
 
-def _usable(discoveries: Sequence[Discovery], model: _Model, settings: CachingSettings) -> list[Discovery]:
+def _usable(discoveries: Sequence[Discovery], architecture: Architecture, settings: CachingSettings) -> list[Discovery]:
     """Without the items that the architecture has no use for, after naming them."""
-    judged = [(one, [(item, model.unusable(item)) for item in one.items]) for one in discoveries]
+    judged = [(one, [(item, architecture.unusable(item)) for item in one.items]) for one in discoveries]
     bad = [Problem(item.path, reason) for _, items in judged for item, reason in items if reason]
     report(bad, f"Nothing was cached. {REMEDY}", settings)
     return [replace(one, items=tuple(item for item, reason in items if not reason)) for one, items in judged]
 
 
-def _left_to_do(discovery: Discovery, model: _Model, settings: CachingSettings, encoders: Mapping[str, Any]) -> _Work:
-    card = model.card
+def _left_to_do(discovery: Discovery, architecture: Architecture, settings: CachingSettings, encoders: Mapping[str, Any]) -> _Work:
+    card = architecture.card
     work = _Work(discovery, [], Sources(discovery.dataset.cache_folder), encoders)
     if not settings.skip_existing:
         work.items.extend(discovery.items)
@@ -162,7 +142,7 @@ def _left_to_do(discovery: Discovery, model: _Model, settings: CachingSettings, 
         if isinstance(foreseen, Problem):
             work.problems.append(foreseen)
             continue
-        if any(model.lacks(entry) for entry in foreseen.entries):
+        if any(_lacks(entry, architecture) for entry in foreseen.entries):
             work.items.append(item)
             continue
         paths = [path for entry in foreseen.entries for path in entry.latent_paths(card)]
@@ -177,8 +157,8 @@ def _left_to_do(discovery: Discovery, model: _Model, settings: CachingSettings, 
 class _Caching:
     """The encoder, loaded in the background at the first need, and the entries that wait for a full batch."""
 
-    def __init__(self, settings: LatentSettings, model: _Model) -> None:
-        self.settings, self.model, self.card = settings, model, model.card
+    def __init__(self, settings: LatentSettings, architecture: Architecture) -> None:
+        self.settings, self.architecture, self.card = settings, architecture, architecture.card
         self.loader: Future[LatentEncoder] | None = None
 
     def run(self, work: Sequence[_Work]) -> None:
@@ -201,7 +181,7 @@ class _Caching:
         if self.settings.disable_cudnn_backend:
             logger.info("Disabling cuDNN PyTorch backend.")
             torch.backends.cudnn.enabled = False
-        return self.model.encoder(pick_device(self.settings.caching.device))
+        return self.architecture.latent_encoder(pick_device(self.settings.caching.device))
 
     def _dataset(self, work: _Work) -> None:
         if not work.items or self.loader is None:

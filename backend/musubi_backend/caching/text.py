@@ -45,14 +45,14 @@ class _Work:
 def run(args: Namespace, architecture: Architecture) -> None:
     """Cache the captions of `--dataset_config`. With `--skip_existing` only those that are new or have changed, or whose cache another
     encoder made; when there are none, no model is loaded. StopRequested when the job was asked to stop."""
-    settings, card = CachingSettings.read(args), architecture.card
+    settings, architecture, card = CachingSettings.read(args), architecture.configured(vars(args)), architecture.card
     discoveries = find_items(settings, card)
     made = Made((), deciding(vars(args), card.text_encoders, DECIDING))
     work = [_left_to_do(discovery, card, made, settings) for discovery in discoveries]
     for one in work:
         if one.items:
             try_caches(one.discovery.dataset.cache_folder, [])
-    encoder = architecture.text_encoder(args, pick_device(settings.device)) if any(one.items for one in work) else None
+    encoder = architecture.text_encoder(pick_device(settings.device)) if any(one.items for one in work) else None
     for number, one in enumerate(work):
         items = one.discovery.items
         logger.info("Encoding dataset [%d]", number)

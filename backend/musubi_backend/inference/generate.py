@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .. import atomic, events, job, place
-from ..architectures.card import HIGH, LOW
 from ..architectures.request import SampleRequest
 from ..console import Bar
 from ..device import pick_device, release
@@ -30,6 +29,7 @@ from ..weights.streamed_file import refuse_inputs
 from . import outputs
 from .prompts import parse_line, read_lines
 from .requests import build_request
+from .settings import GenerateSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,15 +57,16 @@ class Result:
 
 def run(args: Namespace, architecture: Architecture) -> None:
     """Generate what the arguments ask for. UserError for bad input, and at the end if some of several prompts failed."""
-    if getattr(args, "interactive", False) and job.folder() is not None:
+    settings = GenerateSettings.read(args)
+    if settings.prompts.interactive and job.folder() is not None:
         raise UserError("--interactive reads prompts from a terminal; use --from_file in a job")
-    session = Session(args, architecture)
+    session = Session(settings, architecture.configured(vars(args)))
     logger.info(f"Using device: {session.device}")
-    if args.latent_path:
-        session.decode_files(args.latent_path)
-    elif args.save_merged_model:
-        session.save_merged(Path(args.save_merged_model))
-    elif getattr(args, "interactive", False):
+    if settings.output.latent_path:
+        session.decode_files(settings.output.latent_path)
+    elif settings.output.save_merged_model:
+        session.save_merged(Path(settings.output.save_merged_model))
+    elif settings.prompts.interactive:
         session.interactive()
     else:
         session.batch()
@@ -73,25 +74,25 @@ def run(args: Namespace, architecture: Architecture) -> None:
 
 
 class Session:
-    """One run of the verb: the arguments, the device, encoded texts and the model that is loaded just now."""
+    """One run of the verb: its settings, the device, encoded texts and the model that is loaded just now."""
 
-    def __init__(self, args: Namespace, architecture: Architecture) -> None:
-        self.args = args
+    def __init__(self, settings: GenerateSettings, architecture: Architecture) -> None:
+        self.settings, self.output = settings, settings.output
         self.architecture = architecture
-        self.device = pick_device(args.device)
-        self.folder = Path(args.save_path)
+        self.device = pick_device(settings.device)
+        self.folder = Path(settings.output.save_path)
         self.texts: dict[str, Text] = {}
         self.conditions: dict[str, Text] = {}
         self.transformer: torch.nn.Module | None = None
 
     def try_places(self) -> None:
         """See that what will be made can be written, once what is asked for is known to be possible. UserError where not."""
-        args, card = self.args, self.architecture.card
-        if args.save_merged_model and not args.latent_path:
-            place.try_file(Path(args.save_merged_model), "--save_merged_model")
+        output, card = self.output, self.architecture.card
+        if output.save_merged_model and not output.latent_path:
+            place.try_file(Path(output.save_merged_model), "--save_merged_model")
             return
         start = f"{outputs.new_stem(self.folder, 2**32, card.result_index)}{card.result_suffix}"
-        ends = [f"_{Path(path).stem}" for path in args.latent_path or ()] or ["_latent"]
+        ends = [f"_{Path(path).stem}" for path in output.latent_path or ()] or ["_latent"]
         files = [Path(f"{start}{end}.safetensors") for end in ends]
         names = [name for file in files for name in (file.name, atomic.part_of(file).name)]
         place.try_folder(self.folder, names, f"--save_path {self.folder}")
@@ -127,7 +128,8 @@ class Session:
             results: list[Result] = []
             try:
                 with self._keeping(results):
-                    request = build_request(parse_line(line, self.architecture.line_options, "prompt"), self.args, self.architecture)
+                    values = parse_line(line, self.architecture.line_options, "prompt")
+                    request = build_request(values, self.settings, self.architecture)
                     self._encode({"prompt": request}, {})
                     self._sample("prompt", request, "", results)
                     self._park_transformer()
@@ -135,12 +137,12 @@ class Session:
             except PROBLEMS as error:
                 logger.error(str(error))
 
-    def decode_files(self, paths: list[str]) -> None:
+    def decode_files(self, paths: Sequence[str]) -> None:
         """--latent_path: decode saved latents again."""
         card = self.architecture.card
         files = [(path, outputs.load_latents(path, card)) for path in paths]
         self.try_places()
-        decoder = self.architecture.latent_decoder(self.args, self.device)
+        decoder = self.architecture.latent_decoder(self.device)
         for path, saved in files:
             logger.info(f"Loaded latent from {path}. Shape: {saved.latents.shape}")
             name = f"{self._stem(saved.seed)}{card.result_suffix}_{Path(path).stem}"
@@ -150,29 +152,24 @@ class Session:
         """--save_merged_model: the transformer with the LoRAs in its weights, as one file; of two experts each as one. UserError when
         that would replace a file it is made of."""
         self.try_places()
-        sources = {"": self.architecture.weight_file(self.args)}
-        if getattr(self.args, "dit_high_noise", None):
-            sources = {LOW: self.args.dit, HIGH: self.args.dit_high_noise}
+        sources = self.architecture.weight_files()
         targets = {name: path.with_stem(f"{path.stem}-{name}") if name else path for name in sources}
         parts = [part for source in sources.values() for part in split_files(source)]
-        refuse_inputs(targets.values(), [*parts, *self._lora_files()], "--save_merged_model")
+        refuse_inputs(targets.values(), [*parts, *self.architecture.lora_files()], "--save_merged_model")
         for name, model in experts_of(self._transformer()).items():
             logger.info(f"Saving merged model to {targets[name]}")
             save_atomic(model.state_dict(), targets[name], open_weights(sources[name]).header.metadata)
             logger.info("Merged model saved")
             job.emit(events.Output("model", str(targets[name])))
 
-    def _lora_files(self) -> list[str]:
-        named = (getattr(self.args, name, None) or [] for name in ("lora_weight", "lora_weight_high_noise"))
-        return [path for paths in named for path in paths]
-
     def _requests(self, failures: dict[str, str]) -> dict[str, SampleRequest]:
         """Every good prompt under its label. A bad line of a file is reported at once and skipped, unless all are bad."""
-        if not getattr(self.args, "from_file", None):
-            return {"prompt": build_request({"prompt": self.args.prompt}, self.args, self.architecture)}
+        prompts = self.settings.prompts
+        if not prompts.from_file:
+            return {"prompt": build_request({"prompt": prompts.prompt}, self.settings, self.architecture)}
         requests: dict[str, SampleRequest] = {}
-        for number, line in read_lines(self.args.from_file):
-            label = f"{self.args.from_file} line {number}"
+        for number, line in read_lines(prompts.from_file):
+            label = f"{prompts.from_file} line {number}"
             try:
                 requests[label] = self._line_request(label, line)
             except UserError as error:
@@ -184,7 +181,7 @@ class Session:
     def _line_request(self, label: str, line: str) -> SampleRequest:
         values = parse_line(line, self.architecture.line_options, label)
         try:
-            return build_request(values, self.args, self.architecture)
+            return build_request(values, self.settings, self.architecture)
         except UserError as error:
             raise UserError(f"{label}: {error}") from error
 
@@ -199,14 +196,14 @@ class Session:
             return
         logger.info("Loading text encoder to encode all prompts")
         job.phase("loading the text encoder")
-        encoder = self.architecture.text_encoder(self.args, self.device)
+        encoder = self.architecture.text_encoder(self.device)
         for text in dict.fromkeys(wanted):
             self.texts[text] = {name: tensor.cpu() for name, tensor in encoder.encode([text])[0].items()}
         del encoder
         release(self.device)
 
     def _encode_images(self, requests: dict[str, SampleRequest], failures: dict[str, str]) -> None:
-        encoder = self.architecture.condition_encoder(self.args, self.device)
+        encoder = self.architecture.condition_encoder(self.device)
         if encoder is None:
             return
         alone = len(requests) == 1
@@ -224,7 +221,7 @@ class Session:
     def _sample_all(self, requests: Mapping[str, SampleRequest], results: list[Result], failures: dict[str, str]) -> None:
         if not requests:  # not one had images that can be used
             return
-        suffix = "" if getattr(self.args, "from_file", None) else self.architecture.card.result_suffix
+        suffix = "" if self.settings.prompts.from_file else self.architecture.card.result_suffix
         self._transformer()  # what is wrong with the model is no single prompt's fault
         for index, (label, request) in enumerate(requests.items(), start=1):
             logger.info(f"Processing prompt {index}/{len(requests)}: {request.prompt[:50]}...")
@@ -241,10 +238,10 @@ class Session:
         """Sample one request and put it among the results."""
         transformer = self._transformer()
         logger.info(
-            f"Video size: {request.height}x{request.width}@{request.frames} (HxW@F), fps: {self.args.fps}, "
+            f"Video size: {request.height}x{request.width}@{request.frames} (HxW@F), fps: {self.output.fps}, "
             f"infer_steps: {request.steps}, flow_shift: {request.flow_shift}"
         )
-        boundary = self.architecture.boundary(self.args)
+        boundary = self.architecture.boundary()
         logger.info(
             f"Starting sampling (high noise: {boundary is not None}). Models: {1 if boundary_of(transformer) is None else 2}, "
             f"timestep boundary: {boundary}, flow shift: {request.flow_shift}, "
@@ -257,13 +254,12 @@ class Session:
                 request,
                 self.texts,
                 self.conditions.get(label, {}),
-                args=self.args,
                 device=self.device,
                 progress=bar.update,
             )
         result = Result(label, request, latents.cpu(), self._stem(request.seed), suffix)
         results.append(result)
-        if self.args.output_type in outputs.LATENT_OUTPUTS:
+        if self.output.output_type in outputs.LATENT_OUTPUTS:
             self._save_latents(result)
 
     def _stem(self, seed: int) -> str:
@@ -271,11 +267,11 @@ class Session:
 
     def _write_all(self, results: list[Result], failures: dict[str, str]) -> None:
         """Decode and write every result, with one VAE."""
-        if self.args.output_type == "latent" or not results:
+        if self.output.output_type == "latent" or not results:
             return
         logger.info("Decoding latents to videos/images")
         job.phase("decoding")
-        decoder = self.architecture.latent_decoder(self.args, self.device)
+        decoder = self.architecture.latent_decoder(self.device)
         for index, result in enumerate(results, start=1):
             logger.info(f"Decoding output {index}/{len(results)}")
             try:
@@ -294,17 +290,17 @@ class Session:
         logger.info(f"Decoding video from latents: {latents.shape}")
         video: Tensor = decoder.decode(latents.to(self.device))
         logger.info("Decoding complete")
-        return video[:, : video.shape[1] - getattr(self.args, "trim_tail_frames", 0)]
+        return video
 
     def _write(self, video: Tensor, name: str, metadata: Mapping[str, str]) -> None:
-        kept = None if self.args.no_metadata else metadata
-        if self.args.output_type in outputs.VIDEO_OUTPUTS:
-            outputs.save_video(self.folder, name, video, self.args.fps, kept)
-        if self.args.output_type in outputs.IMAGE_OUTPUTS:
+        kept = None if self.output.no_metadata else metadata
+        if self.output.output_type in outputs.VIDEO_OUTPUTS:
+            outputs.save_video(self.folder, name, video, self.output.fps, kept)
+        if self.output.output_type in outputs.IMAGE_OUTPUTS:
             outputs.save_images(self.folder, name, video, kept)
 
     def _save_latents(self, result: Result) -> None:
-        metadata = None if self.args.no_metadata else self.architecture.describe(result.request)
+        metadata = None if self.output.no_metadata else self.architecture.describe(result.request)
         outputs.save_latents(self.folder, result.stem, result.latents, metadata)
         result.written = True
 
@@ -314,7 +310,7 @@ class Session:
             self._save_latents(result)
         except OSError as error:
             logger.error("%s", place.in_words(error))
-            metadata = None if self.args.no_metadata else self.architecture.describe(result.request)
+            metadata = None if self.output.no_metadata else self.architecture.describe(result.request)
             kept = place.elsewhere(lambda folder: outputs.save_latents(folder, result.stem, result.latents, metadata))
             result.written = True
             logger.error("%s could not be written into %s; its latent is %s", result.label, self.folder, kept)
@@ -342,7 +338,7 @@ class Session:
         if self.transformer is None:
             logger.info("Loading DiT model(s)")
             job.phase("loading the transformer")
-            self.transformer = self.architecture.transformer(self.args, self.device, self.architecture.compute_dtype(self.args))
+            self.transformer = self.architecture.transformer(self.device, self.architecture.generating_dtype(self.device))
         return self.transformer.to(self.device)
 
     def _park_transformer(self) -> None:

@@ -20,8 +20,6 @@ from ..errors import UserError
 from ..texts import read_text
 
 if TYPE_CHECKING:
-    from argparse import Namespace
-
     from ..architectures.protocol import Architecture
     from ..architectures.request import SampleRequest
 
@@ -92,7 +90,7 @@ def read_lines(path: str | Path) -> list[tuple[int, str]]:
     return lines
 
 
-def training_prompts(path: str | Path, architecture: Architecture, args: Namespace) -> list[TrainingPrompt]:
+def training_prompts(path: str | Path, architecture: Architecture) -> list[TrainingPrompt]:
     """The samples described by a .txt, .toml or .json file, with musubi-tuner's defaults for what they leave out.
 
     Sizes are floored to what the model can do, frames to the card's stride plus one. All bad entries are named in one UserError.
@@ -101,7 +99,7 @@ def training_prompts(path: str | Path, architecture: Architecture, args: Namespa
     for index, (where, entry) in enumerate(_entries(path)):
         try:
             values = parse_line(entry, TRAINING_OPTIONS, where) if isinstance(entry, str) else _checked(entry, where)
-            prompts.append(_training_prompt(index, values, architecture, args))
+            prompts.append(_training_prompt(index, values, architecture))
         except UserError as error:
             problems.append(str(error))
     if problems:
@@ -109,11 +107,10 @@ def training_prompts(path: str | Path, architecture: Architecture, args: Namespa
     return prompts
 
 
-def _training_prompt(index: int, values: Mapping[str, Any], architecture: Architecture, args: Namespace) -> TrainingPrompt:
+def _training_prompt(index: int, values: Mapping[str, Any], architecture: Architecture) -> TrainingPrompt:
     from ..architectures.request import Guidance, Images, SampleRequest
 
-    card = architecture.card
-    task = card.task(getattr(args, card.task_option, None))
+    card, task = architecture.card, architecture.task
     step = card.spatial_compression * 2  # every supported model patches its latents by 2x2
     frames = values.get("frame_count", 1)
     negative = values.get("negative_prompt", task.negative_prompt or card.negative_prompt or None)
@@ -138,7 +135,7 @@ def _training_prompt(index: int, values: Mapping[str, Any], architecture: Archit
         one_frame=values.get("one_frame"),
         fixed_size=True,
     )
-    return TrainingPrompt(index, architecture.fitted(request, args), seed is not None)
+    return TrainingPrompt(index, architecture.fitted_sample(request), seed is not None)
 
 
 def _entries(path: str | Path) -> list[tuple[str, Any]]:

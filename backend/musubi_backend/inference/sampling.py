@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from argparse import Namespace
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -33,15 +32,14 @@ def sample(
     positive: Mapping[str, Tensor],
     negative: Mapping[str, Tensor] | None,
     *,
-    args: Namespace,
     device: torch.device,
     progress: Callable[[int], object] | None = None,
 ) -> Tensor:
     """Latents [C, F, H, W] or [C, H, W] in float32 on `device`, the same for the same request, model and kind of device.
 
     positive, negative: what `TextEncoder.encode` gave for the prompt and the negative prompt ({"varlen_t5": [L, D]}), both with
-    what `ConditionEncoder.encode` gave; negative may be None where `request.needs_negative` is false. args: of the running
-    tool, for `Architecture.predict`. The transformer chooses its own arithmetic, so no autocast. progress is called with 1 after each step.
+    what `ConditionEncoder.encode` gave; negative may be None where `request.needs_negative` is false. The transformer chooses its
+    own arithmetic, so no autocast. progress is called with 1 after each step.
     Raises StopRequested between two steps or two blocks once the job was asked to stop.
     """
     guidance = request.guidance
@@ -54,16 +52,16 @@ def sample(
         logger.info(f"CFG skip mode: {guidance.skip_mode}, apply ratio: {guidance.apply_ratio}, pattern: {pattern_text(guided)}")
     batches = {True: batch_of_one(positive, device), False: batch_of_one(negative or {}, device)}
     sampler = architecture.sampler(request)
-    latents = initial_noise(architecture.noise_shape(request, args), request, device, architecture.card.noise_per_frame)[None]
+    latents = initial_noise(architecture.noise_shape(request), request, device, architecture.card.noise_per_frame)[None]
     if SOURCE in positive:
         latents = torch.lerp(positive[SOURCE][None].to(latents), latents, sampler.sigmas[0])
-    boundary, high_noise = architecture.boundary(args), False
+    boundary, high_noise = architecture.boundary(), False
     for step, timestep in enumerate(sampler.timesteps):
         job.leave_if_asked(f"stopped while sampling, after {step} of {request.steps} steps")
         now = torch.tensor([timestep], dtype=torch.float32)
 
         def predict(positive: bool, skip_blocks: tuple[int, ...], noisy: Tensor = latents, now: Tensor = now) -> Tensor:
-            return architecture.predict(transformer, noisy, now, batches[positive], args, skip_blocks=skip_blocks).float()
+            return architecture.predict(transformer, noisy, now, batches[positive], skip_blocks=skip_blocks).float()
 
         was_high, high_noise = high_noise, boundary is not None and timestep / 1000 >= boundary
         guidance = request.guidance_of(high_noise)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -31,7 +30,6 @@ class UsualSampling(Architecture):
         texts: Mapping[str, Mapping[str, Tensor]],
         conditions: Mapping[str, Tensor],
         *,
-        args: Namespace,
         device: torch.device,
         progress: Callable[[int], object] | None = None,
     ) -> Tensor:
@@ -40,7 +38,7 @@ class UsualSampling(Architecture):
 
         negative = {**texts[request.negative_prompt], **conditions} if request.needs_negative else None
         positive = {**texts[request.prompt], **conditions}
-        return sample(self, transformer, request, positive, negative, args=args, device=device, progress=progress)
+        return sample(self, transformer, request, positive, negative, device=device, progress=progress)
 
     def describe(self, request: SampleRequest) -> dict[str, str]:
         from .outputs import describe

@@ -30,6 +30,12 @@ def parse(tool_name: str, argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
+def paths_given(target: Tool, args: argparse.Namespace) -> list[str]:
+    """The files and folders that are named by the options of a tool."""
+    values = (getattr(args, option.name) for option in target.options if option.path)
+    return [path for value in values if value for path in (value if isinstance(value, list) else [value])]
+
+
 def read(target: Tool, argv: Sequence[str]) -> argparse.Namespace:
     """`parse` without the rules between options and without looking at files (other than `--config_file`)."""
     explicit, unknown = build(target).parse_known_args(list(argv))

@@ -158,7 +158,7 @@ def _title(tool: Tool) -> str:
 
 def _text_encoders(tool: Tool, args: Namespace) -> list[str]:
     """The options that name the text encoders of the chosen model."""
-    return list(chosen_card(tool.architecture, args).text_encoders) if tool.architecture else []
+    return list(chosen_card(tool.architecture, vars(args)).text_encoders) if tool.architecture else []
 
 
 def _card_network(tool: Tool) -> str:

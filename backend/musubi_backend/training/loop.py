@@ -141,7 +141,7 @@ class Loop:
         latents = run.architecture.scale_latents(batch["latents"].float())
         noise = self.randomness.noise(latents.shape)
         t, timesteps = self.randomness.levels(self.sampling, latents.shape, batch.get("timesteps"), self.boundary)
-        prediction = run.architecture.predict(run.transformer, noisy_input(latents, noise, t), timesteps, batch, run.args)
+        prediction = run.architecture.predict(run.transformer, noisy_input(latents, noise, t), timesteps, batch)
         weight = loss_weight(run.settings.timesteps.weighting_scheme, timesteps, run.dtype, latents.ndim)
         loss = flow_matching_loss(prediction, latents, noise, weight)
         scaled = loss / run.settings.length.gradient_accumulation_steps

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +28,6 @@ class Run:
     """position, losses, history: where it begins, if not at the start."""
 
     settings: TrainingSettings
-    args: Namespace  # for the architecture
     architecture: Architecture
     dataset: CachedDataset
     processes: Processes

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,17 +27,16 @@ logger = logging.getLogger(__name__)
 class Samples:
     """The prompts of a run with their encoded texts."""
 
-    def __init__(self, settings: SampleSettings, saving: SavingSettings, args: Namespace, architecture: Architecture) -> None:
-        """Reads and checks the prompt file; loads nothing. UserError for bad prompts. args: for the architecture."""
+    def __init__(self, settings: SampleSettings, saving: SavingSettings, architecture: Architecture) -> None:
+        """Reads and checks the prompt file; loads nothing. UserError for bad prompts."""
         self._settings = settings
         self._saving = saving
-        self._args = args
         self._architecture = architecture
         self._texts: dict[str, dict[str, Tensor]] = {}
         self._conditions: dict[int, dict[str, Tensor]] = {}
         self._prompts: list[TrainingPrompt] = []
         if settings.sample_prompts:
-            self._prompts = training_prompts(settings.sample_prompts, architecture, args)
+            self._prompts = training_prompts(settings.sample_prompts, architecture)
 
     def encode(self, device: torch.device) -> None:
         """Encode all prompts and free the text encoder."""
@@ -46,7 +44,7 @@ class Samples:
             return
         logger.info("cache Text Encoder outputs for sample prompt: %s", self._settings.sample_prompts)
         job.phase("encoding the sample prompts")
-        encoder = self._architecture.text_encoder(self._args, device)
+        encoder = self._architecture.text_encoder(device)
         logger.info("encoding with Text Encoder 1")
         for prompt in self._prompts:
             for text in self._architecture.texts(prompt.request):
@@ -54,7 +52,7 @@ class Samples:
                     self._texts[text] = {name: tensor.cpu() for name, tensor in encoder.encode([text])[0].items()}
         del encoder
         release(device)
-        images = self._architecture.condition_encoder(self._args, device)
+        images = self._architecture.condition_encoder(device)
         if images is not None:
             for prompt in self._prompts:
                 self._conditions[prompt.index] = {name: tensor.cpu() for name, tensor in images.encode(prompt.request).items()}
@@ -87,7 +85,7 @@ class Samples:
         logger.info("generating sample images at step: %d", step)
         job.emit(events.Sampling(step, len(self._prompts)))
         latents = [self._sample(prompt, transformer, device) for prompt in self._prompts]
-        decoder = self._architecture.latent_decoder(self._args, device)
+        decoder = self._architecture.latent_decoder(device)
         written = []
         for prompt, one in zip(self._prompts, latents, strict=True):
             logger.info("Decoding video from latents: %s", one.shape)
@@ -107,7 +105,7 @@ class Samples:
         with Bar(self._architecture.steps(request), f"Sampling timesteps for prompt {prompt.index + 1}") as bar:
             return self._architecture.sample(
                 transformer, request, self._texts, self._conditions.get(prompt.index, {}),
-                args=self._args, device=device, progress=bar.update,
+                device=device, progress=bar.update,
             ).cpu()  # fmt: skip
 
     def _write(self, prompt: TrainingPrompt, video: Tensor, step: int, epoch: int | None) -> Path:

@@ -12,7 +12,7 @@ import math
 import secrets
 import signal
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,11 +52,11 @@ class Precision:
 
 def run(args: Namespace, architecture: Architecture) -> None:
     """Train a LoRA. UserError for bad input, StopRequested when asked to stop (after saving)."""
-    settings = TrainingSettings.read(args)
+    settings, architecture = TrainingSettings.read(args), architecture.configured(vars(args))
     if settings.show_timesteps:
         show_timesteps.show(settings)
         return
-    precision = check(settings, args, architecture)
+    precision = check(settings, architecture)
     if Compilation.chosen(settings.memory.compilation) is None:
         leave_compiler_out()
     with stopping_on_signals():
@@ -64,18 +64,18 @@ def run(args: Namespace, architecture: Architecture) -> None:
         processes = distributed.start(settings.computing.ddp_timeout)
         try:
             with _output(settings) if processes.is_main else contextlib.nullcontext():
-                prepare(settings, args, architecture, processes, precision).start()
+                prepare(settings, vars(args), architecture, processes, precision).start()
         finally:
             processes.close()
 
 
-def check(settings: TrainingSettings, args: Namespace, architecture: Architecture) -> Precision:
-    """Reject what the rules of the options cannot know, before any model is loaded. args: for the architecture, which reads its own."""
+def check(settings: TrainingSettings, architecture: Architecture) -> Precision:
+    """Reject what the rules of the options cannot know, before any model is loaded."""
     metadata.resolution(settings.metadata.metadata_reso)
     optimizers.check(settings.optimizer)
     run_network.check(settings.network, architecture.card)
-    dtype = architecture.compute_dtype(args)
     name = asked_precision(settings.computing.mixed_precision)
+    dtype = architecture.training_dtype(name)
     if name == "auto":
         name = {"float16": "fp16", "bfloat16": "bf16"}.get(str(dtype).removeprefix("torch."), "no")
         logger.info("mixed precision auto: computing in %s", dtype)
@@ -120,17 +120,24 @@ def _output(settings: TrainingSettings) -> Iterator[None]:
 
 
 def prepare(
-    settings: TrainingSettings, args: Namespace, architecture: Architecture, processes: distributed.Processes, precision: Precision
+    settings: TrainingSettings,
+    given: Mapping[str, Any],
+    architecture: Architecture,
+    processes: distributed.Processes,
+    precision: Precision,
 ) -> Loop:
-    """Everything that is done once; the loop is at the place where it continues. args, precision: as for `check` and of it."""
+    """Everything that is done once; the loop is at the place where it continues.
+
+    given: the values of all options, which states and trackers record. precision: as `check` found it.
+    """
     processes.wait()
     saved = _saved_state(settings.resuming, processes)
     if saved is not None:
-        weight_file = architecture.weight_file(args)
-        settings = continuing.check(saved, settings, {**vars(args), "mixed_precision": precision.name}, architecture, weight_file)
+        weight_file = architecture.weight_file()
+        settings = continuing.check(saved, settings, {**given, "mixed_precision": precision.name}, architecture, weight_file)
     seed = processes.agreed(_seed(settings, saved))
-    samples = Samples(settings.sampling, settings.saving, args, architecture)
-    dataset = _dataset(settings, args, architecture)
+    samples = Samples(settings.sampling, settings.saving, architecture)
+    dataset = _dataset(settings, architecture)
     batches = math.ceil(len(dataset.batches(seed, 1)) / processes.count)
     steps_per_epoch = math.ceil(batches / settings.length.gradient_accumulation_steps)
     by_epochs = settings.length.max_train_epochs
@@ -147,7 +154,7 @@ def prepare(
 
     logger.info("Loading DiT model from %s", settings.models.dit)
     job.phase("loading the transformer")
-    transformer = architecture.transformer(args, processes.device, precision.dtype).requires_grad_(False)
+    transformer = architecture.transformer(processes.device, precision.dtype).requires_grad_(False)
     lora = run_network.build(settings.network, architecture.card, transformer, seed, processes.device)
     if settings.memory.gradient_checkpointing:
         offload = settings.memory.gradient_checkpointing_cpu_offload
@@ -158,7 +165,7 @@ def prepare(
     print("prepare optimizer, data loader etc.", flush=True)
     job.phase("preparing the optimizer")
     run_id = (saved.facts.get("run") if saved else None) or secrets.token_hex(8)
-    values = {**vars(args), **{name: value for name, value in settings.values().items() if name in args}}
+    values = {**given, **{name: value for name, value in settings.values().items() if name in given}}
     rate = settings.schedule.learning_rate
     names = {id(weight): name for name, weight in lora.named_parameters()}
     choice = optimizers.build(settings.optimizer, rate, lora.parameter_groups(rate), names)
@@ -172,7 +179,7 @@ def prepare(
     files = checkpoints.Checkpoints(settings, architecture.card, metadata.training_metadata(settings, architecture.card, facts))
     recorded = continuing.facts_of(values, architecture.card, dataset.digest(), processes.count, run_id)
     training = Run(
-        settings, args, architecture, dataset, processes, precision.dtype, transformer, lora, choice, schedule, seed, total, epochs,
+        settings, architecture, dataset, processes, precision.dtype, transformer, lora, choice, schedule, seed, total, epochs,
         files, samples, Trackers(settings.logging, values, processes.is_main), recorded,
     )  # fmt: skip
     loop = Loop(training)
@@ -216,13 +223,13 @@ def _seed(settings: TrainingSettings, saved: saved_states.SavedState | None) -> 
     return secrets.randbelow(2**32) if given is None else given
 
 
-def _dataset(settings: TrainingSettings, args: Namespace, architecture: Architecture) -> CachedDataset:
+def _dataset(settings: TrainingSettings, architecture: Architecture) -> CachedDataset:
     path, buckets = settings.batches.dataset_config, settings.batches.num_timestep_buckets
     if buckets is not None:
         logger.info("Using timestep bucketing. Number of buckets: %d", buckets)
     logger.info("Load dataset config from %s", path)
     job.phase("reading the dataset")
-    dataset = CachedDataset.open(load_config(path), architecture.card, architecture.cache_forms(args), num_timestep_buckets=buckets)
+    dataset = CachedDataset.open(load_config(path), architecture.card, architecture.cache_forms(), num_timestep_buckets=buckets)
     if not dataset.items:
         raise UserError(f"no training items found for {path}: cache latents and text encoder outputs first, with the same dataset file")
     return dataset

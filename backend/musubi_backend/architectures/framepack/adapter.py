@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from ...inference.usual import UsualSampling
 from ..sizes import video_latent_shape
 from .card import CARD
 from .section_texts import parse_sections
+from .settings import FramePackSettings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,10 +32,11 @@ _MIDDLE, _FAR = ("latents_clean_2x", "clean_latent_2x_indices"), ("latents_clean
 
 class FramePack(UsualSampling):
     card = CARD
+    settings: FramePackSettings = FramePackSettings()
 
-    def unusable(self, item: MediaItem, args: Namespace) -> str | None:
+    def unusable(self, item: MediaItem) -> str | None:
         image = isinstance(item.dataset, ImageDataset)
-        if not args.one_frame:
+        if not self.settings.items.one_frame:
             return "FramePack trains on clips; images need --one_frame" if image else None
         if not isinstance(item.dataset, ImageDataset):
             return "--one_frame makes caches of images, not of clips"
@@ -45,68 +46,72 @@ class FramePack(UsualSampling):
             return f"{item.dataset.label}: control images must have the image's size; remove no_resize_control and control_resolution"
         return None if item.controls else "--one_frame needs a control image: set control_directory, or control_path in the JSONL file"
 
-    def cached_names(self, item: MediaItem, args: Namespace) -> Collection[str]:
-        if not args.one_frame:
+    def cached_names(self, item: MediaItem) -> Collection[str]:
+        items = self.settings.items
+        if not items.one_frame:
             return (*_PLAIN, *_MIDDLE, *_FAR)
-        return (*_PLAIN, *(() if args.one_frame_no_2x else _MIDDLE[1:]), *(() if args.one_frame_no_4x else _FAR[1:]))
+        return (*_PLAIN, *(() if items.one_frame_no_2x else _MIDDLE[1:]), *(() if items.one_frame_no_4x else _FAR[1:]))
 
-    def cached_frames(self, entry: Entry, args: Namespace) -> int:
+    def cached_frames(self, entry: Entry) -> int:
         return 1 if entry.sections is None else entry.item.dataset.fp_latent_window_size
 
-    def cached_otherwise(self, path: Path, args: Namespace) -> bool:
+    def cached_otherwise(self, path: Path) -> bool:
         """Caches of F1 and of plain FramePack hold the same names: only in F1's does the oldest history come right after the start."""
-        first = None if args.one_frame else first_number(path, "clean_latent_4x_indices")
-        return first is not None and (first == 1) != args.f1
+        first = None if self.settings.items.one_frame else first_number(path, "clean_latent_4x_indices")
+        return first is not None and (first == 1) != self.settings.items.f1
 
-    def cache_forms(self, args: Namespace) -> CacheForms:
+    def cache_forms(self) -> CacheForms:
         from .cache_forms import cache_forms
         from .load import geometry
 
-        return cache_forms(geometry(args))
+        return cache_forms(geometry(self.settings))
 
-    def latent_encoder(self, args: Namespace, device: torch.device) -> LatentEncoder:
+    def latent_encoder(self, device: torch.device) -> LatentEncoder:
         from .encode import FramePackLatentEncoder
 
-        return FramePackLatentEncoder.load(args, device)
+        return FramePackLatentEncoder.load(self.settings, device)
 
-    def text_encoder(self, args: Namespace, device: torch.device) -> TextEncoder:
+    def text_encoder(self, device: torch.device) -> TextEncoder:
         from .encode import FramePackTextEncoder
 
-        return FramePackTextEncoder.load(args, device)
+        return FramePackTextEncoder.load(self.settings, device)
 
-    def latent_decoder(self, args: Namespace, device: torch.device) -> LatentDecoder:
+    def latent_decoder(self, device: torch.device) -> LatentDecoder:
         from .encode import FramePackLatentDecoder
 
-        return FramePackLatentDecoder.load(args, device)
+        return FramePackLatentDecoder.load(self.settings, device)
 
-    def condition_encoder(self, args: Namespace, device: torch.device) -> ConditionEncoder:
+    def condition_encoder(self, device: torch.device) -> ConditionEncoder:
         from .encode import FramePackConditionEncoder
 
-        return FramePackConditionEncoder.load(args, device)
+        return FramePackConditionEncoder.load(self.settings, device)
 
-    def compute_dtype(self, args: Namespace) -> torch.dtype:
-        from .load import compute_dtype
+    def training_dtype(self, precision: str) -> torch.dtype:
+        from .load import trained_dtype
 
-        return compute_dtype(args)
+        return trained_dtype(self.settings, precision)
 
-    def transformer(self, args: Namespace, device: torch.device, dtype: torch.dtype) -> FramePackTransformer:
+    def generating_dtype(self, device: torch.device) -> torch.dtype:
+        from .load import generated_dtype
+
+        return generated_dtype(self.settings, device)
+
+    def transformer(self, device: torch.device, dtype: torch.dtype) -> FramePackTransformer:
         from .load import load_transformer
 
-        return load_transformer(args, device, dtype)
+        return load_transformer(self.settings, device, dtype)
 
-    def weight_file(self, args: Namespace) -> str:
+    def weight_file(self) -> str:
         from .load import weight_file
 
-        return weight_file(args)
+        return weight_file(self.settings)
 
-    def predict(
-        self, transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Batch, args: Namespace, skip_blocks: Sequence[int] = ()
-    ) -> Tensor:
+    def predict(self, transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Batch, skip_blocks: Sequence[int] = ()) -> Tensor:
         """In training the embedded guidance of the distilled model is `--guidance_scale`, as in musubi-tuner."""
         from .sample import GUIDANCE, velocity
 
         if GUIDANCE not in batch:
-            batch = {**batch, GUIDANCE: noisy.new_full((len(noisy),), 1000.0 * args.guidance_scale)}
+            batch = {**batch, GUIDANCE: noisy.new_full((len(noisy),), 1000.0 * self.settings.guidance_scale)}
         return velocity(transformer, noisy, timesteps, batch, skip_blocks)
 
     @property
@@ -117,10 +122,15 @@ class FramePack(UsualSampling):
 
     own_settings = frozenset(("video_seconds", "video_sections", "magcache_retention_ratio", "magcache_threshold", "magcache_k"))
 
-    def fitted(self, request: SampleRequest, args: Namespace) -> SampleRequest:
+    def fitted(self, request: SampleRequest) -> SampleRequest:
         from .requests import fitted
 
-        return fitted(request, args)
+        return fitted(request, self.settings)
+
+    def fitted_sample(self, request: SampleRequest) -> SampleRequest:
+        from .requests import fitted_sample
+
+        return fitted_sample(request, self.settings)
 
     def latent_shape(self, width: int, height: int, frames: int) -> tuple[int, int, int, int]:
         return video_latent_shape(CARD, width, height, frames)
@@ -141,13 +151,12 @@ class FramePack(UsualSampling):
         texts: Mapping[str, Mapping[str, Tensor]],
         conditions: Mapping[str, Tensor],
         *,
-        args: Namespace,
         device: torch.device,
         progress: Callable[[int], object] | None = None,
     ) -> Tensor:
         from .sample import sample
 
-        return sample(self, transformer, request, texts, conditions, args=args, device=device, progress=progress)
+        return sample(self, transformer, request, texts, conditions, settings=self.settings, device=device, progress=progress)
 
     def steps(self, request: SampleRequest) -> int:
         sections: int = request.own["sections"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 
     from ...dataset.decoding import DecodedEntry
     from ..request import SampleRequest
+    from .settings import FramePackSettings, ItemSettings
 
 logger = logging.getLogger(__name__)
 
@@ -38,17 +38,17 @@ TEXT_LENGTH = 512
 class FramePackLatentEncoder:
     """Caches sections of clips, or with `--one_frame` images with their control images."""
 
-    def __init__(self, vae: HunyuanVAE, stored: torch.dtype, siglip: Siglip, args: Namespace) -> None:
-        self.vae, self.stored, self.siglip, self.args = vae, stored, siglip, args
+    def __init__(self, vae: HunyuanVAE, stored: torch.dtype, siglip: Siglip, items: ItemSettings) -> None:
+        self.vae, self.stored, self.siglip, self.items = vae, stored, siglip, items
 
     @classmethod
-    def load(cls, args: Namespace, device: torch.device) -> FramePackLatentEncoder:
+    def load(cls, settings: FramePackSettings, device: torch.device) -> FramePackLatentEncoder:
         """From `--vae` and `--image_encoder`. UserError for a missing or wrong file."""
-        return cls(*vae_and_kept(args, device, CARD), load_siglip(args, device), args)
+        return cls(*vae_and_kept(settings.vae, device, CARD), load_siglip(settings.image_encoder, device), settings.items)
 
     def encode(self, batch: Sequence[DecodedEntry]) -> list[list[dict[str, Tensor]]]:
         """Per entry one file for each section, or one for an image: "latents" scaled, and what generation would be given besides."""
-        if self.args.one_frame:
+        if self.items.one_frame:
             return [[self._one_frame(entry)] for entry in batch]
         window = batch[0].entry.item.dataset.fp_latent_window_size
         frames = frames_of(batch[0].entry.sections or 1, window)
@@ -57,7 +57,7 @@ class FramePackLatentEncoder:
         clips = clips.to("cpu", self.stored)
         features = self.siglip.encode([entry.pixels[0] for entry in batch])
         return [
-            [{**section, "image_embeddings": image} for section in cut(clip, window, self.args.f1)]
+            [{**section, "image_embeddings": image} for section in cut(clip, window, self.items.f1)]
             for clip, image in zip(clips, features.cpu(), strict=True)
         ]
 
@@ -70,8 +70,8 @@ class FramePackLatentEncoder:
         settings = OneFrame(
             dataset.fp_1f_target_index,
             tuple(dataset.fp_1f_clean_indices or (0,)),
-            self.args.one_frame_no_2x,
-            self.args.one_frame_no_4x,
+            self.items.one_frame_no_2x,
+            self.items.one_frame_no_4x,
             dataset.fp_1f_no_post,
         )
         image = self.siglip.encode([entry.controls[0][0]])[0]
@@ -96,10 +96,10 @@ class FramePackTextEncoder:
         self.llama, self.clip, self.instruction = llama, clip, instruction
 
     @classmethod
-    def load(cls, args: Namespace, device: torch.device) -> FramePackTextEncoder:
+    def load(cls, settings: FramePackSettings, device: torch.device) -> FramePackTextEncoder:
         """From `--text_encoder1`, `--text_encoder2` and `--fp8_llm`, in the dtypes of their files. UserError for a missing or wrong
         file, and when there is no tokenizer for it."""
-        return cls(*load_text_encoders(args, device), getattr(args, "custom_system_prompt", None))
+        return cls(*load_text_encoders(settings.text, device), settings.custom_system_prompt)
 
     def encode(self, captions: Sequence[str]) -> list[dict[str, Tensor]]:
         """Per caption {"llama_vec" [512, dim] with zeros at the end, "llama_attention_mask" bool [512], "clip_l_pooler" [dim]}."""
@@ -122,9 +122,9 @@ class FramePackConditionEncoder:
         self.vae, self.siglip = vae, siglip
 
     @classmethod
-    def load(cls, args: Namespace, device: torch.device) -> FramePackConditionEncoder:
+    def load(cls, settings: FramePackSettings, device: torch.device) -> FramePackConditionEncoder:
         """As `FramePackLatentEncoder.load`."""
-        return cls(load_vae(args, device, CARD), load_siglip(args, device))
+        return cls(load_vae(settings.vae, device, CARD), load_siglip(settings.image_encoder, device))
 
     def encode(self, request: SampleRequest) -> dict[str, Tensor]:
         """{"start 0" [16, 1, H/8, W/8], "image 0" [729, dim], and the same for other sections with images of their own; "end";
@@ -177,9 +177,9 @@ class FramePackLatentDecoder:
         self.vae, self.window, self.bulk = vae, window, bulk
 
     @classmethod
-    def load(cls, args: Namespace, device: torch.device) -> FramePackLatentDecoder:
+    def load(cls, settings: FramePackSettings, device: torch.device) -> FramePackLatentDecoder:
         """As `FramePackLatentEncoder.load`."""
-        return cls(load_vae(args, device, CARD), args.latent_window_size, args.bulk_decode)
+        return cls(load_vae(settings.vae, device, CARD), settings.sections.latent_window_size, settings.sections.bulk_decode)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents [16, F', H', W'] -> float32 video [3, 4(F'-1)+1, 8H', 8W'] in 0..1 on the CPU."""
@@ -207,9 +207,9 @@ def blended(first: Tensor, second: Tensor, overlap: int) -> Tensor:
     return torch.cat([first[:, :-overlap], shared, second[:, overlap:]], dim=1)
 
 
-def load_siglip(args: Namespace, device: torch.device) -> Siglip:
+def load_siglip(path: str | None, device: torch.device) -> Siglip:
     """SigLIP from `--image_encoder`, in the dtype of its file."""
-    if not args.image_encoder:
+    if not path:
         raise UserError("--image_encoder is missing: give SigLIP's file, e.g. sigclip_vision_patch14_384.safetensors")
-    logger.info("Loading image encoder from %s", args.image_encoder)
-    return Siglip.load(args.image_encoder, device)
+    logger.info("Loading image encoder from %s", path)
+    return Siglip.load(path, device)

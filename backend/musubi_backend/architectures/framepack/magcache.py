@@ -7,7 +7,6 @@ What the blocks add to the tokens changes in size by a ratio that depends on the
 from __future__ import annotations
 
 import logging
-from argparse import Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import UserError
+from .settings import MagCacheSettings
 
 logger = logging.getLogger(__name__)
 
@@ -105,20 +105,16 @@ class Calibration:
         print(",".join(f"{ratio:.5f}" for ratio in self.ratios), flush=True)
 
 
-def wanted(args: Namespace, own: Mapping[str, Any], steps: int) -> MagCache | Calibration | None:
+def wanted(settings: MagCacheSettings, own: Mapping[str, Any], steps: int) -> MagCache | Calibration | None:
     """What goes around the blocks for one section of `steps` predictions; None without MagCache. own: a prompt line's settings."""
-    if getattr(args, "magcache_calibration", False):
+    if settings.magcache_calibration:
         return Calibration()
-    text = getattr(args, "magcache_mag_ratios", None)
-    if text is None:
+    if settings.magcache_mag_ratios is None:
         return None
-
-    def setting(name: str) -> Any:
-        return own.get(name, getattr(args, name))
-
-    return MagCache(
-        spread(parse_ratios(text), steps), setting("magcache_retention_ratio"), setting("magcache_threshold"), setting("magcache_k")
-    )
+    ratios = spread(parse_ratios(settings.magcache_mag_ratios), steps)
+    retained = own.get("magcache_retention_ratio", settings.magcache_retention_ratio)
+    threshold, most = own.get("magcache_threshold", settings.magcache_threshold), own.get("magcache_k", settings.magcache_k)
+    return MagCache(ratios, retained, threshold, most)
 
 
 def parse_ratios(text: str) -> tuple[float, ...]:

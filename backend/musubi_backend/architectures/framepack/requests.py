@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +11,14 @@ from typing import Any
 from ...dataset.buckets import best_fit
 from ...errors import UserError
 from ...inference.prompts import GENERATE_OPTIONS
+from ...inference.requests import with_images
 from ..request import Images, LineOption, SampleRequest
 from ..sizes import video_latent_shape
 from .card import CARD
 from .one_frame import OneFrame
 from .section_texts import parse_sections
 from .sections import FRAME_RATE, count_for_seconds, count_of, frames_of, given_paddings
+from .settings import FramePackSettings, SectionSettings
 
 logger = logging.getLogger(__name__)
 
@@ -32,75 +33,92 @@ LINE_OPTIONS: Mapping[str, LineOption] = {
 """`--f` is a length in seconds here, not in frames."""
 
 
-def fitted(request: SampleRequest, args: Namespace) -> SampleRequest:
-    """The request with its number of sections, frames and what files say of it. UserError for sizes, lengths, one-frame settings and
-    images that cannot be used."""
-    from ...inference.request_media import size_of
+def fitted(request: SampleRequest, settings: FramePackSettings) -> SampleRequest:
+    """A generator's request with what FramePack's own options say of it, its number of sections, frames and what files say. UserError for
+    sizes, lengths, one-frame settings and images that cannot be used."""
     from .magcache import wanted
 
-    for flag in ("vae", "image_encoder"):
-        if not getattr(args, flag):
+    request = with_images(request, settings.images)
+    request = replace(request, sampler=settings.sample_solver, embedded_guidance=settings.embedded_cfg_scale)
+    _check(request, settings)
+    if settings.one_frame_auto_resize:
+        request = _like_its_control_image(request)
+    sections = 0 if request.one_frame is not None else _sections(request, settings.sections)
+    paddings = settings.sections.latent_paddings
+    if paddings:
+        if settings.items.f1 or not sections:
+            raise UserError(f"--latent_paddings: only the sections of plain {CARD.title} have paddings, not F1's and not a single frame")
+        given_paddings(paddings, sections)
+    wanted(settings.magcache, request.own, request.steps)  # rejects bad ratios
+    return _completed(request, settings, sections, request.flow_shift)
+
+
+def fitted_sample(request: SampleRequest, settings: FramePackSettings) -> SampleRequest:
+    """The same of a sample in training, whose prompt says everything but the shift, which follows from the size; a training with
+    `--one_frame` makes all its samples so."""
+    if request.one_frame is None and settings.items.one_frame:
+        request = replace(request, one_frame="default")
+    _check(request, settings)
+    window, sections = settings.sections.latent_window_size, 0
+    if request.one_frame is None:
+        sections = count_of(request.frames, window)
+        if sections < 1:
+            fewest = frames_of(1, window)
+            raise UserError(f"{request.frames} frames are too few for a sample: {CARD.title} needs at least {fewest} (--f)")
+    return _completed(request, settings, sections, 0.0)
+
+
+def _check(request: SampleRequest, settings: FramePackSettings) -> None:
+    for flag, file in (("vae", settings.vae.vae), ("image_encoder", settings.image_encoder)):
+        if not file:
             raise UserError(f"--{flag} is required: {CARD.title} encodes its start image with it")
     if request.sampler != "unipc":
         raise UserError(f"--sample_solver {request.sampler}: {CARD.title} has unipc only")
-    _check_images(request.images, args.f1, _one_frame(request, args) is not None)
-    if _auto_resized(request, args):
-        width, height = best_fit(size_of(request.images.controls[0]), (request.width, request.height), CARD.bucket_step)
-        logger.info(f"Adjusted image size to {width}x{height} based on the first control image")
-        request = replace(request, width=width, height=height)
-    window = args.latent_window_size
-    one_frame = _one_frame(request, args)
-    sections = 0 if one_frame is not None else _sections(request, args)
-    if getattr(args, "latent_paddings", None):
-        if args.f1 or not sections:
-            raise UserError(f"--latent_paddings: only the sections of plain {CARD.title} have paddings, not F1's and not a single frame")
-        given_paddings(args.latent_paddings, sections)
-    wanted(args, request.own, request.steps)  # rejects bad ratios
+    if request.one_frame is not None:
+        OneFrame.parse(request.one_frame, settings.sections.latent_window_size)
+    _check_images(request.images, settings.items.f1, request.one_frame is not None)
+
+
+def _completed(request: SampleRequest, settings: FramePackSettings, sections: int, shift: float) -> SampleRequest:
+    """sections: 0 for a single frame. shift: 0 for the one that follows from the size."""
+    window = settings.sections.latent_window_size
+    frames = frames_of(sections, window) if sections else 1
     own = {
         **request.own,
         "sections": sections,
         "latent_window_size": window,
-        "guidance_rescale": getattr(args, "guidance_rescale", 0.0),
-        "fps": getattr(args, "fps", CARD.fps),
+        "guidance_rescale": settings.guidance_rescale,
+        "fps": settings.fps,
     }
-    frames, shift = frames_of(sections, window) if sections else 1, _shift(request, args, window if sections else 1)
+    shift = shift or _shift(request, window if sections else 1)
     video_latent_shape(CARD, request.width, request.height, frames)
-    return replace(request, frames=frames, flow_shift=shift, one_frame=one_frame, own=own)
+    return replace(request, frames=frames, flow_shift=shift, own=own)
 
 
-def _one_frame(request: SampleRequest, args: Namespace) -> str | None:
-    """The one-frame settings, checked; a training with `--one_frame` makes all its samples so."""
-    text = request.one_frame
-    if text is None and getattr(args, "one_frame", False):
-        text = "default"
-    if text is not None:
-        OneFrame.parse(text, args.latent_window_size)
-    return text
+def _sections(request: SampleRequest, settings: SectionSettings) -> int:
+    given = request.own.get("video_sections") or settings.video_sections
+    if given:
+        return int(given)
+    return count_for_seconds(request.own.get("video_seconds", settings.video_seconds), settings.latent_window_size)
 
 
-def _sections(request: SampleRequest, args: Namespace) -> int:
-    window = args.latent_window_size
-    if hasattr(args, "video_seconds"):
-        given = request.own.get("video_sections") or args.video_sections
-        return int(given) if given else count_for_seconds(request.own.get("video_seconds", args.video_seconds), window)
-    sections = count_of(request.frames, window)
-    if sections < 1:
-        raise UserError(f"{request.frames} frames are too few for a sample: {CARD.title} needs at least {frames_of(1, window)} (--f)")
-    return sections
-
-
-def _shift(request: SampleRequest, args: Namespace, frames: int) -> float:
-    """The shift that was asked for, else the one for the size. Samples during training always have the latter."""
+def _shift(request: SampleRequest, frames: int) -> float:
+    """The shift for the size of a section of so many latent frames."""
     from .unipc import dynamic_shift
 
-    if request.flow_shift and hasattr(args, "flow_shift"):
-        return request.flow_shift
     scale = CARD.spatial_compression
     return dynamic_shift(frames * (request.height // scale) * (request.width // scale) // 4)
 
 
-def _auto_resized(request: SampleRequest, args: Namespace) -> bool:
-    return bool(getattr(args, "one_frame_auto_resize", False)) and request.one_frame is not None and bool(request.images.controls)
+def _like_its_control_image(request: SampleRequest) -> SampleRequest:
+    """A single frame gets the shape of its first control image."""
+    from ...inference.request_media import size_of
+
+    if request.one_frame is None or not request.images.controls:
+        return request
+    width, height = best_fit(size_of(request.images.controls[0]), (request.width, request.height), CARD.bucket_step)
+    logger.info(f"Adjusted image size to {width}x{height} based on the first control image")
+    return replace(request, width=width, height=height)
 
 
 def _check_images(images: Images, f1: bool, one_frame: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from ..protocol import Architecture, Batch
     from ..request import SampleRequest
     from .model import FramePackTransformer
+    from .settings import FramePackSettings
 
 logger = logging.getLogger(__name__)
 
@@ -73,12 +73,12 @@ def sample(
     texts: Mapping[str, Mapping[str, Tensor]],
     conditions: Mapping[str, Tensor],
     *,
-    args: Namespace,
+    settings: FramePackSettings,
     device: torch.device,
     progress: Callable[[int], object] | None = None,
 ) -> Tensor:
     """Latents [C, F, H, W] in float32 on the CPU: the start image and all sections, or the one frame. See `Architecture.sample`."""
-    sampler = _Sampler(architecture, transformer, request, texts, args, device, progress)
+    sampler = _Sampler(architecture, transformer, request, texts, settings, device, progress)
     one_frame = request.one_frame
     return sampler.video(conditions) if one_frame is None else sampler.one_frame(one_frame, conditions)
 
@@ -92,11 +92,11 @@ class _Sampler:
         transformer: nn.Module,
         request: SampleRequest,
         texts: Mapping[str, Mapping[str, Tensor]],
-        args: Namespace,
+        settings: FramePackSettings,
         device: torch.device,
         progress: Callable[[int], object] | None,
     ) -> None:
-        self.request, self.texts, self.args, self.device, self.progress = request, texts, args, device, progress
+        self.request, self.texts, self.settings, self.device, self.progress = request, texts, settings, device, progress
         self.architecture, self.transformer = architecture, cast("FramePackTransformer", transformer)
         self.window: int = request.own["latent_window_size"]
         self.generator = torch.Generator().manual_seed(request.seed)
@@ -105,8 +105,8 @@ class _Sampler:
         count: int = self.request.own["sections"]
         prompts = parse_sections(self.request.prompt or " ")
         starts = {int(name.split()[1]): value for name, value in conditions.items() if name.startswith("start ")}
-        f1 = bool(self.args.f1)
-        paddings = getattr(self.args, "latent_paddings", None)
+        f1 = self.settings.items.f1
+        paddings = self.settings.sections.latent_paddings
         history = History(starts[0].float(), self.window, f1, conditions.get("end"))
         for section in plan(count, f1, given_paddings(paddings, count) if paddings else None):
             image = chosen(starts, section.number, count)
@@ -136,7 +136,7 @@ class _Sampler:
         if request.guidance.scale != 1.0:
             negative = batch_of_one({**self.texts[request.negative_prompt], **beside}, self.device)
         run = sampler(request)
-        caches = [wanted(self.args, request.own, request.steps) for _ in range(2)]
+        caches = [wanted(self.settings.magcache, request.own, request.steps) for _ in range(2)]
         try:
             for step, timestep in enumerate(run.timesteps):
                 job.leave_if_asked(f"stopped while sampling, after {step} of {request.steps} steps of a section")
@@ -165,7 +165,7 @@ class _Sampler:
 
     def _velocity(self, latents: Tensor, now: Tensor, batch: Batch, cache: MagCache | Calibration | None) -> Tensor:
         self.transformer.around_blocks = cache
-        return self.architecture.predict(self.transformer, latents, now, batch, self.args).float()
+        return self.architecture.predict(self.transformer, latents, now, batch).float()
 
 
 def rescaled(mixed: Tensor, with_prompt: Tensor, share: float) -> Tensor:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ...inference.usual import UsualSampling
 from ..sizes import video_latent_shape
 from .card import CARD
 from .fitting import FIRST_FRAME
+from .settings import HunyuanSettings
 
 if TYPE_CHECKING:
     import torch
@@ -26,44 +26,54 @@ GUIDANCE = "guidance"
 
 class HunyuanVideo(UsualSampling):
     card = CARD
+    settings: HunyuanSettings = HunyuanSettings()
 
-    def cache_forms(self, args: Namespace) -> CacheForms:
+    def configured(self, given: Mapping[str, Any]) -> HunyuanVideo:
+        """The generator has no `--vae_tiling`: it always works on tiles."""
+        return super().configured({"vae_tiling": True, **given})
+
+    def cache_forms(self) -> CacheForms:
         from ...cache.forms import CacheForms, floats, main_latents, mask
         from .load import geometry
 
-        sizes = geometry(args)
+        sizes = geometry(self.settings)
         texts = {"llm": floats(("tokens", sizes.text_dim)), "llm_mask": mask(("tokens",)), "clipL": floats((sizes.pooled_dim,))}
         return CacheForms(main_latents(CARD.latent_channels), texts)
 
-    def latent_encoder(self, args: Namespace, device: torch.device) -> LatentEncoder:
+    def latent_encoder(self, device: torch.device) -> LatentEncoder:
         from .encode import HunyuanLatentEncoder
 
-        return HunyuanLatentEncoder.load(args, device)
+        return HunyuanLatentEncoder.load(self.settings.vae, device)
 
-    def text_encoder(self, args: Namespace, device: torch.device) -> TextEncoder:
+    def text_encoder(self, device: torch.device) -> TextEncoder:
         from .encode import HunyuanTextEncoder
 
-        return HunyuanTextEncoder.load(args, device)
+        return HunyuanTextEncoder.load(self.settings.text, self.settings.text_encoder_dtype, device)
 
-    def latent_decoder(self, args: Namespace, device: torch.device) -> LatentDecoder:
+    def latent_decoder(self, device: torch.device) -> LatentDecoder:
         from .encode import HunyuanLatentDecoder
 
-        return HunyuanLatentDecoder.load(args, device)
+        return HunyuanLatentDecoder.load(self.settings.vae, device)
 
-    def condition_encoder(self, args: Namespace, device: torch.device) -> ConditionEncoder:
+    def condition_encoder(self, device: torch.device) -> ConditionEncoder:
         from .conditions import HunyuanConditionEncoder
 
-        return HunyuanConditionEncoder(args, device)
+        return HunyuanConditionEncoder(self.settings.vae, device)
 
-    def compute_dtype(self, args: Namespace) -> torch.dtype:
-        from .load import compute_dtype
+    def training_dtype(self, precision: str) -> torch.dtype:
+        from .load import trained_dtype
 
-        return compute_dtype(args)
+        return trained_dtype(self.settings, precision)
 
-    def transformer(self, args: Namespace, device: torch.device, dtype: torch.dtype) -> HunyuanTransformer:
+    def generating_dtype(self, device: torch.device) -> torch.dtype:
+        from .load import generated_dtype
+
+        return generated_dtype(self.settings, device)
+
+    def transformer(self, device: torch.device, dtype: torch.dtype) -> HunyuanTransformer:
         from .load import load_transformer
 
-        return load_transformer(args, device, dtype)
+        return load_transformer(self.settings, device, dtype)
 
     def weight_name(self, name: str) -> str:
         from .geometry import original_name
@@ -76,22 +86,20 @@ class HunyuanVideo(UsualSampling):
 
         return latents * SCALING_FACTOR
 
-    def predict(
-        self, transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Batch, args: Namespace, skip_blocks: Sequence[int] = ()
-    ) -> Tensor:
+    def predict(self, transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Batch, skip_blocks: Sequence[int] = ()) -> Tensor:
         model = cast("HunyuanTransformer", transformer)
         tensors = cast("dict[str, Tensor]", batch)
         prediction: Tensor = model(
-            noisy, timesteps, tensors["llm"], tensors["llm_mask"], tensors["clipL"], self._guidance(noisy, tensors, args),
+            noisy, timesteps, tensors["llm"], tensors["llm_mask"], tensors["clipL"], self._guidance(noisy, tensors),
             self._image_channels(noisy, tensors) if model.geometry.takes_image else None, skip_blocks,
         )  # fmt: skip
         return prediction
 
-    def _guidance(self, noisy: Tensor, batch: Mapping[str, Tensor], args: Namespace) -> Tensor:
+    def _guidance(self, noisy: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """What the model is given: when sampling 1000 times the guidance; in training, as in musubi-tuner, the bare number."""
         if GUIDANCE in batch:
             return batch[GUIDANCE]
-        return noisy.new_full((len(noisy),), float(args.guidance_scale))
+        return noisy.new_full((len(noisy),), float(self.settings.guidance_scale))
 
     def _image_channels(self, noisy: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """[B, 16, F', H', W']: the first frame, which in training is the clip's own, and zeros behind it."""
@@ -105,10 +113,15 @@ class HunyuanVideo(UsualSampling):
         other = ("ei", "cn", "ci", "cim", "of")  # images this model does not take
         return {name: option for name, option in super().line_options.items() if name not in other}
 
-    def fitted(self, request: SampleRequest, args: Namespace) -> SampleRequest:
-        from .fitting import fitted
+    def fitted(self, request: SampleRequest) -> SampleRequest:
+        from .fitting import asked, checked
 
-        return fitted(request, args)
+        return checked(asked(request, self.settings), self.settings)
+
+    def fitted_sample(self, request: SampleRequest) -> SampleRequest:
+        from .fitting import checked
+
+        return checked(request, self.settings)
 
     def latent_shape(self, width: int, height: int, frames: int) -> tuple[int, int, int, int]:
         return video_latent_shape(CARD, width, height, frames)
@@ -132,14 +145,13 @@ class HunyuanVideo(UsualSampling):
         texts: Mapping[str, Mapping[str, Tensor]],
         conditions: Mapping[str, Tensor],
         *,
-        args: Namespace,
         device: torch.device,
         progress: Callable[[int], object] | None = None,
     ) -> Tensor:
         model = cast("HunyuanTransformer", transformer)
         assert request.embedded_guidance is not None  # the flag has a default, and so have sample prompts
         given = {**conditions, GUIDANCE: model.embedded_guidance(request.embedded_guidance)[0]}
-        return super().sample(transformer, request, texts, given, args=args, device=device, progress=progress)
+        return super().sample(transformer, request, texts, given, device=device, progress=progress)
 
     def describe(self, request: SampleRequest) -> dict[str, str]:
         described = super().describe(request)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,13 +19,14 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..request import SampleRequest
+    from .settings import VAESettings
 
 
 class HunyuanConditionEncoder:
     """Loads the VAE when the first request needs it: text-to-video does not."""
 
-    def __init__(self, args: Namespace, device: torch.device) -> None:
-        self.args, self.device = args, device
+    def __init__(self, settings: VAESettings, device: torch.device) -> None:
+        self.settings, self.device = settings, device
         self.vae: HunyuanVAE | None = None
 
     def encode(self, request: SampleRequest) -> dict[str, Tensor]:
@@ -43,5 +43,5 @@ class HunyuanConditionEncoder:
     def _latents(self, frames: np.ndarray, seed: int) -> Tensor:
         """uint8 [F, H, W, 3] -> [16, F', H/8, W/8], a sample of the posterior that is the same for the same seed."""
         if self.vae is None:
-            self.vae = load_vae(self.args, self.device, CARD)
+            self.vae = load_vae(self.settings, self.device, CARD)
         return self.vae.encode(video_of([frames]), [torch.Generator().manual_seed(seed)])[0].float() * SCALING_FACTOR

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 
     from ...dataset.decoding import DecodedEntry
     from ..card import Card
+    from .settings import TextSettings, VAESettings
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +38,9 @@ class HunyuanLatentEncoder:
         self.vae, self.stored = vae, stored
 
     @classmethod
-    def load(cls, args: Namespace, device: torch.device) -> HunyuanLatentEncoder:
+    def load(cls, settings: VAESettings, device: torch.device) -> HunyuanLatentEncoder:
         """From `--vae` and its settings. UserError for a missing or wrong file."""
-        return cls(*vae_and_kept(args, device, CARD))
+        return cls(*vae_and_kept(settings, device, CARD))
 
     def encode(self, batch: Sequence[DecodedEntry]) -> list[list[dict[str, Tensor]]]:
         """One file per entry: {"latents": [16, (F-1)/4+1, H/8, W/8]}, not scaled."""
@@ -54,9 +54,9 @@ class HunyuanLatentDecoder:
         self.vae = vae
 
     @classmethod
-    def load(cls, args: Namespace, device: torch.device) -> HunyuanLatentDecoder:
+    def load(cls, settings: VAESettings, device: torch.device) -> HunyuanLatentDecoder:
         """As `HunyuanLatentEncoder.load`."""
-        return cls(load_vae(args, device, CARD))
+        return cls(load_vae(settings, device, CARD))
 
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents [16, F', H', W'] -> float32 video [3, 4(F'-1)+1, 8H', 8W'] in 0..1 on the CPU."""
@@ -68,11 +68,10 @@ class HunyuanTextEncoder:
         self.llama, self.clip = llama, clip
 
     @classmethod
-    def load(cls, args: Namespace, device: torch.device) -> HunyuanTextEncoder:
-        """From `--text_encoder1`, `--text_encoder2`, `--text_encoder_dtype` and `--fp8_llm`. UserError for a missing or wrong file,
-        and when there is no tokenizer for it."""
-        named = getattr(args, "text_encoder_dtype", None)
-        return cls(*load_text_encoders(args, device, *kept_and_computed(named, "float16", "--text_encoder_dtype", device)))
+    def load(cls, settings: TextSettings, named: str | None, device: torch.device) -> HunyuanTextEncoder:
+        """From `--text_encoder1`, `--text_encoder2`, `--text_encoder_dtype` (`named`) and `--fp8_llm`. UserError for a missing or wrong
+        file, and when there is no tokenizer for it."""
+        return cls(*load_text_encoders(settings, device, *kept_and_computed(named, "float16", "--text_encoder_dtype", device)))
 
     def encode(self, captions: Sequence[str]) -> list[dict[str, Tensor]]:
         """Per caption {"llm" [256, dim], "llm_mask" [256], "clipL" [dim], "clipL_mask" [77]}; features of padding are zero."""
@@ -107,40 +106,40 @@ def _first(count: int, length: int) -> Tensor:
     return torch.arange(length) < count
 
 
-def vae_and_kept(args: Namespace, device: torch.device, card: Card) -> tuple[HunyuanVAE, torch.dtype]:
+def vae_and_kept(settings: VAESettings, device: torch.device, card: Card) -> tuple[HunyuanVAE, torch.dtype]:
     """(`load_vae`, the dtype of latents in caches: `--vae_dtype`, else the architecture's own)."""
-    return load_vae(args, device, card), _dtypes(args, device, card)[0]
+    return load_vae(settings, device, card), _dtypes(settings, device, card)[0]
 
 
-def load_vae(args: Namespace, device: torch.device, card: Card) -> HunyuanVAE:
+def load_vae(settings: VAESettings, device: torch.device, card: Card) -> HunyuanVAE:
     """The VAE of HunyuanVideo and FramePack from `--vae`, `--vae_dtype`, `--vae_tiling`, `--vae_spatial_tile_sample_min_size` and
-    `--vae_chunk_size`; where there is no `--vae_tiling`, as in hv_generate_video, it always works on tiles. UserError for a missing
-    or wrong file."""
-    if not args.vae:
+    `--vae_chunk_size`. UserError for a missing or wrong file."""
+    if not settings.vae:
         raise UserError(f"--vae is missing: give the {card.title} VAE file, e.g. hunyuan_video_vae_bf16.safetensors")
-    tile = args.vae_spatial_tile_sample_min_size or (DEFAULT_TILE if getattr(args, "vae_tiling", True) else None)
-    dtype = _dtypes(args, device, card)[1]
-    logger.info("Loading VAE model from %s", args.vae)
+    tile = settings.vae_spatial_tile_sample_min_size or (DEFAULT_TILE if settings.vae_tiling else None)
+    dtype = _dtypes(settings, device, card)[1]
+    logger.info("Loading VAE model from %s", settings.vae)
     job.phase("loading the VAE")
-    return HunyuanVAE.load(args.vae, device, dtype, tile=tile, chunk=args.vae_chunk_size)
+    return HunyuanVAE.load(settings.vae, device, dtype, tile=tile, chunk=settings.vae_chunk_size)
 
 
-def _dtypes(args: Namespace, device: torch.device, card: Card) -> tuple[torch.dtype, torch.dtype]:
-    return kept_and_computed(getattr(args, "vae_dtype", None), card.latent_dtype, "--vae_dtype", device)
+def _dtypes(settings: VAESettings, device: torch.device, card: Card) -> tuple[torch.dtype, torch.dtype]:
+    return kept_and_computed(settings.vae_dtype, card.latent_dtype, "--vae_dtype", device)
 
 
 def load_text_encoders(
-    args: Namespace, device: torch.device, kept: torch.dtype | None = None, dtype: torch.dtype | None = None
+    settings: TextSettings, device: torch.device, kept: torch.dtype | None = None, dtype: torch.dtype | None = None
 ) -> tuple[LlamaEncoder, ClipText]:
     """Llama and CLIP-L from `--text_encoder1`, `--text_encoder2` and `--fp8_llm`; dtypes as `model_files.dtypes_for`."""
-    for flag, example in (("text_encoder1", "llava_llama3_fp16.safetensors"), ("text_encoder2", "clip_l.safetensors")):
-        if not getattr(args, flag):
-            raise UserError(f"--{flag} is missing: give the text encoder, e.g. {example}")
-    logger.info("loading text encoder 1: %s", args.text_encoder1)
+    if not settings.text_encoder1:
+        raise UserError("--text_encoder1 is missing: give the text encoder, e.g. llava_llama3_fp16.safetensors")
+    if not settings.text_encoder2:
+        raise UserError("--text_encoder2 is missing: give the text encoder, e.g. clip_l.safetensors")
+    logger.info("loading text encoder 1: %s", settings.text_encoder1)
     job.phase("loading the text encoder")
-    llama = LlamaEncoder.load(args.text_encoder1, device, dtype, kept=kept, fp8=args.fp8_llm)
-    logger.info("loading text encoder 2: %s", args.text_encoder2)
-    return llama, ClipText.load(args.text_encoder2, device, dtype, kept=kept)
+    llama = LlamaEncoder.load(settings.text_encoder1, device, dtype, kept=kept, fp8=settings.fp8_llm)
+    logger.info("loading text encoder 2: %s", settings.text_encoder2)
+    return llama, ClipText.load(settings.text_encoder2, device, dtype, kept=kept)
 
 
 def video_of(pixels: Sequence[np.ndarray]) -> Tensor:

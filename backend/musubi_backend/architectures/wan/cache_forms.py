@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from collections.abc import Collection
 
 from ...cache.forms import FRAMES, HEIGHT, WIDTH, CacheForms, floats, main_latents, whole
@@ -13,11 +12,7 @@ from ..card import Task
 from .card import CARD
 from .geometry import MASK_CHANNELS, WanGeometry
 from .one_frame import MOST_CONTROLS, OneFrame
-
-
-def starts_from_image(args: Namespace) -> bool:
-    """Are the latents of start images cached? `--clip` and `--last_frame` ask for them too."""
-    return bool(args.i2v or args.clip or args.last_frame)
+from .settings import ImageSettings
 
 
 def settings_of(item: MediaItem) -> OneFrame:
@@ -30,12 +25,12 @@ def settings_of(item: MediaItem) -> OneFrame:
     return OneFrame(dataset.fp_1f_target_index, dataset.fp_1f_clean_indices)
 
 
-def unusable(item: MediaItem, args: Namespace) -> str | None:
-    """Why an item cannot be cached with these arguments; None when it can."""
+def unusable(item: MediaItem, images: ImageSettings) -> str | None:
+    """Why an item cannot be cached with these settings; None when it can."""
     dataset = item.dataset
     if item.controls and isinstance(dataset, ImageDataset) and (dataset.no_resize_control or dataset.control_resolution is not None):
         return f"{dataset.label}: control images must have the image's size; remove no_resize_control and control_resolution"
-    if not args.one_frame:
+    if not images.one_frame:
         return None
     try:
         settings = settings_of(item)
@@ -45,14 +40,14 @@ def unusable(item: MediaItem, args: Namespace) -> str | None:
     return None if found == wanted else f"--one_frame needs {wanted} control images (control_directory); {found} are there"
 
 
-def cached_names(item: MediaItem, args: Namespace) -> Collection[str]:
+def cached_names(item: MediaItem, images: ImageSettings) -> Collection[str]:
     """Base names of the tensors in an item's latent caches."""
-    imaged = args.one_frame or starts_from_image(args)
+    imaged = images.one_frame or images.starts_from_image
     return [
         "latents",
         *(["latents_image"] if imaged else []),
-        *(["clip"] if args.clip else []),
-        *(["f_indices"] if args.one_frame else ["latents_control"] if item.controls else []),
+        *(["clip"] if images.clip else []),
+        *(["f_indices"] if images.one_frame else ["latents_control"] if item.controls else []),
     ]
 
 

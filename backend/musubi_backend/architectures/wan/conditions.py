@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from ...encoders.clip_vision import ClipVision
     from ..card import Task
     from ..request import SampleRequest
+    from .settings import WanSettings
 
 
 class WanConditionEncoder:
@@ -30,10 +30,10 @@ class WanConditionEncoder:
         self.vae, self.clip, self.task = vae, clip, task
 
     @classmethod
-    def load(cls, args: Namespace, device: torch.device, task: Task) -> WanConditionEncoder:
+    def load(cls, settings: WanSettings, device: torch.device, task: Task) -> WanConditionEncoder:
         """From `--vae` and, where the task needs it, `--clip`."""
-        clip = load_clip(args, device) if task.start_image and task.image_encoder else None
-        return cls(load_vae(args, device), clip, task)
+        clip = load_clip(settings.images, device) if task.start_image and task.image_encoder else None
+        return cls(load_vae(settings.vae, device), clip, task)
 
     def encode(self, request: SampleRequest) -> dict[str, Tensor]:
         """{"latents_image": [20, F', H/8, W/8], "clip": [tokens, D], "latents_control": [16, F', H/8, W/8], "f_indices": [F']}, of these

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from ...encoders.umt5 import UMT5
 from ...encoders.wan_vae import WanVAE
 from ...errors import UserError
 from ...weights.dtypes import kept_and_computed
-from .cache_forms import settings_of, starts_from_image
+from .cache_forms import settings_of
 from .card import CARD
 from .image_latents import start_latents, to_video
 from .one_frame import condition
@@ -25,6 +24,7 @@ from .one_frame import condition
 if TYPE_CHECKING:
     from ...dataset.decoding import DecodedEntry
     from ...encoders.clip_vision import ClipVision
+    from .settings import ImageSettings, TextSettings, VAESettings
 
 logger = logging.getLogger(__name__)
 
@@ -37,10 +37,10 @@ class WanLatentEncoder:
         self.start_image, self.last_frame = start_image, last_frame
 
     @classmethod
-    def load(cls, args: Namespace, device: torch.device) -> WanLatentEncoder:
+    def load(cls, vae: VAESettings, images: ImageSettings, device: torch.device) -> WanLatentEncoder:
         """From `--vae`, `--clip` and their companions. UserError for a missing or wrong file."""
-        clip = load_clip(args, device) if args.clip else None
-        return cls(load_vae(args, device), clip, start_image=starts_from_image(args), last_frame=args.last_frame)
+        clip = load_clip(images, device) if images.clip else None
+        return cls(load_vae(vae, device), clip, start_image=images.starts_from_image, last_frame=images.last_frame)
 
     def encode(self, batch: Sequence[DecodedEntry]) -> list[list[dict[str, Tensor]]]:
         """One file per entry: {"latents": [16, F', H/8, W/8]}, "latents_image" [20, F', H/8, W/8] and "clip" [257, D] of the first frame
@@ -74,9 +74,9 @@ class OneFrameEncoder:
         self._greys: dict[torch.Size, Tensor] = {}
 
     @classmethod
-    def load(cls, args: Namespace, device: torch.device) -> OneFrameEncoder:
+    def load(cls, vae: VAESettings, images: ImageSettings, device: torch.device) -> OneFrameEncoder:
         """As `WanLatentEncoder.load`."""
-        return cls(load_vae(args, device), load_clip(args, device) if args.clip else None)
+        return cls(load_vae(vae, device), load_clip(images, device) if images.clip else None)
 
     def encode(self, batch: Sequence[DecodedEntry]) -> list[list[dict[str, Tensor]]]:
         """Per entry {"latents": [16, n, H/8, W/8], "latents_image": [20, n, H/8, W/8], "f_indices": [n], "clip": [n - 1, 257, D]}; n - 1 is
@@ -98,18 +98,20 @@ class OneFrameEncoder:
 
 
 class WanLatentDecoder:
-    def __init__(self, vae: WanVAE) -> None:
-        self.vae = vae
+    """trimmed: how many frames at the end are left out."""
+
+    def __init__(self, vae: WanVAE, trimmed: int = 0) -> None:
+        self.vae, self.trimmed = vae, trimmed
 
     @classmethod
-    def load(cls, args: Namespace, device: torch.device) -> WanLatentDecoder:
+    def load(cls, vae: VAESettings, device: torch.device, trimmed: int) -> WanLatentDecoder:
         """As `WanLatentEncoder.load`."""
-        return cls(load_vae(args, device))
+        return cls(load_vae(vae, device), trimmed)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Normalised latents [16, F', H', W'] -> float32 video [3, 4(F'-1)+1, 8H', 8W'] in 0..1 on the CPU."""
+        """Normalised latents [16, F', H', W'] -> float32 video [3, 4(F'-1)+1 - trimmed, 8H', 8W'] in 0..1 on the CPU."""
         video = self.vae.decode(latents[None])[0]
-        return video.add_(1.0).div_(2.0).clamp_(0.0, 1.0).cpu()
+        return video.add_(1.0).div_(2.0).clamp_(0.0, 1.0).cpu()[:, : video.shape[1] - self.trimmed]
 
 
 class WanTextEncoder:
@@ -117,14 +119,14 @@ class WanTextEncoder:
         self.encoder = encoder
 
     @classmethod
-    def load(cls, args: Namespace, device: torch.device) -> WanTextEncoder:
+    def load(cls, settings: TextSettings, device: torch.device) -> WanTextEncoder:
         """From `--t5`; its features are kept in bfloat16. UserError for a missing or wrong file, and when there is no tokenizer for it."""
-        if not args.t5:
+        if not settings.t5:
             raise UserError("--t5 is missing: give the umt5-xxl text encoder file, e.g. umt5_xxl_fp16.safetensors")
-        logger.info("Loading T5: %s", args.t5)
+        logger.info("Loading T5: %s", settings.t5)
         job.phase("loading the text encoder")
         kept = torch.bfloat16
-        return cls(UMT5.load(args.t5, device, computed_in(kept, device), kept=kept, fp8=bool(getattr(args, "fp8_t5", False))))
+        return cls(UMT5.load(settings.t5, device, computed_in(kept, device), kept=kept, fp8=settings.fp8_t5))
 
     def encode(self, captions: Sequence[str]) -> list[dict[str, Tensor]]:
         """{"varlen_t5": [L, dim] bfloat16} per caption, L <= 512 tokens without padding."""
@@ -135,22 +137,24 @@ class WanTextEncoder:
         return self.encoder.cut(captions)
 
 
-def load_vae(args: Namespace, device: torch.device) -> WanVAE:
+def load_vae(settings: VAESettings, device: torch.device) -> WanVAE:
     """The VAE of `--vae` in `--vae_dtype`. UserError for a missing or wrong file and an unknown dtype."""
-    if not args.vae:
+    if not settings.vae:
         raise UserError("--vae is missing: give the Wan2.1 VAE file, e.g. wan_2.1_vae.safetensors")
-    kept, dtype = kept_and_computed(getattr(args, "vae_dtype", None), CARD.latent_dtype, "--vae_dtype", device)
-    logger.info("Loading VAE model from %s", args.vae)
+    kept, dtype = kept_and_computed(settings.vae_dtype, CARD.latent_dtype, "--vae_dtype", device)
+    logger.info("Loading VAE model from %s", settings.vae)
     job.phase("loading the VAE")
-    return WanVAE.load(args.vae, device, dtype, kept=kept, cache_on_cpu=bool(getattr(args, "vae_cache_cpu", False)))
+    return WanVAE.load(settings.vae, device, dtype, kept=kept, cache_on_cpu=settings.vae_cache_cpu)
 
 
-def load_clip(args: Namespace, device: torch.device) -> ClipVision:
-    """The image encoder of `--clip`. UserError for a wrong file."""
+def load_clip(settings: ImageSettings, device: torch.device) -> ClipVision:
+    """The image encoder of `--clip`. UserError for a missing or wrong file."""
     from ...encoders.clip_vision import ClipVision
 
-    logger.info("Loading CLIP: %s", args.clip)
-    return ClipVision.load(args.clip, device)
+    if not settings.clip:
+        raise UserError("--clip is missing: give the CLIP image encoder's file, e.g. clip_vision_h.safetensors")
+    logger.info("Loading CLIP: %s", settings.clip)
+    return ClipVision.load(settings.clip, device)
 
 
 def grey_latents(vae: WanVAE, shape: torch.Size, known: dict[torch.Size, Tensor]) -> Tensor:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...errors import UserError
 from ...inference.request_media import size_of
+from ...inference.requests import with_images
+from ..request import Guidance
 from ..sizes import video_latent_shape
 from .card import CARD
 from .image_latents import size_like
@@ -16,23 +17,69 @@ from .one_frame import OneFrame
 if TYPE_CHECKING:
     from ..card import Task
     from ..request import Images, SampleRequest
+    from .settings import WanSettings
 
 Shape = tuple[int, int, int, int]
 
 
-def fitted(request: SampleRequest, args: Namespace, task: Task) -> SampleRequest:
+def asked(request: SampleRequest, settings: WanSettings) -> SampleRequest:
+    """A generator's request with what Wan's own options say of it; what its prompt line says goes before them."""
+    guidance, video = settings.guidance, settings.video
+    request = with_images(request, video.images)
+    own = Guidance(
+        request.guidance.scale,
+        skip_mode=guidance.cfg_skip_mode,
+        apply_ratio=guidance.cfg_apply_ratio,
+        slg_mode=guidance.slg_mode,
+        slg_layers=_layers(guidance.slg_layers),
+        slg_scale=guidance.slg_scale,
+        slg_start=guidance.slg_start,
+        slg_end=guidance.slg_end,
+    )
+    control = video.control_path if request.images.control_video is None else request.images.control_video
+    images = replace(request.images, control_video=control)
+    return replace(request, sampler=video.sample_solver, cpu_noise=video.cpu_noise, guidance=own, images=images)
+
+
+def _layers(text: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        raise UserError(f'--slg_layers "{text}": give block numbers separated by commas, for example 9,10') from None
+
+
+def fitted(request: SampleRequest, settings: WanSettings, task: Task) -> SampleRequest:
+    """A generator's request as `asked` and `_fitted` make it, with the guidance of the high-noise expert. UserError as there, and for more
+    frames to trim than there are."""
+    request = _with_high_noise_guidance(_fitted(asked(request, settings), settings, task), settings, task)
+    trimmed = settings.video.trim_tail_frames
+    if not 0 <= trimmed < request.frames:
+        raise UserError(f"--trim_tail_frames {trimmed}: only 0 to {request.frames - 1} of {request.frames} frames can go")
+    return request
+
+
+def fitted_sample(request: SampleRequest, settings: WanSettings, task: Task) -> SampleRequest:
+    """A sample in training as `_fitted` makes it: of single frames if, and only if, these are trained."""
+    if settings.images.one_frame and request.one_frame is None:
+        raise UserError('--one_frame: each sample prompt needs its settings, e.g. --of "target_index=1,control_index=0" and --ci image.png')
+    if request.one_frame is not None and not settings.images.one_frame:
+        raise UserError("--of in a sample prompt makes a one-frame sample; start the training with --one_frame for that")
+    return _fitted(request, settings, task)
+
+
+def _fitted(request: SampleRequest, settings: WanSettings, task: Task) -> SampleRequest:
     """The request with the size of its start image's shape, checked. UserError for images the task does not take or lacks, and for
     sizes and lengths that do not fit, naming the nearest that do."""
-    _check_one_frame(request, args, task)
+    if request.one_frame is not None:
+        _check_one_frame(request, request.one_frame, task)
     _check_images(request.images, task, request.one_frame is not None)
-    _check_encoders(args, task)
+    _check_encoders(settings, task)
     if request.one_frame is not None:
         request = replace(request, frames=1)
     if request.images.start and not request.fixed_size:
         width, height = size_like(size_of(request.images.start), request.width * request.height)
         request = replace(request, width=width, height=height)
     latent_shape(request.width, request.height, request.frames)
-    request = _with_high_noise_guidance(request, args, task)
     if task.frames == 1 and request.frames != 1:
         raise UserError(f"--video_length {request.frames}: task {task.name} makes single images; leave it out or give 1")
     return request
@@ -59,43 +106,33 @@ def has_extra_end(request: SampleRequest, task: Task) -> bool:
     return request.images.end is not None and not task.last_frame and request.one_frame is None
 
 
-def boundary(args: Namespace) -> float | None:
+def boundary(settings: WanSettings) -> float | None:
     """Sigma of the boundary between the experts: `--timestep_boundary` (0..1, or a timestep up to 1000), else the task's."""
-    given: float | None = args.timestep_boundary
+    given = settings.experts.timestep_boundary
     if given is None:
-        return CARD.task(args.task).boundary
+        return CARD.task(settings.task).boundary
     return given / 1000 if given > 1 else float(given)
 
 
-def _with_high_noise_guidance(request: SampleRequest, args: Namespace, task: Task) -> SampleRequest:
+def _with_high_noise_guidance(request: SampleRequest, settings: WanSettings, task: Task) -> SampleRequest:
     """Generating with a boundary, the noisy steps have a guidance of their own: with both experts, and with one alone as well."""
-    given: float | None = getattr(args, "guidance_scale_high_noise", None)
-    if boundary(args) is None:
+    given = settings.guidance.guidance_scale_high_noise
+    if boundary(settings) is None:
         if given is not None:
             raise UserError(
                 f"--guidance_scale_high_noise needs a boundary: task {task.name} has none, and --timestep_boundary is not given"
             )
         return request
-    if not hasattr(args, "guidance_scale_high_noise"):  # samples while training
-        return request
     scale = next(value for value in (given, task.guidance_scale_high_noise, task.guidance_scale) if value is not None)
     return replace(request, guidance_high_noise=replace(request.guidance, scale=scale))
 
 
-def _check_one_frame(request: SampleRequest, args: Namespace, task: Task) -> None:
-    if request.one_frame is None:
-        if getattr(args, "one_frame", False):
-            raise UserError(
-                '--one_frame: each sample prompt needs its settings, e.g. --of "target_index=1,control_index=0" and --ci image.png'
-            )
-        return
-    if getattr(args, "one_frame", True) is False:
-        raise UserError("--of in a sample prompt makes a one-frame sample; start the training with --one_frame for that")
+def _check_one_frame(request: SampleRequest, one_frame: str, task: Task) -> None:
     if not task.start_image or task.control:
         raise UserError(f"one-frame generation needs an image-to-video model; task {task.name} is none")
-    wanted, given = len(OneFrame.parse(request.one_frame).controls), len(request.images.controls)
+    wanted, given = len(OneFrame.parse(one_frame).controls), len(request.images.controls)
     if wanted != given:
-        raise UserError(f'one-frame settings "{request.one_frame}" name {wanted} control positions, and {given} control images are given')
+        raise UserError(f'one-frame settings "{one_frame}" name {wanted} control positions, and {given} control images are given')
     if len(request.images.masks) > given:
         raise UserError(f"{len(request.images.masks)} masks are given for {given} control images")
 
@@ -119,11 +156,11 @@ def _check_images(images: Images, task: Task, one_frame: bool) -> None:
             raise UserError(f"task {task.name} takes no {what.partition(' ')[2]}; leave it out, or choose another --task")
 
 
-def _check_encoders(args: Namespace, task: Task) -> None:
+def _check_encoders(settings: WanSettings, task: Task) -> None:
     """The image encoder must be there, also where no video is decoded."""
-    if (task.start_image or task.control) and not args.vae:
+    if (task.start_image or task.control) and not settings.vae.vae:
         raise UserError(f"--vae is required: task {task.name} encodes its images with it")
-    if task.start_image and task.image_encoder and not args.clip:
+    if task.start_image and task.image_encoder and not settings.images.clip:
         raise UserError(
             f"--clip is required: task {task.name} encodes its start image with the CLIP image encoder, e.g. clip_vision_h.safetensors"
         )

@@ -1,8 +1,9 @@
-"""From `--dit` and the other arguments to a loaded Wan transformer."""
+"""From `--dit` and the other settings to a loaded Wan transformer."""
 
 from __future__ import annotations
 
-from argparse import Namespace
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -11,63 +12,73 @@ from ...layers.experts import Experts
 from ...weights.loader import Weights, open_weights
 from ...weights.recognise import expect
 from ..card import HIGH, LOW
-from ..loading import file_dtype, generating_dtype, load_frozen, training_dtype
+from ..loading import file_dtype, generating_dtype, load_frozen, lora_merge, training_dtype
 from .card import CARD
 from .fitting import boundary
 from .geometry import PREFIXES, WanGeometry, geometry_of
 from .model import WanTransformer
 
+if TYPE_CHECKING:
+    from ..settings import LoRASettings
+    from .settings import WanSettings
 
-def compute_dtype(args: Namespace) -> torch.dtype:
-    """dtype of the frozen weights and the arithmetic, from the header of `--dit`.
 
-    Training: `--mixed_precision`, which must be the file's where that has 16 bits; "no" is the file's dtype, bfloat16 for fp8 files.
-    Generating: that of a 16-bit file, else bfloat16; see `generating_dtype`.
+def trained_dtype(settings: WanSettings, precision: str) -> torch.dtype:
+    """dtype of the frozen weights and the arithmetic of a training, from the header of `--dit`.
+
+    precision: as `--mixed_precision`; it must be the file's where that has 16 bits. "no" is the file's dtype, bfloat16 for fp8 files.
     """
-    check_experts(args)
-    stored = file_dtype(_open(args), CARD)
-    own = stored or torch.bfloat16
-    if hasattr(args, "mixed_precision"):
-        return training_dtype(stored, args, CARD, unset=own)
-    return generating_dtype(stored, args, torch.bfloat16 if own == torch.float32 else own)
+    check_experts(settings)
+    stored = file_dtype(_open(settings.dit), CARD)
+    return training_dtype(stored, precision, CARD, settings.dit or "", unset=stored or torch.bfloat16)
 
 
-def load_transformer(args: Namespace, device: torch.device, dtype: torch.dtype) -> WanTransformer | Experts:
+def generated_dtype(settings: WanSettings, device: torch.device) -> torch.dtype:
+    """The same in generating: that of a 16-bit file, else bfloat16; see `generating_dtype`."""
+    check_experts(settings)
+    stored = file_dtype(_open(settings.dit), CARD)
+    return generating_dtype(stored, device, torch.float16 if stored == torch.float16 else torch.bfloat16)
+
+
+def load_transformer(settings: WanSettings, device: torch.device, dtype: torch.dtype) -> WanTransformer | Experts:
     """The frozen transformer of `--task` from `--dit` on `device`, in eval mode, with `--lora_weight` or `--base_weights` merged; with
     `--dit_high_noise` both experts as a pair.
 
     UserError for a file of another kind, another task, incomplete or quantised in an unknown way, and for LoRAs that do not fit.
     """
-    if not getattr(args, "dit_high_noise", None):
-        return _load(args, device, dtype)
-    share = boundary(args)
+    experts = settings.experts
+    if not experts.dit_high_noise:
+        return _load(settings, _One(settings.dit, settings.loras), device, dtype)
+    share = boundary(settings)
     assert share is not None  # `check_experts` has rejected it
-    args, high = Namespace(**{**vars(args), "lora_expert": LOW}), _of_high_noise(args)
-    for one in (args, high):
-        _geometry(one, _open(one))
+    low, high = _One(settings.dit, settings.loras, LOW), _high_noise(settings)
+    for one in (low, high):
+        _geometry(settings.task, one.dit, _open(one.dit))
     return Experts(
-        {LOW: lambda home: _load(args, device, dtype, home), HIGH: lambda home: _load(high, device, dtype, home)},
-        share, device, offload=args.offload_inactive_dit, lazy=getattr(args, "lazy_loading", False) and not args.save_merged_model,
+        {LOW: lambda home: _load(settings, low, device, dtype, home), HIGH: lambda home: _load(settings, high, device, dtype, home)},
+        share, device, offload=experts.offload_inactive_dit,
+        lazy=experts.lazy_loading and not settings.loading.save_merged_model,
     )  # fmt: skip
 
 
-def check_experts(args: Namespace) -> None:
+def check_experts(settings: WanSettings) -> None:
     """UserError for two experts without a boundary, or of different dtypes. Reads headers."""
-    if not getattr(args, "dit_high_noise", None):
+    experts = settings.experts
+    if not experts.dit_high_noise:
         return
-    if boundary(args) is None:
-        raise UserError(f"--timestep_boundary is required: task {args.task} is not one of two experts; use --task t2v-A14B or i2v-A14B")
-    if getattr(args, "lora_per_expert", False):
-        _check_both_are_trained(args)
-    stored = [file_dtype(_open(one), CARD) for one in (args, _of_high_noise(args))]
+    if boundary(settings) is None:
+        raise UserError(f"--timestep_boundary is required: task {settings.task} is not one of two experts; use --task t2v-A14B or i2v-A14B")
+    if experts.lora_per_expert:
+        _check_both_are_trained(settings)
+    stored = [file_dtype(_open(dit), CARD) for dit in (settings.dit, experts.dit_high_noise)]
     if stored[0] != stored[1]:
         names = " and ".join(str(dtype or "fp8").removeprefix("torch.") for dtype in stored)
         raise UserError(f"--dit and --dit_high_noise have different dtypes ({names}); use two files of the same")
 
 
-def _check_both_are_trained(args: Namespace) -> None:
-    meeting = 1000 * (boundary(args) or 0)
-    low, high = args.min_timestep or 0, 1000 if args.max_timestep is None else args.max_timestep
+def _check_both_are_trained(settings: WanSettings) -> None:
+    meeting, experts = 1000 * (boundary(settings) or 0), settings.experts
+    low, high = experts.min_timestep or 0, 1000 if experts.max_timestep is None else experts.max_timestep
     if not low < meeting < high:
         idle = LOW if low >= meeting else HIGH
         raise UserError(
@@ -76,41 +87,45 @@ def _check_both_are_trained(args: Namespace) -> None:
         )
 
 
-def _of_high_noise(args: Namespace) -> Namespace:
-    """The arguments as the high-noise model's loading sees them."""
-    files = {"lora_weight": "lora_weight_high_noise", "lora_multiplier": "lora_multiplier_high_noise"}
-    return Namespace(
-        **{
-            **vars(args),
-            "dit": args.dit_high_noise,
-            "lora_expert": HIGH,
-            **{name: getattr(args, other) for name, other in files.items() if hasattr(args, other)},
-        }
-    )
+@dataclass(frozen=True)
+class _One:
+    """One of the transformers, and the LoRAs merged into it. expert: `LOW` or `HIGH` of two."""
+
+    dit: str | None
+    loras: LoRASettings
+    expert: str = ""
 
 
-def _load(args: Namespace, device: torch.device, dtype: torch.dtype, home: torch.device | None = None) -> WanTransformer:
-    weights = _open(args)
+def _high_noise(settings: WanSettings) -> _One:
+    experts = settings.experts
+    loras = settings.loras.changed(lora_weight=experts.lora_weight_high_noise, lora_multiplier=experts.lora_multiplier_high_noise)
+    return _One(experts.dit_high_noise, loras, HIGH)
+
+
+def _load(settings: WanSettings, one: _One, device: torch.device, dtype: torch.dtype, home: torch.device | None = None) -> WanTransformer:
+    weights = _open(one.dit)
     with torch.device("meta"):
-        model = WanTransformer(_geometry(args, weights))
-    loaded: WanTransformer = load_frozen(model, weights, args, CARD, device, dtype, home=home)
+        model = WanTransformer(_geometry(settings.task, one.dit, weights))
+    patterns = settings.patterns
+    merge = lora_merge(one.loras, CARD, include=patterns.include_patterns, exclude=patterns.exclude_patterns, expert=one.expert)
+    loaded: WanTransformer = load_frozen(model, weights, settings.loading, merge, CARD, device, dtype, home=home)
     return loaded
 
 
-def geometry(args: Namespace) -> WanGeometry:
+def geometry(settings: WanSettings) -> WanGeometry:
     """Sizes of the transformer in `--dit`, from its header. UserError when it is not of `--task`."""
-    return _geometry(args, _open(args))
+    return _geometry(settings.task, settings.dit, _open(settings.dit))
 
 
-def _geometry(args: Namespace, weights: Weights) -> WanGeometry:
+def _geometry(task: str, dit: str | None, weights: Weights) -> WanGeometry:
     try:
-        return geometry_of(weights.header, args.task)
+        return geometry_of(weights.header, task)
     except UserError as error:
-        raise UserError(f"{args.dit}: {error}") from None
+        raise UserError(f"{dit}: {error}") from None
 
 
-def _open(args: Namespace) -> Weights:
-    if not args.dit:
+def _open(dit: str | None) -> Weights:
+    if not dit:
         raise UserError("--dit is required: the Wan transformer's weight file")
-    expect(args.dit, "wan_transformer", "--dit")
-    return open_weights(args.dit, PREFIXES)
+    expect(dit, "wan_transformer", "--dit")
+    return open_weights(dit, PREFIXES)

@@ -36,6 +36,12 @@ GROUPS = (
                 advanced=True,
                 help="How many threads read and resize media. Default: the processors that computing leaves free, at least one. Fewer need "
                 "less system RAM.",
+                differs={
+                    CACHE_TEXT: {
+                        "help": "How many threads read media; captions need none.",
+                        "no_effect": "captions are read at once, and media are never opened",
+                    }
+                },
             ),
             Option(
                 "--disable_cudnn_backend",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from ...inference.usual import UsualSampling
 from ...layers.blocks import run_block
 from ...layers.linear import Linear
 from ...weights.loader import open_weights
-from ..loading import load_frozen
+from ..loading import load_frozen, lora_merge
 from ..protocol import LatentDecoder, LatentEncoder, TextEncoder
 from ..request import SampleRequest
 from ..sampler import Sampler
@@ -90,31 +89,33 @@ class DotsTransformer(nn.Module):
 class Dots(UsualSampling):
     card = CARD
 
-    def latent_encoder(self, args: Namespace, device: torch.device) -> LatentEncoder:
+    def latent_encoder(self, device: torch.device) -> LatentEncoder:
         return Shrinking()
 
-    def text_encoder(self, args: Namespace, device: torch.device) -> TextEncoder:
+    def text_encoder(self, device: torch.device) -> TextEncoder:
         return CountedLetters()
 
-    def latent_decoder(self, args: Namespace, device: torch.device) -> LatentDecoder:
+    def latent_decoder(self, device: torch.device) -> LatentDecoder:
         return Shrinking()
 
-    def compute_dtype(self, args: Namespace) -> torch.dtype:
+    def training_dtype(self, precision: str) -> torch.dtype:
         return torch.float32
 
-    def transformer(self, args: Namespace, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    def generating_dtype(self, device: torch.device) -> torch.dtype:
+        return torch.float32
+
+    def transformer(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
         with torch.device("meta"):
             model = DotsTransformer()
-        loaded: nn.Module = load_frozen(model, open_weights(args.dit, ()), args, CARD, device, dtype)
+        loading, merge = self.settings.loading, lora_merge(self.settings.loras, CARD)
+        loaded: nn.Module = load_frozen(model, open_weights(self.weight_file(), ()), loading, merge, CARD, device, dtype)
         return loaded
 
-    def predict(
-        self, transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Batch, args: Namespace, skip_blocks: Sequence[int] = ()
-    ) -> Tensor:
+    def predict(self, transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Batch, skip_blocks: Sequence[int] = ()) -> Tensor:
         velocity: Tensor = transformer(noisy, timesteps, batch["letters"])
         return velocity
 
-    def fitted(self, request: SampleRequest, args: Namespace) -> SampleRequest:
+    def fitted(self, request: SampleRequest) -> SampleRequest:
         return request
 
     def latent_shape(self, width: int, height: int, frames: int) -> tuple[int, ...]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,11 +20,13 @@ from ...inference.usual import UsualSampling
 from ...layers.blocks import run_block
 from ...layers.linear import Linear
 from ...weights.loader import open_weights
-from ..loading import load_frozen
+from ..card import Task
+from ..loading import load_frozen, lora_merge
 from ..protocol import ConditionEncoder, LatentDecoder, LatentEncoder, TextEncoder
 from ..request import SampleRequest
 from ..sampler import Sampler
 from .card import CARD
+from .settings import SpotsSettings
 
 if TYPE_CHECKING:
     from ..protocol import Batch
@@ -121,53 +123,62 @@ class SpotsTransformer(nn.Module):
 
 class Spots(UsualSampling):
     card = CARD
+    settings: SpotsSettings = SpotsSettings()
 
-    def unusable(self, item: MediaItem, args: Namespace) -> str | None:
-        return None if item.controls or not self.edits(args) else "it has no control image"
+    def unusable(self, item: MediaItem) -> str | None:
+        return None if item.controls or not self.edits else "it has no control image"
 
-    def cached_names(self, item: MediaItem, args: Namespace) -> Collection[str]:
-        return ("latents", *((control_name(0),) if self.edits(args) else ()))
+    def cached_names(self, item: MediaItem) -> Collection[str]:
+        return ("latents", *((control_name(0),) if self.edits else ()))
 
-    def cache_forms(self, args: Namespace):  # type: ignore[no-untyped-def]  # as the protocol has it
-        forms = super().cache_forms(args)
-        if self.edits(args):
+    def cache_forms(self):  # type: ignore[no-untyped-def]  # as the protocol has it
+        forms = super().cache_forms()
+        if self.edits:
             forms.latents[control_name(0)] = forms.latents["latents"]  # type: ignore[index]
         return forms
 
-    def edits(self, args: Namespace) -> bool:
-        return bool(args.model_version == "edit")
+    @property
+    def edits(self) -> bool:
+        return self.settings.model_version == "edit"
 
-    def latent_encoder(self, args: Namespace, device: torch.device) -> LatentEncoder:
-        return Shrinking(self.edits(args))
+    @property
+    def task(self) -> Task:
+        return CARD.task(self.settings.model_version)
 
-    def text_encoder(self, args: Namespace, device: torch.device) -> TextEncoder:
-        return Counting([args.alphabet, *([args.dictionary] if self.edits(args) else [])])
+    def latent_encoder(self, device: torch.device) -> LatentEncoder:
+        return Shrinking(self.edits)
 
-    def condition_encoder(self, args: Namespace, device: torch.device) -> ConditionEncoder | None:
-        return Controls() if self.edits(args) else None
+    def text_encoder(self, device: torch.device) -> TextEncoder:
+        return Counting([path for path in (self.settings.alphabet, self.settings.dictionary if self.edits else None) if path])
 
-    def latent_decoder(self, args: Namespace, device: torch.device) -> LatentDecoder:
+    def condition_encoder(self, device: torch.device) -> ConditionEncoder | None:
+        return Controls() if self.edits else None
+
+    def latent_decoder(self, device: torch.device) -> LatentDecoder:
         return Shrinking()
 
-    def compute_dtype(self, args: Namespace) -> torch.dtype:
+    def training_dtype(self, precision: str) -> torch.dtype:
         return torch.float32
 
-    def transformer(self, args: Namespace, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    def generating_dtype(self, device: torch.device) -> torch.dtype:
+        return torch.float32
+
+    def transformer(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
         with torch.device("meta"):
-            model = SpotsTransformer(self.edits(args))
-        loaded: nn.Module = load_frozen(model, open_weights(args.dit, ()), args, self.card, device, dtype)
+            model = SpotsTransformer(self.edits)
+        loading, merge = self.settings.loading, lora_merge(self.settings.loras, CARD)
+        loaded: nn.Module = load_frozen(model, open_weights(self.weight_file(), ()), loading, merge, self.card, device, dtype)
         return loaded
 
-    def predict(
-        self, transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Batch, args: Namespace, skip_blocks: Sequence[int] = ()
-    ) -> Tensor:
+    def predict(self, transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Batch, skip_blocks: Sequence[int] = ()) -> Tensor:
         velocity: Tensor = transformer(noisy, batch)
         return velocity
 
-    def fitted(self, request: SampleRequest, args: Namespace) -> SampleRequest:
-        if self.edits(args) and not request.images.controls:
+    def fitted(self, request: SampleRequest) -> SampleRequest:
+        controls = request.images.controls or self.settings.control_image_path or ()
+        if self.edits and not controls:
             raise UserError("Spots that edit need --control_image_path")
-        return request
+        return replace(request, images=replace(request.images, controls=controls))
 
     def latent_shape(self, width: int, height: int, frames: int) -> tuple[int, ...]:
         return CARD.latent_channels, height // 8, width // 8
