@@ -184,6 +184,7 @@ def _made_as(path: Path) -> str | None:
         return None
     try:
         with av.open(str(path)) as container:
-            return container.metadata.get("comment")
+            comment: str | None = container.metadata.get("comment")
+            return comment
     except (av.FFmpegError, OSError):
         return None

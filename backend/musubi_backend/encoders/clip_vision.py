@@ -70,7 +70,8 @@ class ClipVision:
             square = F.interpolate(images.to(self.device, torch.float32), size=(side, side), mode="bicubic", align_corners=False)
             mean, std = (torch.tensor(values, device=self.device).view(1, 3, 1, 1) for values in (MEAN, STD))
             states = self.model(pixel_values=((square * 0.5 + 0.5 - mean) / std).to(self.dtype)).last_hidden_state
-        return states.to(torch.float16)
+        result: Tensor = states.to(torch.float16)
+        return result
 
 
 def transformers_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -79,7 +79,8 @@ def _normalised(image: Image, size: tuple[int, int]) -> np.ndarray:
     resized = image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
     values = np.asarray(resized, dtype=np.float32) / 255
     normalised: np.ndarray = (values - np.array(_MEAN, np.float32)) / np.array(_DEVIATION, np.float32)
-    return normalised.transpose(2, 0, 1)
+    result: np.ndarray = normalised.transpose(2, 0, 1)
+    return result
 
 
 def _patches(frames: Sequence[np.ndarray]) -> tuple[np.ndarray, tuple[int, int, int]]:

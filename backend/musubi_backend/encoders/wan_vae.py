@@ -101,7 +101,8 @@ class WanVAE:
 
         with torch.no_grad():
             latents = self.model.encode(video.to(self.device, self.dtype), return_dict=False)[0].mode()
-            return ((latents - self.mean) * self.inverse_std).to(self.kept)
+            result: Tensor = ((latents - self.mean) * self.inverse_std).to(self.kept)
+            return result
 
     def decode(self, latents: Tensor) -> Tensor:
         """Normalised latents [B, 16, F', H', W'] -> float32 video [B, 3, 4(F'-1)+1, 8H', 8W'] in -1..1."""
@@ -192,7 +193,8 @@ def _rms_norm(module: Any, x: Tensor) -> Tensor:
     dim = 1 if module.channel_first else -1
     wide = x.float()
     length = wide.square().sum(dim, keepdim=True).sqrt().clamp_min(1e-12)
-    return (wide / length).to(x.dtype) * module.scale * module.gamma + module.bias
+    result: Tensor = (wide / length).to(x.dtype) * module.scale * module.gamma + module.bias
+    return result
 
 
 def _causal_convolution(module: Any, in_3d: Callable[..., Tensor], x: Tensor, cache_x: Tensor | None = None) -> Tensor:

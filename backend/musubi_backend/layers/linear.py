@@ -52,12 +52,14 @@ class Linear(nn.Linear):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Linear:
         if self.swapped_to is None:
-            return super()._apply(fn, recurse)
+            whole: Linear = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+            return whole
         parameters, buffers = self._parameters, self._buffers
         self._parameters = {name: parameter for name, parameter in parameters.items() if name != "weight"}
         self._buffers = {}
         try:
-            return super()._apply(fn, recurse)
+            moved: Linear = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+            return moved
         finally:
             self._parameters, self._buffers = {**parameters, **self._parameters}, buffers
 
@@ -74,7 +76,8 @@ class Linear(nn.Linear):
 
             recomputed: Tensor = checkpoint(self.product, x, start, use_reentrant=False)
             return recomputed
-        return _RecomputedProduct.apply(x, start, self)
+        result: Tensor = _RecomputedProduct.apply(x, start, self)  # type: ignore[no-untyped-call]
+        return result
 
     def product(self, x: Tensor, start: Tensor | None) -> Tensor:
         """As `base_output`; autograd may keep the weight."""

@@ -88,7 +88,8 @@ class JointBlock(nn.Module):
 
     def heads(self, x: Tensor) -> Tensor:
         """[B, S, C] -> [B, S, heads, C / heads]"""
-        return x.unflatten(-1, (self.num_heads, -1))
+        result: Tensor = x.unflatten(-1, (self.num_heads, -1))
+        return result
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, padding: Padding | None) -> Tensor:
         return joint_attention(q, k, v, self.mode, self.split, padding)

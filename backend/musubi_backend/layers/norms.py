@@ -61,5 +61,5 @@ def gated_residual(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
     """x + gate * y; x, y [B, S, C], gate [B, 1 or S, C]."""
     if gate.requires_grad:
         return torch.addcmul(x, y, gate)
-    result: Tensor = _GatedResidual.apply(x, y, gate)
+    result: Tensor = _GatedResidual.apply(x, y, gate)  # type: ignore[no-untyped-call]
     return result

@@ -13,7 +13,7 @@ def when_gradient_passes(x: Tensor, call: Callable[[], None]) -> Tensor:
     """The same tensor; `call` is called when its gradient passes. What it raises, `backward` raises."""
     if not (torch.is_grad_enabled() and x.requires_grad):
         return x
-    watched: Tensor = _Tell.apply(x, call)
+    watched: Tensor = _Tell.apply(x, call)  # type: ignore[no-untyped-call]
     return watched
 
 

@@ -94,5 +94,5 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def apply_rope(x: Tensor, tables: Tables) -> Tensor:
     """Rotate neighbouring channel pairs of x [B, S, heads, head_dim] by `rope_tables`, which are in x's dtype."""
-    rotated: Tensor = _Rotation.apply(x, *tables)
+    rotated: Tensor = _Rotation.apply(x, *tables)  # type: ignore[no-untyped-call]
     return rotated

@@ -59,7 +59,8 @@ def _with_magnitudes(changed: Tensor, magnitudes: Tensor) -> Tensor:
     else:
         matrix, over = changed.reshape(len(changed), magnitudes.shape[1], -1), (0, 2)
     norm = torch.linalg.vector_norm(matrix, dim=over, keepdim=True).clamp_min(torch.finfo(changed.dtype).tiny)
-    return (matrix * (magnitudes.reshape(norm.shape) / norm)).reshape(changed.shape)
+    result: Tensor = (matrix * (magnitudes.reshape(norm.shape) / norm)).reshape(changed.shape)
+    return result
 
 
 def delta(parts: Parts) -> Tensor:

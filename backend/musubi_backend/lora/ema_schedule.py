@@ -41,7 +41,7 @@ def gamma(sigma_rel: float) -> float:
             low = middle
         else:
             high = middle
-    return high
+    return float(high)
 
 
 def shares(betas: Sequence[float]) -> tuple[float, ...]:

@@ -144,11 +144,12 @@ class LoHa(LoRAModule):
         nn.init.normal_(self.hada_w2_b)
 
     def start(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        product: Tensor = _HadamardProduct.apply(x, self.hada_w1_a, self.hada_w1_b, self.hada_w2_a, self.hada_w2_b, self.scale)
+        product: Tensor = _HadamardProduct.apply(x, self.hada_w1_a, self.hada_w1_b, self.hada_w2_a, self.hada_w2_b, self.scale)  # type: ignore[no-untyped-call]
         return self._finished(product, bias)
 
     def delta_norm(self) -> Tensor:
-        return (_hadamard(self.hada_w1_a, self.hada_w1_b, self.hada_w2_a, self.hada_w2_b) * self.scale).norm()
+        result: Tensor = (_hadamard(self.hada_w1_a, self.hada_w1_b, self.hada_w2_a, self.hada_w2_b) * self.scale).norm()
+        return result
 
     def shrink(self, ratio: float) -> None:
         for factor in (self.hada_w1_a, self.hada_w1_b, self.hada_w2_a, self.hada_w2_b):
@@ -195,7 +196,8 @@ class LoKr(LoRAModule):
     def delta_norm(self) -> Tensor:
         """|kron(a, b)| = |a| |b|."""
         second = self.lokr_w2 if self.whole else self.lokr_w2_a @ self.lokr_w2_b
-        return self.lokr_w1.norm() * second.norm() * self.scale
+        result: Tensor = self.lokr_w1.norm() * second.norm() * self.scale
+        return result
 
     def shrink(self, ratio: float) -> None:
         self.lokr_w1.mul_(ratio**0.5)

@@ -13,9 +13,11 @@ def inverse_root(state: dict[str, Any], name: str, squares: Tensor, beta: float)
     if squares.ndim < 2:
         average = state.setdefault(name, torch.zeros_like(squares))
         average.mul_(beta).add_(squares, alpha=1 - beta)
-        return average.rsqrt()
+        whole: Tensor = average.rsqrt()
+        return whole
     rows = state.setdefault(f"{name}_row", torch.zeros_like(squares.mean(-1)))
     columns = state.setdefault(f"{name}_col", torch.zeros_like(squares.mean(-2)))
     rows.mul_(beta).add_(squares.mean(-1), alpha=1 - beta)
     columns.mul_(beta).add_(squares.mean(-2), alpha=1 - beta)
-    return (rows / rows.mean(-1, keepdim=True)).rsqrt().unsqueeze(-1) * columns.unsqueeze(-2).rsqrt()
+    result: Tensor = (rows / rows.mean(-1, keepdim=True)).rsqrt().unsqueeze(-1) * columns.unsqueeze(-2).rsqrt()
+    return result

@@ -74,12 +74,14 @@ def _factor(group: dict[str, Any], part: str, p: Tensor, partner: Tensor | None)
         return 1.0
     if part == DOWN and partner is not None:
         product = partner.flatten(1) @ p.flatten(1)
-        return 1 / (1 + product.norm(dim=1).mean())
+        learned: Tensor = 1 / (1 + product.norm(dim=1).mean())
+        return learned
     if part == UP and partner is None:
         return float(group["alora_ratio"])
     if part in (W1, W2) and partner is not None:
         factor = 1 / (1 + 0.3 * p.norm() * partner.norm())
-        return factor * 0.6 * group["alora_ratio"] if part == W2 else factor
+        share: Tensor | float = factor * 0.6 * group["alora_ratio"] if part == W2 else factor
+        return share
     return 1.0
 
 
@@ -88,5 +90,6 @@ def _decay(group: dict[str, Any], part: str, step: int) -> float:
     if not group["dynamic_weight_decay"] or part == OTHER or step <= transition:
         return 1.0
     if part in (W1, W2):
-        return max(1.5 * least, (factor**0.7) ** min((step - transition) / transition, 1.5))
+        share: float = max(1.5 * least, (factor**0.7) ** min((step - transition) / transition, 1.5))
+        return share
     return dynamic_weight_decay(step, transition, factor, least)

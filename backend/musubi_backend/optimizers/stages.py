@@ -147,4 +147,5 @@ def dynamic_weight_decay(step: int, transition: int, factor: float, least: float
     most 2, and never under `least`."""
     if step <= transition:
         return 1.0
-    return max(least, factor ** min((step - transition) / transition, 2.0))
+    share: float = max(least, factor ** min((step - transition) / transition, 2.0))
+    return share

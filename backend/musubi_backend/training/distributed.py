@@ -113,7 +113,7 @@ class ManyProcesses:
 
     @property
     def is_main(self) -> bool:
-        return self.rank == 0
+        return bool(self.rank == 0)
 
     def average_gradients(self, parameters: Iterable[torch.Tensor]) -> None:
         every = list(parameters)
@@ -130,7 +130,8 @@ class ManyProcesses:
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         result = values.clone()
         torch.distributed.all_reduce(result)
-        return result / self.count
+        mean: torch.Tensor = result / self.count
+        return mean
 
     def agreed(self, number: int) -> int:
         shared = torch.tensor(number, dtype=torch.int64, device=self.device)

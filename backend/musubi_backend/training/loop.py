@@ -182,7 +182,7 @@ class Loop:
             )
         if complete and run.processes.count > 1:
             value = run.processes.mean(torch.tensor(value, device=self.device)).item()
-        return value
+        return float(value)
 
     def _update(self, used: int) -> None:
         """One optimizer step; then what is due after it. used: batches of this epoch and process that are done.

@@ -250,7 +250,8 @@ def _polynomial(settings: ScheduleSettings, warmup: int, total: int, options: di
         if warmed is not None:
             return warmed
         remaining = max(0.0, 1 - (step - warmup) / max(1, total - warmup))
-        return (1 - end) * remaining**settings.lr_scheduler_power + end
+        share: float = (1 - end) * remaining**settings.lr_scheduler_power + end
+        return share
 
     return share
 
@@ -321,7 +322,8 @@ def _rex(settings: ScheduleSettings, warmup: int, total: int, options: dict[str,
             return floor
         # step 0 of a long warm-up lands on the curve, wrapped around: musubi-tuner's first rate, kept for equal runs
         z = (remaining - after % remaining) / remaining
-        return floor + (1 - floor) * z / (alpha + beta * z)
+        share: float = floor + (1 - floor) * z / (alpha + beta * z)
+        return share
 
     return share
 

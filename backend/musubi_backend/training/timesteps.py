@@ -196,7 +196,8 @@ def _ideogram4(u: Tensor, latent_size: tuple[int, int]) -> Tensor:
     mean = 0.5 * math.log(pixels / 512**2)
     z = torch.special.ndtri(u.double().clamp(1e-7, 1 - 1e-7))
     lowest, highest = 1 / (1 + math.exp(9.0)), 1 / (1 + math.exp(-7.5))
-    return (mean + 1.5 * z).sigmoid().clamp(1 - highest, 1 - lowest).to(u.dtype)
+    result: Tensor = (mean + 1.5 * z).sigmoid().clamp(1 - highest, 1 - lowest).to(u.dtype)
+    return result
 
 
 def _uniform(batch: int, generator: torch.Generator, u: Tensor | None) -> Tensor:

@@ -59,7 +59,8 @@ def _extra(free: Tensor, inputs: int, generator: torch.Generator) -> Tensor:
     import torch
 
     mixed = torch.randn(free.shape[1], inputs, generator=generator) * free.shape[1] ** -0.5
-    return free @ mixed * EXTRA_GAIN
+    result: Tensor = free @ mixed * EXTRA_GAIN
+    return result
 
 
 def _head(embedding: Tensor, channels: int) -> Tensor:

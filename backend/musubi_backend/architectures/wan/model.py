@@ -46,12 +46,14 @@ class WanSelfAttention(nn.Module):
 
     def heads(self, x: Tensor) -> Tensor:
         """[B, S, C] -> [B, S, heads, C / heads]"""
-        return x.unflatten(-1, (self.num_heads, -1))
+        result: Tensor = x.unflatten(-1, (self.num_heads, -1))
+        return result
 
     def forward(self, x: Tensor, rope: Tables) -> Tensor:
         q = apply_rope(self.heads(self.norm_q(self.q(x))), rope)
         k = apply_rope(self.heads(self.norm_k(self.k(x))), rope)
-        return self.o(attention(q, k, self.heads(self.v(x)), self.mode, split=self.split))
+        result: Tensor = self.o(attention(q, k, self.heads(self.v(x)), self.mode, split=self.split))
+        return result
 
 
 class Context(NamedTuple):
@@ -80,7 +82,8 @@ class WanCrossAttention(WanSelfAttention):
         if context.image is not None:
             k = self.heads(self.norm_k_img(self.k_img(context.image)))
             out = out + attention(q, k, self.heads(self.v_img(context.image)), self.mode, context.image_bias, self.split)
-        return self.o(out)
+        result: Tensor = self.o(out)
+        return result
 
 
 class WanAttentionBlock(nn.Module):
@@ -113,7 +116,8 @@ class Head(nn.Module):
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """x [B, S, C]; time [B, T, C] float32 -> [B, S, out * patch]"""
         shift, scale = _modulation(self.modulation, time.unsqueeze(2), x.dtype)
-        return self.head(self.norm.modulated(x, scale, shift))
+        result: Tensor = self.head(self.norm.modulated(x, scale, shift))
+        return result
 
 
 class TimeLinear(nn.Linear):
