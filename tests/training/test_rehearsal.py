@@ -175,7 +175,7 @@ def test_arguments_that_a_library_swallows_are_rejected(library: str) -> None:
 
 def test_an_optimizer_that_finds_its_rate_is_not_given_a_tiny_factor() -> None:
     for rate, said in ((2e-4, 1), (1.0, 0)):
-        wanted = settings(optimizer_type="some.library.Prodigy", learning_rate=rate)
+        wanted = settings(optimizer_type="some.package.Prodigy", learning_rate=rate)
         reported = [one.text for one in voided(wanted, SimpleNamespace(sets_its_rate=False, schedule_free=False))]
         assert len(reported) == said and all("that Prodigy finds by itself" in text for text in reported)
 

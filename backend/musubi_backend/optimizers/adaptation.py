@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,10 +58,12 @@ class Mask:
     most: float
 
     @classmethod
-    def of(cls, rate: float, bump: float, low: float, high: float) -> Mask:
-        """rate: of the group, without its schedule; bump, low, high: learning rates."""
+    def of(cls, group: dict[str, Any]) -> Mask:
+        """Of a group with `lr_bump`, `min_lr`, `max_lr`; its rate is the one without its schedule."""
+        rate: float = group["initial_lr"] if "initial_lr" in group else group["first_rate"]
         if rate <= 0:
             return cls(0.0, 1.0, 1.0)
+        bump, low, high = group["lr_bump"], group["min_lr"], group["max_lr"]
         return cls(bump / rate, min(1.0, max(low / rate, _LEAST)), max(1.0, min(high / rate, _MOST)))
 
     def move(self, ratios: list[Tensor], grads: list[Tensor], momenta: list[Tensor], warming: bool) -> None:

@@ -7,10 +7,8 @@ these names is the paper's rule with the mask of learning rates of `adaptation.p
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from . import stages
@@ -18,7 +16,7 @@ from .adaptation import Mask
 from .exact_state import ExactState
 from .factored import inverse_root
 from .moments import EightBit, Keeper, Whole
-from .rounding import write_back
+from .rounding import exact, write_back
 
 
 class Came(ExactState):
@@ -40,22 +38,14 @@ class Came(ExactState):
         super().add_param_group(param_group)
         self.param_groups[-1].setdefault("first_rate", float(self.param_groups[-1]["lr"]))
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for index, weight in enumerate(group["params"]):
-                if weight.grad is not None:
-                    self._update(group, weight, index)
-        return loss
+    def _step_group(self, group: dict[str, Any]) -> None:
+        for index, weight in enumerate(group["params"]):
+            if weight.grad is not None:
+                self._update(group, weight, index)
 
     def _update(self, group: dict[str, Any], parameter: Tensor, index: int) -> None:
-        state = self.state[parameter]
-        exact = parameter.dtype if parameter.dtype in (torch.float32, torch.float64) else torch.float32
-        weight, grad = parameter.to(exact), parameter.grad.to(exact)  # type: ignore[union-attr]
+        state, dtype = self.state[parameter], exact(parameter.dtype)
+        weight, grad = parameter.to(dtype), parameter.grad.to(dtype)  # type: ignore[union-attr]
         state["step"] = state.get("step", 0) + 1
         (beta1, beta2, beta3), (eps1, eps2) = group["betas"], group["eps"]
         [momentum] = self._keeper.load("exp_avg", [state], [grad])
@@ -64,8 +54,7 @@ class Came(ExactState):
         rate: Tensor | float = group["lr"]
         if group["use_lr_mask"]:
             ratio = state.setdefault("lr_ratio", grad.new_ones(()))
-            mask = Mask.of(group.get("initial_lr", group["first_rate"]), group["lr_bump"], group["min_lr"], group["max_lr"])
-            mask.move([ratio], [grad], [momentum], warming=state["step"] < group["warmup_steps"])
+            Mask.of(group).move([ratio], [grad], [momentum], warming=state["step"] < group["warmup_steps"])
             rate = ratio * rate
         momentum.lerp_(update, 1 - beta1)
         self._keeper.store("exp_avg", [state], [momentum])

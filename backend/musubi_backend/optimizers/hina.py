@@ -48,17 +48,11 @@ class _Hina(Reports, Staged):
         for name, parameter in zip(names_of(group), group["params"], strict=False):
             self._roles[id(parameter)] = role(name)[1]
 
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        if not self.param_groups[0]["legacy"]:
-            return super().step(closure)
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
+    def _step_group(self, group: Group) -> None:
+        if self.param_groups[0]["legacy"]:
             self._legacy(group)
-        return loss
+        else:
+            super()._step_group(group)
 
     def _legacy(self, group: Group) -> None:
         raise NotImplementedError
@@ -176,9 +170,7 @@ class AdaptiveHinaAdamW(_Hina):
     def scale(self, group: Group, bucket: Bucket, momenta: list[Tensor], grads: list[Tensor]) -> None:
         if group["use_lr_mask"]:
             ratios = scalars(bucket, "lr_ratio", 1.0)
-            rate: float = group["initial_lr"] if "initial_lr" in group else group["first_rate"]
-            mask = Mask.of(rate, group["lr_bump"], group["min_lr"], group["max_lr"])
-            mask.move(ratios, grads, momenta, warming=bucket.step < group["warmup_steps"])
+            Mask.of(group).move(ratios, grads, momenta, warming=bucket.step < group["warmup_steps"])
             bucket.scales.append(torch.stack(ratios))
         if group["use_dynamic_adaptation"]:
             scalars(bucket, "importance", 0.5), scalars(bucket, "reference")

@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .exact_state import ExactState
-from .rounding import write_back
+from .rounding import exact, write_back
 
 
-class _Plain(ExactState):
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            self._group(group, [weight for weight in group["params"] if weight.grad is not None])
-        return loss
-
-    def _group(self, group: dict[str, Any], weights: list[Tensor]) -> None:
-        raise NotImplementedError
-
-
-class Sinkgd(_Plain):
+class Sinkgd(ExactState):
     """SinkGD (arXiv:2502.06742): rows and columns of the gradient brought to the same norm in turns, instead of averages of squares; with
     momentum, as the Automagic series has it. Weights of another shape than a matrix are taken as one row for each of their outputs."""
 
@@ -38,11 +22,10 @@ class Sinkgd(_Plain):
         settings = {"lr": lr, "beta1": beta1, "weight_decay": weight_decay, "sinkgd_iters": sinkgd_iters}
         super().__init__(params, {**settings, "stochastic_rounding": stochastic_rounding})
 
-    def _group(self, group: dict[str, Any], weights: list[Tensor]) -> None:
-        for index, parameter in enumerate(weights):
-            state = self.state[parameter]
-            exact = parameter.dtype if parameter.dtype in (torch.float32, torch.float64) else torch.float32
-            grad, weight = parameter.grad.to(exact), parameter.to(exact)  # type: ignore[union-attr]
+    def _step_group(self, group: dict[str, Any]) -> None:
+        for index, parameter in enumerate(_learning(group)):
+            state, dtype = self.state[parameter], exact(parameter.dtype)
+            grad, weight = parameter.grad.to(dtype), parameter.to(dtype)  # type: ignore[union-attr]
             state["step"] = state.get("step", 0) + 1
             momentum = state.setdefault("exp_avg", torch.zeros_like(grad))
             momentum.lerp_(grad, 1 - group["beta1"])
@@ -55,6 +38,10 @@ class Sinkgd(_Plain):
                 write_back([parameter], [weight], state["step"] * 100_003 + index if group["stochastic_rounding"] else None)
 
 
+def _learning(group: dict[str, Any]) -> list[Tensor]:
+    return [weight for weight in group["params"] if weight.grad is not None]
+
+
 def balanced(matrix: Tensor, iterations: int) -> Tensor:
     """[n, m] with rows of the norm sqrt(m) and then columns of sqrt(n), again and again."""
     rows, columns = matrix.shape
@@ -64,7 +51,7 @@ def balanced(matrix: Tensor, iterations: int) -> Tensor:
     return matrix
 
 
-class ANLO(_Plain):
+class ANLO(ExactState):
     """A gradient descent whose gradient has the norm 1 over all weights of a group, and, as a whole or mixed by the two weights, of each
     tensor. It keeps nothing."""
 
@@ -77,7 +64,8 @@ class ANLO(_Plain):
         parts = {"global_norm_weight": global_norm_weight, "layer_norm_weight": layer_norm_weight}
         super().__init__(params, {"lr": lr, "eps": eps, "weight_decay": weight_decay, **parts})
 
-    def _group(self, group: dict[str, Any], weights: list[Tensor]) -> None:
+    def _step_group(self, group: dict[str, Any]) -> None:
+        weights = _learning(group)
         if not weights:
             return
         norms = [weight.grad.float().norm() for weight in weights]  # type: ignore[union-attr]

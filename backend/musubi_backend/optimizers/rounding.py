@@ -6,6 +6,11 @@ import torch
 from torch import Tensor
 
 
+def exact(dtype: torch.dtype) -> torch.dtype:
+    """What weights of a dtype are updated in: float32, or float64 where they have that."""
+    return dtype if dtype in (torch.float32, torch.float64) else torch.float32
+
+
 def write_back(weights: list[Tensor], results: list[Tensor], seed: int | None) -> None:
     """Copy results into weights of a smaller dtype. seed: of stochastic rounding, for bfloat16: up or down with the chance that the mean
     is exact, so that updates under half of its resolution are not lost; None rounds to the nearest. Another seed for each step."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from . import stages
 from .exact_state import ExactState
 from .moments import EightBit, Keeper, Whole
-from .rounding import write_back
+from .rounding import exact, write_back
 
 Group = dict[str, Any]
 _CLASHES = (
@@ -55,19 +55,11 @@ class Staged(ExactState):
         self._adam: Callable[..., list[Tensor]] = torch.compile(stages.adam) if compile_step else stages.adam
         super().__init__(params, settings)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update of every weight with a gradient; the loss of `closure`, which is called with gradients on."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            buckets = list(self._buckets(group))
-            self.before(group, buckets)
-            for index, bucket in enumerate(buckets):
-                self._update(group, bucket, index)
-        return loss
+    def _step_group(self, group: Group) -> None:
+        buckets = list(self._buckets(group))
+        self.before(group, buckets)
+        for index, bucket in enumerate(buckets):
+            self._update(group, bucket, index)
 
     def before(self, group: Group, buckets: list[Bucket]) -> None:
         """What a subclass does with all buckets of a group before they are updated."""
@@ -94,9 +86,8 @@ class Staged(ExactState):
             key = (parameter.device, parameter.dtype, state["step"], "anchor" in state, *self.apart(group, parameter))
             found.setdefault(key, []).append(parameter)
         for (_, dtype, step, anchored, *_rest), parameters in found.items():
-            exact = dtype if dtype in (torch.float32, torch.float64) else torch.float32
-            grads = [parameter.grad.to(exact) for parameter in parameters if parameter.grad is not None]
-            weights = [parameter.to(exact) for parameter in parameters]
+            grads = [parameter.grad.to(exact(dtype)) for parameter in parameters if parameter.grad is not None]
+            weights = [parameter.to(exact(dtype)) for parameter in parameters]
             yield Bucket(parameters, weights, grads, [self.state[parameter] for parameter in parameters], step, anchored)
 
     def apart(self, group: Group, parameter: Tensor) -> tuple[Any, ...]:
