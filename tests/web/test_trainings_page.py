@@ -133,6 +133,40 @@ def test_trainings_are_laid_over_each_other_and_the_queue_is_put_in_order(tab: T
     tab.browser.wait("document.querySelectorAll('.mt-readout .mt-swatch').length === 2 ? 1 : 0")
 
 
+def test_a_toast_tells_of_each_end_in_the_background_once_over_tabs_and_reloads(tab: Tab) -> None:
+    tab.open()
+    second = "document.getElementById('second')"
+    tab.browser.run("const tab = document.createElement('iframe'); tab.id = 'second'; tab.src = location.href; document.body.append(tab);")
+    tab.browser.wait(f"{second}.contentDocument?.querySelector('.mt-item') ? 1 : 0")
+    toasts = f"[...window.app.toasts, ...({second}?.contentWindow.app.toasts ?? [])]"
+    later = max(one["ended"] or 0 for one in STATES.values()) + 1
+    ended = [
+        {**STATES["running"], "state": "ended", "outcome": "finished", "text": "finished · 1600 steps", "ended": later, "version": 9},
+        {**STATES["paused"], "state": "ended", "outcome": "failed", "error": STATES["failed"]["error"], "ended": later, "version": 9},
+        {**STATES["stopping"], "state": "ended", "outcome": "stopped", "ended": later, "version": 9, "background": False},
+        {**STATES["queued"], "state": "ended", "outcome": "removed", "ended": later, "version": 9},
+    ]
+    for one in ended:
+        tab.recorded.jobs[[job["id"] for job in tab.recorded.jobs].index(one["id"])] = one
+        say = "api.say('musubi_tuner.jobs', { jobs: [args[0]], removed: [] })"
+        tab.browser.run(f"for (const tab of [window, {second}.contentWindow]) tab.{say};", one)
+    tab.browser.wait(f"{toasts}.length >= 2 ? 1 : 0")
+    tab.browser.run("await navigator.locks.request('MusubiTuner.Trainings.told', () => 1);")
+    said = {one["summary"]: one for one in tab.browser.run(f"return {toasts};")}
+    assert len(tab.browser.run(f"return {toasts};")) == len(said)
+    assert {name: one["severity"] for name, one in said.items()} == {"my_cat: finished": "success", "on hold: failed": "error"}
+    assert said["on hold: failed"]["detail"] == STATES["failed"]["error"].split("\n")[0] and said["on hold: failed"]["life"] is None
+    tab.open()  # a reload
+    tab.browser.run("window.api.say('musubi_tuner.jobs', { jobs: [args[0]], removed: [] });", {**ended[0], "version": 10})
+    tab.browser.run("await navigator.locks.request('MusubiTuner.Trainings.told', () => 1);")
+    assert tab.browser.run("return window.app.toasts;") == []
+
+    tab.recorded.jobs += [job(number, ended=later + number) for number in range(20, 24)]  # while no page was open
+    tab.open()
+    tab.browser.wait("window.app.toasts.length ? 1 : 0")
+    assert [one["summary"] for one in tab.browser.run("return window.app.toasts;")] == ["4 jobs in the background have ended"]
+
+
 def test_texts_are_there_in_every_language_and_none_is_unused() -> None:
     web = Path(__file__).resolve().parents[2] / "web"
     texts = {name: json.loads((web / "texts" / f"{name}.json").read_text(encoding="utf-8")) for name in ("en", "ja", "zh")}
