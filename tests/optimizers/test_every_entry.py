@@ -16,6 +16,7 @@ from musubi_backend.training import optimizers
 from musubi_backend.training.settings import OptimizerSettings
 
 SHAPES = ((8, 40), (48, 8))
+LARGE = ((16, 300), (288, 16))  # bitsandbytes keeps 8 bits of weights with 4096 numbers or more
 
 
 def installed(entry: Entry) -> None:
@@ -24,9 +25,9 @@ def installed(entry: Entry) -> None:
         pytest.importorskip(entry.needs, reason=f"{entry.needs} is not installed; install.py --with optimizers has it")
 
 
-def start() -> list[tuple[str, torch.nn.Parameter]]:
+def start(shapes: tuple[tuple[int, int], ...] = SHAPES) -> list[tuple[str, torch.nn.Parameter]]:
     chance = torch.Generator().manual_seed(3)
-    down, up = (torch.nn.Parameter(torch.randn(shape, generator=chance) * 0.1) for shape in SHAPES)
+    down, up = (torch.nn.Parameter(torch.randn(shape, generator=chance) * 0.1) for shape in shapes)
     return [("lora_unet_x.lora_down.weight", down), ("lora_unet_x.lora_up.weight", up)]
 
 
@@ -43,15 +44,18 @@ def train(choice: optimizers.Choice, named: list[tuple[str, torch.nn.Parameter]]
         for _, weight in named:
             weight.grad = weight.detach() + 0.01 * torch.randn(weight.shape, generator=chance)
         choice.optimizer.step()
+    choice.eval()
 
 
 @pytest.mark.parametrize("entry", [one for one in registry.ENTRIES if one.name != "Adafactor"], ids=lambda entry: entry.name)
 def test_saved_and_loaded_it_goes_on_with_the_same_steps(entry: Entry) -> None:
     installed(entry)
-    straight, halves = start(), start()
+    shapes = LARGE if entry.group == "8-bit" else SHAPES
+    straight, halves = start(shapes), start(shapes)
     choice = made(entry, straight, entry.learning_rate)
-    train(choice, straight, range(8))
-    assert not any(torch.equal(weight, was) for (_, weight), (_, was) in zip(straight, start(), strict=True))
+    train(choice, straight, range(4))
+    train(choice, straight, range(4, 8))
+    assert not any(torch.equal(weight, was) for (_, weight), (_, was) in zip(straight, start(shapes), strict=True))
     first = made(entry, halves, entry.learning_rate)
     train(first, halves, range(4))
     file = io.BytesIO()
@@ -70,6 +74,21 @@ def test_came_is_the_papers(problem: Any) -> None:
     _, golden = problem.golden("paper/came")
     optimizer = Came(weights, lr=1e-3, weight_decay=0.01)
     assert problem.furthest(problem.run(optimizer, weights), golden) <= 1e-10
+
+
+def test_lora_rite_pairs_by_name_and_refuses_what_has_no_partner() -> None:
+    entry = registry.find("lora_rite")
+    assert entry is not None
+    installed(entry)
+    named = start()
+    there, back = made(entry, named, 1e-3), made(entry, named[::-1], 1e-3)
+    order = [group["params"] for choice in (there, back) for group in choice.optimizer.param_groups]
+    assert [list(map(id, weights)) for weights in order] == [[id(weight) for _, weight in named]] * 2
+    with pytest.raises(UserError, match="pairs of a LoRA's matrices only"):
+        made(entry, named[:1], 1e-3)
+    settings = OptimizerSettings(optimizer_type="LoRA-RITE", optimizer_args=())
+    with pytest.raises(UserError, match="leave loraplus_lr_ratio out"):
+        optimizers.build(settings, 1e-3, [{"params": [weight], "lr": 1e-3} for _, weight in named])
 
 
 def test_sinkgd_balances_rows_and_columns() -> None:

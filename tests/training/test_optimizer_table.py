@@ -51,11 +51,22 @@ def test_an_entry_lists_what_its_class_takes_with_the_same_defaults(entry: Entry
     for preset in entry.presets.values():
         registry.check_values(entry, {name: value for name, value in preset.items() if name != "learning_rate"})
     parameters = inspect.signature(loaded(entry)).parameters
-    listed = {argument.name: argument.default for argument in entry.arguments}
+    listed = {argument.name: argument.default for argument in (*entry.arguments, *entry.hidden)}
     assert {name: parameters[name].default for name in listed} == listed
     assert set(entry.fixed) <= parameters.keys()
     if entry.ours:
         assert parameters.keys() - {"params", "lr"} - entry.fixed.keys() == set(listed)
+
+
+def test_what_the_table_does_not_list_is_refused_before_a_library_is_asked() -> None:
+    entry = registry.find("lion")
+    assert entry is not None
+    with pytest.raises(UserError) as refused:
+        registry.check_values(entry, {"weight_decai": 0.1})
+    for words in ("Lion has no such argument", "did you mean 'weight_decay'?", "betas, weight_decay", "pytorch_optimizer.Lion"):
+        assert words in str(refused.value)
+    with pytest.raises(UserError, match="from 0 to 10"):
+        registry.check_values(entry, {"weight_decay": -1})
 
 
 def test_the_table_needs_no_torch() -> None:

@@ -52,7 +52,7 @@ def test_adafactor_with_relative_step_takes_over_rate_and_schedule() -> None:
 
 
 def test_schedule_free_optimizers_keep_their_rate() -> None:
-    class AdamWScheduleFree(torch.optim.SGD):
+    class ScheduleFreeAdagrad(torch.optim.SGD):
         mode = "train"
 
         def train(self) -> None:
@@ -61,14 +61,14 @@ def test_schedule_free_optimizers_keep_their_rate() -> None:
         def eval(self) -> None:
             self.mode = "eval"
 
-    setattr(torch.optim, "AdamWScheduleFree", AdamWScheduleFree)  # noqa: B010
+    setattr(torch.optim, "ScheduleFreeAdagrad", ScheduleFreeAdagrad)  # noqa: B010
     try:
-        chosen, _ = choose("AdamWScheduleFree")
+        chosen, _ = choose("ScheduleFreeAdagrad")
     finally:
-        delattr(torch.optim, "AdamWScheduleFree")
+        delattr(torch.optim, "ScheduleFreeAdagrad")
     assert chosen.schedule_free
     chosen.eval()
-    assert isinstance(chosen.optimizer, AdamWScheduleFree) and chosen.optimizer.mode == "eval"
+    assert isinstance(chosen.optimizer, ScheduleFreeAdagrad) and chosen.optimizer.mode == "eval"
     schedule = schedules.build(ScheduleSettings(), chosen.optimizer, 10, chosen.schedule_free)
     schedule.step()
     assert schedule.get_last_lr() == [1e-3]
@@ -78,7 +78,7 @@ def test_schedule_free_optimizers_keep_their_rate() -> None:
     ("kind", "arguments", "words"),
     [
         ("", (), "--optimizer_type is not set"),
-        ("AdanW", (), "did you mean .AdamW"),
+        ("AdamWW", (), "did you mean .AdamW"),
         ("prodigyopt_missing.Prodigy", (), "cannot import prodigyopt_missing"),
         ("torch.optim.Adamm", (), "did you mean .Adam"),
         ("adamw", ("betas",), "key=value"),

@@ -64,9 +64,10 @@ class Entry:
 
     name, aliases: matched without case, "_" and "-"; group: where the node lists it; where: "module:Class", a module with a dot in front is
     one of this package; needs: the package that has it, "" for ours and PyTorch's; extra: of which extra of install.py that is part;
-    source: paper or program; rate: what the learning rate means; learning_rate: a usual one for a LoRA; arguments: those the node shows (a
-    library's class may have more); state: bytes of state per trained weight in fp32; presets: name -> arguments; fixed: arguments that the
-    name stands for; names: it wants the weights' names; schedule_free: it keeps its rate, and has other weights while sampling.
+    source: paper or program; rate: what the learning rate means; learning_rate: a usual one for a LoRA; arguments: those the node shows;
+    hidden: those that only `--optimizer_args` sets; state: bytes of state per trained weight in fp32; presets: name -> arguments; fixed:
+    arguments that the name stands for; names: it wants the weights' names; schedule_free: it keeps its rate, and has other weights while
+    sampling; several_groups: it takes groups of weights with different rates.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Entry:
     rate: str = "1e-4 to 3e-4 is usual for a LoRA"
     learning_rate: float = 2e-4
     arguments: tuple[Argument, ...] = ()
+    hidden: tuple[Argument, ...] = ()
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
     names: bool = False

@@ -51,13 +51,13 @@ def names() -> tuple[str, ...]:
 
 
 def check_values(entry: Entry, arguments: Mapping[str, Any]) -> None:
-    """UserError for a value that the table does not allow; of ours, also for an argument that it does not list."""
-    listed = {argument.name: argument for argument in entry.arguments}
+    """UserError for an argument that the table does not list, with the nearest, and for a value that it does not allow."""
+    listed = {argument.name: argument for argument in (*entry.arguments, *entry.hidden)}
     for name, value in arguments.items():
-        if name in listed:
-            listed[name].check(value)
-        elif entry.ours:
+        if name not in listed:
+            path = "" if entry.ours else f"; the whole class is --optimizer_type {entry.where.replace(':', '.')}"
             raise UserError(
                 f"--optimizer_args {name}: {entry.name} has no such argument{did_you_mean(name, list(listed))}; it takes "
-                f"{', '.join(listed)}"
+                f"{', '.join(listed)}{path}"
             )
+        listed[name].check(value)

@@ -52,13 +52,15 @@ class Choice:
 
 @dataclass(frozen=True)
 class _Recipe:
-    """The class that `--optimizer_type` names, its arguments, and whether it chooses its own rate; `names`: it wants the weights' names."""
+    """The class that `--optimizer_type` names, its arguments, and whether it chooses its own rate; `names`: it wants the weights' names;
+    `several_groups`: it takes groups with different rates."""
 
     make: Any
     arguments: dict[str, Any]
     sets_its_rate: bool = False
     schedule_free: bool = False
     names: bool = False
+    several_groups: bool = True
 
 
 def check(settings: OptimizerSettings) -> None:
@@ -74,6 +76,8 @@ def build(settings: OptimizerSettings, rate: float, groups: list[dict[str, Any]]
     """
     recipe = _recipe(settings)
     make = recipe.make
+    if len(groups) > 1 and not recipe.several_groups:
+        raise UserError(f"--optimizer_type {settings.optimizer_type} takes all weights with one rate: leave loraplus_lr_ratio out")
     if recipe.names and names:
         groups = [{**group, "params": [(names[id(weight)], weight) for weight in group["params"]]} for group in groups]
     own_rate = {} if recipe.sets_its_rate else {"lr": rate}
@@ -102,7 +106,7 @@ def _recipe(settings: OptimizerSettings) -> _Recipe:
     entry = registry.find(kind)
     if entry is None:
         make = _eight_bit(kind) if _is_eight_bit(kind) else _by_name(kind)
-        recipe = _Recipe(make, arguments, schedule_free=kind.lower().endswith("schedulefree"))
+        recipe = _Recipe(make, arguments, schedule_free="schedulefree" in registry.plain(kind.rpartition(".")[2]))
     else:
         recipe = _of_entry(entry, kind, arguments)
     check_arguments(recipe.make, recipe.arguments, "--optimizer_args", kind, _GIVEN)
@@ -110,12 +114,12 @@ def _recipe(settings: OptimizerSettings) -> _Recipe:
 
 
 def _of_entry(entry: Entry, kind: str, arguments: dict[str, Any]) -> _Recipe:
-    if entry.ours:
-        registry.check_values(entry, arguments)
+    registry.check_values(entry, arguments)
     if entry.name == "Adafactor":
         return _adafactor(arguments)
     make = lean_adamw() if entry.name == "AdamW" else _load(entry, kind)
-    return _Recipe(make, {**entry.fixed, **arguments}, schedule_free=entry.schedule_free, names=entry.names)
+    free = entry.schedule_free and arguments.get("use_schedulefree", True)
+    return _Recipe(make, {**entry.fixed, **arguments}, schedule_free=free, names=entry.names, several_groups=entry.several_groups)
 
 
 def _load(entry: Entry, kind: str) -> Any:

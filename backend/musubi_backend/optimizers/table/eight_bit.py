@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from ..entry import Argument, Entry, betas, number, whole
+from .shared import decay, eps
 
-_EPS = number("eps", 1e-8, 0, 1, "Added below the fraction, so that nothing is divided by 0.")
-_DECAY = number("weight_decay", 0.01, 0, 10, "How much weights are pulled towards 0 in each step, times the learning rate.")
 _SMALLEST = whole("min_8bit_size", 4096, 0, 2**31, "Weights of fewer numbers keep their state in fp32: many LoRA matrices are that small.")
-_LION = (betas(0.9, 0.99), number("weight_decay", 0, 0, 10, _DECAY.help), _SMALLEST)
+_LION = (betas(0.9, 0.99), decay(0), _SMALLEST)
 _MIX = (betas(0.9, 0.999, 0.9999), number("alpha", 5.0, 0, 100, "Weight of the slow average."),
         whole("t_alpha", None, 1, 10**9, "Steps in which alpha rises; None: at once."),
-        whole("t_beta3", None, 1, 10**9, "Steps in which the third beta rises; None: at once."), _EPS, _DECAY, _SMALLEST)  # fmt: skip
+        whole("t_beta3", None, 1, 10**9, "Steps in which the third beta rises; None: at once."), eps(), decay(0.01), _SMALLEST)  # fmt: skip
 _PAGED = " Its state moves to system RAM when the GPU is full."
 
 
@@ -21,7 +20,7 @@ def _entry(name: str, help: str, source: str, state: float, arguments: tuple[Arg
     )  # fmt: skip
 
 
-_ADAM = (betas(0.9, 0.999), _EPS, _DECAY, _SMALLEST)
+_ADAM = (betas(0.9, 0.999), eps(), decay(0.01), _SMALLEST)
 ENTRIES = (
     _entry("AdamW8bit", "AdamW with a quarter of its state.", "arXiv:2110.02861", 2.1, _ADAM),
     _entry("PagedAdamW8bit", "AdamW8bit." + _PAGED, "arXiv:2110.02861, arXiv:2305.14314", 2.1, _ADAM),

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..entry import PAIR, Argument, Entry, betas, choice, flag, number, share, whole
+from .shared import DECAY_HELP, ROUNDING, decay, eps
 
-_EPS = number("eps", 1e-8, 0, 1, "Added below the fraction, so that nothing is divided by 0.")
-_DECAY_HELP = "How much weights are pulled towards 0 in each step, times the learning rate. Not with SPD, which replaces it."
+_EPS = eps()
+_DECAY = f"{DECAY_HELP} Not with SPD, which replaces it."
 _SPD = (
     number("spd_lambda", 0.06, 0, 1, "How much of the way from its anchor SPD takes back; 1: all."),
     choice("spd_anchor", "start", ("start", "zero"), "Where SPD pulls to: where each weight began, or 0, which needs no memory."),
@@ -28,14 +29,13 @@ _HELP = {
     "use_tam": "TAM: gradients that turn away from the momentum count less (arXiv:2412.18790).",
     "dynamic_weight_decay": "Let weight decay fall after wd_transition_steps.",
 }
-_ROUNDING = (flag("stochastic_rounding", True, "Round bfloat16 weights by chance, so that small updates arrive."),)
 _LEGACY = flag(
     "legacy", False, "The rule of the program that it comes from, with what is unsound in it; for runs that are to be like those."
 )
 _STAGED = (
-    betas(0.9, 0.999), _EPS, number("weight_decay", 0.0, 0, 10, _DECAY_HELP),
+    betas(0.9, 0.999), _EPS, number("weight_decay", 0.0, 0, 10, _DECAY),
     *(flag(name, False, text) for name, text in _HELP.items()),
-    share("tam_beta", 0.9, "How slowly TAM's torque follows."), *_SPD, *_SCHEDULE, *_ROUNDING,
+    share("tam_beta", 0.9, "How slowly TAM's torque follows."), *_SPD, *_SCHEDULE, ROUNDING,
 )  # fmt: skip
 
 
@@ -46,10 +46,10 @@ def _by_the_rule(on: tuple[str, ...]) -> tuple[Argument, ...]:
 
 
 _HINA = (
-    betas(0.9, 0.999), _EPS, number("weight_decay", None, 0, 10, f"{_DECAY_HELP} None: 0, as SPD is on; 0.01 with legacy."),
+    betas(0.9, 0.999), _EPS, number("weight_decay", None, 0, 10, f"{_DECAY} None: 0, as SPD is on; 0.01 with legacy."),
     *_by_the_rule(("use_spd", "use_cautious")),
     number("tam_beta", None, 0, 1, "How slowly TAM's torque follows. None: 0.9; 0.999 with legacy.", below=True),
-    *_SPD, *_SCHEDULE, *_ROUNDING, _LEGACY,
+    *_SPD, *_SCHEDULE, ROUNDING, _LEGACY,
 )  # fmt: skip
 _ADAPTIVE = (
     flag("use_dynamic_adaptation", True, "Let the learning rate of each tensor follow its importance, from half to twice."),
@@ -96,11 +96,11 @@ _CAME = (
     betas(0.9, 0.999, 0.9999, help="How slowly momentum, squares and instability follow."),
     Argument("eps", PAIR, (1e-30, 1e-16), "Added to squares, and to the instability.", 0, 1),
     number("clip_threshold", 1.0, 0.001, 1000, "Longest update before momentum, as a root mean square."),
-    number("weight_decay", 0.0, 0, 10, "How much weights are pulled towards 0 in each step, times the learning rate."),
+    decay(),
     flag("use_cautious", False, _HELP["use_cautious"]),
     flag("use_lr_mask", False, _ADAPTIVE[5].help),
     *_ADAPTIVE[6:],
-    *_ROUNDING,
+    ROUNDING,
 )
 _AMP = "arXiv:2307.02047, with the mask of learning rates of the Automagic series"
 
@@ -140,15 +140,15 @@ ENTRIES: tuple[Entry, ...] = (
         "SinkGD", "Low memory", ".plain:Sinkgd", "Rows and columns of the momentum brought to one length.", "arXiv:2502.06742", 4,
         ("Automagic_Sinkgd",), rate="2e-5 to 1e-3 for a LoRA", learning_rate=5e-5,
         arguments=(
-            share("beta1", 0.9, "How slowly momentum follows."), number("weight_decay", 0.1, 0, 10, _CAME[3].help),
-            whole("sinkgd_iters", 1, 1, 100, "Turns of rows and columns."), *_ROUNDING,
+            share("beta1", 0.9, "How slowly momentum follows."), decay(0.1),
+            whole("sinkgd_iters", 1, 1, 100, "Turns of rows and columns."), ROUNDING,
         ),
     ),
     Entry(
         "ANLO", "Plain", ".plain:ANLO", "The gradient at the length 1; keeps nothing.", "hinablue/sd-scripts 0a888dc", 0, ("HinaANLO",),
         rate="about 0.01 to 0.1 for a LoRA", learning_rate=0.05,
         arguments=(
-            _EPS, number("weight_decay", 1e-2, 0, 10, _CAME[3].help),
+            _EPS, decay(1e-2),
             number("global_norm_weight", 1.0, 0, 100, "Weight of the gradient at length 1 over all tensors."),
             number("layer_norm_weight", 0.0, 0, 100, "Weight of the gradient at length 1 in each tensor."),
         ),
