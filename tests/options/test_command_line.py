@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from musubi_backend.__main__ import main
 from musubi_backend.architectures import cards
 from musubi_backend.errors import UserError
 from musubi_backend.options.former import ELSEWHERE, FORMER
-from musubi_backend.options.parser import parse, read
+from musubi_backend.options.parser import _unknown, parse, read
 from musubi_backend.options.published import files_found
 from musubi_backend.options.registry import options_for, tool, tools
 from musubi_backend.options.rules import _RULES
@@ -67,12 +68,34 @@ def test_flags_may_be_abbreviated_as_in_musubi_tuner() -> None:
         read(tool(TRAIN), ["--save_last", "3"])
 
 
-def test_flags_of_other_versions_are_answered_with_what_they_are_called_here() -> None:
+def _seed_flags(shared: Path) -> set[str]:
+    """Every flag of the command lines that this program was asked for with."""
+    texts = [path.read_text(encoding="utf-8", errors="replace") for path in sorted((shared / "seeds").glob("*.md"))]
+    return {flag for text in texts for flag in re.findall(r"(?<![-\w])--[a-z][a-z0-9_]+", text)}
+
+
+def test_flags_of_other_versions_are_answered_with_what_they_are_called_here(shared: Path) -> None:
     flags = {option.flag for other in tools().values() for option in other.options}
-    assert {name for names in FORMER.values() for name in names} <= flags and not flags & {*FORMER, *ELSEWHERE}
+    assert not flags & {*FORMER, *ELSEWHERE}
+    nowhere = _seed_flags(shared) - flags
+    prefixes = {flag for flag in nowhere if any(other.startswith(flag) for other in flags)}  # which argparse completes, or names
+    assert "--llm_path" in nowhere and nowhere - prefixes <= {*FORMER, *ELSEWHERE}
     for former, today in (("--solver", "--sample_solver"), ("--num_inference_steps", "--infer_steps"), ("--input_lora", "--lora_weight")):
         with pytest.raises(UserError, match=f"has no flag {former}; it is {today} today"):
             read(tool(GENERATE), [former, "1"])
+
+
+def test_nothing_is_suggested_that_does_not_exist_or_is_not_supported(shared: Path) -> None:
+    asked = {*_seed_flags(shared), *FORMER, *ELSEWHERE, "--huggingface_tokem", "--log_tracker_confg", "--sage_atn"}
+    answered = set()
+    for target in {one.verb: one for one in reversed(tools().values())}.values():
+        ours = {option.flag for option in target.options if not option.unsupported}
+        for flag in asked - {option.flag for option in target.options}:
+            said = _unknown(target, [flag]).removeprefix(f"{target.name} has no flag {flag}").removesuffix(". All flags: --help")
+            named = set(re.findall(r"--[a-z]\w+", said)) - {"--flag"}
+            assert named <= ours, (target.name, flag, said)
+            answered |= {flag} if "today" in said else set()
+    assert answered == {*FORMER, *ELSEWHERE}
 
 
 @pytest.mark.parametrize(

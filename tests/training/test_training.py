@@ -16,10 +16,12 @@ from musubi_backend import events, job
 from musubi_backend.architectures import protocol
 from musubi_backend.architectures.wan.demo_transformer import wan_transformer
 from musubi_backend.cache.files import load_entry
+from musubi_backend.errors import UserError
 from musubi_backend.lora.network import LoRANetwork, ranks_from_weights
 from musubi_backend.options.parser import parse
-from musubi_backend.training import loop
+from musubi_backend.training import loop, trackers
 from musubi_backend.training.losses import flow_matching_loss
+from musubi_backend.training.settings import LoggingSettings
 from musubi_backend.weights.safetensors_file import load, read_header, save_atomic
 
 STEP_LINE = re.compile(r"steps:\s+(\d+)%\|.*?\|\s*(\d+)/(\d+) \[([^<]+)<([^,]+),\s*([^,\]]+)(?:,\s*(.*))?\]")
@@ -152,21 +154,63 @@ def test_events_in_the_job_folder_tell_the_run(project: Any, monkeypatch: pytest
     assert (out / "cat.loss.png").read_bytes().startswith(b"\x89PNG")
 
 
+STAND_IN = """
+import json, pathlib, sys
+class Settings:
+    def __init__(self, **values):
+        self.__dict__.update(values)
+class init:
+    def __init__(self, settings, **values):
+        seen = [] if settings.x_disable_meta else sys.argv
+        self.file = pathlib.Path(values["dir"], "told.txt")
+        self.file.write_text(json.dumps([values, seen], default=str))
+        self.found = bool(settings.api_key)
+    def log(self, values, step):
+        with self.file.open("a") as file:
+            file.write(f"{step} {sorted(values)}")
+    def finish(self):
+        with self.file.open("a") as file:
+            file.write(f"finished, key: {self.found}")
+"""
+"""Writes down what Weights & Biases is given and, as it does, the command line, unless it is told not to look."""
+
+
 @pytest.mark.slow
-def test_tensorboard_has_musubi_tuners_tags(project: Any) -> None:
+def test_all_trackers_of_a_run_write_into_one_folder_and_the_key_of_one_nowhere(
+    project: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """TensorBoard gets musubi-tuner's tags."""
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    logs = project.folder / "logs"
-    more = {"network_args": ["loraplus_lr_ratio=4"], "scale_weight_norms": 1.0}
-    project.train("board", logging_dir=logs, log_prefix="p-", max_train_steps=5, **more)
-    (folder,) = logs.glob("p-*/network_train")
-    events = accumulator.EventAccumulator(str(folder))
+    (tmp_path / "wandb.py").write_text(STAND_IN, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    times = iter(range(10**6))
+    monkeypatch.setattr("musubi_backend.training.trackers.time.strftime", lambda *_: str(next(times)))
+    logs, key = project.folder / "logs", "0123secret4567"
+    monkeypatch.setattr(sys, "argv", ["x", "--wandb_api_key", key])
+    more = {"network_args": ["loraplus_lr_ratio=4"], "scale_weight_norms": 1.0, "log_with": "all", "wandb_api_key": key}
+    project.train("board", "--log_config", "--save_state", logging_dir=logs, log_prefix="p-", max_train_steps=5, **more)
+    (folder,) = logs.glob("p-*")
+    events = accumulator.EventAccumulator(str(folder / "network_train"))
     events.Reload()
-    assert set(events.Tags()["scalars"]) == {
+    tags = {
         "loss/current", "loss/average", "loss/epoch", "lr/unet", "lr/unet plus",
         "max_norm/keys_scaled", "max_norm/average_key_norm", "max_norm/max_key_norm",
     }  # fmt: skip
+    assert set(events.Tags()["scalars"]) == tags
     assert [scalar.step for scalar in events.Scalars("loss/current")] == [1, 2, 3, 4, 5]
     assert events.Scalars("lr/unet plus")[0].value == pytest.approx(0.04)
+    told = (folder / "told.txt").read_text(encoding="utf-8")
+    assert told.endswith("finished, key: True") and f"5 {sorted(tags - {'loss/epoch'})}" in told
+    written = [path for path in project.folder.rglob("*") if path.is_file()]
+    assert len(written) > 4 and not [path for path in written if key.encode() in path.read_bytes()]
+    assert key not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(("package", "command"), [("wandb", "install.py --with wandb"), ("tensorboard", "install.py")])
+def test_a_tracker_that_is_not_installed_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, package: str, command: str) -> None:
+    monkeypatch.setattr("musubi_backend.training.trackers.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=rf"{package}, which is not installed .*: run {command}$"):
+        trackers.chosen(LoggingSettings(logging_dir="logs", log_with=package))
 
 
 def test_accumulating_two_halves_is_one_step_of_the_mean(project: Any) -> None:

@@ -107,7 +107,7 @@ def _unknown(target: Tool, words: list[str]) -> str:
     flag = flags[0]
     elsewhere = [other.name for other in tools().values() if flag in {option.flag for option in other.options}]
     have = f"; {', '.join(elsewhere)} {'has' if len(elsewhere) == 1 else 'have'} it"
-    ours = [option.flag for option in target.options]
+    ours = [option.flag for option in target.options if not option.unsupported]
     hint = former.answer(flag, ours) or (have if elsewhere else did_you_mean(flag, ours))
     return f"{target.name} has no flag {flag}{hint}. A value that begins with '-' is written --flag=VALUE. All flags: --help"
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
-import os
 import queue
 import threading
 import time
@@ -24,6 +23,10 @@ logger = logging.getLogger(__name__)
 _PRIVATE = (
     "wandb_api_key", "huggingface_token", "dit", "vae", "t5", "clip", "base_weights", "network_weights", "output_dir", "logging_dir",
 )  # fmt: skip
+
+
+_NAME = "network_train"
+_INSTALL = {"tensorboard": "install.py", "wandb": "install.py --with wandb"}
 
 
 class _Backend(Protocol):
@@ -43,6 +46,7 @@ class Trackers:
         self._settings = settings
         self._values = values
         self._kinds = chosen(settings) if active else ()
+        self._folder = log_folder(settings)
         self._queue: queue.SimpleQueue[tuple[Mapping[str, float], int] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -64,7 +68,7 @@ class Trackers:
 
     def _work(self) -> None:
         try:
-            backends = [_MAKERS[kind](self._settings, self._values) for kind in self._kinds]
+            backends = [_MAKERS[kind](self._settings, self._folder, self._values) for kind in self._kinds]
             while (entry := self._queue.get()) is not None:
                 for backend in backends:
                     backend.write(*entry)
@@ -85,13 +89,18 @@ def chosen(settings: LoggingSettings) -> tuple[str, ...]:
         raise UserError(f"--log_with {settings.log_with} needs --logging_dir")
     for kind in kinds:
         if importlib.util.find_spec(kind) is None:
-            raise UserError(f"logging to {kind} needs the package {kind}, which is not installed in the backend's environment")
+            raise UserError(
+                f"--log_with: logging to {kind} needs the package {kind}, which is not installed in the backend's environment: "
+                f"run {_INSTALL[kind]}"
+            )
     return kinds
 
 
-def log_folder(settings: LoggingSettings) -> Path:
-    """`{logging_dir}/{log_prefix}{time}`, the parent of one run's logs."""
-    return Path(settings.logging_dir or "") / f"{settings.log_prefix or ''}{time.strftime('%Y%m%d%H%M%S')}"
+def log_folder(settings: LoggingSettings) -> Path | None:
+    """`{logging_dir}/{log_prefix}{time}`, the parent of all logs of a run that begins now; None without `--logging_dir`."""
+    if not settings.logging_dir:
+        return None
+    return Path(settings.logging_dir) / f"{settings.log_prefix or ''}{time.strftime('%Y%m%d%H%M%S')}"
 
 
 def shareable_settings(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,10 +110,10 @@ def shareable_settings(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _TensorBoard:
-    def __init__(self, settings: LoggingSettings, values: Mapping[str, Any]) -> None:
+    def __init__(self, settings: LoggingSettings, folder: Path, values: Mapping[str, Any]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(log_folder(settings) / (settings.log_tracker_name or "network_train")))
+        self._writer = SummaryWriter(str(folder / (settings.log_tracker_name or _NAME)))
         if settings.log_config:
             self._writer.add_text("settings", f"```json\n{json.dumps(shareable_settings(values), indent=1)}\n```")
 
@@ -117,19 +126,21 @@ class _TensorBoard:
 
 
 class _Wandb:
-    def __init__(self, settings: LoggingSettings, values: Mapping[str, Any]) -> None:
+    """What it sends are the scalars, and settings where `--log_config` asks for it; nothing of the machine, its command line or its code.
+    Whether it sends anything at all is the user's own setting (WANDB_MODE)."""
+
+    def __init__(self, settings: LoggingSettings, folder: Path | None, values: Mapping[str, Any]) -> None:
         import wandb
 
-        if settings.logging_dir:
-            folder = log_folder(settings)
+        if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            os.environ["WANDB_DIR"] = str(folder)
-        if settings.wandb_api_key:
-            wandb.login(key=settings.wandb_api_key)
+        key = {"api_key": settings.wandb_api_key} if settings.wandb_api_key else {}
         self._run = wandb.init(
-            project=settings.log_tracker_name or "network_train",
+            project=settings.log_tracker_name or _NAME,
             name=settings.wandb_run_name,
+            dir=folder,
             config=shareable_settings(values) if settings.log_config else None,
+            settings=wandb.Settings(console="off", disable_git=True, disable_code=True, x_disable_meta=True, **key),
         )
 
     def write(self, values: Mapping[str, float], step: int) -> None:
