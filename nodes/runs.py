@@ -81,8 +81,12 @@ class Run:
         return _json([content.stamp(path) for path in self.results(key)])
 
     def losses(self) -> list[float]:
-        known = self._read().get("losses", {})
-        return [known[step] for step in sorted(known, key=int)]
+        known = self.losses_by_step()
+        return [known[step] for step in sorted(known)]
+
+    def losses_by_step(self) -> dict[int, float]:
+        """What `add_losses` noted."""
+        return {int(step): loss for step, loss in self._read().get("losses", {}).items()}
 
     def _read(self) -> dict[str, Any]:
         path = self.path / "run.json"

@@ -77,6 +77,11 @@ class History:
                 self._rest = lines.pop()[: events.LONGEST_LINE]
                 self._take(lines)
 
+    def points_of(self, name: str) -> tuple[list[int], list[float]]:
+        """The steps and values that a series has now."""
+        with self._lock:
+            return self.series[name].steps.tolist(), self.series[name].values.tolist()
+
     def between(self, names: tuple[str, ...], first: int | None, last: int | None, points: int) -> dict[str, Any]:
         """See `series.buckets`; without limits, all there is."""
         first, last = self.first if first is None else first, self.last if last is None else last

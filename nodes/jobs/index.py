@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -117,6 +118,12 @@ class Index:
                     now["version"] = max(now["version"] + 1, int(time.time() * 1000))  # also greater than one before a restart
                     entry.summary = now
             return entry.summary
+
+
+@lru_cache(maxsize=4)
+def index_of(home: Path) -> Index:
+    """The one index of a home, which all nodes and requests share."""
+    return Index(home)
 
 
 def _refresh(entry: _Entry) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from ...backend.musubi_backend.errors import UserError
 from ...backend.musubi_backend.place import reason
 from ..jobs import config as configuration
 from ..jobs.folder import ENDED, JOBS, JobFolder
-from ..jobs.index import Index
+from ..jobs.index import Index, index_of
 from ..routes import json_of, not_ours
 from ..spec import Host
 from . import control, details, storage
@@ -22,12 +21,6 @@ ROUTE = "/musubi_tuner"
 _MOST_LISTED, _LISTED = 5000, 200
 _NO_SNIFFING = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'; sandbox"}
 Answer = Callable[[Any, Index, Host], dict[str, Any]]
-
-
-@lru_cache(maxsize=4)
-def index_of(home: Path) -> Index:
-    """The one index of a home, which all requests share."""
-    return Index(home)
 
 
 def add_routes(routes: Any, host: Callable[[], Host]) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 from ...backend.musubi_backend.errors import UserError
 from ..background import submit
 from ..jobs import config as configuration
+from ..jobs.index import index_of
 from ..spec import Host
 from . import control, storage
 from .messages import Messages
-from .routes import add_routes, index_of
+from .routes import add_routes
 
 
 def watch(server: Any, host: Callable[[], Host]) -> None:

@@ -21,7 +21,7 @@ NODES = (
     "HunyuanVideoModelPaths", "FramePackModelPaths", "LoRATrainingConfig", "OptimizerConfig", "SamplingConfig", "WanLoRATrainer",
     "HunyuanVideoLoRATrainer", "FramePackLoRATrainer", "WanVideoGenerator", "HunyuanVideoGenerator", "FramePackVideoGenerator",
     "VideoInput", "VideoOutput", "VideoComparison", "BatchProcessor", "LoRAPostHocEMA", "LoRAFormatConverter", "LoRAMerger",
-    "LoRAExtractor", "BackendInfo",
+    "LoRAExtractor", "BackendInfo", "TrainingMonitor",
 )  # fmt: skip
 
 

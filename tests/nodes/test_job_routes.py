@@ -192,7 +192,7 @@ def test_cleaning_spares_what_is_in_use(server: Server) -> None:
 
 
 def test_old_jobs_go_by_themselves_but_none_of_a_run_that_is_there(server: Server) -> None:
-    storage, index = server.part("nodes.monitor.storage"), server.part("nodes.monitor.routes").index_of(server.home)
+    storage, index = server.part("nodes.monitor.storage"), server.part("nodes.jobs.index").index_of(server.home)
     caching = server.part("nodes.jobs.folder").JobFolder.create(server.home, "wan_cache_latents")
     caching.write_status("ended", outcome="finished")
     assert storage.retire(index, 4) == []

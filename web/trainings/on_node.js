@@ -1,5 +1,5 @@
 // @ts-check
-// On the node of a training: its curve as it grows, and its last sample, labelled. It is read from the server, so that it is there again after
+// On the node of a training, or of its monitor: the curve as it grows, and its last sample, labelled. It is read from the server, so that it is there again after
 // a reload; which job it is lies in the workflow.
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
@@ -123,7 +123,7 @@ function nodeOf(id) {
   return node;
 }
 
-const trains = (/** @type {any} */ node) => /^MusubiTuner_\w*LoRATrainer$/.test(node.comfyClass ?? node.type ?? "");
+const trains = (/** @type {any} */ node) => /^MusubiTuner_\w*(LoRATrainer|TrainingMonitor)$/.test(node.comfyClass ?? node.type ?? "");
 
 app.registerExtension({
   name: "MusubiTuner.TrainingNode",
