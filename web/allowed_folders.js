@@ -1,7 +1,7 @@
 // Settings, MusubiTuner: the folders that workflows may use besides ComfyUI's own. They are kept by the server, not in the page's settings.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { say, wordsAreThere } from "./words.js";
+import { loadWords, say } from "./trainings/words.js";
 
 const ROUTE = "/musubi_tuner/allowed_folders";
 
@@ -14,9 +14,9 @@ function editor() {
   box.rows = 4;
   box.style.cssText = "width: 100%; min-width: 20rem; font: inherit; color: inherit; background: var(--comfy-input-bg, #222);";
   box.placeholder = "/data/clips";
-  wordsAreThere().then(() => {
-    box.setAttribute("aria-label", say("allowed folders, one per line"));
-    button.textContent = say("Save");
+  loadWords().then(() => {
+    box.setAttribute("aria-label", say("folders.label"));
+    button.textContent = say("save");
   });
   said.style.marginLeft = "8px";
   panel.append(box, button, said);
@@ -35,7 +35,7 @@ function editor() {
       const answer = await api.fetchApi(ROUTE, { method: "POST", headers: { "Content-Type": "application/json" }, body });
       tell((await take(answer)) ?? say("saved"));
     } catch (error) {
-      tell(say("not saved: {why}", { why: error.message }));
+      tell(say("saved.not", { why: error.message }));
     } finally {
       button.disabled = false;
     }

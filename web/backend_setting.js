@@ -2,7 +2,7 @@
 // missing is said with the command that installs it.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { say, wordsAreThere } from "./words.js";
+import { loadWords, say } from "./trainings/words.js";
 
 function line(text) {
   const made = document.createElement("div");
@@ -16,7 +16,7 @@ function commandLine(command) {
   const button = document.createElement("button");
   code.textContent = command;
   code.style.cssText = "user-select: all; overflow-wrap: anywhere;";
-  button.textContent = say("Copy");
+  button.textContent = say("copy");
   button.style.marginLeft = "8px";
   button.addEventListener("click", async () => {
     await navigator.clipboard.writeText(command);
@@ -30,13 +30,13 @@ function report() {
   const panel = document.createElement("div");
   panel.className = "musubi-backend";
   const tell = async () => {
-    await wordsAreThere();
+    await loadWords();
     const answer = await api.fetchApi("/musubi_tuner/backend", { cache: "no-store" });
     const { home, engine, installed, command, error } = await answer.json();
     if (error) return panel.replaceChildren(line(error));
-    panel.replaceChildren(line(say("home: {home}", { home })), line(say("engine: {engine}", { engine })));
-    if (installed) panel.append(line(say("The backend is installed.")));
-    else panel.append(line(say("The backend is not installed yet. Run this on a terminal, then restart ComfyUI:")), commandLine(command));
+    panel.replaceChildren(line(say("backend.home", { home })), line(say("backend.engine", { engine })));
+    if (installed) panel.append(line(say("backend.there")));
+    else panel.append(line(say("backend.missing")), commandLine(command));
   };
   tell().catch((error) => panel.replaceChildren(line(error.message)));
   return panel;

@@ -1,7 +1,7 @@
 // Dataset Viewer: the captions of the page that was looked at, to read and to edit.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { say, wordsAreThere } from "./words.js";
+import { loadWords, say } from "./trainings/words.js";
 
 const NODE = "MusubiTuner_DatasetViewer";
 const PROPERTY = "musubi_dataset_view"; // the id of the page, kept in the workflow
@@ -58,14 +58,14 @@ function row(view, item) {
   const text = element("div", "musubi-text");
   const head = element("div", "musubi-head");
   const facts = element("span", "musubi-facts", item.facts);
-  const button = element("button", "", say("Save"));
+  const button = element("button", "", say("save"));
   const box = element("textarea");
   const tell = (words, bad) => {
     facts.textContent = words;
     facts.classList.toggle("musubi-bad", bad);
   };
   box.value = item.caption;
-  box.setAttribute("aria-label", say("caption of {name}", { name: item.name }));
+  box.setAttribute("aria-label", say("captions.of", { name: item.name }));
   box.disabled = Boolean(item.locked);
   button.hidden = true;
   if (item.problem || item.locked) tell(item.problem || item.locked, true);
@@ -80,12 +80,12 @@ function row(view, item) {
         tell(say("saved"), false);
       } else if (answer.status === 409) {
         item.caption = answer.current;
-        tell(`${answer.error}. ${say("It is now: {caption}. Save again to replace it.", { caption: answer.current })}`, true);
+        tell(`${answer.error}. ${say("captions.changed", { caption: answer.current })}`, true);
       } else {
         tell(answer.error, true);
       }
     } catch (error) {
-      tell(say("not saved: {why}", { why: error.message }), true);
+      tell(say("saved.not", { why: error.message }), true);
     } finally {
       button.disabled = false;
       button.hidden = box.value.trim() === item.caption;
@@ -121,13 +121,12 @@ async function show(node, panel, id) {
 
 app.registerExtension({
   name: "MusubiTuner.DatasetViewer",
+  init: loadWords,
   nodeCreated(node) {
     if (node.comfyClass !== NODE) return;
     addStyle();
     const panel = element("div", "musubi-viewer");
-    const hint = element("div", "musubi-facts");
-    wordsAreThere().then(() => (hint.textContent = say("Queue to look at the dataset; captions are edited here.")));
-    panel.append(hint);
+    panel.append(element("div", "musubi-facts", say("captions.none_yet")));
     panel.addEventListener("wheel", (event) => event.stopPropagation(), { passive: true });
     const widget = node.addDOMWidget("captions", "musubi_captions", panel, { serialize: false, hideOnZoom: false, getMinHeight: () => 240 });
     widget.serialize = false;

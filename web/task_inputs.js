@@ -1,7 +1,7 @@
 // Shows the inputs that the chosen models and task take and hides the others, and advanced ones until they are asked for. What is set or
 // connected stays: nothing acts unseen. What is hidden keeps its place in the saved workflow.
 import { app } from "../../scripts/app.js";
-import { say, wordsAreThere } from "./words.js";
+import { loadWords, say } from "./trainings/words.js";
 
 let takersOf = {}; // node type -> input -> Model Paths node -> its tasks that take it, none named: all; from the nodes' specifications
 
@@ -11,8 +11,8 @@ const loading = fetch(new URL("./task_inputs.json", import.meta.url))
 
 app.registerExtension({
   name: "MusubiTuner.TaskInputs",
-  async setup() {
-    await loading;
+  async init() {
+    await Promise.all([loading, loadWords()]);
   },
   nodeCreated(node) {
     if (!isOurs(node)) return;
@@ -154,14 +154,13 @@ function isSet(node, widget) {
 function offerAdvanced(node) {
   const { required = {}, optional = {} } = node.constructor.nodeData?.input ?? {};
   if (!Object.values({ ...required, ...optional }).some((entry) => entry[1]?.advanced) || !node.addWidget) return;
-  const words = () => (node.showAdvanced ? say("Hide advanced settings") : say("Show advanced settings"));
+  const words = () => (node.showAdvanced ? say("advanced.hide") : say("advanced.show"));
   const button = node.addWidget("button", "musubi_advanced", null, () => {
     node.showAdvanced = !node.showAdvanced;
     button.label = words();
     show(node);
   });
   button.label = words();
-  wordsAreThere().then(() => (button.label = words()));
   button.serialize = false;
   button.options.serialize = false;
   Object.defineProperty(button, "hidden", { get: () => Boolean(window.LiteGraph?.vueNodesMode), set() {} });

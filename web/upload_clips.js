@@ -2,7 +2,7 @@
 // Files go through ComfyUI's own upload route, which keeps them inside that folder and never replaces one.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { say, wordsAreThere } from "./words.js";
+import { loadWords, say } from "./trainings/words.js";
 
 const FOLDERS = { MusubiTuner_DatasetConfig: "path", MusubiTuner_CaptionImages: "path" }; // node -> the widget that names a folder
 const VIDEOS = /\.(mp4|webm|avi|mkv|mov|flv|wmv|m4v|mpe?g|ts|m2ts|mts|3gp|ogv|gif)$/i;
@@ -56,8 +56,8 @@ async function send(file, folder) {
   body.append("type", "input");
   body.append("subfolder", folder);
   const answer = await api.fetchApi("/upload/image", { method: "POST", body });
-  if (answer.status === 413) throw new Error(say("{name} is larger than ComfyUI takes; start it with --max-upload-size", { name: file.name }));
-  if (!answer.ok) throw new Error(say("{name} was not taken: {why}", { name: file.name, why: `${answer.status} ${answer.statusText}` }));
+  if (answer.status === 413) throw new Error(say("upload.too_large", { name: file.name }));
+  if (!answer.ok) throw new Error(say("upload.refused", { name: file.name, why: `${answer.status} ${answer.statusText}` }));
   return (await answer.json()).name;
 }
 
@@ -114,21 +114,21 @@ function openDialog(files, taken) {
     said.textContent = words;
     said.classList.toggle("musubi-bad", bad);
   };
-  const [start, cancel] = [element("button", "", say("Upload")), element("button", "", say("Cancel"))];
+  const [start, cancel] = [element("button", "", say("upload.start")), element("button", "", say("cancel"))];
   const take = (more) => {
     chosen = [...chosen, ...more];
     const { videos, images, texts, others } = sorted(chosen);
     const counts = { videos: videos.length, images: images.length, texts: texts.length };
     drop.textContent = chosen.length
-      ? say("{videos} clips, {images} images, {texts} captions", counts)
-      : say("Drop clips or images here, or click to choose them");
+      ? say("upload.chosen", counts)
+      : say("upload.drop");
     start.disabled = videos.length + images.length === 0;
-    tell(others.length ? say("Left out: {names}", { names: others.slice(0, 5).map((file) => file.name).join(", ") }) : "");
+    tell(others.length ? say("upload.left_out", { names: others.slice(0, 5).map((file) => file.name).join(", ") }) : "");
   };
-  form.append(element("h2", "", say("Upload clips")));
-  const folder = field(say("New folder in ComfyUI's input folder"), "my_clips", "my_clips");
+  form.append(element("h2", "", say("upload.title")));
+  const folder = field(say("upload.folder"), "my_clips", "my_clips");
   form.append(drop, chooser);
-  const caption = field(say("Caption for those without a text file: your trigger word, or a sentence"), "", "ohwx dog");
+  const caption = field(say("upload.caption"), "", "ohwx dog");
   const buttons = element("div", "musubi-buttons");
   cancel.type = "button";
   buttons.append(cancel, start);
@@ -153,10 +153,10 @@ function openDialog(files, taken) {
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     const name = folderName(folder.value);
-    if (!name) return tell(say("This cannot be the name of a folder"), true);
+    if (!name) return tell(say("upload.no_folder"), true);
     start.disabled = true;
     try {
-      const counts = await upload(chosen, name, caption.value.trim(), (done, all) => tell(say("{done} of {all}", { done, all })));
+      const counts = await upload(chosen, name, caption.value.trim(), (done, all) => tell(say("upload.done", { done, all })));
       taken(name, counts.videos ? "video folder" : "image folder");
       dialog.close();
     } catch (error) {
@@ -196,8 +196,7 @@ function setSource(node, source) {
   }
 }
 
-async function open(node, files = []) {
-  await wordsAreThere();
+function open(node, files = []) {
   openDialog(files, (folder, source) => {
     put(node, placeOf(node), folder);
     setSource(node, source);
@@ -208,11 +207,10 @@ async function open(node, files = []) {
 function offer(node) {
   if (node.musubiUpload || !placeOf(node) || !node.addWidget) return;
   const button = node.addWidget("button", "musubi_upload", null, () => open(node));
-  button.label = say("Upload clips…");
+  button.label = say("upload");
   button.serialize = false;
   button.options.serialize = false;
   node.musubiUpload = button;
-  wordsAreThere().then(() => (button.label = say("Upload clips…")));
   node.onDragOver = (event) => [...(event.dataTransfer?.items ?? [])].some((item) => item.kind === "file");
   node.onDragDrop = (event) => {
     const files = [...(event.dataTransfer?.files ?? [])];
@@ -225,6 +223,7 @@ function offer(node) {
 
 app.registerExtension({
   name: "MusubiTuner.UploadClips",
+  init: loadWords,
   nodeCreated(node) {
     offer(node);
   },
@@ -232,6 +231,6 @@ app.registerExtension({
     for (const node of app.graph.nodes) if (node.subgraph) offer(node);
   },
   getNodeMenuItems(node) {
-    return placeOf(node) ? [{ content: say("Upload clips…"), callback: () => open(node) }] : [];
+    return placeOf(node) ? [{ content: say("upload"), callback: () => open(node) }] : [];
   },
 });

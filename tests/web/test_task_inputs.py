@@ -56,7 +56,7 @@ const other = new Node("KSampler", { task: "x", clip: "y" }, []);
 const generator = new Node(
   "MusubiTuner_WanVideoGenerator", { prompt: "", start_image_path: "", one_frame: "" }, ["models", "start_image", "control_video"]);
 const reroute = new Node("Reroute", {}, [""]);
-await extension.setup();
+await extension.init();
 for (const node of app.graph.nodes) extension.nodeCreated(node);
 await tick();
 said.unconnected = generator.seen();
@@ -101,7 +101,7 @@ trainer.connect("models", models);
 await tick();
 said.wan = [cache.seen(), settings.seen()];
 cache.button.press();
-said.advanced = cache.seen();
+said.advanced = [cache.seen(), cache.button.label];
 cache.button.press();
 cache.widgets[2].value = "cpu";
 trainer.connect("models", models);
@@ -111,16 +111,18 @@ console.log(JSON.stringify(said));
 """
 
 
-@pytest.fixture
-def seen(tmp_path: Path) -> Any:
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What is to be seen on the page as the task changes."""
     node = shutil.which("node")
     if node is None:
         pytest.skip("needs node to run the page's scripts")
+    tmp_path = tmp_path_factory.mktemp("page")
     extension, scripts = tmp_path / "extensions" / "pack", tmp_path / "scripts"
-    extension.mkdir(parents=True)
+    (extension / "trainings").mkdir(parents=True)
     scripts.mkdir()
-    for name in ("task_inputs.js", "task_inputs.json", "words.js"):
+    shutil.copytree(ROOT / "web" / "texts", extension / "texts")
+    for name in ("task_inputs.js", "task_inputs.json", "trainings/words.js"):
         shutil.copy(ROOT / "web" / name, extension / name)
     (tmp_path / "package.json").write_text('{"type": "module"}')
     (scripts / "app.js").write_text(
@@ -156,5 +158,5 @@ def test_inputs_of_other_families_are_hidden_also_where_the_models_are_reached_t
 
 
 def test_advanced_settings_are_folded_until_asked_for_unless_they_are_set(seen: Any) -> None:
-    assert seen["advanced"] == ["device", "models", "skip_existing"]
+    assert seen["advanced"] == [["device", "models", "skip_existing"], "Hide advanced settings"]
     assert seen["set_advanced"] == ["device", "models", "skip_existing"]

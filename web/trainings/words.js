@@ -1,5 +1,5 @@
 // @ts-check
-// What the page says, in the language that ComfyUI is set to: web/texts/<language>.json. What a language lacks is said in English.
+// What our parts of the page say, in the language that ComfyUI is set to: web/texts/<language>.json. What a language lacks is said in English.
 import { app } from "../../../scripts/app.js";
 
 /** @type {Record<string, string>} */
