@@ -23,6 +23,10 @@ def problems(home: Path, values: Mapping[str, Any]) -> Iterator[str]:
     kind = str(values.get("optimizer_type", ""))
     if kind.lower().endswith("8bit") and "." not in kind and not (packages / "bitsandbytes").is_dir():
         yield f"optimizer_type: {kind} needs the package bitsandbytes, which is installed with CUDA only; choose adamw in Optimizer Config"
+    if values.get("log_with") in ("wandb", "all") and not (packages / "wandb").is_dir():
+        yield (
+            f"log_with: {values['log_with']} needs the package wandb: run install.py --with wandb, or choose tensorboard in Expert Settings"
+        )
     for name, package in _ATTENTION.items():
         if values.get(name) and not (packages / package).is_dir() and not (packages / f"{package}.py").is_file():
             yield f"attention: {name} needs the package {package}, which is not in the backend's environment; sdpa always works"

@@ -137,11 +137,11 @@ class LoRATrainer(Node):
         refuse_own(settings, tool_names(self.card)[TRAIN], [name for name, value in values.items() if value not in (None, False)])
         if begin.state and settings.engine != "builtin":
             raise UserError("musubi-tuner cannot continue at the step of a state: choose the engine builtin, or network_weights instead")
-        transformers = [part.name for part in self.card.transformers]
+        files = [values[part.name] for part in self.card.transformers if values.get(part.name)]
         identity = content.digest(
             {**self._of_effect(values, WEIGHTS, START), "dataset_config": dataset["datasets"]},
             begin.stamp,
-            [content.stamp(file) for file in all_files(Path(values[name]) for name in transformers if values.get(name))],
+            [content.stamp(file) for file in all_files(map(Path, [*files, *values.get("base_weights", ())]))],
             cache_stamps(dataset, card),
             inputs["processes"],
             inputs["run_id"],

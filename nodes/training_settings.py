@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..backend.musubi_backend import content
@@ -12,6 +12,7 @@ from ..backend.musubi_backend.architectures.widgets import CONTROL_IMAGES, CONTR
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.option import TRAIN
 from . import media_inputs, rates
+from .expert_settings import EXPERT
 from .families import families, shared_widget
 from .spec import Host, Input, Node, NodeSpec, Output, Problem, Result, refused
 from .widgets import settings
@@ -96,6 +97,8 @@ class LoRATrainingConfig(Node):
                 "first. LoRA only.", default=0.0, minimum=0.0, maximum=100.0, step=0.5, off=0.0, advanced=True),
             Input("lokr_factor", "INT", "How LoKr divides each matrix: into this many parts each way; more make it smaller. -1: as evenly "
                 "as it goes, the smallest.", default=-1, minimum=-1, maximum=1024, off=-1, advanced=True),
+            Input("expert_settings", EXPERT, "From Expert Settings: layers to train, LoRAs below the new one, where it logs.",
+                  optional=True),
         ),
         outputs=(Output("lora_config", LORA_CONFIG, "For the trainer"),),
     )  # fmt: skip
@@ -110,7 +113,9 @@ class LoRATrainingConfig(Node):
         yield from _network_problems(constants)
 
     async def run(self, host: Host, **inputs: Any) -> Result:
-        return Result((({**settings(self.spec.inputs, inputs), inputs["attention"]: True, **_network(inputs)}),))
+        expert = inputs["expert_settings"] or {}
+        network = _network(inputs, expert.get("network_args", ()))
+        return Result(({**settings(self.spec.inputs, inputs), inputs["attention"]: True, **expert, **network},))
 
 
 def _network_problems(constants: dict[str, Any]) -> Iterator[Problem]:
@@ -126,16 +131,14 @@ def _network_problems(constants: dict[str, Any]) -> Iterator[Problem]:
         yield Problem("lokr_factor", "lokr_factor: 0 is no factor; choose 1 or more, or -1")
 
 
-def _network(inputs: dict[str, Any]) -> dict[str, Any]:
-    """`network_module`, where it is not the architecture's own, and `network_args`."""
+def _network(inputs: dict[str, Any], more: Sequence[str]) -> dict[str, Any]:
+    """`network_module`, where it is not the architecture's own, and `network_args`, with `more` of them."""
     arguments = {name: inputs[name] for name in ("rank_dropout", "module_dropout", "loraplus_lr_ratio") if inputs[name]}
     if inputs["lokr_factor"] != -1:
         arguments["factor"] = inputs["lokr_factor"]
     module = _NETWORKS[inputs["network"]]
-    return {
-        **({"network_module": module} if module else {}),
-        **({"network_args": [f"{name}={value:g}" for name, value in arguments.items()]} if arguments else {}),
-    }
+    said = [*(f"{name}={value:g}" for name, value in arguments.items()), *more]
+    return {**({"network_module": module} if module else {}), **({"network_args": said} if said else {})}
 
 
 class OptimizerConfig(Node):

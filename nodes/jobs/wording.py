@@ -20,8 +20,9 @@ from ...backend.musubi_backend.options.registry import tool as find_tool
 
 _LORAS = {"lora_weight": "lora_1", "lora_multiplier": "multiplier_1"}
 _ATTENTION = dict.fromkeys(("sdpa", "flash_attn", "flash3", "xformers"), "attention")
+_BELOW = {"base_weights": "base_lora_1", "base_weights_multiplier": "base_multiplier_1"}
 _OTHER_NAMES: dict[str, dict[str, str]] = {  # widgets that are not called like their option
-    TRAIN: {"seed": "training_seed", "network_module": "network", "resume": "continue_state", **_ATTENTION},
+    TRAIN: {"seed": "training_seed", "network_module": "network", "resume": "continue_state", **_ATTENTION, **_BELOW},
     GENERATE: {
         "one_frame_inference": "one_frame",
         "image_path": "start_image",

@@ -18,10 +18,10 @@ WRONG: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 NODES = (
     "DatasetConfig", "DatasetConfigLoader", "CaptionImages", "DatasetViewer", "VAELatentCache", "TextEncoderCache", "WanModelPaths",
-    "HunyuanVideoModelPaths", "FramePackModelPaths", "LoRATrainingConfig", "OptimizerConfig", "SamplingConfig", "WanLoRATrainer",
+    "HunyuanVideoModelPaths", "FramePackModelPaths", "LoRATrainingConfig", "OptimizerConfig", "SamplingConfig", "ExpertSettings",
     "HunyuanVideoLoRATrainer", "FramePackLoRATrainer", "WanVideoGenerator", "HunyuanVideoGenerator", "FramePackVideoGenerator",
     "VideoInput", "VideoOutput", "VideoComparison", "BatchProcessor", "LoRAPostHocEMA", "LoRAFormatConverter", "LoRAMerger",
-    "LoRAExtractor", "BackendInfo", "TrainingMonitor",
+    "LoRAExtractor", "BackendInfo", "TrainingMonitor", "WanLoRATrainer",
 )  # fmt: skip
 
 

@@ -21,13 +21,40 @@ from musubi_backend.options.option import (
 )
 from musubi_backend.options.registry import tools
 
+UNREACHED = {  # by any node, with the reason
+    "block_swap_h2d_only": "it is what always happens",
+    "block_swap_ring_size": "the memory plan chooses it",
+    "compile_backend": "dynamo_backend of Expert Settings is the same setting",
+    "compile_cache_size_limit": "one version per bucket size fits in the default",
+    "compile_dynamic": "dynamo_dynamic of Expert Settings is the same setting",
+    "compile_fullgraph": "dynamo_fullgraph of Expert Settings is the same setting",
+    "compile_mode": "dynamo_mode of Expert Settings is the same setting",
+    "config_file": "nodes pass each setting by itself",
+    "cpu_threads": "install.py --cpu-threads sets it for the machine",
+    "cuda_cudnn_benchmark": "it tries convolutions, and the transformers have next to none",
+    "ddp_gradient_as_bucket_view": "of the launcher; a LoRA's gradients are small",
+    "ddp_static_graph": "of the launcher; a promise that dropout of LoRA modules would break",
+    "ddp_timeout": "of the launcher; the default is right on one machine, and nodes start on one",
+    "disable_numpy_memmap": "for drives that cannot map files, which is the machine's matter",
+    "dit_dtype": "it follows mixed_precision and the file",
+    "force_v2_1_time_embedding": "it changes the result slightly, for memory that is not short in training",
+    "img_in_txt_in_offloading": "megabytes; blocks_to_swap is what saves",
+    "lr_scheduler_args": "of lr_scheduler_type",
+    "lr_scheduler_timescale": "inverse_sqrt takes it from the warm-up",
+    "lr_scheduler_type": "a class path: nothing that a workflow says chooses code",
+    "metadata_arch": "the right one is stored",
+    "metadata_author": "who shares a LoRA writes it; training_comment holds notes",
+    "metadata_description": "who shares a LoRA writes it; training_comment holds notes",
+    "metadata_license": "who shares a LoRA writes it; training_comment holds notes",
+    "metadata_reso": "the dataset says it",
+    "metadata_tags": "who shares a LoRA writes it; training_comment holds notes",
+    "metadata_title": "the name of the LoRA is stored",
+    "show_timesteps": "it trains nothing",
+    "skip_mismatched": "a LoRA below that does not fit is an error",
+    "wandb_api_key": "workflows are shared; the key comes from the user's own environment or from wandb login",
+}
 ONLY_ON_A_TERMINAL = {  # no node sets them
-    TRAIN: "base_weights base_weights_multiplier block_swap_h2d_only block_swap_ring_size compile_backend compile_cache_size_limit "
-    "compile_dynamic compile_fullgraph compile_mode config_file cuda_cudnn_benchmark ddp_gradient_as_bucket_view ddp_static_graph "
-    "ddp_timeout disable_numpy_memmap dit_dtype dynamo_backend dynamo_dynamic dynamo_fullgraph dynamo_mode force_v2_1_time_embedding "
-    "img_in_txt_in_offloading log_config log_prefix log_tracker_name log_with lr_scheduler_args lr_scheduler_timescale "
-    "lr_scheduler_type metadata_arch metadata_author metadata_description metadata_license metadata_reso metadata_tags metadata_title "
-    "show_timesteps skip_mismatched wandb_api_key wandb_run_name",
+    TRAIN: " ".join(UNREACHED),
     GENERATE: "ckpt_dir compile_args compile_backend compile_cache_size_limit compile_dynamic compile_fullgraph compile_mode "
     "disable_numpy_memmap exclude_patterns force_v2_1_time_embedding fp8_fast img_in_txt_in_offloading include_patterns interactive "
     "latent_path lycoris save_merged_model split_uncond",
@@ -56,6 +83,14 @@ def test_every_flag_becomes_the_name_of_a_widget(part: Any, tool: Any) -> None:
             continue
         said = in_widgets(tool.name, f"{option.flag} is wrong")
         assert said.removesuffix(" is wrong") in widgets, option.flag
+
+
+def test_every_setting_of_a_trainer_is_at_a_node_or_in_the_table_with_its_reason(part: Any) -> None:
+    """What is neither fails in the test of flags as widgets."""
+    specs = [node.spec for node in part("nodes.catalog").NODES if node.spec.category.endswith(("/Train", "/Models"))]
+    widgets = {entry.option or entry.name for spec in specs for entry in spec.inputs}
+    known = {option.name for tool in tools().values() if tool.verb == TRAIN for option in tool.options if not option.unsupported}
+    assert set(UNREACHED) - known == set() and widgets & set(UNREACHED) == set()
 
 
 def test_options_with_another_name_at_a_node_are_known(part: Any) -> None:

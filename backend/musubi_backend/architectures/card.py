@@ -113,6 +113,7 @@ class Card:
     modelspec          `modelspec.architecture` without "/lora"
     implementation     `modelspec.implementation`: where the model's original code is
     lora_blocks        class names of the blocks whose Linears get a LoRA
+    block_lists        how the paths of those blocks begin in a weight file ("blocks.")
     comfy_lora         where ComfyUI does not know the names that musubi-tuner gives layers in LoRA files: the card by whose original
                        names it knows them
     layers_of          the architecture whose layers it has under other names: a LoRA for one can become one for the other
@@ -157,6 +158,7 @@ class Card:
     caches: str = ""
     order: int = 100
     two_experts: str = ""
+    block_lists: tuple[str, ...] = ()
     dtype_tensors: tuple[str, ...] = ()
     keeps_16_bits: bool = False
     fp8_target: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ import ast
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ from .. import job
 from ..errors import UserError
 from ..layers.linear import Linear
 from .modules import LoHa, LoKr, LoRA, LoRAModule
+from .selection import Selection, without_effect
 from .shapes import LOHA, LOKR, LORA
 
 if TYPE_CHECKING:
@@ -55,8 +56,7 @@ class MaxNormReport(NamedTuple):
 class NetworkOptions:
     """`--network_args`, parsed. conv_dim and conv_alpha are accepted; these transformers have no convolutions in their blocks."""
 
-    exclude_patterns: tuple[re.Pattern[str], ...] = ()
-    include_patterns: tuple[re.Pattern[str], ...] = ()
+    selection: Selection = field(default_factory=Selection)
     factor: int = -1
     rank_dropout: float | None = None
     module_dropout: float | None = None
@@ -75,8 +75,7 @@ def parse_network_args(network_args: Sequence[str] | Mapping[str, str] | None, k
     _number(values, "conv_dim")
     _number(values, "conv_alpha")
     return NetworkOptions(
-        exclude_patterns=_patterns(values, "exclude_patterns"),
-        include_patterns=_patterns(values, "include_patterns"),
+        selection=Selection(_patterns(values, "exclude_patterns"), _patterns(values, "include_patterns")),
         factor=_factor(values),
         rank_dropout=_number(values, "rank_dropout", below=1.0),
         module_dropout=_number(values, "module_dropout", below=1.0),
@@ -252,36 +251,24 @@ def _width(model: nn.Module, path: str) -> tuple[int, int]:
 
 def _warn_of_patterns(model: nn.Module, card: Card, options: NetworkOptions) -> None:
     """Name patterns that match no layer, and those of include_patterns that bring nothing back."""
-    linears = [path for path, _ in _chosen_linears(model, card, NetworkOptions(include_patterns=(re.compile(".*"),)))]
-    excluded = [path for path in linears if any(one.fullmatch(path) for one in _excluding(card, options))]
-    for key, patterns, among in (("exclude", options.exclude_patterns, linears), ("include", options.include_patterns, excluded)):
-        for pattern in patterns:
-            if not any(pattern.fullmatch(path) for path in among):
-                what = "no layer" if among is linears else "nothing that is excluded, so it brings nothing back"
-                logger.warning(
-                    "--network_args %s_patterns: %r matches %s; whole names are compared, such as %s",
-                    key, pattern.pattern, what, linears[0] if linears else "blocks.0.ffn.0",
-                )  # fmt: skip
+    for key, problem in without_effect(options.selection, card, [path for path, _ in _linears(model, card)]):
+        logger.warning("--network_args %s_patterns: %s", key, problem)
 
 
-def _excluding(card: Card, options: NetworkOptions) -> tuple[re.Pattern[str], ...]:
-    return (*options.exclude_patterns, re.compile(card.lora_exclude)) if card.lora_exclude else options.exclude_patterns
+def _linears(model: nn.Module, card: Card) -> Iterator[tuple[str, Linear]]:
+    """All that a network of this architecture could be put on."""
+    for block_path, block in model.named_modules():
+        if type(block).__name__ in card.lora_blocks:
+            yield from ((f"{block_path}.{path}", child) for path, child in block.named_modules() if isinstance(child, Linear))
 
 
 def _chosen_linears(model: nn.Module, card: Card, options: NetworkOptions) -> Iterator[tuple[str, Linear]]:
-    exclude = _excluding(card, options)
-    for block_path, block in model.named_modules():
-        if type(block).__name__ not in card.lora_blocks:
-            continue
-        for child_path, child in block.named_modules():
-            path = f"{block_path}.{child_path}"
-            if not isinstance(child, Linear):
-                continue
-            if any(p.fullmatch(path) for p in exclude) and not any(p.fullmatch(path) for p in options.include_patterns):
-                if options.verbose:
-                    logger.info("exclude: %s", path)
-                continue
-            yield path, child
+    chosen = options.selection.of(card)
+    for path, linear in _linears(model, card):
+        if chosen.takes(path):
+            yield path, linear
+        elif options.verbose:
+            logger.info("exclude: %s", path)
 
 
 def _split_argument(text: str) -> tuple[str, str]:

@@ -16,6 +16,7 @@ CARD = Card(
     modelspec="framepack",
     implementation="https://github.com/lllyasviel/FramePack",
     lora_blocks=("HunyuanVideoTransformerBlock", "HunyuanVideoSingleTransformerBlock"),
+    block_lists=("transformer_blocks.", "single_transformer_blocks."),
     lora_exclude=r".*(norm).*",
     tasks=(
         Task(

@@ -48,6 +48,7 @@ CARD = Card(
     implementation="https://github.com/Tencent/HunyuanVideo",
     lora_blocks=("MMDoubleStreamBlock", "MMSingleStreamBlock"),
     comfy_lora="hv",  # it calls img_mlp.fc1 img_mlp.0
+    block_lists=("double_blocks.", "single_blocks."),
     lora_exclude=r".*(img_mod|txt_mod|modulation).*",
     tasks=(
         Task(

@@ -52,6 +52,7 @@ CARD = Card(
     modelspec="wan2.1",
     implementation="https://github.com/Wan-Video/Wan2.1",
     lora_blocks=("WanAttentionBlock",),
+    block_lists=("blocks.",),
     lora_exclude=r".*(patch_embedding|text_embedding|time_embedding|time_projection|norm|head).*",
     tasks=_TASKS,
     parts=(

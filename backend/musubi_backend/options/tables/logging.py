@@ -19,7 +19,7 @@ GROUPS = (
                 "--log_with",
                 choices=("tensorboard", "wandb", "all"),
                 advanced=True,
-                help="Where to log: TensorBoard files, Weights & Biases (needs the wandb package and sends the log to its servers), or "
+                help="Where to log: TensorBoard files, Weights & Biases (install.py --with wandb; it sends the log to its servers), or "
                 "both. Default: TensorBoard.",
                 effect=NOTHING,
             ),
