@@ -68,6 +68,6 @@ def _entries(folder: Path) -> dict[str, object]:
             path = Path(parent, name)
             status = path.lstat()
             link = path.is_symlink()
-            kind = os.readlink(path) if link else "folder" if path.is_dir() else (status.st_size, status.st_mtime_ns, status.st_mode)
+            kind = str(path.readlink()) if link else "folder" if path.is_dir() else (status.st_size, status.st_mtime_ns, status.st_mode)
             found[os.path.relpath(path, folder)] = kind
     return found
