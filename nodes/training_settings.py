@@ -99,17 +99,25 @@ class LoRATrainingConfig(Node):
                 "as it goes, the smallest.", default=-1, minimum=-1, maximum=1024, off=-1, advanced=True),
             Input("expert_settings", EXPERT, "From Expert Settings: layers to train, LoRAs below the new one, where it logs.",
                   optional=True),
+            shared_widget(TRAIN, "keep_attention_blocks"),
+            shared_widget(TRAIN, "offload_attention_blocks"),
         ),
         outputs=(Output("lora_config", LORA_CONFIG, "For the trainer"),),
     )  # fmt: skip
 
     def validate(self, host: Host, **constants: Any) -> Iterator[Problem]:
-        for name, partner in (("gradient_checkpointing_cpu_offload", "gradient_checkpointing"), ("fp8_scaled", "fp8_base")):
+        for name, partner in (
+            ("gradient_checkpointing_cpu_offload", "gradient_checkpointing"), ("keep_attention_blocks", "gradient_checkpointing"),
+            ("offload_attention_blocks", "gradient_checkpointing"), ("fp8_scaled", "fp8_base"),
+        ):  # fmt: skip
             if constants.get(name) and constants.get(partner) is False:
                 yield Problem(name, f"{name} works only with {partner}: turn that on too")
         if constants.get("blocks_to_swap") and constants.get("compile") and constants.get("gradient_checkpointing") is False:
             said = "blocks_to_swap with compile needs gradient_checkpointing: compiled blocks keep weights for backward"
             yield Problem("blocks_to_swap", said)
+        for name in ("keep_attention_blocks", "offload_attention_blocks"):
+            if constants.get(name) and constants.get("compile"):
+                yield Problem(name, f"{name} has no effect on compiled blocks: set it to 0, or turn compile off")
         yield from _network_problems(constants)
 
     async def run(self, host: Host, **inputs: Any) -> Result:

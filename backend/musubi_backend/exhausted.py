@@ -24,6 +24,9 @@ _SAVERS: tuple[tuple[str, str], ...] = (
 )
 """Options that save memory and the words for them, those that cost least time first."""
 
+_SPENDERS = ("keep_attention_blocks",)
+"""Options that take memory to save time."""
+
 _WITHOUT_GPU = frozenset(("gradient_checkpointing_cpu_offload", "vae_cache_cpu", "blocks_to_swap"))
 """They move what is on the GPU into system RAM."""
 
@@ -54,7 +57,7 @@ def savers(values: Mapping[str, object], *, gpu: bool = True) -> str:
 
     values: the tool's options by name, as given. gpu: is it a GPU's memory, or system RAM?
     """
-    found = []
+    found = [f"fewer than {values[name]} for --{name}" for name in _SPENDERS if gpu and values.get(name)]
     for name, words in _SAVERS:
         if name not in values or (not gpu and name in _WITHOUT_GPU):
             continue

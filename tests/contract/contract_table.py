@@ -49,7 +49,7 @@ class Setting:
 
 _SWAP, _PINNED = ("--blocks_to_swap", "{swap}"), ("--use_pinned_memory_for_block_swap",)
 _AGAIN = ("--gradient_checkpointing",)
-_OFFLOADED = (*_AGAIN, "--gradient_checkpointing_cpu_offload")
+_OFFLOADED = (*_AGAIN, "--gradient_checkpointing_cpu_offload", "--keep_attention_blocks", "1", "--offload_attention_blocks", "1")
 _SCALED = ("--fp8_base", "--fp8_scaled")
 _SWAPPING = ("wan", *JOINT)  # two experts are offloaded instead
 _SCALING = ("wan", "wan22", "fp")  # HunyuanVideo has no --fp8_scaled

@@ -20,9 +20,11 @@ from contract_bench import Bench
 from contract_table import TRAINING, Cell, generating_cells, row, training_cells
 from musubi_backend.architectures import loading
 from musubi_backend.architectures.wan import model as wan_model
-from musubi_backend.layers import pinned
+from musubi_backend.layers import offloaded, pinned
 from musubi_backend.layers.blocks import run_block
 from musubi_backend.layers.linear import Linear
+from musubi_backend.layers.offloaded import Offloaded
+from musubi_backend.layers.recompute import Tier, once
 from musubi_backend.lora.modules import LoRA
 from musubi_backend.lora.network import LoRANetwork
 from musubi_backend.memory import fp8, streaming
@@ -101,7 +103,8 @@ def refused_pinning() -> Report:
     pinned._say_refused.cache_clear()
     logging.getLogger(pinned.__name__).addHandler(handler)
     try:
-        return {**streamed(4, 2, 2, True, True, True, "", False), "said": said.getvalue()}
+        with patch.object(offloaded, "_pool", pinned.Pool()):
+            return {**streamed(4, 2, 2, True, True, True, "", False), "said": said.getvalue()}
     finally:
         logging.getLogger(pinned.__name__).removeHandler(handler)
 
@@ -170,6 +173,12 @@ def _refilled(self: Any, source: Tensor) -> Tensor:
     return filled
 
 
+def _used_at_once(self: Offloaded) -> Tensor:
+    self.fetch()
+    assert self.back is not None
+    return self.back
+
+
 FAULTS: dict[str, tuple[Any, str, Any]] = {
     "a weight left in system RAM": (loading, "load_into", _left_in_system_ram),
     "an input of another dtype": (wan_model, "collapse_padding", _text_in_float32),
@@ -180,6 +189,7 @@ FAULTS: dict[str, tuple[Any, str, Any]] = {
 OVERTAKEN = {
     "a copy that is not waited for": (streaming._Transfers, "wait", _not_waited_for),
     "a copy that does not wait": (streaming._Transfers, "start", _too_early),
+    "an activation that is not waited for": (Offloaded, "tensor", _used_at_once),
     "staging memory filled too early": (streaming._Staging, "filled", _refilled),
 }
 
@@ -251,7 +261,7 @@ class _Block(nn.Module):
             linear.attach(LoRA(linear.in_features, linear.out_features, 2, 2.0).to("cuda"))
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = x + self.down(torch.nn.functional.gelu(self.up(x)))
+        result: Tensor = x + self.down(once(torch.sigmoid, self.up(x)))
         return result
 
 
@@ -279,7 +289,7 @@ def streamed(
         def forward(chosen: list[_Block]) -> Tensor:
             x = torch.randn(2, 3, 8, device="cuda", dtype=torch.bfloat16)
             for block in chosen:
-                x = run_block(block, x, recompute=recompute, offload=offload)
+                x = run_block(block, x, recompute=recompute, offload=offload, tier=Tier.IN_RAM if offload else Tier.ON_DEVICE)
             return x
 
         order = random.Random(f"{count} {swapped} {ring}")

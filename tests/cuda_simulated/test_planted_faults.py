@@ -29,13 +29,14 @@ def test_a_number_that_is_read_in_the_step_makes_the_host_wait(gpu: Gpu) -> None
 @pytest.mark.parametrize(
     ("fault", "pinned", "said"),
     [
+        ("an activation that is not waited for", True, "may not have written yet"),
         ("a copy that is not waited for", True, "may not have written yet"),
         ("a copy that does not wait", True, "may still read"),
         ("staging memory filled too early", False, "on the host at memory/streaming.py:_Transfers._copy overwrites"),
     ],
 )
 def test_a_copy_out_of_order_is_a_race(fault: str, pinned: bool, said: str, gpu: Gpu) -> None:
-    assert any(said in race for race in gpu("streamed", 4, 2, 1, pinned, False, False, fault)["races"])
+    assert any(said in race for race in gpu("streamed", 4, 2, 1, pinned, *[fault.startswith("an activation")] * 2, fault)["races"])
 
 
 def test_memory_freed_while_another_stream_reads_it_is_a_race(gpu: Gpu) -> None:

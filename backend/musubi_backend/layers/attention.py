@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UserError
+from .recompute import once
 
 MODES = ("torch", "flash", "flash3", "xformers", "sage")
 _PACKAGES = {"flash": "flash_attn", "flash3": "flash_attn_interface", "xformers": "xformers.ops", "sage": "sageattention"}
@@ -35,10 +36,16 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mode: str = "torch", bias: Tensor
         biases = [None] * q.shape[0] if bias is None else list(bias.expand(q.shape[0], -1, -1, -1).split(1))
         samples = zip(q.split(1), k.split(1), v.split(1), biases, strict=True)
         return torch.cat([attention(q1, k1, v1, mode, bias1) for q1, k1, v1, bias1 in samples])
+    # attention to few keys (text) is cheap to run again for what its output takes
+    run: Callable[..., Tensor] = once if k.shape[1] >= q.shape[1] else _again
     if mode != "torch" and bias is None:
-        return _kernel(mode)(q, k, v).flatten(2)
-    out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=bias)
-    return out.transpose(1, 2).flatten(2)
+        return run(_kernel(mode), q, k, v).flatten(2)
+    biases = () if bias is None else (bias,)
+    return run(F.scaled_dot_product_attention, q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), *biases).transpose(1, 2).flatten(2)
+
+
+def _again(kernel: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    return kernel(*inputs)
 
 
 def check_mode(mode: str, dtype: torch.dtype) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..architectures.card import HIGH, LOW
 from ..device import release
+from .blocks import KeptAttention
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,16 @@ class Experts(nn.Module):
     def gradient_checkpointing_cpu_offload(self, on: bool) -> None:
         for model in self.models.values():
             model.gradient_checkpointing_cpu_offload = on
+
+    @property
+    def kept_attention(self) -> KeptAttention:
+        kept: KeptAttention = self.models[LOW].kept_attention
+        return kept
+
+    @kept_attention.setter
+    def kept_attention(self, kept: KeptAttention) -> None:
+        for model in self.models.values():
+            model.kept_attention = kept
 
     def to(self, device: torch.device | str) -> Experts:  # type: ignore[override]
         """To system RAM, everything; to the device, whatever is to be there: all, or the active one."""

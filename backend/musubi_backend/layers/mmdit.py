@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import KEY_ALIGNMENT, attention
-from .blocks import run_block
+from .blocks import Checkpointed
 from .linear import Linear
 from .norms import RMSNorm, gated_residual, modulated_norm
 from .rope import Tables, apply_rope
@@ -181,7 +181,7 @@ class PatchEmbedding(nn.Module):
         self.proj = nn.Conv3d(channels, dim, (1, 2, 2), (1, 2, 2))
 
 
-class JointTransformer(nn.Module):
+class JointTransformer(Checkpointed):
     """The frame of these models: an architecture adds the embeddings, names the block lists and the head.
 
     around_blocks: called as around_blocks(run, x, count) in place of run(x) with all tokens [B, S, C], the first `count` of them of the
@@ -190,8 +190,6 @@ class JointTransformer(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.gradient_checkpointing = False
-        self.gradient_checkpointing_cpu_offload = False
         self.around_blocks: Callable[[Runner, Tensor, int], Tensor] | None = None
 
     @abstractmethod
@@ -215,11 +213,7 @@ class JointTransformer(nn.Module):
         blocks = [block for number, block in enumerate(block for part in self.block_lists() for block in part) if number not in skip]
 
         def run(x: Tensor) -> Tensor:
-            for block in blocks:
-                # what the last block would keep is needed at once, so recomputing it saves no memory
-                recompute = self.gradient_checkpointing and block is not blocks[-1]
-                x = run_block(block, x, shared, recompute=recompute, offload=self.gradient_checkpointing_cpu_offload)
-            return x
+            return self.run_in_turn(blocks, x, shared)
 
         return run(x) if self.around_blocks is None else self.around_blocks(run, x, shared.video)
 

@@ -12,7 +12,6 @@ import logging
 import mmap
 import weakref
 from functools import lru_cache
-from math import prod
 
 import torch
 from torch import Tensor
@@ -42,8 +41,8 @@ class Pool:
         self.free: list[Pinned] = []
 
     def take(self, x: Tensor) -> tuple[Tensor, Pinned]:
-        """(an empty tensor like x in pinned memory, what `give_back` is to get). Where the driver refuses it is ordinary memory, whose
-        copies the host waits for."""
+        """(an empty tensor like x, strides too, in pinned memory; what `give_back` is to get). Where the driver refuses it is ordinary
+        memory, whose copies the host waits for."""
         fitting = [one for one in self.free if len(one.memory) >= x.nbytes]
         if fitting:
             chosen = min(fitting, key=lambda one: len(one.memory))
@@ -52,7 +51,8 @@ class Pool:
             if self.free:  # too small ones make room
                 self.free.remove(min(self.free, key=lambda one: len(one.memory)))
             chosen = Pinned(x.nbytes)
-        return chosen.memory[: prod(x.shape) * x.element_size()].view(x.dtype).view(x.shape), chosen
+        strides = torch.empty_like(x, device="meta").stride()  # x's own, unless it has gaps or overlaps
+        return chosen.memory[: x.nbytes].view(x.dtype).as_strided(x.shape, strides), chosen
 
     def give_back(self, memory: Pinned) -> None:
         """What is asked of the device from now on may overwrite it: on the stream that read it."""

@@ -37,4 +37,6 @@ class MemorySettings(Settings):
     block_swap_ring_size: int = 2
     gradient_checkpointing: bool = False
     gradient_checkpointing_cpu_offload: bool = False
+    keep_attention_blocks: int = 0
+    offload_attention_blocks: int = 0
     compilation: CompileSettings = CompileSettings()

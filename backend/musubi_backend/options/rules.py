@@ -91,6 +91,9 @@ def _train(tool: Tool, args: Namespace) -> Iterator[str]:
         yield from _missing(args, ["vae", *_text_encoders(tool, args)], " to make samples while training")
     if args.blocks_to_swap and (args.compile or args.dynamo_backend != "NO") and not args.gradient_checkpointing:
         yield "--blocks_to_swap with --compile needs --gradient_checkpointing: compiled blocks keep weights for backward"
+    for name in ("keep_attention_blocks", "offload_attention_blocks"):
+        if getattr(args, name) and (args.compile or args.dynamo_backend != "NO"):
+            yield f"--{name} has no effect on compiled blocks, which are computed again as a whole: leave it or --compile out"
     if (args.min_timestep or 0) >= (1000 if args.max_timestep is None else args.max_timestep):
         yield f"--min_timestep {args.min_timestep or 0} must be below --max_timestep {args.max_timestep}"
     yield from _counts(args, "base_weights", "base_weights_multiplier")

@@ -22,6 +22,7 @@ from ..architectures.precision import asked_precision
 from ..dataset.batches import CachedDataset
 from ..dataset.config import load_config
 from ..errors import UserError
+from ..layers.blocks import KeptAttention
 from ..lora import run_network
 from ..memory.compiling import Compilation
 from . import checkpoints, continuing, distributed, metadata, optimizers, output_lock, saved_states, schedules, show_timesteps
@@ -157,9 +158,10 @@ def prepare(
     transformer = architecture.transformer(processes.device, precision.dtype).requires_grad_(False)
     lora = run_network.build(settings.network, architecture.card, transformer, seed, processes.device)
     if settings.memory.gradient_checkpointing:
-        offload = settings.memory.gradient_checkpointing_cpu_offload
+        memory, offload = settings.memory, settings.memory.gradient_checkpointing_cpu_offload
         switches: Any = transformer
         switches.gradient_checkpointing, switches.gradient_checkpointing_cpu_offload = True, offload
+        switches.kept_attention = KeptAttention(memory.keep_attention_blocks, memory.offload_attention_blocks)
         print(f"gradient checkpointing enabled. Activation CPU offloading: {offload}", flush=True)
 
     print("prepare optimizer, data loader etc.", flush=True)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...errors import UserError
 from ...layers.attention import KEY_ALIGNMENT, attention, repeated_key_biases
-from ...layers.blocks import run_block
+from ...layers.blocks import Checkpointed
 from ...layers.linear import Linear
 from ...layers.norms import LayerNorm, RMSNorm, gated_residual
 from ...layers.rope import Tables, apply_rope, even_widths, grid_positions, rope_tables
@@ -153,7 +153,7 @@ class ImageEmbedding(nn.Module):
         return tokens
 
 
-class WanTransformer(nn.Module):
+class WanTransformer(Checkpointed):
     """Predicts the velocity of noisy latents. Built without initial values: load weights, or fill the parameters."""
 
     def __init__(self, geometry: WanGeometry) -> None:
@@ -168,8 +168,6 @@ class WanTransformer(nn.Module):
         self.head = Head(geometry)
         if geometry.image_dim is not None:
             self.img_emb = ImageEmbedding(geometry)
-        self.gradient_checkpointing = False
-        self.gradient_checkpointing_cpu_offload = False
 
     def block_lists(self) -> list[nn.ModuleList]:
         """The repeated blocks, for checkpointing, streaming and compilation."""
@@ -209,13 +207,8 @@ class WanTransformer(nn.Module):
         context = self._context(text, image, dtype, device)
         rope = rope_tables(grid_positions(*grid, frame_indices), even_widths(self.geometry.dim // self.geometry.num_heads), x.device, dtype)
 
-        run = [index for index in range(len(self.blocks)) if index not in skip_blocks]
-        for index in run:
-            # what the last block would keep is needed at once, so recomputing it saves no memory
-            recompute = self.gradient_checkpointing and index != run[-1]
-            x = run_block(
-                self.blocks[index], x, condition, rope, context, recompute=recompute, offload=self.gradient_checkpointing_cpu_offload
-            )
+        run = [block for index, block in enumerate(self.blocks) if index not in skip_blocks]
+        x = self.run_in_turn(run, x, condition, rope, context)
         return self._unpatch(self.head(x, time), grid).float()
 
     def _context(self, text: Sequence[Tensor], image: Tensor | None, dtype: torch.dtype, device: torch.device) -> Context:

@@ -48,6 +48,8 @@ NEEDS: dict[str, tuple[Need, ...]] = {
     TRAIN: (
         _need("max_train_steps", "max_train_epochs="),
         _must("gradient_checkpointing_cpu_offload", "gradient_checkpointing"),
+        _must("keep_attention_blocks", "gradient_checkpointing"),
+        _must("offload_attention_blocks", "gradient_checkpointing"),
         _must("dim_from_weights", "network_weights"),
         _need("network_dim", "dim_from_weights="),
         _need("network_alpha", "dim_from_weights="),
