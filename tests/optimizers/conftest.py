@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +60,3 @@ class Problem:
 @pytest.fixture(scope="session")
 def problem(shared: Path) -> Problem:
     return Problem(shared / "golden" / "optimizers")
-
-
-@pytest.fixture
-def hyper() -> Callable[[dict[str, Any]], dict[str, Any]]:
-    return lambda metadata: json.loads(metadata["hyper"])

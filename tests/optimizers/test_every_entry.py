@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import json
 from typing import Any
 
 import pytest
 import torch
 from musubi_backend.errors import UserError
 from musubi_backend.optimizers import registry
+from musubi_backend.optimizers.automagic import Automagic, Automagic3
 from musubi_backend.optimizers.came import Came
 from musubi_backend.optimizers.entry import Entry
+from musubi_backend.optimizers.moments import EightBit, dynamic_code
 from musubi_backend.optimizers.plain import balanced
 from musubi_backend.training import optimizers
 from musubi_backend.training.settings import OptimizerSettings
@@ -89,6 +92,78 @@ def test_lora_rite_pairs_by_name_and_refuses_what_has_no_partner() -> None:
     settings = OptimizerSettings(optimizer_type="LoRA-RITE", optimizer_args=())
     with pytest.raises(UserError, match="leave loraplus_lr_ratio out"):
         optimizers.build(settings, 1e-3, [{"params": [weight], "lr": 1e-3} for _, weight in named])
+
+
+@pytest.mark.parametrize("entry", [entry for entry in registry.ENTRIES if entry.ours and entry.group == "8-bit"], ids=lambda one: one.name)
+def test_eight_bit_state_is_under_half_of_adamws(entry: Entry) -> None:
+    named = start(LARGE)
+    choice = made(entry, named, 1e-3)
+    train(choice, named, range(1))
+    held = 0
+    for _, weight in named:
+        state = choice.optimizer.state[weight]
+        assert state["exp_avg"].dtype == torch.uint8
+        held += sum(value.numel() * value.element_size() for value in state.values() if isinstance(value, torch.Tensor))
+    weights = sum(weight.numel() for _, weight in named)
+    assert held <= 0.45 * 8 * weights
+    assert held / weights <= entry.state + 0.1
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_the_code_is_the_fields_dynamic_one(signed: bool) -> None:
+    code = dynamic_code(signed)
+    assert len(code.unique()) == 256 and code[-1] == 1 and 0 in code
+    assert torch.equal(code[:-1], -code[:-1].flip(0)) if signed else code[0] == 0
+    theirs = pytest.importorskip("bitsandbytes.functional").create_dynamic_map(signed=signed)
+    torch.testing.assert_close(code, theirs, rtol=0, atol=1e-7)
+
+
+def test_averages_in_eight_bits_follow_small_changes_on_average() -> None:
+    keeper, states = EightBit(), [dict[str, Any]()]
+    value = torch.full((2048,), 0.01)
+    value[::256] = 1.0  # the largest of each block stays, so that all others must move against it
+    keeper.store("exp_avg_sq", states, [value], 0)
+    for step in range(1, 201):
+        [squares] = keeper.load("exp_avg_sq", states, [value])
+        squares *= 0.999  # half of a code's distance is over 1 %
+        squares[::256] = 1.0
+        keeper.store("exp_avg_sq", states, [squares], step)
+    [squares] = keeper.load("exp_avg_sq", states, [value])
+    others = squares.view(-1, 256)[:, 1:]
+    assert abs(others.mean() / (0.01 * 0.999**200) - 1) < 0.05
+
+
+def test_small_squares_are_not_zeros_in_eight_bits() -> None:
+    keeper, states = EightBit(), [dict[str, Any]()]
+    value = torch.logspace(-10, 0, 256)
+    keeper.store("exp_avg_sq", states, [value], 0)
+    [squares] = keeper.load("exp_avg_sq", states, [value])
+    assert bool((squares > 0).all()) and float((squares[80:] / value[80:] - 1).abs().max()) < 0.5
+
+
+@pytest.mark.parametrize("run", ["automagic_default", "automagic_lr1e-4"])
+def test_automagic_is_the_recorded_one_but_for_rounding_its_rates(problem: Any, run: str) -> None:
+    metadata, golden = problem.golden(run)
+    weights = problem.weights()
+    moved = max((golden[name][-1] - problem.start[name]).abs().max().item() for name in problem.names)
+    assert problem.furthest(problem.run(Automagic(weights, **json.loads(metadata["kwargs"])), weights), golden) <= 0.01 * moved
+
+
+def test_automagic3_raises_the_rate_of_steady_gradients_and_lowers_that_of_turning_ones() -> None:
+    for turning, goes in ((False, 1), (True, -1)):
+        weight = torch.nn.Parameter(torch.zeros(4, 8))
+        optimizer = Automagic3([weight], lr=1e-5)
+        for step in range(6):
+            weight.grad = torch.full_like(weight, -1.0 if turning and step % 2 else 1.0)
+            optimizer.step()
+        assert optimizer.state[weight]["log_rate"] == pytest.approx(3 * goes)  # of six steps three have seen four signs
+    noise = torch.Generator().manual_seed(0)
+    weight = torch.nn.Parameter(torch.zeros(64, 64))
+    optimizer = Automagic3([weight], lr=1e-5)
+    for _ in range(50):
+        weight.grad = torch.randn(64, 64, generator=noise)
+        optimizer.step()
+    assert abs(optimizer.state[weight]["log_rate"]) < 0.3
 
 
 def test_sinkgd_balances_rows_and_columns() -> None:

@@ -36,6 +36,27 @@ def test_an_unknown_name_lists_all_and_the_nearest() -> None:
     assert "did you mean 'Adafactor'?" in str(nearest.value) and all(name in str(nearest.value) for name in registry.names())
 
 
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("library.custom_hina_adaptive_adamw_optimizer.AdaptiveHinaAdamW", "AdaptiveHinaAdamW"),
+        ("HinaAdaptiveAdamW8bit", "AdaptiveHinaAdamW8bit"),
+        ("HinaAdamWOptimizer8bit", "HinaAdamW8bit"),
+        ("CustomAdamW", "HinaAdamW"),
+        ("CameAMP8bit", "Automagic_CameAMP8bit"),
+        ("Automagic_CameAMP_8Bit", "Automagic_CameAMP8bit"),
+        ("Automagic_CameAMP_COptim8bit", "Automagic_CameAMP_COptim8bit"),
+        ("COptim8bit", "COptim8bit"),
+        ("AutoMagic", "Automagic"),
+        ("Automagic_Sinkgd", "SinkGD"),
+        ("HinaANLO", "ANLO"),
+    ],
+)
+def test_names_of_sd_scripts_are_answered(written: str, name: str) -> None:
+    found = registry.find(written)
+    assert found is not None and found.name == name
+
+
 def test_retired_names_say_what_to_take_instead() -> None:
     for name, answer in RETIRED.items():
         named = [word.strip(",;.") for word in answer.rpartition("use ")[2].split()]

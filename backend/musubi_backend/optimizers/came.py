@@ -57,7 +57,8 @@ class Came(ExactState):
             Mask.of(group).move([ratio], [grad], [momentum], warming=state["step"] < group["warmup_steps"])
             rate = ratio * rate
         momentum.lerp_(update, 1 - beta1)
-        self._keeper.store("exp_avg", [state], [momentum])
+        seed = state["step"] * 100_003 + index
+        self._keeper.store("exp_avg", [state], [momentum], seed)
         direction = momentum.clone()
         if grad.ndim >= 2:
             direction *= inverse_root(state, "exp_avg_res", (update - momentum).square() + eps2, beta3)
@@ -67,4 +68,4 @@ class Came(ExactState):
             weight.mul_(1 - group["lr"] * group["weight_decay"])
         weight.sub_(direction * rate)
         if weight is not parameter:
-            write_back([parameter], [weight], state["step"] * 100_003 + index if group["stochastic_rounding"] else None)
+            write_back([parameter], [weight], seed if group["stochastic_rounding"] else None)

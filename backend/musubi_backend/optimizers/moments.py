@@ -16,7 +16,7 @@ class Keeper(Protocol):
 
     def load(self, name: str, states: list[State], like: list[Tensor]) -> list[Tensor]: ...
 
-    def store(self, name: str, states: list[State], values: list[Tensor]) -> None: ...
+    def store(self, name: str, states: list[State], values: list[Tensor], seed: int) -> None: ...
 
 
 class Whole:
@@ -29,42 +29,70 @@ class Whole:
                 state[name] = torch.zeros_like(tensor)
         return [state[name] for state in states]
 
-    def store(self, name: str, states: list[State], values: list[Tensor]) -> None:
+    def store(self, name: str, states: list[State], values: list[Tensor], seed: int) -> None:
         """Nothing to do."""
 
 
 class EightBit:
-    """One byte per number and one fp32 scale per 256 (arXiv:2110.02861), by bitsandbytes' kernels; a bucket is one call each way."""
+    """One byte per number and one fp32 scale per 256, the largest of them: blockwise with a dynamic code (arXiv:2110.02861).
+
+    Two things differ from the paper. Numbers are rounded by chance: an average of which a step changes a thousandth would never leave its
+    code when rounded to the nearest, so squares could not fall. And of squares the root is kept, as small squares would be zeros, which
+    the update is divided by. Weights that are updated together are coded together; a step waits for no number of the device.
+    """
 
     def __init__(self) -> None:
-        import bitsandbytes.functional as kernels
-
-        self._kernels = kernels
-        self._maps: dict[tuple[bool, torch.device], Tensor] = {}
+        self._codes: dict[tuple[bool, torch.device], Tensor] = {}
 
     def load(self, name: str, states: list[State], like: list[Tensor]) -> list[Tensor]:
-        """New fp32 tensors, zeros at first."""
+        """New tensors, zeros at first."""
         if name not in states[0]:
             return [torch.zeros_like(tensor) for tensor in like]
         codes, scales = torch.cat([state[name] for state in states]), torch.cat([state[f"{name}_scale"] for state in states])
-        flat = self._kernels.dequantize_blockwise(codes, absmax=scales, code=self._map(name, codes.device), blocksize=BLOCK)
-        pieces = flat.split([state[name].numel() for state in states])
-        return [piece[: tensor.numel()].view(tensor.shape) for piece, tensor in zip(pieces, like, strict=True)]
+        flat = self._code(name, codes.device)[codes.int()].view(-1, BLOCK) * scales.unsqueeze(1)
+        if _squares(name):
+            flat.square_()
+        pieces = flat.view(-1).split([state[name].numel() for state in states])
+        return [piece[: tensor.numel()].view(tensor.shape).to(tensor.dtype) for piece, tensor in zip(pieces, like, strict=True)]
 
-    def store(self, name: str, states: list[State], values: list[Tensor]) -> None:
+    def store(self, name: str, states: list[State], values: list[Tensor], seed: int) -> None:
+        """seed: of the rounding; another one for each step."""
         lengths = [-(-value.numel() // BLOCK) * BLOCK for value in values]
-        flat = torch.cat([_padded(value, length) for value, length in zip(values, lengths, strict=True)])
-        codes, kept = self._kernels.quantize_blockwise(flat, code=self._map(name, flat.device), blocksize=BLOCK)
-        scales = kept.absmax.split([length // BLOCK for length in lengths])
-        for state, code, scale in zip(states, codes.split(lengths), scales, strict=True):
-            state[name], state[f"{name}_scale"] = code.clone(), scale.clone()
+        blocks = torch.cat([_padded(value, length) for value, length in zip(values, lengths, strict=True)]).float().view(-1, BLOCK)
+        if _squares(name):
+            blocks = blocks.sqrt()
+        scales = blocks.abs().amax(1)
+        share = (blocks / scales.clamp_min(torch.finfo(torch.float32).tiny).unsqueeze(1)).view(-1)
+        code = self._code(name, share.device)
+        above = torch.searchsorted(code, share, out_int32=True).clamp_(1, len(code) - 1)
+        low = code[above - 1]
+        chance = torch.rand(share.shape, generator=torch.Generator(share.device).manual_seed(seed), device=share.device)
+        codes = (above - (chance * (code[above] - low) >= share - low).int()).to(torch.uint8)
+        kept = zip(states, codes.split(lengths), scales.split([length // BLOCK for length in lengths]), strict=True)
+        for state, part, scale in kept:
+            state[name], state[f"{name}_scale"] = part.clone(), scale.clone()
 
-    def _map(self, name: str, device: torch.device) -> Tensor:
-        """What each code stands for. Squares have no sign."""
-        signed = not name.endswith("_sq")
-        if (signed, device) not in self._maps:
-            self._maps[signed, device] = self._kernels.create_dynamic_map(signed=signed).to(device)
-        return self._maps[signed, device]
+    def _code(self, name: str, device: torch.device) -> Tensor:
+        signed = not _squares(name)
+        if (signed, device) not in self._codes:
+            self._codes[signed, device] = dynamic_code(signed).to(device)
+        return self._codes[signed, device]
+
+
+def dynamic_code(signed: bool) -> Tensor:
+    """What each of the 256 codes stands for, from small to large, in fp32: 0, 1 and the middles of equal parts of seven decades, twice as
+    many parts in each as in the one below. Without a sign the parts are half as wide."""
+    middles = []
+    for exponent in range(7):
+        edges = torch.linspace(0.1, 1.0, 2 ** (exponent + (not signed)) + 1, dtype=torch.float64)
+        middles.append((edges[1:] + edges[:-1]) / 2 * 10.0 ** (exponent - 6))
+    positive = torch.cat(middles)
+    ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    return torch.cat([ends, positive, -positive] if signed else [ends, positive]).sort().values.float()
+
+
+def _squares(name: str) -> bool:
+    return name.endswith("_sq")
 
 
 def _padded(value: Tensor, length: int) -> Tensor:

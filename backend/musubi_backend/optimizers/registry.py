@@ -16,6 +16,7 @@ from .table import eight_bit, family, libraries, usual
 from .table.retired import RETIRED
 
 ENTRIES: tuple[Entry, ...] = (*usual.ENTRIES, *eight_bit.ENTRIES, *libraries.ENTRIES, *family.ENTRIES)
+_SD_SCRIPTS = "library."
 GROUPS: tuple[str, ...] = tuple(dict.fromkeys(entry.group for entry in ENTRIES))
 
 
@@ -30,9 +31,12 @@ def _by_name() -> dict[str, Entry]:
 
 
 def find(name: str) -> Entry | None:
-    """The entry of a name; None where there is none. UserError for a name that is answered with another one (`table/retired.py`)."""
-    entry = None if "." in name else _by_name().get(plain(name))
-    answer = None if entry or "." in name else RETIRED.get(plain(name))
+    """The entry of a name; None where there is none. UserError for a name that is answered with another one (`table/retired.py`).
+
+    Class paths of sd-scripts' `library` are names of ours."""
+    key = plain(name.rpartition(".")[2] if name.startswith(_SD_SCRIPTS) else name)
+    entry = None if "." in key else _by_name().get(key)
+    answer = None if entry else RETIRED.get(key)
     if answer:
         raise UserError(f"--optimizer_type {name}: {answer}")
     return entry

@@ -104,8 +104,9 @@ class Staged(ExactState):
         squares = self._keeper.load("exp_avg_sq", bucket.states, grads)
         self.scale(group, bucket, momenta, grads)
         updates = self._direction(group, bucket, momenta, squares, grads)
-        self._keeper.store("exp_avg", bucket.states, momenta)
-        self._keeper.store("exp_avg_sq", bucket.states, squares)
+        seed = step * 1009 + index
+        self._keeper.store("exp_avg", bucket.states, momenta, 2 * seed)
+        self._keeper.store("exp_avg_sq", bucket.states, squares, 2 * seed + 1)
         if updates is None:
             return
         if group["use_cautious"]:
@@ -125,7 +126,7 @@ class Staged(ExactState):
         if projection is not None:
             projection.apply(weights, group["spd_lambda"])
         if weights[0] is not bucket.parameters[0]:
-            write_back(bucket.parameters, weights, step * 1009 + index if group["stochastic_rounding"] else None)
+            write_back(bucket.parameters, weights, seed if group["stochastic_rounding"] else None)
 
     def _direction(
         self, group: Group, bucket: Bucket, momenta: list[Tensor], squares: list[Tensor], grads: list[Tensor]

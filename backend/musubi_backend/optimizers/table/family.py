@@ -90,6 +90,14 @@ _LORA_PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 _OF = "hinablue/sd-scripts 0a888dc; the papers named with each argument"
 _FIXED: Mapping[str, Any] = {"eight_bit": False, "compile_step": False}
+_EIGHT: Mapping[str, Any] = {"eight_bit": True, "compile_step": False, "spd_anchor": "zero"}  # an anchor is as large as a weight
+_EIGHT_HINA: Mapping[str, Any] = {**_EIGHT, "legacy": False}
+_COPTIM: Mapping[str, Any] = {"use_cautious": True, "use_grams": False}
+_EIGHT_HELP = " in 8 bits; SPD pulls to 0."
+
+
+def _without(arguments: tuple[Argument, ...], *names: str) -> tuple[Argument, ...]:
+    return tuple(argument for argument in arguments if argument.name not in names)
 
 
 _CAME = (
@@ -102,16 +110,21 @@ _CAME = (
     *_ADAPTIVE[6:],
     ROUNDING,
 )
+_FACTORED = (
+    number("eps", 1e-30, 0, 1, "Added to squares."), _CAME[2], share("beta2", 0.999, "How slowly squares follow."), decay(), ROUNDING,
+)  # fmt: skip
 _AMP = "arXiv:2307.02047, with the mask of learning rates of the Automagic series"
 
 
-def _without(arguments: tuple[Argument, ...], *names: str) -> tuple[Argument, ...]:
-    return tuple(argument for argument in arguments if argument.name not in names)
-
-
-def _amp(name: str, help: str, **fixed: bool) -> Entry:
+def _amp(name: str, help: str, aliases: tuple[str, ...] = (), **fixed: bool) -> Entry:
     fixed = {"use_lr_mask": True, "eight_bit": False, **fixed}
-    return Entry(name, "Own", ".came:Came", help, _AMP, 4.3, fixed=fixed, arguments=_without(_CAME, *fixed))
+    group, state = ("8-bit", 1.6) if fixed["eight_bit"] else ("Own", 4.6)
+    return Entry(name, group, ".came:Came", help, _AMP, state, aliases, fixed=fixed, arguments=_without(_CAME, *fixed))
+
+
+def _small(presets: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
+    """Presets without what 8 bits fix."""
+    return {preset: {name: value for name, value in values.items() if name not in _EIGHT} for preset, values in presets.items()}
 
 
 ENTRIES: tuple[Entry, ...] = (
@@ -131,11 +144,48 @@ ENTRIES: tuple[Entry, ...] = (
         learning_rate=8e-4, fixed=_FIXED,
     ),
     Entry(
-        "CAME", "Low memory", ".came:Came", "Adafactor with confidence: momentum, rows and columns of squares.", "arXiv:2307.02047", 4.3,
+        "AdaptiveHinaAdamW8bit", "8-bit", ".hina:AdaptiveHinaAdamW", f"AdaptiveHinaAdamW with averages{_EIGHT_HELP}", _OF, 2.1,
+        ("HinaAdaptiveAdamW8bit",), arguments=_without((*_ADAPTIVE, *_HINA), *_EIGHT_HINA), presets=_small(_ADAPTIVE_PRESETS),
+        names=True, learning_rate=1e-3, fixed=_EIGHT_HINA,
+    ),
+    Entry(
+        "HinaAdamW8bit", "8-bit", ".hina:HinaAdamW", f"HinaAdamW with averages{_EIGHT_HELP}", _OF, 2.1, ("HinaAdamWOptimizer8bit",),
+        arguments=_without((*_LORA, *_HINA), *_EIGHT_HINA), presets=_small(_LORA_PRESETS), names=True, learning_rate=8e-4,
+        fixed=_EIGHT_HINA,
+    ),
+    Entry(
+        "COptim8bit", "8-bit", ".staged:StagedAdamW", "Cautious AdamW with averages in 8 bits.", "arXiv:2411.16085, arXiv:2110.02861",
+        2.1, arguments=_without(_STAGED, *_COPTIM, *_EIGHT), fixed={**_COPTIM, **_EIGHT},
+    ),
+    Entry(
+        "COptim", "Own", ".staged:StagedAdamW", "Cautious AdamW.", "arXiv:2411.16085", 8, arguments=_without(_STAGED, *_COPTIM, *_FIXED),
+        fixed={**_COPTIM, **_FIXED},
+    ),
+    Entry(
+        "CAME", "Low memory", ".came:Came", "Adafactor with confidence: momentum, rows and columns of squares.", "arXiv:2307.02047", 4.6,
         arguments=_CAME, fixed={"eight_bit": False},
     ),
     _amp("Automagic_CameAMP", "CAME whose learning rates follow how steady the gradients of each tensor are."),
     _amp("Automagic_CameAMP_COptim", "Automagic_CameAMP, cautious.", use_cautious=True),
+    _amp("Automagic_CameAMP8bit", "Automagic_CameAMP with momentum in 8 bits.", ("CameAMP8bit",), eight_bit=True),
+    _amp("Automagic_CameAMP_COptim8bit", "The same, cautious.", use_cautious=True, eight_bit=True),
+    Entry(
+        "Automagic", "Own rate", ".automagic:Automagic", "A rate for each weight, which rises while its update keeps its sign.",
+        "ostris/ai-toolkit, toolkit/optimizers/automagic.py", 5.3, ("Automagic1",), learning_rate=1e-6,
+        rate="where each weight begins; 1e-6 is usual", arguments=(
+            number("min_lr", 1e-7, 0, 1, "Lowest rate of a weight."), number("max_lr", 1e-3, 0, 10, "Highest rate of a weight."),
+            number("lr_bump", 1e-6, 0, 1, "Change of a weight's rate in one step."), *_FACTORED,
+        ),
+    ),
+    Entry(
+        "Automagic3", "Own rate", ".automagic:Automagic3",
+        "One rate, which rises while updates keep their signs and falls when they turn each time.",
+        "ostris/ai-toolkit, toolkit/optimizers/automagic3.py", 1.3, ("Automagicv3",), learning_rate=1e-5,
+        rate="where it begins; 1e-6 to 1e-4", arguments=(
+            number("min_lr", 1e-8, 0, 1, "Lowest rate."), number("max_lr", 1e-2, 0, 10, "Highest rate."),
+            whole("polarity_history", 4, 2, 8, "Updates in a row that count."), *_FACTORED,
+        ),
+    ),
     Entry(
         "SinkGD", "Low memory", ".plain:Sinkgd", "Rows and columns of the momentum brought to one length.", "arXiv:2502.06742", 4,
         ("Automagic_Sinkgd",), rate="2e-5 to 1e-3 for a LoRA", learning_rate=5e-5,
