@@ -7,7 +7,20 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from . import batch, cache, caption, dataset, expert_settings, lora_tools, system, training_monitor, training_settings, video, viewer
+from . import (
+    batch,
+    cache,
+    caption,
+    dataset,
+    expert_settings,
+    lora_tools,
+    system,
+    tensorboard,
+    training_monitor,
+    training_settings,
+    video,
+    viewer,
+)
 from .families import families
 from .generate import generator
 from .models import model_paths
@@ -29,7 +42,7 @@ NODES: tuple[type[Node], ...] = (
     *_of(training_settings, expert_settings),
     *(lora_trainer(*family) for family in _FAMILIES),
     *(generator(*family) for family in _FAMILIES),
-    *_of(video, batch, lora_tools, training_monitor, system),
+    *_of(video, batch, lora_tools, training_monitor, tensorboard, system),
 )
 """In the order of help and names."""
 

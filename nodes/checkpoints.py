@@ -78,15 +78,29 @@ def _file(host: Host, line: str) -> Path:
 
 def _folder(host: Host, name: str) -> Path:
     """The run folder of an output name (the newest of several), else a folder by its path."""
-    runs = host.home / "runs"
-    if runs.is_dir() and "/" not in name and "\\" not in name:
-        mine = [path for path in runs.iterdir() if path.is_dir() and path.name.rpartition("-")[0] == name]
-        if mine:
-            return max(mine, key=lambda path: path.stat().st_mtime_ns)
+    found = _newest_run(host.home, name)
+    if found is not None:
+        return found
     path = guard.inside(name, host.allowed_roots(), "checkpoints", relative_to=(host.home, host.loras_dir()))
     if not path.is_dir():
         raise UserError(f"checkpoints: {path} is neither a training of this pack nor a folder")
     return path
+
+
+def run_folder(home: Path, name: str, what: str) -> Path:
+    """The newest run folder of an output name. UserError where there is none; what: the widget that named it."""
+    found = _newest_run(home, name)
+    if found is None:
+        raise UserError(f"{what}: there is no training {name!r} (any more)")
+    return found
+
+
+def _newest_run(home: Path, name: str) -> Path | None:
+    runs = home / "runs"
+    if not runs.is_dir() or "/" in name or "\\" in name:
+        return None
+    mine = [path for path in runs.iterdir() if path.is_dir() and path.name.rpartition("-")[0] == name]
+    return max(mine, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
 def _of_folder(folder: Path) -> list[Checkpoint]:

@@ -13,6 +13,12 @@ BETWEEN_MEMORY = 5.0
 LOOK_WHILE_PAUSED = 0.2
 """Between two looks of a paused training for the request that lets it continue."""
 
+LOOK_WHILE_SERVING = 0.1
+"""Between two looks of a server for the request to stop."""
+
+BETWEEN_RELOADS = 5.0
+"""Between two looks of TensorBoard for what is new in its logs, which are written every few seconds."""
+
 WITHIN_GROUP = 7 * 24 * 3600.0
 """How long processes wait for the main one: it may save to a slow disk or make samples for hours. When a process is gone, the others are
 reported at once all the same."""

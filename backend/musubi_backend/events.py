@@ -203,6 +203,14 @@ class Output(Event):
 
 
 @dataclass(frozen=True)
+class Address(Event):
+    """A tool that serves something can be reached now, by a browser on the same machine."""
+
+    kind: ClassVar[str] = "address"
+    url: str
+
+
+@dataclass(frozen=True)
 class LoRAReport(Event):
     """What a LoRA tool found, in lines for people."""
 
@@ -225,7 +233,7 @@ KINDS: dict[str, type[Event]] = {
     kind.kind: kind
     for kind in (
         Start, Phase, Progress, Step, Validation, Memory, Saving, Saved, Sampling, Sample, Keep, Request, Stopping, Ended, Warned,
-        Output,
+        Output, Address,
         LoRAReport, LoRAError,
     )
 }  # fmt: skip

@@ -28,6 +28,7 @@ class Progress:
     pace      how fast its steps are
     requests  what became of requests to it
     outcome   how it was stopped, in its own words
+    address   where a browser finds what it serves, "" for nothing
     warnings  what it says that does not end it, each once
     """
 
@@ -55,6 +56,7 @@ class Progress:
     outcome: str = ""
     warnings: list[str] = field(default_factory=list)
     ended: events.Ended | None = None
+    address: str = ""
     version: int = 0
 
     @property
@@ -143,6 +145,8 @@ class EventFollower:
             progress.sample = event.path
         elif isinstance(event, events.Warned):
             self._warn(event.text)
+        elif isinstance(event, events.Address):
+            progress.address = event.url
         elif isinstance(event, events.Output) and event.path and not progress.training:
             progress.phase = f"saved {short(event.path)}"
 

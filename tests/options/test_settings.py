@@ -33,6 +33,7 @@ from musubi_backend.options.option import (
     LORA_EMA,
     LORA_EXTRACT,
     LORA_MERGE,
+    TENSORBOARD,
     TRAIN,
     VIDEO_CONVERT,
     VIEW_DATASET,
@@ -51,6 +52,7 @@ from musubi_backend.tools.settings import (
     ExtractSettings,
     InspectSettings,
     MergeSettings,
+    TensorBoardSettings,
     VideoConvertSettings,
     ViewSettings,
 )
@@ -70,6 +72,7 @@ VERBS: dict[str, tuple[type[Settings], ...]] = {
     INSPECT_DATASET: (InspectSettings,),
     VIEW_DATASET: (ViewSettings,),
     VIDEO_CONVERT: (VideoConvertSettings,),
+    TENSORBOARD: (TensorBoardSettings,),
     DEMO_MODELS: (DemoModelSettings,),
     DEMO_DATASET: (DemoClipSettings,),
 }

@@ -142,3 +142,10 @@ class VideoConvertSettings(Settings):
     output: str = ""
     format: str | None = None
     fps: int | None = None
+
+
+@dataclass(frozen=True)
+class TensorBoardSettings(Settings):
+    """`tensorboard`: the folder of logs."""
+
+    logging_dir: str = ""

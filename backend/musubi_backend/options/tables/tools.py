@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...architectures import cards, cards_of_caches, default_card, part_of
-from ..option import DEMO_DATASET, DEMO_MODELS, INSPECT_DATASET, VIDEO_CONVERT, VIEW_DATASET, Group, Option
+from ..option import DEMO_DATASET, DEMO_MODELS, INSPECT_DATASET, TENSORBOARD, VIDEO_CONVERT, VIEW_DATASET, Group, Option
 
 _DEMOS = [module for card_id in cards() if (module := part_of(card_id, "demo")) is not None]
 CAPTIONER = "qwen_vl"
@@ -72,6 +72,11 @@ GROUPS = (
             ),
             Option("--fps", int, minimum=1, maximum=240, unit="frames/s", help="Speed the result plays at. Default: that of the input."),
         ),
+    ),
+    Group(
+        "TensorBoard",
+        (TENSORBOARD,),
+        (Option("--logging_dir", required=True, path="any", help="Folder with logs of trainings, and of any below it."),),
     ),
     Group(
         "Inspection",
