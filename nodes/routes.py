@@ -2,9 +2,10 @@
 
     GET  /musubi_tuner/dataset_view/<id>   the items of a page, as `views.for_the_page`
     POST /musubi_tuner/caption             {"view", "number", "before", "caption"} -> {"caption"}
-    GET  /musubi_tuner/allowed_folders     {"folders": those the user has allowed}
+    GET  /musubi_tuner/allowed_folders     {"folders": those the user has allowed, "own": those that ComfyUI allows}
     POST /musubi_tuner/allowed_folders     {"folders": [...]} -> {"folders"}
-    GET  /musubi_tuner/backend             {"home", "engine", "installed", "command": what installs it, to be typed on a terminal}
+    GET  /musubi_tuner/backend             {"home", "engine", "installed", "command": what installs it, to be typed on a terminal,
+                                            "other_engine": what switches to the engine that is there too, else null}
 
 What changes something takes POST with JSON from our own page only: browsers send forms, but no JSON, to other sites unasked, and say
 where a request comes from. A page whose name was made to mean this machine (DNS rebinding) is recognised by the Host it asks for. Errors
@@ -24,6 +25,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from ..backend.musubi_backend.documents import parse_json
 from ..backend.musubi_backend.errors import UserError
+from ..installer.settings_rules import ENGINES
 from . import views
 from .jobs import config as configuration
 from .spec import Host
@@ -61,7 +63,10 @@ def add_routes(routes: Any, host: Callable[[], Host]) -> None:
     @routes.get("/musubi_tuner/allowed_folders")
     async def allowed_folders(request: Any) -> Any:
         try:
-            return web.json_response({"folders": [str(root) for root in configuration.load(host().home).allowed_roots]})
+            here = host()
+            folders = configuration.load(here.home).allowed_roots
+            own = [str(root) for root in here.allowed_roots() if root not in folders]
+            return web.json_response({"folders": [str(root) for root in folders], "own": own})
         except UserError as error:
             return web.json_response({"error": str(error)}, status=400)
 
@@ -73,8 +78,16 @@ def add_routes(routes: Any, host: Callable[[], Host]) -> None:
             return web.json_response({"error": str(error)}, status=400)
         installed = settings.interpreter is not None and settings.interpreter.is_file()
         command = f'"{sys.executable}" "{configuration.PACK_ROOT / "install.py"}"'
-        answer = {"home": str(settings.home), "engine": settings.engine, "installed": installed, "command": command}
-        return web.json_response(answer)
+        other = next(engine for engine in ENGINES if engine != settings.engine)
+        return web.json_response(
+            {
+                "home": str(settings.home),
+                "engine": settings.engine,
+                "installed": installed,
+                "command": command,
+                "other_engine": f"{command} --engine {other}" if settings.musubi_path else None,
+            }
+        )
 
     @routes.post("/musubi_tuner/allowed_folders")
     async def allow_folders(request: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,7 +34,9 @@ def send(home: Path, part: Any) -> Callable[..., tuple[int, Any]]:
     def send(method: str, path: str = ROUTE, **options: Any) -> tuple[int, Any]:
         async def request() -> tuple[int, Any]:
             routes = web.RouteTableDef()
-            part("nodes.routes").add_routes(routes, lambda: SimpleNamespace(home=home))
+            part("nodes.routes").add_routes(
+                routes, lambda: SimpleNamespace(home=home, allowed_roots=lambda: [home, *map(Path, saved(home)["allowed_roots"])])
+            )
             app = web.Application()
             app.add_routes(routes)
             async with TestClient(TestServer(app)) as client, client.request(method, path, **options) as answer:
@@ -44,15 +47,26 @@ def send(home: Path, part: Any) -> Callable[..., tuple[int, Any]]:
     return send
 
 
+def test_the_page_shows_the_commands_of_the_installer(home: Path, send: Any, part: Any) -> None:
+    command = f'"{sys.executable}" "{part("nodes.jobs.config").PACK_ROOT / "install.py"}"'
+    expected = {"home": str(home), "engine": "builtin", "installed": False, "command": command, "other_engine": None}
+    assert send("GET", "/musubi_tuner/backend") == (200, expected)
+    musubi = {"path": "/musubi", "python": "/musubi/python"}
+    (home / "config.json").write_text(json.dumps({**saved(home), "interpreter": sys.executable, "musubi_tuner": musubi}), encoding="utf-8")
+    expected |= {"installed": True, "other_engine": f"{command} --engine musubi-tuner"}
+    assert send("GET", "/musubi_tuner/backend") == (200, expected)
+
+
 def saved(home: Path) -> Any:
     return json.loads((home / "config.json").read_text(encoding="utf-8"))
 
 
 def test_the_page_reads_and_changes_them_and_nothing_else_in_the_file(home: Path, send: Any) -> None:
     clips = home.parent / "clips"
-    assert send("GET") == (200, {"folders": []})
+    assert send("GET") == (200, {"folders": [], "own": [str(home)]})
     assert send("POST", json={"folders": [f" {clips} ", "", str(clips)]}, headers=PAGE) == (200, {"folders": [str(clips)]})
     assert saved(home) == {"interpreter": "/venv/python", "engine": "builtin", "allowed_roots": [str(clips)]}
+    assert send("GET") == (200, {"folders": [str(clips)], "own": [str(home)]})
     clips.rmdir()  # a disk that is away: what was allowed stays allowed
     assert send("POST", json={"folders": [str(clips)]}, headers=PAGE)[0] == 200
     assert send("POST", json={"folders": []}, headers=PAGE) == (200, {"folders": []})

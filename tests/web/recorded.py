@@ -100,6 +100,21 @@ class Recorded:
             "keeper": 1,
         }
         self.asked: list[tuple[str, Any]] = []
+        self.settings: dict[str, Any] = {"generation": "wait", "restarts": 0, "keep_jobs": 500}
+        self.runs = [
+            {
+                "run": f"{name}-5d0c31f2a9",
+                "name": name,
+                "bytes": size,
+                "states": 2,
+                "loras": 3,
+                "samples": 12,
+                "modified": NOW,
+                "jobs": [],
+                "busy": busy,
+            }
+            for name, size, busy in (("old", 700_000_000, False), ("my_cat", 900_000_000, True))
+        ]
         self.broken = False
         self.video = b""
 
@@ -110,10 +125,27 @@ class Recorded:
         if self.broken:
             return 400, {"error": "config.json is damaged: line 3 is not JSON. Fix it or remove it."}
         if parts == ["jobs"]:
-            return 200, {"jobs": self.jobs, "total": len(self.jobs), "more": False, "queue": self.queue, "settings": {}}
+            return 200, {"jobs": self.jobs, "total": len(self.jobs), "more": False, "queue": self.queue, "settings": self.settings}
         if parts == ["queue"]:
             self.queue = {**self.queue, "waiting": body["order"]}
             return 200, {"queue": self.queue}
+        if parts == ["queue_settings"]:
+            if body.get("restarts", 0) > 10:
+                return 400, {"error": "restarts of queue is 11, and a whole number from 0 to 10 is needed"}
+            self.settings |= body
+            return 200, {"settings": self.settings}
+        if parts == ["allowed_folders"]:
+            return 200, {"folders": body["folders"]} if body else {"folders": ["/data/clips"], "own": ["/comfy/input"]}
+        if parts == ["backend"]:
+            install = '"python" "install.py"'
+            other = f"{install} --engine musubi-tuner"
+            return 200, {"home": "/home/me", "engine": "builtin", "installed": False, "command": install, "other_engine": other}
+        if parts == ["storage"]:
+            return 200, {"jobs": {"count": len(self.jobs), "bytes": 1}, "runs": self.runs}
+        if parts == ["clean"]:
+            self.runs = [run for run in self.runs if run["run"] not in body["runs"]]
+            self.jobs = [one for one in self.jobs if one["id"] not in body["jobs"]]
+            return 200, {"removed": body["runs"] + body["jobs"], "kept": [], "bytes": 700_000_000}
         known = {one["id"]: one for one in self.jobs}
         if parts[0] != "jobs" or parts[1] not in known:
             return 404, {"error": "this job is not there any more"}

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import Browser
+from browser import Browser, opened
 
 from .recorded import STATES, Recorded, job, page
 
@@ -35,6 +35,13 @@ class Tab:
     def press(self, words: str) -> None:
         buttons = "[...document.querySelectorAll('.mt-detail button, .mt-bar-top button')]"
         self.browser.run(f"{buttons}.find(one => (one.innerText || one.ariaLabel).trim() === args[0]).click(); return 1;", words)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """One window for all: each test has an origin of its own, so none finds what another left in the browser."""
+    with opened(tmp_path_factory.mktemp("window")) as window:
+        yield window
 
 
 @pytest.fixture
@@ -167,6 +174,54 @@ def test_a_toast_tells_of_each_end_in_the_background_once_over_tabs_and_reloads(
     assert [one["summary"] for one in tab.browser.run("return window.app.toasts;")] == ["4 jobs in the background have ended"]
 
 
+def test_the_settings_of_the_pack_are_read_and_saved(tab: Tab) -> None:
+    tab.open()
+    tab.browser.run("const made = app.extensions.flatMap(one => one.settings ?? []).map(one => one.type()); document.body.append(...made);")
+    field = "document.querySelector('.musubi-{}')"
+    tab.browser.wait(f"{field.format('generation')}.value === 'wait' && {field.format('keep_jobs')}.value === '500' ? 1 : 0")
+    box = "document.querySelector('.musubi-allowed-folders')"
+    tab.browser.wait(f"{box}.value === '/data/clips' ? 1 : 0")
+    assert "/comfy/input" in tab.browser.run(f"return {box}.parentElement.querySelector('ul').textContent;")
+    tab.browser.wait("document.querySelector('.musubi-backend code') ? 1 : 0")
+    assert [*tab.browser.run("return [...document.querySelectorAll('.musubi-backend code')].map(one => one.textContent);")] == [
+        '"python" "install.py"',
+        '"python" "install.py" --engine musubi-tuner',
+    ]
+    saved: list[tuple[str, str, object]] = [("generation", "go_ahead", "go_ahead"), ("keep_jobs", "", None), ("restarts", "2", 2)]
+    for name, text, value in saved:
+        there = field.format(name)
+        tab.browser.run(f"{there}.value = args[0]; {there}.dispatchEvent(new Event('change'));", text)
+        tab.browser.wait(f"{there}.nextElementSibling.textContent === 'saved' ? 1 : 0")
+        assert tab.recorded.asked[-1] == ("queue_settings", {name: value})
+    there = field.format("restarts")
+    tab.browser.run(f"{there}.value = 11; {there}.dispatchEvent(new Event('change'));")
+    tab.browser.wait(f"{there}.nextElementSibling.textContent.includes('from 0 to 10') ? 1 : 0")
+
+
+def test_what_takes_space_is_chosen_and_removed_but_nothing_that_is_trained(tab: Tab) -> None:
+    tab.open()
+    tab.press("Clean up…")
+    rows = "[...document.querySelectorAll('.mt-storage label')]"
+    tab.browser.wait(f"{rows}.length ? 1 : 0")
+    assert tab.browser.run(f"return {rows}.map(one => one.querySelector('input').disabled);") == [True, False, False]
+    assert "700 MB · 2 states, 3 LoRAs, 12 samples" in tab.browser.run(f"return {rows}[1].innerText;")
+    buttons = "[...document.querySelectorAll('dialog .mt-button')]"
+    tab.browser.run(f"{rows}[1].querySelector('input').click(); {rows}[2].querySelector('input').click();")
+    press = f"{buttons}.findLast(one => one.innerText.trim() === 'Remove').click();"
+    tab.browser.run(press)
+    assert tab.recorded.asked == [], "it is asked twice"
+    ended = sorted(one["id"] for one in STATES.values() if one["state"] == "ended")
+    tab.browser.run(press)
+    tab.browser.wait("document.querySelector('dialog .mt-said').textContent.startsWith('700 MB') ? 1 : 0")
+    [(route, asked)] = tab.recorded.asked
+    assert route == "clean" and {**asked, "jobs": sorted(asked["jobs"])} == {
+        "runs": ["old-5d0c31f2a9"],
+        "jobs": ended,
+        "states_only": False,
+    }
+    tab.browser.wait(f"{rows}.length === 1 ? 1 : 0")
+
+
 def test_texts_are_there_in_every_language_and_none_is_unused() -> None:
     web = Path(__file__).resolve().parents[2] / "web"
     texts = {name: json.loads((web / "texts" / f"{name}.json").read_text(encoding="utf-8")) for name in ("en", "ja", "zh")}
@@ -174,7 +229,19 @@ def test_texts_are_there_in_every_language_and_none_is_unused() -> None:
     assert holes["ja"] == holes["en"] and holes["zh"] == holes["en"]
     scripts = [path for path in web.rglob("*.js") if "vendor" not in path.parts]
     code = "".join(path.read_text(encoding="utf-8") for path in scripts)
-    made: tuple[str, ...] = ("state.", "kind.", "list.kind.", "do.", "how.", "chart.", "content.", "fact.", "tab.", "settings.")
+    made: tuple[str, ...] = (
+        "state.",
+        "kind.",
+        "list.kind.",
+        "do.",
+        "queue.generation.",
+        "how.",
+        "chart.",
+        "content.",
+        "fact.",
+        "tab.",
+        "settings.",
+    )
     assert [key for key in texts["en"] if f'"{key}"' not in code and not key.startswith(made)] == [], "no script says these"
     assert set(re.findall(r'\bsay\(\s*"([^"]+)"', code)) - set(texts["en"]) == set(), "no table has these"
 

@@ -33,8 +33,8 @@ export class Refused extends Error {
   }
 }
 
-/** @param {string} path @param {any} [body] @returns {Promise<any>} */
-async function ask(path, body) {
+/** What a route of the pack answers; with a body it is a POST. Throws `Refused`. @param {string} path @param {any} [body] @returns {Promise<any>} */
+export async function ask(path, body) {
   const options = body === undefined ? {} : { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
   const answer = await api.fetchApi(`${ROOT}/${path}`, { cache: "no-store", ...options });
   const values = await answer.json().catch(() => ({}));

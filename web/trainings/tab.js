@@ -5,6 +5,7 @@ import { DetailView } from "./detail.js";
 import { addStylesheet, button, element, keepKeys, setText } from "./element.js";
 import { List } from "./list.js";
 import { jobs } from "./server.js";
+import { openStorage } from "./storage.js";
 import { loadWords, say } from "./words.js";
 
 export const TAB = "musubi-tuner-trainings";
@@ -18,7 +19,7 @@ class Trainings {
     this.inside = element("div", { class: "mt-inside" }, this.list.whole);
     this.heading = element("h1", { class: "mt-heading" }, say("tab"));
     this.wide = button(say("large"), () => this._enlarge(), { icon: "pi-window-maximize", only: true });
-    this.bar = element("div", { class: "mt-bar-top" }, this.heading, button(say("refresh"), () => this._refresh(), { icon: "pi-refresh", only: true }), this.wide);
+    this.bar = element("div", { class: "mt-bar-top" }, this.heading, button(say("refresh"), () => this._refresh(), { icon: "pi-refresh", only: true }), button(say("storage.open"), openStorage, { icon: "pi-trash", only: true }), this.wide);
     this.whole = element("div", { class: "mt-trainings" }, this.bar, this.inside);
     keepKeys(this.whole);
     this.whole.addEventListener("wheel", (event) => event.stopPropagation(), { passive: true });
