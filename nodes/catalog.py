@@ -14,6 +14,7 @@ from . import (
     dataset,
     expert_settings,
     lora_tools,
+    resource_monitor,
     system,
     tensorboard,
     training_monitor,
@@ -42,7 +43,7 @@ NODES: tuple[type[Node], ...] = (
     *_of(training_settings, expert_settings),
     *(lora_trainer(*family) for family in _FAMILIES),
     *(generator(*family) for family in _FAMILIES),
-    *_of(video, batch, lora_tools, training_monitor, tensorboard, system),
+    *_of(video, batch, lora_tools, training_monitor, resource_monitor, tensorboard, system),
 )
 """In the order of help and names."""
 

@@ -16,6 +16,9 @@ LOOK_WHILE_PAUSED = 0.2
 LOOK_WHILE_SERVING = 0.1
 """Between two looks of a server for the request to stop."""
 
+BETWEEN_LOOKS = 0.25
+"""Between two looks at what processes take: a peak of a step lasts about so long, and a look costs a millisecond."""
+
 BETWEEN_RELOADS = 5.0
 """Between two looks of TensorBoard for what is new in its logs, which are written every few seconds."""
 

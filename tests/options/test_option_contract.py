@@ -20,7 +20,17 @@ DONE = (
 )  # fmt: skip
 LORA_TOOLS = ("lora_post_hoc_ema", "convert_lora", "merge_lora")
 CAPTION = "caption_images_by_qwen_vl"  # its flags: tests/caption
-OWN = ("combine_lora", "extract_lora", "demo_models", "demo_dataset", "video_convert", "inspect_dataset", "tensorboard", "view_dataset")
+OWN = (
+    "combine_lora",
+    "extract_lora",
+    "demo_models",
+    "demo_dataset",
+    "video_convert",
+    "inspect_dataset",
+    "tensorboard",
+    "resources",
+    "view_dataset",
+)
 
 # What differs on purpose. Where musubi-tuner always wants a model or a prompt, ours wants them only when they are used (decoding a
 # latent needs neither); its default multiplier of the two older generators is no list, and breaks there when it is used.

@@ -23,6 +23,7 @@ from .option import (
     LORA_EMA,
     LORA_EXTRACT,
     LORA_MERGE,
+    RESOURCES,
     TENSORBOARD,
     TRAIN,
     VIDEO_CONVERT,
@@ -77,6 +78,7 @@ _VERBS = {
     INSPECT_DATASET: ("tools.inspect_dataset", "say what a dataset file comes to, and what of it cannot be used and why"),
     VIEW_DATASET: ("tools.view_dataset", "show a page of a dataset: a contact sheet, buckets, frame windows, captions"),
     VIDEO_CONVERT: ("tools.video_convert", "turn a video, or a folder of png files, into mp4, webm, gif or png files"),
+    RESOURCES: ("tools.resources", "say what GPUs, system RAM and processes take, now and at most"),
     TENSORBOARD: ("tools.tensorboard", "show logs of trainings in TensorBoard, on this machine only, until it is stopped"),
     DEMO_MODELS: ("demo.models", "write tiny models with random weights, to try everything in seconds"),
     DEMO_DATASET: ("demo.clips", "write a small dataset of captioned clips to train the demo models on"),
@@ -92,6 +94,7 @@ _OWN_TOOLS = (
     VIEW_DATASET,
     VIDEO_CONVERT,
     TENSORBOARD,
+    RESOURCES,
     DEMO_MODELS,
     DEMO_DATASET,
 )

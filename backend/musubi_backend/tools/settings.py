@@ -149,3 +149,12 @@ class TensorBoardSettings(Settings):
     """`tensorboard`: the folder of logs."""
 
     logging_dir: str = ""
+
+
+@dataclass(frozen=True)
+class ResourceSettings(Settings):
+    """`resources`: how long to look, at which processes, and where the report goes (None: printed)."""
+
+    seconds: float = 0.0
+    processes: tuple[int, ...] | None = None
+    output: str | None = None

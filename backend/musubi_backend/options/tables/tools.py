@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...architectures import cards, cards_of_caches, default_card, part_of
-from ..option import DEMO_DATASET, DEMO_MODELS, INSPECT_DATASET, TENSORBOARD, VIDEO_CONVERT, VIEW_DATASET, Group, Option
+from ..option import DEMO_DATASET, DEMO_MODELS, INSPECT_DATASET, RESOURCES, TENSORBOARD, VIDEO_CONVERT, VIEW_DATASET, Group, Option
 
 _DEMOS = [module for card_id in cards() if (module := part_of(card_id, "demo")) is not None]
 CAPTIONER = "qwen_vl"
@@ -77,6 +77,17 @@ GROUPS = (
         "TensorBoard",
         (TENSORBOARD,),
         (Option("--logging_dir", required=True, path="any", help="Folder with logs of trainings, and of any below it."),),
+    ),
+    Group(
+        "Resources",
+        (RESOURCES,),
+        (
+            Option(
+                "--seconds", float, 0.0, minimum=0, maximum=3600, unit="s", help="How long to look, for what is taken at most. 0: once."
+            ),
+            Option("--processes", int, nargs="*", minimum=1, help="Pids of processes to look at, with all that they started."),
+            Option("--output", path="output", help="JSON file to write to. Default: it is printed."),
+        ),
     ),
     Group(
         "Inspection",
