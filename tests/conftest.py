@@ -75,6 +75,16 @@ def pytest_runtest_teardown() -> None:
         _modules_seen = len(sys.modules)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="also what repeats others in another place, and all of tests/contract")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    mark = item.get_closest_marker("full")
+    if mark is not None and not item.config.getoption("--full"):
+        pytest.skip(f"with --full only ({mark.kwargs['reason']})")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give each worker files with slow tests first, and short tests last: those can be taken by another that has nothing left."""
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))

@@ -105,6 +105,7 @@ def test_a_killed_run_loses_nothing_and_goes_on(many: Path, caption_process: Sta
 
 
 @pytest.mark.slow
+@pytest.mark.full(reason="a kill is tested, a stop takes the way of every tool")
 def test_a_stop_ends_between_items(many: Path, caption_process: Start, tmp_path: Path) -> None:
     file, job = tmp_path / "captions.jsonl", tmp_path / "job"
     job.mkdir()

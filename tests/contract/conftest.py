@@ -15,6 +15,7 @@ values are made up, so of the promises only names, shapes and dtypes are.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterator
@@ -27,7 +28,8 @@ DEVICES = ("cpu", "cuda", "simulated")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", choices=DEVICES, default="cpu", help="where tests/contract computes")
-    parser.addoption("--full", action="store_true", help="the whole product of tests/contract")
+    with contextlib.suppress(ValueError):  # where tests/conftest.py is read, it has it
+        parser.addoption("--full", action="store_true", help="the whole product of tests/contract")
 
 
 def pytest_configure(config: pytest.Config) -> None:

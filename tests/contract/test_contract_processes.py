@@ -24,6 +24,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.full(reason="training/test_distributed resumes two processes to the same bits")
 def test_two_processes_resume_with_less_memory_to_the_same_bits(name: str, bench: Any) -> None:
     pytest.importorskip("accelerate")
     if bench.simulated:

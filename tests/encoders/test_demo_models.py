@@ -126,6 +126,7 @@ def test_the_text_encoder_tells_captions_apart(models: dict[str, Path]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.full(reason="e2e/test_learning teaches the same model")
 def test_a_lora_teaches_the_transformer_one_clip(models: dict[str, Path], clip: torch.Tensor) -> None:
     """300 steps of AdamW at 3e-3 with rank 16 and random noise and times bring the loss at fixed ones down by more than 80 %."""
     latents = WanVAE.load(models["vae"], CPU, torch.float32).encode(clip[None])[0]

@@ -25,6 +25,7 @@ def run(home: Path, *settings: str) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.full(reason="headless/test_workflows captions clips")
 def test_images_get_captions_that_the_dataset_takes(home: Path) -> None:
     from musubi_backend.demo.models import write_models
     from PIL import Image

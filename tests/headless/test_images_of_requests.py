@@ -59,6 +59,7 @@ def test_images_of_the_graph_reach_the_backend_as_files_and_paths_are_made_whole
 
 
 @pytest.mark.slow
+@pytest.mark.full(reason="the images of the graph take the same way")
 def test_a_control_video_of_the_graph_is_followed(place: Path) -> None:
     result = generate(place, "t2v-1.3B-FC", {"control_video": ["3", 1]})
     assert result.returncode == 0, result.stdout + result.stderr

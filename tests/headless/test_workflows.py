@@ -49,7 +49,7 @@ def test_tools_say_which_lora_a_demo_needs(tmp_path: Path) -> None:
 
 
 def _average_once(place: Path) -> None:
-    """A second run redoes nothing while nothing changed; without the saved video, only saving it is done again."""
+    """A second run does again only what is gone: the saved video."""
     said = run(place, "lora_post_hoc_ema")
     assert "checkpoints: my_lora-step00000001.safetensors to my_lora.safetensors" in said
     video = place / "output" / "musubi_tuner" / "my_lora_ema_00001.mp4"
@@ -57,7 +57,6 @@ def _average_once(place: Path) -> None:
     assert list((place / "temp" / "musubi_tuner").glob("my_lora_ema_ema_*.png"))
     assert next((place / "runs").glob("my_lora-*/loss.svg")).is_file()
     jobs = _jobs(place)
-    assert run(place, "lora_post_hoc_ema").count("nothing changed") == 4
     video.unlink()
     assert run(place, "lora_post_hoc_ema").count("nothing changed") == 3
     assert video.is_file()

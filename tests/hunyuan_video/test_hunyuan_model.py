@@ -140,6 +140,7 @@ def test_sampling_tells_the_guidance_in_the_dtype_of_the_weights(model_with_lora
 
 
 @pytest.mark.slow
+@pytest.mark.full(reason="memory/test_compiling: the same blocks code with Wan")
 def test_gradients_of_compiled_blocks_that_are_recomputed(model_with_lora: Callable[..., Any]) -> None:
     model, network = model_with_lora()
     plain = gradients(model, network, example([5, 9]))

@@ -71,6 +71,7 @@ LEARNING = {
 
 
 @pytest.mark.slow
+@pytest.mark.full(reason="e2e/test_learning trains and generates with every family")
 def test_training_on_one_clip_learns_it(one_clip: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     one_clip.train("learned", **LEARNING)
     judge, lora = Judge(one_clip), one_clip.lora("learned")
