@@ -17,6 +17,7 @@ from musubi_backend.optimizers.moments import EightBit, dynamic_code
 from musubi_backend.optimizers.plain import balanced
 from musubi_backend.training import optimizers
 from musubi_backend.training.settings import OptimizerSettings
+from musubi_backend.training.state_fit import OptimizerForm
 
 SHAPES = ((8, 40), (48, 8))
 LARGE = ((16, 300), (288, 16))  # bitsandbytes keeps 8 bits of weights with 4096 numbers or more
@@ -64,9 +65,13 @@ def test_saved_and_loaded_it_goes_on_with_the_same_steps(entry: Entry) -> None:
     file = io.BytesIO()
     torch.save(first.optimizer.state_dict(), file)
     file.seek(0)
-    again = [(name, torch.nn.Parameter(weight.detach().clone())) for name, weight in halves]
+    again = start(shapes)
     second = made(entry, again, entry.learning_rate)
-    second.optimizer.load_state_dict(torch.load(file, weights_only=True))
+    form = OptimizerForm(second.optimizer)  # as a training that is continued does
+    for (_, weight), (_, saved) in zip(again, halves, strict=True):
+        weight.data.copy_(saved.data)
+    form.load(torch.load(file, weights_only=True))
+    form.check()
     train(second, again, range(4, 8))
     for (_, one), (_, other) in zip(straight, again, strict=True):
         assert torch.equal(one, other)

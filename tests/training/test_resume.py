@@ -54,6 +54,50 @@ def test_resuming_from_a_step_state_gives_the_same_bits(project: Any, same: Simp
     assert not (project.folder / "out/rest/cat-step00000004.safetensors").exists()
 
 
+@pytest.mark.parametrize("optimizer", ["AdamWScheduleFree", "ProdigyPlusScheduleFree", "LoRA-RITE"])
+def test_optimizers_of_libraries_resume_to_the_same_bits(optimizer: str, project: Any, same: SimpleNamespace) -> None:
+    pytest.importorskip("pytorch_optimizer", reason="not installed; install.py --with optimizers has it")
+    pytest.importorskip("prodigyplus", reason="not installed; install.py --with optimizers has it")
+    settings = {"optimizer_type": optimizer, "learning_rate": "1e-3" if "Prodigy" not in optimizer else "1", "save_every_n_steps": 2}
+    project.train("whole", "--save_state", max_train_steps=4, **settings)
+    project.train("rest", "--save_state", max_train_steps=4, resume=project.folder / "out/whole/cat-step00000002-state", **settings)
+    assert same.bits(project.lora("rest"), project.lora("whole"))
+
+
+def test_weights_are_saved_and_sampled_as_the_optimizer_means_them(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Between(torch.optim.SGD):
+        """While training its weights are 100 away from those it means."""
+
+        away = 0.0
+
+        def go(self, where: float) -> None:
+            for weight in self.param_groups[0]["params"]:
+                weight.data += where - self.away
+            self.away = where
+
+        def train(self) -> None:
+            self.go(100)
+
+        def eval(self) -> None:
+            self.go(0)
+
+        def step(self, closure: Any = None) -> Any:
+            if not self.away:
+                raise RuntimeError("a step with the weights that are meant for saving")
+            return super().step(closure)
+
+    monkeypatch.setattr(torch.optim, "Between", Between, raising=False)
+    stop_after(monkeypatch, 3)
+    asked = {"optimizer_type": "Between", "learning_rate": "1e-8", "save_every_n_steps": 1, "max_train_steps": 4}
+    assert project.refused("saved", "--save_state", **asked) == 3
+    names = {path.name for path in (project.folder / "out/saved").glob("*.safetensors")}
+    assert names == {"cat-step00000001.safetensors", "cat-step00000002.safetensors"}
+    for path in (project.folder / "out/saved").rglob("*.safetensors"):
+        for name, tensor in load(path).items():
+            if "lora_" in name:
+                assert tensor.abs().max() < 50, f"{path.name}: {name}"
+
+
 @pytest.mark.parametrize("kind", ["loha", "lokr"])
 def test_other_networks_resume_to_the_same_bits_and_not_as_a_lora(
     kind: str, project: Any, same: SimpleNamespace, capsys: pytest.CaptureFixture[str]

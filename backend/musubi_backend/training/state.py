@@ -88,7 +88,7 @@ class TrainingState:
                 check_same_optimizer(self.optimizer, moments)
             form = OptimizerForm(self.optimizer)
             self.network.load_state_dict(load(folder / MODEL_FILE))
-            self.optimizer.load_state_dict(moments)
+            form.load(moments)
             form.check(new_schedule=new_schedule)
             if course is not None:
                 check_schedule(course, self.schedule.state_dict(), len(self.optimizer.param_groups))

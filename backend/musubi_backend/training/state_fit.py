@@ -18,6 +18,7 @@ _HOW = {"fused", "foreach", "capturable", "differentiable", "maximize", "decoupl
 _FREE = {*_HOW, "initial_lr", "train_mode"}
 _MOST_STEPS = 2**40
 _LARGEST = 2**53
+_STRANGE = ("no plain tensor",)
 
 
 class OptimizerForm:
@@ -39,6 +40,17 @@ class OptimizerForm:
         }
         self._groups = [dict(group) for group in optimizer.param_groups]
 
+    def load(self, saved: dict[str, Any]) -> None:
+        """Load a state. PyTorch makes its numbers as exact as their weights; those that the optimizer keeps otherwise stay as saved."""
+        optimizer = self._optimizer
+        optimizer.load_state_dict(saved)
+        indices = [index for group in saved["param_groups"] for index in group["params"]]
+        for parameter, index in zip(_parameters(optimizer), indices, strict=True):
+            for key, value in saved["state"].get(index, {}).items():
+                form, held = self._states[parameter].get(key), optimizer.state[parameter].get(key)
+                if form and isinstance(value, torch.Tensor) and isinstance(held, torch.Tensor) and held.dtype != value.dtype == form[0]:
+                    optimizer.state[parameter][key] = value.detach().clone().to(held.device)
+
     def check(self, *, new_schedule: bool = False) -> None:
         """ValueError where what the optimizer holds now is not like that. How it computes stays as this run has it; with a new schedule
         also what schedules keep in the groups."""
@@ -52,7 +64,7 @@ class OptimizerForm:
                 if _form(state[key]) != form:
                     raise ValueError(f"{key} of its optimizer is {_words(_form(state[key]))}, and {_words(form)} is needed")
             for key, value in state.items():
-                _check_value(key, value)
+                _check_value(key, value, known=key in self._states[parameter])
         for group, ours in zip(optimizer.param_groups, self._groups, strict=True):
             if new_schedule:
                 group.update({key: ours[key] for key in ours.keys() - optimizer.defaults.keys() - {"params"}})
@@ -66,8 +78,9 @@ class OptimizerForm:
                     raise ValueError(f"{key} of its optimizer was {group[key]} and is {ours[key]} now")
 
 
-def _check_value(key: str, value: Any) -> None:
-    if isinstance(value, torch.Tensor) and not _is_plain(value):
+def _check_value(key: str, value: Any, known: bool) -> None:
+    """known: its form, with how it lies in memory, was compared."""
+    if isinstance(value, torch.Tensor) and (_form(value) == _STRANGE if known else not _is_plain(value)):
         raise ValueError(f"{key} of its optimizer is no plain tensor")
     if isinstance(value, torch.Tensor) and value.is_floating_point() and not value.isfinite().all():
         raise ValueError(f"{key} of its optimizer holds numbers that are not finite")
@@ -120,12 +133,19 @@ def _parameters(optimizer: Optimizer) -> list[torch.Tensor]:
 
 
 def _form(value: Any) -> tuple[Any, ...]:
+    """Of a tensor that does not lie in one piece, also its strides: one that an optimizer makes so may be loaded so."""
     if isinstance(value, torch.Tensor):
-        return (value.dtype, tuple(value.shape)) if _is_plain(value) else ("no plain tensor",)
+        form = (value.dtype, tuple(value.shape))
+        if _is_plain(value):
+            return form
+        own = value.layout == torch.strided and not value.is_quantized and value.untyped_storage().nbytes() >= value.nbytes
+        return (*form, value.stride()) if own else _STRANGE
     return ("a number",) if isinstance(value, Number) else (type(value).__name__,)
 
 
 def _words(form: Sequence[Any]) -> str:
+    if len(form) == 3:
+        return f"no plain tensor, its strides are {list(form[2])}"
     return str(form[0]) if len(form) == 1 else f"{str(form[0]).removeprefix('torch.')} {list(form[1])}"
 
 
