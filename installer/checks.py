@@ -1,8 +1,9 @@
-"""`--test`: style, types and the whole test suite, in the backend's environment."""
+"""`--test`: style, types (those of the page's scripts too, where there is node) and the whole test suite, in the backend's environment."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from .backend import Places
 from .console import Console, clean_environment
 
 _PACK = "musubituner_pack"
+_PAGE_TYPES = Path("tests", "web", "types")
+_INSTALLED = "installed-package-lock.json"  # what was fetched
 _CHECKED = ("nodes", "headless", "installer", "workflows")
 
 
@@ -22,6 +25,11 @@ def run(places: Places, python: Path, console: Console, pytest_arguments: Sequen
             console.say(f"- {name}")
             if _call(command, folder):
                 failed.append(name)
+        name = "types (tsc): the scripts of the page"
+        command, why_not = page_types(places.root / _PAGE_TYPES)
+        console.say(f"- {name}" + (f": skipped, {why_not}" if why_not else ""))
+        if command and _call(command, places.root):
+            failed.append(name)
     console.say("- tests")
     # Work is stolen so that no worker waits for the other's last tests, and a file's tests mostly share what they set up.
     workers = ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "worksteal"]
@@ -46,6 +54,23 @@ def _static(places: Places, python: Path) -> list[tuple[str, list[str], Path]]:
             _as_package(places),
         ),
     ]
+
+
+def page_types(folder: Path) -> tuple[list[str], str]:
+    """The command that checks the page's scripts against the types that ComfyUI publishes; or why there is none, in words. The packages of
+    `package-lock.json` in `folder` are fetched into it if they are not there."""
+    npm, node = shutil.which("npm"), shutil.which("node")
+    if npm is None or node is None:
+        return [], "as it needs node and npm"
+    lock, installed = folder / "package-lock.json", folder / "node_modules" / _INSTALLED
+    if not installed.is_file() or installed.read_bytes() != lock.read_bytes():
+        fetching = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+        done = subprocess.run(fetching, cwd=folder, env=clean_environment({}), capture_output=True, text=True, check=False)
+        if done.returncode:
+            said = done.stderr.strip().splitlines() or [f"code {done.returncode}"]
+            return [], f"as npm could not fetch its packages: {said[0]}"
+        shutil.copyfile(lock, installed)
+    return [node, str(folder / "node_modules" / "typescript" / "bin" / "tsc"), "-p", str(folder)], ""
 
 
 def _as_package(places: Places) -> Path:

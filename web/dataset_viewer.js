@@ -1,6 +1,8 @@
+// @ts-check
 // Dataset Viewer: the captions of the page that was looked at, to read and to edit.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
+import { element } from "./trainings/element.js";
 import { loadWords, say } from "./trainings/words.js";
 
 const NODE = "MusubiTuner_DatasetViewer";
@@ -19,20 +21,18 @@ const STYLE = `
 .musubi-viewer .musubi-bad { color: #ff6b5e; }
 `;
 
-function element(tag, className, text) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text; // names and captions are text, never markup
-  return made;
-}
+/**
+ * A page of a dataset, as the route gives it, and when it was loaded.
+ * @typedef {{ number: number, name: string, facts: string, caption: string, problem?: string, locked?: string, box: [number, number, number, number] }} Item
+ * @typedef {{ id: string, items: Item[], sheet: [number, number], loaded: number }} View
+ */
 
 function addStyle() {
   if (document.getElementById("musubi-viewer-style")) return;
-  const style = element("style", "", STYLE);
-  style.id = "musubi-viewer-style";
-  document.head.append(style);
+  document.head.append(element("style", { id: "musubi-viewer-style" }, STYLE));
 }
 
+/** @param {string} view @param {Item} item @param {string} caption @returns {Promise<any>} */
 async function save(view, item, caption) {
   const answer = await api.fetchApi("/musubi_tuner/caption", {
     method: "POST",
@@ -42,8 +42,9 @@ async function save(view, item, caption) {
   return { status: answer.status, ...(await answer.json()) };
 }
 
+/** @param {View} view @param {Item} item */
 function thumbnail(view, item) {
-  const image = element("div", "musubi-thumbnail");
+  const image = element("div", { class: "musubi-thumbnail" });
   const [left, top, width, height] = item.box;
   const scale = Math.min(THUMBNAIL.width / width, THUMBNAIL.height / height);
   const url = api.apiURL(`/view?type=temp&subfolder=musubi_tuner&filename=dataset_${view.id}.png&rand=${view.loaded}`);
@@ -53,14 +54,15 @@ function thumbnail(view, item) {
   return image;
 }
 
+/** @param {View} view @param {Item} item */
 function row(view, item) {
-  const whole = element("div", "musubi-item");
-  const text = element("div", "musubi-text");
-  const head = element("div", "musubi-head");
-  const facts = element("span", "musubi-facts", item.facts);
-  const button = element("button", "", say("save"));
+  const whole = element("div", { class: "musubi-item" });
+  const text = element("div", { class: "musubi-text" });
+  const head = element("div", { class: "musubi-head" });
+  const facts = element("span", { class: "musubi-facts" }, item.facts);
+  const button = element("button", {}, say("save"));
   const box = element("textarea");
-  const tell = (words, bad) => {
+  const tell = (/** @type {string} */ words, /** @type {boolean} */ bad) => {
     facts.textContent = words;
     facts.classList.toggle("musubi-bad", bad);
   };
@@ -68,7 +70,7 @@ function row(view, item) {
   box.setAttribute("aria-label", say("captions.of", { name: item.name }));
   box.disabled = Boolean(item.locked);
   button.hidden = true;
-  if (item.problem || item.locked) tell(item.problem || item.locked, true);
+  if (item.problem || item.locked) tell(item.problem || item.locked || "", true);
   const store = async () => {
     if (box.value.trim() === item.caption) return;
     button.disabled = true;
@@ -85,7 +87,7 @@ function row(view, item) {
         tell(answer.error, true);
       }
     } catch (error) {
-      tell(say("saved.not", { why: error.message }), true);
+      tell(say("saved.not", { why: /** @type {Error} */ (error).message }), true);
     } finally {
       button.disabled = false;
       button.hidden = box.value.trim() === item.caption;
@@ -100,39 +102,40 @@ function row(view, item) {
     }
   });
   button.addEventListener("click", store);
-  head.append(element("b", "", item.number), element("span", "musubi-name", item.name), facts, button);
+  head.append(element("b", {}, item.number), element("span", { class: "musubi-name" }, item.name), facts, button);
   text.append(head, box);
   whole.append(thumbnail(view, item), text);
   return whole;
 }
 
+/** @param {any} node @param {HTMLElement} panel @param {unknown} id */
 async function show(node, panel, id) {
-  if (!/^[0-9a-f]{16}$/.test(id ?? "")) return;
+  if (typeof id !== "string" || !/^[0-9a-f]{16}$/.test(id)) return;
   const answer = await api.fetchApi(`/musubi_tuner/dataset_view/${id}`, { cache: "no-store" });
   const view = await answer.json();
   if (!answer.ok) {
-    panel.replaceChildren(element("div", "musubi-facts", view.error));
+    panel.replaceChildren(element("div", { class: "musubi-facts" }, view.error));
     return;
   }
   view.loaded = Date.now();
-  panel.replaceChildren(...view.items.map((item) => row(view, item)));
+  panel.replaceChildren(...view.items.map((/** @type {Item} */ item) => row(view, item)));
   node.setDirtyCanvas?.(true, true);
 }
 
 app.registerExtension({
   name: "MusubiTuner.DatasetViewer",
   init: loadWords,
-  nodeCreated(node) {
+  nodeCreated(/** @type {any} */ node) {
     if (node.comfyClass !== NODE) return;
     addStyle();
-    const panel = element("div", "musubi-viewer");
-    panel.append(element("div", "musubi-facts", say("captions.none_yet")));
+    const panel = element("div", { class: "musubi-viewer" });
+    panel.append(element("div", { class: "musubi-facts" }, say("captions.none_yet")));
     panel.addEventListener("wheel", (event) => event.stopPropagation(), { passive: true });
     const widget = node.addDOMWidget("captions", "musubi_captions", panel, { serialize: false, hideOnZoom: false, getMinHeight: () => 240 });
     widget.serialize = false;
     node.musubiPanel = panel;
     const executed = node.onExecuted;
-    node.onExecuted = function (output) {
+    node.onExecuted = function (/** @type {any} */ output) {
       executed?.apply(this, arguments);
       const id = output?.musubi_dataset_view?.[0]?.id;
       if (!id) return;
@@ -140,7 +143,7 @@ app.registerExtension({
       show(this, panel, id);
     };
   },
-  loadedGraphNode(node) {
+  loadedGraphNode(/** @type {any} */ node) {
     if (node.comfyClass === NODE && node.musubiPanel) show(node, node.musubiPanel, node.properties?.[PROPERTY]);
   },
 });

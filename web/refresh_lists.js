@@ -1,3 +1,4 @@
+// @ts-check
 // When a training or a LoRA tool has written a file, the lists that are open in the page offer it without a press of R.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";

@@ -1,8 +1,12 @@
+// @ts-check
 // Shows the inputs that the chosen models and task take and hides the others, and advanced ones until they are asked for. What is set or
 // connected stays: nothing acts unseen. What is hidden keeps its place in the saved workflow.
 import { app } from "../../scripts/app.js";
 import { loadWords, say } from "./trainings/words.js";
 
+/** @typedef {Record<string, Record<string, string[]>>} Takers */
+
+/** @type {Record<string, Takers>} */
 let takersOf = {}; // node type -> input -> Model Paths node -> its tasks that take it, none named: all; from the nodes' specifications
 
 const loading = fetch(new URL("./task_inputs.json", import.meta.url))
@@ -14,10 +18,10 @@ app.registerExtension({
   async init() {
     await Promise.all([loading, loadWords()]);
   },
-  nodeCreated(node) {
+  nodeCreated(/** @type {any} */ node) {
     if (!isOurs(node)) return;
     const connectionsChanged = node.onConnectionsChange;
-    node.onConnectionsChange = function (...details) {
+    node.onConnectionsChange = function (/** @type {any[]} */ ...details) {
       const result = connectionsChanged?.apply(this, details);
       queueMicrotask(() => showAround(this));
       return result;
@@ -25,7 +29,7 @@ app.registerExtension({
     const task = widgetOf(node, "task");
     if (task) {
       const chosen = task.callback;
-      task.callback = function (...details) {
+      task.callback = function (/** @type {any[]} */ ...details) {
         const result = chosen?.apply(this, details);
         showAround(node);
         return result;
@@ -43,14 +47,17 @@ app.registerExtension({
   },
 });
 
+/** @param {any} node @returns {string} */
 function typeOf(node) {
-  return node.comfyClass ?? node.type;
+  return node.comfyClass ?? node.type ?? "";
 }
 
+/** @param {any} node */
 function isOurs(node) {
-  return typeOf(node)?.startsWith("MusubiTuner_");
+  return typeOf(node).startsWith("MusubiTuner_");
 }
 
+/** @param {any} node */
 function showInside(node) {
   show(node);
   const inside = node.subgraph?.nodes ?? [];
@@ -63,28 +70,29 @@ function showInside(node) {
   }
 }
 
-/** This node and those that its models decide about. */
+/** This node and those that its models decide about. @param {any} node */
 function showAround(node) {
   for (const other of node.graph?.nodes ?? [node]) if (isOurs(other)) show(other);
   show(node);
 }
 
+/** @param {any} node @param {string} name @returns {any} */
 function widgetOf(node, name) {
-  return node.widgets?.find((widget) => widget.name === name);
+  return node.widgets?.find((/** @type {any} */ widget) => widget.name === name);
 }
 
-/** The node that an input comes from, seen through reroutes. */
+/** The node that an input comes from, seen through reroutes. @param {any} node @param {number} slot @returns {any} */
 function originOf(node, slot) {
   let origin = node.getInputNode?.(slot);
   while (origin?.type === "Reroute") origin = origin.getInputNode(0);
   return origin ?? undefined;
 }
 
-/** The node whose models this one works for: its own input, or that of what its output goes into. Undefined where it cannot be told. */
+/** The node whose models this one works for: its own input, or that of what its output goes into. Undefined where it cannot be told. @param {any} node @returns {any} */
 function modelsOf(node, seen = new Set()) {
-  if (typeOf(node)?.endsWith("ModelPaths")) return node;
+  if (typeOf(node).endsWith("ModelPaths")) return node;
   seen.add(node);
-  const slot = node.inputs?.findIndex((input) => input.name === "models") ?? -1;
+  const slot = node.inputs?.findIndex((/** @type {any} */ input) => input.name === "models") ?? -1;
   if (slot >= 0) return originOf(node, slot);
   for (const output of node.outputs ?? []) {
     for (const id of output.links ?? []) {
@@ -97,6 +105,7 @@ function modelsOf(node, seen = new Set()) {
   return undefined;
 }
 
+/** @param {Record<string, string[]> | undefined} takers @param {any} models */
 function isTaken(takers, models) {
   if (!takers || !models) return true;
   const tasks = takers[typeOf(models)];
@@ -104,6 +113,7 @@ function isTaken(takers, models) {
   return tasks !== undefined && (tasks.length === 0 || task === undefined || tasks.includes(task));
 }
 
+/** @param {any} node */
 function show(node) {
   if (!isOurs(node)) return;
   const takers = takersOf[typeOf(node)] ?? {};
@@ -123,13 +133,14 @@ function show(node) {
   fit(node);
 }
 
+/** @param {any} node */
 function fit(node) {
   node.setSize?.([node.size[0], node.computeSize()[1]]);
   node.graph?.setDirtyCanvas?.(true, true);
 }
 
 /** Hides a widget that is not taken, or an advanced one until the node's `showAdvanced`. Nodes 2.0 folds advanced ones itself, by the
- * options; the classic canvas would leave their places empty. Returns whether anything changed. */
+ * options; the classic canvas would leave their places empty. Returns whether anything changed. @param {any} node @param {any} widget @param {boolean} taken @param {boolean} advanced */
 function fold(node, widget, taken, advanced) {
   const hidden = !taken || (advanced && !node.showAdvanced);
   const changed = Boolean(widget.hidden) !== hidden;
@@ -138,19 +149,20 @@ function fold(node, widget, taken, advanced) {
   return changed;
 }
 
-/** The definition of an input: [type, options]. */
+/** The definition of an input: [type, options]. @param {any} node @param {string} name @returns {[any, any] | undefined} */
 function definitionOf(node, name) {
   const { required = {}, optional = {} } = node.constructor.nodeData?.input ?? {};
   return required[name] ?? optional[name];
 }
 
+/** @param {any} node @param {any} widget */
 function isSet(node, widget) {
-  if (node.inputs?.some((input) => input.widget?.name === widget.name && input.link != null)) return true;
+  if (node.inputs?.some((/** @type {any} */ input) => input.widget?.name === widget.name && input.link != null)) return true;
   const { default: unset, options } = definitionOf(node, widget.name)?.[1] ?? {};
   return widget.value !== (unset ?? options?.[0] ?? widget.value);
 }
 
-/** A button for what ComfyUI's classic canvas has in a menu only; its other way of drawing has a button of its own. */
+/** A button for what ComfyUI's classic canvas has in a menu only; its other way of drawing has a button of its own. @param {any} node */
 function offerAdvanced(node) {
   const { required = {}, optional = {} } = node.constructor.nodeData?.input ?? {};
   if (!Object.values({ ...required, ...optional }).some((entry) => entry[1]?.advanced) || !node.addWidget) return;
@@ -163,13 +175,13 @@ function offerAdvanced(node) {
   button.label = words();
   button.serialize = false;
   button.options.serialize = false;
-  Object.defineProperty(button, "hidden", { get: () => Boolean(window.LiteGraph?.vueNodesMode), set() {} });
-  button.options.hidden = Boolean(window.LiteGraph?.vueNodesMode);
+  Object.defineProperty(button, "hidden", { get: () => Boolean(/** @type {any} */ (window).LiteGraph?.vueNodesMode), set() {} });
+  button.options.hidden = Boolean(/** @type {any} */ (window).LiteGraph?.vueNodesMode);
 }
 
-/** Adds or removes an input that is not connected. Returns whether it did. */
+/** Adds or removes an input that is not connected. Returns whether it did. @param {any} node @param {string} name @param {boolean} shown */
 function showSocket(node, name, shown) {
-  const slot = node.inputs?.findIndex((input) => input.name === name) ?? -1;
+  const slot = node.inputs?.findIndex((/** @type {any} */ input) => input.name === name) ?? -1;
   if (shown && slot < 0) {
     const type = definitionOf(node, name)?.[0];
     if (type) node.addInput(name, type);

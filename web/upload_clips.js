@@ -1,10 +1,12 @@
+// @ts-check
 // "Upload clips…": many files, chosen or dropped, into a folder of their own in ComfyUI's input folder, with a caption for those without one.
 // Files go through ComfyUI's own upload route, which keeps them inside that folder and never replaces one.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
+import { element } from "./trainings/element.js";
 import { loadWords, say } from "./trainings/words.js";
 
-const FOLDERS = { MusubiTuner_DatasetConfig: "path", MusubiTuner_CaptionImages: "path" }; // node -> the widget that names a folder
+const FOLDERS = /** @type {Record<string, string>} */ ({ MusubiTuner_DatasetConfig: "path", MusubiTuner_CaptionImages: "path" }); // node -> the widget that names a folder
 const VIDEOS = /\.(mp4|webm|avi|mkv|mov|flv|wmv|m4v|mpe?g|ts|m2ts|mts|3gp|ogv|gif)$/i;
 const IMAGES = /\.(png|jpe?g|webp|bmp|avif|tiff?)$/i;
 const TEXTS = /\.(txt|jsonl)$/i;
@@ -24,32 +26,26 @@ const STYLE = `
 .musubi-upload .musubi-bad { color: #ff6b5e; }
 `;
 
-function element(tag, className, text) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text; // names of files are text, never markup
-  return made;
-}
-
-/** The name of a folder directly in the input folder, or "" for what cannot be one. */
+/** The name of a folder directly in the input folder, or "" for what cannot be one. @param {string} text */
 export function folderName(text) {
   const name = text.trim();
   return /^[^\\/:*?"<>|\x00-\x1f]{1,80}$/.test(name) && !name.startsWith(".") ? name : "";
 }
 
+/** @param {string} name */
 function stem(name) {
   return name.replace(/\.[^.]*$/, "");
 }
 
-/** Files sorted into clips, images, texts and those that are none of these. */
+/** Files sorted into clips, images, texts and those that are none of these. @param {File[]} files */
 export function sorted(files) {
-  const of = (kind) => files.filter((file) => kind.test(file.name));
+  const of = (/** @type {RegExp} */ kind) => files.filter((file) => kind.test(file.name));
   const [videos, images, texts] = [of(VIDEOS), of(IMAGES), of(TEXTS)];
   const known = new Set([...videos, ...images, ...texts]);
   return { videos, images, texts, others: files.filter((file) => !known.has(file)) };
 }
 
-/** Uploads one file; gives the name it has now. Throws what the server says. */
+/** Uploads one file; gives the name it has now. Throws what the server says. @param {File} file @param {string} folder @returns {Promise<string>} */
 async function send(file, folder) {
   const body = new FormData();
   body.append("image", file, file.name);
@@ -61,18 +57,22 @@ async function send(file, folder) {
   return (await answer.json()).name;
 }
 
+/** @param {string} name @param {string} folder */
 async function isThere(name, folder) {
   const query = new URLSearchParams({ filename: name, subfolder: folder, type: "input" });
   return (await api.fetchApi(`/view?${query}`, { method: "HEAD" })).ok;
 }
 
-/** All files, and a caption for each clip or image that brings none and has none there. tell(done, all): after each. */
+/**
+ * All files, and a caption for each clip or image that brings none and has none there.
+ * @param {File[]} files @param {string} folder @param {string} caption @param {(done: number, all: number) => void} tell called after each
+ */
 export async function upload(files, folder, caption, tell) {
   const { videos, images, texts } = sorted(files);
   const captioned = new Set(texts.map((file) => stem(file.name)));
   const media = [...videos, ...images];
   let done = 0;
-  const step = async (file) => {
+  const step = async (/** @type {File} */ file) => {
     const name = await send(file, folder);
     tell((done += 1), media.length + texts.length);
     return name;
@@ -86,36 +86,29 @@ export async function upload(files, folder, caption, tell) {
   return { videos: videos.length, images: images.length };
 }
 
+/** @param {File[]} files @param {(folder: string, source: string) => void} taken called once they are there */
 function openDialog(files, taken) {
   if (!document.getElementById("musubi-upload-style")) {
-    const style = element("style", "", STYLE);
-    style.id = "musubi-upload-style";
-    document.head.append(style);
+    document.head.append(element("style", { id: "musubi-upload-style" }, STYLE));
   }
-  const dialog = element("dialog", "musubi-upload");
+  const dialog = element("dialog", { class: "musubi-upload" });
   const form = element("form");
-  const field = (name, value, hint) => {
-    const label = element("label", "", name);
-    const box = element("input");
-    Object.assign(box, { type: "text", value, placeholder: hint });
-    label.append(box);
-    form.append(label);
+  const field = (/** @type {string} */ name, /** @type {string} */ value, /** @type {string} */ placeholder) => {
+    const box = element("input", { type: "text", value, placeholder });
+    form.append(element("label", {}, name, box));
     return box;
   };
+  /** @type {File[]} */
   let chosen = [];
-  const chooser = element("input");
-  Object.assign(chooser, { type: "file", multiple: true, hidden: true });
-  const drop = element("div", "musubi-drop");
-  drop.tabIndex = 0;
-  drop.setAttribute("role", "button");
-  const said = element("div");
-  said.setAttribute("role", "status");
-  const tell = (words, bad = false) => {
+  const chooser = element("input", { type: "file", multiple: true, hidden: true });
+  const drop = element("div", { class: "musubi-drop", tabindex: "0", role: "button" });
+  const said = element("div", { role: "status" });
+  const tell = (/** @type {string} */ words, bad = false) => {
     said.textContent = words;
     said.classList.toggle("musubi-bad", bad);
   };
-  const [start, cancel] = [element("button", "", say("upload.start")), element("button", "", say("cancel"))];
-  const take = (more) => {
+  const [start, cancel] = [element("button", {}, say("upload.start")), element("button", {}, say("cancel"))];
+  const take = (/** @type {File[]} */ more) => {
     chosen = [...chosen, ...more];
     const { videos, images, texts, others } = sorted(chosen);
     const counts = { videos: videos.length, images: images.length, texts: texts.length };
@@ -125,11 +118,11 @@ function openDialog(files, taken) {
     start.disabled = videos.length + images.length === 0;
     tell(others.length ? say("upload.left_out", { names: others.slice(0, 5).map((file) => file.name).join(", ") }) : "");
   };
-  form.append(element("h2", "", say("upload.title")));
+  form.append(element("h2", {}, say("upload.title")));
   const folder = field(say("upload.folder"), "my_clips", "my_clips");
   form.append(drop, chooser);
   const caption = field(say("upload.caption"), "", "ohwx dog");
-  const buttons = element("div", "musubi-buttons");
+  const buttons = element("div", { class: "musubi-buttons" });
   cancel.type = "button";
   buttons.append(cancel, start);
   form.append(said, buttons);
@@ -138,14 +131,14 @@ function openDialog(files, taken) {
 
   drop.addEventListener("click", () => chooser.click());
   drop.addEventListener("keydown", (event) => (event.key === "Enter" || event.key === " ") && chooser.click());
-  chooser.addEventListener("change", () => take([...chooser.files]));
+  chooser.addEventListener("change", () => take([...(chooser.files ?? [])]));
   dialog.addEventListener("keydown", (event) => event.stopPropagation()); // keys typed here are not the graph's
-  for (const name of ["dragover", "drop"]) {
+  for (const name of /** @type {const} */ (["dragover", "drop"])) {
     dialog.addEventListener(name, (event) => {
       event.preventDefault();
       event.stopPropagation();
       drop.classList.toggle("musubi-over", name === "dragover");
-      if (name === "drop") take([...event.dataTransfer.files]);
+      if (name === "drop") take([...(event.dataTransfer?.files ?? [])]);
     });
   }
   cancel.addEventListener("click", () => dialog.close());
@@ -160,7 +153,7 @@ function openDialog(files, taken) {
       taken(name, counts.videos ? "video folder" : "image folder");
       dialog.close();
     } catch (error) {
-      tell(error.message, true);
+      tell(/** @type {Error} */ (error).message, true);
       start.disabled = false;
     }
   });
@@ -169,19 +162,20 @@ function openDialog(files, taken) {
   return dialog;
 }
 
+/** @param {any} node @param {string | undefined} name @param {string} value */
 function put(node, name, value) {
-  const widget = node.widgets?.find((one) => one.name === name);
+  const widget = node.widgets?.find((/** @type {any} */ one) => one.name === name);
   if (!widget) return;
   widget.value = value;
   widget.callback?.(value);
 }
 
-/** Where the folder goes that was uploaded: (node, widget), of a node of ours or of a subgraph that shows such a widget. */
+/** Where the folder goes that was uploaded: (node, widget), of a node of ours or of a subgraph that shows such a widget. @param {any} node @returns {string | undefined} */
 function placeOf(node) {
   const own = FOLDERS[node.comfyClass ?? node.type];
   if (own) return own;
   for (const inner of node.subgraph?.nodes ?? []) {
-    const slot = inner.inputs?.find((input) => input.name === FOLDERS[inner.comfyClass ?? inner.type]);
+    const slot = inner.inputs?.find((/** @type {any} */ input) => input.name === FOLDERS[inner.comfyClass ?? inner.type]);
     const link = slot?.link == null ? undefined : node.subgraph.links?.get?.(slot.link) ?? node.subgraph.getLink?.(slot.link);
     const outside = link && node.subgraph.inputs?.[link.origin_slot]?.name;
     if (outside && String(link.origin_id) === "-10") return outside; // ids are numbers or texts, by version
@@ -189,13 +183,14 @@ function placeOf(node) {
   return undefined;
 }
 
-/** The source of a dataset follows what was uploaded, inside a subgraph too. */
+/** The source of a dataset follows what was uploaded, inside a subgraph too. @param {any} node @param {string} source */
 function setSource(node, source) {
   for (const one of [node, ...(node.subgraph?.nodes ?? [])]) {
     if ((one.comfyClass ?? one.type) === "MusubiTuner_DatasetConfig") put(one, "source", source);
   }
 }
 
+/** @param {any} node @param {File[]} [files] */
 function open(node, files = []) {
   openDialog(files, (folder, source) => {
     put(node, placeOf(node), folder);
@@ -204,6 +199,7 @@ function open(node, files = []) {
   });
 }
 
+/** @param {any} node */
 function offer(node) {
   if (node.musubiUpload || !placeOf(node) || !node.addWidget) return;
   const button = node.addWidget("button", "musubi_upload", null, () => open(node));
@@ -211,8 +207,8 @@ function offer(node) {
   button.serialize = false;
   button.options.serialize = false;
   node.musubiUpload = button;
-  node.onDragOver = (event) => [...(event.dataTransfer?.items ?? [])].some((item) => item.kind === "file");
-  node.onDragDrop = (event) => {
+  node.onDragOver = (/** @type {DragEvent} */ event) => [...(event.dataTransfer?.items ?? [])].some((item) => item.kind === "file");
+  node.onDragDrop = (/** @type {DragEvent} */ event) => {
     const files = [...(event.dataTransfer?.files ?? [])];
     const some = sorted(files);
     if (!some.videos.length && !some.images.length) return false;
@@ -228,7 +224,7 @@ app.registerExtension({
     offer(node);
   },
   afterConfigureGraph() {
-    for (const node of app.graph.nodes) if (node.subgraph) offer(node);
+    for (const node of app.graph.nodes) if (/** @type {any} */ (node).subgraph) offer(node);
   },
   getNodeMenuItems(node) {
     return placeOf(node) ? [{ content: say("upload"), callback: () => open(node) }] : [];
