@@ -58,6 +58,13 @@ def test_every_state_has_its_word_and_its_numbers(tab: Tab) -> None:
     running = tab.text(f"[data-id='{STATES['running']['id']}'] .mt-line")
     assert running == "loss 0.0784 · 640 / 1\u2009600 · 20 min left"
     assert "CUDA out of memory" in tab.text(f"[data-id='{STATES['failed']['id']}'] .mt-error-line")
+    line = f"document.querySelector(`[data-id='{STATES['running']['id']}'] .mt-line`)"
+    tab.browser.run(f"window.line = {line};")
+    news = {**STATES["running"], "step": 800, "version": 2}
+    tab.browser.run("window.api.say('musubi_tuner.jobs', { jobs: [args[0]], removed: [] });", news)
+    tab.browser.wait(f"{line}.innerText.includes('800 /') ? 1 : 0")
+    assert tab.browser.run(f"return {line} === window.line;"), "a row is changed, not made anew"
+    assert tab.browser.run(f"return {line}.nextElementSibling.getAttribute('aria-valuenow');") == "50"
 
     tab.show("failed")
     tab.browser.wait("document.querySelector('[role=alert]') ? 1 : 0")

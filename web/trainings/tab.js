@@ -18,6 +18,7 @@ class Trainings {
     this.detail = null;
     this.inside = element("div", { class: "mt-inside" }, this.list.whole);
     this.heading = element("h1", { class: "mt-heading" }, say("tab"));
+    this._drawing = 0; // a frame that was asked for: several changes are drawn at once, and none while the page is hidden
     this.wide = button(say("large"), () => this._enlarge(), { icon: "pi-window-maximize", only: true });
     this.bar = element("div", { class: "mt-bar-top" }, this.heading, button(say("refresh"), () => this._refresh(), { icon: "pi-refresh", only: true }), button(say("storage.open"), openStorage, { icon: "pi-trash", only: true }), this.wide);
     this.whole = element("div", { class: "mt-trainings" }, this.bar, this.inside);
@@ -48,9 +49,12 @@ class Trainings {
 
   /** @param {Set<string> | null} changed */
   _changed(changed) {
-    if (!this.whole.isConnected) return;
-    if (!this.detail) this.list.render(changed);
-    else if (!changed || changed.has(this.detail.id)) this.detail.update.ask();
+    if (this.detail && (!changed || changed.has(this.detail.id)) && this.whole.isConnected) this.detail.update.ask();
+    if (this._drawing) return;
+    this._drawing = requestAnimationFrame(() => {
+      this._drawing = 0;
+      if (!this.detail && this.whole.isConnected) this.list.render();
+    });
   }
 
   _refresh() {

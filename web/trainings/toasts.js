@@ -2,9 +2,9 @@
 // A toast when a job in the background has ended: once in this browser, whatever tabs are open, also for what ended while none was. What
 // runs here needs none, as ComfyUI tells of it.
 import { app } from "../../../scripts/app.js";
+import { title } from "./row.js";
 import { jobs, standing } from "./server.js";
 import { loadWords, say } from "./words.js";
-import { title } from "./list.js";
 
 /** @typedef {import("./server.js").Job} Job */
 /** @typedef {{ since: number, told: Record<string, number> }} Told  `since`: what ended before is known; `told`: when jobs ended that were told of */

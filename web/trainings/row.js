@@ -1,0 +1,116 @@
+// @ts-check
+// One row of the list. It is made once; what has changed of its job is set in it, so that what is focused or hovered stays and little is laid out.
+import { button, element, setText } from "./element.js";
+import { jobs, reorder, standing } from "./server.js";
+import { count, duration, moment, number, say } from "./words.js";
+
+/** @typedef {import("./server.js").Job} Job */
+
+const ICONS = /** @type {Record<string, string>} */ ({
+  queued: "pi-clock", starting: "pi-spinner", running: "pi-play", saving: "pi-save", sampling: "pi-image", stopping: "pi-hourglass", paused: "pi-pause",
+  finished: "pi-check", stopped: "pi-stop", failed: "pi-times", removed: "pi-minus", lost: "pi-question",
+});
+
+/** What a job is called. @param {Job} job */
+export const title = (job) => job.name || say(`kind.${job.kind}`);
+
+/** The state of a job as a badge: a sign and a word, so that no colour is needed to tell it. An old one is changed. @param {Job} job @param {HTMLElement} [old] */
+export function badge(job, old) {
+  const state = standing(job);
+  const place = jobs.place(job);
+  const text = state === "queued" && place !== null ? say("state.queued_at", { place: place + 1 }) : say(`state.${state}`);
+  const made = old ?? element("span", {}, element("i", { "aria-hidden": "true" }), element("span"));
+  const [icon, words] = /** @type {HTMLElement[]} */ ([...made.children]);
+  setClass(made, `mt-badge mt-${state}`);
+  setClass(icon, `pi ${ICONS[state] ?? "pi-circle"}`);
+  setText(words, text);
+  return made;
+}
+
+/** One line: loss first, then where it is and how long it takes. @param {Job} job */
+export function line(job) {
+  const going = job.state !== "ended" && job.state !== "queued";
+  const parts = [];
+  if (job.loss !== null && job.kind === "training") parts.push(say("line.loss", { loss: number(job.average ?? job.loss) }));
+  if (job.total) parts.push(`${count(job.step)} / ${count(job.total)}`);
+  else if (job.step) parts.push(count(job.step));
+  if (going && job.phase && job.phase !== "training") parts.push(job.phase);
+  if (going && job.seconds_left) parts.push(say("line.left", { time: duration(job.seconds_left) }));
+  if (job.state === "ended") parts.push(moment(job.ended ?? job.created));
+  if (job.state === "queued") parts.push(moment(job.created));
+  return parts.join(" · ");
+}
+
+/** A bar that says how far a job is. An old one is changed. @param {Job} job @param {HTMLElement} [old] */
+export function bar(job, old) {
+  const share = job.total ? Math.min(1, job.step / job.total) : 0;
+  const made = old ?? element("div", { role: "progressbar", "aria-valuemin": "0", "aria-valuemax": "100", "aria-label": say("progress") }, element("div"));
+  setClass(made, `mt-bar mt-${standing(job)}`);
+  const percent = String(Math.round(share * 100));
+  if (made.getAttribute("aria-valuenow") !== percent) made.setAttribute("aria-valuenow", percent);
+  /** @type {HTMLElement} */ (made.firstElementChild).style.transform = `scaleX(${share.toFixed(3)})`; // drawn anew without a layout
+  return made;
+}
+
+/** @param {HTMLElement} one @param {string} name */
+function setClass(one, name) {
+  if (one.className !== name) one.className = name;
+}
+
+export class Row {
+  /** @param {string} id @param {(id: string) => void} open */
+  constructor(id, open) {
+    this.name = element("span", { class: "mt-name" });
+    /** @type {HTMLElement | undefined} */
+    this.badge = undefined;
+    this.line = element("span", { class: "mt-line" });
+    /** @type {HTMLElement | undefined} */
+    this.bar = undefined;
+    this.error = element("span", { class: "mt-error-line" });
+    this.head = element("span", { class: "mt-head" }, this.name);
+    this.open = element("button", { type: "button", class: "mt-open", "data-id": id, onclick: () => open(id) }, this.head, this.line, this.error);
+    this.whole = element("div", { role: "listitem", class: "mt-item" }, this.open);
+    this._order = "";
+  }
+
+  /** @param {Job} job */
+  show(job) {
+    setText(this.name, title(job));
+    if (!this.badge) this.head.append((this.badge = badge(job)));
+    else badge(job, this.badge);
+    setText(this.line, line(job));
+    if (job.state !== "ended" && job.state !== "queued" && job.total) {
+      const bars = bar(job, this.bar);
+      if (!this.bar) this.line.after((this.bar = bars));
+    } else {
+      this.bar?.remove();
+      this.bar = undefined;
+    }
+    const error = job.outcome === "failed" && job.error ? job.error.split("\n")[0] : "";
+    setText(this.error, error);
+    this.error.hidden = !error;
+    this._showOrder(job);
+  }
+
+  /** Buttons to move a job in the queue. @param {Job} job */
+  _showOrder(job) {
+    const { waiting } = jobs.queue;
+    const at = job.state === "queued" && waiting.length > 1 ? waiting.indexOf(job.id) : -1;
+    const order = at < 0 ? "" : waiting.join();
+    if (order === this._order) return;
+    this._order = order;
+    this.whole.querySelector(".mt-order")?.remove();
+    if (at < 0) return;
+    const move = async (/** @type {number} */ by) => {
+      const wanted = waiting.filter((id) => id !== job.id);
+      wanted.splice(at + by, 0, job.id);
+      const { queue } = await reorder(wanted);
+      jobs.take({ queue });
+    };
+    const up = button(say("queue.up"), () => move(-1), { icon: "pi-arrow-up", only: true });
+    const down = button(say("queue.down"), () => move(1), { icon: "pi-arrow-down", only: true });
+    up.disabled = at === 0;
+    down.disabled = at === waiting.length - 1;
+    this.whole.append(element("span", { class: "mt-order" }, up, down));
+  }
+}
