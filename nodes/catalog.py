@@ -14,6 +14,7 @@ from . import (
     dataset,
     expert_settings,
     lora_tools,
+    optimizer_settings,
     resource_monitor,
     system,
     tensorboard,
@@ -40,7 +41,7 @@ _FAMILIES = families()
 NODES: tuple[type[Node], ...] = (
     *_of(dataset, caption, viewer, cache),
     *(model_paths(*family) for family in _FAMILIES),
-    *_of(training_settings, expert_settings),
+    *_of(training_settings, optimizer_settings, expert_settings),
     *(lora_trainer(*family) for family in _FAMILIES),
     *(generator(*family) for family in _FAMILIES),
     *_of(video, batch, lora_tools, training_monitor, resource_monitor, tensorboard, system),

@@ -1,7 +1,8 @@
 """Writes each node's help pages and the names and tooltips in every language from its specification: `python nodes/help_pages.py`.
 
 ComfyUI shows `web/docs/<NodeId>.md` in its help panel, in other languages `web/docs/<NodeId>/<language>.md`, and reads
-`locales/<language>/nodeDefs.json`; `web/task_inputs.js` hides by `web/task_inputs.json` what the chosen models and task do not take.
+`locales/<language>/nodeDefs.json`; `web/task_inputs.js` hides by `web/task_inputs.json` what the chosen models and task do not take, and
+`web/optimizer_config.js` shows the arguments of an optimizer by `web/optimizers/<language>.json`.
 Translations are in `locales/<language>/texts.json`: names of inputs and outputs, sentences by their English, and the words of the pages
 themselves. What has none stays English. Tests fail when any of it is out of date.
 """
@@ -96,8 +97,8 @@ def needed(specs: list[Any]) -> tuple[set[str], set[str]]:
     return {entry.name for entry in entries}, sentences - {""}
 
 
-def texts(specs: list[Any]) -> dict[Path, str]:
-    """file -> its text, for everything that is generated."""
+def texts(specs: list[Any], optimizers: Mapping[str, Any]) -> dict[Path, str]:
+    """file -> its text, for everything that is generated. optimizers: `optimizer_settings.for_the_page`."""
     files: dict[Path, str] = {}
     for language in LANGUAGES:
         words = words_of(language)
@@ -106,8 +107,21 @@ def texts(specs: list[Any]) -> dict[Path, str]:
             files[ROOT / "web" / "docs" / place] = page(spec, words)
         names = json.dumps(node_names(specs, words), ensure_ascii=False, indent=1)
         files[ROOT / "locales" / language / "nodeDefs.json"] = names + "\n"
+        files[ROOT / "web" / "optimizers" / f"{language}.json"] = _in_lines(_said(optimizers, words))
     files[ROOT / "web" / "task_inputs.json"] = json.dumps(task_inputs(specs), indent=1) + "\n"
     return files
+
+
+def _said(value: Any, words: Words) -> Any:
+    """The table of optimizers in a language: what is under "help" and "rate"."""
+    if isinstance(value, Mapping):
+        return {key: words.text(one) if key in ("help", "rate") else _said(one, words) for key, one in value.items()}
+    return [_said(one, words) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def _in_lines(table: Mapping[str, Any]) -> str:
+    """JSON with a line for each entry."""
+    return "{\n" + ",\n".join(f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in table.items()) + "\n}\n"
 
 
 def task_inputs(specs: list[Any]) -> dict[str, dict[str, dict[str, list[str]]]]:
@@ -143,7 +157,8 @@ def _flag(entry: Any) -> str:
 def main() -> None:
     runpy.run_path(str(ROOT / "headless" / "__main__.py"))["load_pack"]()
     nodes = sys.modules["musubituner_pack.nodes.catalog"].NODES
-    for path, text in texts([node.spec for node in nodes]).items():
+    optimizers = sys.modules["musubituner_pack.nodes.optimizer_settings"].for_the_page()
+    for path, text in texts([node.spec for node in nodes], optimizers).items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 

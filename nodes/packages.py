@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..backend.musubi_backend.optimizers.registry import find
 from .jobs import config as configuration
 
 _ATTENTION = {"flash_attn": "flash_attn", "flash3": "flash_attn_interface", "xformers": "xformers"}
@@ -21,8 +22,10 @@ def problems(home: Path, values: Mapping[str, Any]) -> Iterator[str]:
     if packages is None:
         return
     kind = str(values.get("optimizer_type", ""))
-    if kind.lower().endswith("8bit") and "." not in kind and not (packages / "bitsandbytes").is_dir():
-        yield f"optimizer_type: {kind} needs the package bitsandbytes, which is installed with CUDA only; choose adamw in Optimizer Config"
+    entry = find(kind)
+    needed = entry.needs if entry is not None else "bitsandbytes" if kind.lower().endswith("8bit") and "." not in kind else ""
+    if needed and not (packages / needed).is_dir():
+        yield f"optimizer_type: {kind} needs the package {needed}: run install.py --with optimizers, or choose adamw in Optimizer Config"
     if values.get("log_with") in ("wandb", "all") and not (packages / "wandb").is_dir():
         yield (
             f"log_with: {values['log_with']} needs the package wandb: run install.py --with wandb, or choose tensorboard in Expert Settings"

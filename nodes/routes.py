@@ -4,6 +4,7 @@
     POST /musubi_tuner/caption             {"view", "number", "before", "caption"} -> {"caption"}
     GET  /musubi_tuner/allowed_folders     {"folders": those the user has allowed, "own": those that ComfyUI allows}
     POST /musubi_tuner/allowed_folders     {"folders": [...]} -> {"folders"}
+    POST /musubi_tuner/learning_rates      {"values": of the widgets of Optimizer Config, "steps"} -> {"rates": [[step, rate], ...], "note"}
     GET  /musubi_tuner/backend             {"home", "engine", "installed", "command": what installs it, to be typed on a terminal,
                                             "other_engine": what switches to the engine that is there too, else null}
 
@@ -26,7 +27,7 @@ from urllib.parse import SplitResult, urlsplit
 from ..backend.musubi_backend.documents import parse_json
 from ..backend.musubi_backend.errors import UserError
 from ..installer.settings_rules import ENGINES
-from . import views
+from . import optimizer_settings, views
 from .jobs import config as configuration
 from .spec import Host
 
@@ -67,6 +68,17 @@ def add_routes(routes: Any, host: Callable[[], Host]) -> None:
             folders = configuration.load(here.home).allowed_roots
             own = [str(root) for root in here.allowed_roots() if root not in folders]
             return web.json_response({"folders": [str(root) for root in folders], "own": own})
+        except UserError as error:
+            return web.json_response({"error": str(error)}, status=400)
+
+    @routes.post("/musubi_tuner/learning_rates")
+    async def learning_rates(request: Any) -> Any:
+        refusal = not_ours(request.headers, request.host)
+        if refusal:
+            return web.json_response({"error": refusal}, status=403)
+        try:
+            given = await json_of(request)
+            return web.json_response(await asyncio.to_thread(optimizer_settings.schedule, host(), given.get("values"), given.get("steps")))
         except UserError as error:
             return web.json_response({"error": str(error)}, status=400)
 

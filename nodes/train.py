@@ -27,7 +27,7 @@ from .cache import LATENTS, TEXT, cache_stamps, is_one_frame
 from .families import own_inputs
 from .jobs import config as configuration
 from .jobs.config import engine_stamp
-from .jobs.engine import refuse_own
+from .jobs.engine import refuse_own, refuse_own_optimizer
 from .jobs.folder import JobFolder
 from .jobs.follow import run_tool, warn
 from .jobs.guard import plain_name
@@ -36,11 +36,12 @@ from .jobs.task import AUTO, Task, Training
 from .jobs.wording import in_widgets
 from .loss_curve import loss_map, write_image
 from .models import MODELS, card_of, check_architecture, model_values
+from .optimizer_settings import OPTIMIZER, OptimizerConfig
 from .publishing import conversion, listed, publish, try_to_publish, wanted_place
 from .runs import JOB, Run
 from .spec import ANY, Host, Input, Node, NodeSpec, Output, Problem, Result, refused
 from .split_models import all_files
-from .training_settings import LORA_CONFIG, OPTIMIZER, SAMPLING, LoRATrainingConfig, OptimizerConfig, SamplingConfig
+from .training_settings import LORA_CONFIG, SAMPLING, LoRATrainingConfig, SamplingConfig
 from .widgets import settings
 
 
@@ -135,6 +136,7 @@ class LoRATrainer(Node):
         begin = await asyncio.to_thread(training_start.of, host, inputs)
         values = {**self.values(inputs, dataset), **begin.values}
         refuse_own(settings, tool_names(self.card)[TRAIN], [name for name, value in values.items() if value not in (None, False)])
+        refuse_own_optimizer(settings, values.get("optimizer_type", ""))
         if begin.state and settings.engine != "builtin":
             raise UserError("musubi-tuner cannot continue at the step of a state: choose the engine builtin, or network_weights instead")
         files = [values[part.name] for part in self.card.transformers if values.get(part.name)]

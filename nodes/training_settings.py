@@ -1,9 +1,8 @@
-"""Settings for a training, in three groups: the LoRA and its run, the optimizer, noise levels and samples."""
+"""Settings for a training: the LoRA and its run, noise levels and samples. The optimizer: `optimizer_settings`."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,23 +10,16 @@ from ..backend.musubi_backend import content
 from ..backend.musubi_backend.architectures.widgets import CONTROL_IMAGES, CONTROL_VIDEO, END, START
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.option import TRAIN
-from . import media_inputs, rates
+from . import media_inputs
 from .expert_settings import EXPERT
 from .families import families, shared_widget
-from .spec import Host, Input, Node, NodeSpec, Output, Problem, Result, refused
+from .spec import Host, Input, Node, NodeSpec, Output, Problem, Result
 from .widgets import settings
 
 LORA_CONFIG = "MUSUBITUNER_LORA_CONFIG"
-OPTIMIZER = "MUSUBITUNER_OPTIMIZER"
 SAMPLING = "MUSUBITUNER_SAMPLING"
 _ATTENTION = ("sdpa", "flash_attn", "flash3", "xformers")
-_SCHEDULERS = (
-    "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "cosine_with_min_lr", "polynomial", "inverse_sqrt",
-    "warmup_stable_decay", "rex",
-)  # fmt: skip
 _NETWORKS = {"LoRA": "", "LoHa": "networks.loha", "LoKr": "networks.lokr"}
-_OPTIMIZERS = ("adamw", "adamw8bit", "adafactor")
-_OPTIMIZER_HELP = "Which optimizer updates the LoRA. adamw is a safe choice; adamw8bit (NVIDIA GPUs) and adafactor take less memory."
 _IMAGES = (  # the options are the keys of a prompt file
     START,
     END,
@@ -42,9 +34,6 @@ def _of_families(entry: Input) -> Input:
         card.node_name: source for card, family in families() for source in family.sources if entry.name in (source.socket, source.path)
     }
     return dataclasses.replace(entry, takers={family: source.tasks for family, source in sources.items()})
-
-
-_ARGUMENT = re.compile(r"[A-Za-z_]\w*=[\w.,()\[\]+\-'\" ]+")
 
 
 class LoRATrainingConfig(Node):
@@ -149,43 +138,6 @@ def _network(inputs: dict[str, Any], more: Sequence[str]) -> dict[str, Any]:
     return {**({"network_module": module} if module else {}), **({"network_args": said} if said else {})}
 
 
-class OptimizerConfig(Node):
-    spec = NodeSpec(
-        id="MusubiTuner_OptimizerConfig",
-        display_name="Optimizer Config",
-        category="MusubiTuner/Train",
-        description="The optimizer, its learning rate, and how the rate changes over the training.",
-        inputs=(
-            shared_widget(TRAIN, "optimizer_type", "adamw8bit", kind="COMBO", choices=_OPTIMIZERS, tooltip=_OPTIMIZER_HELP),
-            shared_widget(TRAIN, "learning_rate", 2e-4, step=1e-6),
-            shared_widget(TRAIN, "lr_scheduler", kind="COMBO", choices=_SCHEDULERS, default="constant", off=None),
-            shared_widget(TRAIN, "lr_warmup_steps", kind="INT", default=0, maximum=1_000_000),
-            shared_widget(TRAIN, "lr_decay_steps", kind="INT", default=0, maximum=1_000_000),
-            shared_widget(TRAIN, "lr_scheduler_num_cycles"),
-            shared_widget(TRAIN, "lr_scheduler_power"),
-            shared_widget(TRAIN, "lr_scheduler_min_lr_ratio", off=0.0),
-            shared_widget(TRAIN, "max_grad_norm"),
-            Input("optimizer_args", "STRING", "Arguments of the optimizer, one name=value per line, for example weight_decay=0.01.",
-                  default="", multiline=True, advanced=True),
-        ),
-        outputs=(Output("optimizer", OPTIMIZER, "For the trainer"),),
-    )  # fmt: skip
-
-    def validate(self, host: Host, **constants: Any) -> Iterator[Problem]:
-        wrong = list(refused("optimizer_args", _arguments, constants.get("optimizer_args", "")))
-        if wrong or any(entry.name not in constants for entry in self.spec.inputs):
-            yield from wrong
-        else:
-            yield from rates.problems(self._values(constants))
-
-    async def run(self, host: Host, **inputs: Any) -> Result:
-        return Result((self._values(inputs),))
-
-    def _values(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        arguments = _arguments(inputs["optimizer_args"])
-        return settings(self.spec.inputs, inputs) | ({"optimizer_args": arguments} if arguments else {})
-
-
 _SAMPLE_TIMES = ("sample_every_n_steps", "sample_every_n_epochs", "sample_at_first")
 _NO_SAMPLE_TIME = "sample_prompts are given but no time to make samples: set sample_every_n_steps or sample_every_n_epochs"
 
@@ -247,15 +199,6 @@ class SamplingConfig(Node):
         elif not any(inputs[name] for name in _SAMPLE_TIMES):
             raise UserError(_NO_SAMPLE_TIME)
         return Result((value,))
-
-
-def _arguments(text: str) -> list[str]:
-    """`name=value` lines, checked: nothing in them can become a flag."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    for line in lines:
-        if not _ARGUMENT.fullmatch(line):
-            raise UserError(f"optimizer_args: {line!r} is not of the form name=value, such as weight_decay=0.01")
-    return [re.sub(r"\s+", "", line) for line in lines]
 
 
 def _prompts(host: Host, inputs: dict[str, Any]) -> list[dict[str, Any]]:

@@ -91,7 +91,9 @@ def test_a_setting_is_a_row(changed: Any, tmp_path: Path) -> None:
 def test_a_node_is_a_class(changed: Any, tmp_path: Path, repository: Path) -> None:
     pack = changed("nodes/system.py", lambda text: text + NODE)
     assert "Echo" in pack("nodes.catalog").BY_NAME
-    texts = pack("nodes.help_pages").texts([node.spec for node in pack("nodes.catalog").NODES])
+    texts = pack("nodes.help_pages").texts(
+        [node.spec for node in pack("nodes.catalog").NODES], pack("nodes.optimizer_settings").for_the_page()
+    )
     pages = {path.relative_to(tmp_path / "pack").as_posix(): text for path, text in texts.items()}
     assert "| `words` | hello | What to say. |" in pages["web/docs/MusubiTuner_Echo.md"]
     assert json.loads(pages["locales/en/nodeDefs.json"])["MusubiTuner_Echo"]["outputs"]["0"]["name"] == "words"

@@ -48,7 +48,7 @@ app.registerExtension({
 });
 
 /** @param {any} node @returns {string} */
-function typeOf(node) {
+export function typeOf(node) {
   return node.comfyClass ?? node.type ?? "";
 }
 
@@ -77,12 +77,12 @@ function showAround(node) {
 }
 
 /** @param {any} node @param {string} name @returns {any} */
-function widgetOf(node, name) {
+export function widgetOf(node, name) {
   return node.widgets?.find((/** @type {any} */ widget) => widget.name === name);
 }
 
 /** The node that an input comes from, seen through reroutes. @param {any} node @param {number} slot @returns {any} */
-function originOf(node, slot) {
+export function originOf(node, slot) {
   let origin = node.getInputNode?.(slot);
   while (origin?.type === "Reroute") origin = origin.getInputNode(0);
   return origin ?? undefined;
@@ -94,15 +94,17 @@ function modelsOf(node, seen = new Set()) {
   seen.add(node);
   const slot = node.inputs?.findIndex((/** @type {any} */ input) => input.name === "models") ?? -1;
   if (slot >= 0) return originOf(node, slot);
-  for (const output of node.outputs ?? []) {
-    for (const id of output.links ?? []) {
-      const link = node.graph?.getLink?.(id) ?? node.graph?.links?.[id];
-      const target = link && node.graph.getNodeById?.(link.target_id);
-      const found = target && !seen.has(target) && modelsOf(target, seen);
-      if (found) return found;
-    }
+  for (const target of targetsOf(node)) {
+    const found = !seen.has(target) && modelsOf(target, seen);
+    if (found) return found;
   }
   return undefined;
+}
+
+/** The nodes that its outputs go into. @param {any} node @returns {any[]} */
+export function targetsOf(node) {
+  const links = (node.outputs ?? []).flatMap((output) => output.links ?? []).map((id) => node.graph?.getLink?.(id) ?? node.graph?.links?.[id]);
+  return links.map((link) => link && node.graph.getNodeById?.(link.target_id)).filter(Boolean);
 }
 
 /** @param {Record<string, string[]> | undefined} takers @param {any} models */

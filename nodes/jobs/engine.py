@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from ...backend.musubi_backend.errors import UserError
+from ...backend.musubi_backend.optimizers import registry
 from ...backend.musubi_backend.options.argv import to_argv
 from ...backend.musubi_backend.options.registry import options_for
 from ...backend.musubi_backend.threads import COUNT
@@ -77,6 +78,13 @@ def refuse_own(config: Config, tool: str, names: Collection[str]) -> None:
     ours = [in_widgets(tool, f"--{name}") for name in sorted(names) if name in known and known[name].own]
     if ours and config.engine != "builtin":
         raise UserError(f"{' and '.join(ours)}: musubi-tuner's {tool} has no such setting; turn it off, or choose the engine builtin")
+
+
+def refuse_own_optimizer(config: Config, name: str) -> None:
+    """UserError for an optimizer that has this name in our backend only, where musubi-tuner is to train with it."""
+    entry = registry.find(name) if config.engine != "builtin" and name else None
+    if entry is not None and not entry.where.startswith("torch.optim:") and entry.name not in ("AdamW8bit", "Adafactor"):
+        raise UserError(f"optimizer_type: musubi-tuner has no {name}; choose adamw, adamw8bit or adafactor, or the engine builtin")
 
 
 def doctor(home: Path, folder: JobFolder) -> Command:

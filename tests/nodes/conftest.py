@@ -99,7 +99,7 @@ class Bench:
 
     def node(self, name: str, **widgets: Any) -> Any:
         """The value that a node of settings gives."""
-        node = getattr(self.part("nodes.training_settings"), name)()
+        node = self.part("nodes.catalog").BY_NAME[name]()
         return self.run(node, **widgets).values[0]
 
     def run(self, node: Any, **inputs: Any) -> Any:

@@ -53,7 +53,7 @@ def test_every_node_explains_itself(part: Any) -> None:
 
 def test_help_pages_and_english_names_are_up_to_date(part: Any) -> None:
     specs = [node.spec for node in part("nodes.catalog").NODES]
-    for path, text in part("nodes.help_pages").texts(specs).items():
+    for path, text in part("nodes.help_pages").texts(specs, part("nodes.optimizer_settings").for_the_page()).items():
         assert path.read_text(encoding="utf-8") == text, f"run: python nodes/help_pages.py ({path.name})"
 
 

@@ -6,6 +6,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from musubi_backend.options.registry import options_for
+from musubi_backend.options.values import default_of
+from musubi_backend.training import schedules
+from musubi_backend.training.lean_torch import lean_adamw
+from musubi_backend.training.settings import TrainingSettings
 
 FIXED = "relative_step=False"
 MISTAKES: dict[str, tuple[dict[str, Any], str, str]] = {
@@ -30,21 +36,21 @@ MISTAKES: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 def config(part: Any, **values: Any) -> dict[str, Any]:
-    node = part("nodes.training_settings").OptimizerConfig()
+    node = part("nodes.optimizer_settings").OptimizerConfig()
     return {entry.name: values.get(entry.name, entry.default) for entry in node.spec.inputs}
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_it_is_at_its_widget(part: Any, mistake: str) -> None:
     values, widget, said = MISTAKES[mistake]
-    node = part("nodes.training_settings").OptimizerConfig()
+    node = part("nodes.optimizer_settings").OptimizerConfig()
     problems = part("nodes.spec").check(node, SimpleNamespace(), config(part, optimizer_type="adafactor") | values)
     assert [problem.input for problem in problems] == [widget]
     assert said in problems[0].text and "--" not in problems[0].text
 
 
 def test_settings_that_act_are_taken(part: Any) -> None:
-    node, check = part("nodes.training_settings").OptimizerConfig(), part("nodes.spec").check
+    node, check = part("nodes.optimizer_settings").OptimizerConfig(), part("nodes.spec").check
     for values in (
         {},
         {"optimizer_type": "adafactor"},
@@ -72,3 +78,45 @@ def test_the_trainer_knows_the_length_and_the_network(part: Any, mistake: str) -
     values = {"max_train_steps": 100, "learning_rate": 1e-4, **values}
     problems = list(part("nodes.rates").problems(values, values["max_train_steps"]))
     assert len(problems) == 1 and said in problems[0].text
+
+
+def test_what_is_drawn_are_the_rates_of_the_schedule_of_a_training(part: Any) -> None:
+    rates, node = part("nodes.rates"), part("nodes.optimizer_settings").OptimizerConfig()
+    for name in node.spec.input("lr_scheduler").choices:
+        warm = {} if name == "constant" else {"lr_warmup_steps": 7}
+        values = node.values(
+            config(part, optimizer_type="adamw", learning_rate=0.5, lr_scheduler=name, lr_scheduler_min_lr_ratio=0.1, **warm)
+        )
+        optimizer = lean_adamw()([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+        settings = TrainingSettings.read({option: default_of(one) for option, one in options_for("wan_train_network").items()} | values)
+        schedule, real = schedules.build(settings.schedule, optimizer, 40, schedule_free=False), []
+        for _ in range(40):
+            real.append(schedule.get_last_lr()[0])
+            schedule.step()
+        assert rates.curve(values, 40) == ([(step + 1, pytest.approx(rate)) for step, rate in enumerate(real)], ""), name
+    steps = [step for step, _ in rates.curve(values, 10_000)[0]]
+    assert len(steps) == 200 and (steps[0], steps[-1]) == (1, 10_000)
+
+
+def test_optimizers_with_a_rate_of_their_own_are_said(part: Any) -> None:
+    schedule = part("nodes.optimizer_settings").schedule
+    assert schedule(None, {"optimizer_type": "adafactor"}, 10) == {"rates": [], "note": "this optimizer sets its own learning rate"}
+    free = schedule(None, {"optimizer_type": "AdamWScheduleFree", "learning_rate": 0.1}, 10)
+    assert free["note"] == "schedule-free: the rate stays" and {rate for _, rate in free["rates"]} == {0.1}
+    refused = part("backend.musubi_backend.errors").UserError
+    for values, steps in (({"lr_scheduler": "no"}, 10), ([], 10), ({}, 0), ({}, "x"), ({"optimizer_args": "import os"}, 10)):
+        with pytest.raises(refused):
+            schedule(None, values, steps)
+
+
+def test_a_preset_is_arguments_that_single_lines_override(part: Any) -> None:
+    node = part("nodes.optimizer_settings").OptimizerConfig()
+    chosen = {"optimizer_type": "HinaAdamW", "optimizer_preset": "HinaAdamW: SD", "optimizer_args": "alora_ratio=4"}
+    values = node.values(config(part, **chosen))
+    assert values["optimizer_args"][0] == "spd_lambda=0.06" and values["optimizer_args"][-1] == "alora_ratio=4"
+    assert sum(line.startswith("alora_ratio") for line in values["optimizer_args"]) == 1
+    assert "optimizer_args" not in node.values(config(part))
+    presets = part("nodes.optimizer_settings").PRESETS
+    for name, (entry, _) in presets.items():
+        assert not part("nodes.spec").check(node, SimpleNamespace(), config(part, optimizer_type=entry.name, optimizer_preset=name)), name
+    assert len(presets) >= 7

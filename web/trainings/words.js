@@ -13,10 +13,14 @@ export function loadWords() {
   return loading;
 }
 
-async function read() {
+/** The language of the page, as far as we have words of it. */
+export function language() {
   const chosen = String(app.extensionManager?.setting?.get("Comfy.Locale") ?? "en");
-  const language = ["ja", "zh"].find((known) => chosen.startsWith(known));
-  const files = ["en", ...(language ? [language] : [])].map((name) => fetch(new URL(`../texts/${name}.json`, import.meta.url)));
+  return ["ja", "zh"].find((known) => chosen.startsWith(known)) ?? "en";
+}
+
+async function read() {
+  const files = [...new Set(["en", language()])].map((name) => fetch(new URL(`../texts/${name}.json`, import.meta.url)));
   texts = Object.assign({}, ...(await Promise.all(files.map(async (answer) => (await answer).json()))));
 }
 

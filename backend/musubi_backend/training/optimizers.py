@@ -16,7 +16,7 @@ from ..suggest import did_you_mean
 from .classes import check_arguments, find_class, keyword_arguments, words
 from .lean_torch import lean_adamw
 from .settings import OptimizerSettings
-from .voided import sets_its_rate
+from .voided import keeps_its_rate, sets_its_rate
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -106,7 +106,7 @@ def _recipe(settings: OptimizerSettings) -> _Recipe:
     entry = registry.find(kind)
     if entry is None:
         make = _eight_bit(kind) if _is_eight_bit(kind) else _by_name(kind)
-        recipe = _Recipe(make, arguments, schedule_free="schedulefree" in registry.plain(kind.rpartition(".")[2]))
+        recipe = _Recipe(make, arguments, schedule_free=keeps_its_rate(kind, arguments))
     else:
         recipe = _of_entry(entry, kind, arguments)
     check_arguments(recipe.make, recipe.arguments, "--optimizer_args", kind, _GIVEN)
@@ -118,7 +118,7 @@ def _of_entry(entry: Entry, kind: str, arguments: dict[str, Any]) -> _Recipe:
     if entry.name == "Adafactor":
         return _adafactor(arguments)
     make = lean_adamw() if entry.name == "AdamW" else _load(entry, kind)
-    free = entry.schedule_free and arguments.get("use_schedulefree", True)
+    free = keeps_its_rate(kind, arguments)
     return _Recipe(make, {**entry.fixed, **arguments}, schedule_free=free, names=entry.names, several_groups=entry.several_groups)
 
 

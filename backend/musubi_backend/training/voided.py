@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ..errors import UserError
-from ..optimizers.registry import plain
+from ..optimizers.registry import find, plain
 from . import schedules
 from .settings import ScheduleSettings, TrainingSettings
 
@@ -40,6 +40,14 @@ class Voided:
 def sets_its_rate(kind: str, arguments: Mapping[str, Any]) -> bool:
     """True for Adafactor with relative steps, which is its default; `warmup_init` turns them on too."""
     return plain(kind) == "adafactor" and bool(arguments.get("relative_step", True) or arguments.get("warmup_init", False))
+
+
+def keeps_its_rate(kind: str, arguments: Mapping[str, Any]) -> bool:
+    """True for schedule-free optimizers: those of the table, unless told otherwise, and of other libraries those that are called so."""
+    entry = find(kind)
+    if entry is None:
+        return "schedulefree" in plain(kind.rpartition(".")[2])
+    return entry.schedule_free and bool(arguments.get("use_schedulefree", True))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,237 @@
+// Optimizer Config: lists optimizers by group, shows the arguments of the chosen one, fills in its learning rate, and draws how the rate goes
+// over the training. Arguments are kept in optimizer_args, one name=value per line, so that a workflow means the same without this page.
+import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+import { originOf, targetsOf, typeOf, widgetOf } from "./task_inputs.js";
+import { language, loadWords, number, say } from "./trainings/words.js";
+
+const NODE = "MusubiTuner_OptimizerConfig";
+const NONE = "none";
+const EXPECTED_STEPS = 1000; // where nobody says how many
+const LITERALS = { True: true, False: false };
+const PICTURE = { width: 300, height: 70 };
+
+let table = {}; // optimizer_type -> group, help, rate, learning_rate, presets, arguments
+
+const loading = loadWords()
+  .then(() => fetch(new URL(`./optimizers/${language()}.json`, import.meta.url)))
+  .then((answer) => answer.json())
+  .then((read) => (table = read));
+
+app.registerExtension({
+  name: "MusubiTuner.OptimizerConfig",
+  async init() {
+    await loading;
+  },
+  nodeCreated(node) {
+    if (typeOf(node) === NODE) loading.then(() => (node.musubiOptimizer ??= new Settings(node)));
+  },
+  loadedGraphNode(node) {
+    if (typeOf(node) === NODE) loading.then(() => (node.musubiOptimizer ??= new Settings(node)).loaded());
+  },
+});
+
+class Settings {
+  constructor(node) {
+    this.node = node;
+    [this.type, this.rate, this.lines, this.preset] = ["optimizer_type", "learning_rate", "optimizer_args", "optimizer_preset"].map((name) => widgetOf(node, name));
+    this.kept = new Map(); // optimizer -> its lines, while others are looked at
+    this.added = [];
+    this.watched = new WeakSet();
+    this._own(node.addWidget("combo", "musubi_group", say("optimizer.all"), (group) => this._list(group), { values: [say("optimizer.all"), ...groups()] }), say("optimizer.group"));
+    this.picture = new Picture(node);
+    after(this.type, () => this._chosen());
+    after(this.preset, () => this._presetChosen());
+    after(this.lines, () => this._showArguments());
+    for (const widget of node.widgets) if (widget.serialize !== false && widget !== this.lines) after(widget, () => this.draw());
+    const connected = node.onConnectionsChange;
+    node.onConnectionsChange = (...details) => {
+      queueMicrotask(() => this.draw());
+      return connected?.apply(node, details);
+    };
+    this.loaded();
+  }
+
+  loaded() {
+    this.shown = this.type.value;
+    this._showPresets();
+    this._showArguments();
+    this.draw();
+  }
+
+  /** Only the optimizers of a group; the first one where the chosen one is not of it. */
+  _list(group) {
+    const all = Object.keys(table);
+    const listed = group === say("optimizer.all") ? all : all.filter((name) => table[name].group === group);
+    this.type.options.values = listed;
+    if (!listed.includes(this.type.value)) {
+      this.type.value = listed[0];
+      this._chosen();
+    }
+  }
+
+  /** What was the last one's goes: its usual rate, its preset and its arguments, which come back with it. */
+  _chosen() {
+    const [before, now] = [table[this.shown], table[this.type.value]];
+    if (!now || this.shown === this.type.value) return;
+    const usual = this._inPreset("learning_rate") ?? before?.learning_rate;
+    if (this.rate.value === usual) this.rate.value = now.learning_rate;
+    this.kept.set(this.shown, this.lines.value);
+    this.lines.value = this.kept.get(this.type.value) ?? "";
+    this.preset.value = NONE;
+    this.loaded();
+  }
+
+  _presetChosen() {
+    this.rate.value = this._inPreset("learning_rate") ?? this.rate.value;
+    this._showArguments();
+  }
+
+  _inPreset(name) {
+    return table[this.shown]?.presets[this.preset?.value]?.[name];
+  }
+
+  _showPresets() {
+    if (this.preset) this.preset.options.values = [NONE, ...Object.keys(table[this.shown]?.presets ?? {})];
+  }
+
+  _showArguments() {
+    for (const widget of this.added.splice(0)) remove(this.node, widget);
+    const given = new Map(this.lines.value.split("\n").map((line) => line.split(/=(.*)/s).map((part) => part?.trim())));
+    for (const argument of table[this.shown]?.arguments ?? []) {
+      const usual = this._inPreset(argument.name) ?? argument.default;
+      const value = given.get(argument.name) ?? literal(usual);
+      const put = (text) => this._put(argument.name, text === literal(usual) ? "" : text);
+      const widget = this._widget(argument, value, put);
+      this.added.push(this._own(widget, argument.name, hint(argument, usual)));
+    }
+    fit(this.node);
+  }
+
+  /** The widget of an argument, which shows a Python literal and gives one to `put`. */
+  _widget(argument, value, put) {
+    const name = `musubi_${argument.name}`;
+    if (argument.kind === "choice") {
+      return this.node.addWidget("combo", name, unquoted(value), (chosen) => put(literal(chosen)), { values: argument.choices });
+    }
+    if (argument.kind === "bool" && !argument.none) return this.node.addWidget("toggle", name, LITERALS[value] ?? false, (on) => put(literal(on)));
+    if (argument.kind === "bool") return this.node.addWidget("combo", name, value, put, { values: ["None", "True", "False"] });
+    return this.node.addWidget("text", name, value, (text) => put(String(text).trim()));
+  }
+
+  /** Sets a line of optimizer_args, or takes it out. */
+  _put(name, text) {
+    const others = this.lines.value.split("\n").filter((line) => line.trim() && line.split("=")[0].trim() !== name);
+    this.lines.value = [...others, ...(text ? [`${name}=${text}`] : [])].join("\n");
+    this.draw();
+  }
+
+  _own(widget, label, tooltip = "") {
+    widget.label = label;
+    widget.tooltip = tooltip;
+    widget.serialize = false;
+    widget.options = Object.assign(widget.options ?? {}, { serialize: false });
+    return widget;
+  }
+
+  draw() {
+    clearTimeout(this.soon);
+    this.soon = setTimeout(async () => {
+      const steps = this._steps();
+      const values = Object.fromEntries(this.node.widgets.filter((widget) => widget.serialize !== false).map((widget) => [widget.name, widget.value]));
+      const body = JSON.stringify({ values, steps: steps ?? EXPECTED_STEPS });
+      const answer = await api.fetchApi("/musubi_tuner/learning_rates", { method: "POST", headers: { "Content-Type": "application/json" }, body });
+      this.picture.show(await answer.json(), steps);
+    }, 100);
+  }
+
+  /** How long the training is that this is for; undefined where LoRA Training Config cannot be found, or counts epochs. */
+  _steps() {
+    for (const trainer of targetsOf(this.node)) {
+      const slot = trainer.inputs?.findIndex((input) => input.name === "lora_config") ?? -1;
+      const config = slot >= 0 ? originOf(trainer, slot) : undefined;
+      if (!config) continue;
+      const [steps, epochs] = ["max_train_steps", "max_train_epochs"].map((name) => widgetOf(config, name));
+      for (const widget of [steps, epochs]) {
+        if (!widget || this.watched.has(widget)) continue;
+        this.watched.add(widget);
+        after(widget, () => this.draw());
+      }
+      if (steps && !epochs?.value) return steps.value;
+    }
+    return undefined;
+  }
+}
+
+/** The learning rate over the steps, as a line with its highest and last value. */
+class Picture {
+  constructor(node) {
+    this.whole = document.createElement("div");
+    this.whole.style.cssText = "font: 11px sans-serif; color: var(--descrip-text, #999); padding: 0 6px;";
+    this.words = document.createElement("div");
+    this.drawing = drawn("svg", { viewBox: `0 0 ${PICTURE.width} ${PICTURE.height}`, preserveAspectRatio: "none", width: "100%", height: PICTURE.height });
+    this.line = drawn("polyline", { fill: "none", stroke: "var(--p-primary-color, #4a9)", "stroke-width": 2, "vector-effect": "non-scaling-stroke" });
+    this.drawing.append(this.line);
+    this.whole.append(this.words, this.drawing);
+    const widget = node.addDOMWidget("musubi_schedule", "musubi_schedule", this.whole, { serialize: false, hideOnZoom: false, getMinHeight: () => PICTURE.height + 22 });
+    widget.serialize = false;
+  }
+
+  show({ rates = [], note = "", error = "" }, steps) {
+    const top = Math.max(...rates.map(([, rate]) => rate), 0);
+    const last = rates.at(-1)?.[0] ?? 1;
+    const place = ([step, rate]) => `${((step - 1) / Math.max(1, last - 1)) * PICTURE.width},${PICTURE.height - 3 - (top ? rate / top : 0) * (PICTURE.height - 6)}`;
+    this.line.setAttribute("points", rates.map(place).join(" "));
+    const over = steps ? say("optimizer.rates", { steps }) : say("optimizer.rates.some", { steps: EXPECTED_STEPS });
+    const numbers = rates.length ? `${over}: ${number(rates[0][1])} … ${number(top)} … ${number(rates.at(-1)[1])}` : "";
+    this.words.textContent = [error || note, numbers].filter(Boolean).join(" · ");
+    this.words.title = this.words.textContent;
+    this.words.style.color = error ? "var(--error-text, #ff6b5e)" : "";
+  }
+}
+
+const groups = () => [...new Set(Object.values(table).map((entry) => entry.group))];
+
+/** A value as Python writes it. */
+function literal(value) {
+  if (value === null || value === undefined) return "None";
+  if (typeof value === "boolean") return value ? "True" : "False";
+  if (Array.isArray(value)) return `(${value.map(literal).join(", ")})`;
+  return typeof value === "string" ? `"${value}"` : String(value);
+}
+
+const unquoted = (text) => text.replace(/^["'](.*)["']$/s, "$1");
+
+function hint(argument, usual) {
+  const { bounds } = argument;
+  return [argument.help, bounds && argument.kind !== "choice" ? `${bounds[0]} … ${bounds[1]}.` : "", say("optimizer.usual", { value: literal(usual) })].filter(Boolean).join(" ");
+}
+
+/** Calls `then` after a widget was changed by hand. */
+function after(widget, then) {
+  if (!widget) return;
+  const changed = widget.callback;
+  widget.callback = function (...details) {
+    const result = changed?.apply(this, details);
+    then();
+    return result;
+  };
+}
+
+function remove(node, widget) {
+  if (node.removeWidget) return node.removeWidget(widget);
+  widget.onRemove?.();
+  node.widgets.splice(node.widgets.indexOf(widget), 1);
+}
+
+function drawn(name, attributes) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  return made;
+}
+
+/** Makes the node as high as what is in it needs. */
+function fit(node) {
+  node.setSize?.([node.size[0], node.computeSize()[1]]);
+  node.setDirtyCanvas?.(true, true);
+}
