@@ -127,6 +127,8 @@ WRONG: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("OptimizerConfig", {"optimizer_type": "adamw", "optimizer_preset": "HinaAdamW: SD"}, "optimizer_preset"),
     ("ExpertSettings", {"exclude_patterns": "("}, "exclude_patterns"),
     ("TrainingMonitor", {"smoothing": 2.0}, "smoothing"),
+    ("TensorBoard", {"action": "break"}, "action"),
+    ("ResourceMonitor", {"seconds": -1.0}, "seconds"),
     ("OptimizerConfig", {"lr_scheduler": "constant", "lr_warmup_steps": 5}, "lr_warmup_steps"),
     ("OptimizerConfig", {"optimizer_type": "adafactor", "lr_warmup_steps": 5}, "lr_warmup_steps"),
     ("OptimizerConfig", {"learning_rate": 0.0}, "learning_rate"),
