@@ -56,6 +56,7 @@ CHECKS = (
     Check(Setting(), BITS),
     Check(Setting(checkpointing=True), BITS),
     Check(Setting(checkpointing=True, offload=True), BITS),
+    Check(Setting(checkpointing=True, keep_attention=True), BITS),
     Check(Setting(blocks_to_swap=1), BITS),
     Check(Setting(blocks_to_swap=1, pinned=False), BITS),
     Check(Setting(blocks_to_swap=1, ring=1, checkpointing=True), BITS),

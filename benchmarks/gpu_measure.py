@@ -87,8 +87,9 @@ def measured(model: Model, setting: Setting, size: Size, device: torch.device, s
     first, noise = latents(size, device)
 
     def step() -> None:
-        loss = trained.loss(first, noise, T)
-        loss.backward()
+        with trained.network.working_in(torch.bfloat16):
+            loss = trained.loss(first, noise, T)
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(trained.network.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -17,6 +17,7 @@ from musubi_backend.architectures.hunyuan_video.geometry import HunyuanGeometry
 from musubi_backend.architectures.hunyuan_video.model import HunyuanTransformer
 from musubi_backend.architectures.wan.geometry import WanGeometry
 from musubi_backend.architectures.wan.model import WanTransformer
+from musubi_backend.layers.blocks import KeptAttention
 from musubi_backend.lora.network import LoRANetwork
 from musubi_backend.memory.compiling import Compilation
 from musubi_backend.memory.fp8 import hold_in_fp8
@@ -74,6 +75,7 @@ class Setting:
     checkpointing: bool = False
     offload: bool = False
     compiled: bool = False
+    keep_attention: bool = False
     attention: str = "torch"
     split: bool = False
 
@@ -81,7 +83,8 @@ class Setting:
         swap = f"swap {self.blocks_to_swap}{'' if self.pinned else ' unpinned'}{f' ring {self.ring}' if self.ring != 2 else ''}"
         words = {
             "fp8 scaled": self.fp8_scaled, swap: self.blocks_to_swap > 0, "checkpointing": self.checkpointing, "offload": self.offload,
-            "compile": self.compiled, self.attention: self.attention != "torch", "split attention": self.split,
+            "keep attention": self.keep_attention, "compile": self.compiled,
+            self.attention: self.attention != "torch", "split attention": self.split,
         }  # fmt: skip
         return " + ".join(word for word, chosen in words.items() if chosen) or "plain"
 
@@ -121,6 +124,7 @@ def build(model: Model, setting: Setting, device: torch.device, dtype: torch.dty
         _fill(made, name, _random(name, tuple(empty.shape), dtype, device), torch.device("cpu") if name in stay else device)
     switches: Any = made
     switches.gradient_checkpointing, switches.gradient_checkpointing_cpu_offload = setting.checkpointing, setting.offload
+    switches.kept_attention = KeptAttention(on_device=1000 * setting.keep_attention)
     switches.set_attention(setting.attention, setting.split)
     plan.finish(made, device)
     network = LoRANetwork.create(made.requires_grad_(False).eval(), card, LORA_RANK, LORA_ALPHA).train()

@@ -83,13 +83,12 @@ class _Rotation(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        cos, sin = ctx.tables
-        return _rotate(grad, cos, -sin), None, None
+        return _rotate(grad, *ctx.tables, sense=-1), None, None
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, sense: int = 1) -> Tensor:
     swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
-    return torch.addcmul(x * cos, swapped, sin)
+    return torch.addcmul(x * cos, swapped, sin, value=sense)
 
 
 def apply_rope(x: Tensor, tables: Tables) -> Tensor:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from .network import LoRANetwork, MaxNormReport, NetworkOptions
@@ -28,6 +30,14 @@ class ExpertNetworks(nn.Module):
     def targets(self) -> dict[str, str]:
         """Module path in its expert for every LoRA module, named with the expert."""
         return {f"{name}.{module}": path for name, network in self.parts.items() for module, path in network.targets.items()}
+
+    @contextlib.contextmanager
+    def working_in(self, dtype: torch.dtype) -> Iterator[None]:
+        """As `LoRANetwork.working_in`, of both."""
+        with contextlib.ExitStack() as stack:
+            for network in self.parts.values():
+                stack.enter_context(network.working_in(dtype))
+            yield
 
     def parameter_groups(self, lr: float | None) -> list[dict[str, Any]]:
         """As of one network: groups of the same kind are joined, so that learning rates are reported once."""

@@ -87,18 +87,22 @@ class LoRA(LoRAModule):
         nn.init.kaiming_uniform_(self.lora_down.weight, a=5**0.5)
         nn.init.zeros_(self.lora_up.weight)
         self.dropout = dropout
+        self.working: tuple[Tensor, Tensor] | None = None
+        """Down and scale * up as a step computes with them (`lora.working`); outside of one they are made at each use."""
 
     def start(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        hidden, factor = self.hidden(x)
-        up = self.lora_up.weight.to(x.dtype).t()
-        rows = hidden.flatten(0, -2)
-        start = (rows * factor) @ up if bias is None else torch.addmm(bias, rows, up, alpha=factor)
+        if self.working is not None and self.working[0].dtype == x.dtype:
+            (down, up), factor = self.working, 1.0
+        else:
+            down, up, factor = self.lora_down.weight.to(x.dtype), self.lora_up.weight.to(x.dtype), self.scale
+        hidden, dropped = self.dropped(F.linear(x, down))
+        rows, factor = hidden.flatten(0, -2), factor * dropped
+        start = (rows * factor) @ up.t() if bias is None else torch.addmm(bias, rows, up.t(), alpha=factor)
         return start.view(*x.shape[:-1], start.shape[-1])
 
-    def hidden(self, x: Tensor) -> tuple[Tensor, float]:
-        """x [..., in] -> (activations [..., rank] in x's dtype, factor for the up product)."""
-        hidden = F.linear(x, self.lora_down.weight.to(x.dtype))
-        factor = self.scale
+    def dropped(self, hidden: Tensor) -> tuple[Tensor, float]:
+        """Activations [..., rank] after dropout, and the factor that makes up for the ranks left out."""
+        factor = 1.0
         if self.training:
             if self.dropout:
                 hidden = F.dropout(hidden, self.dropout)

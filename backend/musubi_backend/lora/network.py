@@ -6,6 +6,7 @@ Selection, key names and options follow musubi-tuner, so that files go both ways
 from __future__ import annotations
 
 import ast
+import contextlib
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from .. import job
 from ..errors import UserError
 from ..layers.linear import Linear
+from . import working
 from .modules import LoHa, LoKr, LoRA, LoRAModule
 from .selection import Selection, without_effect
 from .shapes import LOHA, LOKR, LORA
@@ -91,6 +93,7 @@ class LoRANetwork(nn.Module):
         super().__init__()
         self.options = options
         self.targets: dict[str, str] = {}
+        self._working: dict[torch.dtype, working.WorkingCopies] = {}
 
     @classmethod
     def create(
@@ -201,6 +204,24 @@ class LoRANetwork(nn.Module):
     def changes_nothing(self) -> bool:
         """Whether every LoRA module adds zero, as before the first step."""
         return all(module.delta_norm().item() == 0 for module in self.lora_modules())
+
+    @contextlib.contextmanager
+    def working_in(self, dtype: torch.dtype) -> Iterator[None]:
+        """For one forward and backward pass in `dtype`: LoRA factors are cast together, once (`lora.working`). What was learned is in the
+        parameters' gradients when this ends; where it is left by an exception, nothing."""
+        modules = working.of(self)
+        if dtype == torch.float32 or not modules:
+            yield
+            return
+        copies = self._working.get(dtype)
+        if copies is None or not copies.fit():
+            copies = self._working[dtype] = working.WorkingCopies(modules, dtype)
+        copies.begin()
+        try:
+            yield
+            copies.gather()
+        finally:
+            copies.end()
 
     def set_enabled(self, enabled: bool) -> None:
         """Switch all LoRA modules on or off, without removing them."""

@@ -141,12 +141,13 @@ class Loop:
         latents = run.architecture.scale_latents(batch["latents"].float())
         noise = self.randomness.noise(latents.shape)
         t, timesteps = self.randomness.levels(self.sampling, latents.shape, batch.get("timesteps"), self.boundary)
-        prediction = run.architecture.predict(run.transformer, noisy_input(latents, noise, t), timesteps, batch)
-        weight = loss_weight(run.settings.timesteps.weighting_scheme, timesteps, run.dtype, latents.ndim)
-        loss = flow_matching_loss(prediction, latents, noise, weight)
-        scaled = loss / run.settings.length.gradient_accumulation_steps
-        if scaled.requires_grad:  # not where module_dropout left every LoRA module out
-            (scaled if self.scaler is None else self.scaler.scale(scaled)).backward()
+        with run.network.working_in(run.dtype):
+            prediction = run.architecture.predict(run.transformer, noisy_input(latents, noise, t), timesteps, batch)
+            weight = loss_weight(run.settings.timesteps.weighting_scheme, timesteps, run.dtype, latents.ndim)
+            loss = flow_matching_loss(prediction, latents, noise, weight)
+            scaled = loss / run.settings.length.gradient_accumulation_steps
+            if scaled.requires_grad:  # not where module_dropout left every LoRA module out
+                (scaled if self.scaler is None else self.scaler.scale(scaled)).backward()
         return loss.detach()
 
     def _has_gradients(self) -> bool:

@@ -272,7 +272,6 @@ def collapse_padding(text: Sequence[Tensor], length: int, dtype: torch.dtype, de
 def _modulation(table: Tensor, condition: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
     """table [1, n, C] + condition [B, T, 1 or n, C] -> n tensors [B, T, C]; each second of three (or two) is a scale and gets 1
     added in float32 before the rounding to `dtype`."""
-    parts = list((table.float().unsqueeze(1) + condition).unbind(2))
-    for index in range(1, len(parts), 3):
-        parts[index] = parts[index] + 1
-    return tuple(part.to(dtype) for part in parts)
+    parts = table.float().unsqueeze(1) + condition
+    parts[:, :, 1::3] += 1
+    return parts.to(dtype).unbind(2)
