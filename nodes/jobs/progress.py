@@ -12,6 +12,7 @@ from .folder import RUNNING, SAMPLING, SAVING, STARTING
 
 _LONGEST = 80  # characters of a name
 _MOST_WARNINGS = 200
+_TRAINS = ("training", "epoch ")  # how phases of steps begin
 
 
 @dataclass
@@ -70,14 +71,16 @@ class Progress:
 
     @property
     def text(self) -> str:
-        """One line for people, e.g. "loss 0.1234 · training · 12/100 · 01:54 left · 1.3s/it"."""
+        """One line for people, e.g. "loss 0.1234 · 12/100 · 01:54 left", as short as a node of the usual width takes it."""
         parts = [f"loss {self.loss:.4f}"] if self.loss is not None else []
-        parts.append("paused" if self.paused else self.phase)
+        trains = self.loss is not None and self.phase.startswith(_TRAINS) and not self.paused  # which the loss and the step tell
+        if not trains:
+            parts.append("paused" if self.paused else self.phase)
         if self.step or self.total:
             parts.append(f"{self.step}/{self.total}" if self.total else str(self.step))
         if self.left and self.step != self.total:
             parts.append(f"{self.left} left")
-        if self.rate:
+        if self.rate and not (trains and self.left):
             parts.append(self.rate)
         return " · ".join(parts)
 
