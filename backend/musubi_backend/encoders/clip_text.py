@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import imports
 from . import model_files
+from .lean_transformers import empty_weights, from_transformers
 from .token_files import CLIP_L, TokenIds, find_tokenizer
 
 if TYPE_CHECKING:
@@ -43,17 +43,15 @@ class ClipText:
     ) -> ClipText:
         """The encoder at `path`, computing in `dtype` and giving features in `kept` (see `model_files.dtypes_for`). UserError when it
         is something else or incomplete, and when no tokenizer can be found."""
-        import torch
 
-        with imports.large():
-            from transformers import CLIPTextModel
+        (CLIPTextModel,) = from_transformers("CLIPTextModel")
 
         files = model_files.model_files(
             path, KIND, flag, subfolder="text_encoder_2", section="text_config", within=("clip_vision", "text_model.")
         )
         weights = files.open()
         tokenizer = find_tokenizer(CLIP_L, weights, model_files.shape_of(weights, "token_embedding.weight", files.source)[0])
-        with torch.device("meta"):
+        with empty_weights():
             model = CLIPTextModel(_config(files, weights))
         kept, computed = model_files.dtypes_for(weights, device, dtype, kept)
         model = model_files.fill(model, weights, device, computed, model_files.without_prefix)
@@ -78,8 +76,7 @@ class ClipText:
 
 
 def _config(files: model_files.ModelFiles, weights: Weights) -> Any:
-    with imports.large():
-        from transformers import CLIPTextConfig
+    (CLIPTextConfig,) = from_transformers("CLIPTextConfig")
 
     vocabulary, width = model_files.shape_of(weights, "token_embedding.weight", files.source)
     return CLIPTextConfig(

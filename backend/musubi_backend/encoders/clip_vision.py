@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import imports
 from ..device import computed_in
 from ..errors import UserError
 from ..weights.geometry import geometry_metadata
+from .lean_transformers import empty_weights, from_transformers
 from .stoppable import stop_between_layers
 from .weight_files import read_state_dict
 
@@ -98,14 +98,13 @@ def _build(tensors: Mapping[str, Tensor], known: Mapping[str, Any], device: torc
     """The module of all layers but the last, filled. known: what the file says about its sizes (`weights.geometry`)."""
     import torch
 
-    with imports.large():
-        from transformers import CLIPVisionConfig, CLIPVisionModel
+    CLIPVisionConfig, CLIPVisionModel = from_transformers("CLIPVisionConfig", "CLIPVisionModel")
 
     try:
         config = CLIPVisionConfig(**{**sizes(tensors), **known}, hidden_act="gelu")
     except (KeyError, ValueError) as error:
         raise UserError(f"{source}: not a complete CLIP image encoder ({error.args[0]} is missing)") from None
-    with torch.device("meta"):
+    with empty_weights():
         model = CLIPVisionModel(config)
     wanted = {name: name.removeprefix("vision_model.") for name in model.state_dict()}
     missing = sorted(set(wanted.values()) - set(tensors))

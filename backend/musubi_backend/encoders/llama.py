@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import imports
 from ..errors import UserError
 from . import model_files
 from .fp8_linears import hold_linears_in_fp8
+from .lean_transformers import empty_weights, from_transformers
 from .token_files import LLAMA, TokenIds, find_tokenizer
 
 if TYPE_CHECKING:
@@ -107,11 +107,10 @@ def _head(instruction: str) -> str:
 def _build(files: model_files.ModelFiles, weights: Weights, device: torch.device, dtype: torch.dtype, fp8: bool) -> Any:
     import torch
 
-    with imports.large():
-        from transformers import LlamaModel
+    (LlamaModel,) = from_transformers("LlamaModel")
 
     config = _config(files, weights)
-    with torch.device("meta"):
+    with empty_weights():
         model: Any = LlamaModel(config)
     model.norm = torch.nn.Identity()
 
@@ -128,8 +127,7 @@ def _build(files: model_files.ModelFiles, weights: Weights, device: torch.device
 
 
 def _config(files: model_files.ModelFiles, weights: Weights) -> Any:
-    with imports.large():
-        from transformers import LlamaConfig
+    (LlamaConfig,) = from_transformers("LlamaConfig")
 
     def shape(ending: str) -> tuple[int, ...]:
         return model_files.shape_of(weights, ending, files.source)

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import imports
 from ..errors import UserError
 from ..weights.recognise import expect
+from .lean_transformers import from_transformers
 from .qwen_vl_load import load_model, weight_file
 from .qwen_vl_pixels import Pixels
 from .token_files import QWEN_VL, find_folder
@@ -140,8 +140,7 @@ class _Stopping:
 
 def load_tokenizer(folder: Path) -> Any:
     """transformers' tokenizer in `folder`. UserError when it cannot be read or is not Qwen2.5-VL's."""
-    with imports.large():
-        from transformers import AutoTokenizer
+    (AutoTokenizer,) = from_transformers("AutoTokenizer")
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from .. import imports
 from ..errors import UserError
 from ..memory.fp8 import hold_in_fp8
 from ..weights.geometry import geometry_metadata
 from ..weights.loader import Weights, load_into, open_weights
+from .lean_transformers import from_transformers
 from .qwen_vl_config import Geometry, config_arguments, own_name
 
 _OUTPUT = "lm_head"
@@ -37,8 +37,7 @@ def load_model(file: Path, ids: Mapping[str, int], device: torch.device, dtype: 
     """
     from accelerate import init_empty_weights
 
-    with imports.large():
-        from transformers import Qwen2_5_VLForConditionalGeneration
+    (Qwen2_5_VLForConditionalGeneration,) = from_transformers("Qwen2_5_VLForConditionalGeneration")
 
     weights = open_weights(file)
     config = _config(file, weights, ids)
@@ -59,8 +58,7 @@ def load_model(file: Path, ids: Mapping[str, int], device: torch.device, dtype: 
 
 def _config(file: Path, weights: Weights, ids: Mapping[str, int]) -> Any:
     """From the config.json next to the weights, if that is a Qwen2.5-VL's; else from the shapes."""
-    with imports.large():
-        from transformers import Qwen2_5_VLConfig
+    (Qwen2_5_VLConfig,) = from_transformers("Qwen2_5_VLConfig")
 
     beside = file.parent / "config.json"
     if beside.is_file() and len(list(file.parent.glob("*.safetensors"))) == len(weights.sources):

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import imports
 from . import model_files
+from .lean_transformers import empty_weights, from_transformers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,15 +33,13 @@ class Siglip:
     @classmethod
     def load(cls, path: str | Path, device: torch.device, dtype: torch.dtype | None = None, *, flag: str = "--image_encoder") -> Siglip:
         """The encoder at `path`; dtype as `model_files.dtypes_for`. UserError when it is something else or incomplete."""
-        import torch
 
-        with imports.large():
-            from transformers import SiglipVisionModel
+        (SiglipVisionModel,) = from_transformers("SiglipVisionModel")
 
         files = model_files.model_files(path, KIND, flag, subfolder="image_encoder", section="vision_config")
         weights = files.open()
         kept, computed = model_files.dtypes_for(weights, device, dtype)
-        with torch.device("meta"):
+        with empty_weights():
             model = SiglipVisionModel(_config(files, weights))
         return cls(model_files.fill(model, weights, device, computed, model_files.without_prefix), device, kept)
 
@@ -61,8 +59,7 @@ class Siglip:
 
 
 def _config(files: model_files.ModelFiles, weights: Weights) -> Any:
-    with imports.large():
-        from transformers import SiglipVisionConfig
+    (SiglipVisionConfig,) = from_transformers("SiglipVisionConfig")
 
     width, channels, patch, _ = model_files.shape_of(weights, "patch_embedding.weight", files.source)
     tokens = model_files.shape_of(weights, "position_embedding.weight", files.source)[0]

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import imports
 from ..errors import UserError
+from .lean_transformers import from_transformers
 
 if TYPE_CHECKING:
     from ..weights.loader import Weights
@@ -147,8 +147,7 @@ def find_folder(places: TokenizerPlaces, weights: Path) -> tuple[Path, tuple[str
 def _from_folder(folder: Path, files: Sequence[str]) -> TokenIds:
     if files[0] == _JSON:
         return from_json((folder / _JSON).read_bytes(), str(folder / _JSON))
-    with imports.large():
-        from transformers import CLIPTokenizer
+    (CLIPTokenizer,) = from_transformers("CLIPTokenizer")
 
     try:
         tokenizer: Any = CLIPTokenizer.from_pretrained(folder, local_files_only=True)

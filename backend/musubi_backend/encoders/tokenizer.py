@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import imports
 from ..errors import UserError
+from .lean_transformers import from_transformers
 
 SPIECE_TENSOR = "spiece_model"
 SPIECE_FILE = "spiece.model"
@@ -85,8 +85,7 @@ def from_folder(folder: Path) -> Tokenizer:
     """A tokenizer from a local folder in Hugging Face's layout, or holding just a SentencePiece model."""
     if not any((folder / name).is_file() for name in _FOLDER_FILES[:2]):
         return from_sentencepiece((folder / SPIECE_FILE).read_bytes(), str(folder / SPIECE_FILE))
-    with imports.large():
-        from transformers import AutoTokenizer
+    (AutoTokenizer,) = from_transformers("AutoTokenizer")
 
     try:
         return _from_transformers(AutoTokenizer.from_pretrained(folder, local_files_only=True), str(folder))
@@ -104,8 +103,7 @@ def _beside(weights: Path) -> Tokenizer | None:
 
 
 def _from_hub_cache(weights: Path) -> Tokenizer:
-    with imports.large():
-        from transformers import AutoTokenizer
+    (AutoTokenizer,) = from_transformers("AutoTokenizer")
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(HUB_REPOSITORY, subfolder=HUB_FOLDER, local_files_only=True)

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import imports
 from ..errors import UserError
 from ..weights.recognise import PREFIXES, expect
+from .lean_transformers import empty_weights, from_transformers
 from .stoppable import stop_between_layers
 from .tokenizer import SPIECE_TENSOR, Tokenizer, find_tokenizer
 
@@ -124,10 +124,8 @@ def _names(weights: Weights) -> dict[str, str | None]:
 
 def _build(weights: Weights, names: Mapping[str, str | None], device: torch.device, dtype: torch.dtype, fp8: bool, source: str) -> Any:
     """The module, filled from the file tensor by tensor."""
-    import torch
 
-    with imports.large():
-        from transformers import UMT5Config, UMT5EncoderModel
+    UMT5Config, UMT5EncoderModel = from_transformers("UMT5Config", "UMT5EncoderModel")
 
     from ..weights.loader import load_into
     from .fp8_linears import hold_linears_in_fp8
@@ -136,7 +134,7 @@ def _build(weights: Weights, names: Mapping[str, str | None], device: torch.devi
         config = UMT5Config(**sizes({own: weights.header.tensors[name] for name, own in names.items() if own}))
     except KeyError as error:
         raise UserError(f"{source}: not a complete umt5 encoder ({error.args[0]} is missing)") from None
-    with torch.device("meta"):
+    with empty_weights():
         model: Any = UMT5EncoderModel(config)
     if fp8:
         for block in model.encoder.block:

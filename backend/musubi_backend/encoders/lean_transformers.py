@@ -1,0 +1,141 @@
+"""Importing text and image encoders without everything transformers brings along.
+
+`from transformers import UMT5EncoderModel` also imports accelerate, scipy, sympy, torch.distributed's tensors and torch's compiler:
+4.9 s of CPU and 2,300 modules, of which the encoders use none; like this 1.9 s. transformers asks for most of them as for packages that
+need not be there. While the first class is imported they look as if they were not, and two modules that it imports anyway are replaced by
+stand-ins, which lead to the real ones where they are called. Afterwards whoever imports accelerate, torch._dynamo, … gets the real ones.
+If a version of transformers does not go along with this, the plain import is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import logging
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from .. import imports
+
+if TYPE_CHECKING:
+    pass
+
+logger = logging.getLogger(__name__)
+
+LEFT_OUT = ("accelerate", "scipy", "peft", "sklearn", "kernels")
+"""Optional packages that `import transformers` would import where they are installed."""
+
+UNUSED = ("transformers.generation.continuous_batching", "transformers.generation.continuous_batching.cache")
+"""Parts of transformers from which its attention imports names for a server's cache."""
+
+COMPILER = ("torch._dynamo", "torch._dynamo._trace_wrapped_higher_order_op")
+"""torch's compiler: transformers marks functions for it (a decorator, which changes nothing without it), and traces masks with it."""
+
+_lock = threading.Lock()
+
+
+class _StandIn(ModuleType):
+    """A module that has any public name: a function that calls the real one, or as a decorator returns what it decorates."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__path__: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        value = _class(self.__name__, name) if self.__name__ in UNUSED else _function(self.__name__, name)
+        setattr(self, name, value)
+        return value
+
+
+def _class(module: str, name: str) -> type:
+    return type(name, (), {"__module__": module})
+
+
+def _function(module: str, name: str) -> Callable[..., Any]:
+    def stand_in(*given: Any, **settings: Any) -> Any:
+        if isinstance(sys.modules.get(module), _StandIn):  # still importing: a decorator
+            return given[0] if given and callable(given[0]) else lambda decorated: decorated
+        return getattr(importlib.import_module(module), name)(*given, **settings)
+
+    return stand_in
+
+
+def from_transformers(*names: str) -> list[Any]:
+    """Classes of transformers by name."""
+    with _lock, imports.large():
+        if "transformers" not in sys.modules:
+            try:
+                with _lean():
+                    return _classes(names)
+            except (ImportError, AttributeError, RuntimeError, TypeError) as error:
+                logger.info("transformers does not import lean (%s: %s); importing all of it", type(error).__name__, error)
+                for name in [name for name in sys.modules if name.partition(".")[0] == "transformers"]:
+                    del sys.modules[name]
+        return _classes(names)
+
+
+def _classes(names: tuple[str, ...]) -> list[Any]:
+    transformers = importlib.import_module("transformers")
+    return [getattr(transformers, name) for name in names]
+
+
+@contextlib.contextmanager
+def _lean() -> Iterator[None]:
+    hidden = [name for name in LEFT_OUT if name not in sys.modules]
+    stand_ins = [name for name in (*UNUSED, *COMPILER) if name not in sys.modules]
+    if "torch._dynamo" not in stand_ins:  # it is there already, and so is what belongs to it
+        stand_ins = [name for name in stand_ins if name in UNUSED]
+    find_spec = importlib.util.find_spec
+
+    def find_visible(name: str, package: str | None = None) -> Any:
+        return None if name in hidden else find_spec(name, package)
+
+    importlib.util.find_spec = find_visible
+    try:
+        sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None makes `import name` raise ModuleNotFoundError
+        sys.modules.update({name: _StandIn(name) for name in stand_ins})
+        _without_torch_distributed()
+        yield
+    finally:
+        importlib.util.find_spec = find_spec
+        for name in (*hidden, *stand_ins):
+            del sys.modules[name]
+
+
+def _without_torch_distributed() -> None:
+    """transformers asks once whether there is a torch.distributed, and remembers the answer: no."""
+    import torch.distributed
+
+    utils = importlib.import_module("transformers.utils.import_utils")
+    really = torch.distributed.is_available
+    torch.distributed.is_available = lambda: False
+    try:
+        utils.is_torch_distributed_available()
+    finally:
+        torch.distributed.is_available = really
+
+
+@contextlib.contextmanager
+def empty_weights() -> Iterator[None]:
+    """What is built inside lies on "meta", and nothing is drawn for it: on "meta" that would import torch's compiler."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class Undrawn(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+            given = kwargs or {}
+            if getattr(func, "__name__", "") in _DRAWING:
+                return args[0] if args else given["tensor"]
+            return func(*args, **given)
+
+    with torch.device("meta"), Undrawn():
+        yield
+
+
+_DRAWING = ("normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_", "xavier_normal_")
