@@ -229,17 +229,17 @@ def _end(entry: _Entry) -> tuple[str, str, str | None]:
     outcome = status.get("outcome") or LOST
     if outcome == LOST and progress.ended is not None:  # nobody was there to note it, but it said so itself
         outcome = progress.ended.outcome
-    where = f" at step {progress.step}" if progress.training else ""
+    step = progress.step if progress.training else None
     if outcome == events.FINISHED:
-        return outcome, f"finished{where}", None
+        return outcome, "finished" if step is None else f"finished at step {step}", None
     if outcome == events.STOPPED:
-        return outcome, progress.outcome or status.get("text") or f"stopped{where}", None
+        return outcome, progress.outcome or status.get("text") or ("stopped" if step is None else f"stopped at step {step}"), None
     if outcome == events.FAILED:
         error = str(status.get("error") or "") or (progress.ended.text if progress.ended else "") or last_error(read_tail(entry.folder.log))
         return outcome, f"failed: {error.splitlines()[0][:200]}" if error else "failed", error[:_LONGEST_ERROR]
     if outcome == LOST:
-        lost = f"; lost: {progress.keep}" if progress.keep else ""
-        return outcome, f"it was killed with what ran it{where}{lost}", None
+        killed = "it was killed with what ran it" if step is None else f"it was killed with what ran it at step {step}"
+        return outcome, killed + (f"; lost: {progress.keep}" if progress.keep else ""), None
     return str(outcome), str(status.get("text") or "taken out of the queue"), None
 
 

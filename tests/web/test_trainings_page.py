@@ -6,12 +6,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from browser import Browser, opened
 
-from .recorded import STATES, Recorded, job, page
+from .recorded import STATES, WEB, Recorded, job, page
 
 OTHER_WORDS = {"queued": "queued · 1", "waiting": "queued · 2", "foreign": "running"}
 
@@ -88,7 +87,7 @@ def test_every_state_has_its_word_and_its_numbers(tab: Tab) -> None:
     assert "100 of 1000" in tab.text(".mt-foot")
 
 
-def test_a_training_is_watched_and_steered(tab: Tab, tmp_path: Path) -> None:
+def test_a_training_is_watched_and_steered(tab: Tab) -> None:
     tab.open()
     tab.show("running")
     tab.browser.wait("document.querySelector('.mt-plot canvas') ? 1 : 0")
@@ -230,27 +229,30 @@ def test_what_takes_space_is_chosen_and_removed_but_nothing_that_is_trained(tab:
 
 
 def test_texts_are_there_in_every_language_and_none_is_unused() -> None:
-    web = Path(__file__).resolve().parents[2] / "web"
-    texts = {name: json.loads((web / "texts" / f"{name}.json").read_text(encoding="utf-8")) for name in ("en", "ja", "zh")}
+    texts = {name: json.loads((WEB / "texts" / f"{name}.json").read_text(encoding="utf-8")) for name in ("en", "ja", "zh")}
     holes = {name: {key: sorted(_holes(text)) for key, text in table.items()} for name, table in texts.items()}
     assert holes["ja"] == holes["en"] and holes["zh"] == holes["en"]
-    scripts = [path for path in web.rglob("*.js") if "vendor" not in path.parts]
+    scripts = [path for path in WEB.rglob("*.js") if "vendor" not in path.parts]
     code = "".join(path.read_text(encoding="utf-8") for path in scripts)
-    made: tuple[str, ...] = (
-        "state.",
-        "kind.",
-        "list.kind.",
-        "do.",
-        "queue.generation.",
-        "how.",
-        "chart.",
-        "content.",
-        "fact.",
-        "tab.",
-        "settings.",
+    made = ["state", "kind", "list.kind", "do", "queue.generation", "how", "server", "chart", "content", "fact", "tab", "settings"]
+    assert [key for key in texts["en"] if f'"{key}"' not in code and not key.startswith(tuple(f"{part}." for part in made))] == [], (
+        "no script says these"
     )
-    assert [key for key in texts["en"] if f'"{key}"' not in code and not key.startswith(made)] == [], "no script says these"
     assert set(re.findall(r'\bsay\(\s*"([^"]+)"', code)) - set(texts["en"]) == set(), "no table has these"
+
+
+def test_what_the_server_says_of_jobs_is_said_in_the_language_of_the_page(tab: Tab) -> None:
+    texts = json.loads((WEB / "texts" / "en.json").read_text(encoding="utf-8"))
+    code = "".join(path.read_text(encoding="utf-8") for part in ("nodes", "backend") for path in (WEB.parent / part).rglob("*.py"))
+    parts = {key: re.split(r"\{\w+\}", text) for key, text in texts.items() if key.startswith("server.")}
+    said = {key: re.search('f?"' + r"\{[^{}]+\}".join(map(re.escape, one)) + '"', code) for key, one in parts.items()}
+    assert [key for key, found in said.items() if not found] == [], "the server does not say these (any more)"
+
+    tab.recorded.jobs[0] |= {"phase": "epoch 3 of 40"}
+    tab.open("?locale=ja")
+    assert "エポック 3 / 40" in tab.text(f"[data-id='{STATES['running']['id']}'] .mt-line")
+    tab.show("stopped")
+    tab.browser.wait("document.querySelector('.mt-how').innerText.includes('ステップ 700 で停止、ステート保存済み') ? 1 : 0")
 
 
 def _holes(text: str) -> set[str]:

@@ -3,7 +3,7 @@
 import { app } from "../../../scripts/app.js";
 import { button, element } from "./element.js";
 import { address, goOn, jobs, request, workflow } from "./server.js";
-import { say } from "./words.js";
+import { say, translated } from "./words.js";
 
 /** @typedef {import("./server.js").Detail} Detail */
 
@@ -42,7 +42,7 @@ export class Actions {
       ...(job.workflow ? [button(say("do.workflow"), () => this._workflow(job), { icon: "pi-sitemap" })] : []),
       button(say("do.copy_path"), () => this._copy(job.run_folder ?? job.folder), { icon: "pi-copy", title: job.run_folder ?? job.folder }),
     );
-    if (job.cannot && !ended) this.buttons.append(element("span", { class: "mt-faint" }, job.cannot));
+    if (job.cannot && !ended) this.buttons.append(element("span", { class: "mt-faint" }, translated(job.cannot)));
   }
 
   /** @param {Detail} job */

@@ -11,7 +11,7 @@ import { Pieces } from "./pieces.js";
 import { badge, bar, title } from "./row.js";
 import { address, detail, jobs, standing } from "./server.js";
 import { steadily } from "./steadily.js";
-import { count, duration, known, moment, number, pace, say, size } from "./words.js";
+import { count, duration, known, moment, number, pace, say, size, translated } from "./words.js";
 
 /**
  * @typedef {import("./server.js").Detail} Detail
@@ -178,12 +178,12 @@ export class DetailView {
       const [first, ...rest] = error.split("\n");
       parts.push(element("div", { class: "mt-banner mt-bad", role: "alert" }, element("p", {}, element("b", {}, say("how.failed"), " "), first), rest.length ? element("pre", {}, rest.join("\n")) : null, button(say("copy"), () => copied(error), { icon: "pi-copy" })));
     } else if (job.state === "ended" && (job.text || known(`how.${state}`))) {
-      parts.push(element("div", { class: `mt-banner mt-${state}`, role: "status" }, element("p", {}, state === "lost" || !job.text ? say(`how.${state}`) : job.text)));
+      parts.push(element("div", { class: `mt-banner mt-${state}`, role: "status" }, element("p", {}, state === "lost" || !job.text ? say(`how.${state}`) : translated(job.text))));
     } else if (state === "queued") {
       parts.push(element("div", { class: "mt-banner", role: "status" }, element("p", {}, say("how.queued"))));
     }
     if (job.attempt > 1) parts.push(element("p", { class: "mt-faint" }, say("how.attempt", { attempt: job.attempt })));
-    if (refused) parts.push(element("p", { class: "mt-said mt-bad" }, `${say(`do.${refused.name}`)}: ${refused.text}`));
+    if (refused) parts.push(element("p", { class: "mt-said mt-bad" }, `${say(`do.${refused.name}`)}: ${translated(refused.text)}`));
     this.how.replaceChildren(...parts);
   }
 
@@ -196,7 +196,7 @@ export class DetailView {
     if (job.step || job.total) numbers.push(big(say("now.step"), count(job.step), job.total ? say("now.of", { total: count(job.total) }) : ""));
     if (going && job.seconds_left !== null) numbers.push(big(say("now.left"), duration(job.seconds_left), job.seconds_per_step ? pace(job.seconds_per_step) : ""));
     else if (!going && job.started && job.ended) numbers.push(big(say("now.took"), duration(job.ended - job.started), job.seconds_per_step ? pace(job.seconds_per_step) : ""));
-    this.now.replaceChildren(element("div", { class: "mt-numbers" }, numbers), ...(going && job.total ? [bar(job)] : []), ...(going && job.phase && job.phase !== "training" && !job.paused ? [element("div", { class: "mt-faint mt-phase" }, job.phase)] : []));
+    this.now.replaceChildren(element("div", { class: "mt-numbers" }, numbers), ...(going && job.total ? [bar(job)] : []), ...(going && job.phase && job.phase !== "training" && !job.paused ? [element("div", { class: "mt-faint mt-phase" }, translated(job.phase))] : []));
   }
 
   /** @param {Detail} job */

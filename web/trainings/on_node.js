@@ -11,7 +11,7 @@ import { Pieces } from "./pieces.js";
 import { badge, line } from "./row.js";
 import { detail, jobs } from "./server.js";
 import { steadily } from "./steadily.js";
-import { count, loadWords, say } from "./words.js";
+import { count, loadWords, say, translated } from "./words.js";
 import { openTraining } from "./tab.js";
 
 const BEGUN = "musubi_tuner.node"; // message: a node's job has begun
@@ -67,7 +67,7 @@ class Panel {
     await this.pieces?.read(ids, ["loss"]);
     this.state.replaceChildren(badge(job));
     const own = this.node.widgets?.some((/** @type {any} */ widget) => widget.name === CORE_TEXT);
-    setText(this.text, own ? "" : job.state === "ended" ? job.text || job.error || "" : line(job));
+    setText(this.text, own ? "" : job.state === "ended" ? translated(job.text || job.error || "") : line(job));
     this.text.title = job.error ?? job.text;
     const marks = job.saves.map(({ step }) => ({ step, kind: /** @type {const} */ ("save") }));
     this.chart.show([{ label: say("chart.loss"), curve: joined(this.pieces?.of(ids) ?? [], "loss") }], marks);

@@ -2,7 +2,7 @@
 // One row of the list. It is made once; what has changed of its job is set in it, so that what is focused or hovered stays and little is laid out.
 import { button, element, setText } from "./element.js";
 import { jobs, reorder, standing } from "./server.js";
-import { count, duration, moment, number, say } from "./words.js";
+import { count, duration, moment, number, say, translated } from "./words.js";
 
 /** @typedef {import("./server.js").Job} Job */
 
@@ -34,7 +34,7 @@ export function line(job) {
   if (job.loss !== null && job.kind === "training") parts.push(say("line.loss", { loss: number(job.average ?? job.loss) }));
   if (job.total) parts.push(`${count(job.step)} / ${count(job.total)}`);
   else if (job.step) parts.push(count(job.step));
-  if (going && job.phase && job.phase !== "training") parts.push(job.phase);
+  if (going && job.phase && job.phase !== "training") parts.push(translated(job.phase));
   if (going && job.seconds_left) parts.push(say("line.left", { time: duration(job.seconds_left) }));
   if (job.state === "ended") parts.push(moment(job.ended ?? job.created));
   if (job.state === "queued") parts.push(moment(job.created));

@@ -2,8 +2,12 @@
 // What our parts of the page say, in the language that ComfyUI is set to: web/texts/<language>.json. What a language lacks is said in English.
 import { app } from "../../../scripts/app.js";
 
+const HOLE = /\{(\w+)\}/g;
+
 /** @type {Record<string, string>} */
 let texts = {};
+/** @type {[RegExp, string[], string][]} what the server says of a job, the names of what stands in it, and the key of the text */
+let ofTheServer = [];
 /** @type {Promise<void> | undefined} */
 let loading;
 
@@ -21,7 +25,9 @@ export function language() {
 
 async function read() {
   const files = [...new Set(["en", language()])].map((name) => fetch(new URL(`../texts/${name}.json`, import.meta.url)));
-  texts = Object.assign({}, ...(await Promise.all(files.map(async (answer) => (await answer).json()))));
+  const tables = await Promise.all(files.map(async (answer) => (await answer).json()));
+  texts = Object.assign({}, ...tables);
+  ofTheServer = Object.entries(/** @type {Record<string, string>} */ (tables[0])).filter(([key]) => key.startsWith("server.")).map(([key, english]) => [pattern(english), [...english.matchAll(HOLE)].map((hole) => hole[1]), key]);
 }
 
 /**
@@ -30,7 +36,22 @@ async function read() {
  * @param {Record<string, string | number>} [values]
  */
 export function say(key, values = {}) {
-  return (texts[key] ?? key).replace(/\{(\w+)\}/g, (whole, name) => (name in values ? String(values[name]) : whole));
+  return (texts[key] ?? key).replace(HOLE, (whole, name) => (name in values ? String(values[name]) : whole));
+}
+
+/** @param {string} english */
+const pattern = (english) => new RegExp(`^${english.replace(/[.*+?^$()|[\]\\]/g, "\\$&").replace(HOLE, "(.+)")}$`, "s");
+
+/**
+ * What the server says of a job, in English as its log, in the page's language where the table has it; what it has not stays as it is.
+ * @param {string} said
+ */
+export function translated(said) {
+  for (const [english, names, key] of ofTheServer) {
+    const found = english.exec(said);
+    if (found) return say(key, Object.fromEntries(names.map((name, index) => [name, found[index + 1]])));
+  }
+  return said;
 }
 
 /** Whether there is a text of this key. @param {string} key */
