@@ -42,9 +42,7 @@ def test_an_encoder_imports_little_and_what_is_imported_later_is_whole(repositor
     assert "importing all of it" not in done.stderr
 
 
-def test_a_transformers_that_does_not_go_along_is_imported_whole(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_transformers_that_does_not_go_along_is_imported_whole(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     def fails(names: tuple[str, ...]) -> list[str]:
         if not any("importing all of it" in record.message for record in caplog.records):
             raise ImportError("cannot import name 'x'")
