@@ -117,6 +117,7 @@ def test_the_import_leaves_out_what_the_vae_does_not_use(shared: Path, repositor
 
 
 @pytest.mark.slow
+@pytest.mark.full(reason="nothing of ours imports more of diffusers later")
 def test_diffusers_imported_later_is_the_whole_one(shared: Path, repository: Path) -> None:
     _python(
         repository,
