@@ -11,6 +11,7 @@ from . import (
     batch,
     cache,
     caption,
+    compare,
     dataset,
     expert_settings,
     lora_tools,
@@ -44,7 +45,7 @@ NODES: tuple[type[Node], ...] = (
     *_of(training_settings, optimizer_settings, expert_settings),
     *(lora_trainer(*family) for family in _FAMILIES),
     *(generator(*family) for family in _FAMILIES),
-    *_of(video, batch, lora_tools, training_monitor, resource_monitor, tensorboard, system),
+    *_of(video, batch, compare, lora_tools, training_monitor, resource_monitor, tensorboard, system),
 )
 """In the order of help and names."""
 

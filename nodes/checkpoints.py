@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.lora.ema_schedule import counted_once
@@ -12,6 +14,7 @@ from ..backend.musubi_backend.training.saved_states import OF_STOP
 from ..backend.musubi_backend.weights.safetensors_file import read_header
 from .jobs import guard
 from .spec import Host
+from .widgets import NONE
 
 _NUMBER = re.compile(r"-(?:step(?P<step>\d{8})|(?P<epoch>\d{6}))$")
 
@@ -22,6 +25,12 @@ class Checkpoint:
 
     path: Path
     number: int | None
+
+    @property
+    def counts(self) -> str:
+        """What the number counts: "step" or "epoch"; "" without one."""
+        match = _NUMBER.search(self.path.stem)
+        return "" if match is None else "step" if match["step"] else "epoch"
 
     @property
     def label(self) -> str:
@@ -49,6 +58,21 @@ def _named(host: Host, lines: list[str], run: str | None) -> list[Checkpoint]:
     return [_checkpoint(_file(host, line)) for line in lines]
 
 
+def choices(host: Host) -> list[str]:
+    """What a widget offers that chooses a training, or none."""
+    return [NONE, *trainings(host.home)]
+
+
+def named(values: Mapping[str, Any]) -> str:
+    """What names the checkpoints, of the two widgets that may: `checkpoints` and `training`. UserError where both do."""
+    written, training = values.get("checkpoints", "").strip(), values.get("training") or NONE
+    if training == NONE:
+        return str(written)
+    if written:
+        raise UserError("checkpoints: training names some already: empty this, or set training to none")
+    return str(training)
+
+
 def trainings(home: Path) -> list[str]:
     """The output names of all trainings, the newest first."""
     runs = home / "runs"
@@ -67,6 +91,13 @@ def between(checkpoints: list[Checkpoint], first: float, last: float) -> list[Ch
             "while training (save_every_n_epochs), or take a wider range"
         )
     return checkpoints[start:stop]
+
+
+def spread(checkpoints: list[Checkpoint], count: int) -> list[Checkpoint]:
+    """At most so many, evenly spread, the last always among them; of one alone that is the one."""
+    last = len(checkpoints) - 1
+    places = {round(last - last * number / max(1, count - 1)) for number in range(count)}
+    return [checkpoints[place] for place in sorted(places)]
 
 
 def _file(host: Host, line: str) -> Path:

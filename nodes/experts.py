@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ..backend.musubi_backend.architectures import cards
@@ -76,6 +77,16 @@ def _of_choice(card: Card, models: Mapping[str, Any], choice: str, own: Mapping[
 def endings(values: Mapping[str, Any]) -> tuple[str, ...]:
     """What the names of a training's LoRAs end in; see `runs.Run`."""
     return _PER_EXPERT if values.get("lora_per_expert") else ("",)
+
+
+def both(lora: Path) -> tuple[Path, Path]:
+    """The files of a LoRA for low and for high noise: of a training with one for each expert these, else the file itself twice."""
+    low = _PER_EXPERT[0]
+    for ending, other in (_PER_EXPERT, _PER_EXPERT[::-1]):
+        twin = lora.with_name(lora.name.replace(ending, other, 1))
+        if ending in lora.name and twin.is_file():
+            return (lora, twin) if ending == low else (twin, lora)
+    return lora, lora
 
 
 def lora_inputs(card: Card | None = None) -> tuple[Input, ...]:

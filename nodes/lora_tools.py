@@ -15,7 +15,7 @@ from ..backend.musubi_backend.options.argv import to_argv
 from ..backend.musubi_backend.options.option import LORA_COMBINE, LORA_CONVERT, LORA_EMA, LORA_EXTRACT, LORA_MERGE
 from ..backend.musubi_backend.place import try_file
 from . import loras
-from .checkpoints import Checkpoint, between, find, trainings
+from .checkpoints import Checkpoint, between, choices, find, named
 from .ema_chart import draw
 from .jobs import guard
 from .jobs.config import engine_stamp
@@ -54,20 +54,6 @@ def _name_input(default: str) -> Input:
                  "of that name stays; the result then gets a hash behind its name.", default=default)  # fmt: skip
 
 
-def _trainings(host: Host) -> list[str]:
-    return [NONE, *trainings(host.home)]
-
-
-def _chosen(values: dict[str, Any]) -> str:
-    """What names the checkpoints, of the two widgets that may."""
-    written, training = values.get("checkpoints", "").strip(), values.get("training") or NONE
-    if training == NONE:
-        return str(written)
-    if written:
-        raise UserError("checkpoints: training names some already: empty this, or set training to none")
-    return training
-
-
 class LoRAPostHocEMA(Node):
     spec = NodeSpec(
         id="MusubiTuner_LoRAPostHocEMA",
@@ -92,7 +78,7 @@ class LoRAPostHocEMA(Node):
                   default="", advanced=True),
             Input("job", JOB, "From a trainer: its checkpoints", optional=True),
             Input("training", "COMBO", "One of your trainings, the newest first: its checkpoints. Instead of `checkpoints`.",
-                  default=NONE, choices=_trainings, off=NONE, optional=True),
+                  default=NONE, choices=choices, off=NONE, optional=True),
         ),
         outputs=(*_LORA_OUTPUTS, Output("schedule", "IMAGE", "The decay and the share of each checkpoint, as an image"), _REPORT),
         is_output=True,
@@ -101,7 +87,7 @@ class LoRAPostHocEMA(Node):
     def validate(self, host: Host, **constants: Any) -> Iterator[Problem]:
         yield from _name_problems(constants)
         yield from refused("more_sigma_rel", _widths, constants.get("more_sigma_rel", ""))
-        yield from refused("checkpoints", _chosen, constants)
+        yield from refused("checkpoints", named, constants)
         chosen = {**constants, **PRESETS.get(constants.get("preset", ""), {})}
         if constants.get("more_sigma_rel", "").strip() and chosen.get("method", POWER) != POWER:
             yield Problem("more_sigma_rel", f"more_sigma_rel goes with the method {POWER} only; empty it, or choose that method")
@@ -111,14 +97,14 @@ class LoRAPostHocEMA(Node):
             yield from refused("checkpoints", find, host, constants["checkpoints"])
 
     def fingerprint(self, host: Host, **constants: Any) -> str:
-        text = _chosen(constants)
+        text = named(constants)
         files = [checkpoint.path for checkpoint in find(host, text)] if text.strip() else []
         return f"{engine_stamp(host.home)} {content.of_files(files)}"
 
     async def run(self, host: Host, **inputs: Any) -> Result:
         chosen = {**inputs, **PRESETS.get(inputs["preset"], {})}
         run = inputs["job"]["run"] if inputs["job"] else None
-        used = between(find(host, _chosen(inputs), run), chosen["first"], chosen["last"])
+        used = between(find(host, named(inputs), run), chosen["first"], chosen["last"])
         target = lora_target(host, inputs["output_name"])
         values = {"path": [str(checkpoint.path) for checkpoint in used], "no_sort": True, **_ema_values(chosen)}
         betas = _betas(chosen, len(used) - 1)

@@ -75,6 +75,12 @@ class JobFolder:
             return [], position
         return lines.decode("utf-8", "replace").split("\n") if end else [], position + len(lines) + len(end)
 
+    def tell(self, event: events.Event) -> None:
+        """Add to what the job has said: what others found out about it later. OSError where that cannot be written."""
+        line = events.line_of(event, time=time.time(), clock=time.monotonic(), rank=0)
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(line)
+
     def rotate_log(self, most: int, kept: int) -> bool:
         """Once the log has more than `most` bytes, its last `kept` ones become `log.old.txt` and it begins anew, as the job appends to it.
         True when that was done; never on Windows, where a job continues at its old place."""

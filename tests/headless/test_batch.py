@@ -114,6 +114,7 @@ def test_bad_prompts_are_rejected_before_anything_runs(batch: Any, part: Any, ho
         ({"prompts": "a dog\n--w 32"}, "prompts, line 2: begins with an option"),
         ({"prompts": "a dog --i /etc/passwd"}, "outside the folders"),
         ({"prompts": "a dog --ci -1:/etc/passwd"}, "outside the folders"),
+        ({"prompts": "a dog --lw /etc/passwd"}, "outside the folders"),
         ({"prompt_file": "/etc/passwd"}, "outside the folders"),
         ({"prompt_list": [1]}, "expected texts"),
         ({"prompts": "a dog", "width": 33}, "multiple of 16"),
@@ -127,7 +128,7 @@ def test_bad_prompts_are_rejected_before_anything_runs(batch: Any, part: Any, ho
 def test_images_named_in_a_line_become_whole_paths(part: Any, host: Any) -> None:
     host.input_dir.mkdir()
     (host.input_dir / "a b.png").write_bytes(b"")
-    guarded = part("nodes.batch")._guarded
+    guarded = part("nodes.prompt_batch").guarded
     whole = str(host.input_dir / "a b.png")
     assert guarded(host, "a dog --i a b.png --d 3", "x") == f"a dog --i {whole} --d 3"
     assert guarded(host, "a dog --i 0:a b.png;;;-1:a b.png", "x") == f"a dog --i 0:{whole};;;-1:{whole}"

@@ -241,7 +241,7 @@ def test_every_batch_parses(contract: Any, part: Any, tmp_path: Path, architectu
             return
         inputs = part("nodes.spec").complete(node.spec, {**values, "models": models(part, architecture)})
         try:
-            chosen = {**node.values(host, inputs), "from_file": "/o/prompts.txt", "save_path": "/s"}
+            chosen = {**part("nodes.prompt_batch").values(node.spec, host, inputs), "from_file": "/o/prompts.txt", "save_path": "/s"}
         except part("backend.musubi_backend.errors").UserError as error:
             assert "has no effect for" in str(error) or "these models have none" in str(error)
             return

@@ -21,7 +21,7 @@ NODES = (
     "HunyuanVideoModelPaths", "FramePackModelPaths", "LoRATrainingConfig", "OptimizerConfig", "SamplingConfig", "ExpertSettings",
     "HunyuanVideoLoRATrainer", "FramePackLoRATrainer", "WanVideoGenerator", "HunyuanVideoGenerator", "FramePackVideoGenerator",
     "VideoInput", "VideoOutput", "VideoComparison", "BatchProcessor", "LoRAPostHocEMA", "LoRAFormatConverter", "LoRAMerger",
-    "LoRAExtractor", "BackendInfo", "TrainingMonitor", "WanLoRATrainer", "TensorBoard", "ResourceMonitor",
+    "LoRAExtractor", "BackendInfo", "TrainingMonitor", "WanLoRATrainer", "TensorBoard", "ResourceMonitor", "CompareCheckpoints",
 )  # fmt: skip
 
 

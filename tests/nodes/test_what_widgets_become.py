@@ -54,11 +54,11 @@ def test_loras_go_with_their_own_strengths(part: Any, values: dict[str, Any], pr
     ],
 )
 def test_a_prompt_keeps_its_seed_or_gets_the_next(part: Any, line: str, seed: int, made: tuple[str, int]) -> None:
-    assert part("nodes.batch")._seeded(line, seed) == made
+    assert part("nodes.prompt_batch").seeded(line, seed) == made
 
 
 def test_prompts_are_shared_out_and_those_left_open_get_a_process_each(part: Any) -> None:
-    batch = part("nodes.batch")
+    batch = part("nodes.prompt_batch")
     prompts = [batch.Prompt(number, str(number), number) for number in range(1, 6)]
     rounds = batch._rounds(prompts, 2)
     assert [[prompt.number for prompt in share] for share in next(rounds)] == [[1, 3, 5], [2, 4]]
@@ -92,7 +92,7 @@ def test_prompts_are_shared_out_and_those_left_open_get_a_process_each(part: Any
 )
 def test_no_more_gpus_than_asked_for_and_than_there_are_prompts(part: Any, gpus: int, device: str, prompts: int, chosen: list[Any]) -> None:
     host = SimpleNamespace(gpus=lambda: ["0", "1", "2"])
-    assert part("nodes.batch")._gpus(host, {"gpus": gpus, "device": device}, prompts) == chosen
+    assert part("nodes.prompt_batch")._gpus(host, {"gpus": gpus, "device": device}, prompts) == chosen
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_no_more_gpus_than_asked_for_and_than_there_are_prompts(part: Any, gpus:
 )
 def test_framepack_counts_seconds(part: Any, architecture: str, made: dict[str, Any]) -> None:
     card = part("backend.musubi_backend.architectures").cards()[architecture]
-    assert part("nodes.batch")._length(card, 45) == made and part("nodes.batch")._length(card, 0) == {}
+    assert part("nodes.prompt_batch")._length(card, 45) == made and part("nodes.prompt_batch")._length(card, 0) == {}
 
 
 def test_texts_of_prompts_may_lie_in_lists(part: Any) -> None:

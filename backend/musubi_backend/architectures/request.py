@@ -68,6 +68,15 @@ class Images:
 
 
 @dataclass(frozen=True)
+class AddedLoRA:
+    """A LoRA of one request alone. path: of its file; high_noise: that of the high-noise expert, of models of two; strength of both."""
+
+    path: str | None = None
+    high_noise: str | None = None
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
 class SampleRequest:
     """Everything that decides what is generated. width, height in pixels.
 
@@ -76,6 +85,7 @@ class SampleRequest:
     strength            share of the steps that change `images.source_video`
     one_frame           settings of one-frame generation ("target_index=1,control_index=0;10"), None for video
     fixed_size          the size stays and images are cut to it; else it may be taken from the start image, keeping its area
+    lora                added to the loaded model for this request, next to what is merged into it
     own                 settings that only this architecture has, by option name
     """
 
@@ -96,6 +106,7 @@ class SampleRequest:
     strength: float | None = None
     one_frame: str | None = None
     fixed_size: bool = False
+    lora: AddedLoRA | None = None
     own: Mapping[str, Any] = field(default_factory=dict)
 
     @property

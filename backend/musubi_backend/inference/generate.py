@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .. import atomic, events, job, place
-from ..architectures.request import SampleRequest
+from ..architectures.request import AddedLoRA, SampleRequest
 from ..console import Bar
 from ..device import pick_device, release
 from ..errors import StopRequested, UserError
 from ..layers.experts import boundary_of, experts_of
+from ..lora.changing import ChangingLoRA
 from ..weights.loader import open_weights
 from ..weights.safetensors_file import save_atomic, split_files
 from ..weights.streamed_file import refuse_inputs
@@ -84,6 +85,7 @@ class Session:
         self.texts: dict[str, Text] = {}
         self.conditions: dict[str, Text] = {}
         self.transformer: torch.nn.Module | None = None
+        self.loras = ChangingLoRA(architecture.card)
 
     def try_places(self) -> None:
         """See that what will be made can be written, once what is asked for is known to be possible. UserError where not."""
@@ -237,6 +239,8 @@ class Session:
     def _sample(self, label: str, request: SampleRequest, suffix: str, results: list[Result]) -> None:
         """Sample one request and put it among the results."""
         transformer = self._transformer()
+        lora = request.lora or AddedLoRA()
+        self.loras.put_on(transformer, lora.path, lora.high_noise, lora.strength)
         logger.info(
             f"Video size: {request.height}x{request.width}@{request.frames} (HxW@F), fps: {self.output.fps}, "
             f"infer_steps: {request.steps}, flow_shift: {request.flow_shift}"
@@ -347,6 +351,7 @@ class Session:
             release(self.device)
 
     def _release_transformer(self) -> None:
+        self.loras = ChangingLoRA(self.architecture.card)
         self.transformer = None
         release(self.device)
 

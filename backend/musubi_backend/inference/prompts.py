@@ -47,6 +47,9 @@ GENERATE_OPTIONS: Mapping[str, LineOption] = {
     **_COMMON,
     "l": _COMMON["g"],
     "cim": LineOption("control_image_mask_path", several=True),
+    "lw": LineOption("lora_weight"),
+    "lwh": LineOption("lora_weight_high_noise"),
+    "lm": LineOption("lora_multiplier", float, -100, 100),
 }
 
 

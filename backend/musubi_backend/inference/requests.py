@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..architectures.request import Guidance, Images, SampleRequest
+from ..architectures.request import AddedLoRA, Guidance, Images, SampleRequest
+from ..errors import UserError
 from .prompts import SEEDS
 from .settings import GenerateSettings, RequestImageSettings
 
@@ -46,9 +47,25 @@ def build_request(values: Mapping[str, Any], settings: GenerateSettings, archite
             masks=values.get("control_image_mask_path", ()),
         ),
         one_frame=values.get("one_frame"),
+        lora=_lora(values, architecture),
         own={key: value for key, value in values.items() if key in architecture.own_settings},
     )
     return architecture.fitted(request)
+
+
+def _lora(values: Mapping[str, Any], architecture: Architecture) -> AddedLoRA | None:
+    path, high_noise = values.get("lora_weight"), values.get("lora_weight_high_noise")
+    if not path and not high_noise:
+        if "lora_multiplier" in values:
+            raise UserError("--lm is the strength of the LoRA that --lw names, and the prompt has none")
+        return None
+    if high_noise and architecture.boundary() is None:
+        raise UserError(f"--lwh is for the high-noise model of two, and {architecture.card.title} has one")
+    from ..lora.changing import check
+
+    for file in filter(None, (path, high_noise)):
+        check(file)
+    return AddedLoRA(path, high_noise, values.get("lora_multiplier", 1.0))
 
 
 def with_images(request: SampleRequest, settings: RequestImageSettings) -> SampleRequest:

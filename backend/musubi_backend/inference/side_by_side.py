@@ -36,6 +36,24 @@ def side_by_side(videos: Sequence[Sequence[np.ndarray]], titles: Sequence[str], 
         yield np.array(sheet)
 
 
+def grid(
+    rows: Sequence[Sequence[Sequence[np.ndarray]]], captions: Sequence[str], titles: Sequence[str], height: int
+) -> Iterator[np.ndarray]:
+    """One image at a time of rows of videos (see `side_by_side`), all of one shape, each row below its caption."""
+    import numpy as np
+    from PIL import Image, ImageDraw, ImageFont
+
+    longest = max(len(video) for row in rows for video in row)
+    whole = [[[*row[0], *[row[0][-1]] * (longest - len(row[0]))], *row[1:]] for row in rows]
+    for images in zip(*(side_by_side(row, titles, height) for row in whole), strict=True):
+        parts = []
+        for caption, image in zip(captions, images, strict=True):
+            strip = Image.new("RGB", (image.shape[1], TITLE_HEIGHT), BACKGROUND)
+            ImageDraw.Draw(strip).text((GAP, TITLE_HEIGHT / 2), caption, INK, ImageFont.load_default(15), anchor="lm")
+            parts += [np.array(strip), image]
+        yield np.concatenate(parts)
+
+
 def _write(sheet: object, title: str, left: int, width: int) -> None:
     """The title in the middle above its video, in smaller letters where it would be wider."""
     from PIL import ImageDraw, ImageFont

@@ -26,13 +26,13 @@ _BLOCK = 1 << 20  # numbers merged at a time
 _SHOWN = 12
 
 
-def read_lora(path: str | Path, architecture: str | None = None) -> dict[str, Tensor]:
+def read_lora(path: str | Path, architecture: str | None = None, expert: str = "") -> dict[str, Tensor]:
     """The tensors of a LoRA file of any layout, with musubi-tuner's names.
 
-    architecture: id of the model's card; layers are named, split and fused as that model has them. None: as the file's own model.
-    Tensors of unknown meaning keep their names. UserError when the file is no LoRA.
+    architecture: id of the model's card; layers are named, split and fused as that model has them. None: as the file's own model. expert:
+    as in `LoRAMerge`. Tensors of unknown meaning keep their names. UserError when the file is no LoRA.
     """
-    lora = open_lora(path)
+    lora = open_lora(path, expert)
     try:
         state = {name: of_bytes(lora.file.array(name), lora.file.tensors[name].dtype) for name in lora.left}
         for layer, weights in arranged(lora, architecture or lora.native):

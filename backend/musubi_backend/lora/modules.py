@@ -33,6 +33,11 @@ class LoRAModule(nn.Module):
         self.module_dropout = module_dropout
         self.enabled = True
 
+    @property
+    def full_scale(self) -> float:
+        """Scale at strength 1."""
+        return self.alpha.item() / self.rank
+
     def is_skipped(self) -> bool:
         """True when this forward goes without the LoRA module (switched off, or dropped as a whole)."""
         if not self.enabled:
@@ -64,7 +69,7 @@ class LoRAModule(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
-        self.scale = self.alpha.item() / self.rank
+        self.scale = self.full_scale
 
 
 class LoRA(LoRAModule):
@@ -207,9 +212,9 @@ class LoKr(LoRAModule):
         self.lokr_w1.mul_(ratio**0.5)
         (self.lokr_w2 if self.whole else self.lokr_w2_a).mul_(ratio**0.5)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
-        super()._load_from_state_dict(state_dict, prefix, *args)
-        self.scale = 1.0 if self.whole else self.scale
+    @property
+    def full_scale(self) -> float:
+        return 1.0 if self.whole else super().full_scale
 
     def _by_second(self, rows: Tensor) -> Tensor:
         """rows [..., in_n] @ w2.T [..., out_k]"""

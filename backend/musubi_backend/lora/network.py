@@ -161,6 +161,13 @@ class LoRANetwork(nn.Module):
                 raise TypeError(f"{path} carries no LoRA")
             linear.attach(module)
 
+    def detach_from(self, model: nn.Module) -> None:
+        """The opposite of `attach_to`."""
+        for path in self.targets.values():
+            linear = model.get_submodule(path)
+            assert isinstance(linear, Linear)
+            linear.attach(None)
+
     def load_weights(self, state: Mapping[str, Tensor]) -> None:
         """Take a LoRA in musubi-tuner's layout. Missing and surplus keys are logged; a different rank is a UserError."""
         own = self.state_dict()
@@ -222,6 +229,11 @@ class LoRANetwork(nn.Module):
             copies.gather()
         finally:
             copies.end()
+
+    def set_strength(self, strength: float) -> None:
+        """Multiply what all of them add; 1 is what was trained."""
+        for module in self.lora_modules():
+            module.scale = module.full_scale * strength
 
     def set_enabled(self, enabled: bool) -> None:
         """Switch all LoRA modules on or off, without removing them."""

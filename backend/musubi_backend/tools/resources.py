@@ -153,9 +153,9 @@ def _name_of(pid: int) -> str:
 
 def _peak_of(process: psutil.Process) -> int:
     """The most RAM that a process ever had, where the system keeps that; else 0."""
-    memory = process.memory_info()
-    if hasattr(memory, "peak_wset"):
-        return int(memory.peak_wset)
+    of_windows: int | None = getattr(process.memory_info(), "peak_wset", None)
+    if of_windows is not None:
+        return of_windows
     try:
         lines = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -19,8 +19,8 @@ GROUPS = (
             Option(
                 "--from_file",
                 path="file",
-                help="Text file with one prompt per line, each with its own settings after it (--w --h --f --d --s --g --fs --n); # "
-                "begins a comment.",
+                help="Text file with one prompt per line, each with its own settings after it (--w --h --f --d --s --g --fs --n; --lw "
+                "a LoRA of this prompt alone, --lm its strength, --lwh that of the high-noise model); # begins a comment.",
             ),
             Option(
                 "--interactive",
