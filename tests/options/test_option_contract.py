@@ -30,6 +30,7 @@ OWN = (
     "tensorboard",
     "resources",
     "view_dataset",
+    "plan_memory",
 )
 
 # What differs on purpose. Where musubi-tuner always wants a model or a prompt, ours wants them only when they are used (decoding a

@@ -16,6 +16,8 @@ def kind_name(option: Option) -> str:
     one = "path" if option.path else _KIND_NAMES.get(option.kind, "steps or share")
     if option.nargs is None:
         return one
+    if option.nargs == "...":
+        return "all that follows"
     return f"{option.nargs} x {one}" if isinstance(option.nargs, int) else f"list of {one}"
 
 

@@ -24,6 +24,7 @@ LORA_COMBINE = "combine_lora"
 LORA_EXTRACT = "extract_lora"
 VIEW_DATASET = "view_dataset"
 CAPTION = "caption_images_by_qwen_vl"
+PLAN = "plan_memory"
 
 WEIGHTS, LENGTH, START, FILE, NOTHING = "weights", "length", "start", "file", "nothing"
 """What a trainer's setting changes: the numbers that are trained (in their last bit at least), how long it trains, what it begins with,

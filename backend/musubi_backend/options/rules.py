@@ -14,6 +14,7 @@ from .needs import unmet
 from .option import CACHE_LATENTS, CAPTION, GENERATE, LORA_COMBINE, LORA_MERGE, TRAIN, Option
 from .registry import Tool
 from .tables.needs import Need
+from .values import gigabytes
 
 logger = logging.getLogger(__name__)
 _ATTENTION = ("sdpa", "flash_attn", "flash3", "xformers")
@@ -83,8 +84,10 @@ def _train(tool: Tool, args: Namespace) -> Iterator[str]:
     yield from _missing(args, ["dataset_config", "dit", "output_dir", "output_name"])
     yield from _missing(args, ["network_module"], f"; for {_title(tool)} it is {_card_network(tool)}")
     yield from _missing(args, ["optimizer_type"], "; for example AdamW, AdamW8bit or Adafactor")
-    if not any(getattr(args, name) for name in _ATTENTION):
+    if args.vram is None and not any(getattr(args, name) for name in _ATTENTION):
         yield f"choose an attention: one of {', '.join(f'--{name}' for name in _ATTENTION)} is required; --sdpa always works"
+    if args.vram not in (None, "auto", "off") and gigabytes(args.vram) is None:
+        yield f"--vram {args.vram} is not auto, off or a number of GB"
     if args.output_name and Path(args.output_name).name != args.output_name:
         yield f"--output_name {args.output_name!r} must be a name without folders; the folder is --output_dir"
     if args.sample_prompts:

@@ -36,6 +36,15 @@ def from_text(option: Option, text: str) -> Any:
     return _within(option, value)
 
 
+def gigabytes(text: str) -> float | None:
+    """A size of memory in GB; None for what is none."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if 0 < number < math.inf else None
+
+
 def checked(option: Option, value: Any) -> Any:
     """`value`, from a settings file or a widget, as the command line would have given it."""
     if option.nargs is None:

@@ -158,3 +158,12 @@ class ResourceSettings(Settings):
     seconds: float = 0.0
     processes: tuple[int, ...] | None = None
     output: str | None = None
+
+
+@dataclass(frozen=True)
+class PlanSettings(Settings):
+    """`plan_memory`: a training's command, the GPU it is timed on, and the file to write (None: standard output)."""
+
+    training: tuple[str, ...] = ()
+    gpu: str | None = None
+    output: str | None = None

@@ -179,3 +179,5 @@ class TrainingSettings(Settings):
     sampling: SampleSettings = SampleSettings()
     memory: MemorySettings = field(default_factory=MemorySettings)
     show_timesteps: str | None = None
+    vram: str | None = None
+    dry_step: bool = False

@@ -25,9 +25,23 @@ from ..errors import UserError
 from ..layers.blocks import KeptAttention
 from ..lora import run_network
 from ..memory.compiling import Compilation
-from . import checkpoints, continuing, distributed, metadata, optimizers, output_lock, saved_states, schedules, show_timesteps
+from ..memory.estimate import Estimate
+from . import (
+    checkpoints,
+    continuing,
+    distributed,
+    dry_step,
+    metadata,
+    optimizers,
+    output_lock,
+    saved_states,
+    schedules,
+    show_timesteps,
+    vram,
+)
 from .lean_torch import leave_compiler_out
 from .loop import Loop
+from .planning import Planner, largest_batch
 from .rehearsal import rehearse
 from .run import Run
 from .samples import Samples
@@ -41,6 +55,8 @@ if TYPE_CHECKING:
     from ..architectures.protocol import Architecture
 
 logger = logging.getLogger(__name__)
+
+_MUCH = 0.1  # of the RAM
 
 
 @dataclass(frozen=True)
@@ -65,7 +81,8 @@ def run(args: Namespace, architecture: Architecture) -> None:
         processes = distributed.start(settings.computing.ddp_timeout)
         try:
             with _output(settings) if processes.is_main else contextlib.nullcontext():
-                prepare(settings, vars(args), architecture, processes, precision).start()
+                loop = prepare(settings, vars(args), architecture, processes, precision)
+                dry_step.run(loop) if settings.dry_step else loop.start()
         finally:
             processes.close()
 
@@ -133,12 +150,14 @@ def prepare(
     """
     processes.wait()
     saved = _saved_state(settings.resuming, processes)
+    dataset = open_dataset(settings, architecture)
+    given = _fitted(settings, given, architecture, precision, dataset, processes, saved)
+    settings, architecture = TrainingSettings.read(given), architecture.configured(given)
     if saved is not None:
         weight_file = architecture.weight_file()
         settings = continuing.check(saved, settings, {**given, "mixed_precision": precision.name}, architecture, weight_file)
     seed = processes.agreed(_seed(settings, saved))
     samples = Samples(settings.sampling, settings.saving, architecture)
-    dataset = _dataset(settings, architecture)
     batches = math.ceil(len(dataset.batches(seed, 1)) / processes.count)
     steps_per_epoch = math.ceil(batches / settings.length.gradient_accumulation_steps)
     by_epochs = settings.length.max_train_epochs
@@ -193,6 +212,37 @@ def prepare(
     return loop
 
 
+def _fitted(
+    settings: TrainingSettings,
+    given: Mapping[str, Any],
+    architecture: Architecture,
+    precision: Precision,
+    dataset: CachedDataset,
+    processes: distributed.Processes,
+    saved: saved_states.SavedState | None,
+) -> Mapping[str, Any]:
+    """The values of all options, with what `--vram` chose; where the training cannot fit, it ends here."""
+    if not _is_planned(settings, architecture, processes.device):
+        return given
+    job.phase("planning the memory")
+    planner = Planner(largest_batch(dataset), precision.dtype, processes.device)
+
+    def plan(values: Mapping[str, Any]) -> Estimate:
+        return planner.estimate(TrainingSettings.read(values), architecture.configured(values))
+
+    return vram.fitted(given, plan, processes.device, saved.settings if saved else {}, processes.agreed)
+
+
+def _is_planned(settings: TrainingSettings, architecture: Architecture, device: torch.device) -> bool:
+    """On a GPU always; on a CPU where it is asked for, or its model is no small part of the RAM: a plan takes a second or two."""
+    if settings.vram is not None or device.type == "cuda":
+        return settings.vram != vram.OFF
+    import psutil
+
+    files = sum(Path(path).stat().st_size for path in architecture.weight_files().values())
+    return files > _MUCH * int(psutil.virtual_memory().total)
+
+
 def _set_cuda(settings: TrainingSettings) -> None:
     """`--cuda_allow_tf32` and `--cuda_cudnn_benchmark`: only ever turned on, as their defaults are PyTorch's to choose."""
     import torch
@@ -225,7 +275,8 @@ def _seed(settings: TrainingSettings, saved: saved_states.SavedState | None) -> 
     return secrets.randbelow(2**32) if given is None else given
 
 
-def _dataset(settings: TrainingSettings, architecture: Architecture) -> CachedDataset:
+def open_dataset(settings: TrainingSettings, architecture: Architecture) -> CachedDataset:
+    """The cached items. UserError where there are none."""
     path, buckets = settings.batches.dataset_config, settings.batches.num_timestep_buckets
     if buckets is not None:
         logger.info("Using timestep bucketing. Number of buckets: %d", buckets)

@@ -178,6 +178,29 @@ GROUPS = (
         ),
     ),
     Group(
+        "Memory plan",
+        (TRAIN,),
+        (
+            Option(
+                "--vram",
+                own=True,
+                help="Choose what saves memory so that the training fits: auto (what is free on the GPU) or a number of GB. Attention, "
+                "--gradient_checkpointing, fp8 weights, --blocks_to_swap and --gradient_checkpointing_cpu_offload are chosen, those that "
+                "cost least first; what is given stays. off: plan nothing, and start even what cannot fit.",
+                effect=NOTHING,
+            ),
+            Option(
+                "--dry_step",
+                bool,
+                False,
+                own=True,
+                advanced=True,
+                help="Do one real step of the largest batch, say what it took and what the plan said, and end. Nothing is saved.",
+                effect=NOTHING,
+            ),
+        ),
+    ),
+    Group(
         "Compilation",
         (TRAIN, GENERATE),
         (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...architectures import cards, cards_of_caches, default_card, part_of
-from ..option import DEMO_DATASET, DEMO_MODELS, INSPECT_DATASET, RESOURCES, TENSORBOARD, VIDEO_CONVERT, VIEW_DATASET, Group, Option
+from ..option import DEMO_DATASET, DEMO_MODELS, INSPECT_DATASET, PLAN, RESOURCES, TENSORBOARD, VIDEO_CONVERT, VIEW_DATASET, Group, Option
 
 _DEMOS = [module for card_id in cards() if (module := part_of(card_id, "demo")) is not None]
 CAPTIONER = "qwen_vl"
@@ -102,6 +102,25 @@ GROUPS = (
             ),
             Option("--output", path="output", help="JSON file to write the report to. Default: it is printed."),
             Option("--places_only", bool, False, help="Report only which folders and lists the file names, without looking into them."),
+        ),
+    ),
+    Group(
+        "Planning",
+        (PLAN,),
+        (
+            Option("--output", path="output", help="JSON file to write the plan to. Default: it is printed."),
+            Option(
+                "--gpu",
+                help="A GPU to plan for and to tell the time of a step on, such as RTX 4090: 60 % of its data sheet. Default: the one that "
+                "is there, after measuring it for two seconds.",
+            ),
+            Option(
+                "training",
+                nargs="...",
+                required=True,
+                help="The command of a training as it would be started: wan_train_network --dit ... With --vram in it, what that chooses "
+                "is in the plan. Caches need not be there.",
+            ),
         ),
     ),
     Group(

@@ -1,0 +1,61 @@
+"""`--dry_step`: one real step of the largest batch, measured beside its plan. Nothing is saved."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+import torch
+
+from .. import job
+from ..memory.estimate import KEPT, LORA, STEP, WEIGHTS, WORKING, size
+from ..memory.live_bytes import LiveBytes
+from .planning import Planner, largest, on_meta
+
+if TYPE_CHECKING:
+    from .loop import Loop
+
+logger = logging.getLogger(__name__)
+
+
+def run(loop: Loop) -> None:
+    """The second of two steps is measured: the first makes the optimizer's state and warms up."""
+    job.phase("one dry step")
+    run, device = loop.run, loop.device
+    run.choice.train()
+    chosen = largest(run.dataset)
+    _step(loop, loop._load(chosen), 0)
+    batch = loop._load(chosen)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    start = time.perf_counter()
+    found = _step(loop, batch, 1)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        found = torch.cuda.max_memory_allocated(device)
+    seconds = time.perf_counter() - start
+    plan = Planner(on_meta(run.dataset.collate(chosen)), run.dtype, device).estimate(run.settings, run.architecture)
+    parts = next(phase for phase in plan.phases if phase.name == STEP).parts
+    counted = (WEIGHTS, LORA, KEPT, WORKING) if device.type == "cuda" else (KEPT, WORKING)
+    planned = sum(parts[name] for name in counted)
+    what = "took" if device.type == "cuda" else "made tensors of"
+    logger.info(
+        "dry step: %s %s, planned %s (%+.0f%%), in %.1f s; the training will take %.1f hours. Nothing was saved",
+        what, size(found), size(planned), 100 * (planned / found - 1), seconds, seconds * run.total_steps / 3600,
+    )  # fmt: skip
+
+
+def _step(loop: Loop, batch: dict[str, object], micro_step: int) -> int:
+    """Bytes of tensors on a CPU that the step made at its worst; 0 on a GPU, which counts by itself."""
+    if loop.device.type == "cuda":
+        loop._backward(batch, micro_step)
+        peak = 0
+    else:
+        count = LiveBytes(loop.device, [*loop.run.transformer.parameters(), *loop.run.transformer.buffers(), *loop.parameters])
+        with count:
+            loop._backward(batch, micro_step)
+        peak = count.peak
+    loop.run.choice.optimizer.step()
+    loop.run.choice.optimizer.zero_grad(set_to_none=True)
+    return peak

@@ -1,0 +1,240 @@
+"""What a training needs before it begins: its transformer, LoRA and one step of its largest batch on the device "meta".
+
+Loaders, models, LoRA and loss are those that train, so that a plan knows every setting they know; nothing is read but headers, and
+nothing is computed. Three blocks of each list stand for all (`memory.few_blocks`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..cache.forms import FRAMES, HEIGHT, WIDTH, Form
+from ..dataset.config import ImageDataset, VideoDataset, load_config
+from ..dataset.discovery import discover
+from ..dataset.items import Entry
+from ..dataset.probe import Foreseen, foresee
+from ..device import for_model
+from ..errors import UserError
+from ..layers.experts import Experts, boundary_of, experts_of
+from ..layers.rope import rope_tables
+from ..lora import run_network
+from ..memory import estimate as words
+from ..memory.estimate import Estimate, Phase
+from ..memory.few_blocks import FewBlocks, Measured
+from ..memory.live_bytes import LiveBytes
+from ..memory.plan import MemoryPlan
+from ..optimizers import registry
+from .losses import flow_matching_loss, loss_weight
+from .settings import TrainingSettings
+from .timesteps import noise_levels, noisy_input
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ..architectures.protocol import Architecture
+    from ..dataset.batches import BatchDescription, CachedDataset
+
+META = torch.device("meta")
+_CUDA_ITSELF = 700_000_000
+"""Bytes that a CUDA context and its libraries take (0.4 to 0.8 GB on recent drivers); PyTorch does not count them."""
+
+_TOKENS = 729
+"""Of an image, where a cache does not say: SigLIP's, and more than CLIP's 257."""
+_USUAL = {"tokens": 256, "clean frames": 2}
+"""Of captions, and of the history of a section."""
+
+Batch = Mapping[str, Any]
+
+
+def largest(dataset: CachedDataset) -> BatchDescription:
+    """The batch of the largest latents."""
+    return max(dataset.batches(0, 1), key=lambda batch: sum(item.latents.stat().st_size for item in batch.items))
+
+
+def largest_batch(dataset: CachedDataset) -> Batch:
+    """The same as the loop gives it to a model, but on "meta"."""
+    return on_meta(dataset.collate(largest(dataset)))
+
+
+def on_meta(batch: Batch) -> Batch:
+    return {name: _on_meta(value) for name, value in batch.items()}
+
+
+def _on_meta(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return for_model(value, META)
+    return [_on_meta(one) for one in value] if isinstance(value, list) else value
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Of one micro-step. away: bytes of inputs of blocks in system RAM."""
+
+    measured: Measured
+    away: int
+
+
+@dataclass
+class _Model:
+    """A transformer on "meta" with its LoRA, and what was measured with it."""
+
+    transformer: nn.Module
+    network: run_network.Network
+    steps: dict[tuple[object, ...], _Step] = field(default_factory=dict)
+
+
+def foreseen_batch(config_path: str, architecture: Architecture) -> Batch:
+    """The largest batch of a dataset as it will be when it is cached, with captions as long as they may be. UserError where nothing of
+    the dataset can be used."""
+    config = load_config(config_path)
+    entries = [entry for dataset in config.datasets for entry in _entries(dataset, architecture)]
+    if not entries:
+        raise UserError(f"{config_path}: nothing in this dataset can be used")
+    card = architecture.card
+    shrink = card.spatial_compression
+
+    def numbers(entry: Entry) -> int:
+        return entry.bucket[0] * entry.bucket[1] * architecture.cached_frames(entry) * entry.item.dataset.batch_size
+
+    chosen = max(entries, key=numbers)
+    sides = {FRAMES: architecture.cached_frames(chosen), HEIGHT: chosen.bucket[1] // shrink, WIDTH: chosen.bucket[0] // shrink, **_USUAL}
+    forms = architecture.cache_forms()
+    names = architecture.cached_names(chosen.item)
+    of_item = {name: form for name, form in forms.latents.items() if not form.optional or name in names} | dict(forms.texts)
+    return {name: _like(form, sides, chosen.item.dataset.batch_size) for name, form in of_item.items()}
+
+
+def _entries(dataset: ImageDataset | VideoDataset, architecture: Architecture) -> Iterator[Entry]:
+    for item in discover(dataset, architecture.card).items:
+        found = foresee(item, architecture.card) if architecture.unusable(item) is None else None
+        if isinstance(found, Foreseen):
+            yield from found.entries
+
+
+def _like(form: Form, sides: Mapping[str, int], count: int) -> Any:
+    """`count` tensors of a form, stacked, or as a list where their lengths differ: on "meta", or with values that count or mask tokens."""
+    assert form.shapes is not None, "what a model is given has a shape"
+    wanted = form.shapes[0]
+    shape = [
+        side[-1] if isinstance(side, range) else sides.get(side, _TOKENS) if isinstance(side, str) else side or _TOKENS for side in wanted
+    ]
+    if form.kind == "floats":
+        one = torch.empty(shape, device=META)
+    else:
+        one = torch.ones(shape, dtype=torch.bool) if form.kind == "mask" else torch.arange(shape[0])
+    several = [one] * count
+    return several if any(isinstance(side, range) for side in wanted) else torch.stack(several)
+
+
+class Planner:
+    """Plans of one training with many settings. batch: its largest one (`largest_batch`); device: where it will train.
+
+    What does not depend on a setting is not measured again.
+    """
+
+    def __init__(self, batch: Batch, dtype: torch.dtype, device: torch.device) -> None:
+        self.batch, self.dtype, self.device = batch, dtype, device
+        self._models: dict[tuple[object, ...], _Model] = {}
+
+    def estimate(self, settings: TrainingSettings, architecture: Architecture) -> Estimate:
+        """With these settings; the architecture has the same. UserError where a setting cannot be."""
+        memory = settings.memory
+        held_as = memory.fp8, memory.fp8_base, memory.fp8_scaled
+        if held_as not in self._models:
+            self._models[held_as] = _built(settings, architecture, self.dtype)
+        model = self._models[held_as]
+        runs_as = memory.gradient_checkpointing, memory.gradient_checkpointing_cpu_offload
+        if runs_as not in model.steps:
+            model.steps[runs_as] = self._step(settings, architecture, model)
+        return self._put_together(settings, model, model.steps[runs_as])
+
+    def _put_together(self, settings: TrainingSettings, model: _Model, step: _Step) -> Estimate:
+        weights, ram, swapped = _weights(settings, model.transformer)
+        lora = sum(parameter.nbytes for parameter in model.network.parameters())
+        state = _state(settings, lora)
+        accumulated = settings.length.gradient_accumulation_steps
+        inputs = 2 * sum(tensor.nbytes for tensor in _tensors(self.batch))  # the next one comes while this one is computed
+        always = {words.WEIGHTS: weights, **({words.DRIVER: _CUDA_ITSELF} if self.device.type == "cuda" else {})}
+        measured = step.measured
+        kept = min(measured.kept, measured.peak)
+        trained = lora + state + (lora if accumulated > 1 else 0)  # gradients of one micro-step are among what was measured
+        phases = (
+            Phase(words.STEP, {**always, words.LORA: trained, words.KEPT: kept, words.WORKING: measured.peak - kept + inputs}),
+            Phase(words.UPDATE, {**always, words.LORA: 2 * lora + state, words.WORKING: inputs}),
+        )
+        return Estimate(phases, ram + step.away, measured.operations * accumulated, 2 * swapped * accumulated)
+
+    def _step(self, settings: TrainingSettings, architecture: Architecture, model: _Model) -> _Step:
+        """Forward and backward of one micro-step, as `Loop._backward` has them."""
+        batch, transformer, memory = self.batch, model.transformer, settings.memory
+        switches: Any = transformer
+        offload = memory.gradient_checkpointing and memory.gradient_checkpointing_cpu_offload
+        switches.gradient_checkpointing, switches.gradient_checkpointing_cpu_offload = memory.gradient_checkpointing, offload
+        known = [tensor for one in experts_of(transformer).values() for tensor in (*one.parameters(), *one.buffers())]
+        count = LiveBytes(META, [*known, *model.network.parameters(), *model.network.buffers(), *_tensors(batch)])
+        rope_tables.cache_clear()  # those of a former plan would not be counted
+        latents = architecture.scale_latents(batch["latents"].float())
+        generator, boundary = torch.Generator().manual_seed(0), boundary_of(transformer)
+        t, timesteps = noise_levels(settings.timesteps, latents.shape, generator, batch.get("timesteps"), boundary)
+        working: Any = transformer.at(float(timesteps[0])) if isinstance(transformer, Experts) else transformer
+        few = FewBlocks(working.block_lists(), count, offload and self.device.type == "cuda")
+        with count:
+            noise = torch.empty_like(latents)
+            prediction = architecture.predict(transformer, noisy_input(latents, noise, t), timesteps, dict(batch))
+            weight = loss_weight(settings.timesteps.weighting_scheme, timesteps, self.dtype, latents.ndim)
+            loss = flow_matching_loss(prediction, latents, noise, weight)
+            kept, away = count.live - few.away, few.whole_away
+            if loss.requires_grad:
+                loss.backward()
+        rope_tables.cache_clear()
+        for parameter in model.network.parameters():
+            parameter.grad = None
+        return _Step(few.result(kept), away)
+
+
+def _built(settings: TrainingSettings, architecture: Architecture, dtype: torch.dtype) -> _Model:
+    unswapped = architecture.configured({**architecture.settings.values(), "blocks_to_swap": 0})
+    with _silence():
+        transformer = unswapped.transformer(META, dtype).requires_grad_(False)
+        with META:
+            return _Model(transformer, run_network.build(settings.network, architecture.card, transformer, 0, META))
+
+
+def _weights(settings: TrainingSettings, transformer: nn.Module) -> tuple[int, int, int]:
+    """Bytes of weights on the device, in system RAM, and of those there that are copied in each pass."""
+    plan = MemoryPlan.chosen(settings.memory)
+    sizes = [plan.weights(model) for model in experts_of(transformer).values()]
+    on_device, swapped = [one for one, _ in sizes], sum(other for _, other in sizes)
+    if isinstance(transformer, Experts) and (transformer.offload or transformer.lazy):
+        return max(on_device), swapped + (sum(on_device) if transformer.offload else 0), swapped
+    return sum(on_device), swapped, swapped
+
+
+def _state(settings: TrainingSettings, lora: int) -> int:
+    """Bytes of the optimizer's state; of one that the table does not have, two numbers per weight."""
+    entry = registry.find(settings.optimizer.optimizer_type)
+    return int(lora / 4 * (8 if entry is None else entry.state))
+
+
+def _tensors(batch: Batch) -> Iterator[Tensor]:
+    for value in batch.values():
+        yield from (one for one in (value if isinstance(value, list) else [value]) if isinstance(one, torch.Tensor) and one.is_meta)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """What loading says will be said when it loads."""
+    before = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)

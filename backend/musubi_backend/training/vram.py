@@ -1,0 +1,176 @@
+"""`--vram`: the settings with which a training fits into so much memory, and what to say where it cannot.
+
+Savers are tried in the order of the table until the plan fits; what the user gave stays. A further way of saving memory is one more row.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UserError
+from ..memory.estimate import MARGIN, Estimate, size
+from ..options.values import gigabytes
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger(__name__)
+
+AUTO, OFF = "auto", "off"
+ATTENTIONS = ("sdpa", "flash_attn", "flash3", "xformers")
+SWAP = "blocks_to_swap"
+
+Given = dict[str, Any]
+Plan = Callable[[Mapping[str, Any]], Estimate]
+
+
+@dataclass(frozen=True)
+class Saver:
+    """changes: options and the values that save memory. cost: what it costs."""
+
+    changes: Mapping[str, Any]
+    cost: str
+
+
+SAVERS = (
+    Saver({"gradient_checkpointing": True}, "blocks are computed again in backward: about a third more computing"),
+    Saver({"fp8_base": True, "fp8_scaled": True}, "the frozen weights are rounded to 8 bits: a little less exact"),
+    Saver({SWAP: 0}, "blocks wait in system RAM and are copied in each step: free while a copy is shorter than the computing"),
+    Saver({"gradient_checkpointing_cpu_offload": True}, "inputs of blocks wait in system RAM: a little slower"),
+)
+"""What costs least first. Of `SWAP` as many are taken as are needed."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """values: of all options. taken: those that were chosen, by name; costs: of each."""
+
+    values: Given
+    estimate: Estimate
+    taken: Given = field(default_factory=dict)
+    costs: tuple[str, ...] = ()
+
+    @property
+    def flags(self) -> str:
+        """As on a command line."""
+        return " ".join(f"--{name}" if value is True else f"--{name} {value}" for name, value in self.taken.items())
+
+
+def limit_of(vram: str | None, device: torch.device) -> int | None:
+    """Bytes that a training may take: so many GB, or what is free on the device (of a CPU: of its RAM)."""
+    import torch
+
+    if vram == OFF:
+        return None
+    number = None if vram is None else gigabytes(vram)
+    if number is not None:
+        return int(number * 1e9)
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free) + torch.cuda.memory_reserved(device)
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+def choose(values: Mapping[str, Any], plan: Plan, limit: int) -> Chosen:
+    """The cheapest savers with which the plan fits, or all of them where it never does. values: of all options of the trainer."""
+    chosen: Given = dict(values)
+    taken: Given = {}
+    if not any(chosen.get(name) for name in ATTENTIONS):
+        taken["sdpa"] = chosen["sdpa"] = True
+    free = {name for saver in SAVERS for name in saver.changes if name in chosen and (chosen[name] is None or chosen[name] is False)}
+    if chosen.get("offload_inactive_dit"):
+        free.discard(SWAP)
+    found = plan(chosen)
+    costs = []
+    for saver in SAVERS:
+        if found.fits(limit):
+            break
+        changes = {name: value for name, value in saver.changes.items() if name in free}
+        better = _with(chosen, changes, plan, limit, found) if changes else None
+        if better is not None:
+            changes, found = better
+            chosen |= changes
+            taken |= changes
+            costs.append(f"{_words(changes)}: {saver.cost}")
+    if SWAP in taken and found.fits(limit):  # a later saver may have made room
+        changes, found = _fewest(chosen, plan, limit) or ({}, found)
+        chosen |= changes
+        taken |= changes
+    return Chosen(chosen, found, taken, tuple(costs))
+
+
+def _with(values: Given, changes: Given, plan: Plan, limit: int, before: Estimate) -> tuple[Given, Estimate] | None:
+    """What of the changes helps, and the plan with it; None where nothing does."""
+    if SWAP in changes:
+        return _fewest(values, plan, limit)
+    for some in (changes, dict(list(changes.items())[:1])):
+        try:
+            found = plan({**values, **some})
+        except UserError:  # this file or model cannot have it
+            continue
+        return (some, found) if found.peak < before.peak else None
+    return None
+
+
+def _fewest(values: Given, plan: Plan, limit: int) -> tuple[Given, Estimate] | None:
+    """The fewest blocks to swap with which it fits, or as many as there can be."""
+    best: tuple[Given, Estimate] | None = None
+    for count in range(1, 1001):
+        try:
+            found = plan({**values, SWAP: count})
+        except UserError:
+            break
+        best = {SWAP: count}, found
+        if found.fits(limit):
+            break
+    return best
+
+
+def _words(changes: Mapping[str, Any]) -> str:
+    return " ".join(f"--{name}" if value is True else f"--{name} {value}" for name, value in changes.items())
+
+
+def fitted(values: Mapping[str, Any], plan: Plan, device: torch.device, kept: Mapping[str, Any], agreed: Callable[[int], int]) -> Given:
+    """The values of all options with what `--vram` chose, after saying what the training needs. kept: what a state was
+    trained with. agreed: the main process' number.
+
+    UserError where it cannot fit, which names what would; on a CPU without a number of GB that is a warning, as its RAM can be extended.
+    """
+    vram = values.get("vram")
+    limit = limit_of(vram, device)
+    if limit is None:
+        return dict(values)
+    limit = agreed(limit)
+    if vram is None:
+        found = plan(values)
+        logger.info("%s", found.sentence(limit))
+        if not found.fits(limit):
+            _cannot(found, limit, choose(values, plan, limit), device, certain=found.cannot_fit(limit))
+        return dict(values)
+    start = {**values, **{name: kept[name] for saver in SAVERS for name in saver.changes if kept.get(name)}}
+    chosen = choose(start, plan, limit)
+    logger.info("--vram %s: %s", vram, chosen.flags or "nothing had to be chosen")
+    for cost in chosen.costs:
+        logger.info("  %s", cost)
+    logger.info("%s", chosen.estimate.sentence(limit))
+    if not chosen.estimate.fits(limit):
+        _cannot(chosen.estimate, limit, chosen, device, certain=chosen.estimate.cannot_fit(limit), number=vram != AUTO)
+    return chosen.values
+
+
+def _cannot(found: Estimate, limit: int, better: Chosen, device: torch.device, *, certain: bool, number: bool = False) -> None:
+    if better.estimate.fits(limit) and better.flags:
+        advice = f"It would fit with {better.flags} ({size(better.estimate.peak)}), which --vram auto chooses"
+    else:
+        rest = "use fewer frames, a smaller resolution, or a batch_size of 1"
+        less = better.estimate.peak < found.peak
+        advice = f"{f'With all savers it needs {size(better.estimate.peak)}' if less else 'Nothing saves more'}: {rest}"
+    text = f"this training {found.sentence(limit)}. {advice}"
+    if certain and (number or device.type == "cuda"):
+        raise UserError(f"{text}. --vram off starts it anyway: a plan may be wrong by {MARGIN:.0%}, and this one misses by more")
+    logger.warning("%s", text)

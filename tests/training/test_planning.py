@@ -1,0 +1,240 @@
+"""What a plan says a training needs, against the live bytes of a real step of it on the CPU."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import contract_models
+import numpy as np
+import pytest
+import torch
+from contract_models import FAMILIES
+from musubi_backend import architectures
+from musubi_backend.__main__ import main
+from musubi_backend.architectures.framepack.geometry import FramePackGeometry
+from musubi_backend.architectures.framepack.model import FramePackTransformer
+from musubi_backend.architectures.hunyuan_video.geometry import HunyuanGeometry
+from musubi_backend.architectures.hunyuan_video.model import HunyuanTransformer
+from musubi_backend.architectures.wan.geometry import WanGeometry
+from musubi_backend.architectures.wan.model import WanTransformer
+from musubi_backend.errors import UserError
+from musubi_backend.layers.rope import rope_tables
+from musubi_backend.memory import estimate, gpus
+from musubi_backend.memory.live_bytes import LiveBytes
+from musubi_backend.options.parser import parse
+from musubi_backend.training import planning, vram
+from musubi_backend.training.loop import Loop
+from musubi_backend.weights.geometry import GEOMETRY_KEY
+from musubi_backend.weights.safetensors_file import save_atomic
+from recorded_training import prepared
+from torch import Tensor, nn
+
+CPU = torch.device("cpu")
+_JOINT: dict[str, Any] = {
+    "dim": 96, "num_heads": 3, "mlp_dim": 384, "num_double_layers": 5, "num_single_layers": 6, "text_dim": 64, "pooled_dim": 32,
+    "num_refiner_layers": 1, "rope_widths": (4, 14, 14),
+}  # fmt: skip
+MODELS: dict[str, Callable[[], tuple[nn.Module, str]]] = {
+    "wan": lambda: _made(WanTransformer, WanGeometry(96, 512, 3, 7, text_dim=64, text_len=32, freq_dim=32)),
+    "hv": lambda: _made(HunyuanTransformer, HunyuanGeometry(**_JOINT)),
+    "fp": lambda: _made(FramePackTransformer, FramePackGeometry(**_JOINT, image_dim=48)),
+}
+SETTINGS = {
+    "plain": (), "checkpointing": ("--gradient_checkpointing",), "swap": ("--blocks_to_swap", "2", "--gradient_checkpointing"),
+    "fp8": ("--fp8_base", "--gradient_checkpointing"),
+}  # fmt: skip
+
+
+def _made(kind: Any, geometry: Any) -> tuple[nn.Module, str]:
+    return kind(geometry), geometry.to_json()
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, str], list[str]]]:
+    """(family, setting) -> the command line of its training. Models are float32, as the CPU has no fast bfloat16."""
+    files: dict[str, tuple[Path, Path]] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contract_models, "SIDE", 128)
+        for name, make in MODELS.items():
+            folder = tmp_path_factory.mktemp(name)
+            model, sizes = make()
+            state = {key: torch.full(tensor.shape, 0.01) for key, tensor in model.state_dict().items()}
+            save_atomic(state, folder / "dit.safetensors", {GEOMETRY_KEY: sizes})
+            files[name] = folder / "dit.safetensors", contract_models.write_caches(FAMILIES[name], folder)
+
+    def line(name: str, setting: str) -> list[str]:
+        dit, data = files[name]
+        return [
+            "--dit", str(dit), *FAMILIES[name].flags, "--dataset_config", str(data), "--output_dir", str(dit.parent), "--output_name", "x",
+            "--network_dim", "8", "--network_module", architectures.cards()[name].network_module, "--optimizer_type", "AdamW",
+            "--seed", "1", "--mixed_precision", "auto", "--sdpa", *SETTINGS[setting],
+        ]  # fmt: skip
+
+    yield line
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    from musubi_backend.inference.video_file import write_mp4
+
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "one.txt").write_text("a clip")
+    return write_mp4(tmp_path / "clips" / "one.mp4", np.zeros((5, 64, 64, 3), np.uint8), fps=16)
+
+
+def tool(name: str) -> str:
+    return "hv_train_network" if name == "hv" else FAMILIES[name].tool("train_network")
+
+
+def counted(loop: Loop) -> int:
+    """Bytes of the second step at its worst, as if what waits in system RAM were not there."""
+    run: Any = loop.run
+    batch = loop._load(run.dataset.batches(0, 1)[0])
+    loop._backward(batch, 0)
+    run.choice.optimizer.step()
+    run.choice.optimizer.zero_grad(set_to_none=True)
+    streams = {id(block.stream): block.stream for part in run.transformer.block_lists() for block in part if getattr(block, "stream", None)}
+    packed = [one.memory for stream in streams.values() for one in stream.packed]
+    waiting = {memory.untyped_storage()._cdata for memory in packed}
+    buffers = [*packed, *(buffer for stream in streams.values() for buffer in stream.buffers)]
+    state = [value for one in run.choice.optimizer.state.values() for value in one.values() if isinstance(value, Tensor)]
+    there = [
+        *run.transformer.parameters(), *run.transformer.buffers(), *run.network.parameters(), *run.network.buffers(), *state, *buffers,
+        *(one for value in batch.values() for one in (value if isinstance(value, list) else [value]) if isinstance(one, Tensor)),
+    ]  # fmt: skip
+    sizes = {one.untyped_storage()._cdata: one.untyped_storage().nbytes() for one in there}
+    rope_tables.cache_clear()  # they live as long as a training
+    count = LiveBytes(CPU, there)
+    with count:
+        loop._backward(batch, 1)
+    return sum(size for key, size in sizes.items() if key not in waiting) + count.peak
+
+
+def planned(loop: Loop, device: torch.device = CPU) -> estimate.Estimate:
+    run = loop.run
+    return planning.Planner(planning.largest_batch(run.dataset), run.dtype, device).estimate(run.settings, run.architecture)
+
+
+CASES = (("wan", "plain"), ("hv", "swap"), ("fp", "fp8"))
+"""Of each family and setting one; `--full` for all of them, which take half a minute."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.function is test_a_plan_is_within_a_tenth_of_what_lives_in_a_step:
+        every = [(name, setting) for name in MODELS for setting in SETTINGS]
+        metafunc.parametrize(("name", "setting"), every if metafunc.config.getoption("--full", False) else CASES)
+
+
+def test_a_plan_is_within_a_tenth_of_what_lives_in_a_step(words: Callable[[str, str], list[str]], name: str, setting: str) -> None:
+    loop = prepared(name, tool(name), words(name, setting))
+    plan, real = planned(loop), counted(loop)
+    step = next(phase for phase in plan.phases if phase.name == estimate.STEP)
+    print(f"{name} {setting}: planned {step.total:,} of {real:,} bytes, {step.total / real - 1:+.1%}")
+    assert abs(step.total / real - 1) < 0.1, (step, real)
+
+
+def phases(peak: int) -> estimate.Estimate:
+    return estimate.Estimate((estimate.Phase(estimate.STEP, {estimate.WEIGHTS: peak}),), 0, 10**15, 0)
+
+
+def simple(values: Any) -> estimate.Estimate:
+    """A training of 100 GB whose savers take 40, 20, 2 for each of at most 9 blocks, and 15."""
+    if values["blocks_to_swap"] and values["blocks_to_swap"] > 9:
+        raise UserError("no more blocks")
+    saved = 40 * bool(values["gradient_checkpointing"]) + 20 * bool(values["fp8_base"]) + 2 * (values["blocks_to_swap"] or 0)
+    return phases(10**9 * (100 - saved - 15 * bool(values["gradient_checkpointing_cpu_offload"])))
+
+
+NOTHING = {"sdpa": False, "gradient_checkpointing": False, "fp8_base": False, "fp8_scaled": False, "blocks_to_swap": None,
+           "gradient_checkpointing_cpu_offload": False}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "limit", "flags"),
+    [
+        ({}, 100, "--sdpa"),
+        ({"flash_attn": True}, 60, "--gradient_checkpointing"),
+        ({}, 40, "--sdpa --gradient_checkpointing --fp8_base --fp8_scaled"),
+        ({}, 35, "--sdpa --gradient_checkpointing --fp8_base --fp8_scaled --blocks_to_swap 3"),
+        ({"blocks_to_swap": 0}, 25, "--sdpa --gradient_checkpointing --fp8_base --fp8_scaled --gradient_checkpointing_cpu_offload"),
+        ({"blocks_to_swap": 2, "fp8_base": True}, 50, "--sdpa --gradient_checkpointing"),
+        ({}, 21, "--sdpa --gradient_checkpointing --fp8_base --fp8_scaled --blocks_to_swap 2 --gradient_checkpointing_cpu_offload"),
+        ({"offload_inactive_dit": True}, 35,
+         "--sdpa --gradient_checkpointing --fp8_base --fp8_scaled --gradient_checkpointing_cpu_offload"),
+    ],
+)  # fmt: skip
+def test_the_cheapest_savers_are_chosen_and_what_was_given_stays(given: dict[str, Any], limit: int, flags: str) -> None:
+    chosen = vram.choose({**NOTHING, **given}, simple, limit * 10**9)
+    assert chosen.flags == flags
+    assert chosen.estimate.fits(limit * 10**9)
+    assert {name: chosen.values[name] for name in given} == given
+
+
+def test_what_misses_by_more_than_the_margin_is_refused_and_named_with_what_would_fit() -> None:
+    gpu = torch.device("cuda")
+
+    def judged(limit: int, **given: Any) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(vram, "limit_of", lambda *_: limit * 10**9)
+            return vram.fitted({**NOTHING, "sdpa": True, "vram": None, **given}, simple, gpu, {}, lambda number: number)
+
+    with pytest.raises(UserError, match=r"needs 100.0 GB of 62.0 GB: weights 100.0. It would fit with --gradient_checkpointing .60.0 GB."):
+        judged(62)
+    assert judged(95)["gradient_checkpointing"] is False  # within the margin: it may start
+    with pytest.raises(UserError, match=r"needs 7.0 GB of 5.0 GB: weights 7.0. Nothing saves more: use fewer frames"):
+        judged(5, vram="auto")
+    with pytest.raises(UserError, match=r"needs 100.0 GB of 5.0 GB: weights 100.0. With all savers it needs 7.0 GB: use fewer frames"):
+        judged(5)
+
+
+def test_a_continued_training_keeps_what_was_chosen_for_its_state() -> None:
+    found = vram.fitted({**NOTHING, "vram": "100"}, simple, CPU, {"fp8_base": True, "fp8_scaled": True}, lambda number: number)
+    assert (found["fp8_base"], found["gradient_checkpointing"]) == (True, False)
+
+
+def test_a_step_takes_as_long_as_the_longer_of_computing_and_copying() -> None:
+    speed = gpus.of_sheet("NVIDIA GeForce RTX 4090")
+    assert speed is not None and gpus.of_sheet("Voodoo 2") is None
+    assert speed.seconds(int(speed.multiplies * 3e12), 0) == pytest.approx(3)
+    assert speed.seconds(0, int(speed.copies * 2e9)) == pytest.approx(2)
+
+
+def test_a_trainer_chooses_what_fits_and_refuses_what_cannot(
+    words: Callable[[str, str], list[str]], capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The plain training needs 26.8 MB, the smallest 8 MB; a dry step measures what it planned, and saves nothing."""
+    line = ["wan_train_network", *(word for word in words("wan", "plain") if word != "--sdpa"), "--output_dir", str(tmp_path)]
+    assert main([*line, "--vram", "0.013", "--dry_step"]) == 0
+    said = capfd.readouterr().err
+    assert "--vram 0.013: --sdpa --gradient_checkpointing\n" in said
+    assert "needs 11.8 MB of 13.0 MB" in said
+    assert abs(float(re.findall(r"\(([+-]\d+)%\)", said)[-1])) <= 10
+    assert not list(tmp_path.iterdir())
+    everything = ("--fp8_base", "--fp8_scaled", "--blocks_to_swap", "1", "--gradient_checkpointing", "--gradient_checkpointing_cpu_offload")
+    assert main([*line, *everything, "--vram", "0.002"]) == 1
+    said = capfd.readouterr().err
+    assert "Nothing saves more" in said
+    assert "--vram off starts it anyway" in said
+
+
+def test_a_training_can_be_planned_before_anything_is_cached(words: Callable[[str, str], list[str]], tmp_path: Path, clip: Path) -> None:
+    """For a card that is not there, with the time of a step on it."""
+    data = tmp_path / "uncached.toml"
+    data.write_text(
+        f"[general]\nresolution = [64, 64]\nbatch_size = 2\ncaption_extension = '.txt'\n[[datasets]]\nvideo_directory = '{clip.parent.as_posix()}'\n"
+        f"cache_directory = '{(tmp_path / 'cache').as_posix()}'\ntarget_frames = [5]\n",
+        encoding="utf-8",
+    )
+    line = ["wan_train_network", *words("wan", "checkpointing"), "--dataset_config", str(data)]
+    report = tmp_path / "plan.json"
+    assert main(["plan_memory", "--gpu", "RTX 4090", "--output", str(report), *line]) == 0
+    plan = json.loads(report.read_text(encoding="utf-8"))
+    parts = plan["phases"][0]["parts"]
+    assert plan["peak"] == max(phase["total"] for phase in plan["phases"]) == sum(parts.values())
+    assert parts[estimate.WEIGHTS] == 5273856 and parts[estimate.DRIVER] > 10**8 and plan["seconds"] > 0
+    assert plan["fits"] and "data sheet of an RTX 4090" in plan["speed"]
+    assert parse("plan_memory", ["--gpu", "x", *line]).training == line
