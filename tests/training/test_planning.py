@@ -225,8 +225,8 @@ def test_a_training_can_be_planned_before_anything_is_cached(words: Callable[[st
     """For a card that is not there, with the time of a step on it."""
     data = tmp_path / "uncached.toml"
     data.write_text(
-        f"[general]\nresolution = [64, 64]\nbatch_size = 2\ncaption_extension = '.txt'\n[[datasets]]\nvideo_directory = '{clip.parent.as_posix()}'\n"
-        f"cache_directory = '{(tmp_path / 'cache').as_posix()}'\ntarget_frames = [5]\n",
+        f"[general]\nresolution = [64, 64]\nbatch_size = 2\ncaption_extension = '.txt'\n[[datasets]]\ntarget_frames = [5]\n"
+        f"video_directory = '{clip.parent.as_posix()}'\ncache_directory = '{(tmp_path / 'cache').as_posix()}'\n",
         encoding="utf-8",
     )
     line = ["wan_train_network", *words("wan", "checkpointing"), "--dataset_config", str(data)]
