@@ -134,4 +134,4 @@ class FewBlocks:
 def _gradients(block: nn.Module) -> int:
     """Bytes of the gradients of the LoRA modules in a block."""
     additions: list[Any] = [module.addition for module in block.modules() if isinstance(module, Linear) and module.addition is not None]
-    return sum(parameter.nbytes for addition in additions for parameter in addition.parameters())
+    return sum(one.nbytes for addition in additions for one in getattr(addition, "working", None) or addition.parameters())

@@ -22,6 +22,7 @@ from ..dataset.items import Entry
 from ..dataset.probe import Foreseen, foresee
 from ..device import for_model
 from ..errors import UserError
+from ..layers.blocks import KeptAttention
 from ..layers.experts import Experts, boundary_of, experts_of
 from ..layers.rope import rope_tables
 from ..lora import run_network
@@ -75,10 +76,19 @@ def _on_meta(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Step:
-    """Of one micro-step. away: bytes of inputs of blocks in system RAM."""
+    """Of one micro-step. away: bytes of inputs of blocks in system RAM; copies: of the LoRA in the dtype of the arithmetic."""
 
     measured: Measured
     away: int
+    copies: int
+
+    def towards(self, every: _Step, on_device: float, in_ram: float) -> _Step:
+        """With the attention kept of a share of the recomputed blocks. every: the step with that of all of them on the device."""
+        less, more = self.measured, every.measured
+        kept, peak = more.kept - less.kept, more.peak - less.peak
+        operations = int((on_device + in_ram) * (more.operations - less.operations))
+        measured = Measured(less.kept + int(on_device * kept), less.peak + int(on_device * peak), less.operations + operations)
+        return _Step(measured, self.away + int(in_ram * kept), self.copies)
 
 
 @dataclass
@@ -150,10 +160,20 @@ class Planner:
         if held_as not in self._models:
             self._models[held_as] = _built(settings, architecture, self.dtype)
         model = self._models[held_as]
-        runs_as = memory.gradient_checkpointing, memory.gradient_checkpointing_cpu_offload
+        step = self._measured(settings, architecture, model, KeptAttention())
+        on_device, in_ram = memory.keep_attention_blocks, memory.offload_attention_blocks
+        if memory.gradient_checkpointing and (on_device or in_ram):
+            recomputed = max(1, sum(map(len, _block_lists(model.transformer))) - 1)
+            every = self._measured(settings, architecture, model, KeptAttention(recomputed))
+            step = step.towards(every, min(1.0, on_device / recomputed), min(1.0, in_ram / recomputed))
+        return self._put_together(settings, model, step)
+
+    def _measured(self, settings: TrainingSettings, architecture: Architecture, model: _Model, attention: KeptAttention) -> _Step:
+        memory = settings.memory
+        runs_as = memory.gradient_checkpointing, memory.gradient_checkpointing_cpu_offload, attention
         if runs_as not in model.steps:
-            model.steps[runs_as] = self._step(settings, architecture, model)
-        return self._put_together(settings, model, model.steps[runs_as])
+            model.steps[runs_as] = self._step(settings, architecture, model, attention)
+        return model.steps[runs_as]
 
     def _put_together(self, settings: TrainingSettings, model: _Model, step: _Step) -> Estimate:
         weights, ram, swapped = _weights(settings, model.transformer)
@@ -164,39 +184,43 @@ class Planner:
         always = {words.WEIGHTS: weights, **({words.DRIVER: _CUDA_ITSELF} if self.device.type == "cuda" else {})}
         measured = step.measured
         kept = min(measured.kept, measured.peak)
-        trained = lora + state + (lora if accumulated > 1 else 0)  # gradients of one micro-step are among what was measured
+        trained = lora + step.copies + state + (lora if accumulated > 1 else 0)  # gradients of one micro-step are in what was measured
         phases = (
             Phase(words.STEP, {**always, words.LORA: trained, words.KEPT: kept, words.WORKING: measured.peak - kept + inputs}),
-            Phase(words.UPDATE, {**always, words.LORA: 2 * lora + state, words.WORKING: inputs}),
+            Phase(words.UPDATE, {**always, words.LORA: 2 * (lora + step.copies) + state, words.WORKING: inputs}),
         )
         return Estimate(phases, ram + step.away, measured.operations * accumulated, 2 * swapped * accumulated)
 
-    def _step(self, settings: TrainingSettings, architecture: Architecture, model: _Model) -> _Step:
+    def _step(self, settings: TrainingSettings, architecture: Architecture, model: _Model, attention: KeptAttention) -> _Step:
         """Forward and backward of one micro-step, as `Loop._backward` has them."""
         batch, transformer, memory = self.batch, model.transformer, settings.memory
         switches: Any = transformer
         offload = memory.gradient_checkpointing and memory.gradient_checkpointing_cpu_offload
         switches.gradient_checkpointing, switches.gradient_checkpointing_cpu_offload = memory.gradient_checkpointing, offload
+        switches.kept_attention = attention
         known = [tensor for one in experts_of(transformer).values() for tensor in (*one.parameters(), *one.buffers())]
-        count = LiveBytes(META, [*known, *model.network.parameters(), *model.network.buffers(), *_tensors(batch)])
+        known += [*model.network.parameters(), *model.network.buffers(), *_tensors(batch)]
         rope_tables.cache_clear()  # those of a former plan would not be counted
         latents = architecture.scale_latents(batch["latents"].float())
         generator, boundary = torch.Generator().manual_seed(0), boundary_of(transformer)
         t, timesteps = noise_levels(settings.timesteps, latents.shape, generator, batch.get("timesteps"), boundary)
         working: Any = transformer.at(float(timesteps[0])) if isinstance(transformer, Experts) else transformer
-        few = FewBlocks(working.block_lists(), count, offload and self.device.type == "cuda")
-        with count:
-            noise = torch.empty_like(latents)
-            prediction = architecture.predict(transformer, noisy_input(latents, noise, t), timesteps, dict(batch))
-            weight = loss_weight(settings.timesteps.weighting_scheme, timesteps, self.dtype, latents.ndim)
-            loss = flow_matching_loss(prediction, latents, noise, weight)
-            kept, away = count.live - few.away, few.whole_away
-            if loss.requires_grad:
-                loss.backward()
+        with model.network.working_in(self.dtype):
+            copies = [copy for one in model.network.modules() for copy in getattr(one, "working", None) or ()]
+            count = LiveBytes(META, [*known, *copies])
+            few = FewBlocks(working.block_lists(), count, offload and self.device.type == "cuda")
+            with count:
+                noise = torch.empty_like(latents)
+                prediction = architecture.predict(transformer, noisy_input(latents, noise, t), timesteps, dict(batch))
+                weight = loss_weight(settings.timesteps.weighting_scheme, timesteps, self.dtype, latents.ndim)
+                loss = flow_matching_loss(prediction, latents, noise, weight)
+                kept, away = count.live - few.away, few.whole_away
+                if loss.requires_grad:
+                    loss.backward()
         rope_tables.cache_clear()
         for parameter in model.network.parameters():
             parameter.grad = None
-        return _Step(few.result(kept), away)
+        return _Step(few.result(kept), away, sum(copy.nbytes for copy in copies))
 
 
 def _built(settings: TrainingSettings, architecture: Architecture, dtype: torch.dtype) -> _Model:
@@ -205,6 +229,13 @@ def _built(settings: TrainingSettings, architecture: Architecture, dtype: torch.
         transformer = unswapped.transformer(META, dtype).requires_grad_(False)
         with META:
             return _Model(transformer, run_network.build(settings.network, architecture.card, transformer, 0, META))
+
+
+def _block_lists(transformer: nn.Module) -> list[nn.ModuleList]:
+    """Of one expert, as only one works at a time."""
+    model: Any = next(iter(experts_of(transformer).values()))
+    lists: list[nn.ModuleList] = model.block_lists()
+    return lists
 
 
 def _weights(settings: TrainingSettings, transformer: nn.Module) -> tuple[int, int, int]:

@@ -43,6 +43,9 @@ SAVERS = (
 )
 """What costs least first. Of `SWAP` as many are taken as are needed."""
 
+SPENDER = "keep_attention_blocks"
+"""What is done with memory that is left: each of so many blocks runs its attention once instead of twice."""
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -101,6 +104,14 @@ def choose(values: Mapping[str, Any], plan: Plan, limit: int) -> Chosen:
         changes, found = _fewest(chosen, plan, limit) or ({}, found)
         chosen |= changes
         taken |= changes
+    compiled = chosen.get("compile") or chosen.get("dynamo_backend", "NO") != "NO"
+    if taken.get("gradient_checkpointing") and found.fits(limit) and not compiled and not chosen.get(SPENDER, True):
+        spent = _most(chosen, plan, limit)
+        if spent is not None:
+            changes, found = spent
+            chosen |= changes
+            taken |= changes
+            costs.append(f"{_words(changes)}: memory that is left, so that these blocks run their attention once")
     return Chosen(chosen, found, taken, tuple(costs))
 
 
@@ -128,6 +139,18 @@ def _fewest(values: Given, plan: Plan, limit: int) -> tuple[Given, Estimate] | N
         best = {SWAP: count}, found
         if found.fits(limit):
             break
+    return best
+
+
+def _most(values: Given, plan: Plan, limit: int) -> tuple[Given, Estimate] | None:
+    """The most blocks whose attention can be kept so that it fits; None where that makes none faster."""
+    best: tuple[Given, Estimate] | None = None
+    before = plan(values)
+    for count in range(1, 1001):
+        found = plan({**values, SPENDER: count})
+        if not found.fits(limit) or found.operations >= before.operations:
+            break
+        best, before = ({SPENDER: count}, found), found
     return best
 
 
