@@ -1,3 +1,4 @@
+// @ts-check
 // Optimizer Config: lists optimizers by group, shows the arguments of the chosen one, fills in its learning rate, and draws how the rate goes
 // over the training. Arguments are kept in optimizer_args, one name=value per line, so that a workflow means the same without this page.
 import { app } from "../../scripts/app.js";
@@ -8,10 +9,13 @@ import { language, loadWords, number, say } from "./trainings/words.js";
 const NODE = "MusubiTuner_OptimizerConfig";
 const NONE = "none";
 const EXPECTED_STEPS = 1000; // where nobody says how many
-const LITERALS = { True: true, False: false };
 const PICTURE = { width: 300, height: 70 };
 
-let table = {}; // optimizer_type -> group, help, rate, learning_rate, presets, arguments
+/** @typedef {{ name: string, kind: string, default: unknown, help: string, bounds: number[] | null, choices: string[], none: boolean }} Argument */
+/** @typedef {{ group: string, help: string, rate: string, learning_rate: number, presets: Record<string, Record<string, any>>, arguments: Argument[] }} Entry */
+
+/** @type {Record<string, Entry>} by the choices of optimizer_type */
+let table = {};
 
 const loading = loadWords()
   .then(() => fetch(new URL(`./optimizers/${language()}.json`, import.meta.url)))
@@ -23,29 +27,38 @@ app.registerExtension({
   async init() {
     await loading;
   },
-  nodeCreated(node) {
+  nodeCreated(/** @type {any} */ node) {
     if (typeOf(node) === NODE) loading.then(() => (node.musubiOptimizer ??= new Settings(node)));
   },
-  loadedGraphNode(node) {
+  loadedGraphNode(/** @type {any} */ node) {
     if (typeOf(node) === NODE) loading.then(() => (node.musubiOptimizer ??= new Settings(node)).loaded());
   },
 });
 
 class Settings {
+  /** @param {any} node */
   constructor(node) {
     this.node = node;
-    [this.type, this.rate, this.lines, this.preset] = ["optimizer_type", "learning_rate", "optimizer_args", "optimizer_preset"].map((name) => widgetOf(node, name));
+    this.type = widgetOf(node, "optimizer_type");
+    this.rate = widgetOf(node, "learning_rate");
+    this.lines = widgetOf(node, "optimizer_args");
+    this.preset = widgetOf(node, "optimizer_preset");
+    this.shown = "";
+    /** @type {Map<string, string>} */
     this.kept = new Map(); // optimizer -> its lines, while others are looked at
+    /** @type {any[]} */
     this.added = [];
     this.watched = new WeakSet();
-    this._own(node.addWidget("combo", "musubi_group", say("optimizer.all"), (group) => this._list(group), { values: [say("optimizer.all"), ...groups()] }), say("optimizer.group"));
+    /** @type {ReturnType<typeof setTimeout> | undefined} */
+    this.soon = undefined;
+    this._own(node.addWidget("combo", "musubi_group", say("optimizer.all"), (/** @type {string} */ group) => this._list(group), { values: [say("optimizer.all"), ...groups()] }), say("optimizer.group"));
     this.picture = new Picture(node);
     after(this.type, () => this._chosen());
     after(this.preset, () => this._presetChosen());
     after(this.lines, () => this._showArguments());
     for (const widget of node.widgets) if (widget.serialize !== false && widget !== this.lines) after(widget, () => this.draw());
     const connected = node.onConnectionsChange;
-    node.onConnectionsChange = (...details) => {
+    node.onConnectionsChange = (/** @type {any[]} */ ...details) => {
       queueMicrotask(() => this.draw());
       return connected?.apply(node, details);
     };
@@ -59,10 +72,10 @@ class Settings {
     this.draw();
   }
 
-  /** Only the optimizers of a group; the first one where the chosen one is not of it. */
+  /** Only the optimizers of a group; the first one where the chosen one is not of it. @param {string} group */
   _list(group) {
     const all = Object.keys(table);
-    const listed = group === say("optimizer.all") ? all : all.filter((name) => table[name].group === group);
+    const listed = group === say("optimizer.all") ? all : all.filter((name) => table[name]?.group === group);
     this.type.options.values = listed;
     if (!listed.includes(this.type.value)) {
       this.type.value = listed[0];
@@ -87,6 +100,7 @@ class Settings {
     this._showArguments();
   }
 
+  /** @param {string} name @returns {any} */
   _inPreset(name) {
     return table[this.shown]?.presets[this.preset?.value]?.[name];
   }
@@ -97,35 +111,38 @@ class Settings {
 
   _showArguments() {
     for (const widget of this.added.splice(0)) remove(this.node, widget);
-    const given = new Map(this.lines.value.split("\n").map((line) => line.split(/=(.*)/s).map((part) => part?.trim())));
+    const lines = /** @type {string[]} */ (this.lines.value.split("\n"));
+    const given = new Map(lines.map((line) => /** @type {[string, string]} */ (line.split(/=(.*)/s).map((part) => part?.trim()))));
     for (const argument of table[this.shown]?.arguments ?? []) {
       const usual = this._inPreset(argument.name) ?? argument.default;
       const value = given.get(argument.name) ?? literal(usual);
-      const put = (text) => this._put(argument.name, text === literal(usual) ? "" : text);
+      const put = (/** @type {string} */ text) => this._put(argument.name, text === literal(usual) ? "" : text);
       const widget = this._widget(argument, value, put);
       this.added.push(this._own(widget, argument.name, hint(argument, usual)));
     }
     fit(this.node);
   }
 
-  /** The widget of an argument, which shows a Python literal and gives one to `put`. */
+  /** The widget of an argument, which shows a Python literal and gives one to `put`.
+   * @param {Argument} argument @param {string} value @param {(text: string) => void} put */
   _widget(argument, value, put) {
     const name = `musubi_${argument.name}`;
     if (argument.kind === "choice") {
-      return this.node.addWidget("combo", name, unquoted(value), (chosen) => put(literal(chosen)), { values: argument.choices });
+      return this.node.addWidget("combo", name, unquoted(value), (/** @type {string} */ chosen) => put(literal(chosen)), { values: argument.choices });
     }
-    if (argument.kind === "bool" && !argument.none) return this.node.addWidget("toggle", name, LITERALS[value] ?? false, (on) => put(literal(on)));
+    if (argument.kind === "bool" && !argument.none) return this.node.addWidget("toggle", name, value === "True", (/** @type {boolean} */ on) => put(literal(on)));
     if (argument.kind === "bool") return this.node.addWidget("combo", name, value, put, { values: ["None", "True", "False"] });
-    return this.node.addWidget("text", name, value, (text) => put(String(text).trim()));
+    return this.node.addWidget("text", name, value, (/** @type {unknown} */ text) => put(String(text).trim()));
   }
 
-  /** Sets a line of optimizer_args, or takes it out. */
+  /** Sets a line of optimizer_args, or takes it out. @param {string} name @param {string} text */
   _put(name, text) {
-    const others = this.lines.value.split("\n").filter((line) => line.trim() && line.split("=")[0].trim() !== name);
+    const others = this.lines.value.split("\n").filter((/** @type {string} */ line) => line.trim() && line.split("=")[0].trim() !== name);
     this.lines.value = [...others, ...(text ? [`${name}=${text}`] : [])].join("\n");
     this.draw();
   }
 
+  /** @param {any} widget @param {string} label */
   _own(widget, label, tooltip = "") {
     widget.label = label;
     widget.tooltip = tooltip;
@@ -138,17 +155,19 @@ class Settings {
     clearTimeout(this.soon);
     this.soon = setTimeout(async () => {
       const steps = this._steps();
-      const values = Object.fromEntries(this.node.widgets.filter((widget) => widget.serialize !== false).map((widget) => [widget.name, widget.value]));
+      const inputs = this.node.widgets.filter((/** @type {any} */ widget) => widget.serialize !== false);
+      const values = Object.fromEntries(inputs.map((/** @type {any} */ widget) => [widget.name, widget.value]));
       const body = JSON.stringify({ values, steps: steps ?? EXPECTED_STEPS });
       const answer = await api.fetchApi("/musubi_tuner/learning_rates", { method: "POST", headers: { "Content-Type": "application/json" }, body });
       this.picture.show(await answer.json(), steps);
     }, 100);
   }
 
-  /** How long the training is that this is for; undefined where LoRA Training Config cannot be found, or counts epochs. */
+  /** How long the training is that this is for; undefined where LoRA Training Config cannot be found, or counts epochs.
+   * @returns {number | undefined} */
   _steps() {
     for (const trainer of targetsOf(this.node)) {
-      const slot = trainer.inputs?.findIndex((input) => input.name === "lora_config") ?? -1;
+      const slot = trainer.inputs?.findIndex((/** @type {any} */ input) => input.name === "lora_config") ?? -1;
       const config = slot >= 0 ? originOf(trainer, slot) : undefined;
       if (!config) continue;
       const [steps, epochs] = ["max_train_steps", "max_train_epochs"].map((name) => widgetOf(config, name));
@@ -165,6 +184,7 @@ class Settings {
 
 /** The learning rate over the steps, as a line with its highest and last value. */
 class Picture {
+  /** @param {any} node */
   constructor(node) {
     this.whole = document.createElement("div");
     this.whole.style.cssText = "font: 11px sans-serif; color: var(--descrip-text, #999); padding: 0 6px;";
@@ -177,13 +197,14 @@ class Picture {
     widget.serialize = false;
   }
 
+  /** @param {{ rates?: [number, number][], note?: string, error?: string }} answer @param {number | undefined} steps */
   show({ rates = [], note = "", error = "" }, steps) {
     const top = Math.max(...rates.map(([, rate]) => rate), 0);
     const last = rates.at(-1)?.[0] ?? 1;
-    const place = ([step, rate]) => `${((step - 1) / Math.max(1, last - 1)) * PICTURE.width},${PICTURE.height - 3 - (top ? rate / top : 0) * (PICTURE.height - 6)}`;
+    const place = (/** @type {[number, number]} */ [step, rate]) => `${((step - 1) / Math.max(1, last - 1)) * PICTURE.width},${PICTURE.height - 3 - (top ? rate / top : 0) * (PICTURE.height - 6)}`;
     this.line.setAttribute("points", rates.map(place).join(" "));
     const over = steps ? say("optimizer.rates", { steps }) : say("optimizer.rates.some", { steps: EXPECTED_STEPS });
-    const numbers = rates.length ? `${over}: ${number(rates[0][1])} … ${number(top)} … ${number(rates.at(-1)[1])}` : "";
+    const numbers = rates.length ? `${over}: ${number(rates[0]?.[1])} … ${number(top)} … ${number(rates.at(-1)?.[1])}` : "";
     this.words.textContent = [error || note, numbers].filter(Boolean).join(" · ");
     this.words.title = this.words.textContent;
     this.words.style.color = error ? "var(--error-text, #ff6b5e)" : "";
@@ -192,7 +213,7 @@ class Picture {
 
 const groups = () => [...new Set(Object.values(table).map((entry) => entry.group))];
 
-/** A value as Python writes it. */
+/** A value as Python writes it. @param {unknown} value @returns {string} */
 function literal(value) {
   if (value === null || value === undefined) return "None";
   if (typeof value === "boolean") return value ? "True" : "False";
@@ -200,37 +221,41 @@ function literal(value) {
   return typeof value === "string" ? `"${value}"` : String(value);
 }
 
+/** @param {string} text */
 const unquoted = (text) => text.replace(/^["'](.*)["']$/s, "$1");
 
+/** @param {Argument} argument @param {unknown} usual */
 function hint(argument, usual) {
   const { bounds } = argument;
   return [argument.help, bounds && argument.kind !== "choice" ? `${bounds[0]} … ${bounds[1]}.` : "", say("optimizer.usual", { value: literal(usual) })].filter(Boolean).join(" ");
 }
 
-/** Calls `then` after a widget was changed by hand. */
+/** Calls `then` after a widget was changed by hand. @param {any} widget @param {() => void} then */
 function after(widget, then) {
   if (!widget) return;
   const changed = widget.callback;
-  widget.callback = function (...details) {
+  widget.callback = function (/** @type {any[]} */ ...details) {
     const result = changed?.apply(this, details);
     then();
     return result;
   };
 }
 
+/** @param {any} node @param {any} widget */
 function remove(node, widget) {
   if (node.removeWidget) return node.removeWidget(widget);
   widget.onRemove?.();
   node.widgets.splice(node.widgets.indexOf(widget), 1);
 }
 
+/** @param {string} name @param {Record<string, string | number>} attributes */
 function drawn(name, attributes) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, String(value));
   return made;
 }
 
-/** Makes the node as high as what is in it needs. */
+/** Makes the node as high as what is in it needs. @param {any} node */
 function fit(node) {
   node.setSize?.([node.size[0], node.computeSize()[1]]);
   node.setDirtyCanvas?.(true, true);

@@ -103,8 +103,9 @@ function modelsOf(node, seen = new Set()) {
 
 /** The nodes that its outputs go into. @param {any} node @returns {any[]} */
 export function targetsOf(node) {
-  const links = (node.outputs ?? []).flatMap((output) => output.links ?? []).map((id) => node.graph?.getLink?.(id) ?? node.graph?.links?.[id]);
-  return links.map((link) => link && node.graph.getNodeById?.(link.target_id)).filter(Boolean);
+  const ids = (node.outputs ?? []).flatMap((/** @type {any} */ output) => output.links ?? []);
+  const links = ids.map((/** @type {any} */ id) => node.graph?.getLink?.(id) ?? node.graph?.links?.[id]);
+  return links.map((/** @type {any} */ link) => link && node.graph.getNodeById?.(link.target_id)).filter(Boolean);
 }
 
 /** @param {Record<string, string[]> | undefined} takers @param {any} models */
