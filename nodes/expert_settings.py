@@ -51,6 +51,7 @@ class ExpertSettings(Node):
             shared_widget(TRAIN, "dynamo_mode"),
             shared_widget(TRAIN, "dynamo_fullgraph"),
             shared_widget(TRAIN, "dynamo_dynamic"),
+            shared_widget(TRAIN, "log_optimizer_every", off=0, optional=True),
         ),
         outputs=(
             Output("expert_settings", EXPERT, "For LoRA Training Config"),

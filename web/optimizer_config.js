@@ -126,13 +126,15 @@ class Settings {
   /** The widget of an argument, which shows a Python literal and gives one to `put`.
    * @param {Argument} argument @param {string} value @param {(text: string) => void} put */
   _widget(argument, value, put) {
-    const name = `musubi_${argument.name}`;
-    if (argument.kind === "choice") {
-      return this.node.addWidget("combo", name, unquoted(value), (/** @type {string} */ chosen) => put(literal(chosen)), { values: argument.choices });
-    }
-    if (argument.kind === "bool" && !argument.none) return this.node.addWidget("toggle", name, value === "True", (/** @type {boolean} */ on) => put(literal(on)));
-    if (argument.kind === "bool") return this.node.addWidget("combo", name, value, put, { values: ["None", "True", "False"] });
-    return this.node.addWidget("text", name, value, (/** @type {unknown} */ text) => put(String(text).trim()));
+    const add = (/** @type {string} */ kind, /** @type {any} */ shown, /** @type {(value: any) => void} */ then, options = {}) => {
+      const widget = this.node.addWidget(kind, `musubi_${argument.name}`, shown, then, options);
+      widget.value = shown; // the page gives a widget the value that the last one of its name had
+      return widget;
+    };
+    if (argument.kind === "choice") return add("combo", unquoted(value), (chosen) => put(literal(chosen)), { values: argument.choices });
+    if (argument.kind === "bool" && !argument.none) return add("toggle", value === "True", (on) => put(literal(on)));
+    if (argument.kind === "bool") return add("combo", value, put, { values: ["None", "True", "False"] });
+    return add("text", value, (text) => put(String(text).trim()));
   }
 
   /** Sets a line of optimizer_args, or takes it out. @param {string} name @param {string} text */
@@ -189,6 +191,7 @@ class Picture {
     this.whole = document.createElement("div");
     this.whole.style.cssText = "font: 11px sans-serif; color: var(--descrip-text, #999); padding: 0 6px;";
     this.words = document.createElement("div");
+    this.words.style.cssText = "overflow: hidden; text-overflow: ellipsis; white-space: nowrap;";
     this.drawing = drawn("svg", { viewBox: `0 0 ${PICTURE.width} ${PICTURE.height}`, preserveAspectRatio: "none", width: "100%", height: PICTURE.height });
     this.line = drawn("polyline", { fill: "none", stroke: "var(--p-primary-color, #4a9)", "stroke-width": 2, "vector-effect": "non-scaling-stroke" });
     this.drawing.append(this.line);

@@ -93,6 +93,15 @@ class Validation(Event):
 
 
 @dataclass(frozen=True)
+class Optimizer(Event):
+    """What the optimizer says of itself after a step, in lines for people. Where it is asked for, at an interval."""
+
+    kind: ClassVar[str] = "optimizer"
+    step: int
+    lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Memory(Event):
     """What the process takes, in bytes: GPU memory that PyTorch holds (None without a GPU) and system RAM. Every few seconds."""
 
@@ -232,7 +241,8 @@ class LoRAError(Event):
 KINDS: dict[str, type[Event]] = {
     kind.kind: kind
     for kind in (
-        Start, Phase, Progress, Step, Validation, Memory, Saving, Saved, Sampling, Sample, Keep, Request, Stopping, Ended, Warned,
+        Start, Phase, Progress, Optimizer,
+        Step, Validation, Memory, Saving, Saved, Sampling, Sample, Keep, Request, Stopping, Ended, Warned,
         Output, Address,
         LoRAReport, LoRAError,
     )

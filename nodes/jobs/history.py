@@ -48,6 +48,7 @@ class History:
     last: int | None = None
     files: list[Made] = field(default_factory=list)
     prompts: dict[int, str] = field(default_factory=dict)
+    optimizer: events.Optimizer | None = None
     answers: deque[events.Request] = field(default_factory=lambda: deque(maxlen=MOST_ANSWERS))
     _position: int = 0
     _rest: bytes = b""
@@ -168,6 +169,9 @@ class History:
         if len(self.files) < MOST_FILES:
             self.files.append(made)
 
+    def _optimizer(self, event: events.Optimizer) -> None:
+        self.optimizer = event
+
     def _memory(self, event: events.Memory) -> None:
         self._point(event.step, {VRAM: event.vram, RAM: event.ram})
 
@@ -185,6 +189,7 @@ _TAKERS: dict[type, Any] = {
     events.Saved: History._saved,
     events.Sample: History._sample,
     events.Output: History._output,
+    events.Optimizer: History._optimizer,
     events.Memory: History._memory,
     events.Validation: History._validation,
 }

@@ -52,6 +52,7 @@ def detail(index: Index, summary: dict[str, Any], roots: Sequence[Path]) -> dict
         "answers": [
             {"name": one.name, "answer": one.answer, "step": one.step, "text": one.text, "time": one.time} for one in history.answers
         ],
+        "optimizer": {"step": said.step, "lines": list(said.lines)} if (said := history.optimizer) else None,
         "log": tail(folder.log),
         "workflow": f"{ROUTE}/{job}/workflow" if (folder.path / "workflow.json").is_file() else None,
         "jobs_of_run": [one["id"] for one in index.jobs() if run is not None and one["run"] == summary["run"]],

@@ -32,7 +32,10 @@ class Node {
     this.widgets = Object.entries(values).map(([name, value]) => ({ name, value, options: {} }));
   }
   addWidget(kind, name, value, callback, options) {
-    const widget = { kind, name, value, callback, options: options ?? {} };
+    const kept = (this.kept ??= {}); // as the page does, by the name, when a widget goes and another one of its name comes
+    kept[name] ??= value;
+    const widget = { kind, name, callback, options: options ?? {} };
+    Object.defineProperty(widget, "value", { get: () => kept[name], set: (one) => (kept[name] = one) });
     this.widgets.push(widget);
     return widget;
   }
@@ -66,7 +69,7 @@ said.changed = state();
 set("musubi_weight_decay", "0.01");
 said.back = state().values[2];
 set("optimizer_type", "AdaptiveHinaAdamW");
-said.other = state();
+said.other = { ...state(), decay: widget("musubi_weight_decay").value };
 set("optimizer_preset", "AdaptiveHinaAdamW: large model");
 said.preset = [state().values, widget("musubi_warmup_steps").value, widget("musubi_use_spd").kind];
 set("musubi_warmup_steps", "10");
@@ -123,6 +126,7 @@ def test_only_the_arguments_of_the_chosen_optimizer_are_shown_and_only_the_node_
     assert said["adamw"]["shown"] == ["betas", "eps", "weight_decay", "amsgrad"] and said["adamw"]["presets"] == ["none"]
     assert said["kept"] == ["optimizer_type", "learning_rate", "lr_scheduler", "optimizer_args", "optimizer_preset"]
     assert "use_spd" in said["other"]["shown"] and "amsgrad" not in said["other"]["shown"]
+    assert said["other"]["decay"] == "None", "not what the one before had"
 
 
 def test_arguments_are_lines_of_optimizer_args_and_the_usual_ones_are_none(said: Any) -> None:

@@ -236,7 +236,7 @@ export class DetailView {
 
   /** @param {Detail} job */
   _showSettings(job) {
-    const said = JSON.stringify(job.settings);
+    const said = JSON.stringify([job.settings, job.optimizer]);
     if (this.settings.dataset.said === said) return;
     this.settings.dataset.said = said;
     const text = (/** @type {any} */ value) => (value === null || value === undefined ? "–" : typeof value === "string" ? value : JSON.stringify(value));
@@ -244,6 +244,9 @@ export class DetailView {
       job.settings.length
         ? element("table", {}, element("thead", {}, element("tr", {}, ["setting", "value", "default"].map((name) => element("th", { scope: "col" }, say(`settings.${name}`))))), element("tbody", {}, job.settings.map((one) => element("tr", {}, element("th", { scope: "row" }, one.name), element("td", {}, text(one.value)), element("td", { class: "mt-faint" }, text(one.default))))))
         : element("p", { class: "mt-faint" }, say("settings.none")),
+      ...(job.optimizer
+        ? [element("h3", {}, say("settings.optimizer", { step: count(job.optimizer.step) })), element("ul", { class: "mt-optimizer" }, job.optimizer.lines.map((line) => element("li", {}, line)))]
+        : []),
     );
   }
 

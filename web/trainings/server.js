@@ -13,7 +13,8 @@ import { api } from "../../../scripts/api.js";
  * @typedef {{ file: number, content: string, name: string, bytes: number | null, step: number | null, exists: boolean, url: string | null }} JobFile
  * @typedef {Job & { folder: string, run_folder: string | null, settings: { name: string, value: any, default: any }[], series: string[],
  *   prompts: string[], samples: Sample[], saves: { step: number, epoch: number | null, content: string, expert: string, file: number }[],
- *   files: JobFile[], answers: { name: string, answer: string, step: number | null, text: string, time: number }[],
+ *   files: JobFile[], optimizer?: { step: number, lines: string[] } | null,
+ *   answers: { name: string, answer: string, step: number | null, text: string, time: number }[],
  *   log: Written, workflow: string | null, jobs_of_run: string[] }} Detail
  * @typedef {{ text: string, bar: string, next: number, more: boolean }} Written  `bar`: the line that is not ended yet
  * @typedef {{ low: (number | null)[], high: (number | null)[], mean: (number | null)[] }} Buckets

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from .. import device, durations, events, job
+from . import optimizer_report
 from .trackers import step_values
 
 if TYPE_CHECKING:
@@ -93,6 +94,24 @@ class Report(Due):
 
     def after_epoch(self, epoch: int) -> None:
         self.run.trackers.log({"loss/epoch": self.loop.average.value}, epoch)
+
+
+class OptimizerReport(Due):
+    """What the optimizer says of itself, with `--log_optimizer_every`."""
+
+    def __init__(self, loop: Trainer) -> None:
+        super().__init__(loop)
+        run, self._every = loop.run, loop.run.settings.logging.log_optimizer_every or 0
+        self._optimizer = run.choice.optimizer
+        if self._every and not optimizer_report.can_report(self._optimizer):
+            self._every = 0
+            logger.warning("--log_optimizer_every has no effect: %s says nothing of itself", run.settings.optimizer.optimizer_type)
+
+    def after_step(self, done: Done) -> None:
+        step = self.loop.position.step
+        if self._every and step % self._every == 0 and self.run.processes.is_main:
+            self.run.trackers.log(optimizer_report.numbers(self._optimizer), step)
+            job.emit(events.Optimizer(step, optimizer_report.lines(self._optimizer)))
 
 
 class Save(Due):
@@ -211,5 +230,5 @@ class Requests(Due):
             job.answer(name, answer, self.loop.position.step, text)
 
 
-KINDS: tuple[type[Due], ...] = (Memory, Report, Save, Sample, Requests)
+KINDS: tuple[type[Due], ...] = (Memory, Report, OptimizerReport, Save, Sample, Requests)
 """In this order."""

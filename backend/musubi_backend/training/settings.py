@@ -146,6 +146,7 @@ class LoggingSettings(Settings):
     log_prefix: str | None = None
     log_tracker_name: str | None = None
     log_config: bool = False
+    log_optimizer_every: int | None = None
     wandb_run_name: str | None = None
     wandb_api_key: str | None = None
 

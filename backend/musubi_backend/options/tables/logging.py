@@ -43,6 +43,18 @@ GROUPS = (
                 effect=NOTHING,
             ),
             Option("--log_config", bool, False, advanced=True, help="Also store all settings in the log.", effect=NOTHING),
+            Option(
+                "--log_optimizer_every",
+                int,
+                minimum=1,
+                maximum=10_000_000,
+                unit="steps",
+                own=True,
+                advanced=True,
+                help="Every N steps note what the optimizer says of itself, in the log and on the page of trainings: importance, pairs and "
+                "learning rates of weights. For the group Own.",
+                effect=NOTHING,
+            ),
         ),
     ),
     Group(
