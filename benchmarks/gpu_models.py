@@ -22,6 +22,7 @@ from musubi_backend.lora.network import LoRANetwork
 from musubi_backend.memory.compiling import Compilation
 from musubi_backend.memory.fp8 import hold_in_fp8
 from musubi_backend.memory.plan import MemoryPlan, fp8_layers
+from musubi_backend.memory.w8a8 import check_products, hold_in_8_bits
 from musubi_backend.weights.loader import TakesWeight
 from torch import Tensor, nn
 
@@ -76,6 +77,7 @@ class Setting:
     offload: bool = False
     compiled: bool = False
     keep_attention: bool = False
+    w8a8: str | None = None
     attention: str = "torch"
     split: bool = False
 
@@ -83,7 +85,7 @@ class Setting:
         swap = f"swap {self.blocks_to_swap}{'' if self.pinned else ' unpinned'}{f' ring {self.ring}' if self.ring != 2 else ''}"
         words = {
             "fp8 scaled": self.fp8_scaled, swap: self.blocks_to_swap > 0, "checkpointing": self.checkpointing, "offload": self.offload,
-            "keep attention": self.keep_attention, "compile": self.compiled,
+            "keep attention": self.keep_attention, f"w8a8 {self.w8a8}": self.w8a8 is not None, "compile": self.compiled,
             self.attention: self.attention != "torch", "split attention": self.split,
         }  # fmt: skip
         return " + ".join(word for word, chosen in words.items() if chosen) or "plain"
@@ -117,6 +119,9 @@ def build(model: Model, setting: Setting, device: torch.device, dtype: torch.dty
     )  # fmt: skip
     if plan.compilation is not None:
         plan.compilation.check(device, plan.blocks_to_swap > 0)
+    if setting.w8a8 is not None:
+        check_products(setting.w8a8, device)
+        hold_in_8_bits(made, fp8_layers(made, card), setting.w8a8)
     if setting.fp8_scaled:
         hold_in_fp8(made, fp8_layers(made, card), "block")
     stay = plan.stay(made)
@@ -166,7 +171,7 @@ def _text(width: int, device: torch.device) -> Tensor:
     return torch.randn(_TEXT, width, generator=torch.Generator().manual_seed(2)).to(device)
 
 
-def _wan(model: nn.Module, noisy: Tensor, timesteps: Tensor) -> Tensor:
+def wan_call(model: nn.Module, noisy: Tensor, timesteps: Tensor) -> Tensor:
     sizes: Any = model.geometry
     length = min(_TEXT, sizes.text_len)
     result: Tensor = model(noisy, timesteps, [_text(sizes.text_dim, noisy.device)[:length]])
@@ -203,14 +208,14 @@ def _framepack(model: nn.Module, noisy: Tensor, timesteps: Tensor) -> Tensor:
 _JOINT = {"dim": 3072, "num_heads": 24, "mlp_dim": 12288, "num_double_layers": 20, "num_single_layers": 40}
 _TINY = {"dim": 64, "num_heads": 2, "mlp_dim": 128, "num_double_layers": 2, "num_single_layers": 4, "text_dim": 64, "pooled_dim": 32}
 MODELS = (
-    Model("Wan 1.3B", "wan", WanGeometry(1536, 8960, 12, 30), WanTransformer, _wan),
-    Model("Wan 14B", "wan", WanGeometry(5120, 13824, 40, 40), WanTransformer, _wan),
+    Model("Wan 1.3B", "wan", WanGeometry(1536, 8960, 12, 30), WanTransformer, wan_call),
+    Model("Wan 14B", "wan", WanGeometry(5120, 13824, 40, 40), WanTransformer, wan_call),
     Model("HunyuanVideo", "hv", HunyuanGeometry(**_JOINT), HunyuanTransformer, _hunyuan),
     Model("FramePack", "fp", FramePackGeometry(**_JOINT), FramePackTransformer, _framepack),
 )
 _WIDTHS: Any = {"rope_widths": (4, 14, 14), "num_refiner_layers": 1}
 SMALL = (
-    Model("small Wan", "wan", WanGeometry(64, 128, 2, 3, text_dim=64, text_len=32, freq_dim=32), WanTransformer, _wan),
+    Model("small Wan", "wan", WanGeometry(64, 128, 2, 3, text_dim=64, text_len=32, freq_dim=32), WanTransformer, wan_call),
     Model("small HunyuanVideo", "hv", HunyuanGeometry(**_TINY, **_WIDTHS), HunyuanTransformer, _hunyuan),
     Model("small FramePack", "fp", FramePackGeometry(**_TINY, **_WIDTHS, image_dim=48), FramePackTransformer, _framepack),
 )

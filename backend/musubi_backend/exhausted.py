@@ -59,7 +59,8 @@ def savers(values: Mapping[str, object], *, gpu: bool = True) -> str:
     """
     found = [f"fewer than {values[name]} for --{name}" for name in _SPENDERS if gpu and values.get(name)]
     for name, words in _SAVERS:
-        if name not in values or (not gpu and name in _WITHOUT_GPU):
+        held = name in ("fp8_base", "fp8_scaled") and values.get("w8a8")  # in 8 bits already
+        if name not in values or held or (not gpu and name in _WITHOUT_GPU):
             continue
         value = values[name]
         if name == "blocks_to_swap" and value:

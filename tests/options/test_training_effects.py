@@ -25,7 +25,7 @@ def test_what_has_nothing_to_do_changes_nothing() -> None:
 THE_NUMBERS = """
     base_weights base_weights_multiplier compile compile_backend compile_cache_size_limit compile_dynamic compile_mode cuda_allow_tf32
     cuda_cudnn_benchmark dataset_config discrete_flow_shift dit dit_dtype dit_high_noise dynamo_backend dynamo_dynamic dynamo_mode f1 flash3
-    flash_attn fp8_base fp8_scaled gradient_accumulation_steps guidance_scale learning_rate logit_mean logit_std lora_per_expert
+    flash_attn fp8_base fp8_scaled w8a8 gradient_accumulation_steps guidance_scale learning_rate logit_mean logit_std lora_per_expert
     lr_decay_steps lr_scheduler lr_scheduler_args lr_scheduler_min_lr_ratio lr_scheduler_num_cycles lr_scheduler_power
     lr_scheduler_timescale lr_scheduler_type lr_warmup_steps max_grad_norm max_timestep min_timestep mixed_precision mode_scale
     network_alpha network_args network_dim network_dropout network_module num_timestep_buckets one_frame optimizer_args optimizer_type

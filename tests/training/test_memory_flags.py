@@ -32,6 +32,16 @@ def test_everything_at_once(project: Any, same: SimpleNamespace) -> None:
     assert same.difference(project.lora("small"), project.lora("scaled")) < 1e-5
 
 
+@pytest.mark.parametrize("name", ["int8", "fp8"])
+def test_products_in_8_bits_train_nearly_the_same_lora_and_swapping_changes_no_bit(name: str, project: Any, same: SimpleNamespace) -> None:
+    project.train("plain", max_train_steps=4)
+    project.train("small", max_train_steps=4, w8a8=name)
+    flags = ["--gradient_checkpointing", "--gradient_checkpointing_cpu_offload"]
+    project.train("swapped", *flags, max_train_steps=4, w8a8=name, blocks_to_swap=1, keep_attention_blocks=1)
+    assert 0 < same.difference(project.lora("small"), project.lora("plain")) < 0.2
+    assert same.bits(project.lora("swapped"), project.lora("small"))
+
+
 def test_scaled_fp8_wants_both_flags(project: Any, capfd: pytest.CaptureFixture[str]) -> None:
     assert project.refused("out", "--fp8_scaled") == 1
     assert "--fp8_scaled needs --fp8_base" in capfd.readouterr().err

@@ -85,6 +85,10 @@ class Linear(nn.Linear):
             return F.linear(x, self.dense(x.dtype), self.bias)
         return torch.addmm(start.flatten(0, -2), x.flatten(0, -2), self.dense(x.dtype).t()).view(start.shape)
 
+    def input_gradient(self, grad: Tensor) -> Tensor:
+        """grad [..., out] of this layer's output -> [..., in] of its input, where the weight is not kept."""
+        return grad @ self.dense(grad.dtype)
+
     def forward(self, x: Tensor) -> Tensor:
         addition = self.addition
         if addition is None or addition.is_skipped():
@@ -104,5 +108,5 @@ class _RecomputedProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        for_x = grad @ ctx.layer.dense(grad.dtype) if ctx.needs_input_grad[0] else None
+        for_x = ctx.layer.input_gradient(grad) if ctx.needs_input_grad[0] else None
         return for_x, grad if ctx.needs_input_grad[1] else None, None

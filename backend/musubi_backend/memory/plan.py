@@ -20,6 +20,7 @@ from .compiling import Compilation
 from .fp8 import Scaling, hold_in_fp8
 from .settings import MemorySettings
 from .streaming import BlockStream, swapped_blocks
+from .w8a8 import check_products, hold_in_8_bits
 
 if TYPE_CHECKING:
     from ..architectures.card import Card
@@ -41,6 +42,7 @@ class MemoryPlan:
     ring: int = 2
     pinned: bool = False
     compilation: Compilation | None = None
+    w8a8: str | None = None
 
     @classmethod
     def chosen(cls, settings: MemorySettings) -> MemoryPlan:
@@ -53,6 +55,7 @@ class MemoryPlan:
             ring=settings.block_swap_ring_size,
             pinned=settings.use_pinned_memory_for_block_swap,
             compilation=Compilation.chosen(settings.compilation),
+            w8a8=settings.w8a8,
         )
 
     def prepare(
@@ -108,6 +111,12 @@ class MemoryPlan:
     def _choose_layers(
         self, model: nn.Module, weights: Weights, card: Card, device: torch.device, rename: Callable[[str], str | None] | None
     ) -> None:
+        if self.w8a8 is not None:
+            check_products(self.w8a8, device)
+            names = fp8_layers(model, card)
+            hold_in_8_bits(model, names, self.w8a8)
+            logger.info("multiplying in %d linear layers in %s", len(names), self.w8a8)
+            return
         if not self.fp8:
             if weights.holds_fp8:
                 logger.info("%s holds fp8 weights, which are made 16 or 32 bits wide; --fp8 or --fp8_base keeps them small", weights.path)

@@ -32,6 +32,7 @@ class MemorySettings(Settings):
     fp8_base: bool = False
     fp8_scaled: bool = False
     fp8_fast: bool = False
+    w8a8: str | None = None
     blocks_to_swap: int = 0
     use_pinned_memory_for_block_swap: bool = False
     block_swap_ring_size: int = 2

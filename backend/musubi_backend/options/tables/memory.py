@@ -108,6 +108,16 @@ GROUPS = (
                 effect=WEIGHTS,
             ),
             Option(
+                "--w8a8",
+                choices=("int8", "fp8"),
+                verbs=(TRAIN,),
+                own=True,
+                advanced=True,
+                help="Hold the frozen transformer's blocks in 8 bits and also multiply in 8 bits, forward and backward (W8A8): half the "
+                "memory of bf16 and faster products, less exact than --fp8_scaled. int8 from RTX 20 on, fp8 from RTX 40 on.",
+                effect=WEIGHTS,
+            ),
+            Option(
                 "--fp8_fast",
                 bool,
                 False,

@@ -1,0 +1,106 @@
+"""Frozen linears that multiply in 8 bits, forward and for the gradient of the input: weights and activations are both rounded (W8A8).
+
+A weight has one scale per output channel, so W = q * s. Forward multiplies by the scales what comes out, backward what goes in, and both
+products are of the same stored bytes. Activations and gradients get a scale per row each time. LoRAs stay in the dtype of the input.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..layers.linear import Linear
+from ..weights.scales import SMALLEST_SCALE, dequantised
+
+FORMATS: dict[str, torch.dtype] = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
+_CAPABILITY = {"int8": (7, 5), "fp8": (8, 9)}
+_CARDS = {"int8": "RTX 20", "fp8": "RTX 40"}
+_MULTIPLE = 16  # sizes that 8-bit products want
+_LEAST_ROWS = 17  # of an int8 product on CUDA
+
+
+def check_products(name: str, device: torch.device) -> None:
+    """UserError where the GPU has no such products."""
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < _CAPABILITY[name]:
+        raise UserError(
+            f"--w8a8 {name} needs a GPU that multiplies {name} ({_CARDS[name]} or later); {torch.cuda.get_device_name(device)} does not"
+        )
+
+
+def rounded(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """rows [n, k] -> (8-bit ones, scales [n, 1] in float32), with rows ~ 8-bit * scale."""
+    largest = torch.linalg.vector_norm(rows, float("inf"), dim=-1, keepdim=True).float()
+    whole = dtype == torch.int8
+    scales = (largest / (127.0 if whole else torch.finfo(dtype).max)).clamp_(min=SMALLEST_SCALE)
+    fitted = rows / scales  # in float32, at most the largest number
+    return (fitted.round_() if whole else fitted).to(dtype), scales
+
+
+class W8A8Linear(Linear):
+    """A frozen linear with `weight` in int8 or fp8 and `scale_weight` [out, 1] in float32. Sizes that 8-bit products do not take are
+    multiplied in the input's dtype."""
+
+    scale_weight: Tensor | None
+    keeps_weight = False
+
+    def __init__(self, in_features: int, out_features: int, bias: bool, dtype: torch.dtype) -> None:
+        super().__init__(in_features, out_features, bias)
+        self.register_buffer("scale_weight", None)
+        self.stored = dtype
+
+    def take(self, weight: Tensor, scale: Tensor | None, device: torch.device) -> Tensor:
+        rows, channels = rounded(weight if scale is None else dequantised(weight, scale, torch.float32), self.stored)
+        self.scale_weight = channels.to(device)
+        return rows
+
+    def dtype_of(self, stored: torch.dtype) -> torch.dtype:
+        return self.stored
+
+    def dense(self, dtype: torch.dtype) -> Tensor:
+        return dequantised(self.weight, self.scale_weight, dtype)
+
+    def product(self, x: Tensor, start: Tensor | None) -> Tensor:
+        rows = x.flatten(0, -2)
+        if not self._fits(rows):
+            return super().product(x, start)
+        small, scales = rounded(rows, self.stored)
+        out = _multiplied(small, self.weight.t()).mul_(scales).mul_(self._channels())
+        added = self.bias if start is None else start.flatten(0, -2)
+        return (out if added is None else out.add_(added)).to(x.dtype).view(*x.shape[:-1], self.out_features)
+
+    def input_gradient(self, grad: Tensor) -> Tensor:
+        rows = grad.flatten(0, -2)
+        if not self._fits(rows):
+            return super().input_gradient(grad)
+        small, scales = rounded(rows * self._channels(), self.stored)
+        return _multiplied(small, self.weight).mul_(scales).to(grad.dtype).view(*grad.shape[:-1], self.in_features)
+
+    def _channels(self) -> Tensor:
+        """[1, out]"""
+        assert self.scale_weight is not None
+        return self.scale_weight.t()
+
+    def _fits(self, rows: Tensor) -> bool:
+        return len(rows) >= _LEAST_ROWS and self.in_features % _MULTIPLE == 0 and self.out_features % _MULTIPLE == 0
+
+
+def _multiplied(a: Tensor, b: Tensor) -> Tensor:
+    """a [n, k] @ b [k, m] of 8-bit numbers, in float32."""
+    if a.dtype == torch.int8:
+        return torch._int_mm(a, b).float()
+    if b.is_contiguous():  # fp8 products take columns that lie behind each other only
+        b = b.t().contiguous().t()
+    one = torch.ones((), device=a.device)
+    return torch._scaled_mm(a, b, scale_a=one, scale_b=one, out_dtype=torch.bfloat16).float()
+
+
+def hold_in_8_bits(model: nn.Module, names: list[str], name: str) -> None:
+    """Put an empty `W8A8Linear` in the place of each linear in `names` (module paths); loading fills them. name: of `FORMATS`."""
+    for path in names:
+        parent, _, leaf = path.rpartition(".")
+        linear = model.get_submodule(path)
+        assert isinstance(linear, nn.Linear)
+        with linear.weight.device:
+            empty = W8A8Linear(linear.in_features, linear.out_features, linear.bias is not None, FORMATS[name])
+        model.get_submodule(parent)._modules[leaf] = empty.requires_grad_(False)
