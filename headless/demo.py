@@ -49,6 +49,7 @@ _FIRST = next(iter(KINDS))
 _TRAINING = f"{templates_of(default_card())[0].name}_lora_training"
 _UNCAPTIONED = Path("demo", "uncaptioned")
 _TOOLS_OF_ONE_LORA = {"LoRAFormatConverter": "lora", "LoRAMerger": "lora_1"}
+_TOOLS_OF_CHECKPOINTS = ("LoRAPostHocEMA", "CompareCheckpoints")
 _LORA = re.compile(r"(high_)?lora_\d+")
 
 
@@ -121,7 +122,7 @@ def _name_files(step: Step, host: TerminalHost) -> None:
     there = host.model_names("loras")
     if name in _TOOLS_OF_ONE_LORA and step.constants[_TOOLS_OF_ONE_LORA[name]] not in there:
         raise UserError(f"--demo: {step.title} needs a LoRA: run workflows/{_TRAINING}.json --demo first")
-    if name == "LoRAPostHocEMA" and "job" not in step.links and step.constants["checkpoints"] not in trainings(host.home):
+    if name in _TOOLS_OF_CHECKPOINTS and "job" not in step.links and step.constants["checkpoints"] not in trainings(host.home):
         raise UserError(f"--demo: {step.title} needs a training: run workflows/{_TRAINING}.json --demo first")
     for widget, value in list(step.constants.items()):
         if _LORA.fullmatch(widget) and value != NONE and str(value).replace("\\", "/") not in there:

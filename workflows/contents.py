@@ -221,6 +221,27 @@ def lora_average(model: Model) -> Workflow:
     )
 
 
+def comparison(model: Model) -> Workflow:
+    """How a training went, and which of its checkpoints is best."""
+    compared = {"prompts": WORDS, "checkpoints": model.template.lora, "video_length": 33}
+    return model.workflow(
+        "Shows how a training went, and makes a video with each of some checkpoints, and without a LoRA, with the same seed: which one is "
+        "best? The models are loaded once. The videos are added to the training's gallery too.",
+        (
+            "*Compare Checkpoints*: `training`, one of your trainings; or `checkpoints`: its output name, a folder, or files.",
+            "`prompts`, in the words of your captions, and one or two that have nothing to do with them.",
+            "`strengths`: 0.7, 1.0 makes a row for each.",
+            "The training must have saved several checkpoints: `save_every_n_steps` or `save_every_n_epochs`.",
+        ),
+        Group("1. How it went", [("TrainingMonitor", {}, {}), ("ResourceMonitor", {}, {})]),
+        Group("2. The model", [(model.paths, model.files, {})]),
+        Group("3. Compare", [("CompareCheckpoints", compared, {"models": model.models})]),
+        Group(
+            "4. The video", [("VideoOutput", {"filename_prefix": "musubi_tuner/comparison"}, {"video": ("CompareCheckpoints", "video")})]
+        ),
+    )
+
+
 def lora_conversion() -> Workflow:
     """A LoRA in ComfyUI's layout, for other programs."""
     what = "Converts a LoRA, LoHa or LoKr of any program to ComfyUI's or musubi-tuner's layout, and reports what it recognised."
@@ -289,6 +310,7 @@ def workflows(found: ModuleType) -> dict[str, Workflow]:
         **{f"{model.template.name}_lora_training": training(model) for model in models},
         **{f"{model.template.name}_generate_with_lora": generation(model) for model in models},
         "batch_prompts": batch(models[0]),
+        "compare_checkpoints": comparison(models[0]),
         "lora_post_hoc_ema": lora_average(models[0]),
         "lora_conversion": lora_conversion(),
         "lora_merging": lora_merging(models[0]),

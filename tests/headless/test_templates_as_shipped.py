@@ -50,14 +50,17 @@ GB = 1e9
 # device in turns, so that one of them counts.
 PLANNED = {
     "train_a_lora_start_here": (torch.bfloat16, 2.84), "train_a_lora.app": (torch.bfloat16, 2.84),
-    "lora_post_hoc_ema": (torch.bfloat16, 2.84),
+    "lora_post_hoc_ema": (torch.bfloat16, 2.84), "compare_checkpoints": (torch.bfloat16, 2.84),
     "wan_lora_training": (torch.bfloat16, 2.84), "wan_generate_with_lora": (torch.bfloat16, 2.84), "batch_prompts": (torch.bfloat16, 2.84),
     "wan_i2v_lora_training": (torch.float16, 32.79), "wan_i2v_generate_with_lora": (torch.float16, 32.79),
     "wan22_lora_training": (torch.float16, 28.58), "wan22_generate_with_lora": (torch.float16, 28.58),
     "hunyuan_video_lora_training": (torch.bfloat16, 25.64), "hunyuan_video_generate_with_lora": (torch.bfloat16, 25.64),
     "framepack_lora_training": (torch.bfloat16, 25.75), "framepack_generate_with_lora": (torch.bfloat16, 25.75),
 }  # fmt: skip
-NOTHING_MADE = r"made no cache file|ended without writing|wrote no video|no prompt made a video|nothing was written"
+NOTHING_MADE = (
+    r"made no cache file|ended without writing|wrote no video|no prompt made a video|nothing was written|nothing could be generated"
+    r"|there is no training"
+)
 
 
 @pytest.fixture(scope="module")
