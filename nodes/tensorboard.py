@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -62,10 +62,12 @@ class TensorBoard(Node):
                 return Result(("",), text=f"no TensorBoard of {folder} is running here")
             await runner.stop(running)
             return Result(("",), text=f"TensorBoard of {folder} was stopped")
-        async with _one_at_a_time(host, folder):
-            if folder not in _servers or _servers[folder].ended:
-                _servers[folder] = await _started(host, folder)
-            address = _servers[folder].progress.address
+
+        def tell(text: str) -> None:
+            host.check_interrupted()
+            host.progress(0, 1, text)
+
+        address = await address_of(host.home, folder, tell)
         place = urlsplit(address)
         lines = [f"TensorBoard: {address}", f"logs: {folder}", f"From another machine: ssh -L {place.port}:{place.netloc} <this machine>"]
         if not any(folder.rglob("events.out.tfevents*")):
@@ -94,11 +96,21 @@ def _named(host: Host, text: str) -> Path:
     return path
 
 
+async def address_of(home: Path, folder: Path, tell: Callable[[str], object]) -> str:
+    """Where the server of this folder is reached, which is started unless it runs. tell: hears what is being done, and may raise to end it.
+    UserError where it does not start."""
+    folder = folder.resolve()
+    async with _one_at_a_time(folder, tell):
+        if folder not in _servers or _servers[folder].ended:
+            _servers[folder] = await _started(home, folder, tell)
+        return _servers[folder].progress.address
+
+
 @contextlib.asynccontextmanager
-async def _one_at_a_time(host: Host, folder: Path) -> AsyncIterator[None]:
+async def _one_at_a_time(folder: Path, tell: Callable[[str], object]) -> AsyncIterator[None]:
     """Nodes of a graph run next to each other: two of one folder share one server."""
     while folder in _starting:
-        host.check_interrupted()
+        tell("starting TensorBoard")
         await asyncio.sleep(durations.SHOW)
     _starting.add(folder)
     try:
@@ -107,12 +119,12 @@ async def _one_at_a_time(host: Host, folder: Path) -> AsyncIterator[None]:
         _starting.discard(folder)
 
 
-async def _started(host: Host, folder: Path) -> runner.Job:
+async def _started(home: Path, folder: Path, tell: Callable[[str], object]) -> runner.Job:
     """A server that can be reached. UserError with what its log says where it ended instead."""
-    job_folder = JobFolder.create(host.home, TENSORBOARD)
+    job_folder = JobFolder.create(home, TENSORBOARD)
     arguments = to_argv(TENSORBOARD, {"logging_dir": str(folder)})
     job_folder.write_task(Task(TENSORBOARD, tuple(arguments), foreign=False, gpu=False).noted())
-    command = engine.command(configuration.load(host.home), job_folder, TENSORBOARD, arguments, foreign=False)
+    command = engine.command(configuration.load(home), job_folder, TENSORBOARD, arguments, foreign=False)
     try:
         job = await runner.start(job_folder, command)
     except OSError as error:
@@ -121,8 +133,7 @@ async def _started(host: Host, folder: Path) -> runner.Job:
         while not job.progress.address:
             if job.ended:
                 raise UserError(f"TensorBoard did not start: {job.error()}")
-            host.check_interrupted()
-            host.progress(0, 1, job.progress.text)
+            tell(job.progress.text)
             await asyncio.sleep(durations.SHOW)
     except BaseException:  # each host has its own interrupt
         await runner.stop(job)

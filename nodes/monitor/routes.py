@@ -9,6 +9,7 @@ from typing import Any
 
 from ...backend.musubi_backend.errors import UserError
 from ...backend.musubi_backend.place import reason
+from .. import tensorboard
 from ..jobs import config as configuration
 from ..jobs.folder import ENDED, JOBS, JobFolder
 from ..jobs.index import Index, index_of
@@ -67,6 +68,18 @@ def add_routes(routes: Any, host: Callable[[], Host]) -> None:
     post("queue", _reorder)
     post("clean", _clean)
     post("queue_settings", lambda request, index, values: {"settings": configuration.set_queue(index.home, values)}, from_a_page=True)
+
+    @routes.post(f"{ROUTE}/jobs/{{id}}/tensorboard")
+    async def tensor_board(request: Any) -> Any:
+        refusal = not_ours(request.headers, request.host, from_a_page=True)
+        if refusal:
+            return web.json_response({"error": refusal}, status=403)
+        try:
+            home = host().home
+            logs = await asyncio.to_thread(_logs, index_of(home), request.match_info["id"])
+            return web.json_response({"address": await tensorboard.address_of(home, logs, lambda text: None)})
+        except UserError as error:
+            return web.json_response({"error": str(error)}, status=404 if isinstance(error, NotThere) else 400)
 
     @routes.get(f"{ROUTE}/jobs/{{id}}/file/{{number}}")
     async def file(request: Any) -> Any:
@@ -132,6 +145,15 @@ def _file(request: Any, index: Index, host: Host) -> tuple[Path, str, bool] | No
     if not number.isascii() or not number.isdecimal() or len(number) > 6:
         return None
     return details.served(index.history(job["id"]), int(number), host.allowed_roots())
+
+
+def _logs(index: Index, job: str) -> Path:
+    """The folder of a training's run, in which there are logs for TensorBoard. UserError where there are none."""
+    run = control.summary(index, job)["run"]
+    folder = index.home / storage.RUNS / str(run)
+    if not run or not any(folder.rglob("events.out.tfevents*")):
+        raise UserError("there are no logs for TensorBoard of this job (yet)")
+    return folder
 
 
 def _go_on(request: Any, index: Index, values: dict[str, Any], host: Host) -> dict[str, Any]:

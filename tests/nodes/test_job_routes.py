@@ -162,6 +162,10 @@ def test_what_is_asked_reaches_whoever_runs_the_job(server: Server) -> None:
     refused = server.ask("POST jobs/{id}/request", {"name": "resume"}, id=server.running.id)
     assert refused.status == 400 and "possible: stop, kill, save" in json.loads(refused.body)["error"]
     assert server.ask("POST jobs/{id}/request", {"name": "save"}, id=server.ended.id).status == 400
+    board = [server.ask("POST jobs/{id}/tensorboard", {}, id=job) for job in (server.ended.id, "20260101-000000-x-000000")]
+    assert [answer.status for answer in board] == [400, 404] and b"no logs" in board[0].body
+    other = {**OURS, "Sec-Fetch-Site": "cross-site"}
+    assert server.ask("POST jobs/{id}/tensorboard", {}, other, id=server.ended.id).status == 403
     gone = server.ask("POST jobs/{id}/request", {"name": "stop"}, id=server.waits.id)
     assert json.loads(gone.body)["job"]["outcome"] == "removed"
     assert server.part("nodes.jobs.queue").waiting(server.home) == []

@@ -45,6 +45,7 @@ def test_one_for_each_folder_on_this_machine_only_until_it_is_stopped(part: Any,
     before = node.fingerprint(host)
     first, second = asyncio.run(both())
     address = first.values[0]
+    assert asyncio.run(part("nodes.tensorboard").address_of(host.home, run, lambda text: None)) == address, "the tab asks for the same"
     assert second.values[0] == address and first.line == address
     [job] = part("nodes.tensorboard")._servers.values()
     process = psutil.Process(job.pid)

@@ -164,6 +164,8 @@ class Recorded:
             return 200, {"text": "", "bar": "", "next": int(query.get("after", 0)), "more": False}
         if what in ("request", "continue"):
             return 200, {"job": {**one, "version": one["version"] + 1}}
+        if what == "tensorboard":
+            return 200, {"address": "http://127.0.0.1:6006/"}
         if what == "workflow":
             return 200, {"workflow": {"nodes": []}, "prompt": None}
         return 200, self.detail(one)

@@ -119,6 +119,13 @@ def test_a_training_is_watched_and_steered(tab: Tab) -> None:
     tab.browser.wait("document.querySelector('.mt-said').textContent.includes('Kill') ? 1 : 0")
     assert tab.recorded.asked[-1] == (f"jobs/{known['id']}/request", {"name": "kill"})
 
+    tab.press("TensorBoard")
+    tab.browser.wait("document.querySelector('.mt-said a')?.href === 'http://127.0.0.1:6006/' ? 1 : 0")
+    tab.browser.run("document.addEventListener('copy', () => (window.taken = document.getSelection().toString()));")
+    tab.browser.run("Object.defineProperty(navigator, 'clipboard', { value: undefined, configurable: true });")
+    tab.press("Copy the path")
+    tab.browser.wait("document.querySelector('.mt-said').textContent.startsWith('Copied') ? 1 : 0")
+    assert tab.browser.run("return window.taken;") == f"/home/me/ComfyUI/user/__musubituner/runs/{known['run']}"
     assert tab.browser.run("return document.querySelectorAll('.mt-gallery tbody tr').length;") == 3
     assert "step 600 · a red chessboard" in tab.browser.run("return document.querySelector('.mt-sample').getAttribute('aria-label');")
     tab.browser.run("document.getElementById('mt-tab-samples').focus(); return 1;")

@@ -2,7 +2,7 @@
 // What can be done with a job: asked of the server, which says in `can` what makes sense now.
 import { app } from "../../../scripts/app.js";
 import { button, element } from "./element.js";
-import { address, goOn, jobs, request, workflow } from "./server.js";
+import { address, goOn, jobs, request, tensorBoard, workflow } from "./server.js";
 import { say, translated } from "./words.js";
 
 /** @typedef {import("./server.js").Detail} Detail */
@@ -20,6 +20,8 @@ export class Actions {
     this.said = element("div", { class: "mt-said", role: "status" });
     this.whole = element("div", { class: "mt-actions" }, this.buttons, this.ask, this.said);
     this._shape = "";
+    /** @type {HTMLElement | undefined} */
+    this._link = undefined;
   }
 
   /** @param {Detail} job */
@@ -39,6 +41,7 @@ export class Actions {
       }),
       ...(ended && job.kind === "training" && job.run && job.engine === "builtin" ? this._further(job) : []),
       ...(lora?.url ? [element("a", { class: "mt-button", href: address(lora.url), download: lora.name, title: lora.name }, element("i", { class: "pi pi-download", "aria-hidden": "true" }), element("span", {}, say("do.download")))] : []),
+      ...(job.kind === "training" && job.run ? [button("TensorBoard", () => this._tensorBoard(job), { icon: "pi-chart-bar", title: say("do.tensorboard.hint") })] : []),
       ...(job.workflow ? [button(say("do.workflow"), () => this._workflow(job), { icon: "pi-sitemap" })] : []),
       button(say("do.copy_path"), () => this._copy(job.run_folder ?? job.folder), { icon: "pi-copy", title: job.run_folder ?? job.folder }),
     );
@@ -91,6 +94,17 @@ export class Actions {
     }, say("said.opened"));
   }
 
+  /** A link rather than a window: it takes seconds to start, after which browsers open none. @param {Detail} job */
+  async _tensorBoard(job) {
+    await this._do(async () => {
+      const { address: url } = await tensorBoard(job.id);
+      this._link = element("a", { href: url, target: "_blank", rel: "noopener" }, url);
+      return {};
+    }, say("said.tensorboard"));
+    if (this._link) this.said.append(" ", this._link);
+    this._link = undefined;
+  }
+
   /** @param {string} path */
   _copy(path) {
     return this._do(async () => {
@@ -106,12 +120,14 @@ export class Actions {
   }
 }
 
-/** Puts text on the clipboard, also where the page has no right to it: ComfyUI on another machine, without https. @param {string} text */
+/** Puts text on the clipboard, also where the page has no right to it: ComfyUI on another machine, without https. Throws where no way works. @param {string} text */
 export async function copied(text) {
-  if (navigator.clipboard && isSecureContext) return navigator.clipboard.writeText(text);
-  const box = element("textarea", { value: text, style: { position: "fixed", opacity: "0" } });
-  document.body.append(box);
+  const refused = navigator.clipboard && isSecureContext ? await navigator.clipboard.writeText(text).then(() => false, () => true) : true;
+  if (!refused) return;
+  const box = element("textarea", { style: { position: "fixed", opacity: "0" } }, text);
+  (document.querySelector("dialog[open]") ?? document.body).append(box); // what is outside of an open window cannot be selected
   box.select();
-  document.execCommand("copy");
+  const done = document.execCommand("copy");
   box.remove();
+  if (!done) throw new Error(say("said.not_copied", { text }));
 }

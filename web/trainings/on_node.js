@@ -52,11 +52,11 @@ class Panel {
     this.chart.end();
   }
 
-  /** @param {string} id */
-  follow(id) {
+  /** @param {string} id @param {boolean} begins a job that the server does not list yet; a message says when it does */
+  follow(id, begins) {
     if (id !== this.id) this.pieces = new Pieces(POINTS);
     this.id = id;
-    this.update.ask();
+    if (!begins) this.update.ask();
   }
 
   async _read() {
@@ -103,13 +103,13 @@ class Panel {
   }
 }
 
-/** @param {any} node @param {unknown} id */
-async function follow(node, id) {
+/** @param {any} node @param {unknown} id @param {boolean} [begins] */
+async function follow(node, id, begins = false) {
   if (typeof id !== "string" || !id) return;
   await loadWords();
   node.musubiTraining ??= new Panel(node);
   node.setProperty?.(PROPERTY, id);
-  node.musubiTraining.follow(id);
+  node.musubiTraining.follow(id, begins);
 }
 
 /** A node by the id that the server knows it by: "4", or in subgraphs "1:4". @param {string} id @returns {any} */
@@ -132,7 +132,7 @@ app.registerExtension({
     addStylesheet(new URL("../vendor/uplot.css", import.meta.url).href);
     api.addEventListener(/** @type {any} */ (BEGUN), (/** @type {any} */ { detail: { node, job } }) => {
       const found = nodeOf(node);
-      if (found && trains(found)) follow(found, job);
+      if (found && trains(found)) follow(found, job, !jobs.byId.has(job));
     });
   },
   nodeCreated(/** @type {any} */ node) {

@@ -61,6 +61,9 @@ export const request = (id, name) => ask(`jobs/${encodeURIComponent(id)}/request
 /** @param {string} id @param {number} steps @returns {Promise<{ job: Job }>} */
 export const goOn = (id, steps) => ask(`jobs/${encodeURIComponent(id)}/continue`, { steps });
 
+/** Starts TensorBoard over the logs of its run, where none runs yet. @param {string} id @returns {Promise<{ address: string }>} */
+export const tensorBoard = (id) => ask(`jobs/${encodeURIComponent(id)}/tensorboard`, {});
+
 /** @param {string[]} order @returns {Promise<{ queue: Queue }>} */
 export const reorder = (order) => ask("queue", { order });
 
