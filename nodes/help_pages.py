@@ -4,7 +4,7 @@ ComfyUI shows `web/docs/<NodeId>.md` in its help panel, in other languages `web/
 `locales/<language>/nodeDefs.json`; `web/task_inputs.js` hides by `web/task_inputs.json` what the chosen models and task do not take, and
 `web/optimizer_config.js` shows the arguments of an optimizer by `web/optimizers/<language>.json`.
 Translations are in `locales/<language>/texts.json`: names of inputs and outputs, sentences by their English, and the words of the pages
-themselves. What has none stays English. Tests fail when any of it is out of date.
+themselves; those about optimizers in `optimizers.json` next to it. What has none stays English. Tests fail when any of it is out of date.
 """
 
 from __future__ import annotations
@@ -107,16 +107,22 @@ def texts(specs: list[Any], optimizers: Mapping[str, Any]) -> dict[Path, str]:
             files[ROOT / "web" / "docs" / place] = page(spec, words)
         names = json.dumps(node_names(specs, words), ensure_ascii=False, indent=1)
         files[ROOT / "locales" / language / "nodeDefs.json"] = names + "\n"
-        files[ROOT / "web" / "optimizers" / f"{language}.json"] = _in_lines(_said(optimizers, words))
+        files[ROOT / "web" / "optimizers" / f"{language}.json"] = _in_lines(_said(optimizers, _of_optimizers(language)))
     files[ROOT / "web" / "task_inputs.json"] = json.dumps(task_inputs(specs), indent=1) + "\n"
     return files
 
 
-def _said(value: Any, words: Words) -> Any:
+def _of_optimizers(language: str) -> Mapping[str, str]:
+    """Sentences about optimizers by their English."""
+    file = ROOT / "locales" / language / "optimizers.json"
+    return {} if language == "en" else json.loads(file.read_text(encoding="utf-8"))
+
+
+def _said(value: Any, texts: Mapping[str, str]) -> Any:
     """The table of optimizers in a language: what is under "help" and "rate"."""
     if isinstance(value, Mapping):
-        return {key: words.text(one) if key in ("help", "rate") else _said(one, words) for key, one in value.items()}
-    return [_said(one, words) for one in value] if isinstance(value, (list, tuple)) else value
+        return {key: texts.get(one, one) if key in ("help", "rate") else _said(one, texts) for key, one in value.items()}
+    return [_said(one, texts) for one in value] if isinstance(value, (list, tuple)) else value
 
 
 def _in_lines(table: Mapping[str, Any]) -> str:

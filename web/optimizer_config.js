@@ -67,6 +67,9 @@ class Settings {
 
   loaded() {
     this.shown = this.type.value;
+    const { help = "", rate = "" } = table[this.shown] ?? {};
+    this.type.tooltip = help || this.type.tooltip;
+    this.rate.tooltip = rate ? say("optimizer.rate", { rate }) : this.rate.tooltip;
     this._showPresets();
     this._showArguments();
     this.draw();

@@ -67,6 +67,17 @@ def test_translations_name_what_exists(part: Any) -> None:
             assert len(entry["outputs"]) == len(specs[node_id].outputs), node_id
 
 
+def test_what_the_page_says_of_optimizers_is_translated(part: Any) -> None:
+    table = part("nodes.optimizer_settings").for_the_page()
+    said = {text for entry in table.values() for text in (entry["help"], entry["rate"], *(one["help"] for one in entry["arguments"]))}
+    for language in ("ja", "zh"):
+        translated = json.loads((ROOT / "locales" / language / "optimizers.json").read_text(encoding="utf-8"))
+        missing = said - set(translated)  # a few new ones may be in English
+        assert len(missing) <= 0.05 * len(said), f"locales/{language}/optimizers.json lacks {sorted(missing)}"
+        page = json.loads((ROOT / "web" / "optimizers" / f"{language}.json").read_text(encoding="utf-8"))
+        assert page["adamw"]["help"] == translated[table["adamw"]["help"]]
+
+
 def test_example_workflows_are_up_to_date(part: Any) -> None:
     texts = part("workflows.files").texts()
     assert {path.name for path in texts} == {path.name for path in (ROOT / "workflows").glob("*.json")}
