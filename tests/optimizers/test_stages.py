@@ -73,7 +73,7 @@ def test_what_the_stages_promise(problem: Any) -> None:
     held, free = [w.clone() for w in weights], [w - 0.3 * g for w, g in zip(weights, grads, strict=True)]
     projection = stages.Projection(held, None, grads)
     pulled = [w.clone() for w in free]
-    projection.apply(pulled, 1.0)
+    projection.apply(pulled, [0.3 * g for g in grads], 1.0)
     assert (stages.norms(pulled) <= stages.norms(free) + 1e-6).all() and not all(map(torch.equal, pulled, free))
     assert [stages.dynamic_weight_decay(step, 100, 0.5, 0.3) for step in (1, 100, 150, 10_000)] == [1.0, 1.0, 0.5**0.5, 0.3]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .pairing import Pair
-from .stages import norms, sizes
+from .stages import agreements, norms, sizes
 
 _SETTLING = 5e-4  # of the way back to 1 that the mask goes in each step after its warm-up
 _LEAST, _MOST = 0.1, 10.0
@@ -72,10 +72,6 @@ class Mask:
         if not warming:
             torch._foreach_lerp_(ratios, [torch.ones_like(ratio) for ratio in ratios], _SETTLING)
             return
-        signs = list(torch._foreach_mul(grads, momenta))
-        torch._foreach_sign_(signs)
-        both = norms(signs, 1)
-        torch._foreach_clamp_min_(signs, 0.0)
-        agreement = (2 * norms(signs, 1) - both) / sizes(grads)
+        agreement = agreements(grads, momenta) / sizes(grads)
         moved = (torch.stack(ratios) + self.bump * agreement).clamp(self.least, self.most)
         torch._foreach_copy_(ratios, list(moved.unbind()))

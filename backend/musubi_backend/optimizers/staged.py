@@ -124,7 +124,7 @@ class Staged(ExactState):
             torch._foreach_mul_(weights, 1 - decay)
         torch._foreach_sub_(weights, updates)
         if projection is not None:
-            projection.apply(weights, group["spd_lambda"])
+            projection.apply(weights, updates, group["spd_lambda"])
         if weights[0] is not bucket.parameters[0]:
             write_back(bucket.parameters, weights, seed if group["stochastic_rounding"] else None)
 
