@@ -14,6 +14,7 @@ from ..jobs import config as configuration
 from ..jobs import queue, task
 from ..jobs.folder import ENDED, JOBS, QUEUED, REMOVED, JobFolder, is_id
 from ..jobs.index import Index
+from . import details
 
 STOP = "stop"
 _MOST = 10_000_000
@@ -60,7 +61,9 @@ def go_on(index: Index, job: str, steps: Any, epochs: Any, gpus: Sequence[str]) 
         raise UserError("musubi-tuner cannot continue at the step of a state; queue the workflow with the engine builtin")
     if any(one["run"] == known["run"] and one["state"] != ENDED for one in index.jobs()):
         raise UserError("this run is being trained, or waits for it, already")
-    return summary(index, submit.add(index.home, _longer(found, index.home, steps or 0, epochs or 0, tuple(gpus))))
+    longer = _longer(found, index.home, steps or 0, epochs or 0, tuple(gpus))
+    made_by = details.workflow(JobFolder(index.home / JOBS / job))
+    return summary(index, submit.add(index.home, longer, made_by))
 
 
 def reorder(index: Index, order: Any) -> None:

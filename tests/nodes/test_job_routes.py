@@ -174,7 +174,10 @@ def test_what_is_asked_reaches_whoever_runs_the_job(server: Server) -> None:
 def test_a_run_goes_on_in_the_background(server: Server) -> None:
     busy = server.ask("POST jobs/{id}/continue", {"steps": 5}, id=server.running.id)
     assert busy.status == 400 and "already" in json.loads(busy.body)["error"]
+    made_by = {"workflow": {"nodes": []}, "prompt": None}
+    server.ended.write_workflow(made_by)
     job = json.loads(server.ask("POST jobs/{id}/continue", {"steps": 5}, id=server.ended.id).body)["job"]
+    assert server.get("GET jobs/{id}/workflow", id=job["id"]) == made_by
     assert (job["state"], job["run"], job["background"], job["place"]) == ("queued", "dog-1", True, 1)
     task = server.part("nodes.jobs.task").read(server.part("nodes.jobs.folder").JobFolder(server.home / "jobs" / job["id"]).task())
     assert task.training.values["max_train_steps"] == task.training.lengths["max_train_steps"] == 25

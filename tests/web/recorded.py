@@ -172,7 +172,8 @@ class Recorded:
 
     def detail(self, one: dict[str, Any]) -> dict[str, Any]:
         base = f"/musubi_tuner/jobs/{one['id']}"
-        steps = range(200, one["step"] + 1, 200)
+        every = one.get("samples_every", 200)
+        steps = range(every, one["step"] + 1, every)
         samples = [
             {"step": step, "prompt": prompt, "file": 100 + step + prompt, "media": "video/mp4", "url": f"{base}/file/{100 + step + prompt}"}
             for step in steps
@@ -204,7 +205,7 @@ class Recorded:
             "answers": [],
             "log": {"text": "INFO: training starts\n" * 3, "bar": "steps: 40%", "next": 60, "more": False},
             "workflow": f"{base}/workflow",
-            "jobs_of_run": [one["id"]],
+            "jobs_of_run": [other["id"] for other in self.jobs if other["run"] == one["run"]],
         }
 
     def series(self, one: dict[str, Any], query: dict[str, str]) -> dict[str, Any]:

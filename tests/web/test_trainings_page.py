@@ -88,6 +88,7 @@ def test_every_state_has_its_word_and_its_numbers(tab: Tab) -> None:
 
 
 def test_a_training_is_watched_and_steered(tab: Tab) -> None:
+    tab.recorded.jobs.append({**job(35, run=STATES["running"]["run"], step=150), "samples_every": 50})
     tab.open()
     tab.show("running")
     tab.browser.wait("document.querySelector('.mt-plot canvas') ? 1 : 0")
@@ -126,7 +127,7 @@ def test_a_training_is_watched_and_steered(tab: Tab) -> None:
     tab.press("Copy the path")
     tab.browser.wait("document.querySelector('.mt-said').textContent.startsWith('Copied') ? 1 : 0")
     assert tab.browser.run("return window.taken;") == f"/home/me/ComfyUI/user/__musubituner/runs/{known['run']}"
-    assert tab.browser.run("return document.querySelectorAll('.mt-gallery tbody tr').length;") == 3
+    assert tab.browser.run("return document.querySelectorAll('.mt-gallery tbody tr').length;") == 6, "those of the run's earlier job too"
     assert "step 600 · a red chessboard" in tab.browser.run("return document.querySelector('.mt-sample').getAttribute('aria-label');")
     tab.browser.run("document.getElementById('mt-tab-samples').focus(); return 1;")
     for _ in range(3):

@@ -116,7 +116,7 @@ export class Chart {
         width: Math.max(80, this.place.clientWidth),
         height: this.height,
         legend: { show: false },
-        padding: this.bare ? [6, 4, 8, 0] : [8, 8, 0, 0],
+        padding: this.bare ? [6, 4, 8, 0] : [8, 18, 0, 0],
         cursor: this.bare ? { show: false } : { y: false, sync: { key: SYNC }, drag: { x: true, y: false }, points: { size: 6 } },
         scales: { x: { time: false }, y: { distr: this.log ? 3 : 1, range: this.log ? undefined : spread } },
         axes: this.bare

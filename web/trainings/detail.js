@@ -34,6 +34,8 @@ export class DetailView {
     this.pieces = new Pieces(POINTS);
     /** @type {Map<string, { label: string, jobs: string[] }>} */
     this.compared = new Map();
+    /** @type {Map<string, Detail>} earlier jobs of its run */
+    this.earlier = new Map();
     this._ended = false;
     this.update = steadily(() => this._read(), (error) => this._problem(error));
     const log = remembered("log") === "1";
@@ -132,6 +134,8 @@ export class DetailView {
   async _read() {
     const job = await detail(this.id);
     if (this._ended) return;
+    await this._readEarlier(job);
+    if (this._ended) return;
     this.job = job;
     this._show(job);
     const names = ["loss", ...Object.keys(SECOND)].filter((name) => job.series.includes(name));
@@ -158,8 +162,10 @@ export class DetailView {
     this._showHow(job);
     this._showNow(job);
     this.actions.show(job);
-    this.gallery.show(job.samples, job.prompts, job.state !== "ended");
-    setText(this.tabButtons.samples, job.samples.length ? `${say("tab.samples")} ${job.samples.length}` : say("tab.samples"));
+    const { prompts, parts } = this._whole(job);
+    const samples = parts.flatMap((one) => one.samples);
+    this.gallery.show(samples, prompts, job.state !== "ended");
+    setText(this.tabButtons.samples, samples.length ? `${say("tab.samples")} ${samples.length}` : say("tab.samples"));
     this._showFacts(job);
     this._showFiles(job);
     this._showSettings(job);
@@ -276,6 +282,25 @@ export class DetailView {
     );
   }
 
+  /** What earlier jobs of its run made is read once: they have ended. @param {Detail} job */
+  async _readEarlier(job) {
+    for (const id of this._own(job)) {
+      if (id >= this.id || this.earlier.has(id)) continue;
+      try {
+        this.earlier.set(id, await detail(id));
+      } catch (error) {
+        if (/** @type {any} */ (error)?.status !== 404) throw error; // removed meanwhile
+      }
+    }
+  }
+
+  /** The prompts of its run, and it and the earlier jobs whose samples stand under these, oldest first. @param {Detail} job */
+  _whole(job) {
+    const all = [...this.earlier.values(), job];
+    const prompts = all.findLast((one) => one.prompts.length)?.prompts ?? [];
+    return { prompts, parts: all.filter((one) => !one.prompts.length || String(one.prompts) === String(prompts)) };
+  }
+
   /** The newest jobs of its run, oldest first. @param {Detail} job */
   _own(job) {
     return [...new Set([...job.jobs_of_run.slice(0, MOST_JOBS), this.id])].sort(); // ids begin with the time
@@ -287,7 +312,10 @@ export class DetailView {
     const own = this._own(job);
     const of = (/** @type {string[]} */ ids, /** @type {string} */ name) => joined(this.pieces.of(ids), name);
     const some = (/** @type {import("./curves.js").Curve} */ curve) => curve.mean.some((value) => value !== null);
-    const marks = [...job.saves.map(({ step }) => ({ step, kind: /** @type {const} */ ("save") })), ...[...new Set(job.samples.map(({ step }) => step))].map((step) => ({ step, kind: /** @type {const} */ ("sample") }))];
+    const marks = this._whole(job).parts.flatMap(({ saves, samples }) => [
+      ...saves.map(({ step }) => ({ step, kind: /** @type {const} */ ("save") })),
+      ...[...new Set(samples.map(({ step }) => step))].map((step) => ({ step, kind: /** @type {const} */ ("sample") })),
+    ]);
     const lines = [{ label: title(job), curve: of(own, "loss") }, ...[...this.compared.values()].map(({ label, jobs: ids }) => ({ label, curve: of(ids, "loss") }))];
     this.curves.hidden = !lines.some(({ curve }) => some(curve));
     if (this.curves.hidden) return;
