@@ -108,6 +108,16 @@ def test_checkpointed_blocks_of_a_model_stay_close(name: str, limit: float) -> N
                 assert 1e-4 < float((found - expected).norm() / expected.norm()) < limit, (model.name, number)
 
 
+def test_a_planned_one_has_the_shapes_of_a_real_one() -> None:
+    with torch.device("meta"):
+        linear = W8A8Linear(64, 32, True, torch.int8).requires_grad_(False)
+        linear.weight = nn.Parameter(torch.empty(32, 64, dtype=linear.dtype_of(torch.bfloat16)), requires_grad=False)
+        x = torch.empty(2, 20, 64, dtype=torch.bfloat16, requires_grad=True)
+        out = linear(x)
+        out.sum().backward()
+    assert out.shape == (2, 20, 32) and out.dtype == torch.bfloat16 and x.grad is not None and x.grad.shape == x.shape
+
+
 def test_a_gpu_that_cannot_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 6))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "RTX 3090")

@@ -46,7 +46,7 @@ MODELS: dict[str, Callable[[], tuple[nn.Module, str]]] = {
 SETTINGS = {
     "plain": (), "checkpointing": ("--gradient_checkpointing",), "swap": ("--blocks_to_swap", "2", "--gradient_checkpointing"),
     "attention": ("--keep_attention_blocks", "3", "--gradient_checkpointing"),
-    "fp8": ("--fp8_base", "--gradient_checkpointing"),
+    "fp8": ("--fp8_base", "--gradient_checkpointing"), "w8a8": ("--w8a8", "int8", "--gradient_checkpointing"),
 }  # fmt: skip
 
 

@@ -156,7 +156,7 @@ class Planner:
     def estimate(self, settings: TrainingSettings, architecture: Architecture) -> Estimate:
         """With these settings; the architecture has the same. UserError where a setting cannot be."""
         memory = settings.memory
-        held_as = memory.fp8, memory.fp8_base, memory.fp8_scaled
+        held_as = memory.fp8, memory.fp8_base, memory.fp8_scaled, memory.w8a8
         if held_as not in self._models:
             self._models[held_as] = _built(settings, architecture, self.dtype)
         model = self._models[held_as]

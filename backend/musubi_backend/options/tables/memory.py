@@ -114,7 +114,7 @@ GROUPS = (
                 own=True,
                 advanced=True,
                 help="Hold the frozen transformer's blocks in 8 bits and also multiply in 8 bits, forward and backward (W8A8): half the "
-                "memory of bf16 and faster products, less exact than --fp8_scaled. int8 from RTX 20 on, fp8 from RTX 40 on.",
+                "memory of bf16 and faster products, about as exact as --fp8_scaled. int8 from RTX 20 on, fp8 from RTX 40 on.",
                 effect=WEIGHTS,
             ),
             Option(
