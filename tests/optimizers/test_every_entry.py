@@ -29,9 +29,9 @@ def installed(entry: Entry) -> None:
         pytest.importorskip(entry.needs, reason=f"{entry.needs} is not installed; install.py --with optimizers has it")
 
 
-def start(shapes: tuple[tuple[int, int], ...] = SHAPES) -> list[tuple[str, torch.nn.Parameter]]:
+def start(shapes: tuple[tuple[int, int], ...] = SHAPES, dtype: torch.dtype = torch.float32) -> list[tuple[str, torch.nn.Parameter]]:
     chance = torch.Generator().manual_seed(3)
-    down, up = (torch.nn.Parameter(torch.randn(shape, generator=chance) * 0.1) for shape in shapes)
+    down, up = (torch.nn.Parameter((torch.randn(shape, generator=chance) * 0.1).to(dtype)) for shape in shapes)
     return [("lora_unet_x.lora_down.weight", down), ("lora_unet_x.lora_up.weight", up)]
 
 
@@ -46,26 +46,33 @@ def train(choice: optimizers.Choice, named: list[tuple[str, torch.nn.Parameter]]
     for step in steps:
         chance = torch.Generator().manual_seed(100 + step)
         for _, weight in named:
-            weight.grad = weight.detach() + 0.01 * torch.randn(weight.shape, generator=chance)
+            weight.grad = weight.detach() + 0.01 * torch.randn(weight.shape, generator=chance).to(weight.dtype)
         choice.optimizer.step()
     choice.eval()
 
 
-@pytest.mark.parametrize("entry", [one for one in registry.ENTRIES if one.name != "Adafactor"], ids=lambda entry: entry.name)
-def test_saved_and_loaded_it_goes_on_with_the_same_steps(entry: Entry) -> None:
+TRAINED = [one for one in registry.ENTRIES if one.name != "Adafactor"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "dtype"),
+    [*((entry, torch.float32) for entry in TRAINED), *((entry, torch.bfloat16) for entry in TRAINED if entry.ours and not entry.needs)],
+    ids=lambda one: one.name if isinstance(one, Entry) else str(one).removeprefix("torch."),
+)
+def test_saved_and_loaded_it_goes_on_with_the_same_steps(entry: Entry, dtype: torch.dtype) -> None:
     installed(entry)
     shapes = LARGE if entry.group == "8-bit" else SHAPES
-    straight, halves = start(shapes), start(shapes)
+    straight, halves = start(shapes, dtype), start(shapes, dtype)
     choice = made(entry, straight, entry.learning_rate)
     train(choice, straight, range(4))
     train(choice, straight, range(4, 8))
-    assert not any(torch.equal(weight, was) for (_, weight), (_, was) in zip(straight, start(shapes), strict=True))
+    assert not any(torch.equal(weight, was) for (_, weight), (_, was) in zip(straight, start(shapes, dtype), strict=True))
     first = made(entry, halves, entry.learning_rate)
     train(first, halves, range(4))
     file = io.BytesIO()
     torch.save(first.optimizer.state_dict(), file)
     file.seek(0)
-    again = start(shapes)
+    again = start(shapes, dtype)
     second = made(entry, again, entry.learning_rate)
     form = OptimizerForm(second.optimizer)  # as a training that is continued does
     for (_, weight), (_, saved) in zip(again, halves, strict=True):

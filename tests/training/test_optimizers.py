@@ -92,7 +92,12 @@ def test_mistakes_are_named(kind: str, arguments: tuple[str, ...], words: str) -
         choose(kind, *arguments)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
-def test_eight_bit_without_its_library_says_what_to_install() -> None:
-    with pytest.raises(UserError, match="bitsandbytes"):
-        choose("AdamW8bit")
+@pytest.mark.parametrize(
+    ("kind", "package"),
+    [("AdamW8bit", "bitsandbytes"), ("lion", "pytorch_optimizer"), ("ProdigyPlus", "prodigyplus"), ("adamw_adv", "adv_optm")],
+)
+def test_a_missing_package_is_named_with_what_installs_it(kind: str, package: str) -> None:
+    if importlib.util.find_spec(package) is not None:
+        pytest.skip(f"{package} is installed")
+    with pytest.raises(UserError, match=f"needs the package {package}.*install.py --with optimizers"):
+        choose(kind)
