@@ -34,7 +34,7 @@ class _Automagic(ExactState):
         """Of fp32 at least, with a root mean square of `clip_threshold` at most."""
         state, grad = self.state[parameter], parameter.grad.to(exact(parameter.dtype))  # type: ignore[union-attr]
         state["step"] = state.get("step", 0) + 1
-        update = grad * inverse_root(state, "exp_avg_sq", grad.square() + group["eps"], group["beta2"])
+        update: Tensor = grad * inverse_root(state, "exp_avg_sq", grad.square() + group["eps"], group["beta2"])
         update /= (update.square().mean().sqrt() / group["clip_threshold"]).clamp_min(1.0)
         return update
 
@@ -96,7 +96,8 @@ class Automagic3(_Automagic):
         for index, parameter in learning:
             update = self._direction(group, parameter).clamp_(-group["clip_threshold"], group["clip_threshold"])
             vote, size = self._vote(self.state[parameter], update, group["polarity_history"])
-            votes.append(vote.to(home)), sizes.append(size.to(home))
+            votes.append(vote.to(home))
+            sizes.append(size.to(home))
             self._apply(group, parameter, update, group["lr"] * level.exp().to(update), index)
         level += torch.stack(votes).sum() / torch.stack(sizes).sum().clamp_min(1e-30)
         if first:
