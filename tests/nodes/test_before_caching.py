@@ -92,3 +92,9 @@ def test_a_package_that_is_not_installed_is_named(bench: Any, part: Any, tmp_pat
     for name in ("bitsandbytes", "flash_attn"):
         (packages / name).mkdir()
     assert reject(bench, part, wanted) == ""
+    expert = bench.node("ExpertSettings", log_with="wandb")
+    said = reject(bench, part, {"config_expert_settings": expert, "optimizer_optimizer_type": "Prodigy", "optimizer_learning_rate": 1.0})
+    assert [line.split(", or")[0] for line in said.splitlines()] == [
+        "optimizer_type: Prodigy needs the package pytorch_optimizer: run install.py --with optimizers",
+        "log_with: wandb needs the package wandb: run install.py --with wandb",
+    ]

@@ -258,6 +258,8 @@ def test_musubi_tuner_gets_no_setting_of_ours_and_no_state_but_a_precision_it_kn
         bench.train(continue_state=str(kept))
     with pytest.raises(error, match="musubi-tuner's wan_train_network has no such setting"):
         bench.train(models_task="t2v-A14B", models_dit_high_noise=str(bench.dit), experts="both", lora_per_expert=True)
+    with pytest.raises(error, match="optimizer_type: musubi-tuner has no HinaAdamW; choose adamw"):
+        bench.train(optimizer_optimizer_type="HinaAdamW")
     assert len(bench.calls) == 1 and run.is_dir()
     bench.train()
     assert "bf16" in bench.calls[1] and resumed(bench.calls[1]) is None
@@ -277,6 +279,13 @@ def test_another_beginning_is_another_training(bench: Any) -> None:
     lora.write_bytes(b"other")
     bench.train(network_weights=lora.name)
     assert len(bench.runs) == 5
+    below = bench.node("ExpertSettings", base_lora_1=lora.name, base_multiplier_1=0.5)
+    for content in (b"below", b"another one below"):
+        lora.write_bytes(content)
+        bench.train(config_expert_settings=below)
+    words = bench.calls[-1]
+    assert len(bench.runs) == 7 and words[words.index("--base_weights") + 1] == str(lora)
+    assert words[words.index("--base_weights_multiplier") + 1] == "0.5"
 
 
 def test_datasets_of_different_windows_are_rejected(bench: Any, part: Any) -> None:
