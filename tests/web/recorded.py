@@ -203,6 +203,7 @@ class Recorded:
             "saves": saves,
             "files": files,
             "answers": [],
+            "optimizer": {"step": 600, "lines": ["importance_statistics / mean: 0.41"]} if one["name"] == "my_cat" else None,
             "log": {"text": "INFO: training starts\n" * 3, "bar": "steps: 40%", "next": 60, "more": False},
             "workflow": f"{base}/workflow",
             "jobs_of_run": [other["id"] for other in self.jobs if other["run"] == one["run"]],

@@ -95,6 +95,10 @@ def test_a_training_is_watched_and_steered(tab: Tab) -> None:
     label = "document.querySelector('.mt-plot').getAttribute('aria-label')"
     assert "to" in tab.browser.run(f"return {label};") and "at step 640" in tab.browser.run(f"return {label};")
 
+    report = "document.querySelector('.mt-optimizer')"
+    said = tab.browser.run(f"return [{report}.previousSibling.textContent, {report}.textContent];")
+    assert said == ["What the optimizer says at step 600", "importance_statistics / mean: 0.41"]
+
     known = STATES["running"]
     for number in range(1, 4):  # messages come as ComfyUI's page hands them on
         tab.recorded.jobs[0] = {**known, "step": 640 + number, "version": 1 + number}
