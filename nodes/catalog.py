@@ -15,6 +15,7 @@ from . import (
     dataset,
     expert_settings,
     lora_tools,
+    memory_optimizer,
     optimizer_settings,
     resource_monitor,
     system,
@@ -42,7 +43,7 @@ _FAMILIES = families()
 NODES: tuple[type[Node], ...] = (
     *_of(dataset, caption, viewer, cache),
     *(model_paths(*family) for family in _FAMILIES),
-    *_of(training_settings, optimizer_settings, expert_settings),
+    *_of(training_settings, optimizer_settings, expert_settings, memory_optimizer),
     *(lora_trainer(*family) for family in _FAMILIES),
     *(generator(*family) for family in _FAMILIES),
     *_of(video, batch, compare, lora_tools, training_monitor, resource_monitor, tensorboard, system),

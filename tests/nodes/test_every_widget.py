@@ -22,6 +22,7 @@ NODES = (
     "HunyuanVideoLoRATrainer", "FramePackLoRATrainer", "WanVideoGenerator", "HunyuanVideoGenerator", "FramePackVideoGenerator",
     "VideoInput", "VideoOutput", "VideoComparison", "BatchProcessor", "LoRAPostHocEMA", "LoRAFormatConverter", "LoRAMerger",
     "LoRAExtractor", "BackendInfo", "TrainingMonitor", "WanLoRATrainer", "TensorBoard", "ResourceMonitor", "CompareCheckpoints",
+    "MemoryOptimizer",
 )  # fmt: skip
 
 

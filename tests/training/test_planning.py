@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -30,6 +32,7 @@ from musubi_backend.training import planning, vram
 from musubi_backend.training.loop import Loop
 from musubi_backend.weights.geometry import GEOMETRY_KEY
 from musubi_backend.weights.safetensors_file import save_atomic
+from PIL import Image
 from recorded_training import prepared
 from torch import Tensor, nn
 
@@ -85,6 +88,17 @@ def clip(tmp_path: Path) -> Path:
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips" / "one.txt").write_text("a clip")
     return write_mp4(tmp_path / "clips" / "one.mp4", np.zeros((5, 64, 64, 3), np.uint8), fps=16)
+
+
+def uncached(folder: Path, clip: Path) -> Path:
+    """A dataset file of a clip without caches."""
+    data = folder / "uncached.toml"
+    data.write_text(
+        f"[general]\nresolution = [64, 64]\nbatch_size = 2\ncaption_extension = '.txt'\n[[datasets]]\ntarget_frames = [5]\n"
+        f"video_directory = '{clip.parent.as_posix()}'\ncache_directory = '{(folder / 'cache').as_posix()}'\n",
+        encoding="utf-8",
+    )
+    return data
 
 
 def tool(name: str) -> str:
@@ -220,12 +234,7 @@ def test_a_trainer_chooses_what_fits_and_a_dry_step_agrees(
 
 def test_a_training_can_be_planned_before_anything_is_cached(words: Callable[[str, str], list[str]], tmp_path: Path, clip: Path) -> None:
     """For a card that is not there, with the time of a step on it."""
-    data = tmp_path / "uncached.toml"
-    data.write_text(
-        f"[general]\nresolution = [64, 64]\nbatch_size = 2\ncaption_extension = '.txt'\n[[datasets]]\ntarget_frames = [5]\n"
-        f"video_directory = '{clip.parent.as_posix()}'\ncache_directory = '{(tmp_path / 'cache').as_posix()}'\n",
-        encoding="utf-8",
-    )
+    data = uncached(tmp_path, clip)
     line = ["wan_train_network", *words("wan", "checkpointing"), "--dataset_config", str(data)]
     report = tmp_path / "plan.json"
     assert main(["plan_memory", "--gpu", "RTX 4090", "--output", str(report), *line]) == 0
@@ -235,3 +244,28 @@ def test_a_training_can_be_planned_before_anything_is_cached(words: Callable[[st
     assert parts[estimate.WEIGHTS] == 5273856 and parts[estimate.DRIVER] > 10**8 and plan["seconds"] > 0
     assert plan["fits"] and "data sheet of an RTX 4090" in plan["speed"]
     assert parse("plan_memory", ["--gpu", "x", *line]).training == line
+
+
+def test_the_node_fills_in_what_fits_and_shows_the_parts(
+    words: Callable[[str, str], list[str]], part: Any, tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """6 GB are more than enough, so that nothing has to save memory any more; the tool runs in this process."""
+
+    async def run_tool(host: Any, name: str, arguments: list[str], **_: Any) -> None:
+        assert main([name, *arguments]) == 0
+
+    monkeypatch.setattr(part("nodes.memory_optimizer"), "run_tool", run_tool)
+    (tmp_path / "home").mkdir()
+    host = part("headless.terminal").TerminalHost(tmp_path / "home", screen=part("headless.terminal").Screen(io.StringIO()))
+    config = {"network_dim": 8, "sdpa": True, "mixed_precision": "auto", "max_train_steps": 5, "gradient_checkpointing": True}
+    models = {"architecture": "wan", "task": "t2v-1.3B", "dit": words("wan", "plain")[1]}
+    dataset = {"toml": str(uncached(tmp_path, clip)), "datasets": []}
+    node = part("nodes.memory_optimizer").MemoryOptimizer()
+    given = {"models": models, "dataset": dataset, "lora_config": {**config, "blocks_to_swap": 2}, "vram": "6 GB"}
+    result = asyncio.run(node.run(host, **given))
+    chosen, report, chart = result.values
+    assert chosen == {name: value for name, value in config.items() if name != "gradient_checkpointing"}
+    assert report.startswith("needs 0.7 GB of 6.0 GB: driver and libraries 0.7")
+    with Image.open(chart) as image:
+        colours = {colour for _, colour in image.convert("RGB").getcolors(100_000) or []}
+    assert {(0x48, 0x78, 0xA8), (0x99, 0x99, 0x99)} <= colours, "a bar of weights and one of the driver"

@@ -46,6 +46,9 @@ SAVERS = (
 SPENDER = "keep_attention_blocks"
 """What is done with memory that is left: each of so many blocks runs its attention once instead of twice."""
 
+CHOSEN = (*(name for saver in SAVERS for name in saver.changes), SPENDER)
+"""All options that may be chosen, but for the attention."""
+
 
 @dataclass(frozen=True)
 class Chosen:
