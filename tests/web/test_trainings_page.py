@@ -222,7 +222,7 @@ def test_what_takes_space_is_chosen_and_removed_but_nothing_that_is_trained(tab:
     rows = "[...document.querySelectorAll('.mt-storage label')]"
     tab.browser.wait(f"{rows}.length ? 1 : 0")
     assert tab.browser.run(f"return {rows}.map(one => one.querySelector('input').disabled);") == [True, False, False]
-    assert "700 MB · 2 states, 3 LoRAs, 12 samples" in tab.browser.run(f"return {rows}[1].innerText;")
+    assert "700 MB · states: 2, LoRAs: 3, samples: 12" in tab.browser.run(f"return {rows}[1].innerText;")
     buttons = "[...document.querySelectorAll('dialog .mt-button')]"
     tab.browser.run(f"{rows}[1].querySelector('input').click(); {rows}[2].querySelector('input').click();")
     press = f"{buttons}.findLast(one => one.innerText.trim() === 'Remove').click();"
