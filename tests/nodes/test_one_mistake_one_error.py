@@ -161,6 +161,7 @@ WRONG: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("LoRAFormatConverter", {"lora": "gone.safetensors"}, "lora"),
     ("LoRAMerger", {"output_name": "con"}, "output_name"),
     ("LoRAExtractor", {"base": "gone.safetensors"}, "base"),
+    ("MemoryOptimizer", {"vram": "much"}, "vram"),
     ("BackendInfo", {"refresh": -1}, "refresh"),
 )
 

@@ -37,6 +37,7 @@ UNREACHED = {  # by any node, with the reason
     "ddp_timeout": "of the launcher; the default is right on one machine, and nodes start on one",
     "disable_numpy_memmap": "for drives that cannot map files, which is the machine's matter",
     "dit_dtype": "it follows mixed_precision and the file",
+    "dry_step": "it trains nothing: it measures one step; Memory Optimizer plans one",
     "force_v2_1_time_embedding": "it changes the result slightly, for memory that is not short in training",
     "img_in_txt_in_offloading": "megabytes; blocks_to_swap is what saves",
     "lr_scheduler_args": "of lr_scheduler_type",

@@ -85,7 +85,14 @@ GROUPS = (
             Option(
                 "--seconds", float, 0.0, minimum=0, maximum=3600, unit="s", help="How long to look, for what is taken at most. 0: once."
             ),
-            Option("--processes", int, nargs="*", minimum=1, help="Pids of processes to look at, with all that they started."),
+            Option(
+                "--processes",
+                int,
+                nargs="*",
+                minimum=1,
+                maximum=2**32 - 1,
+                help="Pids of processes to look at, with all that they started.",
+            ),
             Option("--output", path="output", help="JSON file to write to. Default: it is printed."),
         ),
     ),
