@@ -83,16 +83,16 @@ def caching(tool: str, *flags: str) -> Report:
     """Latents of a clip, with the demo models."""
     from musubi_backend.demo.models import write_models
     from musubi_backend.inference.video_file import write_mp4
-    from test_contract_caching import FRAMES, SIDE, WAN, _cached
+    from test_contract_caching import FRAMEPACK, FRAMES, HUNYUAN, SIDE, WAN, _cached
 
-    assert tool == WAN.tool
+    verb = next(one for one in (WAN, HUNYUAN, FRAMEPACK) if one.tool == tool)
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root)
-        models = write_models(folder / "models", kind=WAN.kind)
+        models = write_models(folder / "models", kind=verb.kind)
         write_mp4(folder / "clips" / "clip.mp4", np.zeros((FRAMES, SIDE, SIDE, 3), np.uint8), fps=16)
         (folder / "clips" / "clip.txt").write_text("a clip", encoding="utf-8")
         with simulated_gpu() as gpu:
-            _cached(WAN, models, folder / "clips", folder / "caches", ["--device", "cuda", *flags])
+            _cached(verb, models, folder / "clips", folder / "caches", ["--device", "cuda", *flags])
             return _report(gpu)
 
 

@@ -48,15 +48,25 @@ def test_experts_are_quantised_on_the_gpu(gpu: Gpu) -> None:
 
 @minutes
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["wan22-auto-offload_inactive-straight", "fp-auto-fp8_scaled_swap_pinned-straight"])
+@pytest.mark.parametrize(
+    "name", ["wan22-auto-offload_inactive-straight", "hv-auto-swap_pinned-straight", "fp-auto-fp8_scaled_swap_pinned-straight"]
+)
 def test_generating_runs(name: str, gpu: Gpu) -> None:
     assert gpu("cell", name)["races"] == []
 
 
 @minutes
 @pytest.mark.slow
-def test_a_vae_caches_features_in_system_ram(gpu: Gpu) -> None:
-    assert gpu("caching", "wan_cache_latents", "--vae_cache_cpu")["races"] == []
+@pytest.mark.parametrize("words", ["wan_cache_latents --vae_cache_cpu", "cache_latents", "fpack_cache_latents"])
+def test_latents_are_cached(words: str, gpu: Gpu) -> None:
+    assert gpu("caching", *words.split())["races"] == []
+
+
+@minutes
+@pytest.mark.slow
+def test_8_bit_products_wait_for_nothing_more(gpu: Gpu) -> None:
+    report = gpu("training", "wan", "checkpointing offload", "--max_train_steps", "1", "--w8a8", "int8")
+    assert report["races"] == [] and set(report["waits in steps"]) <= {LOSS, ONCE}
 
 
 def test_refused_pinning_is_said_once_and_copies_go_through_ordinary_memory(gpu: Gpu) -> None:

@@ -83,7 +83,8 @@ class _Rotation(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _rotate(grad, *ctx.tables, sense=-1), None, None
+        cos, sin = ctx.tables
+        return _rotate(grad, cos, sin, -1), None, None
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor, sense: int = 1) -> Tensor:

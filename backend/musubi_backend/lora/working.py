@@ -19,7 +19,7 @@ class WorkingCopies:
 
     def __init__(self, modules: Sequence[LoRA], dtype: torch.dtype) -> None:
         self.modules = modules
-        self.parameters = [factor.weight for one in modules for factor in (one.lora_down, one.lora_up)]
+        self.parameters: list[Tensor] = [factor.weight for one in modules for factor in (one.lora_down, one.lora_up)]
         self.copies = [torch.empty_like(one, dtype=dtype).requires_grad_() for one in self.parameters]
 
     def fit(self) -> bool:
@@ -42,14 +42,16 @@ class WorkingCopies:
         if pairs:
             torch._foreach_copy_([to for to, _ in pairs], [grad for _, grad in pairs])
             self._times_scale(wide)
-        fresh, added = [], []
+        sums: list[Tensor] = []
+        added: list[Tensor] = []
         for parameter, gradient in zip(self.parameters, wide, strict=True):
-            if gradient is not None:
-                (fresh if parameter.grad is None else added).append((parameter, gradient))
-        for parameter, gradient in fresh:
-            parameter.grad = gradient
-        if added:
-            torch._foreach_add_([parameter.grad for parameter, _ in added], [gradient for _, gradient in added])
+            if gradient is not None and parameter.grad is not None:
+                sums.append(parameter.grad)
+                added.append(gradient)
+            elif gradient is not None:
+                parameter.grad = gradient
+        if sums:
+            torch._foreach_add_(sums, added)
 
     def end(self) -> None:
         for copy in self.copies:
