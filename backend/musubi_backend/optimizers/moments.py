@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 BLOCK = 256
+_SHIFT = 15  # of the bits of a fp32 number
+_SMALLEST, _ONE = 105 << 8, 127 << 8  # 2^-22, under the smallest code, and 1
 State = dict[str, Any]
 
 
@@ -42,14 +44,14 @@ class EightBit:
     """
 
     def __init__(self) -> None:
-        self._codes: dict[tuple[bool, torch.device], Tensor] = {}
+        self._codes: dict[tuple[bool, torch.device], _Code] = {}
 
     def load(self, name: str, states: list[State], like: list[Tensor]) -> list[Tensor]:
         """New tensors, zeros at first."""
         if name not in states[0]:
             return [torch.zeros_like(tensor) for tensor in like]
         codes, scales = torch.cat([state[name] for state in states]), torch.cat([state[f"{name}_scale"] for state in states])
-        flat = self._code(name, codes.device)[codes.int()].view(-1, BLOCK) * scales.unsqueeze(1)
+        flat = self._code(name, codes.device).values.index_select(0, codes.int()).view(-1, BLOCK) * scales.unsqueeze(1)
         if _squares(name):
             flat.square_()
         pieces = flat.view(-1).split([state[name].numel() for state in states])
@@ -63,20 +65,42 @@ class EightBit:
             blocks = blocks.sqrt()
         scales = blocks.abs().amax(1)
         share = (blocks / scales.clamp_min(torch.finfo(torch.float32).tiny).unsqueeze(1)).view(-1)
-        code = self._code(name, share.device)
-        above = torch.searchsorted(code, share, out_int32=True).clamp_(1, len(code) - 1)
-        low = code[above - 1]
-        chance = torch.rand(share.shape, generator=torch.Generator(share.device).manual_seed(seed), device=share.device)
-        codes = (above - (chance * (code[above] - low) >= share - low).int()).to(torch.uint8)
+        codes = self._code(name, share.device).rounded(share, torch.Generator(share.device).manual_seed(seed))
         kept = zip(states, codes.split(lengths), scales.split([length // BLOCK for length in lengths]), strict=True)
         for state, part, scale in kept:
             state[name], state[f"{name}_scale"] = part.clone(), scale.clone()
 
-    def _code(self, name: str, device: torch.device) -> Tensor:
+    def _code(self, name: str, device: torch.device) -> _Code:
         signed = not _squares(name)
         if (signed, device) not in self._codes:
-            self._codes[signed, device] = dynamic_code(signed).to(device)
+            self._codes[signed, device] = _Code(signed, device)
         return self._codes[signed, device]
+
+
+class _Code:
+    """values: of the codes, from small to large."""
+
+    def __init__(self, signed: bool, device: torch.device) -> None:
+        values = dynamic_code(signed)
+        sizes = values[values >= 0]
+        buckets = torch.arange(
+            _SMALLEST, _ONE + 1, dtype=torch.int32
+        )  # the exponent and eight bits after it: at most one code begins in each
+        below = torch.searchsorted(sizes, (buckets << _SHIFT).view(torch.float32), right=True) - 1
+        self.values, self._sizes = values.to(device), sizes.to(device)
+        self._below = below.clamp(0, len(sizes) - 2).int().to(device)
+        self._zero = len(values) - len(sizes)
+
+    def rounded(self, share: Tensor, chance: Generator) -> Tensor:
+        """Codes of numbers from -1 to 1, each of the two next to it with the chance that makes the mean exact. There is none for -1."""
+        size = share.abs()
+        low = self._below.index_select(0, ((size.view(torch.int32) >> _SHIFT) - _SMALLEST).clamp_(min=0))
+        low += self._sizes.index_select(0, low + 1) <= size
+        low.clamp_(max=len(self._sizes) - 2)
+        least, most = self._sizes.index_select(0, low), self._sizes.index_select(0, low + 1)
+        drawn = torch.rand(size.shape, generator=chance, device=size.device)
+        low += drawn * (most - least) < size - least
+        return (self._zero + share.sign().int() * low).clamp_(min=0).to(torch.uint8)
 
 
 def dynamic_code(signed: bool) -> Tensor:
