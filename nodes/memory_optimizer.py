@@ -11,7 +11,7 @@ from ..backend.musubi_backend.memory.estimate import size
 from ..backend.musubi_backend.options.argv import to_argv
 from ..backend.musubi_backend.options.option import PLAN, TRAIN
 from ..backend.musubi_backend.options.registry import options_for, tool_names
-from ..backend.musubi_backend.training.vram import AUTO, CHOSEN
+from ..backend.musubi_backend.training.vram import AUTO, CHOSEN, OFF
 from .dataset import DATASET
 from .jobs.folder import JobFolder
 from .jobs.follow import run_tool
@@ -36,7 +36,8 @@ class MemoryOptimizer(Node):
             Input("lora_config", LORA_CONFIG, "From LoRA Training Config. Its memory settings are chosen anew, everything else "
                   "stays."),
             Input("vram", "COMBO", "How much GPU memory the training may take. auto: what is free now, after ComfyUI's own models have "
-                  "left the GPU.", default=AUTO, choices=(AUTO, *_SIZES)),
+                  "left the GPU. off: nothing is chosen, and the trainer starts even what cannot fit.",
+                  default=AUTO, choices=(AUTO, *_SIZES, OFF)),
         ),
         outputs=(
             Output("lora_config", LORA_CONFIG, "For the trainer"),
@@ -50,7 +51,7 @@ class MemoryOptimizer(Node):
         card, config = card_of(inputs["models"]), inputs["lora_config"]
         trainer = tool_names(card)[TRAIN]
         known = options_for(trainer)
-        kept = {name: value for name, value in config.items() if name not in CHOSEN}
+        kept = {**config, "vram": OFF} if inputs["vram"] == OFF else {name: value for name, value in config.items() if name not in CHOSEN}
         folder = JobFolder.create(host.home, PLAN)
         values = {
             **{name: value for name, value in model_values(card, inputs["models"], trainer).items() if name in ("dit", card.task_option)},

@@ -33,7 +33,7 @@ class LiveBytes(TorchDispatchMode):
     """
 
     def __init__(self, device: torch.device, known: Iterable[Tensor] = ()) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._type = device.type
         self.live = self.peak = self.operations = 0
         self._known = [tensor.untyped_storage() for tensor in known]  # held, as their addresses would be used again

@@ -30,7 +30,6 @@ from . import (
     checkpoints,
     continuing,
     distributed,
-    dry_step,
     metadata,
     optimizers,
     output_lock,
@@ -41,7 +40,6 @@ from . import (
 )
 from .lean_torch import leave_compiler_out
 from .loop import Loop
-from .planning import Planner, largest_batch
 from .rehearsal import rehearse
 from .run import Run
 from .samples import Samples
@@ -82,9 +80,15 @@ def run(args: Namespace, architecture: Architecture) -> None:
         try:
             with _output(settings) if processes.is_main else contextlib.nullcontext():
                 loop = prepare(settings, vars(args), architecture, processes, precision)
-                dry_step.run(loop) if settings.dry_step else loop.start()
+                _dry(loop) if settings.dry_step else loop.start()
         finally:
             processes.close()
+
+
+def _dry(loop: Loop) -> None:
+    from . import dry_step
+
+    dry_step.run(loop)
 
 
 def check(settings: TrainingSettings, architecture: Architecture) -> Precision:
@@ -224,6 +228,8 @@ def _fitted(
     """The values of all options, with what `--vram` chose; where the training cannot fit, it ends here."""
     if not _is_planned(settings, architecture, processes.device):
         return given
+    from .planning import Planner, largest_batch
+
     job.phase("planning the memory")
     planner = Planner(largest_batch(dataset), precision.dtype, processes.device)
 
