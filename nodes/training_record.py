@@ -13,12 +13,13 @@ from .runs import Run
 from .training_chart import Curve, Curves, smoothed
 
 _GB = 1 << 30
-_SHOWN_FILES = 12
+_SHOWN_FILES, _SHOWN_ITEMS = 12, 5
 
 
 @dataclass(frozen=True)
 class Record:
-    """job: the newest job of the run, as `docs/monitor.md` has it; name: of the LoRA; peaks: bytes, None where nothing was noted."""
+    """job: the newest job of the run, as `docs/monitor.md` has it; name: of the LoRA; peaks: bytes, None where nothing was noted.
+    items: the hardest of the newest job first, with their losses."""
 
     job: dict[str, Any]
     name: str
@@ -29,6 +30,7 @@ class Record:
     vram: float | None
     ram: float | None
     folder: Path
+    items: Sequence[tuple[str, float]]
 
     @property
     def curves(self) -> Curves:
@@ -54,6 +56,8 @@ class Record:
         peaks = [f"{what} {value / _GB:.1f} GB" for what, value in (("GPU memory", self.vram), ("system RAM", self.ram)) if value]
         if peaks:
             yield f"at most: {', '.join(peaks)}"
+        if len(self.items) > 1:
+            yield f"hardest items: {', '.join(f'{name} ({loss:.3f})' for name, loss in self.items[:_SHOWN_ITEMS])}"
         samples = [one for one in self.made if one.content == SAMPLE]
         if samples:
             yield f"{len(samples)} samples, the last at step {samples[-1].step}"
@@ -99,9 +103,11 @@ def record(index: Index, run: str) -> Record | None:
             peaks[name] = max([*history.points_of(name)[1], peaks.get(name, 0.0)])
         made += history.files
     curve = {name: Curve(sorted(values), [values[step] for step in sorted(values)]) for name, values in series.items()}
+    hard = index.history(jobs[0]["id"]).items
+    items = [(name, hard[name][0]) for name in sorted(hard, key=lambda name: -hard[name][0])]
     files = [one for one in made if one.content in (LORA, SAMPLE, STATE)]
     name = jobs[0]["name"]
-    return Record(jobs[0], name, curve[LOSS], curve[RATE], curve[VALIDATION], files, peaks[VRAM] or None, peaks[RAM] or None, folder)
+    return Record(jobs[0], name, curve[LOSS], curve[RATE], curve[VALIDATION], files, peaks[VRAM] or None, peaks[RAM] or None, folder, items)
 
 
 def run_of(index: Index, training: str) -> str | None:

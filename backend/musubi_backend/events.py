@@ -102,6 +102,18 @@ class Optimizer(Event):
 
 
 @dataclass(frozen=True)
+class Items(Event):
+    """Which items were how hard since the last such event: their names, mean losses and how often each was trained. Of a batch of several,
+    each counts with the mean of the batch; of several processes, each tells of its own. The hardest come first."""
+
+    kind: ClassVar[str] = "items"
+    step: int
+    names: tuple[str, ...] = ()
+    losses: tuple[float, ...] = ()
+    counts: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class Memory(Event):
     """What the process takes, in bytes: GPU memory that PyTorch holds (None without a GPU) and system RAM. Every few seconds."""
 
@@ -242,7 +254,7 @@ KINDS: dict[str, type[Event]] = {
     kind.kind: kind
     for kind in (
         Start, Phase, Progress, Optimizer,
-        Step, Validation, Memory, Saving, Saved, Sampling, Sample, Keep, Request, Stopping, Ended, Warned,
+        Step, Items, Validation, Memory, Saving, Saved, Sampling, Sample, Keep, Request, Stopping, Ended, Warned,
         Output, Address,
         LoRAReport, LoRAError,
     )
@@ -281,6 +293,9 @@ def _fitting(value: Any, wanted: str) -> Any:
     if wanted == "float":
         fits = type(value) in (int, float) and abs(value) < 2**1023 and math.isfinite(value)
         return float(value) if fits else None
+    if wanted == "tuple[float, ...]":
+        numbers = [_fitting(one, "float") for one in value] if isinstance(value, list) else [None]
+        return None if None in numbers else tuple(numbers)
     if wanted == "str":
         return value if isinstance(value, str) else None
     return tuple(value) if isinstance(value, list) and all(isinstance(one, str) for one in value) else None

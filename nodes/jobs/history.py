@@ -39,7 +39,8 @@ class Made:
 
 @dataclass
 class History:
-    """files: only added to, so that its places name them. prompts: those of the samples, by what `Made.prompt` counts."""
+    """files: only added to, so that its places name them. items: loss of each item, and how often it was trained, both of late: what was
+    told before counts half as much each time. prompts: those of the samples, by what `Made.prompt` counts."""
 
     folder: JobFolder
     foreign: bool = False  # musubi-tuner writes no events: its log is read
@@ -47,6 +48,7 @@ class History:
     first: int | None = None
     last: int | None = None
     files: list[Made] = field(default_factory=list)
+    items: dict[str, tuple[float, float]] = field(default_factory=dict)
     prompts: dict[int, str] = field(default_factory=dict)
     optimizer: events.Optimizer | None = None
     answers: deque[events.Request] = field(default_factory=lambda: deque(maxlen=MOST_ANSWERS))
@@ -147,6 +149,8 @@ class History:
         take: Callable[[Any], None] | None = _TAKERS.get(type(event))
         if isinstance(event, events.Request):  # any of several processes hears one
             self.answers.append(event)
+        elif isinstance(event, events.Items):  # each of several processes has its own
+            self._hard(event)
         elif take is not None and event.rank == 0:
             take.__get__(self)(event)
 
@@ -171,6 +175,12 @@ class History:
 
     def _optimizer(self, event: events.Optimizer) -> None:
         self.optimizer = event
+
+    def _hard(self, event: events.Items) -> None:
+        for name, loss, new in zip(event.names, event.losses, event.counts, strict=False):
+            before, count = self.items.get(name, (0.0, 0.0))
+            if new > 0 and (name in self.items or len(self.items) < MOST_FILES):
+                self.items[name] = (before * count / 2 + loss * new) / (count / 2 + new), count / 2 + new
 
     def _memory(self, event: events.Memory) -> None:
         self._point(event.step, {VRAM: event.vram, RAM: event.ram})

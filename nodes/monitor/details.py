@@ -17,7 +17,7 @@ from ..jobs.history import LORA, NAMES, SAMPLE, History, Made
 from ..jobs.index import Index
 
 ROUTE = "/musubi_tuner/jobs"
-LINES, MOST_LOG, MOST_FOUND = 200, 1 << 16, 500
+LINES, MOST_LOG, MOST_FOUND, MOST_ITEMS = 200, 1 << 16, 500, 200
 _SECRET = re.compile(r"(?:^|_)(?:key|token|password)$")
 _MEDIA = {".mp4": "video/mp4", ".webm": "video/webm", ".png": "image/png", ".jpg": "image/jpeg", ".gif": "image/gif", ".webp": "image/webp"}
 _FILE = "application/octet-stream"
@@ -49,6 +49,10 @@ def detail(index: Index, summary: dict[str, Any], roots: Sequence[Path]) -> dict
             if made.content in ("lora", "state")
         ],
         "files": listed,
+        "items": [
+            {"name": name, "loss": loss, "count": count}
+            for name, (loss, count) in sorted(history.items.items(), key=lambda item: -item[1][0])[:MOST_ITEMS]
+        ],
         "answers": [
             {"name": one.name, "answer": one.answer, "step": one.step, "text": one.text, "time": one.time} for one in history.answers
         ],

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from musubi_backend import events, job
 
-SAMPLES: dict[str, Any] = {"int": 3, "float": 0.5, "str": "猫 \ud800", "tuple[str, ...]": ("a", "b")}
+SAMPLES: dict[str, Any] = {"int": 3, "float": 0.5, "str": "猫 \ud800", "tuple[str, ...]": ("a", "b"), "tuple[float, ...]": (0.5, 2.0)}
 
 
 def filled(kind: type[events.Event]) -> events.Event:

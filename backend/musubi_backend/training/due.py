@@ -18,6 +18,7 @@ from .trackers import step_values
 
 if TYPE_CHECKING:
     from ..lora.network import MaxNormReport
+    from .item_losses import ItemLosses
     from .progress import AverageLoss, StepBar
     from .run import Run
     from .saved_states import Position
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Work = Callable[[], object]
+_STEPS_OF_ITEMS = 50  # fewer say little of an item, as its noise level differs each time
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Trainer(Protocol):
     run: Run
     position: Position
     average: AverageLoss
+    items: ItemLosses
     bar: StepBar | None
 
     def save(self, stem: str, epoch: int) -> None: ...
@@ -162,6 +165,20 @@ class Memory(Due):
             job.emit(events.Memory(self.loop.position.step, device.reserved_bytes(self.run.processes.device), device.resident_bytes()))
 
 
+class Items(Due):
+    """Which items are how hard, at the end of an epoch: of short ones, when enough steps have passed."""
+
+    def __init__(self, loop: Trainer) -> None:
+        super().__init__(loop)
+        self._told = loop.position.step
+
+    def after_epoch(self, epoch: int) -> None:
+        step = self.loop.position.step
+        if step > self._told and (step - self._told >= _STEPS_OF_ITEMS or step >= self.run.total_steps):
+            self._told = step
+            job.emit(self.loop.items.take(step))
+
+
 class Requests(Due):
     """What came on stdin (`events.REQUESTS`). None of it changes what is trained."""
 
@@ -230,5 +247,5 @@ class Requests(Due):
             job.answer(name, answer, self.loop.position.step, text)
 
 
-KINDS: tuple[type[Due], ...] = (Memory, Report, OptimizerReport, Save, Sample, Requests)
+KINDS: tuple[type[Due], ...] = (Memory, Report, OptimizerReport, Save, Sample, Items, Requests)
 """In this order."""

@@ -26,6 +26,7 @@ from .charts import loss_curve
 from .checkpoints import STATE
 from .distributed import share
 from .due import Done, Work
+from .item_losses import ItemLosses
 from .losses import flow_matching_loss, loss_weight
 from .progress import AverageLoss, StepBar
 from .randomness import StepRandomness
@@ -52,6 +53,7 @@ class Loop:
         self.device = run.processes.device
         self.position = run.position
         self.average = AverageLoss(run.losses)
+        self.items = ItemLosses()
         self.history = run.history
         self.parameters = [parameter for group in run.choice.optimizer.param_groups for parameter in group["params"]]
         self.sampling = run.settings.timesteps
@@ -181,6 +183,7 @@ class Loop:
                 "--mixed_precision bf16; "
                 "continue with --resume on the last state"
             )
+        self.items.add(map(str, description.names), value)
         if complete and run.processes.count > 1:
             value = run.processes.mean(torch.tensor(value, device=self.device)).item()
         return float(value)
