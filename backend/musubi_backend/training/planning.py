@@ -10,7 +10,8 @@ import contextlib
 import io
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -166,7 +167,13 @@ class Planner:
             recomputed = max(1, sum(map(len, _block_lists(model.transformer))) - 1)
             every = self._measured(settings, architecture, model, KeptAttention(recomputed))
             step = step.towards(every, min(1.0, on_device / recomputed), min(1.0, in_ram / recomputed))
-        return self._put_together(settings, model, step)
+        whole = self._put_together(settings, model, step)
+        prompts = _prompts(settings, architecture)
+        if not prompts:
+            return whole
+        driver = whole.phases[0].parts.get(words.DRIVER, 0)
+        first = Phase(words.PROMPTS, {words.ENCODER: prompts, **({words.DRIVER: driver} if driver else {})})
+        return replace(whole, phases=(first, *whole.phases))
 
     def _measured(self, settings: TrainingSettings, architecture: Architecture, model: _Model, attention: KeptAttention) -> _Step:
         memory = settings.memory
@@ -221,6 +228,17 @@ class Planner:
         for parameter in model.network.parameters():
             parameter.grad = None
         return _Step(few.result(kept), away, sum(copy.nbytes for copy in copies))
+
+
+def _prompts(settings: TrainingSettings, architecture: Architecture) -> int:
+    """Bytes of the text encoders' files where samples are made: they are on the device before the transformer is. Held in fp8 they take
+    half of what they have in 16 bits."""
+    if not settings.sampling.sample_prompts:
+        return 0
+    given = architecture.settings.values()
+    files = [given[name] for name in architecture.card.text_encoders if given.get(name)]
+    total = sum(Path(file).stat().st_size for file in files if Path(file).is_file())
+    return total // 2 if given.get("fp8_t5") or given.get("fp8_llm") else total
 
 
 def _built(settings: TrainingSettings, architecture: Architecture, dtype: torch.dtype) -> _Model:

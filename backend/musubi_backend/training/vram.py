@@ -38,6 +38,7 @@ class Saver:
 SAVERS = (
     Saver({"gradient_checkpointing": True}, "blocks are computed again in backward: about a third more computing"),
     Saver({"fp8_base": True, "fp8_scaled": True}, "the frozen weights are rounded to 8 bits: a little less exact"),
+    Saver({"fp8_t5": True, "fp8_llm": True}, "the text encoder of samples is rounded to 8 bits, which changes them a little"),
     Saver({SWAP: 0}, "blocks wait in system RAM and are copied in each step: free while a copy is shorter than the computing"),
     Saver({"gradient_checkpointing_cpu_offload": True}, "inputs of blocks wait in system RAM: a little slower"),
 )
