@@ -37,9 +37,8 @@ class ExpertSettings(Node):
             Input("exclude_patterns", "STRING", "Layers to leave out: regular expressions, one per line, compared with the whole name, for "
                   "example .*ffn.* or blocks\\.[0-9]\\..*", default="", multiline=True),
             Input("include_patterns", "STRING", "Of the layers left out, by default too, those to train all the same; one regular "
-                  "expression per line. Only single blocks from the 10th, for HunyuanVideo: exclude .* and "
-                  "include single_blocks\\.\\d{2}\\.linear.*",
-                  default="", multiline=True),
+                  "expression per line. Only the single blocks from the 10th, for example: exclude .* and include "
+                  "single_blocks\\.\\d{2}\\.linear.*", default="", multiline=True),
             Input("verbose", "BOOLEAN", "Write every layer, its rank and alpha into the log.", default=False),
             *loras.inputs(_MOST, _BASE, " to the model before training: the new LoRA is learned on top of it, and does not hold it"),
             shared_widget(TRAIN, "log_with"),
