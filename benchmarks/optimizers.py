@@ -50,7 +50,8 @@ def make(entry: Entry, named: Sequence[tuple[str, Tensor]], rate: float, *argume
 
 def held(choice: optimizers.Choice) -> int:
     """Bytes of all tensors in an optimizer's state."""
-    tensors = [value for state in choice.optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+    values = [value for state in choice.optimizer.state.values() for value in state.values()]
+    tensors = [one for value in values for one in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(one, Tensor)]
     return sum({tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in tensors}.values())
 
 

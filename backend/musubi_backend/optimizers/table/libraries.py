@@ -134,7 +134,7 @@ ENTRIES: tuple[Entry, ...] = (
         words="0.1 to 10 for a LoRA; find it by trying", schedule_free=True,
     ),
     _kozistr(
-        "SOAP", "Second order", "Adam in the directions of Shampoo; much memory and time for large matrices.", "arXiv:2409.11321", 24,
+        "SOAP", "Second order", "Adam in the directions of Shampoo; much memory and time for large matrices.", "arXiv:2409.11321", 392,
         (betas(0.95, 0.95), whole("precondition_frequency", 10, 1, 10**6, "Steps between two looks at the directions."),
          whole("max_precondition_dim", 10000, 1, 10**6, "Sides of a matrix above this have none."), eps(), decay(0.01)),
         (flag("normalize_gradient", False, "Bring gradients to one length."), flag("correct_bias", True, "Adam's correction."), MAXIMIZE),
