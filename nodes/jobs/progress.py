@@ -72,17 +72,19 @@ class Progress:
     @property
     def text(self) -> str:
         """One line for people, e.g. "loss 0.1234 · 12/100 · 01:54 left", as short as a node of the usual width takes it."""
-        parts = [f"loss {self.loss:.4f}"] if self.loss is not None else []
-        trains = self.loss is not None and self.phase.startswith(_TRAINS) and not self.paused  # which the loss and the step tell
+        learns = self.loss is not None
+        trains = learns and self.phase.startswith(_TRAINS) and not self.paused  # which the loss and the step tell
+        parts = [f"loss {self.loss:.4f}"] if learns else []
         if not trains:
             parts.append("paused" if self.paused else self.phase)
         if self.step or self.total:
             parts.append(f"{self.step}/{self.total}" if self.total else str(self.step))
-        if self.left and self.step != self.total:
-            parts.append(f"{self.left} left")
-        if self.rate and not (trains and self.left):
-            parts.append(self.rate)
-        return " · ".join(parts)
+        left = f"{self.left} left" if self.left and self.step != self.total else ""
+        if not learns:
+            parts += [left, self.rate]
+        elif trains:  # not while it samples or saves: the time left is that of the steps
+            parts.append(left or self.rate)
+        return " · ".join(filter(None, parts))
 
     def show(self, *, step: int, total: int | None, rate: str = "", left: str = "") -> None:
         """The numbers of a bar."""

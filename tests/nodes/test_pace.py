@@ -100,6 +100,8 @@ def test_our_own_trainer_says_how_long_steps_took(follower: Any) -> None:
     for step, seconds in ((901, 70.0), (902, 0.5), (903, 0.5)):
         follower.feed_metrics(f'{{"event": "step", "step": {step}, "total": 1003, "loss": 0.5, "seconds": {seconds}}}\n')
     assert follower.progress.text == "loss 0.5000 · 903/1003 · 00:50 left"
+    follower.feed_metrics('{"event": "phase", "text": "loading the VAE"}\n')
+    assert follower.progress.text == "loss 0.5000 · loading the VAE · 903/1003"
 
 
 def test_a_bar_that_begins_anew_is_measured_anew(follower: Any, clock: list[float]) -> None:
