@@ -144,3 +144,27 @@ def test_what_cannot_work_is_rejected_before_anything_is_loaded(dit: Path, monke
     monkeypatch.setattr("shutil.which", lambda _: None)
     with pytest.raises(UserError, match=r"needs a C\+\+ compiler"):
         Compilation().check(CPU, swapping=False)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("not config.getoption('--full', False)", reason="three versions are compiled, 15 s: with --full (and tests/contract)")
+def test_swapped_8_bit_blocks_are_compiled_in_the_first_step_only(dit: Path) -> None:
+    """Whatever buffer a block's weights are in and whatever its LoRA's factors are. In one piece, or the compiler would refuse; in three
+    versions: for inputs with and without gradients, and for those of a block that is computed again."""
+    model = load_transformer(
+        WanSettings.read({"dit": str(dit), "task": "t2v-1.3B", **ALL, **OFF, "compile_backend": "eager", "compile_fullgraph": True}),
+        CPU,
+        torch.bfloat16,
+    )
+    network = LoRANetwork.create(model, CARD, rank=3, alpha=2.0).train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    model.gradient_checkpointing = True
+    graphs = []
+    counters.clear()
+    for _ in range(3):
+        with network.working_in(torch.bfloat16):
+            model(torch.randn(1, 16, 2, 4, 4), torch.tensor([500.0]), [torch.randn(5, 12)]).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert 0 < graphs[0] <= 3 and graphs == [graphs[0]] * 3
