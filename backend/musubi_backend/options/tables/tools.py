@@ -125,8 +125,8 @@ GROUPS = (
                 "training",
                 nargs="...",
                 required=True,
-                help="The command of a training as it would be started: wan_train_network --dit ... With --vram in it, what that chooses "
-                "is in the plan. Caches need not be there.",
+                help="The command of a training as it would be started: the name of a trainer, --dit ... With --vram in it, what that "
+                "chooses is in the plan. Caches need not be there.",
             ),
         ),
     ),
