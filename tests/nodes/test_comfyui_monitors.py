@@ -1,0 +1,89 @@
+"""In a real ComfyUI and a real browser: a training, and behind it all that watches it; ComfyUI is killed then, and TensorBoard with it.
+Needs COMFYUI_PATH, Chromium and its driver."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from browser import Browser
+
+from .test_comfyui import id_of, quickstart, started
+from .test_trainings_in_comfyui import READY, SECONDS
+
+__all__ = ["quickstart"]
+pytestmark = [pytest.mark.comfyui, pytest.mark.slow, pytest.mark.timeout(1500)]
+GENERATING = ("VideoOutput", "VideoComparison", "VideoInput", "WanVideoGenerator", "WanVideoGenerator")
+TINY = {"width": 32, "height": 32, "video_length": 5, "infer_steps": 1, "guidance_scale": 1.0, "cell_height": 64}
+
+
+def test_what_watches_a_training_works_together_and_ends_with_comfyui(
+    comfyui_path: Path, comfyui_python: Path, tmp_path: Path, browser: Browser, quickstart: Any
+) -> None:
+    prompt = quickstart(LoRATrainingConfig={"max_train_steps": 8, "save_every_n_steps": 2}, WanLoRATrainer={"output_name": "seen"})
+    for name in GENERATING:
+        del prompt[id_of(prompt, name)]
+    trainer, models = id_of(prompt, "WanLoRATrainer"), id_of(prompt, "WanModelPaths")
+    job = [trainer, 4]
+    compared = {"models": [models, 0], "prompts": "a chessboard", "at_most": 2, "strengths": "1, 0.5", "job": job, **TINY}
+    prompt |= {
+        "200": {"class_type": "MusubiTuner_TrainingMonitor", "inputs": {"job": job, "until_end": True}},
+        "201": {"class_type": "MusubiTuner_ResourceMonitor", "inputs": {"seconds": 0.5, "after": job}},
+        "202": {"class_type": "MusubiTuner_TensorBoard", "inputs": {"job": job}},
+        "203": {"class_type": "MusubiTuner_CompareCheckpoints", "inputs": compared},
+        "204": {"class_type": "PreviewImage", "inputs": {"images": ["200", 0]}},
+        "205": {"class_type": "PreviewImage", "inputs": {"images": ["203", 0]}},
+        "206": {"class_type": "SaveVideo", "inputs": {"video": ["203", 1], "filename_prefix": "side", "format": "auto", "codec": "auto"}},
+        "207": {"class_type": "LossGraphNode", "inputs": {"loss": ["200", 2], "filename_prefix": "loss"}},
+    }
+    for node in ("200", "201", "202", "203"):
+        prompt[node]["inputs"] = {**_defaults(prompt[node]["class_type"]), **prompt[node]["inputs"]}
+    base = tmp_path / "base"
+    base.mkdir()
+    with started(comfyui_path, comfyui_python, base, "musubi-tuner") as server:
+        first = asyncio.run(server.queue(prompt, seconds=SECONDS))
+        assert first.kind == "success", first.error
+        assert first.trainings["200"] == first.trainings[trainer], "the monitor shows the training of the trainer"
+        [history] = asyncio.run(server.get("/history")).values()
+        outputs = history["outputs"]
+        assert "loss" in outputs["200"]["musubi_report"][0]["text"] and outputs["200"]["musubi_job"]
+        assert "system RAM" in outputs["201"]["musubi_report"][0]["text"]
+        assert outputs["203"]["images"][0]["filename"] == "video.mp4" and outputs["204"]["images"] and outputs["205"]["images"]
+        assert list((base / "output").glob("side*.mp4"))
+        address = next(text for node, text in reversed(first.texts) if node == "202")
+        [board] = [one for one in server.jobs() if "tensorboard" in one.cmdline()]
+        with urllib.request.urlopen(f"{address}data/runs", timeout=60) as answer:  # noqa: S310
+            assert len(json.loads(answer.read())) == 1
+        detail = asyncio.run(server.get(f"/musubi_tuner/jobs/{outputs['200']['musubi_job'][0]['id']}"))
+        assert {sample["step"] for sample in detail["samples"]} == {0, 2, 8} and len(detail["samples"]) == 5
+        _look(browser, server.url, prompt, address)
+        os.kill(server.process.pid, signal.SIGKILL)
+        end = time.monotonic() + SECONDS
+        while board.is_running() and board.status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < end, "TensorBoard goes on without ComfyUI"
+            time.sleep(0.1)
+
+
+def _look(browser: Browser, url: str, prompt: dict[str, Any], address: str) -> None:
+    """Queued again from a page, where nearly all is as it was: the curve is on the monitor too, and the address can be clicked."""
+    browser.open(url)
+    browser.wait(READY, SECONDS)
+    browser.wait("app.extensionManager.workflow?.activeWorkflow ? 1 : 0", SECONDS)
+    browser.run("app.loadApiJson(args[0], 'watch'); await app.queuePrompt(0); return 1;", prompt)
+    browser.wait(f"document.querySelector('a[href=\"{address}\"]') ? 1 : 0", SECONDS)
+    browser.wait("document.querySelectorAll('.mt-node canvas').length === 2 ? 1 : 0", SECONDS)
+
+
+def _defaults(name: str) -> dict[str, Any]:
+    nodes = sys.modules["pack_under_test.nodes.catalog"].BY_NAME
+    spec = nodes[name.removeprefix("MusubiTuner_")].spec
+    return {entry.name: entry.default for entry in spec.inputs if entry.is_widget and entry.default is not None}
