@@ -42,8 +42,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mode: str = "torch", bias: Tensor
         return run(_planned, q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2).flatten(2)
     if mode != "torch" and bias is None:
         return run(_kernel(mode), q, k, v).flatten(2)
-    biases = () if bias is None else (bias,)
-    return run(F.scaled_dot_product_attention, q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), *biases).transpose(1, 2).flatten(2)
+    added = () if bias is None else (bias,)
+    return run(F.scaled_dot_product_attention, q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), *added).transpose(1, 2).flatten(2)
 
 
 def _planned(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
