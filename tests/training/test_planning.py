@@ -139,17 +139,17 @@ CASES = (("wan", "attention"), ("fp", "fp8"))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if metafunc.function is test_a_plan_is_within_a_tenth_of_what_lives_in_a_step:
+    if metafunc.function is test_a_plan_is_within_three_percent_of_what_lives_in_a_step:
         every = [(name, setting) for name in MODELS for setting in SETTINGS]
         metafunc.parametrize(("name", "setting"), every if metafunc.config.getoption("--full", False) else CASES)
 
 
-def test_a_plan_is_within_a_tenth_of_what_lives_in_a_step(words: Callable[[str, str], list[str]], name: str, setting: str) -> None:
+def test_a_plan_is_within_three_percent_of_what_lives_in_a_step(words: Callable[[str, str], list[str]], name: str, setting: str) -> None:
     loop = prepared(name, tool(name), words(name, setting))
     plan, real = planned(loop), counted(loop)
     step = next(phase for phase in plan.phases if phase.name == estimate.STEP)
     print(f"{name} {setting}: planned {step.total:,} of {real:,} bytes, {step.total / real - 1:+.1%}")
-    assert abs(step.total / real - 1) < 0.1, (step, real)
+    assert abs(step.total / real - 1) < 0.03, (step, real)
 
 
 def phases(peak: int) -> estimate.Estimate:
