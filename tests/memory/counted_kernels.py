@@ -41,7 +41,7 @@ class Kernels(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         name = func._schema.name.removeprefix("aten::")
         if not _is_view(func) and not name.startswith(_NO_KERNEL):
-            self.count(name, 0 if name in _PRODUCTS else sum(one.nbytes for one in _tensors((args, result))))
+            self.count(name, 0 if name in _PRODUCTS or "attention" in name else sum(one.nbytes for one in _tensors((args, result))))
         return result
 
     def count(self, name: str, moved: int) -> None:
