@@ -13,6 +13,7 @@ from ..backend.musubi_backend.options.option import PLAN, TRAIN
 from ..backend.musubi_backend.options.registry import options_for, tool_names
 from ..backend.musubi_backend.training.vram import AUTO, CHOSEN, OFF
 from .dataset import DATASET
+from .jobs import config as configuration
 from .jobs.folder import JobFolder
 from .jobs.follow import run_tool
 from .memory_chart import draw
@@ -51,7 +52,8 @@ class MemoryOptimizer(Node):
         card, config = card_of(inputs["models"]), inputs["lora_config"]
         trainer = tool_names(card)[TRAIN]
         known = options_for(trainer)
-        kept = {**config, "vram": OFF} if inputs["vram"] == OFF else {name: value for name, value in config.items() if name not in CHOSEN}
+        free = {name: known[name].default for name in CHOSEN if name in config and name in known}
+        kept = {**config, "vram": OFF} if inputs["vram"] == OFF else {**config, **free}
         folder = JobFolder.create(host.home, PLAN)
         values = {
             **{name: value for name, value in model_values(card, inputs["models"], trainer).items() if name in ("dit", card.task_option)},
@@ -75,7 +77,9 @@ class MemoryOptimizer(Node):
         chart = host.temp_dir / "musubi_tuner" / f"{folder.id}.png"
         chart.parent.mkdir(parents=True, exist_ok=True)
         await asyncio.to_thread(draw, chart, plan["phases"], plan["limit"], f"{card.title} {line}")
-        chosen = {**kept, **plan["chosen"]}
+        # our trainer chooses by itself when it starts: what a state was trained with stays, however much memory is free by then
+        own = configuration.load(host.home).engine == "builtin"
+        chosen = {**kept, "vram": values["vram"]} if own else {**kept, **plan["chosen"]}
         return Result((chosen, report, host.frames(chart)), text=report, line=line, shown=(chart,), files=(chart,))
 
 

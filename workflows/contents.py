@@ -86,26 +86,33 @@ def dataset(model: Model) -> list[Group]:
     ]
 
 
-def trainer(model: Model) -> Entry:
-    """The trainer with everything connected."""
+def trainer(model: Model, config: str = "LoRATrainingConfig") -> Entry:
+    """The trainer with everything connected. config: the node that its lora_config comes from."""
     links = {
         "models": model.models,
         "latents": ("VAELatentCache", "latents"),
         "text": ("TextEncoderCache", "text"),
-        "lora_config": ("LoRATrainingConfig", "lora_config"),
+        "lora_config": (config, "lora_config"),
         "optimizer": ("OptimizerConfig", "optimizer"),
         "sampling": ("SamplingConfig", "sampling"),
     }
     return (model.trainer, {"output_name": model.template.lora, **model.template.trainer}, links)
 
 
-def training(model: Model) -> Workflow:
-    """From a folder of clips to a LoRA, with samples on the way."""
+def training(model: Model, *, fitted: bool = False) -> Workflow:
+    """From a folder of clips to a LoRA, with samples on the way. fitted: what saves memory is chosen for the GPU."""
     sampling = {"sample_prompts": WORDS, "sample_every_n_steps": 250, **model.template.sampling}
     samples = [Group("4. Samples on the way", [("SamplingConfig", sampling, {})])]
     if model.template.image:
         config: Entry = ("SamplingConfig", sampling, {"start_image": ("VideoInput", "frames")})
         samples = [Group("4. What the samples start from", [_FIRST_FRAME]), Group("5. Samples on the way", [config])]
+    fit = {"models": model.models, "dataset": ("DatasetConfig", "dataset"), "lora_config": ("LoRATrainingConfig", "lora_config")}
+    fitting = [Group(f"{4 + len(samples)}. Fit it into your GPU", [("MemoryOptimizer", {}, fit)])] if fitted else []
+    memory = (
+        "*Memory Optimizer*: `vram`, how much memory the training may take; what saves memory is chosen for it."
+        if fitted
+        else "Too little memory: `fp8_base`, then `blocks_to_swap`, in the advanced settings."
+    )
     return model.workflow(
         f"Trains a LoRA for {model.card.family} on a folder of clips with captions. Queue it: what is encoded is kept for the next time. "
         "The trainer shows steps, loss and samples. *Cancel* saves the state, and queueing again continues.",
@@ -113,14 +120,15 @@ def training(model: Model) -> Workflow:
             "*Dataset Config*: `path`, a folder in ComfyUI's `input`; *Upload clips…* makes one. A text file of the same name next to each "
             "clip is its caption.",
             "`width` × `height` and `target_frames`: less takes less memory.",
-            "*LoRA Training Config*: `max_train_steps`. Too little memory: `fp8_base`, then `blocks_to_swap`, in the advanced settings.",
+            f"*LoRA Training Config*: `max_train_steps`. {memory}",
             "*Sampling Config*: `sample_prompts`, in the words of your captions.",
             "The trainer's `output_name`: the LoRA is `loras/musubi_tuner/<output_name>.safetensors`.",
         ),
         *dataset(model),
         Group("3. How to train", [("LoRATrainingConfig", {}, {}), ("OptimizerConfig", {"optimizer_type": "adamw"}, {})]),
         *samples,
-        Group(f"{4 + len(samples)}. Train", [trainer(model)]),
+        *fitting,
+        Group(f"{4 + len(samples) + len(fitting)}. Train", [trainer(model, "MemoryOptimizer" if fitted else "LoRATrainingConfig")]),
     )
 
 

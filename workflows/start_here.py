@@ -19,7 +19,8 @@ Trains a {title} LoRA on your clips or images. The arrow at the corner of the no
 1. **Clips.** *Upload clips…* on the node, or a folder in ComfyUI's `input`. 10 to 30 clips of 2 to 5 seconds. \
 `dog.txt` next to `dog.mp4` is its caption; the upload can write one with your trigger word.
 2. **Model.** The three files below. With a larger file choose its task.
-3. **Queue.** The LoRA comes into `loras/musubi_tuner`. *Cancel* saves the state; queueing again continues.
+3. **my VRAM.** *auto* looks at your GPU and chooses what saves memory; what it chose stands on the node inside.
+4. **Queue.** The LoRA comes into `loras/musubi_tuner`. *Cancel* saves the state; queueing again continues.
 """
 
 
@@ -31,15 +32,14 @@ def _shown(model: Model) -> tuple[tuple[str, str, str], ...]:
         (model.paths, "dit", "model"),
         ("SamplingConfig", "sample_prompts", "sample prompt"),
         ("LoRATrainingConfig", "max_train_steps", "steps"),
-        ("LoRATrainingConfig", "fp8_base", "less memory: fp8"),
-        ("LoRATrainingConfig", "blocks_to_swap", "less memory: blocks in RAM"),
+        ("MemoryOptimizer", "vram", "my VRAM"),
         (model.trainer, "output_name", "output name"),
     )
 
 
 def start_here(model: Model, specs: Mapping[str, Any], *, app: bool) -> dict[str, Any]:
     """The workflow. app: it opens in ComfyUI's app mode, a form without nodes."""
-    inside = build(training(model), specs, first=_HOST + 2)
+    inside = build(training(model, fitted=True), specs, first=_HOST + 2)
     names = {node["type"].split("_", 1)[-1]: node for node in inside["nodes"]}
     definition, host, shown = _definition(inside, model.card.title), _host(), _shown(model)
     for node, widget, label in shown:

@@ -25,13 +25,20 @@ def read(part: Any, tmp_path: Path) -> Any:
 
 
 def test_folded_and_plain_are_the_same_training(part: Any, read: Any) -> None:
+    """But for what chooses the memory settings on the way to the trainer."""
     plain = read(json.loads((ROOT / "workflows" / "wan_lora_training.json").read_text(encoding="utf-8")))
     for name in ("_start_here", ".app"):
         folded = read(json.loads((ROOT / "workflows" / f"train_a_lora{name}.json").read_text(encoding="utf-8")))
+        fitted = folded.pop("MemoryOptimizer")
+        assert {socket: _type(folded, source) for socket, (source, _) in fitted.links.items()} == {
+            "models": "WanModelPaths", "dataset": "DatasetConfig", "lora_config": "LoRATrainingConfig",
+        }  # fmt: skip
         assert [*folded] == [*plain]
         for node, step in folded.items():
             assert step.constants == plain[node].constants
-            origins = {socket: (_type(folded, source), slot) for socket, (source, slot) in step.links.items()}
+            before = {socket: fitted.links["lora_config"] if source == fitted.id else (source, slot)
+                      for socket, (source, slot) in step.links.items()}  # fmt: skip
+            origins = {socket: (_type(folded, source), slot) for socket, (source, slot) in before.items()}
             assert origins == {socket: (_type(plain, source), slot) for socket, (source, slot) in plain[node].links.items()}
     assert folded["WanLoRATrainer"].id.startswith("1:")
 

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -251,16 +252,21 @@ def test_a_training_can_be_planned_before_anything_is_cached(words: Callable[[st
     assert parse("plan_memory", ["--gpu", "x", *line]).training == line
 
 
+@pytest.mark.parametrize(("engine", "filled"), [("builtin", {"vram": "6"}), ("musubi-tuner", {})])
 def test_the_node_fills_in_what_fits_and_shows_the_parts(
-    words: Callable[[str, str], list[str]], part: Any, tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """6 GB are more than enough, so that nothing has to save memory any more; the tool runs in this process."""
+    words: Callable[[str, str], list[str]], part: Any, tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch, engine: str,
+    filled: dict[str, str],
+) -> None:  # fmt: skip
+    """6 GB are more than enough, so that nothing has to save memory any more; the tool runs in this process. Our trainer is told the
+    memory and chooses again when it starts, so that a training goes on with what it began with; musubi-tuner is told what to do."""
 
     async def run_tool(host: Any, name: str, arguments: list[str], **_: Any) -> None:
         assert main([name, *arguments]) == 0
 
     monkeypatch.setattr(part("nodes.memory_optimizer"), "run_tool", run_tool)
     (tmp_path / "home").mkdir()
+    settings = {"interpreter": sys.executable, "engine": engine, "musubi_tuner": {"path": str(tmp_path), "python": sys.executable}}
+    (tmp_path / "home" / "config.json").write_text(json.dumps(settings), encoding="utf-8")
     host = part("headless.terminal").TerminalHost(tmp_path / "home", screen=part("headless.terminal").Screen(io.StringIO()))
     config = {"network_dim": 8, "sdpa": True, "mixed_precision": "auto", "max_train_steps": 5, "gradient_checkpointing": True}
     models = {"architecture": "wan", "task": "t2v-1.3B", "dit": words("wan", "plain")[1]}
@@ -269,7 +275,7 @@ def test_the_node_fills_in_what_fits_and_shows_the_parts(
     given = {"models": models, "dataset": dataset, "lora_config": {**config, "blocks_to_swap": 2}, "vram": "6 GB"}
     result = asyncio.run(node.run(host, **given))
     chosen, report, chart = result.values
-    assert chosen == {name: value for name, value in config.items() if name != "gradient_checkpointing"}
+    assert chosen == {**config, "gradient_checkpointing": False, "blocks_to_swap": None, **filled}
     assert report.startswith("needs 0.7 GB of 6.0 GB: driver and libraries 0.7")
     with Image.open(chart) as image:
         colours = {colour for _, colour in image.convert("RGB").getcolors(100_000) or []}
