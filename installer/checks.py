@@ -13,6 +13,7 @@ from .console import Console, clean_environment
 
 _PACK = "musubituner_pack"
 _PAGE_TYPES = Path("tests", "web", "types")
+_PATIENCE = 240  # seconds, of a fetch that takes half a minute
 _INSTALLED = "installed-package-lock.json"  # what was fetched
 _CHECKED = ("nodes", "headless", "installer", "workflows")
 
@@ -65,7 +66,12 @@ def page_types(folder: Path) -> tuple[list[str], str]:
     lock, installed = folder / "package-lock.json", folder / "node_modules" / _INSTALLED
     if not installed.is_file() or installed.read_bytes() != lock.read_bytes():
         fetching = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-        done = subprocess.run(fetching, cwd=folder, env=clean_environment({}), capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run(
+                fetching, cwd=folder, env=clean_environment({}), capture_output=True, text=True, check=False, timeout=_PATIENCE
+            )
+        except subprocess.TimeoutExpired:
+            return [], f"as npm could not fetch its packages in {_PATIENCE} s"
         if done.returncode:
             said = done.stderr.strip().splitlines() or [f"code {done.returncode}"]
             return [], f"as npm could not fetch its packages: {said[0]}"

@@ -19,7 +19,7 @@ def passed(part: Any, home: Path, given: dict[str, dict[str, Any]]) -> dict[str,
     """The settings that the three nodes hand to a trainer, with these widget values."""
     made: dict[str, Any] = {}
     for name in SETTINGS:
-        node = getattr(part("nodes.training_settings"), name)()
+        node = part("nodes.catalog").BY_NAME[name]()
         without_images = {key: value for key, value in given.get(name, {}).items() if not key.endswith(("_path", "_paths"))}
         inputs = part("nodes.spec").complete(node.spec, without_images)
         (value,) = asyncio.run(node.run(Namespace(home=home), **inputs)).values
@@ -61,7 +61,7 @@ def test_no_template_holds_a_useless_pair(part: Any, tmp_path: Path, name: str) 
 )
 def test_no_widget_names_what_is_imported(part: Any, tmp_path: Path, name: str, widget: str, value: str) -> None:
     """On a terminal a class path is fine; a workflow comes from anywhere."""
-    node = getattr(part("nodes.training_settings"), name)()
+    node = part("nodes.catalog").BY_NAME[name]()
     host = Namespace(home=tmp_path, allowed_roots=lambda: [tmp_path])
     try:
         problems = part("nodes.spec").check(node, host, {widget: value})

@@ -202,6 +202,7 @@ class Recorded:
             "samples": samples,
             "saves": saves,
             "files": files,
+            "items": [{"name": "blurred", "loss": 0.42, "count": 9.5}, {"name": "cat_on_a_wall", "loss": 0.07, "count": 10.0}],
             "answers": [],
             "optimizer": {"step": 600, "lines": ["importance_statistics / mean: 0.41"]} if one["name"] == "my_cat" else None,
             "log": {"text": "INFO: training starts\n" * 3, "bar": "steps: 40%", "next": 60, "more": False},

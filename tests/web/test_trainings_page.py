@@ -134,6 +134,8 @@ def test_a_training_is_watched_and_steered(tab: Tab) -> None:
     assert tab.browser.run("return document.querySelectorAll('.mt-gallery tbody tr').length;") == 6, "those of the run's earlier job too"
     assert "step 600 · a red chessboard" in tab.browser.run("return document.querySelector('.mt-sample').getAttribute('aria-label');")
     tab.browser.run("document.getElementById('mt-tab-samples').focus(); return 1;")
+    tab.browser.press("Right")
+    assert tab.text(".mt-items tbody").split() == ["blurred", "0.420", "cat_on_a_wall", "0.0700"], "which clip stays bad, worst first"
     for _ in range(3):
         tab.browser.press("Right")
     assert tab.browser.run("return document.activeElement.id;") == "mt-tab-log"

@@ -5,6 +5,7 @@ import { Chart } from "./chart.js";
 import { joined } from "./curves.js";
 import { button, element, setText } from "./element.js";
 import { Gallery } from "./gallery.js";
+import { Items } from "./items.js";
 import { grouped } from "./list.js";
 import { Log } from "./log.js";
 import { Pieces } from "./pieces.js";
@@ -46,6 +47,7 @@ export class DetailView {
     this.second.hint = false;
     this.actions = new Actions((id) => this.open(id));
     this.gallery = new Gallery();
+    this.items = new Items();
     this.log = new Log(this.id);
     this.which = element("select", { class: "mt-select", "aria-label": say("chart.second"), onchange: () => (remember("second", this.which.value), this._draw()) });
     this.with = element("div", { class: "mt-with" });
@@ -62,7 +64,7 @@ export class DetailView {
     this.curves = this._curves(log);
     this.files = element("div", { class: "mt-files" });
     this.settings = element("div", { class: "mt-settings" });
-    this.tabs = this._tabs([["samples", this.gallery.whole], ["files", this.files], ["settings", this.settings], ["log", this.log.whole]]);
+    this.tabs = this._tabs([["samples", this.gallery.whole], ["items", this.items.whole], ["files", this.files], ["settings", this.settings], ["log", this.log.whole]]);
     this.whole = element(
       "section",
       { class: "mt-detail", "aria-label": say("detail") },
@@ -166,6 +168,7 @@ export class DetailView {
     const samples = parts.flatMap((one) => one.samples);
     this.gallery.show(samples, prompts, job.state !== "ended");
     setText(this.tabButtons.samples, samples.length ? `${say("tab.samples")} ${samples.length}` : say("tab.samples"));
+    this.items.show(job.items);
     this._showFacts(job);
     this._showFiles(job);
     this._showSettings(job);

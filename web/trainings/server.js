@@ -13,6 +13,7 @@ import { api } from "../../../scripts/api.js";
  * @typedef {{ file: number, content: string, name: string, bytes: number | null, step: number | null, exists: boolean, url: string | null }} JobFile
  * @typedef {Job & { folder: string, run_folder: string | null, settings: { name: string, value: any, default: any }[], series: string[],
  *   prompts: string[], samples: Sample[], saves: { step: number, epoch: number | null, content: string, expert: string, file: number }[],
+ *   items?: { name: string, loss: number, count: number }[],
  *   files: JobFile[], optimizer?: { step: number, lines: string[] } | null,
  *   answers: { name: string, answer: string, step: number | null, text: string, time: number }[],
  *   log: Written, workflow: string | null, jobs_of_run: string[] }} Detail
