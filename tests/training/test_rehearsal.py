@@ -86,7 +86,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "an unknown argument of a schedule": ({"lr_scheduler_type": "StepLR", "lr_scheduler_args": ["stepsize=5"]}, "did you mean 'step_size'"),
     "no schedule": ({"lr_scheduler_type": "collections.OrderedDict"}, "rejected|no learning rate schedule"),
-    "an unknown argument": ({"optimizer_args": ["weight_decai=0.1"]}, r"weight_decai: adamw has no such .*'weight_decay'\?\); it takes"),
+    "an unknown argument": ({"optimizer_args": ["weight_decai=0.1"]}, r"weight_decai: AdamW has no such .*'weight_decay'\?\); it takes"),
     "a rate among the arguments": ({"optimizer_args": ["lr=0.1"]}, "the learning rate is --learning_rate"),
     "adafactor's schedule for another": ({"lr_scheduler": "adafactor:1e-3"}, "sets by itself, with relative_step=True"),
 }  # fmt: skip
