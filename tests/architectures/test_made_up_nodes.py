@@ -62,7 +62,9 @@ def test_a_family_shows_what_its_folder_lists_and_what_all_have(part: Any) -> No
 
 
 def test_their_help_pages_and_names_are_generated(part: Any, repository: Path) -> None:
-    texts = part("nodes.help_pages").texts([node.spec for node in part("nodes.catalog").NODES])
+    texts = part("nodes.help_pages").texts(
+        [node.spec for node in part("nodes.catalog").NODES], part("nodes.optimizer_settings").for_the_page()
+    )
     page = texts[repository / "web" / "docs" / "MusubiTuner_DotsVideoGenerator.md"]
     assert "# Dots Video Generator" in page and "| `pattern` | grid | How the dots lie |" in page
     names = json.loads(texts[repository / "locales" / "en" / "nodeDefs.json"])

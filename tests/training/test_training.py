@@ -148,7 +148,17 @@ def test_events_in_the_job_folder_tell_the_run(project: Any, monkeypatch: pytest
     for path, expected in begun:  # what is reported beforehand is what there is, but for headers and settings
         there = sum(part.stat().st_size for part in path.rglob("*")) if path.is_dir() else path.stat().st_size
         assert expected <= there < expected + 60_000, path
-    told_often = ("phase", "progress", "keep", "step", "saving", "saved", "memory", "stopping")  # the last one of a stop in an earlier test
+    told_often = (
+        "phase",
+        "progress",
+        "keep",
+        "step",
+        "saving",
+        "saved",
+        "memory",
+        "items",
+        "stopping",
+    )  # the last one of a stop in an earlier test
     others = [one.kind for one in log if one.kind not in told_often]
     assert others == ["start", "output", "ended"]
     assert all(one.ram > 1e6 and one.vram is None for one in log if isinstance(one, events.Memory))
@@ -264,7 +274,7 @@ def test_a_full_disk_is_named_and_earlier_checkpoints_load(project: Any, small_d
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"optimizer_type": "AdanW"}, "did you mean 'AdamW'"),
+        ({"optimizer_type": "AdamV"}, "did you mean 'AdamW'"),
         ({"optimizer_args": ["betas"]}, "key=value"),
         ({"lr_scheduler": "cosin"}, "did you mean 'cosine'"),
         ({"network_module": "networks.lora_wam"}, "did you mean 'networks.lora_wan'"),

@@ -27,8 +27,10 @@ class Tab:
         return str(self.browser.run("return document.querySelector(args[0])?.innerText ?? '';", selector))
 
     def show(self, state: str) -> None:
-        """Go to the training in this state."""
-        self.browser.run("document.querySelector(`[data-id='${args[0]}']`).click(); return 1;", STATES[state]["id"])
+        """Go to the training in this state, once it is in the list."""
+        row = f"document.querySelector(`[data-id='{STATES[state]['id']}']`)"
+        self.browser.wait(f"{row} ? 1 : 0")
+        self.browser.run(f"{row}.click(); return 1;")
         self.browser.wait("document.querySelector('.mt-title')?.textContent ? 1 : 0")
 
     def press(self, words: str) -> None:
