@@ -86,6 +86,7 @@ ALL = {"fp8_base": True, "fp8_scaled": True, "blocks_to_swap": 2, "block_swap_ri
 
 
 @pytest.mark.slow
+@pytest.mark.full(reason="wan/test_wan_model and training/test_memory_flags compile blocks that are recomputed and train them")
 def test_with_compiled_gradients(dit: Path) -> None:
     compare(dit, "aot_eager", ALL, 1e-5)
 
