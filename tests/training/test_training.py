@@ -274,7 +274,7 @@ def test_a_full_disk_is_named_and_earlier_checkpoints_load(project: Any, small_d
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"optimizer_type": "AdamV"}, "did you mean 'AdamW'"),
+        ({"optimizer_type": "Adafaktor"}, "did you mean 'Adafactor'"),
         ({"optimizer_args": ["betas"]}, "key=value"),
         ({"lr_scheduler": "cosin"}, "did you mean 'cosine'"),
         ({"network_module": "networks.lora_wam"}, "did you mean 'networks.lora_wan'"),
