@@ -1,17 +1,21 @@
 """In a real ComfyUI page: every template opens without an error where titles can be read, and clips are uploaded with captions.
 
-Needs COMFYUI_PATH, and Chromium with its driver on the PATH.
+Needs COMFYUI_PATH, and Chromium with its driver on the PATH. With MUSUBITUNER_SCREENSHOTS naming a folder, the pictures of the first steps
+are written there.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import json
+import os
 from pathlib import Path
 
 import pytest
 from browser import Browser
+from PIL import Image
 
 from .test_comfyui import started
 
@@ -65,6 +69,9 @@ def _upload(browser: Browser, base: Path) -> None:
     workflow = json.loads((ROOT / "workflows" / "train_a_lora_start_here.json").read_text(encoding="utf-8"))
     browser.run("await window.app.loadGraphData(args[0]); return 1;", workflow)
     browser.wait("window.app.graph.nodes[0].musubiUpload ? 1 : 0")
+    browser.run("await new Promise((resolve) => setTimeout(resolve, 1000)); return 1;")
+    browser.press("Escape")  # the templates, which ComfyUI shows on its first start
+    _picture(browser, "first_lora_template")
     browser.run("window.app.graph.nodes[0].musubiUpload.callback(); return 1;")
     browser.wait("document.querySelector('.musubi-upload') ? 1 : 0")
     clip = next((base / "our home" / "demo" / "dataset").glob("*.mp4")).read_bytes()
@@ -76,10 +83,11 @@ def _upload(browser: Browser, base: Path) -> None:
         "const dialog = document.querySelector('.musubi-upload');"
         "dialog.dispatchEvent(new DragEvent('drop', { dataTransfer: files, bubbles: true, cancelable: true }));"
         "const [folder, caption] = dialog.querySelectorAll('input[type=text]');"
-        "folder.value = 'new clips 名'; caption.value = 'ohwx dog';"
-        "dialog.querySelector('form').requestSubmit(); return 1;",
+        "folder.value = 'new clips 名'; caption.value = 'ohwx dog'; return 1;",
         base64.b64encode(clip).decode(),
     )
+    _picture(browser, "first_lora_upload")
+    browser.run("document.querySelector('.musubi-upload form').requestSubmit(); return 1;")
     browser.wait("document.querySelector('.musubi-upload') ? 0 : 1")
     folder = base / "input" / "new clips 名"
     assert {path.name for path in folder.iterdir()} == {"one.mp4", "one.txt", "two.mp4", "two.txt"}
@@ -88,3 +96,10 @@ def _upload(browser: Browser, base: Path) -> None:
     prompt = browser.run("return (await window.app.graphToPrompt()).output;")
     (dataset,) = [node["inputs"] for node in prompt.values() if node["class_type"] == "MusubiTuner_DatasetConfig"]
     assert (dataset["path"], dataset["source"]) == ("new clips 名", "video folder")
+
+
+def _picture(browser: Browser, name: str) -> None:
+    folder = os.environ.get("MUSUBITUNER_SCREENSHOTS")
+    if folder:
+        with Image.open(io.BytesIO(browser.image())) as image:
+            image.save(Path(folder) / f"{name}.webp", quality=80, method=6)

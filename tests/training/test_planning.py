@@ -233,6 +233,19 @@ def test_a_trainer_chooses_what_fits_and_a_dry_step_agrees(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_plan_that_goes_wrong_ends_no_training(
+    words: Callable[[str, str], list[str]], capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise NotImplementedError("no such kernel on meta")
+
+    monkeypatch.setattr(planning.Planner, "estimate", fails)
+    line = ["wan_train_network", *words("wan", "plain"), "--output_dir", str(tmp_path), "--max_train_steps", "1", "--vram", "auto"]
+    assert main(line) == 0
+    assert "the memory could not be planned (NotImplementedError: no such kernel on meta)" in capfd.readouterr().err
+    assert list(tmp_path.glob("*.safetensors"))
+
+
 def test_a_training_can_be_planned_before_anything_is_cached(words: Callable[[str, str], list[str]], tmp_path: Path, clip: Path) -> None:
     """For a card that is not there, with the time of a step on it."""
     data = uncached(tmp_path, clip)

@@ -231,12 +231,21 @@ def _fitted(
     from .planning import Planner, largest_batch
 
     job.phase("planning the memory")
-    planner = Planner(largest_batch(dataset), precision.dtype, processes.device)
+    try:
+        planner = Planner(largest_batch(dataset), precision.dtype, processes.device)
 
-    def plan(values: Mapping[str, Any]) -> Estimate:
-        return planner.estimate(TrainingSettings.read(values), architecture.configured(values))
+        def plan(values: Mapping[str, Any]) -> Estimate:
+            return planner.estimate(TrainingSettings.read(values), architecture.configured(values))
 
-    return vram.fitted(given, plan, processes.device, saved.settings if saved else {}, processes.agreed)
+        return vram.fitted(given, plan, processes.device, saved.settings if saved else {}, processes.agreed)
+    except UserError:
+        raise
+    except Exception as error:  # a training that would have fitted is not to fail for its plan
+        logger.warning(
+            "the memory could not be planned (%s: %s), so nothing is chosen for it; the training starts with the settings it was given",
+            type(error).__name__, error,
+        )  # fmt: skip
+        return given
 
 
 def _is_planned(settings: TrainingSettings, architecture: Architecture, device: torch.device) -> bool:
