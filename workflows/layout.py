@@ -17,6 +17,8 @@ Entry = tuple[str, Widgets, dict[str, tuple[str, str]]]
 WIDTH, GUTTER, GAP = 340, 90, 60
 TITLE, SLOT, ROW, TEXT_ROWS, FOOT = 30, 20, 30, 100, 40
 """Heights, as the taller of ComfyUI's two ways of drawing has them."""
+DRAWN = {"OptimizerConfig": 280}
+"""What scripts of the page add below a node's own widgets: the arguments of AdamW and the picture of the learning rate."""
 PADDING, LANE = 24, 26
 NOTE_LINE, NOTE_LETTERS = 18, 48
 COLOURS = ("#3f789e", "#3f9e5c", "#b58b3d", "#8a5fa8", "#3d9e97", "#a85f5f")
@@ -141,7 +143,7 @@ def make_node(number: int, spec: Any, widgets: Widgets, position: list[int], wor
         "id": number,
         "type": spec.id,
         "pos": position,
-        "size": [WIDTH, height + SLOT * max(len(sockets), len(spec.outputs)) + ROW * rows + FOOT],
+        "size": [WIDTH, height + SLOT * max(len(sockets), len(spec.outputs)) + ROW * rows + FOOT + DRAWN.get(name, 0)],
         "flags": {},
         "order": number - 1,
         "mode": 0,

@@ -23,6 +23,8 @@ pytestmark = [pytest.mark.comfyui, pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATES = sorted((ROOT / "workflows").glob("*.json"))
+MODELS = ("diffusion_models/wan2.1_t2v_1.3B_bf16.safetensors", "vae/wan_2.1_vae.safetensors", "text_encoders/umt5_xxl_fp16.safetensors")
+"""Of the first template, for its picture."""
 READY = "window.app?.graph && window.app.extensionManager && window.LiteGraph?.registered_node_types?.MusubiTuner_DatasetViewer ? 1 : 0"
 # Errors of our scripts and of the graph. A browser also logs what it could not load: weights elsewhere, previews of files not chosen yet.
 LISTEN = """
@@ -46,7 +48,9 @@ return over;
 
 def test_templates_open_and_clips_are_uploaded(comfyui_path: Path, comfyui_python: Path, tmp_path: Path, browser: Browser) -> None:
     base = tmp_path / "base"
-    base.mkdir()
+    for name in MODELS:
+        (base / "models" / name).parent.mkdir(parents=True)
+        (base / "models" / name).touch()
     # ComfyUI serves no scripts from a folder whose name has blanks or other than plain letters
     with started(comfyui_path, comfyui_python, base, "musubi-tuner") as server:
         listed = asyncio.run(server.get("/workflow_templates"))["musubi-tuner"]
@@ -83,10 +87,11 @@ def _upload(browser: Browser, base: Path) -> None:
         "const dialog = document.querySelector('.musubi-upload');"
         "dialog.dispatchEvent(new DragEvent('drop', { dataTransfer: files, bubbles: true, cancelable: true }));"
         "const [folder, caption] = dialog.querySelectorAll('input[type=text]');"
-        "folder.value = 'new clips 名'; caption.value = 'ohwx dog'; return 1;",
+        "folder.value = 'my_dog'; caption.value = 'ohwx dog'; return 1;",
         base64.b64encode(clip).decode(),
     )
     _picture(browser, "first_lora_upload")
+    browser.run("document.querySelector('.musubi-upload input[type=text]').value = 'new clips 名'; return 1;")
     browser.run("document.querySelector('.musubi-upload form').requestSubmit(); return 1;")
     browser.wait("document.querySelector('.musubi-upload') ? 0 : 1")
     folder = base / "input" / "new clips 名"
@@ -102,4 +107,4 @@ def _picture(browser: Browser, name: str) -> None:
     folder = os.environ.get("MUSUBITUNER_SCREENSHOTS")
     if folder:
         with Image.open(io.BytesIO(browser.image())) as image:
-            image.save(Path(folder) / f"{name}.webp", quality=80, method=6)
+            image.crop((60, 80, 1050, 670)).save(Path(folder) / f"{name}.webp", quality=80, method=6)  # without ComfyUI's bars
