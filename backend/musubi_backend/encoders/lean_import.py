@@ -17,10 +17,10 @@ import logging
 import sys
 import threading
 from collections.abc import Iterator
-from types import ModuleType
 from typing import Any
 
 from .. import imports
+from .left_out import StandIn, empty_class, not_installed
 
 logger = logging.getLogger(__name__)
 
@@ -34,21 +34,6 @@ BARE_PACKAGES = ("diffusers.models.autoencoders",)
 """Packages whose `__init__` imports all siblings; their modules are imported without running it."""
 
 _lock = threading.Lock()
-
-
-class _EmptyModule(ModuleType):
-    """A module that has any public name: a new empty class for each."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.__path__: list[str] = []
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        value = type(name, (), {"__module__": self.__name__})
-        setattr(self, name, value)
-        return value
 
 
 @functools.lru_cache(maxsize=8)
@@ -79,24 +64,15 @@ def diffusers_model(module: str, name: str, **config: Any) -> Any:
 @contextlib.contextmanager
 def _lean() -> Iterator[None]:
     before = set(sys.modules)
-    hidden = [name for name in LEFT_OUT if name not in sys.modules]
-    find_spec = importlib.util.find_spec
-
-    def find_visible(name: str, package: str | None = None) -> Any:
-        return None if name in hidden else find_spec(name, package)
-
-    importlib.util.find_spec = find_visible
-    try:
-        for name in hidden:
-            sys.modules[name] = None  # type: ignore[assignment]  # makes `import name` raise ModuleNotFoundError
-        for name in (*EMPTY, *BARE_PACKAGES):
-            sys.modules[name] = _EmptyModule(name)
-        diffusers = find_spec("diffusers")
-        root = diffusers.submodule_search_locations[0] if diffusers and diffusers.submodule_search_locations else ""
-        for name in BARE_PACKAGES:
-            sys.modules[name].__path__ = [f"{root}/{'/'.join(name.split('.')[1:])}"]
-        yield
-    finally:
-        importlib.util.find_spec = find_spec
-        for name in [n for n in sys.modules if n not in before and (n in hidden or n.partition(".")[0] == "diffusers")]:
-            del sys.modules[name]
+    diffusers = importlib.util.find_spec("diffusers")
+    root = diffusers.submodule_search_locations[0] if diffusers and diffusers.submodule_search_locations else ""
+    with not_installed(LEFT_OUT):
+        try:
+            for name in (*EMPTY, *BARE_PACKAGES):
+                sys.modules[name] = StandIn(name, empty_class)
+            for name in BARE_PACKAGES:
+                sys.modules[name].__path__ = [f"{root}/{'/'.join(name.split('.')[1:])}"]
+            yield
+        finally:
+            for name in [n for n in sys.modules if n not in before and n.partition(".")[0] == "diffusers"]:
+                del sys.modules[name]

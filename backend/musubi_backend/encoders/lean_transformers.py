@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .. import imports
+from .left_out import StandIn, empty_class, not_installed
 
 if TYPE_CHECKING:
     pass
@@ -38,28 +37,11 @@ COMPILER = ("torch._dynamo", "torch._dynamo._trace_wrapped_higher_order_op")
 _lock = threading.Lock()
 
 
-class _StandIn(ModuleType):
-    """A module that has any public name: a function that calls the real one, or as a decorator returns what it decorates."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.__path__: list[str] = []
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        value = _class(self.__name__, name) if self.__name__ in UNUSED else _function(self.__name__, name)
-        setattr(self, name, value)
-        return value
-
-
-def _class(module: str, name: str) -> type:
-    return type(name, (), {"__module__": module})
-
-
 def _function(module: str, name: str) -> Callable[..., Any]:
+    """A function that calls the real one, or as a decorator returns what it decorates."""
+
     def stand_in(*given: Any, **settings: Any) -> Any:
-        if isinstance(sys.modules.get(module), _StandIn):  # still importing: a decorator
+        if isinstance(sys.modules.get(module), StandIn):  # still importing: a decorator
             return given[0] if given and callable(given[0]) else lambda decorated: decorated
         return getattr(importlib.import_module(module), name)(*given, **settings)
 
@@ -87,25 +69,16 @@ def _classes(names: tuple[str, ...]) -> list[Any]:
 
 @contextlib.contextmanager
 def _lean() -> Iterator[None]:
-    hidden = [name for name in LEFT_OUT if name not in sys.modules]
-    stand_ins = [name for name in (*UNUSED, *COMPILER) if name not in sys.modules]
-    if "torch._dynamo" not in stand_ins:  # it is there already, and so is what belongs to it
-        stand_ins = [name for name in stand_ins if name in UNUSED]
-    find_spec = importlib.util.find_spec
-
-    def find_visible(name: str, package: str | None = None) -> Any:
-        return None if name in hidden else find_spec(name, package)
-
-    importlib.util.find_spec = find_visible
-    try:
-        sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None makes `import name` raise ModuleNotFoundError
-        sys.modules.update({name: _StandIn(name) for name in stand_ins})
-        _without_torch_distributed()
-        yield
-    finally:
-        importlib.util.find_spec = find_spec
-        for name in (*hidden, *stand_ins):
-            del sys.modules[name]
+    compiler = () if COMPILER[0] in sys.modules else COMPILER  # it is there whole, or not at all
+    stand_ins = {name: StandIn(name, empty_class) for name in UNUSED} | {name: StandIn(name, _function) for name in compiler}
+    with not_installed(LEFT_OUT):
+        sys.modules.update(stand_ins)
+        try:
+            _without_torch_distributed()
+            yield
+        finally:
+            for name in stand_ins:
+                del sys.modules[name]
 
 
 def _without_torch_distributed() -> None:
