@@ -1,7 +1,7 @@
 """Importing text and image encoders without everything transformers brings along.
 
 `from transformers import UMT5EncoderModel` also imports accelerate, scipy, sympy, torch.distributed's tensors and torch's compiler:
-4.9 s of CPU and 2,300 modules, of which the encoders use none; like this 1.9 s. transformers asks for most of them as for packages that
+4.9 s of CPU and 1,350 modules, of which the encoders use none; like this 1.9 s. transformers asks for most of them as for packages that
 need not be there. While the first class is imported they look as if they were not, and two modules that it imports anyway are replaced by
 stand-ins, which lead to the real ones where they are called. Afterwards whoever imports accelerate, torch._dynamo, … gets the real ones.
 If a version of transformers does not go along with this, the plain import is used.
