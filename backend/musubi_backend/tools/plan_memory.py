@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +14,6 @@ from ..atomic import write_text
 from ..documents import json_text
 from ..errors import UserError
 from ..memory import gpus
-from ..memory.estimate import Estimate
 from ..options.option import TRAIN
 from ..options.parser import parse
 from ..options.registry import tool, tools
@@ -48,11 +46,7 @@ def plan(settings: PlanSettings) -> dict[str, Any]:
     architecture = architecture.at(architectures.chosen_card(architecture.card.id, values)).configured(values)
     precision = train.check(given, architecture)
     device = _device(given.vram, settings.gpu)
-    planner = Planner(_batch(given, architecture), precision.dtype, device)
-
-    def estimate(changed: Mapping[str, Any]) -> Estimate:
-        return planner.estimate(TrainingSettings.read(changed), architecture.configured(changed))
-
+    estimate = Planner(_batch(given, architecture), precision.dtype, device).of(architecture)
     limit = vram.limit_of(given.vram, device if torch.cuda.is_available() else torch.device("cpu"))
     if given.vram in (None, vram.OFF) or limit is None:
         chosen = vram.Chosen(values, estimate(values))

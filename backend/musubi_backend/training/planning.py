@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,6 +153,10 @@ class Planner:
     def __init__(self, batch: Batch, dtype: torch.dtype, device: torch.device) -> None:
         self.batch, self.dtype, self.device = batch, dtype, device
         self._models: dict[tuple[object, ...], _Model] = {}
+
+    def of(self, architecture: Architecture) -> Callable[[Mapping[str, Any]], Estimate]:
+        """What a training needs, by the values of all options."""
+        return lambda values: self.estimate(TrainingSettings.read(values), architecture.configured(values))
 
     def estimate(self, settings: TrainingSettings, architecture: Architecture) -> Estimate:
         """With these settings; the architecture has the same. UserError where a setting cannot be."""

@@ -25,7 +25,6 @@ from ..errors import UserError
 from ..layers.blocks import KeptAttention
 from ..lora import run_network
 from ..memory.compiling import Compilation
-from ..memory.estimate import Estimate
 from . import (
     checkpoints,
     continuing,
@@ -232,11 +231,7 @@ def _fitted(
 
     job.phase("planning the memory")
     try:
-        planner = Planner(largest_batch(dataset), precision.dtype, processes.device)
-
-        def plan(values: Mapping[str, Any]) -> Estimate:
-            return planner.estimate(TrainingSettings.read(values), architecture.configured(values))
-
+        plan = Planner(largest_batch(dataset), precision.dtype, processes.device).of(architecture)
         return vram.fitted(given, plan, processes.device, saved.settings if saved else {}, processes.agreed)
     except UserError:
         raise
