@@ -212,6 +212,14 @@ def test_a_continued_training_keeps_what_was_chosen_for_its_state() -> None:
     assert (found["fp8_base"], found["gradient_checkpointing"]) == (True, False)
 
 
+def test_auto_leaves_some_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is chosen goes up to the limit, and a plan may be a little low."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (11 * 10**9, 24 * 10**9))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 10**9)
+    limits = [vram.limit_of(chosen, torch.device("cuda")) for chosen in (None, "auto", "10", "off")]
+    assert limits == [12 * 10**9, 11.4e9, 10 * 10**9, None]
+
+
 def test_a_step_takes_as_long_as_the_longer_of_computing_and_copying() -> None:
     speed = gpus.of_sheet("NVIDIA GeForce RTX 4090")
     assert speed is not None and gpus.of_sheet("Voodoo 2") is None

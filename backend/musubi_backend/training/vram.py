@@ -47,6 +47,9 @@ SAVERS = (
 SPENDER = "keep_attention_blocks"
 """What is done with memory that is left: each of so many blocks runs its attention once instead of twice."""
 
+SPARE = 0.05
+"""Of what is free on a GPU, what `auto` leaves: PyTorch's allocator cannot use every byte, and what is chosen goes up to the limit."""
+
 CHOSEN = (*(name for saver in SAVERS for name in saver.changes), SPENDER)
 """All options that may be chosen, but for the attention."""
 
@@ -67,7 +70,7 @@ class Chosen:
 
 
 def limit_of(vram: str | None, device: torch.device) -> int | None:
-    """Bytes that a training may take: so many GB, or what is free on the device (of a CPU: of its RAM)."""
+    """Bytes that a training may take: so many GB, or what is free on the device (of a CPU: of its RAM), for `auto` but for `SPARE`."""
     import torch
 
     if vram == OFF:
@@ -77,7 +80,8 @@ def limit_of(vram: str | None, device: torch.device) -> int | None:
         return int(number * 1e9)
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return int(free) + torch.cuda.memory_reserved(device)
+        there = int(free) + torch.cuda.memory_reserved(device)
+        return int(there * (1 - SPARE)) if vram == AUTO else there
     import psutil
 
     return int(psutil.virtual_memory().available)
