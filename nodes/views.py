@@ -18,6 +18,7 @@ from ..backend.musubi_backend.atomic import write_text
 from ..backend.musubi_backend.documents import parse_json
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.texts import read_text
+from .answers import Rejected
 from .jobs import guard
 from .spec import Host
 
@@ -27,12 +28,13 @@ _ID = re.compile(r"[0-9a-f]{16}")
 _writing = threading.Lock()
 
 
-class Changed(UserError):
-    """The caption is no longer what the page shows; `current` is what it is now."""
+class Changed(Rejected):
+    """The caption is no longer what the page shows; the answer has what it is now."""
+
+    status = 409
 
     def __init__(self, current: str) -> None:
-        super().__init__("this caption was changed elsewhere in the meantime")
-        self.current = current
+        super().__init__("this caption was changed elsewhere in the meantime", {"current": current})
 
 
 def folder(home: Path) -> Path:

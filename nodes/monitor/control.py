@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ...backend.musubi_backend.errors import UserError
 from ...backend.musubi_backend.training import saved_states
+from ..answers import NotThere
 from ..background import submit
 from ..jobs import config as configuration
 from ..jobs import queue, task
@@ -18,10 +18,6 @@ from . import details
 
 STOP = "stop"
 _MOST = 10_000_000
-
-
-class NotThere(UserError):
-    """The job, run or file is gone, or never was."""
 
 
 def summary(index: Index, job: str) -> dict[str, Any]:
@@ -127,12 +123,3 @@ def series(index: Index, job: str, query: Any) -> dict[str, Any]:
     begin = asked["after"] + 1 if "after" in asked else asked.get("from")
     found = history.between(tuple(names), begin, asked.get("to"), asked["points"])
     return {"id": job, "first": history.first, "last": history.last, **found}
-
-
-def plain(value: Any) -> Any:
-    """For JSON: numbers that are none become null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {str(name): plain(one) for name, one in value.items()}
-    return [plain(one) for one in value] if isinstance(value, (list, tuple)) else value

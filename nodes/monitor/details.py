@@ -22,6 +22,8 @@ _SECRET = re.compile(r"(?:^|_)(?:key|token|password)$")
 _MEDIA = {".mp4": "video/mp4", ".webm": "video/webm", ".png": "image/png", ".jpg": "image/jpeg", ".gif": "image/gif", ".webp": "image/webp"}
 _FILE = "application/octet-stream"
 _SEARCHED = 1 << 26  # bytes of a log
+Served = tuple[Path, str, bool]
+"""A file that is given out, its media type, and whether it is a download."""
 
 
 def detail(index: Index, summary: dict[str, Any], roots: Sequence[Path]) -> dict[str, Any]:
@@ -74,8 +76,8 @@ def settings(task: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def served(history: History, number: int, roots: Sequence[Path]) -> tuple[Path, str, bool] | None:
-    """Path, media type, and whether it is a download, of a file of a job; None for what is not given out."""
+def served(history: History, number: int, roots: Sequence[Path]) -> Served | None:
+    """A file of a job; None for what is not given out."""
     if not 0 <= number < len(history.files):
         return None
     made = history.files[number]

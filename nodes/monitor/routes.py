@@ -8,54 +8,36 @@ from pathlib import Path
 from typing import Any
 
 from ...backend.musubi_backend.errors import UserError
-from ...backend.musubi_backend.place import reason
 from .. import tensorboard
+from ..answers import ROOT, NotThere, Routes
 from ..jobs import config as configuration
 from ..jobs.folder import ENDED, JOBS, JobFolder
 from ..jobs.index import Index, index_of
-from ..routes import json_of, not_ours
 from ..spec import Host
 from . import control, details, storage
-from .control import NotThere, plain
 
-ROUTE = "/musubi_tuner"
 _MOST_LISTED, _LISTED = 5000, 200
 _NO_SNIFFING = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'; sandbox"}
-Answer = Callable[[Any, Index, Host], dict[str, Any]]
 
 
-def add_routes(routes: Any, host: Callable[[], Host]) -> None:
-    """Register the routes in aiohttp's table `routes`. host: gives the host of a request."""
-    from aiohttp import web
+def add_routes(table: Any, host: Callable[[], Host]) -> None:
+    """Register the routes in aiohttp's table. host: gives the host of a request."""
+    routes = Routes(table)
 
-    def answered(work: Callable[..., dict[str, Any]], *given: Any) -> Any:
-        """What `work` gives as an answer in JSON; what it rejects as one with an error."""
-        try:
-            return web.json_response(plain(work(*given)))
-        except NotThere as error:
-            return web.json_response({"error": str(error)}, status=404)
-        except UserError as error:
-            return web.json_response({"error": str(error)}, status=400)
-        except OSError as error:
-            return web.json_response({"error": f"this could not be read or written: {reason(error)}"}, status=400)
-
-    def get(path: str, work: Answer) -> None:
-        @routes.get(f"{ROUTE}/{path}")
-        async def handler(request: Any) -> Any:
+    def get(path: str, work: Callable[[Any, Index, Host], dict[str, Any]]) -> None:
+        def asked(request: Any) -> dict[str, Any]:
             here = host()
-            return await asyncio.to_thread(answered, work, request, index_of(here.home), here)
+            return work(request, index_of(here.home), here)
+
+        routes.get(path, asked)
 
     def post(path: str, work: Callable[[Any, Index, dict[str, Any]], dict[str, Any]], *, from_a_page: bool = False) -> None:
-        @routes.post(f"{ROUTE}/{path}")
-        async def handler(request: Any) -> Any:
-            refusal = not_ours(request.headers, request.host, from_a_page=from_a_page)
-            if refusal:
-                return web.json_response({"error": refusal}, status=403)
-            try:
-                values = await json_of(request)
-            except UserError as error:
-                return web.json_response({"error": str(error)}, status=400)
-            return await asyncio.to_thread(answered, work, request, index_of(host().home), values)
+        routes.post(path, lambda request, values: work(request, index_of(host().home), values), from_a_page=from_a_page)
+
+    async def tensor_board(request: Any, values: dict[str, Any]) -> dict[str, Any]:
+        home = host().home
+        logs = await asyncio.to_thread(_logs, index_of(home), request.match_info["id"])
+        return {"address": await tensorboard.address_of(home, logs, lambda text: None)}
 
     get("jobs", _jobs)
     get("jobs/{id}", _detail)
@@ -68,23 +50,18 @@ def add_routes(routes: Any, host: Callable[[], Host]) -> None:
     post("queue", _reorder)
     post("clean", _clean)
     post("queue_settings", lambda request, index, values: {"settings": configuration.set_queue(index.home, values)}, from_a_page=True)
+    routes.post("jobs/{id}/tensorboard", tensor_board, from_a_page=True)
+    _add_files(table, "jobs/{id}/file/{number}", host, _file)
 
-    @routes.post(f"{ROUTE}/jobs/{{id}}/tensorboard")
-    async def tensor_board(request: Any) -> Any:
-        refusal = not_ours(request.headers, request.host, from_a_page=True)
-        if refusal:
-            return web.json_response({"error": refusal}, status=403)
-        try:
-            home = host().home
-            logs = await asyncio.to_thread(_logs, index_of(home), request.match_info["id"])
-            return web.json_response({"address": await tensorboard.address_of(home, logs, lambda text: None)})
-        except UserError as error:
-            return web.json_response({"error": str(error)}, status=404 if isinstance(error, NotThere) else 400)
 
-    @routes.get(f"{ROUTE}/jobs/{{id}}/file/{{number}}")
+def _add_files(table: Any, path: str, host: Callable[[], Host], find: Callable[[Any, Index, Host], details.Served | None]) -> None:
+    """A route that gives out what `find` names, and 404 for None."""
+    from aiohttp import web
+
+    @table.get(f"{ROOT}/{path}")
     async def file(request: Any) -> Any:
         here = host()
-        found = await asyncio.to_thread(_file, request, index_of(here.home), here)
+        found = await asyncio.to_thread(find, request, index_of(here.home), here)
         if found is None:
             return web.json_response({"error": "there is no such file (any more), or it is not one to be shown"}, status=404)
         path, kind, download = found
@@ -136,7 +113,7 @@ def _workflow(request: Any, index: Index, host: Host) -> dict[str, Any]:
     return found
 
 
-def _file(request: Any, index: Index, host: Host) -> tuple[Path, str, bool] | None:
+def _file(request: Any, index: Index, host: Host) -> details.Served | None:
     number = request.match_info["number"]
     try:
         job = control.summary(index, request.match_info["id"])
