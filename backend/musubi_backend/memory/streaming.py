@@ -51,6 +51,7 @@ class BlockStream:
         self.holds: list[int | None] = [None] * len(self.buffers)
         self.arrivals: list[Future[Any] | None] = [None] * len(self.buffers)
         self.transfers = _Transfers(device, largest, pinned)
+        self.transfers.keep(self.buffers)
         self.numbers = {id(block): number for number, block in enumerate(blocks)}
         for block in blocks:
             block.stream = self  # type: ignore[assignment]
@@ -145,6 +146,12 @@ class _Transfers:
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         staged = self.stream is not None and not pinned
         self.staging = [_Staging(Pinned(largest)) for _ in range(2)] if staged else []
+
+    def keep(self, buffers: Sequence[Tensor]) -> None:
+        """Where the model is dropped while a block is on its way, nothing else gets the buffer's memory before the copy is done."""
+        if self.stream is not None:
+            for buffer in buffers:
+                buffer.record_stream(self.stream)
 
     def start(self, memory: Tensor, buffer: Tensor) -> Future[Any]:
         """Begin once what was asked of the device so far is done, as it may use `buffer`."""
