@@ -30,8 +30,8 @@ from musubi_backend.lora.modules import LoRA
 from musubi_backend.lora.network import LoRANetwork
 from musubi_backend.memory import fp8, streaming
 from musubi_backend.training import loop, randomness
-from simulated_gpu import Event, Simulation, simulated_gpu
-from simulated_gpu import _registered as simulated_registry
+from simulated_device import Event, Simulation, registered
+from simulated_gpu import simulated_gpu
 from torch import Tensor, nn
 
 Report = dict[str, Any]
@@ -114,12 +114,12 @@ def pinned_sizes() -> list[int]:
     """What is registered for memory of a little more than four pages, and of nine."""
     page = mmap.PAGESIZE
     with simulated_gpu():
-        before = {**simulated_registry}
+        before = {**registered}
         kept = [pinned.Pinned(4 * page + 1), pinned.Pinned(9 * page)]
-        made = [size for address, size in simulated_registry.items() if address not in before]
+        made = [size for address, size in registered.items() if address not in before]
         assert all(one.pinned for one in kept)
         del kept
-        assert simulated_registry == before, "pages stayed pinned"
+        assert registered == before, "pages stayed pinned"
     return [size // page for size in made]
 
 
