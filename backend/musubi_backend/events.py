@@ -85,7 +85,7 @@ class Step(Event):
 
 @dataclass(frozen=True)
 class Validation(Event):
-    """Reserved: the loss of items that are not trained on, at a step."""
+    """The loss of items that are not trained on, with the weights after a step; 0 is before training. None where it is not finite."""
 
     kind: ClassVar[str] = "validation"
     step: int

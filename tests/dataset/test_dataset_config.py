@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from musubi_backend.dataset.config import ImageDataset, VideoDataset, load_config, parse_config
+from musubi_backend.dataset.schema import OWN
 from musubi_backend.errors import UserError
 
 KINDER_THAN_MUSUBI = {"video_source_fps_int"}  # `source_fps = 30` is as clear as `30.0`
@@ -30,6 +31,7 @@ def test_the_recorded_configs_are_accepted_and_rejected_alike(shared: Path) -> N
         for ours, theirs in zip(datasets, case.get("result", []), strict=name not in KINDER_THAN_MUSUBI):
             assert isinstance(ours, ImageDataset) == theirs["is_image"], name
             values = json.loads(json.dumps({f.name: getattr(ours, f.name) for f in fields(ours) if f.name not in ("index", "file")}))
+            assert [values.pop(name) for name in OWN] == [0.0], "what only we know changes nothing"
             theirs["params"].pop("architecture")
             assert values == theirs["params"], name
 

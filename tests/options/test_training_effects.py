@@ -30,7 +30,7 @@ THE_NUMBERS = """
     lr_scheduler_timescale lr_scheduler_type lr_warmup_steps max_grad_norm max_timestep min_timestep mixed_precision mode_scale
     network_alpha network_args network_dim network_dropout network_module num_timestep_buckets one_frame optimizer_args optimizer_type
     preserve_distribution_shape sage_attn scale_weight_norms sdpa seed sigmoid_scale skip_mismatched split_attn task timestep_boundary
-    timestep_sampling weighting_scheme xformers
+    timestep_sampling validation_seed validation_split weighting_scheme xformers
 """
 THE_FILE = """
     metadata_arch metadata_author metadata_description metadata_license metadata_reso metadata_tags metadata_title no_metadata

@@ -38,6 +38,7 @@ from musubi_backend.training.saved_states import Position
 from musubi_backend.training.settings import LoggingSettings, TimestepSampling, TrainingSettings
 from musubi_backend.training.state import TrainingState
 from musubi_backend.training.trackers import Trackers
+from musubi_backend.training.validation import LEVELS, Validation, levels
 from musubi_backend.weights.safetensors_file import load, read_header
 from torch import Tensor, nn
 
@@ -482,6 +483,94 @@ def test_one_of_two_processes_that_ends_inside_an_epoch_counts_the_batches_of_bo
     rest.loop.start()
     up, down = expected.step([(3, 1)])  # the second pair of batches; noise continues with the micro-step
     torch.testing.assert_close(rest.after, [[up - RATE * 0.5, down - RATE * 0.5]])
+
+
+class FirstHalf(OneProcess):
+    """The first or second of two processes, whose partner has nothing."""
+
+    count = 2
+
+    def __init__(self, rank: int) -> None:
+        super().__init__(torch.device("cpu"))
+        self.rank = rank
+
+    def mean(self, values: Tensor) -> Tensor:
+        return values / 2
+
+
+def held(small: Small, count: int = 3) -> Validation:
+    small.run.held = tuple(batch.items[0] for batch in small.items.batches(0, 0)[:count])
+    return Validation(small.run)
+
+
+def test_the_validation_loss_is_that_of_the_items_at_their_own_noise_without_dropout_and_leaves_no_trace(tmp_path: Path) -> None:
+    small = Small(tmp_path, network_dropout=0.5, weighting_scheme="cosmap", max_validation_steps=2)
+    losses = []
+    for item, clean in enumerate(LATENTS[:2]):
+        for number, level in enumerate(levels(small.run.settings.timesteps, (1, 2), None)):
+            noise = torch.randn(2, generator=torch.Generator().manual_seed(derived_seed(7, "validation noise", f"item{item}", number)))
+            t, sigma = level.t.item(), level.timesteps.item() / 1000
+            x, y = (1 - t) * 0.5 * torch.tensor(clean) + t * noise, noise - 0.5 * torch.tensor(clean)
+            losses.append(((0.48 * x - y) ** 2).mean().item() * 2 / (math.pi * (1 - 2 * sigma + 2 * sigma**2)))
+    before = torch.random.get_rng_state()
+    found = [held(small).measure(small.loop._load, small.loop._loss_at) for _ in range(2)]
+    assert found[0] == found[1] == pytest.approx(sum(losses) / 8, rel=5e-3)  # sigma is rounded to the schedule's
+    assert torch.equal(torch.random.get_rng_state(), before) and small.network.training
+    assert all(one.grad is None for one in small.network.parameters()) and small.numbers == pytest.approx([0.6, 0.8])
+
+
+def test_two_processes_validate_what_one_does(tmp_path: Path) -> None:
+    alone, *halves = [Small(tmp_path, processes=one) for one in (None, FirstHalf(0), FirstHalf(1))]
+    losses = [held(one).measure(one.loop._load, one.loop._loss_at) for one in (alone, *halves)]
+    assert None not in losses and losses[0] == pytest.approx(sum(losses[1:]), rel=1e-12)  # type: ignore[arg-type]
+    assert all(losses)
+
+
+def test_of_two_experts_each_is_validated_and_they_change_place_once(tmp_path: Path) -> None:
+    small, seen = Small(tmp_path, timestep_sampling="shift"), []
+    small.run.transformer = Experts({HIGH: lambda device: OneNumber(), LOW: lambda device: OneNumber()}, 0.875, torch.device("cpu"))
+
+    def loss_of(batch: Any, latents: Tensor, noise: Tensor, t: Tensor, timesteps: Tensor) -> Tensor:
+        seen.append(timesteps.item() / 1000 >= 0.875)
+        return torch.tensor(2.0)
+
+    assert held(small).measure(small.loop._load, loss_of) == pytest.approx(2.0), "shares are those of the whole"
+    assert seen == sorted(seen, reverse=True) and len(seen) == 3 * LEVELS and {*seen} == {True, False}
+
+
+@pytest.mark.parametrize("error", [StopRequested("stop"), UserError("a cache is gone"), RuntimeError("CUDA out of memory")])
+def test_a_validation_that_ends_early_has_no_loss_and_ends_no_training(error: Exception, tmp_path: Path) -> None:
+    small, asked = Small(tmp_path), []
+
+    def loss_of(*given: Any) -> Tensor:
+        asked.append(given)
+        raise error
+
+    assert held(small).measure(small.loop._load, loss_of) is None
+    assert len(asked) == 1 and small.network.training
+
+
+@pytest.mark.parametrize(
+    ("flags", "steps"),
+    [
+        ({}, [0, 3, 6, 7]), ({"validate_every_n_epochs": 2}, [0, 6, 7]), ({"validate_every_n_steps": 2}, [0, 2, 4, 6, 7]),
+        ({"validate_every_n_steps": 5, "validate_every_n_epochs": 1}, [0, 3, 5, 6, 7]),
+    ],
+)  # fmt: skip
+def test_the_validation_loss_is_measured_at_the_start_when_it_is_due_and_at_the_end_once_and_told(
+    flags: dict[str, Any], steps: list[int], tmp_path: Path
+) -> None:
+    small = Small(tmp_path, items=3, max_train_steps=7, optimizer_type="Modes", learning_rate=1e-12, **flags)
+    optimizer: Any = small.run.choice.optimizer
+    seen: list[bool] = []
+    loop = small.loop
+    loop.validation = held(small, 1)
+    part = loop.validation._part
+    loop.validation._part = lambda *given: seen.append(optimizer.training or small.network.training) or part(*given)  # type: ignore[func-returns-value, method-assign]
+    loop.start()
+    rows = [(step, values["loss/validation"]) for step, values in small.shown.rows if "loss/validation" in values]
+    assert [step for step, _ in rows] == steps and len({round(loss, 4) for _, loss in rows}) == 1
+    assert len(seen) == LEVELS * len(steps) and not any(seen), "with the weights that are meant for it"
 
 
 def test_the_loop_draws_by_the_seed_and_the_rank_of_its_process(tmp_path: Path) -> None:

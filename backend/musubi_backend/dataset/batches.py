@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +107,20 @@ class CachedDataset:
                 f"Run the latent caching and the text encoder caching first.{listed}"
             )
         return cls(config, items, tuple(problems), num_timestep_buckets, card, forms, tuple(buckets))
+
+    @property
+    def parts(self) -> Iterator[tuple[ImageDataset | VideoDataset, list[CachedItem]]]:
+        """Each data set with its items."""
+        for dataset, buckets in zip(self.config.datasets, self._buckets, strict=True):
+            yield dataset, [item for members in buckets.values() for item in members]
+
+    def without(self, items: Set[CachedItem]) -> CachedDataset:
+        """What is left when these are not trained on."""
+        left = [
+            {key: kept for key, members in one.items() if (kept := [item for item in members if item not in items])}
+            for one in self._buckets
+        ]
+        return replace(self, items=tuple(item for item in self.items if item not in items), _buckets=tuple(left))
 
     def batches(self, seed: int, epoch: int) -> list[BatchDescription]:
         """All batches of one epoch in their order, a pure function of (seed, epoch)."""

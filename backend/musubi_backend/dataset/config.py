@@ -42,7 +42,8 @@ _LARGEST = {  # far beyond any use; without them a slip of the finger takes all 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What image and video datasets share. `index` is the position in the file and `file` the dataset file, for messages."""
+    """What image and video datasets share. `index` is the position in the file and `file` the dataset file, for messages;
+    `validation_split` the share of its images or clips that are not trained on (`held_out`)."""
 
     kind: ClassVar[str]
 
@@ -58,6 +59,7 @@ class Dataset:
     control_directory: str | None = None
     fp_latent_window_size: int = 9
     debug_dataset: bool = False
+    validation_split: float = 0.0
 
     @property
     def source(self) -> tuple[str, str] | None:

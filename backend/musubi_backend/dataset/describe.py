@@ -37,6 +37,8 @@ def settings_text(dataset: ImageDataset | VideoDataset) -> str:
     else:
         names = ("multiple_target", "fp_latent_window_size", "fp_1f_clean_indices", "fp_1f_target_index", "fp_1f_no_post")
         values |= {name: getattr(dataset, name) for name in (*names, "no_resize_control", "control_resolution")}
+    if dataset.validation_split:
+        values["validation_split"] = dataset.validation_split
     return "\n".join([f"[Dataset {dataset.index}]", *(f"  {name}: {value}" for name, value in values.items())])
 
 
@@ -67,6 +69,8 @@ def metadata(dataset: ImageDataset | VideoDataset) -> dict[str, Any]:
     entry |= {key: os.path.basename(value) for key, value in sources.items() if value is not None}  # noqa: PTH119 (of any text)
     if isinstance(dataset, VideoDataset):
         entry |= _frame_settings(dataset)
+    if dataset.validation_split:
+        entry["validation_split"] = dataset.validation_split
     entry["has_control"] = has_control(dataset)
     return entry
 

@@ -1,4 +1,4 @@
-"""The keys a dataset file may hold and the types of their values: musubi-tuner 0.3.4's rules.
+"""The keys a dataset file may hold and the types of their values: musubi-tuner 0.3.4's rules, and a key of our own (`OWN`).
 
 Types are strict, with two kindnesses: booleans count as whole numbers (as in musubi-tuner), and a whole number is taken for
 `source_fps` (musubi-tuner insists on `30.0`).
@@ -43,6 +43,12 @@ def rate(value: Any) -> float:
     return float(value)
 
 
+def share(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise WrongType("a share from 0 to 1, like 0.1")
+    return float(value)
+
+
 def whole_numbers(value: Any) -> tuple[int, ...]:
     if not isinstance(value, (list, tuple)) or not all(isinstance(n, int) for n in value):
         raise WrongType("a list of whole numbers, like [1, 25, 45]")
@@ -64,7 +70,10 @@ SHARED: dict[str, Check] = {
     "resolution": size,
     "enable_bucket": switch,
     "bucket_no_upscale": switch,
+    "validation_split": share,
 }
+OWN = ("validation_split",)
+"""Keys that musubi-tuner does not know; this one and its meaning are sd-scripts'."""
 IMAGE: dict[str, Check] = {
     **SHARED,
     "image_directory": text,

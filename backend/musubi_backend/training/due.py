@@ -1,4 +1,4 @@
-"""What is due after a step or an epoch: report, save, sample, do what somebody asks for.
+"""What is due after a step or an epoch: report, validate, save, sample, do what somebody asks for.
 
 The loop knows none of these: one more is a class here and its name in `KINDS`. What takes time is given back as work, which the loop does
 between two steps: with the weights that are meant for it, and not measured as a step.
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .progress import AverageLoss, StepBar
     from .run import Run
     from .saved_states import Position
+    from .validation import Validation
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class Trainer(Protocol):
     average: AverageLoss
     items: ItemLosses
     bar: StepBar | None
+    validation: Validation
 
     def save(self, stem: str, epoch: int) -> None: ...
 
@@ -55,6 +57,8 @@ class Trainer(Protocol):
 
     def sample(self, epoch: int | None) -> str: ...
 
+    def validate(self) -> float | None: ...
+
 
 class Due:
     """One thing that may be due. Asked in all processes, and must answer in all of them alike."""
@@ -62,6 +66,10 @@ class Due:
     def __init__(self, loop: Trainer) -> None:
         self.loop = loop
         self.run = loop.run
+
+    def before_training(self) -> Work | None:
+        """Asked before the first step of all, not where a training is continued."""
+        return None
 
     def after_step(self, done: Done) -> Work | None:
         """Asked after every optimizer step."""
@@ -141,8 +149,38 @@ class Save(Due):
         self.run.processes.main_does(rotate)
 
 
+class Validate(Due):
+    """`--validate_every_n_steps` and `--validate_every_n_epochs`, and before the first and after the last step; once for each step."""
+
+    def __init__(self, loop: Trainer) -> None:
+        super().__init__(loop)
+        self._last: int | None = None  # the last step whose weights were measured
+
+    def before_training(self) -> Work | None:
+        return self._measure if self.loop.validation.due(0) else None
+
+    def after_step(self, done: Done) -> Work | None:
+        return self._measure if self.loop.validation.due(self.loop.position.step) else None
+
+    def after_epoch(self, epoch: int) -> Work | None:
+        return self._measure if self.loop.validation.due(self.loop.position.step, epoch) else None
+
+    def _measure(self) -> None:
+        step = self.loop.position.step
+        if self._last == step:
+            return
+        self._last, loss = step, self.loop.validate()
+        if loss is not None and self.run.processes.is_main:
+            logger.info("validation loss after step %d: %.4f, of %d items", step, loss, len(self.loop.validation.items))
+            job.emit(events.Validation(step, loss))
+            self.run.trackers.log({"loss/validation": loss}, step)
+
+
 class Sample(Due):
     """`--sample_every_n_steps` and `--sample_every_n_epochs`."""
+
+    def before_training(self) -> Work | None:
+        return (lambda: self.loop.sample(None)) if self.run.samples.due(0) else None
 
     def after_step(self, done: Done) -> Work | None:
         return (lambda: self.loop.sample(None)) if self.run.samples.due(self.loop.position.step) else None
@@ -247,5 +285,5 @@ class Requests(Due):
             job.answer(name, answer, self.loop.position.step, text)
 
 
-KINDS: tuple[type[Due], ...] = (Memory, Report, OptimizerReport, Save, Sample, Items, Requests)
+KINDS: tuple[type[Due], ...] = (Memory, Report, OptimizerReport, Validate, Save, Sample, Items, Requests)
 """In this order."""

@@ -34,6 +34,7 @@ from .run import Run
 from .saved_states import Position
 from .state import TrainingState
 from .timesteps import noisy_input
+from .validation import Validation
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,6 +69,7 @@ class Loop:
         self._late_samples: list[int | None] | None = []  # of the last step, made when everything is saved; None from then on
         self._sampled_at: int | None = None  # the last step that samples were made of
         self._complete_at: int | None = None  # the last step that state and LoRA were asked for of
+        self.validation = Validation(run)
         self.due = [kind(self) for kind in due.KINDS]
 
     def go_to(self, position: Position, losses: list[float], history: list[float]) -> None:
@@ -80,8 +82,9 @@ class Loop:
         """Train to the end, then save the LoRA (and the state). Raises StopRequested once everything worth keeping is saved; so it is
         when a step fails."""
         run, position = self.run, self.position
-        if run.samples.due(0) and position.step == 0:
-            self.sample(None)
+        if position.step == 0:
+            for work in [work for one in self.due if (work := one.before_training()) is not None]:
+                work()
         self.bar = StepBar(run.total_steps, position.step, shown=run.processes.is_main)
         run.choice.train()
         with contextlib.closing(run.trackers):  # last of all: waiting for a tracker must not cost what is to be saved
@@ -144,13 +147,18 @@ class Loop:
         noise = self.randomness.noise(latents.shape)
         t, timesteps = self.randomness.levels(self.sampling, latents.shape, batch.get("timesteps"), self.boundary)
         with run.network.working_in(run.dtype):
-            prediction = run.architecture.predict(run.transformer, noisy_input(latents, noise, t), timesteps, batch)
-            weight = loss_weight(run.settings.timesteps.weighting_scheme, timesteps, run.dtype, latents.ndim)
-            loss = flow_matching_loss(prediction, latents, noise, weight)
+            loss = self._loss_at(batch, latents, noise, t, timesteps)
             scaled = loss / run.settings.length.gradient_accumulation_steps
             if scaled.requires_grad:  # not where module_dropout left every LoRA module out
                 (scaled if self.scaler is None else self.scaler.scale(scaled)).backward()
         return loss.detach()
+
+    def _loss_at(self, batch: dict[str, Any], latents: Tensor, noise: Tensor, t: Tensor, timesteps: Tensor) -> Tensor:
+        """The loss of one batch, whose latents are scaled, at these noise levels."""
+        run = self.run
+        prediction = run.architecture.predict(run.transformer, noisy_input(latents, noise, t), timesteps, batch)
+        weight = loss_weight(run.settings.timesteps.weighting_scheme, timesteps, run.dtype, latents.ndim)
+        return flow_matching_loss(prediction, latents, noise, weight)
 
     def _has_gradients(self) -> bool:
         return any(parameter.grad is not None for parameter in self.parameters)
@@ -346,6 +354,10 @@ class Loop:
             logger.error("no samples at step %d, training continues: %s", self.position.step, error)
         run.network.train()
         return problem
+
+    def validate(self) -> float | None:
+        """The loss of what is held out, with the weights as they are; None where it was ended early."""
+        return self.validation.measure(self._load, self._loss_at)
 
     def save(self, stem: str, epoch: int) -> None:
         """The LoRA."""

@@ -43,6 +43,7 @@ class RunFacts:
     optimizer: str
     acting: Acting
     datasets: list[dict[str, Any]]
+    held_out: int = 0
 
 
 def training_metadata(settings: TrainingSettings, card: Card, facts: RunFacts) -> dict[str, str]:
@@ -65,6 +66,11 @@ def training_metadata(settings: TrainingSettings, card: Card, facts: RunFacts) -
         "ss_full_bf16": False,
         "ss_datasets": json.dumps(facts.datasets),
     }
+    if facts.held_out:  # under sd-scripts' names
+        values |= {
+            "ss_num_validation_images": facts.held_out,
+            **{f"ss_{name}": value for name, value in settings.validation.values().items()},
+        }
     if settings.network.network_args:
         values["ss_network_args"] = json.dumps(dict(pair.split("=", 1) for pair in settings.network.network_args))
     if settings.models.dit:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..architectures.protocol import Architecture
-    from ..dataset.batches import CachedDataset
+    from ..dataset.batches import CachedDataset, CachedItem
     from ..lora.run_network import Network
     from .checkpoints import Checkpoints
     from .distributed import Processes
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Run:
-    """position, losses, history: where it begins, if not at the start."""
+    """held: what is not trained on, for validation; position, losses, history: where it begins, if not at the start."""
 
     settings: TrainingSettings
     architecture: Architecture
@@ -43,6 +43,7 @@ class Run:
     samples: Samples
     trackers: Trackers
     facts: dict[str, Any]
+    held: tuple[CachedItem, ...] = ()
     position: Position = field(default_factory=Position)
     losses: list[float] = field(default_factory=list)
     history: list[float] = field(default_factory=list)

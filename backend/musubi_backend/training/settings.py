@@ -47,6 +47,17 @@ class BatchSettings(Settings):
 
 
 @dataclass(frozen=True)
+class ValidationSettings(Settings):
+    """Which items are not trained on, and when their loss is measured."""
+
+    validation_split: float = 0.0
+    validation_seed: int | None = None
+    validate_every_n_steps: int | None = None
+    validate_every_n_epochs: int | None = None
+    max_validation_steps: int | None = None
+
+
+@dataclass(frozen=True)
 class OptimizerSettings(Settings):
     """What updates the LoRA; its learning rate is the schedule's."""
 
@@ -169,6 +180,7 @@ class TrainingSettings(Settings):
     models: ModelSettings = ModelSettings()
     computing: ComputeSettings = ComputeSettings()
     batches: BatchSettings = BatchSettings()
+    validation: ValidationSettings = ValidationSettings()
     network: NetworkSettings = field(default_factory=NetworkSettings)
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: ScheduleSettings = ScheduleSettings()

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from .. import atomic, events, job, place
 from ..architectures.precision import asked_precision
-from ..dataset.batches import CachedDataset
+from ..dataset.batches import CachedDataset, CachedItem
 from ..dataset.config import load_config
+from ..dataset.held_out import hold_out
 from ..errors import UserError
 from ..layers.blocks import KeptAttention
 from ..lora import run_network
@@ -42,7 +43,7 @@ from .loop import Loop
 from .rehearsal import rehearse
 from .run import Run
 from .samples import Samples
-from .settings import ResumeSettings, TrainingSettings
+from .settings import ResumeSettings, TrainingSettings, ValidationSettings
 from .trackers import Trackers, chosen
 from .voided import in_effect
 
@@ -153,13 +154,13 @@ def prepare(
     """
     processes.wait()
     saved = _saved_state(settings.resuming, processes)
-    dataset = open_dataset(settings, architecture)
+    seed = processes.agreed(_seed(settings, saved))
+    dataset, held = _held_out(open_dataset(settings, architecture), settings.validation, seed)
     given = _fitted(settings, given, architecture, precision, dataset, processes, saved)
     settings, architecture = TrainingSettings.read(given), architecture.configured(given)
     if saved is not None:
         weight_file = architecture.weight_file()
         settings = continuing.check(saved, settings, {**given, "mixed_precision": precision.name}, architecture, weight_file)
-    seed = processes.agreed(_seed(settings, saved))
     samples = Samples(settings.sampling, settings.saving, architecture)
     batches = math.ceil(len(dataset.batches(seed, 1)) / processes.count)
     steps_per_epoch = math.ceil(batches / settings.length.gradient_accumulation_steps)
@@ -199,12 +200,12 @@ def prepare(
     acting = in_effect(settings, choice)
     schedule = schedules.build(acting.schedule, choice.optimizer, total, choice.schedule_free)
 
-    facts = metadata.RunFacts(len(dataset.items), batches, epochs, choice.recorded, acting, dataset.metadata())
+    facts = metadata.RunFacts(len(dataset.items), batches, epochs, choice.recorded, acting, dataset.metadata(), len(held))
     files = checkpoints.Checkpoints(settings, architecture.card, metadata.training_metadata(settings, architecture.card, facts))
     recorded = continuing.facts_of(values, architecture.card, dataset.digest(), processes.count, run_id)
     training = Run(
         settings, architecture, dataset, processes, precision.dtype, transformer, lora, choice, schedule, seed, total, epochs,
-        files, samples, Trackers(settings.logging, values, processes.is_main), recorded,
+        files, samples, Trackers(settings.logging, values, processes.is_main), recorded, held,
     )  # fmt: skip
     loop = Loop(training)
     if saved is not None:
@@ -292,10 +293,24 @@ def open_dataset(settings: TrainingSettings, architecture: Architecture) -> Cach
         logger.info("Using timestep bucketing. Number of buckets: %d", buckets)
     logger.info("Load dataset config from %s", path)
     job.phase("reading the dataset")
-    dataset = CachedDataset.open(load_config(path), architecture.card, architecture.cache_forms(), num_timestep_buckets=buckets)
+    split = settings.validation.validation_split or None
+    config = load_config(path, {"validation_split": split})
+    dataset = CachedDataset.open(config, architecture.card, architecture.cache_forms(), num_timestep_buckets=buckets)
     if not dataset.items:
         raise UserError(f"no training items found for {path}: cache latents and text encoder outputs first, with the same dataset file")
     return dataset
+
+
+def _held_out(dataset: CachedDataset, settings: ValidationSettings, seed: int) -> tuple[CachedDataset, tuple[CachedItem, ...]]:
+    """What is trained on, and what is not. UserError where that cannot be."""
+    trained, held = hold_out(dataset, seed if settings.validation_seed is None else settings.validation_seed)
+    asked = [f"--{name}" for name, value in settings.values().items() if value and not held]
+    if asked:
+        logger.warning(
+            "%s: nothing is held out, so there is no validation loss; give --validation_split, or validation_split in the dataset file",
+            ", ".join(asked),
+        )
+    return trained, held
 
 
 def _resume(loop: Loop, saved: saved_states.SavedState) -> None:
@@ -347,7 +362,8 @@ def _announce(run: Run, batches: int) -> None:
     print(
         "running training / 学習開始\n"
         f"  num train items / 学習画像、動画数: {len(run.dataset.items)}\n"
-        f"  num batches per epoch / 1epochのバッチ数: {batches}\n"
+        + (f"  num validation items / 検証データ数: {len(run.held)}\n" if run.held else "")
+        + f"  num batches per epoch / 1epochのバッチ数: {batches}\n"
         f"  num epochs / epoch数: {run.epochs}\n"
         f"  batch size per device / バッチサイズ: {sizes}\n"
         f"  gradient accumulation steps / 勾配を合計するステップ数 = {run.settings.length.gradient_accumulation_steps}\n"

@@ -114,6 +114,66 @@ GROUPS = (
         ),
     ),
     Group(
+        "Validation",
+        (TRAIN,),
+        (
+            Option(
+                "--validation_split",
+                float,
+                0.0,
+                minimum=0,
+                maximum=1,
+                own=True,
+                help="Share of the images or clips that are not trained on: their loss says whether the LoRA learns or only memorises. "
+                "A clip is left out with all its windows; at least one is. validation_split of a dataset in the dataset file wins over it, "
+                "1 there means the whole dataset. 0: none.",
+                effect=WEIGHTS,
+            ),
+            Option(
+                "--validation_seed",
+                int,
+                minimum=0,
+                maximum=2**32 - 1,
+                own=True,
+                advanced=True,
+                help="Seed of which items are left out for validation, and of their noise. Default: --seed.",
+                effect=WEIGHTS,
+            ),
+            Option(
+                "--validate_every_n_steps",
+                int,
+                minimum=1,
+                maximum=10_000_000,
+                unit="steps",
+                own=True,
+                help="Measure the validation loss every N steps. It is measured before the first step and after the last one too.",
+                effect=NOTHING,
+            ),
+            Option(
+                "--validate_every_n_epochs",
+                int,
+                minimum=1,
+                maximum=1_000_000,
+                unit="epochs",
+                own=True,
+                help="Measure the validation loss every N epochs. Default: after each epoch, where no number of steps is given.",
+                effect=NOTHING,
+            ),
+            Option(
+                "--max_validation_steps",
+                int,
+                minimum=1,
+                maximum=1_000_000,
+                unit="items",
+                own=True,
+                advanced=True,
+                help="Measure the validation loss of N items at most. Each takes four passes without gradient, about as long as two steps. "
+                "Default: all that are left out.",
+                effect=NOTHING,
+            ),
+        ),
+    ),
+    Group(
         "Reading batches",
         (TRAIN,),
         (
