@@ -27,6 +27,7 @@ from comfy_execution.progress import get_progress_state
 from ..backend.musubi_backend.architectures import cards
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.place import in_words
+from . import comfy_language
 from .catalog import NODES
 from .comfy_errors import RunError, report, show_each_once
 from .jobs import config as configuration
@@ -35,8 +36,9 @@ from .jobs.environment import visible_gpus
 from .monitor.watch import watch
 from .reuse import Kept, KeptResults, place_of
 from .routes import add_routes
-from .spec import ANY, Input, Node, NodeSpec, Result, Stopped, check, choices_of, prechecked, prepared, with_warnings
+from .spec import ANY, Input, Node, NodeSpec, Problem, Result, Stopped, check, choices_of, prechecked, prepared, with_warnings
 from .split_models import with_indexes
+from .translations import translated
 
 try:
     from server import PromptServer
@@ -96,7 +98,12 @@ class ComfyHost:
         get_progress_state().update_progress(self.node_id, value, total, image)
         server = getattr(PromptServer, "instance", None)
         if text and server is not None:
-            server.send_progress_text(text, self.node_id)
+            server.send_progress_text(self.said(text), self.node_id)
+
+    def said(self, text: str) -> str:
+        """In the language of whoever queued the prompt that runs."""
+        server = getattr(PromptServer, "instance", None)
+        return translated(text, comfy_language.of_client(server.client_id if server is not None else None))
 
     def show_job(self, job: str) -> None:
         server = getattr(PromptServer, "instance", None)
@@ -180,6 +187,7 @@ class MusubiTunerExtension(ComfyExtension):
         """Answer our own web pages and show each mistake once. Here, as ComfyUI before 0.14 never calls `on_load`."""
         server = getattr(PromptServer, "instance", None)
         if server is not None:
+            comfy_language.follow(server)
             add_routes(server.routes, ComfyHost)
             watch(server, ComfyHost)
         show_each_once()
@@ -198,7 +206,8 @@ def _comfy_class(node: Node) -> type[io.ComfyNode]:
 
         @classmethod
         def validate_inputs(cls, **kwargs: Any) -> bool | str:
-            return report(check(node, ComfyHost(), _constants(spec, kwargs)))
+            problems = check(node, ComfyHost(), _constants(spec, kwargs))
+            return report([Problem(one.input, translated(one.text, comfy_language.of_request())) for one in problems])
 
         @classmethod
         def fingerprint_inputs(cls, **kwargs: Any) -> str:
@@ -216,17 +225,19 @@ def _comfy_class(node: Node) -> type[io.ComfyNode]:
                 host.progress(0, 1, stopped.line)
                 raise comfy.model_management.InterruptProcessingException from None
             except (UserError, OSError) as error:
-                said = str(error) if isinstance(error, UserError) else in_words(error)
+                said = host.said(str(error) if isinstance(error, UserError) else in_words(error))
                 host.progress(0, 1, f"failed: {_line(said)}")
                 raise RunError(said) from (None if isinstance(error, UserError) else error)
             _RESULTS.remember(_place(cls), get_progress_state().prompt_id, kept.after(result))
             text = with_warnings(result.text, host.warnings)
             line = result.line or _line(text)
             if line and host.warnings:
-                line += f" · {len(host.warnings)} {'note' if len(host.warnings) == 1 else 'notes'}"
+                line += " · 1 note" if len(host.warnings) == 1 else f" · {len(host.warnings)} notes"
             if line:
                 host.progress(1, 1, line)
-            return io.NodeOutput(*result.values, ui=_shown(host, result, {"line": line, "text": text} if text != line else {}))
+            return io.NodeOutput(
+                *result.values, ui=_shown(host, result, {"line": host.said(line), "text": host.said(text)} if text != line else {})
+            )
 
     late = [entry.name for entry in spec.inputs if entry.late]
 
@@ -237,7 +248,7 @@ def _comfy_class(node: Node) -> type[io.ComfyNode]:
             try:
                 prechecked(node, ComfyHost(), kwargs)
             except UserError as error:
-                raise RunError(str(error)) from None
+                raise RunError(ComfyHost().said(str(error))) from None
         return late
 
     if late:

@@ -13,9 +13,12 @@ from typing import Any
 
 import execution
 
+from . import comfy_language
 from .spec import Problem
+from .translations import translated
 
 _REPEATED = "custom_validation_failed"
+_NOT_POSSIBLE = "Not possible"
 _found: ContextVar[list[Problem]] = ContextVar("mistakes of the node that ComfyUI validates now")
 
 
@@ -56,4 +59,5 @@ def show_each_once() -> None:
 
 
 def _row(problem: Problem) -> dict[str, Any]:
-    return {"type": _REPEATED, "message": "Not possible", "details": problem.text, "extra_info": {"input_name": problem.input}}
+    said = translated(_NOT_POSSIBLE, comfy_language.of_request())
+    return {"type": _REPEATED, "message": said, "details": problem.text, "extra_info": {"input_name": problem.input}}

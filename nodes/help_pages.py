@@ -4,12 +4,14 @@ ComfyUI shows `web/docs/<NodeId>.md` in its help panel, in other languages `web/
 `locales/<language>/nodeDefs.json`; `web/task_inputs.js` hides by `web/task_inputs.json` what the chosen models and task do not take, and
 `web/optimizer_config.js` shows the arguments of an optimizer by `web/optimizers/<language>.json`.
 Translations are in `locales/<language>/texts.json`: names of inputs and outputs, sentences by their English, and the words of the pages
-themselves; those about optimizers in `optimizers.json` next to it. What has none stays English. Tests fail when any of it is out of date.
+themselves; those about optimizers in `optimizers.json` next to it, and those in templates in `templates.json`, from which
+`web/templates/<language>.json` is made. What has none stays English. Tests fail when any of it is out of date.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import sys
 from collections.abc import Mapping
@@ -108,6 +110,8 @@ def texts(specs: list[Any], optimizers: Mapping[str, Any]) -> dict[Path, str]:
         names = json.dumps(node_names(specs, words), ensure_ascii=False, indent=1)
         files[ROOT / "locales" / language / "nodeDefs.json"] = names + "\n"
         files[ROOT / "web" / "optimizers" / f"{language}.json"] = _in_lines(_said(optimizers, _of_optimizers(language)))
+        if language != "en":
+            files[ROOT / "web" / "templates" / f"{language}.json"] = _in_lines(_of_templates(specs, words, language))
     files[ROOT / "web" / "task_inputs.json"] = json.dumps(task_inputs(specs), indent=1) + "\n"
     return files
 
@@ -116,6 +120,15 @@ def _of_optimizers(language: str) -> Mapping[str, str]:
     """Sentences about optimizers by their English."""
     file = ROOT / "locales" / language / "optimizers.json"
     return {} if language == "en" else json.loads(file.read_text(encoding="utf-8"))
+
+
+def _of_templates(specs: list[Any], words: Words, language: str) -> dict[str, str]:
+    """What templates say, by its English, with nodes and widgets called as the page shows them."""
+    texts = json.loads((ROOT / "locales" / language / "templates.json").read_text(encoding="utf-8"))
+    called = {f"*{spec.display_name}*": f"*{words.text(spec.display_name)}*" for spec in specs}
+    called |= {f"`{entry.name}`": f"`{words.name(entry.name)}`" for spec in specs for entry in spec.inputs}
+    pattern = re.compile("|".join(map(re.escape, called)))
+    return {english: pattern.sub(lambda name: called[name[0]], text) for english, text in texts.items()}
 
 
 def _said(value: Any, texts: Mapping[str, str]) -> Any:

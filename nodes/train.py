@@ -194,21 +194,21 @@ class LoRATrainer(Node):
     def _queued(self, host: Host, run: Run, task: Task) -> Result:
         """Hand it to the background, unless it is there already. There is no LoRA yet, so nothing behind this node runs."""
         assert task.training is not None
-        job, waits = submit.of_run(host.home, task.training), "is queued or being trained already"
+        job, line = submit.of_run(host.home, task.training), f"{run.name} is queued or being trained already in the background"
         if job is None:
             gpus = tuple(host.gpus())
             host.free_gpu_memory()
-            job, waits = submit.add(host.home, task.changed(background=True, gpus=gpus), host.workflow()), "is queued"
+            job = submit.add(host.home, task.changed(background=True, gpus=gpus), host.workflow())
+            line = f"{run.name} is queued in the background"
         folder = host.home / "jobs" / job
         host.show_job(job)
         value = {"folder": str(folder), "run": str(run.path), "curve": str(run.path / "loss.svg")}
-        text = f"{run.name} {waits} in the background and continues when ComfyUI is closed. Queue again for the LoRA when it is trained"
         nothing = host.not_yet(f"{run.name} is still being trained in the background")
         wanted = [listed(wanted_place(host.loras_dir(), f"{run.name}{ending}")) for ending in run.endings]
-        host.progress(0, 1, f"{text} ({wanted[0]})")
+        text = f"{line} and continues when ComfyUI is closed. Queue again for the LoRA when it is trained ({wanted[0]})"
+        host.progress(0, 1, text)
         of_expert = () if self.card.expert is None else (nothing,)
         values = (nothing, nothing, nothing, loss_map(run.losses()), value, *of_expert)
-        line = f"{run.name} {waits} in the background"
         return Result(values, text=text, line=line, files=(folder / "status.json",), page_data={"musubi_job": [{"id": job}]})
 
     def _of_effect(self, values: dict[str, Any], *effects: str) -> dict[str, Any]:
@@ -271,7 +271,7 @@ class LoRATrainer(Node):
         return Result(
             values,
             text="\n".join(lines),
-            line=f"{'trained before' if note else 'finished'} · {loss}{len(losses)} steps · {name}",
+            line=("trained before" if note else "finished") + f" · {loss}{len(losses)} steps · {name}",
             files=tuple(path for _, path, _ in published),
             page_data={"musubi_job": [{"id": Path(job).name}]},
         )

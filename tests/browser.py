@@ -50,6 +50,23 @@ class Browser:
             time.sleep(0.2)
         raise AssertionError(f"did not come true: {condition}; the page says: {self.run('return document.body.innerText.slice(0, 2000);')}")
 
+    def handle(self) -> str:
+        """Of the window that is spoken to."""
+        return str(self._call("GET", f"/session/{self.session}/window"))
+
+    def to(self, handle: str) -> None:
+        """Speak to this window."""
+        self._call("POST", f"/session/{self.session}/window", {"handle": handle})
+
+    def new_window(self) -> None:
+        """Open another one of the same browser, and speak to it."""
+        self.to(self._call("POST", f"/session/{self.session}/window/new", {"type": "window"})["handle"])
+
+    def downloads(self, folder: Path) -> None:
+        """Where files go that are downloaded from now on."""
+        values = {"behavior": "allow", "downloadPath": str(folder)}
+        self._call("POST", f"/session/{self.session}/goog/cdp/execute", {"cmd": "Browser.setDownloadBehavior", "params": values})
+
     def resize(self, width: int, height: int) -> None:
         self._call("POST", f"/session/{self.session}/window/rect", {"width": width, "height": height})
 

@@ -13,6 +13,8 @@ from .layout import build
 from .start_here import start_here
 
 HERE = Path(__file__).resolve().parent
+MARK = "musubi_template"
+"""Of a template that nobody has saved yet: `web/templates.js` says it in the language of the page."""
 
 
 def texts() -> dict[Path, str]:
@@ -24,7 +26,21 @@ def texts() -> dict[Path, str]:
 
 
 def _text(workflow: Mapping[str, Any]) -> str:
-    return json.dumps(workflow, ensure_ascii=False, indent=1) + "\n"
+    marked = {**workflow, "extra": {**workflow["extra"], MARK: True}}
+    return json.dumps(marked, ensure_ascii=False, indent=1) + "\n"
+
+
+def sentences(workflow: Mapping[str, Any]) -> set[str]:
+    """What a workflow says: lines of its notes, titles, groups without their numbers, and what subgraphs call their inputs."""
+    said: set[str] = set()
+    for graph in (workflow, *workflow.get("definitions", {}).get("subgraphs", [])):
+        for node in graph["nodes"]:
+            said.add(node.get("title", ""))
+            if node["type"] == "MarkdownNote":
+                said.update(node["widgets_values"][0].split("\n"))
+        said |= {group["title"].split(". ", 1)[-1] for group in graph["groups"]}
+        said |= {entry.get("label", "") for owner in (graph, *graph["nodes"]) for entry in owner.get("inputs", [])}
+    return {line for line in said if line and not line.startswith("* `models/")}
 
 
 def write() -> None:

@@ -135,9 +135,10 @@ async def _next_to_the_background(host: Host) -> None:
         meanwhile = configuration.load(host.home).queue["generation"]
         if meanwhile == "go_ahead":
             return
-        host.progress(0, 1, f"a training in the background has the GPU ({job})" + (": waiting for its end" if meanwhile == "wait" else ""))
         if meanwhile == "warn":
+            host.progress(0, 1, f"a training in the background has the GPU ({job})")
             return
+        host.progress(0, 1, f"a training in the background has the GPU ({job}): waiting for its end")
         host.check_interrupted()
         await asyncio.sleep(durations.SHOW)
 

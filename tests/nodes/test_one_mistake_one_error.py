@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,12 @@ class Pack:
     def __init__(self, server: Server, part: Any) -> None:
         self.info = asyncio.run(server.get("/object_info"))
         self.nodes = {node.spec.id: node for node in part("nodes.catalog").NODES}
-        self.makers = {output.kind: node.spec for node in self.nodes.values() for output in reversed(node.spec.outputs)}
+        self.makers = {
+            output.kind: node.spec
+            for node in self.nodes.values()
+            for output in reversed(node.spec.outputs)
+            if output.kind not in {entry.kind for entry in node.spec.inputs if not entry.optional}  # what changes one makes none
+        }
 
     def prompt(self, node: str, **changes: Any) -> dict[str, Any]:
         """A prompt whose node "1" is `node`, followed by an output node."""
@@ -209,3 +215,30 @@ def test_an_error_in_a_run_begins_with_its_sentence(server: Server, pack: Pack) 
     outcome = asyncio.run(server.queue(pack.prompt("DatasetConfig", path="clips")))
     assert outcome.kind == "error"
     assert (outcome.error_type, outcome.error[:7]) == ("MusubiTuner", "nothing"), (outcome.error_type, outcome.error)
+
+
+async def post(server: Server, path: str, body: Any, **headers: str) -> str:
+    import aiohttp
+
+    async with aiohttp.ClientSession() as http, http.post(server.url + path, json=body, headers=headers) as said:
+        return await said.text()
+
+
+def test_mistakes_and_ends_are_said_in_the_language_of_whoever_queues(server: Server, pack: Pack) -> None:
+    wrong = {"prompt": pack.prompt("VideoOutput", filename_prefix="../../up")}
+
+    def said(**headers: str) -> tuple[str, str]:
+        [row] = json.loads(asyncio.run(post(server, "/prompt", wrong, **headers)))["node_errors"]["1"]["errors"]
+        return row["message"], row["details"]
+
+    assert said()[0] == "Not possible" and "is not usable as a file name" in said()[1]
+    browser = {"Accept-Language": "ja-JP,ja;q=0.9,en;q=0.8"}
+    assert said(**browser)[0] == "できません" and "ファイル名に使えません" in said(**browser)[1]
+    asyncio.run(post(server, "/settings/Comfy.Locale", "zh"))
+    try:
+        assert said(**browser)[0] == "无法执行" and "不能用作文件名" in said(**browser)[1], "the setting counts more than the browser"
+        outcome = asyncio.run(server.queue(pack.prompt("DatasetConfig", path="clips")))
+        assert outcome.error.startswith("此数据集中没有可用的内容"), outcome.error
+        assert [text for node, text in outcome.texts if node == "1"][-1].startswith("失败")
+    finally:
+        asyncio.run(post(server, "/settings/Comfy.Locale", "en"))

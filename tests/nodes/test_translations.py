@@ -56,3 +56,60 @@ def test_the_help_calls_things_as_the_nodes_do(language: str) -> None:
     known = {*locale(language, "nodeDefs")}
     pages = (ROOT / "web" / "docs").glob("*.md" if language == "en" else f"*/{language}.md")
     assert {path.stem if language == "en" else path.parent.name for path in pages} == known
+
+
+def _refusals(part: Any, tmp_path: Path) -> list[str]:
+    """What nodes and jobs really say, of several kinds."""
+    guard, progress, spec = part("nodes.jobs.guard"), part("nodes.jobs.progress"), part("nodes.spec")
+    entry = spec.Input("rank", "INT", "", default=4, minimum=1, maximum=128)
+    said = [spec._check_value(entry, None, value) for value in (0, 500, "many")]
+    for path in ("/etc/passwd", "", str(tmp_path / "clip.mp")):
+        with pytest.raises(Exception, match="path") as refused:
+            guard.inside(path, [tmp_path], "path")
+        said.append(str(refused.value))
+    shown = progress.Progress(phase="making a sample", step=12, total=100, loss=0.5, training=True)
+    training = progress.Progress(phase="training", step=12, total=100, loss=0.5, left="01:54", training=True)
+    sampling = progress.Progress(phase="Sampling timesteps for prompt 2 3/20", loss=0.5, training=True)
+    ends = [
+        "failed: path is empty: enter a path",
+        "stopped at step 120, state saved (queue again to continue)",
+        "finished · loss 0.0931 · 1600 steps · my_lora · 2 notes",
+        "wan_train_network failed: nothing in this dataset can be used. clip.mp4 does not exist\nThe whole log: /jobs/1/log.txt",
+    ]
+    return [*map(str, said), shown.text, training.text, sampling.text, *ends]
+
+
+@pytest.mark.parametrize(("language", "letters"), [("ja", "[\u3040-\u30ff]"), ("zh", "[\u4e00-\u9fff]")])
+def test_what_nodes_say_is_said_in_a_language_with_its_values(part: Any, tmp_path: Path, language: str, letters: str) -> None:
+    translated = part("nodes.translations").translated
+    (tmp_path / "clip.mp4").touch()
+    for english in _refusals(part, tmp_path):
+        said = translated(english, language)
+        for line, was in zip(said.split("\n"), english.split("\n"), strict=True):
+            assert re.search(letters, line) or line.startswith("  /"), (was, line)  # folders are listed as they are
+        kept = re.compile(r"\d+(?:[.:/]\d+)*|/[\w/.]+|my_lora|--\w[\w-]+")
+        assert sorted(kept.findall(said)) == sorted(kept.findall(english)), said
+        assert translated(english, "en") == english
+    assert translated("a sentence that no table has", language) == "a sentence that no table has"
+
+
+def test_the_language_of_a_browser_or_a_setting_is_one_that_texts_are_in(part: Any) -> None:
+    known = part("nodes.translations").known
+    asked = {"ja-JP,ja;q=0.9,en;q=0.8": "ja", "zh-TW": "zh", "ZH": "zh", "de-DE,ja;q=0.5": "en", "": "en"}
+    assert {name: known(name) for name in asked} == asked
+
+
+@pytest.mark.parametrize("language", OTHERS)
+def test_templates_say_everything_in_every_language(part: Any, language: str) -> None:
+    files = part("workflows.files")
+    wanted = set().union(*(files.sentences(json.loads(path.read_text(encoding="utf-8"))) for path in (ROOT / "workflows").glob("*.json")))
+    texts = locale(language, "templates")
+    assert wanted - set(texts) == set(), "without a translation"
+    assert set(texts) - wanted == set(), "no template says these any more"
+    shipped = json.loads((ROOT / "web" / "templates" / f"{language}.json").read_text(encoding="utf-8"))
+    upload = json.loads((ROOT / "web" / "texts" / f"{language}.json").read_text(encoding="utf-8"))["upload"]
+    names = {entry["display_name"] for entry in locale(language, "nodeDefs").values()} | {upload}
+    called = re.compile(r"\*([A-Z][\w ]+|Upload clips…)\*")
+    for english, text in shipped.items():
+        nodes = [name for name in called.findall(english) if name != "Cancel"]
+        assert sum(f"*{name}*" in text for name in names) >= len(nodes), text

@@ -260,15 +260,40 @@ def test_texts_are_there_in_every_language_and_none_is_unused() -> None:
 def test_what_the_server_says_of_jobs_is_said_in_the_language_of_the_page(tab: Tab) -> None:
     texts = json.loads((WEB / "texts" / "en.json").read_text(encoding="utf-8"))
     code = "".join(path.read_text(encoding="utf-8") for part in ("nodes", "backend") for path in (WEB.parent / part).rglob("*.py"))
-    parts = {key: re.split(r"\{\w+\}", text) for key, text in texts.items() if key.startswith("server.")}
-    said = {key: re.search('f?"' + r"\{[^{}]+\}".join(map(re.escape, one)) + '"', code) for key, one in parts.items()}
-    assert [key for key, found in said.items() if not found] == [], "the server does not say these (any more)"
+    code = re.sub(r"""["']\s*\n\s*f?["']""", "", code)  # a text in several pieces
+    wanted = {key: re.split(r"\{\w+\}", text) for key, text in texts.items() if key.startswith("server.")}
+    shapes = {key: r"\{[^{}]+\}".join(re.escape(one) for one in parts if one) for key, parts in wanted.items()}
+    assert [key for key, shape in shapes.items() if not re.search(shape, code)] == [], "the server does not say these (any more)"
 
     tab.recorded.jobs[0] |= {"phase": "epoch 3 of 40"}
     tab.open("?locale=ja")
     assert "エポック 3 / 40" in tab.text(f"[data-id='{STATES['running']['id']}'] .mt-line")
     tab.show("stopped")
     tab.browser.wait("document.querySelector('.mt-how').innerText.includes('ステップ 700 で停止、ステート保存済み') ? 1 : 0")
+
+
+def test_a_template_opens_in_the_language_of_the_page_and_what_is_saved_stays(tab: Tab) -> None:
+    tab.open("?locale=ja")
+    template = json.loads((WEB.parent / "workflows" / "train_a_lora_start_here.json").read_text(encoding="utf-8"))
+    opened = (
+        "await import('/extensions/pack/templates.js');"
+        "const one = window.app.extensions.find(known => known.name === 'MusubiTuner.Templates');"
+        "await one.beforeConfigureGraph(args[0], []); return args[0];"
+    )
+    shown = tab.browser.run(opened, template)
+    host, note = shown["nodes"]
+    inside = shown["definitions"]["subgraphs"][0]
+    groups = [group["title"] for group in inside["groups"]]
+    said = [host["title"], note["title"], inside["name"], *groups, *(entry["label"] for entry in host["inputs"] + inside["inputs"])]
+    plain = {"VRAM"}
+    assert [text for text in said if text not in plain and not re.search("[\u3040-\u9fff]", text)] == []
+    assert [group.split()[0] for group in groups] == [f"{number}." for number in range(1, len(groups) + 1)]
+    lines = [line for line in note["widgets_values"][0].split("\n") if line and "`models/" not in line]
+    assert [line for line in lines if not re.search("[\u3040-\u9fff]", line)] == []
+    assert host["widgets_values"] == template["nodes"][0]["widgets_values"] and "musubi_template" not in shown["extra"]
+    assert tab.browser.run(opened, shown) == shown
+    unmarked = {**template, "extra": {}}
+    assert tab.browser.run(opened, unmarked) == unmarked, "somebody has saved it"
 
 
 def _holes(text: str) -> set[str]:

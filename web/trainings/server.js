@@ -1,6 +1,7 @@
 // @ts-check
 // What the pack's server answers (docs/monitor.md), and the jobs that the page knows: read once, then kept up to date by messages.
 import { api } from "../../../scripts/api.js";
+import { translated } from "./words.js";
 
 /**
  * @typedef {{ id: string, tool: string, kind: string, architecture: string | null, engine: string, name: string, run: string | null,
@@ -40,7 +41,7 @@ export async function ask(path, body) {
   const options = body === undefined ? {} : { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
   const answer = await api.fetchApi(`${ROOT}/${path}`, { cache: "no-store", ...options });
   const values = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Refused(values.error ?? `${answer.status} ${answer.statusText}`, answer.status);
+  if (!answer.ok) throw new Refused(values.error ? translated(values.error) : `${answer.status} ${answer.statusText}`, answer.status);
   return values;
 }
 

@@ -6,8 +6,13 @@ const HOLE = /\{(\w+)\}/g;
 
 /** @type {Record<string, string>} */
 let texts = {};
-/** @type {[RegExp, string[], string][]} what the server says of a job, the names of what stands in it, and the key of the text */
+/** @type {[RegExp, string[], string][]} what the server says, the names of what stands in it, and the key of the text; what says most first */
 let ofTheServer = [];
+/** @type {Map<string, string>} */
+const already = new Map();
+const MOST_KEPT = 500;
+const BETWEEN = ["\n", " · ", " | "]; // what stands between sentences
+const COUNTED = /^(.+)( \d+\/\d+)$/; // how far something is, behind its name
 /** @type {Promise<void> | undefined} */
 let loading;
 
@@ -27,7 +32,9 @@ async function read() {
   const files = [...new Set(["en", language()])].map((name) => fetch(new URL(`../texts/${name}.json`, import.meta.url)));
   const tables = await Promise.all(files.map(async (answer) => (await answer).json()));
   texts = Object.assign({}, ...tables);
-  ofTheServer = Object.entries(/** @type {Record<string, string>} */ (tables[0])).filter(([key]) => key.startsWith("server.")).map(([key, english]) => [pattern(english), [...english.matchAll(HOLE)].map((hole) => hole[1]), key]);
+  const sentences = Object.entries(/** @type {Record<string, string>} */ (tables[0])).filter(([key]) => key.startsWith("server."));
+  sentences.sort(([, a], [, b]) => b.replace(HOLE, "").length - a.replace(HOLE, "").length); // one with many holes fits others too
+  ofTheServer = sentences.map(([key, english]) => [pattern(english), [...english.matchAll(HOLE)].map((hole) => hole[1]), key]);
 }
 
 /**
@@ -43,15 +50,31 @@ export function say(key, values = {}) {
 const pattern = (english) => new RegExp(`^${english.replace(/[.*+?^$()|[\]\\]/g, "\\$&").replace(HOLE, "(.+)")}$`, "s");
 
 /**
- * What the server says of a job, in English as its log, in the page's language where the table has it; what it has not stays as it is.
+ * What the server says, in English as its log, in the page's language where the table has it; what it has not stays as it is. The nodes go by
+ * the same entries and rules (`nodes/translations.py`).
  * @param {string} said
+ * @returns {string}
  */
 export function translated(said) {
+  if (!said || language() === "en") return said;
+  const had = already.get(said);
+  if (had !== undefined) return had;
+  const text = inWords(said);
+  if (already.size >= MOST_KEPT) already.clear();
+  already.set(said, text);
+  return text;
+}
+
+/** @param {string} said */
+function inWords(said) {
+  const between = BETWEEN.find((one) => said.includes(one));
+  if (between) return said.split(between).map(translated).join(between);
   for (const [english, names, key] of ofTheServer) {
     const found = english.exec(said);
-    if (found) return say(key, Object.fromEntries(names.map((name, index) => [name, found[index + 1]])));
+    if (found) return say(key, Object.fromEntries(names.map((name, index) => [name, name === "said" ? translated(found[index + 1]) : found[index + 1]])));
   }
-  return said;
+  const counted = COUNTED.exec(said);
+  return counted ? translated(counted[1]) + counted[2] : said;
 }
 
 /** Whether there is a text of this key. @param {string} key */
