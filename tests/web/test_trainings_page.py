@@ -89,6 +89,21 @@ def test_every_state_has_its_word_and_its_numbers(tab: Tab) -> None:
     assert "100 of 1000" in tab.text(".mt-foot")
 
 
+def test_a_row_out_of_sight_is_brought_up_to_date_when_it_comes_into_sight(tab: Tab) -> None:
+    going = {"state": "running", "outcome": None, "ended": None, "phase": "training"}
+    tab.recorded.jobs = [job(number, **going, step=1) for number in range(1, 61)]
+    tab.open()
+    first, last = (f"document.querySelector(`[data-id='{tab.recorded.jobs[place]['id']}'] .mt-line`)" for place in (0, -1))
+    assert "1 / 1" in tab.browser.run(f"return {last}.textContent;"), "it says something before anybody looks"
+    for step in (2, 3):
+        news = [{**one, "step": step, "version": step} for one in tab.recorded.jobs]
+        tab.browser.run("window.api.say('musubi_tuner.jobs', { jobs: args[0], removed: [] });", news)
+        tab.browser.wait(f"{first}.textContent.includes('{step} / ') ? 1 : 0")
+        assert "1 / 1" in tab.browser.run(f"return {last}.textContent;")
+    tab.browser.run(f"{last}.scrollIntoView();")
+    tab.browser.wait(f"{last}.textContent.includes('3 / ') ? 1 : 0")
+
+
 def test_a_training_is_watched_and_steered(tab: Tab) -> None:
     tab.recorded.jobs.append({**job(35, run=STATES["running"]["run"], step=150), "samples_every": 50})
     tab.open()

@@ -5,9 +5,13 @@ import { Row, title } from "./row.js";
 import { jobs, standing } from "./server.js";
 import { say } from "./words.js";
 
-/** @typedef {import("./server.js").Job} Job */
+/**
+ * @typedef {import("./server.js").Job} Job
+ * @typedef {{ row: Row, job: Job, version: string, shown: string, seen: boolean }} Entry  what a row is to show and what it shows; whether it is in sight
+ */
 
 const SHOWN = 100;
+const NEARLY = "200px"; // out of sight, and up to date nevertheless
 /** Newest job of each run first to last; what goes on or waits comes before what has ended. @param {Iterable<Job>} all @returns {Job[]} */
 export function grouped(all) {
   /** @type {Map<string, Job>} */
@@ -22,13 +26,23 @@ export function grouped(all) {
   return [...newest.values()].sort((a, b) => rank(a) - rank(b) || (jobs.place(a) ?? 0) - (jobs.place(b) ?? 0) || b.created - a.created);
 }
 
+/** @param {Entry} entry */
+function draw(entry) {
+  if (entry.shown === entry.version) return;
+  entry.shown = entry.version;
+  entry.row.show(entry.job);
+}
+
 export class List {
   /** @param {(id: string) => void} open what to do with a chosen one */
   constructor(open) {
     this.open = open;
     this.limit = SHOWN;
-    /** @type {Map<string, { row: Row, version: string }>} */
+    /** @type {Map<string, Entry>} */
     this.rows = new Map();
+    /** @type {WeakMap<Element, Entry>} */
+    this._entries = new WeakMap();
+    this._sight = new IntersectionObserver((seen) => this._look(seen), { rootMargin: NEARLY });
     this.search = element("input", {
       type: "search", class: "mt-search", placeholder: say("list.search"), "aria-label": say("list.search"),
       oninput: () => this.render(),
@@ -46,7 +60,7 @@ export class List {
     this.items.addEventListener("keydown", (event) => this._walk(event));
   }
 
-  /** Shows what there is now. Rows of jobs that have not changed are left. */
+  /** Shows what there is now. Rows of jobs that have not changed are left, and those out of sight until they come into it. */
   render() {
     if (!jobs.loaded) {
       this._say("pi-spinner pi-spin", say("list.loading"));
@@ -72,19 +86,36 @@ export class List {
     let order = false;
     shown.forEach((job, index) => {
       const version = `${job.version} ${standing(job)}${job.state === "queued" ? jobs.queue.waiting : ""}`;
-      const entry = before.get(job.id) ?? { row: new Row(job.id, this.open), version: "" };
-      if (entry.version !== version) {
-        entry.version = version;
-        entry.row.show(job);
-      }
+      const entry = before.get(job.id) ?? this._made(job);
+      Object.assign(entry, { job, version });
+      if (entry.seen || !entry.shown) draw(entry);
       this.rows.set(job.id, entry);
       order ||= this.items.children[index] !== entry.row.whole;
     });
+    for (const [id, entry] of before) if (!this.rows.has(id)) this._sight.unobserve(entry.row.whole);
     if (order || this.items.children.length !== shown.length) {
       this.items.replaceChildren(...[...this.rows.values()].map(({ row }) => row.whole));
       if (focused) this.rows.get(focused)?.row.open.focus();
     }
     this._foot(found.length);
+  }
+
+  /** @param {Job} job @returns {Entry} */
+  _made(job) {
+    const entry = { row: new Row(job.id, this.open), job, version: "", shown: "", seen: false };
+    this._entries.set(entry.row.whole, entry);
+    this._sight.observe(entry.row.whole);
+    return entry;
+  }
+
+  /** @param {IntersectionObserverEntry[]} changed */
+  _look(changed) {
+    for (const { target, isIntersecting } of changed) {
+      const entry = this._entries.get(target);
+      if (!entry) continue;
+      entry.seen = isIntersecting;
+      if (isIntersecting) draw(entry);
+    }
   }
 
   /** @param {number} found */
