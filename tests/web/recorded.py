@@ -190,6 +190,7 @@ class Recorded:
             {"name": "network_dim", "value": 32, "default": 4},
             {"name": "optimizer_type", "value": "AdamW8bit", "default": "AdamW"},
             {"name": "dit", "value": "/models/diffusion_models/wan2.1_t2v_14B_bf16.safetensors", "default": None},
+            *one.get("more_settings", []),
         ]
         home = "/home/me/ComfyUI/user/__musubituner"
         return {

@@ -74,6 +74,8 @@ def test_every_state_has_its_word_and_its_numbers(tab: Tab) -> None:
     for state, said in (("stopped", "stopped at step 700, state saved"), ("lost", "continue from there"), ("queued", "waits for its GPU")):
         tab.show(state)
         assert said in tab.text(".mt-how"), state
+        if state == "stopped":
+            assert tab.text(".mt-unit") == "steps beyond 1\u2009600", "where it was to end, not where it stopped"
         tab.press("Back to the list")
 
     tab.recorded.jobs = []
@@ -169,7 +171,12 @@ def test_trainings_are_laid_over_each_other_and_the_queue_is_put_in_order(tab: T
     tab.browser.wait(f"document.querySelector('[data-id=\"{second}\"] .mt-badge').innerText.trim() === 'queued · 1' ? 1 : 0")
     assert tab.recorded.asked == [("queue", {"order": [second, STATES["queued"]["id"]]})]
 
+    tab.recorded.jobs[5] = {**STATES["finished"], "more_settings": [{"name": "max_train_epochs", "value": 40, "default": None}]}
     tab.show("finished")
+    tab.browser.wait("document.querySelector('.mt-unit').innerText === 'epochs' ? 1 : 0")
+    tab.press("Train further")
+    tab.browser.wait("performance.getEntriesByType('resource').some(one => one.name.endsWith('/continue')) ? 1 : 0")
+    assert tab.recorded.asked[-1] == (f"jobs/{STATES['finished']['id']}/continue", {"epochs": 5}), "in what it counts in"
     tab.browser.wait("document.querySelector('.mt-plot canvas') ? 1 : 0")
     tab.browser.run("document.querySelector('.mt-compare').open = true; return 1;")
     tab.browser.wait("document.querySelectorAll('.mt-with input').length > 2 ? 1 : 0")

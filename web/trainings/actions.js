@@ -3,7 +3,7 @@
 import { app } from "../../../scripts/app.js";
 import { button, element } from "./element.js";
 import { address, goOn, jobs, request, tensorBoard, workflow } from "./server.js";
-import { say, translated } from "./words.js";
+import { count, say, translated } from "./words.js";
 
 /** @typedef {import("./server.js").Detail} Detail */
 
@@ -48,16 +48,20 @@ export class Actions {
     if (job.cannot && !ended) this.buttons.append(element("span", { class: "mt-faint" }, translated(job.cannot)));
   }
 
-  /** @param {Detail} job */
+  /** Further than it was to go, in what it counts in; and to that end where it has not come so far. @param {Detail} job */
   _further(job) {
-    const steps = element("input", { type: "number", min: "1", max: "1000000", step: "1", value: "500", class: "mt-steps", "aria-label": say("do.continue.steps") });
+    const epochs = job.settings.some((one) => one.name === "max_train_epochs" && one.value);
+    const end = epochs ? job.epochs : job.total;
+    const unit = say(epochs ? "do.continue.epochs" : "do.continue.unit");
+    const behind = job.outcome === "finished" || !end ? unit : say("do.continue.behind", { unit, end: count(end) });
+    const more = element("input", { type: "number", min: "1", max: "1000000", step: "1", value: epochs ? "5" : "500", class: "mt-steps", "aria-label": behind });
     const further = button(say("do.continue"), () => {
-      const wanted = Math.round(Number(steps.value));
-      if (wanted >= 1) this._do(() => goOn(job.id, wanted), say("said.queued"), true);
-      else steps.focus();
+      const wanted = Math.round(Number(more.value));
+      if (wanted >= 1) this._do(() => goOn(job.id, epochs ? { epochs: wanted } : { steps: wanted }), say("said.queued"), true);
+      else more.focus();
     }, { icon: "pi-forward" });
-    const parts = [element("span", { class: "mt-joined" }, further, steps, element("span", { class: "mt-unit" }, say("do.continue.unit")))];
-    if (job.outcome !== "finished") parts.unshift(button(say("do.again"), () => this._do(() => goOn(job.id, 0), say("said.queued"), true), { icon: "pi-play", kind: "mt-first" }));
+    const parts = [element("span", { class: "mt-joined" }, further, more, element("span", { class: "mt-unit" }, behind))];
+    if (job.outcome !== "finished") parts.unshift(button(say("do.again"), () => this._do(() => goOn(job.id, { steps: 0 }), say("said.queued"), true), { icon: "pi-play", kind: "mt-first" }));
     return parts;
   }
 

@@ -60,8 +60,8 @@ export const workflow = (id) => ask(`jobs/${encodeURIComponent(id)}/workflow`);
 /** @param {string} id @param {string} name one of `can` @returns {Promise<{ job: Job }>} */
 export const request = (id, name) => ask(`jobs/${encodeURIComponent(id)}/request`, { name });
 
-/** @param {string} id @param {number} steps @returns {Promise<{ job: Job }>} */
-export const goOn = (id, steps) => ask(`jobs/${encodeURIComponent(id)}/continue`, { steps });
+/** @param {string} id @param {{ steps?: number, epochs?: number }} more @returns {Promise<{ job: Job }>} */
+export const goOn = (id, more) => ask(`jobs/${encodeURIComponent(id)}/continue`, more);
 
 /** Starts TensorBoard over the logs of its run, where none runs yet. @param {string} id @returns {Promise<{ address: string }>} */
 export const tensorBoard = (id) => ask(`jobs/${encodeURIComponent(id)}/tensorboard`, {});
