@@ -17,6 +17,7 @@ from .dataset import DATASET
 from .families import shared_widget
 from .jobs import config as configuration
 from .jobs.config import engine_stamp
+from .jobs.engine import refuse_own_keys
 from .jobs.follow import run_tool
 from .models import MODELS, card_of, facts_of, files_for
 from .spec import Host, Input, Node, NodeSpec, Output, Result
@@ -94,7 +95,9 @@ async def _cache(host: Host, spec: NodeSpec, verb: str, inputs: dict[str, Any]) 
     card = card_of(models)
     tool = tool_names(card)[verb]
     values = caching_values(spec, verb, inputs)
-    if configuration.load(host.home).engine == "builtin":  # musubi-tuner always continues without them
+    config = configuration.load(host.home)
+    refuse_own_keys(config, dataset["datasets"])
+    if config.engine == "builtin":  # musubi-tuner always continues without them
         values["on_bad_items"] = dataset.get("on_bad_items", "stop")
     job = await run_tool(host, tool, to_argv(tool, values))
     files = cache_files(dataset, card, text=verb == CACHE_TEXT)

@@ -99,6 +99,9 @@ class DatasetConfig(Node):
             Input("latent_window_size", "INT", f"{_SECTIONED}: latent frames per section; 9 is what the model was made with.",
                   default=9, minimum=1, maximum=100, advanced=True, takers=_SECTION_FAMILIES),
             _ON_BAD_ITEMS,
+            Input("validation_split", "FLOAT", "Share of these images or clips that are not trained on, for the validation loss; 1 holds "
+                "out all of them. 0: what LoRA Training Config says.",
+                  default=0.0, minimum=0.0, maximum=1.0, step=0.05, off=0.0, advanced=True, optional=True),
         ),
         outputs=(Output("dataset", DATASET, "For the caching nodes"), Output("toml", "STRING", "The dataset file as text"),
                  Output("report", "STRING", "What is in it, and what cannot be used and why")),
@@ -204,6 +207,8 @@ def _entry(host: Host, inputs: dict[str, Any]) -> dict[str, Any]:
         entry |= {name: inputs[name] for name in ("frame_extraction", "frame_stride", "frame_sample", "max_frames")}
         if inputs["source_fps"]:
             entry["source_fps"] = inputs["source_fps"]
+    if inputs["validation_split"]:
+        entry["validation_split"] = inputs["validation_split"]
     entry |= _controls(host, inputs)
     entry["cache_directory"] = _cache_directory(host, inputs["cache_directory"], entry).as_posix()
     return entry
@@ -262,7 +267,7 @@ def _control_directory(host: Host, text: str) -> Path:
 def _cache_directory(host: Host, chosen: str, entry: dict[str, Any]) -> Path:
     if chosen.strip():
         return _chosen_cache(host, chosen)
-    same = {name: value for name, value in entry.items() if name not in ("batch_size", "num_repeats")}
+    same = {name: value for name, value in entry.items() if name not in ("batch_size", "num_repeats", "validation_split")}
     return host.home / "datasets" / content.digest(same) / "cache"
 
 

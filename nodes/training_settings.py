@@ -91,6 +91,11 @@ class LoRATrainingConfig(Node):
             shared_widget(TRAIN, "keep_attention_blocks"),
             shared_widget(TRAIN, "offload_attention_blocks"),
             shared_widget(TRAIN, "w8a8"),
+            shared_widget(TRAIN, "validation_split", off=0.0, optional=True),
+            shared_widget(TRAIN, "validate_every_n_steps", off=0, optional=True),
+            shared_widget(TRAIN, "validate_every_n_epochs", off=0, optional=True),
+            shared_widget(TRAIN, "max_validation_steps", off=0, optional=True),
+            shared_widget(TRAIN, "validation_seed", off=0, optional=True),
         ),
         outputs=(Output("lora_config", LORA_CONFIG, "For the trainer"),),
     )  # fmt: skip

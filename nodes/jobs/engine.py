@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from ...backend.musubi_backend.dataset import schema
 from ...backend.musubi_backend.errors import UserError
 from ...backend.musubi_backend.optimizers import registry
 from ...backend.musubi_backend.options.argv import to_argv
@@ -78,6 +80,13 @@ def refuse_own(config: Config, tool: str, names: Collection[str]) -> None:
     ours = [in_widgets(tool, f"--{name}") for name in sorted(names) if name in known and known[name].own]
     if ours and config.engine != "builtin":
         raise UserError(f"{' and '.join(ours)}: musubi-tuner's {tool} has no such setting; turn it off, or choose the engine builtin")
+
+
+def refuse_own_keys(config: Config, datasets: Iterable[Mapping[str, Any]]) -> None:
+    """UserError for a key of a dataset that only our backend knows, where musubi-tuner is to read the dataset file."""
+    ours = [key for key in schema.OWN if any(one.get(key) for one in datasets)]
+    if ours and config.engine != "builtin":
+        raise UserError(f"{' and '.join(ours)}: musubi-tuner's dataset files have no such key; set it to 0, or choose the engine builtin")
 
 
 def refuse_own_optimizer(config: Config, name: str) -> None:

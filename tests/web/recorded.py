@@ -198,7 +198,7 @@ class Recorded:
             "folder": f"{home}/jobs/{one['id']}",
             "run_folder": f"{home}/runs/{one['run']}",
             "settings": settings,
-            "series": ["loss", "average", "lr", "seconds", "vram"],
+            "series": ["loss", "average", "lr", "seconds", "vram", "validation"],
             "prompts": PROMPTS if samples else [],
             "samples": samples,
             "saves": saves,
@@ -220,6 +220,7 @@ class Recorded:
             "lr": [1e-4 * min(1, step / 100) for step in steps],
             "seconds": [1.2 + 0.1 * part for part in wobble],
             "vram": [18.2e9 + 2e8 * part for part in wobble],
+            "validation": [0.25 + 1e-4 * step if step % 80 == 0 and step <= one.get("validated", step) else None for step in steps],
         }
         names = query.get("names", "loss").split(",")
         none: list[Any] = [None] * len(steps)

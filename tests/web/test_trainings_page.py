@@ -107,12 +107,14 @@ def test_a_row_out_of_sight_is_brought_up_to_date_when_it_comes_into_sight(tab: 
 
 
 def test_a_training_is_watched_and_steered(tab: Tab) -> None:
+    tab.recorded.jobs[0]["validated"] = 639  # it is measured after the step, whose loss is read already
     tab.recorded.jobs.append({**job(35, run=STATES["running"]["run"], step=150), "samples_every": 50})
     tab.open()
     tab.show("running")
     tab.browser.wait("document.querySelector('.mt-plot canvas') ? 1 : 0")
     label = "document.querySelector('.mt-plot').getAttribute('aria-label')"
     assert "to" in tab.browser.run(f"return {label};") and "at step 640" in tab.browser.run(f"return {label};")
+    assert "Validation loss: from 0.258 at step 80 to 0.306 at step 560" in tab.browser.run(f"return {label};")
 
     report = "document.querySelector('.mt-optimizer')"
     said = tab.browser.run(f"return [{report}.previousSibling.textContent, {report}.textContent];")
@@ -124,6 +126,7 @@ def test_a_training_is_watched_and_steered(tab: Tab) -> None:
         tab.browser.run("window.api.say('musubi_tuner.jobs', { jobs: [args[0]], removed: [] }); return 1;", tab.recorded.jobs[0])
     tab.browser.wait(f"{label}.includes('at step 643') ? 1 : 0")
     assert tab.text(".mt-number:nth-child(2) b") == "643"
+    assert "to 0.314 at step 640" in tab.browser.run(f"return {label};"), "of the last step that was there, what came after its loss too"
 
     tab.browser.run("document.querySelector('.mt-plot').focus(); return 1;")
     for key in ("Left", "Left", "+"):
@@ -181,7 +184,9 @@ def test_trainings_are_laid_over_each_other_and_the_queue_is_put_in_order(tab: T
     tab.browser.run("document.querySelector('.mt-compare').open = true; return 1;")
     tab.browser.wait("document.querySelectorAll('.mt-with input').length > 2 ? 1 : 0")
     tab.browser.run("document.querySelector('.mt-with input').click(); return 1;")
-    tab.browser.wait("document.querySelectorAll('.mt-readout .mt-swatch').length === 2 ? 1 : 0")
+    tab.browser.wait("document.querySelectorAll('.mt-readout .mt-swatch').length === 4 ? 1 : 0")
+    keys = tab.browser.run("return [...document.querySelectorAll('.mt-readout span:has(.mt-rare)')].map(one => one.innerText);")
+    assert keys[0] == "finished one: Validation loss" and len(keys) == 2
 
 
 def test_a_toast_tells_of_each_end_in_the_background_once_over_tabs_and_reloads(tab: Tab) -> None:

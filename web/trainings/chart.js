@@ -1,5 +1,6 @@
 // @ts-check
-// A chart of curves over steps: their extremes faint, their running mean strong, saves and samples marked. Drag to zoom, double click or
+// A chart of curves over steps: their extremes faint, their running mean strong, saves and samples marked; what is measured now and then
+// dashed, with a dot for each time, as it is. Drag to zoom, double click or
 // Escape to see all; arrow keys move over the values, which are said in words below.
 import uPlot from "../vendor/uplot.js";
 import { element } from "./element.js";
@@ -8,7 +9,7 @@ import { count, number, say } from "./words.js";
 
 /**
  * @typedef {import("./curves.js").Curve} Curve
- * @typedef {{ label: string, curve: Curve, format?: (value: number | null | undefined) => string }} Line
+ * @typedef {{ label: string, curve: Curve, of?: number }} Line of: it is measured now and then, and has the colour of that line
  * @typedef {{ step: number, kind: "save" | "sample" }} Mark
  */
 
@@ -56,8 +57,8 @@ export class Chart {
   show(lines, marks = []) {
     this.lines = lines;
     this.marks = marks;
-    const data = aligned(lines.map((line) => line.curve), this.smoothing);
-    const shape = JSON.stringify([this.log, lines.map((line) => line.label)]);
+    const data = aligned(lines.map((line) => line.curve), lines.map((line) => (line.of === undefined ? this.smoothing : 0)));
+    const shape = JSON.stringify([this.log, lines.map((line) => [line.label, line.of])]);
     if (!this._plot || shape !== this._shape) {
       this._shape = shape;
       this._build(data);
@@ -102,15 +103,16 @@ export class Chart {
     const values = (/** @type {any} */ _, /** @type {(number | null)[]} */ ticks, /** @type {number} */ __, /** @type {number} */ ___, /** @type {number} */ between) =>
       ticks.map((tick) => (tick === null ? "" : this.format === number ? tickText(tick, between) : this.format(tick)));
     const series = this.lines.flatMap((line, index) => {
-      const colour = COLOURS[index % COLOURS.length];
+      const colour = this._colour(index);
+      const rare = line.of !== undefined;
       const edge = { stroke: faint(colour, 0.28), width: 1, points: { show: false } };
       return [
         { ...edge, label: `${line.label} low` },
         { ...edge, label: `${line.label} high` },
-        { stroke: colour, width: 2, points: { show: (/** @type {any} */ plot) => plot.data[0].length < 3, size: 6, fill: colour }, spanGaps: true, label: line.label },
+        { stroke: colour, width: 2, dash: rare ? [6, 4] : undefined, points: { show: (/** @type {any} */ plot) => rare || plot.data[0].length < 3, size: 6, fill: colour }, spanGaps: true, label: line.label },
       ];
     });
-    const bands = this.lines.map((_, index) => ({ series: [3 * index + 2, 3 * index + 1], fill: faint(COLOURS[index % COLOURS.length], 0.18) }));
+    const bands = this.lines.map((_, index) => ({ series: [3 * index + 2, 3 * index + 1], fill: faint(this._colour(index), 0.18) }));
     this._plot = new uPlot(
       /** @type {any} */ ({
         width: Math.max(80, this.place.clientWidth),
@@ -186,20 +188,26 @@ export class Chart {
     this.readout.classList.remove("mt-quiet");
     this.readout.replaceChildren(
       element("b", {}, say("chart.step", { step: count(step) })),
-      ...this.lines.map((line, at) => {
+      ...this.lines.flatMap((line, at) => {
         const [low, high, mean] = [1, 2, 3].map((part) => plot.data[3 * at + part][index]);
-        if (mean === undefined || mean === null) return element("span", {}, this._swatch(at), "–");
+        if (mean === undefined || mean === null) return line.of === undefined ? element("span", {}, this._swatch(at), "–") : [];
         const range = low === high ? this.format(low) : `${this.format(low)} – ${this.format(high)}`;
         const name = this.lines.length > 1 ? `${line.label} ` : "";
-        return element("span", {}, this._swatch(at), name, say("chart.value", { value: range, mean: this.format(mean) }));
+        return element("span", {}, this._swatch(at), name, line.of === undefined ? say("chart.value", { value: range, mean: this.format(mean) }) : range);
       }),
       ...marked.map((text) => element("span", {}, text)),
     );
   }
 
   /** @param {number} at */
+  _colour(at) {
+    return COLOURS[(this.lines[at].of ?? at) % COLOURS.length];
+  }
+
+  /** @param {number} at */
   _swatch(at) {
-    return element("i", { class: "mt-swatch", style: { background: COLOURS[at % COLOURS.length] }, "aria-hidden": "true" });
+    const rare = this.lines[at].of !== undefined;
+    return element("i", { class: rare ? "mt-swatch mt-rare" : "mt-swatch", style: rare ? { color: this._colour(at) } : { background: this._colour(at) }, "aria-hidden": "true" });
   }
 
   /** For those who do not see it. */

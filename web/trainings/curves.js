@@ -71,16 +71,16 @@ export function extended(piece, news) {
 /**
  * Curves over one axis of steps: the steps that any of them has, and each curve's values there, undefined where it has no point.
  * @param {Curve[]} curves
- * @param {number} weight of the smoothing
+ * @param {number[]} weights of the smoothing of each
  * @returns {(number | null | undefined)[][]} steps; then low, high, smoothed of each curve
  */
-export function aligned(curves, weight) {
+export function aligned(curves, weights) {
   const steps = curves.length === 1 ? curves[0].steps : [...new Set(curves.flatMap((curve) => curve.steps))].sort((a, b) => a - b);
   const place = new Map(steps.map((step, index) => [step, index]));
   /** @type {(number | null | undefined)[][]} */
   const columns = [steps];
-  for (const curve of curves) {
-    for (const values of [curve.low, curve.high, smoothed(curve.mean, weight)]) {
+  for (const [number, curve] of curves.entries()) {
+    for (const values of [curve.low, curve.high, smoothed(curve.mean, weights[number])]) {
       const column = new Array(steps.length).fill(undefined);
       curve.steps.forEach((step, index) => (column[/** @type {number} */ (place.get(step))] = values[index]));
       columns.push(column);

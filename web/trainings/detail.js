@@ -22,6 +22,7 @@ import { count, duration, known, moment, number, pace, say, size, translated } f
 const POINTS = 800;
 const MOST_JOBS = 12; // of a run, in one curve
 const MOST_RUNS = 5; // next to it
+const LOSSES = ["loss", "validation"];
 const SECOND = /** @type {Record<string, (value: number | null | undefined) => string>} */ ({ lr: number, seconds: (value) => `${number(value)} s`, vram: size, ram: size, validation: number });
 const REMEMBERED = "MusubiTuner.Trainings."; // in the browser: how somebody likes the charts
 
@@ -142,7 +143,7 @@ export class DetailView {
     this._show(job);
     const names = ["loss", ...Object.keys(SECOND)].filter((name) => job.series.includes(name));
     if (names.length) await this.pieces.read(this._own(job), names);
-    for (const { jobs: compared } of this.compared.values()) await this.pieces.read(compared, ["loss"]);
+    for (const { jobs: compared } of this.compared.values()) await this.pieces.read(compared, LOSSES);
     if (this._ended) return;
     this._draw();
     this.log.begin(job.log);
@@ -275,7 +276,7 @@ export class DetailView {
             else {
               const all = [...jobs.byId.values()].filter((one) => (one.run ?? one.id) === key).sort((a, b) => a.created - b.created);
               this.compared.set(key, { label: title(job), jobs: all.map((one) => one.id).slice(-MOST_JOBS) });
-              await this.pieces.read(all.map((one) => one.id).slice(-MOST_JOBS), ["loss"]).catch((error) => this._problem(error));
+              await this.pieces.read(all.map((one) => one.id).slice(-MOST_JOBS), LOSSES).catch((error) => this._problem(error));
             }
             this._draw();
           },
@@ -319,7 +320,9 @@ export class DetailView {
       ...saves.map(({ step }) => ({ step, kind: /** @type {const} */ ("save") })),
       ...[...new Set(samples.map(({ step }) => step))].map((step) => ({ step, kind: /** @type {const} */ ("sample") })),
     ]);
-    const lines = [{ label: title(job), curve: of(own, "loss") }, ...[...this.compared.values()].map(({ label, jobs: ids }) => ({ label, curve: of(ids, "loss") }))];
+    const runs = [{ label: title(job), jobs: own }, ...this.compared.values()];
+    const validated = runs.map(({ label, jobs: ids }, at) => ({ label: runs.length > 1 ? `${label}: ${say("chart.validation")}` : say("chart.validation"), curve: of(ids, "validation"), of: at }));
+    const lines = [...runs.map(({ label, jobs: ids }) => ({ label, curve: of(ids, "loss") })), ...validated.filter(({ curve }) => some(curve))];
     this.curves.hidden = !lines.some(({ curve }) => some(curve));
     if (this.curves.hidden) return;
     this.loss.show(lines, marks);

@@ -64,13 +64,16 @@ class Panel {
     if (job.id !== this.id) return;
     if (!jobs.byId.has(job.id)) jobs.byId.set(job.id, job);
     const ids = [...new Set([...job.jobs_of_run.slice(0, 6), job.id])].sort();
-    await this.pieces?.read(ids, ["loss"]);
+    await this.pieces?.read(ids, ["loss", "validation"]);
     this.state.replaceChildren(badge(job));
     const own = this.node.widgets?.some((/** @type {any} */ widget) => widget.name === CORE_TEXT);
     setText(this.text, own ? "" : job.state === "ended" ? translated(job.text || job.error || "") : line(job));
     this.text.title = job.error ?? job.text;
     const marks = job.saves.map(({ step }) => ({ step, kind: /** @type {const} */ ("save") }));
-    this.chart.show([{ label: say("chart.loss"), curve: joined(this.pieces?.of(ids) ?? [], "loss") }], marks);
+    const pieces = this.pieces?.of(ids) ?? [];
+    const validation = { label: say("chart.validation"), curve: joined(pieces, "validation"), of: 0 };
+    const validated = validation.curve.mean.some((value) => value !== null);
+    this.chart.show([{ label: say("chart.loss"), curve: joined(pieces, "loss") }, ...(validated ? [validation] : [])], marks);
     this._showSample(job);
   }
 

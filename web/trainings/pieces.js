@@ -34,7 +34,7 @@ export class Pieces {
   async _news(id, query) {
     const had = this.byJob.get(id);
     if (had?.last && had.width === 1) {
-      const news = await series(id, { ...query, after: had.last });
+      const news = await series(id, { ...query, after: had.last - 1 }); // the last step again: its validation comes after it
       if (!news.steps.length) return had;
       if (news.width === 1 && had.steps.length + news.steps.length <= this.points) return extended(had, news);
     }

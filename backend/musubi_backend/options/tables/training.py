@@ -156,6 +156,7 @@ GROUPS = (
                 maximum=1_000_000,
                 unit="epochs",
                 own=True,
+                advanced=True,
                 help="Measure the validation loss every N epochs. Default: after each epoch, where no number of steps is given.",
                 effect=NOTHING,
             ),
