@@ -33,12 +33,27 @@ _WITHOUT_GPU = frozenset(("gradient_checkpointing_cpu_offload", "vae_cache_cpu",
 _ASKED = re.compile(r"[Tt]ried to allocate ([\d.]+ ?[KMGT]i?B|\d+ bytes)")
 
 
+_FULL = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Is this the GPU's or the CPU allocator's out-of-memory error, or Python's?"""
     if isinstance(error, MemoryError):
         return True
     text = str(error)
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+    return isinstance(error, RuntimeError) and any(words in text for words in _FULL)
+
+
+def of_gpu(error: BaseException) -> bool:
+    """Is it a GPU's memory that ran out?"""
+    text = str(error)
+    in_ram = isinstance(error, MemoryError) or "can't allocate memory" in text or "DefaultCPUAllocator" in text
+    return not in_ram and out_of_memory(error)
+
+
+def work_of(error: BaseException) -> str:
+    """As in " while encoding clip.mp4", of the innermost `during`; "" without one."""
+    return "".join(f" while {work}" for work in getattr(error, "__notes__", [])[:1])
 
 
 @contextlib.contextmanager
@@ -79,12 +94,9 @@ def in_words(error: BaseException, values: Mapping[str, object]) -> str:
         )
     if not out_of_memory(error):
         return ""
-    text = str(error)
-    gpu = not isinstance(error, MemoryError) and "can't allocate memory" not in text and "DefaultCPUAllocator" not in text
-    asked = _ASKED.search(text)
+    gpu, asked = of_gpu(error), _ASKED.search(str(error))
     more = f" ({asked[1]} more were needed)" if asked else ""
     use = savers(values, gpu=gpu)
     advice = f"Use {use}; or fewer frames, or a smaller resolution" if use else "Use fewer frames, or a smaller resolution"
     full = "the GPU's memory is full" if gpu else "the system's RAM is full"
-    work = "".join(f" while {work}" for work in getattr(error, "__notes__", [])[:1])
-    return f"{full}{work}{more}. {advice}; or close other programs that use {'the GPU' if gpu else 'it'}"
+    return f"{full}{work_of(error)}{more}. {advice}; or close other programs that use {'the GPU' if gpu else 'it'}"

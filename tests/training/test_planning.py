@@ -8,6 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -153,8 +154,8 @@ def test_a_plan_is_within_three_percent_of_what_lives_in_a_step(words: Callable[
     assert abs(step.total / real - 1) < 0.03, (step, real)
 
 
-def phases(peak: int) -> estimate.Estimate:
-    return estimate.Estimate((estimate.Phase(estimate.STEP, {estimate.WEIGHTS: peak}),), 0, 10**15, 0)
+def phases(peak: int, swappable: int = 9) -> estimate.Estimate:
+    return estimate.Estimate((estimate.Phase(estimate.STEP, {estimate.WEIGHTS: peak}),), 0, 10**15, 0, 10, swappable)
 
 
 def simple(values: Any) -> estimate.Estimate:
@@ -162,7 +163,10 @@ def simple(values: Any) -> estimate.Estimate:
     if values["blocks_to_swap"] and values["blocks_to_swap"] > 9:
         raise UserError("no more blocks")
     saved = 40 * bool(values["gradient_checkpointing"]) + 20 * bool(values["fp8_base"]) + 2 * (values["blocks_to_swap"] or 0)
-    return phases(10**9 * (100 - saved - 15 * bool(values["gradient_checkpointing_cpu_offload"])))
+    saved += 15 * bool(values["gradient_checkpointing_cpu_offload"])
+    found = phases(10**9 * (100 - saved), 0 if values.get("offload_inactive_dit") else 9)
+    decoding = estimate.Phase(estimate.DECODING, {estimate.VAE: 10**9 * max(0, 100 - saved - 30 * bool(values.get("vae_cache_cpu")))})
+    return replace(found, phases=(*found.phases, decoding))
 
 
 NOTHING = {"sdpa": False, "gradient_checkpointing": False, "fp8_base": False, "fp8_scaled": False, "blocks_to_swap": None,
@@ -188,6 +192,47 @@ def test_the_cheapest_savers_are_chosen_and_what_was_given_stays(given: dict[str
     assert chosen.flags == flags
     assert chosen.estimate.fits(limit * 10**9)
     assert {name: chosen.values[name] for name in given} == given
+
+
+@pytest.mark.parametrize(
+    ("given", "phase", "flags"),
+    [
+        ({}, estimate.STEP, "--gradient_checkpointing"),
+        ({"gradient_checkpointing": True, "blocks_to_swap": 2, "fp8_base": True}, estimate.STEP, "--blocks_to_swap 5"),
+        ({"gradient_checkpointing": True, "blocks_to_swap": 8}, estimate.STEP, "--blocks_to_swap 9 --gradient_checkpointing_cpu_offload"),
+        ({"vae_cache_cpu": False}, estimate.DECODING, "--vae_cache_cpu"),
+        ({"vae_cache_cpu": True, "gradient_checkpointing": True}, estimate.DECODING, "--blocks_to_swap 3"),
+    ],
+)
+def test_what_ran_out_steps_down_without_learning_otherwise(given: dict[str, Any], phase: str, flags: str) -> None:
+    """The fewest that take 15 % less, swapped blocks before offloaded inputs; for a phase that decodes, its own first. No fp8."""
+    found = vram.lowered({**NOTHING, **given}, simple, phase)
+    assert found is not None and found.flags == flags
+
+
+def test_nothing_steps_down_where_nothing_is_left() -> None:
+    most = {"gradient_checkpointing": True, "blocks_to_swap": 9, "gradient_checkpointing_cpu_offload": True}
+    assert vram.lowered({**NOTHING, **most}, simple, estimate.STEP) is None
+
+
+@pytest.mark.parametrize(("limit", "fewest", "most"), [(39, 1, None), (22, 9, None), (45, None, 3), (54, None, 9)])
+def test_counts_are_found_by_halves(limit: int, fewest: int | None, most: int | None) -> None:
+    """Five plans at most for one of nine."""
+    asked = []
+
+    def plan(values: Any) -> estimate.Estimate:
+        asked.append(values)
+        kept = values["keep_attention_blocks"]
+        return replace(phases(simple(values).phases[0].total + kept * 1_500_000_000), operations=100 - kept)
+
+    values = {**NOTHING, "sdpa": True, "gradient_checkpointing": True, "fp8_base": True, "keep_attention_blocks": 0}
+    if fewest is not None:
+        found = vram._fewest(values, plan, lambda one: one.fits(limit * 10**9), 1, 9)
+        assert found is not None and found[0] == {"blocks_to_swap": fewest}
+    else:
+        found = vram._most(values, plan, limit * 10**9)
+        assert found is not None and found[0] == {"keep_attention_blocks": most}
+    assert len(asked) <= 5
 
 
 def test_what_misses_by_more_than_the_margin_is_refused_and_named_with_what_would_fit() -> None:

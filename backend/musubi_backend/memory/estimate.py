@@ -48,12 +48,15 @@ class Estimate:
     ram         bytes of weights and inputs of blocks that wait in system RAM
     operations  of matrix products and attention in one step (all of its micro-steps)
     to_device   bytes of weights that are copied to the device in one step
+    blocks      of the transformer that works; `swappable`: how many of them `--blocks_to_swap` can be
     """
 
     phases: tuple[Phase, ...]
     ram: int
     operations: int
     to_device: int
+    blocks: int = 0
+    swappable: int = 0
 
     @property
     def worst(self) -> Phase:

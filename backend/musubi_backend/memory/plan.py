@@ -164,18 +164,21 @@ def swapped_per_list(blocks_to_swap: int, counts: Sequence[int]) -> list[int]:
     """
     if blocks_to_swap == 0:
         return [0] * len(counts)
-    if len(counts) == 1:
-        largest, shares = counts[0] - 1, [blocks_to_swap]
-    else:
-        double, single = counts
-        shares = [blocks_to_swap // 2, (blocks_to_swap - blocks_to_swap // 2) * 2 + 1]
-        # N // 2 <= double - 1 and (N - N // 2) * 2 + 1 <= single - 1
-        largest = min(2 * double - 1, 2 * ((single - 2) // 2))
+    largest = swappable(counts)
+    shares = [blocks_to_swap] if len(counts) == 1 else [blocks_to_swap // 2, (blocks_to_swap - blocks_to_swap // 2) * 2 + 1]
     if blocks_to_swap > largest:
         raise UserError(
-            f"--blocks_to_swap {blocks_to_swap}: at most {max(largest, 0)} of the blocks of this model can be offloaded to system RAM"
+            f"--blocks_to_swap {blocks_to_swap}: at most {largest} of the blocks of this model can be offloaded to system RAM"
         )
     return shares
+
+
+def swappable(counts: Sequence[int]) -> int:
+    """The most that `--blocks_to_swap` can be with so many blocks in each list."""
+    if len(counts) == 1:
+        return max(0, counts[0] - 1)
+    double, single = counts
+    return max(0, min(2 * double - 1, 2 * ((single - 2) // 2)))  # N // 2 <= double - 1 and (N - N // 2) * 2 + 1 <= single - 1
 
 
 def _block_lists(model: nn.Module) -> list[nn.ModuleList]:

@@ -113,16 +113,16 @@ class OptimizerReport(Due):
     def __init__(self, loop: Trainer) -> None:
         super().__init__(loop)
         run, self._every = loop.run, loop.run.settings.logging.log_optimizer_every or 0
-        self._optimizer = run.choice.optimizer
-        if self._every and not optimizer_report.can_report(self._optimizer):
+        if self._every and not optimizer_report.can_report(run.choice.optimizer):
             self._every = 0
             logger.warning("--log_optimizer_every has no effect: %s says nothing of itself", run.settings.optimizer.optimizer_type)
 
     def after_step(self, done: Done) -> None:
         step = self.loop.position.step
         if self._every and step % self._every == 0 and self.run.processes.is_main:
-            self.run.trackers.log(optimizer_report.numbers(self._optimizer), step)
-            job.emit(events.Optimizer(step, optimizer_report.lines(self._optimizer)))
+            optimizer = self.run.choice.optimizer
+            self.run.trackers.log(optimizer_report.numbers(optimizer), step)
+            job.emit(events.Optimizer(step, optimizer_report.lines(optimizer)))
 
 
 class Save(Due):

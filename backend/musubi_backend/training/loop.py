@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 
 from .. import events, exhausted, job
-from ..device import for_model
+from ..device import for_model, release
 from ..errors import EXIT_USER_ERROR, StopRequested, UserError
 from ..layers.experts import boundary_of
 from ..lora.expert_networks import parts_of
@@ -33,13 +33,17 @@ from .randomness import StepRandomness
 from .run import Run
 from .saved_states import Position
 from .state import TrainingState
+from .stepping_down import SteppingDown
 from .timesteps import noisy_input
 from .validation import Validation
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..architectures.protocol import Architecture
     from ..dataset.batches import BatchDescription
+    from .built import Built
+    from .settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
 
@@ -60,9 +64,9 @@ class Loop:
         self.sampling = run.settings.timesteps
         self.boundary = boundary_of(run.transformer)
         self.randomness = StepRandomness(run.seed, run.processes.rank, self.device)
-        # LoRA gradients through fp16 arithmetic underflow without scaling
-        self.scaler = torch.amp.GradScaler(self.device.type) if run.dtype == torch.float16 else None
+        self.scaler = self._new_scaler()
         self.bar: StepBar | None = None
+        self.down = SteppingDown(self)
         self._window: list[float] = []
         self._suspects: list[str] = []
         self._started_at = self._kept_step = self.position.step  # the last step that a state on disk has
@@ -78,21 +82,43 @@ class Loop:
         self._started_at = self._kept_step = position.step
         self.average, self.history = AverageLoss(losses), list(history)
 
+    def forget(self) -> None:
+        """Let go of everything on the device, to `hold` it anew."""
+        run = self.run
+        del run.transformer, run.network, run.choice, run.schedule
+        self.parameters, self.scaler = [], None
+        self._window.clear()
+        self._suspects.clear()
+
+    def hold(self, built: Built, settings: TrainingSettings, architecture: Architecture) -> None:
+        """Go on with what was built anew; its contents are to be restored."""
+        run = self.run
+        run.transformer, run.network, run.choice, run.schedule = built.transformer, built.network, built.choice, built.schedule
+        run.settings, run.architecture = settings, architecture
+        run.samples.architecture = architecture
+        self.parameters = [parameter for group in built.choice.optimizer.param_groups for parameter in group["params"]]
+        self.scaler = self._new_scaler()
+
+    def _new_scaler(self) -> torch.amp.GradScaler | None:
+        """LoRA gradients through fp16 arithmetic underflow without scaling."""
+        return torch.amp.GradScaler(self.device.type) if self.run.dtype == torch.float16 else None
+
     def start(self) -> None:
         """Train to the end, then save the LoRA (and the state). Raises StopRequested once everything worth keeping is saved; so it is
         when a step fails."""
-        run, position = self.run, self.position
-        if position.step == 0:
+        run = self.run
+        if self.position.step == 0:
             for work in [work for one in self.due if (work := one.before_training()) is not None]:
                 work()
-        self.bar = StepBar(run.total_steps, position.step, shown=run.processes.is_main)
+        self.bar = StepBar(run.total_steps, self.position.step, shown=run.processes.is_main)
         run.choice.train()
+        self.down.remember()
         with contextlib.closing(run.trackers):  # last of all: waiting for a tracker must not cost what is to be saved
             with contextlib.closing(self.bar):
-                while position.step < run.total_steps:
-                    self._say(f"\nepoch {position.epoch + 1}/{run.epochs}")
-                    job.phase(f"epoch {position.epoch + 1} of {run.epochs}")
-                    if not self._epoch():
+                while self.position.step < run.total_steps:
+                    self._say(f"\nepoch {self.position.epoch + 1}/{run.epochs}")
+                    job.phase(f"epoch {self.position.epoch + 1} of {run.epochs}")
+                    if not self.down.surviving(self._epoch):
                         break
             self._finish()
             late, self._late_samples, self._sampled_at = self._late_samples or [], None, None
@@ -202,6 +228,7 @@ class Loop:
         Where nothing has a gradient (module_dropout left every LoRA module out), the step counts and changes nothing.
         """
         run, position, largest_norm = self.run, self.position, self.run.settings.network.scale_weight_norms
+        self.down.updating = True
         if self._has_gradients():
             if self.scaler is None:
                 run.choice.optimizer.step()
@@ -218,6 +245,8 @@ class Loop:
         position.micro_step += len(self._window)
         self._window.clear()
         self.history.append(loss)
+        self.down.updating = False
+        self.down.remember()
         if position.step == self._kept_step + 1:
             job.keep(f"the steps after step {self._kept_step}")
         done = Done(loss, rates, norms)
@@ -294,10 +323,9 @@ class Loop:
             error = raised
         if not self.run.processes.any(error is not None):
             return
-        try:
-            self._keep()
-        except (UserError, RuntimeError, OSError) as problem:
-            logger.error("what was learned until step %d could not be saved: %s", self.position.step, problem)
+        if down := self.down.together(error):
+            raise down
+        self.try_to_keep()
         if error is not None:
             raise error
         raise SystemExit(EXIT_USER_ERROR)  # the process that failed says why
@@ -314,6 +342,13 @@ class Loop:
             f"stopped after step {step} of {run.total_steps}; continue with --resume {state}",
             f"stopped at step {step}, state saved (queue again to continue)",
         )
+
+    def try_to_keep(self) -> None:
+        """As `_keep`; where that fails it is said."""
+        try:
+            self._keep()
+        except (UserError, RuntimeError, OSError) as problem:
+            logger.error("what was learned until step %d could not be saved: %s", self.position.step, problem)
 
     def _keep(self) -> None:
         """Save state and LoRA of the last finished step, unless it was the first of all. Gradients of a window that was begun go."""
@@ -342,22 +377,30 @@ class Loop:
         """A stop request ends it early and is answered before the next micro-step; when it fails (a VAE that does not fit into memory),
         that is said and the training continues."""
         run, problem = self.run, ""
-        run.network.eval()
-        try:
+
+        def make() -> None:
+            run.network.eval()
             job.leave_if_asked("a stop was asked for")
             run.samples.make(run.transformer, self.position.step, epoch, self.device)
+
+        try:
+            self.down.surviving(make, lambda: run.samples.doing)
         except StopRequested as stop:
             problem = f"no more samples: {stop}"
             logger.info("%s", problem)
         except (UserError, RuntimeError, OSError) as error:
+            if self.down.lost:
+                raise
             problem = str(error)
             logger.error("no samples at step %d, training continues: %s", self.position.step, error)
+        if problem:
+            release(self.device)  # what the frames of an error held
         run.network.train()
         return problem
 
     def validate(self) -> float | None:
         """The loss of what is held out, with the weights as they are; None where it was ended early."""
-        return self.validation.measure(self._load, self._loss_at)
+        return self.down.surviving(lambda: self.validation.measure(self._load, self._loss_at, self.down.helps))
 
     def save(self, stem: str, epoch: int) -> None:
         """The LoRA."""

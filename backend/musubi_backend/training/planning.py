@@ -31,7 +31,7 @@ from ..memory import estimate as words
 from ..memory.estimate import Estimate, Phase
 from ..memory.few_blocks import FewBlocks, Measured
 from ..memory.live_bytes import LiveBytes
-from ..memory.plan import MemoryPlan
+from ..memory.plan import MemoryPlan, swappable
 from ..optimizers import registry
 from .losses import flow_matching_loss, loss_weight
 from .settings import TrainingSettings
@@ -200,7 +200,12 @@ class Planner:
             Phase(words.STEP, {**always, words.LORA: trained, words.KEPT: kept, words.WORKING: measured.peak - kept + inputs}),
             Phase(words.UPDATE, {**always, words.LORA: 2 * (lora + step.copies) + state, words.WORKING: inputs}),
         )
-        return Estimate(phases, ram + step.away, measured.operations * accumulated, 2 * swapped * accumulated)
+        counts = [len(blocks) for blocks in _block_lists(model.transformer)]
+        resting = isinstance(model.transformer, Experts) and model.transformer.offload
+        return Estimate(
+            phases, ram + step.away, measured.operations * accumulated, 2 * swapped * accumulated, sum(counts),
+            0 if resting else swappable(counts),
+        )  # fmt: skip
 
     def _step(self, settings: TrainingSettings, architecture: Architecture, model: _Model, attention: KeptAttention) -> _Step:
         """Forward and backward of one micro-step, as `Loop._backward` has them."""

@@ -70,6 +70,13 @@ class StepBar:
             self._bar.refresh()
         return seconds
 
+    def go_to(self, step: int, seconds: float) -> None:
+        """Go on from another step, after so much time that is none of a step's."""
+        self._bar.n = step
+        self._bar.refresh()
+        if self._paused is None:
+            self._since += seconds
+
     def pause(self) -> None:
         """Leave out what follows (sampling, saving) from the next step's seconds: call `resume` after it."""
         self._paused = time.perf_counter()

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .. import events, job
+from .. import events, exhausted, job
 from ..console import Bar
 from ..device import release
 from ..inference.prompts import TrainingPrompt, training_prompts
 from ..inference.video_file import to_images, write_mp4, write_pngs
+from ..memory.estimate import DECODING, SAMPLING
 from .settings import SampleSettings, SavingSettings
 
 if TYPE_CHECKING:
@@ -31,10 +32,12 @@ class Samples:
         """Reads and checks the prompt file; loads nothing. UserError for bad prompts."""
         self._settings = settings
         self._saving = saving
-        self._architecture = architecture
+        self.architecture = architecture
         self._texts: dict[str, dict[str, Tensor]] = {}
         self._conditions: dict[int, dict[str, Tensor]] = {}
         self._prompts: list[TrainingPrompt] = []
+        self.doing = ""
+        """The phase (`memory.estimate`) it is in, or was in when it failed."""
         if settings.sample_prompts:
             self._prompts = training_prompts(settings.sample_prompts, architecture)
 
@@ -44,15 +47,15 @@ class Samples:
             return
         logger.info("cache Text Encoder outputs for sample prompt: %s", self._settings.sample_prompts)
         job.phase("encoding the sample prompts")
-        encoder = self._architecture.text_encoder(device)
+        encoder = self.architecture.text_encoder(device)
         logger.info("encoding with Text Encoder 1")
         for prompt in self._prompts:
-            for text in self._architecture.texts(prompt.request):
+            for text in self.architecture.texts(prompt.request):
                 if text not in self._texts:
                     self._texts[text] = {name: tensor.cpu() for name, tensor in encoder.encode([text])[0].items()}
         del encoder
         release(device)
-        images = self._architecture.condition_encoder(device)
+        images = self.architecture.condition_encoder(device)
         if images is not None:
             for prompt in self._prompts:
                 self._conditions[prompt.index] = {name: tensor.cpu() for name, tensor in images.encode(prompt.request).items()}
@@ -84,12 +87,16 @@ class Samples:
         """Sample every prompt, then load the VAE, decode and write. Raises StopRequested when the job is to stop meanwhile."""
         logger.info("generating sample images at step: %d", step)
         job.emit(events.Sampling(step, len(self._prompts)))
-        latents = [self._sample(prompt, transformer, device) for prompt in self._prompts]
-        decoder = self._architecture.latent_decoder(device)
+        self.doing = SAMPLING
+        with exhausted.during("sampling"):
+            latents = [self._sample(prompt, transformer, device) for prompt in self._prompts]
+        self.doing = DECODING
+        decoder = self.architecture.latent_decoder(device)
         written = []
         for prompt, one in zip(self._prompts, latents, strict=True):
             logger.info("Decoding video from latents: %s", one.shape)
-            video = decoder.decode(one.to(device))
+            with exhausted.during("decoding samples"):
+                video = decoder.decode(one.to(device))
             path = self._write(prompt, video, step, epoch)
             logger.info("Decoding complete")
             job.emit(events.Sample(str(path), step, prompt.request.prompt, prompt.index))
@@ -102,8 +109,8 @@ class Samples:
         request = prompt.request
         for label, value in _described(prompt).items():
             logger.info("%s: %s", label, value)
-        with Bar(self._architecture.steps(request), f"Sampling timesteps for prompt {prompt.index + 1}") as bar:
-            return self._architecture.sample(
+        with Bar(self.architecture.steps(request), f"Sampling timesteps for prompt {prompt.index + 1}") as bar:
+            return self.architecture.sample(
                 transformer, request, self._texts, self._conditions.get(prompt.index, {}),
                 device=device, progress=bar.update,
             ).cpu()  # fmt: skip
@@ -116,7 +123,7 @@ class Samples:
         images = to_images(video)
         if len(images) == 1:
             return write_pngs(folder, name, images)[0]
-        return write_mp4(folder / f"{name}.mp4", images, self._architecture.card.fps)
+        return write_mp4(folder / f"{name}.mp4", images, self.architecture.card.fps)
 
 
 def _described(prompt: TrainingPrompt) -> dict[str, object]:

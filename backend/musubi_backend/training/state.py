@@ -7,6 +7,7 @@ number is a function of the seed and the micro-step.
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import warnings
@@ -26,6 +27,16 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from .schedules import Schedule
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What network, optimizer, schedule and loss scale hold: state dicts. course, scale: None where there is none."""
+
+    weights: dict[str, Any]
+    moments: Any
+    course: Any
+    scale: Any
 
 
 @dataclass
@@ -64,6 +75,12 @@ class TrainingState:
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
+    def contents(self) -> Contents:
+        """Copies in system RAM of what the live objects hold, in the mode that they are in."""
+        weights = {name: _copied(tensor) for name, tensor in self.network.state_dict().items()}
+        scale = None if self.scaler is None else _copied(self.scaler.state_dict())
+        return Contents(weights, _copied(self.optimizer.state_dict()), _copied(self.schedule.state_dict()), scale)
+
     def _write(self, part: Path) -> None:
         import torch
 
@@ -86,22 +103,41 @@ class TrainingState:
         try:
             if not saved.settings or not isinstance(moments, dict):
                 check_same_optimizer(self.optimizer, moments)
-            form = OptimizerForm(self.optimizer)
-            self.network.load_state_dict(load(folder / MODEL_FILE))
-            form.load(moments)
-            form.check(new_schedule=new_schedule)
-            if course is not None:
-                check_schedule(course, self.schedule.state_dict(), len(self.optimizer.param_groups))
-                _restore_schedule(self.schedule, self.optimizer, course, bases, saved.step if new_schedule else None)
-            if self.scaler is not None and scale is not None:
-                for key, value in self.scaler.state_dict().items():
-                    check_kind(scale[key], value, f"{key} of its loss scale")
-                self.scaler.load_state_dict(scale)
+            self._take(Contents(load(folder / MODEL_FILE), moments, course, scale), bases, saved.step, new_schedule=new_schedule)
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise UserError(
                 f"--resume {folder} does not fit this training: {error}. Use the settings it was saved with, or start anew with "
                 f"--network_weights {folder / MODEL_FILE}"
             ) from error
+
+    def take(self, contents: Contents) -> None:
+        """Load what the objects of this very run held into ones that were made anew with the same settings."""
+        self._take(contents, [group.get("initial_lr", group["lr"]) for group in self.optimizer.param_groups], 0, new_schedule=False)
+
+    def _take(self, contents: Contents, bases: list[float] | None, step: int, *, new_schedule: bool) -> None:
+        form = OptimizerForm(self.optimizer)
+        self.network.load_state_dict(contents.weights)
+        form.load(contents.moments)
+        form.check(new_schedule=new_schedule)
+        course, scale = contents.course, contents.scale
+        if course is not None:
+            check_schedule(course, self.schedule.state_dict(), len(self.optimizer.param_groups))
+            _restore_schedule(self.schedule, self.optimizer, course, bases, step if new_schedule else None)
+        if self.scaler is not None and scale is not None:
+            for key, value in self.scaler.state_dict().items():
+                check_kind(scale[key], value, f"{key} of its loss scale")
+            self.scaler.load_state_dict(scale)
+
+
+def _copied(value: Any) -> Any:
+    """The same with tensors of its own in system RAM."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copied(one) for key, one in value.items()}
+    return type(value)(map(_copied, value)) if type(value) in (list, tuple) else copy.deepcopy(value)
 
 
 def replace_folder(new: Path, target: Path, old: Path) -> None:

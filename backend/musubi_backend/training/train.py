@@ -17,13 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import atomic, events, job, place
+from .. import atomic, events, exhausted, job, place
 from ..architectures.precision import asked_precision
 from ..dataset.batches import CachedDataset, CachedItem
 from ..dataset.config import load_config
 from ..dataset.held_out import hold_out
 from ..errors import UserError
-from ..layers.blocks import KeptAttention
 from ..lora import run_network
 from ..memory.compiling import Compilation
 from . import (
@@ -34,10 +33,10 @@ from . import (
     optimizers,
     output_lock,
     saved_states,
-    schedules,
     show_timesteps,
     vram,
 )
+from .built import build
 from .lean_torch import leave_compiler_out
 from .loop import Loop
 from .rehearsal import rehearse
@@ -45,7 +44,6 @@ from .run import Run
 from .samples import Samples
 from .settings import ResumeSettings, TrainingSettings, ValidationSettings
 from .trackers import Trackers, chosen
-from .voided import in_effect
 
 if TYPE_CHECKING:
     import torch
@@ -80,7 +78,14 @@ def run(args: Namespace, architecture: Architecture) -> None:
         try:
             with _output(settings) if processes.is_main else contextlib.nullcontext():
                 loop = prepare(settings, vars(args), architecture, processes, precision)
-                _dry(loop) if settings.dry_step else loop.start()
+                try:
+                    _dry(loop) if settings.dry_step else loop.start()
+                except Exception as error:
+                    now = {**loop.run.architecture.settings.values(), **loop.run.settings.values()}
+                    message = exhausted.in_words(error, {name: now.get(name, value) for name, value in vars(args).items()})
+                    if not message:
+                        raise
+                    raise UserError(message) from error  # of the settings that are in use by now, not of those that were given
         finally:
             processes.close()
 
@@ -176,36 +181,20 @@ def prepare(
         logger.warning("--sample_prompts has no effect: the training ends at step %d, in epoch %d, before samples are due", total, epochs)
     samples.encode(processes.device)
 
-    logger.info("Loading DiT model from %s", settings.models.dit)
-    job.phase("loading the transformer")
-    transformer = architecture.transformer(processes.device, precision.dtype).requires_grad_(False)
-    lora = run_network.build(settings.network, architecture.card, transformer, seed, processes.device)
-    if settings.memory.gradient_checkpointing:
-        memory, offload = settings.memory, settings.memory.gradient_checkpointing_cpu_offload
-        switches: Any = transformer
-        switches.gradient_checkpointing, switches.gradient_checkpointing_cpu_offload = True, offload
-        switches.kept_attention = KeptAttention(memory.keep_attention_blocks, memory.offload_attention_blocks)
-        print(f"gradient checkpointing enabled. Activation CPU offloading: {offload}", flush=True)
-
-    print("prepare optimizer, data loader etc.", flush=True)
-    job.phase("preparing the optimizer")
-    run_id = (saved.facts.get("run") if saved else None) or secrets.token_hex(8)
-    values = {**given, **{name: value for name, value in settings.values().items() if name in given}}
-    rate = settings.schedule.learning_rate
-    names = {id(weight): name for name, weight in lora.named_parameters()}
-    choice = optimizers.build(settings.optimizer, rate, lora.parameter_groups(rate), names)
+    built = build(settings, architecture, processes.device, precision.dtype, seed, total)
     if by_epochs is not None:
         print(f"override steps. steps for {by_epochs} epochs is: {total}", flush=True)
-    logger.info("use optimizer %s", choice.recorded)
-    acting = in_effect(settings, choice)
-    schedule = schedules.build(acting.schedule, choice.optimizer, total, choice.schedule_free)
+    logger.info("use optimizer %s", built.choice.recorded)
 
-    facts = metadata.RunFacts(len(dataset.items), batches, epochs, choice.recorded, acting, dataset.metadata(), len(held))
+    run_id = (saved.facts.get("run") if saved else None) or secrets.token_hex(8)
+    values = {**given, **{name: value for name, value in settings.values().items() if name in given}}
+    facts = metadata.RunFacts(len(dataset.items), batches, epochs, built.choice.recorded, built.acting, dataset.metadata(), len(held))
     files = checkpoints.Checkpoints(settings, architecture.card, metadata.training_metadata(settings, architecture.card, facts))
     recorded = continuing.facts_of(values, architecture.card, dataset.digest(), processes.count, run_id)
     training = Run(
-        settings, architecture, dataset, processes, precision.dtype, transformer, lora, choice, schedule, seed, total, epochs,
-        files, samples, Trackers(settings.logging, values, processes.is_main), recorded, held,
+        settings, architecture, dataset, processes, precision.dtype, built.transformer, built.network, built.choice, built.schedule, seed,
+        total, epochs, files, samples, Trackers(settings.logging, values, processes.is_main), recorded,
+        held,
     )  # fmt: skip
     loop = Loop(training)
     if saved is not None:

@@ -70,11 +70,11 @@ class Validation:
             return every is not None and epoch % every == 0
         return step in (0, self.run.total_steps) or (steps is not None and step % steps == 0)
 
-    def measure(self, load: Load, loss_of: Loss) -> float | None:
+    def measure(self, load: Load, loss_of: Loss, passes: Callable[[Exception], bool]) -> float | None:
         """Mean loss of the items, in all processes, of which each has its share; None where it was ended early: by a stop request, which is
         answered before the next micro-step, or by an error, which is said and ends no training.
 
-        load: a batch to the device; loss_of: (batch, scaled latents, noise, t, timesteps) to a loss.
+        load: a batch to the device; loss_of: (batch, scaled latents, noise, t, timesteps) to a loss; passes: is an error somebody else's?
         """
         run, processes, work = self.run, self.run.processes, self._work()
         losses = torch.zeros(len(self.items), dtype=torch.float64, device=processes.device)
@@ -93,6 +93,8 @@ class Validation:
                     except StopRequested:
                         failed = True
                     except (UserError, RuntimeError, OSError) as error:
+                        if passes(error):
+                            raise
                         failed = True
                         logger.error("no validation loss, training continues: %s: %s", self.items[one[0]].name if one else "", error)
                     if bar is not None:

@@ -6,6 +6,7 @@ Savers are tried in the order of the table until the plan fits; what the user ga
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -94,8 +95,6 @@ def choose(values: Mapping[str, Any], plan: Plan, limit: int) -> Chosen:
     if not any(chosen.get(name) for name in ATTENTIONS):
         taken["sdpa"] = chosen["sdpa"] = True
     free = {name for saver in SAVERS for name in saver.changes if name in chosen and (chosen[name] is None or chosen[name] is False)}
-    if chosen.get("offload_inactive_dit"):
-        free.discard(SWAP)
     found = plan(chosen)
     costs = []
     for saver in SAVERS:
@@ -109,7 +108,7 @@ def choose(values: Mapping[str, Any], plan: Plan, limit: int) -> Chosen:
             taken |= changes
             costs.append(f"{_words(changes)}: {saver.cost}")
     if SWAP in taken and found.fits(limit):  # a later saver may have made room
-        changes, found = _fewest(chosen, plan, limit) or ({}, found)
+        changes, found = _fewest(chosen, plan, lambda one: one.fits(limit), 1, found.swappable) or ({}, found)
         chosen |= changes
         taken |= changes
     compiled = chosen.get("compile") or chosen.get("dynamo_backend", "NO") != "NO"
@@ -123,10 +122,47 @@ def choose(values: Mapping[str, Any], plan: Plan, limit: int) -> Chosen:
     return Chosen(chosen, found, taken, tuple(costs))
 
 
+LESS = 0.15
+"""Of what the plan says of a phase that ran out of memory, what stepping down saves if it can: the plan was wrong, or others use the GPU."""
+
+STEPS_DOWN: tuple[Given, ...] = (
+    {"vae_cache_cpu": True}, {"vae_tiling": True}, {"vae_spatial_tile_sample_min_size": 128}, {"vae_chunk_size": 32},
+    {SPENDER: 0}, {"gradient_checkpointing": True}, {SWAP: 0}, {"gradient_checkpointing_cpu_offload": True},
+)  # fmt: skip
+"""What saves memory and changes nothing that is learned. Those that a phase gains nothing from are left out."""
+
+
+def lowered(values: Mapping[str, Any], plan: Plan, phase: str) -> Chosen | None:
+    """The settings with which that phase takes less by `LESS`, or by as much as can be; None where nothing takes less. What was given
+    does not stay."""
+
+    def needed(found: Estimate) -> int:
+        return next((one.total for one in found.phases if one.name == phase), found.peak)
+
+    chosen: Given = dict(values)
+    taken: Given = {}
+    found = plan(chosen)
+    goal = int(needed(found) * (1 - LESS))
+    for changes in STEPS_DOWN:
+        if needed(found) <= goal:
+            break
+        if any(name not in chosen for name in changes) or (SWAP not in changes and changes.items() <= chosen.items()):
+            continue
+        if SWAP in changes:
+            better = _fewest(chosen, plan, lambda one: needed(one) <= goal, (chosen[SWAP] or 0) + 1, found.swappable)
+        else:
+            better = changes, plan({**chosen, **changes})
+        if better is not None and needed(better[1]) < needed(found):
+            changes, found = better
+            chosen |= changes
+            taken |= changes
+    return Chosen(chosen, found, taken) if taken else None
+
+
 def _with(values: Given, changes: Given, plan: Plan, limit: int, before: Estimate) -> tuple[Given, Estimate] | None:
     """What of the changes helps, and the plan with it; None where nothing does."""
     if SWAP in changes:
-        return _fewest(values, plan, limit)
+        return _fewest(values, plan, lambda one: one.fits(limit), 1, before.swappable)
     for some in (changes, dict(list(changes.items())[:1])):
         try:
             found = plan({**values, **some})
@@ -136,30 +172,36 @@ def _with(values: Given, changes: Given, plan: Plan, limit: int, before: Estimat
     return None
 
 
-def _fewest(values: Given, plan: Plan, limit: int) -> tuple[Given, Estimate] | None:
-    """The fewest blocks to swap with which it fits, or as many as there can be."""
-    best: tuple[Given, Estimate] | None = None
-    for count in range(1, 1001):
-        try:
-            found = plan({**values, SWAP: count})
-        except UserError:
-            break
-        best = {SWAP: count}, found
-        if found.fits(limit):
-            break
-    return best
+def _fewest(values: Given, plan: Plan, fits: Callable[[Estimate], bool], least: int, most: int) -> tuple[Given, Estimate] | None:
+    """The fewest blocks to swap, from `least` to `most`, with which it fits, or as many as there can be; None where that is none. Each one
+    more takes no more memory, so halves are looked at."""
+    if least > most:
+        return None
+    plans: dict[int, Estimate] = {}
+
+    def enough(count: int) -> bool:
+        plans[count] = plan({**values, SWAP: count})
+        return fits(plans[count])
+
+    try:
+        count = least + bisect_left(range(least, most), True, key=enough)
+        return {SWAP: count}, plans.get(count) or plan({**values, SWAP: count})
+    except UserError:  # a setting does not go together with swapped blocks
+        return None
 
 
 def _most(values: Given, plan: Plan, limit: int) -> tuple[Given, Estimate] | None:
-    """The most blocks whose attention can be kept so that it fits; None where that makes none faster."""
-    best: tuple[Given, Estimate] | None = None
+    """The most blocks whose attention can be kept so that it fits; None where that makes none faster. Each one more takes more memory, so
+    halves are looked at."""
     before = plan(values)
-    for count in range(1, 1001):
-        found = plan({**values, SPENDER: count})
-        if not found.fits(limit) or found.operations >= before.operations:
-            break
-        best, before = ({SPENDER: count}, found), found
-    return best
+    plans: dict[int, Estimate] = {}
+
+    def too_many(count: int) -> bool:
+        plans[count] = plan({**values, SPENDER: count})
+        return not plans[count].fits(limit)
+
+    count = bisect_left(range(1, before.blocks), True, key=too_many)
+    return ({SPENDER: count}, plans[count]) if count and plans[count].operations < before.operations else None
 
 
 def _words(changes: Mapping[str, Any]) -> str:

@@ -1,0 +1,129 @@
+"""The GPU's memory runs out while it trains: the settings step down once, and what is learned is what it would have been."""
+
+from __future__ import annotations
+
+import weakref
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from musubi_backend.architectures.wan.adapter import Wan
+from musubi_backend.training import stepping_down
+from musubi_backend.training.loop import Loop
+
+FULL = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 15.60 GiB"
+LENGTH: dict[str, Any] = {"max_train_steps": 4, "gradient_accumulation_steps": 2, "network_dropout": 0.1, "vram": 8}
+
+
+def full(*_: Any, **__: Any) -> None:
+    raise torch.OutOfMemoryError(FULL)
+
+
+class Fault:
+    """Raises at the `at`-th call of `where`, and at every later one from `again` on. Remembers what was on the device by then."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, at: int, again: int = 10**9) -> None:
+        self.patch, self.at, self.again, self.calls = patch, at, again, 0
+        self.held: list[weakref.ref[Any]] = []
+
+    def due(self) -> bool:
+        self.calls += 1
+        return self.calls == self.at or self.calls >= self.again
+
+    def forward(self) -> None:
+        real = Wan.predict
+
+        def predict(adapter: Wan, transformer: Any, noisy: Any, *rest: Any) -> Any:
+            prediction = real(adapter, transformer, noisy, *rest)
+            if not noisy.is_meta and self.due():
+                self.held += map(weakref.ref, (transformer, noisy, prediction))
+                full()
+            return prediction
+
+        self.patch.setattr(Wan, "predict", predict)
+
+    def backward(self) -> None:
+        real = Wan.predict
+
+        def predict(adapter: Wan, transformer: Any, noisy: Any, *rest: Any) -> Any:
+            prediction = real(adapter, transformer, noisy, *rest)
+            if not noisy.is_meta and self.due():
+                self.held += map(weakref.ref, (transformer, noisy, prediction))
+                prediction.register_hook(full)
+            return prediction
+
+        self.patch.setattr(Wan, "predict", predict)
+
+    def optimizer(self) -> None:
+        """It has changed everything by then."""
+        real = Loop.start
+
+        def start(loop: Loop) -> None:
+            optimizer = loop.run.choice.optimizer
+            self.held += map(weakref.ref, optimizer.param_groups[0]["params"])
+            optimizer.register_step_post_hook(lambda *_: full() if self.due() else None)
+            del optimizer
+            real(loop)
+
+        self.patch.setattr(Loop, "start", start)
+
+
+def watched_build(patch: pytest.MonkeyPatch, fault: Fault) -> list[bool]:
+    """Whether what was on the device at the fault was gone, when all was built anew."""
+    gone: list[bool] = []
+    real = stepping_down.build
+
+    def build(*rest: Any) -> Any:
+        gone.append(all(one() is None for one in fault.held))
+        return real(*rest)
+
+    patch.setattr(stepping_down, "build", build)
+    return gone
+
+
+@pytest.fixture(scope="module")
+def lowered(build: SimpleNamespace, model_and_caches: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a training learns that had the lower settings from the start."""
+    project = build.project(tmp_path_factory.mktemp("lowered"), *model_and_caches)
+    project.train("low", "--gradient_checkpointing", **LENGTH)
+    learned: dict[str, Any] = project.lora("low")
+    return learned
+
+
+@pytest.mark.parametrize(
+    ("where", "at", "step"),
+    [("forward", 4, 1), ("backward", 1, 0), ("optimizer", 3, 2)],
+)
+def test_a_training_goes_on_as_if_it_had_had_less_from_the_start(
+    project: Any, same: SimpleNamespace, lowered: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+    where: str, at: int, step: int,
+) -> None:  # fmt: skip
+    """Four micro-steps of two make a step: the 4th is in the middle of the second."""
+    monkeypatch.setattr(stepping_down, "_BETWEEN", 0)
+    fault = Fault(monkeypatch, at)
+    getattr(fault, where)()
+    gone = watched_build(monkeypatch, fault)
+    project.train("stepped", **LENGTH)
+    assert gone == [True]
+    assert same.bits(project.lora("stepped"), lowered)
+    said = capfd.readouterr().err
+    assert f"so this training goes on after step {step} with less: --gradient_checkpointing." in said
+
+
+def test_a_second_time_ends_the_training_with_advice_and_what_was_learned(
+    project: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Fault(monkeypatch, 3, again=4).forward()
+    assert project.refused("ended", **LENGTH) == 1
+    said = capfd.readouterr().err
+    assert said.count("goes on after step 1 with less") == 1
+    assert "ERROR: the GPU's memory is full while training " in said and "more were needed). Use --fp8_base" in said
+    assert (project.folder / "out" / "ended" / "cat-step00000001-state" / "training_state.json").exists()
+
+
+def test_nothing_steps_down_with_vram_off(project: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    Fault(monkeypatch, 1).forward()
+    assert project.refused("off", **{**LENGTH, "vram": "off"}) == 1
+    assert "with less" not in capfd.readouterr().err
