@@ -196,7 +196,8 @@ GROUPS = (
                 own=True,
                 help="Choose what saves memory so that the training fits: auto (what is free on the GPU) or a number of GB. Attention, "
                 "--gradient_checkpointing, fp8 weights, --blocks_to_swap and --gradient_checkpointing_cpu_offload are chosen, those that "
-                "cost least first; what is given stays. off: plan nothing, and start even what cannot fit.",
+                "cost least first; what is given stays. off: plan nothing, and start even what cannot fit. Unless it is off, "
+                "a training whose GPU memory runs out steps these settings down once and goes on.",
                 effect=NOTHING,
             ),
             Option(
