@@ -167,9 +167,7 @@ def swapped_per_list(blocks_to_swap: int, counts: Sequence[int]) -> list[int]:
     largest = swappable(counts)
     shares = [blocks_to_swap] if len(counts) == 1 else [blocks_to_swap // 2, (blocks_to_swap - blocks_to_swap // 2) * 2 + 1]
     if blocks_to_swap > largest:
-        raise UserError(
-            f"--blocks_to_swap {blocks_to_swap}: at most {largest} of the blocks of this model can be offloaded to system RAM"
-        )
+        raise UserError(f"--blocks_to_swap {blocks_to_swap}: at most {largest} of the blocks of this model can be offloaded to system RAM")
     return shares
 
 

@@ -1,8 +1,8 @@
 """When the GPU's memory runs out while it trains: the settings step down once, and the training goes on at the step it was in.
 
-What is trained is taken into system RAM, everything on the GPU goes, and it is made anew with settings that need less (`vram.lowered`), none of
-which changes what is learned. Every random number follows from the micro-step, so what comes is what would have come with these settings
-from the start. The loop, what is due in it and its record of losses stay.
+What is trained is taken into system RAM, everything on the GPU goes, and it is made anew with settings that need less (`vram.lowered`),
+none of which changes what is learned. Every random number follows from the micro-step, so what comes is what would have come with these
+settings from the start. The loop, what is due in it and its record of losses stay.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class SteppingDown:
             self._last, self._at = self._kept(), now
 
     def helps(self, error: BaseException, phase: str = STEP) -> bool:
-        """Whether `surviving` is to have an error of that phase. Outside of a micro-step several processes have no way to leave together."""
+        """Is `surviving` to have an error of that phase? Outside of a micro-step several processes have no way to leave together."""
         return self.loop.run.processes.count == 1 and self._may(error) and self._can(phase)
 
     def together(self, error: BaseException | None) -> RanOut | None:

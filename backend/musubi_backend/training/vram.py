@@ -123,7 +123,7 @@ def choose(values: Mapping[str, Any], plan: Plan, limit: int) -> Chosen:
 
 
 LESS = 0.15
-"""Of what the plan says of a phase that ran out of memory, what stepping down saves if it can: the plan was wrong, or others use the GPU."""
+"""Of what a phase that ran out takes by its plan, what stepping down saves if it can: its plan was wrong, or others use the GPU."""
 
 STEPS_DOWN: tuple[Given, ...] = (
     {"vae_cache_cpu": True}, {"vae_tiling": True}, {"vae_spatial_tile_sample_min_size": 128}, {"vae_chunk_size": 32},
