@@ -19,6 +19,8 @@ TITLE, SLOT, ROW, TEXT_ROWS, FOOT = 30, 20, 30, 100, 40
 """Heights, as the taller of ComfyUI's two ways of drawing has them."""
 DRAWN = {"OptimizerConfig": 280}
 """What scripts of the page add below a node's own widgets: the arguments of AdamW and the picture of the learning rate."""
+GROWN = {"LoRATrainer": 300, "TrainingMonitor": 300}
+"""What they add while they run, by how nodes end: the curve and the last sample. Their group has room for it."""
 PADDING, LANE = 24, 26
 NOTE_LINE, NOTE_LETTERS = 18, 48
 COLOURS = ("#3f789e", "#3f9e5c", "#b58b3d", "#8a5fa8", "#3d9e97", "#a85f5f")
@@ -60,7 +62,7 @@ def build(workflow: Workflow, specs: Mapping[str, Any], first: int = 1) -> dict[
             if short(entry) != entry:
                 node["title"] = entry.partition(": ")[2]
             nodes[entry] = node
-            y += node["size"][1] + TITLE + GAP
+            y += node["size"][1] + TITLE + GAP + next((room for end, room in GROWN.items() if short(entry).endswith(end)), 0)
         groups.append(_frame(len(groups), group.title, x, y - GAP))
         x += WIDTH + GUTTER
     note = note_node(next(numbers), workflow.note, [0, 0])

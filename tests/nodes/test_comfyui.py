@@ -406,10 +406,12 @@ def test_cancel_leaves_no_process_and_queueing_again_resumes(server: Server, qui
 
 
 def test_an_error_of_the_backend_shows_its_last_line_and_the_log(server: Server, quickstart: Any) -> None:
-    prompt = quickstart(OptimizerConfig={"optimizer_args": "no_such_argument=1"}, WanLoRATrainer={"output_name": "broken"})
-    failed = asyncio.run(server.queue(prompt))
+    loras = server.home.parent / "models" / "loras"
+    loras.mkdir(parents=True, exist_ok=True)
+    (loras / "no_weights.safetensors").write_bytes(b"this is no LoRA")
+    failed = asyncio.run(server.queue(quickstart(WanLoRATrainer={"output_name": "broken", "network_weights": "no_weights.safetensors"})))
     assert failed.kind == "error"
-    assert "no_such_argument" in failed.error
+    assert "no_weights.safetensors is not a safetensors file" in failed.error
     assert "log.txt" in failed.error
     assert "Traceback" not in failed.error
 
