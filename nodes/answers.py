@@ -53,14 +53,14 @@ class Routes:
     def get(self, path: str, work: Work) -> None:
         """work(request) -> the answer."""
 
-        @self._table.get(f"{ROOT}/{path}")
         async def handler(request: Any) -> Any:
             return await _answer("", work, request)
+
+        self._table.get(f"{ROOT}/{path}")(handler)
 
     def post(self, path: str, work: Work, *, from_a_page: bool = False, unsaved: str = "", most: int = LARGEST_REQUEST) -> None:
         """work(request, the object in its body) -> the answer. from_a_page: never from a script. most: bytes of a body."""
 
-        @self._table.post(f"{ROOT}/{path}")
         async def handler(request: Any) -> Any:
             refusal = not_ours(request.headers, request.host, from_a_page=from_a_page)
             if refusal:
@@ -70,6 +70,8 @@ class Routes:
             except UserError as error:
                 return _json({"error": str(error)}, 400)
             return await _answer(unsaved, work, request, values)
+
+        self._table.post(f"{ROOT}/{path}")(handler)
 
 
 async def _answer(unsaved: str, work: Work, *given: Any) -> Any:

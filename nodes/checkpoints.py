@@ -33,6 +33,12 @@ class Checkpoint:
         return "" if match is None else "step" if match["step"] else "epoch"
 
     @property
+    def step(self) -> int:
+        """At which it was saved: by its metadata, else the number in its name. UserError where it cannot be read."""
+        said = read_header(self.path).metadata.get("ss_steps", "")
+        return int(said) if said.isdecimal() and len(said) < 10 else self.number or 0
+
+    @property
     def label(self) -> str:
         return "last" if self.number is None else str(self.number)
 
@@ -56,6 +62,19 @@ def _named(host: Host, lines: list[str], run: str | None) -> list[Checkpoint]:
     if len(lines) == 1 and not lines[0].endswith(".safetensors"):
         return _of_folder(_folder(host, lines[0]))
     return [_checkpoint(_file(host, line)) for line in lines]
+
+
+def by_step(run: Path) -> dict[int, dict[str, Path]]:
+    """The LoRAs in a run folder by the step they were saved at and the noise expert they are for, "" for the only one. Of several of one
+    step that of the training's end counts, as it is published under its name, else the newest."""
+    found: dict[int, dict[str, Path]] = {}
+    for path in sorted(run.glob("*.safetensors"), key=lambda path: (_NUMBER.search(path.stem) is None, path.stat().st_mtime_ns)):
+        try:
+            expert = read_header(path).metadata.get("ss_expert", "")
+            found.setdefault(_checkpoint(path).step, {})[expert] = path
+        except UserError:  # it is being written
+            continue
+    return found
 
 
 def choices(host: Host) -> list[str]:

@@ -17,7 +17,6 @@ from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.inference.side_by_side import grid
 from ..backend.musubi_backend.inference.video_file import read_images, write_mp4
 from ..backend.musubi_backend.options.option import GENERATE
-from ..backend.musubi_backend.weights.safetensors_file import read_header
 from . import experts, loras, media_inputs, prompt_batch
 from .checkpoints import Checkpoint, choices, find, named, spread
 from .families import any_tool, shared_widget
@@ -209,15 +208,9 @@ def _to_gallery(host: Host, cells: Sequence[Cell], folder: Path) -> str:
     for cell in cells:
         if cell.prompt.result is not None:
             label = cell.text if cell.checkpoint is None else f"{cell.text} (strength {cell.strength:g})"
-            step = 0 if cell.checkpoint is None else _step(cell.checkpoint)
+            step = 0 if cell.checkpoint is None else cell.checkpoint.step
             JobFolder(host.home / JOBS / job).tell(events.Sample(str(cell.prompt.result), step, label))
     return f"The videos are in the gallery of {run.name} and in {folder}"
-
-
-def _step(checkpoint: Checkpoint) -> int:
-    """The step it was saved at, by its metadata, else the number in its name."""
-    said = read_header(checkpoint.path).metadata.get("ss_steps", "")
-    return int(said) if said.isdecimal() and len(said) < 10 else checkpoint.number or 0
 
 
 def _at(cells: Sequence[Cell], column: Checkpoint | None, strength: float, text: str) -> Path | None:

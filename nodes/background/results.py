@@ -60,7 +60,7 @@ async def settle(home: Path, folder: JobFolder, task: Task, *, finished: bool) -
         key = content.digest(training.results)
         run.finish(key, str(folder.path), _warnings(folder))
         for lora, ending in zip(run.results(key), run.endings, strict=True):
-            _, path, renamed = publish(await _for_comfyui(home, task.tool, lora), Path(training.loras_dir), f"{run.name}{ending}")
+            _, path, renamed = publish(await for_comfyui(home, task.tool, lora), Path(training.loras_dir), f"{run.name}{ending}")
             said += [f"The LoRA is {path}", *([renamed] if renamed else [])]
     except (UserError, OSError) as error:
         said.append(f"ERROR: {error}")
@@ -76,7 +76,8 @@ def _warnings(folder: JobFolder) -> list[str]:
     return progress.warnings
 
 
-async def _for_comfyui(home: Path, tool: str, lora: Path) -> Path:
+async def for_comfyui(home: Path, tool: str, lora: Path) -> Path:
+    """A LoRA as ComfyUI's own loader takes it: itself, or where ComfyUI has other names for its layers, converted. tool: the trainer."""
     architecture = tools()[tool].architecture
     todo = conversion(cards()[architecture], lora) if architecture else None
     if todo is None:

@@ -26,7 +26,7 @@ STOPPING, ENDED = "stopping", "ended"
 LOST, REMOVED = "lost", "removed"
 """How a job ended that nobody saw end, as its runner was gone, and one that was taken out of the queue. The other outcomes are
 `events.FINISHED`, STOPPED and FAILED."""
-JOBS = "jobs"
+JOBS, RUNS = "jobs", "runs"
 _ID = re.compile(r"\d{8}-\d{6}-[a-z0-9_]{1,60}-[0-9a-f]{6}")
 _REQUESTS = "requests.txt"
 

@@ -17,7 +17,7 @@ from . import durations, engine, runner
 from .errors import read_tail
 from .folder import JobFolder
 from .progress import size
-from .queue import occupied
+from .queue import occupant
 from .runner import Job
 from .task import Task
 from .wording import in_widgets
@@ -128,10 +128,7 @@ async def _alone(host: Host) -> AsyncIterator[None]:
 
 async def _next_to_the_background(host: Host) -> None:
     """While a training in the background has the GPU that this would use: wait, warn or go ahead, as the settings say."""
-    while taken := occupied(host.home):
-        job = taken.get((host.gpus()[:1] or [""])[0])  # asked only now: a terminal imports torch for it
-        if job is None:
-            return
+    while job := occupant(host.home, host.gpus):
         meanwhile = configuration.load(host.home).queue["generation"]
         if meanwhile == "go_ahead":
             return

@@ -97,7 +97,10 @@ def plain_name(text: str, what: str) -> str:
     name = text.strip()
     if not name or name in {".", ".."} or name[0] in "-." or name[-1] == ".":
         raise UserError(f"{what}: {text!r} is not usable as a file name")
-    size = len(os.fsencode(name))
+    try:
+        size = len(os.fsencode(name))
+    except UnicodeEncodeError:
+        raise UserError(f"{what}: {ascii(name)[:60]} is not usable as a file name (half a character)") from None
     if len(name) > 100 or size > LONGEST_NAME:
         raise UserError(
             f"{what}: {name[:20]}… is too long for a file name: {len(name)} characters, {size} bytes. 100 characters and {LONGEST_NAME} "

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ...backend.musubi_backend.atomic import write_text
@@ -76,6 +76,13 @@ def occupied(home: Path) -> dict[str, str]:
         if status.get("state") not in (None, QUEUED, ENDED):
             found.update(dict.fromkeys(status.get("gpus") or [""], job))
     return found
+
+
+def occupant(home: Path, gpus: Callable[[], Sequence[str]]) -> str | None:
+    """The job in the background that trains on the first of these GPUs now. They are asked for only where there is a training: a terminal
+    imports torch for it."""
+    taken = occupied(home)
+    return taken.get((gpus()[:1] or [""])[0]) if taken else None
 
 
 def lock(home: Path) -> tuple[Path, str]:

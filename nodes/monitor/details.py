@@ -19,7 +19,15 @@ from ..jobs.index import Index
 ROUTE = "/musubi_tuner/jobs"
 LINES, MOST_LOG, MOST_FOUND, MOST_ITEMS = 200, 1 << 16, 500, 200
 _SECRET = re.compile(r"(?:^|_)(?:key|token|password)$")
-_MEDIA = {".mp4": "video/mp4", ".webm": "video/webm", ".png": "image/png", ".jpg": "image/jpeg", ".gif": "image/gif", ".webp": "image/webp"}
+_MEDIA = {
+    ".mp4": "video/mp4",
+    ".webm": "video/webm",
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".gif": "image/gif",
+    ".webp": "image/webp",
+}
 _FILE = "application/octet-stream"
 _SEARCHED = 1 << 26  # bytes of a log
 Served = tuple[Path, str, bool]

@@ -11,10 +11,11 @@ from ...backend.musubi_backend.errors import UserError
 from .. import tensorboard
 from ..answers import ROOT, NotThere, Routes
 from ..jobs import config as configuration
-from ..jobs.folder import ENDED, JOBS, JobFolder
+from ..jobs.folder import ENDED, JOBS, RUNS, JobFolder
 from ..jobs.index import Index, index_of
 from ..spec import Host
-from . import control, details, storage
+from . import control, details, kept_workflows, storage, workflow_samples
+from .workflow_samples import pending_of
 
 _MOST_LISTED, _LISTED = 5000, 200
 _NO_SNIFFING = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'; sandbox"}
@@ -39,18 +40,30 @@ def add_routes(table: Any, host: Callable[[], Host]) -> None:
         logs = await asyncio.to_thread(_logs, index_of(home), request.match_info["id"])
         return {"address": await tensorboard.address_of(home, logs, lambda text: None)}
 
+    async def publish(request: Any, values: dict[str, Any]) -> dict[str, Any]:
+        here = host()
+        job = await asyncio.to_thread(control.summary, index_of(here.home), request.match_info["id"])
+        return await workflow_samples.publish(here, job, values.get("step"))
+
     get("jobs", _jobs)
     get("jobs/{id}", _detail)
     get("jobs/{id}/series", lambda request, index, host: control.series(index, request.match_info["id"], request.query))
     get("jobs/{id}/log", _log)
     get("jobs/{id}/workflow", _workflow)
+    get("jobs/{id}/checkpoints", lambda request, index, host: workflow_samples.offered(host, _job(request, index)))
+    get("sampling_workflows", lambda request, index, host: {"names": kept_workflows.names(index.home)})
+    get("sampling_workflows/{name}", lambda request, index, host: kept_workflows.read(index.home, request.match_info["name"]))
     get("storage", lambda request, index, host: storage.overview(index))
     post("jobs/{id}/request", lambda request, index, values: {"job": control.ask(index, request.match_info["id"], values.get("name"))})
     post("jobs/{id}/continue", lambda request, index, values: _go_on(request, index, values, host()))
     post("queue", _reorder)
     post("clean", _clean)
     post("queue_settings", lambda request, index, values: {"settings": configuration.set_queue(index.home, values)}, from_a_page=True)
+    post("jobs/{id}/workflow_samples", lambda request, index, values: pending_of(index.home).add(_job(request, index), values))
+    routes.post("jobs/{id}/checkpoints", publish)
     routes.post("jobs/{id}/tensorboard", tensor_board, from_a_page=True)
+    routes.post("sampling_workflows/{name}", lambda request, values: _keep(host().home, request, values), most=kept_workflows.LARGEST)
+    _add_files(table, workflow_samples.ROUTE, host, _sample_file)
     _add_files(table, "jobs/{id}/file/{number}", host, _file)
 
 
@@ -89,11 +102,23 @@ def _jobs(request: Any, index: Index, host: Host) -> dict[str, Any]:
 
 
 def _detail(request: Any, index: Index, host: Host) -> dict[str, Any]:
-    return details.detail(index, control.summary(index, request.match_info["id"]), host.allowed_roots())
+    job = _job(request, index)
+    return {
+        **details.detail(index, job, host.allowed_roots()),
+        "workflow_samples": workflow_samples.listed(index.home, job["run"], job["id"]),
+    }
+
+
+def _job(request: Any, index: Index) -> dict[str, Any]:
+    return control.summary(index, request.match_info["id"])
+
+
+def _keep(home: Path, request: Any, values: dict[str, Any]) -> dict[str, Any]:
+    return {"names": kept_workflows.keep(home, request.match_info["name"], values.get("prompt"), values.get("workflow"))}
 
 
 def _log(request: Any, index: Index, host: Host) -> dict[str, Any]:
-    job = control.summary(index, request.match_info["id"])
+    job = _job(request, index)
     log = JobFolder(index.home / JOBS / job["id"]).log
     after, word = request.query.get("after"), request.query.get("find")
     if word:
@@ -106,7 +131,7 @@ def _log(request: Any, index: Index, host: Host) -> dict[str, Any]:
 
 
 def _workflow(request: Any, index: Index, host: Host) -> dict[str, Any]:
-    job = control.summary(index, request.match_info["id"])
+    job = _job(request, index)
     found = details.workflow(JobFolder(index.home / JOBS / job["id"]))
     if found is None:
         raise NotThere("the workflow of this job is not known")
@@ -116,7 +141,7 @@ def _workflow(request: Any, index: Index, host: Host) -> dict[str, Any]:
 def _file(request: Any, index: Index, host: Host) -> details.Served | None:
     number = request.match_info["number"]
     try:
-        job = control.summary(index, request.match_info["id"])
+        job = _job(request, index)
     except NotThere:
         return None
     if not number.isascii() or not number.isdecimal() or len(number) > 6:
@@ -124,10 +149,18 @@ def _file(request: Any, index: Index, host: Host) -> details.Served | None:
     return details.served(index.history(job["id"]), int(number), host.allowed_roots())
 
 
+def _sample_file(request: Any, index: Index, host: Host) -> details.Served | None:
+    try:
+        run = _job(request, index)["run"]
+    except NotThere:
+        return None
+    return workflow_samples.served(index.home, run, request.match_info["sample"], request.match_info["number"])
+
+
 def _logs(index: Index, job: str) -> Path:
     """The folder of a training's run, in which there are logs for TensorBoard. UserError where there are none."""
     run = control.summary(index, job)["run"]
-    folder = index.home / storage.RUNS / str(run)
+    folder = index.home / RUNS / str(run)
     if not run or not any(folder.rglob("events.out.tfevents*")):
         raise UserError("there are no logs for TensorBoard of this job (yet)")
     return folder

@@ -12,12 +12,12 @@ from ...backend.musubi_backend.atomic import part_of
 from ...backend.musubi_backend.errors import UserError
 from ...backend.musubi_backend.place import reason
 from ...backend.musubi_backend.training import output_lock, saved_states
-from ..jobs.folder import ENDED, JOBS, is_id
+from ..jobs.folder import ENDED, JOBS, RUNS, is_id
 from ..jobs.index import Index
+from .workflow_samples import FOLDER
 
 logger = logging.getLogger(__name__)
 
-RUNS = "runs"
 _LOCK = ".*.lock"
 
 
@@ -86,7 +86,7 @@ def _run(path: Path, jobs: list[dict[str, Any]]) -> dict[str, Any]:
         "bytes": sum(_size(one) for one in files),
         "states": sum(one.name.endswith(saved_states.STATE_SUFFIX) for one in path.iterdir()),
         "loras": sum(one.suffix == ".safetensors" and not one.parent.name.endswith(saved_states.STATE_SUFFIX) for one in files),
-        "samples": sum(one.parent.name == "sample" for one in files),
+        "samples": sum(one.parent.name == "sample" or (one.parent.name == FOLDER and one.suffix != ".json") for one in files),
         "modified": max((one.stat().st_mtime for one in files if one.exists()), default=path.stat().st_mtime),
         "jobs": [job["id"] for job in jobs if job["run"] == path.name],
         "busy": bool(_busy(path, jobs)),

@@ -12,8 +12,9 @@ from ..jobs import config as configuration
 from ..jobs.index import index_of
 from ..spec import Host
 from . import control, storage
-from .messages import Messages
+from .messages import EVENT, Messages
 from .routes import add_routes
+from .workflow_samples import pending_of
 
 
 def watch(server: Any, host: Callable[[], Host]) -> None:
@@ -26,6 +27,10 @@ def watch(server: Any, host: Callable[[], Host]) -> None:
     def always() -> None:
         nonlocal retired
         submit.see_to_it(home)
+        here = host()
+        changed = pending_of(home).collect(server.prompt_queue, {"output": here.output_dir, "temp": here.temp_dir})
+        if changed:
+            server.send_sync(EVENT, {"jobs": [job for job in index.jobs() if job["run"] in changed], "removed": []})
         if not retired:  # once per start of ComfyUI
             retired = True
             with contextlib.suppress(UserError):  # a damaged config.json is said where it is used

@@ -36,7 +36,8 @@ class Server:
         self.home.mkdir()
         (self.home / "config.json").write_text(json.dumps({"interpreter": "/python", "engine": "builtin", "allowed_roots": []}))
         routes = web.RouteTableDef()
-        host = SimpleNamespace(home=self.home, allowed_roots=lambda: [self.home], gpus=lambda: ["0", "1"])
+        folders = {"loras_dir": lambda: self.home / "loras", "output_dir": self.home, "temp_dir": self.home}
+        host = SimpleNamespace(home=self.home, allowed_roots=lambda: [self.home], gpus=lambda: ["0", "1"], **folders)
         part("nodes.monitor.routes").add_routes(routes, lambda: host)
         self.handlers = {f"{route.method} {route.path.removeprefix('/musubi_tuner/')}": route.handler for route in routes}
         self.run = self.home / "runs" / "cat-1"
@@ -238,7 +239,22 @@ ODD: list[Any] = [
     "\ud800",
     ["\x00"], [None], ["../.."], "-1", "1e9", "99999999999", "NaN", "０", "loss," * 99, "%2e%2e", "stop", "kill", "save", "jobs", "runs",
 ]  # fmt: skip
-FIELDS = ["name", "steps", "epochs", "order", "jobs", "runs", "states_only", "generation", "restarts", "keep_jobs"]
+FIELDS = [
+    "name",
+    "steps",
+    "epochs",
+    "order",
+    "jobs",
+    "runs",
+    "states_only",
+    "generation",
+    "restarts",
+    "keep_jobs",
+    "step",
+    "prompt_id",
+    "workflow",
+    "prompt",
+]
 QUERY = ["limit", "kind", "before", "names", "points", "from", "to", "after", "find"]
 HEADERS = ["Host", "Origin", "Sec-Fetch-Site", "Content-Type"]
 WORDS = ["evil.example", "http://[", "", "null", "cross-site", "text/plain", "https://evil.example", "same-origin", "[::1"]
@@ -253,6 +269,7 @@ def test_two_thousand_odd_requests_break_nothing(server: Server) -> None:
     for number in range(2000):
         route = source.choice(sorted(server.handlers))
         match = {"id": source.choice([*ids, *ids, *map(str, ODD)]), "number": source.choice(["0", "1", "2", "3", *map(str, ODD)])}
+        match |= {"sample": str(source.choice(ODD)), "name": str(source.choice(ODD))}
         body: Any = {source.choice(FIELDS): source.choice([*ODD, ids, [ids[0]], ["cat-1"]]) for _ in range(source.randrange(4))}
         if number % 9 == 0:
             body = source.choice([b"", b"null", b"{", b"[" * 30_000, b'{"a":' * 3000, b"\xff", b"9" * 9000, b"NaN"])

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 WEB = Path(__file__).resolve().parents[2] / "web"
 PAGE = Path(__file__).with_name("page")
@@ -115,6 +115,9 @@ class Recorded:
             }
             for name, size, busy in (("old", 700_000_000, False), ("my_cat", 900_000_000, True))
         ]
+        self.kept: dict[str, Any] = {}
+        self.occupied: str | None = None
+        self.workflow_samples: list[dict[str, Any]] = []
         self.broken = False
         self.video = b""
 
@@ -146,6 +149,11 @@ class Recorded:
             self.runs = [run for run in self.runs if run["run"] not in body["runs"]]
             self.jobs = [one for one in self.jobs if one["id"] not in body["jobs"]]
             return 200, {"removed": body["runs"] + body["jobs"], "kept": [], "bytes": 700_000_000}
+        if parts[0] == "sampling_workflows":
+            name = unquote(parts[1]) if len(parts) > 1 else ""
+            if body is not None:
+                self.kept = {**self.kept, name: body} if body else {key: one for key, one in self.kept.items() if key != name}
+            return 200, self.kept[name] if body is None and name else {"names": list(self.kept)}
         known = {one["id"]: one for one in self.jobs}
         if parts[0] != "jobs" or parts[1] not in known:
             return 404, {"error": "this job is not there any more"}
@@ -164,6 +172,16 @@ class Recorded:
             return 200, {"text": "", "bar": "", "next": int(query.get("after", 0)), "more": False}
         if what in ("request", "continue"):
             return 200, {"job": {**one, "version": one["version"] + 1}}
+        if what == "checkpoints" and body is None:
+            listed = [{"step": step, "files": {"": f"{one['name']}-step{step:08d}.safetensors"}} for step in range(600, 0, -200)]
+            return 200, {"checkpoints": listed, "occupied": self.occupied, "generation": self.settings["generation"]}
+        if what == "checkpoints":
+            return 200, {"step": body["step"], "loras": {"": f"musubi_tuner/{body['step']}.safetensors"}}
+        if what == "workflow_samples":
+            files = [{"media": "video/mp4", "url": f"/musubi_tuner/jobs/{one['id']}/file/{body['step']}"}]
+            sample = {"id": body["prompt_id"], "state": "finished", "text": "", "time": NOW, "files": files, **body}
+            self.workflow_samples.append(sample)
+            return 200, {"sample": sample["id"]}
         if what == "tensorboard":
             return 200, {"address": "http://127.0.0.1:6006/"}
         if what == "workflow":
@@ -208,6 +226,7 @@ class Recorded:
             "optimizer": {"step": 600, "lines": ["importance_statistics / mean: 0.41"]} if one["name"] == "my_cat" else None,
             "log": {"text": "INFO: training starts\n" * 3, "bar": "steps: 40%", "next": 60, "more": False},
             "workflow": f"{base}/workflow",
+            "workflow_samples": self.workflow_samples,
             "jobs_of_run": [other["id"] for other in self.jobs if other["run"] == one["run"]],
         }
 

@@ -2,6 +2,7 @@
 // What can be done with a job: asked of the server, which says in `can` what makes sense now.
 import { app } from "../../../scripts/app.js";
 import { button, element } from "./element.js";
+import { openMyWorkflow } from "./my_workflow.js";
 import { address, goOn, jobs, request, tensorBoard, workflow } from "./server.js";
 import { count, say, translated } from "./words.js";
 
@@ -12,9 +13,10 @@ const REQUESTS = /** @type {[string, string][]} */ ([
 ]);
 
 export class Actions {
-  /** @param {(id: string) => void} open shows another job */
-  constructor(open) {
+  /** @param {(id: string) => void} open shows another job @param {() => void} changed called when there is something new to read */
+  constructor(open, changed) {
     this.open = open;
+    this.changed = changed;
     this.buttons = element("div", { class: "mt-buttons", role: "group", "aria-label": say("actions") });
     this.ask = element("div");
     this.said = element("div", { class: "mt-said", role: "status" });
@@ -40,6 +42,7 @@ export class Actions {
         return button(label, act, { icon, kind: name === "kill" ? "mt-danger" : name === "stop" ? "mt-first" : "", title: say(`do.${name}.hint`) });
       }),
       ...(ended && job.kind === "training" && job.run && job.engine === "builtin" ? this._further(job) : []),
+      ...(job.kind === "training" && job.run ? [button(say("flow.open"), () => openMyWorkflow(job, (text, bad) => (this._tell(text, bad), this.changed())), { icon: "pi-images", title: say("flow.hint") })] : []),
       ...(lora?.url ? [element("a", { class: "mt-button", href: address(lora.url), download: lora.name, title: lora.name }, element("i", { class: "pi pi-download", "aria-hidden": "true" }), element("span", {}, say("do.download")))] : []),
       ...(job.kind === "training" && job.run ? [button("TensorBoard", () => this._tensorBoard(job), { icon: "pi-chart-bar", title: say("do.tensorboard.hint") })] : []),
       ...(job.workflow ? [button(say("do.workflow"), () => this._workflow(job), { icon: "pi-sitemap" })] : []),

@@ -46,7 +46,7 @@ export class DetailView {
     this.second = new Chart({ title: say("chart.lr"), height: 110 });
     this.second.smoothing = 0;
     this.second.hint = false;
-    this.actions = new Actions((id) => this.open(id));
+    this.actions = new Actions((id) => this.open(id), () => this.update.ask());
     this.gallery = new Gallery();
     this.items = new Items();
     this.log = new Log(this.id);
@@ -167,8 +167,10 @@ export class DetailView {
     this.actions.show(job);
     const { prompts, parts } = this._whole(job);
     const samples = parts.flatMap((one) => one.samples);
-    this.gallery.show(samples, prompts, job.state !== "ended");
-    setText(this.tabButtons.samples, samples.length ? `${say("tab.samples")} ${samples.length}` : say("tab.samples"));
+    const made = job.workflow_samples ?? [];
+    this.gallery.show(samples, prompts, job.state !== "ended", made);
+    const number = samples.length + made.reduce((sum, one) => sum + one.files.length, 0);
+    setText(this.tabButtons.samples, number ? `${say("tab.samples")} ${number}` : say("tab.samples"));
     this.items.show(job.items);
     this._showFacts(job);
     this._showFiles(job);

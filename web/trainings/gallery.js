@@ -1,14 +1,15 @@
 // @ts-check
-// Samples as a table: a row for each step, newest first, a column for each prompt.
+// Samples as a table: a row for each step, newest first, a column for each prompt and for each graph of the user's own.
 import { button, element } from "./element.js";
 import { address } from "./server.js";
-import { count, say } from "./words.js";
+import { count, say, translated } from "./words.js";
 
 /** @typedef {import("./server.js").Sample} Sample */
+/** @typedef {import("./server.js").WorkflowSample} WorkflowSample */
 
 const STEPS = 20; // rows at first; each has videos, which browsers load one by one
 
-/** A video that plays over and over, or an image, with what it shows as its label. @param {Sample} sample @param {string} label @param {boolean} large */
+/** A video that plays over and over, or an image, with what it shows as its label. @param {{ media: string, url: string | null }} sample @param {string} label @param {boolean} large */
 export function media(sample, label, large = false) {
   if (!sample.url) return element("span", { class: "mt-gone" }, say("gallery.gone"));
   const url = address(sample.url);
@@ -49,43 +50,56 @@ export class Gallery {
     this._said = "";
   }
 
-  /** @param {Sample[]} samples @param {string[]} prompts @param {boolean} going */
-  show(samples, prompts, going) {
-    const said = JSON.stringify([samples.map(({ step, prompt, url }) => [step, prompt, url]), prompts, this.rows, going && !samples.length]);
+  /** @param {Sample[]} samples @param {string[]} prompts @param {boolean} going @param {WorkflowSample[]} [made] with graphs of the user's own: a column for each */
+  show(samples, prompts, going, made = []) {
+    const said = JSON.stringify([samples.map(({ step, prompt, url }) => [step, prompt, url]), prompts, this.rows, going && !samples.length, made]);
     if (said === this._said) return; // players go on playing
     this._said = said;
-    if (!samples.length) {
+    if (!samples.length && !made.length) {
       this.whole.replaceChildren(element("p", { class: "mt-faint" }, say(going ? "gallery.none_yet" : "gallery.none")));
       return;
     }
-    /** @type {Map<number, Map<number, Sample>>} */
+    /** @type {Map<number, Map<number | string, Sample | WorkflowSample>>} of each step, by the number of the prompt or the name of the graph */
     const steps = new Map();
-    for (const sample of samples) {
+    const put = (/** @type {number | string} */ column, /** @type {Sample | WorkflowSample} */ sample) => {
       if (!steps.has(sample.step)) steps.set(sample.step, new Map());
-      steps.get(sample.step)?.set(sample.prompt, sample);
-    }
-    const columns = [...new Set([...prompts.keys(), ...samples.map((sample) => sample.prompt)])].sort((a, b) => a - b);
+      steps.get(sample.step)?.set(column, sample);
+    };
+    for (const sample of samples) put(sample.prompt, sample);
+    for (const sample of made) put(sample.workflow, sample);
+    const numbers = [...new Set([...(samples.length ? prompts.keys() : []), ...samples.map((sample) => sample.prompt)])].sort((a, b) => a - b);
+    const columns = [...numbers, ...new Set(made.map((sample) => sample.workflow))];
+    const name = (/** @type {number | string} */ column) => (typeof column === "number" ? (prompts[column] ?? `${column + 1}`) : column);
+    const hint = (/** @type {number | string} */ column) => (typeof column === "number" ? (prompts[column] ?? "") : say("gallery.workflow", { name: column }));
     const order = [...steps.keys()].sort((a, b) => b - a);
-    const label = (/** @type {number} */ step, /** @type {number} */ column) => say("gallery.label", { step: count(step), prompt: prompts[column] ?? column + 1 });
-    const cell = (/** @type {number} */ step, /** @type {number} */ column) => {
+    const cell = (/** @type {number} */ step, /** @type {number | string} */ column) => {
       const sample = steps.get(step)?.get(column);
-      if (!sample) return element("td", {}, "–");
-      const name = label(step, column);
-      return element("td", {}, element("button", { type: "button", class: "mt-sample", title: name, "aria-label": name, onclick: () => enlarge(sample, name) }, media(sample, name)));
+      return element("td", {}, sample ? shown(sample, say("gallery.label", { step: count(step), prompt: name(column) })) : "–");
     };
     const table = element(
       "table",
       {},
-      element("thead", {}, element("tr", {}, element("th", { scope: "col" }, say("gallery.step")), columns.map((column) => element("th", { scope: "col", title: prompts[column] ?? "" }, element("span", { class: "mt-prompt" }, prompts[column] ?? `${column + 1}`))))),
+      element("thead", {}, element("tr", {}, element("th", { scope: "col" }, say("gallery.step")), columns.map((column) => element("th", { scope: "col", title: hint(column) }, element("span", { class: "mt-prompt" }, name(column)))))),
       element("tbody", {}, order.slice(0, this.rows).map((step) => element("tr", {}, element("th", { scope: "row" }, count(step)), columns.map((column) => cell(step, column))))),
     );
     const more = order.length - this.rows;
     this.whole.replaceChildren(table);
-    if (more > 0) this.whole.append(button(say("list.more", { more }), () => ((this.rows += STEPS), this.show(samples, prompts, going))));
+    if (more > 0) this.whole.append(button(say("list.more", { more }), () => ((this.rows += STEPS), this.show(samples, prompts, going, made))));
   }
 }
 
-/** Shows one sample as large as the window allows. @param {Sample} sample @param {string} label */
+/** What a cell has: a sample of the training, or all that a graph made of a checkpoint, or what became of it. @param {Sample | WorkflowSample} sample @param {string} label */
+function shown(sample, label) {
+  if (!("state" in sample)) return [look(sample, label)];
+  if (sample.state === "queued") return [element("span", { class: "mt-faint" }, say("gallery.queued"))];
+  if (sample.state === "failed") return [element("span", { class: "mt-bad" }, translated(sample.text))];
+  return sample.files.map((file) => look(file, sample.prompt ? `${label} · ${sample.prompt}` : label));
+}
+
+/** @param {{ media: string, url: string | null }} sample @param {string} name */
+const look = (sample, name) => element("button", { type: "button", class: "mt-sample", title: name, "aria-label": name, onclick: () => enlarge(sample, name) }, media(sample, name));
+
+/** Shows one sample as large as the window allows. @param {{ media: string, url: string | null }} sample @param {string} label */
 function enlarge(sample, label) {
   const close = button(say("close"), () => dialog.close(), { icon: "pi-times", only: true });
   const dialog = element("dialog", { class: "mt-large mt-look", "aria-label": label }, element("header", {}, element("span", {}, label), close), media(sample, label, true));

@@ -12,12 +12,16 @@ import { translated } from "./words.js";
  *   cannot: string, version: number }} Job
  * @typedef {{ step: number, prompt: number, file: number, media: string, url: string | null }} Sample
  * @typedef {{ file: number, content: string, name: string, bytes: number | null, step: number | null, exists: boolean, url: string | null }} JobFile
+ * @typedef {{ id: string, step: number, workflow: string, prompt: string, state: "queued" | "finished" | "failed", text: string, time: number,
+ *   files: { media: string, url: string }[] }} WorkflowSample  what ComfyUI made with a graph of the user's own
+ * @typedef {{ step: number, files: Record<string, string> }} Checkpoint  `files`: names, by the noise expert they are for
+ * @typedef {{ checkpoints: Checkpoint[], occupied: string | null, generation: string }} Offered  `occupied`: the training that has the GPU
  * @typedef {Job & { folder: string, run_folder: string | null, settings: { name: string, value: any, default: any }[], series: string[],
  *   prompts: string[], samples: Sample[], saves: { step: number, epoch: number | null, content: string, expert: string, file: number }[],
  *   items?: { name: string, loss: number, count: number }[],
  *   files: JobFile[], optimizer?: { step: number, lines: string[] } | null,
  *   answers: { name: string, answer: string, step: number | null, text: string, time: number }[],
- *   log: Written, workflow: string | null, jobs_of_run: string[] }} Detail
+ *   log: Written, workflow: string | null, workflow_samples?: WorkflowSample[], jobs_of_run: string[] }} Detail
  * @typedef {{ text: string, bar: string, next: number, more: boolean }} Written  `bar`: the line that is not ended yet
  * @typedef {{ low: (number | null)[], high: (number | null)[], mean: (number | null)[] }} Buckets
  * @typedef {{ id: string, first: number | null, last: number | null, width: number, steps: number[], series: Record<string, Buckets> }} Series
@@ -65,6 +69,21 @@ export const goOn = (id, more) => ask(`jobs/${encodeURIComponent(id)}/continue`,
 
 /** Starts TensorBoard over the logs of its run, where none runs yet. @param {string} id @returns {Promise<{ address: string }>} */
 export const tensorBoard = (id) => ask(`jobs/${encodeURIComponent(id)}/tensorboard`, {});
+
+/** @param {string} id @returns {Promise<Offered>} */
+export const offered = (id) => ask(`jobs/${encodeURIComponent(id)}/checkpoints`);
+
+/** Puts the LoRAs of a step where ComfyUI lists them; gives their names there, by expert. @param {string} id @param {number} step @returns {Promise<{ loras: Record<string, string> }>} */
+export const publish = (id, step) => ask(`jobs/${encodeURIComponent(id)}/checkpoints`, { step });
+
+/** Says which prompt of ComfyUI is of which checkpoint. @param {string} id @param {{ step: number, prompt_id: string, workflow: string, prompt: string }} sample */
+export const noteSample = (id, sample) => ask(`jobs/${encodeURIComponent(id)}/workflow_samples`, sample);
+
+/** A graph that is kept, or the names of all. @param {string} [name] @returns {Promise<any>} */
+export const keptWorkflows = (name) => ask(name === undefined ? "sampling_workflows" : `sampling_workflows/${encodeURIComponent(name)}`);
+
+/** Keeps a graph; without one, forgets what has the name. @param {string} name @param {{ prompt: any, workflow: any } | {}} graph @returns {Promise<{ names: string[] }>} */
+export const keepWorkflow = (name, graph) => ask(`sampling_workflows/${encodeURIComponent(name)}`, graph);
 
 /** @param {string[]} order @returns {Promise<{ queue: Queue }>} */
 export const reorder = (order) => ask("queue", { order });

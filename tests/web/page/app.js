@@ -3,7 +3,9 @@ export const app = {
   extensions: [], loaded: [], toasts: [],
   registerExtension: (one) => app.extensions.push(one),
   loadGraphData: async (graph) => app.loaded.push(graph),
+  graphToPrompt: async () => app.graph_,
   extensionManager: {
+    workflow: { activeWorkflow: { filename: "a/b: wan" } },
     registerSidebarTab: (tab) => { app.tab = tab; },
     setting: { get: () => new URLSearchParams(location.search).get("locale") ?? "en" },
     toast: { add: (toast) => app.toasts.push(toast) },
