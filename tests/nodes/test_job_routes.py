@@ -239,22 +239,8 @@ ODD: list[Any] = [
     "\ud800",
     ["\x00"], [None], ["../.."], "-1", "1e9", "99999999999", "NaN", "０", "loss," * 99, "%2e%2e", "stop", "kill", "save", "jobs", "runs",
 ]  # fmt: skip
-FIELDS = [
-    "name",
-    "steps",
-    "epochs",
-    "order",
-    "jobs",
-    "runs",
-    "states_only",
-    "generation",
-    "restarts",
-    "keep_jobs",
-    "step",
-    "prompt_id",
-    "workflow",
-    "prompt",
-]
+FIELDS = ["name", "steps", "epochs", "order", "jobs", "runs", "states_only", "generation", "restarts", "keep_jobs"]
+FIELDS += ["step", "prompt_id", "workflow", "prompt"]
 QUERY = ["limit", "kind", "before", "names", "points", "from", "to", "after", "find"]
 HEADERS = ["Host", "Origin", "Sec-Fetch-Site", "Content-Type"]
 WORDS = ["evil.example", "http://[", "", "null", "cross-site", "text/plain", "https://evil.example", "same-origin", "[::1"]
