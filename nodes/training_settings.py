@@ -96,6 +96,7 @@ class LoRATrainingConfig(Node):
             shared_widget(TRAIN, "validate_every_n_epochs", off=0, optional=True),
             shared_widget(TRAIN, "max_validation_steps", off=0, optional=True),
             shared_widget(TRAIN, "validation_seed", off=0, optional=True),
+            shared_widget(TRAIN, "accumulate_by_block", optional=True),
         ),
         outputs=(Output("lora_config", LORA_CONFIG, "For the trainer"),),
     )  # fmt: skip

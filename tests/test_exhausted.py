@@ -33,6 +33,7 @@ def test_settings_in_use_are_not_advised() -> None:
     )
     assert "gradient_checkpointing" not in said
     assert "Use fewer than 9 for --keep_attention_blocks, --fp8_base" in exhausted.in_words(full(), {**values, "keep_attention_blocks": 9})
+    assert "Use steps without --accumulate_by_block, --fp8_base" in exhausted.in_words(full(), {**values, "accumulate_by_block": True})
     assert "fp8_base" not in exhausted.in_words(full(), {**values, "w8a8": "int8"})
     said = exhausted.in_words(RAM, values)
     assert said.startswith("the system's RAM is full (64 bytes more were needed). Use --fp8_base; or fewer frames")

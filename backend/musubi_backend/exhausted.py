@@ -24,7 +24,7 @@ _SAVERS: tuple[tuple[str, str], ...] = (
 )
 """Options that save memory and the words for them, those that cost least time first."""
 
-_SPENDERS = ("keep_attention_blocks",)
+_SPENDERS = ("keep_attention_blocks", "accumulate_by_block")
 """Options that take memory to save time."""
 
 _WITHOUT_GPU = frozenset(("gradient_checkpointing_cpu_offload", "vae_cache_cpu", "blocks_to_swap"))
@@ -72,7 +72,8 @@ def savers(values: Mapping[str, object], *, gpu: bool = True) -> str:
 
     values: the tool's options by name, as given. gpu: is it a GPU's memory, or system RAM?
     """
-    found = [f"fewer than {values[name]} for --{name}" for name in _SPENDERS if gpu and values.get(name)]
+    spent = {name: value for name in _SPENDERS if gpu and (value := values.get(name))}
+    found = [f"steps without --{name}" if value is True else f"fewer than {value} for --{name}" for name, value in spent.items()]
     for name, words in _SAVERS:
         held = name in ("fp8_base", "fp8_scaled") and values.get("w8a8")  # in 8 bits already
         if name not in values or held or (not gpu and name in _WITHOUT_GPU):

@@ -22,9 +22,11 @@ from contract_table import TRAINING, Cell, generating_cells, row, training_cells
 from musubi_backend.architectures import loading
 from musubi_backend.architectures.wan import model as wan_model
 from musubi_backend.layers import offloaded, pinned
-from musubi_backend.layers.blocks import run_block
+from musubi_backend.layers.blocks import Checkpointed, KeptAttention, Prepared, run_block
+from musubi_backend.layers.by_block import Pass, by_block
 from musubi_backend.layers.linear import Linear
 from musubi_backend.layers.offloaded import Offloaded
+from musubi_backend.layers.random_states import RandomStates
 from musubi_backend.layers.recompute import Tier, once
 from musubi_backend.lora.modules import LoRA
 from musubi_backend.lora.network import LoRANetwork
@@ -266,6 +268,20 @@ class _Block(nn.Module):
         return result
 
 
+class _Blocks(Checkpointed):
+    def __init__(self, blocks: list[_Block], recompute: bool, offload: bool) -> None:
+        super().__init__()
+        self.blocks, self.gradient_checkpointing, self.gradient_checkpointing_cpu_offload = blocks, recompute, offload
+        self.kept_attention = KeptAttention(0, 1000) if offload else KeptAttention(1000, 0)
+
+    def prepared(self) -> Prepared:  # type: ignore[override]
+        return Prepared(self.blocks, torch.randn(2, 3, 8, device="cuda", dtype=torch.bfloat16), (), lambda x: x)
+
+
+def _squared_and_back(prediction: Tensor) -> None:
+    prediction.float().square().sum().backward()
+
+
 def streamed(
     count: int, swapped: int, ring: int, from_pinned: bool, recompute: bool, offload: bool, fault: str = "", pins: bool = True
 ) -> Report:
@@ -293,12 +309,16 @@ def streamed(
                 x = run_block(block, x, recompute=recompute, offload=offload, tier=Tier.IN_RAM if offload else Tier.ON_DEVICE)
             return x
 
+        model = _Blocks(blocks, recompute, offload)
         order = random.Random(f"{count} {swapped} {ring}")
         done: Counter[str] = Counter()
-        for kind in ("step", *order.sample(["step", "inference", "skipped", "given up", "step"], 4)):
+        for kind in ("step", "together", *order.sample(["step", "inference", "skipped", "given up"], 3)):
             done[kind] += 1
             if kind == "step":
                 forward(blocks).float().square().sum().backward()
+            elif kind == "together":
+                random_states = RandomStates.now(torch.device("cuda"))
+                by_block(model, [Pass(model.prepared, random_states, _squared_and_back) for _ in range(3)], lambda: None)
             elif kind == "given up":
                 forward(blocks[: count // 2 + 1])
             else:

@@ -20,13 +20,15 @@ from musubi_backend.architectures.wan.adapter import Wan
 from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.dataset.batches import BatchDescription, CachedItem
 from musubi_backend.errors import StopRequested, UserError
+from musubi_backend.layers.blocks import Checkpointed, Prepared
 from musubi_backend.layers.experts import Experts
 from musubi_backend.layers.linear import Linear
+from musubi_backend.lora.expert_networks import ExpertNetworks
 from musubi_backend.lora.network import LoRANetwork
 from musubi_backend.options.parser import read
 from musubi_backend.options.registry import tool
 from musubi_backend.seeds import derived_seed
-from musubi_backend.training import optimizers, schedules
+from musubi_backend.training import optimizers, schedules, window
 from musubi_backend.training.checkpoints import Checkpoints
 from musubi_backend.training.distributed import OneProcess, Processes
 from musubi_backend.training.lean_torch import leave_compiler_out
@@ -39,6 +41,7 @@ from musubi_backend.training.settings import LoggingSettings, TimestepSampling, 
 from musubi_backend.training.state import TrainingState
 from musubi_backend.training.trackers import Trackers
 from musubi_backend.training.validation import LEVELS, Validation, levels
+from musubi_backend.training.window import Drawn
 from musubi_backend.weights.safetensors_file import load, read_header
 from torch import Tensor, nn
 
@@ -76,17 +79,20 @@ class WanAttentionBlock(nn.Module):
         self.linear = Linear(1, 1, bias=False)
         nn.init.zeros_(self.linear.weight)
 
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.linear(x.unsqueeze(-1)).squeeze(-1)
+        return result
 
-class OneNumber(nn.Module):
+
+class OneNumber(Checkpointed):
     """Predicts its input times one number."""
 
     def __init__(self) -> None:
         super().__init__()
         self.block = WanAttentionBlock()
 
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.block.linear(x.unsqueeze(-1)).squeeze(-1)
-        return result
+    def prepared(self, x: Tensor) -> Prepared:  # type: ignore[override]
+        return Prepared([self.block], x, (), lambda x: x)
 
 
 class Scaled(Wan):
@@ -95,9 +101,8 @@ class Scaled(Wan):
     def scale_latents(self, latents: Tensor) -> Tensor:
         return latents * 0.5
 
-    def predict(self, transformer: nn.Module, noisy: Tensor, *rest: Any, **more: Any) -> Tensor:
-        prediction: Tensor = transformer(noisy)
-        return prediction
+    def inputs(self, transformer: nn.Module, noisy: Tensor, *rest: Any, **more: Any) -> Any:
+        return (noisy,), {}
 
 
 class GivenDraws(StepRandomness):
@@ -236,9 +241,15 @@ def test_each_batch_is_one_step_of_gradient_descent(tmp_path: Path) -> None:
     assert small.items.asked == [(7, 1), (7, 2)], "the order of each epoch is its own"
 
 
-def test_a_window_is_the_mean_of_its_batches_and_a_short_last_one_counts_for_less(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["plain", "with a scaler"])
+@pytest.mark.parametrize("by_block", [False, True], ids=["one by one", "by block"])
+def test_a_window_is_the_mean_of_its_batches_and_a_short_last_one_counts_for_less(
+    by_block: bool, dtype: torch.dtype, tmp_path: Path
+) -> None:
     """Three batches in windows of two: as in musubi-tuner, the lone third is divided by two as well."""
-    small, expected = Small(tmp_path, items=3, gradient_accumulation_steps=2), Expected()
+    flags = ["--accumulate_by_block", "--blocks_to_swap", "1"] if by_block else []
+    small, expected = Small(tmp_path, *flags, items=3, gradient_accumulation_steps=2, dtype=dtype), Expected()
+    assert small.loop.at_once == (2 if by_block else 1)
     small.loop.start()
     windows = [[(0, 0), (1, 1)], [(2, 2)], [(0, 3), (1, 4)], [(2, 5)]]
     torch.testing.assert_close(small.after, [expected.step(window, accumulate=2) for window in windows])
@@ -578,3 +589,15 @@ def test_the_loop_draws_by_the_seed_and_the_rank_of_its_process(tmp_path: Path) 
     draws = Loop(small.run).randomness
     draws.start(3)
     assert torch.equal(draws.noise((4,)), torch.randn(4, generator=torch.Generator().manual_seed(derived_seed(7, "noise", 3, 1))))
+
+
+@pytest.mark.parametrize("lora_per_expert", [False, True])
+def test_only_batches_of_one_expert_pass_the_blocks_together(lora_per_expert: bool, tmp_path: Path) -> None:
+    """Where both experts train one LoRA, the order of its gradients stays."""
+    small = Small(tmp_path)
+    small.run.transformer = Experts({HIGH: lambda device: OneNumber(), LOW: lambda device: OneNumber()}, 0.5, torch.device("cpu"))
+    if lora_per_expert:
+        small.run.network = ExpertNetworks({HIGH: small.network, LOW: small.network})
+    zero = torch.zeros(1)
+    drawn = [Drawn({}, zero, zero, zero, torch.tensor([timestep])) for timestep in (400.0, 800.0, 900.0, 300.0)]
+    assert list(window.of_one_expert(small.run, drawn)) == ([[1, 2], [0, 3]] if lora_per_expert else [[0], [1, 2], [3]])

@@ -51,7 +51,9 @@ MODELS: dict[str, Callable[[], tuple[nn.Module, str]]] = {
 SETTINGS = {
     "plain": (), "checkpointing": ("--gradient_checkpointing",), "swap": ("--blocks_to_swap", "2", "--gradient_checkpointing"),
     "attention": ("--keep_attention_blocks", "3", "--gradient_checkpointing"),
-    "fp8": ("--fp8_base", "--gradient_checkpointing"), "w8a8": ("--w8a8", "int8", "--gradient_checkpointing"),
+    "fp8": ("--fp8_base", "--gradient_checkpointing"),
+    "by block": ("--accumulate_by_block", "--gradient_accumulation_steps", "3", "--blocks_to_swap", "2", "--gradient_checkpointing"),
+    "w8a8": ("--w8a8", "int8", "--gradient_checkpointing"),
 }  # fmt: skip
 
 
@@ -111,7 +113,7 @@ def counted(loop: Loop) -> int:
     """Bytes of the second step at its worst, as if what waits in system RAM were not there."""
     run: Any = loop.run
     batch = loop._load(run.dataset.batches(0, 1)[0])
-    loop._backward(batch, 0)
+    loop.forward_and_backward([batch] * loop.at_once, 0)
     run.choice.optimizer.step()
     run.choice.optimizer.zero_grad(set_to_none=True)
     streams = {id(block.stream): block.stream for part in run.transformer.block_lists() for block in part if getattr(block, "stream", None)}
@@ -127,7 +129,7 @@ def counted(loop: Loop) -> int:
     rope_tables.cache_clear()  # they live as long as a training
     count = LiveBytes(CPU, there)
     with count:
-        loop._backward(batch, 1)
+        loop.forward_and_backward([batch] * loop.at_once, loop.at_once)
     return sum(size for key, size in sizes.items() if key not in waiting) + count.peak
 
 
@@ -136,7 +138,7 @@ def planned(loop: Loop, device: torch.device = CPU) -> estimate.Estimate:
     return planning.Planner(planning.largest_batch(run.dataset), run.dtype, device).estimate(run.settings, run.architecture)
 
 
-CASES = (("wan", "attention"), ("fp", "fp8"))
+CASES = (("wan", "attention"), ("fp", "fp8"), ("hv", "by block"))
 """`--full` for all families and settings, which take half a minute."""
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .sampler import Sampler
 
     Batch = dict[str, Tensor | list[Tensor]]
+    Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 A = TypeVar("A", bound="Architecture")
 
@@ -168,9 +169,15 @@ class Architecture(ABC):
         return latents
 
     @abstractmethod
+    def inputs(self, transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Batch, skip_blocks: Sequence[int] = ()) -> Inputs:
+        """What the transformer is called with, for a batch as `predict` gets it."""
+
     def predict(self, transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Batch, skip_blocks: Sequence[int] = ()) -> Tensor:
         """Velocity prediction. noisy [B, C, F, H, W]; timesteps [B] in 1..1000 (musubi-tuner's scale), on the CPU; batch: the cached
         tensors of the items; skip_blocks: blocks left out, for skip-layer guidance. Returns [B, C, F, H, W]."""
+        given, named = self.inputs(transformer, noisy, timesteps, batch, skip_blocks)
+        prediction: Tensor = transformer(*given, **named)
+        return prediction
 
     @property
     @abstractmethod

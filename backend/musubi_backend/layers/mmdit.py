@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import KEY_ALIGNMENT, attention
-from .blocks import Checkpointed
+from .blocks import Checkpointed, Prepared
 from .linear import Linear
 from .norms import RMSNorm, gated_residual, modulated_norm
 from .rope import Tables, apply_rope
@@ -208,14 +208,15 @@ class JointTransformer(Checkpointed):
             if isinstance(module, JointBlock):
                 module.mode, module.split = mode, split
 
-    def run_blocks(self, x: Tensor, shared: Shared, skip: Collection[int] = ()) -> Tensor:
-        """All blocks but those numbered in `skip`. x [B, S, C] -> [B, S, C]"""
-        blocks = [block for number, block in enumerate(block for part in self.block_lists() for block in part) if number not in skip]
+    def blocks_but(self, skip: Collection[int]) -> list[nn.Module]:
+        """All blocks but those numbered in `skip`, double blocks counted first."""
+        return [block for number, block in enumerate(block for part in self.block_lists() for block in part) if number not in skip]
 
-        def run(x: Tensor) -> Tensor:
-            return self.run_in_turn(blocks, x, shared)
-
-        return run(x) if self.around_blocks is None else self.around_blocks(run, x, shared.video)
+    def through_blocks(self, prepared: Prepared) -> Tensor:
+        around, run = self.around_blocks, super().through_blocks
+        if around is None:
+            return run(prepared)
+        return around(lambda x: run(prepared._replace(x=x)), prepared.x, prepared.shared[0].video)
 
 
 def joint_attention(q: Tensor, k: Tensor, v: Tensor, mode: str, split: bool, padding: Padding | None) -> Tensor:

@@ -8,17 +8,19 @@ up to the last one needed, then stops. What is run through `once` may be left ou
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from .offloaded import Offloaded, Resident, Waiting
+from .random_states import RandomStates
 
 
 class Tier(Enum):
@@ -49,6 +51,20 @@ def once(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     return function(*inputs) if recording is None else recording.once(function, inputs)
 
 
+def latest() -> Recorded:
+    """The last call of `recomputed`, for `come_back`."""
+    return _last
+
+
+def come_back(order: Sequence[Recorded]) -> None:
+    """Backward will run these again in this order, which otherwise is the reverse of forward's: what waits in system RAM is asked for one
+    ahead."""
+    for one, following in itertools.pairwise(order):
+        recording = None if one is None else one()
+        if recording is not None:
+            recording.before = following
+
+
 class _AllSaved(Exception):
     """Ends a recomputation once it has made everything that backward needs."""
 
@@ -74,7 +90,8 @@ class _Kept(NamedTuple):
 
 
 _local = threading.local()
-_last: weakref.ref[_Recording] | None = None
+Recorded: TypeAlias = "weakref.ref[_Recording] | None"
+_last: Recorded = None
 
 
 class _Recording:
@@ -86,7 +103,7 @@ class _Recording:
         self.x: Waiting = Offloaded(x.detach()) if offload else Resident(x.detach())
         self.tier = tier
         self.kept: list[_Kept | None] = []
-        self.random = _random_states(x.device)
+        self.random = RandomStates.now(x.device)
         self.count = 0
         self.saved: dict[int, Tensor] = {}
         self.ran = False
@@ -153,7 +170,7 @@ class _Recording:
             previous.fetch()
         with (
             torch.enable_grad(),
-            _random_states_set(self.random),
+            self.random.again(),
             contextlib.suppress(_AllSaved),
             saved_tensors_hooks(self._collect, _never),
             _into(self),
@@ -198,30 +215,3 @@ def _into(recording: _Recording) -> Iterator[None]:
 
 def _never(_: None) -> Tensor:
     raise AssertionError("nothing runs backward through a recomputation")
-
-
-_RandomStates = tuple[Tensor, torch.device | None, Tensor | None]
-
-
-def _random_states(device: torch.device) -> _RandomStates:
-    if device.type == "cuda":
-        return torch.get_rng_state(), device, torch.cuda.get_rng_state(device)
-    return torch.get_rng_state(), None, None
-
-
-@contextlib.contextmanager
-def _random_states_set(states: _RandomStates) -> Iterator[None]:
-    """Random numbers as they were then, for the block; afterwards as if nothing had been drawn."""
-    now = _random_states(states[1] or torch.device("cpu"))
-    _set(states)
-    try:
-        yield
-    finally:
-        _set(now)
-
-
-def _set(states: _RandomStates) -> None:
-    cpu, device, cuda = states
-    torch.set_rng_state(cpu)
-    if device is not None and cuda is not None:
-        torch.cuda.set_rng_state(cuda, device)

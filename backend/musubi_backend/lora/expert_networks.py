@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -32,12 +32,16 @@ class ExpertNetworks(nn.Module):
         return {f"{name}.{module}": path for name, network in self.parts.items() for module, path in network.targets.items()}
 
     @contextlib.contextmanager
-    def working_in(self, dtype: torch.dtype) -> Iterator[None]:
+    def working_in(self, dtype: torch.dtype) -> Iterator[Callable[[], None]]:
         """As `LoRANetwork.working_in`, of both."""
         with contextlib.ExitStack() as stack:
-            for network in self.parts.values():
-                stack.enter_context(network.working_in(dtype))
-            yield
+            each = [stack.enter_context(network.working_in(dtype)) for network in self.parts.values()]
+
+            def gather() -> None:
+                for one in each:
+                    one()
+
+            yield gather
 
     def parameter_groups(self, lr: float | None) -> list[dict[str, Any]]:
         """As of one network: groups of the same kind are joined, so that learning rates are reported once."""

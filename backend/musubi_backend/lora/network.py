@@ -9,7 +9,7 @@ import ast
 import contextlib
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -213,19 +213,20 @@ class LoRANetwork(nn.Module):
         return all(module.delta_norm().item() == 0 for module in self.lora_modules())
 
     @contextlib.contextmanager
-    def working_in(self, dtype: torch.dtype) -> Iterator[None]:
-        """For one forward and backward pass in `dtype`: LoRA factors are cast together, once (`lora.working`). What was learned is in the
-        parameters' gradients when this ends; where it is left by an exception, nothing."""
+    def working_in(self, dtype: torch.dtype) -> Iterator[Callable[[], None]]:
+        """For forward and backward passes in `dtype`: LoRA factors are cast together, once (`lora.working`). What was learned is in the
+        parameters' gradients when this ends; where it is left by an exception, nothing. Gives what moves it there earlier: gradients of
+        several batches add up in float32 only if each batch's are moved before the next one's come."""
         modules = working.of(self)
         if dtype == torch.float32 or not modules:
-            yield
+            yield _nothing_to_move
             return
         copies = self._working.get(dtype)
         if copies is None or not copies.fit():
             copies = self._working[dtype] = working.WorkingCopies(modules, dtype)
         copies.begin()
         try:
-            yield
+            yield copies.gather
             copies.gather()
         finally:
             copies.end()
@@ -265,6 +266,10 @@ def kind_of(state: Mapping[str, Tensor]) -> str:
     """LORA, LOHA or LOKR: what a file in musubi-tuner's layout holds."""
     names = {key.partition(".")[2] for key in state}
     return LOHA if "hada_w1_a" in names else LOKR if "lokr_w1" in names else LORA
+
+
+def _nothing_to_move() -> None:
+    """Gradients are where they belong."""
 
 
 def _module(kind: str, linear: Linear, size: tuple[int, float], dropout: float | None, options: NetworkOptions) -> LoRAModule:

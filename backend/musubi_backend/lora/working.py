@@ -6,7 +6,7 @@ alpha is not the rank, two multiplications, each a launch of its own for a matri
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -30,26 +30,29 @@ class WorkingCopies:
     def begin(self) -> None:
         """From now on the modules compute with copies of what their parameters are now."""
         torch._foreach_copy_(self.copies, self.parameters)
-        self._times_scale(self.copies)
+        self._times_scale(dict(enumerate(self.copies)))
         for number, module in enumerate(self.modules):
             module.working = self.copies[2 * number], self.copies[2 * number + 1]
 
     @torch.no_grad()
     def gather(self) -> None:
-        """Add the gradients of the copies to those of the parameters, in float32."""
-        wide = [None if copy.grad is None else torch.empty_like(one) for copy, one in zip(self.copies, self.parameters, strict=True)]
-        pairs = [(to, copy.grad) for to, copy in zip(wide, self.copies, strict=True) if to is not None and copy.grad is not None]
-        if pairs:
-            torch._foreach_copy_([to for to, _ in pairs], [grad for _, grad in pairs])
-            self._times_scale(wide)
+        """Move the gradients of the copies to those of the parameters, where they add up in float32."""
+        gradients = {number: grad for number, copy in enumerate(self.copies) if (grad := copy.grad) is not None}
+        if not gradients:
+            return
+        wide = {number: torch.empty_like(self.parameters[number]) for number in gradients}
+        torch._foreach_copy_(list(wide.values()), list(gradients.values()))
+        self._times_scale(wide)
         sums: list[Tensor] = []
         added: list[Tensor] = []
-        for parameter, gradient in zip(self.parameters, wide, strict=True):
-            if gradient is not None and parameter.grad is not None:
-                sums.append(parameter.grad)
+        for number, gradient in wide.items():
+            self.copies[number].grad = None
+            before = self.parameters[number].grad
+            if before is None:
+                self.parameters[number].grad = gradient
+            else:
+                sums.append(before)
                 added.append(gradient)
-            elif gradient is not None:
-                parameter.grad = gradient
         if sums:
             torch._foreach_add_(sums, added)
 
@@ -59,9 +62,10 @@ class WorkingCopies:
         for module in self.modules:
             module.working = None
 
-    def _times_scale(self, factors: Sequence[Tensor | None]) -> None:
-        """The up factors among them, or their gradients."""
-        scaled = [(up, one.scale) for up, one in zip(factors[1::2], self.modules, strict=True) if up is not None and one.scale != 1.0]
+    def _times_scale(self, factors: Mapping[int, Tensor]) -> None:
+        """The up factors among them, or their gradients, by their number among the copies."""
+        ups = ((up, self.modules[number // 2].scale) for number, up in factors.items() if number % 2)
+        scaled = [(up, scale) for up, scale in ups if scale != 1.0]
         if scaled:
             torch._foreach_mul_([up for up, _ in scaled], [scale for _, scale in scaled])
 

@@ -33,12 +33,13 @@ class _Segment:
 
 @dataclass(frozen=True)
 class Measured:
-    """Of a whole step on the device. kept: bytes that forward left for backward; peak: at the worst moment, with the gradients so far;
-    operations: of matrix products and attention."""
+    """Of a whole step on the device. kept: bytes that forward left for backward, of them by_blocks such as every block leaves; peak: at the
+    worst moment, with the gradients so far; operations: of matrix products and attention."""
 
     kept: int
     peak: int
     operations: int
+    by_blocks: int
 
 
 class FewBlocks:
@@ -104,7 +105,8 @@ class FewBlocks:
         peak = max(segment.peak + self._of_left_out(segment, extra) for segment in self.segments)
         times = [1 + (self.left_out[one.list] if one.block == _MIDDLE else 0) for one in self.segments]
         operations = sum(one.operations * factor for one, factor in zip(self.segments, times, strict=True))
-        return Measured(kept + sum(extra), peak, operations)
+        by_blocks = sum(kept_one * len(whole) for kept_one, (_, whole) in zip(self.kept_by_block, self.whole, strict=True))
+        return Measured(kept + sum(extra), peak, operations, by_blocks)
 
     def _of_left_out(self, segment: _Segment, kept: Sequence[int]) -> int:
         """What the blocks that are left out would hold meanwhile: what forward kept of those before, gradients of those behind."""

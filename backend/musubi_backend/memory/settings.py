@@ -40,4 +40,5 @@ class MemorySettings(Settings):
     gradient_checkpointing_cpu_offload: bool = False
     keep_attention_blocks: int = 0
     offload_attention_blocks: int = 0
+    accumulate_by_block: bool = False
     compilation: CompileSettings = CompileSettings()

@@ -73,6 +73,14 @@ class BlockStream:
         self._left(number, FORWARD, around=not coming_back)
         return when_gradient_passes(out, lambda: self._need(number, BACKWARD))
 
+    def bring(self, block: nn.Module, *, backward: bool) -> None:
+        """Have the block's matrices on the device, for what runs it several times in this direction."""
+        self._need(self.numbers[id(block)], BACKWARD if backward else FORWARD)
+
+    def leave(self, block: nn.Module, *, backward: bool) -> None:
+        """It has run; after forward it comes back."""
+        self._left(self.numbers[id(block)], BACKWARD if backward else FORWARD, around=False)
+
     @property
     def resident(self) -> list[int]:
         """Numbers of the blocks that are on the device, or on their way."""

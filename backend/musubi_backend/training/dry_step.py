@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -25,16 +25,16 @@ def run(loop: Loop) -> None:
     run, device = loop.run, loop.device
     run.choice.train()
     chosen = largest(run.dataset)
-    _step(loop, loop._load(chosen), 0)
-    batch = loop._load(chosen)
+    _step(loop, [loop._load(chosen)] * loop.at_once, 0)
+    batches = [loop._load(chosen)] * loop.at_once
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     start = time.perf_counter()
-    found = _step(loop, batch, 1)
+    found = _step(loop, batches, loop.at_once)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         found = torch.cuda.max_memory_allocated(device)
-    seconds = time.perf_counter() - start
+    seconds = (time.perf_counter() - start) * run.settings.length.gradient_accumulation_steps / loop.at_once
     plan = Planner(on_meta(run.dataset.collate(chosen)), run.dtype, device).estimate(run.settings, run.architecture)
     parts = next(phase for phase in plan.phases if phase.name == STEP).parts
     counted = (WEIGHTS, LORA, KEPT, WORKING) if device.type == "cuda" else (KEPT, WORKING)
@@ -46,15 +46,15 @@ def run(loop: Loop) -> None:
     )  # fmt: skip
 
 
-def _step(loop: Loop, batch: dict[str, object], micro_step: int) -> int:
+def _step(loop: Loop, batches: list[dict[str, Any]], micro_step: int) -> int:
     """Bytes of tensors on a CPU that the step made at its worst; 0 on a GPU, which counts by itself."""
     if loop.device.type == "cuda":
-        loop._backward(batch, micro_step)
+        loop.forward_and_backward(batches, micro_step)
         peak = 0
     else:
         count = LiveBytes(loop.device, [*loop.run.transformer.parameters(), *loop.run.transformer.buffers(), *loop.parameters])
         with count:
-            loop._backward(batch, micro_step)
+            loop.forward_and_backward(batches, micro_step)
         peak = count.peak
     loop.run.choice.optimizer.step()
     loop.run.choice.optimizer.zero_grad(set_to_none=True)

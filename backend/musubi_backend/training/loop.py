@@ -19,6 +19,7 @@ from .. import events, exhausted, job
 from ..device import for_model, release
 from ..errors import EXIT_USER_ERROR, StopRequested, UserError
 from ..layers.experts import boundary_of
+from ..layers.random_states import RandomStates
 from ..lora.expert_networks import parts_of
 from ..place import in_words
 from . import due
@@ -34,8 +35,8 @@ from .run import Run
 from .saved_states import Position
 from .state import TrainingState
 from .stepping_down import SteppingDown
-from .timesteps import noisy_input
 from .validation import Validation
+from .window import Drawn, batches_at_once, together
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,6 +76,11 @@ class Loop:
         self._complete_at: int | None = None  # the last step that state and LoRA were asked for of
         self.validation = Validation(run)
         self.due = [kind(self) for kind in due.KINDS]
+
+    @property
+    def at_once(self) -> int:
+        """How many batches go through the model together."""
+        return batches_at_once(self.run.settings, self.run.transformer)
 
     def go_to(self, position: Position, losses: list[float], history: list[float]) -> None:
         """Begin at a saved position instead of the start."""
@@ -129,18 +135,20 @@ class Loop:
         """The rest of the current epoch. False when the last step fell before its end."""
         run, position = self.run, self.position
         batches = self._own_batches(position.epoch)
+        accumulated, at_once = run.settings.length.gradient_accumulation_steps, self.at_once
         first = position.batch // run.processes.count
-        upcoming = [self._load(batch) for batch in batches[first : first + 1]]
-        for index in range(first, len(batches)):
+        upcoming = [self._load(batch) for batch in batches[first : first + at_once]]
+        for start in range(first, len(batches), at_once):
             self._stop_if_asked()
-            in_window = len(self._window) + 1
-            complete = in_window == run.settings.length.gradient_accumulation_steps or index == len(batches) - 1
-            with self._leaving_together(), exhausted.during(f"training {', '.join(map(str, batches[index].names))}"):
-                loss = self._backward(upcoming.pop(), position.micro_step + in_window - 1)
-                upcoming = [self._load(batch) for batch in batches[index + 1 : index + 2]]  # while the device computes
-            value = self._checked(loss, batches[index], complete)
-            self._window.append(value)
-            self.average.add(index, value)
+            names = ", ".join(str(name) for batch in batches[start : start + at_once] for name in batch.names)
+            with self._leaving_together(), exhausted.during(f"training {names}"):
+                losses = self.forward_and_backward(upcoming, position.micro_step + len(self._window))
+                upcoming = [self._load(batch) for batch in batches[start + at_once : start + 2 * at_once]]  # while the device computes
+            for index, loss in enumerate(losses, start):
+                complete = len(self._window) + 1 == accumulated or index == len(batches) - 1
+                value = self._checked(loss, batches[index], complete)
+                self._window.append(value)
+                self.average.add(index, value)
             if complete:
                 self._update(index + 1)
                 if position.step >= run.total_steps:
@@ -165,26 +173,40 @@ class Loop:
                 batch[name] = value
         return batch
 
+    def forward_and_backward(self, batches: list[dict[str, Any]], micro_step: int) -> list[Tensor]:
+        """Of batches whose gradients add up, the first one's at `micro_step`. Returns their losses, still on the device."""
+        if len(batches) == 1:
+            return [self._backward(batches[0], micro_step)]
+        window = [(self._drawn(batch, number), RandomStates.now(self.device)) for number, batch in enumerate(batches, micro_step)]
+        return together(self.run, window, lambda prediction, drawn: self._go_back(self._loss(prediction, drawn)))
+
     def _backward(self, batch: dict[str, Any], micro_step: int) -> Tensor:
         """Forward and backward of one batch; gradients add up. Returns the loss, still on the device."""
-        run = self.run
-        self.randomness.start(micro_step)
-        latents = run.architecture.scale_latents(batch["latents"].float())
-        noise = self.randomness.noise(latents.shape)
-        t, timesteps = self.randomness.levels(self.sampling, latents.shape, batch.get("timesteps"), self.boundary)
+        run, drawn = self.run, self._drawn(batch, micro_step)
         with run.network.working_in(run.dtype):
-            loss = self._loss_at(batch, latents, noise, t, timesteps)
-            scaled = loss / run.settings.length.gradient_accumulation_steps
-            if scaled.requires_grad:  # not where module_dropout left every LoRA module out
-                (scaled if self.scaler is None else self.scaler.scale(scaled)).backward()
+            return self._go_back(self._loss_at(*drawn))
+
+    def _drawn(self, batch: dict[str, Any], micro_step: int) -> Drawn:
+        self.randomness.start(micro_step)
+        latents = self.run.architecture.scale_latents(batch["latents"].float())
+        noise = self.randomness.noise(latents.shape)
+        return Drawn(batch, latents, noise, *self.randomness.levels(self.sampling, latents.shape, batch.get("timesteps"), self.boundary))
+
+    def _go_back(self, loss: Tensor) -> Tensor:
+        """Back from the loss of a batch of a window. Returns it."""
+        scaled = loss / self.run.settings.length.gradient_accumulation_steps
+        if scaled.requires_grad:  # not where module_dropout left every LoRA module out
+            (scaled if self.scaler is None else self.scaler.scale(scaled)).backward()
         return loss.detach()
 
     def _loss_at(self, batch: dict[str, Any], latents: Tensor, noise: Tensor, t: Tensor, timesteps: Tensor) -> Tensor:
         """The loss of one batch, whose latents are scaled, at these noise levels."""
-        run = self.run
-        prediction = run.architecture.predict(run.transformer, noisy_input(latents, noise, t), timesteps, batch)
-        weight = loss_weight(run.settings.timesteps.weighting_scheme, timesteps, run.dtype, latents.ndim)
-        return flow_matching_loss(prediction, latents, noise, weight)
+        drawn = Drawn(batch, latents, noise, t, timesteps)
+        return self._loss(self.run.architecture.predict(self.run.transformer, drawn.noisy, timesteps, batch), drawn)
+
+    def _loss(self, prediction: Tensor, drawn: Drawn) -> Tensor:
+        weight = loss_weight(self.run.settings.timesteps.weighting_scheme, drawn.timesteps, self.run.dtype, drawn.latents.ndim)
+        return flow_matching_loss(prediction, drawn.latents, drawn.noise, weight)
 
     def _has_gradients(self) -> bool:
         return any(parameter.grad is not None for parameter in self.parameters)

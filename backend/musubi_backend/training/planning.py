@@ -36,6 +36,7 @@ from ..optimizers import registry
 from .losses import flow_matching_loss, loss_weight
 from .settings import TrainingSettings
 from .timesteps import noise_levels, noisy_input
+from .window import batches_at_once
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -88,7 +89,8 @@ class _Step:
         less, more = self.measured, every.measured
         kept, peak = more.kept - less.kept, more.peak - less.peak
         operations = int((on_device + in_ram) * (more.operations - less.operations))
-        measured = Measured(less.kept + int(on_device * kept), less.peak + int(on_device * peak), less.operations + operations)
+        by_blocks = less.by_blocks + int(on_device * (more.by_blocks - less.by_blocks))
+        measured = Measured(less.kept + int(on_device * kept), less.peak + int(on_device * peak), less.operations + operations, by_blocks)
         return _Step(measured, self.away + int(in_ram * kept), self.copies)
 
 
@@ -194,16 +196,18 @@ class Planner:
         inputs = 2 * sum(tensor.nbytes for tensor in _tensors(self.batch))  # the next one comes while this one is computed
         always = {words.WEIGHTS: weights, **({words.DRIVER: _CUDA_ITSELF} if self.device.type == "cuda" else {})}
         measured = step.measured
+        at_once = batches_at_once(settings, model.transformer)
+        others = (at_once - 1) * measured.by_blocks  # of the window's other batches
         kept = min(measured.kept, measured.peak)
         trained = lora + step.copies + state + (lora if accumulated > 1 else 0)  # gradients of one micro-step are in what was measured
         phases = (
-            Phase(words.STEP, {**always, words.LORA: trained, words.KEPT: kept, words.WORKING: measured.peak - kept + inputs}),
+            Phase(words.STEP, {**always, words.LORA: trained, words.KEPT: kept + others, words.WORKING: measured.peak - kept + inputs}),
             Phase(words.UPDATE, {**always, words.LORA: 2 * (lora + step.copies) + state, words.WORKING: inputs}),
         )
         counts = [len(blocks) for blocks in _block_lists(model.transformer)]
         resting = isinstance(model.transformer, Experts) and model.transformer.offload
         return Estimate(
-            phases, ram + step.away, measured.operations * accumulated, 2 * swapped * accumulated, sum(counts),
+            phases, ram + at_once * step.away, measured.operations * accumulated, 2 * swapped * accumulated // at_once, sum(counts),
             0 if resting else swappable(counts),
         )  # fmt: skip
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ...cache.forms import CacheForms
     from ...dataset.items import Entry, MediaItem
-    from ..protocol import Batch, ConditionEncoder, LatentDecoder, LatentEncoder, TextEncoder
+    from ..protocol import Batch, ConditionEncoder, Inputs, LatentDecoder, LatentEncoder, TextEncoder
     from ..request import LineOption, SampleRequest
     from ..sampler import Sampler
     from .model import FramePackTransformer
@@ -106,13 +106,13 @@ class FramePack(UsualSampling):
 
         return weight_file(self.settings)
 
-    def predict(self, transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Batch, skip_blocks: Sequence[int] = ()) -> Tensor:
+    def inputs(self, transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Batch, skip_blocks: Sequence[int] = ()) -> Inputs:
         """In training the embedded guidance of the distilled model is `--guidance_scale`, as in musubi-tuner."""
-        from .sample import GUIDANCE, velocity
+        from .sample import GUIDANCE, model_inputs
 
         if GUIDANCE not in batch:
             batch = {**batch, GUIDANCE: noisy.new_full((len(noisy),), 1000.0 * self.settings.guidance_scale)}
-        return velocity(transformer, noisy, timesteps, batch, skip_blocks)
+        return model_inputs(noisy, timesteps, batch, skip_blocks)
 
     @property
     def line_options(self) -> Mapping[str, LineOption]:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...layers.blocks import Prepared
 from ...layers.linear import Linear
 from ...layers.mmdit import (
     EPS,
@@ -253,7 +254,7 @@ class FramePackTransformer(JointTransformer):
     def block_lists(self) -> list[nn.ModuleList]:
         return [self.transformer_blocks, self.single_transformer_blocks]
 
-    def forward(
+    def prepared(  # type: ignore[override]
         self,
         latents: Tensor,
         timesteps: Tensor,
@@ -267,8 +268,8 @@ class FramePackTransformer(JointTransformer):
         clean_2x: Clean | None = None,
         clean_4x: Clean | None = None,
         skip_blocks: Collection[int] = (),
-    ) -> Tensor:
-        """Velocity [B, out, F, H, W] in float32.
+    ) -> Prepared:
+        """Towards the velocity [B, out, F, H, W] in float32.
 
         latents [B, 16, F, H, W] at the times latent_indices [B, F] (None: 0, 1, ...); timesteps [B], 0..1000; text [B, L, text_dim] with
         text_mask [B, L], tokens before padding; pooled [B, pooled_dim]; guidance [B], times 1000; image [B, N, image_dim].
@@ -297,9 +298,12 @@ class FramePackTransformer(JointTransformer):
         count = video.shape[1]
         padding = padding_of([count + length for length in lengths], dtype, device)
         shared = Shared(condition, with_text(rope, tokens.shape[1]), count, padding)
-        x = self.run_blocks(torch.cat([video, tokens], dim=1), shared, skip_blocks)
-        own = x[:, count - frames * height * width : count]
-        return from_patches(self._output(self.norm_out(own, condition)), frames, height, width)
+
+        def finish(x: Tensor) -> Tensor:
+            own = x[:, count - frames * height * width : count]
+            return from_patches(self._output(self.norm_out(own, condition)), frames, height, width)
+
+        return Prepared(self.blocks_but(skip_blocks), torch.cat([video, tokens], dim=1), (shared,), finish)
 
     def _output(self, x: Tensor) -> Tensor:
         """The last linear, in float32 whatever its weights are: its rounding would show in the image."""

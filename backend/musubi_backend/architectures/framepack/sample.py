@@ -23,7 +23,7 @@ from .unipc import FlowUniPC, sigmas
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..protocol import Architecture, Batch
+    from ..protocol import Architecture, Batch, Inputs
     from ..request import SampleRequest
     from .model import FramePackTransformer
     from .settings import FramePackSettings
@@ -35,26 +35,19 @@ GUIDANCE = "guidance"
 """Name in a batch of the embedded guidance, times 1000."""
 
 
-def velocity(transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Batch, skip_blocks: Sequence[int] = ()) -> Tensor:
-    """The transformer's prediction [B, C, F, H, W] for a batch with the names of caches and the guidance. A history of which only the times
-    are given is empty: zeros."""
+def model_inputs(noisy: Tensor, timesteps: Tensor, batch: Batch, skip_blocks: Sequence[int] = ()) -> Inputs:
+    """What the transformer is given for a batch with the names of caches and the guidance. A history of which only the times are given is
+    empty: zeros."""
     values: Any = batch
-    model = cast("FramePackTransformer", transformer)
-    prediction: Tensor = model(
-        noisy,
-        timesteps,
-        values["llama_vec"],
-        values["llama_attention_mask"],
-        values["clip_l_pooler"],
-        values[GUIDANCE],
-        image=values["image_embeddings"],
-        latent_indices=values["latent_indices"],
-        clean=Clean(values["latents_clean"], values["clean_latent_indices"]),
-        clean_2x=_history(values, "2x", MIDDLE, noisy),
-        clean_4x=_history(values, "4x", FAR, noisy),
-        skip_blocks=skip_blocks,
-    )
-    return prediction
+    texts = values["llama_vec"], values["llama_attention_mask"], values["clip_l_pooler"]
+    return (noisy, timesteps, *texts, values[GUIDANCE]), {
+        "image": values["image_embeddings"],
+        "latent_indices": values["latent_indices"],
+        "clean": Clean(values["latents_clean"], values["clean_latent_indices"]),
+        "clean_2x": _history(values, "2x", MIDDLE, noisy),
+        "clean_4x": _history(values, "4x", FAR, noisy),
+        "skip_blocks": skip_blocks,
+    }
 
 
 def _history(values: Mapping[str, Tensor], part: str, frames: int, noisy: Tensor) -> Clean | None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ...cache.forms import CacheForms
-    from ..protocol import Batch, ConditionEncoder, LatentDecoder, LatentEncoder, TextEncoder
+    from ..protocol import Batch, ConditionEncoder, Inputs, LatentDecoder, LatentEncoder, TextEncoder
     from ..request import LineOption, SampleRequest
     from ..sampler import Sampler
     from .model import HunyuanTransformer
@@ -86,14 +86,13 @@ class HunyuanVideo(UsualSampling):
 
         return latents * SCALING_FACTOR
 
-    def predict(self, transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Batch, skip_blocks: Sequence[int] = ()) -> Tensor:
+    def inputs(self, transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Batch, skip_blocks: Sequence[int] = ()) -> Inputs:
         model = cast("HunyuanTransformer", transformer)
         tensors = cast("dict[str, Tensor]", batch)
-        prediction: Tensor = model(
+        return (
             noisy, timesteps, tensors["llm"], tensors["llm_mask"], tensors["clipL"], self._guidance(noisy, tensors),
             self._image_channels(noisy, tensors) if model.geometry.takes_image else None, skip_blocks,
-        )  # fmt: skip
-        return prediction
+        ), {}  # fmt: skip
 
     def _guidance(self, noisy: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """What the model is given: when sampling 1000 times the guidance; in training, as in musubi-tuner, the bare number."""

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...layers.blocks import Prepared
 from ...layers.linear import Linear
 from ...layers.mmdit import (
     EPS,
@@ -188,7 +189,7 @@ class HunyuanTransformer(JointTransformer):
     def block_lists(self) -> list[nn.ModuleList]:
         return [self.double_blocks, self.single_blocks]
 
-    def forward(
+    def prepared(  # type: ignore[override]
         self,
         latents: Tensor,
         timesteps: Tensor,
@@ -198,8 +199,8 @@ class HunyuanTransformer(JointTransformer):
         guidance: Tensor | None = None,
         extra_channels: Tensor | None = None,
         skip_blocks: Collection[int] = (),
-    ) -> Tensor:
-        """Velocity [B, out, F, H, W] in float32.
+    ) -> Prepared:
+        """Towards the velocity [B, out, F, H, W] in float32.
 
         latents [B, 16, F, H, W]; timesteps [B], 0..1000; text [B, L, text_dim] with text_mask [B, L], tokens before padding;
         pooled [B, pooled_dim]; guidance [B], embedded guidance, times 1000; extra_channels [B, in_dim - 16, F, H, W].
@@ -223,8 +224,11 @@ class HunyuanTransformer(JointTransformer):
             count,
             padding_of([count + length for length in lengths], dtype, device),
         )
-        x = self.run_blocks(torch.cat([video, tokens], dim=1), shared, skip_blocks)
-        return from_patches(self.final_layer(x[:, :count], condition), *grid).float()
+
+        def finish(x: Tensor) -> Tensor:
+            return from_patches(self.final_layer(x[:, :count], condition), *grid).float()
+
+        return Prepared(self.blocks_but(skip_blocks), torch.cat([video, tokens], dim=1), (shared,), finish)
 
     def _condition(self, timesteps: Tensor, pooled: Tensor, guidance: Tensor | None) -> Tensor:
         vector = self.time_in(timesteps, pooled.dtype) + self.vector_in(pooled)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ...cache.forms import CacheForms
     from ...dataset.items import Entry, MediaItem
     from ...layers.experts import Experts
-    from ..protocol import Batch, ConditionEncoder, LatentDecoder, LatentEncoder, TextEncoder
+    from ..protocol import Batch, ConditionEncoder, Inputs, LatentDecoder, LatentEncoder, TextEncoder
     from ..request import SampleRequest
     from ..sampler import Sampler
     from .model import WanTransformer
@@ -99,11 +99,10 @@ class Wan(UsualSampling):
 
         return load_transformer(self.settings, device, dtype)
 
-    def predict(self, transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Batch, skip_blocks: Sequence[int] = ()) -> Tensor:
+    def inputs(self, transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Batch, skip_blocks: Sequence[int] = ()) -> Inputs:
         from .inputs import model_inputs
 
-        prediction: Tensor = transformer(noisy, timesteps, batch["t5"], *model_inputs(batch, self.task), skip_blocks)
-        return prediction
+        return (noisy, timesteps, batch["t5"], *model_inputs(batch, self.task), skip_blocks), {}
 
     def fitted(self, request: SampleRequest) -> SampleRequest:
         from .fitting import fitted

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...errors import UserError
 from ...layers.attention import KEY_ALIGNMENT, attention, repeated_key_biases
-from ...layers.blocks import Checkpointed
+from ...layers.blocks import Checkpointed, Prepared
 from ...layers.linear import Linear
 from ...layers.norms import LayerNorm, RMSNorm, gated_residual
 from ...layers.rope import Tables, apply_rope, even_widths, grid_positions, rope_tables
@@ -179,7 +179,7 @@ class WanTransformer(Checkpointed):
             if isinstance(module, WanSelfAttention):
                 module.mode, module.split = mode, split
 
-    def forward(
+    def prepared(  # type: ignore[override]
         self,
         latents: Tensor,
         timesteps: Tensor,
@@ -188,8 +188,8 @@ class WanTransformer(Checkpointed):
         image: Tensor | None = None,
         frame_indices: Sequence[int] | None = None,
         skip_blocks: Collection[int] = (),
-    ) -> Tensor:
-        """Velocity [B, out, F, H, W] in float32.
+    ) -> Prepared:
+        """Towards the velocity [B, out, F, H, W] in float32.
 
         latents [B, 16, F, H, W]; timesteps [B], 0..1000; text: per sample [L, text_dim] without padding.
         extra_channels [B, in_dim - 16, F, H, W]: control or first-frame channels. image [B, tokens, image_dim]: CLIP features, of two
@@ -207,9 +207,11 @@ class WanTransformer(Checkpointed):
         context = self._context(text, image, dtype, device)
         rope = rope_tables(grid_positions(*grid, frame_indices), even_widths(self.geometry.dim // self.geometry.num_heads), x.device, dtype)
 
+        def finish(x: Tensor) -> Tensor:
+            return self._unpatch(self.head(x, time), grid).float()
+
         run = [block for index, block in enumerate(self.blocks) if index not in skip_blocks]
-        x = self.run_in_turn(run, x, condition, rope, context)
-        return self._unpatch(self.head(x, time), grid).float()
+        return Prepared(run, x, (condition, rope, context), finish)
 
     def _context(self, text: Sequence[Tensor], image: Tensor | None, dtype: torch.dtype, device: torch.device) -> Context:
         """Text and image tokens of the transformer's width.

@@ -50,6 +50,8 @@ NEEDS: dict[str, tuple[Need, ...]] = {
         _must("gradient_checkpointing_cpu_offload", "gradient_checkpointing"),
         _must("keep_attention_blocks", "gradient_checkpointing"),
         _must("offload_attention_blocks", "gradient_checkpointing"),
+        _need("accumulate_by_block", "gradient_accumulation_steps"),
+        _need("accumulate_by_block", "blocks_to_swap", "dit_high_noise"),
         _must("dim_from_weights", "network_weights"),
         _need("network_dim", "dim_from_weights="),
         _need("network_alpha", "dim_from_weights="),

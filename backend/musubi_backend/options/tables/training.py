@@ -111,6 +111,17 @@ GROUPS = (
                 "GPU computes, so it takes no GPU memory.",
                 effect=NOTHING,
             ),
+            Option(
+                "--accumulate_by_block",
+                bool,
+                False,
+                own=True,
+                advanced=True,
+                help="With gradient accumulation and block swap, all batches of a step pass a block before the next block is copied to the "
+                "GPU: as many times fewer copies as batches are accumulated, and the same numbers. Takes the memory of every batch's block "
+                "inputs at once.",
+                effect=NOTHING,
+            ),
         ),
     ),
     Group(

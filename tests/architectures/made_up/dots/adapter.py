@@ -22,7 +22,7 @@ from ..sampler import Sampler
 from .card import CARD
 
 if TYPE_CHECKING:
-    from ..protocol import Batch
+    from ..protocol import Batch, Inputs
 
 LETTERS = 26
 
@@ -111,9 +111,8 @@ class Dots(UsualSampling):
         loaded: nn.Module = load_frozen(model, open_weights(self.weight_file(), ()), loading, merge, CARD, device, dtype)
         return loaded
 
-    def predict(self, transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Batch, skip_blocks: Sequence[int] = ()) -> Tensor:
-        velocity: Tensor = transformer(noisy, timesteps, batch["letters"])
-        return velocity
+    def inputs(self, transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Batch, skip_blocks: Sequence[int] = ()) -> Inputs:
+        return (noisy, timesteps, batch["letters"]), {}
 
     def fitted(self, request: SampleRequest) -> SampleRequest:
         return request

@@ -29,7 +29,7 @@ from .card import CARD
 from .settings import SpotsSettings
 
 if TYPE_CHECKING:
-    from ..protocol import Batch
+    from ..protocol import Batch, Inputs
 
 DIM, LETTERS, WORDS = 16, 26, 8
 
@@ -170,9 +170,8 @@ class Spots(UsualSampling):
         loaded: nn.Module = load_frozen(model, open_weights(self.weight_file(), ()), loading, merge, self.card, device, dtype)
         return loaded
 
-    def predict(self, transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Batch, skip_blocks: Sequence[int] = ()) -> Tensor:
-        velocity: Tensor = transformer(noisy, batch)
-        return velocity
+    def inputs(self, transformer: nn.Module, noisy: Tensor, timesteps: Tensor, batch: Batch, skip_blocks: Sequence[int] = ()) -> Inputs:
+        return (noisy, batch), {}
 
     def fitted(self, request: SampleRequest) -> SampleRequest:
         controls = request.images.controls or self.settings.control_image_path or ()
