@@ -524,7 +524,7 @@ def test_the_validation_loss_is_that_of_the_items_at_their_own_noise_without_dro
             x, y = (1 - t) * 0.5 * torch.tensor(clean) + t * noise, noise - 0.5 * torch.tensor(clean)
             losses.append(((0.48 * x - y) ** 2).mean().item() * 2 / (math.pi * (1 - 2 * sigma + 2 * sigma**2)))
     before = torch.random.get_rng_state()
-    found = [held(small).measure(small.loop._load, small.loop._loss_at) for _ in range(2)]
+    found = [held(small).measure(small.loop._load, small.loop._loss_at, small.loop.down.helps) for _ in range(2)]
     assert found[0] == found[1] == pytest.approx(sum(losses) / 8, rel=5e-3)  # sigma is rounded to the schedule's
     assert torch.equal(torch.random.get_rng_state(), before) and small.network.training
     assert all(one.grad is None for one in small.network.parameters()) and small.numbers == pytest.approx([0.6, 0.8])
@@ -532,7 +532,7 @@ def test_the_validation_loss_is_that_of_the_items_at_their_own_noise_without_dro
 
 def test_two_processes_validate_what_one_does(tmp_path: Path) -> None:
     alone, *halves = [Small(tmp_path, processes=one) for one in (None, FirstHalf(0), FirstHalf(1))]
-    losses = [held(one).measure(one.loop._load, one.loop._loss_at) for one in (alone, *halves)]
+    losses = [held(one).measure(one.loop._load, one.loop._loss_at, one.loop.down.helps) for one in (alone, *halves)]
     assert None not in losses and losses[0] == pytest.approx(sum(losses[1:]), rel=1e-12)  # type: ignore[arg-type]
     assert all(losses)
 
@@ -545,7 +545,7 @@ def test_of_two_experts_each_is_validated_and_they_change_place_once(tmp_path: P
         seen.append(timesteps.item() / 1000 >= 0.875)
         return torch.tensor(2.0)
 
-    assert held(small).measure(small.loop._load, loss_of) == pytest.approx(2.0), "shares are those of the whole"
+    assert held(small).measure(small.loop._load, loss_of, small.loop.down.helps) == pytest.approx(2.0), "shares are those of the whole"
     assert seen == sorted(seen, reverse=True) and len(seen) == 3 * LEVELS and {*seen} == {True, False}
 
 
@@ -557,7 +557,7 @@ def test_a_validation_that_ends_early_has_no_loss_and_ends_no_training(error: Ex
         asked.append(given)
         raise error
 
-    assert held(small).measure(small.loop._load, loss_of) is None
+    assert held(small).measure(small.loop._load, loss_of, small.loop.down.helps) is None
     assert len(asked) == 1 and small.network.training
 
 
