@@ -24,14 +24,14 @@ TOLD = {  # by verb: settings that have no effect alone; those in capitals are r
         bulk_decode fp8_t5 fp8_llm text_encoder_dtype lr_decay_steps lr_scheduler_num_cycles lr_scheduler_power lr_scheduler_timescale
         lr_scheduler_min_lr_ratio lr_scheduler discrete_flow_shift sigmoid_scale weighting_scheme logit_mean logit_std mode_scale
         preserve_distribution_shape num_timestep_buckets guidance_scale log_prefix log_tracker_name log_config wandb_run_name wandb_api_key
-        FP8_SCALED accumulate_by_block block_swap_ring_size dynamo_mode dynamo_fullgraph dynamo_dynamic use_pinned_memory_for_block_swap
-        compile_backend compile_mode compile_dynamic compile_fullgraph compile_cache_size_limit timestep_boundary OFFLOAD_INACTIVE_DIT LORA_PER_EXPERT
-        skip_mismatched KEEP_ATTENTION_BLOCKS OFFLOAD_ATTENTION_BLOCKS
+        FP8_SCALED block_swap_ring_size dynamo_mode dynamo_fullgraph dynamo_dynamic use_pinned_memory_for_block_swap compile_backend
+        compile_mode compile_dynamic compile_fullgraph compile_cache_size_limit timestep_boundary OFFLOAD_INACTIVE_DIT LORA_PER_EXPERT
+        skip_mismatched KEEP_ATTENTION_BLOCKS OFFLOAD_ATTENTION_BLOCKS accumulate_by_block
     """,
     "generate": """
         FP8_FAST include_patterns exclude_patterns exclude_single_blocks cfg_skip_mode cfg_apply_ratio slg_layers slg_mode slg_scale
         slg_start slg_end strength control_image_path control_image_mask_path one_frame_auto_resize video_seconds guidance_rescale
-        rope_scaling_factor magcache_retention_ratio magcache_threshold magcache_k use_pinned_memory_for_block_swap
+        rope_scaling_factor magcache_retention_ratio magcache_threshold magcache_k use_pinned_memory_for_block_swap compile_backend
         compile_mode compile_dynamic compile_fullgraph compile_cache_size_limit OFFLOAD_INACTIVE_DIT LAZY_LOADING LORA_WEIGHT_HIGH_NOISE
         guidance_scale_high_noise skip_mismatched
     """,
