@@ -9,7 +9,8 @@ import { language, loadWords, number, say } from "./trainings/words.js";
 const NODE = "MusubiTuner_OptimizerConfig";
 const NONE = "none";
 const EXPECTED_STEPS = 1000; // where nobody says how many
-const PICTURE = { width: 300, height: 70 };
+const PICTURE = { width: 300, height: 58 };
+const WORDS = 34; // pixels of two lines above it
 
 /** @typedef {{ name: string, kind: string, default: unknown, help: string, bounds: number[] | null, choices: string[], none: boolean }} Argument */
 /** @typedef {{ group: string, help: string, rate: string, learning_rate: number, presets: Record<string, Record<string, any>>, arguments: Argument[] }} Entry */
@@ -194,12 +195,12 @@ class Picture {
     this.whole = document.createElement("div");
     this.whole.style.cssText = "font: 11px sans-serif; color: var(--descrip-text, #999); padding: 0 6px;";
     this.words = document.createElement("div");
-    this.words.style.cssText = "overflow: hidden; text-overflow: ellipsis; white-space: nowrap;";
+    this.words.style.cssText = "overflow: hidden; display: -webkit-box; -webkit-line-clamp: 2; -webkit-box-orient: vertical; line-height: 1.3;";
     this.drawing = drawn("svg", { viewBox: `0 0 ${PICTURE.width} ${PICTURE.height}`, preserveAspectRatio: "none", width: "100%", height: PICTURE.height });
     this.line = drawn("polyline", { fill: "none", stroke: "var(--p-primary-color, #4a9)", "stroke-width": 2, "vector-effect": "non-scaling-stroke" });
     this.drawing.append(this.line);
     this.whole.append(this.words, this.drawing);
-    const widget = node.addDOMWidget("musubi_schedule", "musubi_schedule", this.whole, { serialize: false, hideOnZoom: false, getMinHeight: () => PICTURE.height + 22 });
+    const widget = node.addDOMWidget("musubi_schedule", "musubi_schedule", this.whole, { serialize: false, hideOnZoom: false, getMinHeight: () => PICTURE.height + WORDS });
     widget.serialize = false;
   }
 
@@ -210,7 +211,8 @@ class Picture {
     const place = (/** @type {[number, number]} */ [step, rate]) => `${((step - 1) / Math.max(1, last - 1)) * PICTURE.width},${PICTURE.height - 3 - (top ? rate / top : 0) * (PICTURE.height - 6)}`;
     this.line.setAttribute("points", rates.map(place).join(" "));
     const over = steps ? say("optimizer.rates", { steps }) : say("optimizer.rates.some", { steps: EXPECTED_STEPS });
-    const numbers = rates.length ? `${over}: ${number(rates[0]?.[1])} … ${number(top)} … ${number(rates.at(-1)?.[1])}` : "";
+    const told = [rates[0]?.[1], top, rates.at(-1)?.[1]].map(number).filter((one, place, all) => one !== all[place - 1]);
+    const numbers = rates.length ? `${over}: ${told.join(" … ")}` : "";
     this.words.textContent = [error || note, numbers].filter(Boolean).join(" · ");
     this.words.title = this.words.textContent;
     this.words.style.color = error ? "var(--error-text, #ff6b5e)" : "";

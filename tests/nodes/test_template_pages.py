@@ -66,7 +66,18 @@ def test_templates_open_and_clips_are_uploaded(comfyui_path: Path, comfyui_pytho
                 assert browser.run("return window.said.splice(0).filter((words) => !words.includes('Failed to fetch'));") == [], path.stem
                 assert browser.run("return window.app.canvas.ds.scale;") >= 0.65, path.stem
                 assert browser.run(OVERLAPS) == [], path.stem
+        _in_japanese(browser)
         _upload(browser, base)
+
+
+def _in_japanese(browser: Browser) -> None:
+    workflow = json.loads((ROOT / "workflows" / "wan_lora_training.json").read_text(encoding="utf-8"))
+    locale = "await window.app.extensionManager.setting.set('Comfy.Locale', args[0]);"
+    load = "await window.app.loadGraphData(args[1]); return [...window.app.graph._groups.map((one) => one.title), window.app.graph.extra];"
+    *groups, extra = browser.run(f"{locale} {load}", "ja", workflow)
+    assert groups[0] == "1. クリップとモデル" and len(groups) == len(workflow["groups"])
+    assert "musubi_template" not in extra, "saved from here it is somebody's own"
+    assert browser.run(f"{locale} {load}", "en", workflow)[0] == workflow["groups"][0]["title"]
 
 
 def _upload(browser: Browser, base: Path) -> None:

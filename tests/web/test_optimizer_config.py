@@ -149,5 +149,5 @@ def test_a_group_lists_its_optimizers(said: Any) -> None:
 def test_the_rate_is_drawn_over_the_steps_of_the_training_it_is_for(said: Any) -> None:
     assert said["asked"]["path"] == "/musubi_tuner/learning_rates" and said["asked"]["steps"] == 700
     assert set(said["asked"]["values"]) == set(said["kept"])
-    assert said["picture"] == ["a note · learning rate over 700 steps: 1.00e-3 … 1.00e-3 … 5.00e-4".replace("1.00e-3", "0.00100"), 2]
+    assert said["picture"] == ["a note · learning rate over 700 steps: 0.00100 … 5.00e-4", 2]
     assert said["epochs"][0] == 1000 and "say, 1000 steps" in said["epochs"][1]
