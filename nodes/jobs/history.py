@@ -186,8 +186,8 @@ class History:
         self._point(event.step, {VRAM: event.vram, RAM: event.ram})
 
     def _validation(self, event: events.Validation) -> None:
-        if self.first is None:  # before the first step
-            self.first = event.step
+        if event.step == 0:  # before training
+            self.first = 0
         self._point(event.step, {VALIDATION: event.loss})
 
     def _point(self, step: int, values: Mapping[str, float | None]) -> None:

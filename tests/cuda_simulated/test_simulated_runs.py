@@ -10,6 +10,7 @@ import pytest
 
 Gpu = Callable[..., Any]
 LOSS = "read: training/loop.py:Loop._checked"
+VALIDATION = "read: training/validation.py:Validation.measure"
 ONCE = "copy to device: layers/rope.py:rope_tables"
 """Made for the first batch of each size."""
 SCALER = "read: training/loop.py:Loop._update"
@@ -34,9 +35,10 @@ def test_a_step_waits_for_nothing_but_its_loss(gpu: Gpu) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("family", "setting", "waits"), TRAININGS, ids=[family for family, *_ in TRAININGS])
 def test_a_training_with_less_memory_waits_for_nothing_more(family: str, setting: str, waits: set[str], gpu: Gpu) -> None:
-    report = gpu("training", family, setting, "--max_train_steps", "1")
+    report = gpu("training", family, setting, "--max_train_steps", "1", "--validation_split", "0.3")
     assert report["races"] == [] and set(report["waits in steps"]) <= waits
     assert LOSS in report["waits in steps"]
+    assert report["validating"] == {VALIDATION: 2}, "once for all items, before and after training"
 
 
 @minutes

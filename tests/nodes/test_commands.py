@@ -137,3 +137,17 @@ def test_musubi_tuner_is_not_given_what_only_our_backend_has(command: Any, part:
     said = f"{flag[2:]}: musubi-tuner's {TRAINER} has no such setting; turn it off"
     with pytest.raises(part("backend.musubi_backend.errors").UserError, match=said):
         command("musubi-tuner", more=(flag,))
+
+
+def test_musubi_tuner_is_not_given_a_dataset_with_a_key_of_ours(part: Any, tmp_path: Path) -> None:
+    engine, config = part("nodes.jobs.engine"), part("nodes.jobs.config")
+    both = [{"num_repeats": 2}, {"validation_split": 0.5}]
+    checkout = {"path": "/one", "python": "/p"}
+    (tmp_path / "config.json").write_text(json.dumps({"engine": "musubi-tuner", "musubi_tuner": checkout}), encoding="utf-8")
+    with pytest.raises(
+        part("backend.musubi_backend.errors").UserError, match="validation_split: musubi-tuner's dataset files have no such key"
+    ):
+        engine.refuse_own_keys(config.load(tmp_path), both)
+    engine.refuse_own_keys(config.load(tmp_path), both[:1])
+    (tmp_path / "config.json").unlink()
+    engine.refuse_own_keys(config.load(tmp_path), both)

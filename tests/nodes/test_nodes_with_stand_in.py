@@ -114,6 +114,8 @@ def entry(bench: Any, **inputs: Any) -> dict[str, Any]:
 def test_only_what_changes_the_caches_gives_them_another_folder(bench: Any) -> None:
     first = entry(bench)["cache_directory"]
     assert entry(bench, batch_size=2)["cache_directory"] == entry(bench, num_repeats=3)["cache_directory"] == first
+    held_out = entry(bench, validation_split=0.5)
+    assert held_out == {**entry(bench), "validation_split": 0.5} and "validation_split" not in entry(bench)
     for change in ({"width": 64}, {"target_frames": "5"}, {"enable_bucket": False}, {"source_fps": 24.0}, {"frame_extraction": "chunk"}):
         assert entry(bench, **change)["cache_directory"] != first, change
 

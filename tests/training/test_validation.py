@@ -22,16 +22,19 @@ ASKED = {"validation_split": 0.3, "validate_every_n_steps": 2}
 
 
 @pytest.fixture
-def losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The validation losses by step since they were asked for last."""
+def losses(part: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The validation losses by step since they were asked for last, as the page gets them."""
     monkeypatch.setattr(job, "watch_for_stop", lambda: None)  # stdin is pytest's
     monkeypatch.setenv(job.JOB_DIR_VARIABLE, str(tmp_path))
 
     def told() -> dict[int, float]:
-        log = tmp_path / events.FILE_NAME
-        found = {one.step: one.loss for one in events.read(log) if isinstance(one, events.Validation)}
-        log.unlink()
-        return found
+        history = part("nodes.jobs.history").History(part("nodes.jobs.folder").JobFolder(tmp_path))
+        history.read_on()
+        found = history.between(("loss", "validation"), None, None, 800)
+        (tmp_path / events.FILE_NAME).unlink()
+        assert found["steps"][0] == (history.series["validation"].steps or history.series["loss"].steps)[0], "also the one before training"
+        every = dict(zip(found["steps"], found["series"]["validation"]["mean"], strict=True))
+        return {step: loss for step, loss in every.items() if loss is not None}
 
     return told
 
