@@ -127,7 +127,7 @@ class TinyWan:
         return float((self._of(self._student, self._held) - self._wanted).square().mean() / self._worst)
 
 
-TASKS: dict[str, tuple[type[Regression] | type[TinyWan], int]] = {"regression": (Regression, 100), "wan": (TinyWan, 50)}
+TASKS: dict[str, tuple[type[Regression] | type[TinyWan], int]] = {"regression": (Regression, 100), "wan": (TinyWan, 30)}
 """A task and the steps that each training of it has."""
 
 

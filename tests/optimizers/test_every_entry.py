@@ -134,13 +134,13 @@ def test_averages_in_eight_bits_follow_small_changes_on_average() -> None:
     keeper, states = EightBit(), [dict[str, Any]()]
     value = torch.full((2048,), 0.01)
     value[::256] = 1.0  # the largest of each block stays, so that all others must move against it
-    keeper.store("exp_avg_sq", states, [value], 0)
+    keeper.store("exp_avg_sq", states, value.unsqueeze(0), 0)
     for step in range(1, 201):
-        [squares] = keeper.load("exp_avg_sq", states, [value])
+        squares = keeper.load("exp_avg_sq", states, [value])
         squares *= 0.999  # half of a code's distance is over 1 %
-        squares[::256] = 1.0
-        keeper.store("exp_avg_sq", states, [squares], step)
-    [squares] = keeper.load("exp_avg_sq", states, [value])
+        squares[:, ::256] = 1.0
+        keeper.store("exp_avg_sq", states, squares, step)
+    squares = keeper.load("exp_avg_sq", states, [value])
     others = squares.view(-1, 256)[:, 1:]
     assert abs(others.mean() / (0.01 * 0.999**200) - 1) < 0.05
 
@@ -148,7 +148,7 @@ def test_averages_in_eight_bits_follow_small_changes_on_average() -> None:
 def test_small_squares_are_not_zeros_in_eight_bits() -> None:
     keeper, states = EightBit(), [dict[str, Any]()]
     value = torch.logspace(-10, 0, 256)
-    keeper.store("exp_avg_sq", states, [value], 0)
+    keeper.store("exp_avg_sq", states, value.unsqueeze(0), 0)
     [squares] = keeper.load("exp_avg_sq", states, [value])
     assert bool((squares > 0).all()) and float((squares[80:] / value[80:] - 1).abs().max()) < 0.5
 

@@ -12,6 +12,7 @@ import torch
 from musubi_backend.optimizers.hina import AdaptiveHinaAdamW, HinaAdamW
 from musubi_backend.optimizers.pairing import by_name, discover
 from torch.optim import Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
 
 OLD = (
     *(f"ahadamw_{name}" for name in ("default", "default_lr1e-2", "plain")),
@@ -174,3 +175,28 @@ def test_state_is_at_most_sixteen_bytes_for_each_weight() -> None:
     down.grad, up.grad = torch.randn_like(down), torch.randn_like(up)
     optimizer.step()
     assert optimizer.get_optimization_info()["memory_optimization"]["state_bytes_per_param"] <= 10.1
+
+
+def test_a_step_of_many_tensors_takes_no_more_kernels_than_one_of_few() -> None:
+    """Views cost nothing on a device; what is left are its launches."""
+
+    class Kernels(TorchDispatchMode):
+        names: list[str]
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.names.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    def kernels(pairs: int) -> int:
+        weights = [torch.nn.Parameter(fill(shape)) for _ in range(pairs) for fill, shape in ((torch.ones, (2, 6)), (torch.zeros, (6, 2)))]
+        optimizer = AdaptiveHinaAdamW(weights, lr=1e-3, max_lr=1e-2)
+        for _ in range(2):  # the first step makes the state
+            for weight in weights:
+                weight.grad = torch.ones_like(weight)
+            counted = Kernels()
+            counted.names = []
+            with counted:
+                optimizer.step()
+        return sum(not name.startswith(("aten.view", "aten._unsafe_view", "aten.select", "aten.unbind")) for name in counted.names)
+
+    assert kernels(20) == kernels(3) <= 80  # a matrix of those with an anchor, and one of those that began as 0

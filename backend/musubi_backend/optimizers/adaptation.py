@@ -13,28 +13,27 @@ import torch
 from torch import Tensor
 
 from .pairing import Pair
-from .stages import agreements, norms, sizes
+from .stages import agreements, norms
 
 _SETTLING = 5e-4  # of the way back to 1 that the mask goes in each step after its warm-up
 _LEAST, _MOST = 0.1, 10.0
 FACTORS = (0.5, 2.0)
 
 
-def importance_of(weights: list[Tensor], momenta: list[Tensor], squares: list[Tensor], references: Tensor) -> Tensor:
+def importance_of(weights: Tensor, momenta: Tensor, squares: Tensor, references: Tensor) -> Tensor:
     """40 % how consistent gradients are, 30 % how much the norm changed since `references`, 30 % how evenly the weights are spread; each
-    from 0 to 1: [tensors]."""
-    steady = (norms(momenta) / norms([square.sqrt() for square in squares]).clamp_min(1e-30)).clamp(0, 1)
+    from 0 to 1: [tensors, 1], of [tensors, numbers]."""
+    steady = (norms(momenta) / squares.sum(1, keepdim=True).sqrt().clamp_min(1e-30)).clamp(0, 1)
     lengths = norms(weights)
     change = (lengths - references).abs() / (lengths + references).clamp_min(1e-30)
-    spread = torch.stack([_spread(weight) for weight in weights])
-    return 0.4 * steady + 0.3 * change + 0.3 * spread
+    return 0.4 * steady + 0.3 * change + 0.3 * _spread(weights)
 
 
-def _spread(weight: Tensor) -> Tensor:
+def _spread(weights: Tensor) -> Tensor:
     """Share of the variance in the mean square, times the share of weights that are not close to 0."""
-    square = weight.square().mean()
-    variance = (square - weight.mean().square()) / square.clamp_min(1e-30)
-    return (variance * (weight.abs() > 1e-3 * square.sqrt()).to(weight.dtype).mean()).clamp(0, 1)
+    square = weights.square().mean(1, keepdim=True)
+    variance = (square - weights.mean(1, keepdim=True).square()) / square.clamp_min(1e-30)
+    return (variance * (weights.abs() > 1e-3 * square.sqrt()).to(weights.dtype).mean(1, keepdim=True)).clamp(0, 1)
 
 
 def rate_factors(importance: Tensor, pairs: Sequence[Pair], strength: float) -> Tensor:
@@ -66,12 +65,10 @@ class Mask:
         bump, low, high = group["lr_bump"], group["min_lr"], group["max_lr"]
         return cls(bump / rate, min(1.0, max(low / rate, _LEAST)), max(1.0, min(high / rate, _MOST)))
 
-    def move(self, ratios: list[Tensor], grads: list[Tensor], momenta: list[Tensor], warming: bool) -> None:
-        """In place. While warming up: up where more gradients have the sign of the momentum before them than not, else down, by `bump` at
-        most. Afterwards slowly back to 1."""
-        if not warming:
-            torch._foreach_lerp_(ratios, [torch.ones_like(ratio) for ratio in ratios], _SETTLING)
-            return
-        agreement = agreements(grads, momenta) / sizes(grads)
-        moved = (torch.stack(ratios) + self.bump * agreement).clamp(self.least, self.most)
-        torch._foreach_copy_(ratios, list(moved.unbind()))
+    def move(self, ratios: Tensor, grads: Tensor, momenta: Tensor, warming: bool) -> None:
+        """`ratios` [tensors, 1] in place. While warming up: up where more gradients have the sign of the momentum before them than not,
+        else down, by `bump` at most. Afterwards slowly back to 1."""
+        if warming:
+            ratios.add_(agreements(grads, momenta), alpha=self.bump).clamp_(self.least, self.most)
+        else:
+            ratios.lerp_(ratios.new_ones(()), _SETTLING)

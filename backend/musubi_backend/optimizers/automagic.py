@@ -44,7 +44,7 @@ class _Automagic(ExactState):
         weight.sub_((update + weight * group["weight_decay"]) * rate)
         if weight is not parameter:
             step = self.state[parameter]["step"]
-            write_back([parameter], [weight], step * 100_003 + index if group["stochastic_rounding"] else None)
+            write_back([parameter], weight.reshape(1, -1), step * 100_003 + index if group["stochastic_rounding"] else None)
 
 
 class Automagic(_Automagic):

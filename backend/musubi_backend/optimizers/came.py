@@ -17,6 +17,7 @@ from .exact_state import ExactState
 from .factored import inverse_root
 from .moments import EightBit, Keeper, Whole
 from .rounding import exact, write_back
+from .rows import kept_numbers
 
 
 class Came(ExactState):
@@ -48,24 +49,24 @@ class Came(ExactState):
         weight, grad = parameter.to(dtype), parameter.grad.to(dtype)  # type: ignore[union-attr]
         state["step"] = state.get("step", 0) + 1
         (beta1, beta2, beta3), (eps1, eps2) = group["betas"], group["eps"]
-        [momentum] = self._keeper.load("exp_avg", [state], [grad])
+        momentum = self._keeper.load("exp_avg", [state], [grad]).view(grad.shape)
         update = grad * inverse_root(state, "exp_avg_sq", grad.square() + eps1, beta2)
         update /= (update.square().mean().sqrt() / group["clip_threshold"]).clamp_min(1.0)
         rate: Tensor | float = group["lr"]
         if group["use_lr_mask"]:
-            ratio = state.setdefault("lr_ratio", grad.new_ones(()))
-            Mask.of(group).move([ratio], [grad], [momentum], warming=state["step"] < group["warmup_steps"])
-            rate = ratio * rate
+            ratio = kept_numbers([state], "lr_ratio", grad, 1.0)
+            flat = (grad.reshape(1, -1), momentum.view(1, -1))
+            Mask.of(group).move(ratio, *flat, warming=state["step"] < group["warmup_steps"])
+            rate = ratio.view(()) * rate
         momentum.lerp_(update, 1 - beta1)
         seed = state["step"] * 100_003 + index
-        self._keeper.store("exp_avg", [state], [momentum], seed)
+        self._keeper.store("exp_avg", [state], momentum.view(1, -1), seed)
         direction = momentum.clone()
         if grad.ndim >= 2:
             direction *= inverse_root(state, "exp_avg_res", (update - momentum).square() + eps2, beta3)
         if group["use_cautious"]:
-            rate = stages.cautious([direction], [grad])[0] * rate
+            rate = stages.cautious(direction.view(1, -1), grad.reshape(1, -1)).view(()) * rate
         if group["weight_decay"]:
             weight.mul_(1 - group["lr"] * group["weight_decay"])
         weight.sub_(direction * rate)
-        if weight is not parameter:
-            write_back([parameter], [weight], seed if group["stochastic_rounding"] else None)
+        write_back([parameter], weight.reshape(1, -1), seed if group["stochastic_rounding"] else None)

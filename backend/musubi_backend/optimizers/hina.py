@@ -17,7 +17,7 @@ from . import legacy_adaptive, legacy_hina, stages
 from .adaptation import Mask, importance_of, rate_factors
 from .pairing import DOWN, OTHER, UP, W2, Pair, by_name, discover, names_of, role
 from .reports import Reports
-from .staged import Bucket, Group, Staged, scalars
+from .staged import Bucket, Group, Staged
 
 logger = logging.getLogger(__name__)
 
@@ -81,20 +81,21 @@ class HinaAdamW(_Hina):
         legacy_hina.update(group, self.state, names_of(group))
 
     def apart(self, group: Group, parameter: Tensor) -> tuple[Any, ...]:
-        return (self._roles.get(id(parameter), OTHER),)
+        part = self._roles.get(id(parameter), OTHER)
+        return (part, parameter.shape if part in (UP, W2) else None)  # of which ALLoRA looks at the rows
 
     def _part(self, bucket: Bucket) -> str:
         return self._roles.get(id(bucket.parameters[0]), OTHER)
 
-    def scale(self, group: Group, bucket: Bucket, momenta: list[Tensor], grads: list[Tensor]) -> None:
+    def scale(self, group: Group, bucket: Bucket, momenta: Tensor, grads: Tensor) -> None:
         part, ratio = self._part(bucket), group["alora_ratio"]
         if group["use_alora"] and ratio != 1 and part in (DOWN, UP):
             factor = ratio**0.5 if part == UP else ratio**-0.5
-            bucket.scales.append(bucket.weights[0].new_full((len(bucket.weights),), factor))
+            bucket.scales.append(bucket.weights.new_full((), factor))
 
-    def direct(self, group: Group, bucket: Bucket, updates: list[Tensor]) -> None:
+    def direct(self, group: Group, bucket: Bucket, updates: Tensor) -> None:
         if group["use_alora"] and self._part(bucket) in (UP, W2):
-            stages.allora(updates, bucket.weights, group["alora_eta"])
+            stages.allora(updates, bucket.weights, bucket.parameters[0].shape, group["alora_eta"])
 
 
 class AdaptiveHinaAdamW(_Hina):
@@ -142,13 +143,12 @@ class AdaptiveHinaAdamW(_Hina):
             found = discover(names_of(group), group["params"], group["compatibility_threshold"])
             group["pairs"] = {"found": [(pair.first, pair.second, pair.compatibility, pair.kind) for pair in found]}
         for bucket in buckets:
-            importances = scalars(bucket, "importance", 0.5)
-            references = scalars(bucket, "reference")
-            momenta = self._keeper.load("exp_avg", bucket.states, bucket.grads)
-            squares = self._keeper.load("exp_avg_sq", bucket.states, bucket.grads)
-            values = importance_of(bucket.weights, momenta, squares, torch.stack(references))
-            torch._foreach_lerp_(importances, list(values.unbind()), 1 - group["importance_decay"])
-            torch._foreach_copy_(references, list(stages.norms(bucket.weights).unbind()))
+            references = bucket.numbers("reference")
+            momenta = self._keeper.load("exp_avg", bucket.states, bucket.parameters)
+            squares = self._keeper.load("exp_avg_sq", bucket.states, bucket.parameters)
+            values = importance_of(bucket.weights, momenta, squares, references)
+            bucket.numbers("importance", 0.5).lerp_(values, 1 - group["importance_decay"])
+            references.copy_(stages.norms(bucket.weights))
         self._spread(group)
 
     def _spread(self, group: Group) -> None:
@@ -167,14 +167,15 @@ class AdaptiveHinaAdamW(_Hina):
             state = self.state[weight]
             state["factor"] = factor.to(state["importance"])
 
-    def scale(self, group: Group, bucket: Bucket, momenta: list[Tensor], grads: list[Tensor]) -> None:
+    def scale(self, group: Group, bucket: Bucket, momenta: Tensor, grads: Tensor) -> None:
         if group["use_lr_mask"]:
-            ratios = scalars(bucket, "lr_ratio", 1.0)
+            ratios = bucket.numbers("lr_ratio", 1.0)
             Mask.of(group).move(ratios, grads, momenta, warming=bucket.step < group["warmup_steps"])
-            bucket.scales.append(torch.stack(ratios))
+            bucket.scales.append(ratios)
         if group["use_dynamic_adaptation"]:
-            scalars(bucket, "importance", 0.5), scalars(bucket, "reference")
-            bucket.scales.append(torch.stack(scalars(bucket, "factor", 1.0)))
+            if "importance" not in bucket.states[0]:
+                bucket.numbers("importance", 0.5), bucket.numbers("reference")
+            bucket.scales.append(bucket.numbers("factor", 1.0))
 
 
 def _resolved(given: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

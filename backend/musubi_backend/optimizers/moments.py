@@ -7,6 +7,9 @@ from typing import Any, Protocol
 import torch
 from torch import Generator, Tensor
 
+from .rounding import exact
+from .rows import keep, kept, kept_like
+
 BLOCK = 256
 _SHIFT = 15  # of the bits of a fp32 number
 _SMALLEST, _ONE = 105 << 8, 127 << 8  # 2^-22, under the smallest code, and 1
@@ -14,24 +17,21 @@ State = dict[str, Any]
 
 
 class Keeper(Protocol):
-    """Gives the averages of a bucket as tensors to compute with, and keeps what became of them."""
+    """Gives the averages of a bucket, [tensors, numbers], to compute with, and keeps what became of them. like: the tensors themselves."""
 
-    def load(self, name: str, states: list[State], like: list[Tensor]) -> list[Tensor]: ...
+    def load(self, name: str, states: list[State], like: list[Tensor]) -> Tensor: ...
 
-    def store(self, name: str, states: list[State], values: list[Tensor], seed: int) -> None: ...
+    def store(self, name: str, states: list[State], values: Tensor, seed: int) -> None: ...
 
 
 class Whole:
     """In the dtype that is computed in, which is at least fp32."""
 
-    def load(self, name: str, states: list[State], like: list[Tensor]) -> list[Tensor]:
-        """The tensors themselves, zeros at first; what is written into them is kept."""
-        for state, tensor in zip(states, like, strict=True):
-            if name not in state:
-                state[name] = torch.zeros_like(tensor)
-        return [state[name] for state in states]
+    def load(self, name: str, states: list[State], like: list[Tensor]) -> Tensor:
+        """Zeros at first; what is written into it is kept."""
+        return kept_like(states, name, like)
 
-    def store(self, name: str, states: list[State], values: list[Tensor], seed: int) -> None:
+    def store(self, name: str, states: list[State], values: Tensor, seed: int) -> None:
         """Nothing to do."""
 
 
@@ -46,29 +46,29 @@ class EightBit:
     def __init__(self) -> None:
         self._codes: dict[tuple[bool, torch.device], _Code] = {}
 
-    def load(self, name: str, states: list[State], like: list[Tensor]) -> list[Tensor]:
-        """New tensors, zeros at first."""
+    def load(self, name: str, states: list[State], like: list[Tensor]) -> Tensor:
+        """A copy, zeros at first."""
+        first, count = like[0], len(like)
         if name not in states[0]:
-            return [torch.zeros_like(tensor) for tensor in like]
-        codes, scales = torch.cat([state[name] for state in states]), torch.cat([state[f"{name}_scale"] for state in states])
-        flat = self._code(name, codes.device).values.index_select(0, codes.int()).view(-1, BLOCK) * scales.unsqueeze(1)
+            return first.new_zeros((count, first.numel()), dtype=exact(first.dtype))
+        codes, scales = kept(states, name), kept(states, f"{name}_scale")
+        values = self._code(name, codes.device).values.index_select(0, codes.view(-1).int()).view(count, -1, BLOCK)
+        values.mul_(scales.unsqueeze(2))
         if _squares(name):
-            flat.square_()
-        pieces = flat.view(-1).split([state[name].numel() for state in states])
-        return [piece[: tensor.numel()].view(tensor.shape).to(tensor.dtype) for piece, tensor in zip(pieces, like, strict=True)]
+            values.square_()
+        return values.view(count, -1)[:, : first.numel()].to(exact(first.dtype)).contiguous()
 
-    def store(self, name: str, states: list[State], values: list[Tensor], seed: int) -> None:
+    def store(self, name: str, states: list[State], values: Tensor, seed: int) -> None:
         """seed: of the rounding; another one for each step."""
-        lengths = [-(-value.numel() // BLOCK) * BLOCK for value in values]
-        blocks = torch.cat([_padded(value, length) for value, length in zip(values, lengths, strict=True)]).float().view(-1, BLOCK)
+        count, length = values.shape
+        blocks = torch.nn.functional.pad(values.float(), (0, -length % BLOCK)).view(-1, BLOCK)
         if _squares(name):
             blocks = blocks.sqrt()
         scales = blocks.abs().amax(1)
         share = (blocks / scales.clamp_min(torch.finfo(torch.float32).tiny).unsqueeze(1)).view(-1)
         codes = self._code(name, share.device).rounded(share, torch.Generator(share.device).manual_seed(seed))
-        kept = zip(states, codes.split(lengths), scales.split([length // BLOCK for length in lengths]), strict=True)
-        for state, part, scale in kept:
-            state[name], state[f"{name}_scale"] = part.clone(), scale.clone()
+        keep(states, name, codes.view(count, -1))
+        keep(states, f"{name}_scale", scales.view(count, -1))
 
     def _code(self, name: str, device: torch.device) -> _Code:
         signed = not _squares(name)
@@ -117,8 +117,3 @@ def dynamic_code(signed: bool) -> Tensor:
 
 def _squares(name: str) -> bool:
     return name.endswith("_sq")
-
-
-def _padded(value: Tensor, length: int) -> Tensor:
-    flat = value.reshape(-1)
-    return flat if flat.numel() == length else torch.nn.functional.pad(flat, (0, length - flat.numel()))

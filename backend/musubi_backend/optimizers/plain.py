@@ -35,7 +35,7 @@ class Sinkgd(ExactState):
             weight.mul_(1 - group["lr"] * group["weight_decay"])
             weight.sub_(direction.view(grad.shape) * group["lr"])
             if weight is not parameter:
-                write_back([parameter], [weight], state["step"] * 100_003 + index if group["stochastic_rounding"] else None)
+                write_back([parameter], weight.reshape(1, -1), state["step"] * 100_003 + index if group["stochastic_rounding"] else None)
 
 
 def _learning(group: dict[str, Any]) -> list[Tensor]:

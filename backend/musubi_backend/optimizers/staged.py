@@ -1,12 +1,13 @@
 """AdamW in stages: gradient (AGR, orthogonal), moments (Adam or ADOPT, torque), direction (cautious or GRAMS), rate of each tensor, decay
 or projection (SPD), write-back. Every stage is off by itself and usable alone.
 
-Moments and arithmetic are in fp32 for weights of fewer bits. Tensors are taken in buckets of one device, dtype and step number, and a
-step does not wait for the device.
+Moments and arithmetic are in fp32 for weights of fewer bits. Tensors are taken in buckets of one device, dtype, size and step number, each
+a matrix of which they are the rows, and a step does not wait for the device.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,8 @@ from torch import Tensor
 from . import stages
 from .exact_state import ExactState
 from .moments import EightBit, Keeper, Whole
-from .rounding import exact, write_back
+from .rounding import write_back
+from .rows import kept, kept_numbers, rows
 
 Group = dict[str, Any]
 _CLASHES = (
@@ -27,21 +29,29 @@ _CLASHES = (
 )
 
 
+_MOST_ON_A_CPU = 1 << 19  # numbers in one bucket: as many as its caches hold
+_MOST = 1 << 24  # elsewhere: what is computed on the way takes memory
+
+
 @dataclass
 class Bucket:
-    """Tensors that are updated together. weights: to compute with (the parameters, or fp32 copies); step: 1, 2, ...; anchored: whether SPD
-    has places to hold them at; scales: what each update is multiplied with, [tensors]."""
+    """Tensors that are updated together. weights, grads: [tensors, numbers], to compute with; step: 1, 2, ...; anchored: whether SPD has
+    places to hold them at; scales: what each update is multiplied with, [tensors, 1]."""
 
     parameters: list[Tensor]
-    weights: list[Tensor]
-    grads: list[Tensor]
+    weights: Tensor
+    grads: Tensor
     states: list[dict[str, Any]]
     step: int
     anchored: bool
     scales: list[Tensor] = field(default_factory=list)
 
-    def anchors(self) -> list[Tensor] | None:
-        return [state["anchor"].to(self.weights[0].dtype) for state in self.states] if self.anchored else None
+    def anchors(self) -> Tensor | None:
+        return kept(self.states, "anchor").to(self.weights.dtype) if self.anchored else None
+
+    def numbers(self, name: str, start: float = 0.0) -> Tensor:
+        """One number for each tensor, [tensors, 1], kept in the states: what is written into it stays."""
+        return kept_numbers(self.states, name, self.weights, start)
 
 
 class Staged(ExactState):
@@ -52,7 +62,7 @@ class Staged(ExactState):
         if not settings.get("legacy"):
             check_stages(settings)
         self._keeper: Keeper = EightBit() if settings["eight_bit"] else Whole()
-        self._adam: Callable[..., list[Tensor]] = torch.compile(stages.adam) if compile_step else stages.adam
+        self._adam: Callable[..., Tensor] = torch.compile(stages.adam) if compile_step else stages.adam
         super().__init__(params, settings)
 
     def _step_group(self, group: Group) -> None:
@@ -64,18 +74,19 @@ class Staged(ExactState):
     def before(self, group: Group, buckets: list[Bucket]) -> None:
         """What a subclass does with all buckets of a group before they are updated."""
 
-    def scale(self, group: Group, bucket: Bucket, momenta: list[Tensor], grads: list[Tensor]) -> None:
+    def scale(self, group: Group, bucket: Bucket, momenta: Tensor, grads: Tensor) -> None:
         """Where a subclass adds to `bucket.scales`. momenta: before this step; grads: as the stages left them."""
 
-    def direct(self, group: Group, bucket: Bucket, updates: list[Tensor]) -> None:
+    def direct(self, group: Group, bucket: Bucket, updates: Tensor) -> None:
         """Where a subclass changes updates, in place."""
 
     def _buckets(self, group: Group) -> Iterator[Bucket]:
         found: dict[Any, list[Tensor]] = {}
         for parameter in group["params"]:
-            if parameter.grad is None:
+            grad = parameter.grad
+            if grad is None:
                 continue
-            if parameter.grad.is_sparse:
+            if grad.is_sparse:
                 raise ValueError("sparse gradients are not supported")
             state = self.state[parameter]
             if not state:
@@ -83,12 +94,14 @@ class Staged(ExactState):
                 if group["use_spd"] and group["spd_anchor"] == "start" and bool(parameter.any()):
                     state["anchor"] = parameter.detach().clone()
             state["step"] += 1
-            key = (parameter.device, parameter.dtype, state["step"], "anchor" in state, *self.apart(group, parameter))
-            found.setdefault(key, []).append(parameter)
-        for (_, dtype, step, anchored, *_rest), parameters in found.items():
-            grads = [parameter.grad.to(exact(dtype)) for parameter in parameters if parameter.grad is not None]
-            weights = [parameter.to(exact(dtype)) for parameter in parameters]
-            yield Bucket(parameters, weights, grads, [self.state[parameter] for parameter in parameters], step, anchored)
+            place = (parameter.device, parameter.dtype, parameter.numel())
+            found.setdefault((*place, state["step"], "anchor" in state, *self.apart(group, parameter)), []).append(parameter)
+        for (device, _, size, step, anchored, *_rest), alike in found.items():
+            count = max(1, (_MOST_ON_A_CPU if device.type == "cpu" else _MOST) // max(1, size))
+            for begin in range(0, len(alike), count):
+                parameters = alike[begin : begin + count]
+                grads = rows([parameter.grad for parameter in parameters if parameter.grad is not None])
+                yield Bucket(parameters, rows(parameters), grads, [self.state[parameter] for parameter in parameters], step, anchored)
 
     def apart(self, group: Group, parameter: Tensor) -> tuple[Any, ...]:
         """What a subclass keeps apart in buckets of its own."""
@@ -100,11 +113,11 @@ class Staged(ExactState):
             grads = stages.adaptive_gradients(grads)
         if group["use_orthogonal_grad"]:
             grads = stages.orthogonal_gradients(grads, weights)
-        momenta = self._keeper.load("exp_avg", bucket.states, grads)
-        squares = self._keeper.load("exp_avg_sq", bucket.states, grads)
+        momenta = self._keeper.load("exp_avg", bucket.states, bucket.parameters)
+        squares = self._keeper.load("exp_avg_sq", bucket.states, bucket.parameters)
         self.scale(group, bucket, momenta, grads)
-        updates = self._direction(group, bucket, momenta, squares, grads)
-        seed = step * 1009 + index
+        updates, factor = self._direction(group, bucket, momenta, squares, grads)
+        seed = step * 100_003 + index
         self._keeper.store("exp_avg", bucket.states, momenta, 2 * seed)
         self._keeper.store("exp_avg_sq", bucket.states, squares, 2 * seed + 1)
         if updates is None:
@@ -114,37 +127,32 @@ class Staged(ExactState):
         elif group["use_grams"]:
             stages.grams(updates, grads)
         self.direct(group, bucket, updates)
-        if bucket.scales:
-            torch._foreach_mul_(updates, list((rate * torch.stack(bucket.scales).prod(0)).unbind()))
+        scaled: float | Tensor = math.prod(bucket.scales) * (rate * factor) if bucket.scales else rate * factor
+        if group["use_spd"]:
+            stages.project(weights, bucket.anchors(), bucket.grads, updates, scaled, group["spd_lambda"])
         else:
-            torch._foreach_mul_(updates, rate)
-        projection = stages.Projection(weights, bucket.anchors(), bucket.grads) if group["use_spd"] else None
-        decay = rate * group["weight_decay"] * _decay_share(group, step)
-        if decay:
-            torch._foreach_mul_(weights, 1 - decay)
-        torch._foreach_sub_(weights, updates)
-        if projection is not None:
-            projection.apply(weights, updates, group["spd_lambda"])
-        if weights[0] is not bucket.parameters[0]:
-            write_back(bucket.parameters, weights, seed if group["stochastic_rounding"] else None)
+            decay = rate * group["weight_decay"] * _decay_share(group, step)
+            if decay:
+                weights.mul_(1 - decay)
+            stages.subtract(weights, updates, scaled)
+        write_back(bucket.parameters, weights, seed if group["stochastic_rounding"] else None)
 
     def _direction(
-        self, group: Group, bucket: Bucket, momenta: list[Tensor], squares: list[Tensor], grads: list[Tensor]
-    ) -> list[Tensor] | None:
-        """New tensors that times the learning rate are the update; the moments are updated in place. None for no update."""
+        self, group: Group, bucket: Bucket, momenta: Tensor, squares: Tensor, grads: Tensor
+    ) -> tuple[Tensor | None, float]:  # fmt: skip
+        """What times the learning rate and the number with it is the update, None for none; the moments are updated in place."""
         (beta1, beta2), eps, step = group["betas"], group["eps"], bucket.step
         if group["use_adopt_stability"]:
-            return stages.adopt(momenta, squares, grads, (beta1, beta2), eps, step)
-        turned = grads
-        if group["use_tam"]:
-            turned = stages.torque(momenta, grads, scalars(bucket, "torque"), group["tam_beta"])
+            return stages.adopt(momenta, squares, grads, (beta1, beta2), eps, step), 1.0
         root = (1 - beta2**step) ** 0.5
         below, factor = eps if group["use_grams"] else eps * root, root / (1 - beta1**step)
+        if not group["use_tam"] and self._adam is stages.adam and grads.device.type in ("cpu", "cuda"):
+            return stages.fused_adam(momenta, squares, grads, (beta1, beta2), below / root, step), 1.0
+        turned = stages.torque(momenta, grads, bucket.numbers("torque"), group["tam_beta"]) if group["use_tam"] else grads
         if self._adam is stages.adam:
-            return stages.adam(momenta, squares, grads, turned, (beta1, beta2), below, factor)
-        device = grads[0].device  # compiled: as tensors, as other numbers would be other programs
-        numbers = torch.tensor([below, factor], dtype=grads[0].dtype).to(device, non_blocking=True)
-        return list(self._adam(momenta, squares, grads, turned, (beta1, beta2), numbers[0], numbers[1]))
+            return stages.adam(momenta, squares, grads, turned, (beta1, beta2), below), factor
+        # compiled: as a tensor, as another number would be another program
+        return self._adam(momenta, squares, grads, turned, (beta1, beta2), grads.new_full((), below)), factor
 
 
 class StagedAdamW(Staged):
@@ -179,11 +187,3 @@ def _decay_share(group: Group, step: int) -> float:
     if not group["dynamic_weight_decay"]:
         return 1.0
     return stages.dynamic_weight_decay(step, group["wd_transition_steps"], group["wd_decay_factor"], group["wd_min_ratio"])
-
-
-def scalars(bucket: Bucket, name: str, start: float = 0.0) -> list[Tensor]:
-    """One number per tensor, kept in the states, on the device."""
-    for state, grad in zip(bucket.states, bucket.grads, strict=True):
-        if name not in state:
-            state[name] = grad.new_full((), start)
-    return [state[name] for state in bucket.states]
