@@ -1,6 +1,7 @@
 """Web routes of the pack: reading a page of a dataset, saving a caption, and the folders that workflows may use.
 
     GET  /musubi_tuner/dataset_view/<id>   the items of a page, as `views.for_the_page`
+    GET  /musubi_tuner/captions/<folder>   {"names": of the caption files in this folder of ComfyUI's input folder}
     POST /musubi_tuner/caption             {"view", "number", "before", "caption"} -> {"caption"}
     GET  /musubi_tuner/allowed_folders     {"folders": those the user has allowed, "own": those that ComfyUI allows}
     POST /musubi_tuner/allowed_folders     {"folders": [...]} -> {"folders"}
@@ -21,6 +22,7 @@ from ..installer.settings_rules import ENGINES
 from . import optimizer_settings, views
 from .answers import Routes
 from .jobs import config as configuration
+from .jobs import guard
 from .spec import Host
 
 
@@ -36,11 +38,20 @@ def add_routes(table: Any, host: Callable[[], Host]) -> None:
         return {"folders": [str(root) for root in configuration.allow_folders(host().home, values.get("folders"))]}
 
     routes.get("dataset_view/{id}", lambda request: views.for_the_page(host(), request.match_info["id"]))
+    routes.get("captions/{folder}", lambda request: {"names": _captions(host(), request.match_info["folder"])})
     routes.post("caption", caption, unsaved="the caption was not saved")
     routes.get("allowed_folders", lambda request: _folders(host()))
     routes.post("allowed_folders", allow, from_a_page=True, unsaved="the folders were not saved")
     routes.post("learning_rates", lambda request, given: optimizer_settings.schedule(host(), given.get("values"), given.get("steps")))
     routes.get("backend", lambda request: _backend(host()))
+
+
+def _captions(host: Host, name: str) -> list[str]:
+    """None where there is no such folder, or it leads out of the folders that may be used."""
+    folder = host.input_dir / guard.plain_name(name, "the folder")
+    if not guard.is_inside(folder, host.allowed_roots()) or not folder.is_dir():
+        return []
+    return sorted(path.name for path in folder.iterdir() if path.suffix == ".txt" and path.is_file())
 
 
 def _folders(host: Host) -> dict[str, Any]:

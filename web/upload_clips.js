@@ -4,6 +4,7 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { element } from "./trainings/element.js";
+import { ask } from "./trainings/server.js";
 import { loadWords, say } from "./trainings/words.js";
 
 const FOLDERS = /** @type {Record<string, string>} */ ({ MusubiTuner_DatasetConfig: "path", MusubiTuner_CaptionImages: "path" }); // node -> the widget that names a folder
@@ -57,12 +58,6 @@ async function send(file, folder) {
   return (await answer.json()).name;
 }
 
-/** @param {string} name @param {string} folder */
-async function isThere(name, folder) {
-  const query = new URLSearchParams({ filename: name, subfolder: folder, type: "input" });
-  return (await api.fetchApi(`/view?${query}`, { method: "HEAD" })).ok;
-}
-
 /**
  * All files, and a caption for each clip or image that brings none and has none there.
  * @param {File[]} files @param {string} folder @param {string} caption @param {(done: number, all: number) => void} tell called after each
@@ -78,10 +73,13 @@ export async function upload(files, folder, caption, tell) {
     return name;
   };
   for (const file of texts) await step(file);
+  /** @type {Set<string>} */
+  const there = new Set(caption ? (await ask(`captions/${encodeURIComponent(folder)}`)).names : []);
   for (const file of media) {
     const name = `${stem(await step(file))}.txt`;
-    if (!caption || captioned.has(stem(file.name)) || (await isThere(name, folder))) continue;
+    if (!caption || captioned.has(stem(file.name)) || there.has(name)) continue;
     await send(new File([caption], name, { type: "text/plain" }), folder);
+    there.add(name);
   }
   return { videos: videos.length, images: images.length };
 }

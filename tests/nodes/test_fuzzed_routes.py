@@ -39,6 +39,9 @@ VALUES: list[Any] = [
 ]  # fmt: skip
 
 
+READ = ["GET /musubi_tuner/dataset_view/{id}", "GET /musubi_tuner/captions/{folder}"]
+
+
 class Content:
     """A body that comes in pieces and does not say how long it is."""
 
@@ -71,7 +74,7 @@ def handlers(part: Any, tmp_path: Path, caption: Path) -> dict[str, Callable[...
     view.write_text(json.dumps({"page": 1, "pages": 1, "sheet": {}, "items": [item]}))
     (home / "config.json").write_text(json.dumps({"interpreter": "/python", "engine": "builtin", "allowed_roots": []}))
     routes = web.RouteTableDef()
-    part("nodes.routes").add_routes(routes, lambda: SimpleNamespace(home=home, allowed_roots=lambda: [caption.parent]))
+    part("nodes.routes").add_routes(routes, lambda: SimpleNamespace(home=home, input_dir=tmp_path, allowed_roots=lambda: [caption.parent]))
     return {f"{route.method} {route.path}": route.handler for route in routes}
 
 
@@ -84,8 +87,8 @@ def requests(source: random.Random) -> Iterator[tuple[str, Any]]:
         sent = source.choice(BODIES) if number % 4 == 0 else json.dumps(odd).encode("utf-8", "surrogatepass")
         view = source.choice([*(str(value) for value in VALUES), "0" * 16])
         content = Content(sent, source.choice([1, 7, 1000]))
-        route = source.choice(["GET /musubi_tuner/dataset_view/{id}", "POST /musubi_tuner/caption", "POST /musubi_tuner/allowed_folders"])
-        yield route, SimpleNamespace(headers=headers, host=headers["Host"], content=content, match_info={"id": view})
+        route = source.choice([*READ, "POST /musubi_tuner/caption", "POST /musubi_tuner/allowed_folders"])
+        yield route, SimpleNamespace(headers=headers, host=headers["Host"], content=content, match_info={"id": view, "folder": view})
 
 
 def test_every_request_is_answered(handlers: dict[str, Any], caption: Path, tmp_path: Path) -> None:
@@ -114,6 +117,15 @@ def test_a_damaged_page_is_said(text: str, handlers: dict[str, Any], tmp_path: P
     answer = asyncio.run(handlers["GET /musubi_tuner/dataset_view/{id}"](SimpleNamespace(match_info={"id": "0" * 16})))
     assert answer.status == 400
     assert "queue Dataset Viewer again" in json.loads(answer.body)["error"]
+
+
+def test_captions_of_a_folder_are_named_and_none_of_others(handlers: dict[str, Any], caption: Path, tmp_path: Path) -> None:
+    (tmp_path / "away").symlink_to("/", target_is_directory=True)
+    (tmp_path / "home" / "secret.txt").touch()
+    for folder, wanted in {"input": ["a.txt"], "home": [], "away": [], "none": [], "..": None, "input/..": None, "\ud800": None}.items():
+        request = SimpleNamespace(match_info={"folder": folder})
+        answer = asyncio.run(handlers["GET /musubi_tuner/captions/{folder}"](request))
+        assert (answer.status, json.loads(answer.body).get("names")) == (400 if wanted is None else 200, wanted), folder
 
 
 def test_all_routes_are_ours_and_none_changes_anything_for_another_site(part: Any, tmp_path: Path) -> None:

@@ -87,27 +87,10 @@ def test_a_root_that_is_a_link_itself_counts_as_its_target(part: Any, tmp_path: 
     assert guard.is_inside(tmp_path / "link" / "clips", [tmp_path / "real"])
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "a/b",
-        "..",
-        "a\\b",
-        "-x",
-        "CON",
-        "con.lora",
-        "Com9.x.y",
-        "x:y",
-        "a\nb",
-        "a\x1fb",
-        "",
-        "x" * 101,
-        "猫" * 61,
-        ".hidden",
-        "end.",
-        "\ud800",
-    ],
-)
+ODD_NAMES = ["a/b", "..", "a\\b", "-x", "CON", "con.lora", "Com9.x.y", "x:y", "a\nb", "a\x1fb", "", ".hidden", "end."]
+
+
+@pytest.mark.parametrize("name", [*ODD_NAMES, "x" * 101, "猫" * 61, "\ud800"])
 def test_names_that_are_no_file_names_are_rejected(part: Any, name: str) -> None:
     with pytest.raises(part("backend.musubi_backend.errors").UserError):
         part("nodes.jobs.guard").plain_name(name, "output_name")

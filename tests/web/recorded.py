@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -115,6 +116,8 @@ class Recorded:
             }
             for name, size, busy in (("old", 700_000_000, False), ("my_cat", 900_000_000, True))
         ]
+        self.inputs: dict[str, list[str]] = {}
+        self.failed: list[str] = []
         self.kept: dict[str, Any] = {}
         self.occupied: str | None = None
         self.workflow_samples: list[dict[str, Any]] = []
@@ -145,6 +148,8 @@ class Recorded:
             return 200, {"home": "/home/me", "engine": "builtin", "installed": False, "command": install, "other_engine": other}
         if parts == ["storage"]:
             return 200, {"jobs": {"count": len(self.jobs), "bytes": 1}, "runs": self.runs}
+        if parts[0] == "captions":
+            return 200, {"names": [name for name in self.inputs.get(unquote(parts[1]), []) if name.endswith(".txt")]}
         if parts == ["clean"]:
             self.runs = [run for run in self.runs if run["run"] not in body["runs"]]
             self.jobs = [one for one in self.jobs if one["id"] not in body["jobs"]]
@@ -187,6 +192,15 @@ class Recorded:
         if what == "workflow":
             return 200, {"workflow": {"nodes": []}, "prompt": None}
         return 200, self.detail(one)
+
+    def upload(self, form: bytes) -> dict[str, str]:
+        """As ComfyUI's own route: a file into a folder of the input folder."""
+        folder = re.search(rb'name="subfolder"\r\n\r\n(.*?)\r\n', form)
+        name = re.search(rb'filename="(.*?)"', form)
+        assert folder and name
+        names = self.inputs.setdefault(folder[1].decode(), [])
+        names += {name[1].decode()} - {*names}
+        return {"name": name[1].decode()}
 
     def detail(self, one: dict[str, Any]) -> dict[str, Any]:
         base = f"/musubi_tuner/jobs/{one['id']}"
@@ -259,7 +273,14 @@ def page(recorded: Recorded) -> Iterator[str]:
             self._answer(None)
 
         def do_POST(self) -> None:
-            self._answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.path == "/api/upload/image":
+                self._send(200, json.dumps(recorded.upload(body)).encode(), "application/json")
+            else:
+                self._answer(json.loads(body))
+
+        def do_HEAD(self) -> None:
+            self._answer(None)
 
         def _answer(self, body: Any) -> None:
             url = urlsplit(self.path)
@@ -279,6 +300,8 @@ def page(recorded: Recorded) -> Iterator[str]:
                 self._send(404, b"", "text/plain")
 
         def _send(self, status: int, data: bytes, kind: str) -> None:
+            if status != 200 and self.path != "/favicon.ico":
+                recorded.failed.append(self.path)
             self.send_response(status)
             self.send_header("Content-Type", f"{kind}; charset=utf-8" if kind.startswith("text") else kind)
             self.send_header("Content-Length", str(len(data)))

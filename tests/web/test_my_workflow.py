@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from browser import Browser, opened
+from browser import Browser
 
 from .recorded import STATES, Recorded, page
 
@@ -58,12 +58,6 @@ CASES: dict[str, tuple[Prompt, list[str], Any]] = {
     "our generator": ({"1": MANY}, [""], ["1.high_lora_1", "1.lora_1"]),
     "our generator, experts": ({"1": MANY}, BOTH, ["1.high_lora_1 high", "1.lora_1 low"]),
 }
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with opened(tmp_path_factory.mktemp("window")) as window:
-        yield window
 
 
 @pytest.fixture

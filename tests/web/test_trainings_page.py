@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from browser import Browser, opened
+from browser import Browser
 
 from .recorded import STATES, WEB, Recorded, job, page
 
@@ -36,13 +36,6 @@ class Tab:
     def press(self, words: str) -> None:
         buttons = "[...document.querySelectorAll('.mt-detail button, .mt-bar-top button')]"
         self.browser.run(f"{buttons}.find(one => (one.innerText || one.ariaLabel).trim() === args[0]).click(); return 1;", words)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """One window for all: each test has an origin of its own, so none finds what another left in the browser."""
-    with opened(tmp_path_factory.mktemp("window")) as window:
-        yield window
 
 
 @pytest.fixture

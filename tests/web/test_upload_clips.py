@@ -1,0 +1,26 @@
+"""Uploading clips in Chromium: which captions are written, and that no request fails. Needs Chromium and its driver."""
+
+from __future__ import annotations
+
+from browser import Browser
+
+from .recorded import Recorded, page
+
+
+def test_clips_get_a_caption_unless_they_have_one_and_no_request_fails(browser: Browser) -> None:
+    recorded = Recorded()
+    recorded.inputs = {"dogs 犬": ["old.mp4", "old.txt"]}
+    call = """
+      const { upload } = await import("/extensions/pack/upload_clips.js");
+      const files = args[0].map((name) => new File(["x"], name));
+      const told = [];
+      return [await upload(files, args[1], "ohwx dog", (done, all) => told.push(`${done}/${all}`)), told];
+    """
+    with page(recorded) as url:
+        browser.open(url)
+        counts, told = browser.run(call, ["a.mp4", "b.png", "b.txt", "old.mp4"], "dogs 犬")
+        assert (counts, told[-1]) == ({"videos": 2, "images": 1}, "4/4")
+        assert sorted(recorded.inputs["dogs 犬"]) == ["a.mp4", "a.txt", "b.png", "b.txt", "old.mp4", "old.txt"]
+        browser.run(call, ["new.mp4"], "cats")
+        assert recorded.inputs["cats"] == ["new.mp4", "new.txt"]
+    assert recorded.failed == []
