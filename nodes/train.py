@@ -21,7 +21,7 @@ from ..backend.musubi_backend.options.option import FILE, LENGTH, LORA_CONVERT, 
 from ..backend.musubi_backend.options.registry import options_for, tool_names
 from ..backend.musubi_backend.options.registry import tool as find_tool
 from ..backend.musubi_backend.options.values import default_of
-from . import experts, packages, rates, training_start
+from . import experts, packages, rates, several_machines, training_start
 from .background import submit
 from .cache import LATENTS, TEXT, cache_stamps, is_one_frame
 from .families import own_inputs
@@ -72,6 +72,7 @@ def _spec(card: Card, family: FamilyNodes) -> NodeSpec:
             *experts.trainer_inputs(card, tool),
             *own_inputs(tool, family.trainer),
             *training_start.INPUTS,
+            *several_machines.INPUTS,
         ),
         outputs=(
             Output("lora_name", ANY, "Name for LoraLoaderModelOnly and other loaders"),
@@ -99,6 +100,7 @@ class LoRATrainer(Node):
             yield from refused("output_name", plain_name, constants["output_name"], "output_name")
         if constants.get("continue_state"):
             yield from refused("continue_state", training_start.state_folder, host, constants["continue_state"])
+        yield from several_machines.problems(constants, training_start.BACKGROUND)
 
     def precheck(self, host: Host, **inputs: Any) -> str | None:
         """Models and settings that do not go together are rejected before anything is cached for them."""
@@ -145,7 +147,7 @@ class LoRATrainer(Node):
             begin.stamp,
             [content.stamp(file) for file in all_files(map(Path, [*files, *values.get("base_weights", ())]))],
             cache_stamps(dataset, card),
-            inputs["processes"],
+            inputs["processes"] if inputs["machines"] == 1 else [inputs["processes"], inputs["machines"]],
             inputs["run_id"],
             engine_stamp(host.home),
         )
@@ -161,6 +163,8 @@ class LoRATrainer(Node):
         if inputs["run"] == training_start.BACKGROUND:
             return self._queued(host, run, task)
         job = await self._train(host, run, key, task, begin)
+        if task.machines.rank:
+            return self._elsewhere(host, run, job)
         return self.result(host, run, [await self.for_comfyui(host, lora) for lora in run.results(key)], job, "")
 
     def _task(self, host: Host, run: Run, values: dict[str, Any], inputs: dict[str, Any], begin: training_start.Start, engine: str) -> Task:
@@ -189,7 +193,8 @@ class LoRATrainer(Node):
             str(host.loras_dir()),
         )
         tool = tool_names(self.card)[TRAIN]
-        return Task(tool, launch=True, processes=inputs["processes"], mixed_precision=precision, training=training)
+        machines = several_machines.machines(inputs)
+        return Task(tool, launch=True, processes=inputs["processes"], mixed_precision=precision, machines=machines, training=training)
 
     def _queued(self, host: Host, run: Run, task: Task) -> Result:
         """Hand it to the background, unless it is there already. There is no LoRA yet, so nothing behind this node runs."""
@@ -210,6 +215,14 @@ class LoRATrainer(Node):
         of_expert = () if self.card.expert is None else (nothing,)
         values = (nothing, nothing, nothing, loss_map(run.losses()), value, *of_expert)
         return Result(values, text=text, line=line, files=(folder / "status.json",), page_data={"musubi_job": [{"id": job}]})
+
+    def _elsewhere(self, host: Host, run: Run, job: str) -> Result:
+        """The training is done, and its LoRA is on the main machine: nothing behind this node runs here."""
+        nothing = host.not_yet(f"{run.name} is on the main machine")
+        value = {"folder": job, "run": str(run.path), "curve": str(run.path / "loss.svg")}
+        of_expert = () if self.card.expert is None else (nothing,)
+        text = f"{run.name} is trained; the main machine has the LoRA"
+        return Result((nothing, nothing, nothing, loss_map(run.losses()), value, *of_expert), text=text, line=text)
 
     def _of_effect(self, values: dict[str, Any], *effects: str) -> dict[str, Any]:
         """The values of the options that change this (see `Option.effect`). Where epochs are set, the number of steps decides nothing."""
@@ -299,9 +312,10 @@ class LoRATrainer(Node):
             mixed_precision=task.mixed_precision,
             note=note,
             task=task,
-            on_end=lambda ended: _note(run, key, ended),
+            machines=task.machines,
+            on_end=lambda ended: None if task.machines.rank else _note(run, key, ended),
         )
-        missing = [str(lora) for lora in run.loras if not lora.is_file()]
+        missing = [str(lora) for lora in run.loras if not lora.is_file() and not task.machines.rank]
         if missing:
             raise UserError(f"{task.tool} ended without writing {' and '.join(missing)}. The whole log: {job.folder.log}")
         return str(job.folder.path)

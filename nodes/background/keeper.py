@@ -125,6 +125,7 @@ class Keeper:
             launch=found.launch,
             processes=found.processes,
             mixed_precision=found.mixed_precision,
+            machines=found.machines,
             gpu=",".join(gpus) if NO_GPU not in gpus else None,
         )
         if found.training is not None:

@@ -19,6 +19,7 @@ from .environment import GPU_VARIABLE, child_environment
 from .folder import JobFolder
 from .home import HOME_VARIABLE
 from .runner import Command
+from .task import Machines
 from .wording import in_widgets
 
 _BACKEND = PACK_ROOT / "backend"
@@ -40,13 +41,14 @@ def command(
     launch: bool = False,
     processes: int = 1,
     mixed_precision: str = "no",
+    machines: Machines = Machines(),  # noqa: B008
     gpu: str | None = None,
 ) -> Command:
     """The command for `tool` with `arguments`.
 
     foreign: the tool also exists in musubi-tuner, so the chosen engine runs it. launch: it is a trainer, which `accelerate
-    launch` starts where several processes are asked for, and always for musubi-tuner. gpu: the only one it sees. UserError if nothing is
-    installed.
+    launch` starts where several processes are asked for, and always for musubi-tuner. processes: on each of the machines. gpu: the only
+    one it sees. UserError if nothing is installed.
     """
     visible = {} if gpu is None else {GPU_VARIABLE: gpu}
     if engine_for(config, tool, foreign) == "builtin":
@@ -54,7 +56,7 @@ def command(
         target = ["-m", "musubi_backend", tool]
         if config.cpu_threads and "cpu_threads" in options_for(tool):
             arguments = [*arguments, *to_argv(tool, {"cpu_threads": config.cpu_threads})]
-        through_launcher = launch and processes > 1
+        through_launcher = launch and processes * machines.count > 1
         environment = child_environment(str(folder.path), {"PYTHONPATH": str(_BACKEND), **visible})
         engine, listens = "builtin", True
     else:
@@ -70,7 +72,8 @@ def command(
         threads = {COUNT: str(config.cpu_threads)} if config.cpu_threads else {}
         environment = child_environment(str(folder.path), {"PYTHONPATH": str(checkout / "src"), **visible, **threads})
         engine, listens = "musubi-tuner", False
-    head = [str(python), *_launcher(folder, processes, mixed_precision, config.cpu_threads or 1)] if through_launcher else [str(python)]
+    launcher = _launcher(folder, processes, mixed_precision, config.cpu_threads or 1, machines) if through_launcher else []
+    head = [str(python), *launcher]
     return Command([*head, *target, *arguments], environment, folder.path, engine, listens, gpu.split(",") if gpu is not None else None)
 
 
@@ -102,24 +105,29 @@ def doctor(home: Path, folder: JobFolder) -> Command:
     return Command([sys.executable, str(PACK_ROOT / "install.py"), "--doctor"], environment, folder.path, listens=False)
 
 
-def _launcher(folder: JobFolder, processes: int, mixed_precision: str, threads: int) -> list[str]:
+def _launcher(folder: JobFolder, processes: int, mixed_precision: str, threads: int, machines: Machines) -> list[str]:
     """`accelerate launch` with every setting given, so that it neither asks nor reads the user's own defaults."""
     settings = folder.path / "accelerate.json"
-    precision = mixed_precision or "no"
+    precision, every = mixed_precision or "no", processes * machines.count
+    where = {"main_process_ip": machines.address, "main_process_port": machines.port} if machines.count > 1 else {}
     values = {
         "compute_environment": "LOCAL_MACHINE",
         "debug": False,
-        "distributed_type": "MULTI_GPU" if processes > 1 else "NO",
-        "machine_rank": 0,
+        "distributed_type": "MULTI_GPU" if every > 1 else "NO",
+        "machine_rank": machines.rank,
         "main_training_function": "main",
         "mixed_precision": precision,
-        "num_machines": 1,
-        "num_processes": processes,
+        "num_machines": machines.count,
+        "num_processes": every,
         "same_network": True,
         "use_cpu": False,
+        **where,
     }
     settings.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    flags = ["--config_file", str(settings), "--num_processes", str(processes), "--num_machines", "1", "--mixed_precision", precision]
+    flags = ["--config_file", str(settings), "--num_processes", str(every), "--num_machines", str(machines.count)]
+    if where:
+        flags += ["--machine_rank", str(machines.rank), *(word for name, value in where.items() for word in (f"--{name}", str(value)))]
+    flags += ["--mixed_precision", precision]
     return ["-m", "accelerate.commands.launch", *flags, "--num_cpu_threads_per_process", str(threads), "--dynamo_backend", "no"]
 
 

@@ -19,7 +19,7 @@ from .folder import JobFolder
 from .progress import size
 from .queue import occupant
 from .runner import Job
-from .task import Task
+from .task import Machines, Task
 from .wording import in_widgets
 
 _gpu = threading.Lock()  # ComfyUI runs independent nodes of a prompt at once; two jobs on one GPU would fight for its memory
@@ -35,6 +35,7 @@ async def run_tool(
     launch: bool = False,
     processes: int = 1,
     mixed_precision: str = "no",
+    machines: Machines = Machines(),  # noqa: B008
     warns: bool = True,
     note: str = "",
     folder: JobFolder | None = None,
@@ -52,14 +53,15 @@ async def run_tool(
     """
     settings = configuration.load(host.home)
     folder = folder or JobFolder.create(host.home, tool)
-    given = Task(tool, tuple(arguments), foreign, gpu, launch, processes, mixed_precision)
+    given = Task(tool, tuple(arguments), foreign, gpu, launch, processes, mixed_precision, machines)
     folder.write_task((task or given).noted())
     made_by = host.workflow() if task else None
     if made_by is not None:
         folder.write_workflow(made_by)
     command = engine.command(
-        settings, folder, tool, arguments, foreign=foreign, launch=launch, processes=processes, mixed_precision=mixed_precision
-    )
+        settings, folder, tool, arguments, foreign=foreign, launch=launch, processes=processes, mixed_precision=mixed_precision,
+        machines=machines,
+    )  # fmt: skip
     async with contextlib.nullcontext() if not gpu else _alone(host):
         job = _succeeded(tool, await _follow(host, folder, command, note, on_end))
     warn(host, tool, job.progress.warnings if warns else ())

@@ -46,9 +46,20 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Machines:
+    """How many train together, which of them this one is (0 is the main one), and where the main one waits for the others."""
+
+    count: int = 1
+    rank: int = 0
+    address: str = ""
+    port: int = 29500
+
+
+@dataclass(frozen=True)
 class Task:
-    """arguments: of a tool that is no trainer; a trainer's follow from `training`. foreign, gpu, launch, processes, mixed_precision: see
-    `follow.run_tool`. background: the keeper runs it; gpus: those it may use there. attempt: from 1, rises when it is started again."""
+    """arguments: of a tool that is no trainer; a trainer's follow from `training`. foreign, gpu, launch, processes, mixed_precision,
+    machines: see `follow.run_tool`. background: the keeper runs it; gpus: those it may use there. attempt: from 1, rises when it is
+    started again."""
 
     tool: str
     arguments: tuple[str, ...] = ()
@@ -57,6 +68,7 @@ class Task:
     launch: bool = False
     processes: int = 1
     mixed_precision: str = "no"
+    machines: Machines = Machines()
     training: Training | None = None
     background: bool = False
     gpus: tuple[str, ...] = ()
@@ -81,6 +93,7 @@ def read(noted: Mapping[str, Any]) -> Task | None:
     try:
         training = noted.get("training")
         values = {one.name: _like(noted[one.name]) for one in fields(Task) if one.name in noted}
+        values["machines"] = Machines(**noted.get("machines", {}))
         values["training"] = Training(**{name: _like(value) for name, value in training.items()}) if training else None
         return Task(**values)
     except (TypeError, AttributeError):

@@ -1,4 +1,5 @@
-"""Two processes train one LoRA, on one device: swapping, checkpointing and resuming change no bit of what they learn together."""
+"""Two processes train one LoRA, on one device: swapping, checkpointing, spreading the weights and resuming change no bit of what they learn
+together."""
 
 from __future__ import annotations
 
@@ -32,8 +33,11 @@ def test_two_processes_resume_with_less_memory_to_the_same_bits(name: str, bench
     small = row(TRAINING, "checkpointing offload" if FAMILIES[name].experts else "swap pinned ring 1 checkpointing")
     plain, saving = (Cell(name, "auto", setting, "straight") for setting in (row(TRAINING, "plain"), small))
     whole = together(bench, plain, "--save_every_n_steps", "1", "--save_state")
-    rest = together(bench, saving, "--resume", str(whole / "lora-step00000001-state"))
-    assert_kept(lora_in(rest), lora_in(whole), BITS)
+    state = str(whole / "lora-step00000001-state")
+    assert_kept(lora_in(together(bench, saving, "--resume", state)), lora_in(whole), BITS)
+    if not FAMILIES[name].experts:
+        spread = together(bench, plain, "--resume", state, "--fsdp", "--gradient_checkpointing")
+        assert_kept(lora_in(spread), lora_in(whole), BITS)
 
 
 def together(bench: Any, cell: Cell, *more: str) -> Path:

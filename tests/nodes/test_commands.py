@@ -68,6 +68,53 @@ def test_the_launcher_is_given_all_that_it_would_ask(command: Any, tmp_path: Pat
     assert not values["use_cpu"] and values["num_machines"] == 1 and said["--num_machines"] == "1"
 
 
+def test_each_of_several_machines_is_told_which_one_it_is(command: Any, part: Any, tmp_path: Path) -> None:
+    """Also with one process each, which a single machine would start without a launcher."""
+    machines = part("nodes.jobs.task").Machines(2, 1, "trainer-1.local", 29511)
+    words = command(launch=True, processes=3, mixed_precision="bf16", machines=machines).argv
+    said = dict(pairwise(words))
+    told = [said[f"--{name}"] for name in ("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port")]
+    assert told == ["6", "2", "1", "trainer-1.local", "29511"]
+    values = json.loads((tmp_path / "accelerate.json").read_text(encoding="utf-8"))
+    assert [values[name] for name in ("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port")] == [
+        6, 2, 1, "trainer-1.local", 29511,
+    ]  # fmt: skip
+    assert values["distributed_type"] == "MULTI_GPU" and values["same_network"]
+    assert "accelerate.commands.launch" in command(launch=True, machines=machines).argv
+
+
+@pytest.mark.parametrize(
+    ("given", "where", "said"),
+    [
+        ({"machines": 2, "machine_rank": 1, "main_process_ip": "192.168.1.20"}, "", ""),
+        ({"machines": 2, "main_process_ip": "trainer.local"}, "", ""),
+        ({"machines": 2, "main_process_ip": "fe80::1"}, "", ""),
+        ({"machines": 2, "machine_rank": 2, "main_process_ip": "a"}, "machine_rank", "2 is none of 2 machines, which count from 0 to 1"),
+        ({"machines": 2}, "main_process_ip", "is empty: several machines need the address of the main one"),
+        ({"machines": 2, "main_process_ip": "192.168.1.300"}, "main_process_ip", "is no address"),
+        ({"machines": 2, "main_process_ip": "--help"}, "main_process_ip", "is no address"),
+        ({"machines": 2, "main_process_ip": "a b"}, "main_process_ip", "is no address"),
+        ({"machines": 2, "main_process_ip": "host:29500"}, "main_process_ip", "is no address"),
+        ({"machines": 2, "main_process_ip": "host", "run": "in the background"}, "run", "runs here, not in the background"),
+        ({"fsdp": True}, "fsdp", "there is one: raise processes"),
+        ({"fsdp": True, "processes": 2}, "", ""),
+        ({"fsdp": True, "machines": 2, "main_process_ip": "host"}, "", ""),
+    ],
+)
+def test_machines_that_cannot_be_are_refused_where_they_are_entered(part: Any, given: dict[str, Any], where: str, said: str) -> None:
+    usual = {"processes": 1, "machines": 1, "machine_rank": 0, "main_process_ip": "", "run": "here", "fsdp": False}
+    found = list(part("nodes.several_machines").problems({**usual, **given}, "in the background"))
+    assert [problem.input for problem in found] == ([where] if where else [])
+    assert all(said in problem.text for problem in found)
+
+
+def test_a_job_remembers_its_machines(part: Any) -> None:
+    task = part("nodes.jobs.task")
+    made = task.Task("a tool", machines=task.Machines(2, 1, "host", 29511))
+    assert task.read(json.loads(json.dumps(made.noted()))) == made
+    assert task.read({name: value for name, value in made.noted().items() if name != "machines"}).machines.count == 1, "a job of before"
+
+
 def test_threads_are_passed_where_they_are_known(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     assert command(threads=3).argv[-2:] == ["--cpu_threads", "3"]

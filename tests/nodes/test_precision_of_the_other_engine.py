@@ -28,7 +28,7 @@ def test_musubi_tuner_and_accelerate_are_given_what_the_file_is(part: Any, share
     save_atomic({name: tensor.to(dtype) for name, tensor in state.items()}, tmp_path / "dit.safetensors")
     trainer = part("nodes.catalog").BY_NAME["WanLoRATrainer"]()
     values = {"dit": str(tmp_path / "dit.safetensors"), "task": "t2v-1.3B", "mixed_precision": "auto"}
-    inputs = {"resume": "auto", "processes": 1, "sampling": None}
+    inputs = {"resume": "auto", "processes": 1, "machines": 1, "sampling": None}
     run, host = part("nodes.runs").Run(tmp_path / "run", "mine"), part("headless.terminal").TerminalHost(tmp_path)
 
     with pytest.raises(part("backend.musubi_backend.errors").UserError):  # the recorder trains nothing

@@ -1,18 +1,30 @@
-"""Two processes train one LoRA: they share the batches, average their gradients, and resume together."""
+"""Two processes train one LoRA: they share the batches, average their gradients, leave and resume together; with and without the
+transformer spread over them."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from musubi_backend.training.distributed import share
-from musubi_backend.weights.safetensors_file import read_header
+from musubi_backend.training.randomness import StepRandomness
+from musubi_backend.weights.safetensors_file import load, read_header
+from recorded_training import prepared
 
 pytest.importorskip("accelerate")
+RANK = Path(__file__).with_name("pair_rank.py")
+BACKEND = Path(__file__).resolve().parents[2] / "backend"
+TOGETHER = {"max_train_steps": 6, "network_args": ["module_dropout=0.4"], "validation_split": 0.3}
+SPREAD = ("--fsdp", "--gradient_checkpointing")
 
 
 def test_batches_are_shared_evenly_and_none_is_left_out() -> None:
@@ -21,37 +33,149 @@ def test_batches_are_shared_evenly_and_none_is_left_out() -> None:
     assert share([1, 2, 3], 0, 1) == [1, 2, 3]
 
 
-def train_together(project: Any, out: str, count: int, **values: Any) -> Path:
+def test_a_transformer_cannot_be_spread_over_one_process(project: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert project.refused("alone", "--fsdp") == 1
+    assert "--fsdp spreads the transformer over several processes, and there is one" in capsys.readouterr().err
+
+
+class Pair:
+    """What happened in the scenes that two processes played. project: where they did."""
+
+    def __init__(self, project: Any, folder: Path) -> None:
+        self.project, self.folder = project, folder
+        both = [json.loads((folder / f"happened{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
+        self.results = {name: [one[name][0] for one in both] for name in both[0]}
+        self.texts = {name: [one[name][1] for one in both] for name in both[0]}
+
+    def lora(self, name: str) -> dict[str, torch.Tensor]:
+        assert self.results[name] == [0, 0], "\n".join(self.texts[name])
+        whole: dict[str, torch.Tensor] = self.project.lora(name)
+        return whole
+
+
+@pytest.fixture(scope="module")
+def pair(model_and_caches: tuple[Path, Path], build: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """Two processes that play all scenes, since starting them is what takes the time."""
+    folder = tmp_path_factory.mktemp("pair")
+    project = build.project(folder, *model_and_caches)
+    state = folder / "out/whole/cat-step00000003-state"
+    (folder / "other").mkdir()
+    fewer = build.caches(folder / "other", clips=3)
+
+    def scene(name: str, *flags: str, story: str = "", second: dict[str, Any] | None = None, **values: Any) -> dict[str, Any]:
+        words = [project.argv(name, *flags, **{**values, **more}) for more in ({}, second or {})]
+        return {"name": name, "story": story, "words": words, "port": free_port()}
+
+    few, scaled = {"max_train_steps": 4, "network_args": ["module_dropout=0.97"]}, {"max_train_steps": 1}
+    scenes = [
+        {"name": "means", "story": "means", "port": free_port()},
+        scene("whole", "--save_state", **TOGETHER, seed=None, save_every_n_steps=3),
+        scene("rest", **TOGETHER, seed=None, resume=state),
+        scene("spread", *SPREAD, "--save_state", **TOGETHER, seed=None, resume=state, save_every_n_steps=1),
+        scene("left out", **few),
+        scene("left out spread", *SPREAD, **few),
+        scene("fp8", "--fp8_base", "--fp8_scaled", **scaled),
+        scene("fp8 spread", "--fp8_base", "--fp8_scaled", *SPREAD, **scaled),
+        scene("gradients", story="gradients"),
+        scene("gradients spread", *SPREAD, story="gradients"),
+        scene("stopped", *SPREAD, story="stop", **TOGETHER),
+        scene("other data", second={"dataset_config": fewer, "learning_rate": "2e-2"}),
+    ]
+    plan = folder / "scenes.json"
+    plan.write_text(json.dumps(scenes, default=str), encoding="utf-8")
+    group = {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "PYTHONPATH": str(BACKEND), "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(RANK), str(plan), str(folder)],
+            env={**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8",
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    printed = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(printed)
+    return Pair(project, folder)
+
+
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
-    processes = [
-        project.start(out, "--save_state", environment={**group, "RANK": str(rank), "LOCAL_RANK": str(rank)}, **values)
-        for rank in range(count)
-    ]
-    texts = [process.communicate(timeout=120)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * count, "\n".join(texts)
-    assert "running training" in texts[0] and "running training" not in texts[1], "only one process reports"
-    assert "num batches per epoch / 1epochのバッチ数: 2" in texts[0] and "validation loss" not in texts[1]
-    print(texts[0])
-    return project.folder / "out" / out
+        port: int = free.getsockname()[1]
+        return port
+
+
+@pytest.mark.slow
+def test_two_real_processes_agree_on_the_means(pair: Pair) -> None:
+    common = [[6.0, 7.0], [2.0, 2.0], 0.5, 40, True, False, [[0, 5], [1, 5]]]
+    assert pair.results["means"] == [[*common, True], [*common, False]]
 
 
 @pytest.mark.slow
 def test_two_processes_train_and_resume_to_the_same_bits_with_a_seed_nobody_chose(
-    project: Any, same: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+    pair: Pair, same: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each would draw a seed of its own, and drop LoRA modules of its own; then their LoRAs would start, and continue, apart from
     each other, and the state, which is the first one's, would lead elsewhere."""
-    settings = {"max_train_steps": 6, "save_every_n_steps": 3, "network_args": ["module_dropout=0.4"], "validation_split": 0.3}
-    whole = train_together(project, "whole", 2, seed=None, **settings)
-    seed = read_header(whole / "cat.safetensors").metadata["ss_seed"]
-    train_together(project, "rest", 2, resume=whole / "cat-step00000003-state", seed=seed, **settings)
-    assert same.bits(project.lora("rest"), project.lora("whole"))
-    project.train("alone", seed=seed, **settings)
-    assert not same.bits(project.lora("alone"), project.lora("whole"))
-    printed = "".join(capsys.readouterr())
-    before = re.findall(r"validation loss after step 0: (\S+),", printed)
+    assert same.bits(pair.lora("rest"), pair.lora("whole"))
+    first, second = pair.texts["whole"]
+    assert "running training" in first and "running training" not in second, "only one process reports"
+    assert "num batches per epoch / 1epochのバッチ数: 2" in first
+    seed = read_header(pair.folder / "out/whole/cat.safetensors").metadata["ss_seed"]
+    pair.project.train("alone", seed=seed, **TOGETHER)
+    assert not same.bits(pair.project.lora("alone"), pair.lora("whole"))
+    alone = "".join(capsys.readouterr())
+    assert "validation loss" not in second
+    before = re.findall(r"validation loss after step 0: (\S+),", first + alone)
     assert len(before) == 2 and before[0] == before[1], "two processes measure what one does"
-    assert len(re.findall("validation loss after step 6: ", printed)) == 3
+    last = [re.findall(r"validation loss after step 6: (\S+),", text) for text in (first, pair.texts["rest"][0], pair.texts["spread"][0])]
+    assert last[0] == last[1] == last[2] and len(last[0]) == 1, "also where one of them has no item of its own"
+
+
+@pytest.mark.slow
+def test_a_transformer_that_is_spread_learns_the_same_bits_and_its_state_is_anyones(pair: Pair, same: SimpleNamespace) -> None:
+    """From the state of processes that had all weights, to one process that has them: other LoRA modules were left out in each."""
+    assert same.bits(pair.lora("spread"), pair.lora("whole"))
+    assert same.bits(pair.lora("fp8 spread"), pair.lora("fp8"))
+    state = pair.folder / "out/spread/cat-step00000004-state"
+    assert same.bits(load(state / "model.safetensors"), load(pair.folder / "out/spread/cat-step00000004.safetensors"))
+    pair.project.train("one goes on", resume=state, seed=None, **TOGETHER)
+    assert pair.project.lora("one goes on").keys() == pair.lora("spread").keys()
+
+
+@pytest.mark.slow
+def test_processes_that_leave_out_other_lora_modules_gather_the_same_blocks(pair: Pair, same: SimpleNamespace) -> None:
+    """With nearly all left out, gradients of one process may end above a block that those of another one still need."""
+    assert same.bits(pair.lora("left out spread"), pair.lora("left out"))
+
+
+@pytest.mark.slow
+def test_gradients_are_those_of_one_process_with_all_batches_and_each_keeps_half_of_the_weights(pair: Pair) -> None:
+    """To rounding: the sum of two is divided by two either way."""
+    loop = prepared("wan", "wan_train_network", pair.project.argv("one")[1:])
+    batches = loop._own_batches(0)[:2]
+    for rank in range(2):
+        loop.randomness = StepRandomness(loop.run.seed, rank, torch.device("cpu"))
+        loop._backward(loop._load(batches[rank]), 0)
+    for name in ("gradients", "gradients spread"):
+        for rank in range(2):
+            found = load(pair.folder / name / f"gradients{rank}.safetensors")
+            assert len(found) == len(loop.parameters)
+            for number, parameter in enumerate(loop.parameters):
+                assert parameter.grad is not None
+                torch.testing.assert_close(found[str(number)], parameter.grad / 2, rtol=1e-5, atol=1e-7)
+    (every, kept), _ = pair.results["gradients spread"]
+    assert kept * 2 == every and pair.results["gradients"] == [[every, every]] * 2
+
+
+@pytest.mark.slow
+def test_a_stop_that_one_was_asked_for_ends_both_with_a_state_where_the_weights_are_spread(pair: Pair) -> None:
+    assert pair.results["stopped"] == [3, 3], pair.texts["stopped"]
+    assert all("stopped after step" in text for text in pair.texts["stopped"])
+    assert (pair.folder / "out/stopped/cat-step00000002-state").is_dir() or (pair.folder / "out/stopped/cat-step00000003-state").is_dir()
+
+
+@pytest.mark.slow
+def test_processes_with_other_data_or_settings_are_refused_and_told_in_what_they_differ(pair: Pair) -> None:
+    assert pair.results["other data"] == [1, 1]
+    said = "process 1 of 2 has another one of: the items of the dataset and their caches, --learning_rate"
+    assert all(said in text for text in pair.texts["other data"])

@@ -60,7 +60,9 @@ def load_frozen(
     logger.info("loading %s (%s) as %s", weights.path, card.title, str(dtype).removeprefix("torch."))
     offloaded = home is not None and home.type == "cpu" and device.type != "meta"
     stay = set(model.state_dict(keep_vars=True)) if offloaded else plan.stay(model)
-    load_into(model, weights, device, dtype, transform=merge, rename=rename, optional=optional, stay=stay)
+    shards = plan.shards(model, device)
+    part = None if shards is None else shards.part
+    load_into(model, weights, device, dtype, transform=merge, rename=rename, optional=optional, stay=stay, part=part)
     plan.finish(model, home or device)
     switches: Any = model
     switches.set_attention(mode, split)

@@ -296,7 +296,7 @@ def _warn_of_patterns(model: nn.Module, card: Card, options: NetworkOptions) -> 
 def _linears(model: nn.Module, card: Card) -> Iterator[tuple[str, Linear]]:
     """All that a network of this architecture could be put on."""
     for block_path, block in model.named_modules():
-        if type(block).__name__ in card.lora_blocks:
+        if any(kind.__name__ in card.lora_blocks for kind in type(block).__mro__):
             yield from ((f"{block_path}.{path}", child) for path, child in block.named_modules() if isinstance(child, Linear))
 
 

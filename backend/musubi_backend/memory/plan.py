@@ -16,6 +16,7 @@ from torch import nn
 
 from ..errors import UserError
 from ..layers.linear import Linear
+from . import sharding
 from .compiling import Compilation
 from .fp8 import Scaling, hold_in_fp8
 from .settings import MemorySettings
@@ -33,7 +34,7 @@ _FAST_CAPABILITY = (8, 9)  # NVIDIA Ada (RTX 40) is the first that multiplies fp
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What was asked for. The defaults give the model as its file has it."""
+    """What was asked for. The defaults give the model as its file has it. fsdp: how it is spread over processes (`sharding`), if it is."""
 
     fp8: bool = False
     fp8_scaled: bool = False
@@ -43,6 +44,7 @@ class MemoryPlan:
     pinned: bool = False
     compilation: Compilation | None = None
     w8a8: str | None = None
+    fsdp: str | None = None
 
     @classmethod
     def chosen(cls, settings: MemorySettings) -> MemoryPlan:
@@ -56,6 +58,7 @@ class MemoryPlan:
             pinned=settings.use_pinned_memory_for_block_swap,
             compilation=Compilation.chosen(settings.compilation),
             w8a8=settings.w8a8,
+            fsdp=settings.fsdp_sharding_strategy if settings.fsdp else None,
         )
 
     def prepare(
@@ -66,6 +69,10 @@ class MemoryPlan:
         if self.compilation is not None:
             self.compilation.check(device, swapping=self.blocks_to_swap > 0)
         self._choose_layers(model, weights, card, device, rename)
+
+    def shards(self, model: nn.Module, device: torch.device) -> sharding.Shards | None:
+        """Prepare an empty `model` to get its part of the weights; None where it gets all."""
+        return None if self.fsdp is None or device.type == "meta" else sharding.Shards(model, device, self.fsdp)
 
     def stay(self, model: nn.Module) -> set[str]:
         """Names of the tensors to be loaded into system RAM."""
@@ -82,7 +89,16 @@ class MemoryPlan:
         for blocks in self._swapped(model):
             matrices = [sum(part.weight.nbytes for part in block.modules() if isinstance(part, Linear)) for block in blocks]
             buffers += min(self.ring, len(blocks)) * max(matrices, default=0)
-        return sum(sizes.values()) - offloaded + buffers, offloaded
+        return sum(sizes.values()) - offloaded + buffers - self._elsewhere(model, sizes), offloaded
+
+    def _elsewhere(self, model: nn.Module, sizes: dict[str, int]) -> int:
+        """Bytes of weights that other processes keep, less those of the two blocks that are gathered at a time."""
+        count = 1 if self.fsdp is None else sharding.shared_by(self.fsdp)
+        if count == 1:
+            return 0
+        spread = sum(sizes[name] for name in sharding.names_of(model))
+        blocks = [sum(part.weight.nbytes for part in block.modules() if isinstance(part, Linear)) for block in chain(*_block_lists(model))]
+        return spread - spread // count - 2 * max(blocks, default=0)
 
     def finish(self, model: nn.Module, device: torch.device) -> None:
         """What needs the loaded weights; nothing on "meta", where there are none."""

@@ -26,7 +26,7 @@ class CompileSettings(Settings):
 
 @dataclass(frozen=True)
 class MemorySettings(Settings):
-    """8-bit weights, block swap, recomputed blocks and compilation."""
+    """8-bit weights, block swap, recomputed blocks, weights spread over processes, and compilation."""
 
     fp8: bool = False
     fp8_base: bool = False
@@ -41,4 +41,6 @@ class MemorySettings(Settings):
     keep_attention_blocks: int = 0
     offload_attention_blocks: int = 0
     accumulate_by_block: bool = False
+    fsdp: bool = False
+    fsdp_sharding_strategy: str = "FULL_SHARD"
     compilation: CompileSettings = CompileSettings()

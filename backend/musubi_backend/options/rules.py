@@ -98,6 +98,7 @@ def _train(tool: Tool, args: Namespace) -> Iterator[str]:
         yield "--w8a8 and --fp8_base exclude each other: both hold the weights in 8 bits"
     if args.w8a8 and (args.compile or args.dynamo_backend != "NO"):
         yield "--w8a8 and --compile exclude each other: 8-bit products are not compiled yet"
+    yield from _spread(args)
     for name in ("keep_attention_blocks", "offload_attention_blocks"):
         if getattr(args, name) and (args.compile or args.dynamo_backend != "NO"):
             yield f"--{name} has no effect on compiled blocks, which are computed again as a whole: leave it or --compile out"
@@ -105,6 +106,18 @@ def _train(tool: Tool, args: Namespace) -> Iterator[str]:
         yield f"--min_timestep {args.min_timestep or 0} must be below --max_timestep {args.max_timestep}"
     yield from _counts(args, "base_weights", "base_weights_multiplier")
     yield from _experts(args)
+
+
+def _spread(args: Namespace) -> Iterator[str]:
+    """What does not go with a transformer that is spread over processes."""
+    if not args.fsdp:
+        return
+    if args.blocks_to_swap:
+        yield "--fsdp and --blocks_to_swap exclude each other: each decides where the weights of a block are"
+    if args.compile or args.dynamo_backend != "NO":
+        yield "--fsdp and --compile exclude each other: blocks whose weights are gathered are not compiled yet"
+    if getattr(args, "dit_high_noise", None):
+        yield "--fsdp and --dit_high_noise exclude each other: processes would need other experts in one step. Train each by itself"
 
 
 def _generate(tool: Tool, args: Namespace) -> Iterator[str]:

@@ -17,6 +17,9 @@ from ..errors import EXIT_USER_ERROR
 
 T = TypeVar("T")
 
+_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket Timeout", "Connection refused")
+"""In what gloo says of it."""
+
 
 class Processes(Protocol):
     """What the loop asks of its process group."""
@@ -48,6 +51,10 @@ class Processes(Protocol):
         """What any process has of `known`: of several in that order, of one as they are."""
         ...
 
+    def gathered(self, values: torch.Tensor) -> torch.Tensor:
+        """values, on the CPU and of one shape everywhere -> [processes, ...], those of every process."""
+        ...
+
     def wait(self) -> None:
         """Until all processes are here."""
         ...
@@ -55,6 +62,10 @@ class Processes(Protocol):
     def main_does(self, work: Callable[[], object]) -> None:
         """Have the main process do `work` while the others wait, however long it takes. When it fails there, all leave: the main process
         with its error, the others silently."""
+        ...
+
+    def part(self) -> None:
+        """Another process may be gone: from now on this one waits for none, and only the main one does what the main one does."""
         ...
 
     def close(self) -> None:
@@ -85,11 +96,17 @@ class OneProcess:
     def union(self, words: list[str], known: Sequence[str]) -> list[str]:
         return words
 
+    def gathered(self, values: torch.Tensor) -> torch.Tensor:
+        return values[None]
+
     def wait(self) -> None:
         """Nobody to wait for."""
 
     def main_does(self, work: Callable[[], object]) -> None:
         work()
+
+    def part(self) -> None:
+        """Alone already."""
 
     def close(self) -> None:
         """No group to leave."""
@@ -107,6 +124,7 @@ class ManyProcesses:
         self._state = PartialState(cpu=not torch.cuda.is_available(), **options)
         # For waiting: the group for gradients gives up after minutes, and the main process may save or sample for longer.
         self._patient = torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=durations.WITHIN_GROUP))
+        self._parted = False
         self.rank = self._state.process_index
         self.count = self._state.num_processes
         self.device = self._state.device
@@ -139,6 +157,8 @@ class ManyProcesses:
         return int(shared.item())
 
     def any(self, flag: bool) -> bool:
+        if self._parted:
+            return flag
         flags = torch.tensor(int(flag))
         torch.distributed.all_reduce(flags, group=self._patient)
         return bool(flags.item())
@@ -147,6 +167,11 @@ class ManyProcesses:
         flags = torch.tensor([int(word in words) for word in known])
         torch.distributed.all_reduce(flags, group=self._patient)
         return [word for word, flag in zip(known, flags.tolist(), strict=True) if flag]
+
+    def gathered(self, values: torch.Tensor) -> torch.Tensor:
+        every = [torch.empty_like(values) for _ in range(self.count)]
+        torch.distributed.all_gather(every, values, group=self._patient)
+        return torch.stack(every)
 
     def wait(self) -> None:
         self.any(False)
@@ -165,8 +190,12 @@ class ManyProcesses:
         if failed:
             raise SystemExit(EXIT_USER_ERROR)
 
+    def part(self) -> None:
+        self._parted = True
+
     def close(self) -> None:
-        self._state.destroy_process_group()
+        if not self._parted:  # with partners that are gone it would not end
+            self._state.destroy_process_group()
 
 
 def start(timeout_minutes: int | None) -> Processes:
@@ -174,6 +203,11 @@ def start(timeout_minutes: int | None) -> Processes:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return ManyProcesses(timeout_minutes)
     return OneProcess(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def lost_another(error: BaseException) -> bool:
+    """Did an exchange fail because another process is gone?"""
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _GONE)
 
 
 def share(items: Sequence[T], rank: int, count: int) -> list[T]:

@@ -22,10 +22,9 @@ from ..layers.experts import boundary_of
 from ..layers.random_states import RandomStates
 from ..lora.expert_networks import parts_of
 from ..place import in_words
-from . import due
+from . import distributed, due
 from .charts import loss_curve
 from .checkpoints import STATE
-from .distributed import share
 from .due import Done, Work
 from .item_losses import ItemLosses
 from .losses import flow_matching_loss, loss_weight
@@ -119,7 +118,8 @@ class Loop:
         self.bar = StepBar(run.total_steps, self.position.step, shown=run.processes.is_main)
         run.choice.train()
         self.down.remember()
-        with contextlib.closing(run.trackers):  # last of all: waiting for a tracker must not cost what is to be saved
+        # trackers last of all: waiting for one must not cost what is to be saved
+        with self._outliving_others(), contextlib.closing(run.trackers):
             with contextlib.closing(self.bar):
                 while self.position.step < run.total_steps:
                     self._say(f"\nepoch {self.position.epoch + 1}/{run.epochs}")
@@ -159,7 +159,7 @@ class Loop:
 
     def _own_batches(self, epoch: int) -> list[BatchDescription]:
         run = self.run
-        return share(run.dataset.batches(run.seed, epoch + 1), run.processes.rank, run.processes.count)
+        return distributed.share(run.dataset.batches(run.seed, epoch + 1), run.processes.rank, run.processes.count)
 
     def _load(self, description: BatchDescription) -> dict[str, Any]:
         """The cached tensors of one batch where they are used, see `for_model`."""
@@ -343,6 +343,8 @@ class Loop:
             self._leave()
         except Exception as raised:
             error = raised
+            if self.run.settings.memory.fsdp:  # the others wait for its part of a block's weights, and end when it does
+                self.run.processes.part()
         if not self.run.processes.any(error is not None):
             return
         if down := self.down.together(error):
@@ -351,6 +353,17 @@ class Loop:
         if error is not None:
             raise error
         raise SystemExit(EXIT_USER_ERROR)  # the process that failed says why
+
+    @contextlib.contextmanager
+    def _outliving_others(self) -> Iterator[None]:
+        """When another process is gone, killed or with its machine, save before this one ends too."""
+        try:
+            yield
+        except RuntimeError as error:
+            if distributed.lost_another(error):
+                self.run.processes.part()
+                self._keep()
+            raise
 
     def _leave(self) -> NoReturn:
         """Save what was learned and raise StopRequested."""
@@ -392,18 +405,37 @@ class Loop:
             self._late_samples.append(epoch)
             return ""
         problems: list[str] = []
-        self.run.processes.main_does(lambda: problems.append(self._make_samples(epoch)))
+        latents = self._sample_together() if self.run.settings.memory.fsdp else None
+        self.run.processes.main_does(lambda: problems.append(self._make_samples(epoch, latents)))
         return "".join(problems)
 
-    def _make_samples(self, epoch: int | None) -> str:
-        """A stop request ends it early and is answered before the next micro-step; when it fails (a VAE that does not fit into memory),
-        that is said and the training continues."""
+    def _sample_together(self) -> list[Tensor]:
+        """Latents of the samples, none once any process was asked to stop. Every process has a part of the weights, so all sample; one that
+        fails alone would have the others gather something else, so the training ends then."""
+
+        def stop() -> None:
+            if self.run.processes.any(job.stop_requested()):
+                job.request_stop()
+                raise StopRequested("a stop was asked for")
+
+        self.run.network.eval()
+        try:
+            with self._leaving_together(), contextlib.suppress(StopRequested):
+                return self.run.samples.sampled(self.run.transformer, self.position.step, self.device, each=stop)
+            return []
+        finally:
+            self.run.network.train()
+
+    def _make_samples(self, epoch: int | None, latents: list[Tensor] | None) -> str:
+        """Those that `latents` are of, if they were sampled before. A stop request ends it early and is answered before the next
+        micro-step; when it fails (a VAE that does not fit into memory), that is said and the training continues."""
         run, problem = self.run, ""
 
         def make() -> None:
             run.network.eval()
             job.leave_if_asked("a stop was asked for")
-            run.samples.make(run.transformer, self.position.step, epoch, self.device)
+            made = run.samples.sampled(run.transformer, self.position.step, self.device) if latents is None else latents
+            run.samples.write(made, self.position.step, epoch, self.device)
 
         try:
             self.down.surviving(make, lambda: run.samples.doing)

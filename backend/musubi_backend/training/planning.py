@@ -208,7 +208,7 @@ class Planner:
         resting = isinstance(model.transformer, Experts) and model.transformer.offload
         return Estimate(
             phases, ram + at_once * step.away, measured.operations * accumulated, 2 * swapped * accumulated // at_once, sum(counts),
-            0 if resting else swappable(counts),
+            0 if resting or settings.memory.fsdp else swappable(counts),
         )  # fmt: skip
 
     def _step(self, settings: TrainingSettings, architecture: Architecture, model: _Model, attention: KeptAttention) -> _Step:

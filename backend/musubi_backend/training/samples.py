@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,13 +84,16 @@ class Samples:
         times = ((settings.sample_every_n_steps, steps), (settings.sample_every_n_epochs, epochs))
         return self.any and not settings.sample_at_first and not any(every is not None and every <= last for every, last in times)
 
-    def make(self, transformer: nn.Module, step: int, epoch: int | None, device: torch.device) -> list[Path]:
-        """Sample every prompt, then load the VAE, decode and write. Raises StopRequested when the job is to stop meanwhile."""
+    def sampled(self, transformer: nn.Module, step: int, device: torch.device, each: Callable[[], object] = lambda: None) -> list[Tensor]:
+        """Sample every prompt. each: done after every denoising step. Raises StopRequested when the job is to stop meanwhile."""
         logger.info("generating sample images at step: %d", step)
         job.emit(events.Sampling(step, len(self._prompts)))
         self.doing = SAMPLING
         with exhausted.during("sampling"):
-            latents = [self._sample(prompt, transformer, device) for prompt in self._prompts]
+            return [self._sample(prompt, transformer, device, each) for prompt in self._prompts]
+
+    def write(self, latents: Sequence[Tensor], step: int, epoch: int | None, device: torch.device) -> list[Path]:
+        """Load the VAE, decode what was sampled and write it. Raises StopRequested when the job is to stop meanwhile."""
         self.doing = DECODING
         decoder = self.architecture.latent_decoder(device)
         written = []
@@ -105,14 +109,19 @@ class Samples:
         release(device)
         return written
 
-    def _sample(self, prompt: TrainingPrompt, transformer: nn.Module, device: torch.device) -> Tensor:
+    def _sample(self, prompt: TrainingPrompt, transformer: nn.Module, device: torch.device, each: Callable[[], object]) -> Tensor:
         request = prompt.request
         for label, value in _described(prompt).items():
             logger.info("%s: %s", label, value)
         with Bar(self.architecture.steps(request), f"Sampling timesteps for prompt {prompt.index + 1}") as bar:
+
+            def advance(count: int) -> None:
+                bar.update(count)
+                each()
+
             return self.architecture.sample(
                 transformer, request, self._texts, self._conditions.get(prompt.index, {}),
-                device=device, progress=bar.update,
+                device=device, progress=advance,
             ).cpu()  # fmt: skip
 
     def _write(self, prompt: TrainingPrompt, video: Tensor, step: int, epoch: int | None) -> Path:

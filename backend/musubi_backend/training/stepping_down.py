@@ -52,7 +52,8 @@ class SteppingDown:
     def __init__(self, loop: Loop) -> None:
         settings, device = loop.run.settings, loop.run.processes.device
         self.loop = loop
-        self.left = int(settings.vram != vram.OFF and (device.type == "cuda" or settings.vram is not None))
+        alone = not settings.memory.fsdp  # of weights that are spread, all processes would have to let go at once
+        self.left = int(alone and settings.vram != vram.OFF and (device.type == "cuda" or settings.vram is not None))
         self.updating = False
         """Is an optimizer's step half done? Then what the GPU holds is of no use."""
         self.lost = False

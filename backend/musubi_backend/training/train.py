@@ -22,10 +22,12 @@ from ..architectures.precision import asked_precision
 from ..dataset.batches import CachedDataset, CachedItem
 from ..dataset.config import load_config
 from ..dataset.held_out import hold_out
-from ..errors import UserError
+from ..errors import EXIT_USER_ERROR, UserError
 from ..lora import run_network
+from ..memory import sharding
 from ..memory.compiling import Compilation
 from . import (
+    agreement,
     checkpoints,
     continuing,
     distributed,
@@ -86,6 +88,12 @@ def run(args: Namespace, architecture: Architecture) -> None:
                     if not message:
                         raise
                     raise UserError(message) from error  # of the settings that are in use by now, not of those that were given
+        except RuntimeError as error:
+            if not distributed.lost_another(error):
+                raise
+            processes.part()
+            logger.error("another process of this training has ended; its output, on several machines that of its machine, says why")
+            raise SystemExit(EXIT_USER_ERROR) from error
         finally:
             processes.close()
 
@@ -158,6 +166,8 @@ def prepare(
     given: the values of all options, which states and trackers record. precision: as `check` found it.
     """
     processes.wait()
+    if settings.memory.fsdp:
+        sharding.check(settings.memory.fsdp_sharding_strategy)
     saved = _saved_state(settings.resuming, processes)
     seed = processes.agreed(_seed(settings, saved))
     dataset, held = _held_out(open_dataset(settings, architecture), settings.validation, seed)
@@ -166,6 +176,7 @@ def prepare(
     if saved is not None:
         weight_file = architecture.weight_file()
         settings = continuing.check(saved, settings, {**given, "mixed_precision": precision.name}, architecture, weight_file)
+    agreement.check(processes, given, architecture, dataset, saved)
     samples = Samples(settings.sampling, settings.saving, architecture)
     batches = math.ceil(len(dataset.batches(seed, 1)) / processes.count)
     steps_per_epoch = math.ceil(batches / settings.length.gradient_accumulation_steps)
@@ -197,6 +208,7 @@ def prepare(
         held,
     )  # fmt: skip
     loop = Loop(training)
+    processes.wait()  # a slow disk takes longer than the group for gradients waits
     if saved is not None:
         _resume(loop, saved)
     _announce(training, batches)

@@ -77,6 +77,7 @@ class Validation:
         load: a batch to the device; loss_of: (batch, scaled latents, noise, t, timesteps) to a loss; passes: is an error somebody else's?
         """
         run, processes, work = self.run, self.run.processes, self._work()
+        spread = run.settings.memory.fsdp
         losses = torch.zeros(len(self.items), dtype=torch.float64, device=processes.device)
         failed = False
         job.phase(_PHASE)
@@ -88,12 +89,14 @@ class Validation:
                         break
                     try:
                         with job.held() if processes.count > 1 else contextlib.nullcontext():  # the others wait
+                            if one is not None or spread:
+                                part = self._part(load, loss_of, *(one or (0, 0)))  # also for nothing: all run their blocks together
                             if one is not None:
-                                losses[one[0]] += self._part(load, loss_of, *one)
+                                losses[one[0]] += part
                     except StopRequested:
                         failed = True
                     except (UserError, RuntimeError, OSError) as error:
-                        if passes(error):
+                        if passes(error) or spread:
                             raise
                         failed = True
                         logger.error("no validation loss, training continues: %s: %s", self.items[one[0]].name if one else "", error)

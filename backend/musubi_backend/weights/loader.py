@@ -146,12 +146,13 @@ def load_into(
     rename: Callable[[str], str | None] | None = None,
     optional: Collection[str] = (),
     stay: Collection[str] = (),
+    part: Callable[[str, Tensor], Tensor] | None = None,
 ) -> None:
     """Fill the parameters and buffers of `module` (best built on "meta"); they become frozen tensors on `device`.
 
     dtype: what floating point tensors are cast to; None keeps the file's. transform runs before that cast. rename: file name
     -> module name, None to leave a tensor out. optional: names that may be missing. stay: names of tensors that end up in system
-    RAM whatever the device is.
+    RAM whatever the device is. part: what is kept of a tensor, by its name in the module.
     fp8 stay what they are in an `Fp8Linear`, which also turns what else it is given into them; elsewhere they are
     multiplied by their scale and cast (to bfloat16 where dtype is None).
     On the device "meta" nothing is read: the module gets empty tensors of the dtypes that it would have.
@@ -184,7 +185,7 @@ def load_into(
             scale = scale.to(tensor.device)
         if transform is not None:
             tensor, scale = _transformed(transform, own, tensor, scale)
-        _place(module, own, tensor, scale, dtype, home, original if reuse else None)
+        _place(module, own, tensor, scale, dtype, home, original if reuse else None, part)
 
 
 def _plan(module: nn.Module, name: str, shape: Sequence[int], stored: torch.dtype, dtype: torch.dtype | None) -> None:
@@ -212,9 +213,16 @@ def _transformed(transform: Transform, name: str, tensor: Tensor, scale: Tensor 
 
 
 def _place(
-    module: nn.Module, name: str, tensor: Tensor, scale: Tensor | None, dtype: torch.dtype | None, device: torch.device, read: Tensor | None
+    module: nn.Module,
+    name: str,
+    tensor: Tensor,
+    scale: Tensor | None,
+    dtype: torch.dtype | None,
+    device: torch.device,
+    read: Tensor | None,
+    part: Callable[[str, Tensor], Tensor] | None,
 ) -> None:
-    """Make `tensor` the module's. read: what the file was read into, if that memory will be used again."""
+    """Make `tensor`, or a part of it, the module's. read: what the file was read into, if that memory will be used again."""
     path, _, leaf = name.rpartition(".")
     owner = module.get_submodule(path)
     if isinstance(owner, TakesWeight) and leaf == "weight":
@@ -224,12 +232,13 @@ def _place(
     else:
         weight = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
     weight = weight.to(device)
-    if read is not None and weight.untyped_storage().data_ptr() == read.untyped_storage().data_ptr():
-        weight = weight.clone()
+    kept = weight if part is None else part(name, weight)
+    if kept is weight and read is not None and weight.untyped_storage().data_ptr() == read.untyped_storage().data_ptr():
+        kept = weight.clone()
     if leaf in owner._parameters:
-        owner._parameters[leaf] = nn.Parameter(weight, requires_grad=False)
+        owner._parameters[leaf] = nn.Parameter(kept, requires_grad=False)
     else:
-        owner._buffers[leaf] = weight
+        owner._buffers[leaf] = kept
 
 
 def _check(weights: Weights, wanted: dict[str, tuple[int, ...]], names: dict[str, str | None], optional: Collection[str]) -> None:

@@ -108,6 +108,7 @@ NEEDS: dict[str, tuple[Need, ...]] = {
         _need("dynamo_mode", "dynamo_backend"),
         _need("dynamo_fullgraph", "dynamo_backend"),
         _need("dynamo_dynamic", "dynamo_backend"),
+        _need("fsdp_sharding_strategy", "fsdp"),
         *_SWAPPED,
         *_COMPILED,
         # two experts

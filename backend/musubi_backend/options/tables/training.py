@@ -227,6 +227,27 @@ GROUPS = (
                 effect=NOTHING,
             ),
             Option(
+                "--fsdp",
+                bool,
+                False,
+                own=True,
+                advanced=True,
+                help="Spread the frozen transformer over the processes (FSDP2): each keeps its part of every block's matrices, and a "
+                "block's are gathered when it runs. For models that are larger than one GPU; costs the time of the transfers. Files, "
+                "states and what is learned stay the same.",
+                effect=NOTHING,
+            ),
+            Option(
+                "--fsdp_sharding_strategy",
+                default="FULL_SHARD",
+                choices=("FULL_SHARD", "HYBRID_SHARD"),
+                own=True,
+                advanced=True,
+                help="With --fsdp: FULL_SHARD spreads one copy over all processes of all machines; HYBRID_SHARD one over the processes of "
+                "each machine, so that weights never travel between machines.",
+                effect=NOTHING,
+            ),
+            Option(
                 "--ddp_gradient_as_bucket_view",
                 bool,
                 False,

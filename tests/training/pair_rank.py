@@ -1,0 +1,107 @@
+"""One of two processes of a training, for `test_distributed`: plays one scene after the other, so that both start only once.
+
+Arguments: a file with the scenes, in JSON; the folder for what happened. A scene is a command line, or "means" or "gradients".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from musubi_backend import __main__, job
+from musubi_backend.architectures import protocol
+from musubi_backend.options.parser import parse
+from musubi_backend.training import distributed, train
+from musubi_backend.training.loop import Loop
+from musubi_backend.training.settings import TrainingSettings
+from musubi_backend.weights.safetensors_file import save_atomic
+
+RANK = int(os.environ["RANK"])
+
+
+def means() -> list[Any]:
+    group = distributed.start(None)
+    used, other = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
+    used.grad = torch.tensor([1.0, 2.0]) + 10 * group.rank
+    if group.rank == 1:
+        other.grad = torch.tensor([4.0, 4.0])
+    group.average_gradients([used, other])
+    assert used.grad is not None and other.grad is not None
+    mean = group.mean(torch.tensor(float(group.rank))).item()
+    found = [used.grad.tolist(), other.grad.tolist(), mean, group.agreed(40 + group.rank), group.any(group.rank == 1), group.any(False)]
+    found += [group.gathered(torch.tensor([group.rank, 5])).tolist(), group.is_main]
+    group.close()
+    return found
+
+
+def gradients(words: Sequence[str], folder: Path) -> list[int]:
+    """Gradients of the first step go to a file. Returns bytes of the blocks' matrices: of all, and of what this process keeps."""
+    args = parse(words[0], list(words[1:]))
+    architecture = protocol.load("wan").configured(vars(args))
+    settings = TrainingSettings.read(args)
+    group = distributed.start(None)
+    loop = train.prepare(settings, vars(args), architecture, group, train.check(settings, architecture))
+    loop._backward(loop._load(loop._own_batches(0)[0]), 0)
+    group.average_gradients(loop.parameters)
+    save_atomic({str(number): _gradient(one) for number, one in enumerate(loop.parameters)}, folder / f"gradients{RANK}.safetensors")
+    matrices = [one for name, one in loop.run.transformer.named_parameters() if "blocks." in name and one.ndim == 2 and "norm" not in name]
+    kept = [one.to_local() if hasattr(one, "to_local") else one for one in matrices]
+    group.close()
+    return [sum(one.nbytes for one in matrices), sum(one.nbytes for one in kept)]
+
+
+def _gradient(parameter: torch.Tensor) -> torch.Tensor:
+    assert parameter.grad is not None
+    return parameter.grad
+
+
+def stop_in_step_3() -> None:
+    backward, done = Loop._backward, []
+
+    def stepping(self: Loop, *arguments: Any) -> torch.Tensor:
+        done.append(1)
+        if len(done) == 3 and RANK == 1:
+            job.request_stop()
+        return backward(self, *arguments)
+
+    Loop._backward = stepping  # type: ignore[method-assign]
+
+
+def play(scene: dict[str, Any], folder: Path) -> Any:
+    os.environ["MASTER_PORT"] = str(scene["port"])
+    PartialState._reset_state()
+    job._stop.clear()
+    if scene.get("story") == "means":
+        return means()
+    words = scene["words"][RANK]
+    if scene.get("story") == "gradients":
+        return gradients(words, folder / scene["name"])
+    backward = Loop._backward
+    if scene.get("story") == "stop":
+        stop_in_step_3()
+    try:
+        return __main__.main(words)
+    except SystemExit as left:
+        return left.code
+    finally:
+        Loop._backward = backward  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    scenes, target = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), Path(sys.argv[2])
+    happened = {}
+    for one in scenes:
+        (target / one["name"]).mkdir(exist_ok=True)
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            result = play(one, target)
+        happened[one["name"]] = [result, said.getvalue()]
+        (target / f"happened{RANK}.json").write_text(json.dumps(happened), encoding="utf-8")
