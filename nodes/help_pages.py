@@ -132,9 +132,9 @@ def _of_templates(specs: list[Any], words: Words, language: str) -> dict[str, st
 
 
 def _said(value: Any, texts: Mapping[str, str]) -> Any:
-    """The table of optimizers in a language: what is under "help" and "rate"."""
+    """The table of optimizers in a language: what is under "group", "help" and "rate"."""
     if isinstance(value, Mapping):
-        return {key: texts.get(one, one) if key in ("help", "rate") else _said(one, texts) for key, one in value.items()}
+        return {key: texts.get(one, one) if key in ("group", "help", "rate") else _said(one, texts) for key, one in value.items()}
     return [_said(one, texts) for one in value] if isinstance(value, (list, tuple)) else value
 
 

@@ -1,14 +1,18 @@
 // @ts-check
-// Optimizer Config: lists optimizers by group, shows the arguments of the chosen one, fills in its learning rate, and draws how the rate goes
-// over the training. Arguments are kept in optimizer_args, one name=value per line, so that a workflow means the same without this page.
+// Optimizer Config: lists optimizers by group or as found, shows the arguments of the chosen one, fills in its learning rate, draws how the
+// rate goes over the training, and shows what the optimizer of the last training said of itself. Arguments are kept in optimizer_args, one
+// name=value per line, so that a workflow means the same without this page.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { originOf, targetsOf, typeOf, widgetOf } from "./task_inputs.js";
-import { language, loadWords, number, say } from "./trainings/words.js";
+import { report } from "./trainings/report.js";
+import { detail } from "./trainings/server.js";
+import { count, language, loadWords, number, say } from "./trainings/words.js";
 
 const NODE = "MusubiTuner_OptimizerConfig";
 const NONE = "none";
 const EXPECTED_STEPS = 1000; // where nobody says how many
+const JOB = "musubi_job"; // the property of a trainer's node that names its last training
 const PICTURE = { width: 300, height: 58 };
 const WORDS = 34; // pixels of two lines above it
 
@@ -52,8 +56,10 @@ class Settings {
     this.watched = new WeakSet();
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     this.soon = undefined;
-    this._own(node.addWidget("combo", "musubi_group", say("optimizer.all"), (/** @type {string} */ group) => this._list(group), { values: [say("optimizer.all"), ...groups()] }), say("optimizer.group"));
+    this.group = this._own(node.addWidget("combo", "musubi_group", say("optimizer.all"), () => this._list(), { values: [say("optimizer.all"), ...groups()] }), say("optimizer.group"));
+    this.search = this._own(node.addWidget("text", "musubi_search", "", () => this._list()), say("optimizer.search"), say("optimizer.search.how"));
     this.picture = new Picture(node);
+    this._own(node.addWidget("button", "musubi_report", null, () => this._report()), say("report"), say("optimizer.report.how"));
     after(this.type, () => this._chosen());
     after(this.preset, () => this._presetChosen());
     after(this.lines, () => this._showArguments());
@@ -76,13 +82,16 @@ class Settings {
     this.draw();
   }
 
-  /** Only the optimizers of a group; the first one where the chosen one is not of it. @param {string} group */
-  _list(group) {
-    const all = Object.keys(table);
-    const listed = group === say("optimizer.all") ? all : all.filter((name) => table[name]?.group === group);
-    this.type.options.values = listed;
-    if (!listed.includes(this.type.value)) {
-      this.type.value = listed[0];
+  /** Only the optimizers of the group that the search finds, by name or in what is said of them; where there are none, those of the group. The
+   * chosen one stays while it is of the group and the search finds others too. */
+  _list() {
+    const ofGroup = Object.keys(table).filter((name) => this.group.value === say("optimizer.all") || table[name]?.group === this.group.value);
+    const wanted = String(this.search.value ?? "").trim().toLowerCase();
+    const found = ofGroup.filter((name) => `${name} ${table[name]?.help}`.toLowerCase().includes(wanted));
+    this.type.options.values = found.length ? found : ofGroup;
+    this.search.label = say(found.length ? "optimizer.search" : "optimizer.search.none");
+    if (!ofGroup.includes(this.type.value) || found.length === 1) {
+      this.type.value = this.type.options.values[0];
       this._chosen();
     }
   }
@@ -160,18 +169,18 @@ class Settings {
   draw() {
     clearTimeout(this.soon);
     this.soon = setTimeout(async () => {
-      const steps = this._steps();
+      const length = await this._length();
       const inputs = this.node.widgets.filter((/** @type {any} */ widget) => widget.serialize !== false);
       const values = Object.fromEntries(inputs.map((/** @type {any} */ widget) => [widget.name, widget.value]));
-      const body = JSON.stringify({ values, steps: steps ?? EXPECTED_STEPS });
+      const body = JSON.stringify({ values, steps: length.steps });
       const answer = await api.fetchApi("/musubi_tuner/learning_rates", { method: "POST", headers: { "Content-Type": "application/json" }, body });
-      this.picture.show(await answer.json(), steps);
+      this.picture.show(await answer.json(), length.words);
     }, 100);
   }
 
-  /** How long the training is that this is for; undefined where LoRA Training Config cannot be found, or counts epochs.
-   * @returns {number | undefined} */
-  _steps() {
+  /** How long the training is that this is for, as far as it is known: how many steps an epoch has, the last training of the same node says.
+   * @returns {Promise<{ steps: number, words: string }>} */
+  async _length() {
     for (const trainer of targetsOf(this.node)) {
       const slot = trainer.inputs?.findIndex((/** @type {any} */ input) => input.name === "lora_config") ?? -1;
       const config = slot >= 0 ? originOf(trainer, slot) : undefined;
@@ -182,10 +191,30 @@ class Settings {
         this.watched.add(widget);
         after(widget, () => this.draw());
       }
-      if (steps && !epochs?.value) return steps.value;
+      if (epochs?.value) {
+        const last = await lastOf(trainer);
+        if (!last?.total || !last.epochs) return { steps: EXPECTED_STEPS, words: say("optimizer.rates.epochs", { epochs: epochs.value, steps: EXPECTED_STEPS }) };
+        const known = Math.round((last.total / last.epochs) * epochs.value);
+        return { steps: known, words: say("optimizer.rates.known", { epochs: epochs.value, steps: count(known) }) };
+      }
+      if (steps) return { steps: steps.value, words: say("optimizer.rates", { steps: steps.value }) };
     }
-    return undefined;
+    return { steps: EXPECTED_STEPS, words: say("optimizer.rates.some", { steps: EXPECTED_STEPS }) };
   }
+
+  /** Shows what the optimizer said of itself in the newest training of the nodes that this one is connected to. */
+  async _report() {
+    const trainings = await Promise.all(targetsOf(this.node).map(lastOf));
+    const [newest] = trainings.flatMap((job) => (job?.optimizer ? [job] : [])).sort((one, other) => other.created - one.created);
+    const said = newest?.optimizer;
+    report(this.node, said ? { line: `${newest?.name}: ${say("settings.optimizer", { step: count(said.step) })}`, text: said.lines.join("\n") } : { line: "", text: say("optimizer.report.none") });
+  }
+}
+
+/** The last training that a node began, with all that the server knows of it. @param {any} trainer */
+async function lastOf(trainer) {
+  const id = trainer.properties?.[JOB];
+  return id ? detail(id).catch(() => undefined) : undefined; // it may have been removed since
 }
 
 /** The learning rate over the steps, as a line with its highest and last value. */
@@ -204,13 +233,12 @@ class Picture {
     widget.serialize = false;
   }
 
-  /** @param {{ rates?: [number, number][], note?: string, error?: string }} answer @param {number | undefined} steps */
-  show({ rates = [], note = "", error = "" }, steps) {
+  /** @param {{ rates?: [number, number][], note?: string, error?: string }} answer @param {string} over what it goes over, in words */
+  show({ rates = [], note = "", error = "" }, over) {
     const top = Math.max(...rates.map(([, rate]) => rate), 0);
     const last = rates.at(-1)?.[0] ?? 1;
     const place = (/** @type {[number, number]} */ [step, rate]) => `${((step - 1) / Math.max(1, last - 1)) * PICTURE.width},${PICTURE.height - 3 - (top ? rate / top : 0) * (PICTURE.height - 6)}`;
     this.line.setAttribute("points", rates.map(place).join(" "));
-    const over = steps ? say("optimizer.rates", { steps }) : say("optimizer.rates.some", { steps: EXPECTED_STEPS });
     const told = [rates[0]?.[1], top, rates.at(-1)?.[1]].map(number).filter((one, place, all) => one !== all[place - 1]);
     const numbers = rates.length ? `${over}: ${told.join(" … ")}` : "";
     this.words.textContent = [error || note, numbers].filter(Boolean).join(" · ");

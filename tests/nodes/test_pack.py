@@ -76,6 +76,7 @@ def test_what_the_page_says_of_optimizers_is_translated(part: Any) -> None:
         assert len(missing) <= 0.05 * len(said), f"locales/{language}/optimizers.json lacks {sorted(missing)}"
         page = json.loads((ROOT / "web" / "optimizers" / f"{language}.json").read_text(encoding="utf-8"))
         assert page["adamw"]["help"] == translated[table["adamw"]["help"]]
+        assert {entry["group"] for entry in page.values()} == {translated[entry["group"]] for entry in table.values()}
 
 
 def test_example_workflows_are_up_to_date(part: Any) -> None:

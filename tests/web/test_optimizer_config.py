@@ -17,7 +17,7 @@ import fs from "node:fs";
 import { extensions, app } from "./scripts/app.js";
 import { asked } from "./scripts/api.js";
 globalThis.window = {};
-const made = () => ({ style: {}, children: [], attributes: {}, append(...more) { this.children.push(...more); },
+const made = () => ({ style: {}, children: [], attributes: {}, append(...more) { this.children.push(...more); }, addEventListener() {},
   setAttribute(name, value) { this.attributes[name] = value; } });
 globalThis.document = { createElement: made, createElementNS: made };
 globalThis.fetch = async (url) => ({ json: async () => JSON.parse(fs.readFileSync(new URL(url))) });
@@ -49,6 +49,7 @@ const node = new Node("MusubiTuner_OptimizerConfig", {
   optimizer_type: "adamw", learning_rate: 2e-4, lr_scheduler: "cosine", optimizer_args: "", optimizer_preset: "none" });
 const config = new Node("MusubiTuner_LoRATrainingConfig", { max_train_steps: 700, max_train_epochs: 0 });
 const trainer = new Node("MusubiTuner_WanLoRATrainer", {});
+trainer.properties = {};
 trainer.inputs = [{ name: "lora_config", origin: config }];
 node.outputs = [{ links: [1] }];
 app.graph.links = { 1: { target_id: trainer } };
@@ -57,8 +58,9 @@ extension.nodeCreated(node);
 await tick();
 const widget = (name) => node.widgets.find((one) => one.name === name);
 const set = (name, value) => { widget(name).value = value; widget(name).callback?.(value); };
+const OWN = ["musubi_group", "musubi_search", "musubi_report"];
 const state = () => ({
-  shown: node.widgets.filter((one) => one.label && one.name !== "musubi_group").map((one) => one.label),
+  shown: node.widgets.filter((one) => one.label && !OWN.includes(one.name)).map((one) => one.label),
   values: ["optimizer_type", "learning_rate", "optimizer_args", "optimizer_preset"].map((name) => widget(name).value),
   presets: widget("optimizer_preset").options.values,
 });
@@ -89,6 +91,21 @@ config.widgets[1].value = 3;
 config.widgets[1].callback(3);
 await tick();
 said.epochs = [asked.at(-1).steps, picture.children[0].textContent];
+const report = async () => {
+  widget("musubi_report").callback();
+  await tick();
+  return [node.musubiReport.heading.textContent, node.musubiReport.words.textContent];
+};
+said.silent = await report();
+trainer.properties.musubi_job = "one";
+config.widgets[1].callback(3);
+await tick();
+said.known = [asked.at(-1).steps, picture.children[0].textContent];
+said.report = await report();
+set("musubi_group", "all");
+const offered = () => widget("optimizer_type").options.values;
+const searched = (text) => (set("musubi_search", text), [widget("optimizer_type").value, offered().length]);
+said.search = [searched("lion"), offered(), searched("no such"), widget("musubi_search").label, searched("sinkGD")];
 console.log(JSON.stringify(said));
 """
 
@@ -100,11 +117,10 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> Any:
         pytest.skip("needs node to run the page's scripts")
     tmp_path = tmp_path_factory.mktemp("page")
     extension, scripts = tmp_path / "extensions" / "pack", tmp_path / "scripts"
-    (extension / "trainings").mkdir(parents=True)
     scripts.mkdir()
-    for folder in ("texts", "optimizers"):
+    for folder in ("texts", "optimizers", "trainings"):
         shutil.copytree(ROOT / "web" / folder, extension / folder)
-    for name in ("task_inputs.js", "task_inputs.json", "optimizer_config.js", "trainings/words.js"):
+    for name in ("task_inputs.js", "task_inputs.json", "optimizer_config.js"):
         shutil.copy(ROOT / "web" / name, extension / name)
     (tmp_path / "package.json").write_text('{"type": "module"}')
     (scripts / "app.js").write_text(
@@ -112,7 +128,10 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> Any:
         "export const app = { graph: { nodes: [], setDirtyCanvas() {} }, registerExtension: (extension) => extensions.push(extension) };\n"
     )
     (scripts / "api.js").write_text(
-        "export const asked = [];\nexport const api = { fetchApi: async (path, sent) => {\n"
+        "const job = { name: 'cat', total: 80, epochs: 4, created: 1, "
+        "optimizer: { step: 20, lines: ['use_spd: on', 'global_step: 20'] } };\n"
+        "export const asked = [];\nexport const api = { addEventListener() {}, fetchApi: async (path, sent) => {\n"
+        "  if (path === '/musubi_tuner/jobs/one') return { ok: true, json: async () => job };\n"
         "  asked.push({ path, ...JSON.parse(sent.body) });\n"
         "  return { json: async () => ({ rates: [[1, 0.001], [700, 0.0005]], note: 'a note' }) };\n} };\n"
     )
@@ -150,4 +169,20 @@ def test_the_rate_is_drawn_over_the_steps_of_the_training_it_is_for(said: Any) -
     assert said["asked"]["path"] == "/musubi_tuner/learning_rates" and said["asked"]["steps"] == 700
     assert set(said["asked"]["values"]) == set(said["kept"])
     assert said["picture"] == ["a note · learning rate over 700 steps: 0.00100 … 5.00e-4", 2]
-    assert said["epochs"][0] == 1000 and "say, 1000 steps" in said["epochs"][1]
+
+
+def test_how_many_steps_epochs_have_is_what_the_last_training_says(said: Any) -> None:
+    assert said["epochs"][0] == 1000 and "over 3 epochs, drawn as 1000 steps" in said["epochs"][1]
+    assert said["known"][0] == 60 and "over 3 epochs, 60 steps as in the last training" in said["known"][1]
+
+
+def test_the_node_shows_what_the_optimizer_of_its_last_training_said(said: Any) -> None:
+    assert said["silent"][0] == "" and "log_optimizer_every" in said["silent"][1]
+    assert said["report"] == ["cat: What the optimizer says at step 20", "use_spd: on\nglobal_step: 20"]
+
+
+def test_a_search_lists_the_optimizers_that_it_finds(said: Any) -> None:
+    (kept, _), found, (after, every), label, (only, one) = said["search"]
+    assert {"Lion", "Lion8bit"} <= set(found) and len(found) < 15 and kept == "AdamWScheduleFree"
+    assert every > 40 and after == kept and "none found" in label
+    assert (only, one) == ("SinkGD", 1)

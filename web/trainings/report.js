@@ -19,8 +19,8 @@ function large(text) {
   dialog.showModal();
 }
 
-/** @param {any} node @param {{ text: string, line: string }} report */
-async function show(node, { text, line }) {
+/** Shows a text on a node, below a line that says what it is. @param {any} node @param {{ text: string, line: string }} said */
+export async function report(node, { text, line }) {
   await loadWords();
   if (!node.musubiReport) {
     const words = element("pre", { tabindex: "0", role: "document", "aria-label": say("report") });
@@ -47,8 +47,8 @@ app.registerExtension({
     const executed = node.onExecuted;
     node.onExecuted = function (/** @type {any} */ output) {
       executed?.apply(this, arguments);
-      const report = output?.musubi_report?.[0];
-      if (report) show(this, report);
+      const said = output?.musubi_report?.[0];
+      if (said) report(this, said);
     };
   },
 });
