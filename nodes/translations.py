@@ -13,7 +13,8 @@ ENGLISH = "en"
 LANGUAGES = (ENGLISH, "ja", "zh")
 _TEXTS = Path(__file__).resolve().parent.parent / "web" / "texts"
 _HOLE = re.compile(r"\{(\w+)\}")
-_SAID = "said"  # the hole that holds a sentence
+_SAID, _KIND = "said", "kind"  # holes of sentences and of words that are said in the language too; a kind that has none is another sentence
+_HOLDS = {"name": r"\w+", "path": r"(?:\w:)?[^:]*"}  # an input's, and what no sentence around it fits into
 _BETWEEN = ("\n", " · ", " | ")  # what stands between sentences
 _COUNTED = re.compile(r"(.+)( \d+/\d+)")  # how far something is, behind its name
 
@@ -35,9 +36,9 @@ def translated(text: str, language: str) -> str:
         found = pattern.fullmatch(text)
         if found:
             values = dict(zip(names, found.groups(), strict=True))
-            if _SAID in values:
-                values[_SAID] = translated(values[_SAID], language)
-            return _HOLE.sub(_filled(values), translation)
+            inside = {name: translated(values[name], language) for name in (_SAID, _KIND) if name in values}
+            if _KIND not in values or inside[_KIND] != values[_KIND]:
+                return _HOLE.sub(_filled({**values, **inside}), translation)
     counted = _COUNTED.fullmatch(text)
     return translated(counted[1], language) + counted[2] if counted else text
 
@@ -48,11 +49,13 @@ def _filled(values: dict[str, str]) -> Callable[[re.Match[str]], str]:
 
 @cache
 def _sentences(language: str) -> list[tuple[re.Pattern[str], list[str], str]]:
-    """Pattern of the English, names of its holes, translation; first what says most by itself: one with many holes fits others."""
+    """Pattern of the English, names of its holes, translation: first what is around a sentence, then what says most by itself, as one with
+    many holes fits others."""
     english, other = (json.loads((_TEXTS / f"{name}.json").read_text(encoding="utf-8")) for name in (ENGLISH, language))
     found = []
     for key, text in english.items():
         if key.startswith("server."):
-            pattern = "(.+)".join(re.escape(part) for part in _HOLE.split(text)[::2])
-            found.append((len(_HOLE.sub("", text)), re.compile(pattern), _HOLE.findall(text), other[key]))
-    return [entry[1:] for entry in sorted(found, key=lambda entry: -entry[0])]
+            names = _HOLE.findall(text)
+            pattern = _HOLE.sub(lambda hole: f"({_HOLDS.get(hole[1], '.*')})", re.sub(r"[^\w{}]", r"\\\g<0>", text))
+            found.append(((_SAID not in names, -len(_HOLE.sub("", text))), re.compile(pattern), names, other[key]))
+    return [entry[1:] for entry in sorted(found, key=lambda entry: entry[0])]

@@ -99,5 +99,6 @@ def in_words(error: BaseException, values: Mapping[str, object]) -> str:
     more = f" ({asked[1]} more were needed)" if asked else ""
     use = savers(values, gpu=gpu)
     advice = f"Use {use}; or fewer frames, or a smaller resolution" if use else "Use fewer frames, or a smaller resolution"
-    full = "the GPU's memory is full" if gpu else "the system's RAM is full"
-    return f"{full}{work_of(error)}{more}. {advice}; or close other programs that use {'the GPU' if gpu else 'it'}"
+    if gpu:
+        return f"the GPU's memory is full{work_of(error)}{more}. {advice}; or close other programs that use the GPU"
+    return f"the system's RAM is full{work_of(error)}{more}. {advice}; or close other programs that use it"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from musubi_backend import exhausted
 
 ROOT = Path(__file__).resolve().parents[2]
 OTHERS = ("ja", "zh")
@@ -73,6 +74,9 @@ def _refusals(part: Any, tmp_path: Path) -> list[str]:
     ends = [
         "failed: path is empty: enter a path",
         "stopped at step 120, state saved (queue again to continue)",
+        "wan_train_network failed: /loras/x.safetensors is not a safetensors file (8 bytes, no valid header). Download it again.",
+        f"wan_train_network failed: {said[-1]}",
+        exhausted.in_words(MemoryError(), {"batch_size": 2}),
         "finished · loss 0.0931 · 1600 steps · my_lora · 2 notes",
         "wan_train_network failed: nothing in this dataset can be used. clip.mp4 does not exist\nThe whole log: /jobs/1/log.txt",
     ]
@@ -87,6 +91,7 @@ def test_what_nodes_say_is_said_in_a_language_with_its_values(part: Any, tmp_pat
         said = translated(english, language)
         for line, was in zip(said.split("\n"), english.split("\n"), strict=True):
             assert re.search(letters, line) or line.startswith("  /"), (was, line)  # folders are listed as they are
+            assert not re.search(r"(?<![-/])\b(is|not|the|of|failed|again)\b(?!-)", line), line
         kept = re.compile(r"\d+(?:[.:/]\d+)*|/[\w/.]+|my_lora|--\w[\w-]+")
         assert sorted(kept.findall(said)) == sorted(kept.findall(english)), said
         assert translated(english, "en") == english

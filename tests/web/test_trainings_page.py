@@ -282,7 +282,7 @@ def test_what_the_server_says_of_jobs_is_said_in_the_language_of_the_page(tab: T
     code = "".join(path.read_text(encoding="utf-8") for part in ("nodes", "backend") for path in (WEB.parent / part).rglob("*.py"))
     code = re.sub(r"""["']\s*\n\s*f?["']""", "", code)  # a text in several pieces
     wanted = {key: re.split(r"\{\w+\}", text) for key, text in texts.items() if key.startswith("server.")}
-    shapes = {key: r"\{[^{}]+\}".join(re.escape(one) for one in parts if one) for key, parts in wanted.items()}
+    shapes = {key: r"(?:\{[^{}]+\})+".join(re.escape(one) for one in parts if one) for key, parts in wanted.items()}
     assert [key for key, shape in shapes.items() if not re.search(shape, code)] == [], "the server does not say these (any more)"
 
     tab.recorded.jobs[0] |= {"phase": "epoch 3 of 40"}

@@ -12,6 +12,8 @@ let ofTheServer = [];
 const already = new Map();
 const MOST_KEPT = 500;
 const BETWEEN = ["\n", " · ", " | "]; // what stands between sentences
+const HOLDS = /** @type {Record<string, string>} */ ({ name: "\\w+", path: "(?:\\w:)?[^:]*" }); // an input's, and what no sentence around it fits into
+const INSIDE = ["said", "kind"]; // holes of sentences and of words that are said in the language too
 const COUNTED = /^(.+)( \d+\/\d+)$/; // how far something is, behind its name
 /** @type {Promise<void> | undefined} */
 let loading;
@@ -33,7 +35,8 @@ async function read() {
   const tables = await Promise.all(files.map(async (answer) => (await answer).json()));
   texts = Object.assign({}, ...tables);
   const sentences = Object.entries(/** @type {Record<string, string>} */ (tables[0])).filter(([key]) => key.startsWith("server."));
-  sentences.sort(([, a], [, b]) => b.replace(HOLE, "").length - a.replace(HOLE, "").length); // one with many holes fits others too
+  const ahead = (/** @type {string} */ text) => (text.includes("{said}") ? 1e6 : 0) + text.replace(HOLE, "").length; // what is around a sentence; one with many holes fits others too
+  sentences.sort(([, a], [, b]) => ahead(b) - ahead(a));
   ofTheServer = sentences.map(([key, english]) => [pattern(english), [...english.matchAll(HOLE)].map((hole) => hole[1]), key]);
 }
 
@@ -47,7 +50,7 @@ export function say(key, values = {}) {
 }
 
 /** @param {string} english */
-const pattern = (english) => new RegExp(`^${english.replace(/[.*+?^$()|[\]\\]/g, "\\$&").replace(HOLE, "(.+)")}$`, "s");
+const pattern = (english) => new RegExp(`^${english.replace(/[.*+?^$()|[\]\\]/g, "\\$&").replace(HOLE, (_, name) => `(${HOLDS[name] ?? ".*"})`)}$`);
 
 /**
  * What the server says, in English as its log, in the page's language where the table has it; what it has not stays as it is. The nodes go by
@@ -71,7 +74,10 @@ function inWords(said) {
   if (between) return said.split(between).map(translated).join(between);
   for (const [english, names, key] of ofTheServer) {
     const found = english.exec(said);
-    if (found) return say(key, Object.fromEntries(names.map((name, index) => [name, name === "said" ? translated(found[index + 1]) : found[index + 1]])));
+    if (!found) continue;
+    const values = Object.fromEntries(names.map((name, index) => [name, found[index + 1]]));
+    const inside = Object.fromEntries(INSIDE.filter((name) => name in values).map((name) => [name, translated(values[name])]));
+    if (!("kind" in values) || inside.kind !== values.kind) return say(key, { ...values, ...inside }); // else it is another sentence
   }
   const counted = COUNTED.exec(said);
   return counted ? translated(counted[1]) + counted[2] : said;
