@@ -111,9 +111,8 @@ class LoRATrainingConfig(Node):
         if constants.get("blocks_to_swap") and constants.get("compile") and constants.get("gradient_checkpointing") is False:
             said = "blocks_to_swap with compile needs gradient_checkpointing: compiled blocks keep weights for backward"
             yield Problem("blocks_to_swap", said)
-        for partner in ("fp8_base", "compile"):
-            if constants.get("w8a8") in ("int8", "fp8") and constants.get(partner):
-                yield Problem("w8a8", f"w8a8 and {partner} exclude each other: turn one of them off")
+        if constants.get("w8a8") in ("int8", "fp8") and constants.get("fp8_base"):
+            yield Problem("w8a8", "w8a8 and fp8_base exclude each other: turn one of them off")
         for name in ("keep_attention_blocks", "offload_attention_blocks"):
             if constants.get(name) and constants.get("compile"):
                 yield Problem(name, f"{name} has no effect on compiled blocks: set it to 0, or turn compile off")

@@ -15,6 +15,7 @@ from musubi_backend.errors import UserError
 from musubi_backend.lora.network import LoRANetwork
 from musubi_backend.memory.compiling import Compilation
 from musubi_backend.memory.settings import CompileSettings
+from musubi_backend.memory.w8a8 import FORMATS, W8A8Linear
 from musubi_backend.weights.safetensors_file import save_atomic
 from torch import Tensor
 from torch._dynamo.utils import counters
@@ -82,7 +83,8 @@ def compare(dit: Path, backend: str, saving: dict[str, Any], tolerance: float) -
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
 
 
-ALL = {"fp8_base": True, "fp8_scaled": True, "blocks_to_swap": 2, "block_swap_ring_size": 1}
+SWAP = {"blocks_to_swap": 2, "block_swap_ring_size": 1}
+ALL = {"fp8_base": True, "fp8_scaled": True, **SWAP}
 
 
 @pytest.mark.slow
@@ -149,11 +151,14 @@ def test_what_cannot_work_is_rejected_before_anything_is_loaded(dit: Path, monke
 
 @pytest.mark.slow
 @pytest.mark.skipif("not config.getoption('--full', False)", reason="three versions are compiled, 15 s: with --full (and tests/contract)")
-def test_swapped_8_bit_blocks_are_compiled_in_the_first_step_only(dit: Path) -> None:
+@pytest.mark.parametrize("held", [{"fp8_base": True, "fp8_scaled": True}, {"w8a8": "int8"}, {"w8a8": "fp8"}], ids=str)
+def test_swapped_8_bit_blocks_are_compiled_in_the_first_step_only(held: dict[str, Any], dit: Path) -> None:
     """Whatever buffer a block's weights are in and whatever its LoRA's factors are. In one piece, or the compiler would refuse; in three
     versions: for inputs with and without gradients, and for those of a block that is computed again."""
     model = load_transformer(
-        WanSettings.read({"dit": str(dit), "task": "t2v-1.3B", **ALL, **OFF, "compile_backend": "eager", "compile_fullgraph": True}),
+        WanSettings.read(
+            {"dit": str(dit), "task": "t2v-1.3B", **held, **SWAP, **OFF, "compile_backend": "eager", "compile_fullgraph": True}
+        ),
         CPU,
         torch.bfloat16,
     )
@@ -164,8 +169,26 @@ def test_swapped_8_bit_blocks_are_compiled_in_the_first_step_only(dit: Path) -> 
     counters.clear()
     for _ in range(3):
         with network.working_in(torch.bfloat16):
-            model(torch.randn(1, 16, 2, 4, 4), torch.tensor([500.0]), [torch.randn(5, 12)]).square().mean().backward()
+            model(torch.randn(1, 16, 2, 8, 8), torch.tensor([500.0]), [torch.randn(5, 12)]).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
         graphs.append(counters["stats"]["unique_graphs"])
     assert 0 < graphs[0] <= 3 and graphs == [graphs[0]] * 3
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_product_in_8_bits_is_compiled_in_one_piece_with_its_own_backward(name: str) -> None:
+    torch.manual_seed(0)
+    linear = W8A8Linear(32, 48, True, FORMATS[name]).requires_grad_(False)
+    linear.weight = torch.nn.Parameter(linear.take(torch.randn(48, 32), None, CPU), requires_grad=False)
+
+    def step(run: Any) -> tuple[Tensor, ...]:
+        generator = torch.Generator().manual_seed(1)
+        x, start = (torch.randn(20, size, generator=generator).requires_grad_() for size in (32, 48))
+        out = run(x, start)
+        out.square().sum().backward()
+        return out.detach(), x.grad, start.grad
+
+    compiled = torch.compile(linear.base_output, backend="eager", fullgraph=True)
+    for one, other in zip(step(compiled), step(linear.base_output), strict=True):
+        assert torch.equal(one, other)

@@ -6,6 +6,8 @@ products are of the same stored bytes. Activations and gradients get a scale per
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -60,21 +62,21 @@ class W8A8Linear(Linear):
     def dense(self, dtype: torch.dtype) -> Tensor:
         return dequantised(self.weight, self.scale_weight, dtype)
 
+    def base_output(self, x: Tensor, start: Tensor | None = None) -> Tensor:
+        if torch.compiler.is_compiling() and torch.is_grad_enabled() and self._fits(x.flatten(0, -2)):
+            result: Tensor = _CompiledProduct.apply(x, start, self.weight, self._channels(), self.bias)  # type: ignore[no-untyped-call]
+            return result
+        return super().base_output(x, start)
+
     def product(self, x: Tensor, start: Tensor | None) -> Tensor:
-        rows = x.flatten(0, -2)
-        if not self._fits(rows):
+        if not self._fits(x.flatten(0, -2)):
             return super().product(x, start)
-        small, scales = rounded(rows, self.stored)
-        out = _multiplied(small, self.weight.t()).mul_(scales).mul_(self._channels())
-        added = self.bias if start is None else start.flatten(0, -2)
-        return (out if added is None else out.add_(added)).to(x.dtype).view(*x.shape[:-1], self.out_features)
+        return _product(x, start, self.weight, self._channels(), self.bias)
 
     def input_gradient(self, grad: Tensor) -> Tensor:
-        rows = grad.flatten(0, -2)
-        if not self._fits(rows):
+        if not self._fits(grad.flatten(0, -2)):
             return super().input_gradient(grad)
-        small, scales = rounded(rows * self._channels(), self.stored)
-        return _multiplied(small, self.weight).mul_(scales).to(grad.dtype).view(*grad.shape[:-1], self.in_features)
+        return _input_gradient(grad, self.weight, self._channels())
 
     def _channels(self) -> Tensor:
         """[1, out]"""
@@ -84,6 +86,35 @@ class W8A8Linear(Linear):
 
     def _fits(self, rows: Tensor) -> bool:
         return len(rows) >= _LEAST_ROWS and self.in_features % _MULTIPLE == 0 and self.out_features % _MULTIPLE == 0
+
+
+def _product(x: Tensor, start: Tensor | None, weight: Tensor, channels: Tensor, bias: Tensor | None) -> Tensor:
+    """x [..., in], start [..., out], weight [out, in] in 8 bits, channels [1, out] -> [..., out]"""
+    small, scales = rounded(x.flatten(0, -2), weight.dtype)
+    out = _multiplied(small, weight.t()).mul_(scales).mul_(channels)
+    added = bias if start is None else start.flatten(0, -2)
+    return (out if added is None else out.add_(added)).to(x.dtype).view(*x.shape[:-1], len(weight))
+
+
+def _input_gradient(grad: Tensor, weight: Tensor, channels: Tensor) -> Tensor:
+    """grad [..., out] -> [..., in]"""
+    small, scales = rounded(grad.flatten(0, -2) * channels, weight.dtype)
+    return _multiplied(small, weight).mul_(scales).to(grad.dtype).view(*grad.shape[:-1], weight.shape[1])
+
+
+class _CompiledProduct(torch.autograd.Function):
+    """The product with its own backward, from tensors only: what a compiler can look into. Backward keeps the 8-bit weight."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, start: Tensor | None, weight: Tensor, channels: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight, channels)
+        ctx.started = start is not None
+        return _product(x, start, weight, channels, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
+        weight, channels = ctx.saved_tensors
+        return _input_gradient(grad, weight, channels), grad if ctx.started else None, None, None, None
 
 
 def _multiplied(a: Tensor, b: Tensor) -> Tensor:

@@ -96,8 +96,6 @@ def _train(tool: Tool, args: Namespace) -> Iterator[str]:
         yield "--blocks_to_swap with --compile needs --gradient_checkpointing: compiled blocks keep weights for backward"
     if args.w8a8 and args.fp8_base:
         yield "--w8a8 and --fp8_base exclude each other: both hold the weights in 8 bits"
-    if args.w8a8 and (args.compile or args.dynamo_backend != "NO"):
-        yield "--w8a8 and --compile exclude each other: 8-bit products are not compiled yet"
     yield from _spread(args)
     for name in ("keep_attention_blocks", "offload_attention_blocks"):
         if getattr(args, name) and (args.compile or args.dynamo_backend != "NO"):
