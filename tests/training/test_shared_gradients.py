@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from musubi_backend.training.distributed import ManyProcesses
+from musubi_backend.errors import UserError
+from musubi_backend.training import launched
+from musubi_backend.training.distributed import ManyProcesses, lost_another
 from torch import Tensor, nn
 
 
@@ -102,3 +104,38 @@ def test_the_limit_for_exchanging_gradients_is_in_minutes(monkeypatch: pytest.Mo
     for minutes in (30, None):
         ManyProcesses(minutes)
     assert [one.get("timeout") for one in asked] == [timedelta(minutes=30), None]
+
+
+@pytest.mark.parametrize(
+    ("told", "fsdp", "said"),
+    [
+        ({}, False, ""),
+        ({"ACCELERATE_USE_FSDP": "true"}, True, ""),
+        ({"ACCELERATE_USE_DEEPSPEED": "false"}, False, ""),
+        ({"ACCELERATE_USE_FSDP": "true"}, False, "give the trainer --fsdp"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, False, "told to use DeepSpeed, which this trainer does not"),
+        ({"ACCELERATE_USE_MEGATRON_LM": "true", "ACCELERATE_USE_FSDP": "true"}, True, "told to use Megatron-LM"),
+    ],
+)
+def test_what_accelerate_was_told_is_not_silently_left_out(told: dict[str, str], fsdp: bool, said: str) -> None:
+    if not said:
+        launched.check(told, fsdp=fsdp)
+        return
+    with pytest.raises(UserError, match=said):
+        launched.check(told, fsdp=fsdp)
+
+
+def test_from_where_a_process_has_parted_it_waits_for_nobody(partners: list[Tensor]) -> None:
+    """Also the second one does not do what the main one does."""
+    partners.append(torch.tensor(1))
+    main, second = WithPartner(2), WithPartner(2)
+    second.rank = 1
+    done: list[int] = []
+    for one in (main, second):
+        assert one.any(False)
+        one.part()
+        assert not one.any(False) and one.any(True)
+        one.main_does(lambda one=one: done.append(one.rank))  # type: ignore[misc]
+    assert done == [0]
+    assert lost_another(RuntimeError("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1"))
+    assert not lost_another(RuntimeError("CUDA out of memory")) and not lost_another(OSError("Broken pipe"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
 import secrets
 import signal
 from argparse import Namespace
@@ -31,6 +32,7 @@ from . import (
     checkpoints,
     continuing,
     distributed,
+    launched,
     metadata,
     optimizers,
     output_lock,
@@ -71,6 +73,7 @@ def run(args: Namespace, architecture: Architecture) -> None:
     if settings.show_timesteps:
         show_timesteps.show(settings)
         return
+    launched.check(os.environ, fsdp=settings.memory.fsdp)
     precision = check(settings, architecture)
     if Compilation.chosen(settings.memory.compilation) is None:
         leave_compiler_out()
