@@ -70,6 +70,10 @@ class Estimate:
     def fits(self, limit: int) -> bool:
         return self.peak <= limit
 
+    def excess(self, limit: int) -> int:
+        """Bytes that are too many, of all phases."""
+        return sum(max(0, phase.total - limit) for phase in self.phases)
+
     def cannot_fit(self, limit: int) -> bool:
         """Not even if the plan is as wrong as it may be."""
         return self.peak * (1 - MARGIN) > limit

@@ -21,7 +21,7 @@ from ..dataset.config import ImageDataset, VideoDataset, load_config
 from ..dataset.discovery import discover
 from ..dataset.items import Entry
 from ..dataset.probe import Foreseen, foresee
-from ..device import for_model
+from ..device import computed_in, for_model
 from ..errors import UserError
 from ..layers.blocks import KeptAttention
 from ..layers.experts import Experts, boundary_of, experts_of
@@ -33,6 +33,8 @@ from ..memory.few_blocks import FewBlocks, Measured
 from ..memory.live_bytes import LiveBytes
 from ..memory.plan import MemoryPlan, swappable
 from ..optimizers import registry
+from ..weights.dtypes import dtype_named
+from . import planned_samples
 from .losses import flow_matching_loss, loss_weight
 from .settings import TrainingSettings
 from .timesteps import noise_levels, noisy_input
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ..architectures.protocol import Architecture
+    from ..architectures.request import SampleRequest
     from ..dataset.batches import BatchDescription, CachedDataset
 
 META = torch.device("meta")
@@ -101,6 +104,7 @@ class _Model:
     transformer: nn.Module
     network: run_network.Network
     steps: dict[tuple[object, ...], _Step] = field(default_factory=dict)
+    sampling: int | None = None
 
 
 def foreseen_batch(config_path: str, architecture: Architecture) -> Batch:
@@ -155,6 +159,8 @@ class Planner:
     def __init__(self, batch: Batch, dtype: torch.dtype, device: torch.device) -> None:
         self.batch, self.dtype, self.device = batch, dtype, device
         self._models: dict[tuple[object, ...], _Model] = {}
+        self._vaes: dict[tuple[object, ...], int] = {}
+        self._largest: SampleRequest | None = None
 
     def of(self, architecture: Architecture) -> Callable[[Mapping[str, Any]], Estimate]:
         """What a training needs, by the values of all options."""
@@ -174,12 +180,49 @@ class Planner:
             every = self._measured(settings, architecture, model, KeptAttention(recomputed))
             step = step.towards(every, min(1.0, on_device / recomputed), min(1.0, in_ram / recomputed))
         whole = self._put_together(settings, model, step)
-        prompts = _prompts(settings, architecture)
-        if not prompts:
-            return whole
-        driver = whole.phases[0].parts.get(words.DRIVER, 0)
-        first = Phase(words.PROMPTS, {words.ENCODER: prompts, **({words.DRIVER: driver} if driver else {})})
-        return replace(whole, phases=(first, *whole.phases))
+        file = settings.sampling.sample_prompts
+        return replace(whole, phases=self._with_samples(file, architecture, model, whole.phases)) if file else whole
+
+    def _with_samples(self, file: str, architecture: Architecture, model: _Model, phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
+        """With the phases of samples: their texts before the transformer is there, and the largest sample beside what is trained."""
+        always = {name: size for name, size in phases[0].parts.items() if name == words.DRIVER}
+        there = {**always, words.WEIGHTS: phases[0].parts[words.WEIGHTS], words.LORA: phases[0].parts[words.LORA]}
+        request = self._request(file, architecture)
+        if model.sampling is None:
+            model.sampling = self._sampled(architecture, model, planned_samples.sides(request, architecture, self.batch["latents"]))
+        return (
+            Phase(words.PROMPTS, {words.ENCODER: _text_encoders(architecture), **always}),
+            *phases,
+            Phase(words.SAMPLING, {**there, words.WORKING: model.sampling}),
+            Phase(words.DECODING, {**there, words.VAE: self._decoded(architecture, request)}),
+        )
+
+    def _request(self, file: str, architecture: Architecture) -> SampleRequest:
+        if self._largest is None:
+            self._largest = planned_samples.largest_request(file, architecture)
+        return self._largest
+
+    def _sampled(self, architecture: Architecture, model: _Model, sides: Mapping[str, int]) -> int:
+        forms = architecture.cache_forms()
+        every = {**forms.latents, **forms.texts}
+        batch = {name: _like(every[name], {**sides, **_USUAL}, 1) for name in self.batch if name in every}
+        network = model.network
+        known = [tensor for one in experts_of(model.transformer).values() for tensor in (*one.parameters(), *one.buffers())]
+        network.eval()
+        taken = planned_samples.sampled(architecture, model.transformer, batch, [*known, *network.parameters(), *network.buffers()])
+        network.train()
+        return taken
+
+    def _decoded(self, architecture: Architecture, request: SampleRequest) -> int:
+        """Planned once for each way of holding the VAE."""
+        values = architecture.settings.values()
+        held_as = tuple(sorted((name, value) for name, value in values.items() if name.startswith("vae")))
+        if held_as not in self._vaes:
+            computed = computed_in(dtype_named(values.get("vae_dtype") or architecture.card.latent_dtype, "--vae_dtype"), self.device)
+            named = {} if values.get("vae_dtype") else {"vae_dtype": str(computed).removeprefix("torch.")}
+            with _silence():
+                self._vaes[held_as] = planned_samples.decoded(architecture.configured({**values, **named}), request, self.batch["latents"])
+        return self._vaes[held_as]
 
     def _measured(self, settings: TrainingSettings, architecture: Architecture, model: _Model, attention: KeptAttention) -> _Step:
         memory = settings.memory
@@ -243,11 +286,8 @@ class Planner:
         return _Step(few.result(kept), away, sum(copy.nbytes for copy in copies))
 
 
-def _prompts(settings: TrainingSettings, architecture: Architecture) -> int:
-    """Bytes of the text encoders' files where samples are made: they are on the device before the transformer is. Held in fp8 they take
-    half of what they have in 16 bits."""
-    if not settings.sampling.sample_prompts:
-        return 0
+def _text_encoders(architecture: Architecture) -> int:
+    """Bytes of the text encoders' files. Held in fp8 they take half of what they have in 16 bits."""
     given = architecture.settings.values()
     files = [given[name] for name in architecture.card.text_encoders if given.get(name)]
     total = sum(Path(file).stat().st_size for file in files if Path(file).is_file())

@@ -38,12 +38,20 @@ class Saver:
 
 SAVERS = (
     Saver({"gradient_checkpointing": True}, "blocks are computed again in backward: about a third more computing"),
-    Saver({"fp8_base": True, "fp8_scaled": True}, "the frozen weights are rounded to 8 bits: a little less exact"),
+    Saver({"vae_cache_cpu": True}, "features of the VAE wait in system RAM while samples are decoded: slower samples"),
+    Saver({"vae_chunk_size": 32}, "the VAE works on columns while samples are decoded: slower samples"),
+    Saver({"vae_tiling": True}, "samples are decoded in tiles and blended: slower samples"),
+    Saver({"vae_spatial_tile_sample_min_size": 128}, "samples are decoded in small tiles and blended: slower samples"),
+    Saver(
+        {"fp8_base": True, "fp8_scaled": True},
+        "the frozen weights are rounded to 8 bits: a little less exact (--w8a8 instead takes about "
+        "as much, multiplies faster and rounds activations too; it is never chosen)",
+    ),
     Saver({"fp8_t5": True, "fp8_llm": True}, "the text encoder of samples is rounded to 8 bits, which changes them a little"),
     Saver({SWAP: 0}, "blocks wait in system RAM and are copied in each step: free while a copy is shorter than the computing"),
     Saver({"gradient_checkpointing_cpu_offload": True}, "inputs of blocks wait in system RAM: a little slower"),
 )
-"""What costs least first. Of `SWAP` as many are taken as are needed."""
+"""What costs least first. Of `SWAP` as many are taken as are needed. One is taken where a phase that does not fit takes less with it."""
 
 SPENDER = "keep_attention_blocks"
 """What is done with memory that is left: each of so many blocks runs its attention once instead of twice."""
@@ -108,7 +116,7 @@ def choose(values: Mapping[str, Any], plan: Plan, limit: int) -> Chosen:
             taken |= changes
             costs.append(f"{_words(changes)}: {saver.cost}")
     if SWAP in taken and found.fits(limit):  # a later saver may have made room
-        changes, found = _fewest(chosen, plan, lambda one: one.fits(limit), 1, found.swappable) or ({}, found)
+        changes, found = _fewest(chosen, plan, lambda one: one.excess(limit), 1, found.swappable) or ({}, found)
         chosen |= changes
         taken |= changes
     compiled = chosen.get("compile") or chosen.get("dynamo_backend", "NO") != "NO"
@@ -126,7 +134,7 @@ LESS = 0.15
 """Of what a phase that ran out takes by its plan, what stepping down saves if it can: its plan was wrong, or others use the GPU."""
 
 STEPS_DOWN: tuple[Given, ...] = (
-    {"vae_cache_cpu": True}, {"vae_tiling": True}, {"vae_spatial_tile_sample_min_size": 128}, {"vae_chunk_size": 32},
+    {"vae_cache_cpu": True}, {"vae_chunk_size": 32}, {"vae_tiling": True}, {"vae_spatial_tile_sample_min_size": 128},
     {SPENDER: 0}, {"gradient_checkpointing": True}, {SWAP: 0}, {"gradient_checkpointing_cpu_offload": True},
 )  # fmt: skip
 """What saves memory and changes nothing that is learned. Those that a phase gains nothing from are left out."""
@@ -149,7 +157,7 @@ def lowered(values: Mapping[str, Any], plan: Plan, phase: str) -> Chosen | None:
         if any(name not in chosen for name in changes) or (SWAP not in changes and changes.items() <= chosen.items()):
             continue
         if SWAP in changes:
-            better = _fewest(chosen, plan, lambda one: needed(one) <= goal, (chosen[SWAP] or 0) + 1, found.swappable)
+            better = _fewest(chosen, plan, lambda one: max(0, needed(one) - goal), (chosen[SWAP] or 0) + 1, found.swappable)
         else:
             better = changes, plan({**chosen, **changes})
         if better is not None and needed(better[1]) < needed(found):
@@ -162,32 +170,41 @@ def lowered(values: Mapping[str, Any], plan: Plan, phase: str) -> Chosen | None:
 def _with(values: Given, changes: Given, plan: Plan, limit: int, before: Estimate) -> tuple[Given, Estimate] | None:
     """What of the changes helps, and the plan with it; None where nothing does."""
     if SWAP in changes:
-        return _fewest(values, plan, lambda one: one.fits(limit), 1, before.swappable)
+        return _fewest(values, plan, lambda one: one.excess(limit), 1, before.swappable, before.excess(limit))
     for some in (changes, dict(list(changes.items())[:1])):
         try:
             found = plan({**values, **some})
         except UserError:  # this file or model cannot have it
             continue
-        return (some, found) if found.peak < before.peak else None
+        return (some, found) if found.excess(limit) < before.excess(limit) else None
     return None
 
 
-def _fewest(values: Given, plan: Plan, fits: Callable[[Estimate], bool], least: int, most: int) -> tuple[Given, Estimate] | None:
-    """The fewest blocks to swap, from `least` to `most`, with which it fits, or as many as there can be; None where that is none. Each one
-    more takes no more memory, so halves are looked at."""
+def _fewest(
+    values: Given, plan: Plan, excess: Callable[[Estimate], int], least: int, most: int, before: int | None = None
+) -> tuple[Given, Estimate] | None:
+    """The fewest blocks to swap, from `least` to `most`, with which as little is too much as can be: nothing, where it fits; None where
+    none helps. Each one more takes no more memory, so halves are looked at. excess: bytes; before: those without any."""
     if least > most:
         return None
-    plans: dict[int, Estimate] = {}
-
-    def enough(count: int) -> bool:
-        plans[count] = plan({**values, SWAP: count})
-        return fits(plans[count])
-
     try:
-        count = least + bisect_left(range(least, most), True, key=enough)
-        return {SWAP: count}, plans.get(count) or plan({**values, SWAP: count})
+        best = most, plan({**values, SWAP: most})
     except UserError:  # a setting does not go together with swapped blocks
         return None
+    goal = excess(best[1])
+    if before is not None and goal >= before:
+        return None
+
+    def enough(count: int) -> bool:
+        nonlocal best
+        found = plan({**values, SWAP: count})
+        if excess(found) > goal:
+            return False
+        best = count, found
+        return True
+
+    bisect_left(range(least, most), True, key=enough)
+    return {SWAP: best[0]}, best[1]
 
 
 def _most(values: Given, plan: Plan, limit: int) -> tuple[Given, Estimate] | None:

@@ -1,0 +1,46 @@
+"""What a plan says of samples, against the live bytes of real ones on the CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from musubi_backend.architectures import protocol
+from musubi_backend.demo.models import write_models
+from musubi_backend.memory.live_bytes import LiveBytes
+from musubi_backend.training import planned_samples
+
+pytest.importorskip("diffusers")
+CPU = torch.device("cpu")
+
+
+def prompts(folder: Path, *lines: str) -> str:
+    file = folder / "prompts.txt"
+    file.write_text("\n".join(lines), encoding="utf-8")
+    return str(file)
+
+
+CASES: list[tuple[str, dict[str, Any]]] = [("wan", {"task": "t2v-1.3B"}), ("hv", {}), ("hv", {"vae_spatial_tile_sample_min_size": 32})]
+"""The first, or with `--full` all of them."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "family" in metafunc.fixturenames:
+        metafunc.parametrize(("family", "options"), CASES if metafunc.config.getoption("--full", False) else CASES[:1])
+
+
+def test_decoding_is_planned_within_ten_percent(tmp_path: Path, family: str, options: dict[str, Any]) -> None:
+    """Of the largest sample, whose six frames of latents are more than are looked at."""
+    models = write_models(tmp_path / "models", kind=family)
+    values = {"vae": str(models["vae"]), "vae_dtype": "float32", "dit": str(models["dit"]), **options}
+    architecture = protocol.load(family).configured(values)
+    request = planned_samples.largest_request(prompts(tmp_path, "a cat --w 32 --h 32 --f 1", "a dog --w 48 --h 32 --f 21"), architecture)
+    shape = architecture.noise_shape(request)
+    assert shape == (16, 6, 4, 6)
+    count = LiveBytes(CPU)
+    with count:
+        architecture.latent_decoder(CPU).decode(torch.zeros(shape))
+    planned = planned_samples.decoded(architecture, request, torch.empty(1, 16, 2, 4, 4, device="meta"))
+    assert planned == pytest.approx(count.peak, rel=0.1), f"{planned / count.peak - 1:+.1%}"
