@@ -1,4 +1,4 @@
-"""What ComfyUI's server does for jobs: it answers the routes, tells pages what changes, starts the keeper, removes old jobs."""
+"""What ComfyUI's server does for jobs: answers routes, tells pages what changes, starts the keeper, removes old jobs, collects samples."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def watch(server: Any, host: Callable[[], Host]) -> None:
     def always() -> None:
         nonlocal retired
         submit.see_to_it(home)
-        here = host()
-        changed = pending_of(home).collect(server.prompt_queue, {"output": here.output_dir, "temp": here.temp_dir})
-        if changed:
-            server.send_sync(EVENT, {"jobs": [job for job in index.jobs() if job["run"] in changed], "removed": []})
         if not retired:  # once per start of ComfyUI
             retired = True
             with contextlib.suppress(UserError):  # a damaged config.json is said where it is used
                 keep = configuration.load(home).queue["keep_jobs"]
                 if keep is not None:
                     storage.retire(index, keep)
+        here = host()
+        changed = pending_of(home).collect(server.prompt_queue, {"output": here.output_dir, "temp": here.temp_dir})
+        if changed:
+            server.send_sync(EVENT, {"jobs": [job for job in index.jobs() if job["run"] in changed], "removed": []})
 
     Messages(index, lambda: control.state_of_queue(home), server.send_sync).start(lambda: bool(server.sockets), always=always)

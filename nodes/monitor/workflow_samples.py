@@ -8,6 +8,7 @@ The page queues the prompts as it queues any other, and says which of them is of
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import secrets
@@ -61,12 +62,14 @@ def offered(host: Host, job: Mapping[str, Any]) -> dict[str, Any]:
 
 async def publish(host: Host, job: Mapping[str, Any], step: Any) -> dict[str, Any]:
     """Put the LoRA of a step, or that of each expert, where ComfyUI offers it. Returns their names in its list by expert."""
-    found = checkpoints.by_step(_run(host, job)).get(step) if type(step) is int else None
+    steps = await asyncio.to_thread(lambda: checkpoints.by_step(_run(host, job)))
+    found = steps.get(step) if type(step) is int else None
     if found is None:
         raise NotThere("there is no checkpoint of this step (any more)")
     names = {}
     for expert, path in found.items():
-        names[expert] = publishing.publish(await for_comfyui(host.home, str(job["tool"]), path), host.loras_dir(), path.stem)[0]
+        made = await for_comfyui(host.home, str(job["tool"]), path)
+        names[expert] = (await asyncio.to_thread(publishing.publish, made, host.loras_dir(), path.stem))[0]
     return {"step": step, "loras": names}
 
 
@@ -143,12 +146,11 @@ class Pending:
                 elsewhere = note["pid"] != os.getpid() and process_tree.is_alive(note["pid"], note["created"])
                 if note["prompt_id"] in there or elsewhere:  # another ComfyUI has the same home
                     continue
+                if path.is_file():  # else it was cleaned up
+                    entry = comfy_queue.get_history(prompt_id=note["prompt_id"]).get(note["prompt_id"])
+                    _write(path, {**note, **_outcome(entry, places, path)})
+                    changed.add(path.parent.parent.name)
                 del waiting[path]
-                if not path.is_file():  # it was cleaned up
-                    continue
-                entry = comfy_queue.get_history(prompt_id=note["prompt_id"]).get(note["prompt_id"])
-                _write(path, {**note, **_outcome(entry, places, path)})
-                changed.add(path.parent.parent.name)
             return changed
 
     def _known(self) -> dict[Path, dict[str, Any]]:

@@ -186,6 +186,25 @@ def test_samples_of_a_comfyui_that_has_ended_are_lost_and_those_of_another_are_l
         assert json.loads(note.read_text())["state"] == state
 
 
+def test_a_disk_that_is_full_loses_no_sample(samples: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples.ends(samples.add(), {}, "error", [("execution_interrupted", {})])
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as meanwhile, pytest.raises(OSError, match="space"):
+        meanwhile.setattr(samples.module, "write_text", full)
+        samples.collect()
+    assert samples.collect() == {"cat-1"} and samples.listed()[0]["text"] == samples.module.CANCELLED
+
+
+def test_what_is_cleaned_up_stays_away(samples: Samples) -> None:
+    samples.ends(samples.add(), {})
+    for path in (samples.server.run / "workflow_samples").iterdir():
+        path.unlink()
+    assert samples.collect() == set() and samples.listed() == []
+
+
 def test_previews_are_taken_where_nothing_is_saved(samples: Samples) -> None:
     prompt = samples.add()
     (samples.folders["temp"] / "preview.png").write_bytes(b"preview")

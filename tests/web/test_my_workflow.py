@@ -123,6 +123,8 @@ def test_checkpoints_are_queued_in_the_open_graph_and_shown_by_step_and_in_a_kep
 
     assert "“LoraLoaderModelOnly” (2), “speed” (8)" in opens(graph(**{"8": OTHER}))
     assert shown.run(f"return {button.format('Queue')}.disabled;")
+    seen = "[...document.querySelectorAll('.mt-flow .mt-buttons button, .mt-flow .mt-tools button')].filter(one => one.offsetWidth).length"
+    assert shown.run(f"return {seen};") == 1, "nothing waits and nothing is kept: only Queue"
     assert opens(graph()) == "The checkpoint goes into “LoraLoaderModelOnly” (2), lora_name"
     boxes = f"{dialog}.querySelectorAll('.mt-storage input')"
     assert shown.run(f"return [...{boxes}].map(one => one.checked);") == [True, False, False], "the newest is chosen"
@@ -139,7 +141,7 @@ def test_checkpoints_are_queued_in_the_open_graph_and_shown_by_step_and_in_a_kep
     assert [(one["step"], one["workflow"], one["prompt"], one["prompt_id"][-1]) for one in noted] == [
         (600, "a_b_ wan", "a cat", "1"), (400, "a_b_ wan", "a cat", "2"),
     ]  # fmt: skip
-    cell = "document.querySelector('.mt-gallery tbody tr td:last-child .mt-sample')"
+    cell = "document.querySelector('.mt-gallery tbody tr td .mt-sample')"
     shown.wait(f"{cell}?.getAttribute('aria-label') === 'step 600 · a_b_ wan · a cat' ? 1 : 0")
     recorded.workflow_samples[0] |= {"state": "failed", "files": [], "text": "KSampler: out of memory"}
     recorded.workflow_samples[1] |= {"state": "queued", "files": []}

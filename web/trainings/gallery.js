@@ -68,7 +68,7 @@ export class Gallery {
     for (const sample of samples) put(sample.prompt, sample);
     for (const sample of made) put(sample.workflow, sample);
     const numbers = [...new Set([...(samples.length ? prompts.keys() : []), ...samples.map((sample) => sample.prompt)])].sort((a, b) => a - b);
-    const columns = [...numbers, ...new Set(made.map((sample) => sample.workflow))];
+    const columns = [...new Set(made.map((sample) => sample.workflow)), ...numbers]; // what was asked for first
     const name = (/** @type {number | string} */ column) => (typeof column === "number" ? (prompts[column] ?? `${column + 1}`) : column);
     const hint = (/** @type {number | string} */ column) => (typeof column === "number" ? (prompts[column] ?? "") : say("gallery.workflow", { name: column }));
     const order = [...steps.keys()].sort((a, b) => b - a);

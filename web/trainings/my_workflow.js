@@ -198,6 +198,7 @@ export function openMyWorkflow(job, tell) {
   dialog.addEventListener("close", () => dialog.remove());
   document.body.append(dialog);
   dialog.showModal();
+  sampling.which.focus();
   sampling.read().catch((error) => (sampling.said.textContent = reason(error)));
 }
 
