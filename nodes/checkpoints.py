@@ -66,9 +66,9 @@ def _named(host: Host, lines: list[str], run: str | None) -> list[Checkpoint]:
 
 def by_step(run: Path) -> dict[int, dict[str, Path]]:
     """The LoRAs in a run folder by the step they were saved at and the noise expert they are for, "" for the only one. Of several of one
-    step that of the training's end counts, as it is published under its name, else the newest."""
+    step that of the training's end counts, as it is published under its name."""
     found: dict[int, dict[str, Path]] = {}
-    for path in sorted(run.glob("*.safetensors"), key=lambda path: (_NUMBER.search(path.stem) is None, path.stat().st_mtime_ns)):
+    for path in sorted(run.glob("*.safetensors"), key=lambda path: _NUMBER.search(path.stem) is None):
         try:
             expert = read_header(path).metadata.get("ss_expert", "")
             found.setdefault(_checkpoint(path).step, {})[expert] = path
