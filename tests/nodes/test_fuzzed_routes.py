@@ -128,6 +128,20 @@ def test_captions_of_a_folder_are_named_and_none_of_others(handlers: dict[str, A
         assert (answer.status, json.loads(answer.body).get("names")) == (400 if wanted is None else 200, wanted), folder
 
 
+def test_a_caption_that_cannot_be_written_is_the_servers_fault(
+    handlers: dict[str, Any], part: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(part("nodes.views"), "save_caption", full)
+    headers = {"Host": "localhost", "Content-Type": "application/json"}
+    answer = asyncio.run(
+        handlers["POST /musubi_tuner/caption"](SimpleNamespace(headers=headers, host="localhost", content=Content(b"{}", 1)))
+    )
+    assert (answer.status, json.loads(answer.body)["error"]) == (500, "the caption was not saved: there is no space left on the disk")
+
+
 def test_all_routes_are_ours_and_none_changes_anything_for_another_site(part: Any, tmp_path: Path) -> None:
     web = pytest.importorskip("aiohttp.web")
     routes = web.RouteTableDef()
