@@ -15,6 +15,7 @@ from ..backend.musubi_backend.architectures.precision import check_precision, fo
 from ..backend.musubi_backend.architectures.widgets import FamilyNodes
 from ..backend.musubi_backend.atomic import write_text
 from ..backend.musubi_backend.errors import UserError
+from ..backend.musubi_backend.lora.settings import deciding
 from ..backend.musubi_backend.options import rules
 from ..backend.musubi_backend.options.needs import unmet
 from ..backend.musubi_backend.options.option import FILE, LENGTH, LORA_CONVERT, START, TRAIN, WEIGHTS
@@ -230,6 +231,9 @@ class LoRATrainer(Node):
         chosen = {name: value for name, value in values.items() if options[name].effect in effects}
         if chosen.get("max_train_epochs"):
             chosen.pop("max_train_steps", None)
+        network = deciding(chosen.pop("network_args", None))
+        if network:
+            chosen["network_args"] = network
         return chosen
 
     def values(self, inputs: dict[str, Any], dataset: Mapping[str, Any] | None = None) -> dict[str, Any]:

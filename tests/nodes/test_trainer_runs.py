@@ -34,7 +34,7 @@ SAME = {
     "config_gradient_checkpointing": False, "config_save_every_n_steps": 10, "config_save_last_n_steps": 3, "config_save_state": False,
     "config_save_last_n_steps_state": 5, "config_save_state_on_train_end": True, "config_max_data_loader_n_workers": 0,
     "config_persistent_data_loader_workers": False, "config_blocks_to_swap": 1, "models_vae": "/another/vae.safetensors",
-    "sampling_sample_seed": 8, "resume": "never",
+    "sampling_sample_seed": 8, "resume": "never", "config_expert_settings": {"network_args": ["verbose=True"]},
 }  # fmt: skip
 AGAIN_IN_THE_SAME = {
     "config_max_train_steps": 3000, "config_max_train_epochs": 3, "config_save_precision": "fp16", "config_training_comment": "words",

@@ -272,7 +272,7 @@ def test_settings_that_changed_are_named_when_going_on(project: Any, capsys: pyt
     project.train("first", "--save_state_on_train_end", max_train_steps=1)
     state = project.folder / "out/first/cat-state"
     capsys.readouterr()
-    project.train("same", resume=state, max_train_steps=2)
+    project.train("same", resume=state, max_train_steps=2, network_args=["verbose=True"])
     assert "when the state was saved" not in capsys.readouterr().err
     project.train("other", "--fp8_base", resume=state, max_train_steps=2, max_grad_norm=0.5)
     said = capsys.readouterr().err

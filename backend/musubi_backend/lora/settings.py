@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..options.settings import Settings
@@ -20,3 +21,8 @@ class NetworkSettings(Settings):
     dim_from_weights: bool = False
     scale_weight_norms: float | None = None
     lora_per_expert: bool = False
+
+
+def deciding(network_args: Iterable[str] | None) -> list[str]:
+    """The lines of `--network_args` that decide what is trained: all but how much is said."""
+    return [pair for pair in network_args or () if pair.partition("=")[0].strip() != "verbose"]

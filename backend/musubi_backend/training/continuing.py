@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import UserError
-from ..lora.settings import NetworkSettings
+from ..lora.settings import NetworkSettings, deciding
 from ..optimizers import registry
 from ..options.option import TRAIN, WEIGHTS, Option
 from ..options.registry import options_for, tool_names
@@ -138,6 +138,8 @@ def _meant(name: str, value: Any, card: Card) -> Any:
     if name == "optimizer_type":
         entry = registry.find(str(value))
         return entry.name if entry else str(value).lower()
+    if name == "network_args":
+        return deciding(value) or None
     return value or None
 
 
@@ -159,7 +161,7 @@ def _file(path: Path) -> str:
 
 def _built_of(network_args: Iterable[str] | None) -> list[str]:
     """The part of `--network_args` that decides the layers, their sizes and groups."""
-    return sorted(pair for pair in network_args or () if pair.partition("=")[0].strip() not in _OF_EACH_STEP)
+    return sorted(pair for pair in deciding(network_args) if pair.partition("=")[0].strip() not in _OF_EACH_STEP)
 
 
 def _refuse(saved: SavedState, name: str, values: tuple[Any, Any]) -> NoReturn:
