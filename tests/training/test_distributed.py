@@ -23,7 +23,7 @@ from recorded_training import prepared
 pytest.importorskip("accelerate")
 RANK = Path(__file__).with_name("pair_rank.py")
 BACKEND = Path(__file__).resolve().parents[2] / "backend"
-TOGETHER = {"max_train_steps": 6, "network_args": ["module_dropout=0.4"], "validation_split": 0.3}
+TOGETHER = {"max_train_steps": 6, "network_args": ["module_dropout=0.4"], "validation_split": 0.3, "validate_every_n_steps": 6}
 SPREAD = ("--fsdp", "--gradient_checkpointing")
 
 

@@ -542,6 +542,7 @@ def test_of_two_experts_each_is_validated_and_they_change_place_once(tmp_path: P
     small.run.transformer = Experts({HIGH: lambda device: OneNumber(), LOW: lambda device: OneNumber()}, 0.875, torch.device("cpu"))
 
     def loss_of(batch: Any, latents: Tensor, noise: Tensor, t: Tensor, timesteps: Tensor) -> Tensor:
+        assert not torch.is_grad_enabled()
         seen.append(timesteps.item() / 1000 >= 0.875)
         return torch.tensor(2.0)
 
