@@ -31,7 +31,7 @@ from musubi_backend.layers.rope import rope_tables
 from musubi_backend.memory import estimate, gpus
 from musubi_backend.memory.live_bytes import LiveBytes
 from musubi_backend.options.parser import parse
-from musubi_backend.training import planning, vram
+from musubi_backend.training import dry_step, planning, vram
 from musubi_backend.training.loop import Loop
 from musubi_backend.weights.geometry import GEOMETRY_KEY
 from musubi_backend.weights.safetensors_file import save_atomic
@@ -244,8 +244,12 @@ def test_counts_are_found_by_halves(limit: int, fewest: int | None, most: int | 
     assert len(asked) <= 5
 
 
-def test_what_misses_by_more_than_the_margin_is_refused_and_named_with_what_would_fit() -> None:
+def test_what_misses_by_more_than_the_margin_is_refused_and_named_with_what_would_fit(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     gpu = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA GeForce RTX 4090")
 
     def judged(limit: int, **given: Any) -> Any:
         with pytest.MonkeyPatch.context() as patch:
@@ -254,7 +258,9 @@ def test_what_misses_by_more_than_the_margin_is_refused_and_named_with_what_woul
 
     with pytest.raises(UserError, match=r"needs 100.0 GB of 62.0 GB: weights 100.0. It would fit with --gradient_checkpointing .60.0 GB."):
         judged(62)
-    assert judged(95)["gradient_checkpointing"] is False  # within the margin: it may start
+    with caplog.at_level("INFO"):
+        assert judged(95)["gradient_checkpointing"] is False  # within the margin: it may start
+    assert "needs 100.0 GB of 95.0 GB: weights 100.0; a step takes about 10.1 s (60% of the data sheet of an RTX 4090)" in caplog.text
     with pytest.raises(UserError, match=r"needs 7.0 GB of 5.0 GB: weights 7.0. Nothing saves more: use fewer frames"):
         judged(5, vram="auto")
     with pytest.raises(UserError, match=r"needs 100.0 GB of 5.0 GB: weights 100.0. With all savers it needs 7.0 GB: use fewer frames"):
@@ -272,6 +278,13 @@ def test_auto_leaves_some_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 10**9)
     limits = [vram.limit_of(chosen, torch.device("cuda")) for chosen in (None, "auto", "10", "off")]
     assert limits == [12 * 10**9, 11.4e9, 10 * 10**9, None]
+
+
+def test_what_was_measured_changes_what_is_chosen() -> None:
+    """Twice what was planned of a step, which is half weights."""
+    parts = {estimate.WEIGHTS: 4, estimate.KEPT: 3, estimate.WORKING: 1}
+    found = replace(phases(0), phases=(estimate.Phase(estimate.STEP, parts), estimate.Phase(estimate.UPDATE, {estimate.WORKING: 9})))
+    assert [phase.total for phase in dry_step.corrected(found, 2.0).phases] == [12, 9]
 
 
 def test_a_step_takes_as_long_as_the_longer_of_computing_and_copying() -> None:
@@ -292,6 +305,7 @@ def test_a_trainer_chooses_what_fits_and_a_dry_step_agrees(
     assert "--vram 0.013: --sdpa\n" in said
     assert re.search(r"needs 1[12].\d MB of 13.0 MB", said)
     assert abs(float(re.findall(r"\(([+-]\d+)%\)", said)[-1])) <= 10
+    assert re.search(r"--vram 0.013, by what was measured: --sdpa; needs 1[12].\d MB of 13.0 MB", said)
     assert not list(tmp_path.iterdir())
 
 

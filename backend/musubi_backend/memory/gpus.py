@@ -50,6 +50,15 @@ def of_sheet(name: str) -> Speed | None:
     return Speed(multiplies * SHARE, copies, f"{SHARE:.0%} of the data sheet of an {found}")
 
 
+def of_device(device: torch.device) -> Speed | None:
+    """Of a GPU that is there: of the table where it is in it, which costs nothing, else measured. None for others."""
+    import torch
+
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return None
+    return of_sheet(torch.cuda.get_device_name(device)) or measured(device)
+
+
 def measured(device: torch.device) -> Speed:
     """Two seconds of matrix products in bf16 and of copies from pinned memory, on a CUDA device that is otherwise idle."""
     import torch

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .. import job
-from ..memory.estimate import KEPT, LORA, STEP, WEIGHTS, WORKING, size
+from ..memory.estimate import KEPT, LORA, STEP, WEIGHTS, WORKING, Estimate, size
 from ..memory.live_bytes import LiveBytes
+from . import vram
 from .planning import Planner, largest, on_meta
 
 if TYPE_CHECKING:
@@ -19,8 +22,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def run(loop: Loop) -> None:
-    """The second of two steps is measured: the first makes the optimizer's state and warms up."""
+def run(loop: Loop, given: Mapping[str, Any]) -> None:
+    """The second of two steps is measured: the first makes the optimizer's state and warms up. given: the values of all options as they
+    were given; with `--vram` among them it is chosen again by what was measured."""
     job.phase("one dry step")
     run, device = loop.run, loop.device
     run.choice.train()
@@ -35,7 +39,8 @@ def run(loop: Loop) -> None:
         torch.cuda.synchronize(device)
         found = torch.cuda.max_memory_allocated(device)
     seconds = (time.perf_counter() - start) * run.settings.length.gradient_accumulation_steps / loop.at_once
-    plan = Planner(on_meta(run.dataset.collate(chosen)), run.dtype, device).estimate(run.settings, run.architecture)
+    planner = Planner(on_meta(run.dataset.collate(chosen)), run.dtype, device)
+    plan = planner.estimate(run.settings, run.architecture)
     parts = next(phase for phase in plan.phases if phase.name == STEP).parts
     counted = (WEIGHTS, LORA, KEPT, WORKING) if device.type == "cuda" else (KEPT, WORKING)
     planned = sum(parts[name] for name in counted)
@@ -44,6 +49,23 @@ def run(loop: Loop) -> None:
         "dry step: %s %s, planned %s (%+.0f%%), in %.1f s; the training will take %.1f hours. Nothing was saved",
         what, size(found), size(planned), 100 * (planned / found - 1), seconds, seconds * run.total_steps / 3600,
     )  # fmt: skip
+    limit = vram.limit_of(given["vram"], device)
+    if given["vram"] is not None and limit is not None:
+        work = parts[KEPT] + parts[WORKING]
+        share = (found - planned + work) / work
+        again = vram.choose(given, lambda values: corrected(planner.of(run.architecture)(values), share), limit)
+        logger.info("--vram %s, by what was measured: %s; %s", given["vram"], again.flags, again.estimate.sentence(limit))
+
+
+def corrected(plan: Estimate, share: float) -> Estimate:
+    """With so much of what a training step keeps and makes as was measured: 1.1 for a tenth more than planned."""
+    phases = [
+        replace(phase, parts={name: int(part * share) if name in (KEPT, WORKING) else part for name, part in phase.parts.items()})
+        if phase.name == STEP
+        else phase
+        for phase in plan.phases
+    ]
+    return replace(plan, phases=tuple(phases))
 
 
 def _step(loop: Loop, batches: list[dict[str, Any]], micro_step: int) -> int:

@@ -84,7 +84,7 @@ def run(args: Namespace, architecture: Architecture) -> None:
             with _output(settings) if processes.is_main else contextlib.nullcontext():
                 loop = prepare(settings, vars(args), architecture, processes, precision)
                 try:
-                    _dry(loop) if settings.dry_step else loop.start()
+                    _dry(loop, vars(args)) if settings.dry_step else loop.start()
                 except Exception as error:
                     now = {**loop.run.architecture.settings.values(), **loop.run.settings.values()}
                     message = exhausted.in_words(error, {name: now.get(name, value) for name, value in vars(args).items()})
@@ -101,10 +101,10 @@ def run(args: Namespace, architecture: Architecture) -> None:
             processes.close()
 
 
-def _dry(loop: Loop) -> None:
+def _dry(loop: Loop, given: Mapping[str, Any]) -> None:
     from . import dry_step
 
-    dry_step.run(loop)
+    dry_step.run(loop, given)
 
 
 def check(settings: TrainingSettings, architecture: Architecture) -> Precision:

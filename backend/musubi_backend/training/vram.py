@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from ..memory import gpus
 from ..memory.estimate import MARGIN, Estimate, size
 from ..options.values import gigabytes
 
@@ -238,7 +239,7 @@ def fitted(values: Mapping[str, Any], plan: Plan, device: torch.device, kept: Ma
     limit = agreed(limit)
     if vram is None:
         found = plan(values)
-        logger.info("%s", found.sentence(limit))
+        _say(found, limit, device)
         if not found.fits(limit):
             _cannot(found, limit, choose(values, plan, limit), device, certain=found.cannot_fit(limit))
         return dict(values)
@@ -247,10 +248,17 @@ def fitted(values: Mapping[str, Any], plan: Plan, device: torch.device, kept: Ma
     logger.info("--vram %s: %s", vram, chosen.flags or "nothing had to be chosen")
     for cost in chosen.costs:
         logger.info("  %s", cost)
-    logger.info("%s", chosen.estimate.sentence(limit))
+    _say(chosen.estimate, limit, device)
     if not chosen.estimate.fits(limit):
         _cannot(chosen.estimate, limit, chosen, device, certain=chosen.estimate.cannot_fit(limit), number=vram != AUTO)
     return chosen.values
+
+
+def _say(found: Estimate, limit: int, device: torch.device) -> None:
+    """What it needs; on a GPU also how long a step takes."""
+    speed = gpus.of_device(device)
+    pace = "" if speed is None else f"; a step takes about {speed.seconds(found.operations, found.to_device):.1f} s ({speed.source})"
+    logger.info("%s%s", found.sentence(limit), pace)
 
 
 def _cannot(found: Estimate, limit: int, better: Chosen, device: torch.device, *, certain: bool, number: bool = False) -> None:
