@@ -275,7 +275,7 @@ class _Blocks(Checkpointed):
         self.blocks, self.gradient_checkpointing, self.gradient_checkpointing_cpu_offload = blocks, recompute, offload
         self.kept_attention = KeptAttention(0, 1000) if offload else KeptAttention(1000, 0)
 
-    def prepared(self) -> Prepared:  # type: ignore[override]
+    def prepared(self) -> Prepared:
         return Prepared(self.blocks, torch.randn(2, 3, 8, device="cuda", dtype=torch.bfloat16), (), lambda x: x)
 
 

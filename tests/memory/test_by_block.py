@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from musubi_backend.layers.blocks import KeptAttention
+from musubi_backend.layers import recompute
+from musubi_backend.layers.blocks import Checkpointed, KeptAttention, Prepared
 from musubi_backend.layers.by_block import Pass, by_block
 from musubi_backend.layers.random_states import RandomStates
 from musubi_backend.memory.streaming import BlockStream
@@ -74,12 +75,13 @@ OFFLOADED = {"gradient_checkpointing": True, "gradient_checkpointing_cpu_offload
 """Blocks whose inputs wait in system RAM, one with its attention on the device and one with it in system RAM."""
 
 
-@pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize(
-    ("dtype", "fp8", "switches"),
-    [(torch.float32, False, {}), (torch.bfloat16, False, OFFLOADED), (torch.float32, True, {"gradient_checkpointing": True})],
-    ids=["fp32", "bf16, offloaded", "fp8, checkpointing"],
-)
+    ("name", "dtype", "fp8", "switches"),
+    [
+        *((name, torch.bfloat16, False, OFFLOADED) for name in EVERY),
+        ("hunyuan_video", torch.float32, False, {}), ("framepack", torch.float32, True, {"gradient_checkpointing": True}),
+    ],
+)  # fmt: skip
 def test_gradients_are_equal_to_the_last_bit_and_copies_divided_by_the_number_of_batches(
     name: str, dtype: torch.dtype, fp8: bool, switches: dict[str, Any], shared: Path
 ) -> None:
@@ -92,3 +94,29 @@ def test_gradients_are_equal_to_the_last_bit_and_copies_divided_by_the_number_of
     gradients = small.step(together)
     assert all(map(torch.equal, gradients, expected)) and len(gradients) == len(expected) > 0
     assert copied == len(small.batches) * small.fetched > 0
+
+
+class Three(Checkpointed):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gradient_checkpointing = True
+        self.blocks = torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(3))
+
+    def prepared(self) -> Prepared:
+        return Prepared(self.blocks, torch.ones(1, 2), (), lambda x: x)
+
+
+def test_what_waits_in_system_ram_is_asked_for_one_ahead_of_the_batch_that_comes_back_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    made: list[recompute._Recording] = []
+    make, fetch = recompute._Recording.__init__, recompute._Recording.fetch
+
+    def remembering(self: recompute._Recording, *given: Any) -> None:
+        make(self, *given)
+        made.append(self)
+
+    monkeypatch.setattr(recompute._Recording, "__init__", remembering)
+    monkeypatch.setattr(recompute._Recording, "fetch", lambda self: (asked.append(made.index(self)), fetch(self)))
+    model = Three()
+    by_block(model, [Pass(model.prepared, RandomStates.now(CPU), _go_back)] * 2, lambda: None)
+    assert asked[:-1] == [2, 3, 3, 0, 0, 1, 1]  # of blocks 0, 0, 1, 1: its own, then the next one's

@@ -91,7 +91,7 @@ class OneNumber(Checkpointed):
         super().__init__()
         self.block = WanAttentionBlock()
 
-    def prepared(self, x: Tensor) -> Prepared:  # type: ignore[override]
+    def prepared(self, x: Tensor) -> Prepared:
         return Prepared([self.block], x, (), lambda x: x)
 
 

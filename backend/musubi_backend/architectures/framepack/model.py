@@ -254,7 +254,7 @@ class FramePackTransformer(JointTransformer):
     def block_lists(self) -> list[nn.ModuleList]:
         return [self.transformer_blocks, self.single_transformer_blocks]
 
-    def prepared(  # type: ignore[override]
+    def prepared(
         self,
         latents: Tensor,
         timesteps: Tensor,

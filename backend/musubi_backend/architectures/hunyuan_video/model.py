@@ -189,7 +189,7 @@ class HunyuanTransformer(JointTransformer):
     def block_lists(self) -> list[nn.ModuleList]:
         return [self.double_blocks, self.single_blocks]
 
-    def prepared(  # type: ignore[override]
+    def prepared(
         self,
         latents: Tensor,
         timesteps: Tensor,

@@ -179,7 +179,7 @@ class WanTransformer(Checkpointed):
             if isinstance(module, WanSelfAttention):
                 module.mode, module.split = mode, split
 
-    def prepared(  # type: ignore[override]
+    def prepared(
         self,
         latents: Tensor,
         timesteps: Tensor,
