@@ -148,6 +148,8 @@ def test_a_training_is_watched_and_steered(tab: Tab) -> None:
     assert tab.browser.run("return window.taken;") == f"/home/me/ComfyUI/user/__musubituner/runs/{known['run']}"
     assert tab.browser.run("return document.querySelectorAll('.mt-gallery tbody tr').length;") == 6, "those of the run's earlier job too"
     assert "step 600 · a red chessboard" in tab.browser.run("return document.querySelector('.mt-sample').getAttribute('aria-label');")
+    narrow = "document.getElementById('side').style.width = '300px'; const inside = document.querySelector('.mt-inside');"
+    assert tab.browser.run(f"{narrow} return inside.scrollWidth - inside.clientWidth;") == 0, "nothing is cut off beside the graph"
     tab.browser.run("document.getElementById('mt-tab-samples').focus(); return 1;")
     tab.browser.press("Right")
     assert tab.text(".mt-items tbody").split() == ["blurred", "0.420", "cat_on_a_wall", "0.0700"], "which clip stays bad, worst first"
