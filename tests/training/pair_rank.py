@@ -21,6 +21,7 @@ from musubi_backend.architectures import protocol
 from musubi_backend.options.parser import parse
 from musubi_backend.training import distributed, train
 from musubi_backend.training.loop import Loop
+from musubi_backend.training.samples import Samples
 from musubi_backend.training.settings import TrainingSettings
 from musubi_backend.weights.safetensors_file import save_atomic
 
@@ -75,6 +76,17 @@ def stop_in_step_3() -> None:
     Loop._backward = stepping  # type: ignore[method-assign]
 
 
+def stop_sampling() -> None:
+    sample = Samples._sample
+
+    def asked(self: Samples, *arguments: Any) -> torch.Tensor:
+        if RANK == 1:
+            job.request_stop()
+        return sample(self, *arguments)
+
+    Samples._sample = asked  # type: ignore[method-assign]
+
+
 def play(scene: dict[str, Any], folder: Path) -> Any:
     os.environ["MASTER_PORT"] = str(scene["port"])
     PartialState._reset_state()
@@ -84,7 +96,9 @@ def play(scene: dict[str, Any], folder: Path) -> Any:
     words = scene["words"][RANK]
     if scene.get("story") == "gradients":
         return gradients(words, folder / scene["name"])
-    backward = Loop._backward
+    backward, sample = Loop._backward, Samples._sample
+    if scene.get("story") == "stop sampling":
+        stop_sampling()
     if scene.get("story") == "stop":
         stop_in_step_3()
     try:
@@ -92,7 +106,7 @@ def play(scene: dict[str, Any], folder: Path) -> Any:
     except SystemExit as left:
         return left.code
     finally:
-        Loop._backward = backward  # type: ignore[method-assign]
+        Loop._backward, Samples._sample = backward, sample  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

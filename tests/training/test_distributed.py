@@ -54,7 +54,9 @@ class Pair:
 
 
 @pytest.fixture(scope="module")
-def pair(model_and_caches: tuple[Path, Path], build: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+def pair(
+    model_and_caches: tuple[Path, Path], build: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Pair:
     """Two processes that play all scenes, since starting them is what takes the time."""
     folder = tmp_path_factory.mktemp("pair")
     project = build.project(folder, *model_and_caches)
@@ -81,6 +83,10 @@ def pair(model_and_caches: tuple[Path, Path], build: SimpleNamespace, tmp_path_f
         scene("stopped", *SPREAD, story="stop", **TOGETHER),
         scene("other data", second={"dataset_config": fewer, "learning_rate": "2e-2"}),
     ]
+    if request.config.getoption("--full"):
+        samples = sampling(folder, build)
+        scenes += [scene(name, *flags, **samples) for name, flags in (("sampled", ()), ("sampled spread", SPREAD))]
+        scenes += [scene("stopped sampling", *SPREAD, story="stop sampling", **samples)]
     plan = folder / "scenes.json"
     plan.write_text(json.dumps(scenes, default=str), encoding="utf-8")
     group = {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "PYTHONPATH": str(BACKEND), "OMP_NUM_THREADS": "1"}
@@ -95,6 +101,19 @@ def pair(model_and_caches: tuple[Path, Path], build: SimpleNamespace, tmp_path_f
     printed = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(printed)
     return Pair(project, folder)
+
+
+def sampling(folder: Path, build: SimpleNamespace) -> dict[str, Any]:
+    """Values for a training of the demo model with samples."""
+    from musubi_backend.demo.models import write_models
+
+    models = write_models(folder / "models")
+    (folder / "sampled clips").mkdir()
+    config = build.caches(folder / "sampled clips", clips=2, frames=5, side=32, text_dim=64)
+    prompts = folder / "prompts.txt"
+    prompts.write_text("\n".join(f"{what} --w 32 --h 32 --s 2 --d 3 --l 1" for what in ("a cat", "a dog")), encoding="utf-8")
+    models = {name: models[name] for name in ("dit", "vae", "t5")}
+    return {**models, "dataset_config": config, "sample_prompts": prompts, "sample_every_n_steps": 1, "max_train_steps": 2}
 
 
 def free_port() -> int:
@@ -179,3 +198,18 @@ def test_processes_with_other_data_or_settings_are_refused_and_told_in_what_they
     assert pair.results["other data"] == [1, 1]
     said = "process 1 of 2 has another one of: the items of the dataset and their caches, --learning_rate"
     assert all(said in text for text in pair.texts["other data"])
+
+
+@pytest.mark.slow
+@pytest.mark.full(reason="loads the VAE and the text encoder in both; test_samples makes them in one process")
+def test_all_make_the_samples_where_the_weights_are_spread_and_the_main_one_writes_them(pair: Pair, same: SimpleNamespace) -> None:
+    pytest.importorskip("diffusers")
+    assert same.bits(pair.lora("sampled spread"), pair.lora("sampled"))
+    made = [
+        [path.read_bytes() for path in sorted((pair.folder / "out" / name / "sample").iterdir())] for name in ("sampled", "sampled spread")
+    ]
+    assert len(made[0]) == 4 and made[0] == made[1]
+    assert "generating sample images at step: 1" in pair.texts["sampled spread"][1]
+    assert pair.results["stopped sampling"] == [3, 3], pair.texts["stopped sampling"]
+    assert "no more samples: a stop was asked for" in pair.texts["stopped sampling"][0]
+    assert (pair.folder / "out/stopped sampling/cat-step00000001-state").is_dir()
