@@ -405,9 +405,12 @@ class Watched(Samples):
     def due(self, step: int, epoch: int | None = None) -> bool:
         return epoch is None and step in self.steps
 
-    def make(self, transformer: nn.Module, step: int, epoch: int | None, device: torch.device) -> list[Path]:
+    def sampled(self, transformer: nn.Module, step: int, device: torch.device, each: Any = None) -> list[Tensor]:
         training: bool = self.small.run.choice.optimizer.training  # type: ignore[attr-defined]
         self.made.append((step, self.small.network.training, training, transformer(torch.ones(1, 64))))
+        return []
+
+    def write(self, latents: Sequence[Tensor], step: int, epoch: int | None, device: torch.device) -> list[Path]:
         return []
 
 
