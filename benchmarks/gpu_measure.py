@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
-import contextlib
+import json
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from .gpu_models import Model, Setting, Size, Trained, build, latents
+from .gpu_checks import T
+from .gpu_models import Model, Size, Trained, latents
 
-T = 0.6
-"""Share of noise in every step."""
 _PEAKS = {  # dense bf16 products, 10^12 per second
     "3090": 71, "4090": 165, "5090": 210, "A6000": 155, "A100": 312, "H100": 989, "H200": 989, "L40": 181, "A10": 125, "T4": 65,
 }  # fmt: skip
-_DIFFERENCE = 1e-12
+_WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy", "cuStreamSynchronize")
+
+
+@dataclass(frozen=True)
+class Traced:
+    """One step as PyTorch's profiler saw it. copied_gb: between system RAM and the GPU, both ways; hidden: the share of that time in
+    which the GPU computed; None where nothing was copied."""
+
+    kernels: int
+    waits: int
+    copied_gb: float
+    hidden: float | None
 
 
 @dataclass(frozen=True)
 class Step:
-    """Of one configuration. seconds: the median; mfu: model operations (no recomputation) against the card's peak, where that is known.
-    hidden: the share of the copies' time in which the GPU computed. None: not known here."""
+    """Of one configuration. seconds: the median; mfu: model operations (no recomputation) against the card's peak, where that is known;
+    peaks in GB. None: not known here."""
 
     seconds: float
     steps: int
@@ -33,34 +45,16 @@ class Step:
     mfu: float | None
     peak_allocated: float | None
     peak_reserved: float | None
-    copied_gb: float
-    hidden: float | None
-    kernels: int | None
-    waits: int | None
+    kernels: int | None = None
+    waits: int | None = None
+    copied_gb: float | None = None
+    hidden: float | None = None
 
     def as_row(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def losses_and_gradients(trained: Trained, size: Size) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss and LoRA gradients of one step, on the CPU in float32."""
-    first, noise = latents(size, trained.device)
-    trained.network.zero_grad(set_to_none=True)
-    loss = trained.loss(first, noise, T)
-    loss.backward()
-    gradients = {name: one.grad.float().cpu() for name, one in trained.network.named_parameters() if one.grad is not None}
-    return loss.detach().float().cpu(), gradients
-
-
-def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
-    """|one - other| / |other| over all tensors; infinite where one is not finite or another set."""
-    if one.keys() != other.keys() or not all(tensor.isfinite().all() for tensor in one.values()):
-        return float("inf")
-    apart = sum(float((one[name] - other[name]).double().square().sum()) for name in other)
-    size = sum(float(tensor.double().square().sum()) for tensor in other.values())
-    return float((apart / max(size, _DIFFERENCE)) ** 0.5)
-
-
+@cache
 def operations(model: Model, size: Size) -> float:
     """Of a training step that computes nothing twice: products forward and for the gradient of their input, attention forward and twice
     backward. Counted on the device "meta"."""
@@ -80,100 +74,87 @@ def peak_of(name: str) -> float | None:
     return next((float(peak) for part, peak in _PEAKS.items() if part in name), None)
 
 
-def measured(model: Model, setting: Setting, size: Size, device: torch.device, seconds: float) -> Step:
+def measured(trained: Trained, model: Model, size: Size, seconds: float) -> Step:
     """Steps with AdamW for about `seconds`, at least one after the warm-up; the first ones are not counted."""
-    trained = build(model, setting, device)
+    device = trained.device
     optimizer = torch.optim.AdamW(trained.network.parameters(), lr=1e-4)
     first, noise = latents(size, device)
 
     def step() -> None:
-        with trained.network.working_in(torch.bfloat16):
-            loss = trained.loss(first, noise, T)
-            loss.backward()
+        with trained.casting():
+            trained.loss(first, noise, T).backward()
         torch.nn.utils.clip_grad_norm_(trained.network.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        loss.item()
 
     gpu = device.type == "cuda"
     if gpu:
         torch.cuda.reset_peak_memory_stats(device)
-    warm_up = time.perf_counter()
-    step()
-    if time.perf_counter() - warm_up < seconds / 3:
+    if _seconds(step, device) < seconds / 3:
         step()
-    with _copies(trained) as copied:
-        times = _timed(step, seconds)
-        bytes_per_step = copied[0] / len(times)
-    peaks = (torch.cuda.max_memory_allocated(device) / 1e9, torch.cuda.max_memory_reserved(device) / 1e9) if gpu else (None, None)
-    kernels, waits, hidden = _traced(step) if gpu else (None, None, None)
+    times, end = [_seconds(step, device)], time.perf_counter() + seconds
+    while time.perf_counter() + times[-1] < end and len(times) < 20:
+        times.append(_seconds(step, device))
     median, tera = sorted(times)[len(times) // 2], operations(model, size) / 1e12
     peak = peak_of(torch.cuda.get_device_name(device)) if gpu else None
+    allocated, reserved = (
+        (torch.cuda.max_memory_allocated(device) / 1e9, torch.cuda.max_memory_reserved(device) / 1e9) if gpu else (None, None)
+    )
+    traced = _traced(step) if gpu and median < seconds else None
     return Step(
-        seconds=median, steps=len(times), tera_operations=tera, mfu=tera / median / peak if peak else None, peak_allocated=peaks[0],
-        peak_reserved=peaks[1], copied_gb=bytes_per_step / 1e9, hidden=hidden, kernels=kernels, waits=waits,
+        median, len(times), tera, tera / median / peak if peak else None, allocated, reserved, **asdict(traced) if traced else {}
     )  # fmt: skip
 
 
-def _timed(step: Callable[[], None], seconds: float) -> list[float]:
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while not times or (time.perf_counter() < end and len(times) < 20):
-        start = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - start)
-    return times
+def _seconds(step: Callable[[], None], device: torch.device) -> float:
+    start = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
 
 
-@contextlib.contextmanager
-def _copies(trained: Trained) -> Iterator[list[int]]:
-    """Bytes of swapped blocks that are copied to the device meanwhile."""
-    total = [0]
+def _traced(step: Callable[[], None]) -> Traced | None:
+    """None where the profiler does not see GPUs."""
+    from torch.profiler import ProfilerActivity, profile, supported_activities
 
-    def counting(start: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(memory: Tensor, buffer: Tensor) -> Any:
-            total[0] += memory.nbytes
-            return start(memory, buffer)
-
-        return counted
-
-    before = [stream.transfers.start for stream in trained.streams]
-    for stream, start in zip(trained.streams, before, strict=True):
-        stream.transfers.start = counting(start)
-    try:
-        yield total
-    finally:
-        for stream in trained.streams:
-            del stream.transfers.start
-
-
-def _traced(step: Callable[[], None]) -> tuple[int, int, float | None]:
-    """(kernels, waits of the host, share of the copying time in which kernels ran) of one step, by PyTorch's profiler."""
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as trace:
+    if ProfilerActivity.CUDA not in supported_activities():
+        return None
+    with profile(activities=[ProfilerActivity.CUDA]) as trace:
         step()
         torch.cuda.synchronize()
-    events = list(trace.events() or [])
-    on_device = [event for event in events if str(event.device_type).endswith("CUDA")]
-    copies = [event for event in on_device if "HtoD" in event.name]
-    kernels = [event for event in on_device if not event.name.startswith(("Memcpy", "Memset"))]
-    waits = sum(event.name in ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize") for event in events)
-    busy = _joined([(event.time_range.start, event.time_range.end) for event in kernels])
-    total = sum(event.time_range.elapsed_us() for event in copies)
-    covered = sum(_overlap((event.time_range.start, event.time_range.end), busy) for event in copies)
-    return len(kernels), waits, covered / total if total else None
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        trace.export_chrome_trace(str(path))
+        return of_trace(json.loads(path.read_text(encoding="utf-8"))["traceEvents"])
 
 
-def _joined(spans: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    joined: list[tuple[float, float]] = []
+def of_trace(events: Sequence[Mapping[str, Any]]) -> Traced:
+    """Of Kineto's events. Waits after the last launch are the measurement's own."""
+    timed = [event for event in events if event.get("ph") == "X"]
+    kernels = [event for event in timed if event.get("cat") == "kernel"]
+    copies = [event for event in timed if event.get("cat") == "gpu_memcpy" and ("HtoD" in event["name"] or "DtoH" in event["name"])]
+    asked = [event for event in timed if event.get("cat") in ("cuda_runtime", "cuda_driver")]
+    last = max((event["ts"] for event in asked if "Launch" in event["name"]), default=0.0)
+    waits = sum(event["ts"] < last and event["name"] in _WAITS for event in asked)
+    busy = joined([(event["ts"], event["ts"] + event["dur"]) for event in kernels])
+    covered = sum(overlap((event["ts"], event["ts"] + event["dur"]), busy) for event in copies)
+    copying = sum(event["dur"] for event in copies)
+    moved = sum(event.get("args", {}).get("bytes", 0) for event in copies)
+    return Traced(len(kernels), waits, moved / 1e9, covered / copying if copying else None)
+
+
+def joined(spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Spans of time without overlaps, in order."""
+    result: list[tuple[float, float]] = []
     for start, end in sorted(spans):
-        if joined and start <= joined[-1][1]:
-            joined[-1] = joined[-1][0], max(end, joined[-1][1])
+        if result and start <= result[-1][1]:
+            result[-1] = result[-1][0], max(end, result[-1][1])
         else:
-            joined.append((start, end))
-    return joined
+            result.append((start, end))
+    return result
 
 
-def _overlap(span: tuple[float, float], others: list[tuple[float, float]]) -> float:
+def overlap(span: tuple[float, float], others: Sequence[tuple[float, float]]) -> float:
+    """How long `span` lies within `others`, which do not overlap."""
     return sum(max(0.0, min(span[1], end) - max(span[0], start)) for start, end in others)

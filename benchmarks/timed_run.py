@@ -75,10 +75,15 @@ def _resize_wan(geometry: dict[str, Any]) -> None:
 
 
 def _resize_hunyuan_video(geometry: dict[str, Any]) -> None:
-    import torch
-
     for config in importlib.import_module("musubi_tuner.hunyuan_model.models").HUNYUAN_VIDEO_CONFIG.values():
         config.update(geometry)
+    lengths_on_the_cpu()
+
+
+def lengths_on_the_cpu() -> None:
+    """HunyuanVideo's lengths of texts are made on "cuda", whatever the device; once is enough."""
+    import torch
+
     attention = importlib.import_module("musubi_tuner.hunyuan_model.attention")
     lengths = attention.get_cu_seqlens
 

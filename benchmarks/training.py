@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RUNNER = str(ROOT / "benchmarks" / "timed_run.py")
 
 
-STEPS = {"fp32": 20, "bf16": 6}
+STEPS = {"tiny": 20, "mid": 6}
 
 
 def train_flags(model: Measured, folder: Path, dataset: Path) -> list[str]:
@@ -37,7 +37,7 @@ def train_flags(model: Measured, folder: Path, dataset: Path) -> list[str]:
         *("--output_dir", str(folder / "out"), "--output_name", "bench", "--sdpa", "--gradient_checkpointing"),
         *("--network_dim", "32", "--optimizer_type", "adamw", "--learning_rate", "1e-4"),
         *("--timestep_sampling", "shift", "--discrete_flow_shift", "3.0", "--max_data_loader_n_workers", "0", "--seed", "42"),
-        *("--max_train_steps", str(STEPS[model.dtype]), "--mixed_precision", precision),
+        *("--max_train_steps", str(STEPS[model.name.partition(" ")[0]]), "--mixed_precision", precision),
     ]
 
 

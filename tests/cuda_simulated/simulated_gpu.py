@@ -27,6 +27,7 @@ CAPABILITY, TOTAL, FREE = (8, 9), 24 << 30, 20 << 30
 
 def _in_mode(run: Callable[[threading.Thread], None]) -> Callable[[threading.Thread], None]:
     def start(thread: threading.Thread) -> None:
+        torch._C._set_only_lift_cpu_tensors(True)  # of each thread
         with Dispatch():
             run(thread)
 

@@ -11,51 +11,88 @@ import pytest
 from musubi_backend.memory import streaming
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from benchmarks import gpu, gpu_measure
-from benchmarks.gpu_models import IMAGE, LONG, MODELS, SMALL, SMALLEST, Setting, build
+from benchmarks import gpu, gpu_checks, gpu_measure, gpu_plan
+from benchmarks.gpu_checks import BITS, Check, Clock, check, check_devices
+from benchmarks.gpu_models import IMAGE, LONG, MODELS, SMALL, SMALLEST, Setting
+from benchmarks.gpu_musubi import Musubi
+from benchmarks.gpu_results import Results
 
 CPU = gpu.pick_device("cpu")
 
 
 @pytest.fixture
-def results(tmp_path: Path) -> gpu.Results:
-    return gpu.Results(tmp_path, {"device": "CPU"})
+def results(tmp_path: Path) -> Results:
+    return Results(tmp_path, {"device": "CPU"})
 
 
-def test_every_way_of_saving_memory_gives_the_gradients_of_the_plain_step(results: gpu.Results) -> None:
-    for model in SMALL:
-        gpu.check(results, model, SMALLEST, CPU, gpu.torch.float32, gpu.Clock(600))
+@pytest.fixture
+def battery(results: Results, tmp_path: Path) -> gpu.Battery:
+    return gpu.Battery(CPU, results, gpu_plan.Plans(CPU, tmp_path), small=True)
+
+
+def test_every_way_of_saving_memory_gives_the_gradients_of_the_plain_step(results: Results) -> None:
+    check(results, [SMALL[0], SMALL[2]], SMALLEST, CPU, gpu.torch.float32, Clock(600))  # HunyuanVideo: tests/contract
     assert {row["right"] for row in results.checks} == {"yes"}, results.checks
     assert len({(row["model"], row["setting"]) for row in results.checks}) == 30
-    eight_bits = [row for row in results.checks if row["setting"] == "fp8 scaled"]
-    assert all(0 < row["distance"] < 0.2 for row in eight_bits)
-    assert sum("needs triton" in line for line in results.left_out) == 9
+    eight_bits = [row for row in results.checks if row["setting"] in ("fp8 scaled", "w8a8 int8", "w8a8 fp8")]
+    assert len(eight_bits) == 6 and all(0 < row["distance"] < 0.2 for row in eight_bits)
+    assert sum("needs triton" in line for line in results.left_out) == 6
+
+
+def test_the_cpu_checks_a_device_with_the_same_weights(results: Results) -> None:
+    check_devices(results, SMALL[:1], SMALLEST, CPU)
+    assert [row["right"] for row in results.checks] == ["yes"] and results.checks[0]["distance"] > 0
 
 
 def _zeros(buffer: Any) -> None:
     buffer.zero_()
 
 
-def test_a_wrong_step_is_called_wrong(results: gpu.Results, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_step_is_called_wrong(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streaming._Transfers, "_copy", lambda self, memory, buffer, done: _zeros(buffer))
-    monkeypatch.setattr(gpu, "CHECKS", (gpu.Check(Setting(blocks_to_swap=1), gpu.BITS),))
-    gpu.check(results, SMALL[0], SMALLEST, CPU, gpu.torch.float32, gpu.Clock(600))
-    gpu.check(results, SMALL[0], SMALLEST, CPU, gpu.torch.float32, gpu.Clock(-1))
+    monkeypatch.setattr(gpu_checks, "CHECKS", (Check(Setting(blocks_to_swap=1), BITS),))
+    check(results, SMALL[:1], SMALLEST, CPU, gpu.torch.float32, Clock(600))
+    check(results, SMALL[:1], SMALLEST, CPU, gpu.torch.float32, Clock(-1))
     kept = json.loads((results.folder / "gpu.json").read_text(encoding="utf-8"))
     assert [row["right"] for row in kept["checks"]] == ["NO"] and kept["left_out"] == ["small Wan 64x64x5, swap 1: no time"]
     assert "| right |" in (results.folder / "gpu.md").read_text(encoding="utf-8")
 
 
-def test_a_step_is_measured(results: gpu.Results) -> None:
-    assert gpu.measure(results, SMALL[0], Setting(blocks_to_swap=1, checkpointing=True), SMALLEST, CPU, 0.01)
-    (row,) = results.steps
-    trained = build(SMALL[0], Setting(blocks_to_swap=1), CPU)
-    assert row["seconds"] > 0 and row["copied_gb"] >= len(trained.streams[0].packed[0].memory) / 1e9
+def test_a_step_is_measured_beside_its_plan(battery: gpu.Battery) -> None:
+    setting = Setting(blocks_to_swap=1, checkpointing=True)
+    row = battery.measure(Clock(600), SMALL[0], setting, SMALLEST)
+    assert row is not None and row["seconds"] > 0
+    plan = battery.plans.of(SMALL[0], setting, SMALLEST)
+    assert row["planned_gb"] == plan.peak / 1e9 > 0 and plan.to_device > 0
+    assert battery.measure(Clock(0), SMALL[0], setting, SMALLEST) is None
+    assert battery.results.left_out == ["small Wan 64x64x5, swap 1 + checkpointing: no time"]
 
 
-def test_a_configuration_that_fails_costs_only_itself(results: gpu.Results) -> None:
-    assert not gpu.measure(results, SMALL[0], Setting(blocks_to_swap=99), SMALLEST, CPU, 0.01)
-    assert "at most 2" in results.steps[0]["error"]
+def test_a_configuration_that_fails_costs_only_itself(battery: gpu.Battery) -> None:
+    row = battery.measure(Clock(600), SMALL[0], Setting(blocks_to_swap=99), SMALLEST)
+    assert row is not None and "at most 2" in row["error"] and "at most 2" in row["no plan"]
+
+
+def test_what_vram_chooses_is_a_setting(battery: gpu.Battery) -> None:
+    plans, wan = battery.plans, SMALL[0]
+    plain = gpu_plan.peak_gb(plans.of(wan, Setting(), SMALLEST))
+    chosen = plans.within(wan, SMALLEST, int(0.96e9 * plain))
+    assert chosen.fp8_scaled
+    assert gpu_plan.setting_of(plans._values(wan, chosen)) == chosen
+    assert gpu_plan.peak_gb(plans.of(wan, chosen, SMALLEST)) < 0.96 * plain
+
+
+def test_a_checkout_that_is_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu.main(["--musubi", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert "not a checkout of musubi-tuner" in capsys.readouterr().err
+
+
+def test_what_musubi_tuner_cannot_do_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "src" / "musubi_tuner").mkdir(parents=True)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    theirs = Musubi(tmp_path)
+    assert theirs.lacks(MODELS[2], Setting(fp8_scaled=True)) != "" and theirs.lacks(MODELS[1], Setting(w8a8="int8")) != ""
+    assert theirs.lacks(MODELS[1], Setting(fp8_scaled=True)) == ""
 
 
 def test_operations_are_those_of_the_formula() -> None:
@@ -65,7 +102,19 @@ def test_operations_are_those_of_the_formula() -> None:
         assert 0.88 < gpu_measure.operations(wan, size) / 1e12 / tera < 1
 
 
-def test_spans_of_time_overlap() -> None:
-    joined = gpu_measure._joined([(5, 7), (0, 2), (1, 3)])
-    assert joined == [(0, 3), (5, 7)]
-    assert gpu_measure._overlap((2, 6), joined) == 2
+def test_a_trace_says_what_was_launched_waited_for_and_copied() -> None:
+    """As Kineto writes it: microseconds. A wait after the last launch is not the step's."""
+
+    def event(category: str, name: str, start: float, length: float, **more: Any) -> dict[str, Any]:
+        return {"ph": "X", "cat": category, "name": name, "ts": start, "dur": length, "args": more}
+
+    events = [
+        {"ph": "M", "name": "process_name"}, event("cuda_runtime", "cudaLaunchKernel", 1, 1), event("kernel", "gemm", 10, 10),
+        event("cuda_runtime", "cudaStreamSynchronize", 3, 5), event("cuda_runtime", "cudaLaunchKernel", 12, 1),
+        event("kernel", "norm", 18, 6),
+        event("cuda_runtime", "cudaDeviceSynchronize", 14, 20), event("gpu_memset", "Memset (Device)", 25, 1),
+        event("gpu_memcpy", "Memcpy HtoD (Pinned -> Device)", 20, 8, bytes=3 * 10**9), event("gpu_memcpy", "Memcpy DtoD", 0, 1, bytes=9),
+        event("gpu_memcpy", "Memcpy DtoH (Device -> Pinned)", 10, 8, bytes=10**9),
+    ]  # fmt: skip
+    assert gpu_measure.of_trace(events) == gpu_measure.Traced(kernels=2, waits=1, copied_gb=4.0, hidden=12 / 16)
+    assert gpu_measure.of_trace([]) == gpu_measure.Traced(0, 0, 0.0, None)
