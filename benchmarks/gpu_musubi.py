@@ -31,7 +31,7 @@ _NAMES_ONLY = {"accelerate": ("init_empty_weights",), "transformers": ("CLIPText
 @dataclass(frozen=True)
 class _Family:
     """module: of the transformer. calls: packages that a step calls. predict: (model, noisy, timesteps, batch) -> prediction. fp8: has it
-    `--fp8_scaled`?"""
+    `--fp8_scaled`? packages: those that import text encoders and VAEs, which are left alone."""
 
     module: str
     lora: str
@@ -39,6 +39,7 @@ class _Family:
     predict: Callable[[Any, Tensor, Tensor, dict[str, Any]], Tensor]
     calls: tuple[str, ...] = ()
     fp8: bool = True
+    packages: tuple[str, ...] = ()
 
 
 class Musubi:
@@ -73,6 +74,8 @@ class Musubi:
         """With the weights of `gpu_models.build`."""
         family = _FAMILIES[model.card_id]
         with _named_only():
+            for package in family.packages:
+                _without_its_init(package)
             module = importlib.import_module(f"musubi_tuner.{family.module}")
             lora = importlib.import_module(f"musubi_tuner.networks.{family.lora}")
             swapping = importlib.import_module("musubi_tuner.modules.custom_offloading_utils")
@@ -99,7 +102,8 @@ class Musubi:
         if setting.checkpointing:
             made.enable_gradient_checkpointing(setting.offload)
         if setting.blocks_to_swap:
-            chosen = swapping.BlockSwapConfig(device, True, setting.pinned, setting.checkpointing, setting.ring)
+            streams = setting.checkpointing and device.type == "cuda"  # its faster way, `--block_swap_h2d_only`
+            chosen = swapping.BlockSwapConfig(device, True, setting.pinned, streams, setting.ring)
             made.enable_block_swap(setting.blocks_to_swap, chosen)
             made.move_to_device_except_swap_blocks(device)
         made.train(setting.checkpointing)
@@ -128,6 +132,16 @@ def _fp8(module: ModuleType, state: dict[str, Tensor], device: torch.device) -> 
     return result
 
 
+def _without_its_init(package: str) -> None:
+    """Its modules can be imported without what its `__init__` imports."""
+    name = f"musubi_tuner.{package}"
+    if name not in sys.modules:
+        root = importlib.import_module("musubi_tuner")
+        made = ModuleType(name)
+        made.__path__ = [str(Path(root.__path__[0], *package.split(".")))]
+        sys.modules[name] = made
+
+
 @contextmanager
 def _named_only() -> Iterator[None]:
     """Empty modules in the place of packages that are not installed and of which only a name is wanted."""
@@ -136,10 +150,12 @@ def _named_only() -> Iterator[None]:
     for name, module in empty.items():
         for one in absent[name]:
             setattr(module, one, None)
-    with patch.dict(sys.modules, empty):
+    sys.modules.update(empty)
+    try:
         yield
-        kept = {name: module for name, module in sys.modules.items() if name.startswith("musubi_tuner")}
-    sys.modules.update(kept)
+    finally:
+        for name in empty:
+            del sys.modules[name]
 
 
 @contextmanager
@@ -220,7 +236,7 @@ def _framepack(model: Any, noisy: Tensor, timesteps: Tensor, batch: dict[str, An
 
 
 _FAMILIES = {
-    "wan": _Family("wan.modules.model", "lora_wan", _make_wan, _wan),
+    "wan": _Family("wan.modules.model", "lora_wan", _make_wan, _wan, packages=("wan", "wan.modules")),
     "hv": _Family("hunyuan_model.models", "lora", _make_hunyuan, _hunyuan, ("einops",), fp8=False),
     "fp": _Family("frame_pack.hunyuan_video_packed", "lora_framepack", _make_framepack, _framepack, ("einops",)),
 }
