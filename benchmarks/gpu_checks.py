@@ -59,6 +59,7 @@ CHECKS = (
     Check(Setting(compiled=True), ROUNDING, needs="triton"),
     Check(Setting(compiled=True, **_AGAIN), ROUNDING, needs="triton"),
     Check(Setting(compiled=True, **_EIGHT, **_SWAP, **_AGAIN), ROUNDING, Setting(**_EIGHT), "triton"),
+    Check(Setting(compiled=True, w8a8="int8", **_SWAP, **_AGAIN), ROUNDING, Setting(w8a8="int8"), "triton"),
     Check(Setting(attention="flash"), ROUNDING, needs="flash_attn"),
     Check(Setting(attention="flash", **_AGAIN, keep_attention=1), ROUNDING, needs="flash_attn"),
     Check(Setting(attention="flash3"), ROUNDING, needs="flash_attn_interface"),

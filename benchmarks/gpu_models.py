@@ -246,7 +246,7 @@ def _framepack_caches(model: Model, shape: tuple[int, ...]) -> Batch:
 
 
 _JOINT = {"dim": 3072, "num_heads": 24, "mlp_dim": 12288, "num_double_layers": 20, "num_single_layers": 40}
-_TINY = {"dim": 64, "num_heads": 2, "mlp_dim": 128, "num_double_layers": 2, "num_single_layers": 4, "text_dim": 64, "pooled_dim": 32}
+_TINY = {"dim": 64, "num_heads": 2, "mlp_dim": 256, "num_double_layers": 2, "num_single_layers": 4, "text_dim": 64, "pooled_dim": 32}
 MODELS = (
     Model("Wan 1.3B", "wan", "wan_train_network", WanGeometry(1536, 8960, 12, 30), WanTransformer, _wan_caches),
     Model("Wan 14B", "wan", "wan_train_network", WanGeometry(5120, 13824, 40, 40), WanTransformer, _wan_caches),
