@@ -31,12 +31,12 @@ def battery(results: Results, tmp_path: Path) -> gpu.Battery:
 
 
 def test_every_way_of_saving_memory_gives_the_gradients_of_the_plain_step(results: Results) -> None:
-    check(results, [SMALL[0], SMALL[2]], SMALLEST, CPU, gpu.torch.float32, Clock(600))  # HunyuanVideo: tests/contract
+    check(results, SMALL[:1], SMALLEST, CPU, gpu.torch.float32, Clock(600))  # the others: tests/contract
     assert {row["right"] for row in results.checks} == {"yes"}, results.checks
-    assert len({(row["model"], row["setting"]) for row in results.checks}) == 30
+    assert len({(row["model"], row["setting"]) for row in results.checks}) == 15
     eight_bits = [row for row in results.checks if row["setting"] in ("fp8 scaled", "w8a8 int8", "w8a8 fp8")]
-    assert len(eight_bits) == 6 and all(0 < row["distance"] < 0.2 for row in eight_bits)
-    assert sum("needs triton" in line for line in results.left_out) == 8
+    assert len(eight_bits) == 3 and all(0 < row["distance"] < 0.2 for row in eight_bits)
+    assert sum("needs triton" in line for line in results.left_out) == 4
 
 
 def test_the_cpu_checks_a_device_with_the_same_weights(results: Results) -> None:
