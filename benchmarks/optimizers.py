@@ -35,7 +35,7 @@ from .optimizer_tasks import TASKS, Task, lora
 
 TUNING, FRESH = 0, (10, 11, 12, 13, 14)
 HALF_DECADES = range(-2, 6)
-EVERY, ROUNDS = 10, 12
+EVERY, ROUNDS = 10, 40
 DIVERGED = 10.0
 GOAL = 1.5  # times the loss that AdamW ends with
 
