@@ -91,7 +91,8 @@ class _Bytes:
 
     def __call__(self, output_tensor: Tensor, input_tensor: Tensor, group: Any, async_op: bool = False) -> Any:
         out, mine = output_tensor.view(torch.uint8), input_tensor.view(torch.uint8)
-        return torch.distributed.all_gather_into_tensor(out, mine, group=group, async_op=async_op)
+        gather = getattr(torch.distributed, "all_gather_single", None) or torch.distributed.all_gather_into_tensor  # its name before 2.13
+        return gather(out, mine, group=group, async_op=async_op)
 
 
 def _let_gradient_through(_: nn.Module, inputs: tuple[Any, ...]) -> None:
