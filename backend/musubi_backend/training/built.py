@@ -10,7 +10,7 @@ from .. import job
 from ..layers.blocks import KeptAttention
 from ..lora import run_network
 from . import optimizers, schedules
-from .voided import in_effect
+from .voided import Acting, in_effect
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,7 @@ class Built:
     network: Network
     choice: Choice
     schedule: Schedule
-    acting: TrainingSettings
+    acting: Acting
 
 
 def build(settings: TrainingSettings, architecture: Architecture, device: torch.device, dtype: torch.dtype, seed: int, total: int) -> Built:
