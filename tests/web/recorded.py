@@ -206,10 +206,11 @@ class Recorded:
         base = f"/musubi_tuner/jobs/{one['id']}"
         every = one.get("samples_every", 200)
         steps = range(every, one["step"] + 1, every)
+        prompts = one.get("prompts", PROMPTS)
         samples = [
             {"step": step, "prompt": prompt, "file": 100 + step + prompt, "media": "video/mp4", "url": f"{base}/file/{100 + step + prompt}"}
             for step in steps
-            for prompt in range(len(PROMPTS))
+            for prompt in range(len(prompts))
         ]
         saves = [{"step": step, "epoch": None, "content": "lora", "expert": "", "file": number} for number, step in enumerate(steps)]
         lora = {"content": "lora", "bytes": 153_000_000, "exists": True}
@@ -231,7 +232,7 @@ class Recorded:
             "run_folder": f"{home}/runs/{one['run']}",
             "settings": settings,
             "series": ["loss", "average", "lr", "seconds", "vram", "validation"],
-            "prompts": PROMPTS if samples else [],
+            "prompts": prompts if samples else [],
             "samples": samples,
             "saves": saves,
             "files": files,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from browser import Browser
 
-from .recorded import STATES, WEB, Recorded, job, page
+from .recorded import PROMPTS, STATES, WEB, Recorded, job, page
 
 OTHER_WORDS = {"queued": "queued · 1", "waiting": "queued · 2", "foreign": "running"}
 
@@ -101,7 +101,8 @@ def test_a_row_out_of_sight_is_brought_up_to_date_when_it_comes_into_sight(tab: 
 
 def test_a_training_is_watched_and_steered(tab: Tab) -> None:
     tab.recorded.jobs[0]["validated"] = 639  # it is measured after the step, whose loss is read already
-    tab.recorded.jobs.append({**job(35, run=STATES["running"]["run"], step=150), "samples_every": 50})
+    compared = {"samples_every": 50, "prompts": [*reversed(PROMPTS), "step 50 at 0.8"]}
+    tab.recorded.jobs.append({**job(35, run=STATES["running"]["run"], step=150), **compared})
     tab.open()
     tab.show("running")
     tab.browser.wait("document.querySelector('.mt-plot canvas') ? 1 : 0")
@@ -148,6 +149,11 @@ def test_a_training_is_watched_and_steered(tab: Tab) -> None:
     assert tab.browser.run("return window.taken;") == f"/home/me/ComfyUI/user/__musubituner/runs/{known['run']}"
     assert tab.browser.run("return document.querySelectorAll('.mt-gallery tbody tr').length;") == 6, "those of the run's earlier job too"
     assert "step 600 · a red chessboard" in tab.browser.run("return document.querySelector('.mt-sample').getAttribute('aria-label');")
+    oldest = "[...document.querySelectorAll('.mt-gallery tr:last-child td')]"
+    labels = tab.browser.run(f"return {oldest}.map((cell) => cell.firstChild.getAttribute('aria-label'));")
+    assert labels == [f"step 50 · {text}" for text in (*PROMPTS, "step 50 at 0.8")]
+    files = tab.browser.run(f"return {oldest}.map((cell) => cell.querySelector('[data-url]').dataset.url.split('/').pop());")
+    assert files == ["151", "150", "152"], "each under its prompt, wherever that stood"
     narrow = "document.getElementById('side').style.width = '300px'; const inside = document.querySelector('.mt-inside');"
     assert tab.browser.run(f"{narrow} return inside.scrollWidth - inside.clientWidth;") == 0, "nothing is cut off beside the graph"
     tab.browser.run("document.getElementById('mt-tab-samples').focus(); return 1;")

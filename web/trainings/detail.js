@@ -4,7 +4,7 @@ import { Actions, copied } from "./actions.js";
 import { Chart } from "./chart.js";
 import { joined } from "./curves.js";
 import { button, element, setText } from "./element.js";
-import { Gallery } from "./gallery.js";
+import { Gallery, underPrompts } from "./gallery.js";
 import { Items } from "./items.js";
 import { grouped } from "./list.js";
 import { Log } from "./log.js";
@@ -165,8 +165,7 @@ export class DetailView {
     this._showHow(job);
     this._showNow(job);
     this.actions.show(job);
-    const { prompts, parts } = this._whole(job);
-    const samples = parts.flatMap((one) => one.samples);
+    const { prompts, samples } = underPrompts(this._whole(job));
     const made = job.workflow_samples ?? [];
     this.gallery.show(samples, prompts, job.state !== "ended", made);
     const number = samples.length + made.reduce((sum, one) => sum + one.files.length, 0);
@@ -300,11 +299,9 @@ export class DetailView {
     }
   }
 
-  /** The prompts of its run, and it and the earlier jobs whose samples stand under these, oldest first. @param {Detail} job */
+  /** The jobs of its run, oldest first. @param {Detail} job */
   _whole(job) {
-    const all = [...this.earlier.values(), job];
-    const prompts = all.findLast((one) => one.prompts.length)?.prompts ?? [];
-    return { prompts, parts: all.filter((one) => !one.prompts.length || String(one.prompts) === String(prompts)) };
+    return [...this.earlier.values(), job];
   }
 
   /** The newest jobs of its run, oldest first. @param {Detail} job */
@@ -318,7 +315,7 @@ export class DetailView {
     const own = this._own(job);
     const of = (/** @type {string[]} */ ids, /** @type {string} */ name) => joined(this.pieces.of(ids), name);
     const some = (/** @type {import("./curves.js").Curve} */ curve) => curve.mean.some((value) => value !== null);
-    const marks = this._whole(job).parts.flatMap(({ saves, samples }) => [
+    const marks = this._whole(job).flatMap(({ saves, samples }) => [
       ...saves.map(({ step }) => ({ step, kind: /** @type {const} */ ("save") })),
       ...[...new Set(samples.map(({ step }) => step))].map((step) => ({ step, kind: /** @type {const} */ ("sample") })),
     ]);

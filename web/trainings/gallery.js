@@ -43,6 +43,17 @@ function inSight(video, url) {
   sight.observe(video);
 }
 
+/** The samples of some jobs under the prompts of all, those of the newest first: a job may have prompts that others have not. The same text
+ * again in a job, as with another seed, is a prompt of its own.
+ * @param {{ prompts: string[], samples: Sample[] }[]} jobs oldest first @returns {{ prompts: string[], samples: Sample[] }} */
+export function underPrompts(jobs) {
+  const keys = jobs.map(({ prompts }) => prompts.map((text, at) => JSON.stringify([text, prompts.slice(0, at).filter((one) => one === text).length])));
+  const all = [...new Set(keys.toReversed().flat())];
+  const column = (/** @type {number} */ job, /** @type {number} */ prompt) => (prompt in keys[job] ? all.indexOf(keys[job][prompt]) : all.length + prompt);
+  const samples = jobs.flatMap((job, at) => job.samples.map((sample) => ({ ...sample, prompt: column(at, sample.prompt) })));
+  return { prompts: all.map((key) => JSON.parse(key)[0]), samples };
+}
+
 export class Gallery {
   constructor() {
     this.whole = element("div", { class: "mt-gallery" });
