@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from musubi_backend.optimizers import staged
 from musubi_backend.optimizers.hina import AdaptiveHinaAdamW, HinaAdamW
 from musubi_backend.optimizers.pairing import by_name, discover
 from torch.optim import Optimizer
@@ -200,3 +201,22 @@ def test_a_step_of_many_tensors_takes_no_more_kernels_than_one_of_few() -> None:
         return sum(not name.startswith(("aten.view", "aten._unsafe_view", "aten.select", "aten.unbind")) for name in counted.names)
 
     assert kernels(20) == kernels(3) <= 80  # a matrix of those with an anchor, and one of those that began as 0
+
+
+def test_together_or_one_by_one_it_is_the_same_step_also_with_a_closure(problem: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def last() -> list[torch.Tensor]:
+        weights = problem.weights(torch.float64)
+        return list(problem.run(settings()["adaptive, everything"](problem.named(weights)), weights))[-1]
+
+    together = last()
+    monkeypatch.setattr(staged, "_MOST_ON_A_CPU", 1)
+    for one, other in zip(last(), together, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+    weight = torch.nn.Parameter(torch.ones(3))
+
+    def loss() -> torch.Tensor:
+        value = weight.square().sum()
+        value.backward()
+        return value
+
+    assert AdaptiveHinaAdamW([weight], lr=1e-2).step(loss).item() == 3.0 and bool((weight < 1).all())
