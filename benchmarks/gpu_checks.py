@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,9 +38,9 @@ class Check:
     needs: str = ""
 
 
-_EIGHT = {"fp8_scaled": True}
-_SWAP = {"blocks_to_swap": 1}
-_AGAIN = {"checkpointing": True}
+_EIGHT: Any = {"fp8_scaled": True}
+_SWAP: Any = {"blocks_to_swap": 1}
+_AGAIN: Any = {"checkpointing": True}
 CHECKS = (
     Check(Setting(), BITS),
     Check(Setting(**_AGAIN), BITS),
