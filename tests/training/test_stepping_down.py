@@ -32,12 +32,12 @@ class Fault:
         self.calls += 1
         return self.calls == self.at or self.calls >= self.again
 
-    def forward(self) -> None:
+    def forward(self, graded: bool = True) -> None:
         real = Wan.predict
 
         def predict(adapter: Wan, transformer: Any, noisy: Any, *rest: Any) -> Any:
             prediction = real(adapter, transformer, noisy, *rest)
-            if not noisy.is_meta and self.due():
+            if not noisy.is_meta and torch.is_grad_enabled() is graded and self.due():
                 self.held += map(weakref.ref, (transformer, noisy, prediction))
                 full()
             return prediction
@@ -127,3 +127,18 @@ def test_nothing_steps_down_with_vram_off(project: Any, monkeypatch: pytest.Monk
     Fault(monkeypatch, 1).forward()
     assert project.refused("off", **{**LENGTH, "vram": "off"}) == 1
     assert "with less" not in capfd.readouterr().err
+
+
+def test_what_is_measured_beside_the_training_is_measured_again(
+    project: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The memory runs out in the validation before the first step."""
+    fault = Fault(monkeypatch, 2)
+    fault.forward(graded=False)
+    gone = watched_build(monkeypatch, fault)
+    project.train("validated", max_train_steps=1, vram=8, validation_split=0.25)
+    said = capfd.readouterr().err
+    assert gone == [True]
+    assert (
+        "goes on after step 0 with less" in said and "validation loss after step 0: " in said and "validation loss after step 1: " in said
+    )

@@ -87,6 +87,9 @@ class _Decoded(Exception):
 class _ToRam(TorchDispatchMode):
     """Gives copies to the CPU of what has no contents, memory that is never touched."""
 
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is not torch.ops.aten._to_copy.default or not args[0].is_meta or torch.device(kwargs.get("device") or META).type != "cpu":

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
+import torch
+
 from .. import exhausted, job
 from ..device import release
 from ..memory.estimate import STEP
@@ -107,7 +109,8 @@ class SteppingDown:
         job.phase("the GPU's memory is full: planning with less")
         try:
             planner = Planner(largest_batch(run.dataset), run.dtype, run.processes.device)
-            return vram.lowered({**run.architecture.settings.values(), **run.settings.values()}, planner.of(run.architecture), phase)
+            with torch.enable_grad():  # it may have run out where nothing is learned
+                return vram.lowered({**run.architecture.settings.values(), **run.settings.values()}, planner.of(run.architecture), phase)
         except Exception as error:  # the memory that ran out is the news, not that its plan fails
             logger.warning("no settings that need less can be planned: %s: %s", type(error).__name__, error)
             return None
