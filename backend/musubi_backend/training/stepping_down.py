@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import torch
 
@@ -19,13 +19,15 @@ from .. import exhausted, job
 from ..device import release
 from ..memory.estimate import STEP
 from . import vram
-from .built import build
-from .progress import AverageLoss
+from .built import Built, build
+from .progress import AverageLoss, StepBar
 from .saved_states import Position
-from .state import Contents
+from .state import Contents, TrainingState
 
 if TYPE_CHECKING:
-    from .loop import Loop
+    from ..architectures.protocol import Architecture
+    from .run import Run
+    from .settings import TrainingSettings
 
 T = TypeVar("T")
 
@@ -36,6 +38,24 @@ _BETWEEN = 60.0  # seconds; what an optimizer's step that fails half-way costs a
 
 class RanOut(Exception):
     """The GPU's memory is full, here or in another process of the training. Its text says during what."""
+
+
+class Stepper(Protocol):
+    """What is known here of the loop."""
+
+    run: Run
+    position: Position
+    average: AverageLoss
+    history: list[float]
+    bar: StepBar | None
+
+    def state(self) -> TrainingState: ...
+
+    def try_to_keep(self) -> None: ...
+
+    def forget(self) -> None: ...
+
+    def hold(self, built: Built, settings: TrainingSettings, architecture: Architecture) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -51,7 +71,7 @@ class _Kept:
 class SteppingDown:
     """Of one training: may be needed once."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Stepper) -> None:
         settings, device = loop.run.settings, loop.run.processes.device
         self.loop = loop
         alone = not settings.memory.fsdp  # of weights that are spread, all processes would have to let go at once
