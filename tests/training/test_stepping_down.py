@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from musubi_backend.architectures.wan.adapter import Wan
+from musubi_backend.encoders.wan_vae import WanVAE
 from musubi_backend.training import stepping_down
 from musubi_backend.training.loop import Loop
 
@@ -142,3 +143,19 @@ def test_what_is_measured_beside_the_training_is_measured_again(
     assert (
         "goes on after step 0 with less" in said and "validation loss after step 0: " in said and "validation loss after step 1: " in said
     )
+
+
+@pytest.mark.full(reason="the demo's text encoder and VAE, for what the loop does alike with the validation")
+def test_samples_are_made_again(
+    project: Any, build: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from test_samples import sampling
+
+    samples = sampling(project, build, "a cat --w 32 --h 32 --s 1 --l 1")
+    fault = Fault(monkeypatch, 1)
+    real = WanVAE.decode
+    monkeypatch.setattr(WanVAE, "decode", lambda vae, z: full() if not z.is_meta and fault.due() else real(vae, z))
+    out = project.train("sampled", sample_every_n_steps=1, max_train_steps=2, vram=8, **samples)
+    said = capfd.readouterr().err
+    assert "memory was full while decoding samples, so this training goes on after step 1 with less: --vae_cache_cpu" in said
+    assert len(list((out / "sample").iterdir())) == 2
