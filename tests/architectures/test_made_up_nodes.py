@@ -106,7 +106,7 @@ def test_what_goes_into_a_generation_and_a_training_follows_from_model_widgets_a
     dataset: dict[str, Any] = {"toml": "/d.toml", "datasets": []}
     sockets = {"latents": {"dataset": dataset}, "text": {}, "lora_config": {}, "optimizer": {}}
     trained = trainer.values(complete(trainer.spec, {"models": models, "guidance_scale": 3.0, **sockets}), dataset)
-    own = {"network_module": "networks.lora_dots", "guidance_scale": 3.0}
+    own = {"network_module": "networks.lora_dots", "guidance_scale": 3.0, "fsdp": False}
     assert trained == {"dataset_config": "/d.toml", "dit": "/m/dots.safetensors", **own}
 
 

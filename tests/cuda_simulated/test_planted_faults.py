@@ -23,7 +23,7 @@ def test_pytorch_rejects(fault: str, gpu: Gpu) -> None:
 
 
 def test_a_number_that_is_read_in_the_step_makes_the_host_wait(gpu: Gpu) -> None:
-    assert "read: training/loop.py:Loop._go_back" in gpu("planted", "a number read in the step", "wan")["waits in steps"]
+    assert "read: training/loop.py:Loop._loss" in gpu("planted", "a number read in the step", "wan")["waits in steps"]
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def _see(seen: list[tuple[Any, ...]], _: nn.Module, given: tuple[Any, ...]) -> N
     seen.append(given)
 
 
-@pytest.mark.parametrize(("name", "limit"), [("int8", 0.03), ("fp8", 0.08)])
+@pytest.mark.parametrize(("name", "limit"), [("int8", 0.03), ("fp8", 0.09)])
 def test_checkpointed_blocks_of_a_model_stay_close(name: str, limit: float) -> None:
     """Output and input's gradient of a block of each kind, against float32."""
     for model in gpu_models.SMALL:
