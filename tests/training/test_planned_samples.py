@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from musubi_backend.architectures import protocol
 from musubi_backend.demo.models import write_models
+from musubi_backend.memory.equal_tiles import counted_once
 from musubi_backend.memory.live_bytes import LiveBytes
 from musubi_backend.training import planned_samples
 
@@ -44,3 +46,19 @@ def test_decoding_is_planned_within_ten_percent(tmp_path: Path, family: str, opt
         architecture.latent_decoder(CPU).decode(torch.zeros(shape))
     planned = planned_samples.decoded(architecture, request, torch.empty(1, 16, 2, 4, 4, device="meta"))
     assert planned == pytest.approx(count.peak, rel=0.1), f"{planned / count.peak - 1:+.1%}"
+
+
+def test_tiles_that_are_counted_once_take_what_they_take_one_by_one() -> None:
+    """The largest tile runs; a smaller one at the edge, and later ones beside results that are kept, are reckoned from it."""
+    tile = torch.nn.Sequential(torch.nn.Conv3d(4, 8, 1), torch.nn.Upsample(scale_factor=(1.0, 8.0, 8.0)), torch.nn.Conv3d(8, 3, 1)).to(
+        "meta"
+    )
+    peaks, runs = [], []
+    tile[0].register_forward_hook(lambda *_: runs.append(1))
+    for once in (False, True):
+        count = LiveBytes(torch.device("meta"), [*tile.parameters()])
+        with torch.no_grad(), counted_once(tile, count) if once else contextlib.nullcontext(), count:
+            made = [tile(torch.empty(1, 4, 2, *size, device="meta")) for size in ((8, 8), (8, 8), (8, 4), (4, 4))]
+        peaks.append((count.peak, [one.shape for one in made]))
+    assert peaks[0] == peaks[1]
+    assert len(runs) == 5

@@ -100,6 +100,11 @@ class HunyuanVAE:
         noise = [torch.randn(mean.shape[1:], generator=generator, dtype=mean.dtype) for generator in generators]
         return mean + (0.5 * logvar).exp() * torch.stack(noise).to(self.device)
 
+    @property
+    def of_tile(self) -> Any:
+        """The part of the model that decodes a tile, one after the other where there are several: a module of one tensor."""
+        return self.model.decoder
+
     def decode(self, latents: Tensor) -> Tensor:
         """latents [B, 16, F', H', W'], not scaled -> float32 video [B, 3, 4(F'-1)+1, 8H', 8W'], about -1..1."""
         import torch

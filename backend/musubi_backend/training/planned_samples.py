@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..cache.forms import FRAMES, HEIGHT, WIDTH
 from ..inference.prompts import training_prompts
 from ..layers.experts import Experts
+from ..memory.equal_tiles import counted_once
 from ..memory.few_blocks import FewBlocks
 from ..memory.live_bytes import LiveBytes
 
@@ -65,13 +66,14 @@ def decoded(architecture: Architecture, request: SampleRequest, trained: Tensor)
     count = LiveBytes(META)
     with count:
         decoder = architecture.latent_decoder(META)
+    of_tile = getattr(decoder, "of_tile", None)
     gc.collect()  # diffusers' models refer to themselves
 
     def peak(frames: int) -> int:
         with count:
             latents = torch.empty((channels, frames, *size), device=META)
         count.mark()
-        with contextlib.suppress(_Decoded), count, _ToRam():
+        with contextlib.nullcontext() if of_tile is None else counted_once(of_tile, count), contextlib.suppress(_Decoded), count, _ToRam():
             decoder.decode(latents)
         gc.collect()
         return count.peak

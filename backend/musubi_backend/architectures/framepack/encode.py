@@ -175,6 +175,7 @@ class FramePackLatentDecoder:
 
     def __init__(self, vae: HunyuanVAE, window: int, bulk: bool) -> None:
         self.vae, self.window, self.bulk = vae, window, bulk
+        self.of_tile = vae.of_tile
 
     @classmethod
     def load(cls, settings: FramePackSettings, device: torch.device) -> FramePackLatentDecoder:

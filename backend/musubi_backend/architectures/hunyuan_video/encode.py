@@ -51,7 +51,7 @@ class HunyuanLatentEncoder:
 
 class HunyuanLatentDecoder:
     def __init__(self, vae: HunyuanVAE) -> None:
-        self.vae = vae
+        self.vae, self.of_tile = vae, vae.of_tile
 
     @classmethod
     def load(cls, settings: VAESettings, device: torch.device) -> HunyuanLatentDecoder:

@@ -1,0 +1,40 @@
+"""A module that is called with one tile of an image after the other takes as much for each as its size says: its work is counted once."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Size, Tensor, nn
+
+from .live_bytes import LiveBytes
+
+_SIDES = 2  # of a tile, the last of its dimensions
+
+
+@contextlib.contextmanager
+def counted_once(module: nn.Module, count: LiveBytes) -> Iterator[None]:
+    """While it is entered. module: of one tensor [..., H, W] and without a state, which makes both sides larger by a whole number."""
+    whole: Any = module.forward
+    known: dict[Size, tuple[Size, torch.dtype, Size, int]] = {}  # by the first dimensions: result, input, bytes at the worst moment
+
+    def forward(x: Tensor) -> Tensor:
+        made, dtype, size, taken = known.get(x.shape[:-_SIDES], (x.shape, x.dtype, x.shape, 0))
+        if taken and all(side <= other for side, other in zip(x.shape, size, strict=True)):
+            count.peak = max(count.peak, count.live + taken * x.numel() // size.numel())
+            sides = [side * large // small for side, large, small in zip(x.shape[-_SIDES:], made[-_SIDES:], size[-_SIDES:], strict=True)]
+            return torch.empty([*made[:-_SIDES], *sides], dtype=dtype, device=x.device)
+        there, before, count.peak = count.live, count.peak, count.live
+        result: Tensor = whole(x)
+        known[x.shape[:-_SIDES]] = result.shape, result.dtype, x.shape, count.peak - there
+        count.peak = max(before, count.peak)
+        return result
+
+    patched: Any = module
+    patched.forward = forward
+    try:
+        yield
+    finally:
+        patched.forward = whole
