@@ -16,6 +16,7 @@ from musubi_backend.architectures.wan.model import WanGeometry, WanTransformer
 from musubi_backend.lora.network import LoRANetwork
 from musubi_backend.memory.fp8 import hold_in_fp8
 from musubi_backend.memory.plan import fp8_layers
+from musubi_backend.memory.w8a8 import hold_in_8_bits
 from musubi_backend.weights.loader import load_into, open_weights
 from musubi_backend.weights.safetensors_file import load, read_header
 from torch import Tensor, nn
@@ -50,12 +51,14 @@ WAN = WanGeometry(dim=32, ffn_dim=64, num_heads=2, num_layers=2, text_dim=32, te
 EVERY = {"wan": Case("wan", "wan21_t2v", lambda _: WanTransformer(WAN), _wan), **JOINT}
 
 
-def loaded(case: Case, golden: Path, fp8: bool = False) -> Any:
+def loaded(case: Case, golden: Path, fp8: bool = False, w8a8: str = "") -> Any:
     path = golden / f"{case.file}.dit.safetensors"
     with torch.device("meta"):
         model = case.build(read_header(path))
     if fp8:
         hold_in_fp8(model, fp8_layers(model, cards()[case.card]), "block")
+    if w8a8:
+        hold_in_8_bits(model, fp8_layers(model, cards()[case.card]), w8a8)
     load_into(model, open_weights(path))
     return model.eval()
 

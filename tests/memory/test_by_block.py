@@ -13,6 +13,7 @@ from musubi_backend.layers.blocks import Checkpointed, KeptAttention, Prepared
 from musubi_backend.layers.by_block import Pass, by_block
 from musubi_backend.layers.random_states import RandomStates
 from musubi_backend.memory.streaming import BlockStream
+from musubi_backend.memory.w8a8 import FORMATS
 from recorded_models import EVERY, Case, inputs, loaded, with_lora
 from torch import Tensor
 
@@ -22,9 +23,10 @@ CPU = torch.device("cpu")
 class Model:
     """A family's recorded transformer with its LoRA and three batches: the recorded one, one of a single frame, one of other numbers."""
 
-    def __init__(self, case: Case, golden: Path, dtype: torch.dtype, fp8: bool, **switches: Any) -> None:
-        self.model, self.dtype = loaded(case, golden, fp8), dtype
-        if not fp8:
+    def __init__(self, case: Case, golden: Path, dtype: torch.dtype, held: str, **switches: Any) -> None:
+        eight = held if held in FORMATS else ""
+        self.model, self.dtype = loaded(case, golden, held == "fp8_base", eight), dtype
+        if not held:
             self.model.to(dtype)
         self.model.requires_grad_(False)
         self.network = with_lora(self.model, case, golden).train()
@@ -76,16 +78,17 @@ OFFLOADED = {"gradient_checkpointing": True, "gradient_checkpointing_cpu_offload
 
 
 @pytest.mark.parametrize(
-    ("name", "dtype", "fp8", "switches"),
+    ("name", "dtype", "held", "switches"),
     [
-        *((name, torch.bfloat16, False, OFFLOADED) for name in EVERY),
-        ("hunyuan_video", torch.float32, False, {}), ("framepack", torch.float32, True, {"gradient_checkpointing": True}),
+        *((name, torch.bfloat16, "", OFFLOADED) for name in EVERY),
+        ("hunyuan_video", torch.float32, "", {}), ("framepack", torch.float32, "fp8_base", {"gradient_checkpointing": True}),
+        ("wan", torch.float32, "int8", {"gradient_checkpointing": True}),
     ],
 )  # fmt: skip
 def test_gradients_are_equal_to_the_last_bit_and_copies_divided_by_the_number_of_batches(
-    name: str, dtype: torch.dtype, fp8: bool, switches: dict[str, Any], shared: Path
+    name: str, dtype: torch.dtype, held: str, switches: dict[str, Any], shared: Path
 ) -> None:
-    small = Model(EVERY[name], shared / "golden" / "dit", dtype, fp8, **switches)
+    small = Model(EVERY[name], shared / "golden" / "dit", dtype, held, **switches)
     for module in small.network.lora_modules():
         module.dropout = 0.3  # type: ignore[assignment]
     small.step(one_after_the_other)  # from then on every step begins as it ends
