@@ -95,6 +95,7 @@ def test_what_musubi_tuner_cannot_do_is_said(tmp_path: Path, monkeypatch: pytest
     assert theirs.lacks(MODELS[1], Setting(fp8_scaled=True)) == ""
 
 
+@pytest.mark.full(reason="a benchmark's count, by the plan that other tests compare with real steps")
 def test_operations_are_those_of_the_formula() -> None:
     """spec: forward products, once more for the gradient of their input, attention three times; the text's share and LoRA left aside."""
     wan: Any = MODELS[0]

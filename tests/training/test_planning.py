@@ -139,7 +139,7 @@ def planned(loop: Loop, device: torch.device = CPU) -> estimate.Estimate:
     return planning.Planner(planning.largest_batch(run.dataset), run.dtype, device).estimate(run.settings, run.architecture)
 
 
-CASES = (("wan", "attention"), ("fp", "fp8"), ("hv", "by block"))
+CASES = (("wan", "attention"), ("hv", "by block"))
 """`--full` for all families and settings, which take half a minute."""
 
 

@@ -95,7 +95,7 @@ def lowered(build: SimpleNamespace, model_and_caches: tuple[Path, Path], tmp_pat
 
 @pytest.mark.parametrize(
     ("where", "at", "step"),
-    [("forward", 4, 1), ("backward", 1, 0), ("optimizer", 3, 2)],
+    [("forward", 4, 1), pytest.param("backward", 1, 0, marks=pytest.mark.full(reason="as in forward")), ("optimizer", 3, 2)],
 )
 def test_a_training_goes_on_as_if_it_had_had_less_from_the_start(
     project: Any, same: SimpleNamespace, lowered: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],

@@ -26,7 +26,7 @@ from .weight_files import read_state_dict
 
 if TYPE_CHECKING:
     import torch
-    from torch import Generator, Tensor
+    from torch import Generator, Tensor, nn
 
 KIND = "hunyuan_video_vae"
 MODEL = ("diffusers.models.autoencoders.autoencoder_kl_hunyuan_video", "AutoencoderKLHunyuanVideo")
@@ -101,9 +101,10 @@ class HunyuanVAE:
         return mean + (0.5 * logvar).exp() * torch.stack(noise).to(self.device)
 
     @property
-    def of_tile(self) -> Any:
+    def of_tile(self) -> nn.Module:
         """The part of the model that decodes a tile, one after the other where there are several: a module of one tensor."""
-        return self.model.decoder
+        decoder: nn.Module = self.model.decoder
+        return decoder
 
     def decode(self, latents: Tensor) -> Tensor:
         """latents [B, 16, F', H', W'], not scaled -> float32 video [B, 3, 4(F'-1)+1, 8H', 8W'], about -1..1."""

@@ -24,7 +24,7 @@ from .sections import cut, frames_of
 if TYPE_CHECKING:
     import numpy as np
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from ...dataset.decoding import DecodedEntry
     from ..request import SampleRequest
@@ -175,12 +175,16 @@ class FramePackLatentDecoder:
 
     def __init__(self, vae: HunyuanVAE, window: int, bulk: bool) -> None:
         self.vae, self.window, self.bulk = vae, window, bulk
-        self.of_tile = vae.of_tile
 
     @classmethod
     def load(cls, settings: FramePackSettings, device: torch.device) -> FramePackLatentDecoder:
         """As `FramePackLatentEncoder.load`."""
         return cls(load_vae(settings.vae, device, CARD), settings.sections.latent_window_size, settings.sections.bulk_decode)
+
+    @property
+    def of_tile(self) -> nn.Module:
+        """What decodes one tile."""
+        return self.vae.of_tile
 
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents [16, F', H', W'] -> float32 video [3, 4(F'-1)+1, 8H', 8W'] in 0..1 on the CPU."""

@@ -24,7 +24,7 @@ from .card import CARD
 if TYPE_CHECKING:
     import numpy as np
     import torch
-    from torch import Generator, Tensor
+    from torch import Generator, Tensor, nn
 
     from ...dataset.decoding import DecodedEntry
     from ..card import Card
@@ -51,12 +51,17 @@ class HunyuanLatentEncoder:
 
 class HunyuanLatentDecoder:
     def __init__(self, vae: HunyuanVAE) -> None:
-        self.vae, self.of_tile = vae, vae.of_tile
+        self.vae = vae
 
     @classmethod
     def load(cls, settings: VAESettings, device: torch.device) -> HunyuanLatentDecoder:
         """As `HunyuanLatentEncoder.load`."""
         return cls(load_vae(settings, device, CARD))
+
+    @property
+    def of_tile(self) -> nn.Module:
+        """What decodes one tile."""
+        return self.vae.of_tile
 
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents [16, F', H', W'] -> float32 video [3, 4(F'-1)+1, 8H', 8W'] in 0..1 on the CPU."""
