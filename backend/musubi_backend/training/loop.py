@@ -60,7 +60,6 @@ class Loop:
         self.average = AverageLoss(run.losses)
         self.items = ItemLosses()
         self.history = run.history
-        self.parameters = [parameter for group in run.choice.optimizer.param_groups for parameter in group["params"]]
         self.sampling = run.settings.timesteps
         self.boundary = boundary_of(run.transformer)
         self.randomness = StepRandomness(run.seed, run.processes.rank, self.device)
@@ -77,6 +76,11 @@ class Loop:
         self.due = [kind(self) for kind in due.KINDS]
 
     @property
+    def parameters(self) -> list[Tensor]:
+        """What the optimizer trains."""
+        return [parameter for group in self.run.choice.optimizer.param_groups for parameter in group["params"]]
+
+    @property
     def at_once(self) -> int:
         """How many batches go through the model together."""
         return batches_at_once(self.run.settings, self.run.transformer)
@@ -91,7 +95,7 @@ class Loop:
         """Let go of everything on the device, to `hold` it anew."""
         run = self.run
         del run.transformer, run.network, run.choice, run.schedule
-        self.parameters, self.scaler = [], None
+        self.scaler = None
         self._window.clear()
         self._suspects.clear()
 
@@ -101,7 +105,6 @@ class Loop:
         run.transformer, run.network, run.choice, run.schedule = built.transformer, built.network, built.choice, built.schedule
         run.settings, run.architecture = settings, architecture
         run.samples.architecture = architecture
-        self.parameters = [parameter for group in built.choice.optimizer.param_groups for parameter in group["params"]]
         self.scaler = self._new_scaler()
 
     def _new_scaler(self) -> torch.amp.GradScaler | None:
