@@ -65,7 +65,7 @@ SETTINGS = (
     Setting(checkpointing=True, compiled=True), Setting(checkpointing=True, offload=True),
     Setting(checkpointing=True, fp8_scaled=True, offload=True, blocks_to_swap=20),
     Setting(checkpointing=True, fp8_scaled=True, blocks_to_swap=20, compiled=True),
-    Setting(checkpointing=True, keep_attention=10, attention_in_ram=ALL),
+    Setting(checkpointing=True, keep_attention=10, attention_in_ram=ALL), Setting(checkpointing=True, keep_attention=ALL, compiled=True),
 )  # fmt: skip
 """What matters most comes first."""
 THEIRS = (SAVING, Setting(checkpointing=True, fp8_scaled=True), Setting(checkpointing=True, blocks_to_swap=20), Setting())

@@ -20,6 +20,7 @@ from musubi_backend.architectures.hunyuan_video.model import HunyuanTransformer
 from musubi_backend.architectures.wan.geometry import WanGeometry
 from musubi_backend.architectures.wan.model import WanTransformer
 from musubi_backend.device import for_model
+from musubi_backend.layers.attention import with_compiler
 from musubi_backend.layers.blocks import KeptAttention
 from musubi_backend.lora.network import LoRANetwork
 from musubi_backend.memory.compiling import Compilation
@@ -163,7 +164,9 @@ def build(
     switches: Any = made
     switches.gradient_checkpointing, switches.gradient_checkpointing_cpu_offload = setting.checkpointing, setting.offload
     switches.kept_attention = KeptAttention(setting.keep_attention, setting.attention_in_ram)
-    switches.set_attention(setting.attention, setting.split)
+    kept = setting.keep_attention or setting.attention_in_ram
+    mode = with_compiler(setting.attention, setting.split) if kept and setting.compiled else setting.attention
+    switches.set_attention(mode, setting.split)
     plan.finish(made, device)
     network = LoRANetwork.create(made.requires_grad_(False).eval(), card, LORA_RANK, LORA_ALPHA).train()
     fill_lora(network, device, drawn_on)

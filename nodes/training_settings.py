@@ -114,8 +114,9 @@ class LoRATrainingConfig(Node):
         if constants.get("w8a8") in ("int8", "fp8") and constants.get("fp8_base"):
             yield Problem("w8a8", "w8a8 and fp8_base exclude each other: turn one of them off")
         for name in ("keep_attention_blocks", "offload_attention_blocks"):
-            if constants.get(name) and constants.get("compile"):
-                yield Problem(name, f"{name} has no effect on compiled blocks: set it to 0, or turn compile off")
+            if constants.get(name) and constants.get("compile") and (constants["attention"] != "sdpa" or constants.get("split_attn")):
+                said = f"{name} with compile keeps PyTorch's attention only: choose sdpa without split_attn, or set it to 0"
+                yield Problem(name, said)
         yield from _network_problems(constants)
 
     async def run(self, host: Host, **inputs: Any) -> Result:

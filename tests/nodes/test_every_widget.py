@@ -67,7 +67,8 @@ CONTRADICTIONS: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("LoRAPostHocEMA", {"preset": "beta: general", "more_sigma_rel": "0.1"}, "more_sigma_rel"),
     ("LoRAPostHocEMA", {"preset": "as set below", "first": 0.5, "last": 0.5}, "first"),
     ("LoRATrainingConfig", {"w8a8": "int8", "fp8_base": True}, "w8a8"),
-    ("LoRATrainingConfig", {"keep_attention_blocks": 4, "compile": True}, "keep_attention_blocks"),
+    ("LoRATrainingConfig", {"keep_attention_blocks": 4, "compile": True, "split_attn": True}, "keep_attention_blocks"),
+    ("LoRATrainingConfig", {"offload_attention_blocks": 4, "compile": True, "attention": "xformers"}, "offload_attention_blocks"),
     ("LoRATrainingConfig", {"offload_attention_blocks": 4, "gradient_checkpointing": False}, "offload_attention_blocks"),
     ("LoRATrainingConfig", {"blocks_to_swap": 4, "compile": True, "gradient_checkpointing": False}, "blocks_to_swap"),
 )

@@ -168,7 +168,17 @@ def test_training_settings_that_do_not_go_together(files: dict[str, str], extra:
         (TRAIN, {"blocks_to_swap": 1, "compile": True}, "--blocks_to_swap with --compile needs --gradient_checkpointing"),
         (TRAIN, {"blocks_to_swap": 1, "dynamo_backend": "INDUCTOR"}, "--blocks_to_swap with --compile needs --gradient_checkpointing"),
         (TRAIN, {"blocks_to_swap": 1, "compile": True, "gradient_checkpointing": True}, ""),
-        (TRAIN, {"keep_attention_blocks": 1, "compile": True, "gradient_checkpointing": True}, "--keep_attention_blocks has no effect on"),
+        (TRAIN, {"keep_attention_blocks": 1, "compile": True, "gradient_checkpointing": True}, ""),
+        (
+            TRAIN,
+            {"keep_attention_blocks": 1, "dynamo_backend": "INDUCTOR", "gradient_checkpointing": True, "split_attn": True},
+            "--keep_attention_blocks with --compile keeps PyTorch's attention only: use --sdpa without --split_attn",
+        ),
+        (
+            TRAIN,
+            {"offload_attention_blocks": 1, "compile": True, "gradient_checkpointing": True, "sdpa": False, "flash_attn": True},
+            "--offload_attention_blocks with --compile keeps PyTorch's attention only: use --sdpa without --flash_attn",
+        ),
         (TRAIN, {"offload_attention_blocks": 1, "gradient_checkpointing": True}, ""),
         (TRAIN, {"w8a8": "int8", "fp8_base": True}, "--w8a8 and --fp8_base exclude each other"),
         (TRAIN, {"w8a8": "int8", "compile": True}, ""),

@@ -244,6 +244,17 @@ def test_counts_are_found_by_halves(limit: int, fewest: int | None, most: int | 
     assert len(asked) <= 5
 
 
+@pytest.mark.parametrize(
+    ("given", "kept"), [({"compile": True}, True), ({"compile": True, "flash_attn": True}, False), ({"flash_attn": True}, True)]
+)
+def test_memory_that_is_left_keeps_the_attention_of_compiled_blocks_where_they_can(given: dict[str, Any], kept: bool) -> None:
+    def plan(values: Any) -> estimate.Estimate:
+        return replace(simple(values), operations=100 - values["keep_attention_blocks"])
+
+    chosen = vram.choose({**NOTHING, "keep_attention_blocks": 0, **given}, plan, 60 * 10**9)
+    assert ("keep_attention_blocks" in chosen.taken) is kept
+
+
 def test_what_misses_by_more_than_the_margin_is_refused_and_named_with_what_would_fit(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

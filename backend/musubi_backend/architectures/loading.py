@@ -10,7 +10,7 @@ import torch
 
 from ..device import computed_in
 from ..errors import UserError
-from ..layers.attention import check_mode
+from ..layers.attention import check_mode, with_compiler
 from ..lora.merging import LoRAMerge
 from ..memory.plan import MemoryPlan
 from ..weights.loader import Weights, load_into
@@ -65,7 +65,8 @@ def load_frozen(
     load_into(model, weights, device, dtype, transform=merge, rename=rename, optional=optional, stay=stay, part=part)
     plan.finish(model, home or device)
     switches: Any = model
-    switches.set_attention(mode, split)
+    kept = settings.memory.keep_attention_blocks or settings.memory.offload_attention_blocks
+    switches.set_attention(with_compiler(mode, split) if kept and plan.compilation is not None else mode, split)
     return model.eval()
 
 

@@ -19,7 +19,11 @@ from torch import Tensor
 from ..errors import UserError
 from .recompute import once
 
+KEPT = "kept"
+"""PyTorch's, as compiled blocks run it whose attention's output is kept (`attention_operator`). See `with_compiler`."""
+
 MODES = ("torch", "flash", "flash3", "xformers", "sage")
+PYTORCH = ("torch", KEPT)
 _PACKAGES = {"flash": "flash_attn", "flash3": "flash_attn_interface", "xformers": "xformers.ops", "sage": "sageattention"}
 _SIXTEEN_BITS = ("flash", "flash3", "sage")
 KEY_ALIGNMENT = 8  # CUDA's memory-efficient kernel wants bias rows in multiples of 8; otherwise it copies the bias
@@ -27,10 +31,13 @@ KEY_ALIGNMENT = 8  # CUDA's memory-efficient kernel wants bias rows in multiples
 Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, mode: str = "torch", bias: Tensor | None = None, split: bool = False) -> Tensor:
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, mode: str = "torch", bias: Tensor | None = None, split: bool = False, number: int = 0
+) -> Tensor:
     """q [B, S, H, D], k and v [B, K, H, D] -> [B, S, H * D].
 
-    bias: [B or 1, 1, 1, K], added to the scores, in q's dtype. split: one sample at a time, for less memory at once.
+    bias: [B or 1, 1, 1, K], added to the scores, in q's dtype. split: one sample at a time, for less memory at once. number: which of those
+    attentions of a block that need not wait for each other.
     """
     if split and q.shape[0] > 1:
         biases = [None] * q.shape[0] if bias is None else list(bias.expand(q.shape[0], -1, -1, -1).split(1))
@@ -40,7 +47,12 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mode: str = "torch", bias: Tensor
     run: Callable[..., Tensor] = once if k.shape[1] >= q.shape[1] else _again
     if q.is_meta:  # a plan: whatever the mode and the bias, the kernel is a fused one, which keeps no scores
         return run(_planned, q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2).flatten(2)
-    if mode != "torch" and bias is None:
+    if mode == KEPT and run is once and torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+        from .attention_operator import fits, operator
+
+        if fits(q):
+            return operator(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), bias, number)[0].transpose(1, 2).flatten(2)
+    if mode not in PYTORCH and bias is None:
         return run(_kernel(mode), q, k, v).flatten(2)
     added = () if bias is None else (bias,)
     return run(F.scaled_dot_product_attention, q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), *added).transpose(1, 2).flatten(2)
@@ -55,9 +67,14 @@ def _again(kernel: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     return kernel(*inputs)
 
 
+def with_compiler(mode: str, split: bool = False) -> str:
+    """The mode of compiled blocks whose attention's output is kept; where that cannot be, `mode`, whose attention runs twice."""
+    return KEPT if mode == "torch" and not split else mode
+
+
 def check_mode(mode: str, dtype: torch.dtype) -> None:
     """UserError when the package of an attention mode is not installed, or does not compute in `dtype`."""
-    if mode == "torch":
+    if mode in PYTORCH:
         return
     _kernel(mode)
     if mode in _SIXTEEN_BITS and dtype not in (torch.float16, torch.bfloat16):

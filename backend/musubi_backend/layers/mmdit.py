@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import KEY_ALIGNMENT, attention
+from .attention import KEY_ALIGNMENT, PYTORCH, attention
 from .blocks import Checkpointed, Prepared
 from .linear import Linear
 from .norms import RMSNorm, gated_residual, modulated_norm
@@ -223,8 +223,8 @@ def joint_attention(q: Tensor, k: Tensor, v: Tensor, mode: str, split: bool, pad
     """q, k, v [B, S, H, D] -> [B, S, H * D]. Kernels that take no bias, and `split`, see each sample at its own length."""
     if padding is None:
         return attention(q, k, v, mode, split=split)
-    if mode == "torch" and not split:
-        return attention(q, k, v, bias=padding.bias)
+    if mode in PYTORCH and not split:
+        return attention(q, k, v, mode, padding.bias)
     samples = zip(q.split(1), k.split(1), v.split(1), padding.lengths, strict=True)
     outputs = [attention(q1[:, :length], k1[:, :length], v1[:, :length], mode) for q1, k1, v1, length in samples]
     return torch.cat([F.pad(out, (0, 0, 0, q.shape[1] - out.shape[1])) for out in outputs])

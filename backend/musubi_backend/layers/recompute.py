@@ -51,6 +51,14 @@ def once(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     return function(*inputs) if recording is None else recording.once(function, inputs)
 
 
+def outputs_once(run: Callable[[], tuple[Tensor, ...]], number: int) -> tuple[Tensor, ...]:
+    """run(), as `once`, for an operator that compilers and autograd do not look into: of its outputs the first waits for backward as
+    the tier says, the others where they are. number: which of those of a block that need not wait for each other, as a compiler may
+    change their order."""
+    recording: _Recording | None = getattr(_local, "recording", None)
+    return run() if recording is None else recording.outputs_once(run, number)
+
+
 def latest() -> Recorded:
     """The last call of `recomputed`, for `come_back`."""
     return _last
@@ -88,6 +96,20 @@ class _Kept(NamedTuple):
     requires_grad: bool
     saved: list[_View | Tensor | None]
 
+    def fetch(self) -> None:
+        self.result.fetch()
+
+
+class _Outputs(NamedTuple):
+    """A call of `outputs_once` that is not to be run again."""
+
+    number: int
+    first: Waiting
+    others: list[Tensor]
+
+    def fetch(self) -> None:
+        self.first.fetch()
+
 
 _local = threading.local()
 Recorded: TypeAlias = "weakref.ref[_Recording] | None"
@@ -103,6 +125,7 @@ class _Recording:
         self.x: Waiting = Offloaded(x.detach()) if offload else Resident(x.detach())
         self.tier = tier
         self.kept: list[_Kept | None] = []
+        self.outputs: list[_Outputs] = []
         self.random = RandomStates.now(x.device)
         self.count = 0
         self.saved: dict[int, Tensor] = {}
@@ -134,6 +157,20 @@ class _Recording:
             self._collect(result if saved is None else saved.of(inputs) if isinstance(saved, _View) else saved)
         return result.requires_grad_(kept.requires_grad)
 
+    def outputs_once(self, run: Callable[[], tuple[Tensor, ...]], number: int) -> tuple[Tensor, ...]:
+        if self.tier is Tier.RECOMPUTED:
+            return run()
+        if self.ran:
+            kept = next(one for one in self.outputs if one.number == number)
+            self.outputs.remove(kept)
+            return kept.first.tensor(), *kept.others
+        first, *others = run()
+        self.outputs.append(_Outputs(number, self._waiting(first), [one.detach() for one in others]))
+        return first, *others
+
+    def _waiting(self, result: Tensor) -> Waiting:
+        return Offloaded(result.detach()) if self.tier is Tier.IN_RAM else Resident(result.detach())
+
     def _first(self, function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Tensor:
         packed: list[Tensor] = []
 
@@ -149,17 +186,16 @@ class _Recording:
         if own > result.nbytes:
             self.kept.append(None)
         else:
-            waiting = Offloaded(result.detach()) if self.tier is Tier.IN_RAM else Resident(result.detach())
-            self.kept.append(_Kept(waiting, result.requires_grad, saved))
+            self.kept.append(_Kept(self._waiting(result), result.requires_grad, saved))
         return result
 
     def fetch(self) -> None:
         """Backward will come here soon."""
         if not self.ran:
             self.x.fetch()
-            for kept in self.kept:
+            for kept in (*self.kept, *self.outputs):
                 if kept is not None:
-                    kept.result.fetch()
+                    kept.fetch()
 
     def _run_again(self) -> None:
         self.fetch()
@@ -179,6 +215,7 @@ class _Recording:
         if len(self.saved) != self.count:
             raise RuntimeError(f"a block saved {self.count} tensors and {len(self.saved)} when it ran again; it must do the same each time")
         self.kept.clear()
+        self.outputs.clear()
         del self.x
 
     def _collect(self, tensor: Tensor) -> None:

@@ -98,8 +98,9 @@ def _train(tool: Tool, args: Namespace) -> Iterator[str]:
         yield "--w8a8 and --fp8_base exclude each other: both hold the weights in 8 bits"
     yield from _spread(args)
     for name in ("keep_attention_blocks", "offload_attention_blocks"):
-        if getattr(args, name) and (args.compile or args.dynamo_backend != "NO"):
-            yield f"--{name} has no effect on compiled blocks, which are computed again as a whole: leave it or --compile out"
+        others = [f"--{other}" for other in ("flash_attn", "flash3", "xformers", "split_attn") if getattr(args, other)]
+        if getattr(args, name) and (args.compile or args.dynamo_backend != "NO") and others:
+            yield f"--{name} with --compile keeps PyTorch's attention only: use --sdpa without {' and '.join(others)}, or leave it out"
     if (args.min_timestep or 0) >= (1000 if args.max_timestep is None else args.max_timestep):
         yield f"--min_timestep {args.min_timestep or 0} must be below --max_timestep {args.max_timestep}"
     yield from _counts(args, "base_weights", "base_weights_multiplier")

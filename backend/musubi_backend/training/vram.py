@@ -120,8 +120,7 @@ def choose(values: Mapping[str, Any], plan: Plan, limit: int) -> Chosen:
         changes, found = _fewest(chosen, plan, lambda one: one.excess(limit), 1, found.swappable) or ({}, found)
         chosen |= changes
         taken |= changes
-    compiled = chosen.get("compile") or chosen.get("dynamo_backend", "NO") != "NO"
-    if taken.get("gradient_checkpointing") and found.fits(limit) and not compiled and not chosen.get(SPENDER, True):
+    if taken.get("gradient_checkpointing") and found.fits(limit) and _can_keep(chosen) and not chosen.get(SPENDER, True):
         spent = _most(chosen, plan, limit)
         if spent is not None:
             changes, found = spent
@@ -129,6 +128,12 @@ def choose(values: Mapping[str, Any], plan: Plan, limit: int) -> Chosen:
             taken |= changes
             costs.append(f"{_words(changes)}: memory that is left, so that these blocks run their attention once")
     return Chosen(chosen, found, taken, tuple(costs))
+
+
+def _can_keep(values: Given) -> bool:
+    """Compiled blocks keep PyTorch's attention only (`layers.attention.with_compiler`)."""
+    compiled = values.get("compile") or values.get("dynamo_backend", "NO") != "NO"
+    return not compiled or bool(values.get("sdpa") and not values.get("split_attn"))
 
 
 LESS = 0.15

@@ -81,7 +81,7 @@ class WanCrossAttention(WanSelfAttention):
         out = attention(q, k, self.heads(self.v(context.text)), self.mode, context.text_bias, self.split)
         if context.image is not None:
             k = self.heads(self.norm_k_img(self.k_img(context.image)))
-            out = out + attention(q, k, self.heads(self.v_img(context.image)), self.mode, context.image_bias, self.split)
+            out = out + attention(q, k, self.heads(self.v_img(context.image)), self.mode, context.image_bias, self.split, number=1)
         result: Tensor = self.o(out)
         return result
 
