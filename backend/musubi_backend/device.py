@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     import torch
 
 
+_SERIES = {(7, 5): "RTX 20", (8, 0): "RTX 30", (8, 9): "RTX 40"}
+"""The first GPUs of a compute capability, as people call them."""
+
 _ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # the second is the old name
 
 
@@ -31,7 +34,26 @@ def pick_device(name: str | None) -> torch.device:
         raise UserError(f"--device: unknown device {name!r}: use cuda, cuda:1 or cpu") from None
     if device.type == "cuda":
         _check_gpu(device)
+        if device.index is not None:  # for packages that launch on the current one, and so that nothing takes memory of another
+            torch.cuda.set_device(device)
+    elif device.type not in ("cpu", "mps", "xpu"):
+        raise UserError(f"--device: nothing is computed on {name!r}: use cuda, cuda:1 or cpu")
     return device
+
+
+def is_older(device: torch.device, least: tuple[int, int]) -> bool:
+    """Is it an NVIDIA GPU of a lower compute capability? Imports torch."""
+    import torch
+
+    return device.type == "cuda" and not torch.version.hip and torch.cuda.get_device_capability(device) < least
+
+
+def check_capability(device: torch.device, least: tuple[int, int], needs: str, instead: str = "") -> None:
+    """UserError for a GPU that is too old. needs: as in "--w8a8 fp8 needs a GPU that multiplies fp8". instead: what else. Imports torch."""
+    import torch
+
+    if is_older(device, least):
+        raise UserError(f"{needs} ({_SERIES[least]} or later); {torch.cuda.get_device_name(device)} does not{instead}")
 
 
 def cpu_computes_in(dtype: torch.dtype) -> bool:

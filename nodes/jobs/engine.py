@@ -73,6 +73,8 @@ def command(
         environment = child_environment(str(folder.path), {"PYTHONPATH": str(checkout / "src"), **visible, **threads})
         engine, listens = "musubi-tuner", False
     launcher = _launcher(folder, processes, mixed_precision, config.cpu_threads or 1, machines) if through_launcher else []
+    if launcher and sys.platform == "win32":
+        environment.setdefault("USE_LIBUV", "0")  # PyTorch's builds for Windows lack the store that its launcher prefers
     head = [str(python), *launcher]
     return Command([*head, *target, *arguments], environment, folder.path, engine, listens, gpu.split(",") if gpu is not None else None)
 

@@ -7,7 +7,9 @@ import gc
 import io
 import logging
 import mmap
+import os
 import random
+import socket
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -31,8 +33,10 @@ from musubi_backend.layers.recompute import Tier, once
 from musubi_backend.lora.modules import LoRA
 from musubi_backend.lora.network import LoRANetwork
 from musubi_backend.memory import fp8, streaming
+from musubi_backend.memory.w8a8 import FORMATS, W8A8Linear
 from musubi_backend.training import loop, randomness
-from simulated_device import Event, Simulation, registered
+from musubi_backend.training.distributed import ManyProcesses
+from simulated_device import GPU, Event, Simulation, registered
 from simulated_gpu import simulated_gpu
 from torch import Tensor, nn
 
@@ -124,6 +128,20 @@ def pinned_sizes() -> list[int]:
         del kept
         assert registered == before, "pages stayed pinned"
     return [size // page for size in made]
+
+
+def a_group_without_nccl() -> list[Any]:
+    """The process group of a training on GPUs where PyTorch lacks NCCL, as on Windows: of one process here, and with the means it has."""
+    assert not torch.distributed.is_nccl_available()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with patch.dict(os.environ, place), simulated_gpu():
+        group = ManyProcesses(None)
+        try:
+            return [str(group.device), group.any(True), group.gathered(torch.ones(2)).tolist()]
+        finally:
+            group.close()
 
 
 def _text_in_float32(text: Any, length: int, dtype: torch.dtype, device: torch.device) -> Any:
@@ -254,6 +272,18 @@ def to_numpy() -> str:
         except TypeError as error:
             return str(error)
     return ""
+
+
+def eight_bit_product(name: str) -> Report:
+    """A product in 8 bits and the gradient of its input, whose memory is transposed."""
+    with simulated_gpu() as gpu:
+        linear = W8A8Linear(32, 48, True, FORMATS[name]).requires_grad_(False)
+        linear.weight = nn.Parameter(linear.take(torch.randn(48, 32), None, GPU), requires_grad=False)
+        linear.to("cuda")
+        x = torch.randn(32, 20, device="cuda", dtype=torch.bfloat16).t().requires_grad_()
+        out = linear(x)
+        out.backward(torch.randn(48, 20, device="cuda", dtype=torch.bfloat16).t())
+        return _report(gpu)
 
 
 class _Block(nn.Module):

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map
 _aten = torch.ops.aten
 _TO_HOST = (_aten._local_scalar_dense.default, _aten.is_nonzero.default, _aten.equal.default)
 _PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "linear", "convolution", "_scaled_dot_product_efficient_attention")
+_EIGHT_BITS = ("_int_mm", "_scaled_mm")
 _SIZES_FROM_VALUES = ("nonzero", "masked_select", "unique", "_unique2")
 _PLAIN_GENERATOR = torch.Generator
 
@@ -72,7 +73,10 @@ class Functions(TorchFunctionMode):
 
 
 def _check_products(name: str, tensors: list[Tensor]) -> None:
-    """CUDA multiplies matrices of one dtype; PyTorch's shape checks do not look."""
+    """CUDA multiplies matrices of one dtype, and 8-bit ones by rows and columns that each lie in one piece (CUDA 13 has no other kernels);
+    PyTorch's shape checks do not look."""
+    if name in _EIGHT_BITS and not (tensors[0].stride(-1) == 1 and tensors[1].stride(0) == 1):
+        raise RuntimeError(f"CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling cublasLtMatmul with the layout of {name}")
     dtypes = {one.dtype for one in tensors if one.dtype.is_floating_point}
     if name in _PRODUCTS and len(dtypes) > 1:
         raise RuntimeError(f"{name}: expected tensors of the same dtype, but got {' and '.join(sorted(map(str, dtypes)))}")

@@ -71,6 +71,15 @@ def test_8_bit_products_wait_for_nothing_more(gpu: Gpu) -> None:
     assert report["races"] == [] and set(report["waits in steps"]) <= {LOSS, ONCE}
 
 
+@pytest.mark.parametrize("name", ["int8", "fp8"])
+def test_8_bit_products_get_the_layout_that_cuda_multiplies(name: str, gpu: Gpu) -> None:
+    assert gpu("eight_bit_product", name)["waits in steps"] == []
+
+
+def test_several_gpus_train_together_where_pytorch_lacks_nccl(gpu: Gpu) -> None:
+    assert gpu("a_group_without_nccl") == ["cuda:0", True, [[1.0, 1.0]]]
+
+
 def test_refused_pinning_is_said_once_and_copies_go_through_ordinary_memory(gpu: Gpu) -> None:
     report = gpu("refused_pinning")
     assert report["races"] == [] and report["said"].count("pins no more system RAM") == 1

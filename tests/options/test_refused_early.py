@@ -61,6 +61,8 @@ def test_devices() -> None:
     assert pick_device(None).type in ("cpu", "cuda")
     with pytest.raises(UserError, match="unknown device 'gpu': use cuda, cuda:1 or cpu"):
         pick_device("gpu")
+    with pytest.raises(UserError, match="nothing is computed on 'meta': use cuda, cuda:1 or cpu"):
+        pick_device("meta")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without a GPU")
@@ -72,6 +74,9 @@ def test_a_gpu_that_is_not_there() -> None:
 def test_a_gpu_that_is_one_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
     assert pick_device("cuda:1").index == 1
+    assert current == [torch.device("cuda:1")], "what launches on the current GPU would use, and take memory of, the first one"
     with pytest.raises(UserError, match="--device cuda:2: this machine has 2 GPUs, counted from cuda:0"):
         pick_device("cuda:2")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..device import computed_in
+from ..device import computed_in, is_older
 from ..errors import UserError
 from ..layers.attention import check_mode, with_compiler
 from ..lora.merging import LoRAMerge
@@ -52,7 +52,8 @@ def load_frozen(
     UserError for a file that is incomplete or of another model, and for LoRAs that do not fit.
     """
     mode, split = attention_of(settings.attention)
-    check_mode(mode, dtype)
+    check_mode(mode, dtype, device)
+    _warn_of_imitated(dtype, device)
     if merge is not None:
         merge.check({rename(name) or name if rename else name: info.shape for name, info in weights.header.tensors.items()})
     plan = memory_plan(settings)
@@ -68,6 +69,16 @@ def load_frozen(
     kept = settings.memory.keep_attention_blocks or settings.memory.offload_attention_blocks
     switches.set_attention(with_compiler(mode, split) if kept and plan.compilation is not None else mode, split)
     return model.eval()
+
+
+def _warn_of_imitated(dtype: torch.dtype, device: torch.device) -> None:
+    """Say what bfloat16 costs on a GPU without: PyTorch has no attention kernel for it there, and computes by the plain formula."""
+    if dtype == torch.bfloat16 and is_older(device, (8, 0)):
+        logger.warning(
+            "%s has no bfloat16: products are slow, and attention takes memory for the scores of all pairs of tokens, which the memory "
+            "plan does not count. Use an fp16 file of the model, whose precision is followed, where there is one",
+            torch.cuda.get_device_name(device),
+        )
 
 
 def memory_plan(settings: LoadingSettings) -> MemoryPlan:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..device import check_capability, is_older
 from ..errors import UserError
 from .recompute import once
 
@@ -25,6 +26,7 @@ KEPT = "kept"
 MODES = ("torch", "flash", "flash3", "xformers", "sage")
 PYTORCH = ("torch", KEPT)
 _PACKAGES = {"flash": "flash_attn", "flash3": "flash_attn_interface", "xformers": "xformers.ops", "sage": "sageattention"}
+_INSTEAD = "use PyTorch's attention (--sdpa, --attn_mode torch)"
 _SIXTEEN_BITS = ("flash", "flash3", "sage")
 KEY_ALIGNMENT = 8  # CUDA's memory-efficient kernel wants bias rows in multiples of 8; otherwise it copies the bias
 
@@ -72,11 +74,19 @@ def with_compiler(mode: str, split: bool = False) -> str:
     return KEPT if mode == "torch" and not split else mode
 
 
-def check_mode(mode: str, dtype: torch.dtype) -> None:
-    """UserError when the package of an attention mode is not installed, or does not compute in `dtype`."""
+def check_mode(mode: str, dtype: torch.dtype, device: torch.device) -> None:
+    """UserError when the package of an attention mode is not installed, does not compute in `dtype`, or has no code for the GPU."""
     if mode in PYTORCH:
         return
     _kernel(mode)
+    if mode != "xformers":
+        check_capability(device, (8, 0), f"{_PACKAGES[mode]} needs a GPU that runs its code", f"; {_INSTEAD}")
+    elif dtype == torch.bfloat16:
+        check_capability(device, (8, 0), "xformers in bfloat16 needs a GPU that computes in it", f"; use an fp16 file, or {_INSTEAD}")
+    if mode == "flash3" and device.type == "cuda" and not is_older(device, (10, 0)):
+        raise UserError(
+            f"flash_attn_interface has code for RTX 30 to H200 only, and {torch.cuda.get_device_name(device)} is newer; {_INSTEAD}"
+        )
     if mode in _SIXTEEN_BITS and dtype not in (torch.float16, torch.bfloat16):
         raise UserError(
             f"{_PACKAGES[mode]} computes in 16 bits only, and this runs in {str(dtype).removeprefix('torch.')}; use a bf16 or fp16 file "
@@ -93,7 +103,7 @@ def _kernel(mode: str) -> Kernel:
     except ImportError as error:
         raise UserError(
             f"{mode} attention needs the package {_PACKAGES[mode].partition('.')[0]} ({error}); install it in the backend's environment or "
-            "use PyTorch's attention (--sdpa, --attn_mode torch)"
+            f"{_INSTEAD}"
         ) from error
     if mode == "xformers":
         efficient: Kernel = package.memory_efficient_attention

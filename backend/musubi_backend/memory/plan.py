@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from ..device import check_capability
 from ..errors import UserError
 from ..layers.linear import Linear
 from . import sharding
@@ -202,5 +203,4 @@ def _block_lists(model: nn.Module) -> list[nn.ModuleList]:
 
 def check_fast(device: torch.device) -> None:
     """UserError where fp8 products are not to be had."""
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < _FAST_CAPABILITY:
-        raise UserError(f"--fp8_fast needs a GPU that multiplies fp8 (RTX 40 or later); {torch.cuda.get_device_name(device)} does not")
+    check_capability(device, _FAST_CAPABILITY, "--fp8_fast needs a GPU that multiplies fp8")

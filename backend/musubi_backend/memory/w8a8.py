@@ -11,23 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..device import check_capability
 from ..layers.linear import Linear
 from ..weights.scales import SMALLEST_SCALE, dequantised
 
 FORMATS: dict[str, torch.dtype] = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 _CAPABILITY = {"int8": (7, 5), "fp8": (8, 9)}
-_CARDS = {"int8": "RTX 20", "fp8": "RTX 40"}
 _MULTIPLE = 16  # sizes that 8-bit products want
 _LEAST_ROWS = 17  # of an int8 product on CUDA
 
 
 def check_products(name: str, device: torch.device) -> None:
     """UserError where the GPU has no such products."""
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < _CAPABILITY[name]:
-        raise UserError(
-            f"--w8a8 {name} needs a GPU that multiplies {name} ({_CARDS[name]} or later); {torch.cuda.get_device_name(device)} does not"
-        )
+    check_capability(device, _CAPABILITY[name], f"--w8a8 {name} needs a GPU that multiplies {name}")
 
 
 def rounded(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -118,11 +114,11 @@ class _CompiledProduct(torch.autograd.Function):
 
 
 def _multiplied(a: Tensor, b: Tensor) -> Tensor:
-    """a [n, k] @ b [k, m] of 8-bit numbers, in float32."""
+    """a [n, k] @ b [k, m] of 8-bit numbers, in float32. On CUDA rows of a and columns of b must each lie in one piece: always for fp8, for
+    int8 since CUDA 13, whose cuBLAS has no other kernels (PyTorch's `test_linalg.py: test__int_mm`)."""
+    a, b = a.contiguous(), b.t().contiguous().t()
     if a.dtype == torch.int8:
         return torch._int_mm(a, b).float()
-    if b.is_contiguous():  # fp8 products take columns that lie behind each other only
-        b = b.t().contiguous().t()
     one = torch.ones((), device=a.device)
     return torch._scaled_mm(a, b, scale_a=one, scale_b=one, out_dtype=torch.bfloat16).float()
 

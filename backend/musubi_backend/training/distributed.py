@@ -7,6 +7,7 @@ process group and picks the device; with one process it is not imported.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -121,6 +122,10 @@ class ManyProcesses:
         from accelerate import PartialState
 
         options: dict[str, Any] = {"timeout": timedelta(minutes=timeout_minutes)} if timeout_minutes else {}
+        if torch.cuda.is_available() and not torch.distributed.is_nccl_available():
+            options["backend"] = "gloo"  # accelerate would ask for NCCL, which PyTorch has not on Windows
+        if sys.platform == "win32":
+            os.environ.setdefault("USE_LIBUV", "0")  # the store that PyTorch prefers is not in its builds for Windows
         self._state = PartialState(cpu=not torch.cuda.is_available(), **options)
         # For waiting: the group for gradients gives up after minutes, and the main process may save or sample for longer.
         self._patient = torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=durations.WITHIN_GROUP))
