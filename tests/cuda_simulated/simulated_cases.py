@@ -122,7 +122,7 @@ def pinned_sizes() -> list[int]:
     page = mmap.PAGESIZE
     with simulated_gpu():
         before = {**registered}
-        kept = [pinned.Pinned(4 * page + 1), pinned.Pinned(9 * page)]
+        kept = [pinned.Pinned(4 * page + 1, GPU), pinned.Pinned(9 * page, GPU)]
         made = [size for address, size in registered.items() if address not in before]
         assert all(one.pinned for one in kept)
         del kept

@@ -92,6 +92,7 @@ class Simulation:
         self.copied: Counter[str] = Counter()
         self.modes = FakeTensorMode(allow_non_fake_inputs=True)
         self.pinning_fails = False
+        self._zero: StorageWeakRef | None = None
         self._storages: dict[int, StorageWeakRef] = {}
         self._pinned: dict[int, StorageWeakRef] = {}
         self.one_at_a_time = threading.RLock()
@@ -117,6 +118,18 @@ class Simulation:
         address = tensor.data_ptr()
         ours = any(start <= address and address + tensor.nbytes <= start + size for start, size in registered.items())
         return ours or (found is not None and not found.expired())
+
+    def none_overflowed(self, found: Tensor) -> None:
+        """What torch's gradient scaler reads of its gradients: no step is skipped."""
+        self._zero = StorageWeakRef(found.untyped_storage())
+
+    def read(self, tensor: Tensor) -> bool | int | float:
+        """A number of the device, made up."""
+        if self._zero is not None and self._zero.cdata == tensor.untyped_storage()._cdata:
+            return 0.0
+        if tensor.dtype == torch.bool:
+            return False
+        return 0.5 if tensor.dtype.is_floating_point else 1
 
     def launch(self, func: Any, reads: list[Tensor], writes: list[Tensor]) -> None:
         """The current stream is asked for a kernel."""

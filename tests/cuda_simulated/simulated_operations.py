@@ -18,6 +18,7 @@ _aten = torch.ops.aten
 _TO_HOST = (_aten._local_scalar_dense.default, _aten.is_nonzero.default, _aten.equal.default)
 _PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "linear", "convolution", "_scaled_dot_product_efficient_attention")
 _EIGHT_BITS = ("_int_mm", "_scaled_mm")
+_LOOKS_FOR_OVERFLOW = "_amp_foreach_non_finite_check_and_unscale_"
 _SIZES_FROM_VALUES = ("nonzero", "masked_select", "unique", "_unique2")
 _PLAIN_GENERATOR = torch.Generator
 
@@ -85,7 +86,7 @@ def _check_products(name: str, tensors: list[Tensor]) -> None:
 def _on_device(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if func in _TO_HOST:
         simulation().waits("read")
-        return made_up(args[0]) if func == _aten._local_scalar_dense.default else bool(func == _aten.equal.default)
+        return simulation().read(args[0]) if func == _aten._local_scalar_dense.default else bool(func == _aten.equal.default)
     name = operation_name(func)
     if name.startswith("prim::") or _facts(func)[1]:
         return _fake(func, args, kwargs)
@@ -94,6 +95,8 @@ def _on_device(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         simulation().waits(f"size of {name}")
     if name == "copy_" and not isinstance(args[0], FakeTensor):
         return _copy_to_host(func, args[0], args[1], bool(args[2] if len(args) > 2 else kwargs.get("non_blocking")))
+    if name == _LOOKS_FOR_OVERFLOW:
+        simulation().none_overflowed(args[1])
     result = _fake(func, args, kwargs)
     if name == "_to_copy" and not on_gpu(result):
         return _copy_to_host(func, torch.empty_strided(result.shape, result.stride(), dtype=result.dtype), args[0], False)
@@ -173,8 +176,3 @@ def _copied_to_device(func: Any, target: Tensor, source: Tensor, non_blocking: b
     if not non_blocking:
         simulation().waits("copy to device")
 
-
-def made_up(tensor: Tensor) -> bool | int | float:
-    if tensor.dtype == torch.bool:
-        return False
-    return 0.5 if tensor.dtype.is_floating_point else 1

@@ -7,14 +7,13 @@ from typing import Any
 
 import torch
 from simulated_device import on_gpu, simulation
-from simulated_operations import made_up
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 
 def tolist_with(original: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
     def nested(tensor: Tensor, shape: tuple[int, ...]) -> Any:
-        return made_up(tensor) if not shape else [nested(tensor, shape[1:]) for _ in range(shape[0])]
+        return simulation().read(tensor) if not shape else [nested(tensor, shape[1:]) for _ in range(shape[0])]
 
     def tolist(tensor: Tensor) -> Any:
         if not on_gpu(tensor):

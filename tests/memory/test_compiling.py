@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.architectures.wan.load import load_transformer
 from musubi_backend.architectures.wan.model import WanGeometry, WanTransformer
@@ -15,10 +16,14 @@ from musubi_backend.errors import UserError
 from musubi_backend.layers.blocks import KeptAttention
 from musubi_backend.lora.network import LoRANetwork
 from musubi_backend.memory.compiling import Compilation
+from musubi_backend.memory.fp8 import Fp8Linear
+from musubi_backend.memory.plan import MemoryPlan
 from musubi_backend.memory.settings import CompileSettings
 from musubi_backend.memory.w8a8 import FORMATS, W8A8Linear
+from musubi_backend.weights.loader import open_weights
 from musubi_backend.weights.safetensors_file import save_atomic
 from torch import Tensor
+from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.utils import counters
 
 CPU = torch.device("cpu")
@@ -196,3 +201,46 @@ def test_a_product_in_8_bits_is_compiled_in_one_piece_with_its_own_backward(name
     compiled = torch.compile(linear.base_output, backend="eager", fullgraph=True)
     for one, other in zip(step(compiled), step(linear.base_output), strict=True):
         assert torch.equal(one, other)
+
+
+def test_where_triton_lacks_fp8_the_compiled_code_leaves_it_to_pytorch() -> None:
+    torch.manual_seed(0)
+    linear = Fp8Linear(128, 48, apart=True).requires_grad_(False)
+    linear.weight = torch.nn.Parameter(linear.take(torch.randn(48, 128), None, CPU), requires_grad=False)
+    narrow: list[set[str]] = []
+
+    def see(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        fp8 = {one for one in graph.graph.nodes if getattr(one.meta.get("val"), "dtype", None) == torch.float8_e4m3fn}
+        narrow.append({str(user.target) for one in fp8 for user in one.users if user.op == "call_function"})
+        return make_boxed_func(graph.forward)
+
+    def step(run: Any) -> tuple[Tensor, ...]:
+        x = torch.randn(20, 128, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        out = run(x)
+        out.square().sum().backward()
+        return out.detach(), x.grad
+
+    compiled = torch.compile(linear.base_output, backend=aot_autograd(fw_compiler=see, bw_compiler=see), fullgraph=True)
+    for one, other in zip(step(compiled), step(linear.base_output), strict=True):
+        assert torch.equal(one, other)
+    assert narrow == [{"musubi_backend.dequantised.default"}] * 2, "forward and backward, and nothing else sees fp8"
+
+
+@pytest.mark.parametrize(("capability", "apart"), [((8, 6), True), ((8, 9), False), ((12, 0), False)])
+def test_fp8_is_left_out_of_compiled_code_on_gpus_before_rtx_40(
+    dit: Path, capability: tuple[int, int], apart: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    with torch.device("meta"):
+        model = WanTransformer(GEOMETRY)
+    plan = MemoryPlan(fp8=True, fp8_scaled=True, compilation=Compilation("eager"))
+    plan.prepare(model, open_weights(dit), CARD, torch.device("cuda"))
+    held = [one for one in model.modules() if isinstance(one, Fp8Linear)]
+    assert held and all((one.apart is not None) is apart for one in held)
+
+
+def test_a_gpu_that_triton_makes_no_code_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "RTX 2080")
+    with pytest.raises(UserError, match=r"--compile needs a GPU that triton makes code for \(RTX 30 or later\); RTX 2080 does not"):
+        Compilation().check(torch.device("cuda"), swapping=False)

@@ -22,16 +22,19 @@ _PAGE = mmap.PAGESIZE
 
 
 class Pinned:
-    """Pages of system RAM. memory: uint8 [size]. pinned: whether the driver took them; until this object is gone."""
+    """Pages of system RAM, to be copied from and to a CUDA device. memory: uint8 [size]. pinned: whether the driver took them; until this
+    object is gone."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, device: torch.device) -> None:
         pages = torch.empty(size + 2 * _PAGE, dtype=torch.uint8)
         before = -pages.data_ptr() % _PAGE  # two of these must not share a page
         whole = -(-size // _PAGE) * _PAGE
         self.memory = pages[before : before + size]
-        self.pinned = size > 0 and _register(pages.data_ptr() + before, whole)
+        self.pinned = size > 0 and _register(pages.data_ptr() + before, whole, device)
         if self.pinned:
-            weakref.finalize(self, _unregister, pages.data_ptr() + before, pages).atexit = False  # the process' end frees everything
+            weakref.finalize(
+                self, _unregister, pages.data_ptr() + before, pages, device
+            ).atexit = False  # the process' end frees everything
 
 
 class Pool:
@@ -50,7 +53,7 @@ class Pool:
         else:
             if self.free:  # too small ones make room
                 self.free.remove(min(self.free, key=lambda one: len(one.memory)))
-            chosen = Pinned(x.nbytes)
+            chosen = Pinned(x.nbytes, x.device)
         strides = torch.empty_like(x, device="meta").stride()  # x's own, unless it has gaps or overlaps
         return chosen.memory[: x.nbytes].view(x.dtype).as_strided(x.shape, strides), chosen
 
@@ -59,19 +62,19 @@ class Pool:
         self.free.append(memory)
 
 
-def _register(address: int, size: int) -> bool:
+def _register(address: int, size: int, device: torch.device) -> bool:
     result = torch.cuda.cudart().cudaHostRegister(address, size, 0)
     if int(result) == 0:
         return True
     _say_refused(int(result))
     with contextlib.suppress(RuntimeError):  # PyTorch asks for the last error after each kernel, and would find this one
-        torch.ones(1, device="cuda")
+        torch.ones(1, device=device)
     return False
 
 
-def _unregister(address: int, pages: Tensor) -> None:
-    """pages: kept until now, so that nothing else is at the address."""
-    torch.cuda.synchronize()  # a copy may still be reading
+def _unregister(address: int, pages: Tensor, device: torch.device) -> None:
+    """pages: kept until now, so that nothing else is at the address. Garbage is collected in any thread, whose current device is any."""
+    torch.cuda.synchronize(device)  # a copy may still be reading
     torch.cuda.cudart().cudaHostUnregister(address)
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ..device import check_capability
 from ..errors import UserError
 from .settings import CompileSettings
 
@@ -63,6 +64,7 @@ class Compilation:
             chosen = "--compile_backend cudagraphs" if self.backend == "cudagraphs" else f"--compile_mode {self.mode}"
             raise UserError(f"{chosen} records memory addresses, and {why}; use --compile_mode default or max-autotune-no-cudagraphs")
         if self.backend == "inductor" and device.type == "cuda":
+            check_capability(device, (8, 0), "--compile needs a GPU that triton makes code for")
             from torch.utils._triton import has_triton_package
 
             if not has_triton_package():

@@ -5,7 +5,8 @@ The quantisation is musubi-tuner's `fp8_scaled`: e4m3 with one scale per 64 weig
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from functools import cache
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -59,22 +60,27 @@ def _scale(largest: Tensor) -> Tensor:
 class Fp8Linear(Linear):
     """A frozen linear with `weight` in fp8 and, unless plainly cast, `scale_weight` to multiply it by.
 
-    fast: also round the input to fp8, per row, and multiply in fp8 where the sizes allow. For generating only.
+    fast: also round the input to fp8, per row, and multiply in fp8 where the sizes allow. For generating only. apart: a compiler is to
+    leave making it dense to PyTorch, where it has no code for fp8 itself.
     """
 
     scale_weight: Tensor | None
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = True, *, scaling: Scaling = "block", fast: bool = False) -> None:
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, *, scaling: Scaling = "block", fast: bool = False, apart: bool = False
+    ) -> None:
         super().__init__(in_features, out_features, bias)
         self.register_buffer("scale_weight", None)
         self.scaling, self.fast = scaling, fast
+        self.apart = _operation() if apart else None
         self.keeps_weight = False
 
     @classmethod
-    def like(cls, linear: nn.Linear, scaling: Scaling, fast: bool = False) -> Fp8Linear:
+    def like(cls, linear: nn.Linear, scaling: Scaling, fast: bool = False, apart: bool = False) -> Fp8Linear:
         """An empty one of the same sizes, on the same device."""
         with linear.weight.device:
-            return cls(linear.in_features, linear.out_features, linear.bias is not None, scaling=scaling, fast=fast).requires_grad_(False)
+            empty = cls(linear.in_features, linear.out_features, linear.bias is not None, scaling=scaling, fast=fast, apart=apart)
+            return empty.requires_grad_(False)
 
     def stored(self, weight: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """What this layer keeps of a weight: fp8 as they are, others quantised."""
@@ -91,6 +97,9 @@ class Fp8Linear(Linear):
         return stored if stored in EIGHT_BIT_DTYPES else _STORED
 
     def dense(self, dtype: torch.dtype) -> Tensor:
+        if self.apart is not None and torch.compiler.is_compiling():
+            made: Tensor = self.apart(self.weight, self.scale_weight, dtype)
+            return made
         return dequantised(self.weight, self.scale_weight, dtype)
 
     def product(self, x: Tensor, start: Tensor | None) -> Tensor:
@@ -124,10 +133,20 @@ class Fp8Linear(Linear):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def hold_in_fp8(model: nn.Module, names: list[str], scaling: Scaling, fast: bool = False) -> None:
+@cache
+def _operation() -> Any:
+    """`dequantised` as one operation, which a compiler does not look into: triton has no e4m3 on GPUs before RTX 40."""
+    whole = torch.library.custom_op(
+        "musubi_backend::dequantised", dequantised, mutates_args=(), schema="(Tensor weight, Tensor? scale, ScalarType dtype) -> Tensor"
+    )
+    whole.register_fake(lambda weight, scale, dtype: torch.empty_like(weight, dtype=dtype))
+    return torch.ops.musubi_backend.dequantised.default
+
+
+def hold_in_fp8(model: nn.Module, names: list[str], scaling: Scaling, fast: bool = False, apart: bool = False) -> None:
     """Put an empty `Fp8Linear` in the place of each linear in `names` (module paths); loading fills them."""
     for name in names:
         parent, _, leaf = name.rpartition(".")
         linear = model.get_submodule(name)
         assert isinstance(linear, nn.Linear)
-        model.get_submodule(parent)._modules[leaf] = Fp8Linear.like(linear, scaling, fast)
+        model.get_submodule(parent)._modules[leaf] = Fp8Linear.like(linear, scaling, fast, apart)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from ..device import check_capability
+from ..device import check_capability, is_older
 from ..errors import UserError
 from ..layers.linear import Linear
 from . import sharding
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_FAST_CAPABILITY = (8, 9)  # NVIDIA Ada (RTX 40) is the first that multiplies fp8
+_FAST_CAPABILITY = (8, 9)  # NVIDIA Ada (RTX 40) is the first that multiplies fp8, and for which triton converts it
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,8 @@ class MemoryPlan:
         if weights.holds_fp8:  # what the file's maker kept more exact stays so
             small = {rename(name) if rename else name for name in weights.fp8_names()}
             names = [name for name in names if f"{name}.weight" in small]
-        hold_in_fp8(model, names, self._scaling(weights, card), self.fp8_fast)
+        apart = self.compilation is not None and is_older(device, _FAST_CAPABILITY)
+        hold_in_fp8(model, names, self._scaling(weights, card), self.fp8_fast, apart)
         logger.info("holding %d linear layers in fp8", len(names))
 
     def _scaling(self, weights: Weights, card: Card) -> Scaling:

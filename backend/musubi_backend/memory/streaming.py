@@ -41,7 +41,7 @@ class BlockStream:
         """blocks: the offloaded ones, in the order they run, with their matrices in system RAM. pinned: pin that memory, which
         saves a copy on the way to a CUDA device; where the driver refuses, it is as if not asked for."""
         pinned = pinned and device.type == "cuda"
-        self.packed = [_Packed(block, pinned) for block in blocks]
+        self.packed = [_Packed(block, device if pinned else None) for block in blocks]
         if not all(packed.pinned for packed in self.packed):
             pinned = False
             for packed in self.packed:
@@ -119,7 +119,8 @@ class BlockStream:
 class _Packed:
     """The matrices of one block, behind each other in system RAM."""
 
-    def __init__(self, block: nn.Module, pinned: bool) -> None:
+    def __init__(self, block: nn.Module, pinned: torch.device | None) -> None:
+        """pinned: the device to pin the memory for."""
         self.places: list[tuple[Tensor, int]] = []
         size = 0
         for linear in _linears(block):
@@ -128,7 +129,7 @@ class _Packed:
                 if matrix is not None:
                     self.places.append((matrix, size))
                     size += -(-matrix.nbytes // _ALIGNMENT) * _ALIGNMENT
-        self.home = Pinned(size) if pinned else None
+        self.home = None if pinned is None else Pinned(size, pinned)
         self.pinned = self.home is not None and self.home.pinned
         self.memory = torch.empty(size, dtype=torch.uint8) if self.home is None else self.home.memory
         for matrix, view in self._views(self.memory):
@@ -153,7 +154,7 @@ class _Transfers:
         self.worker = ThreadPoolExecutor(1, thread_name_prefix="block transfers")
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         staged = self.stream is not None and not pinned
-        self.staging = [_Staging(Pinned(largest)) for _ in range(2)] if staged else []
+        self.staging = [_Staging(Pinned(largest, device)) for _ in range(2)] if staged else []
 
     def keep(self, buffers: Sequence[Tensor]) -> None:
         """Where the model is dropped while a block is on its way, nothing else gets the buffer's memory before the copy is done."""
