@@ -35,19 +35,20 @@ def _in_mode(run: Callable[[threading.Thread], None]) -> Callable[[threading.Thr
 
 
 @contextmanager
-def simulated_gpu() -> Iterator[device.Simulation]:
-    """PyTorch finds a GPU of 24 GB."""
+def simulated_gpu(capability: tuple[int, int] = CAPABILITY) -> Iterator[device.Simulation]:
+    """PyTorch finds a GPU of 24 GB, of that compute capability."""
     made = device.Simulation()
     device.running.append(made)
     nothing, cuda = (lambda *_, **__: None), torch.cuda
     answers: dict[str, Any] = {
         "is_available": lambda: True, "device_count": lambda: 1, "current_device": lambda: 0, "is_initialized": lambda: True,
         "_lazy_init": nothing, "init": nothing, "empty_cache": nothing, "set_device": nothing, "manual_seed": nothing,
-        "manual_seed_all": nothing, "get_device_capability": lambda _=None: CAPABILITY, "get_device_name": lambda _=None: "Simulated GPU",
+        "manual_seed_all": nothing, "get_device_capability": lambda _=None: capability, "get_device_name": lambda _=None: "Simulated GPU",
         "mem_get_info": lambda _=None: (FREE, TOTAL),
         "get_rng_state": lambda _=None: torch.zeros(16, dtype=torch.uint8), "set_rng_state": nothing,
         "is_bf16_supported": lambda *_, **__: True, "Stream": device.Stream, "Event": device.Event, "current_stream": device.current_stream,
-        "stream": device.use_stream, "max_memory_allocated": lambda _=None: 0, "reset_peak_memory_stats": nothing,
+        "stream": device.use_stream, "max_memory_allocated": lambda _=None: 1 << 30,
+        "memory_reserved": lambda _=None: 1 << 30, "reset_peak_memory_stats": nothing,
     }  # fmt: skip
     lifts_cpu = torch._C._only_lift_cpu_tensors()
     cuda.cudart, cuda.synchronize = (
@@ -58,6 +59,7 @@ def simulated_gpu() -> Iterator[device.Simulation]:
         for name, answer in answers.items():
             undo.enter_context(patch.object(cuda, name, answer))
         undo.enter_context(patch.object(torch, "Generator", Generator))
+        undo.enter_context(patch.object(torch, "save", tensors.save_with(torch.save)))
         undo.enter_context(patch.object(fake_tensor, "init_gpu_context", nothing))
         undo.enter_context(patch.object(FakeTensorMode, "avoid_device_init", property(lambda _: True)))
         undo.enter_context(patch.object(nn.Module, "_apply", tensors.apply_in_place))

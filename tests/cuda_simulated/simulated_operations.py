@@ -175,4 +175,3 @@ def _copied_to_device(func: Any, target: Tensor, source: Tensor, non_blocking: b
     simulation().launch(func, [source] if pinned and non_blocking else [], [target])
     if not non_blocking:
         simulation().waits("copy to device")
-

@@ -9,6 +9,7 @@ import torch
 from simulated_device import on_gpu, simulation
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._pytree import tree_map
 
 
 def tolist_with(original: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
@@ -57,6 +58,15 @@ def take_data(tensor: Tensor, new: Tensor) -> None:
 
 def get_data(tensor: Tensor) -> Tensor:
     return tensor.detach() if isinstance(tensor, FakeTensor) else _DATA.__get__(tensor)
+
+
+def save_with(original: Callable[..., None]) -> Callable[..., None]:
+    """`torch.save`, which copies what is on the GPU."""
+
+    def save(value: Any, *given: Any, **named: Any) -> None:
+        original(tree_map(lambda one: one.cpu() if on_gpu(one) else one, value), *given, **named)
+
+    return save
 
 
 def apply_in_place(module: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:

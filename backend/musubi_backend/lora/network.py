@@ -201,11 +201,12 @@ class LoRANetwork(nn.Module):
         """Scale down LoRA modules whose delta has a Frobenius norm above `limit` (`--scale_weight_norms`)."""
         norms = torch.stack([module.delta_norm() for module in self.lora_modules()])
         ratios = norms.clamp(min=limit / 2).clamp(max=limit) / norms.clamp(min=limit / 2)
-        for module, ratio in zip(self.lora_modules(), ratios.tolist(), strict=True):
+        after = norms * ratios
+        *shares, mean, largest = torch.cat([ratios, after.mean()[None], after.max()[None]]).tolist()  # the device is waited for once
+        for module, ratio in zip(self.lora_modules(), shares, strict=True):
             if ratio != 1.0:
                 module.shrink(ratio)
-        after = norms * ratios
-        return MaxNormReport(int((ratios != 1.0).sum()), after.mean().item(), after.max().item())
+        return MaxNormReport(sum(ratio != 1.0 for ratio in shares), mean, largest)
 
     @torch.no_grad()
     def changes_nothing(self) -> bool:
