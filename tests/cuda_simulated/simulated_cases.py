@@ -34,8 +34,9 @@ from musubi_backend.lora.modules import LoRA
 from musubi_backend.lora.network import LoRANetwork
 from musubi_backend.memory import fp8, streaming
 from musubi_backend.memory.w8a8 import FORMATS, W8A8Linear
-from musubi_backend.training import loop, randomness
+from musubi_backend.training import loop, optimizers, randomness
 from musubi_backend.training.distributed import ManyProcesses
+from musubi_backend.training.settings import OptimizerSettings
 from simulated_device import GPU, Event, Simulation, registered
 from simulated_gpu import simulated_gpu
 from torch import Tensor, nn
@@ -142,6 +143,33 @@ def a_group_without_nccl() -> list[Any]:
             return [str(group.device), group.any(True), group.gathered(torch.ones(2)).tolist()]
         finally:
             group.close()
+
+
+def optimizer(name: str) -> Report:
+    """Three steps of an optimizer on LoRAs, its two modes, and a state that is taken back. waits: of the last two of the steps."""
+    shapes = {f"{layer}.lora_{end}.weight": shape for layer in "ab" for end, shape in (("down", (4, 64)), ("up", (96, 4)))}
+    with simulated_gpu() as gpu:
+        weights = {path: nn.Parameter(torch.randn(*shape, device="cuda")) for path, shape in shapes.items()}
+        groups = [{"params": list(weights.values()), "lr": 1e-3}]
+        choice = optimizers.build(OptimizerSettings(optimizer_type=name), 1e-3, groups, {id(one): path for path, one in weights.items()})
+
+        def step() -> None:
+            for one in weights.values():
+                one.grad = torch.randn_like(one)
+            choice.optimizer.step()
+            choice.optimizer.zero_grad(set_to_none=True)
+
+        choice.train()
+        step()
+        gpu.waited.clear()
+        step()
+        step()
+        waited = sorted(f"{what}: {where}" for what, where in gpu.waited)
+        choice.eval()
+        choice.train()
+        choice.optimizer.load_state_dict(choice.optimizer.state_dict())
+        step()
+        return {**_report(gpu), "waits": waited}
 
 
 def _text_in_float32(text: Any, length: int, dtype: torch.dtype, device: torch.device) -> Any:

@@ -3,11 +3,16 @@ wait in a step but for the loss. Values are made up there, so nothing is said ab
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from musubi_backend.optimizers.registry import ENTRIES
 
+ROOT = Path(__file__).resolve().parents[2]
 Gpu = Callable[..., Any]
 LOSS = "read: training/loop.py:Loop._checked"
 VALIDATION = "read: training/validation.py:Validation.measure"
@@ -62,6 +67,60 @@ def test_generating_runs(name: str, gpu: Gpu) -> None:
 @pytest.mark.parametrize("words", ["wan_cache_latents --vae_cache_cpu", "cache_latents", "fpack_cache_latents"])
 def test_latents_are_cached(words: str, gpu: Gpu) -> None:
     assert gpu("caching", *words.split())["races"] == []
+
+
+FEW = ("--network_args", "exclude_patterns=['.*']", "include_patterns=['.*blocks.0.*']")
+ALL = ("--network_args",)
+AGAIN = ("--gradient_checkpointing",)
+OPTIONS = {
+    "adamw, two micro-steps": (*FEW, "--optimizer_type", "adamw", "--max_grad_norm", "1", "--gradient_accumulation_steps", "2"),
+    "chosen noise levels": (*FEW, "--weighting_scheme", "logit_normal", "--timestep_sampling", "sigma", "--min_timestep", "100"),
+    "int8": (*FEW, *AGAIN, "--w8a8", "int8"),
+    "fp8": (*FEW, *AGAIN, "--w8a8", "fp8"),
+    "swap without pinned memory": (*FEW, *AGAIN, "--blocks_to_swap", "1"),
+    "kept attention": (*FEW, *AGAIN, "--keep_attention_blocks", "2"),
+    "by block": (*FEW, *AGAIN, "--accumulate_by_block", "--gradient_accumulation_steps", "2", "--blocks_to_swap", "1"),
+    "dropout, LoRA+": ("--network_dropout", "0.1", *ALL, "loraplus_lr_ratio=4", "rank_dropout=0.2", "--optimizer_type", "adamw"),
+    "loha": ("--network_module", "networks.loha"),
+    "lokr": ("--network_module", "networks.lokr"),
+    "limited norms": (*FEW, "--scale_weight_norms", "1.0", "--optimizer_type", "adamw"),
+    "a dry step": (*FEW, "--dry_step"),
+    "chosen for 12 GB": (*FEW, "--vram", "12"),
+    "a state": (*FEW, "--optimizer_type", "adamw", "--save_state", "--save_every_n_steps", "1"),
+}
+NORMS = "read: lora/network.py:LoRANetwork.apply_max_norm"
+"""Once, for all modules."""
+
+
+@minutes
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["wan", "wan22", "hv", "fp"])
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_what_users_choose_waits_for_nothing_more(family: str, options: tuple[str, ...], gpu: Gpu) -> None:
+    report = gpu("training", family, "plain", "--max_train_steps", "1", *options)
+    assert report["races"] == []
+    assert set(report["waits in steps"]) <= {LOSS, ONCE, *([SCALER] if family == "wan22" else []), *([NORMS] if "1.0" in options else [])}
+
+
+@minutes
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [entry.name for entry in ENTRIES if entry.ours or entry.where.startswith("torch.")])
+def test_an_optimizer_stays_on_the_device_and_waits_for_nothing(name: str, gpu: Gpu) -> None:
+    report = gpu("optimizer", name)
+    assert report["races"] == [] and report["waits"] == []
+
+
+@minutes
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted({path.stem for path in (ROOT / "workflows").glob("*.json")}))
+def test_a_shipped_template_runs(name: str, gpu: Gpu, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """With its own values, on small models; caches and LoRAs of one home, so that those of generating find what a training made."""
+    home = tmp_path_factory.getbasetemp() / "simulated home"
+    home.mkdir(exist_ok=True)
+    (home / "config.json").write_text(json.dumps({"interpreter": sys.executable, "engine": "builtin", "allowed_roots": []}))
+    report = gpu("template", name, str(home))
+    assert report["wrong"] == 0 and report["tools"]
+    assert all(one["code"] == 0 and one["races"] == [] for one in report["tools"])
 
 
 @minutes
