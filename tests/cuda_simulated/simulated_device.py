@@ -227,7 +227,7 @@ def in_a_step() -> bool:
     while frame is not None:
         names.add(frame.f_code.co_qualname)
         frame = frame.f_back  # type: ignore[assignment]
-    return "Loop._epoch" in names and not names & {"Loop._do", "Loop._end_of_epoch", "Loop._leave"}
+    return "Loop._epoch" in names and not names & {"Loop._do", "Loop._end_of_epoch", "Leaving._leave"}
 
 
 def on_gpu(value: object) -> bool:

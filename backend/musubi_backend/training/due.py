@@ -19,8 +19,10 @@ from .trackers import step_values
 if TYPE_CHECKING:
     from ..lora.network import MaxNormReport
     from .item_losses import ItemLosses
+    from .keeping import Keeping
     from .progress import AverageLoss, StepBar
     from .run import Run
+    from .sample_making import SampleMaking
     from .saved_states import Position
     from .validation import Validation
 
@@ -48,14 +50,8 @@ class Trainer(Protocol):
     items: ItemLosses
     bar: StepBar | None
     validation: Validation
-
-    def save(self, stem: str, epoch: int) -> None: ...
-
-    def save_state(self, stem: str, reason: str) -> None: ...
-
-    def save_asked(self) -> str: ...
-
-    def sample(self, epoch: int | None) -> str: ...
+    keeping: Keeping
+    sample_making: SampleMaking
 
     def validate(self) -> float | None: ...
 
@@ -143,9 +139,9 @@ class Save(Due):
         return lambda: self._save(stem, epoch, f"at epoch {epoch}", rotate)
 
     def _save(self, stem: str, epoch: int, reason: str, rotate: Work) -> None:
-        self.loop.save(stem, epoch)
+        self.loop.keeping.save(stem, epoch)
         if self.run.settings.saving.save_state:
-            self.loop.save_state(stem, reason)
+            self.loop.keeping.save_state(stem, reason)
         self.run.processes.main_does(rotate)
 
 
@@ -180,13 +176,13 @@ class Sample(Due):
     """`--sample_every_n_steps` and `--sample_every_n_epochs`."""
 
     def before_training(self) -> Work | None:
-        return (lambda: self.loop.sample(None)) if self.run.samples.due(0) else None
+        return (lambda: self.loop.sample_making.make(None)) if self.run.samples.due(0) else None
 
     def after_step(self, done: Done) -> Work | None:
-        return (lambda: self.loop.sample(None)) if self.run.samples.due(self.loop.position.step) else None
+        return (lambda: self.loop.sample_making.make(None)) if self.run.samples.due(self.loop.position.step) else None
 
     def after_epoch(self, epoch: int) -> Work | None:
-        return (lambda: self.loop.sample(epoch)) if self.run.samples.due(self.loop.position.step, epoch) else None
+        return (lambda: self.loop.sample_making.make(epoch)) if self.run.samples.due(self.loop.position.step, epoch) else None
 
 
 class Memory(Due):
@@ -264,14 +260,14 @@ class Requests(Due):
 
     def _save(self) -> None:
         """State and LoRA, which stay. When that fails, the training continues."""
-        problem = self.loop.save_asked()
+        problem = self.loop.keeping.save_asked()
         self._answer(events.SAVE, events.IGNORED if problem else events.DONE, problem)
 
     def _sample(self) -> None:
         if not self.run.samples.any:
             self._answer(events.SAMPLE, events.IGNORED, "this training has no sample prompts")
             return
-        problem = self.loop.sample(None)
+        problem = self.loop.sample_making.make(None)
         self._answer(events.SAMPLE, events.IGNORED if problem else events.DONE, problem)
 
     def _stop_after_epoch(self) -> None:

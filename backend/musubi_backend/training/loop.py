@@ -10,27 +10,28 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .. import events, exhausted, job
-from ..device import for_model, release
-from ..errors import EXIT_USER_ERROR, StopRequested, UserError
+from ..device import for_model
+from ..errors import UserError
 from ..layers.experts import boundary_of
 from ..layers.random_states import RandomStates
 from ..lora.expert_networks import parts_of
 from ..place import in_words
 from . import distributed, due
 from .charts import loss_curve
-from .checkpoints import STATE
 from .due import Done, Work
 from .item_losses import ItemLosses
+from .keeping import Keeping
+from .leaving import Leaving
 from .losses import flow_matching_loss, loss_weight
 from .progress import AverageLoss, StepBar
 from .randomness import StepRandomness
 from .run import Run
+from .sample_making import SampleMaking
 from .saved_states import Position
 from .state import TrainingState
 from .stepping_down import SteppingDown
@@ -65,13 +66,12 @@ class Loop:
         self.randomness = StepRandomness(run.seed, run.processes.rank, self.device)
         self.scaler = self._new_scaler()
         self.bar: StepBar | None = None
+        self.keeping = Keeping(self)
         self.down = SteppingDown(self)
+        self.leaving = Leaving(self.keeping, self.down)
+        self.sample_making = SampleMaking(self)
         self._window: list[float] = []
         self._suspects: list[str] = []
-        self._started_at = self._kept_step = self.position.step  # the last step that a state on disk has
-        self._late_samples: list[int | None] | None = []  # of the last step, made when everything is saved; None from then on
-        self._sampled_at: int | None = None  # the last step that samples were made of
-        self._complete_at: int | None = None  # the last step that state and LoRA were asked for of
         self.validation = Validation(run)
         self.due = [kind(self) for kind in due.KINDS]
 
@@ -88,7 +88,7 @@ class Loop:
     def go_to(self, position: Position, losses: list[float], history: list[float]) -> None:
         """Begin at a saved position instead of the start."""
         self.position = position
-        self._started_at = self._kept_step = position.step
+        self.keeping.begin()
         self.average, self.history = AverageLoss(losses), list(history)
 
     def forget(self) -> None:
@@ -122,7 +122,7 @@ class Loop:
         run.choice.train()
         self.down.remember()
         # trackers last of all: waiting for one must not cost what is to be saved
-        with self._outliving_others(), contextlib.closing(run.trackers):
+        with self.leaving.outliving_others(), contextlib.closing(run.trackers):
             with contextlib.closing(self.bar):
                 while self.position.step < run.total_steps:
                     self._say(f"\nepoch {self.position.epoch + 1}/{run.epochs}")
@@ -130,9 +130,7 @@ class Loop:
                     if not self.down.surviving(self._epoch):
                         break
             self._finish()
-            late, self._late_samples, self._sampled_at = self._late_samples or [], None, None
-            for epoch in late:
-                self.sample(epoch)
+            self.sample_making.make_late()
 
     def _epoch(self) -> bool:
         """The rest of the current epoch. False when the last step fell before its end."""
@@ -142,9 +140,9 @@ class Loop:
         first = position.batch // run.processes.count
         upcoming = [self._load(batch) for batch in batches[first : first + at_once]]
         for start in range(first, len(batches), at_once):
-            self._stop_if_asked()
+            self.leaving.if_asked()
             names = ", ".join(str(name) for batch in batches[start : start + at_once] for name in batch.names)
-            with self._leaving_together(), exhausted.during(f"training {names}"):
+            with self.leaving.together(), exhausted.during(f"training {names}"):
                 losses = self.forward_and_backward(upcoming, position.micro_step + len(self._window))
                 upcoming = [self._load(batch) for batch in batches[start + at_once : start + 2 * at_once]]  # while the device computes
             for index, loss in enumerate(losses, start):
@@ -272,8 +270,7 @@ class Loop:
         self.history.append(loss)
         self.down.updating = False
         self.down.remember()
-        if position.step == self._kept_step + 1:
-            job.keep(f"the steps after step {self._kept_step}")
+        self.keeping.after_step()
         done = Done(loss, rates, norms)
         works = [work for one in self.due if (work := one.after_step(done)) is not None]
         if works:
@@ -302,8 +299,8 @@ class Loop:
         run = self.run
         run.choice.eval()
         if run.settings.saving.save_state or run.settings.saving.save_state_on_train_end:
-            self.save_state(run.checkpoints.name, "(last)")
-        self.save(run.checkpoints.name, run.epochs)
+            self.keeping.save_state(run.checkpoints.name, "(last)")
+        self.keeping.save(run.checkpoints.name, run.epochs)
         job.keep("")
         if run.processes.is_main:
             self._warn_of_nothing_learned()
@@ -328,175 +325,9 @@ class Loop:
                     f"LoRA of the {expert} noise expert" if expert else "LoRA",
                 )
 
-    def _stop_if_asked(self) -> None:
-        """Between two micro-steps: if any process was asked to stop, all save and leave. Raises StopRequested."""
-        if self.run.processes.any(job.stop_requested()):
-            self._leave()
-
-    @contextlib.contextmanager
-    def _leaving_together(self) -> Iterator[None]:
-        """A micro-step. When a stop leaves it in the middle, or an error ends it in any process, all save and leave: the others would wait
-        for this one for ever."""
-        several = self.run.processes.count > 1
-        error: Exception | None = None
-        try:
-            with job.held() if several else contextlib.nullcontext():
-                yield
-        except StopRequested:
-            self._leave()
-        except Exception as raised:
-            error = raised
-            if self.run.settings.memory.fsdp:  # the others wait for its part of a block's weights, and end when it does
-                self.run.processes.part()
-        if not self.run.processes.any(error is not None):
-            return
-        if down := self.down.together(error):
-            raise down
-        self.try_to_keep()
-        if error is not None:
-            raise error
-        raise SystemExit(EXIT_USER_ERROR)  # the process that failed says why
-
-    @contextlib.contextmanager
-    def _outliving_others(self) -> Iterator[None]:
-        """When another process is gone, killed or with its machine, save before this one ends too."""
-        try:
-            yield
-        except RuntimeError as error:
-            if distributed.lost_another(error):
-                self.run.processes.part()
-                self._keep()
-            raise
-
-    def _leave(self) -> NoReturn:
-        """Save what was learned and raise StopRequested."""
-        run, step = self.run, self.position.step
-        job.request_stop()  # where another process was asked
-        self._keep()
-        if step == self._started_at:
-            raise StopRequested(f"stopped before a step was done; there is nothing new to save (step {step} of {run.total_steps})")
-        state = run.checkpoints.state_folder(run.checkpoints.step_name(step))
-        raise StopRequested(
-            f"stopped after step {step} of {run.total_steps}; continue with --resume {state}",
-            f"stopped at step {step}, state saved (queue again to continue)",
-        )
-
-    def try_to_keep(self) -> None:
-        """As `_keep`; where that fails it is said."""
-        try:
-            self._keep()
-        except (UserError, RuntimeError, OSError) as problem:
-            logger.error("what was learned until step %d could not be saved: %s", self.position.step, problem)
-
-    def _keep(self) -> None:
-        """Save state and LoRA of the last finished step, unless it was the first of all. Gradients of a window that was begun go."""
-        run, step = self.run, self.position.step
-        run.choice.optimizer.zero_grad(set_to_none=True)
-        run.choice.eval()
-        if step > self._started_at and self._complete_at != step:
-            stem = run.checkpoints.step_name(step)
-            self.save_state(stem, f"at step {step}")  # before the LoRA, which is in it
-            self.save(stem, self.position.epoch)
-
-    def sample(self, epoch: int | None) -> str:
-        """Make the sample videos, those of the last step once all is saved; once where they are due by step and by epoch. Returns what went
-        wrong, in the main process."""
-        if self._sampled_at == self.position.step:
-            return ""
-        self._sampled_at = self.position.step
-        if self._late_samples is not None and self.position.step >= self.run.total_steps:
-            self._late_samples.append(epoch)
-            return ""
-        problems: list[str] = []
-        latents = self._sample_together() if self.run.settings.memory.fsdp else None
-        self.run.processes.main_does(lambda: problems.append(self._make_samples(epoch, latents)))
-        return "".join(problems)
-
-    def _sample_together(self) -> list[Tensor]:
-        """Latents of the samples, none once any process was asked to stop. Every process has a part of the weights, so all sample; one that
-        fails alone would have the others gather something else, so the training ends then."""
-
-        def stop() -> None:
-            if self.run.processes.any(job.stop_requested()):
-                job.request_stop()
-                raise StopRequested("a stop was asked for")
-
-        self.run.network.eval()
-        try:
-            with self._leaving_together(), contextlib.suppress(StopRequested):
-                return self.run.samples.sampled(self.run.transformer, self.position.step, self.device, each=stop)
-            return []
-        finally:
-            self.run.network.train()
-
-    def _make_samples(self, epoch: int | None, latents: list[Tensor] | None) -> str:
-        """Those that `latents` are of, if they were sampled before. A stop request ends it early and is answered before the next
-        micro-step; when it fails (a VAE that does not fit into memory), that is said and the training continues."""
-        run, problem = self.run, ""
-
-        def make() -> None:
-            run.network.eval()
-            job.leave_if_asked("a stop was asked for")
-            made = run.samples.sampled(run.transformer, self.position.step, self.device) if latents is None else latents
-            run.samples.write(made, self.position.step, epoch, self.device)
-
-        try:
-            self.down.surviving(make, lambda: run.samples.doing)
-        except StopRequested as stop:
-            problem = f"no more samples: {stop}"
-            logger.info("%s", problem)
-        except (UserError, RuntimeError, OSError) as error:
-            if self.down.lost:
-                raise
-            problem = str(error)
-            logger.error("no samples at step %d, training continues: %s", self.position.step, error)
-        if problem:
-            release(self.device)  # what the frames of an error held
-        run.network.train()
-        return problem
-
     def validate(self) -> float | None:
         """The loss of what is held out, with the weights as they are; None where it was ended early."""
         return self.down.surviving(lambda: self.validation.measure(self._load, self._loss_at, self.down.helps))
-
-    def save(self, stem: str, epoch: int) -> None:
-        """The LoRA."""
-        run = self.run
-        run.processes.main_does(lambda: run.checkpoints.save_lora(stem, run.network, self.position.step, epoch))
-
-    def save_state(self, stem: str, reason: str) -> None:
-        """The state; from then on nothing before this step can be lost."""
-        self.run.processes.main_does(lambda: self._write_state(stem, reason, asked=False))
-        self._is_kept()
-
-    def save_asked(self) -> str:
-        """State and LoRA of this step because somebody wants them; they stay, and a stop at this step needs no others. Returns what went
-        wrong, in the main process; the training continues."""
-        run, step = self.run, self.position.step
-        stem, problems = run.checkpoints.step_name(step), []
-
-        def save() -> None:
-            try:
-                self._write_state(stem, f"at step {step}", asked=True)
-                run.checkpoints.save_lora(stem, run.network, step, self.position.epoch, asked=True)
-            except (UserError, OSError) as problem:
-                problems.append(str(problem))
-                logger.error("what was asked for at step %d could not be saved, training continues: %s", step, problem)
-
-        run.processes.main_does(save)
-        if not run.processes.any(bool(problems)):
-            self._complete_at = step
-            self._is_kept()
-        return "".join(problems)
-
-    def _write_state(self, stem: str, reason: str, *, asked: bool) -> None:
-        checkpoints, state = self.run.checkpoints, self.state()
-        with job.saving(checkpoints.state_folder(stem), STATE, state.bytes):
-            checkpoints.save_state(stem, state, reason, asked=asked)
-
-    def _is_kept(self) -> None:
-        self._kept_step = self.position.step
-        job.keep("")
 
     def state(self) -> TrainingState:
         """The run at its last finished optimizer step."""

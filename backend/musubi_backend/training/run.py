@@ -47,3 +47,7 @@ class Run:
     position: Position = field(default_factory=Position)
     losses: list[float] = field(default_factory=list)
     history: list[float] = field(default_factory=list)
+
+    def values(self) -> dict[str, Any]:
+        """Of all settings that are in use by now, by the names of their options."""
+        return {**self.architecture.settings.values(), **self.settings.values()}

@@ -26,6 +26,7 @@ from .state import Contents, TrainingState
 
 if TYPE_CHECKING:
     from ..architectures.protocol import Architecture
+    from .keeping import Keeping
     from .run import Run
     from .settings import TrainingSettings
 
@@ -48,10 +49,9 @@ class Stepper(Protocol):
     average: AverageLoss
     history: list[float]
     bar: StepBar | None
+    keeping: Keeping
 
     def state(self) -> TrainingState: ...
-
-    def try_to_keep(self) -> None: ...
 
     def forget(self) -> None: ...
 
@@ -130,7 +130,7 @@ class SteppingDown:
         try:
             planner = Planner(largest_batch(run.dataset), run.dtype, run.processes.device)
             with torch.enable_grad():  # it may have run out where nothing is learned
-                return vram.lowered({**run.architecture.settings.values(), **run.settings.values()}, planner.of(run.architecture), phase)
+                return vram.lowered(run.values(), planner.of(run.architecture), phase)
         except Exception as error:  # the memory that ran out is the news, not that its plan fails
             logger.warning("no settings that need less can be planned: %s: %s", type(error).__name__, error)
             return None
@@ -141,7 +141,7 @@ class SteppingDown:
         self.left, self._last = self.left - 1, None
         kept = back or self._kept()
         if back is None:
-            loop.try_to_keep()  # more blocks in system RAM may be too many for it, which no error tells
+            loop.keeping.try_to_keep()  # more blocks in system RAM may be too many for it, which no error tells
         self.lost = True
         loop.forget()
         release(run.processes.device)

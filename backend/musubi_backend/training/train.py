@@ -86,7 +86,7 @@ def run(args: Namespace, architecture: Architecture) -> None:
                 try:
                     _dry(loop, vars(args)) if settings.dry_step else loop.start()
                 except Exception as error:
-                    now = {**loop.run.architecture.settings.values(), **loop.run.settings.values()}
+                    now = loop.run.values()
                     message = exhausted.in_words(error, {name: now.get(name, value) for name, value in vars(args).items()})
                     if not message:
                         raise

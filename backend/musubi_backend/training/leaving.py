@@ -1,0 +1,77 @@
+"""A training ends before its last step: because somebody asked for it, after an error, or when another process is gone.
+
+Whatever the reason, what was learned is saved first, and several processes leave together: one that waits for another waits for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NoReturn
+
+from .. import job
+from ..errors import EXIT_USER_ERROR, StopRequested
+from . import distributed
+
+if TYPE_CHECKING:
+    from .keeping import Keeping
+    from .stepping_down import SteppingDown
+
+
+class Leaving:
+    """Of one training."""
+
+    def __init__(self, keeping: Keeping, down: SteppingDown) -> None:
+        self.keeping, self.down, self.run = keeping, down, keeping.run
+
+    def if_asked(self) -> None:
+        """Between two micro-steps: if any process was asked to stop, all save and leave. Raises StopRequested."""
+        if self.run.processes.any(job.stop_requested()):
+            self._leave()
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """A micro-step. When a stop leaves it in the middle, or an error ends it in any process, all save and leave."""
+        several = self.run.processes.count > 1
+        error: Exception | None = None
+        try:
+            with job.held() if several else contextlib.nullcontext():
+                yield
+        except StopRequested:
+            self._leave()
+        except Exception as raised:
+            error = raised
+            if self.run.settings.memory.fsdp:  # the others wait for its part of a block's weights, and end when it does
+                self.run.processes.part()
+        if not self.run.processes.any(error is not None):
+            return
+        if down := self.down.together(error):
+            raise down
+        self.keeping.try_to_keep()
+        if error is not None:
+            raise error
+        raise SystemExit(EXIT_USER_ERROR)  # the process that failed says why
+
+    @contextlib.contextmanager
+    def outliving_others(self) -> Iterator[None]:
+        """When another process is gone, killed or with its machine, save before this one ends too."""
+        try:
+            yield
+        except RuntimeError as error:
+            if distributed.lost_another(error):
+                self.run.processes.part()
+                self.keeping.keep()
+            raise
+
+    def _leave(self) -> NoReturn:
+        """Save what was learned and raise StopRequested."""
+        run, step = self.run, self.keeping.loop.position.step
+        job.request_stop()  # where another process was asked
+        self.keeping.keep()
+        if not self.keeping.is_new:
+            raise StopRequested(f"stopped before a step was done; there is nothing new to save (step {step} of {run.total_steps})")
+        state = run.checkpoints.state_folder(run.checkpoints.step_name(step))
+        raise StopRequested(
+            f"stopped after step {step} of {run.total_steps}; continue with --resume {state}",
+            f"stopped at step {step}, state saved (queue again to continue)",
+        )
