@@ -162,11 +162,11 @@ def phases(peak: int, swappable: int = 9) -> estimate.Estimate:
 
 
 def simple(values: Any) -> estimate.Estimate:
-    """A training of 100 GB whose savers take 40, 20, 2 for each of at most 9 blocks, and 15."""
+    """A training of 100 GB whose savers take 40, 20, 2 for each of at most 9 blocks, and 15; batches by block cost 30."""
     if values["blocks_to_swap"] and values["blocks_to_swap"] > 9:
         raise UserError("no more blocks")
     saved = 40 * bool(values["gradient_checkpointing"]) + 20 * bool(values["fp8_base"]) + 2 * (values["blocks_to_swap"] or 0)
-    saved += 15 * bool(values["gradient_checkpointing_cpu_offload"])
+    saved += 15 * bool(values["gradient_checkpointing_cpu_offload"]) - 30 * bool(values.get("accumulate_by_block"))
     found = phases(10**9 * (100 - saved), 0 if values.get("offload_inactive_dit") else 9)
     decoding = estimate.Phase(
         estimate.DECODING, {estimate.VAE: 10**9 * (100 + values.get("decoding", 0) - saved - 30 * bool(values.get("vae_cache_cpu")))}
@@ -210,6 +210,11 @@ def test_the_cheapest_savers_are_chosen_and_what_was_given_stays(given: dict[str
         ({"gradient_checkpointing": True, "blocks_to_swap": 2, "fp8_base": True}, estimate.STEP, "--blocks_to_swap 5"),
         ({"gradient_checkpointing": True, "blocks_to_swap": 8}, estimate.STEP, "--blocks_to_swap 9 --gradient_checkpointing_cpu_offload"),
         ({"vae_cache_cpu": False}, estimate.DECODING, "--vae_cache_cpu"),
+        (
+            {"gradient_checkpointing": True, "accumulate_by_block": True, "blocks_to_swap": 4},
+            estimate.STEP,
+            "(without --accumulate_by_block)",
+        ),
         ({"vae_cache_cpu": True, "gradient_checkpointing": True}, estimate.DECODING, "--blocks_to_swap 3"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 from musubi_backend.architectures.wan.adapter import Wan
 from musubi_backend.encoders.wan_vae import WanVAE
+from musubi_backend.training import loop as loop_module
 from musubi_backend.training import stepping_down
 from musubi_backend.training.loop import Loop
 
@@ -111,6 +113,43 @@ def test_a_training_goes_on_as_if_it_had_had_less_from_the_start(
     assert same.bits(project.lora("stepped"), lowered)
     said = capfd.readouterr().err
     assert f"so this training goes on after step {step} with less: --gradient_checkpointing." in said
+
+
+def test_batches_by_block_are_given_up(
+    project: Any, same: SimpleNamespace, lowered: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It runs out in the second batch of the second step's two."""
+    real, runs = loop_module.together, []
+
+    def together(run: Any, window: Any, go_back: Any) -> Any:
+        runs.append(len(window))
+        return real(
+            run, window, lambda prediction, drawn: full() if len(runs) == 2 and drawn is window[1][0] else go_back(prediction, drawn)
+        )
+
+    monkeypatch.setattr(loop_module, "together", together)
+    project.train("by block", "--gradient_checkpointing", "--accumulate_by_block", **LENGTH, blocks_to_swap=1)
+    assert "goes on after step 1 with less: (without --accumulate_by_block)" in capfd.readouterr().err
+    assert runs == [2, 2], "from then on one by one"
+    assert same.bits(project.lora("by block"), lowered)
+
+
+def test_gradients_are_scaled_and_clipped_as_before(
+    project: Any, same: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In fp16: the first step overflows and is left out; with a scaler that begins again the next one would be too. SGD learns as much as
+    the clipping leaves."""
+    scales: list[float] = []
+    real = torch.amp.GradScaler.update
+    monkeypatch.setattr(torch.amp.grad_scaler.GradScaler, "update", lambda scaler: (real(scaler), scales.append(scaler.get_scale())))
+    monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=2.0**20))
+    length = {**LENGTH, "mixed_precision": "fp16", "max_grad_norm": 1e-3, "optimizer_type": "sgd", "max_train_steps": 3}
+    project.train("low", "--gradient_checkpointing", **length)
+    Fault(monkeypatch, 4).forward()
+    project.train("stepped", **length)
+    assert "so this training goes on after step 1 with less: --gradient_checkpointing." in capfd.readouterr().err
+    assert scales == [2.0**19] * 6
+    assert same.bits(project.lora("stepped"), project.lora("low"))
 
 
 def test_a_second_time_ends_the_training_with_advice_and_what_was_learned(

@@ -17,6 +17,7 @@ import torch
 
 from .. import exhausted, job
 from ..device import release
+from ..errors import EXIT_USER_ERROR
 from ..memory.estimate import STEP
 from . import vram
 from .built import Built, build
@@ -95,11 +96,10 @@ class SteppingDown:
         return self.loop.run.processes.count == 1 and self._may(error) and self._can(phase)
 
     def together(self, error: BaseException | None) -> RanOut | None:
-        """Asked by all processes after a micro-step that failed in any: what all are to raise, where that helps."""
-        ours = error is not None and self._may(error) and self._can(STEP)
-        if not self.loop.run.processes.any(ours):
+        """Asked by all processes after a micro-step that failed in any: what all are to raise, where it helps in all."""
+        processes, ours = self.loop.run.processes, error is not None and self._may(error)
+        if not processes.any(ours) or processes.any(not self._can(STEP)):
             return None
-        self._can(STEP)
         return RanOut(exhausted.work_of(error) if error is not None and ours else " in another process")
 
     def surviving(self, work: Callable[[], T], phase: Callable[[], str] = lambda: STEP) -> T:
@@ -146,11 +146,13 @@ class SteppingDown:
         loop.forget()
         release(run.processes.device)
         assert self._chosen is not None, "only what can be done is begun"
-        changes, flags = self._chosen.taken, self._chosen.flags
-        settings = run.settings.changed(**{name: value for name, value in changes.items() if name in run.settings.values()})
-        architecture = run.architecture.configured({**run.architecture.settings.values(), **changes})
-        loop.hold(build(settings, architecture, run.processes.device, run.dtype, run.seed, run.total_steps), settings, architecture)
-        loop.state().take(kept.contents)
+        error: Exception | None = None
+        try:
+            self._build(self._chosen, kept)
+        except Exception as raised:  # others would wait for this process
+            error = raised
+        if run.processes.any(error is not None):
+            raise error or SystemExit(EXIT_USER_ERROR)
         if back is not None:
             loop.position = replace(back.position)
             loop.average, loop.history = AverageLoss(back.losses), list(back.history)
@@ -160,8 +162,17 @@ class SteppingDown:
             loop.bar.go_to(loop.position.step, time.monotonic() - start)
         logger.warning(
             "the GPU's memory was full%s, so this training goes on after step %d with less: %s. That happens once; a second time ends it",
-            during, loop.position.step, flags,
+            during, loop.position.step, self._chosen.flags,
         )  # fmt: skip
+
+    def _build(self, chosen: vram.Chosen, kept: _Kept) -> None:
+        """Anew, with the settings chosen and the contents kept."""
+        run, changes = self.loop.run, chosen.taken
+        settings = run.settings.changed(**{name: value for name, value in changes.items() if name in run.settings.values()})
+        architecture = run.architecture.configured({**run.architecture.settings.values(), **changes})
+        built = build(settings, architecture, run.processes.device, run.dtype, run.seed, run.total_steps)
+        self.loop.hold(built, settings, architecture)
+        self.loop.state().take(kept.contents)
 
     def _kept(self) -> _Kept:
         state = self.loop.state()

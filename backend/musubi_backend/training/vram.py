@@ -76,7 +76,13 @@ class Chosen:
     @property
     def flags(self) -> str:
         """As on a command line."""
-        return " ".join(f"--{name}" if value is True else f"--{name} {value}" for name, value in self.taken.items())
+        return " ".join(_flag(name, value) for name, value in self.taken.items())
+
+
+def _flag(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"(without --{name})"
+    return f"--{name} {value}"
 
 
 def limit_of(vram: str | None, device: torch.device) -> int | None:
@@ -141,7 +147,7 @@ LESS = 0.15
 
 STEPS_DOWN: tuple[Given, ...] = (
     {"vae_cache_cpu": True}, {"vae_chunk_size": 32}, {"vae_tiling": True}, {"vae_spatial_tile_sample_min_size": 128},
-    {SPENDER: 0}, {"gradient_checkpointing": True}, {SWAP: 0}, {"gradient_checkpointing_cpu_offload": True},
+    {SPENDER: 0}, {"accumulate_by_block": False}, {"gradient_checkpointing": True}, {SWAP: 0}, {"gradient_checkpointing_cpu_offload": True},
 )  # fmt: skip
 """What saves memory and changes nothing that is learned. Those that a phase gains nothing from are left out."""
 
