@@ -10,19 +10,22 @@ import io
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import pytest
 import torch
 from accelerate import PartialState
 from musubi_backend import __main__, job
 from musubi_backend.architectures import protocol
+from musubi_backend.errors import UserError
 from musubi_backend.options.parser import parse
-from musubi_backend.training import distributed, train
+from musubi_backend.training import distributed, stepping_down, train
 from musubi_backend.training.loop import Loop
 from musubi_backend.training.samples import Samples
 from musubi_backend.training.settings import TrainingSettings
+from musubi_backend.training.stepping_down import SteppingDown
 from musubi_backend.weights.safetensors_file import save_atomic
 
 RANK = int(os.environ["RANK"])
@@ -87,6 +90,38 @@ def stop_sampling() -> None:
     Samples._sample = asked  # type: ignore[method-assign]
 
 
+def run_out(times: int) -> None:
+    """In the second process the memory is full in the second step, and as often as it is tried again."""
+    backward, done = Loop._backward, []
+
+    def stepping(self: Loop, *arguments: Any) -> torch.Tensor:
+        done.append(1)
+        loss = backward(self, *arguments)
+        if RANK == 1 and 2 <= len(done) < 2 + times:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 1 has a total capacity of 15.60 GiB")
+        return loss
+
+    Loop._backward = stepping  # type: ignore[method-assign]
+
+
+def build_fails() -> None:
+    """In the second process there is no memory for less either."""
+    run_out(1)
+
+    def build(*_: Any) -> NoReturn:
+        raise UserError("the weight file is gone")
+
+    if RANK == 1:
+        stepping_down.build = build
+
+
+def nothing_helps() -> None:
+    """The first process finds nothing that needs less."""
+    run_out(1)
+    if RANK == 0:
+        SteppingDown._lowered = lambda self, phase: None  # type: ignore[method-assign]
+
+
 def play(scene: dict[str, Any], folder: Path) -> Any:
     os.environ["MASTER_PORT"] = str(scene["port"])
     PartialState._reset_state()
@@ -96,17 +131,20 @@ def play(scene: dict[str, Any], folder: Path) -> Any:
     words = scene["words"][RANK]
     if scene.get("story") == "gradients":
         return gradients(words, folder / scene["name"])
-    backward, sample = Loop._backward, Samples._sample
-    if scene.get("story") == "stop sampling":
-        stop_sampling()
-    if scene.get("story") == "stop":
-        stop_in_step_3()
-    try:
-        return __main__.main(words)
-    except SystemExit as left:
-        return left.code
-    finally:
-        Loop._backward, Samples._sample = backward, sample  # type: ignore[method-assign]
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in ((Loop, "_backward"), (Samples, "_sample"), (stepping_down, "build"), (SteppingDown, "_lowered")):
+            patch.setattr(owner, name, getattr(owner, name))  # what stories put in their places goes with the scene
+        STORIES.get(scene.get("story", ""), lambda: None)()
+        try:
+            return __main__.main(words)
+        except SystemExit as left:
+            return left.code
+
+
+STORIES: dict[str, Callable[[], None]] = {
+    "stop": stop_in_step_3, "stop sampling": stop_sampling, "run out": lambda: run_out(1), "run out again": lambda: run_out(2),
+    "build fails": build_fails, "nothing helps": nothing_helps,
+}  # fmt: skip
 
 
 if __name__ == "__main__":

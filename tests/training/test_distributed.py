@@ -83,7 +83,10 @@ def pair(
         scene("stopped", *SPREAD, story="stop", **TOGETHER),
         scene("other data", second={"dataset_config": fewer, "learning_rate": "2e-2"}),
     ]
+    full = {"max_train_steps": 3, "vram": 8, "network_dropout": 0.1}
+    scenes += [scene("less", "--gradient_checkpointing", **full), scene("ran out", story="run out", **full)]
     if request.config.getoption("--full"):
+        scenes += [scene(story, story=story, **full) for story in ("run out again", "build fails", "nothing helps")]
         samples = sampling(folder, build)
         scenes += [scene(name, *flags, **samples) for name, flags in (("sampled", ()), ("sampled spread", SPREAD))]
         scenes += [scene("stopped sampling", *SPREAD, story="stop sampling", **samples)]
@@ -191,6 +194,30 @@ def test_a_stop_that_one_was_asked_for_ends_both_with_a_state_where_the_weights_
     assert pair.results["stopped"] == [3, 3], pair.texts["stopped"]
     assert all("stopped after step" in text for text in pair.texts["stopped"])
     assert (pair.folder / "out/stopped/cat-step00000002-state").is_dir() or (pair.folder / "out/stopped/cat-step00000003-state").is_dir()
+
+
+@pytest.mark.slow
+def test_all_step_down_when_the_memory_of_one_is_full(pair: Pair, same: SimpleNamespace) -> None:
+    assert same.bits(pair.lora("ran out"), pair.lora("less"))
+    where = ("in another process", "while training ")
+    for text, place in zip(pair.texts["ran out"], where, strict=True):
+        assert re.search(rf"memory was full {place}.* goes on after step 1 with less: --gradient_checkpointing\.", text), text
+
+
+@pytest.mark.slow
+@pytest.mark.full(reason="three trainings of two processes, for ends of the one above")
+@pytest.mark.parametrize(
+    ("story", "said"),
+    [
+        ("run out again", "the GPU's memory is full"),
+        ("build fails", "the weight file is gone"),
+        ("nothing helps", "the GPU's memory is full"),
+    ],
+)
+def test_all_end_where_less_does_not_help_with_what_was_learned_and_one_message(pair: Pair, story: str, said: str) -> None:
+    assert pair.results[story] == [1, 1], pair.texts[story]
+    assert said in pair.texts[story][1] and "Traceback" not in "".join(pair.texts[story])
+    assert (pair.folder / "out" / story / "cat-step00000001-state").is_dir()
 
 
 @pytest.mark.slow
