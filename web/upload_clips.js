@@ -3,7 +3,7 @@
 // Files go through ComfyUI's own upload route, which keeps them inside that folder and never replaces one.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { element } from "./trainings/element.js";
+import { button, element, addStylesheet } from "./trainings/element.js";
 import { ask } from "./trainings/server.js";
 import { loadWords, say } from "./trainings/words.js";
 
@@ -13,7 +13,7 @@ const IMAGES = /\.(png|jpe?g|webp|bmp|avif|tiff?)$/i;
 const TEXTS = /\.(txt|jsonl)$/i;
 
 const STYLE = `
-.musubi-upload { width: min(560px, 92vw); border: 1px solid var(--border-color, #444); border-radius: 8px; padding: 18px; font: 14px sans-serif;
+.musubi-upload { box-sizing: border-box; width: min(560px, 92vw); border: 1px solid var(--border-color, #444); border-radius: 8px; padding: 18px; font: 14px sans-serif;
   background: var(--comfy-menu-bg, #222); color: var(--input-text, #ddd); }
 .musubi-upload::backdrop { background: rgb(0 0 0 / 55%); }
 .musubi-upload form { display: flex; flex-direction: column; gap: 10px; }
@@ -24,7 +24,8 @@ const STYLE = `
 .musubi-upload .musubi-drop { border: 2px dashed var(--border-color, #666); border-radius: 8px; padding: 22px; text-align: center; cursor: pointer; }
 .musubi-upload .musubi-drop.musubi-over { border-color: var(--p-primary-color, #4a9); }
 .musubi-upload .musubi-buttons { display: flex; gap: 8px; justify-content: flex-end; }
-.musubi-upload .musubi-bad { color: #ff6b5e; }
+.musubi-upload .musubi-bad { color: var(--mt-red-text); }
+.musubi-upload input::placeholder { color: color-mix(in srgb, var(--mt-text) 65%, var(--mt-field)); }
 `;
 
 /** The name of a folder directly in the input folder, or "" for what cannot be one. @param {string} text */
@@ -60,22 +61,24 @@ async function send(file, folder) {
 
 /**
  * All files, and a caption for each clip or image that brings none and has none there.
- * @param {File[]} files @param {string} folder @param {string} caption @param {(done: number, all: number) => void} tell called after each
+ * @param {File[]} files @param {string} folder @param {string} caption @param {(done: number, all: number) => boolean} tell called after each; false: send no more
  */
 export async function upload(files, folder, caption, tell) {
   const { videos, images, texts } = sorted(files);
   const captioned = new Set(texts.map((file) => stem(file.name)));
   const media = [...videos, ...images];
   let done = 0;
+  let wanted = true;
   const step = async (/** @type {File} */ file) => {
     const name = await send(file, folder);
-    tell((done += 1), media.length + texts.length);
+    wanted = tell((done += 1), media.length + texts.length) !== false;
     return name;
   };
-  for (const file of texts) await step(file);
+  for (const file of texts) if (wanted) await step(file);
   /** @type {Set<string>} */
   const there = new Set(caption ? (await ask(`captions/${encodeURIComponent(folder)}`)).names : []);
   for (const file of media) {
+    if (!wanted) break;
     const name = `${stem(await step(file))}.txt`;
     if (!caption || captioned.has(stem(file.name)) || there.has(name)) continue;
     await send(new File([caption], name, { type: "text/plain" }), folder);
@@ -89,7 +92,9 @@ function openDialog(files, taken) {
   if (!document.getElementById("musubi-upload-style")) {
     document.head.append(element("style", { id: "musubi-upload-style" }, STYLE));
   }
-  const dialog = element("dialog", { class: "musubi-upload" });
+  addStylesheet(new URL("./trainings/style.css", import.meta.url).href);
+  const dialog = element("dialog", { class: "musubi-upload mt-setting", "aria-labelledby": "musubi-upload-title" });
+  let left = false; // while files are on their way
   const form = element("form");
   const field = (/** @type {string} */ name, /** @type {string} */ value, /** @type {string} */ placeholder) => {
     const box = element("input", { type: "text", value, placeholder });
@@ -105,7 +110,9 @@ function openDialog(files, taken) {
     said.textContent = words;
     said.classList.toggle("musubi-bad", bad);
   };
-  const [start, cancel] = [element("button", {}, say("upload.start")), element("button", {}, say("cancel"))];
+  const start = button(say("upload.start"), () => undefined, { icon: "pi-upload", kind: "mt-first" });
+  start.type = "submit";
+  const cancel = button(say("cancel"), () => dialog.close());
   const take = (/** @type {File[]} */ more) => {
     chosen = [...chosen, ...more];
     const { videos, images, texts, others } = sorted(chosen);
@@ -116,12 +123,11 @@ function openDialog(files, taken) {
     start.disabled = videos.length + images.length === 0;
     tell(others.length ? say("upload.left_out", { names: others.slice(0, 5).map((file) => file.name).join(", ") }) : "");
   };
-  form.append(element("h2", {}, say("upload.title")));
+  form.append(element("h2", { id: "musubi-upload-title" }, say("upload.title")));
   const folder = field(say("upload.folder"), "my_clips", "my_clips");
   form.append(drop, chooser);
   const caption = field(say("upload.caption"), "", "ohwx dog");
   const buttons = element("div", { class: "musubi-buttons" });
-  cancel.type = "button";
   buttons.append(cancel, start);
   form.append(said, buttons);
   dialog.append(form);
@@ -139,15 +145,15 @@ function openDialog(files, taken) {
       if (name === "drop") take([...(event.dataTransfer?.files ?? [])]);
     });
   }
-  cancel.addEventListener("click", () => dialog.close());
-  dialog.addEventListener("close", () => dialog.remove());
+  dialog.addEventListener("close", () => ((left = true), dialog.remove()));
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     const name = folderName(folder.value);
     if (!name) return tell(say("upload.no_folder"), true);
     start.disabled = true;
     try {
-      const counts = await upload(chosen, name, caption.value.trim(), (done, all) => tell(say("upload.done", { done, all })));
+      const counts = await upload(chosen, name, caption.value.trim(), (done, all) => (tell(say("upload.done", { done, all })), !left));
+      if (left) return;
       taken(name, counts.videos ? "video folder" : "image folder");
       dialog.close();
     } catch (error) {

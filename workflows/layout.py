@@ -109,7 +109,6 @@ def note_node(number: int, text: str, position: list[int]) -> dict[str, Any]:
         "properties": {},
         "widgets_values": [text],
         "color": "#432",
-        "bgcolor": "#000",
     }
 
 

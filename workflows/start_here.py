@@ -19,8 +19,9 @@ Trains a {title} LoRA on your clips or images. The arrow at the corner of the no
 1. **Clips.** *Upload clips…* on the node, or a folder in ComfyUI's `input`. 10 to 30 clips of 2 to 5 seconds. \
 `dog.txt` next to `dog.mp4` is its caption; the upload can write one with your trigger word.
 2. **Model.** The three files below. With a larger file choose its task.
-3. **my VRAM.** *auto* looks at your GPU and chooses what saves memory; what it chose stands on the node inside.
-4. **Queue.** The LoRA comes into `loras/musubi_tuner`. *Cancel* saves the state; queueing again continues.
+3. **Sample prompt.** The large field: what samples are to show, with your trigger word. Some are made every 250 steps.
+4. **my VRAM.** *auto* looks at your GPU and chooses what saves memory; what it chose stands on the node inside.
+5. **Run.** The LoRA comes into `loras/musubi_tuner`. *Cancel* saves the state; running again continues.
 """
 
 

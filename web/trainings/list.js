@@ -1,5 +1,6 @@
 // @ts-check
 // The list of trainings: one row for each run (its newest job), or for each job that belongs to none.
+import { app } from "../../../scripts/app.js";
 import { button, element } from "./element.js";
 import { Row, title } from "./row.js";
 import { jobs, standing } from "./server.js";
@@ -25,6 +26,8 @@ export function grouped(all) {
   const rank = (/** @type {Job} */ job) => (job.state === "ended" ? 2 : job.state === "queued" ? 1 : 0);
   return [...newest.values()].sort((a, b) => rank(a) - rank(b) || (jobs.place(a) ?? 0) - (jobs.place(b) ?? 0) || b.created - a.created);
 }
+
+const openTemplates = () => /** @type {any} */ (app.extensionManager).command.execute("Comfy.BrowseTemplates");
 
 /** @param {Entry} entry */
 function draw(entry) {
@@ -69,14 +72,15 @@ export class List {
     const all = grouped(jobs.byId.values());
     const wanted = this.search.value.trim().toLowerCase();
     const kind = this.kind.value;
+    const going = (/** @type {Job} */ job) => job.state !== "ended" && job.state !== "queued"; // what prepares a training, too
     const fits = (/** @type {Job} */ job) =>
-      (kind === "" || (kind === "training" && job.kind === "training") || (kind === "active" && job.state !== "ended") || (kind === "failed" && ["failed", "lost"].includes(job.outcome ?? ""))) &&
+      (kind === "" || (kind === "training" && (job.kind === "training" || going(job))) || (kind === "active" && job.state !== "ended") || (kind === "failed" && ["failed", "lost"].includes(job.outcome ?? ""))) &&
       (!wanted || `${title(job)} ${job.id} ${job.architecture ?? ""}`.toLowerCase().includes(wanted));
     const found = all.filter(fits);
     const shown = found.slice(0, this.limit);
     this.tools.hidden = !all.length;
     if (jobs.problem) this._say("pi-exclamation-triangle", say("list.problem"), jobs.problem, button(say("again"), () => jobs.load(), { icon: "pi-refresh" }));
-    else if (!all.length || (!found.length && kind === "training" && !wanted)) this._say("pi-chart-line", say("list.empty"), say("list.empty.how"));
+    else if (!all.length || (!found.length && kind === "training" && !wanted)) this._say("pi-chart-line", say("list.empty"), say("list.empty.how"), button(say("list.empty.open"), openTemplates, { icon: "pi-th-large" }));
     else if (!found.length) this._say("pi-search", say("list.none"));
     else this.message.replaceChildren();
 

@@ -93,6 +93,7 @@ class Panel {
 
   /** Makes the node high enough for what is in it; it is never made smaller than somebody has drawn it. */
   _room() {
+    this.whole.style.minHeight = `${this.height() - 10}px`; // Nodes 2.0 shares a node's height out by what its parts say of themselves
     const [width, height] = this.node.size;
     const needed = this.node.computeSize()[1];
     if (needed > height) this.node.setSize([width, needed]);
@@ -115,15 +116,15 @@ async function follow(node, id, begins = false) {
   node.musubiTraining.follow(id, begins);
 }
 
-/** A node by the id that the server knows it by: "4", or in subgraphs "1:4". @param {string} id @returns {any} */
-function nodeOf(id) {
+/** A node by the id that the server knows it by ("4", or in subgraphs "1:4"), behind the subgraphs that it lies in, outermost first; none if it is not there. @param {string} id @returns {any[]} */
+function pathTo(id) {
   let graph = /** @type {any} */ (app.rootGraph ?? app.graph);
-  let node;
-  for (const part of String(id).split(":")) {
-    node = graph?.nodes?.find((/** @type {any} */ one) => String(one.id) === part);
+  const path = String(id).split(":").map((part) => {
+    const node = graph?.nodes?.find((/** @type {any} */ one) => String(one.id) === part);
     graph = node?.subgraph;
-  }
-  return node;
+    return node;
+  });
+  return path.includes(undefined) ? [] : path;
 }
 
 const trains = (/** @type {any} */ node) => /^MusubiTuner_\w*(LoRATrainer|TrainingMonitor)$/.test(node.comfyClass ?? node.type ?? "");
@@ -134,8 +135,9 @@ app.registerExtension({
     addStylesheet(new URL("./style.css", import.meta.url).href);
     addStylesheet(new URL("../vendor/uplot.css", import.meta.url).href);
     api.addEventListener(/** @type {any} */ (BEGUN), (/** @type {any} */ { detail: { node, job } }) => {
-      const found = nodeOf(node);
-      if (found && trains(found)) follow(found, job, !jobs.byId.has(job));
+      const path = pathTo(node);
+      if (!path.length || !trains(path[path.length - 1])) return;
+      for (const shown of path) follow(shown, job, !jobs.byId.has(job)); // a folded training is watched from outside
     });
   },
   nodeCreated(/** @type {any} */ node) {
@@ -147,6 +149,6 @@ app.registerExtension({
     };
   },
   loadedGraphNode(node) {
-    if (trains(node)) follow(node, node.properties?.[PROPERTY]);
+    if (trains(node) || /** @type {any} */ (node).subgraph) follow(node, node.properties?.[PROPERTY]);
   },
 });
