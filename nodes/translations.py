@@ -1,22 +1,37 @@
-"""What nodes say while they run and when they refuse, in a language: by `web/texts/<language>.json`, whose entries `server.…` have the
-English sentence with `{holes}`. The page (`web/trainings/words.js`) goes by the same entries and rules. What has no entry stays English."""
+"""What nodes and the backend say, in a language: by `web/said/<language>.json`, whose keys are the English sentences with `{holes}`. The page
+(`web/trainings/words.js`) goes by the same entries and rules. A sentence that has none is taken apart; what is not known stays English.
+
+Holes whose names begin with `said` or `kind` hold words that are said in the language too. A flag in an entry, as `--dit`, stands for whatever
+a node calls it (`jobs/wording.py`): `dit`, `--dit`, or the name of a widget.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 ENGLISH = "en"
 LANGUAGES = (ENGLISH, "ja", "zh")
-_TEXTS = Path(__file__).resolve().parent.parent / "web" / "texts"
-_HOLE = re.compile(r"\{(\w+)\}")
-_SAID, _KIND = "said", "kind"  # holes of sentences and of words that are said in the language too; a kind that has none is another sentence
+SAID = Path(__file__).resolve().parent.parent / "web" / "said"
+_HOLE = re.compile(r"\{(\w+)\}|(?<![\w-])(--[a-z]\w*) ?")
+_AROUND, _KIND = "said", "kind"  # holes of sentences, and of words without which it is another sentence
 _HOLDS = {"name": r"\w+", "path": r"(?:\w:)?[^:]*"}  # an input's, and what no sentence around it fits into
+_FLAG = r"(?:-{0,2}\w[\w-]*(?: and \w+| Config)? ?)?"
 _BETWEEN = ("\n", " · ", " | ")  # what stands between sentences
+_WITHIN = (". ", "; ", ": ")  # and between the parts of one that no entry has whole
+_BEGIN = re.compile(r"(?:\s|- |… )*")  # of a line in a list
 _COUNTED = re.compile(r"(.+)( \d+/\d+)")  # how far something is, behind its name
+
+
+class _Sentence(NamedTuple):
+    part: str
+    """What it surely has in it: looked for first, as patterns are slow."""
+    pattern: re.Pattern[str]
+    names: list[str]
+    translation: str
 
 
 def known(name: str) -> str:
@@ -24,7 +39,7 @@ def known(name: str) -> str:
     return next((language for language in LANGUAGES if name.lower().startswith(language)), ENGLISH)
 
 
-@lru_cache(512)
+@lru_cache(2048)
 def translated(text: str, language: str) -> str:
     """A text of one or several sentences in a language of `LANGUAGES`."""
     if language == ENGLISH or not text:
@@ -32,30 +47,59 @@ def translated(text: str, language: str) -> str:
     for between in _BETWEEN:
         if between in text:
             return between.join(translated(part, language) for part in text.split(between))
-    for pattern, names, translation in _sentences(language):
-        found = pattern.fullmatch(text)
-        if found:
-            values = dict(zip(names, found.groups(), strict=True))
-            inside = {name: translated(values[name], language) for name in (_SAID, _KIND) if name in values}
-            if _KIND not in values or inside[_KIND] != values[_KIND]:
-                return _HOLE.sub(_filled({**values, **inside}), translation)
+    begin = _BEGIN.match(text)
+    if begin and 0 < begin.end() < len(text):
+        return begin[0] + translated(text[begin.end() :], language)
+    whole = _whole(text, language)
+    if whole is not None:
+        return whole
     counted = _COUNTED.fullmatch(text)
-    return translated(counted[1], language) + counted[2] if counted else text
+    if counted:
+        return translated(counted[1], language) + counted[2]
+    for within in _WITHIN:
+        parts = text.split(within)
+        said = [translated(part, language) for part in parts] if len(parts) > 1 else parts
+        if said != parts:
+            return within.join(said)
+    return text
 
 
-def _filled(values: dict[str, str]) -> Callable[[re.Match[str]], str]:
-    return lambda hole: values[hole[1]]
+def _whole(text: str, language: str) -> str | None:
+    """By an entry that fits all of it."""
+    for sentence in _sentences(language):
+        found = sentence.pattern.fullmatch(text) if sentence.part in text else None
+        if found:
+            values = dict(zip(sentence.names, found.groups(), strict=True))
+            said = {name: translated(value, language) for name, value in values.items() if name.startswith((_AROUND, _KIND))}
+            if all(said[name] != values[name] for name in said if name.startswith(_KIND)):
+                return _filled(sentence.translation, {**values, **said})
+    return None
+
+
+def _filled(translation: str, values: dict[str, str]) -> str:
+    def value(hole: re.Match[str]) -> str:
+        if hole[1]:
+            return values[hole[1]]
+        flag = values.get(hole[2], hole[2]).strip()
+        return f"{flag} " if flag and hole[0].endswith(" ") else flag
+
+    return _HOLE.sub(value, translation)
 
 
 @cache
-def _sentences(language: str) -> list[tuple[re.Pattern[str], list[str], str]]:
-    """Pattern of the English, names of its holes, translation: first what is around a sentence, then what says most by itself, as one with
-    many holes fits others."""
-    english, other = (json.loads((_TEXTS / f"{name}.json").read_text(encoding="utf-8")) for name in (ENGLISH, language))
+def _sentences(language: str) -> list[_Sentence]:
+    """First what is around a sentence, then what says most by itself, as one with many holes fits others."""
     found = []
-    for key, text in english.items():
-        if key.startswith("server."):
-            names = _HOLE.findall(text)
-            pattern = _HOLE.sub(lambda hole: f"({_HOLDS.get(hole[1], '.*')})", re.sub(r"[^\w{}]", r"\\\g<0>", text))
-            found.append(((_SAID not in names, -len(_HOLE.sub("", text))), re.compile(pattern), names, other[key]))
-    return [entry[1:] for entry in sorted(found, key=lambda entry: entry[0])]
+    for english, translation in json.loads((SAID / f"{language}.json").read_text(encoding="utf-8")).items():
+        names, pattern, parts, end = list[str](), "", list[str](), 0
+        for hole in _HOLE.finditer(english):
+            parts.append(english[end : hole.start()])
+            pattern += re.escape(parts[-1])
+            pattern += f"({_HOLDS.get(hole[1], '.*') if hole[1] else _FLAG})"
+            names.append(hole[1] or hole[2])
+            end = hole.end()
+        parts.append(english[end:])
+        around = any(name.startswith(_AROUND) for name in names)
+        order = (not around, -sum(map(len, parts)))
+        found.append((order, _Sentence(max(parts, key=len), re.compile(pattern + re.escape(parts[-1])), names, translation)))
+    return [sentence for _, sentence in sorted(found, key=lambda entry: entry[0])]

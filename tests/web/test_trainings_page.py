@@ -278,7 +278,7 @@ def test_texts_are_there_in_every_language_and_none_is_unused() -> None:
     assert holes["ja"] == holes["en"] and holes["zh"] == holes["en"]
     scripts = [path for path in WEB.rglob("*.js") if "vendor" not in path.parts]
     code = "".join(path.read_text(encoding="utf-8") for path in scripts)
-    made = ["state", "kind", "list.kind", "do", "queue.generation", "how", "server", "chart", "content", "fact", "tab", "settings"]
+    made = ["state", "kind", "list.kind", "do", "queue.generation", "how", "chart", "content", "fact", "tab", "settings"]
     assert [key for key in texts["en"] if f'"{key}"' not in code and not key.startswith(tuple(f"{part}." for part in made))] == [], (
         "no script says these"
     )
@@ -286,13 +286,6 @@ def test_texts_are_there_in_every_language_and_none_is_unused() -> None:
 
 
 def test_what_the_server_says_of_jobs_is_said_in_the_language_of_the_page(tab: Tab) -> None:
-    texts = json.loads((WEB / "texts" / "en.json").read_text(encoding="utf-8"))
-    code = "".join(path.read_text(encoding="utf-8") for part in ("nodes", "backend") for path in (WEB.parent / part).rglob("*.py"))
-    code = re.sub(r"""["']\s*\n\s*f?["']""", "", code)  # a text in several pieces
-    wanted = {key: re.split(r"\{\w+\}", text) for key, text in texts.items() if key.startswith("server.")}
-    shapes = {key: r"(?:\{[^{}]+\})+".join(re.escape(one) for one in parts if one) for key, parts in wanted.items()}
-    assert [key for key, shape in shapes.items() if not re.search(shape, code)] == [], "the server does not say these (any more)"
-
     tab.recorded.jobs[0] |= {"phase": "epoch 3 of 40"}
     tab.open("?locale=ja")
     assert "エポック 3 / 40" in tab.text(f"[data-id='{STATES['running']['id']}'] .mt-line")

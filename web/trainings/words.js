@@ -3,17 +3,22 @@
 import { app } from "../../../scripts/app.js";
 
 const HOLE = /\{(\w+)\}/g;
+const HOLE_OR_FLAG = /\{(\w+)\}|(?<![\w-])(--[a-z]\w*) ?/g; // a flag stands for whatever a node calls it
+const FLAG = "(?:-{0,2}\\w[\\w-]*(?: and \\w+| Config)? ?)?";
 
 /** @type {Record<string, string>} */
 let texts = {};
-/** @type {[RegExp, string[], string][]} what the server says, the names of what stands in it, and the key of the text; what says most first */
+/** @typedef {{ part: string, pattern: RegExp, names: string[], translation: string }} Sentence part: what it surely has in it */
+/** @type {Sentence[]} what the server says: what is around a sentence first, then what says most */
 let ofTheServer = [];
 /** @type {Map<string, string>} */
 const already = new Map();
 const MOST_KEPT = 500;
 const BETWEEN = ["\n", " · ", " | "]; // what stands between sentences
+const WITHIN = [". ", "; ", ": "]; // and between the parts of one that no entry has whole
 const HOLDS = /** @type {Record<string, string>} */ ({ name: "\\w+", path: "(?:\\w:)?[^:]*" }); // an input's, and what no sentence around it fits into
-const INSIDE = ["said", "kind"]; // holes of sentences and of words that are said in the language too
+const INSIDE = /^(said|kind)/; // holes of sentences and of words that are said in the language too
+const BEGIN = /^(?:\s|- |… )+/; // of a line in a list
 const COUNTED = /^(.+)( \d+\/\d+)$/; // how far something is, behind its name
 /** @type {Promise<void> | undefined} */
 let loading;
@@ -31,13 +36,15 @@ export function language() {
 }
 
 async function read() {
-  const files = [...new Set(["en", language()])].map((name) => fetch(new URL(`../texts/${name}.json`, import.meta.url)));
+  const names = [...new Set(["en", language()])].map((name) => `../texts/${name}.json`);
+  const said = language() === "en" ? [] : [`../said/${language()}.json`];
+  const files = [...names, ...said].map((name) => fetch(new URL(name, import.meta.url)));
   const tables = await Promise.all(files.map(async (answer) => (await answer).json()));
-  texts = Object.assign({}, ...tables);
-  const sentences = Object.entries(/** @type {Record<string, string>} */ (tables[0])).filter(([key]) => key.startsWith("server."));
-  const ahead = (/** @type {string} */ text) => (text.includes("{said}") ? 1e6 : 0) + text.replace(HOLE, "").length; // what is around a sentence; one with many holes fits others too
-  sentences.sort(([, a], [, b]) => ahead(b) - ahead(a));
-  ofTheServer = sentences.map(([key, english]) => [pattern(english), [...english.matchAll(HOLE)].map((hole) => hole[1]), key]);
+  texts = Object.assign({}, ...tables.slice(0, names.length));
+  const sentences = Object.entries(/** @type {Record<string, string>} */ (said.length ? tables[tables.length - 1] : {}));
+  const ahead = (/** @type {string} */ text) => (text.includes("{said") ? 1e6 : 0) + text.replace(HOLE_OR_FLAG, "").length; // one with many holes fits others too
+  sentences.sort(([a], [b]) => ahead(b) - ahead(a));
+  ofTheServer = sentences.map(([english, translation]) => sentence(english, translation));
 }
 
 /**
@@ -49,12 +56,27 @@ export function say(key, values = {}) {
   return (texts[key] ?? key).replace(HOLE, (whole, name) => (name in values ? String(values[name]) : whole));
 }
 
-/** @param {string} english */
-const pattern = (english) => new RegExp(`^${english.replace(/[.*+?^$()|[\]\\]/g, "\\$&").replace(HOLE, (_, name) => `(${HOLDS[name] ?? ".*"})`)}$`);
+/** @param {string} english @param {string} translation @returns {Sentence} */
+function sentence(english, translation) {
+  const holes = [...english.matchAll(HOLE_OR_FLAG)];
+  const literal = english.split(new RegExp(HOLE_OR_FLAG.source.replaceAll(/\((?!\?)/g, "(?:"), "g"));
+  const escaped = literal.map((part) => part.replace(/[.*+?^$(){}|[\]\\]/g, "\\$&"));
+  const pattern = escaped.map((part, place) => (place ? `(${holes[place - 1][1] ? (HOLDS[holes[place - 1][1]] ?? ".*") : FLAG})` : "") + part).join("");
+  const part = literal.reduce((longest, one) => (one.length > longest.length ? one : longest));
+  return { part, pattern: new RegExp(`^${pattern}$`), names: holes.map((hole) => hole[1] ?? hole[2]), translation };
+}
+
+/** @param {string} translation @param {Record<string, string>} values */
+const filled = (translation, values) =>
+  translation.replace(HOLE_OR_FLAG, (whole, name, flag) => {
+    if (name) return values[name] ?? whole;
+    const called = (values[flag] ?? flag).trim();
+    return called && whole.endsWith(" ") ? `${called} ` : called;
+  });
 
 /**
- * What the server says, in English as its log, in the page's language where the table has it; what it has not stays as it is. The nodes go by
- * the same entries and rules (`nodes/translations.py`).
+ * What the server says, in English as its log, in the page's language by web/said/<language>.json, whose keys are the English with holes;
+ * what has no entry is taken apart. The nodes go by the same entries and rules (`nodes/translations.py`).
  * @param {string} said
  * @returns {string}
  */
@@ -68,19 +90,28 @@ export function translated(said) {
   return text;
 }
 
-/** @param {string} said */
+/** @param {string} said @returns {string} */
 function inWords(said) {
   const between = BETWEEN.find((one) => said.includes(one));
   if (between) return said.split(between).map(translated).join(between);
-  for (const [english, names, key] of ofTheServer) {
-    const found = english.exec(said);
+  const begin = BEGIN.exec(said);
+  if (begin && begin[0].length < said.length) return begin[0] + translated(said.slice(begin[0].length));
+  for (const { part, pattern, names, translation } of ofTheServer) {
+    const found = said.includes(part) ? pattern.exec(said) : null;
     if (!found) continue;
     const values = Object.fromEntries(names.map((name, index) => [name, found[index + 1]]));
-    const inside = Object.fromEntries(INSIDE.filter((name) => name in values).map((name) => [name, translated(values[name])]));
-    if (!("kind" in values) || inside.kind !== values.kind) return say(key, { ...values, ...inside }); // else it is another sentence
+    const inside = Object.fromEntries(names.filter((name) => INSIDE.test(name)).map((name) => [name, translated(values[name])]));
+    const another = names.some((name) => name.startsWith("kind") && inside[name] === values[name]);
+    if (!another) return filled(translation, { ...values, ...inside });
   }
   const counted = COUNTED.exec(said);
-  return counted ? translated(counted[1]) + counted[2] : said;
+  if (counted) return translated(counted[1]) + counted[2];
+  for (const within of WITHIN) {
+    const parts = said.split(within);
+    const inside = parts.length > 1 ? parts.map(translated) : parts;
+    if (inside.some((one, place) => one !== parts[place])) return inside.join(within);
+  }
+  return said;
 }
 
 /** Whether there is a text of this key. @param {string} key */
