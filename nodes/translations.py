@@ -1,8 +1,8 @@
-"""What nodes and the backend say, in a language: by `web/said/<language>.json`, whose keys are the English sentences with `{holes}`. The page
-(`web/trainings/words.js`) goes by the same entries and rules. A sentence that has none is taken apart; what is not known stays English.
+"""What nodes and the backend say, in a language: by `web/said/<language>.json`, whose keys are the English sentences with `{holes}`.
 
-Holes whose names begin with `said` or `kind` hold words that are said in the language too. A flag in an entry, as `--dit`, stands for whatever
-a node calls it (`jobs/wording.py`): `dit`, `--dit`, or the name of a widget.
+The page (`web/trainings/words.js`) goes by the same entries and rules. A sentence that has no entry is taken apart; what is not known stays
+English. Holes whose names begin with `said` or `kind` hold words that are said in the language too. A flag in an entry, as `--dit`, stands
+for whatever a node calls it (`jobs/wording.py`): `dit`, `--dit`, or the name of a widget.
 """
 
 from __future__ import annotations
