@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from ...backend.musubi_backend.errors import UserError
 
 _SHOWN_NAMES = 8
 _LONGEST_PART, _LONGEST_PATH = 255, 4000  # bytes that file systems and systems take
+_RESERVED = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$", *(f"{port}{number}" for port in ("COM", "LPT") for number in "123456789¹²³")}
+_NOT_SEEN = {"Cc", "Zl", "Zp"}  # controls and breaks of lines
+_TURNING = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}  # they show the rest in another order
 LONGEST_NAME = 180
 """Bytes of a name, to which programs add up to 60: file systems allow 255."""
 
@@ -106,9 +110,14 @@ def plain_name(text: str, what: str) -> str:
             f"{what}: {name[:20]}… is too long for a file name: {len(name)} characters, {size} bytes. 100 characters and {LONGEST_NAME} "
             "bytes fit (a Chinese or Japanese character takes three)"
         )
-    bad = sorted({character for character in name if character in '<>:"/\\|?*' or ord(character) < 32})
+    bad = sorted({character for character in name if character in '<>:"/\\|?*' or _misleads(character)})
     if bad:
-        raise UserError(f"{what}: {text!r} holds {' '.join(map(repr, bad))}, which a file name cannot")
-    if name.split(".")[0].upper() in {"CON", "PRN", "AUX", "NUL", *(f"{d}{n}" for d in ("COM", "LPT") for n in range(1, 10))}:
+        raise UserError(f"{what}: {text!r} holds {' '.join(map(ascii, bad))}, which a file name cannot")
+    if name.split(".")[0].rstrip().upper() in _RESERVED:
         raise UserError(f"{what}: {text!r} is a reserved name on Windows")
     return name
+
+
+def _misleads(character: str) -> bool:
+    """Does a name with it look like another one?"""
+    return unicodedata.category(character) in _NOT_SEEN or unicodedata.bidirectional(character) in _TURNING

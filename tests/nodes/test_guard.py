@@ -88,6 +88,7 @@ def test_a_root_that_is_a_link_itself_counts_as_its_target(part: Any, tmp_path: 
 
 
 ODD_NAMES = ["a/b", "..", "a\\b", "-x", "CON", "con.lora", "Com9.x.y", "x:y", "a\nb", "a\x1fb", "", ".hidden", "end."]
+ODD_NAMES += ["nul .lora", "COM\u00b9", "conout$.x", "a\x85b", "a\u2028b", "a\u202egnp.exe", "\u2067a"]
 
 
 @pytest.mark.parametrize("name", [*ODD_NAMES, "x" * 101, "猫" * 61, "\ud800"])
@@ -96,7 +97,7 @@ def test_names_that_are_no_file_names_are_rejected(part: Any, name: str) -> None
         part("nodes.jobs.guard").plain_name(name, "output_name")
 
 
-@pytest.mark.parametrize("name", ["my lora", "猫のLoRA v1.2", "a'b", "x" * 100, "猫" * 60, "console", "com10"])
+@pytest.mark.parametrize("name", ["my lora", "猫のLoRA v1.2", "a'b", "x" * 100, "猫" * 60, "console", "com10", "a\u200d\u05d0\u0301"])
 def test_plain_names_are_taken(part: Any, name: str) -> None:
     assert part("nodes.jobs.guard").plain_name(name, "output_name") == name
 
