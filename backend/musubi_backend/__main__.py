@@ -6,7 +6,6 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import __version__, architectures, console, device, events, exhausted, imports, job, place, threads
@@ -61,11 +60,6 @@ def _failed(message: str) -> int:
     job.ended(events.FAILED, message)
     print(f"ERROR: {message}", file=sys.stderr, flush=True)
     return EXIT_USER_ERROR
-
-
-def main_as_tool() -> int:
-    """Entry point of console scripts that bear a tool's name."""
-    return main([Path(sys.argv[0]).stem, *sys.argv[1:]])
 
 
 def _run(words: list[str]) -> int:

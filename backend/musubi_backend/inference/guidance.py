@@ -13,7 +13,6 @@ from ..architectures.request import Guidance
 from ..errors import UserError
 
 SKIP_MODES = ("early", "late", "middle", "early_late", "alternate", "none")
-SLG_MODES = ("original", "uncond")
 
 
 def cfg_steps(skip_mode: str, apply_ratio: float | None, steps: int) -> list[bool]:

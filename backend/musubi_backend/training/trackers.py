@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ..errors import UserError
 from .settings import LoggingSettings
@@ -27,12 +27,6 @@ _PRIVATE = (
 
 _NAME = "network_train"
 _INSTALL = {"tensorboard": "install.py", "wandb": "install.py --with wandb"}
-
-
-class _Backend(Protocol):
-    def write(self, values: Mapping[str, float], step: int) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class Trackers:

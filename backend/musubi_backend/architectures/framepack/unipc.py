@@ -59,12 +59,12 @@ class FlowUniPC(Sampler):
         if data_after is not None:
             ratios, differences = [*ratios, 1.0], [*differences, data_after - newest]
         moved = (after / now) * start - math.expm1(-h) * newest
-        for weight, difference in zip(self._weights(ratios, h, data_after is not None), differences, strict=True):
+        for weight, difference in zip(self._weights(ratios, h), differences, strict=True):
             moved = moved - weight * difference
         return moved
 
     @staticmethod
-    def _weights(ratios: list[float], h: float, correcting: bool) -> list[float]:
+    def _weights(ratios: list[float], h: float) -> list[float]:
         """a_m with sum_m a_m * r_m^(k-1) = k! * z * phi_(k+1)(z) for k = 1.., z = -h, phi as in the paper. One term of a predictor, and of
         a corrector without older estimates, is fixed at half of B(h)."""
         z = -h
