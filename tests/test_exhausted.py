@@ -21,8 +21,15 @@ RAM = RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can
 
 def test_which_errors_mean_full_memory() -> None:
     assert all(exhausted.out_of_memory(error) for error in (full(), RAM, MemoryError(), RuntimeError("HIP out of memory")))
+    of_libraries = ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", "cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
+    assert all(exhausted.of_gpu(RuntimeError(words)) for words in of_libraries)
     assert not exhausted.out_of_memory(RuntimeError("shapes do not match"))
     assert exhausted.in_words(RuntimeError("shapes do not match"), {}) == ""
+
+
+def test_a_gpu_that_pytorch_has_no_code_for_is_told_what_to_install() -> None:
+    said = exhausted.in_words(RuntimeError("CUDA error: no kernel image is available for execution on the device\nSearch for ..."), {})
+    assert said.startswith("the installed PyTorch has no code for this GPU. `python install.py --doctor` says which build")
 
 
 def test_settings_in_use_are_not_advised() -> None:

@@ -1,4 +1,4 @@
-"""What runs out on a user's machine while a tool works, in words: memory of the GPU, system RAM, versions of compiled blocks."""
+"""What a machine lacks while a tool works, in words: memory of the GPU, system RAM, versions of compiled blocks, code for its GPU."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _WITHOUT_GPU = frozenset(("gradient_checkpointing_cpu_offload", "vae_cache_cpu",
 _ASKED = re.compile(r"[Tt]ried to allocate ([\d.]+ ?[KMGT]i?B|\d+ bytes)")
 
 
-_FULL = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_FULL = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -92,6 +92,11 @@ def in_words(error: BaseException, values: Mapping[str, object]) -> str:
         return (
             "--compile_fullgraph: a block met more sizes than PyTorch keeps compiled versions of. "
             "Use --compile_dynamic true, or a higher --compile_cache_size_limit"
+        )
+    if "no kernel image is available" in str(error):
+        return (
+            "the installed PyTorch has no code for this GPU. `python install.py --doctor` says which build it needs, and "
+            "`python install.py` installs that one"
         )
     if not out_of_memory(error):
         return ""

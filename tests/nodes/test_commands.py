@@ -198,3 +198,12 @@ def test_musubi_tuner_is_not_given_a_dataset_with_a_key_of_ours(part: Any, tmp_p
     engine.refuse_own_keys(config.load(tmp_path), both[:1])
     (tmp_path / "config.json").unlink()
     engine.refuse_own_keys(config.load(tmp_path), both)
+
+
+def test_several_processes_on_windows_meet_in_a_store_that_pytorch_has_there(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "USE_LIBUV" not in command(launch=True, processes=2).env
+    monkeypatch.setattr("sys.platform", "win32")
+    assert command(launch=True, processes=2).env["USE_LIBUV"] == "0"
+    assert "USE_LIBUV" not in command(launch=True).env
+    monkeypatch.setenv("USE_LIBUV", "1")
+    assert command(launch=True, processes=2).env["USE_LIBUV"] == "1"
