@@ -53,7 +53,8 @@ def attention(
         from .attention_operator import fits, operator
 
         if fits(q):
-            return operator(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), bias, number)[0].transpose(1, 2).flatten(2)
+            out: Tensor = operator(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), bias, number)[0]
+            return out.transpose(1, 2).flatten(2)
     if mode not in PYTORCH and bias is None:
         return run(_kernel(mode), q, k, v).flatten(2)
     added = () if bias is None else (bias,)
