@@ -16,6 +16,7 @@ from PIL import Image
 
 from .test_comfyui import ROOT, Server, running
 from .test_comfyui_background import until
+from .test_trainings_in_comfyui import picture
 from .test_workflow_samples import lora
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -76,7 +77,9 @@ def test_checkpoints_in_the_open_graph_come_into_the_gallery(server: Server, bro
     browser.run(f"{BUTTON.format('Sample with my workflow…')}.click();")
     boxes = "document.querySelectorAll('.mt-flow .mt-storage input')"
     browser.wait(f"{boxes}.length === 3 && !{BUTTON.format('Queue')}.disabled ? 1 : 0", SECONDS)
-    browser.run(f"{boxes}[1].click(); {boxes}[2].click(); {BUTTON.format('Queue')}.click();")
+    browser.run(f"{boxes}[1].click(); {boxes}[2].click();")
+    picture(browser, "sample_with_my_workflow", ".mt-flow")
+    browser.run(f"{BUTTON.format('Queue')}.click();")
     browser.wait("document.querySelector('.mt-flow')?.innerText.includes('3 of 3 queued') ? 1 : 0", SECONDS)
     browser.open("about:blank")
 

@@ -4,6 +4,7 @@ of the documentation are written into it."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from browser import Browser
+from PIL import Image
 
 from .test_comfyui import ROOT, started
 
@@ -72,7 +74,7 @@ def _watch(browser: Browser, url: str, home: Path) -> None:
     _open(browser, url, vue=False)
     browser.run("await app.extensionManager.command.execute('Workspace.ToggleSidebarTab.musubi-tuner-trainings'); return 1;")
     browser.wait("document.querySelector('.mt-message')?.innerText.includes('No trainings yet') ? 1 : 0", SECONDS)
-    _picture(browser, "trainings_empty")
+    picture(browser, "trainings_empty")
     browser.run("await app.queuePrompt(0); return 1;")
     browser.wait(f"{LINE}.startsWith('loss ') ? 1 : 0", SECONDS)
     browser.wait("document.querySelector('.mt-open') ? 1 : 0", SECONDS)
@@ -85,7 +87,7 @@ def _watch(browser: Browser, url: str, home: Path) -> None:
     browser.wait("document.querySelector('.mt-node canvas') ? 1 : 0", SECONDS)
     browser.wait("document.querySelector('.mt-node figcaption')?.textContent.includes('a red chessboard') ? 1 : 0", SECONDS)
     assert browser.run(_OUTSIDE) <= 1
-    _picture(browser, "training_live")
+    picture(browser, "training_live")
 
     stop = "[...document.querySelectorAll('.mt-detail .mt-button')].find(one => one.innerText.trim() === 'Stop and save')"
     browser.run(f"{stop}.click(); return 1;")
@@ -95,7 +97,7 @@ def _watch(browser: Browser, url: str, home: Path) -> None:
     assert list(home.glob("runs/watched-*/*-state/*")), "the state that it says is saved"
     browser.wait(f"{LINE}.startsWith('stopped at step ') ? 1 : 0", SECONDS)
     assert browser.run("return app.extensionManager.lastExecutionError == null;"), "a stop is no failure"
-    _picture(browser, "training_stopped")
+    picture(browser, "training_stopped")
 
     graph = browser.run("return app.graph.serialize();")
     assert _job_of(graph)
@@ -105,7 +107,7 @@ def _watch(browser: Browser, url: str, home: Path) -> None:
         browser.wait("document.querySelector('.mt-node canvas') ? 1 : 0", SECONDS)
         browser.wait("document.querySelector('.mt-node .mt-badge')?.innerText.trim() === 'stopped' ? 1 : 0", SECONDS)
         assert browser.run(_OUTSIDE) <= 1, f"Vue nodes: {vue}"
-        _picture(browser, f"training_node_{'vue' if vue else 'canvas'}")
+        picture(browser, f"training_node_{'vue' if vue else 'canvas'}")
 
 
 def _open(browser: Browser, url: str, *, vue: bool, graph: dict[str, Any] | None = None) -> None:
@@ -121,7 +123,12 @@ def _job_of(graph: dict[str, Any]) -> str:
     return next(str(node["properties"].get("musubi_job", "")) for node in graph["nodes"] if node["type"] == "MusubiTuner_WanLoRATrainer")
 
 
-def _picture(browser: Browser, name: str) -> None:
+def picture(browser: Browser, name: str, of: str = "body") -> None:
+    """Of an element, for the documentation."""
     folder = os.environ.get("MUSUBITUNER_SCREENSHOTS")
     if folder:
-        Path(folder, f"{name}.png").write_bytes(browser.image())
+        edges = browser.run(
+            "const { x, y, right, bottom } = document.querySelector(args[0]).getBoundingClientRect(); return [x, y, right, bottom];", of
+        )
+        with Image.open(io.BytesIO(browser.image())) as image:
+            image.crop(tuple(map(round, edges))).save(Path(folder, f"{name}.webp"), quality=80, method=6)

@@ -74,6 +74,14 @@ def test_every_state_has_its_word_and_its_numbers(tab: Tab) -> None:
     tab.recorded.jobs = []
     tab.press("Read the list again")
     tab.browser.wait("document.querySelector('.mt-message').innerText.includes('No trainings yet') ? 1 : 0")
+    tab.browser.run("document.querySelector('.mt-message button').click(); return 1;")
+    assert tab.browser.run("return window.app.commands;") == ["Comfy.BrowseTemplates"]
+    going = {"kind": "tool", "tool": "plan_memory", "name": "", "state": "running", "outcome": None, "ended": None}
+    tab.recorded.jobs = [job(1, **going)]
+    tab.press("Read the list again")
+    tab.browser.wait("document.querySelector('.mt-name')?.innerText === 'Planning the memory' ? 1 : 0")
+    assert tab.text(".mt-message") == "", "a training is being prepared"
+    tab.recorded.jobs = []
     tab.recorded.broken = True
     tab.press("Read the list again")
     tab.browser.wait("document.querySelector('.mt-message').innerText.includes('config.json is damaged') ? 1 : 0")
@@ -82,6 +90,31 @@ def test_every_state_has_its_word_and_its_numbers(tab: Tab) -> None:
     tab.browser.run("document.querySelector('.mt-message button').click(); return 1;")
     tab.browser.wait("document.querySelectorAll('.mt-item').length === 100 ? 1 : 0")
     assert "100 of 1000" in tab.text(".mt-foot")
+
+
+_FOLDED = """
+const node = (more) => ({
+  size: [400, 300], widgets: [], properties: {}, computeSize: () => [400, 300], setSize() {},
+  setProperty(name, value) { this.properties[name] = value; },
+  addDOMWidget(name, kind, whole) { whole.classList.add(this.name); document.body.append(whole); return {}; },
+  ...more,
+});
+const trainer = node({ id: 11, comfyClass: "MusubiTuner_WanLoRATrainer", name: "inside" });
+const other = node({ id: 2, comfyClass: "MusubiTuner_WanLoRATrainer", name: "other" });
+window.app.graph = { nodes: [node({ id: 1, name: "outside", subgraph: { nodes: [trainer] } }), other] };
+window.api.say("musubi_tuner.node", { node: "1:11", job: args[0] });
+return 1;
+"""
+
+
+def test_a_folded_training_is_watched_on_the_node_that_it_is_folded_into(tab: Tab) -> None:
+    tab.open()
+    running = STATES["running"]["id"]
+    tab.browser.run(_FOLDED, running)
+    for name in ("inside", "outside"):
+        tab.browser.wait(f"document.querySelector('.mt-node.{name} .mt-badge')?.innerText.trim() === 'running' ? 1 : 0")
+    assert tab.browser.run("return window.app.graph.nodes.map((one) => one.properties.musubi_job ?? null);") == [running, None]
+    assert tab.browser.run("return document.querySelector('.mt-node.other');") is None
 
 
 def test_a_row_out_of_sight_is_brought_up_to_date_when_it_comes_into_sight(tab: Tab) -> None:

@@ -14,13 +14,15 @@ def test_clips_get_a_caption_unless_they_have_one_and_no_request_fails(browser: 
       const { upload } = await import("/extensions/pack/upload_clips.js");
       const files = args[0].map((name) => new File(["x"], name));
       const told = [];
-      return [await upload(files, args[1], "ohwx dog", (done, all) => told.push(`${done}/${all}`)), told];
+      return [await upload(files, args[1], "ohwx dog", (done, all) => told.push(`${done}/${all}`) < args[2]), told];
     """
     with page(recorded) as url:
         browser.open(url)
-        counts, told = browser.run(call, ["a.mp4", "b.png", "b.txt", "old.mp4"], "dogs 犬")
+        counts, told = browser.run(call, ["a.mp4", "b.png", "b.txt", "old.mp4"], "dogs 犬", 99)
         assert (counts, told[-1]) == ({"videos": 2, "images": 1}, "4/4")
         assert sorted(recorded.inputs["dogs 犬"]) == ["a.mp4", "a.txt", "b.png", "b.txt", "old.mp4", "old.txt"]
-        browser.run(call, ["new.mp4"], "cats")
+        browser.run(call, ["one.mp4", "two.mp4", "three.mp4"], "birds", 2)
+        assert sorted(recorded.inputs["birds"]) == ["one.mp4", "one.txt", "two.mp4", "two.txt"], "a cancelled upload sends no more"
+        browser.run(call, ["new.mp4"], "cats", 99)
         assert recorded.inputs["cats"] == ["new.mp4", "new.txt"]
     assert recorded.failed == []

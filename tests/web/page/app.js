@@ -1,6 +1,6 @@
 // Stands in for ComfyUI's /scripts/app.js.
 export const app = {
-  extensions: [], loaded: [], toasts: [],
+  extensions: [], loaded: [], toasts: [], commands: [],
   registerExtension: (one) => app.extensions.push(one),
   loadGraphData: async (graph) => app.loaded.push(graph),
   graphToPrompt: async () => app.graph_,
@@ -9,6 +9,6 @@ export const app = {
     registerSidebarTab: (tab) => { app.tab = tab; },
     setting: { get: () => new URLSearchParams(location.search).get("locale") ?? "en" },
     toast: { add: (toast) => app.toasts.push(toast) },
-    command: { execute: async () => undefined },
+    command: { execute: async (name) => app.commands.push(name) },
   },
 };
