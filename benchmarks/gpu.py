@@ -43,7 +43,7 @@ from musubi_backend.memory import gpus
 from musubi_backend.memory.estimate import Estimate
 
 from .gpu_checks import ROUNDING, check, check_devices, distance, free, gradients, judged
-from .gpu_measure import measured
+from .gpu_measure import available_ram, measured
 from .gpu_models import ALL, IMAGE, LONG, MODELS, SHORT, SMALL, SMALLEST, Model, Setting, Size, Trained, build
 from .gpu_musubi import Musubi
 from .gpu_plan import Plans, peak_gb
@@ -57,6 +57,8 @@ _SHARES = {"correctness": 0.25, "steps": 0.55, "limits": 0.55, "musubi": 1.0}
 """Of the time that is left."""
 _LEAST = 5.0
 """Seconds that a step is measured for, and that are needed to begin with one."""
+_OF_RAM = 0.8
+"""Share of the free system RAM that a configuration may take."""
 
 SAVING = Setting(checkpointing=True)
 SETTINGS = (
@@ -167,6 +169,10 @@ class Battery:
         seconds = None if plan is None else self.plans.seconds(plan)
         if clock.left < max(_LEAST, 3 * (seconds or 0.0)):
             self.results.leave_out(f"{what}: no time" + (f" for steps of about {seconds:.0f} s" if seconds and seconds > 1 else ""))
+            return None
+        waiting, there = 0 if plan is None else plan.ram, available_ram()
+        if there is not None and waiting > _OF_RAM * there:  # the system would end this process, and all that was still to come
+            self.results.leave_out(f"{what}: {waiting / 1e9:.1f} GB would wait in system RAM, of which {there / 1e9:.1f} GB are free")
             return None
         try:
             with _within(limit, self.device):

@@ -69,6 +69,20 @@ def operations(model: Model, size: Size) -> float:
     return 2.0 * (sum(counts.values()) - attention) + 3.0 * attention
 
 
+def available_ram(folder: Path = Path("/")) -> int | None:
+    """Bytes of system RAM that are to be had, in a container no more than it may take; None where this is not Linux.
+
+    folder: that has `proc` and `sys`."""
+    try:
+        lines = (folder / "proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return None
+    limit = folder / "sys/fs/cgroup/memory.max"
+    allowed = limit.read_text(encoding="ascii").strip() if limit.is_file() else "max"
+    return free if allowed == "max" else min(free, int(allowed))
+
+
 def peak_of(name: str) -> float | None:
     """10^12 bf16 operations per second of a card; None for one that is not in the table."""
     return next((float(peak) for part, peak in _PEAKS.items() if part in name), None)

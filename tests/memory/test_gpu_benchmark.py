@@ -73,6 +73,25 @@ def test_a_configuration_that_fails_costs_only_itself(battery: gpu.Battery) -> N
     assert row is not None and "at most 2" in row["error"] and "at most 2" in row["no plan"]
 
 
+def test_what_the_system_has_no_ram_for_is_not_begun(battery: gpu.Battery, monkeypatch: pytest.MonkeyPatch) -> None:
+    setting = Setting(blocks_to_swap=1, checkpointing=True)
+    monkeypatch.setattr(gpu, "available_ram", lambda: battery.plans.of(SMALL[0], setting, SMALLEST).ram)
+    assert battery.measure(Clock(600), SMALL[0], setting, SMALLEST) is None
+    assert "would wait in system RAM" in battery.results.left_out[0]
+    assert battery.measure(Clock(600), SMALL[0], Setting(), SMALLEST) is not None
+
+
+def test_free_ram_is_no_more_than_a_container_may_take(tmp_path: Path) -> None:
+    assert gpu_measure.available_ram(tmp_path) is None
+    meminfo, limit = tmp_path / "proc/meminfo", tmp_path / "sys/fs/cgroup/memory.max"
+    for file, text in ((meminfo, "MemTotal: 9 kB\nMemAvailable:  5 kB\n"), (limit, "max\n")):
+        file.parent.mkdir(parents=True)
+        file.write_text(text, encoding="ascii")
+    assert gpu_measure.available_ram(tmp_path) == 5 * 1024
+    limit.write_text("4096\n", encoding="ascii")
+    assert gpu_measure.available_ram(tmp_path) == 4096
+
+
 def test_what_vram_chooses_is_a_setting(battery: gpu.Battery) -> None:
     plans, wan = battery.plans, SMALL[0]
     plain = gpu_plan.peak_gb(plans.of(wan, Setting(), SMALLEST))
