@@ -32,6 +32,7 @@ from .jobs.engine import refuse_own, refuse_own_optimizer
 from .jobs.folder import JobFolder
 from .jobs.follow import run_tool, warn
 from .jobs.guard import plain_name
+from .jobs.index import index_of
 from .jobs.runner import Job
 from .jobs.task import AUTO, Task, Training
 from .jobs.wording import in_widgets
@@ -42,6 +43,7 @@ from .publishing import conversion, listed, publish, try_to_publish, wanted_plac
 from .runs import JOB, Run
 from .spec import ANY, Host, Input, Node, NodeSpec, Output, Problem, Result, refused
 from .split_models import all_files
+from .training_record import validation_losses
 from .training_settings import LORA_CONFIG, SAMPLING, LoRATrainingConfig, SamplingConfig
 from .widgets import settings
 
@@ -158,7 +160,7 @@ class LoRATrainer(Node):
         if finished is not None:
             warn(host, tool_names(self.card)[TRAIN], finished.get("warnings", ()))
             job, note = finished["job"], "nothing that decides it changed since it was trained; enter another run_id to train again"
-            return self.result(host, run, [await self.for_comfyui(host, lora) for lora in run.results(key)], job, note)
+            return await self.result(host, run, [await self.for_comfyui(host, lora) for lora in run.results(key)], job, note)
         try_to_publish(host.loras_dir(), [f"{name}{ending}" for ending in run.endings], "output_name")
         task = self._task(host, run, values, inputs, begin, settings.engine)
         if inputs["run"] == training_start.BACKGROUND:
@@ -166,7 +168,7 @@ class LoRATrainer(Node):
         job = await self._train(host, run, key, task, begin)
         if task.machines.rank:
             return self._elsewhere(host, run, job)
-        return self.result(host, run, [await self.for_comfyui(host, lora) for lora in run.results(key)], job, "")
+        return await self.result(host, run, [await self.for_comfyui(host, lora) for lora in run.results(key)], job, "")
 
     def _task(self, host: Host, run: Run, values: dict[str, Any], inputs: dict[str, Any], begin: training_start.Start, engine: str) -> Task:
         """What is to be trained, with the file of its sample prompts written. musubi-tuner counts a resumed run from step 0 again and would
@@ -271,14 +273,15 @@ class LoRATrainer(Node):
             await run_tool(host, LORA_CONVERT, todo[1], foreign=False, gpu=False, warns=False)
         return todo[0]
 
-    def result(self, host: Host, run: Run, loras: list[Path], job: str, note: str) -> Result:
+    async def result(self, host: Host, run: Run, loras: list[Path], job: str, note: str) -> Result:
         """Publish the LoRAs and hand them out; the first is the one that continues by name."""
         published = [publish(lora, host.loras_dir(), f"{run.name}{ending}") for lora, ending in zip(loras, run.endings, strict=True)]
         name, path, _ = published[0]
         said = [text for _, _, text in published if text]
         losses = run.losses()
         curve = run.path / "loss.svg"
-        write_image(curve, losses, run.name)
+        validation = await asyncio.to_thread(validation_losses, index_of(host.home), run.path.name)
+        write_image(curve, run.losses_by_step(), run.name, validation)
         value = {"folder": job, "run": str(run.path), "curve": str(curve)}
         further = (str(other) for _, other, _ in published[1:])
         lines = [f"{path}" + (f" ({note})" if note else ""), *further, *said, f"loss curve: {curve}"]

@@ -110,6 +110,12 @@ def record(index: Index, run: str) -> Record | None:
     return Record(jobs[0], name, curve[LOSS], curve[RATE], curve[VALIDATION], files, peaks[VRAM] or None, peaks[RAM] or None, folder, items)
 
 
+def validation_losses(index: Index, run: str) -> dict[int, float]:
+    """By step, over all jobs of a run. Reads whole logs: not for an event loop."""
+    known = record(index, run)
+    return dict(zip(known.validation.steps, known.validation.values, strict=True)) if known else {}
+
+
 def run_of(index: Index, training: str) -> str | None:
     """The newest run with this output name, or the newest of all for ""; None where there is none."""
     return next((job["run"] for job in index.jobs() if job["kind"] == "training" and job["run"] and training in ("", job["name"])), None)

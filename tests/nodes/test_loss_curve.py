@@ -16,7 +16,7 @@ def lines(path: Path) -> list[list[tuple[float, float]]]:
 
 
 def test_the_first_point_is_left_and_the_largest_loss_on_top(part: Any, tmp_path: Path) -> None:
-    part("nodes.loss_curve").write_image(tmp_path / "loss.svg", [4.0, 2.0, 3.0], "cat <1> & dog")
+    part("nodes.loss_curve").write_image(tmp_path / "loss.svg", {1: 4.0, 2: 2.0, 3: 3.0}, "cat <1> & dog")
     plain, smooth = lines(tmp_path / "loss.svg")
     assert plain == [(44.0, 44.0), (320.0, 276.0), (596.0, 160.0)]
     means = [4.0, 0.95 * 4.0 + 0.05 * 2.0]
@@ -38,5 +38,23 @@ def test_the_first_point_is_left_and_the_largest_loss_on_top(part: Any, tmp_path
 )
 def test_there_are_always_two_finite_values(part: Any, tmp_path: Path, losses: list[float], kept: list[float]) -> None:
     assert part("nodes.loss_curve").loss_map(losses)["loss"] == pytest.approx(kept, rel=1e-9)
-    part("nodes.loss_curve").write_image(tmp_path / "loss.svg", losses, "x")
+    part("nodes.loss_curve").write_image(tmp_path / "loss.svg", dict(enumerate(losses)), "x")
     assert all(0 <= y <= 320 for line in lines(tmp_path / "loss.svg") for _, y in line)
+
+
+def test_the_validation_losses_lie_at_their_steps_and_the_lowest_is_marked(part: Any, tmp_path: Path) -> None:
+    validation = {0: 6.0, 2: 1.0, 3: 5.0, 4: float("nan")}
+    part("nodes.loss_curve").write_image(tmp_path / "loss.svg", {1: 4.0, 2: 2.0, 3: 3.0}, "x", validation)
+    assert lines(tmp_path / "loss.svg")[2] == [(44.0, 44.0), (320.0, 276.0), (596.0, 90.4)], "6 is on top, 1 below, nan is nowhere"
+    text = (tmp_path / "loss.svg").read_text(encoding="utf-8")
+    assert "best 1 at step 2" in text and '<circle cx="320.0" cy="276.0" r="6"' in text
+
+
+def test_the_image_next_to_the_lora_marks_the_lowest_validation_loss(tmp_path: Path) -> None:
+    from musubi_backend.training import charts
+    from PIL import Image
+
+    charts.loss_curve(tmp_path / "loss.png", [4.0, 2.0, 3.0], "x", {0: 4.0, 2: 1.0, 3: 3.5})
+    with Image.open(tmp_path / "loss.png") as image:
+        of_line = [image.getpixel(place) for place in ((510, 440), (80, 40), (510, 432))]
+    assert of_line == [(200, 80, 0)] * 3, "the lowest is at the bottom in the middle, in a ring"

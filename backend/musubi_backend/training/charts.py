@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import atomic
+
+if TYPE_CHECKING:
+    from PIL import ImageDraw
 
 Colour = tuple[int, int, int]
 
 _SIZE, _LEFT, _TOP, _RIGHT, _BOTTOM = (960, 480), 80, 40, 20, 40
-_INK, _GRID, _PALE, _STRONG = (40, 40, 40), (225, 225, 225), (170, 200, 235), (25, 90, 170)
+_INK, _GRID, _PALE, _STRONG, _HELD_OUT = (40, 40, 40), (225, 225, 225), (170, 200, 235), (25, 90, 170), (200, 80, 0)
 
 
-def loss_curve(path: Path, losses: Sequence[float], title: str) -> None:
-    """Draw the loss of every step, pale, and its running mean over about a twentieth of the run, strong. Replaces `path`."""
+def loss_curve(path: Path, losses: Sequence[float], title: str, validation: Mapping[int, float]) -> None:
+    """Draw the loss of every step, pale, and its running mean over about a twentieth of the run, strong; the validation losses by step
+    (0: before the first), with a ring around the lowest. Replaces `path`."""
     width = max(1, len(losses) // 20)
     sums, smooth = 0.0, []
     for index, loss in enumerate(losses):
         sums += loss - (losses[index - width] if index >= width else 0.0)
         smooth.append(sums / min(index + 1, width))
-    _plot(path, title, "step", [(losses, _PALE), (smooth, _STRONG)], first=1)
+    _plot(path, title, "step", [(losses, _PALE), (smooth, _STRONG)], first=1, measured=validation)
 
 
 def histogram(path: Path, counts: Sequence[float], title: str) -> None:
@@ -29,11 +34,18 @@ def histogram(path: Path, counts: Sequence[float], title: str) -> None:
 
 
 def _plot(
-    path: Path, title: str, unit: str, curves: Sequence[tuple[Sequence[float], Colour]], first: int, floor: float | None = None
+    path: Path,
+    title: str,
+    unit: str,
+    curves: Sequence[tuple[Sequence[float], Colour]],
+    first: int,
+    floor: float | None = None,
+    measured: Mapping[int, float] | None = None,
 ) -> None:
     from PIL import Image, ImageDraw
 
-    values = [value for curve, _ in curves for value in curve]
+    points = {max(0, step - first): value for step, value in (measured or {}).items()}
+    values = [*(value for curve, _ in curves for value in curve), *points.values()]
     low, high = (min(values) if floor is None else floor), max(values)
     if high == low:
         low, high = low - 0.5, high + 0.5
@@ -54,10 +66,20 @@ def _plot(
         draw.text((x, bottom + 8), f"{first + index:.0f}", fill=_INK, anchor="mt", font_size=13)
     draw.text(((_LEFT + right) / 2, _SIZE[1] - 4), unit, fill=_INK, anchor="mb", font_size=13)
     for curve, colour in curves:
-        points = [place(index, value) for index, value in enumerate(curve)]
-        if len(points) == 1:
-            points = [(_LEFT, points[0][1]), (right, points[0][1])]
-        draw.line(points, fill=colour, width=2)
-    path.parent.mkdir(parents=True, exist_ok=True)
+        line = [place(index, value) for index, value in enumerate(curve)]
+        if len(line) == 1:
+            line = [(_LEFT, line[0][1]), (right, line[0][1])]
+        draw.line(line, fill=colour, width=2)
+    if points:
+        _draw_measured(draw, {place(index, value): value for index, value in points.items()})
     with atomic.replacing(path) as part:
         image.save(part, format="PNG")
+
+
+def _draw_measured(draw: ImageDraw.ImageDraw, values: Mapping[tuple[float, float], float]) -> None:
+    """values: by their places."""
+    draw.line(list(values), fill=_HELD_OUT, width=2)
+    for x, y in values:
+        draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=_HELD_OUT)
+    x, y = min(values, key=values.__getitem__)
+    draw.ellipse((x - 8, y - 8, x + 8, y + 8), outline=_HELD_OUT, width=2)

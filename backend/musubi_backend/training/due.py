@@ -168,6 +168,7 @@ class Validate(Due):
         self._last, loss = step, self.loop.validate()
         if loss is not None and self.run.processes.is_main:
             logger.info("validation loss after step %d: %.4f, of %d items", step, loss, len(self.loop.validation.items))
+            self.loop.validation.measured[step] = loss
             job.emit(events.Validation(step, loss))
             self.run.trackers.log({"loss/validation": loss}, step)
 

@@ -308,7 +308,7 @@ class Loop:
             path = run.checkpoints.folder / f"{run.checkpoints.name}.loss.png"
             title = f"{run.checkpoints.name}: loss over {len(self.history)} steps, last average {self.average.value:.4g}"
             try:
-                loss_curve(path, self.history, title)
+                loss_curve(path, self.history, title, self.validation.measured)
             except Exception as error:  # all that matters is saved; Pillow may lack its fonts
                 logger.warning("no image of the losses: %s", in_words(error) if isinstance(error, OSError) and error.errno else error)
             else:

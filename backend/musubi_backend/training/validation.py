@@ -55,6 +55,8 @@ class Validation:
     def __init__(self, run: Run) -> None:
         settings = run.settings.validation
         self.run = run
+        self.measured: dict[int, float] = {}
+        """By the step after which it was, since this process began."""
         self.items = run.held[: settings.max_validation_steps]
         self._settings = settings
         self._seed = run.seed if settings.validation_seed is None else settings.validation_seed
