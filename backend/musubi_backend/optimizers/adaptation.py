@@ -65,10 +65,10 @@ class Mask:
         bump, low, high = group["lr_bump"], group["min_lr"], group["max_lr"]
         return cls(bump / rate, min(1.0, max(low / rate, _LEAST)), max(1.0, min(high / rate, _MOST)))
 
-    def move(self, ratios: Tensor, grads: Tensor, momenta: Tensor, warming: bool) -> None:
-        """`ratios` [tensors, 1] in place. While warming up: up where more gradients have the sign of the momentum before them than not,
-        else down, by `bump` at most. Afterwards slowly back to 1."""
+    def move(self, ratios: Tensor, grads: Tensor, momenta: Tensor, warming: bool, scratch: Tensor | None = None) -> None:
+        """`ratios` [tensors, 1] in place, with `scratch` for products. While warming up: up where more gradients have the sign of the
+        momentum before them than not, else down, by `bump` at most. Afterwards slowly back to 1."""
         if warming:
-            ratios.add_(agreements(grads, momenta), alpha=self.bump).clamp_(self.least, self.most)
+            ratios.add_(agreements(grads, momenta, scratch), alpha=self.bump).clamp_(self.least, self.most)
         else:
             ratios.lerp_(ratios.new_ones(()), _SETTLING)

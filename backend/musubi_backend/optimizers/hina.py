@@ -17,7 +17,8 @@ from . import legacy_adaptive, legacy_hina, stages
 from .adaptation import Mask, importance_of, rate_factors
 from .pairing import DOWN, OTHER, UP, W2, Pair, by_name, discover, names_of, role
 from .reports import Reports
-from .staged import Bucket, Group, Staged
+from .rows import rows
+from .staged import Alike, Bucket, Group, Staged
 
 logger = logging.getLogger(__name__)
 
@@ -127,10 +128,10 @@ class AdaptiveHinaAdamW(_Hina):
     def _legacy(self, group: Group) -> None:
         legacy_adaptive.update(group, self.state, self.defaults["lr"])
 
-    def before(self, group: Group, buckets: list[Bucket]) -> None:
+    def before(self, group: Group, found: list[Alike]) -> None:
         if not group["use_dynamic_adaptation"]:
             return
-        due = [bucket for bucket in buckets if bucket.step % group["relationship_discovery_interval"] == 0]
+        due = [alike for alike in found if alike.step % group["relationship_discovery_interval"] == 0]
         if due:
             self._refresh(group, due)
 
@@ -138,17 +139,17 @@ class AdaptiveHinaAdamW(_Hina):
         """The weights of a group that belong together, by position: by name at once, by shape as found at the last interval."""
         return by_name(names_of(group)) or [Pair(*pair) for pair in group["pairs"]["found"]]
 
-    def _refresh(self, group: Group, buckets: list[Bucket]) -> None:
+    def _refresh(self, group: Group, due: list[Alike]) -> None:
         if not by_name(names_of(group)):
             found = discover(names_of(group), group["params"], group["compatibility_threshold"])
             group["pairs"] = {"found": [(pair.first, pair.second, pair.compatibility, pair.kind) for pair in found]}
-        for bucket in buckets:
-            references = bucket.numbers("reference")
-            momenta = self._keeper.load("exp_avg", bucket.states, bucket.parameters)
-            squares = self._keeper.load("exp_avg_sq", bucket.states, bucket.parameters)
-            values = importance_of(bucket.weights, momenta, squares, references)
-            bucket.numbers("importance", 0.5).lerp_(values, 1 - group["importance_decay"])
-            references.copy_(stages.norms(bucket.weights))
+        for alike in due:
+            references, weights = alike.numbers("reference"), rows(alike.parameters)
+            momenta = self._keeper.load("exp_avg", alike.states, alike.parameters)
+            squares = self._keeper.load("exp_avg_sq", alike.states, alike.parameters)
+            values = importance_of(weights, momenta, squares, references)
+            alike.numbers("importance", 0.5).lerp_(values, 1 - group["importance_decay"])
+            references.copy_(stages.norms(weights))
         self._spread(group)
 
     def _spread(self, group: Group) -> None:
@@ -170,7 +171,7 @@ class AdaptiveHinaAdamW(_Hina):
     def scale(self, group: Group, bucket: Bucket, momenta: Tensor, grads: Tensor) -> None:
         if group["use_lr_mask"]:
             ratios = bucket.numbers("lr_ratio", 1.0)
-            Mask.of(group).move(ratios, grads, momenta, warming=bucket.step < group["warmup_steps"])
+            Mask.of(group).move(ratios, grads, momenta, warming=bucket.step < group["warmup_steps"], scratch=bucket.scratch)
             bucket.scales.append(ratios)
         if group["use_dynamic_adaptation"]:
             if "importance" not in bucket.states[0]:

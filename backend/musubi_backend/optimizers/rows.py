@@ -14,11 +14,20 @@ from .rounding import exact
 State = dict[str, Any]
 
 
-def rows(tensors: Sequence[Tensor]) -> Tensor:
-    """[tensors, numbers], to compute with, in fp32 at least: of a single tensor its own memory where that can be, else a copy."""
-    single = len(tensors) == 1 and tensors[0].is_contiguous()
-    matrix = tensors[0].view(1, -1) if single else torch.stack([tensor.reshape(-1) for tensor in tensors])
-    return matrix.to(exact(matrix.dtype))
+def in_place(tensors: Sequence[Tensor]) -> bool:
+    """Whether tensors are a matrix to compute with as they are: a single one, in fp32 at least."""
+    first = tensors[0]
+    return len(tensors) == 1 and first.is_contiguous() and first.dtype == exact(first.dtype)
+
+
+def rows(tensors: Sequence[Tensor], room: Tensor | None = None) -> Tensor:
+    """[tensors, numbers], to compute with, in fp32 at least: of a single tensor its own memory where that can be, else a copy, in `room`
+    where that is given."""
+    if in_place(tensors):
+        return tensors[0].view(1, -1)
+    if room is None:
+        room = tensors[0].new_empty((len(tensors), tensors[0].numel()), dtype=exact(tensors[0].dtype))
+    return torch.stack([tensor.reshape(-1) for tensor in tensors], out=room)
 
 
 def kept(states: Sequence[State], name: str) -> Tensor:
@@ -56,5 +65,5 @@ def kept_numbers(states: Sequence[State], name: str, like: Tensor, start: float 
     """One number for each tensor: [tensors, 1], as `kept`; `start` where a state has none yet. like: where and in what dtype."""
     for state in states:
         if name not in state:
-            state[name] = like.new_full((), start)
+            state[name] = like.new_full((), start, dtype=exact(like.dtype))
     return kept(states, name)

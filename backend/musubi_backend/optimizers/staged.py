@@ -18,8 +18,8 @@ from torch import Tensor
 from . import stages
 from .exact_state import ExactState
 from .moments import EightBit, Keeper, Whole
-from .rounding import write_back
-from .rows import kept, kept_numbers, rows
+from .rounding import exact, write_back
+from .rows import in_place, kept, kept_numbers, rows
 
 Group = dict[str, Any]
 _CLASHES = (
@@ -34,24 +34,45 @@ _MOST = 1 << 24  # elsewhere: what is computed on the way takes memory
 
 
 @dataclass
-class Bucket:
-    """Tensors that are updated together. weights, grads: [tensors, numbers], to compute with; step: 1, 2, ...; anchored: whether SPD has
-    places to hold them at; scales: what each update is multiplied with, [tensors, 1]."""
+class Alike:
+    """Tensors of one kind, of which the states are alike too. step: 1, 2, ...; anchored: whether SPD has places to hold them at."""
 
     parameters: list[Tensor]
-    weights: Tensor
-    grads: Tensor
     states: list[dict[str, Any]]
     step: int
     anchored: bool
-    scales: list[Tensor] = field(default_factory=list)
-
-    def anchors(self) -> Tensor | None:
-        return kept(self.states, "anchor").to(self.weights.dtype) if self.anchored else None
 
     def numbers(self, name: str, start: float = 0.0) -> Tensor:
         """One number for each tensor, [tensors, 1], kept in the states: what is written into it stays."""
-        return kept_numbers(self.states, name, self.weights, start)
+        return kept_numbers(self.states, name, self.parameters[0], start)
+
+
+@dataclass
+class Bucket(Alike):
+    """Those that are updated together. weights, grads, updates, scratch: [tensors, numbers], to compute with; what is in the last two comes
+    and goes; scales: what each update is multiplied with, [tensors, 1]."""
+
+    weights: Tensor
+    grads: Tensor
+    updates: Tensor
+    scratch: Tensor
+    scales: list[Tensor] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, alike: Alike) -> Bucket:
+        """In one piece of memory: when several large ones are given back in each step, a C library hands them to the system, which fills
+        each page with zeros before it is written to again; that takes as long as the arithmetic."""
+        weights, grads = alike.parameters, [parameter.grad for parameter in alike.parameters if parameter.grad is not None]
+        copied = not in_place(weights), not in_place(grads)
+        first = weights[0]
+        places = list(first.new_empty((2 + sum(copied), len(weights), first.numel()), dtype=exact(first.dtype)))
+        return cls(
+            **vars(alike), updates=places.pop(), scratch=places.pop(), weights=rows(weights, places.pop() if copied[0] else None),
+            grads=rows(grads, places.pop() if copied[1] else None),
+        )  # fmt: skip
+
+    def anchors(self) -> Tensor | None:
+        return kept(self.states, "anchor").to(self.weights.dtype) if self.anchored else None
 
 
 class Staged(ExactState):
@@ -66,13 +87,13 @@ class Staged(ExactState):
         super().__init__(params, settings)
 
     def _step_group(self, group: Group) -> None:
-        buckets = list(self._buckets(group))
-        self.before(group, buckets)
-        for index, bucket in enumerate(buckets):
-            self._update(group, bucket, index)
+        found = list(self._alike(group))
+        self.before(group, found)
+        for index, alike in enumerate(found):
+            self._update(group, Bucket.of(alike), index)
 
-    def before(self, group: Group, buckets: list[Bucket]) -> None:
-        """What a subclass does with all buckets of a group before they are updated."""
+    def before(self, group: Group, found: list[Alike]) -> None:
+        """What a subclass does with all tensors of a group before they are updated."""
 
     def scale(self, group: Group, bucket: Bucket, momenta: Tensor, grads: Tensor) -> None:
         """Where a subclass adds to `bucket.scales`. momenta: before this step; grads: as the stages left them."""
@@ -80,7 +101,7 @@ class Staged(ExactState):
     def direct(self, group: Group, bucket: Bucket, updates: Tensor) -> None:
         """Where a subclass changes updates, in place."""
 
-    def _buckets(self, group: Group) -> Iterator[Bucket]:
+    def _alike(self, group: Group) -> Iterator[Alike]:
         found: dict[Any, list[Tensor]] = {}
         for parameter in group["params"]:
             grad = parameter.grad
@@ -100,8 +121,7 @@ class Staged(ExactState):
             count = max(1, (_MOST_ON_A_CPU if device.type == "cpu" else _MOST) // max(1, size))
             for begin in range(0, len(alike), count):
                 parameters = alike[begin : begin + count]
-                grads = rows([parameter.grad for parameter in parameters if parameter.grad is not None])
-                yield Bucket(parameters, rows(parameters), grads, [self.state[parameter] for parameter in parameters], step, anchored)
+                yield Alike(parameters, [self.state[parameter] for parameter in parameters], step, anchored)
 
     def apart(self, group: Group, parameter: Tensor) -> tuple[Any, ...]:
         """What a subclass keeps apart in buckets of its own."""
@@ -123,13 +143,13 @@ class Staged(ExactState):
         if updates is None:
             return
         if group["use_cautious"]:
-            bucket.scales.append(stages.cautious(updates, grads))
+            bucket.scales.append(stages.cautious(updates, grads, bucket.scratch))
         elif group["use_grams"]:
             stages.grams(updates, grads)
         self.direct(group, bucket, updates)
         scaled: float | Tensor = math.prod(bucket.scales) * (rate * factor) if bucket.scales else rate * factor
         if group["use_spd"]:
-            stages.project(weights, bucket.anchors(), bucket.grads, updates, scaled, group["spd_lambda"])
+            stages.project(weights, bucket.anchors(), bucket.grads, updates, scaled, group["spd_lambda"], bucket.scratch)
         else:
             decay = rate * group["weight_decay"] * _decay_share(group, step)
             if decay:
@@ -147,7 +167,7 @@ class Staged(ExactState):
         root = (1 - beta2**step) ** 0.5
         below, factor = eps if group["use_grams"] else eps * root, root / (1 - beta1**step)
         if not group["use_tam"] and self._adam is stages.adam and grads.device.type in ("cpu", "cuda"):
-            return stages.fused_adam(momenta, squares, grads, (beta1, beta2), below / root, step), 1.0
+            return stages.fused_adam(momenta, squares, grads, (beta1, beta2), below / root, step, bucket.updates), 1.0
         turned = stages.torque(momenta, grads, bucket.numbers("torque"), group["tam_beta"]) if group["use_tam"] else grads
         if self._adam is stages.adam:
             return stages.adam(momenta, squares, grads, turned, (beta1, beta2), below), factor

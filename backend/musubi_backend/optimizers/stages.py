@@ -20,14 +20,15 @@ def norms(tensors: Tensor) -> Tensor:
     return found
 
 
-def dots(left: Tensor, right: Tensor) -> Tensor:
-    """Inner product of each pair: [tensors, 1]."""
-    return (left * right).sum(1, keepdim=True)
+def dots(left: Tensor, right: Tensor, scratch: Tensor | None = None) -> Tensor:
+    """Inner product of each pair: [tensors, 1]. scratch: for the products."""
+    return torch.mul(left, right, out=scratch).sum(1, keepdim=True)
 
 
-def agreements(left: Tensor, right: Tensor) -> Tensor:
-    """The share of places of each pair in which the signs are the same, less that in which they differ: [tensors, 1]."""
-    return (left * right).sign_().mean(1, keepdim=True)
+def agreements(left: Tensor, right: Tensor, scratch: Tensor | None = None) -> Tensor:
+    """The share of places of each pair in which the signs are the same, less that in which they differ: [tensors, 1]. scratch: for the
+    products."""
+    return torch.mul(left, right, out=scratch).sign_().mean(1, keepdim=True)
 
 
 def adaptive_gradients(grads: Tensor) -> Tensor:
@@ -63,10 +64,12 @@ def adam(
     return torch.div(momenta, below, out=below)
 
 
-def fused_adam(momenta: Tensor, squares: Tensor, grads: Tensor, betas: tuple[float, float], eps: float, step: int) -> Tensor:
+def fused_adam(
+    momenta: Tensor, squares: Tensor, grads: Tensor, betas: tuple[float, float], eps: float, step: int, updates: Tensor
+) -> Tensor:  # fmt: skip
     """As `adam`, on a CPU or a CUDA device, with PyTorch's kernel that goes through the numbers once: what it takes from weights of 0 at a
-    rate of -1. Both bias corrections are in it, and eps is added to the corrected root."""
-    updates = torch.zeros_like(grads)
+    rate of -1, into `updates`. Both bias corrections are in it, and eps is added to the corrected root."""
+    updates.zero_()
     before = grads.new_full((), step - 1, dtype=torch.float32)
     adamw(
         [updates], [grads], [momenta], [squares], [], [before], fused=True, amsgrad=False, beta1=betas[0], beta2=betas[1], lr=-1.0,
@@ -88,10 +91,10 @@ def adopt(momenta: Tensor, squares: Tensor, grads: Tensor, betas: tuple[float, f
     return momenta.clone()
 
 
-def cautious(updates: Tensor, grads: Tensor) -> Tensor:
+def cautious(updates: Tensor, grads: Tensor, scratch: Tensor | None = None) -> Tensor:
     """Cautious (arXiv:2411.16085): updates against the gradient become 0, in place. Returns what each tensor is to be multiplied with, as
-    fewer numbers move: [tensors, 1]."""
-    agree = (updates * grads).gt_(0)
+    fewer numbers move: [tensors, 1]. scratch: for which those are."""
+    agree = torch.mul(updates, grads, out=scratch).gt_(0)
     updates.mul_(agree)
     return agree.mean(1, keepdim=True).clamp_min_(1e-3).reciprocal_()
 
@@ -101,15 +104,19 @@ def grams(updates: Tensor, grads: Tensor) -> None:
     updates.abs_().mul_(grads.sign())
 
 
-def project(weights: Tensor, anchors: Tensor | None, grads: Tensor, updates: Tensor, rate: float | Tensor, strength: float) -> None:
+def project(
+    weights: Tensor, anchors: Tensor | None, grads: Tensor, updates: Tensor, rate: float | Tensor, strength: float,
+    scratch: Tensor | None = None,
+) -> None:  # fmt: skip
     """The step of SPD (arXiv:2411.01713), in place: weights - rate * updates, and where that takes them further from their anchor although
     the gradient says back, a part of the way from the anchor is taken back. Replaces weight decay; `strength` is not multiplied by the
     learning rate.
 
     anchors: where the weights began; None for 0, as the paper has it for LoRA. grads: as the loss gave them. rate: also [tensors, 1].
+    scratch: for products.
     """
-    away = weights if anchors is None else weights - anchors
-    before, selected = norms(away), dots(grads, away).gt_(0)
+    away = weights if anchors is None else weights.sub_(anchors)
+    before, selected = norms(away), dots(grads, away, scratch).gt_(0)
     subtract(away, updates, rate)
     after = norms(away)
     back = before.neg_().add_(after).div_(after.clamp_min_(_LEAST)).clamp_(0, 1).mul_(selected)
