@@ -10,7 +10,7 @@ import pytest
 import torch
 from musubi_backend.architectures import protocol
 from musubi_backend.demo.models import write_models
-from musubi_backend.memory.equal_tiles import counted_once
+from musubi_backend.memory.equal_tiles import counted_once, seams_of_a_line
 from musubi_backend.memory.live_bytes import LiveBytes
 from musubi_backend.training import planned_samples
 
@@ -62,3 +62,27 @@ def test_tiles_that_are_counted_once_take_what_they_take_one_by_one() -> None:
         peaks.append((count.peak, [one.shape for one in made]))
     assert peaks[0] == peaks[1]
     assert len(runs) == 5
+
+
+class Seams:
+    """Blends like diffusers' tiled models."""
+
+    def blend_v(self, a: Any, b: Any, extent: int) -> Any:
+        for y in range(extent):
+            b[..., y, :] = a[..., -extent + y, :] * (1 - y / extent) + b[..., y, :] * (y / extent)
+        return b
+
+    def blend_h(self, a: Any, b: Any, extent: int) -> Any:
+        return self.blend_v(a.mT, b.mT, extent).mT
+
+
+def test_one_line_of_a_seam_takes_what_all_of_them_take() -> None:
+    found = []
+    for quick in (False, True):
+        model, count = Seams(), LiveBytes(torch.device("meta"))
+        with seams_of_a_line(model) if quick else contextlib.nullcontext(), count:
+            a, b = (torch.empty(2, 3, 16, 24, device="meta") for _ in range(2))
+            count.mark()
+            shape = model.blend_h(a, model.blend_v(a, b, 6), 6).shape
+        found.append((count.peak, shape, len(vars(model))))
+    assert found[0] == found[1]

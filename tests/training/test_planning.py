@@ -25,6 +25,7 @@ from musubi_backend.architectures.hunyuan_video.geometry import HunyuanGeometry
 from musubi_backend.architectures.hunyuan_video.model import HunyuanTransformer
 from musubi_backend.architectures.wan.geometry import WanGeometry
 from musubi_backend.architectures.wan.model import WanTransformer
+from musubi_backend.cache.forms import FRAMES, HEIGHT, WIDTH
 from musubi_backend.demo.models import write_models
 from musubi_backend.errors import UserError
 from musubi_backend.layers.rope import rope_tables
@@ -155,6 +156,43 @@ def test_a_plan_is_within_three_percent_of_what_lives_in_a_step(words: Callable[
     step = next(phase for phase in plan.phases if phase.name == estimate.STEP)
     print(f"{name} {setting}: planned {step.total:,} of {real:,} bytes, {step.total / real - 1:+.1%}")
     assert abs(step.total / real - 1) < 0.03, (step, real)
+
+
+def test_inputs_that_wait_in_system_ram_are_not_on_the_device(words: Callable[[str, str], list[str]]) -> None:
+    """What is kept for backward is in one place or the other, of all blocks."""
+    loop = prepared("wan", tool("wan"), words("wan", "checkpointing"))
+    settings, gpu = loop.run.settings, torch.device("cuda")
+    planner = planning.Planner(planning.largest_batch(loop.run.dataset), loop.run.dtype, gpu)
+    there, away = (
+        planner.estimate(
+            replace(settings, memory=replace(settings.memory, gradient_checkpointing_cpu_offload=offload)), loop.run.architecture
+        )
+        for offload in (False, True)
+    )
+    kept, left = (one.phases[0].parts[estimate.KEPT] for one in (there, away))
+    assert away.ram > 0 == there.ram
+    assert left + away.ram == pytest.approx(kept, rel=0.01)
+
+
+def test_sampling_is_planned_within_three_percent(words: Callable[[str, str], list[str]]) -> None:
+    """Blocks without gradient keep nothing, however many there are."""
+    loop = prepared("wan", tool("wan"), words("wan", "checkpointing"))
+    run: Any = loop.run
+    batch = {name: value[:1] for name, value in loop._load(run.dataset.batches(0, 1)[0]).items() if value is not None}
+    frames, height, width = batch["latents"].shape[2:]
+    batch["t5"] = [text.new_zeros(32, text.shape[1]) for text in batch["t5"]]  # as long as is planned for
+    there = [*run.transformer.parameters(), *run.transformer.buffers(), *run.network.parameters(), *run.network.buffers(), *batch["t5"]]
+    rope_tables.cache_clear()
+    run.network.eval()
+    noisy, timesteps = batch["latents"].float(), torch.tensor([500.0])
+    count = LiveBytes(CPU, [*there, batch["latents"], noisy, timesteps])
+    with count, torch.no_grad():
+        run.architecture.predict(run.transformer, noisy, timesteps, batch)
+    planner = planning.Planner(planning.largest_batch(run.dataset), run.dtype, CPU)
+    model = planning._built(run.settings, run.architecture, run.dtype)
+    found = planner._sampled(run.architecture, model, {FRAMES: frames, HEIGHT: height, WIDTH: width})
+    print(f"planned {found:,} of {count.peak:,} bytes")
+    assert found == pytest.approx(count.peak, rel=0.03)
 
 
 def phases(peak: int, swappable: int = 9) -> estimate.Estimate:

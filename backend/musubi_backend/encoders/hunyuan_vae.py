@@ -101,10 +101,11 @@ class HunyuanVAE:
         return mean + (0.5 * logvar).exp() * torch.stack(noise).to(self.device)
 
     @property
-    def of_tile(self) -> nn.Module:
-        """The part of the model that decodes a tile, one after the other where there are several: a module of one tensor."""
-        decoder: nn.Module = self.model.decoder
-        return decoder
+    def tiled(self) -> nn.Module:
+        """The model. Where there are several tiles its `decoder` is called with one after the other, then they are blended (`blend_v`,
+        `blend_h`)."""
+        model: nn.Module = self.model
+        return model
 
     def decode(self, latents: Tensor) -> Tensor:
         """latents [B, 16, F', H', W'], not scaled -> float32 video [B, 3, 4(F'-1)+1, 8H', 8W'], about -1..1."""

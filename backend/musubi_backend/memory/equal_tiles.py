@@ -1,4 +1,5 @@
-"""A module that is called with one tile of an image after the other takes as much for each as its size says: its work is counted once."""
+"""Tiles of an image that are decoded one after the other: each takes as much as its size says, so the work of one is counted, and of the
+seams between them one line."""
 
 from __future__ import annotations
 
@@ -38,3 +39,20 @@ def counted_once(module: nn.Module, count: LiveBytes) -> Iterator[None]:
         yield
     finally:
         patched.forward = whole
+
+
+@contextlib.contextmanager
+def seams_of_a_line(model: Any) -> Iterator[None]:
+    """While it is entered, diffusers' blend_v and blend_h of a model work on the first line of a seam: each takes as much as another."""
+
+    def line(whole: Any) -> Any:
+        return lambda a, b, extent: whole(a, b, min(extent, 1))
+
+    wholes = {name: getattr(model, name) for name in ("blend_v", "blend_h")}
+    for name, whole in wholes.items():
+        setattr(model, name, line(whole))
+    try:
+        yield
+    finally:
+        for name in wholes:
+            delattr(model, name)

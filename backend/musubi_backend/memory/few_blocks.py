@@ -79,8 +79,9 @@ class FewBlocks:
         waits = x.nbytes if self.offloaded and (number, index) != self.last else 0
         self.away += waits
         if index == _MIDDLE:
+            given_up = 0 if x.requires_grad and not waits else x.nbytes  # its input goes with its caller's next one
             self.waiting[number] = waits
-            self.kept_by_block[number] = self.count.live - self._before - waits
+            self.kept_by_block[number] = self.count.live - self._before - waits - given_up
 
         def coming_back() -> None:
             self._open(True, number, index)

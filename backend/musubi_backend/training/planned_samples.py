@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..cache.forms import FRAMES, HEIGHT, WIDTH
 from ..inference.prompts import training_prompts
 from ..layers.experts import Experts
-from ..memory.equal_tiles import counted_once
+from ..memory.equal_tiles import counted_once, seams_of_a_line
 from ..memory.few_blocks import FewBlocks
 from ..memory.live_bytes import LiveBytes
 
@@ -66,14 +66,17 @@ def decoded(architecture: Architecture, request: SampleRequest, trained: Tensor)
     count = LiveBytes(META)
     with count:
         decoder = architecture.latent_decoder(META)
-    of_tile = getattr(decoder, "of_tile", None)
+    tiled = getattr(decoder, "tiled", None)
     gc.collect()  # diffusers' models refer to themselves
 
     def peak(frames: int) -> int:
         with count:
             latents = torch.empty((channels, frames, *size), device=META)
         count.mark()
-        with contextlib.nullcontext() if of_tile is None else counted_once(of_tile, count), contextlib.suppress(_Decoded), count, _ToRam():
+        with contextlib.ExitStack() as quick, contextlib.suppress(_Decoded), count, _ToRam():
+            if tiled is not None:
+                quick.enter_context(counted_once(tiled.decoder, count))
+                quick.enter_context(seams_of_a_line(tiled))
             decoder.decode(latents)
         gc.collect()
         return count.peak

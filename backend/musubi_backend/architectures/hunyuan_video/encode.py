@@ -59,9 +59,9 @@ class HunyuanLatentDecoder:
         return cls(load_vae(settings, device, CARD))
 
     @property
-    def of_tile(self) -> nn.Module:
-        """What decodes one tile."""
-        return self.vae.of_tile
+    def tiled(self) -> nn.Module:
+        """What decodes tiles, as `HunyuanVAE.tiled`."""
+        return self.vae.tiled
 
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents [16, F', H', W'] -> float32 video [3, 4(F'-1)+1, 8H', 8W'] in 0..1 on the CPU."""
