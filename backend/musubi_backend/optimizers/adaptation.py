@@ -39,12 +39,13 @@ def _spread(weights: Tensor) -> Tensor:
 def rate_factors(importance: Tensor, pairs: Sequence[Pair], strength: float) -> Tensor:
     """What the learning rates are multiplied with: the importance over its mean, of pairs drawn together by their compatibility, to the
     power of `strength`, in `FACTORS`: [tensors]."""
-    joint = importance.clone()
-    if pairs:
-        first, second = [pair.first for pair in pairs], [pair.second for pair in pairs]
-        pull = torch.tensor([pair.compatibility / 2 for pair in pairs], dtype=importance.dtype).to(importance.device)
-        joint[first] += pull * (importance[second] - importance[first])
-        joint[second] += pull * (importance[first] - importance[second])
+    values = list(importance.unbind())
+    if pairs:  # numbers of Python go to a device with their kernel, a tensor of them would be waited for
+        first, second = ([values[at] for at in places] for places in zip(*((pair.first, pair.second) for pair in pairs), strict=True))
+        apart = list((torch.stack(second) - torch.stack(first)).unbind())
+        for pair, pull in zip(pairs, torch._foreach_mul(apart, [pair.compatibility / 2 for pair in pairs]), strict=True):
+            values[pair.first], values[pair.second] = values[pair.first] + pull, values[pair.second] - pull
+    joint = torch.stack(values)
     return (joint / joint.mean().clamp_min(1e-30)).pow(strength).clamp(*FACTORS)
 
 
