@@ -230,6 +230,8 @@ NOTHING = {"sdpa": False, "gradient_checkpointing": False, "fp8_base": False, "f
         ({"vae_cache_cpu": False, "decoding": 30}, 60, "--sdpa --gradient_checkpointing --vae_cache_cpu"),
         ({"offload_inactive_dit": True}, 35,
          "--sdpa --gradient_checkpointing --fp8_base --fp8_scaled --gradient_checkpointing_cpu_offload"),
+        ({"offload_inactive_dit": True}, 21, "--sdpa --gradient_checkpointing --fp8_base --fp8_scaled --blocks_to_swap 2 "
+         "--gradient_checkpointing_cpu_offload (without --offload_inactive_dit)"),
     ],
 )  # fmt: skip
 def test_the_cheapest_savers_are_chosen_and_what_was_given_stays(given: dict[str, Any], limit: int, flags: str) -> None:
@@ -399,6 +401,16 @@ def test_a_training_can_be_planned_before_anything_is_cached(words: Callable[[st
     assert parts[estimate.WEIGHTS] == 5273856 and parts[estimate.DRIVER] > 10**8 and plan["seconds"] > 0
     assert plan["fits"] and "data sheet of an RTX 4090" in plan["speed"]
     assert parse("plan_memory", ["--gpu", "x", *line]).training == line
+
+
+def test_a_plan_says_why_nothing_of_a_dataset_can_be_used(
+    words: Callable[[str, str], list[str]], tmp_path: Path, clip: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = uncached(tmp_path, clip)
+    data.write_text(data.read_text(encoding="utf-8").replace("target_frames = [5]", "target_frames = [81]"), encoding="utf-8")
+    assert main(["plan_memory", "wan_train_network", *words("wan", "checkpointing"), "--dataset_config", str(data)]) == 1
+    said = capfd.readouterr().err
+    assert re.search(r"nothing in this dataset can be used\. .*clip", said), said
 
 
 @pytest.mark.parametrize(("engine", "filled"), [("builtin", {"vram": "6"}), ("musubi-tuner", {})])

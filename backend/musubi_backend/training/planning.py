@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..cache.forms import FRAMES, HEIGHT, WIDTH, Form
-from ..dataset.config import ImageDataset, VideoDataset, load_config
+from ..dataset.config import load_config
 from ..dataset.discovery import discover
 from ..dataset.items import Entry
-from ..dataset.probe import Foreseen, foresee
+from ..dataset.probe import foresee
+from ..dataset.problems import Problem
 from ..device import computed_in, for_model
 from ..errors import UserError
 from ..layers.blocks import KeptAttention
@@ -38,6 +39,7 @@ from . import planned_samples
 from .losses import flow_matching_loss, loss_weight
 from .settings import TrainingSettings
 from .timesteps import noise_levels, noisy_input
+from .vram import RESTING
 from .window import batches_at_once
 
 if TYPE_CHECKING:
@@ -109,11 +111,22 @@ class _Model:
 
 def foreseen_batch(config_path: str, architecture: Architecture) -> Batch:
     """The largest batch of a dataset as it will be when it is cached, with captions as long as they may be. UserError where nothing of
-    the dataset can be used."""
-    config = load_config(config_path)
-    entries = [entry for dataset in config.datasets for entry in _entries(dataset, architecture)]
+    the dataset can be used, which says why."""
+    entries, problems = [], []
+    for dataset in load_config(config_path).datasets:
+        found = discover(dataset, architecture.card)
+        problems += found.problems
+        for item in found.items:
+            why = architecture.unusable(item)
+            foreseen = Problem(item.path, why) if why else foresee(item, architecture.card)
+            if isinstance(foreseen, Problem):
+                problems.append(foreseen)
+            else:
+                entries += foreseen.entries
     if not entries:
-        raise UserError(f"{config_path}: nothing in this dataset can be used")
+        reasons = "".join(f". {problem}" for problem in problems[:1])
+        others = f" (and {len(problems) - 1} more)" if problems[1:] else ""
+        raise UserError(f"{config_path}: nothing in this dataset can be used{reasons}{others}")
     card = architecture.card
     shrink = card.spatial_compression
 
@@ -126,13 +139,6 @@ def foreseen_batch(config_path: str, architecture: Architecture) -> Batch:
     names = architecture.cached_names(chosen.item)
     of_item = {name: form for name, form in forms.latents.items() if not form.optional or name in names} | dict(forms.texts)
     return {name: _like(form, sides, chosen.item.dataset.batch_size) for name, form in of_item.items()}
-
-
-def _entries(dataset: ImageDataset | VideoDataset, architecture: Architecture) -> Iterator[Entry]:
-    for item in discover(dataset, architecture.card).items:
-        found = foresee(item, architecture.card) if architecture.unusable(item) is None else None
-        if isinstance(found, Foreseen):
-            yield from found.entries
 
 
 def _like(form: Form, sides: Mapping[str, int], count: int) -> Any:
@@ -169,7 +175,7 @@ class Planner:
     def estimate(self, settings: TrainingSettings, architecture: Architecture) -> Estimate:
         """With these settings; the architecture has the same. UserError where a setting cannot be."""
         memory = settings.memory
-        held_as = memory.fp8, memory.fp8_base, memory.fp8_scaled, memory.w8a8
+        held_as = memory.fp8, memory.fp8_base, memory.fp8_scaled, memory.w8a8, architecture.settings.values().get(RESTING)
         if held_as not in self._models:
             self._models[held_as] = _built(settings, architecture, self.dtype)
         model = self._models[held_as]

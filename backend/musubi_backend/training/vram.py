@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
@@ -56,6 +56,10 @@ SAVERS = (
 
 SPENDER = "keep_attention_blocks"
 """What is done with memory that is left: each of so many blocks runs its attention once instead of twice."""
+
+RESTING = "offload_inactive_dit"
+"""Keeps a whole expert on the device, so that none of its blocks can be swapped; gives way where a training fits, or takes less, with both
+experts swapped."""
 
 SPARE = 0.05
 """Of what is free on a GPU, what `auto` leaves: PyTorch's allocator cannot use every byte, and what is chosen goes up to the limit."""
@@ -105,6 +109,17 @@ def limit_of(vram: str | None, device: torch.device) -> int | None:
 
 def choose(values: Mapping[str, Any], plan: Plan, limit: int) -> Chosen:
     """The cheapest savers with which the plan fits, or all of them where it never does. values: of all options of the trainer."""
+    chosen = _cheapest(values, plan, limit)
+    if chosen.estimate.fits(limit) or not values.get(RESTING):
+        return chosen
+    other = _cheapest({**values, RESTING: False}, plan, limit)
+    if other.estimate.excess(limit) >= chosen.estimate.excess(limit):
+        return chosen
+    cost = f"without --{RESTING}: blocks of both experts are swapped instead, as one whole expert takes too much"
+    return replace(other, taken={**other.taken, RESTING: False}, costs=(*other.costs, cost))
+
+
+def _cheapest(values: Mapping[str, Any], plan: Plan, limit: int) -> Chosen:
     chosen: Given = dict(values)
     taken: Given = {}
     if not any(chosen.get(name) for name in ATTENTIONS):
