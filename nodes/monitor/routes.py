@@ -60,6 +60,10 @@ def add_routes(table: Any, host: Callable[[], Host]) -> None:
     post("clean", _clean)
     post("queue_settings", lambda request, index, values: {"settings": configuration.set_queue(index.home, values)}, from_a_page=True)
     post("jobs/{id}/workflow_samples", lambda request, index, values: pending_of(index.home).add(_job(request, index), values))
+    post(
+        "jobs/{id}/workflow_samples/{sample}/refused",
+        lambda request, index, values: pending_of(index.home).refused(_job(request, index), request.match_info["sample"]),
+    )
     routes.post("jobs/{id}/checkpoints", publish)
     routes.post("jobs/{id}/tensorboard", tensor_board, from_a_page=True)
     routes.post("sampling_workflows/{name}", lambda request, values: _keep(host().home, request, values), most=kept_workflows.LARGEST)

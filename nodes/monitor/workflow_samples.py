@@ -3,7 +3,8 @@
     <run>/workflow_samples/<id>.json    which checkpoint, which prompt of ComfyUI, what became of it
     <run>/workflow_samples/<id>_<n>.*   the images and videos that it saved
 
-The page queues the prompts as it queues any other, and says which of them is of which checkpoint. ComfyUI's history says what came of it.
+The page notes a sample first, then queues its prompt as it queues any other, with the id of the note in it: closed between the two, it
+leaves a note that fails, and after them none is lost. ComfyUI's queue and history say what came of it.
 """
 
 from __future__ import annotations
@@ -41,8 +42,11 @@ MOST_SHOWN, MOST_FILES, LONGEST_TEXT = 500, 50, 500
 _ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 _PROMPT_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _MOST_STEPS = 2**31
+MARK = "musubi_tuner_sample"  # in the `_meta` of a node of the prompt: the id of its note
+_COMES = 120.0  # seconds in which a prompt has to come after its note
 
 LOST = "it was taken out of ComfyUI's queue before it ran, or ComfyUI ended"
+NEVER = "it never came into ComfyUI's queue: the page was closed before, or lost the connection"
 CANCELLED = "it was cancelled"
 NOTHING = "the workflow saved no image and no video: add Save Image or Save Video behind the LoRA loader"
 
@@ -103,19 +107,19 @@ class Pending:
         self._open: dict[Path, dict[str, Any]] | None = None
 
     def add(self, job: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-        """Note which prompt of ComfyUI is of which checkpoint. UserError for what cannot be."""
+        """Note a prompt of ComfyUI that is of a checkpoint: by its id, or by its mark, this note's id. UserError for what cannot be."""
         step, prompt_id = values.get("step"), values.get("prompt_id")
         workflow, prompt = values.get("workflow"), values.get("prompt", "")
         if not job["run"]:
             raise UserError("this job is no training with a folder of its own")
         if type(step) is not int or not 0 <= step < _MOST_STEPS:
             raise UserError("step is a whole number")
-        if not isinstance(prompt_id, str) or not _PROMPT_ID.fullmatch(prompt_id):
+        if prompt_id is not None and not (isinstance(prompt_id, str) and _PROMPT_ID.fullmatch(prompt_id)):
             raise UserError("prompt_id is what ComfyUI answered when it queued the prompt")
         if not isinstance(workflow, str) or not workflow.strip() or not isinstance(prompt, str):
             raise UserError("workflow is its name, and prompt a text")
         note = {
-            **{"step": step, "prompt_id": prompt_id, "workflow": _text(workflow), "prompt": _text(prompt)},
+            **{"step": step, "prompt_id": prompt_id or "", "workflow": _text(workflow), "prompt": _text(prompt)},
             **{
                 "state": QUEUED,
                 "text": "",
@@ -133,6 +137,16 @@ class Pending:
             self._known()[path] = note
         return {"sample": sample}
 
+    def refused(self, job: Mapping[str, Any], sample: Any) -> dict[str, Any]:
+        """Forget a note whose prompt ComfyUI did not take; the page has said why."""
+        with self._lock:
+            path = next((path for path in self._known() if path.stem == sample and path.parent.parent.name == job["run"]), None)
+            if path is None:
+                raise NotThere("there is no such job (any more)")
+            del self._known()[path]
+            path.unlink(missing_ok=True)
+        return {"sample": sample}
+
     def collect(self, comfy_queue: Any, places: Mapping[str, Path]) -> set[str]:
         """Take in what ComfyUI has made since. comfy_queue: its `PromptQueue`; places: its folders by their kind, "output" and "temp".
         Returns the runs that have something new."""
@@ -140,15 +154,21 @@ class Pending:
             waiting = self._known()
             if not waiting:
                 return set()
-            there = {item[1] for part in comfy_queue.get_current_queue() for item in part}  # looked at first: it moves on to the history
+            queued = [item for part in comfy_queue.get_current_queue() for item in part]  # looked at first: it moves on to the history
+            there = {item[1] for item in queued}
+            marked = _marked(comfy_queue, queued) if any(not note["prompt_id"] for note in waiting.values()) else {}
             changed = set()
             for path, note in list(waiting.items()):
-                elsewhere = note["pid"] != os.getpid() and process_tree.is_alive(note["pid"], note["created"])
-                if note["prompt_id"] in there or elsewhere:  # another ComfyUI has the same home
+                ours = note["pid"] == os.getpid()
+                if not ours and process_tree.is_alive(note["pid"], note["created"]):
+                    continue  # another ComfyUI has the same home
+                prompt_id = note["prompt_id"] = note["prompt_id"] or marked.get(path.stem, "")
+                if prompt_id in there or (ours and not prompt_id and abs(time.time() - note["time"]) < _COMES):
                     continue
                 if path.is_file():  # else it was cleaned up
-                    entry = comfy_queue.get_history(prompt_id=note["prompt_id"]).get(note["prompt_id"])
-                    _write(path, {**note, **_outcome(entry, places, path)})
+                    entry = comfy_queue.get_history(prompt_id=prompt_id).get(prompt_id) if prompt_id else None
+                    never = {"state": FAILED, "text": NEVER}
+                    _write(path, {**note, **(never if ours and not prompt_id else _outcome(entry, places, path))})
                     changed.add(path.parent.parent.name)
                 del waiting[path]
             return changed
@@ -173,6 +193,18 @@ def _run(host: Host, job: Mapping[str, Any]) -> Path:
     if not job["run"] or not folder.is_dir():
         raise NotThere("the folder of this training is not there (any more)")
     return folder
+
+
+def _marked(comfy_queue: Any, queued: list[Any]) -> dict[str, str]:
+    """The ids of the prompts that carry a mark, by that mark. queued: items of ComfyUI's queue: number, id, prompt, ..."""
+    found: dict[str, str] = {}
+    for item in [*queued, *comfy_queue.get_history(map_function=lambda entry: entry["prompt"][:3]).values()]:
+        for node in item[2].values():
+            meta = node.get("_meta") if isinstance(node, dict) else None
+            mark = meta.get(MARK) if isinstance(meta, dict) else None
+            if isinstance(mark, str):
+                found.setdefault(mark, item[1])
+    return found
 
 
 def _notes(folder: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -27,7 +27,9 @@ class ComfyQueue:
     def get_current_queue(self) -> tuple[list[Any], list[Any]]:
         return self.running, []
 
-    def get_history(self, prompt_id: str) -> dict[str, Any]:
+    def get_history(self, prompt_id: str | None = None, map_function: Any = None) -> dict[str, Any]:
+        if prompt_id is None:
+            return {name: map_function(entry) for name, entry in self.history.items()}
         return {prompt_id: self.history[prompt_id]} if prompt_id in self.history else {}
 
 
@@ -47,9 +49,16 @@ class Samples:
         assert self.server.ask("POST jobs/{id}/workflow_samples", body, id=self.server.running.id).status == 200
         return prompt_id
 
-    def ends(self, prompt_id: str, outputs: Any, status: str = "success", messages: Any = ()) -> None:
+    def note(self, step: int = 2) -> str:
+        """As the page does before it queues the prompt. Returns the id of the sample."""
+        answer = self.server.ask(
+            "POST jobs/{id}/workflow_samples", {"step": step, "workflow": "my graph", "prompt": ""}, id=self.server.running.id
+        )
+        return str(json.loads(answer.body)["sample"])
+
+    def ends(self, prompt_id: str, outputs: Any, status: str = "success", messages: Any = (), prompt: Any = None) -> None:
         done = {"status_str": status, "completed": status == "success", "messages": [list(one) for one in messages]}
-        self.queue.history[prompt_id] = {"prompt": [1, prompt_id, {}, {}, []], "outputs": outputs, "status": done}
+        self.queue.history[prompt_id] = {"prompt": [1, prompt_id, prompt or {}, {}, []], "outputs": outputs, "status": done}
 
     def collect(self) -> set[str]:
         found: set[str] = self.module.pending_of(self.server.home).collect(self.queue, self.folders)
@@ -172,6 +181,32 @@ def test_what_went_wrong_is_said_in_words(samples: Samples) -> None:
     assert sorted((one["state"], one["text"]) for one in samples.listed()) == sorted(
         ("failed", text) for text in [*ends, samples.module.LOST]
     )
+
+
+def test_a_prompt_is_found_by_its_mark_whatever_becomes_of_the_page(samples: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits, fails, closed, refused = (samples.note(step) for step in (1, 2, 3, 4))
+    odd = {"7": {"_meta": None}, "8": {"_meta": {"musubi_tuner_sample": [1]}}, "9": 3}
+
+    def prompt(sample: str) -> dict[str, Any]:
+        return {**odd, "1": {"class_type": "X", "inputs": {}, "_meta": {"title": "x", "musubi_tuner_sample": sample}}}
+
+    samples.queue.running = [(1, "a", prompt(waits), {}, [])]
+    samples.ends("b", {}, "error", [("execution_interrupted", {})], prompt(fails))
+    match = {"id": samples.server.running.id, "sample": refused}
+    refusals = [samples.server.ask("POST jobs/{id}/workflow_samples/{sample}/refused", {}, **match).status for _ in range(2)]
+    assert refusals == [200, 404], "and only once"
+    states = {1: "", 2: samples.module.CANCELLED, 3: ""}
+    for _ in range(2):
+        samples.collect()
+        assert {one["step"]: one["text"] for one in samples.listed()} == states, closed
+    monkeypatch.setattr(samples.module, "_COMES", 0.0)
+    samples.queue.running = [(1, "a", {}, {}, [])]  # it is known by its id from now on
+    samples.collect()
+    assert {one["step"]: one["text"] for one in samples.listed()} == {**states, 3: samples.module.NEVER}
+    samples.queue.running = []
+    samples.ends("a", {}, "success", [], prompt(waits))
+    samples.collect()
+    assert {one["step"]: one["text"] for one in samples.listed()} == {**states, 1: samples.module.NOTHING, 3: samples.module.NEVER}
 
 
 def test_samples_of_a_comfyui_that_has_ended_are_lost_and_those_of_another_are_left_to_it(samples: Samples) -> None:

@@ -182,9 +182,12 @@ class Recorded:
             return 200, {"checkpoints": listed, "occupied": self.occupied, "generation": self.settings["generation"]}
         if what == "checkpoints":
             return 200, {"step": body["step"], "loras": {"": f"musubi_tuner/{body['step']}.safetensors"}}
+        if what == "workflow_samples" and parts[-1] == "refused":
+            self.workflow_samples = [sample for sample in self.workflow_samples if sample["id"] != parts[3]]
+            return 200, {"sample": parts[3]}
         if what == "workflow_samples":
             files = [{"media": "video/mp4", "url": f"/musubi_tuner/jobs/{one['id']}/file/{body['step']}"}]
-            sample = {"id": body["prompt_id"], "state": "finished", "text": "", "time": NOW, "files": files, **body}
+            sample = {"id": f"note-{len(self.workflow_samples)}", "state": "finished", "text": "", "time": NOW, "files": files, **body}
             self.workflow_samples.append(sample)
             return 200, {"sample": sample["id"]}
         if what == "tensorboard":

@@ -138,9 +138,9 @@ def test_checkpoints_are_queued_in_the_open_graph_and_shown_by_step_and_in_a_kep
     ]
     assert all(one["output"]["4"] == graph()["4"] for one in queued), "the seed is the graph's"
     noted = [body for route, body in recorded.asked if route.endswith("/workflow_samples")]
-    assert [(one["step"], one["workflow"], one["prompt"], one["prompt_id"][-1]) for one in noted] == [
-        (600, "a_b_ wan", "a cat", "1"), (400, "a_b_ wan", "a cat", "2"),
-    ]  # fmt: skip
+    assert [(one["step"], one["workflow"], one["prompt"]) for one in noted] == [(600, "a_b_ wan", "a cat"), (400, "a_b_ wan", "a cat")]
+    marks = [one["output"]["1"]["_meta"]["musubi_tuner_sample"] for one in queued]
+    assert marks == [one["id"] for one in recorded.workflow_samples], "noted before it is queued, with the id in the prompt"
     cell = "document.querySelector('.mt-gallery tbody tr td .mt-sample')"
     shown.wait(f"{cell}?.getAttribute('aria-label') === 'step 600 · a_b_ wan · a cat' ? 1 : 0")
     recorded.workflow_samples[0] |= {"state": "failed", "files": [], "text": "KSampler: out of memory"}
@@ -162,6 +162,7 @@ def test_checkpoints_are_queued_in_the_open_graph_and_shown_by_step_and_in_a_kep
     shown.run(f"{button.format('Do not wait')}.click();")
     shown.wait(f"{dialog}.innerText.includes('Step 600 was not queued') ? 1 : 0")
     assert "UNETLoader (1): Value not in list (unet_name)" in shown.run(f"return {dialog}.innerText;")
+    assert len(recorded.workflow_samples) == 2, "its note is taken back"
     shown.run(f"{button.format('Forget this workflow')}.click();")
     shown.wait(f"{dialog}.querySelectorAll('option').length === 1 ? 1 : 0")
     assert recorded.kept == {}

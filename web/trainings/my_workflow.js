@@ -3,8 +3,8 @@
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { button, element, keepKeys } from "./element.js";
-import { keepWorkflow, keptWorkflows, noteSample, offered, publish } from "./server.js";
-import { MARK, mayChoose, places, positive, trains, withLoras, workflowWith } from "./under_test.js";
+import { keepWorkflow, keptWorkflows, noteSample, offered, publish, sampleRefused } from "./server.js";
+import { MARK, marked, mayChoose, places, positive, trains, withLoras, workflowWith } from "./under_test.js";
 import { count, loadWords, say } from "./words.js";
 
 /**
@@ -173,8 +173,13 @@ class Sampling {
     const where = this._places(prompt, checkpoint);
     const { loras } = await publish(this.job.id, checkpoint.step);
     const output = withLoras(prompt, where, loras);
-    const { prompt_id } = await api.queuePrompt(0, /** @type {any} */ ({ output, workflow: workflowWith(workflow, prompt, where, loras) }));
-    await noteSample(this.job.id, { step: checkpoint.step, prompt_id: String(prompt_id), workflow: name, prompt: positive(output) });
+    const { sample } = await noteSample(this.job.id, { step: checkpoint.step, workflow: name, prompt: positive(output) });
+    try {
+      await api.queuePrompt(0, /** @type {any} */ ({ output: marked(output, sample), workflow: workflowWith(workflow, prompt, where, loras) }));
+    } catch (error) {
+      if (/** @type {any} */ (error)?.response) await sampleRefused(this.job.id, sample); // without an answer, it may be in the queue
+      throw error;
+    }
   }
 }
 

@@ -76,8 +76,11 @@ export const offered = (id) => ask(`jobs/${encodeURIComponent(id)}/checkpoints`)
 /** Puts the LoRAs of a step where ComfyUI lists them; gives their names there, by expert. @param {string} id @param {number} step @returns {Promise<{ loras: Record<string, string> }>} */
 export const publish = (id, step) => ask(`jobs/${encodeURIComponent(id)}/checkpoints`, { step });
 
-/** Says which prompt of ComfyUI is of which checkpoint. @param {string} id @param {{ step: number, prompt_id: string, workflow: string, prompt: string }} sample */
+/** Notes a sample of a checkpoint; the prompt that is queued next carries its id. @param {string} id @param {{ step: number, workflow: string, prompt: string }} sample @returns {Promise<{ sample: string }>} */
 export const noteSample = (id, sample) => ask(`jobs/${encodeURIComponent(id)}/workflow_samples`, sample);
+
+/** Takes the note of a sample back that ComfyUI did not queue. @param {string} id @param {string} sample */
+export const sampleRefused = (id, sample) => ask(`jobs/${encodeURIComponent(id)}/workflow_samples/${encodeURIComponent(sample)}/refused`, {});
 
 /** A graph that is kept, or the names of all. @param {string} [name] @returns {Promise<any>} */
 export const keptWorkflows = (name) => ask(name === undefined ? "sampling_workflows" : `sampling_workflows/${encodeURIComponent(name)}`);

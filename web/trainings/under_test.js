@@ -89,6 +89,11 @@ export function withLoras(prompt, where, loras) {
 /** The title of a node that would train again, or "". @param {Prompt} prompt */
 export const trains = (prompt) => Object.values(prompt).filter((node) => TRAINS.test(node.class_type)).map((node) => node._meta?.title ?? node.class_type)[0] ?? "";
 
+/** The prompt with the id of its sample in it: ComfyUI keeps `_meta` and does nothing with it. @param {Prompt} prompt @param {string} sample @returns {Prompt} */
+export function marked(prompt, sample) {
+  return Object.fromEntries(Object.entries(prompt).map(([id, node], place) => [id, place ? node : { ...node, _meta: { ...node._meta, musubi_tuner_sample: sample } }]));
+}
+
 /** The text of the positive prompt, where one can be found. @param {Prompt} prompt */
 export function positive(prompt) {
   for (const node of Object.values(prompt)) {
