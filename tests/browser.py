@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from typing import Any
 
 import pytest
 
+PATIENCE = 240
+"""Seconds that a script in the page may take: a busy machine takes more than the driver's own 30 for a large graph."""
 KEYS = {"Enter": "\ue007", "Tab": "\ue004", "Escape": "\ue00c", "Left": "\ue012", "Up": "\ue013", "Right": "\ue014", "Down": "\ue015"}
 
 
@@ -26,7 +29,8 @@ class Browser:
     def __init__(self, driver: str) -> None:
         self.driver = driver
         arguments = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--window-size=1400,1000"]
-        capabilities = {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": {"args": arguments}}}
+        timeouts = {"script": PATIENCE * 1000}
+        capabilities = {"alwaysMatch": {"browserName": "chrome", "timeouts": timeouts, "goog:chromeOptions": {"args": arguments}}}
         self.session = self._call("POST", "/session", {"capabilities": capabilities})["sessionId"]
 
     def open(self, url: str) -> None:
@@ -94,8 +98,12 @@ class Browser:
         data = json.dumps(values).encode() if values is not None else None
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(self.driver + path, data, headers, method=method)  # noqa: S310  # the driver's own address
-        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
-            return json.load(answer)["value"]
+        try:
+            with urllib.request.urlopen(request, timeout=PATIENCE + 60) as answer:  # noqa: S310
+                return json.load(answer)["value"]
+        except urllib.error.HTTPError as error:
+            error.msg = json.load(error)["value"]["message"]
+            raise
 
 
 @contextmanager
