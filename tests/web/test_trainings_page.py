@@ -320,10 +320,17 @@ def test_texts_are_there_in_every_language_and_none_is_unused() -> None:
 
 def test_what_the_server_says_of_jobs_is_said_in_the_language_of_the_page(tab: Tab) -> None:
     tab.recorded.jobs[0] |= {"phase": "epoch 3 of 40"}
+    failed = next(one for one in tab.recorded.jobs if one["id"] == STATES["failed"]["id"])
+    failed["error"] = "it was killed by the system, most often because memory ran out\nThe whole log: /home/me/log.txt"
     tab.open("?locale=ja")
+    assert tab.text(f"[data-id='{failed['id']}'] .mt-error-line").startswith("システムに強制終了されました")
     assert "エポック 3 / 40" in tab.text(f"[data-id='{STATES['running']['id']}'] .mt-line")
     tab.show("stopped")
     tab.browser.wait("document.querySelector('.mt-how').innerText.includes('ステップ 700 で停止、ステート保存済み') ? 1 : 0")
+    tab.press("一覧に戻る")
+    tab.show("failed")
+    tab.browser.wait("document.querySelector('[role=alert]')?.innerText.includes('システムに強制終了されました') ? 1 : 0")
+    assert "/home/me/log.txt" in tab.text("[role=alert] pre")
 
 
 def test_a_template_opens_in_the_language_of_the_page_and_what_is_saved_stays(tab: Tab) -> None:

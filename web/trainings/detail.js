@@ -186,7 +186,7 @@ export class DetailView {
     const parts = [];
     if (state === "failed") {
       const error = job.error || job.text;
-      const [first, ...rest] = error.split("\n");
+      const [first, ...rest] = translated(error).split("\n");
       parts.push(element("div", { class: "mt-banner mt-bad", role: "alert" }, element("p", {}, element("b", {}, say("how.failed"), " "), first), rest.length ? element("pre", {}, rest.join("\n")) : null, button(say("copy"), () => copied(error), { icon: "pi-copy" })));
     } else if (job.state === "ended" && (job.text || known(`how.${state}`))) {
       parts.push(element("div", { class: `mt-banner mt-${state}`, role: "status" }, element("p", {}, state === "lost" || !job.text ? say(`how.${state}`) : translated(job.text))));

@@ -68,7 +68,7 @@ class Panel {
     this.state.replaceChildren(badge(job));
     const own = this.node.widgets?.some((/** @type {any} */ widget) => widget.name === CORE_TEXT);
     setText(this.text, own ? "" : job.state === "ended" ? translated(job.text || job.error || "") : line(job));
-    this.text.title = job.error ?? job.text;
+    this.text.title = translated(job.error ?? job.text);
     const marks = job.saves.map(({ step }) => ({ step, kind: /** @type {const} */ ("save") }));
     const pieces = this.pieces?.of(ids) ?? [];
     const validation = { label: say("chart.validation"), curve: joined(pieces, "validation"), of: 0 };

@@ -86,7 +86,7 @@ export class Row {
       this.bar?.remove();
       this.bar = undefined;
     }
-    const error = job.outcome === "failed" && job.error ? job.error.split("\n")[0] : "";
+    const error = job.outcome === "failed" && job.error ? translated(job.error.split("\n")[0]) : "";
     setText(this.error, error);
     this.error.hidden = !error;
     this._showOrder(job);
