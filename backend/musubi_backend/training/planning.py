@@ -112,7 +112,8 @@ class _Model:
 def foreseen_batch(config_path: str, architecture: Architecture) -> Batch:
     """The largest batch of a dataset as it will be when it is cached, with captions as long as they may be. UserError where nothing of
     the dataset can be used, which says why."""
-    entries, problems = [], []
+    entries: list[Entry] = []
+    problems: list[Problem] = []
     for dataset in load_config(config_path).datasets:
         found = discover(dataset, architecture.card)
         problems += found.problems
