@@ -142,7 +142,7 @@ class Pending:
         with self._lock:
             path = next((path for path in self._known() if path.stem == sample and path.parent.parent.name == job["run"]), None)
             if path is None:
-                raise NotThere("there is no such job (any more)")
+                raise NotThere("there is no such sample (any more)")
             del self._known()[path]
             path.unlink(missing_ok=True)
         return {"sample": sample}

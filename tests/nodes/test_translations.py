@@ -118,3 +118,10 @@ def test_templates_say_everything_in_every_language(part: Any, language: str) ->
     for english, text in shipped.items():
         nodes = [name for name in called.findall(english) if name != "Cancel"]
         assert sum(f"*{name}*" in text for name in names) >= len(nodes), text
+
+
+@pytest.mark.parametrize("sentence", ["cache.pt holds two windows", "the optimizer wants more steps"])
+def test_an_entry_of_few_words_takes_no_other_sentence_apart(part: Any, sentence: str) -> None:
+    translated = part("nodes.translations").translated
+    assert translated(sentence, "ja") == sentence, "half of it would be in another language"
+    assert translated("C:\\clips holds a.mp4", "ja") != "C:\\clips holds a.mp4" and translated("1,600 steps", "zh") == "1,600 步"
