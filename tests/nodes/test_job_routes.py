@@ -236,11 +236,13 @@ def test_settings_of_the_queue_are_checked_and_kept(server: Server) -> None:
 
 ODD: list[Any] = [
     None, True, 0, -1, 2**63, 1.5, "", "x", "../" * 9, "a" * 5000, [], {}, [[]], "\x00", "..", ".", "/etc/passwd", "C:\\x", "漢" * 90,
-    "\ud800",
+    "\ud800", -(2**63) - 1, 10**400, 1.0, float("nan"), float("inf"), True, "con", "NUL.json", "a:b", "cat-1:stream", "C:cat", "\\\\host\\share", "cat-1/",
+    "a.", "a ", "~", "cat-1/../dog-1", "x\ny", "٣", "\u202e", {"a": [None] * 99}, [1.0], [True], {"$": "x"},
     ["\x00"], [None], ["../.."], "-1", "1e9", "99999999999", "NaN", "０", "loss," * 99, "%2e%2e", "stop", "kill", "save", "jobs", "runs",
 ]  # fmt: skip
 FIELDS = ["name", "steps", "epochs", "order", "jobs", "runs", "states_only", "generation", "restarts", "keep_jobs"]
 FIELDS += ["step", "prompt_id", "workflow", "prompt"]
+GRAPHS: list[Any] = [{"1": {"class_type": "X"}}, {"1": {"class_type": "X", "inputs": float("nan")}}, {"1": {"class_type": "\ud800"}}]
 QUERY = ["limit", "kind", "before", "names", "points", "from", "to", "after", "find"]
 HEADERS = ["Host", "Origin", "Sec-Fetch-Site", "Content-Type"]
 WORDS = ["evil.example", "http://[", "", "null", "cross-site", "text/plain", "https://evil.example", "same-origin", "[::1"]
@@ -251,14 +253,34 @@ def test_two_thousand_odd_requests_break_nothing(server: Server) -> None:
     root = server.home.parent
     outside = {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and server.home not in path.parents}
     ids = [server.running.id, server.ended.id, server.waits.id]
+    sample = "20261127-190000-1f2e3d"
+    server.run.joinpath("workflow_samples").mkdir()
+    server.run.joinpath("workflow_samples", f"{sample}.json").symlink_to(root / "secret.png")
+    server.home.joinpath("sampling_workflows").mkdir()
+    server.home.joinpath("sampling_workflows", "x.json").symlink_to(root / "secret.png")
     seen = dict.fromkeys((200, 400, 403, 404), 0)
     for number in range(2000):
         route = source.choice(sorted(server.handlers))
         match = {"id": source.choice([*ids, *ids, *map(str, ODD)]), "number": source.choice(["0", "1", "2", "3", *map(str, ODD)])}
-        match |= {"sample": str(source.choice(ODD)), "name": str(source.choice(ODD))}
-        body: Any = {source.choice(FIELDS): source.choice([*ODD, ids, [ids[0]], ["cat-1"]]) for _ in range(source.randrange(4))}
+        match |= {"sample": source.choice([sample, *map(str, ODD)]), "name": str(source.choice(["mine", *ODD]))}
+        body: Any = {source.choice(FIELDS): source.choice([*ODD, *GRAPHS, ids, [ids[0]], ["cat-1"]]) for _ in range(source.randrange(4))}
         if number % 9 == 0:
-            body = source.choice([b"", b"null", b"{", b"[" * 30_000, b'{"a":' * 3000, b"\xff", b"9" * 9000, b"NaN"])
+            body = source.choice(
+                [
+                    b'{"step":' + b"9" * 5000 + b"}",
+                    b'{"step":1e999}',
+                    b'{"order":' * 9000,
+                    b'{"a":"' + b"x" * 300_000 + b'"}',
+                    b"",
+                    b"null",
+                    b"{",
+                    b"[" * 30_000,
+                    b'{"a":' * 3000,
+                    b"\xff",
+                    b"9" * 9000,
+                    b"NaN",
+                ]
+            )
         query = {source.choice(QUERY): str(source.choice(ODD)) for _ in range(source.randrange(3))}
         headers = {**OURS, **({source.choice(HEADERS): source.choice(WORDS)} if number % 5 == 0 else {})}
         answer = server.ask(route, body, headers, query, **match)
