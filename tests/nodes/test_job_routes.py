@@ -236,7 +236,8 @@ def test_settings_of_the_queue_are_checked_and_kept(server: Server) -> None:
 
 ODD: list[Any] = [
     None, True, 0, -1, 2**63, 1.5, "", "x", "../" * 9, "a" * 5000, [], {}, [[]], "\x00", "..", ".", "/etc/passwd", "C:\\x", "漢" * 90,
-    "\ud800", -(2**63) - 1, 10**400, 1.0, float("nan"), float("inf"), True, "con", "NUL.json", "a:b", "cat-1:stream", "C:cat", "\\\\host\\share", "cat-1/",
+    "\ud800", -(2**63) - 1, 10**400, 1.0, float("nan"), float("inf"), True, "con", "NUL.json", "a:b", "cat-1:stream", "C:cat",
+    "\\\\host\\share", "cat-1/",
     "a.", "a ", "~", "cat-1/../dog-1", "x\ny", "٣", "\u202e", {"a": [None] * 99}, [1.0], [True], {"$": "x"},
     ["\x00"], [None], ["../.."], "-1", "1e9", "99999999999", "NaN", "０", "loss," * 99, "%2e%2e", "stop", "kill", "save", "jobs", "runs",
 ]  # fmt: skip
