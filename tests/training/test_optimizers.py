@@ -85,6 +85,9 @@ def test_schedule_free_optimizers_keep_their_rate() -> None:
         ("adamw", ("momentum=0.9",), "momentum"),
         ("adamw", ("weight_decay=__import__('os')",), "is not a number"),
         ("adamw", ("weight_decay=-1",), "weight_decay"),
+        ("adamw", (f"weight_decay=1{'0' * 400}",), "it is a number"),
+        ("adamw", ("weight_decay=1e400",), "it is a number"),
+        ("adamw", (f"weight_decay={'-' * 100_000}1",), "is not a number"),
     ],
 )
 def test_mistakes_are_named(kind: str, arguments: tuple[str, ...], words: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from ..errors import UserError
 
 BOOL, INT, FLOAT, PAIR, CHOICE = "bool", "int", "float", "pair", "choice"
+_LARGEST = sys.float_info.max  # a whole number of Python may be larger
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Argument:
         return self._number(value)
 
     def _number(self, value: Any) -> str | None:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not -_LARGEST <= value <= _LARGEST:
             return "it is a number"
         if value < self.minimum or value > self.maximum or (self.below and value == self.maximum):
             return f"it is from {self.minimum:g} to {'below ' if self.below else ''}{self.maximum:g}"

@@ -40,9 +40,9 @@ def _one(group: dict[str, Any], state: State, p: Tensor, g: Tensor, first_rate: 
         _refresh_importance(group, state, p, g)
     if group["use_agr"]:
         g = g / g.norm().clamp_min(1.0)
-    if group["use_orthogonal_grad"] and p.norm() > 1e-30:
+    if group["use_orthogonal_grad"]:
         rest = g - (p * g).sum() / ((p * p).sum() + 1e-30) * p
-        g = rest * (g.norm() / (rest.norm() + 1e-30))
+        g = torch.where(p.norm() > 1e-30, rest * (g.norm() / (rest.norm() + 1e-30)), g)
     m, v = state["exp_avg"], state["exp_avg_sq"]
     before = v.clone()
     m.mul_(beta1).add_(g, alpha=1 - beta1)

@@ -13,6 +13,7 @@ from .rows import keep, kept, kept_like
 BLOCK = 256
 _SHIFT = 15  # of the bits of a fp32 number
 _SMALLEST, _ONE = 105 << 8, 127 << 8  # 2^-22, under the smallest code, and 1
+_NEGATIVE = 127  # of the codes with a sign
 State = dict[str, Any]
 
 
@@ -81,15 +82,12 @@ class _Code:
     """values: of the codes, from small to large."""
 
     def __init__(self, signed: bool, device: torch.device) -> None:
-        values = dynamic_code(signed)
-        sizes = values[values >= 0]
-        buckets = torch.arange(
-            _SMALLEST, _ONE + 1, dtype=torch.int32
-        )  # the exponent and eight bits after it: at most one code begins in each
+        self.values, self._zero = dynamic_code(signed, device), _NEGATIVE if signed else 0
+        sizes = self._sizes = self.values[self._zero :]
+        # the exponent and eight bits after it: at most one code begins in each
+        buckets = torch.arange(_SMALLEST, _ONE + 1, dtype=torch.int32, device=device)
         below = torch.searchsorted(sizes, (buckets << _SHIFT).view(torch.float32), right=True) - 1
-        self.values, self._sizes = values.to(device), sizes.to(device)
-        self._below = below.clamp(0, len(sizes) - 2).int().to(device)
-        self._zero = len(values) - len(sizes)
+        self._below = below.clamp(0, len(sizes) - 2).int()
 
     def rounded(self, share: Tensor, chance: Generator) -> Tensor:
         """Codes of numbers from -1 to 1, each of the two next to it with the chance that makes the mean exact. There is none for -1."""
@@ -103,16 +101,17 @@ class _Code:
         return (self._zero + share.sign().int() * low).clamp_(min=0).to(torch.uint8)
 
 
-def dynamic_code(signed: bool) -> Tensor:
+def dynamic_code(signed: bool, device: torch.device | str = "cpu") -> Tensor:
     """What each of the 256 codes stands for, from small to large, in fp32: 0, 1 and the middles of equal parts of seven decades, twice as
-    many parts in each as in the one below. Without a sign the parts are half as wide."""
+    many parts in each as in the one below. Without a sign the parts are half as wide. Made on the device, as a step would wait for a copy
+    of them."""
     middles = []
     for exponent in range(7):
-        edges = torch.linspace(0.1, 1.0, 2 ** (exponent + (not signed)) + 1, dtype=torch.float64)
-        middles.append((edges[1:] + edges[:-1]) / 2 * 10.0 ** (exponent - 6))
-    positive = torch.cat(middles)
-    ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    return torch.cat([ends, positive, -positive] if signed else [ends, positive]).sort().values.float()
+        count = 2 ** (exponent + (not signed))
+        parts = torch.arange(count, dtype=torch.float64, device=device)
+        middles.append(parts.add_(0.5).mul_(0.9 / count).add_(0.1).mul_(10.0 ** (exponent - 6)))
+    negative = [part.neg().flip(0) for part in reversed(middles)] if signed else []  # and none for -1
+    return torch.cat([*negative, parts.new_zeros(1), *middles, parts.new_ones(1)]).float()
 
 
 def _squares(name: str) -> bool:

@@ -61,7 +61,7 @@ def by_name(names: Sequence[str]) -> list[Pair]:
 
 def by_shape(weights: Sequence[Tensor], threshold: float) -> list[Pair]:
     """Pairs of matrices without names: 0.7 for shapes that can be multiplied, 0.3 for the correlation of their first values. Each weight
-    has one partner, the best above `threshold` first. At most `MOST_UNNAMED` are looked at, and one number per pair is waited for."""
+    has one partner, the best above `threshold` first. At most `MOST_UNNAMED` are looked at, and waited for once."""
     matrices = [index for index, weight in enumerate(weights) if weight.ndim == 2][:MOST_UNNAMED]
     if len(matrices) < 2:
         return []

@@ -30,6 +30,19 @@ def rows(tensors: Sequence[Tensor], room: Tensor | None = None) -> Tensor:
     return torch.stack([tensor.reshape(-1) for tensor in tensors], out=room)
 
 
+def zeros(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Those of which every number is 0. Waits for each device once."""
+    found: dict[torch.device, list[Tensor]] = {}
+    for tensor in tensors:
+        found.setdefault(tensor.device, []).append(tensor)
+    return [
+        tensor
+        for alike in found.values()
+        for tensor, filled in zip(alike, torch.stack([tensor.detach().any() for tensor in alike]).tolist(), strict=True)
+        if not filled
+    ]
+
+
 def kept(states: Sequence[State], name: str) -> Tensor:
     """What states keep under a name: [tensors, numbers]. They keep views of its rows from then on, so that it is copied once only."""
     held: list[Tensor] = [state[name] for state in states]

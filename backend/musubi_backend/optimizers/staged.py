@@ -19,7 +19,7 @@ from . import stages
 from .exact_state import ExactState
 from .moments import EightBit, Keeper, Whole
 from .rounding import exact, write_back
-from .rows import in_place, kept, kept_numbers, rows
+from .rows import in_place, kept, kept_numbers, rows, zeros
 
 Group = dict[str, Any]
 _CLASHES = (
@@ -84,7 +84,15 @@ class Staged(ExactState):
             check_stages(settings)
         self._keeper: Keeper = EightBit() if settings["eight_bit"] else Whole()
         self._adam: Callable[..., Tensor] = torch.compile(stages.adam) if compile_step else stages.adam
+        self._zeros: dict[Tensor, int] = {}  # weights that began as 0, which need no anchor; and how often they had been written to
         super().__init__(params, settings)
+
+    def add_param_group(self, param_group: Group) -> None:
+        """As PyTorch's. Looks at once which weights are 0, so that no step has to wait for that."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        if group["use_spd"] and group["spd_anchor"] == "start":
+            self._zeros |= {parameter: parameter._version for parameter in zeros(group["params"])}
 
     def _step_group(self, group: Group) -> None:
         found = list(self._alike(group))
@@ -112,7 +120,7 @@ class Staged(ExactState):
             state = self.state[parameter]
             if not state:
                 state["step"] = 0
-                if group["use_spd"] and group["spd_anchor"] == "start" and bool(parameter.any()):
+                if group["use_spd"] and group["spd_anchor"] == "start" and self._zeros.get(parameter) != parameter._version:
                     state["anchor"] = parameter.detach().clone()
             state["step"] += 1
             place = (parameter.device, parameter.dtype, parameter.numel())

@@ -24,7 +24,7 @@ def keyword_arguments(pairs: Sequence[str] | None, flag: str) -> dict[str, Any]:
             raise UserError(f"{flag} {pair!r} is not key=value")
         try:
             arguments[key.strip()] = ast.literal_eval(text.strip())
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, MemoryError, RecursionError):  # the last two: of thousands of brackets or signs
             hint = f'; text needs quotes: {key}="{text}"' if text.replace("_", "").replace("-", "").isalpha() else ""
             raise UserError(f"{flag} {pair!r}: {text!r} is not a number, text in quotes, tuple, list, True, False or None{hint}") from None
     return arguments
