@@ -15,6 +15,7 @@ from .widgets import widget
 
 HIGH, LOW, BOTH = "high noise", "low noise", "both"
 _OPTIONS = ("timestep_boundary", "offload_inactive_dit", "lora_per_expert")
+_ADDED = ("steps_per_expert",)  # later: saved workflows know widgets by their place
 _PER_EXPERT = ("-low", "-high")  # as the trainer calls the LoRAs of --lora_per_expert
 _LORAS = 2
 _SUFFIX = "_high_noise"
@@ -38,6 +39,11 @@ def trainer_inputs(card: Card, tool: str) -> tuple[Input, ...]:
     return (choice, *(widget(tool, option, off=offs.get(option), tasks=card.expert_tasks) for option in _OPTIONS))
 
 
+def added_trainer_inputs(card: Card, tool: str) -> tuple[Input, ...]:
+    """Those that come after all others."""
+    return () if card.expert is None else tuple(widget(tool, option, tasks=card.expert_tasks, optional=True) for option in _ADDED)
+
+
 def trainer_outputs(card: Card) -> tuple[Output, ...]:
     """What a trainer gives besides the LoRA's name; nothing where the family has no such models."""
     if card.expert is None:
@@ -52,8 +58,8 @@ def training_values(card: Card, inputs: Mapping[str, Any], own: Mapping[str, Any
     if card.expert is None:
         return dict(own)
     models = inputs["models"]
-    about_both = {name: value for name, value in own.items() if name in _OPTIONS}
-    others = {name: value for name, value in own.items() if name not in _OPTIONS}
+    about_both = {name: value for name, value in own.items() if name in (*_OPTIONS, *_ADDED)}
+    others = {name: value for name, value in own.items() if name not in about_both}
     boundary = card.task(models["task"]).boundary
     return others if boundary is None else {**others, **_of_choice(card, models, inputs["experts"], about_both, boundary)}
 

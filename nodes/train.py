@@ -76,6 +76,7 @@ def _spec(card: Card, family: FamilyNodes) -> NodeSpec:
             *own_inputs(tool, family.trainer),
             *training_start.INPUTS,
             *several_machines.INPUTS,
+            *experts.added_trainer_inputs(card, tool),
         ),
         outputs=(
             Output("lora_name", ANY, "Name for LoraLoaderModelOnly and other loaders"),

@@ -26,7 +26,7 @@ TOLD = {  # by verb: settings that have no effect alone; those in capitals are r
         preserve_distribution_shape num_timestep_buckets guidance_scale log_prefix log_tracker_name log_config wandb_run_name wandb_api_key
         FP8_SCALED block_swap_ring_size dynamo_mode dynamo_fullgraph dynamo_dynamic use_pinned_memory_for_block_swap compile_backend
         compile_mode compile_dynamic compile_fullgraph compile_cache_size_limit timestep_boundary OFFLOAD_INACTIVE_DIT LORA_PER_EXPERT
-        skip_mismatched KEEP_ATTENTION_BLOCKS OFFLOAD_ATTENTION_BLOCKS accumulate_by_block fsdp_sharding_strategy
+        skip_mismatched steps_per_expert KEEP_ATTENTION_BLOCKS OFFLOAD_ATTENTION_BLOCKS accumulate_by_block fsdp_sharding_strategy
     """,
     "generate": """
         FP8_FAST include_patterns exclude_patterns exclude_single_blocks cfg_skip_mode cfg_apply_ratio slg_layers slg_mode slg_scale

@@ -29,8 +29,8 @@ THE_NUMBERS = """
     lr_decay_steps lr_scheduler lr_scheduler_args lr_scheduler_min_lr_ratio lr_scheduler_num_cycles lr_scheduler_power
     lr_scheduler_timescale lr_scheduler_type lr_warmup_steps max_grad_norm max_timestep min_timestep mixed_precision mode_scale
     network_alpha network_args network_dim network_dropout network_module num_timestep_buckets one_frame optimizer_args optimizer_type
-    preserve_distribution_shape sage_attn scale_weight_norms sdpa seed sigmoid_scale skip_mismatched split_attn task timestep_boundary
-    timestep_sampling validation_seed validation_split weighting_scheme xformers
+    preserve_distribution_shape sage_attn scale_weight_norms sdpa seed sigmoid_scale skip_mismatched split_attn steps_per_expert task
+    timestep_boundary timestep_sampling validation_seed validation_split weighting_scheme xformers
 """
 THE_FILE = """
     metadata_arch metadata_author metadata_description metadata_license metadata_reso metadata_tags metadata_title no_metadata

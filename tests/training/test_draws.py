@@ -28,7 +28,7 @@ def draws(seed: int, rank: int, step: int, before: int | None = None) -> tuple[T
     randomness = StepRandomness(seed, rank, CPU)
     for micro_step in (step,) if before is None else (before, step):
         randomness.start(micro_step)
-        noise, (t, _), dropped = randomness.noise(SHAPE), randomness.levels(UNIFORM, SHAPE, None, None), torch.rand(8)
+        noise, (t, _), dropped = randomness.noise(SHAPE), randomness.levels(UNIFORM, SHAPE, None, None, step), torch.rand(8)
     return noise, t, dropped
 
 

@@ -11,6 +11,7 @@ from musubi_backend.training.losses import flow_matching_loss
 from musubi_backend.training.randomness import StepRandomness
 from musubi_backend.training.settings import TimestepSampling
 from musubi_backend.training.timesteps import noise_levels, sample_t
+from torch import Tensor
 
 IMAGE = (1, 16, 1, 64, 32)
 """[B, C, F, H, W]: latents that are twice as high as wide."""
@@ -60,8 +61,28 @@ def test_all_of_a_batch_are_drawn_on_one_side_of_the_boundary(boundary: float) -
     randomness = StepRandomness(7, 0, torch.device("cpu"))
     for step in range(4):
         randomness.start(step)
-        _, timesteps = randomness.levels(TimestepSampling("uniform"), (16, 1, 1, 1, 1), None, boundary)
+        _, timesteps = randomness.levels(TimestepSampling("uniform"), (16, 1, 1, 1, 1), None, boundary, step)
         assert len({value >= 1000 * boundary for value in timesteps.tolist()}) == 1
+
+
+def test_experts_take_turns_of_several_steps_and_keep_their_share() -> None:
+    """Within a group of steps, and in all processes, one expert; as often and at the levels that batches of their own would be."""
+    boundary, every, groups, batch = 0.3, 10, 200, 4
+
+    def drawn(step: int, rank: int = 0) -> Tensor:
+        randomness = StepRandomness(7, rank, torch.device("cpu"))
+        randomness.start(step)
+        turns = TimestepSampling("uniform", steps_per_expert=every)
+        return randomness.levels(turns, (batch, 1, 1, 1, 1), None, boundary, step)[1]
+
+    sides = [{value >= 1000 * boundary for value in torch.cat([drawn(step), drawn(step, 1)]).tolist()} for step in range(3 * every)]
+    assert all(len(set().union(*sides[start : start + every])) == 1 for start in range(0, 3 * every, every))
+    first = torch.stack([drawn(group * every) for group in range(groups)])
+    high = first[:, 0] >= 1000 * boundary
+    # four deviations: of the groups, and of the levels of one side
+    assert high.float().mean().item() == pytest.approx(0.7, abs=4 * (0.7 * 0.3 / groups) ** 0.5)
+    upper = first[high].flatten()
+    assert upper.mean().item() / 1000 == pytest.approx(0.65, abs=4 * 0.7 / (12 * len(upper)) ** 0.5)
 
 
 def test_each_sample_has_its_own_weight() -> None:

@@ -17,8 +17,11 @@ from torch import Tensor, nn
 from ..architectures.card import HIGH, LOW
 from ..device import release
 from .blocks import KeptAttention
+from .pinned import Pinned
 
 logger = logging.getLogger(__name__)
+
+_ALIGNED = 64  # bytes
 
 Load = Callable[[torch.device], nn.Module]
 
@@ -30,13 +33,20 @@ class Experts(nn.Module):
     """
 
     def __init__(
-        self, load: Mapping[str, Load], boundary: float, device: torch.device, *, offload: bool = False, lazy: bool = False
+        self,
+        load: Mapping[str, Load],
+        boundary: float,
+        device: torch.device,
+        *,
+        offload: bool = False,
+        pinned: bool = False,
+        lazy: bool = False,
     ) -> None:
-        """load: for LOW and HIGH, from where it is to be to the frozen model there. offload: keep the inactive one in system RAM. lazy: a
-        model is loaded when its steps begin and dropped when they end."""
+        """load: for LOW and HIGH, from where it is to be to the frozen model there. offload: keep the inactive one in system RAM; pinned:
+        so that a GPU copies from it fast. lazy: a model is loaded when its steps begin and dropped when they end."""
         super().__init__()
         self.boundary, self.device = boundary, device
-        self.offload, self.lazy = offload, lazy
+        self.offload, self.pinned, self.lazy = offload, pinned and device.type == "cuda", lazy
         self.models: dict[str, Any] = {}
         self.load = dict(load)
         self._offloaded: dict[str, _Offloaded] = {}
@@ -122,15 +132,28 @@ class Experts(nn.Module):
         logger.info("Loading the %s noise model", name)
         self.models[name] = self.load[name](device)
         if self.offload:
-            self._offloaded[name] = _Offloaded(self.models[name])
+            self._offloaded[name] = _Offloaded(self.models[name], self.device if self.pinned else None)
 
 
 class _Offloaded:
     """A model's tensors in system RAM. What is on the device are copies, which are dropped."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, pinned: torch.device | None) -> None:
+        """pinned: the device to pin the memory for, where its driver lets it."""
         self.tensors = list(chain(model.parameters(), model.buffers()))
+        self.home = None if pinned is None else Pinned(sum(_room(tensor) for tensor in self.tensors), pinned)
+        if self.home is not None and self.home.pinned:
+            self._move(self.home.memory)
         self.originals = [tensor.data for tensor in self.tensors]
+
+    def _move(self, memory: Tensor) -> None:
+        """Into `memory`, one tensor at a time."""
+        start = 0
+        for tensor in self.tensors:
+            there = memory[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+            there.copy_(tensor.data)
+            tensor.data = there
+            start += _room(tensor)
 
     def to_device(self, device: torch.device) -> None:
         for tensor, original in zip(self.tensors, self.originals, strict=True):
@@ -139,6 +162,11 @@ class _Offloaded:
     def to_system_ram(self) -> None:
         for tensor, original in zip(self.tensors, self.originals, strict=True):
             tensor.data = original
+
+
+def _room(tensor: Tensor) -> int:
+    """Bytes from one tensor to the next, so that each begins where any dtype may."""
+    return -(-tensor.nbytes // _ALIGNED) * _ALIGNED
 
 
 def experts_of(model: nn.Module) -> dict[str, nn.Module]:

@@ -72,6 +72,7 @@ def _plot(
         draw.line(line, fill=colour, width=2)
     if points:
         _draw_measured(draw, {place(index, value): value for index, value in points.items()})
+    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic.replacing(path) as part:
         image.save(part, format="PNG")
 

@@ -191,7 +191,8 @@ class Loop:
         self.randomness.start(micro_step)
         latents = self.run.architecture.scale_latents(batch["latents"].float())
         noise = self.randomness.noise(latents.shape)
-        return Drawn(batch, latents, noise, *self.randomness.levels(self.sampling, latents.shape, batch.get("timesteps"), self.boundary))
+        levels = self.randomness.levels(self.sampling, latents.shape, batch.get("timesteps"), self.boundary, self.position.step)
+        return Drawn(batch, latents, noise, *levels)
 
     def _go_back(self, loss: Tensor) -> Tensor:
         """Back from the loss of a batch of a window. Returns it."""

@@ -33,7 +33,12 @@ class StepRandomness:
         return torch.randn(shape, generator=self._device, device=self._device.device)
 
     def levels(
-        self, sampling: TimestepSampling, shape: Sequence[int], u: Sequence[float] | None, boundary: float | None
+        self, sampling: TimestepSampling, shape: Sequence[int], u: Sequence[float] | None, boundary: float | None, step: int
     ) -> tuple[Tensor, Tensor]:
-        """As `timesteps.noise_levels`."""
-        return noise_levels(sampling, shape, self._host, u, boundary)
+        """As `timesteps.noise_levels`; with `--steps_per_expert` all of a group of optimizer steps on one side of the boundary, the same in
+        all processes. The first draw of the group says which, so that each expert keeps its share. step: the one the batch is of."""
+        first = None
+        if boundary is not None and sampling.steps_per_expert > 1:
+            group = torch.Generator().manual_seed(derived_seed(self._seed, "expert", step // sampling.steps_per_expert))
+            first = noise_levels(sampling, (1, *shape[1:]), group)
+        return noise_levels(sampling, shape, self._host, u, boundary, first)

@@ -96,6 +96,7 @@ class TimestepSampling(Settings):
     min_timestep: int | None = None
     max_timestep: int | None = None
     preserve_distribution_shape: bool = False
+    steps_per_expert: int = 1
 
     @property
     def low(self) -> float:

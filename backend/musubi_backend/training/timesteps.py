@@ -50,11 +50,13 @@ def noise_levels(
     generator: torch.Generator,
     u: Sequence[float] | None = None,
     boundary: float | None = None,
+    first: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """How noisy each item of a batch gets.
 
     shape: of the latents, [B, C, F, H, W]; generator: on the CPU; u: B values in 0..1 from the stratified pool of
-    `--num_timestep_buckets`, or None. boundary: where two experts meet; all of a batch then lies on the side of its first item.
+    `--num_timestep_buckets`, or None. boundary: where two experts meet; all of a batch then lies on the side of `first` (t and timesteps,
+    [1] each), by default its own first item.
     Returns (t [B], timesteps [B]), float32 on the CPU.
     """
 
@@ -66,7 +68,7 @@ def noise_levels(
         return t, t * 1000.0 + 1.0
 
     t, timesteps = draw(shape[0], None if u is None else torch.tensor(u, dtype=torch.float32))
-    return (t, timesteps) if boundary is None else on_one_side(t, timesteps, boundary, draw)
+    return (t, timesteps) if boundary is None else on_one_side(t, timesteps, boundary, draw, first or (t[:1], timesteps[:1]))
 
 
 def noisy_input(latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -75,20 +77,23 @@ def noisy_input(latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     return (1.0 - share) * latents + share * noise
 
 
-def on_one_side(t: Tensor, timesteps: Tensor, boundary: float, draw: Callable[[int], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """(t, timesteps) [B] with what lies on the other side of the boundary than the first one drawn again until it does not.
+def on_one_side(
+    t: Tensor, timesteps: Tensor, boundary: float, draw: Callable[[int], tuple[Tensor, Tensor]], first: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """(t, timesteps) [B] with what lies on the other side of the boundary than `first` ([1] each) drawn again until it does not.
 
-    boundary: a sigma; timesteps / 1000 from it on are high noise. What never falls on that side takes the first one's place.
+    boundary: a sigma; timesteps / 1000 from it on are high noise. What never falls on that side takes the place of `first`.
     """
     t, timesteps = t.clone(), timesteps.clone()
-    high = timesteps[0] / 1000.0 >= boundary
+    (first_t,), (first_timestep,) = (one.clone() for one in first)
+    high = first_timestep / 1000.0 >= boundary
     for _ in range(MAX_REDRAWS):
         wrong = (timesteps / 1000.0 >= boundary) != high
         if not wrong.any():
             return t, timesteps
         t[wrong], timesteps[wrong] = draw(int(wrong.sum()))
     wrong = (timesteps / 1000.0 >= boundary) != high
-    t[wrong], timesteps[wrong] = t[0].clone(), timesteps[0].clone()
+    t[wrong], timesteps[wrong] = first_t, first_timestep
     return t, timesteps
 
 

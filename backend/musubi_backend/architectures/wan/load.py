@@ -57,6 +57,7 @@ def load_transformer(settings: WanSettings, device: torch.device, dtype: torch.d
     return Experts(
         {LOW: lambda home: _load(settings, low, device, dtype, home), HIGH: lambda home: _load(settings, high, device, dtype, home)},
         share, device, offload=experts.offload_inactive_dit,
+        pinned=settings.loading.memory.use_pinned_memory_for_block_swap,
         lazy=experts.lazy_loading and not settings.loading.save_merged_model,
     )  # fmt: skip
 

@@ -249,6 +249,19 @@ _GROUPS = (
                 effect=WEIGHTS,
             ),
             Option(
+                "--steps_per_expert",
+                int,
+                1,
+                verbs=(TRAIN,),
+                advanced=True,
+                own=True,
+                minimum=1,
+                maximum=1000,
+                help="With --dit_high_noise, so many steps in a row train the same expert; each keeps its share of all steps. With "
+                "--offload_inactive_dit the experts then change places that much less often. 1: drawn for each batch.",
+                effect=WEIGHTS,
+            ),
+            Option(
                 "--lazy_loading",
                 bool,
                 False,

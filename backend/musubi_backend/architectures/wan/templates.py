@@ -51,13 +51,14 @@ TEMPLATES = (
         {"task": "t2v-A14B", "dit": "wan2.2_t2v_low_noise_14B_fp16.safetensors"},
         _CLIPS,
         {**_VIDEO, "offload_inactive_dit": True},
-        trainer={"offload_inactive_dit": True},
+        trainer={"offload_inactive_dit": True, "steps_per_expert": 10},
         lora_widgets=("lora_1", "high_lora_1"),
         title="Wan2.2",
         hints=(
             "Wan2.2 has two transformers: `dit` for low noise, `dit_high_noise` for high noise. The LoRA learns for both; "
             "`experts` of the trainer chooses one.",
-            "`offload_inactive_dit` keeps the one that is not at work in system RAM.",
+            "`offload_inactive_dit` keeps the one that is not at work in system RAM; with `steps_per_expert` 10 they change places every "
+            "10 steps or less often.",
         ),
     ),
 )

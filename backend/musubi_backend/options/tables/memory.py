@@ -150,7 +150,8 @@ GROUPS = (
                 bool,
                 False,
                 advanced=True,
-                help="Keep the swapped blocks in pinned memory: faster transfers, but pinned system RAM cannot be used by anything else.",
+                help="Keep what is offloaded, the swapped blocks or the inactive expert, in pinned memory: faster transfers, but pinned "
+                "system RAM cannot be used by anything else.",
                 effect=NOTHING,
             ),
             Option(

@@ -42,7 +42,7 @@ _COMPILED = (
     _need("compile_fullgraph", "compile"),
     _need("compile_cache_size_limit", "compile"),
 )
-_SWAPPED = (_need("use_pinned_memory_for_block_swap", "blocks_to_swap"),)
+_SWAPPED = (_need("use_pinned_memory_for_block_swap", "blocks_to_swap", "offload_inactive_dit"),)
 
 NEEDS: dict[str, tuple[Need, ...]] = {
     TRAIN: (
@@ -115,6 +115,7 @@ NEEDS: dict[str, tuple[Need, ...]] = {
         _need("timestep_boundary", "dit_high_noise"),
         _must("offload_inactive_dit", "dit_high_noise"),
         _must("lora_per_expert", "dit_high_noise"),
+        _need("steps_per_expert", "dit_high_noise"),
     ),
     GENERATE: (
         _must("fp8_fast", "fp8", "fp8_scaled"),
