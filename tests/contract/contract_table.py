@@ -68,10 +68,13 @@ TRAINING = (
     Setting("fp8 swap pinned offload", ("--fp8_base", *_SWAP, *_PINNED, *_OFFLOADED), reference="fp8", families=("hv",)),
     Setting("fp8 scaled", _SCALED, EIGHT_BITS, families=_SCALING),
     Setting("fp8 scaled swap pinned offload", (*_SCALED, *_SWAP, *_PINNED, *_OFFLOADED), reference="fp8 scaled", families=("wan", "fp")),
-    Setting("fp8 scaled offload inactive", (*_SCALED, "--offload_inactive_dit", *_AGAIN), reference="fp8 scaled", families=("wan22",)),
+    Setting(
+        "fp8 scaled offload inactive", (*_SCALED, "--offload_inactive_dit", *_PINNED, *_AGAIN), reference="fp8 scaled",
+        families=("wan22",),
+    ),
     Setting("lora per expert", ("--lora_per_expert",), REPEATED, "lora per expert", ("wan22",)),
     Setting(
-        "lora per expert offload", ("--lora_per_expert", "--offload_inactive_dit", *_OFFLOADED), reference="lora per expert",
+        "lora per expert offload", ("--lora_per_expert", "--offload_inactive_dit", *_PINNED, *_OFFLOADED), reference="lora per expert",
         families=("wan22",),
     ),
     Setting("split attention", ("--split_attn",), SAME_MATHS),
