@@ -21,7 +21,7 @@ from .pinned import Pinned
 
 logger = logging.getLogger(__name__)
 
-_ALIGNED = 64  # bytes
+_WORTH_PINNING = 4096  # bytes: a page, as memory is pinned by pages
 
 Load = Callable[[torch.device], nn.Module]
 
@@ -139,21 +139,25 @@ class _Offloaded:
     """A model's tensors in system RAM. What is on the device are copies, which are dropped."""
 
     def __init__(self, model: nn.Module, pinned: torch.device | None) -> None:
-        """pinned: the device to pin the memory for, where its driver lets it."""
+        """pinned: the device to pin the memory for, as much of it as its driver lets."""
         self.tensors = list(chain(model.parameters(), model.buffers()))
-        self.home = None if pinned is None else Pinned(sum(_room(tensor) for tensor in self.tensors), pinned)
-        if self.home is not None and self.home.pinned:
-            self._move(self.home.memory)
+        self.homes: list[Pinned] = []
+        if pinned is not None:
+            self._pin(pinned)
         self.originals = [tensor.data for tensor in self.tensors]
 
-    def _move(self, memory: Tensor) -> None:
-        """Into `memory`, one tensor at a time."""
-        start = 0
+    def _pin(self, device: torch.device) -> None:
+        """One tensor after the other, so that no more than one is there twice."""
         for tensor in self.tensors:
-            there = memory[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+            if tensor.nbytes < _WORTH_PINNING:
+                continue
+            home = Pinned(tensor.nbytes, device)
+            if not home.pinned:
+                return
+            there = home.memory.view(tensor.dtype).view(tensor.shape)
             there.copy_(tensor.data)
             tensor.data = there
-            start += _room(tensor)
+            self.homes.append(home)
 
     def to_device(self, device: torch.device) -> None:
         for tensor, original in zip(self.tensors, self.originals, strict=True):
@@ -162,11 +166,6 @@ class _Offloaded:
     def to_system_ram(self) -> None:
         for tensor, original in zip(self.tensors, self.originals, strict=True):
             tensor.data = original
-
-
-def _room(tensor: Tensor) -> int:
-    """Bytes from one tensor to the next, so that each begins where any dtype may."""
-    return -(-tensor.nbytes // _ALIGNED) * _ALIGNED
 
 
 def experts_of(model: nn.Module) -> dict[str, nn.Module]:
