@@ -44,7 +44,7 @@ class RecordedDraws(StepRandomness):
         return noise
 
     def levels(
-        self, sampling: TimestepSampling, shape: Sequence[int], u: Sequence[float] | None, boundary: float | None
+        self, sampling: TimestepSampling, shape: Sequence[int], u: Sequence[float] | None, boundary: float | None, step: int
     ) -> tuple[Tensor, Tensor]:
         timesteps = self.recorded_timesteps[f"step{self.step}.timesteps"]
         if sampling.timestep_sampling == "sigma":

@@ -44,7 +44,7 @@ class GivenDraws(StepRandomness):
         return self.given[self.items]
 
     def levels(
-        self, sampling: TimestepSampling, shape: Sequence[int], u: Sequence[float] | None, boundary: float | None
+        self, sampling: TimestepSampling, shape: Sequence[int], u: Sequence[float] | None, boundary: float | None, step: int
     ) -> tuple[Tensor, Tensor]:
         timesteps = self.timesteps[self.items]
         return (timesteps - 1) / 1000, timesteps

@@ -119,7 +119,7 @@ class GivenDraws(StepRandomness):
     def noise(self, shape: Sequence[int]) -> Tensor:
         return torch.tensor(NOISE[self.micro_step]).view(1, 1, 1, 1, 2)
 
-    def levels(self, sampling: TimestepSampling, shape: Sequence[int], u: Any, boundary: float | None) -> tuple[Tensor, Tensor]:
+    def levels(self, sampling: TimestepSampling, shape: Sequence[int], u: Any, boundary: float | None, step: int) -> tuple[Tensor, Tensor]:
         self.asked.append((u, boundary))
         return torch.tensor([T]), torch.tensor([T * 1000 + 1])
 
