@@ -31,13 +31,13 @@ def pick_device(name: str | None) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"--device: unknown device {name!r}: use cuda, cuda:1 or cpu") from None
+        raise UserError(f"--device {name!r} is unknown; use cuda, cuda:1 or cpu") from None
     if device.type == "cuda":
         _check_gpu(device)
         if device.index is not None:  # for packages that launch on the current one, and so that nothing takes memory of another
             torch.cuda.set_device(device)
     elif device.type not in ("cpu", "mps", "xpu"):
-        raise UserError(f"--device: nothing is computed on {name!r}: use cuda, cuda:1 or cpu")
+        raise UserError(f"--device {name!r} is not supported; use cuda, cuda:1 or cpu")
     return device
 
 

@@ -82,7 +82,7 @@ FP_SECTION = "fp_video/clip_0_00000-009-0000_0064x0048_fp"
         ("wan_t2v", WAN_CLIP, shaped("latents_3x6x8_float32", 48, 3, 6, 8), "latents of 48x3x6x8, and 16xframesxheightxwidth is needed"),
         ("wan_t2v", WAN_CLIP, shaped("latents_3x6x8_float32", 16, 6, 8), "latents of 16x6x8"),
         ("wan_t2v", WAN_CLIP, shaped("latents_3x6x8_float32", 16, 0, 6, 8), "latents of 16x0x6x8"),
-        ("wan_t2v", WAN_CLIP, shaped("latents_3x6x8_float32", 16, 3, 6, 9), "9 in width"),
+        ("wan_t2v", WAN_CLIP, shaped("latents_3x6x8_float32", 16, 3, 6, 9), "odd width, 9"),
         ("wan_t2v", WAN_CLIP, typed("latents_3x6x8_float32", "U8"), "latents in U8"),
         ("wan_t2v", WAN_CLIP, lambda t: t.update(latents_3x6x8_float16=t["latents_3x6x8_float32"]), "latents more than once"),
         ("wan_i2v21", WAN_CLIP, shaped("latents_image_3x6x8_float32", 16, 3, 6, 8), "latents_image of 16x3x6x8, and 20x3x6x8"),
@@ -154,8 +154,8 @@ def folder(tmp_path: Path) -> Folder:
 def test_values_that_cannot_be_trained_with_are_named_when_they_are_read(folder: Folder) -> None:
     for change, said in (
         ({"latents_3x8x8_bfloat16": torch.full((16, 3, 8, 8), float("inf"), dtype=torch.bfloat16)}, "not finite"),
-        ({"f_indices_int64": torch.tensor([0, 1, -5])}, "times that no video has"),
-        ({"f_indices_int64": torch.tensor([0, 1, 2**62])}, "times that no video has"),
+        ({"f_indices_int64": torch.tensor([0, 1, -5])}, "positions that no video has"),
+        ({"f_indices_int64": torch.tensor([0, 1, 2**62])}, "positions that no video has"),
     ):
         folder.write(change)
         with pytest.raises(UserError, match=said) as caught:
@@ -172,13 +172,13 @@ def test_masks_that_are_no_tokens_with_padding_behind_are_rejected() -> None:
     for row in ([1, 1, 0], [1, 1, 1], [0, 0, 0]):
         assert unfit_values(torch.tensor(row), mask((3,))) is None
     for row in ([1, 0, 1], [2**40, 0, 0], [-1, 0, 0], [0, 1, 1]):
-        assert "no row of tokens" in (unfit_values(torch.tensor(row), mask((3,))) or "")
+        assert "not a mask of tokens" in (unfit_values(torch.tensor(row), mask((3,))) or "")
 
 
 def test_a_cache_made_anew_in_another_form_while_training_is_named(folder: Folder) -> None:
     dataset = folder.open()
     folder.write({}, torch.ones(3, 64))
-    with pytest.raises(UserError, match=r"a_wan_te\.safetensors holds t5 of 3x64"):
+    with pytest.raises(UserError, match=r"a_wan_te\.safetensors: it holds t5 of 3x64"):
         dataset.collate(dataset.batches(0, 1)[0])
 
 

@@ -34,7 +34,7 @@ def test_to_images_and_back_with_another_speed(clip: Path, tmp_path: Path) -> No
 
 
 def test_what_cannot_be_converted_is_rejected(clip: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="known are mp4, webm, gif, png"):
+    with pytest.raises(UserError, match="choose one of mp4, webm, gif, png"):
         convert(clip, tmp_path / "out.avi")
     with pytest.raises(UserError, match="does not exist"):
         convert(tmp_path / "missing.mp4", tmp_path / "out.gif")

@@ -59,9 +59,9 @@ def test_every_kind_a_card_names_is_known() -> None:
 def test_devices() -> None:
     assert pick_device("cpu") == torch.device("cpu")
     assert pick_device(None).type in ("cpu", "cuda")
-    with pytest.raises(UserError, match="unknown device 'gpu': use cuda, cuda:1 or cpu"):
+    with pytest.raises(UserError, match="--device 'gpu' is unknown; use cuda, cuda:1 or cpu"):
         pick_device("gpu")
-    with pytest.raises(UserError, match="nothing is computed on 'meta': use cuda, cuda:1 or cpu"):
+    with pytest.raises(UserError, match="--device 'meta' is not supported; use cuda, cuda:1 or cpu"):
         pick_device("meta")
 
 

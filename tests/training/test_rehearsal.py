@@ -85,7 +85,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         {"lr_scheduler_type": "OneCycleLR", "lr_scheduler_args": ["max_lr=1", "total_steps=5"]}, "cannot go through the 10 steps",
     ),
     "an unknown argument of a schedule": ({"lr_scheduler_type": "StepLR", "lr_scheduler_args": ["stepsize=5"]}, "did you mean 'step_size'"),
-    "no schedule": ({"lr_scheduler_type": "collections.OrderedDict"}, "rejected|no learning rate schedule"),
+    "no schedule": ({"lr_scheduler_type": "collections.OrderedDict"}, "rejected|not a learning rate schedule"),
     "an unknown argument": ({"optimizer_args": ["weight_decai=0.1"]}, r"weight_decai: AdamW has no such .*'weight_decay'\?\); it takes"),
     "a rate among the arguments": ({"optimizer_args": ["lr=0.1"]}, "the learning rate is --learning_rate"),
     "adafactor's schedule for another": ({"lr_scheduler": "adafactor:1e-3"}, "sets by itself, with relative_step=True"),

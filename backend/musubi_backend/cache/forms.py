@@ -69,17 +69,17 @@ def problem(header: Header, forms: Mapping[str, Form]) -> str | None:
         found.setdefault(tensor_keys.base_name(name), []).append(name)
     lacking = sorted(base for base, form in forms.items() if base not in found and not form.optional)
     if lacking:
-        return f"lacks {', '.join(lacking)}, which this task trains with"
+        return f"it lacks {', '.join(lacking)}, which this task trains with"
     sides: dict[str, int] = {}
     for base, form in forms.items():
         names = found.get(base, [])
         if len(names) > 1:
-            return f"holds {base} more than once ({', '.join(names)})"
+            return f"it holds {base} more than once ({', '.join(names)})"
         reason = _unlike(base, header.tensors[names[0]], form, sides) if names else None
         if reason is not None:
             return reason
     odd = [side for side in (HEIGHT, WIDTH) if sides.get(side, 0) % 2]
-    return f"holds latents of {sides[odd[0]]} in {odd[0]}, which the transformer cannot part in pairs" if odd else None
+    return f"its latents have an odd {odd[0]}, {sides[odd[0]]}, which the transformer cannot take" if odd else None
 
 
 def stored_names(header: Header, forms: Mapping[str, Form]) -> dict[str, str]:
@@ -98,21 +98,21 @@ def unfit_values(tensor: Tensor, form: Form) -> str | None:
         return None if bool(tensor.isfinite().all()) else "holds numbers that are not finite"
     if form.kind == "whole":
         fits = bool(((tensor >= 0) & (tensor <= _LATEST)).all())
-        return None if fits else "holds times that no video has"
+        return None if fits else "holds positions that no video has"
     if form.kind == "mask":
         tokens = tensor.long()
         fits = bool(((tokens == 0) | (tokens == 1)).all()) and bool((tokens.diff(dim=-1) <= 0).all())
-        return None if fits else "is no row of tokens with padding behind them"
+        return None if fits else "is not a mask of tokens with padding at the end"
     return None
 
 
 def _unlike(base: str, info: TensorInfo, form: Form, sides: dict[str, int]) -> str | None:
     if info.dtype not in _DTYPES[form.kind]:
-        return f"holds {base} in {info.dtype}, which is not trained with"
+        return f"it holds {base} in {info.dtype}, which cannot be trained with"
     if form.shapes is None or any(_fits(info.shape, shape, sides) for shape in form.shapes):
         return None
     wanted = " or ".join(_by(shape, sides) for shape in form.shapes)
-    return f"holds {base} of {'x'.join(map(str, info.shape)) or 'one number'}, and {wanted} is needed{form.hint}"
+    return f"it holds {base} of {'x'.join(map(str, info.shape)) or 'one number'}, and {wanted} is needed{form.hint}"
 
 
 def _fits(found: tuple[int, ...], shape: Shape, sides: dict[str, int]) -> bool:

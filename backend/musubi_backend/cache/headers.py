@@ -37,8 +37,8 @@ def check_form(path: Path, header: Header, forms: Mapping[str, Form]) -> None:
     """UserError where a cache's tensors are not what is trained with."""
     reason = problem(header, forms)
     if reason is not None:
-        what = "texts" if path.name.endswith(f"_te{SUFFIX}") else "latents"
-        raise UserError(f"{path} {reason}; delete it and cache the {what} again for this task and model")
+        what = "text encoder outputs" if path.name.endswith(f"_te{SUFFIX}") else "latents"
+        raise UserError(f"{path}: {reason}; delete it and cache the {what} again for this task and model")
 
 
 def damaged(path: Path, error: UserError) -> UserError:

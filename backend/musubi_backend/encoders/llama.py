@@ -135,7 +135,10 @@ def _config(files: model_files.ModelFiles, weights: Weights) -> Any:
     vocabulary, width = shape("embed_tokens.weight")
     layers = model_files.count_layers(weights, r"(?:^|\.)layers\.(\d+)\.self_attn\.q_proj")
     if layers <= SKIPPED_LAYERS:
-        raise UserError(f"{files.source}: {layers} layers; the features are taken {SKIPPED_LAYERS} layers before the end")
+        raise UserError(
+            f"{files.source}: this text encoder has {layers} layers, and more than {SKIPPED_LAYERS} are needed; "
+            "use llava_llama3_fp16.safetensors"
+        )
     inner = shape("layers.0.self_attn.q_proj.weight")[0]
     head_dim = int(files.number("head_dim", min(HEAD_DIM, inner)))
     base = float((files.config.get("rope_parameters") or {}).get("rope_theta") or files.number("rope_theta", 500000.0))

@@ -19,7 +19,7 @@ def cfg_steps(skip_mode: str, apply_ratio: float | None, steps: int) -> list[boo
     """For each step, whether guidance is applied. "early" skips the first steps, "middle" the ones in between, and so on;
     "alternate" spreads the guided steps evenly."""
     if skip_mode not in SKIP_MODES:
-        raise UserError(f"--cfg_skip_mode {skip_mode}: known modes are {', '.join(SKIP_MODES)}")
+        raise UserError(f"--cfg_skip_mode {skip_mode}: unknown; choose one of {', '.join(SKIP_MODES)}")
     if skip_mode == "none" or apply_ratio is None:
         return [True] * steps
     if not 0 <= apply_ratio <= 1:

@@ -57,10 +57,10 @@ def _lora(values: Mapping[str, Any], architecture: Architecture) -> AddedLoRA | 
     path, high_noise = values.get("lora_weight"), values.get("lora_weight_high_noise")
     if not path and not high_noise:
         if "lora_multiplier" in values:
-            raise UserError("--lm is the strength of the LoRA that --lw names, and the prompt has none")
+            raise UserError("--lm is the strength of the LoRA that --lw names, and the prompt has none: add --lw, or leave --lm out")
         return None
     if high_noise and architecture.boundary() is None:
-        raise UserError(f"--lwh is for the high-noise model of two, and {architecture.card.title} has one")
+        raise UserError(f"--lwh is for the high-noise model of two, and {architecture.card.title} has one model; leave it out")
     from ..lora.changing import check
 
     for file in filter(None, (path, high_noise)):

@@ -40,7 +40,7 @@ def wan_sampler(name: str, steps: int, flow_shift: float) -> Sampler:
         return DPMSolverPlusPlus(sigmas, [float(int(s * TRAINING_TIMESTEPS)) for s in sigmas[:-1]])
     if name == "vanilla":
         return Euler(sigmas)
-    raise UserError(f"--sample_solver {name}: known samplers are {', '.join(SAMPLERS)}")
+    raise UserError(f"--sample_solver {name}: unknown; choose one of {', '.join(SAMPLERS)}")
 
 
 class Euler(Sampler):

@@ -112,10 +112,10 @@ def check(shape: Sequence[int], parts: Parts, name: str) -> None:
     """UserError when LoRA weights cannot be merged, or is for a matrix of another size."""
     for part in TUCKER:
         if part in parts:
-            raise UserError(f"{name} has {part}: a Tucker decomposition cannot be merged")
+            raise UserError(f"{name} has {part}: a LoRA with a Tucker decomposition cannot be merged")
     size = size_of({part: tensor.shape for part, tensor in parts.items()})
     if size is None:
-        raise UserError(f"{name} has nothing that changes a weight")
+        raise UserError(f"{name} in the LoRA holds nothing that changes a weight; the file is damaged, or of an unknown kind")
     rows, columns = size
     if rows * columns != prod(shape) or (len(shape) > 1 and rows != shape[0]):
         raise UserError(f"{name} changes a matrix of {rows}x{columns}, and the model's is {list(shape)}: it was trained on another model")

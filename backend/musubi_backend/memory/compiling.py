@@ -90,7 +90,7 @@ class Compilation:
 def _dynamic(text: str | None) -> bool | None:
     value = text.lower() if text else None
     if value not in _DYNAMIC:
-        raise UserError(f"--compile_args: the third is true, false or auto, not {text}")
+        raise UserError(f"--compile_args: the third value must be true, false or auto, not {text}")
     return _DYNAMIC[value]
 
 

@@ -33,7 +33,7 @@ def convert(source: Path, target: Path, kind: str | None = None, fps: int | None
     """Write `source` as `target` and return it; for png, `target` is the folder. UserError for what cannot be read."""
     kind = kind or target.suffix.removeprefix(".").lower()
     if kind not in FORMATS:
-        raise UserError(f'--format "{kind}": known are {", ".join(FORMATS)}')
+        raise UserError(f'--format "{kind}": unknown; choose one of {", ".join(FORMATS)}')
     place.try_folder(target.parent, [f"{target.name}/00000.png" if kind == "png" else target.name], f"--output {target}")
     images, source_fps = read_images(source)
     rate = Fraction(fps) if fps else source_fps

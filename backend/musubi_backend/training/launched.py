@@ -20,8 +20,9 @@ def check(environment: Mapping[str, str], *, fsdp: bool) -> None:
     asked = [title for name, title in _NOT_OFFERED.items() if environment.get(name, "").lower() in ("true", "1")]
     if asked:
         raise UserError(
-            f"accelerate was told to use {' and '.join(asked)}, which this trainer does not: of a LoRA, optimizer and gradients are small. "
-            "For a transformer that is larger than one GPU use --fsdp; take the rest out of accelerate's configuration"
+            f"accelerate was told to use {' and '.join(asked)}, which this trainer does not support: optimizer and "
+            "gradients of a LoRA are small. For a transformer that is larger than one GPU use --fsdp; take the rest out of accelerate's "
+            "configuration"
         )
     if environment.get(_FSDP, "").lower() in ("true", "1") and not fsdp:
         raise UserError("accelerate was told to use FSDP: give the trainer --fsdp, or take FSDP out of accelerate's configuration")

@@ -194,7 +194,7 @@ def _by_name(kind: str) -> Any:
     if "." in kind:
         found = find_class(kind, "torch.optim", "--optimizer_type")
         if not isinstance(found, type):
-            raise UserError(f"--optimizer_type {kind} is no class")
+            raise UserError(f"--optimizer_type {kind} is not a class; name an optimizer, such as torch.optim.AdamW")
         return found
     found = getattr(torch.optim, kind, None)
     if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):

@@ -116,7 +116,7 @@ def _of_class(settings: ScheduleSettings, optimizer: Optimizer, options: Mapping
     except Exception as error:  # of any library's class
         raise UserError(f"{name} rejected its --lr_scheduler_args or this optimizer: {words(error)}") from error
     if not all(callable(getattr(schedule, method, None)) for method in ("step", "get_last_lr", "state_dict", "load_state_dict")):
-        raise UserError(f"{name} is no learning rate schedule: it has no step and get_last_lr")
+        raise UserError(f"{name} is not a learning rate schedule: it lacks step or get_last_lr")
     needed = [one.name for one in inspect.signature(schedule.step).parameters.values() if one.default is one.empty and one.kind in _NAMED]
     if needed:
         raise UserError(f"{name} wants {' and '.join(needed)} in every step, which a training does not measure; choose another schedule")
@@ -152,7 +152,7 @@ def resolve_steps(value: int | float | str | None, total: int, flag: str) -> int
         return 0
     steps = int(value * total) if isinstance(value, float) else value
     if steps < 0:
-        raise UserError(f"{flag} {value} is negative")
+        raise UserError(f"{flag} {value}: must be 0 or more")
     return steps
 
 

@@ -42,7 +42,7 @@ def batches_at_once(settings: TrainingSettings, transformer: nn.Module) -> int:
     if not memory.accumulate_by_block or not (memory.blocks_to_swap or isinstance(transformer, Experts)):
         return 1
     if not all(isinstance(model, Checkpointed) for model in experts_of(transformer).values()):
-        raise UserError("--accumulate_by_block: this model does not hand out its blocks; leave it out")
+        raise UserError("--accumulate_by_block: this model cannot be computed block by block; leave it out")
     return settings.length.gradient_accumulation_steps
 
 

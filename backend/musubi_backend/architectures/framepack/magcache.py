@@ -126,7 +126,7 @@ def parse_ratios(text: str) -> tuple[float, ...]:
     if ratios == (0.0,):
         return MEASURED
     if not all(0 < ratio < float("inf") for ratio in ratios):
-        raise UserError("--magcache_mag_ratios: ratios are above 0")
+        raise UserError("--magcache_mag_ratios: every ratio must be above 0")
     return ratios
 
 

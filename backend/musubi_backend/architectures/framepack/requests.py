@@ -47,7 +47,9 @@ def fitted(request: SampleRequest, settings: FramePackSettings) -> SampleRequest
     paddings = settings.sections.latent_paddings
     if paddings:
         if settings.items.f1 or not sections:
-            raise UserError(f"--latent_paddings: only the sections of plain {CARD.title} have paddings, not F1's and not a single frame")
+            raise UserError(
+                f"--latent_paddings: only sections of plain {CARD.title} have paddings, not F1's and not a single frame; leave it out"
+            )
         given_paddings(paddings, sections)
     wanted(settings.magcache, request.own, request.steps)  # rejects bad ratios
     return _completed(request, settings, sections, request.flow_shift)

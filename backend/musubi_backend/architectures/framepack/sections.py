@@ -65,7 +65,7 @@ def given_paddings(text: str, sections: int) -> list[int]:
     except ValueError:
         raise UserError(f'--latent_paddings "{text}": give whole numbers separated by commas, for example 3,2,1,0') from None
     if any(padding < 0 for padding in given):
-        raise UserError(f'--latent_paddings "{text}": numbers are 0 or more')
+        raise UserError(f'--latent_paddings "{text}": every number must be 0 or more')
     return [*given[:sections], *usual_paddings(sections)[len(given) :]]
 
 

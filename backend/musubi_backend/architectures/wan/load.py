@@ -83,8 +83,8 @@ def _check_both_are_trained(settings: WanSettings) -> None:
     if not low < meeting < high:
         idle = LOW if low >= meeting else HIGH
         raise UserError(
-            f"--lora_per_expert: timesteps {low} to {high} never train the {idle} noise expert, which works "
-            f"{'below' if idle == LOW else 'from'} {meeting:g}; train the other one alone with --dit"
+            f"--lora_per_expert: timesteps {low} to {high} are all on one side of the experts' boundary, {meeting:g}, so the {idle} noise "
+            "expert would learn nothing; train the other one alone with --dit"
         )
 
 
