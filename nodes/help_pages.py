@@ -126,7 +126,7 @@ def _of_templates(specs: list[Any], words: Words, language: str) -> dict[str, st
     """What templates say, by its English, with nodes and widgets called as the page shows them."""
     texts = json.loads((ROOT / "locales" / language / "templates.json").read_text(encoding="utf-8"))
     called = {f"*{spec.display_name}*": f"*{words.text(spec.display_name)}*" for spec in specs}
-    called |= {f"`{entry.name}`": f"`{words.name(entry.name)}`" for spec in specs for entry in spec.inputs}
+    called |= {f"*{entry.name}*": f"*{words.name(entry.name)}*" for spec in specs for entry in spec.inputs}
     pattern = re.compile("|".join(map(re.escape, called)))
     return {english: pattern.sub(lambda name: called[name[0]], text) for english, text in texts.items()}
 

@@ -68,4 +68,4 @@ async def _report(host: Host, config: Path, *, places_only: bool) -> dict[str, A
         return read_json(output, dict, paths=True)
     except (OSError, ValueError) as error:
         reason = in_words(error) if isinstance(error, OSError) else error
-        raise UserError(f"the report on this dataset cannot be read ({output}: {reason}). Queue again to have it written anew.") from error
+        raise UserError(f"the report on this dataset cannot be read ({output}: {reason}). Run again to have it written anew.") from error

@@ -71,7 +71,7 @@ class MemoryOptimizer(Node):
         try:
             plan = read_json(output, dict)
         except (OSError, ValueError) as error:
-            raise UserError(f"the plan cannot be read ({output}: {error}). Queue again.") from error
+            raise UserError(f"the plan cannot be read ({output}: {error}). Run again.") from error
         report = _report(plan)
         line = report.partition("\n")[0]
         chart = host.temp_dir / "musubi_tuner" / f"{folder.id}.png"

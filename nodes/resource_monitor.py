@@ -25,7 +25,7 @@ class ResourceMonitor(Node):
         display_name="Resource Monitor",
         category="MusubiTuner/Monitor",
         description="What GPUs, system RAM and each training take, now and at most, and what to do about it in words. Looks anew every "
-        "time it is queued; works without a GPU.",
+        "time it is run; works without a GPU.",
         inputs=(
             Input("seconds", "FLOAT", "How long to look, for what is taken at most. 0: once.", default=2.0, minimum=0.0, maximum=600.0,
                   step=0.5),
@@ -52,7 +52,7 @@ class ResourceMonitor(Node):
         try:
             seen = read_json(output, dict)
         except (OSError, ValueError) as error:
-            raise UserError(f"what was seen cannot be read ({output}: {error}). Queue again.") from error
+            raise UserError(f"what was seen cannot be read ({output}: {error}). Run again.") from error
         said = list(advice(seen, working, os.getpid()))
         own = "ComfyUI" if "folder_paths" in sys.modules else "this workflow"
         numbers = list(lines(seen, working, os.getpid(), own))

@@ -56,7 +56,7 @@ def _spec(card: Card, family: FamilyNodes) -> NodeSpec:
         category="MusubiTuner/Train",
         description="Train a LoRA on cached latents and captions. The result lies in ComfyUI's loras folder and can be used in the "
             "same graph. Cancelling "
-        "saves the state; queueing again continues there. With nothing changed the finished LoRA is given at once.",
+        "saves the state; running again continues there. With nothing changed the finished LoRA is given at once.",
         inputs=(
             Input("models", MODELS, f"From {card.family} Model Paths"),
             Input("latents", LATENTS, "From VAE Latent Cache", late=True),
@@ -214,7 +214,7 @@ class LoRATrainer(Node):
         value = {"folder": str(folder), "run": str(run.path), "curve": str(run.path / "loss.svg")}
         nothing = host.not_yet(f"{run.name} is still being trained in the background")
         wanted = [listed(wanted_place(host.loras_dir(), f"{run.name}{ending}")) for ending in run.endings]
-        text = f"{line} and continues when ComfyUI is closed. Queue again for the LoRA when it is trained ({wanted[0]})"
+        text = f"{line} and continues when ComfyUI is closed. Run again for the LoRA when it is trained ({wanted[0]})"
         host.progress(0, 1, text)
         of_expert = () if self.card.expert is None else (nothing,)
         values = (nothing, nothing, nothing, loss_map(run.losses()), value, *of_expert)

@@ -29,8 +29,8 @@ INPUTS = (
     Input("continue_from", JOB, "From another trainer: continue from its newest state instead of from step 0. Steps count from the start "
           "of that training, so set more than it had.", optional=True),
     Input("run", "COMBO", "here: this node waits for the LoRA, and gives it to the next node. in the background: the training "
-          "is queued, continues when ComfyUI is closed or crashes, and nothing behind this node runs until you queue again when it is "
-          "trained.",
+          "is queued, continues when ComfyUI is closed or crashes, and nothing behind this node runs until you run the workflow again when "
+          "it is trained.",
           default=HERE, choices=(HERE, BACKGROUND), optional=True),
 )  # fmt: skip
 

@@ -22,7 +22,7 @@ class DatasetViewer(Node):
         category="MusubiTuner/Dataset",
         description="Look a dataset over before training, page by page: images as they are cut, the first, middle and last frame of "
         "clips, buckets, the exact frames that are trained, captions and problems. Captions can be edited and added "
-        "here; queue again to see them in the image.",
+        "here; run again to see them in the image.",
         inputs=(
             Input("dataset", DATASET, "From Dataset Config"),
             widget(VIEW_DATASET, "page"),

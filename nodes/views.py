@@ -52,9 +52,9 @@ def load(home: Path, view_id: object) -> dict[str, Any]:
     try:
         view = _checked(parse_json(path(home, view_id).read_text(encoding="utf-8"), dict, paths=True))
     except FileNotFoundError:
-        raise UserError("this dataset page is not there any more: queue Dataset Viewer again") from None
+        raise UserError("this dataset page is not there any more: run Dataset Viewer again") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"this dataset page cannot be read ({error!r}): queue Dataset Viewer again") from None
+        raise UserError(f"this dataset page cannot be read ({error!r}): run Dataset Viewer again") from None
     return view
 
 
@@ -158,7 +158,7 @@ class _Place:
             named = record.get(self.key) or record.get(f"{self.key}_0")
             if isinstance(named, str) and _same(Path(named), self.medium):
                 return number, record
-        raise UserError(f"{self.file.name} does not list {self.medium.name} any more: queue Dataset Viewer again")
+        raise UserError(f"{self.file.name} does not list {self.medium.name} any more: run Dataset Viewer again")
 
     def _text(self) -> str:
         try:

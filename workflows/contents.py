@@ -71,7 +71,7 @@ def note(what: str, models: Mapping[str, tuple[str, str]], change: Iterable[str]
     """A note: what the workflow does, which files it uses, what to change."""
     lines = ["## What it does", what]
     if models:
-        lines += ["", "## Files", *(f"* `models/{folder}/{file}`" for file, (_, folder) in models.items())]
+        lines += ["", "## Files", *(f"* models/{folder}/{file}" for file, (_, folder) in models.items())]
         lines += ["", "ComfyUI offers those that are missing for download. Other releases of the same model work too."]
     lines += ["", "## What to change", *(f"* {sentence}" for sentence in change)]
     return "\n".join(lines)
@@ -109,20 +109,20 @@ def training(model: Model, *, fitted: bool = False) -> Workflow:
     fit = {"models": model.models, "dataset": ("DatasetConfig", "dataset"), "lora_config": ("LoRATrainingConfig", "lora_config")}
     fitting = [Group(f"{4 + len(samples)}. Fit it into your GPU", [("MemoryOptimizer", {}, fit)])] if fitted else []
     memory = (
-        "*Memory Optimizer*: `vram`, how much memory the training may take; what saves memory is chosen for it."
+        "*Memory Optimizer*: *vram*, how much memory the training may take; what saves memory is chosen for it."
         if fitted
-        else "Too little memory: `fp8_base`, then `blocks_to_swap`, in the advanced settings."
+        else "Too little memory: *fp8_base*, then *blocks_to_swap*, in the advanced settings."
     )
     return model.workflow(
-        f"Trains a LoRA for {model.card.family} on a folder of clips with captions. Queue it: what is encoded is kept for the next time. "
-        "The trainer shows steps, loss and samples. *Cancel* saves the state, and queueing again continues.",
+        f"Trains a LoRA for {model.card.family} on a folder of clips with captions. Run it: what is encoded is kept for the next time. "
+        "The trainer shows steps, loss and samples. *Cancel* saves the state, and running again continues.",
         (
-            "*Dataset Config*: `path`, a folder in ComfyUI's `input`; *Upload clips…* makes one. A text file of the same name next to each "
-            "clip is its caption.",
-            "`width` × `height` and `target_frames`: less takes less memory.",
-            f"*LoRA Training Config*: `max_train_steps`. {memory}",
-            "*Sampling Config*: `sample_prompts`, in the words of your captions.",
-            "The trainer's `output_name`: the LoRA is `loras/musubi_tuner/<output_name>.safetensors`.",
+            "*Dataset Config*: *path*, a folder in ComfyUI's input folder; *Upload clips…* makes one. A text file of the same name next to "
+            "each clip is its caption.",
+            "*width* × *height* and *target_frames*: less takes less memory.",
+            f"*LoRA Training Config*: *max_train_steps*. {memory}",
+            "*Sampling Config*: *sample_prompts*, in the words of your captions.",
+            "The trainer's *output_name*: the name of the LoRA, in loras/musubi_tuner.",
         ),
         *dataset(model),
         Group("3. How to train", [("LoRATrainingConfig", {}, {}), ("OptimizerConfig", {"optimizer_type": "adamw"}, {})]),
@@ -141,9 +141,9 @@ def generation(model: Model) -> Workflow:
     return model.workflow(
         f"Makes a video with {model.card.family} and a LoRA that you have trained.",
         (
-            f"`{'`, `'.join(template.lora_widgets)}`: your LoRA, and how strong it is.",
-            "`prompt`, in the words of your captions.",
-            "Size, length and `infer_steps`; less is faster. Too little memory: `fp8`, then `blocks_to_swap`, in the advanced settings.",
+            f"*{'*, *'.join(template.lora_widgets)}*: your LoRA, and how strong it is.",
+            "*prompt*, in the words of your captions.",
+            "Size, length and *infer_steps*; less is faster. Too little memory: *fp8*, then *blocks_to_swap*, in the advanced settings.",
         ),
         Group("1. The model", first),
         Group("2. The prompt and your LoRA", [(model.generator, widgets, links)]),
@@ -176,7 +176,8 @@ def quickstart(demo: Model) -> Workflow:
         "Tries everything with tiny models on one clip of a chessboard, in about a minute and without a GPU. The result shows the clip, a "
         "video without the LoRA and one with it, side by side.",
         (
-            "Nothing: run `python install.py --quickstart` in the pack's folder once, which makes the tiny models and the clip, and queue.",
+            "Nothing: run “python install.py --quickstart” in the pack's folder once, which makes the tiny models and the clip, "
+            "and press *Run*.",
             "To train on your own clips open *train_a_lora_start_here*.",
         ),
         *dataset(demo),
@@ -219,9 +220,9 @@ def lora_average(model: Model) -> Workflow:
         "Averages the checkpoints of a training that is done into one LoRA, often steadier than the last checkpoint, and makes a video "
         "with it. An image shows how much each checkpoint counts.",
         (
-            "`training`: one of your trainings; or `checkpoints`: its output name, a folder, or files.",
-            "The training must have saved several checkpoints: `save_every_n_steps` or `save_every_n_epochs`.",
-            "`preset`: *against overfitting* leaves the last checkpoints out.",
+            "*training*: one of your trainings; or *checkpoints*: its output name, a folder, or files.",
+            "The training must have saved several checkpoints: *save_every_n_steps* or *save_every_n_epochs*.",
+            "*preset*: *against overfitting* leaves the last checkpoints out.",
         ),
         Group("1. Average the checkpoints", [average, (model.paths, model.files, {})]),
         Group("2. Try it", [(model.generator, widgets, {"models": model.models, "lora_1": ("LoRAPostHocEMA", "lora_name")})]),
@@ -236,10 +237,10 @@ def comparison(model: Model) -> Workflow:
         "Shows how a training went, and makes a video with each of some checkpoints, and without a LoRA, with the same seed: which one is "
         "best? The models are loaded once. The videos are added to the training's gallery too.",
         (
-            "*Compare Checkpoints*: `training`, one of your trainings; or `checkpoints`: its output name, a folder, or files.",
-            "`prompts`, in the words of your captions, and one or two that have nothing to do with them.",
-            "`strengths`: 0.7, 1.0 makes a row for each.",
-            "The training must have saved several checkpoints: `save_every_n_steps` or `save_every_n_epochs`.",
+            "*Compare Checkpoints*: *training*, one of your trainings; or *checkpoints*: its output name, a folder, or files.",
+            "*prompts*, in the words of your captions, and one or two that have nothing to do with them.",
+            "*strengths*: 0.7, 1.0 makes a row for each.",
+            "The training must have saved several checkpoints: *save_every_n_steps* or *save_every_n_epochs*.",
         ),
         Group("1. How it went", [("TrainingMonitor", {}, {}), ("ResourceMonitor", {}, {})]),
         Group("2. The model", [(model.paths, model.files, {})]),
@@ -253,7 +254,7 @@ def comparison(model: Model) -> Workflow:
 def lora_conversion() -> Workflow:
     """A LoRA in ComfyUI's layout, for other programs."""
     what = "Converts a LoRA, LoHa or LoKr of any program to ComfyUI's or musubi-tuner's layout, and reports what it recognised."
-    change = ("`lora`: the file to convert.", "The layout, and the name of the result.")
+    change = ("*lora*: the file to convert.", "The layout, and the name of the result.")
     group = Group("1. Convert", [("LoRAFormatConverter", {"lora": "musubi_tuner/my_lora.safetensors"}, {})])
     return Workflow(note(what, {}, change), [group])
 
@@ -264,9 +265,9 @@ def lora_merging(model: Model) -> Workflow:
     pair |= {"lora_2": "musubi_tuner/my_style.safetensors", "multiplier_2": 0.5}
     transformer = {file: place for file, place in model.downloads.items() if file == model.files["dit"]}
     change = (
-        "`lora_1`, `lora_2` and how strong each is.",
-        "`model`: the transformer they are added to; *none* makes one LoRA of them.",
-        "`output_name`.",
+        "*lora_1*, *lora_2* and how strong each is.",
+        "*model*: the transformer they are added to; *none* makes one LoRA of them.",
+        "*output_name*.",
     )
     what = "Adds LoRAs with strengths to a transformer, for good, or makes one LoRA of them."
     group = Group("1. Merge", [("LoRAMerger", {"model": model.files["dit"], **pair, "output_name": "my_merged_model"}, {})])
@@ -278,8 +279,8 @@ def batch(model: Model) -> Workflow:
     prompts = f"{WORDS}\nanother one, with a seed of its own --d 7"
     widgets = {"prompts": prompts, "video_length": 33, "lora_1": "musubi_tuner/my_lora.safetensors"}
     return model.workflow(
-        "Makes a video for each line of `prompts`. The models are loaded once for each GPU.",
-        ("`prompts`, one per line. `--d 7` behind one is its seed.", "`lora_1`: your LoRA."),
+        "Makes a video for each line of *prompts*. The models are loaded once for each GPU.",
+        ("*prompts*, one per line. “--d 7” behind one is its seed.", "*lora_1*: your LoRA."),
         Group("1. The model", [(model.paths, model.files, {})]),
         Group("2. The prompts", [("BatchProcessor", widgets, {"models": model.models})]),
     )
@@ -291,9 +292,9 @@ def captioning() -> Workflow:
     models = {_CAPTION_MODEL: (address, "text_encoders")}
     what = "Qwen2.5-VL describes the images and clips of a folder, in text files next to them. Captions that exist are kept."
     change = (
-        "*Caption Images*: `path`, your folder. `prompt` says what to describe.",
+        "*Caption Images*: *path*, your folder. *prompt* says what to describe.",
         "Look the captions over in *Dataset Viewer* and correct them there: what is always the same should have the same words.",
-        "With clips connect `videos` instead of `images`, and set `source` to video folder.",
+        "With clips connect *videos* instead of *images*, and set *source* to video folder.",
     )
     dataset = ("DatasetConfig", {"source": "image folder", "width": 960, "height": 544}, {"path": ("CaptionImages", "images")})
     return Workflow(

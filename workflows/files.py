@@ -40,7 +40,7 @@ def sentences(workflow: Mapping[str, Any]) -> set[str]:
                 said.update(node["widgets_values"][0].split("\n"))
         said |= {group["title"].split(". ", 1)[-1] for group in graph["groups"]}
         said |= {entry.get("label", "") for owner in (graph, *graph["nodes"]) for entry in owner.get("inputs", [])}
-    return {line for line in said if line and not line.startswith("* `models/")}
+    return {line for line in said if line and not line.startswith("* models/")}
 
 
 def write() -> None:

@@ -16,12 +16,12 @@ _INPUTS, _OUTPUTS, _HOST = -10, -20, 1
 NOTE = """## What it does
 Trains a {title} LoRA on your clips or images. The arrow at the corner of the node opens it: inside are the real nodes with all settings.
 
-1. **Clips.** *Upload clips…* on the node, or a folder in ComfyUI's `input`. 10 to 30 clips of 2 to 5 seconds. \
-`dog.txt` next to `dog.mp4` is its caption; the upload can write one with your trigger word.
+1. **Clips.** *Upload clips…* on the node, or a folder in ComfyUI's input folder. 10 to 30 clips of 2 to 5 seconds. \
+“dog.txt” next to “dog.mp4” is its caption; the upload can write one with your trigger word.
 2. **Model.** The three files below. With a larger file choose its task.
 3. **Sample prompt.** The large field: what samples are to show, with your trigger word. Some are made every 250 steps.
 4. **my VRAM.** *auto* looks at your GPU and chooses what saves memory; what it chose stands on the node inside.
-5. **Run.** The LoRA comes into `loras/musubi_tuner`. *Cancel* saves the state; running again continues.
+5. **Run.** The LoRA comes into loras/musubi_tuner. *Cancel* saves the state; running again continues.
 """
 
 
@@ -47,7 +47,7 @@ def start_here(model: Model, specs: Mapping[str, Any], *, app: bool) -> dict[str
         _expose(definition, host, names[node], specs[node], widget, label)
     trainer = names[model.trainer]
     _give(definition, host, trainer, specs[model.trainer].outputs[0])
-    files = "".join(f"\n* `models/{folder}/{file}`" for file, (_, folder) in model.downloads.items())
+    files = "".join(f"\n* models/{folder}/{file}" for file, (_, folder) in model.downloads.items())
     note = note_node(2, f"{NOTE.format(title=model.card.title)}\n## Files{files}", [WIDTH + 2 * GUTTER + 100, 0])
     form = {"inputs": [[str(_HOST), widget] for _, widget, _ in shown], "outputs": [f"{_HOST}:{trainer['id']}"]}
     return {

@@ -135,5 +135,5 @@ def _launcher(folder: JobFolder, processes: int, mixed_precision: str, threads: 
 
 def _existing(python: Path | None, problem: str) -> Path:
     if python is None or not python.is_file():
-        raise UserError(f"{problem} ({python or 'no config.json'}). Run `python install.py` in {PACK_ROOT}, then queue again.")
+        raise UserError(f"{problem} ({python or 'no config.json'}). Run `python install.py` in {PACK_ROOT}, then run the workflow again.")
     return python

@@ -81,5 +81,5 @@ def _with_hint(message: str) -> str:
             "or close other programs that use the GPU."
         )
     if "No space left on device" in message:
-        return message + "\nThe disk is full. Free some space and queue again."
+        return message + "\nThe disk is full. Free some space and run again."
     return message

@@ -264,7 +264,7 @@ def _stopping(job: Job, seconds: float) -> str:
 def _succeeded(tool: str, job: Job) -> Job:
     """`job` if it ended well; else Stopped, or UserError with what its log says."""
     if job.stopped:
-        raise Stopped(f"{tool} was stopped from outside; queue again to continue. The whole log: {job.folder.log}", job.outcome())
+        raise Stopped(f"{tool} was stopped from outside; run again to continue. The whole log: {job.folder.log}", job.outcome())
     if job.returncode != 0:
         raise UserError(f"{tool} failed: {in_widgets(tool, job.error())}")
     return job

@@ -54,7 +54,7 @@ def go_on(index: Index, job: str, steps: Any, epochs: Any, gpus: Sequence[str]) 
     if found is None or found.training is None:
         raise UserError("this job is no training that could continue")
     if configuration.load(index.home).engine != "builtin" or known["engine"] != "builtin":
-        raise UserError("musubi-tuner cannot continue at the step of a state; queue the workflow with the engine builtin")
+        raise UserError("musubi-tuner cannot continue at the step of a state; run the workflow with the engine builtin")
     if any(one["run"] == known["run"] and one["state"] != ENDED for one in index.jobs()):
         raise UserError("this run is being trained, or waits for it, already")
     longer = _longer(found, index.home, steps or 0, epochs or 0, tuple(gpus))

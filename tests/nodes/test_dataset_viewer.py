@@ -208,7 +208,7 @@ def test_other_sites_are_rejected(view: Callable[..., Any], fetch: Fetch, host: 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"view": "../../config"}, "not the id"),
-    ({"view": "0123456789abcdef"}, "queue Dataset Viewer again"),
+    ({"view": "0123456789abcdef"}, "run Dataset Viewer again"),
     ({"view": 3}, "not the id"),
     ({"number": 99}, "no item 99"),
     ({"number": True}, "needs the view's id"),

@@ -138,7 +138,7 @@ def test_a_job_is_stopped_when_it_was_asked_to_or_says_so(job: Any, code: int | 
         (-9, "ERROR: the disk is full\n", "the disk is full"),
         (1, "one\ntwo\nthree\nfour\n", "two\nthree\nfour"),
         (1, "\n\n", "it ended with code 1"),
-        (1, "OSError: [Errno 28] No space left on device", "The disk is full. Free some space and queue again."),
+        (1, "OSError: [Errno 28] No space left on device", "The disk is full. Free some space and run again."),
     ],
 )
 def test_why_a_job_failed_is_its_last_error_or_what_its_code_means(job: Any, code: int, log: str, words: str) -> None:
@@ -156,7 +156,7 @@ def test_flags_become_widgets_in_the_error_of_a_node(part: Any, job: Any) -> Non
         ended("wan_train_network", job)
     job.returncode = 3
     job.progress.outcome = "stopped at step 3, state saved"
-    with pytest.raises(part("nodes.spec").Stopped, match=r"^wan_train_network was stopped from outside; queue again to") as stopped:
+    with pytest.raises(part("nodes.spec").Stopped, match=r"^wan_train_network was stopped from outside; run again to") as stopped:
         ended("wan_train_network", job)
     assert stopped.value.line == "stopped at step 3, state saved"
     job.returncode = 0

@@ -116,7 +116,7 @@ def test_a_damaged_page_is_said(text: str, handlers: dict[str, Any], tmp_path: P
     view.write_bytes(text.encode("utf-8", "surrogatepass"))
     answer = asyncio.run(handlers["GET /musubi_tuner/dataset_view/{id}"](SimpleNamespace(match_info={"id": "0" * 16})))
     assert answer.status == 400
-    assert "queue Dataset Viewer again" in json.loads(answer.body)["error"]
+    assert "run Dataset Viewer again" in json.loads(answer.body)["error"]
 
 
 def test_captions_of_a_folder_are_named_and_none_of_others(handlers: dict[str, Any], caption: Path, tmp_path: Path) -> None:

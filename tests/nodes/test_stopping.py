@@ -37,7 +37,7 @@ with job.saving(here / "cat-state", "the state", 1_800_000_000), job.writing("ca
     until("disk is quick again")
     part.rename(here / "cat-state")
 job.keep("")
-job.ended("stopped", "stopped at step 4, state saved (queue again to continue)")
+job.ended("stopped", "stopped at step 4, state saved (run again to continue)")
 sys.exit(3)
 """
 NEVER_ANSWERS = """
@@ -110,7 +110,7 @@ def test_what_is_saved_slowly_is_waited_for_and_shown(follow: Any) -> None:
     person = Person(seen, writes)
     job = follow(person, SAVES_SLOWLY)
     assert (follow.folder / "cat-state").exists() and job.returncode == 3
-    assert person.texts[-1] == "stopped at step 4, state saved (queue again to continue)"
+    assert person.texts[-1] == "stopped at step 4, state saved (run again to continue)"
     status = job.folder.status()
     assert (status["state"], status["outcome"]) == ("ended", "stopped")
 

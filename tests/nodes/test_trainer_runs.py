@@ -167,7 +167,7 @@ def test_a_failed_training_says_why_and_the_next_gets_the_gpu(bench: Any) -> Non
     assert len(bench.calls) == 3 and len(bench.runs) == 1
 
 
-@pytest.mark.parametrize(("code", "words"), [(3, "was stopped from outside; queue again"), (1, "failed:"), (-9, "failed: it was killed")])
+@pytest.mark.parametrize(("code", "words"), [(3, "was stopped from outside; run again"), (1, "failed:"), (-9, "failed: it was killed")])
 def test_each_way_to_end_is_said_and_is_no_result(bench: Any, code: int, words: str) -> None:
     error = bench.part("backend.musubi_backend.errors").UserError
     bench.plan(exit=code)

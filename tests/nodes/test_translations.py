@@ -73,7 +73,7 @@ def _refusals(part: Any, tmp_path: Path) -> list[str]:
     sampling = progress.Progress(phase="Sampling timesteps for prompt 2 3/20", loss=0.5, training=True)
     ends = [
         "failed: path is empty: enter a path",
-        "stopped at step 120, state saved (queue again to continue)",
+        "stopped at step 120, state saved (run again to continue)",
         "wan_train_network failed: /loras/x.safetensors is not a safetensors file (8 bytes, no valid header). Download it again.",
         f"wan_train_network failed: {said[-1]}",
         exhausted.in_words(MemoryError(), {"batch_size": 2}),
@@ -116,8 +116,22 @@ def test_templates_say_everything_in_every_language(part: Any, language: str) ->
     names = {entry["display_name"] for entry in locale(language, "nodeDefs").values()} | {upload}
     called = re.compile(r"\*([A-Z][\w ]+|Upload clips…)\*")
     for english, text in shipped.items():
-        nodes = [name for name in called.findall(english) if name != "Cancel"]
+        nodes = [name for name in called.findall(english) if name not in ("Cancel", "Run")]
         assert sum(f"*{name}*" in text for name in names) >= len(nodes), text
+
+
+@pytest.mark.parametrize("language", ["en", *OTHERS])
+def test_notes_of_templates_stress_words_in_a_way_that_both_renderers_show(part: Any, language: str) -> None:
+    files = part("workflows.files")
+    english = set().union(*(files.sentences(json.loads(path.read_text(encoding="utf-8"))) for path in (ROOT / "workflows").glob("*.json")))
+    file = ROOT / "web" / "templates" / f"{language}.json"
+    said = english if language == "en" else json.loads(file.read_text(encoding="utf-8")).values()
+    for text in said:
+        assert "`" not in text, f"Nodes 2.0 writes it in blue on the brown of a note: {text}"
+        for found in re.finditer(r"\*+([^*]+)\*+", text.removeprefix("* ")):
+            before, inner, after = found.string[: found.start()][-1:], found[1], found.string[found.end() :][:1]
+            opens, closes = inner[0].isalnum() or not before.isalnum(), inner[-1].isalnum() or not after.isalnum()
+            assert opens and closes and inner == inner.strip(), f"Markdown takes {found[0]} for no emphasis: {text}"
 
 
 @pytest.mark.parametrize("sentence", ["cache.pt holds two windows", "the optimizer wants more steps"])

@@ -225,7 +225,7 @@ def test_the_request_is_answered_and_says_what_is_written(project: Any, monkeypa
     assert {event.total for event in seen if isinstance(event, events.Stopping) and event.file} >= {saving.bytes} and saving.bytes > 0
     assert isinstance(seen[-1], (events.Ended, events.Stopping))
     (ended,) = [event for event in seen if isinstance(event, events.Ended)]
-    assert (ended.outcome, ended.text) == ("stopped", "stopped at step 2, state saved (queue again to continue)")
+    assert (ended.outcome, ended.text) == ("stopped", "stopped at step 2, state saved (run again to continue)")
 
 
 # --- two processes

@@ -78,7 +78,7 @@ STATES = {
     "paused": job(4, **_GOING, name="on hold", state="running", paused=True, can=["stop", "kill", "resume"]),
     "stopping": job(5, **_GOING, name="ending", state="stopping", can=["kill"]),
     "finished": job(6, name="finished one"),
-    "stopped": job(7, name="stopped one", outcome="stopped", step=700, text="stopped at step 700, state saved (queue again to continue)"),
+    "stopped": job(7, name="stopped one", outcome="stopped", step=700, text="stopped at step 700, state saved (run again to continue)"),
     "failed": job(8, name="failed one", outcome="failed", step=3, text="failed", error=_OOM),
     "lost": job(9, name="lost one", outcome="lost", step=90, text=""),
     "starting": job(

@@ -73,5 +73,5 @@ class Leaving:
         state = run.checkpoints.state_folder(run.checkpoints.step_name(step))
         raise StopRequested(
             f"stopped after step {step} of {run.total_steps}; continue with --resume {state}",
-            f"stopped at step {step}, state saved (queue again to continue)",
+            f"stopped at step {step}, state saved (run again to continue)",
         )

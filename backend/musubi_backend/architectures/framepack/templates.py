@@ -21,7 +21,7 @@ TEMPLATES = (
         image=True,
         hints=(
             "Clips must be long enough for one section: 37 frames or more at 30 frames per second.",
-            "Choose the `variant` that fits the file: F1 or not. ComfyUI itself has no FramePack model.",
+            "Choose the *variant* that fits the file: F1 or not. ComfyUI itself has no FramePack model.",
         ),
     ),
 )

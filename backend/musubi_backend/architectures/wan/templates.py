@@ -33,7 +33,7 @@ TEMPLATES = (
         {"task": "t2v-1.3B"},
         _CLIPS,
         _VIDEO,
-        hints=("With a 14B file choose `task` = `t2v-14B`.",),
+        hints=("With a 14B file choose *task* = *t2v-14B*.",),
     ),
     Template(
         "wan_i2v",
@@ -55,9 +55,9 @@ TEMPLATES = (
         lora_widgets=("lora_1", "high_lora_1"),
         title="Wan2.2",
         hints=(
-            "Wan2.2 has two transformers: `dit` for low noise, `dit_high_noise` for high noise. The LoRA learns for both; "
-            "`experts` of the trainer chooses one.",
-            "`offload_inactive_dit` keeps the one that is not at work in system RAM; with `steps_per_expert` 10 they change places every "
+            "Wan2.2 has two transformers: *dit* for low noise, *dit_high_noise* for high noise. The LoRA learns for both; "
+            "*experts* of the trainer chooses one.",
+            "*offload_inactive_dit* keeps the one that is not at work in system RAM; with *steps_per_expert* 10 they change places every "
             "10 steps or less often.",
         ),
     ),
