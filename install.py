@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import signal
 import sys
 from pathlib import Path
@@ -35,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     from installer.console import Console, InstallError
 
     arguments = _parser().parse_args(argv)
-    home = Path(arguments.home).expanduser().absolute() if arguments.home else _default_home()
+    home = Path(os.path.expanduser(arguments.home)).absolute() if arguments.home else _default_home()
     try:
         home.mkdir(parents=True, exist_ok=True)
         return _run(arguments, home, Console(home))

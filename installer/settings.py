@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -70,10 +71,10 @@ class Settings:
 
     def allow_root(self, text: str) -> None:
         """Let paths in widgets lie in this folder. InstallError for what is no folder, or would allow everything."""
-        folder = Path(text).expanduser().resolve()
+        folder = _place(text)
         if not folder.is_dir():
             raise InstallError(f"--allow-root {text}: there is no such folder")
-        if folder == Path(folder.anchor) or folder == Path.home().resolve():
+        if folder == Path(folder.anchor) or folder == _place("~"):
             raise InstallError(
                 f"--allow-root {text}: this would open the whole of {folder} to workflows. Name the folder that holds your files."
             )
@@ -86,7 +87,7 @@ class Settings:
 
     def register_musubi_tuner(self, text: str, python_text: str | None) -> None:
         """Check a checkout and its python, and keep them as the second engine. InstallError says what is missing."""
-        checkout = Path(text).expanduser().resolve()
+        checkout = _place(text)
         if not (checkout / "src" / "musubi_tuner").is_dir() or not (checkout / "wan_train_network.py").is_file():
             raise InstallError(
                 f"--musubi-tuner {text}: this is no checkout of musubi-tuner (no src/musubi_tuner and wan_train_network.py in it).\n"
@@ -108,6 +109,11 @@ class Settings:
             self._console.say("  Jobs still run in the built-in engine; switch with: python install.py --engine musubi-tuner")
 
 
+def _place(text: str) -> Path:
+    """Where a folder really is. Of unknown users and links in a circle nothing is known: such a text stays as it is, where Path raises."""
+    return Path(os.path.realpath(os.path.expanduser(text)))
+
+
 def musubi_version(checkout: Path) -> str:
     """The version in the checkout's pyproject.toml."""
     project = checkout / "pyproject.toml"
@@ -118,7 +124,7 @@ def musubi_version(checkout: Path) -> str:
 
 def _musubi_python(checkout: Path, named: str | None) -> Path:
     # Not resolved: a virtual environment's python is a link, and following it would leave the environment.
-    candidates = [Path(named).expanduser().absolute()] if named else [python_of(checkout / folder) for folder in (".venv", "venv")]
+    candidates = [Path(os.path.expanduser(named)).absolute()] if named else [python_of(checkout / folder) for folder in (".venv", "venv")]
     for python in candidates:
         if python.is_file():
             return python

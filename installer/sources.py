@@ -184,9 +184,9 @@ def _uv_file_places() -> list[Path]:
     if named := os.environ.get("UV_CONFIG_FILE"):
         return [Path(named)]
     if sys.platform == "win32":
-        bases = [Path(os.environ.get("PROGRAMDATA", r"C:\ProgramData")), Path(os.environ.get("APPDATA", Path.home()))]
+        bases = [Path(os.environ.get("PROGRAMDATA", r"C:\ProgramData")), Path(os.environ.get("APPDATA", os.path.expanduser("~")))]
     else:
-        bases = [Path("/etc"), Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")]
+        bases = [Path("/etc"), Path(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"))]
     return [base / "uv" / "uv.toml" for base in bases]
 
 

@@ -85,6 +85,8 @@ async def _answer(unsaved: str, work: Work, *given: Any) -> Any:
     except UserError as error:
         return _json({"error": str(error)}, 400)
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and not unsaved:
+            return _json({"error": "it was removed meanwhile"}, NotThere.status)
         return _json({"error": f"{unsaved or 'this could not be read or written'}: {reason(error)}"}, 500 if unsaved else 400)
 
 
@@ -144,11 +146,16 @@ def _parts(address: str) -> SplitResult:
 
 async def json_of(request: Any, most: int = LARGEST_REQUEST) -> dict[str, Any]:
     """The object in the body. UserError for anything else, and before more than `most` bytes of it are read."""
+    from aiohttp import web
+
     body = bytearray()
-    async for part in request.content.iter_any():  # a body may come in chunks without saying how long it is
-        body += part
-        if len(body) > most:
-            raise UserError("this is too long")
+    try:
+        async for part in request.content.iter_any():  # a body may come in chunks without saying how long it is
+            body += part
+            if len(body) > most:
+                raise UserError("this is too long")
+    except (web.RequestPayloadError, OSError) as error:  # packed in a way that it is not, or whoever sent it has gone
+        raise UserError(f"this did not arrive as it was sent: {error}") from None
     try:
         values = parse_json(bytes(body), dict)
     except ValueError as error:

@@ -68,7 +68,7 @@ def _working(index: Index) -> list[Working]:
     for job in index.jobs():
         if job["state"] in (ENDED, QUEUED) or not job["pid"] or job["kind"] == "tool":
             continue
-        values = (JobFolder(index.home / "jobs" / job["id"]).task().get("training") or {}).get("values") or {}
+        values = JobFolder(index.home / "jobs" / job["id"]).task().get("training", {}).get("values") or {}
         held = index.history(job["id"]).points_of(VRAM)[1]
         found.append(Working(job["name"] or job["tool"], job["pid"], int(held[-1]) if held else None, bool(values.get("blocks_to_swap"))))
     return found

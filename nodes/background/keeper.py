@@ -58,6 +58,8 @@ class Keeper:
             found = task.read(folder.task())
             if found is None or folder.status().get("state") != QUEUED:
                 queue.take_out(self.home, job)  # damaged, or a job that was removed
+                if folder.status().get("state") == QUEUED:
+                    folder.write_status(ENDED, outcome=events.FAILED, error="its task.json is damaged: queue its workflow again")
                 continue
             if found.training is not None and self._is_trained(found.training.run):
                 continue  # two of one run: one after the other
@@ -87,7 +89,7 @@ class Keeper:
         return used
 
     def _is_trained(self, run: str) -> bool:
-        return any((JobFolder(self.home / JOBS / job).task().get("training") or {}).get("run") == run for job in self._busy)
+        return any(JobFolder(self.home / JOBS / job).task().get("training", {}).get("run") == run for job in self._busy)
 
     def _begin(self, job: str, gpus: tuple[str, ...], work: Coroutine[Any, Any, None]) -> None:
         self._busy[job] = gpus
@@ -101,6 +103,9 @@ class Keeper:
         error = done.exception()
         if error is not None:
             logger.error("%s could not be settled", job, exc_info=error)
+            folder = JobFolder(self.home / JOBS / job)
+            if folder.status().get("state") == QUEUED:  # it would seem to wait for ever
+                folder.write_status(ENDED, outcome=events.FAILED, error=f"it could not be started: {error}")
 
     async def _one(self, folder: JobFolder, found: task.Task, gpus: tuple[str, ...]) -> None:
         try:

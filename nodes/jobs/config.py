@@ -3,6 +3,8 @@ No widget can change them; ComfyUI's own page can change the allowed folders, an
 
 from __future__ import annotations
 
+import os
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,13 @@ from typing import Any
 from ...backend.musubi_backend.atomic import write_text
 from ...backend.musubi_backend.documents import json_text, read_json
 from ...backend.musubi_backend.errors import UserError
-from ...backend.musubi_backend.place import in_words
+from ...backend.musubi_backend.place import in_words, reason
 from ...installer.settings_rules import QUEUE, checked, checked_queue
 from .home import CONFIG_NAME, home_folder
 
 DEMO_MODELS = Path("demo", "models")  # in home, made by `install.py --quickstart`
 PACK_ROOT = Path(__file__).absolute().parent.parent.parent  # as ComfyUI names it: a linked pack has the home of that ComfyUI
+_changing = threading.Lock()  # two requests at once would each write what it has read, without the other's change
 
 
 @dataclass(frozen=True)
@@ -70,35 +73,43 @@ def allow_folders(home: Path, folders: Any) -> tuple[Path, ...]:
     or would open everything."""
     if not isinstance(folders, list) or not all(isinstance(folder, str) for folder in folders):
         raise UserError("write one folder per line")
-    settings = load(home)  # rejects a damaged file, which would be lost
-    kept = {str(root): root for root in settings.allowed_roots}  # one of them may be on a disk that is away
     named = [folder.strip() for folder in folders if folder.strip()]
-    allowed = list(dict.fromkeys(kept.get(folder) or _allowable(folder) for folder in named))
-    path = home / CONFIG_NAME
-    data = _read(path)
-    if tuple(allowed) != settings.allowed_roots:
-        home.mkdir(parents=True, exist_ok=True)
-        write_text(path, json_text({**data, "allowed_roots": [str(folder) for folder in allowed]}, indent=2) + "\n")
+    with _changing:
+        settings = load(home)  # rejects a damaged file, which would be lost
+        kept = {str(root): root for root in settings.allowed_roots}  # one of them may be on a disk that is away
+        allowed = list(dict.fromkeys(kept.get(folder) or _allowable(folder) for folder in named))
+        if tuple(allowed) != settings.allowed_roots:
+            _change(home, "allowed_roots", [str(folder) for folder in allowed])
     return tuple(allowed)
 
 
 def set_queue(home: Path, changes: dict[str, Any]) -> dict[str, Any]:
     """Change settings of the queue (`installer/settings_rules.py`); returns all of them. UserError for what they cannot be."""
-    try:
-        values = checked_queue({**load(home).queue, **changes})
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    home.mkdir(parents=True, exist_ok=True)
-    write_text(home / CONFIG_NAME, json_text({**_read(home / CONFIG_NAME), "queue": values}, indent=2) + "\n")
+    with _changing:
+        try:
+            values = checked_queue({**load(home).queue, **changes})
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        _change(home, "queue", values)
     return values
 
 
+def _change(home: Path, name: str, value: Any) -> None:
+    home.mkdir(parents=True, exist_ok=True)
+    path = home / CONFIG_NAME
+    write_text(path, json_text({**_read(path), name: value}, indent=2) + "\n")
+
+
 def _allowable(text: str) -> Path:
-    named = Path(text).expanduser()
-    if "\0" in text or not named.is_absolute() or not named.is_dir():
+    named = Path(os.path.expanduser(text))  # unlike Path's own, it takes users that are not there
+    try:
+        there = "\0" not in text and named.is_absolute() and named.is_dir()
+    except OSError as error:
+        raise UserError(f"{text[:100]}: this folder cannot be looked into: {reason(error)}") from None
+    if not there:
         raise UserError(f"{text}: there is no such folder; write its whole path")
-    folder = named.resolve()
-    if folder == Path(folder.anchor) or folder == Path.home().resolve():
+    folder = Path(os.path.realpath(named))
+    if folder == Path(folder.anchor) or folder == Path(os.path.realpath(os.path.expanduser("~"))):
         raise UserError(f"{text}: this would open the whole of {folder} to workflows. Name the folder that holds your files.")
     return folder
 

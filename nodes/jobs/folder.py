@@ -16,7 +16,7 @@ from ...backend.musubi_backend.atomic import write_text
 from ...backend.musubi_backend.documents import json_text, read_json
 from ...backend.musubi_backend.errors import UserError
 from ...backend.musubi_backend.place import reason
-from . import process_tree
+from . import notes, process_tree
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class JobFolder:
         """What `write_status` noted last; empty where nothing is, or what is there is damaged. A job whose process is no more has ended,
         also where nobody was there to note it (`outcome` is LOST then)."""
         try:
-            status = read_json(self.path / "status.json", dict, paths=True)
+            status = notes.of_status(read_json(self.path / "status.json", dict, paths=True))
         except (OSError, ValueError):
             return {}
         if status.get("state") not in (ENDED, QUEUED) and not process_tree.is_alive(status.get("pid"), status.get("created")):
@@ -125,7 +125,7 @@ class JobFolder:
     def task(self) -> dict[str, Any]:
         """What `write_task` noted; empty where nothing is, or what is there is damaged."""
         try:
-            return read_json(self.path / "task.json", dict, paths=True)
+            return notes.of_task(read_json(self.path / "task.json", dict, paths=True))
         except (OSError, ValueError):
             return {}
 

@@ -163,7 +163,7 @@ def _engine(entry: _Entry) -> str:
 
 def _summary_of(entry: _Entry, place: int | None) -> dict[str, Any]:
     status, progress, folder = entry.status, entry.progress, entry.folder
-    training = entry.task.get("training") or {}
+    training = entry.task.get("training", {})
     name = entry.task.get("tool") or folder.id.split("-", 2)[2].rsplit("-", 1)[0]
     tool = tools().get(name)
     state, outcome = str(status.get("state", STARTING)), status.get("outcome")
@@ -254,7 +254,7 @@ def _requests(entry: _Entry, state: str) -> tuple[list[str], str]:
         return ["stop", "kill"], "musubi-tuner can only be stopped, which loses what it has not saved yet"
     if progress.start is None:
         return ["stop", "kill"], ""
-    values = (entry.task.get("training") or {}).get("values") or {}
+    values = entry.task.get("training", {}).get("values") or {}
     sample = [events.SAMPLE] if values.get("sample_prompts") else []
     pause = [events.RESUME if progress.paused else events.PAUSE]
     cannot = "" if sample else "this training has no sample prompts"

@@ -79,6 +79,8 @@ def _longer(found: task.Task, home: Path, steps: int, epochs: int, gpus: tuple[s
     training = found.training
     assert training is not None
     values = dict(training.values)
+    if any(type(values.get(name) or 0) is not int for name in ("max_train_epochs", "max_train_steps")):
+        raise UserError("the notes of this job are damaged: queue its workflow again")
     if values.get("max_train_epochs"):
         if steps:
             raise UserError("this training counts in epochs: say how many more of them")

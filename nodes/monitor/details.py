@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...backend.musubi_backend.documents import read_json
-from ...backend.musubi_backend.options.registry import options_for
+from ...backend.musubi_backend.options.registry import options_for, tools
 from ...backend.musubi_backend.options.values import default_of
 from ..jobs import guard
 from ..jobs.folder import JobFolder
@@ -75,9 +75,9 @@ def detail(index: Index, summary: dict[str, Any], roots: Sequence[Path]) -> dict
 
 def settings(task: dict[str, Any]) -> list[dict[str, Any]]:
     """What differs from the defaults of a trainer, in the order of the option table; keys and tokens are left out."""
-    values = (task.get("training") or {}).get("values") or {}
+    values, tool = task.get("training", {}).get("values") or {}, task.get("tool")
     found = []
-    for name, option in options_for(str(task.get("tool"))).items() if values else ():
+    for name, option in options_for(str(tool)).items() if values and tool in tools() else ():  # of another version, it may have others
         value, default = values.get(name), default_of(option)
         if value is not None and value != default and not _SECRET.search(name):
             found.append({"name": name, "value": value, "default": default})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,10 @@ LARGEST = 1 << 24
 
 def names(home: Path) -> list[str]:
     """Of all that are kept, the newest first."""
-    found = [(path.stat().st_mtime_ns, path.stem) for path in (home / FOLDER).glob("*.json")]
+    found = []
+    for path in (home / FOLDER).glob("*.json"):
+        with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+            found.append((path.stat().st_mtime_ns, path.stem))
     return [name for _, name in sorted(found, reverse=True)]
 
 

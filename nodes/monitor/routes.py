@@ -78,7 +78,10 @@ def _add_files(table: Any, path: str, host: Callable[[], Host], find: Callable[[
     @table.get(f"{ROOT}/{path}")
     async def file(request: Any) -> Any:
         here = host()
-        found = await asyncio.to_thread(find, request, index_of(here.home), here)
+        try:
+            found = await asyncio.to_thread(find, request, index_of(here.home), here)
+        except UserError as error:  # damaged settings: nobody knows what may be shown
+            return web.json_response({"error": str(error)}, status=400)
         if found is None:
             return web.json_response({"error": "there is no such file (any more), or it is not one to be shown"}, status=404)
         path, kind, download = found

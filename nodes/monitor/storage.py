@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from ...backend.musubi_backend.place import reason
 from ...backend.musubi_backend.training import output_lock, saved_states
 from ..jobs.folder import ENDED, JOBS, RUNS, is_id
 from ..jobs.index import Index
+from ..jobs.notes import is_run
 from .workflow_samples import FOLDER
 
 logger = logging.getLogger(__name__)
@@ -26,7 +30,7 @@ def overview(index: Index) -> dict[str, Any]:
     jobs = list(index.jobs())
     return {
         "jobs": {"count": len(jobs), "bytes": sum(_bytes(index.home / JOBS / job["id"]) for job in jobs)},
-        "runs": [_run(path, jobs) for path in sorted(_runs(index.home))],
+        "runs": [run for path in sorted(_runs(index.home)) if (run := _run(path, jobs))],
     }
 
 
@@ -43,7 +47,7 @@ def clean(index: Index, jobs: Iterable[str], runs: Iterable[str], *, states_only
         if path is None or refusal:
             kept.append({"id": run, "reason": refusal})
             continue
-        doomed = [folder for folder in path.iterdir() if folder.name.endswith(saved_states.STATE_SUFFIX)] if states_only else [path]
+        doomed = _states(path) if states_only else [path]
         if not states_only:
             doomed += [index.home / JOBS / job["id"] for job in there.values() if job["run"] == run]
         freed += _remove(run, doomed, removed, kept)
@@ -66,28 +70,28 @@ def retire(index: Index, keep: int) -> list[str]:
     return list(answer["removed"])
 
 
-def is_name(text: str) -> bool:
-    """Whether a run's folder may be called so: one part of a path, not hidden."""
-    return bool(text) and len(text) <= 255 and text[0] != "." and not any(mark in text for mark in "/\\\0:")
-
-
 def _runs(home: Path) -> Iterator[Path]:
     try:
-        yield from (path for path in (home / RUNS).iterdir() if path.is_dir() and not path.is_symlink() and is_name(path.name))
+        yield from (path for path in (home / RUNS).iterdir() if path.is_dir() and not path.is_symlink() and is_run(path.name))
     except FileNotFoundError:
         return
 
 
-def _run(path: Path, jobs: list[dict[str, Any]]) -> dict[str, Any]:
-    files = [one for one in path.rglob("*") if one.is_file()]
+def _run(path: Path, jobs: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """None where it was removed meanwhile."""
+    files = _files(path)
+    try:
+        changed = path.stat().st_mtime
+    except FileNotFoundError:
+        return None
     return {
         "run": path.name,
         "name": path.name.rpartition("-")[0] or path.name,
-        "bytes": sum(_size(one) for one in files),
-        "states": sum(one.name.endswith(saved_states.STATE_SUFFIX) for one in path.iterdir()),
+        "bytes": sum(place.st_size for place in files.values()),
+        "states": len(_states(path)),
         "loras": sum(one.suffix == ".safetensors" and not one.parent.name.endswith(saved_states.STATE_SUFFIX) for one in files),
         "samples": sum(one.parent.name == "sample" or (one.parent.name == FOLDER and one.suffix != ".json") for one in files),
-        "modified": max((one.stat().st_mtime for one in files if one.exists()), default=path.stat().st_mtime),
+        "modified": max((place.st_mtime for place in files.values()), default=changed),
         "jobs": [job["id"] for job in jobs if job["run"] == path.name],
         "busy": bool(_busy(path, jobs)),
     }
@@ -119,15 +123,27 @@ def _remove(name: str, folders: list[Path], removed: list[str], kept: list[dict[
     return freed
 
 
-def _bytes(folder: Path) -> int:
-    return sum(_size(one) for one in folder.rglob("*") if not one.is_symlink() and one.is_file())
-
-
-def _size(path: Path) -> int:
+def _states(run: Path) -> list[Path]:
     try:
-        return path.stat().st_size
-    except OSError:  # gone meanwhile
-        return 0
+        return [folder for folder in run.iterdir() if folder.name.endswith(saved_states.STATE_SUFFIX)]
+    except FileNotFoundError:
+        return []
+
+
+def _bytes(folder: Path) -> int:
+    return sum(place.st_size for place in _files(folder).values())
+
+
+def _files(folder: Path) -> dict[Path, os.stat_result]:
+    """What lies at any depth of a folder, links left out, and whatever is removed while it is looked through."""
+    found = {}
+    for place, _, names in os.walk(folder):
+        for path in (Path(place, name) for name in names):
+            with suppress(OSError):
+                status = path.lstat()
+                if stat.S_ISREG(status.st_mode):
+                    found[path] = status
+    return found
 
 
 def named_jobs(values: Any, what: str) -> list[str]:
@@ -139,6 +155,6 @@ def named_jobs(values: Any, what: str) -> list[str]:
 
 def named_runs(values: Any) -> list[str]:
     """A list of names of runs from a request. UserError for anything else."""
-    if not isinstance(values, list) or not all(isinstance(value, str) and is_name(value) for value in values):
+    if not isinstance(values, list) or not all(is_run(value) for value in values):
         raise UserError("runs is a list of names of runs")
     return values

@@ -45,10 +45,23 @@ def test_allowed_roots_are_real_folders_each_once_the_widest_wins(tmp_path: Path
     assert settings.allowed_roots == [tmp_path / "clips"]
 
 
-@pytest.mark.parametrize("root", ["/", "~", "no-such-folder"])
-def test_roots_that_would_open_everything_or_nothing_are_rejected(tmp_path: Path, root: str) -> None:
+@pytest.mark.parametrize("root", ["/", "~", "no-such-folder", "~nobody-of-this-name/clips", "loop"])
+def test_roots_that_would_open_everything_or_nothing_are_rejected(
+    tmp_path: Path, root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(InstallError, match="--allow-root"):
         _settings(tmp_path).allow_root(root)
+
+
+def test_a_home_of_a_user_that_is_not_there_is_taken_as_it_is_written(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a shell does."""
+    monkeypatch.setenv("MUSUBITUNER_HOME", "~nobody-of-this-name/home")
+    monkeypatch.chdir(tmp_path)
+    assert _home_folder(repository)(tmp_path) == tmp_path / "~nobody-of-this-name" / "home"
 
 
 def test_a_link_is_allowed_as_what_it_points_to(tmp_path: Path) -> None:

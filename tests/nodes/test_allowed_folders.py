@@ -81,7 +81,13 @@ def test_a_folder_is_stored_as_it_really_is_and_nothing_is_written_where_nothing
     assert (home / "config.json").stat().st_ino == before
 
 
-@pytest.mark.parametrize("folders", [["/"], [str(Path.home())], ["tests"], ["/no/such/folder"], ["clips"], "clips", [3], None, ["/tmp\0"]])
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ["/"], [str(Path.home())], ["tests"], ["/no/such/folder"], ["clips"], "clips", [3], None, ["/tmp\0"],
+        ["~nobody-of-this-name/clips"], ["/" + "a" * 300], ["/" + "a/" * 5000],
+    ],
+)  # fmt: skip
 def test_what_is_no_folder_or_would_open_everything_is_rejected(home: Path, send: Any, folders: Any) -> None:
     assert send("POST", json={"folders": folders}, headers=PAGE)[0] == 400
     assert saved(home)["allowed_roots"] == []
@@ -130,3 +136,22 @@ def test_a_body_that_does_not_say_how_long_it_is_has_the_same_limit(send: Any, p
 def test_damaged_json_is_reported(send: Any, body: Any) -> None:
     status, answer = send("POST", data=body, headers=PAGE)
     assert status == 400 and "JSON" in answer["error"]
+
+
+@pytest.mark.parametrize("packed", ["gzip", "deflate"])
+def test_a_body_that_is_not_packed_as_it_says_is_no_fault_of_the_server(home: Path, send: Any, packed: str) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        yield b"not packed at all"
+
+    status, answer = send("POST", data=body(), headers={**PAGE, "Content-Encoding": packed})
+    assert status == 400 and answer["error"].startswith("this did not arrive as it was sent: ")
+
+
+def test_whoever_leaves_before_all_was_sent_leaves_nothing_in_the_log(part: Any) -> None:
+    async def gone() -> AsyncIterator[bytes]:
+        yield b'{"folders'
+        raise ConnectionResetError("Connection lost")
+
+    request = SimpleNamespace(content=SimpleNamespace(iter_any=gone))
+    with pytest.raises(part("backend.musubi_backend.errors").UserError, match="did not arrive"):
+        asyncio.run(part("nodes.answers").json_of(request))

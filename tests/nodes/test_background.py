@@ -148,6 +148,15 @@ def test_each_gpu_has_one_job_and_those_of_one_run_follow_each_other(
     assert {gpu for _, gpu in places} == {"3", "7"}
 
 
+def test_a_job_whose_notes_are_damaged_does_not_seem_to_wait_for_ever(bench: Any, part: Any, index: Any, quick: None) -> None:
+    jobs = [Path(queue_again(bench, output_name=name).values[4]["folder"]) for name in ("one", "two")]
+    (jobs[0] / "task.json").write_text("{")
+    keep(part, bench.home)
+    damaged, other = (index.job(folder.name) for folder in jobs)
+    assert (damaged["state"], damaged["outcome"]) == ("ended", "failed") and "task.json is damaged" in damaged["error"]
+    assert other["outcome"] == "finished"
+
+
 def test_what_crashes_is_started_again_as_often_as_is_set(bench: Any, part: Any, quick: None) -> None:
     part("nodes.jobs.config").set_queue(bench.home, {"restarts": 1})
     bench.plan(crashes=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from damaged import with_odd_values
 from musubi_backend import events
 from musubi_backend.events import line_of
 
@@ -37,7 +40,7 @@ class Server:
         (self.home / "config.json").write_text(json.dumps({"interpreter": "/python", "engine": "builtin", "allowed_roots": []}))
         routes = web.RouteTableDef()
         folders = {"loras_dir": lambda: self.home / "loras", "output_dir": self.home, "temp_dir": self.home}
-        host = SimpleNamespace(home=self.home, allowed_roots=lambda: [self.home], gpus=lambda: ["0", "1"], **folders)
+        host = SimpleNamespace(home=self.home, allowed_roots=self.roots, gpus=lambda: ["0", "1"], **folders)
         part("nodes.monitor.routes").add_routes(routes, lambda: host)
         self.handlers = {f"{route.method} {route.path.removeprefix('/musubi_tuner/')}": route.handler for route in routes}
         self.run = self.home / "runs" / "cat-1"
@@ -67,6 +70,9 @@ class Server:
         self.waits = self.job("queued", [], {"training": {**training, "run": "bee-1"}, "background": True})
         part("nodes.jobs.queue").add(self.home, self.waits.id)
         self.running.log.write_bytes("eins\nsteps: 1%\rsteps: 2%\nDREI ホ\nsteps: 5%\rsteps: 6%".encode())
+
+    def roots(self) -> list[Path]:
+        return [self.home, *self.part("nodes.jobs.config").load(self.home).allowed_roots]
 
     def job(self, state: str, reported: list[events.Event], task: dict[str, Any], **status: Any) -> Any:
         folder = self.part("nodes.jobs.folder").JobFolder.create(self.home, "wan_train_network")
@@ -232,6 +238,69 @@ def test_settings_of_the_queue_are_checked_and_kept(server: Server) -> None:
         assert server.ask("POST queue_settings", wrong).status == 400, wrong
     saved = json.loads((server.home / "config.json").read_text())
     assert saved["queue"] == {"generation": "warn", "restarts": 0, "keep_jobs": 500} and saved["interpreter"] == "/python"
+
+
+STATUS = {"state": "running", "time": 1.5, "gpus": ["0"], "step": 3, "total": 9, "error": "x", "engine": "builtin", "pid": os.getpid()}
+
+
+@pytest.mark.parametrize("name", ["task", "status"])
+def test_damaged_notes_of_a_job_spoil_neither_its_page_nor_the_list(server: Server, name: str) -> None:
+    index_of = server.part("nodes.jobs.index").index_of
+    whole = STATUS if name == "status" else json.loads((server.ended.path / "task.json").read_text())
+    (server.home / "queue" / "running").mkdir()
+    (server.home / "queue" / "running" / server.ended.id).touch()
+    asked = ["GET jobs/{id}", "GET jobs/{id}/checkpoints", "POST jobs/{id}/continue", "POST jobs/{id}/request"]
+    for content in with_odd_values(whole, 40):
+        (server.ended.path / f"{name}.json").write_bytes(content)
+        index_of.cache_clear()
+        assert server.running.id in {job["id"] for job in server.get("GET jobs")["jobs"]}, content
+        for route in asked:
+            answer = server.ask(route, {"steps": 5, "name": "save"}, id=server.ended.id)
+            assert answer.status in (200, 400, 404), (route, content)
+            json.loads(answer.body, parse_constant=pytest.fail)
+
+
+def test_damaged_settings_are_said_by_every_route(server: Server) -> None:
+    (server.home / "config.json").write_text("{")
+    answers = [server.ask(f"GET jobs/{{id}}{part}", id=server.running.id, number="1") for part in ("", "/file/{number}")]
+    assert [answer.status for answer in answers] == [400, 400]
+    assert all("config.json is damaged" in json.loads(answer.body)["error"] for answer in answers)
+
+
+def test_what_is_removed_while_it_is_looked_through_is_left_out(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage, kept = server.part("nodes.monitor.storage"), server.part("nodes.monitor.kept_workflows")
+    kept.keep(server.home, "mine", {"1": {"class_type": "X"}}, None)
+    monkeypatch.setattr(storage, "_runs", lambda home: iter([server.home / "runs" / "gone-1", server.run]))
+    glob = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda path, pattern: [*glob(path, pattern), path / "gone.json"])
+    assert [run["run"] for run in server.get("GET storage")["runs"]] == ["cat-1"]
+    gone = json.loads(server.ask("POST clean", {"runs": ["gone-1"], "states_only": True}).body)
+    assert gone["removed"] == ["gone-1"] and gone["bytes"] == 0
+    assert server.get("GET sampling_workflows") == {"names": ["mine"]}
+    monkeypatch.setattr(type(server.running), "ask", lambda folder, name: (folder.path / "gone" / "x").touch())
+    assert server.ask("POST jobs/{id}/request", {"name": "save"}, id=server.running.id).status == 404
+
+
+def test_two_changes_of_the_settings_at_once_are_both_kept(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, clips = server.part("nodes.jobs.config"), server.home / "clips"
+    clips.mkdir()
+    write, writing, other = config.write_text, threading.Event(), threading.Event()
+
+    def slowly(path: Path, text: str) -> None:
+        if not writing.is_set():
+            writing.set()
+            other.wait(0.2)  # the other one reads before this is written, if it can
+        write(path, text)
+        other.set()
+
+    monkeypatch.setattr(config, "write_text", slowly)
+    first = threading.Thread(target=config.allow_folders, args=(server.home, [str(clips)]))
+    first.start()
+    writing.wait()
+    config.set_queue(server.home, {"restarts": 3})
+    first.join()
+    settings = config.load(server.home)
+    assert (settings.allowed_roots, settings.queue["restarts"]) == ((clips,), 3)
 
 
 ODD: list[Any] = [
