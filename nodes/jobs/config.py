@@ -101,7 +101,7 @@ def _change(home: Path, name: str, value: Any) -> None:
 
 
 def _allowable(text: str) -> Path:
-    named = Path(os.path.expanduser(text))  # unlike Path's own, it takes users that are not there
+    named = Path(os.path.expanduser(text))
     try:
         there = "\0" not in text and named.is_absolute() and named.is_dir()
     except OSError as error:

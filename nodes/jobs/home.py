@@ -18,7 +18,7 @@ def home_folder(pack_root: Path) -> Path:
     """$MUSUBITUNER_HOME, else `user/__musubituner` next to the `custom_nodes` the pack lies in, else `.musubituner` in the pack."""
     chosen = os.environ.get(HOME_VARIABLE)
     if chosen:
-        return Path(os.path.expanduser(chosen)).absolute()  # unlike Path's own, it takes users that are not there
+        return Path(os.path.expanduser(chosen)).absolute()
     place = _as_in_shell(pack_root)
     if place.parent.name == "custom_nodes":
         return place.parent.parent / "user" / "__musubituner"

@@ -46,9 +46,7 @@ def test_allowed_roots_are_real_folders_each_once_the_widest_wins(tmp_path: Path
 
 
 @pytest.mark.parametrize("root", ["/", "~", "no-such-folder", "~nobody-of-this-name/clips", "loop"])
-def test_roots_that_would_open_everything_or_nothing_are_rejected(
-    tmp_path: Path, root: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_roots_that_would_open_everything_or_nothing_are_rejected(tmp_path: Path, root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(InstallError, match="--allow-root"):
