@@ -184,7 +184,7 @@ def test_every_tensor_is_used_or_named(
         ({f"{Q}.a1.weight": UP, f"{Q}.a2.weight": UP}, "holds no LoRA"),
         ({f"lora_unet_{UNDERSCORED}.oft_blocks": SECOND, f"lora_unet_{UNDERSCORED}.alpha": torch.tensor(1.0)}, "holds no LoRA"),
         ({f"{Q}_loras.down.weight": DOWN, f"{Q}_loras.up.weight": UP}, "holds no LoRA"),
-        ({**pair(f"diffusion_model.{Q}"), **kohya(f"diffusion_model.{Q}")}, "are the same part of one layer"),
+        ({**pair(f"diffusion_model.{Q}"), **kohya(f"diffusion_model.{Q}")}, "are the same tensor of one layer"),
         ({**pair(f"transformer.{DIFFUSERS}"), **pair(f"transformer_2.{DIFFUSERS}")}, "--expert high and --expert low"),
     ],
 )

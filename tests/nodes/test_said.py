@@ -114,7 +114,7 @@ def test_every_entry_is_of_a_sentence_in_the_code_and_has_its_values() -> None:
             assert set(re.findall(r"\{\w+\}", said)) == set(re.findall(r"\{\w+\}", english)), said
 
 
-_NOT_YET = 125
+_NOT_YET = 0
 """Errors of the backend without an entry: a number that only goes down."""
 
 

@@ -23,7 +23,7 @@ OTHERS = {"LBFGS": "closure", "SparseAdam": "dense gradients", "Optimizer": "une
 NEED_ARGUMENTS = {
     "ChainedScheduler": "schedulers", "CosineAnnealingLR": "T_max", "CosineAnnealingWarmRestarts": "T_0", "CyclicLR": "base_lr and max_lr",
     "ExponentialLR": "gamma", "LambdaLR": "lr_lambda", "MultiStepLR": "milestones", "MultiplicativeLR": "lr_lambda", "OneCycleLR": "max_lr",
-    "SequentialLR": "schedulers and milestones", "StepLR": "step_size", "ReduceLROnPlateau": "wants metrics in every step",
+    "SequentialLR": "schedulers and milestones", "StepLR": "step_size", "ReduceLROnPlateau": "needs metrics in every step",
     "LRScheduler": "NotImplementedError",
 }  # fmt: skip
 
@@ -82,7 +82,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "pieces of 0": ({"lr_scheduler": "piecewise_constant", "lr_scheduler_args": ["step_rules='0:5,0'"]}, "0 in all 10 steps"),
     "a class at 0": ({"lr_scheduler_type": "ConstantLR", "lr_scheduler_args": ["factor=0", "total_iters=99"]}, "0 in all 10 steps"),
     "a cycle too short": (
-        {"lr_scheduler_type": "OneCycleLR", "lr_scheduler_args": ["max_lr=1", "total_steps=5"]}, "cannot go through the 10 steps",
+        {"lr_scheduler_type": "OneCycleLR", "lr_scheduler_args": ["max_lr=1", "total_steps=5"]}, "cannot run the 10 steps",
     ),
     "an unknown argument of a schedule": ({"lr_scheduler_type": "StepLR", "lr_scheduler_args": ["stepsize=5"]}, "did you mean 'step_size'"),
     "no schedule": ({"lr_scheduler_type": "collections.OrderedDict"}, "rejected|not a learning rate schedule"),

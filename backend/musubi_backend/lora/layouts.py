@@ -85,7 +85,7 @@ class LoRAFile:
             elif name.expert in wanted:
                 same = groups.setdefault((name.prefix, name.layer), {})
                 if name.part in same:
-                    raise UserError(f"{self.file.path}: {same[name.part]} and {key} are the same part of one layer")
+                    raise UserError(f"{self.file.path}: {same[name.part]} and {key} are the same tensor of one layer; remove one")
                 same[name.part] = key
         alphas = PeftAlphas.of(self.file)
         for (prefix, layer_path), keys in groups.items():

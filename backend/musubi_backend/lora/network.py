@@ -73,7 +73,7 @@ def parse_network_args(network_args: Sequence[str] | Mapping[str, str] | None, k
         if key not in NETWORK_ARGS:
             raise UserError(f"--network_args {key}: unknown; known are {', '.join(NETWORK_ARGS)}")
         if key in _ONLY_FOR and kind != _ONLY_FOR[key]:
-            raise UserError(f"--network_args {key} means something for {_ONLY_FOR[key]} only, and the network is a {kind}")
+            raise UserError(f"--network_args {key} is for {_ONLY_FOR[key]} only, and the network is a {kind}; leave it out")
     _number(values, "conv_dim")
     _number(values, "conv_alpha")
     return NetworkOptions(
@@ -344,7 +344,7 @@ def _factor(values: Mapping[str, str]) -> int:
     except ValueError:
         factor = 0
     if factor == 0 or factor < -1:
-        raise UserError(f"--network_args factor={text}: give a whole number from 1 up, or -1 for the most equal halves")
+        raise UserError(f"--network_args factor={text}: give a whole number from 1 up, or -1 for the most even split")
     return factor
 
 

@@ -77,7 +77,7 @@ class LoRAWeights:
                     raise UserError(f"{self.source}: {one} {list(first)} and {other} {list(second)} do not fit each other")
         wholes = [name for name in WHOLE if name in self.parts]
         if wholes and (self.kind != FULL or len(wholes) > 1):
-            raise UserError(f"{self.source} is a {self.kind} and has {' and '.join(wholes)} too; which of them counts is not known")
+            raise UserError(f"{self.source} is a {self.kind} and has {' and '.join(wholes)} too; use another file of this LoRA")
         size = self.size()
         if DORA in self.parts:
             rows, columns = self.parts[DORA].shape

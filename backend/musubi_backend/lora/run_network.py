@@ -34,7 +34,7 @@ def check(settings: NetworkSettings, card: Card) -> None:
     known = (card.network_module, "networks.lora", *_KINDS)
     if module not in known:
         raise UserError(
-            f"--network_module {module} is not one of this program's{did_you_mean(module, known)}; for {card.title} use "
+            f"--network_module {module} is unknown{did_you_mean(module, known)}; for {card.title} use "
             f"{card.network_module}, networks.loha or networks.lokr"
         )
     kind = _KINDS.get(module, LORA)

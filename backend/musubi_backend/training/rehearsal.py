@@ -81,7 +81,7 @@ def _highest_rates(settings: ScheduleSettings, schedule: schedules.Schedule, rat
             schedule.step()
         except Exception as error:  # as above
             raise UserError(
-                f"--lr_scheduler_type {settings.lr_scheduler_type or settings.lr_scheduler} cannot go through the {total} steps of this "
+                f"--lr_scheduler_type {settings.lr_scheduler_type or settings.lr_scheduler} cannot run the {total} steps of this "
                 f"training; at step {step} it says: {words(error)}"
             ) from error
         highest = [max(high, abs(rate or 0)) for high, rate in zip(highest, schedule.get_last_lr(), strict=True)]

@@ -119,7 +119,7 @@ def _of_class(settings: ScheduleSettings, optimizer: Optimizer, options: Mapping
         raise UserError(f"{name} is not a learning rate schedule: it lacks step or get_last_lr")
     needed = [one.name for one in inspect.signature(schedule.step).parameters.values() if one.default is one.empty and one.kind in _NAMED]
     if needed:
-        raise UserError(f"{name} wants {' and '.join(needed)} in every step, which a training does not measure; choose another schedule")
+        raise UserError(f"{name} needs {' and '.join(needed)} in every step, which a training does not measure; choose another schedule")
     return schedule
 
 

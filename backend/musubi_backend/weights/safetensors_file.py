@@ -163,7 +163,7 @@ def _indexed(index: Path) -> list[Path]:
     except (OSError, ValueError) as error:
         raise UserError(f"{index} cannot be read as the index of a split model: {error}") from error
     if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
-        raise UserError(f"{index} is no index of a model: it has no weight_map of tensors and files")
+        raise UserError(f"{index} is not the index of a model: it has no weight_map of tensors and files")
     parts = []
     for name in sorted(set(places.values())):
         if name in ("", ".", "..") or "/" in name or "\\" in name or not name.endswith(".safetensors"):
