@@ -4,16 +4,18 @@
     PYTHONPATH=backend python -m benchmarks.gpu --musubi CHECKOUT    # with the same steps as musubi-tuner writes them
     PYTHONPATH=backend python -m benchmarks.gpu --device cpu         # the smallest shapes only, in seconds; --small: on a GPU too
 
-Needs torch, numpy, safetensors and tqdm. Weights are random, made on the device, of real shapes. Four parts, each with a share of the time
+Needs torch, numpy, safetensors and tqdm. Weights are random, made on the device, of real shapes. Parts, each with a share of the time
 that is left; what one does not use is there for the next:
 
+* how fast the card multiplies and copies
 * every way of saving memory against the plain step (loss and LoRA gradients), and bf16 here against float32 on the CPU
 * steps of each model and setting: seconds, share of the card's peak, memory, kernels, waits, copies
 * what `--vram` chooses within 8, 12, 16 and 24 GB, with no more than that to be had
+* both of compiled blocks, whose first step takes a minute
 * musubi-tuner's steps, next to ours
 
 Beside every step stands what the memory plan said before it. `gpu.json` and `gpu.md` in `--out` are whole after every line, so a stop loses
-nothing; what there was no time for is named.
+nothing; what there was no time for is named. A process of its own measures, so one that hangs or crashes costs its row (`gpu_process`).
 """
 
 from __future__ import annotations
@@ -23,10 +25,11 @@ import contextlib
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from itertools import product, zip_longest
 from pathlib import Path
-from typing import Any
 
 if "musubi_backend" not in sys.modules:  # on a machine without the environment
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "backend"))
@@ -39,24 +42,37 @@ if __name__ == "__main__":
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # products with the same bits each time
 
 import torch
+from musubi_backend.exhausted import out_of_memory
 from musubi_backend.memory import gpus
 from musubi_backend.memory.estimate import Estimate
 
-from .gpu_checks import ROUNDING, check, check_devices, distance, free, gradients, judged
-from .gpu_measure import available_ram, measured
+from .gpu_checks import CHECKS, COMPILED, ROUNDING, Checking, check_devices, distance, free, gradients, judged
+from .gpu_measure import arithmetic, available_ram, measured, stepper, traced
 from .gpu_models import ALL, IMAGE, LONG, MODELS, SHORT, SMALL, SMALLEST, Model, Setting, Size, Trained, build
 from .gpu_musubi import Musubi
 from .gpu_plan import Plans, peak_gb
+from .gpu_process import Part, Stopped, Watched, told_to_stop
 from .gpu_results import Clock, Results, Row, first_line
 
 CHECKED = Size(256, 256, 9)
 LAYERS = 4
 """Of models that are checked."""
 _LIMITS = (8, 12, 16, 24)
-_SHARES = {"correctness": 0.25, "steps": 0.55, "limits": 0.55, "musubi": 1.0}
-"""Of the time that is left."""
+PARTS = (
+    Part("speed", 0.15), Part("correctness", 0.3), Part("steps", 0.4), Part("limits", 0.35), Part("compiled", 0.7), Part("musubi", 1.0),
+)  # fmt: skip
+_MEASURED = 3.0
+"""Seconds that steps are measured for."""
 _LEAST = 5.0
-"""Seconds that a step is measured for, and that are needed to begin with one."""
+"""Seconds that have to be left to begin with a configuration."""
+_COMPILING = 60.0
+"""The same of one that is compiled, until one was."""
+_AT_MOST = 60.0
+"""Seconds that a configuration may take beside its steps: more than drawing and pinning 28 GB does."""
+_STEPS = 10
+"""So many of the steps that were planned it may take beside."""
+_TRACING = 40.0
+_SPEED = "10^12 products and GB/s"
 _OF_RAM = 0.8
 """Share of the free system RAM that a configuration may take."""
 
@@ -64,12 +80,15 @@ SAVING = Setting(checkpointing=True)
 SETTINGS = (
     SAVING, Setting(checkpointing=True, fp8_scaled=True), Setting(), Setting(checkpointing=True, blocks_to_swap=20),
     Setting(checkpointing=True, keep_attention=ALL), Setting(checkpointing=True, w8a8="int8"), Setting(checkpointing=True, w8a8="fp8"),
-    Setting(checkpointing=True, compiled=True), Setting(checkpointing=True, offload=True),
-    Setting(checkpointing=True, fp8_scaled=True, offload=True, blocks_to_swap=20),
-    Setting(checkpointing=True, fp8_scaled=True, blocks_to_swap=20, compiled=True),
-    Setting(checkpointing=True, keep_attention=10, attention_in_ram=ALL), Setting(checkpointing=True, keep_attention=ALL, compiled=True),
+    Setting(checkpointing=True, offload=True), Setting(checkpointing=True, fp8_scaled=True, offload=True, blocks_to_swap=20),
+    Setting(checkpointing=True, keep_attention=10, attention_in_ram=ALL),
 )  # fmt: skip
 """What matters most comes first."""
+COMPILED_SETTINGS = (
+    Setting(checkpointing=True, compiled=True), Setting(checkpointing=True, keep_attention=ALL, compiled=True),
+    Setting(checkpointing=True, fp8_scaled=True, blocks_to_swap=20, compiled=True),
+    Setting(checkpointing=True, w8a8="int8", compiled=True),
+)  # fmt: skip
 THEIRS = (SAVING, Setting(checkpointing=True, fp8_scaled=True), Setting(checkpointing=True, blocks_to_swap=20), Setting())
 _LADDER = (
     Setting(checkpointing=True, fp8_scaled=True, offload=True, blocks_to_swap=20),
@@ -87,7 +106,28 @@ class Battery:
     plans: Plans
     small: bool
     musubi: Musubi | None = None
-    ours: dict[tuple[Model, Setting, Size], Row] = field(default_factory=dict)
+    compiling: float = _COMPILING
+    _checking: Checking | None = None
+
+    @property
+    def parts(self) -> dict[str, Callable[[Clock], object]]:
+        """What is measured, by the names of `PARTS`."""
+        return {
+            "speed": self.speed, "correctness": self.correctness, "steps": self.steps, "limits": self.limits, "compiled": self.compiled,
+            "musubi": self.theirs,
+        }  # fmt: skip
+
+    @property
+    def checking(self) -> Checking:
+        """Of which size, and in which dtype."""
+        if self._checking is None:
+            size, dtype = (SMALLEST, torch.float32) if self.small else (CHECKED, torch.bfloat16)
+            self._checking = Checking(self.results, size, self.device, dtype)
+        return self._checking
+
+    @property
+    def checked(self) -> Sequence[Model]:
+        return SMALL if self.small else [model.with_layers(LAYERS) for model in MODELS[1:]]
 
     @property
     def models(self) -> Sequence[Model]:
@@ -105,18 +145,39 @@ class Battery:
                 if model.card_id != "fp" or size is not LONG:
                     yield model, settings[round_], size
 
+    def speed(self, clock: Clock) -> None:
+        """What the card does at best; of its data sheet where that cannot be measured."""
+        if self.device.type != "cuda":
+            self.results.fact("speed", "not measured")
+            return
+        try:
+            self.plans.speed = gpus.measured(self.device)
+            why = ""
+        except RuntimeError as error:
+            self.plans.speed = gpus.of_sheet(torch.cuda.get_device_name(self.device))
+            why = f", not measured: {first_line(error)}"
+        found = self.plans.speed
+        self.results.fact("speed", f"{found.source if found else 'not known'}{why}")
+        if found is not None:
+            self.results.fact(_SPEED, [found.multiplies, found.copies])
+
     def correctness(self, clock: Clock) -> None:
         check_devices(self.results, SMALL, SMALLEST, self.device)
-        if self.small:
-            check(self.results, SMALL, SMALLEST, self.device, torch.float32, clock)
-        else:
-            check(self.results, [model.with_layers(LAYERS) for model in MODELS[1:]], CHECKED, self.device, torch.bfloat16, clock)
+        for one, model in product(CHECKS, self.checked):
+            self.checking.check(one, model, clock)
 
     def steps(self, clock: Clock) -> None:
         for model, setting, size in self.configurations():
-            row = self.measure(clock, model, setting, size)
-            if row is not None:
-                self.ours[model, setting, size] = row
+            self.measure(clock, model, setting, size)
+
+    def compiled(self, clock: Clock) -> None:
+        """A check and a setting of each model, then the next ones."""
+        models = self.models if self.small else self.models[1:]
+        for one, setting in zip_longest(COMPILED, COMPILED_SETTINGS):
+            for model, checked in zip(models, self.checked, strict=True):
+                self.checking.check(one, checked, clock)
+                if setting is not None:
+                    self.measure(clock, model, _smaller(setting) if self.small else setting, SMALLEST if self.small else SHORT)
 
     def limits(self, clock: Clock) -> None:
         """The best within a limit: what `--vram` chooses, and less where that does not fit."""
@@ -125,10 +186,14 @@ class Battery:
         for size in sizes:
             for limit in (limit for limit in _LIMITS if limit <= total):
                 for model in self.models[:1] if self.small else self.models[1:]:
+                    if clock.left < _LEAST:
+                        self.results.leave_out(f"{model.name} {size} within {limit} GB: no time")
+                        continue
                     try:
                         chosen = self.plans.within(model, size, int(limit * 1e9))
-                    except UserError as error:
-                        self.results.leave_out(f"{model.name} {size} within {limit} GB: {error}")
+                    except Exception as error:
+                        why = str(error) if isinstance(error, UserError) else first_line(error)
+                        self.results.leave_out(f"{model.name} {size} within {limit} GB: {why}")
                         continue
                     for setting in (chosen, *_LADDER):
                         row = self.measure(clock, model, setting, size, limit)
@@ -148,10 +213,15 @@ class Battery:
             row = {"model": model.name, "size": str(SMALLEST), "setting": "ours, float32", "against": "musubi-tuner's"}
             judged(self.results, row, ROUNDING, lambda model=model: self._apart(model))  # type: ignore[misc]
         for model, setting, size in self.configurations(THEIRS):
-            if self.musubi.lacks(model, setting) or (not self.small and (model, setting, size) not in self.ours):
+            ours = self._ours(model, setting, size)
+            if self.musubi.lacks(model, setting) or (ours is None and not self.small):
                 continue
-            make = self.musubi.build
-            self.measure(clock, model, setting, size, make=make, whose="musubi-tuner", ours=self.ours.get((model, setting, size)))
+            self.measure(clock, model, setting, size, make=self.musubi.build, whose="musubi-tuner", ours=ours)
+
+    def _ours(self, model: Model, setting: Setting, size: Size) -> Row | None:
+        """The row of this configuration, where there is one."""
+        about = {"model": model.name, "size": str(size), "setting": str(setting), "whose": "ours", "within GB": None}
+        return next((row for row in self.results.steps if about.items() <= row.items() and "seconds" in row), None)
 
     def _apart(self, model: Model) -> float:
         assert self.musubi is not None
@@ -165,31 +235,49 @@ class Battery:
         """One line of the table of steps; None where there is no time for it. limit: GB the GPU may take."""
         what = f"{model.name} {size}, {setting}{f' within {limit} GB' if limit else ''}{'' if make is build else ', as musubi-tuner'}"
         row: Row = {"model": model.name, "size": str(size), "setting": str(setting), "whose": whose, "within GB": limit}
+        least = self.compiling if setting.compiled else _LEAST
+        if clock.left < least:
+            self.results.leave_out(f"{what}: no time")
+            return None
         plan, why = self._plan(model, setting, size)
         seconds = None if plan is None else self.plans.seconds(plan)
-        if clock.left < max(_LEAST, 3 * (seconds or 0.0)):
+        if clock.left < max(least, 3 * (seconds or 0.0)):
             self.results.leave_out(f"{what}: no time" + (f" for steps of about {seconds:.0f} s" if seconds and seconds > 1 else ""))
             return None
         waiting, there = 0 if plan is None else plan.ram, available_ram()
         if there is not None and waiting > _OF_RAM * there:  # the system would end this process, and all that was still to come
             self.results.leave_out(f"{what}: {waiting / 1e9:.1f} GB would wait in system RAM, of which {there / 1e9:.1f} GB are free")
             return None
-        try:
-            with _within(limit, self.device):
-                trained = make(model, setting, self.device)
-                row |= measured(trained, model, size, 0.05 if self.small else min(_LEAST, clock.left / 4)).as_row()
-        except torch.OutOfMemoryError:
-            row["error"] = "does not fit"
-        except Exception as error:  # one setting must not cost the others
-            row["error"] = first_line(error)
-        trained = None  # type: ignore[assignment]
-        free(self.device)
+        start, most = time.monotonic(), _AT_MOST + _STEPS * (seconds or 1.0) + (2 * self.compiling if setting.compiled else 0.0)
+        if not self.results.begin("steps", row, most):
+            return None
         if make is build:
             row |= {"planned_gb": None if plan is None else peak_gb(plan), "planned_seconds": seconds, "no plan": why or None}
+        try:
+            with _within(limit, self.device):
+                self._measured(row, make(model, setting, self.device), model, size, 0.05 if self.small else min(_MEASURED, clock.left / 4))
+        except Exception as error:  # one setting must not cost the others
+            row["error"] = "does not fit" if out_of_memory(error) else first_line(error)
+        free(self.device)
+        if setting.compiled:
+            self.compiling = max(self.compiling, time.monotonic() - start)
         if ours is not None and "seconds" in row:
             row["ours / theirs"] = ours["seconds"] / row["seconds"]
-        self.results.add(self.results.steps, row)
+        self.results.add("steps", row)
         return row
+
+    def _measured(self, row: Row, trained: Trained, model: Model, size: Size, seconds: float) -> None:
+        """Into the row, what is worth most first."""
+        step = stepper(trained, size)
+        row |= measured(step, self.device, seconds).as_row()
+        self.results.further("steps", row, _TRACING)
+        try:
+            row |= arithmetic(model, size, row["seconds"], self.device)
+            if self.device.type == "cuda" and row["seconds"] < seconds:
+                found = traced(step)
+                row |= {} if found is None else found.as_row()
+        except Exception as error:
+            row["not traced"] = first_line(error)
 
     def _plan(self, model: Model, setting: Setting, size: Size) -> tuple[Estimate | None, str]:
         """The plan of a configuration, or why there is none."""
@@ -204,21 +292,37 @@ def _smaller(setting: Setting) -> Setting:
     return replace(setting, blocks_to_swap=min(1, setting.blocks_to_swap))
 
 
-def run(device: torch.device, minutes: float, out: Path, small: bool = False, musubi: Musubi | None = None) -> Results:
+@dataclass(frozen=True)
+class Given:
+    """What the process that measures is told. device: its name; folder: for headers of weight files; musubi: a checkout."""
+
+    device: str
+    folder: Path
+    small: bool
+    musubi: Path | None
+
+
+def prepared(results: Results, given: Given) -> dict[str, Callable[[Clock], object]]:
+    """The parts, in the process that measures."""
+    device = pick_device(given.device)
+    known = results.facts.get(_SPEED)
+    speed = None if known is None else gpus.Speed(*known, source="measured")
+    musubi = None if given.musubi is None else Musubi(given.musubi)
+    return Battery(device, results, Plans(device, given.folder, speed), given.small or device.type != "cuda", musubi).parts
+
+
+def run(device: torch.device, minutes: float, out: Path, small: bool = False, musubi: Path | None = None) -> Results:
     """Everything there is time for. small: the smallest shapes; on a CPU always."""
-    gpu, clock = device.type == "cuda", Clock(minutes)
-    results = Results(out, {"device": torch.cuda.get_device_name(device) if gpu else "CPU", "torch": torch.__version__, "minutes": minutes})
-    speed = gpus.measured(device) if gpu else None
-    results.facts["speed"] = speed.source if speed else "not measured"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    results = Results(out, {"device": name, "torch": torch.__version__, "cuda": torch.version.cuda, "minutes": minutes})
     results.write()
-    with tempfile.TemporaryDirectory() as folder:
-        battery = Battery(device, results, Plans(device, Path(folder), speed), small or not gpu, musubi)
-        parts: dict[str, Callable[[Clock], Any]] = {
-            "correctness": battery.correctness, "steps": battery.steps, "limits": battery.limits, "musubi": battery.theirs,
-        }  # fmt: skip
-        for name, part in parts.items():
-            with clock.part(_SHARES[name]) as budget:
-                part(budget)
+    with tempfile.TemporaryDirectory() as folder, told_to_stop():
+        watched = Watched(results, Clock(minutes), prepared, Given(str(device), Path(folder), small, musubi))
+        try:
+            watched.run(list(PARTS))
+        except (KeyboardInterrupt, Stopped):
+            results.fact("stopped", "before its end")
+            raise
     return results
 
 
@@ -229,11 +333,12 @@ def _within(limit: int | None, device: torch.device) -> Iterator[None]:
         yield
         return
     total = torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, limit * 1e9 / total), device)
+    number = torch.cuda.current_device() if device.index is None else device.index  # it takes no "cuda" without one
+    torch.cuda.set_per_process_memory_fraction(min(1.0, limit * 1e9 / total), number)
     try:
         yield
     finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, device)
+        torch.cuda.set_per_process_memory_fraction(1.0, number)
 
 
 def main(words: list[str] | None = None) -> int:
@@ -246,11 +351,14 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--small", action="store_true", help="the smallest shapes only, as on a CPU")
     given = parser.parse_args(words)
     try:
-        musubi = Musubi(given.musubi) if given.musubi else None
-        results = run(pick_device(given.device), given.minutes, given.out, given.small, musubi)
+        if given.musubi:
+            Musubi(given.musubi)  # is it a checkout?
+        results = run(pick_device(given.device), given.minutes, given.out, given.small, given.musubi)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     wrong = sum(row["right"] == "NO" for row in results.checks)
     failed = sum("error" in row for row in results.steps)
     print(f"{len(results.checks)} checks, {wrong} wrong; {len(results.steps)} configurations, {failed} not to be had; {given.out}")

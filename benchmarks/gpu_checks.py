@@ -5,10 +5,10 @@ from __future__ import annotations
 import gc
 import importlib.util
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import sys
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from typing import Any
 
 import torch
@@ -23,6 +23,9 @@ T = 0.6
 BITS, ROUNDING, EIGHT_BITS, OTHER_DEVICE = 0.0, 2e-2, 0.2, 3e-2
 """Tolerances of gradients: equal; the same sums in another order, in bf16; 3 bits of mantissa; bf16 against float32."""
 
+_SECONDS, _SECONDS_COMPILED = 60.0, 180.0
+"""That one check may take; far more than it does where nothing hangs."""
+
 _CPU = torch.device("cpu")
 _SMALLEST = 1e-12
 _DETERMINISTIC = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
@@ -30,19 +33,26 @@ _DETERMINISTIC = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
 
 @dataclass(frozen=True)
 class Check:
-    """A way of training and how far its gradients may be from those of `reference`. needs: a package."""
+    """A way of training and how far its gradients may be from those of `reference`. needs: a package. usual: with the kernels that a
+    training has, which may add up in another order each time."""
 
     setting: Setting
     tolerance: float
     reference: Setting = field(default_factory=Setting)
     needs: str = ""
+    usual: bool = False
+
+    @property
+    def limit(self) -> float:
+        """Seconds that it may take."""
+        return _SECONDS_COMPILED if self.setting.compiled else _SECONDS
 
 
 _EIGHT: Any = {"fp8_scaled": True}
 _SWAP: Any = {"blocks_to_swap": 1}
 _AGAIN: Any = {"checkpointing": True}
 CHECKS = (
-    Check(Setting(), BITS),
+    Check(Setting(), ROUNDING),  # whether its bits are the same each time
     Check(Setting(**_AGAIN), BITS),
     Check(Setting(**_SWAP), BITS),
     Check(Setting(fp8_scaled=True), EIGHT_BITS),
@@ -57,40 +67,63 @@ CHECKS = (
     Check(Setting(w8a8="int8", **_SWAP, **_AGAIN, keep_attention=1), BITS, Setting(w8a8="int8")),
     Check(Setting(w8a8="fp8", **_SWAP, **_AGAIN, keep_attention=1), BITS, Setting(w8a8="fp8")),
     Check(Setting(split=True), ROUNDING),
-    Check(Setting(compiled=True), ROUNDING, needs="triton"),
+    Check(Setting(**_AGAIN, keep_attention=ALL), ROUNDING, usual=True),
+    Check(Setting(attention="flash"), ROUNDING, needs="flash_attn"),
+    Check(Setting(attention="flash", **_AGAIN, keep_attention=1), ROUNDING, needs="flash_attn"),
+    Check(Setting(attention="flash3"), ROUNDING, needs="flash_attn_interface"),
+    Check(Setting(attention="xformers"), ROUNDING, needs="xformers"),
+)  # fmt: skip
+COMPILED = (
     Check(Setting(compiled=True, **_AGAIN), ROUNDING, needs="triton"),
     Check(Setting(compiled=True, **_AGAIN, keep_attention=1, attention_in_ram=ALL), ROUNDING, needs="triton"),
     Check(Setting(compiled=True, **_EIGHT, **_SWAP, **_AGAIN), ROUNDING, Setting(**_EIGHT), "triton"),
     Check(Setting(compiled=True, **_EIGHT, **_SWAP, **_AGAIN, keep_attention=ALL), ROUNDING, Setting(**_EIGHT), "triton"),
     Check(Setting(compiled=True, w8a8="int8", **_SWAP, **_AGAIN), ROUNDING, Setting(w8a8="int8"), "triton"),
-    Check(Setting(attention="flash"), ROUNDING, needs="flash_attn"),
-    Check(Setting(attention="flash", **_AGAIN, keep_attention=1), ROUNDING, needs="flash_attn"),
-    Check(Setting(attention="flash3"), ROUNDING, needs="flash_attn_interface"),
-    Check(Setting(attention="xformers"), ROUNDING, needs="xformers"),
+    Check(Setting(compiled=True), ROUNDING, needs="triton"),
 )  # fmt: skip
 
 Gradients = dict[str, Tensor]
 """With the loss."""
 
 
-def check(results: Results, models: Sequence[Model], size: Size, device: torch.device, dtype: torch.dtype, clock: Clock) -> None:
-    """Every check with every model, the first checks of all models first."""
-    references: dict[tuple[Model, Setting], Gradients] = {}
-    for one, model in product(CHECKS, models):
-        label = f"{model.name} {size}, {one.setting}"
-        missing = "no time" if clock.left < 0 else _missing(one, device)
+@dataclass
+class Checking:
+    """Checks on one device. took: seconds of the longest one that compiled, as its cold start is most of it."""
+
+    results: Results
+    size: Size
+    device: torch.device
+    dtype: torch.dtype
+    took: float = 60.0
+    references: dict[tuple[Model, Setting, bool], Gradients] = field(default_factory=dict)
+    moving: set[Model] = field(default_factory=set)
+    """Models whose plain step has other bits each time."""
+
+    def check(self, one: Check, model: Model, clock: Clock) -> None:
+        """One check with one model, where there is time."""
+        least = self.took if one.setting.compiled else 0.0
+        label = f"{model.name} {self.size}, {one.setting}"
+        missing = _missing(one, self.device) or ("no time" if clock.left < least else "")
         if missing:
-            results.leave_out(f"{label}: {missing}")
-            continue
+            self.results.leave_out(f"{label}: {missing}")
+            return
+        usual = one.usual or one.setting.compiled
+        kernels = ", usual kernels" if one.usual else ""
+        row = {"model": model.name, "size": str(self.size), "setting": f"{one.setting}{kernels}", "against": str(one.reference)}
+        start = time.monotonic()
+        tolerance = ROUNDING if one.tolerance == BITS and model in self.moving else one.tolerance
+        judged(self.results, row, tolerance, lambda: self._apart(one, model, usual), one.limit, usual)
+        if one.setting == one.reference and row.get("distance", 0.0) > BITS:
+            self.moving.add(model)
+            self.results.leave_out(f"{model.name}: equal bits, as its plain step has other ones each time on this device")
+        if one.setting.compiled:
+            self.took = max(self.took, time.monotonic() - start)
 
-        def distances(one: Check = one, model: Model = model) -> float:
-            key = model, one.reference
-            if key not in references:
-                references[key] = gradients(build(model, one.reference, device, dtype), size)
-            return distance(gradients(build(model, one.setting, device, dtype), size), references[key])
-
-        row = {"model": model.name, "size": str(size), "setting": str(one.setting), "against": str(one.reference)}
-        judged(results, row, one.tolerance, distances)
+    def _apart(self, one: Check, model: Model, usual: bool) -> float:
+        key = model, one.reference, usual
+        if key not in self.references:
+            self.references[key] = gradients(build(model, one.reference, self.device, self.dtype), self.size)
+        return distance(gradients(build(model, one.setting, self.device, self.dtype), self.size), self.references[key])
 
 
 def check_devices(results: Results, models: Sequence[Model], size: Size, device: torch.device) -> None:
@@ -105,15 +138,18 @@ def check_devices(results: Results, models: Sequence[Model], size: Size, device:
         judged(results, row, OTHER_DEVICE, distances)
 
 
-def judged(results: Results, row: Row, tolerance: float, distances: Callable[[], float]) -> None:
-    """One line of the table. An error is its own line's only."""
+def judged(
+    results: Results, row: Row, tolerance: float, distances: Callable[[], float], seconds: float = _SECONDS, usual: bool = False
+) -> None:
+    """One line of the table, for so many seconds at most. An error is its own line's only. usual: see `Check`."""
+    if not results.begin("checks", row, seconds):
+        return
     try:
-        with _same_bits():
-            far = distances()
+        far = distances() if usual else _with_same_bits(distances)
         row |= {"tolerance": tolerance, "distance": far, "right": "yes" if far <= tolerance else "NO"}
     except Exception as error:
         row |= {"tolerance": tolerance, "right": "NO", "error": first_line(error)}
-    results.add(results.checks, row)
+    results.add("checks", row)
 
 
 def gradients(trained: Trained, size: Size) -> Gradients:
@@ -142,23 +178,32 @@ def _apart(one: Gradients, other: Gradients, names: Sequence[str]) -> float:
     return float((apart / max(size, _SMALLEST)) ** 0.5)
 
 
-@contextmanager
-def _same_bits() -> Iterator[None]:
-    """Kernels that add up in the same order each time: attention's backward does not by itself."""
+def _with_same_bits(distances: Callable[[], float]) -> float:
+    """With kernels that add up in the same order each time. PyTorch chooses those of attention only where nothing else is allowed, so
+    what has no such kernel is allowed only after it was asked for."""
     os.environ.setdefault(*_DETERMINISTIC)
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    before, fills = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    torch.utils.deterministic.fill_uninitialized_memory = False
     try:
-        yield
+        for lenient in (False, True):
+            torch.use_deterministic_algorithms(True, warn_only=lenient)
+            try:
+                return distances()
+            except RuntimeError as error:
+                if lenient or "deterministic" not in str(error):
+                    raise
+        raise AssertionError("the second time nothing is refused")
     finally:
         torch.use_deterministic_algorithms(before)
+        torch.utils.deterministic.fill_uninitialized_memory = fills
 
 
 def free(device: torch.device) -> None:
     """What nothing refers to any more, on a GPU, where it would be in the way."""
     if device.type == "cuda":
         gc.collect()
-        torch.compiler.reset()
+        if "torch._dynamo" in sys.modules:  # importing it takes seconds
+            torch.compiler.reset()
         torch.cuda.empty_cache()
 
 

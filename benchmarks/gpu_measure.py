@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from .gpu_checks import T
 from .gpu_models import Model, Size, Trained, latents
 
 _PEAKS = {  # dense bf16 products, 10^12 per second
-    "3090": 71, "4090": 165, "5090": 210, "A6000": 155, "A100": 312, "H100": 989, "H200": 989, "L40": 181, "A10": 125, "T4": 65,
+    "3090": 71, "4090": 165, "5090": 210, "A6000": 155, "A100": 312, "H100": 989, "H200": 989, "L40": 181, "L40S": 362, "A10": 125,
+    "T4": 65,
 }  # fmt: skip
 _WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy", "cuStreamSynchronize")
 
@@ -33,22 +35,18 @@ class Traced:
     copied_gb: float
     hidden: float | None
 
+    def as_row(self) -> dict[str, Any]:
+        return asdict(self)
+
 
 @dataclass(frozen=True)
 class Step:
-    """Of one configuration. seconds: the median; mfu: model operations (no recomputation) against the card's peak, where that is known;
-    peaks in GB. None: not known here."""
+    """Of one configuration. seconds: the median; peaks in GB, None where there are none."""
 
     seconds: float
     steps: int
-    tera_operations: float
-    mfu: float | None
     peak_allocated: float | None
     peak_reserved: float | None
-    kernels: int | None = None
-    waits: int | None = None
-    copied_gb: float | None = None
-    hidden: float | None = None
 
     def as_row(self) -> dict[str, Any]:
         return asdict(self)
@@ -57,7 +55,22 @@ class Step:
 @cache
 def operations(model: Model, size: Size) -> float:
     """Of a training step that computes nothing twice: products forward and for the gradient of their input, attention forward and twice
-    backward. Counted on the device "meta"."""
+    backward. Counted on the device "meta", with few layers: every further one is like the last."""
+    one, *more = _few_layers(model)
+    first = _counted(one, size)
+    return first + sum((_counted(fewer, size) - first) * further for fewer, further in more)
+
+
+def _few_layers(model: Model) -> Iterator[Any]:
+    """The model with one layer of each kind; then with a second one of each kind, and how many of it there are beside the first."""
+    kinds = [name for name in ("num_layers", "num_double_layers", "num_single_layers") if hasattr(model.geometry, name)]
+    yield replace(model, geometry=replace(model.geometry, **dict.fromkeys(kinds, 1)))
+    for kind in kinds:
+        fewer = {**dict.fromkeys(kinds, 1), kind: 2}
+        yield replace(model, geometry=replace(model.geometry, **fewer)), getattr(model.geometry, kind) - 1
+
+
+def _counted(model: Model, size: Size) -> float:
     with torch.device("meta"):
         planned = model.make(model.geometry).to(torch.bfloat16).eval()
     first, _ = latents(size, torch.device("meta"))
@@ -85,14 +98,13 @@ def available_ram(folder: Path = Path("/")) -> int | None:
 
 def peak_of(name: str) -> float | None:
     """10^12 bf16 operations per second of a card; None for one that is not in the table."""
-    return next((float(peak) for part, peak in _PEAKS.items() if part in name), None)
+    return next((float(peak) for part, peak in _PEAKS.items() if re.search(rf"\b{part}\b", name)), None)
 
 
-def measured(trained: Trained, model: Model, size: Size, seconds: float) -> Step:
-    """Steps with AdamW for about `seconds`, at least one after the warm-up; the first ones are not counted."""
-    device = trained.device
+def stepper(trained: Trained, size: Size) -> Callable[[], None]:
+    """What does a step with AdamW."""
     optimizer = torch.optim.AdamW(trained.network.parameters(), lr=1e-4)
-    first, noise = latents(size, device)
+    first, noise = latents(size, trained.device)
 
     def step() -> None:
         with trained.casting():
@@ -101,6 +113,11 @@ def measured(trained: Trained, model: Model, size: Size, seconds: float) -> Step
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
+    return step
+
+
+def measured(step: Callable[[], None], device: torch.device, seconds: float) -> Step:
+    """Steps for about `seconds`, at least one after the warm-up; the first ones are not counted."""
     gpu = device.type == "cuda"
     if gpu:
         torch.cuda.reset_peak_memory_stats(device)
@@ -109,15 +126,17 @@ def measured(trained: Trained, model: Model, size: Size, seconds: float) -> Step
     times, end = [_seconds(step, device)], time.perf_counter() + seconds
     while time.perf_counter() + times[-1] < end and len(times) < 20:
         times.append(_seconds(step, device))
-    median, tera = sorted(times)[len(times) // 2], operations(model, size) / 1e12
-    peak = peak_of(torch.cuda.get_device_name(device)) if gpu else None
     allocated, reserved = (
         (torch.cuda.max_memory_allocated(device) / 1e9, torch.cuda.max_memory_reserved(device) / 1e9) if gpu else (None, None)
     )
-    traced = _traced(step) if gpu and median < seconds else None
-    return Step(
-        median, len(times), tera, tera / median / peak if peak else None, allocated, reserved, **asdict(traced) if traced else {}
-    )  # fmt: skip
+    return Step(sorted(times)[len(times) // 2], len(times), allocated, reserved)
+
+
+def arithmetic(model: Model, size: Size, seconds: float, device: torch.device) -> dict[str, float | None]:
+    """What a step of so many seconds multiplies, and what share of the card's peak that is, where the peak is known."""
+    tera = operations(model, size) / 1e12
+    peak = peak_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    return {"tera_operations": tera, "mfu": tera / seconds / peak if peak else None}
 
 
 def _seconds(step: Callable[[], None], device: torch.device) -> float:
@@ -128,8 +147,8 @@ def _seconds(step: Callable[[], None], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def _traced(step: Callable[[], None]) -> Traced | None:
-    """None where the profiler does not see GPUs."""
+def traced(step: Callable[[], None]) -> Traced | None:
+    """One step. None where the profiler does not see GPUs."""
     from torch.profiler import ProfilerActivity, profile, supported_activities
 
     if ProfilerActivity.CUDA not in supported_activities():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,10 +13,10 @@ from musubi_backend.memory import streaming
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks import gpu, gpu_checks, gpu_measure, gpu_plan
-from benchmarks.gpu_checks import BITS, Check, Clock, check, check_devices
+from benchmarks.gpu_checks import BITS, CHECKS, COMPILED, ROUNDING, Check, Checking, check_devices, judged
 from benchmarks.gpu_models import IMAGE, LONG, MODELS, SMALL, SMALLEST, Setting
 from benchmarks.gpu_musubi import Musubi
-from benchmarks.gpu_results import Results
+from benchmarks.gpu_results import Clock, Results
 
 CPU = gpu.pick_device("cpu")
 
@@ -30,10 +31,16 @@ def battery(results: Results, tmp_path: Path) -> gpu.Battery:
     return gpu.Battery(CPU, results, gpu_plan.Plans(CPU, tmp_path), small=True)
 
 
+def _checking(results: Results) -> Checking:
+    return Checking(results, SMALLEST, CPU, gpu.torch.float32)
+
+
 def test_every_way_of_saving_memory_gives_the_gradients_of_the_plain_step(results: Results) -> None:
-    check(results, SMALL[:1], SMALLEST, CPU, gpu.torch.float32, Clock(600))  # the others: tests/contract
+    checking = _checking(results)
+    for one in (*CHECKS, *COMPILED):
+        checking.check(one, SMALL[0], Clock(600))  # the others: tests/contract
     assert {row["right"] for row in results.checks} == {"yes"}, results.checks
-    assert len({(row["model"], row["setting"]) for row in results.checks}) == 15
+    assert len({(row["model"], row["setting"]) for row in results.checks}) == 16
     eight_bits = [row for row in results.checks if row["setting"] in ("fp8 scaled", "w8a8 int8", "w8a8 fp8")]
     assert len(eight_bits) == 3 and all(0 < row["distance"] < 0.2 for row in eight_bits)
     assert sum("needs triton" in line for line in results.left_out) == 6
@@ -50,12 +57,79 @@ def _zeros(buffer: Any) -> None:
 
 def test_a_wrong_step_is_called_wrong(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streaming._Transfers, "_copy", lambda self, memory, buffer, done: _zeros(buffer))
-    monkeypatch.setattr(gpu_checks, "CHECKS", (Check(Setting(blocks_to_swap=1), BITS),))
-    check(results, SMALL[:1], SMALLEST, CPU, gpu.torch.float32, Clock(600))
-    check(results, SMALL[:1], SMALLEST, CPU, gpu.torch.float32, Clock(-1))
+    for minutes in (600, -1):
+        _checking(results).check(Check(Setting(blocks_to_swap=1), BITS), SMALL[0], Clock(minutes))
     kept = json.loads((results.folder / "gpu.json").read_text(encoding="utf-8"))
     assert [row["right"] for row in kept["checks"]] == ["NO"] and kept["left_out"] == ["small Wan 64x64x5, swap 1: no time"]
     assert "| right |" in (results.folder / "gpu.md").read_text(encoding="utf-8")
+
+
+def test_bits_are_compared_only_where_the_plain_step_has_the_same_ones_each_time(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def moving(trained: Any, size: Any) -> gpu_checks.Gradients:
+        calls.append(1)
+        return {name: gpu.torch.tensor(1 + 1e-3 * len(calls)) for name in ("loss", "one")}
+
+    monkeypatch.setattr(gpu_checks, "gradients", moving)
+    checking = _checking(results)
+    for one in (CHECKS[0], Check(Setting(checkpointing=True), BITS)):
+        checking.check(one, SMALL[0], Clock(600))
+    assert [(row["tolerance"], row["right"]) for row in results.checks] == [(ROUNDING, "yes")] * 2
+    assert all(row["distance"] > 0 for row in results.checks) and "equal bits" in results.left_out[0]
+
+
+def test_kernels_with_the_same_bits_are_insisted_on_where_there_are_any(results: Results) -> None:
+    """PyTorch's attention has them, and uses others where it may only warn."""
+    seen: list[bool] = []
+
+    def distances() -> float:
+        seen.append(gpu.torch.is_deterministic_algorithms_warn_only_enabled())
+        if len(seen) == 1:
+            raise RuntimeError("cumsum_cuda_kernel does not have a deterministic implementation")
+        return 0.0
+
+    judged(results, {"model": "one"}, BITS, distances)
+    judged(results, {"model": "other"}, BITS, distances, usual=True)
+    assert seen == [False, True, False] and [row["right"] for row in results.checks] == ["yes", "yes"]
+    assert not gpu.torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_limit_is_set_for_a_numbered_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch takes no other, and `--device` may name none."""
+    asked: list[tuple[float, object]] = []
+    answers = {
+        "get_device_properties": lambda _: SimpleNamespace(total_memory=80e9), "current_device": lambda: 0,
+        "memory._lazy_init": lambda: None,
+    }  # fmt: skip
+    for name, answer in answers.items():
+        monkeypatch.setattr(f"torch.cuda.{name}", answer)
+    monkeypatch.setattr(gpu.torch._C, "_cuda_setMemoryFraction", lambda *given: asked.append(given), raising=False)
+    for device in ("cuda", "cuda:1"):
+        with gpu._within(8, gpu.torch.device(device)):
+            pass
+    assert asked == [(0.1, 0), (1.0, 0), (0.1, 1), (1.0, 1)]
+
+
+def test_a_card_whose_speed_cannot_be_measured_has_that_of_its_data_sheet(battery: gpu.Battery, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_: object) -> None:
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(gpu.gpus, "measured", refused)
+    monkeypatch.setattr(gpu.torch.cuda, "get_device_name", lambda _: "NVIDIA H100 80GB HBM3")
+    battery.device = gpu.torch.device("cuda")
+    battery.speed(Clock(1))
+    assert battery.plans.speed == gpu.gpus.of_sheet("H100")
+    assert battery.results.facts["speed"].endswith("H100, not measured: RuntimeError: CUDA error: out of memory")
+
+
+def test_memory_that_runs_out_is_a_row(battery: gpu.Battery, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+    row = battery.measure(Clock(600), SMALL[0], Setting(), SMALLEST, make=full)
+    assert row is not None and row["error"] == "does not fit" and battery.results.steps == [row]
+    assert battery.measure(Clock(600), SMALL[0], Setting(), SMALLEST, make=full) is None, "begun before"
 
 
 def test_a_step_is_measured_beside_its_plan(battery: gpu.Battery) -> None:
@@ -64,6 +138,7 @@ def test_a_step_is_measured_beside_its_plan(battery: gpu.Battery) -> None:
     assert row is not None and row["seconds"] > 0
     plan = battery.plans.of(SMALL[0], setting, SMALLEST)
     assert row["planned_gb"] == plan.peak / 1e9 > 0 and plan.to_device > 0
+    assert row["tera_operations"] > 0 and row["mfu"] is None
     assert battery.measure(Clock(0), SMALL[0], setting, SMALLEST) is None
     assert battery.results.left_out == ["small Wan 64x64x5, swap 1 + checkpointing: no time"]
 
