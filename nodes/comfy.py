@@ -12,6 +12,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -337,14 +338,21 @@ _KINDS = {
 }
 
 
+@cache
 def _type(kind: str) -> Any:
     return _KINDS.get(kind) or io.Custom(kind)
 
 
 def _supported(maker: Any, *positional: Any, **values: Any) -> Any:
     """Call `maker` with those arguments that this version of ComfyUI knows."""
-    known = inspect.signature(maker).parameters
+    known = _arguments(maker)
     return maker(*positional, **{name: value for name, value in values.items() if name in known and value is not None})
+
+
+@cache
+def _arguments(maker: Any) -> frozenset[str]:
+    """Kept, as ComfyUI asks for all nodes each time its page is opened, and half of that time was this."""
+    return frozenset(inspect.signature(maker).parameters)
 
 
 def _shown(host: ComfyHost, result: Result, report: dict[str, str]) -> dict[str, Any] | None:

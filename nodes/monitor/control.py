@@ -36,13 +36,18 @@ def ask(index: Index, job: str, name: Any) -> dict[str, Any]:
         raise UserError(f"this cannot be asked of the job now; possible: {able}" + (f" ({known['cannot']})" if known["cannot"] else ""))
     folder = JobFolder(index.home / JOBS / job)
     if known["state"] == QUEUED:
-        if queue.take_out(index.home, job):
+        if queue.take_out(index.home, job) or _nobody_has(index.home, job):
             folder.write_status(ENDED, outcome=REMOVED, text="taken out of the queue")
         else:
             folder.ask(STOP)  # the keeper was faster
     else:
         folder.ask(name)
     return summary(index, job)
+
+
+def _nobody_has(home: Path, job: str) -> bool:
+    """Whether a job that says it waits is not in the queue: what was to put it there was killed, or its file was removed."""
+    return job not in queue.running(home) and JobFolder(home / JOBS / job).status().get("state") == QUEUED
 
 
 def go_on(index: Index, job: str, steps: Any, epochs: Any, gpus: Sequence[str]) -> dict[str, Any]:

@@ -157,6 +157,12 @@ def test_a_job_whose_notes_are_damaged_does_not_seem_to_wait_for_ever(bench: Any
     assert other["outcome"] == "finished"
 
 
+def test_what_says_that_it_waits_and_is_in_no_queue_can_be_taken_out(bench: Any, part: Any, index: Any, quick: None) -> None:
+    job = Path(queue_again(bench).values[4]["folder"]).name
+    (bench.home / "queue" / "waiting" / job).unlink()
+    assert part("nodes.monitor.control").ask(index, job, "stop")["outcome"] == "removed"
+
+
 def test_what_crashes_is_started_again_as_often_as_is_set(bench: Any, part: Any, quick: None) -> None:
     part("nodes.jobs.config").set_queue(bench.home, {"restarts": 1})
     bench.plan(crashes=True)

@@ -122,7 +122,7 @@ def _finished(window: Window, jobs: Jobs, downloads: Path) -> None:
     window.browser.run("document.querySelector('.mt-steps').value = '4'; return 1;")
     window.press("Train further")
     further = until(lambda: [one for one in jobs.of("short") if one["id"] != job["id"]])[0]
-    window.browser.wait(f"document.querySelector('.mt-detail .mt-title').title === '{further['id']}' ? 1 : 0", SECONDS)
+    window.browser.wait(f"document.querySelector('.mt-detail').dataset.job === '{further['id']}' ? 1 : 0", SECONDS)
     window.back()
 
 
@@ -183,7 +183,7 @@ def _ended(window: Window, jobs: Jobs) -> None:
     window.press("Continue to the end")
     again = until(lambda: [one for one in jobs.of("long") if one["id"] != stopped["id"] and one["step"] > stopped["step"]])[0]
     assert again["first_step"] == stopped["step"]
-    window.browser.wait(f"document.querySelector('.mt-detail .mt-title').title === '{again['id']}' ? 1 : 0", SECONDS)
+    window.browser.wait(f"document.querySelector('.mt-detail').dataset.job === '{again['id']}' ? 1 : 0", SECONDS)
     window.press("Kill")
     window.press("End it now")
     ended = until(lambda: (now := jobs.detail(again["id"]))["state"] == "ended" and now)

@@ -64,11 +64,15 @@ def test_every_state_has_its_word_and_its_numbers(tab: Tab) -> None:
     tab.browser.wait("document.querySelector('[role=alert]') ? 1 : 0")
     assert "Raise blocks_to_swap" in tab.text("[role=alert]") and "The whole log" in tab.text("[role=alert] pre")
     tab.press("Back to the list")
-    for state, said in (("stopped", "stopped at step 700, state saved"), ("lost", "continue from there"), ("queued", "waits for its GPU")):
+    for state, said in (("stopped", "stopped at step 700, state saved"), ("lost", "continue from there"), ("queued", "place 1 of 2")):
         tab.show(state)
         assert said in tab.text(".mt-how"), state
         if state == "stopped":
             assert tab.text(".mt-unit") == "steps beyond 1\u2009600", "where it was to end, not where it stopped"
+        if state == "lost":
+            assert "nothing says" not in tab.text(".mt-how"), "its step is shown below"
+        if state == "queued":
+            assert "TensorBoard" not in tab.text(".mt-buttons"), "there is nothing of it to look at yet"
         tab.press("Back to the list")
 
     tab.recorded.jobs = []
@@ -204,8 +208,10 @@ def test_trainings_are_laid_over_each_other_and_the_queue_is_put_in_order(tab: T
     tab.open()
     second = STATES["waiting"]["id"]
     earlier = f"document.querySelector('[data-id=\"{second}\"]').parentElement.querySelector('.mt-order button')"
-    tab.browser.run(f"{earlier}.click(); return 1;")
+    tab.browser.run(f"{earlier}.focus(); return 1;")
+    tab.browser.press("Enter")
     tab.browser.wait(f"document.querySelector('[data-id=\"{second}\"] .mt-badge').innerText.trim() === 'queued · 1' ? 1 : 0")
+    tab.browser.wait("document.activeElement.ariaLabel === 'Later in the queue: after' ? 1 : 0")
     assert tab.recorded.asked == [("queue", {"order": [second, STATES["queued"]["id"]]})]
 
     tab.recorded.jobs[5] = {**STATES["finished"], "more_settings": [{"name": "max_train_epochs", "value": 40, "default": None}]}
@@ -289,7 +295,11 @@ def test_what_takes_space_is_chosen_and_removed_but_nothing_that_is_trained(tab:
     assert tab.browser.run(f"return {rows}.map(one => one.querySelector('input').disabled);") == [True, False, False]
     assert "700 MB · states: 2, LoRAs: 3, samples: 12" in tab.browser.run(f"return {rows}[1].innerText;")
     buttons = "[...document.querySelectorAll('dialog .mt-button')]"
-    tab.browser.run(f"{rows}[1].querySelector('input').click(); {rows}[2].querySelector('input').click();")
+    every = "document.querySelector('.musubi-all')"
+    tab.browser.run(f"{rows}[1].querySelector('input').click(); return 1;")
+    assert tab.browser.run(f"return [{every}.indeterminate, {every}.nextElementSibling.textContent];") == [True, "Chosen: 1 · 700 MB"]
+    tab.browser.run(f"{every}.click(); return 1;")
+    assert tab.browser.run(f"return {rows}.map(one => one.querySelector('input').checked);") == [False, True, True], "all that can go"
     press = f"{buttons}.findLast(one => one.innerText.trim() === 'Remove').click();"
     tab.browser.run(press)
     assert tab.recorded.asked == [], "it is asked twice"

@@ -30,7 +30,7 @@ export class Actions {
   show(job) {
     this.job = job;
     const lora = [...job.files].reverse().find((file) => file.content === "lora" && file.url && file.exists);
-    const shape = JSON.stringify([job.id, job.can, job.cannot, job.state, job.outcome, job.workflow, job.run, lora?.file]);
+    const shape = JSON.stringify([job.id, job.can, job.cannot, job.state, job.outcome, job.workflow, job.run, lora?.file, job.step > 0]);
     if (shape === this._shape) return; // what is focused stays
     this._shape = shape;
     const queued = job.state === "queued";
@@ -42,9 +42,9 @@ export class Actions {
         return button(label, act, { icon, kind: name === "kill" ? "mt-danger" : name === "stop" ? "mt-first" : "", title: say(`do.${name}.hint`) });
       }),
       ...(ended && job.kind === "training" && job.run && job.engine === "builtin" ? this._further(job) : []),
-      ...(job.kind === "training" && job.run ? [button(say("flow.open"), () => openMyWorkflow(job, (text, bad) => (this._tell(text, bad), this.changed())), { icon: "pi-images", title: say("flow.hint") })] : []),
+      ...(job.kind === "training" && job.run && (job.step || lora) ? [button(say("flow.open"), () => openMyWorkflow(job, (text, bad) => (this._tell(text, bad), this.changed())), { icon: "pi-images", title: say("flow.hint") })] : []),
       ...(lora?.url ? [element("a", { class: "mt-button", href: address(lora.url), download: lora.name, title: lora.name }, element("i", { class: "pi pi-download", "aria-hidden": "true" }), element("span", {}, say("do.download")))] : []),
-      ...(job.kind === "training" && job.run ? [button("TensorBoard", () => this._tensorBoard(job), { icon: "pi-chart-bar", title: say("do.tensorboard.hint") })] : []),
+      ...(job.kind === "training" && job.run && job.step ? [button("TensorBoard", () => this._tensorBoard(job), { icon: "pi-chart-bar", title: say("do.tensorboard.hint") })] : []),
       ...(job.workflow ? [button(say("do.workflow"), () => this._workflow(job), { icon: "pi-sitemap" })] : []),
       button(say("do.copy_path"), () => this._copy(job.run_folder ?? job.folder), { icon: "pi-copy", title: job.run_folder ?? job.folder }),
     );
@@ -53,6 +53,8 @@ export class Actions {
 
   /** Further than it was to go, in what it counts in; and to that end where it has not come so far. @param {Detail} job */
   _further(job) {
+    const again = (/** @type {string} */ label) => button(label, () => this._do(() => goOn(job.id, { steps: 0 }), say("said.queued"), true), { icon: "pi-play", kind: "mt-first" });
+    if (!job.step) return [again(say("do.queue_again"))]; // it has not begun: there may be nothing to continue
     const epochs = job.settings.some((one) => one.name === "max_train_epochs" && one.value);
     const end = epochs ? job.epochs : job.total;
     const unit = say(epochs ? "do.continue.epochs" : "do.continue.unit");
@@ -64,7 +66,7 @@ export class Actions {
       else more.focus();
     }, { icon: "pi-forward" });
     const parts = [element("span", { class: "mt-joined" }, further, more, element("span", { class: "mt-unit" }, behind))];
-    if (job.outcome !== "finished") parts.unshift(button(say("do.again"), () => this._do(() => goOn(job.id, { steps: 0 }), say("said.queued"), true), { icon: "pi-play", kind: "mt-first" }));
+    if (job.outcome !== "finished") parts.unshift(again(say("do.again")));
     return parts;
   }
 

@@ -57,7 +57,7 @@ export class DetailView {
     this.tab = "";
     /** @type {Record<string, HTMLElement>} */
     this.tabButtons = {};
-    this.name = element("h2", { class: "mt-title", tabindex: "-1" });
+    this.name = element("h2", { class: "mt-title", dir: "auto", tabindex: "-1" });
     this.state = element("span");
     this.now = element("div", { class: "mt-now" });
     this.how = element("div", { class: "mt-how" });
@@ -68,7 +68,7 @@ export class DetailView {
     this.tabs = this._tabs([["samples", this.gallery.whole], ["items", this.items.whole], ["files", this.files], ["settings", this.settings], ["log", this.log.whole]]);
     this.whole = element(
       "section",
-      { class: "mt-detail", "aria-label": say("detail") },
+      { class: "mt-detail", "aria-label": say("detail"), "data-job": this.id },
       element("header", {}, button(say("back"), () => this.open(null), { icon: "pi-arrow-left", only: true }), this.name, this.state),
       this.how,
       this.now,
@@ -160,7 +160,7 @@ export class DetailView {
   /** @param {Detail} job */
   _show(job) {
     setText(this.name, title(job));
-    this.name.title = job.id;
+    this.name.title = title(job);
     this.state.replaceChildren(badge(job));
     this._showHow(job);
     this._showNow(job);
@@ -179,7 +179,8 @@ export class DetailView {
   /** What became of it, and what went wrong. @param {Detail} job */
   _showHow(job) {
     const state = standing(job);
-    const said = `${state} ${job.text} ${job.error} ${job.answers.length}`;
+    const place = jobs.place(job);
+    const said = `${state} ${job.text} ${job.error} ${job.answers.length} ${place} ${jobs.queue.waiting.length}`;
     if (this.how.dataset.said === said) return;
     this.how.dataset.said = said;
     const refused = job.state === "ended" ? undefined : job.answers.filter((one) => one.answer === "ignored").pop();
@@ -189,9 +190,9 @@ export class DetailView {
       const [first, ...rest] = translated(error).split("\n");
       parts.push(element("div", { class: "mt-banner mt-bad", role: "alert" }, element("p", {}, element("b", {}, say("how.failed"), " "), first), rest.length ? element("pre", {}, rest.join("\n")) : null, button(say("copy"), () => copied(error), { icon: "pi-copy" })));
     } else if (job.state === "ended" && (job.text || known(`how.${state}`))) {
-      parts.push(element("div", { class: `mt-banner mt-${state}`, role: "status" }, element("p", {}, state === "lost" || !job.text ? say(`how.${state}`) : translated(job.text))));
+      parts.push(element("div", { class: `mt-banner mt-${state}`, role: "status" }, element("p", {}, job.text ? translated(job.text) : say(`how.${state}`)), state === "lost" && job.step ? element("p", {}, say("how.lost.more")) : null));
     } else if (state === "queued") {
-      parts.push(element("div", { class: "mt-banner", role: "status" }, element("p", {}, say("how.queued"))));
+      parts.push(element("div", { class: "mt-banner", role: "status" }, element("p", {}, place === null ? say("how.queued") : say("how.queued_at", { place: place + 1, all: jobs.queue.waiting.length }))));
     }
     if (job.attempt > 1) parts.push(element("p", { class: "mt-faint" }, say("how.attempt", { attempt: job.attempt })));
     if (refused) parts.push(element("p", { class: "mt-said mt-bad" }, `${say(`do.${refused.name}`)}: ${translated(refused.text)}`));

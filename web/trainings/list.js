@@ -84,7 +84,6 @@ export class List {
     else if (!found.length) this._say("pi-search", say("list.none"));
     else this.message.replaceChildren();
 
-    const focused = this.items.contains(document.activeElement) ? /** @type {HTMLElement} */ (document.activeElement).dataset.id : undefined;
     const before = this.rows;
     this.rows = new Map();
     let order = false;
@@ -98,8 +97,9 @@ export class List {
     });
     for (const [id, entry] of before) if (!this.rows.has(id)) this._sight.unobserve(entry.row.whole);
     if (order || this.items.children.length !== shown.length) {
+      const held = /** @type {HTMLElement | null} */ (document.activeElement); // a row that is moved loses it
       this.items.replaceChildren(...[...this.rows.values()].map(({ row }) => row.whole));
-      if (focused) this.rows.get(focused)?.row.open.focus();
+      if (held?.isConnected) held.focus();
     }
     this._foot(found.length);
   }
@@ -153,7 +153,7 @@ export class List {
     const by = steps[event.key];
     if (!by) return;
     const all = /** @type {HTMLElement[]} */ ([...this.items.querySelectorAll(".mt-open")]);
-    const at = all.indexOf(/** @type {HTMLElement} */ (document.activeElement));
+    const at = all.indexOf(/** @type {HTMLElement} */ (document.activeElement?.closest(".mt-item")?.firstElementChild));
     event.preventDefault();
     all[Math.max(0, Math.min(all.length - 1, at + by))]?.focus();
   }

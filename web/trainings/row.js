@@ -60,22 +60,24 @@ function setClass(one, name) {
 export class Row {
   /** @param {string} id @param {(id: string) => void} open */
   constructor(id, open) {
-    this.name = element("span", { class: "mt-name" });
+    this.name = element("span", { class: "mt-name", dir: "auto" }); // the end of a long one is cut, in either direction of writing
     /** @type {HTMLElement | undefined} */
     this.badge = undefined;
     this.line = element("span", { class: "mt-line" });
     /** @type {HTMLElement | undefined} */
     this.bar = undefined;
-    this.error = element("span", { class: "mt-error-line" });
+    this.error = element("span", { class: "mt-error-line", dir: "auto" });
     this.head = element("span", { class: "mt-head" }, this.name);
     this.open = element("button", { type: "button", class: "mt-open", "data-id": id, onclick: () => open(id) }, this.head, this.line, this.error);
     this.whole = element("div", { role: "listitem", class: "mt-item" }, this.open);
-    this._order = "";
+    /** @type {HTMLElement | undefined} */
+    this.moves = undefined;
   }
 
   /** @param {Job} job */
   show(job) {
     setText(this.name, title(job));
+    this.name.title = title(job);
     if (!this.badge) this.head.append((this.badge = badge(job)));
     else badge(job, this.badge);
     setText(this.line, line(job));
@@ -88,6 +90,7 @@ export class Row {
     }
     const error = job.outcome === "failed" && job.error ? translated(job.error.split("\n")[0]) : "";
     setText(this.error, error);
+    this.error.title = error;
     this.error.hidden = !error;
     this._showOrder(job);
   }
@@ -96,21 +99,33 @@ export class Row {
   _showOrder(job) {
     const { waiting } = jobs.queue;
     const at = job.state === "queued" && waiting.length > 1 ? waiting.indexOf(job.id) : -1;
-    const order = at < 0 ? "" : waiting.join();
-    if (order === this._order) return;
-    this._order = order;
-    this.whole.querySelector(".mt-order")?.remove();
-    if (at < 0) return;
-    const move = async (/** @type {number} */ by) => {
-      const wanted = waiting.filter((id) => id !== job.id);
-      wanted.splice(at + by, 0, job.id);
-      const { queue } = await reorder(wanted);
-      jobs.take({ queue });
-    };
-    const up = button(say("queue.up"), () => move(-1), { icon: "pi-arrow-up", only: true });
-    const down = button(say("queue.down"), () => move(1), { icon: "pi-arrow-down", only: true });
+    if (at < 0) {
+      this.moves?.remove();
+      this.moves = undefined;
+      return;
+    }
+    if (!this.moves) {
+      const [up, down] = [say("queue.up"), say("queue.down")];
+      this.moves = element("span", { class: "mt-order" }, button(up, () => this._move(job.id, -1), { icon: "pi-arrow-up", only: true }), button(down, () => this._move(job.id, 1), { icon: "pi-arrow-down", only: true }));
+      for (const one of this.moves.children) one.setAttribute("aria-label", `${one.getAttribute("aria-label")}: ${title(job)}`);
+      this.whole.append(this.moves);
+    }
+    const [up, down] = /** @type {HTMLButtonElement[]} */ ([...this.moves.children]);
+    const held = [up, down].find((one) => one === document.activeElement);
     up.disabled = at === 0;
     down.disabled = at === waiting.length - 1;
-    this.whole.append(element("span", { class: "mt-order" }, up, down));
+    if (held?.disabled) (held === up ? down : up).focus(); // whoever moves it by keys can move it back
+  }
+
+  /** @param {string} id @param {number} by */
+  async _move(id, by) {
+    const wanted = jobs.queue.waiting.filter((one) => one !== id);
+    wanted.splice(jobs.queue.waiting.indexOf(id) + by, 0, id);
+    try {
+      jobs.take(await reorder(wanted));
+    } catch (error) {
+      setText(this.error, error instanceof Error ? error.message : String(error));
+      this.error.hidden = false;
+    }
   }
 }

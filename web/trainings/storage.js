@@ -1,8 +1,8 @@
 // @ts-check
 // What trainings and jobs take on the disk, in a window, to choose what goes. What is being trained or waits cannot be chosen.
-import { button, element, keepKeys } from "./element.js";
+import { button, element, keepKeys, setText } from "./element.js";
 import { ask, jobs } from "./server.js";
-import { moment, say, size } from "./words.js";
+import { moment, say, size, translated } from "./words.js";
 
 /** @typedef {{ run: string, name: string, bytes: number, states: number, loras: number, samples: number, modified: number, jobs: string[], busy: boolean }} Run */
 /** @typedef {{ jobs: { count: number, bytes: number }, runs: Run[] }} Storage */
@@ -13,6 +13,8 @@ class Cleaning {
   constructor() {
     this.said = element("div", { class: "mt-said", role: "status" });
     this.list = element("div", { class: "mt-storage" }, element("p", { class: "mt-faint" }, say("storage.loading")));
+    this.all = element("input", { type: "checkbox", class: "musubi-all", disabled: true, onchange: () => this._chooseAll() });
+    this.sum = element("span", {}, say("storage.all"));
     this.states = element("input", { type: "checkbox", class: "musubi-states-only", onchange: () => this._count() });
     this.go = button(say("storage.remove"), () => this._sure(), { icon: "pi-trash", kind: "mt-danger" });
     this.go.disabled = true;
@@ -30,7 +32,7 @@ class Cleaning {
     const row = (/** @type {Run | string[]} */ what, /** @type {string} */ name, /** @type {string} */ facts, busy = false) => {
       const box = element("input", { type: "checkbox", disabled: busy, onchange: () => this._count() });
       this.boxes.set(box, what);
-      return element("label", { class: busy ? "mt-gone" : "" }, box, element("span", { class: "mt-file" }, name), element("span", { class: "mt-faint" }, facts));
+      return element("label", { class: busy ? "mt-gone" : "" }, box, element("span", { class: "mt-file", dir: "auto" }, name), element("span", { class: "mt-faint" }, facts));
     };
     this.list.replaceChildren(
       ...storage.runs.sort((a, b) => b.bytes - a.bytes).map((run) => row(run, run.name, [size(run.bytes), say("storage.run", { states: run.states, loras: run.loras, samples: run.samples }), moment(run.modified), run.busy ? say("storage.busy") : ""].filter(Boolean).join(" · "), run.busy)),
@@ -45,8 +47,19 @@ class Cleaning {
     return { runs: /** @type {Run[]} */ (chosen.filter((what) => !Array.isArray(what))), jobs: this.states.checked ? [] : /** @type {string[]} */ (chosen.filter(Array.isArray).flat()) };
   }
 
+  _chooseAll() {
+    for (const box of this.boxes.keys()) box.checked = this.all.checked && !box.disabled;
+    this._count();
+  }
+
   _count() {
     const { runs, jobs: loose } = this._chosen();
+    const able = [...this.boxes.keys()].filter((box) => !box.disabled);
+    const chosen = able.filter((box) => box.checked);
+    this.all.disabled = !able.length;
+    this.all.checked = able.length > 0 && chosen.length === able.length;
+    this.all.indeterminate = chosen.length > 0 && !this.all.checked;
+    setText(this.sum, chosen.length ? say("storage.chosen", { chosen: chosen.length, size: size(runs.reduce((sum, run) => sum + run.bytes, 0)) }) : say("storage.all"));
     this.go.disabled = !runs.length && !loose.length;
     this.ask.replaceChildren();
   }
@@ -68,7 +81,7 @@ class Cleaning {
     this.go.disabled = true;
     try {
       const { bytes, kept } = await ask("clean", { runs: runs.map((run) => run.run), jobs: loose, states_only: this.states.checked });
-      this.said.textContent = [say("storage.removed", { size: size(bytes) }), ...kept.map((/** @type {{ id: string, reason: string }} */ one) => `${one.id}: ${one.reason}`)].join("\n");
+      this.said.textContent = [say("storage.removed", { size: size(bytes) }), ...kept.map((/** @type {{ id: string, reason: string }} */ one) => `${one.id}: ${translated(one.reason)}`)].join("\n");
       await Promise.all([this.read(), jobs.load()]);
     } catch (error) {
       this.said.textContent = /** @type {Error} */ (error).message;
@@ -84,8 +97,9 @@ export function openStorage() {
     "dialog",
     { class: "mt-large mt-look", "aria-label": say("storage") },
     element("header", {}, element("b", {}, say("storage")), close),
+    element("label", {}, cleaning.all, " ", cleaning.sum),
     cleaning.list,
-    element("label", {}, cleaning.states, say("storage.states_only")),
+    element("label", {}, cleaning.states, " ", say("storage.states_only")),
     element("p", { class: "mt-faint" }, say("storage.hint")),
     element("div", { class: "mt-buttons" }, cleaning.go),
     cleaning.ask,

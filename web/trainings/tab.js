@@ -75,13 +75,20 @@ class Trainings {
       (gone.isConnected ? gone : null)?.replaceWith(this.whole);
       if (this.whole.parentElement === dialog) this.whole.remove();
       dialog.remove();
-      this.wide.setAttribute("aria-label", say("large"));
+      this._nameWide("large");
     });
     this.whole.replaceWith(gone);
     dialog.append(this.whole);
     document.body.append(dialog);
     dialog.showModal();
-    this.wide.setAttribute("aria-label", say("large.close"));
+    this._nameWide("large.close");
+  }
+
+  /** What the button for the large window does now. @param {"large" | "large.close"} does */
+  _nameWide(does) {
+    this.wide.setAttribute("aria-label", say(does));
+    this.wide.title = say(does);
+    /** @type {Element} */ (this.wide.firstElementChild).className = `pi ${does === "large" ? "pi-window-maximize" : "pi-window-minimize"}`;
   }
 }
 

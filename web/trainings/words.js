@@ -153,10 +153,10 @@ const THOUSANDS = new Intl.NumberFormat("en-US"); // made once: it is slow to ma
 /** A whole number with separators. @param {number | null | undefined} value */
 export const count = (value) => (value === null || value === undefined ? "–" : THOUSANDS.format(value).replaceAll(",", "\u2009"));
 
-/** When something was, in the browser's own words; with the day where it was not today. @param {number | null | undefined} time seconds */
+/** When something was, as people of the page's language write it, in English those of the browser's; with the day where it was not today. @param {number | null | undefined} time seconds */
 export function moment(time) {
   if (!time) return "";
   const date = new Date(time * 1000);
   const today = date.toDateString() === new Date().toDateString();
-  return date.toLocaleString(undefined, today ? { timeStyle: "short" } : { dateStyle: "medium", timeStyle: "short" });
+  return date.toLocaleString(language() === "en" ? undefined : language(), today ? { timeStyle: "short" } : { dateStyle: "medium", timeStyle: "short" });
 }
