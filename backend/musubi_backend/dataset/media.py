@@ -179,8 +179,8 @@ _ADVICE = {
         (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"),
         "raw images of cameras are not read; develop them and save them as PNG or JPEG",
     ),
-    **dict.fromkeys((".exr", ".hdr"), "images of light without a white are not read; save them as PNG or JPEG"),
-    **dict.fromkeys((".svg", ".svgz", ".pdf", ".eps", ".ai"), "drawings are not read; save them as PNG"),
+    **dict.fromkeys((".exr", ".hdr"), "HDR images without a white point are not read; save them as PNG or JPEG"),
+    **dict.fromkeys((".svg", ".svgz", ".pdf", ".eps", ".ai"), "vector images and documents are not read; save them as PNG"),
 }
 _FOLDERS = {
     True: "give it a dataset of its own, or list folders of frames in a video_jsonl_file",

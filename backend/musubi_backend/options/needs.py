@@ -28,8 +28,10 @@ def _sentence(given: str, partners: list[str], need: Need) -> str:
         return f"{given} has no effect together with --{first[:-1]}: leave one of the two out"
     if not partners:
         return f"{given} has no effect with these models: leave it out"
-    verb = "needs" if need.rejected else "has no effect alone, it needs"
-    return f"{given} {verb} {' or '.join(partners)}: add that, or leave {flag} out"
+    needed = " or ".join(partners)
+    if need.rejected:
+        return f"{given} needs {needed}: add that, or leave {flag} out"
+    return f"{given} has no effect alone, it needs {needed}: add that, or leave {flag} out"
 
 
 def _holds(tool: Tool, args: Namespace, side: str) -> bool:

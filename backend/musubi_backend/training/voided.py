@@ -121,7 +121,7 @@ def check_schedule(settings: ScheduleSettings, total: int) -> None:
 
 def nothing_trained(settings: ScheduleSettings, total: int, which: str = "the learning rate is") -> str:
     """A sentence about a rate that is 0 all along."""
-    own, given = settings.lr_scheduler_type, f"--lr_scheduler {settings.lr_scheduler} and --lr_warmup_steps {settings.lr_warmup_steps}"
+    own, given = settings.lr_scheduler_type, f"--lr_scheduler {settings.lr_scheduler}, --lr_warmup_steps {settings.lr_warmup_steps}"
     return (
         f"{which} 0 in all {total} steps: with {f'--lr_scheduler_type {own}' if own else given} "
         "nothing would be trained. Train longer, shorten the warm-up or choose another schedule"

@@ -72,7 +72,7 @@ def _facts(geometry: WanGeometry) -> dict[str, int | bool]:
 def _difference(key: str, facts: dict[str, int | bool], wanted: Task) -> str:
     named = {"image_encoder": "layers for an image encoder's features", "last_frame": "positions for a first and a last image"}
     if key in named:
-        return f"it has {'' if facts[key] else 'no '}{named[key]}"
+        return f"it {'has' if facts[key] else 'lacks'} {named[key]}"
     return f"{key} {facts[key]} instead of {getattr(wanted, key)}"
 
 
