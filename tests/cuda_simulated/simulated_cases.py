@@ -47,7 +47,7 @@ _CELLS = {str(cell): cell for cells in (training_cells, generating_cells) for ce
 
 def _report(gpu: Simulation) -> Report:
     return {
-        "waits in steps": sorted({f"{what}: {where}" for what, where in gpu.in_steps}),
+        "waits in steps": {f"{what}: {where}": count for (what, where), count in sorted(gpu.in_steps.items())},
         "validating": {f"{what}: {where}": count for (what, where), count in gpu.waited.items() if "validation" in where},
         "races": gpu.order.races,
         "kernels": sum(gpu.kernels.values()),

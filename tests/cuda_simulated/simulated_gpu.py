@@ -23,6 +23,8 @@ from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 CAPABILITY, TOTAL, FREE = (8, 9), 24 << 30, 20 << 30
+NAME = "Simulated RTX 4090"
+"""One whose speed is known, so that none is measured."""
 
 
 def _in_mode(run: Callable[[threading.Thread], None]) -> Callable[[threading.Thread], None]:
@@ -43,7 +45,7 @@ def simulated_gpu(capability: tuple[int, int] = CAPABILITY) -> Iterator[device.S
     answers: dict[str, Any] = {
         "is_available": lambda: True, "device_count": lambda: 1, "current_device": lambda: 0, "is_initialized": lambda: True,
         "_lazy_init": nothing, "init": nothing, "empty_cache": nothing, "set_device": nothing, "manual_seed": nothing,
-        "manual_seed_all": nothing, "get_device_capability": lambda _=None: capability, "get_device_name": lambda _=None: "Simulated GPU",
+        "manual_seed_all": nothing, "get_device_capability": lambda _=None: capability, "get_device_name": lambda _=None: NAME,
         "mem_get_info": lambda _=None: (FREE, TOTAL),
         "get_rng_state": lambda _=None: torch.zeros(16, dtype=torch.uint8), "set_rng_state": nothing,
         "is_bf16_supported": lambda *_, **__: True, "Stream": device.Stream, "Event": device.Event, "current_stream": device.current_stream,
@@ -61,6 +63,7 @@ def simulated_gpu(capability: tuple[int, int] = CAPABILITY) -> Iterator[device.S
         undo.enter_context(patch.object(torch, "Generator", Generator))
         undo.enter_context(patch.object(torch, "save", tensors.save_with(torch.save)))
         undo.enter_context(patch.object(fake_tensor, "init_gpu_context", nothing))
+        undo.enter_context(patch.object(fake_tensor.FakeTensor, "tolist", tensors.tolist_with(Tensor.tolist)))
         undo.enter_context(patch.object(FakeTensorMode, "avoid_device_init", property(lambda _: True)))
         undo.enter_context(patch.object(nn.Module, "_apply", tensors.apply_in_place))
         undo.enter_context(patch.object(threading.Thread, "run", _in_mode(threading.Thread.run)))

@@ -332,6 +332,17 @@ def test_a_state_inside_a_window_knows_nothing_of_it(count: int, tmp_path: Path)
     assert len(state.losses) == 2 and state.position == Position(step=1, epoch=0, batch=2 * count, micro_step=2)
 
 
+@pytest.mark.parametrize(("broken", "what"), [({2: math.nan}, "loss .* training item2"), ({2: 4e18}, "gradient .* training item2, item3")])
+def test_a_window_that_is_not_finite_changes_nothing_wherever_it_began(broken: dict[int, float], what: str, tmp_path: Path) -> None:
+    """Its losses are read at its end: the first of two is named, of two gradients both."""
+    slope: dict[str, Any] = {"up": 0.0, "down": 1e4} if broken[2] > 1 else {}
+    small = Small(tmp_path, gradient_accumulation_steps=2, broken=broken, learning_rate=1e-12, **slope)
+    with pytest.raises(UserError, match=what) as caught:
+        small.loop.start()
+    assert ("item3" in str(caught.value)) == ("item3" in what)
+    assert len(small.after) == 1 and small.numbers == small.after[0] and len(small.loop.state().losses) == 2
+
+
 def test_a_stop_before_the_first_step_saves_nothing(tmp_path: Path) -> None:
     small = Small(tmp_path)
     job.request_stop()
@@ -485,6 +496,11 @@ def test_one_of_two_processes_trains_every_second_batch_with_the_mean_gradient_a
     assert small.loop.history == pytest.approx([loss + 1 for loss in expected.losses])
     assert small.loop.position == Position(step=2, epoch=1, batch=0, micro_step=2)
     assert not small.shown.of("loss/current")
+    together = Small(tmp_path / "windows", processes=Halves(torch.device("cpu")), max_train_steps=1, gradient_accumulation_steps=2)
+    together.loop.start()
+    expected = Expected()
+    expected.step([(1, 0), (3, 1)])
+    assert together.loop.history == pytest.approx([expected.losses[0] + 1])
 
 
 def test_one_of_two_processes_that_ends_inside_an_epoch_counts_the_batches_of_both_and_goes_on_behind_them(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The training loop: batches in order, one loss per micro-step, one optimizer step per accumulation window.
+"""The training loop: batches in order, one loss per micro-step, and at the end of an accumulation window one wait for them and one step.
 
 It can stop anywhere, also inside a forward or backward pass (of several processes, between two micro-steps, as all must leave together):
 gradients of an unfinished window are thrown away and the window is done again on resume, so what continues is exactly what would
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -51,6 +51,14 @@ logger = logging.getLogger(__name__)
 _TRAINING = "training"  # as the nodes call the phase of steps
 
 
+class _Trained(NamedTuple):
+    """A batch of an unfinished window. index: in the epoch and process; names: of its items; loss: on the device still."""
+
+    index: int
+    names: list[str]
+    loss: Tensor
+
+
 class Loop:
     """Trains a `Run` from its position to its last step."""
 
@@ -70,8 +78,7 @@ class Loop:
         self.down = SteppingDown(self)
         self.leaving = Leaving(self.keeping, self.down)
         self.sample_making = SampleMaking(self)
-        self._window: list[float] = []
-        self._suspects: list[str] = []
+        self._window: list[_Trained] = []
         self.validation = Validation(run)
         self.due = [kind(self) for kind in due.KINDS]
 
@@ -97,7 +104,6 @@ class Loop:
         del run.transformer, run.network, run.choice, run.schedule
         self.scaler = None
         self._window.clear()
-        self._suspects.clear()
 
     def hold(self, built: Built, settings: TrainingSettings, architecture: Architecture) -> None:
         """Go on with what was built anew; its contents are to be restored."""
@@ -146,12 +152,9 @@ class Loop:
                 losses = self.forward_and_backward(upcoming, position.micro_step + len(self._window))
                 upcoming = [self._load(batch) for batch in batches[start + at_once : start + 2 * at_once]]  # while the device computes
             for index, loss in enumerate(losses, start):
-                complete = len(self._window) + 1 == accumulated or index == len(batches) - 1
-                value = self._checked(loss, batches[index], complete)
-                self._window.append(value)
-                self.average.add(index, value)
-            if complete:
-                self._update(index + 1)
+                self._window.append(_Trained(index, [str(name) for name in batches[index].names], loss))
+            if len(self._window) == accumulated or index == len(batches) - 1:
+                self._update(self._checked(), index + 1)
                 if position.step >= run.total_steps:
                     self._end_of_epoch(whole=index == len(batches) - 1)
                     return False
@@ -213,41 +216,36 @@ class Loop:
     def _has_gradients(self) -> bool:
         return any(parameter.grad is not None for parameter in self.parameters)
 
-    def _checked(self, loss: Tensor, description: BatchDescription, complete: bool) -> float:
-        """The loss as a number; the only wait for the device. At the end of a window also averages and clips the gradients.
+    def _checked(self) -> list[float]:
+        """The losses of a window as numbers, once its gradients are averaged and clipped; the only wait for the device.
 
-        UserError naming the items when the loss or the gradients are not finite: they have changed nothing yet. Several
-        processes find that out together, at the end of the window.
+        UserError naming the items when a loss or the gradients are not finite: they have changed nothing yet. Several processes find that
+        out together, as their gradients are those of all.
         """
-        run = self.run
-        norm = 0.0
-        if complete:
-            run.processes.average_gradients(self.parameters)
-            if self.scaler is not None and self._has_gradients():
-                self.scaler.unscale_(run.choice.optimizer)
-            total_norm = torch.nn.utils.clip_grad_norm_(self.parameters, run.settings.optimizer.max_grad_norm or math.inf)
-            value, norm = torch.stack([loss, total_norm.to(loss)]).tolist()
-            if self.scaler is not None:
-                norm = 0.0  # the scaler skips a step that overflowed and tries a smaller scale
-        else:
-            value = loss.item()
-        if not math.isfinite(value) or not math.isfinite(norm):
-            self._suspects += [str(name) for name in description.names]
-        if self._suspects and (complete or run.processes.count == 1):
+        run, window = self.run, self._window
+        run.processes.average_gradients(self.parameters)
+        if self.scaler is not None and self._has_gradients():
+            self.scaler.unscale_(run.choice.optimizer)
+        total_norm = torch.nn.utils.clip_grad_norm_(self.parameters, run.settings.optimizer.max_grad_norm or math.inf)
+        *losses, norm = torch.stack([*(one.loss for one in window), total_norm.to(window[0].loss)]).tolist()
+        suspects = [one for one, loss in zip(window, losses, strict=True) if not math.isfinite(loss)]
+        steep = self.scaler is None and not math.isfinite(norm)  # the scaler skips a step that overflowed and tries a smaller scale
+        if suspects or steep:
             raise UserError(
-                f"the {'gradient' if math.isfinite(value) else 'loss'} is not finite at step {self.position.step + 1}, training "
-                f"{', '.join(self._suspects)}. "
+                f"the {'loss' if suspects else 'gradient'} is not finite at step {self.position.step + 1}, training "
+                f"{', '.join(name for one in suspects or window for name in one.names)}. "
                 "Nothing was saved from this step. Look at that item and cache it again, lower --learning_rate, or use "
                 "--mixed_precision bf16; "
                 "continue with --resume on the last state"
             )
-        self.items.add(map(str, description.names), value)
-        if complete and run.processes.count > 1:
-            value = run.processes.mean(torch.tensor(value, device=self.device)).item()
-        return float(value)
+        for one, loss in zip(window, losses, strict=True):
+            self.items.add(one.names, loss)
+        if run.processes.count > 1:
+            losses = run.processes.mean(torch.tensor(losses, device=self.device)).tolist()
+        return losses
 
-    def _update(self, used: int) -> None:
-        """One optimizer step; then what is due after it. used: batches of this epoch and process that are done.
+    def _update(self, losses: list[float], used: int) -> None:
+        """One optimizer step; then what is due after it. losses: of its window; used: batches of this epoch and process that are done.
 
         Where nothing has a gradient (module_dropout left every LoRA module out), the step counts and changes nothing.
         """
@@ -263,10 +261,12 @@ class Loop:
         run.schedule.step()
         run.choice.optimizer.zero_grad(set_to_none=True)
         norms = run.network.apply_max_norm(largest_norm) if largest_norm else None
-        loss = sum(self._window) / len(self._window)
+        for one, value in zip(self._window, losses, strict=True):
+            self.average.add(one.index, value)
+        loss = sum(losses) / len(losses)
         position.step += 1
         position.batch = used * run.processes.count
-        position.micro_step += len(self._window)
+        position.micro_step += len(losses)
         self._window.clear()
         self.history.append(loss)
         self.down.updating = False
@@ -332,13 +332,11 @@ class Loop:
 
     def state(self) -> TrainingState:
         """The run at its last finished optimizer step."""
-        run, position = self.run, self.position
-        losses = self.average.losses
-        if position.epoch == 0:  # without those of an unfinished window, which will come again
-            losses = losses[: position.batch // run.processes.count]
+        run = self.run
         return TrainingState(
-            run.network, run.choice.optimizer, run.schedule, self.scaler, position, losses, self.history, run.seed, run.facts
-        )
+            run.network, run.choice.optimizer, run.schedule, self.scaler, self.position, self.average.losses, self.history, run.seed,
+            run.facts,
+        )  # fmt: skip
 
     def _say(self, text: str) -> None:
         if self.run.processes.is_main:
