@@ -159,7 +159,7 @@ _PUT_TOGETHER = (  # sentences of several texts, as they are shown
     "unknown key 'fps': it exists, but not in an image dataset; move it to the dataset it belongs to, or remove it",
     "unknown key 'fsp'; did you mean 'fps'?",
     "unknown key 'x'; known here: fps",
-    "x.toml: nothing in this dataset can be used. /a.mp4: the file is empty (and 2 more)",
+    "no item of x.toml can be used. /a.mp4: the file is empty (and 2 more)",
     "--optimizer_args foo: Came has no such argument; it takes betas; the whole class is --optimizer_type came_pytorch.CAME",
     "--rank must be a whole number, not 'x'".removeprefix("--rank "),
     "these LoRAs are for different models: a.safetensors, b.safetensors. Wan, HunyuanVideo go together with --architecture",

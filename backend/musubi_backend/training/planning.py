@@ -127,7 +127,7 @@ def foreseen_batch(config_path: str, architecture: Architecture) -> Batch:
     if not entries:
         reasons = "".join(f". {problem}" for problem in problems[:1])
         others = f" (and {len(problems) - 1} more)" if problems[1:] else ""
-        raise UserError(f"{config_path}: nothing in this dataset can be used{reasons}{others}")
+        raise UserError(f"no item of {config_path} can be used{reasons}{others}")
     card = architecture.card
     shrink = card.spatial_compression
 
