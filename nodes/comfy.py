@@ -99,7 +99,8 @@ class ComfyHost:
         get_progress_state().update_progress(self.node_id, value, total, image)
         server = getattr(PromptServer, "instance", None)
         if text and server is not None:
-            server.send_progress_text(self.said(text), self.node_id)
+            # one user's other pages show it too, but no page of another user, whose node of this number is another one
+            server.send_progress_text(self.said(text), self.node_id, server.client_id if args.multi_user else None)
 
     def said(self, text: str) -> str:
         """In the language of whoever queued the prompt that runs."""
@@ -230,15 +231,13 @@ def _comfy_class(node: Node) -> type[io.ComfyNode]:
                 host.progress(0, 1, f"failed: {_line(said)}")
                 raise RunError(said) from (None if isinstance(error, UserError) else error)
             _RESULTS.remember(_place(cls), get_progress_state().prompt_id, kept.after(result))
-            text = with_warnings(result.text, host.warnings)
-            line = result.line or _line(text)
+            text = host.said(with_warnings(result.text, host.warnings))  # before it is cut: half a sentence has no translation
+            line = host.said(result.line) or _line(text)
             if line and host.warnings:
                 line += " · 1 note" if len(host.warnings) == 1 else f" · {len(host.warnings)} notes"
             if line:
                 host.progress(1, 1, line)
-            return io.NodeOutput(
-                *result.values, ui=_shown(host, result, {"line": host.said(line), "text": host.said(text)} if text != line else {})
-            )
+            return io.NodeOutput(*result.values, ui=_shown(host, result, {"line": host.said(line), "text": text} if text != line else {}))
 
     late = [entry.name for entry in spec.inputs if entry.late]
 

@@ -6,12 +6,12 @@ whose prompt it belongs to. So a request's language is kept while it is answered
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+from ..backend.musubi_backend.documents import read_json
 from .translations import ENGLISH, known
 
 _SETTINGS, _LOCALE = "comfy.settings.json", "Comfy.Locale"
@@ -58,7 +58,7 @@ def follow(server: Any) -> None:
 def _language_of(users: Any, request: Any) -> str:
     chosen = request.headers.get("Accept-Language", "")  # what the page goes by where nothing is set
     try:
-        settings = json.loads(Path(users.get_request_user_filepath(request, _SETTINGS, create_dir=False)).read_text(encoding="utf-8"))
+        settings = read_json(Path(users.get_request_user_filepath(request, _SETTINGS, create_dir=False)), dict)
         chosen = settings.get(_LOCALE) or chosen
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no such user, no settings yet, or damaged ones
         pass

@@ -19,7 +19,7 @@ SAID = Path(__file__).resolve().parent.parent / "web" / "said"
 _HOLE = re.compile(r"\{(\w+)\}|(?<![\w-])(--[a-z]\w*) ?")
 _AROUND, _KIND = "said", "kind"  # holes of sentences, and of words without which it is another sentence
 # an input's; what no sentence around it fits into; a whole path, and a number, as hardly a word before them is one
-_HOLDS = {"name": r"\w+", "path": r"(?:\w:)?[^:]*", "parent": r"(?:/|\\\\|\w:[\\/]).*", "steps": r"\d[\d.,]*"}
+_HOLDS = {"name": r"\w+", "path": r"(?:\w:)?[^:]*", "parent": r"(?:/|\\\\|\w:[\\/]).*", "steps": r"\d[\d.,]*", "left": r"\d[^,]*"}
 _FLAG = r"(?:-{0,2}\w[\w-]*(?: and \w+| Config)? ?)?"
 _BETWEEN = ("\n", " · ", " | ")  # what stands between sentences
 _WITHIN = (". ", "; ", ": ")  # and between the parts of one that no entry has whole

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...backend.musubi_backend import events
+from ...backend.musubi_backend import events, process_names
 from ...backend.musubi_backend.atomic import write_text
 from ...backend.musubi_backend.documents import json_text, read_json
 from ...backend.musubi_backend.errors import UserError
 from ...backend.musubi_backend.place import reason
-from . import notes, process_tree
+from . import notes
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ class JobFolder:
             status = notes.of_status(read_json(self.path / "status.json", dict, paths=True))
         except (OSError, ValueError):
             return {}
-        if status.get("state") not in (ENDED, QUEUED) and not process_tree.is_alive(status.get("pid"), status.get("created")):
+        if status.get("state") not in (ENDED, QUEUED) and not process_names.runs(status):
             return {**status, "state": ENDED, "outcome": LOST}
         return status
 

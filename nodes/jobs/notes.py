@@ -39,7 +39,7 @@ def _table(value: Any) -> bool:
 
 
 _STATUS: dict[str, Kind] = {
-    **dict.fromkeys(("state", "outcome", "text", "error", "phase", "engine"), _text),
+    **dict.fromkeys(("state", "outcome", "text", "error", "phase", "engine", "boot"), _text),
     **dict.fromkeys(("step", "total", "pid", "returncode"), _whole),
     **dict.fromkeys(("time", "started", "created"), _number),
     "gpus": _texts,

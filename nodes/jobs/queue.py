@@ -9,6 +9,7 @@ Renaming and removing decide who has a job: of the keeper that takes it and some
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,7 +34,8 @@ def running(home: Path) -> list[str]:
 
 def add(home: Path, job: str) -> None:
     """Put a job behind all that wait. OSError where that cannot be written."""
-    _put(home, job, time.time())
+    last = max((_place(home / "queue" / "waiting" / other) for other in waiting(home)), default=0.0)
+    _put(home, job, max(time.time(), last + 1))  # also where the clock was set back
 
 
 def order(home: Path, jobs: Sequence[str]) -> None:
@@ -103,10 +105,11 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _place(path: Path) -> float:
-    try:
-        return float(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # taken just now, or damaged: the last
-        return time.time()
+    with contextlib.suppress(OSError, ValueError):
+        place = float(path.read_text(encoding="utf-8"))
+        if math.isfinite(place):
+            return place
+    return time.time()  # taken just now, or damaged: the last
 
 
 def _put(home: Path, job: str, place: float) -> None:

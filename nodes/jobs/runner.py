@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...backend.musubi_backend import events
+from ...backend.musubi_backend import events, process_names
 from . import durations, process_tree
 from .errors import describe_exit, last_error, read_tail
 from .folder import ENDED, STARTING, STOPPING, JobFolder
@@ -55,7 +55,6 @@ class Job:
     folder: JobFolder
     command: Command
     pid: int = 0
-    created: float | None = None  # with the pid, this names a process for good
     returncode: int | None = None
     stopping: bool = False
     hurried: bool = False  # whoever stops it does not want to wait for what it saves
@@ -64,6 +63,7 @@ class Job:
     _process: asyncio.subprocess.Process | None = None
     _ended: asyncio.Event | None = None
     _positions: dict[Path, int] = field(default_factory=dict)
+    _named: dict[str, Any] = field(default_factory=dict)  # `process_names`
     _asked: int = 0  # how far its requests are read
     _started: float = 0.0
     _noted: tuple[str, float] = ("", 0.0)  # the state in status.json, and when it was written
@@ -205,7 +205,7 @@ async def _spawn(job: Job) -> None:
         )
     job.pid = job._process.pid
     job._ended = asyncio.Event()
-    job.created = process_tree.creation_time(job.pid)
+    job._named = process_names.named(job.pid)
     job._started = round(time.time(), 3)
     _note(job, STARTING)
     _keep_task(_watch(job))
@@ -249,7 +249,7 @@ async def _watch(job: Job) -> None:
 def _note(job: Job, state: str, **more: Any) -> None:
     progress = job.progress
     place = {"phase": progress.phase, "step": progress.step, "total": progress.total}
-    always = {"pid": job.pid, "created": job.created, "started": job._started, "engine": job.command.engine, "gpus": job.command.gpus}
+    always = {**job._named, "started": job._started, "engine": job.command.engine, "gpus": job.command.gpus}
     job.folder.write_status(state, **always, **place, **more)
     job._noted = state, time.monotonic()
 

@@ -22,6 +22,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ...backend.musubi_backend import process_names
 from ...backend.musubi_backend.atomic import replacing, write_text
 from ...backend.musubi_backend.documents import json_text, read_json
 from ...backend.musubi_backend.errors import UserError
@@ -30,7 +31,7 @@ from .. import checkpoints, publishing
 from ..answers import NotThere
 from ..background.results import for_comfyui
 from ..jobs import config as configuration
-from ..jobs import guard, process_tree, queue
+from ..jobs import guard, queue
 from ..jobs.folder import RUNS
 from ..spec import Host
 from . import details
@@ -125,8 +126,7 @@ class Pending:
                 "text": "",
                 "time": round(time.time(), 3),
                 "files": [],
-                "pid": os.getpid(),
-                "created": process_tree.creation_time(os.getpid()),
+                **process_names.named(os.getpid()),
             },
         }
         sample = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
@@ -160,7 +160,7 @@ class Pending:
             changed = set()
             for path, note in list(waiting.items()):
                 ours = note["pid"] == os.getpid()
-                if not ours and process_tree.is_alive(note["pid"], note["created"]):
+                if not ours and process_names.runs(note):
                     continue  # another ComfyUI has the same home
                 prompt_id = note["prompt_id"] = note["prompt_id"] or marked.get(path.stem, "")
                 if prompt_id in there or (ours and not prompt_id and abs(time.time() - note["time"]) < _COMES):

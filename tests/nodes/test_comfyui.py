@@ -148,14 +148,14 @@ def started(comfyui_path: Path, comfyui_python: Path, base: Path, pack: str) -> 
 
 
 @contextmanager
-def running(comfyui_path: Path, comfyui_python: Path, base: Path) -> Iterator[Server]:
+def running(comfyui_path: Path, comfyui_python: Path, base: Path, *more: str) -> Iterator[Server]:
     """A ComfyUI on a base folder that `started` has made."""
     home = base / "our home"
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     arguments = ["--cpu", "--port", str(port), "--base-directory", str(base), "--database-url", "sqlite:///:memory:", "--disable-api-nodes"]
-    arguments += ["--cache-lru", "100"]  # keep results of earlier prompts, as the default does where memory allows
+    arguments += [*more, "--cache-lru", "100"]  # keep results of earlier prompts, as the default does where memory allows
     log = base / "server.log"
     environment = {**os.environ, "MUSUBITUNER_HOME": str(home), "OMP_NUM_THREADS": "1"}
     with log.open("wb") as out:

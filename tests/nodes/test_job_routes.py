@@ -232,6 +232,20 @@ def test_messages_name_what_changed_once(part: Any, server: Server) -> None:
     json.dumps(reported, allow_nan=False)
 
 
+def test_what_is_queued_comes_last_whatever_the_clock_and_damaged_places_say(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue, ids = server.part("nodes.jobs.queue"), [f"20260101-000000-x-00000{number}" for number in range(3)]
+    now = queue.time.time()
+    for ahead, job in zip((0, -7200, -7300), ids, strict=True):
+        monkeypatch.setattr(queue, "time", SimpleNamespace(time=lambda ahead=ahead: now + ahead))
+        queue.add(server.home, job)
+    assert queue.waiting(server.home) == [server.waits.id, *ids]
+    for text in ("nan", "inf", "x", "1e999"):
+        (server.home / "queue" / "waiting" / ids[0]).write_text(text)
+        assert sorted(queue.waiting(server.home)) == sorted([server.waits.id, *ids])
+        queue.order(server.home, [ids[2]])
+        assert queue.waiting(server.home)[0] == ids[2]
+
+
 def test_settings_of_the_queue_are_checked_and_kept(server: Server) -> None:
     assert json.loads(server.ask("POST queue_settings", {"generation": "warn"}).body)["settings"]["generation"] == "warn"
     for wrong in ({"generation": "maybe"}, {"restarts": -1}, {"restarts": True}, {"engine": "x"}, {"keep_jobs": 1.5}):

@@ -214,7 +214,7 @@ def test_samples_of_a_comfyui_that_has_ended_are_lost_and_those_of_another_are_l
     (note,) = (samples.server.run / "workflow_samples").glob("*.json")
     for pid, state in ((os.getppid(), "queued"), (2**22 + 1, "failed")):
         changed = note.with_suffix(".new")
-        changed.write_text(json.dumps({**json.loads(note.read_text()), "pid": pid, "created": None}))
+        changed.write_text(json.dumps({**json.loads(note.read_text()), "pid": pid, "created": None, "boot": ""}))
         changed.replace(note)
         samples.module.pending_of.cache_clear()
         samples.collect()

@@ -17,7 +17,7 @@ const MOST_KEPT = 500;
 const BETWEEN = ["\n", " · ", " | "]; // what stands between sentences
 const WITHIN = [". ", "; ", ": "]; // and between the parts of one that no entry has whole
 // an input's; what no sentence around it fits into; a whole path, and a number, as hardly a word before them is one
-const HOLDS = /** @type {Record<string, string>} */ ({ name: "\\w+", path: "(?:\\w:)?[^:]*", parent: "(?:/|\\\\\\\\|\\w:[\\\\/]).*", steps: "\\d[\\d.,]*" });
+const HOLDS = /** @type {Record<string, string>} */ ({ name: "\\w+", path: "(?:\\w:)?[^:]*", parent: "(?:/|\\\\\\\\|\\w:[\\\\/]).*", steps: "\\d[\\d.,]*", left: "\\d[^,]*" });
 const INSIDE = /^(said|kind)/; // holes of sentences and of words that are said in the language too
 const BEGIN = /^(?:\s|- |… )+/; // of a line in a list
 const COUNTED = /^(.+)( \d+\/\d+)$/; // how far something is, behind its name

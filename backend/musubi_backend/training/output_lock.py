@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from .. import durations
+from .. import durations, process_names
 from ..documents import parse_json
 from ..errors import UserError
 
@@ -43,37 +43,26 @@ def held(folder: Path, name: str) -> Iterator[None]:
 
 def holder(path: Path) -> int | None:
     """The process id in a lock file if that very process is alive, 0 if a lock is just being made; None otherwise."""
-    import psutil
-
     try:
         values = parse_json(path.read_text(encoding="utf-8"), dict, paths=True)
-        pid, created = int(values["pid"]), float(values["created"])
+        pid, _ = int(values["pid"]), float(values["created"])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError):
         with contextlib.suppress(FileNotFoundError):
-            return 0 if time.time() - path.stat().st_mtime < durations.LOCK_WITHOUT_CONTENTS else None
+            return 0 if abs(time.time() - path.stat().st_mtime) < durations.LOCK_WITHOUT_CONTENTS else None
         return None
-    try:
-        process = psutil.Process(pid)
-        alive = abs(process.create_time() - created) < 1 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return None
-    except psutil.AccessDenied:
-        return pid
-    return pid if alive else None
+    return pid if process_names.runs({**values, "pid": pid}) else None
 
 
 def _created(path: Path) -> bool:
     """Make the lock file, unless there is one."""
-    import psutil
-
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
     except FileExistsError:
         return False
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump({"pid": os.getpid(), "created": psutil.Process().create_time()}, file)
+        json.dump(process_names.named(os.getpid()), file)
     return True
 
 
