@@ -25,4 +25,7 @@ def test_clips_get_a_caption_unless_they_have_one_and_no_request_fails(browser: 
         assert sorted(recorded.inputs["birds"]) == ["one.mp4", "one.txt", "two.mp4", "two.txt"], "a cancelled upload sends no more"
         browser.run(call, ["new.mp4"], "cats", 99)
         assert recorded.inputs["cats"] == ["new.mp4", "new.txt"]
+        words = 'const { count, loadWords, say } = await import("/extensions/pack/trainings/words.js"); await loadWords();'
+        said = browser.run(f"{words} return [say('upload.chosen', {{ videos: 1, images: 2, texts: 0 }}), count(12345)];")
+        assert said == ["1 clip, 2 images, 0 captions", "12\u202f345"], "no line ends within a number"
     assert recorded.failed == []

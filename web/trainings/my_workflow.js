@@ -49,7 +49,7 @@ class Sampling {
     this.forget = button(say("flow.forget"), () => this._forget(), { icon: "pi-trash" });
     this.where = element("p", { class: "mt-said", role: "status" });
     this.keep = element("input", { type: "checkbox", checked: true });
-    this.keeping = element("label", {}, this.keep, say("flow.keep"));
+    this.keeping = element("label", { class: "mt-check" }, this.keep, say("flow.keep"));
     this.list = element("div", { class: "mt-storage", role: "group", "aria-label": say("flow.checkpoints") });
     this.busy = element("p", { class: "mt-said" });
     this.go = button(say("flow.queue"), () => this._queue(), { icon: "pi-play", kind: "mt-first" });

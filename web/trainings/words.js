@@ -2,7 +2,7 @@
 // What our parts of the page say, in the language that ComfyUI is set to: web/texts/<language>.json. What a language lacks is said in English.
 import { app } from "../../../scripts/app.js";
 
-const HOLE = /\{(\w+)\}/g;
+const HOLE = /\{(\w+)(?::([^|{}]+)\|([^|{}]+))?\}/g; // a value; a number with what it counts, one and several: {clips:clip|clips}
 const HOLE_OR_FLAG = /\{(\w+)\}|(?<![\w-])(--[a-z]\w*) ?/g; // a flag stands for whatever a node calls it
 const FLAG = "(?:-{0,2}\\w[\\w-]*(?: and \\w+| Config)? ?)?";
 
@@ -49,12 +49,15 @@ async function read() {
 }
 
 /**
- * The text of a key; `{name}` in it is replaced. A key that no table has is said as it is.
+ * The text of a key; `{name}` in it is replaced, `{clips:clip|clips}` by "1 clip" or "3 clips". A key that no table has is said as it is.
  * @param {string} key
  * @param {Record<string, string | number>} [values]
  */
 export function say(key, values = {}) {
-  return (texts[key] ?? key).replace(HOLE, (whole, name) => (name in values ? String(values[name]) : whole));
+  return (texts[key] ?? key).replace(HOLE, (whole, name, one, several) => {
+    if (!(name in values)) return whole;
+    return one ? `${values[name]} ${String(values[name]) === "1" ? one : several}` : String(values[name]);
+  });
 }
 
 /** @param {string} english @param {string} translation @returns {Sentence} */
@@ -151,7 +154,7 @@ export function number(value) {
 const THOUSANDS = new Intl.NumberFormat("en-US"); // made once: it is slow to make
 
 /** A whole number with separators. @param {number | null | undefined} value */
-export const count = (value) => (value === null || value === undefined ? "–" : THOUSANDS.format(value).replaceAll(",", "\u2009"));
+export const count = (value) => (value === null || value === undefined ? "–" : THOUSANDS.format(value).replaceAll(",", "\u202f")); // narrow, and no line ends there
 
 /** When something was, as people of the page's language write it, in English those of the browser's; with the day where it was not today. @param {number | null | undefined} time seconds */
 export function moment(time) {
