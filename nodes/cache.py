@@ -104,7 +104,8 @@ async def _cache(host: Host, spec: NodeSpec, verb: str, inputs: dict[str, Any]) 
     if not files:
         raise UserError(f"{tool} made no cache file: no item of the dataset can be used. See {job.folder.log}")
     value = {"architecture": card.id, "caches": card.cache_id, "dataset": dataset, "job": str(job.folder.path)}
-    return Result((value,), text=f"{len(files)} cache files", files=tuple(files))
+    text = "1 cache file" if len(files) == 1 else f"{len(files)} cache files"
+    return Result((value,), text=text, files=tuple(files))
 
 
 def caching_values(spec: NodeSpec, verb: str, inputs: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from .jobs.index import Index, index_of
 from .resource_advice import GB, Working, advice, lines
 from .spec import ANY, Host, Input, Node, NodeSpec, Output, Result
 
+_ENOUGH = "Nothing is short."
+
 
 class ResourceMonitor(Node):
     spec = NodeSpec(
@@ -57,9 +59,9 @@ class ResourceMonitor(Node):
         own = "ComfyUI" if "folder_paths" in sys.modules else "this workflow"
         numbers = list(lines(seen, working, os.getpid(), own))
         free = max((gpu["total"] - gpu["used"] for gpu in seen["gpus"]), default=0) / GB
-        report = "\n".join([*(said or ["Nothing is short."]), "", *numbers])
+        report = "\n".join([*(said or [_ENOUGH]), "", *numbers])
         ram = (seen["ram"]["total"] - seen["ram"]["used"]) / GB
-        return Result((report, round(free, 2), round(ram, 2)), text=report, line=said[0] if said else numbers[0])
+        return Result((report, round(free, 2), round(ram, 2)), text=report, line=(said or numbers[: len(seen["gpus"])] or [_ENOUGH])[0])
 
 
 def _working(index: Index) -> list[Working]:

@@ -59,7 +59,9 @@ class Record:
         if len(self.items) > 1:
             yield f"hardest items: {', '.join(f'{name} ({loss:.3f})' for name, loss in self.items[:_SHOWN_ITEMS])}"
         samples = [one for one in self.made if one.content == SAMPLE]
-        if samples:
+        if len(samples) == 1:
+            yield f"1 sample, at step {samples[0].step}"
+        elif samples:
             yield f"{len(samples)} samples, the last at step {samples[-1].step}"
         loras = [one for one in self.made if one.content == LORA]
         yield from (f"step {one.step}: {Path(one.path).name}" for one in loras[-_SHOWN_FILES:])

@@ -73,6 +73,8 @@ class VideoInput(Node):
         video = await asyncio.to_thread(host.clip, images, rate, folder / "video.mp4")
         height, width = images[0].shape[:2]
         text = f"{len(images)} frames of {width}x{height}, {float(rate):g} per second"
+        if len(images) == 1:
+            text = f"1 frame of {width}x{height}"
         files = tuple(Path(value) for value in (frames, video) if isinstance(value, str))
         return Result((frames, video, len(images), float(rate)), text=text, files=files)
 

@@ -131,7 +131,7 @@ app.registerExtension({
     const panel = element("div", { class: "musubi-viewer" });
     panel.append(element("div", { class: "musubi-facts" }, say("captions.none_yet")));
     panel.addEventListener("wheel", (event) => event.stopPropagation(), { passive: true });
-    const widget = node.addDOMWidget("captions", "musubi_captions", panel, { serialize: false, hideOnZoom: false, getMinHeight: () => 240 });
+    const widget = node.addDOMWidget("musubi_captions", "musubi_captions", panel, { serialize: false, hideOnZoom: false, getMinHeight: () => 240 });
     widget.serialize = false;
     node.musubiPanel = panel;
     const executed = node.onExecuted;

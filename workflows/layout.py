@@ -19,8 +19,11 @@ TITLE, SLOT, ROW, TEXT_ROWS, FOOT = 30, 20, 30, 100, 40
 """Heights, as the taller of ComfyUI's two ways of drawing has them."""
 DRAWN = {"OptimizerConfig": 280}
 """What scripts of the page add below a node's own widgets: the arguments of AdamW and the picture of the learning rate."""
-GROWN = {"LoRATrainer": 300, "TrainingMonitor": 300}
-"""What they add while they run, by how nodes end: the curve and the last sample. Their group has room for it."""
+GROWN = {
+    **{"LoRATrainer": 520, "TrainingMonitor": 570, "ResourceMonitor": 260, "LoRAPostHocEMA": 540, "CompareCheckpoints": 480},
+    **{"MemoryOptimizer": 260, "VideoOutput": 300},
+}
+"""What they add while they run, by how nodes end: the curve and the last sample, a report, a video. Their group has room for it."""
 PADDING, LANE = 24, 26
 NOTE_LINE, NOTE_LETTERS = 18, 48
 COLOURS = ("#3f789e", "#3f9e5c", "#b58b3d", "#8a5fa8", "#3d9e97", "#a85f5f")

@@ -45,7 +45,7 @@ def test_windows_buckets_caches_and_everything_unusable_are_listed(make: SimpleN
         f"image_directory = '{images}'",
     )
     report = inspect(config, make.card)
-    assert report["summary"] == "2 datasets: 1 images, 2 videos, 5 windows, 3 not usable"
+    assert report["summary"] == "2 datasets: 1 image, 2 videos, 5 windows, 3 not usable"
     video, image = report["datasets"]
     assert {problem["path"].rsplit("/", 1)[1] for problem in video["problems"]} == {"tiny.mp4", "mute.mp4", "broken.mp4"}
     long, short = video["items"]

@@ -54,7 +54,7 @@ def test_musubi_tuner_is_not_reported_what_it_does_not_know(bench: Any) -> None:
 
 def test_caching_that_leaves_no_cache_is_an_error_and_names_its_kind(bench: Any) -> None:
     (bench.cache / bench.names["text"]).unlink()
-    assert cached(bench, "VAELatentCache").text == "1 cache files"
+    assert cached(bench, "VAELatentCache").text == "1 cache file"
     with pytest.raises(error(bench), match="made no cache file"):
         cached(bench, "TextEncoderCache")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -93,3 +94,10 @@ def test_links_of_the_example_workflows_fit(part: Any) -> None:
             for name, (source, slot) in step.links.items():
                 given, wanted = steps[source].node.spec.outputs[slot].kind, step.node.spec.input(name).kind
                 assert given == wanted or given == "*", f"{path.name}: {step.title}.{name}"
+
+
+def test_what_pages_add_to_a_node_has_the_name_of_none_of_its_inputs(part: Any) -> None:
+    scripts = [path.read_text(encoding="utf-8") for path in (ROOT / "web").rglob("*.js") if "vendor" not in path.parts]
+    added = set(re.findall(r'addDOMWidget\("(\w+)"', "".join(scripts)))
+    inputs = {entry.name for node in part("nodes.catalog").NODES for entry in node.spec.inputs}
+    assert len(added) >= 4 and added & inputs == set(), "Nodes 2.0 shows one of two that are called alike"

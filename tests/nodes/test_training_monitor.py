@@ -71,7 +71,7 @@ def test_a_run_of_several_jobs_is_one_curve_in_which_the_later_job_counts(part: 
         "GPU memory 7.0 GB, system RAM 3.0 GB",
         "lowest smoothed loss: 1.0000 at step 5",
         "step 4: cat-1.safetensors",
-        "1 samples, the last at step 6",
+        "1 sample, at step 6",
         "learning rate: 0.0001",
     ):
         assert said in values[1]

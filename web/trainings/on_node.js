@@ -8,6 +8,7 @@ import { joined } from "./curves.js";
 import { addStylesheet, button, element, setText } from "./element.js";
 import { media } from "./gallery.js";
 import { Pieces } from "./pieces.js";
+import { makeRoom } from "./room.js";
 import { badge, line } from "./row.js";
 import { detail, jobs } from "./server.js";
 import { steadily } from "./steadily.js";
@@ -32,10 +33,11 @@ class Panel {
     this.sample = element("figure", { class: "mt-node-sample" });
     this.sample.hidden = true;
     this._shown = "";
+    this._comfyLine = false; // whether ComfyUI has put its own line onto the node, which needs room too
     this.whole = element("div", { class: "mt-node" }, element("div", { class: "mt-node-line" }, this.state, this.text, button(say("node.open"), () => openTraining(this.id), { icon: "pi-chart-line", only: true })), this.chart.whole, this.sample);
     this.update = steadily(() => this._read(), (error) => this._problem(error));
     this.height = () => 56 + CURVE + (this.sample.hidden ? 0 : SAMPLE);
-    const widget = node.addDOMWidget("training", "musubi_training", this.whole, { serialize: false, hideOnZoom: false, getMinHeight: () => this.height() });
+    const widget = node.addDOMWidget("musubi_training", "musubi_training", this.whole, { serialize: false, hideOnZoom: false, getMinHeight: () => this.height() });
     widget.serialize = false;
     this._room();
     this.unwatch = jobs.watch((changed) => (!changed || changed.has(this.id)) && this.update.ask());
@@ -66,7 +68,11 @@ class Panel {
     const ids = [...new Set([...job.jobs_of_run.slice(0, 6), job.id])].sort();
     await this.pieces?.read(ids, ["loss", "validation"]);
     this.state.replaceChildren(badge(job));
-    const own = this.node.widgets?.some((/** @type {any} */ widget) => widget.name === CORE_TEXT);
+    const own = Boolean(this.node.widgets?.some((/** @type {any} */ widget) => widget.name === CORE_TEXT));
+    if (own !== this._comfyLine) {
+      this._comfyLine = own;
+      this._room();
+    }
     setText(this.text, own ? "" : job.state === "ended" ? translated(job.text || job.error || "") : line(job));
     this.text.title = translated(job.error ?? job.text);
     const marks = job.saves.map(({ step }) => ({ step, kind: /** @type {const} */ ("save") }));
@@ -91,13 +97,9 @@ class Panel {
     this._room();
   }
 
-  /** Makes the node high enough for what is in it; it is never made smaller than somebody has drawn it. */
   _room() {
     this.whole.style.minHeight = `${this.height() - 10}px`; // Nodes 2.0 shares a node's height out by what its parts say of themselves
-    const [width, height] = this.node.size;
-    const needed = this.node.computeSize()[1];
-    if (needed > height) this.node.setSize([width, needed]);
-    this.node.setDirtyCanvas?.(true, true);
+    makeRoom(this.node);
   }
 
   /** @param {unknown} error */

@@ -3,10 +3,12 @@
 import { app } from "../../../scripts/app.js";
 import { copied } from "./actions.js";
 import { addStylesheet, button, element } from "./element.js";
+import { makeRoom } from "./room.js";
 import { loadWords, say } from "./words.js";
 
-const LEAST = 220;
-const WIDTH = 420; // of a node with a report, where it was narrower
+const [LEAST, MOST] = [90, 220]; // of its height, by how long it is
+const LINE = 18;
+const LETTERS = 42; // of a line
 
 /** @param {string} text */
 function large(text) {
@@ -19,6 +21,12 @@ function large(text) {
   dialog.showModal();
 }
 
+/** How high a text is shown. @param {string} text */
+function heightOf(text) {
+  const lines = text.split("\n").reduce((sum, line) => sum + Math.max(1, Math.ceil(line.length / LETTERS)), 0);
+  return Math.min(MOST, Math.max(LEAST, 54 + LINE * lines));
+}
+
 /** Shows a text on a node, below a line that says what it is. @param {any} node @param {{ text: string, line: string }} said */
 export async function report(node, { text, line }) {
   await loadWords();
@@ -27,14 +35,14 @@ export async function report(node, { text, line }) {
     const heading = element("b");
     const whole = element("div", { class: "mt-report" }, element("div", { class: "mt-tools" }, heading, button(say("copy"), () => copied(words.textContent ?? ""), { icon: "pi-copy", only: true }), button(say("report.large"), () => large(words.textContent ?? ""), { icon: "pi-window-maximize", only: true })), words);
     whole.addEventListener("wheel", (event) => event.stopPropagation(), { passive: true });
-    const widget = node.addDOMWidget("report", "musubi_report", whole, { serialize: false, hideOnZoom: false, getMinHeight: () => LEAST });
+    const widget = node.addDOMWidget("musubi_report", "musubi_report", whole, { serialize: false, hideOnZoom: false, getMinHeight: () => heightOf(words.textContent ?? "") });
     widget.serialize = false;
-    node.musubiReport = { words, heading };
-    node.setSize([Math.max(node.size[0], WIDTH), Math.max(node.size[1], node.computeSize()[1])]);
+    node.musubiReport = { words, heading, whole };
   }
   node.musubiReport.words.textContent = text;
   node.musubiReport.heading.textContent = line;
-  node.setDirtyCanvas?.(true, true);
+  node.musubiReport.whole.style.minHeight = `${heightOf(text) - 10}px`; // Nodes 2.0 shares a node's height out by what its parts say of themselves
+  makeRoom(node);
 }
 
 app.registerExtension({

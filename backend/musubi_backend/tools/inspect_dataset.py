@@ -57,10 +57,11 @@ def inspect(config: DatasetConfig, card: Card) -> dict[str, Any]:
         notes = [{"path": _absolute(note.path), "note": note.text} for note in _notes(found, items)]
         reports.append({**_dataset_report(dataset, items, problems, card), "notes": notes})
         lines += [*_lines(dataset, items, problems), *(f"  {line}" for line in gathered(_notes(found, items)))]
-        counts[f"{dataset.kind}s"] += len(items)
-        counts["windows"] += sum(len(one.entries) for one in items) if dataset.kind == "video" else 0
+        counts[dataset.kind] += len(items)
+        counts["window"] += sum(len(one.entries) for one in items) if dataset.kind == "video" else 0
         counts["not usable"] += len(problems)
-    counted = [f"{counts[name]} {name}" for name in ("images", "videos", "windows", "not usable") if counts[name]]
+    counted = [f"{counts[name]} {name}{'s' if counts[name] > 1 else ''}" for name in ("image", "video", "window") if counts[name]]
+    counted += [f"{counts['not usable']} not usable"] if counts["not usable"] else []
     summary = f"{len(reports)} dataset{'s' if len(reports) > 1 else ''}: {', '.join(counted) or 'nothing to train on'}"
     text = "\n".join([summary, *lines])
     return {"config": _absolute(config.path), "architecture": card.id, "summary": summary, "text": text, "datasets": reports}

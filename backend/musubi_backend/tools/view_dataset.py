@@ -130,7 +130,8 @@ def caption_place(item: MediaItem) -> dict[str, str]:
 def summary(report: dict[str, Any]) -> str:
     """One line about a page and its dataset."""
     unusable = f", {report['not_usable']} not usable" if report["not_usable"] else ""
-    return f"page {report['page']} of {report['pages']}, {report['count']} items{unusable}"
+    items = "1 item" if report["count"] == 1 else f"{report['count']} items"
+    return f"page {report['page']} of {report['pages']}, {items}{unusable}"
 
 
 def _text(report: dict[str, Any]) -> str:
