@@ -196,3 +196,45 @@ def test_everything_that_tools_tell_is_said_in_every_language(part: Any) -> None
         if any(translated(english, language) == english for language in ("ja", "zh")):
             left[text] = told[text]
     assert left == {}
+
+
+_THE_SAME = {
+    *("Loss", "loss", "loss {loss}", "GPU", "LoRA", "TensorBoard", "MusubiTuner", "Cautious AdamW.", "VAE", "fp8", "fps"),
+    *("beta", "beta2", "sigma_rel"),
+}
+
+
+def pairs(english: Any, said: Any) -> Iterator[tuple[str, str]]:
+    """The texts of two tables of one form."""
+    if isinstance(english, dict):
+        for key in english.keys() & said.keys():
+            yield from pairs(english[key], said[key])
+    else:
+        yield english, said
+
+
+@pytest.mark.parametrize("language", ["ja", "zh"])
+def test_no_word_is_left_in_english(language: str) -> None:
+    def table(path: str) -> Any:
+        return json.loads((ROOT / path).read_text(encoding="utf-8"))
+
+    tables = [(table(f"locales/en/{name}.json"), table(f"locales/{language}/{name}.json")) for name in ("main", "settings")]
+    tables.append((table("web/texts/en.json"), table(f"web/texts/{language}.json")))
+    for said in (
+        table(f"web/said/{language}.json"),
+        table(f"locales/{language}/optimizers.json"),
+        table(f"locales/{language}/templates.json"),
+    ):
+        tables.append(({key: key for key in said}, said))
+    texts_of = table(f"locales/{language}/texts.json")
+    tables += [({key: key for key in part}, part) for part in texts_of.values()]
+    assert {english for one, said in tables for english, shown in pairs(one, said) if english == shown} <= _THE_SAME
+
+
+@pytest.mark.parametrize("language", ["ja", "zh"])
+def test_notes_of_templates_call_widgets_and_nodes_as_they_are_shown(language: str) -> None:
+    shown = json.loads((ROOT / "locales" / language / "texts.json").read_text(encoding="utf-8"))
+    shown = shown["names"] | shown["texts"]
+    notes = json.loads((ROOT / "locales" / language / "templates.json").read_text(encoding="utf-8"))
+    named = [name for note in notes.values() for name in re.findall(r"(?<!\*)\*([^*\n]+)\*(?!\*)", note.removeprefix("* "))]
+    assert len(named) > 40 and [name for name in named if shown.get(name, name) != name] == []

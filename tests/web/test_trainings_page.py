@@ -336,7 +336,7 @@ def test_what_the_server_says_of_jobs_is_said_in_the_language_of_the_page(tab: T
     assert tab.text(f"[data-id='{failed['id']}'] .mt-error-line").startswith("システムに強制終了されました")
     assert "エポック 3 / 40" in tab.text(f"[data-id='{STATES['running']['id']}'] .mt-line")
     tab.show("stopped")
-    tab.browser.wait("document.querySelector('.mt-how').innerText.includes('ステップ 700 で停止、ステート保存済み') ? 1 : 0")
+    tab.browser.wait("document.querySelector('.mt-how').innerText.includes('ステップ 700 で停止、状態保存済み') ? 1 : 0")
     tab.press("一覧に戻る")
     tab.show("failed")
     tab.browser.wait("document.querySelector('[role=alert]')?.innerText.includes('システムに強制終了されました') ? 1 : 0")
