@@ -26,12 +26,13 @@ class BackendInfo(Node):
     async def run(self, host: Host, **inputs: Any) -> Result:
         settings = configuration.load(host.home)
         roots = "\n".join(f"  {root}" for root in host.allowed_roots())
-        doctor = (await run_doctor(host)).strip()
-        report = f"home: {settings.home}\nengine: {settings.engine}\nfolders that paths may lie in:\n{roots}\n\n{doctor}"
-        return Result((report,), text=report, line=_verdict(doctor))
+        facts, verdict = _parts((await run_doctor(host)).strip().splitlines())
+        places = f"home: {settings.home}\nengine: {settings.engine}\nfolders that paths may lie in:\n{roots}"
+        report = "\n\n".join(["\n".join(verdict), places, "\n".join(facts)]).strip()
+        return Result((report,), text=report, line=verdict[0].rstrip(":") if verdict else "the report is empty")
 
 
-def _verdict(doctor: str) -> str:
-    """The line of the doctor's report that says how much is wrong, which its problems follow."""
-    lines = [line for line in doctor.splitlines() if not line.startswith("- ")]
-    return lines[-1].rstrip(":") if lines else "the report is empty"
+def _parts(doctor: list[str]) -> tuple[list[str], list[str]]:
+    """The doctor's report: what it saw; and the line that says how much is wrong, with the problems that follow it."""
+    place = next((place for place in reversed(range(len(doctor))) if not doctor[place].startswith("- ")), 0)
+    return doctor[:place], doctor[place:]

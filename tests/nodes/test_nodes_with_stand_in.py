@@ -184,3 +184,9 @@ def test_a_widget_at_its_bound_and_one_beyond(part: Any, bench: Any) -> None:
 
     assert [refused(count=value) for value in (1, 2, 8, 9, True, 2.0, "2", None)] == [True, False, False, True, True, True, True, True]
     assert [refused(size=value) for value in (0, 15, 16, 32, 33)] == [False, True, False, False, True]
+
+
+@pytest.mark.parametrize("verdict", [["2 problems:", "- no GPU", "- no ffmpeg"], ["Nothing is wrong."], []])
+def test_backend_info_tells_what_is_wrong_from_what_it_saw(part: Any, verdict: list[str]) -> None:
+    seen = ["Python:  3.11", "- a folder that is listed", "GPU:     none"]
+    assert part("nodes.system")._parts([*(seen if verdict else []), *verdict]) == (seen if verdict else [], verdict)

@@ -7,6 +7,7 @@ import { makeRoom } from "./room.js";
 import { loadWords, say } from "./words.js";
 
 const [LEAST, MOST] = [90, 220]; // of its height, by how long it is
+const WIDTH = 340; // of a node with a report, where it was narrower: what the templates have
 const LINE = 18;
 const LETTERS = 42; // of a line
 
@@ -38,6 +39,7 @@ export async function report(node, { text, line }) {
     const widget = node.addDOMWidget("musubi_report", "musubi_report", whole, { serialize: false, hideOnZoom: false, getMinHeight: () => heightOf(words.textContent ?? "") });
     widget.serialize = false;
     node.musubiReport = { words, heading, whole };
+    if (node.size[0] < WIDTH) node.setSize([WIDTH, node.size[1]]);
   }
   node.musubiReport.words.textContent = text;
   node.musubiReport.heading.textContent = line;
