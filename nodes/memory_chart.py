@@ -11,7 +11,7 @@ from ..backend.musubi_backend.memory.estimate import GB, PARTS, size
 
 _WIDTH, _LEFT, _RIGHT, _TOP, _BAR, _GAP = 720, 150, 70, 48, 34, 18
 _PAPER, _INK, _LIMIT = "#ffffff", "#222222", "#b3421f"
-_COLOURS = ("#4878a8", "#e0a030", "#58a868", "#a868a8", "#c86858", "#68a8a8", "#999999")
+_COLOURS = ("#4878a8", "#e0a030", "#58a868", "#a868a8", "#c86858", "#b09070", "#68a8a8", "#999999")
 
 
 def draw(path: Path, phases: Sequence[Mapping[str, Any]], limit: int | None, title: str) -> None:

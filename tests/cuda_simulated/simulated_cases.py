@@ -74,6 +74,7 @@ def cell(name: str) -> Report:
 def training(family: str, setting: str, *more: str) -> Report:
     """Two steps of a row of the table, with more words on the command line."""
     places: set[str] = set()
+    gc.collect()  # what another training pinned would be given back in a step of this one
 
     def watched(weight: Tensor, *given: Any) -> Any:
         places.add(weight.device.type)

@@ -13,6 +13,7 @@ from musubi_backend.demo.models import write_models
 from musubi_backend.memory.equal_tiles import counted_once, seams_of_a_line
 from musubi_backend.memory.live_bytes import LiveBytes
 from musubi_backend.training import planned_samples
+from PIL import Image
 
 pytest.importorskip("diffusers")
 CPU = torch.device("cpu")
@@ -45,6 +46,24 @@ def test_decoding_is_planned_within_ten_percent(tmp_path: Path, family: str, opt
     with count:
         architecture.latent_decoder(CPU).decode(torch.zeros(shape))
     planned = planned_samples.decoded(architecture, request, torch.empty(1, 16, 2, 4, 4, device="meta"))
+    assert planned == pytest.approx(count.peak, rel=0.1), f"{planned / count.peak - 1:+.1%}"
+
+
+def test_encoders_are_planned_within_ten_percent(tmp_path: Path) -> None:
+    """Of the text, by the weights that it holds in 8 bits; of an image to start from, for more frames than are looked at."""
+    models = write_models(tmp_path / "models", kind="wan")
+    Image.new("RGB", (48, 32)).save(tmp_path / "one.png")
+    values = {"vae": str(models["vae"]), "vae_dtype": "float32", "task": "i2v-A14B", "t5": str(models["t5"]), "fp8_t5": True}
+    architecture = protocol.load("wan").configured(values)
+    request = planned_samples.largest_request(prompts(tmp_path, f"a cat --w 48 --h 32 --f 33 --i {tmp_path / 'one.png'}"), architecture)
+    encoder: Any = architecture.text_encoder(planned_samples.META)
+    held = sum(one.nbytes for one in encoder.encoder.model.parameters())
+    assert planned_samples.text_encoders(architecture) == pytest.approx(held, rel=0.1)
+    count = LiveBytes(CPU)
+    with count:
+        images = architecture.condition_encoder(CPU)
+        assert images is not None and images.encode(request)
+    planned = planned_samples.images(architecture, request)
     assert planned == pytest.approx(count.peak, rel=0.1), f"{planned / count.peak - 1:+.1%}"
 
 

@@ -228,6 +228,7 @@ NOTHING = {"sdpa": False, "gradient_checkpointing": False, "fp8_base": False, "f
         ({}, 21, "--sdpa --gradient_checkpointing --fp8_base --fp8_scaled --blocks_to_swap 2 --gradient_checkpointing_cpu_offload"),
         ({"vae_cache_cpu": False}, 60, "--sdpa --gradient_checkpointing"),
         ({"vae_cache_cpu": False, "decoding": 30}, 60, "--sdpa --gradient_checkpointing --vae_cache_cpu"),
+        ({"vae_cache_cpu": False}, 40, "--sdpa --gradient_checkpointing --fp8_base --fp8_scaled"),
         ({"offload_inactive_dit": True}, 35,
          "--sdpa --gradient_checkpointing --fp8_base --fp8_scaled --gradient_checkpointing_cpu_offload"),
         ({"offload_inactive_dit": True}, 21, "--sdpa --gradient_checkpointing --fp8_base --fp8_scaled --blocks_to_swap 2 "
@@ -237,6 +238,8 @@ NOTHING = {"sdpa": False, "gradient_checkpointing": False, "fp8_base": False, "f
 def test_the_cheapest_savers_are_chosen_and_what_was_given_stays(given: dict[str, Any], limit: int, flags: str) -> None:
     chosen = vram.choose({**NOTHING, **given}, simple, limit * 10**9)
     assert chosen.flags == flags
+    taken = [f"--{name}" if value is True else f"--{name} {value}" for name, value in chosen.taken.items() if name != "sdpa"]
+    assert all(any(flag in cost for cost in chosen.costs) or "without" in flags for flag in taken), "each is said with what it costs"
     assert chosen.estimate.fits(limit * 10**9)
     assert {name: chosen.values[name] for name in given.keys() - chosen.taken.keys()} == {
         name: value for name, value in given.items() if name not in chosen.taken
@@ -290,8 +293,12 @@ def test_counts_are_found_by_halves(limit: int, fewest: int | None, most: int | 
 
 
 @pytest.mark.parametrize(
-    ("given", "kept"), [({"compile": True}, True), ({"compile": True, "flash_attn": True}, False), ({"flash_attn": True}, True)]
-)
+    ("given", "kept"),
+    [
+        ({"compile": True}, True), ({"compile": True, "flash_attn": True}, False), ({"flash_attn": True}, True),
+        ({"gradient_checkpointing": True}, True),
+    ],
+)  # fmt: skip
 def test_memory_that_is_left_keeps_the_attention_of_compiled_blocks_where_they_can(given: dict[str, Any], kept: bool) -> None:
     def plan(values: Any) -> estimate.Estimate:
         return replace(simple(values), operations=100 - values["keep_attention_blocks"])
@@ -358,10 +365,10 @@ def test_a_trainer_chooses_what_fits_and_a_dry_step_agrees(
     line = ["wan_train_network", *(word for word in words("wan", "checkpointing") if word != "--sdpa"), "--output_dir", str(tmp_path)]
     assert main([*line, "--vram", "0.013", "--dry_step"]) == 0
     said = capfd.readouterr().err
-    assert "--vram 0.013: --sdpa\n" in said
+    assert "--vram 0.013: --sdpa --keep_attention_blocks 6\n" in said, "what is left is used, whoever chose checkpointing"
     assert re.search(r"needs 1[12].\d MB of 13.0 MB", said)
     assert abs(float(re.findall(r"\(([+-]\d+)%\)", said)[-1])) <= 10
-    assert re.search(r"--vram 0.013, by what was measured: --sdpa; needs 1[12].\d MB of 13.0 MB", said)
+    assert re.search(r"--vram 0.013, by what was measured: --sdpa --keep_attention_blocks \d; needs 1[12].\d MB of 13.0 MB", said)
     assert not list(tmp_path.iterdir())
 
 
@@ -382,23 +389,23 @@ def test_a_training_can_be_planned_before_anything_is_cached(words: Callable[[st
     """For a card that is not there, with the time of a step on it."""
     data = uncached(tmp_path, clip)
     line = ["wan_train_network", *words("wan", "checkpointing"), "--dataset_config", str(data)]
-    encoder = tmp_path / "t5.safetensors"
-    encoder.write_bytes(bytes(30_000_000))
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a cat --w 32 --h 32 --f 1", encoding="utf-8")
-    vae = write_models(tmp_path / "models")["vae"]
-    line += ["--t5", str(encoder), "--fp8_t5", "--vae", str(vae), "--sample_prompts", str(prompts)]
+    models = write_models(tmp_path / "models")
+    vae, t5 = models["vae"], models["t5"]
+    line += ["--t5", str(t5), "--vae", str(vae), "--sample_prompts", str(prompts)]
     report = tmp_path / "plan.json"
     assert main(["plan_memory", "--gpu", "RTX 4090", "--output", str(report), *line]) == 0
     plan = json.loads(report.read_text(encoding="utf-8"))
     phases = {phase["name"]: phase["parts"] for phase in plan["phases"]}
-    assert phases[estimate.PROMPTS][estimate.ENCODER] == 15_000_000
+    assert phases[estimate.PROMPTS][estimate.ENCODER] == 230_528, "what it holds in 16 bits; its file has a tokenizer too"
     parts = phases[estimate.STEP]
     assert phases[estimate.SAMPLING][estimate.WORKING] > 50_000
     assert phases[estimate.DECODING][estimate.VAE] > vae.stat().st_size / 2
     assert all(phases[name][estimate.WEIGHTS] == parts[estimate.WEIGHTS] for name in (estimate.SAMPLING, estimate.DECODING))
     assert plan["peak"] == max(phase["total"] for phase in plan["phases"])
-    assert parts[estimate.WEIGHTS] == 5273856 and parts[estimate.DRIVER] > 10**8 and plan["seconds"] > 0
+    assert parts[estimate.WEIGHTS] == 5273856 // 2, "in 16 bits as on that card, whatever this CPU computes in"
+    assert parts[estimate.DRIVER] > 10**8 and plan["seconds"] > 0
     assert plan["fits"] and "data sheet of an RTX 4090" in plan["speed"]
     assert parse("plan_memory", ["--gpu", "x", *line]).training == line
 

@@ -151,7 +151,7 @@ def _feed_forward(theirs: Any) -> Any:
     from torch import nn
 
     class FeedForward(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self, theirs: Any) -> None:
             super().__init__()
             self.wi_0, self.wi_1, self.wo, self.act = theirs.wi_0, theirs.wi_1, theirs.wo, theirs.act
 
@@ -159,7 +159,7 @@ def _feed_forward(theirs: Any) -> Any:
             result: Tensor = self.wo(self.act(self.wi_0(x)) * self.wi_1(x))
             return result
 
-    return FeedForward()
+    return FeedForward(theirs)
 
 
 def sizes(tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:

@@ -14,13 +14,15 @@ KEPT = "kept for backward"
 WORKING = "one block at work"
 ENCODER = "text encoder"
 VAE = "VAE"
+IMAGE_ENCODERS = "VAE and image encoder"
 DRIVER = "driver and libraries"
-PARTS = (WEIGHTS, LORA, KEPT, WORKING, ENCODER, VAE, DRIVER)
+PARTS = (WEIGHTS, LORA, KEPT, WORKING, ENCODER, IMAGE_ENCODERS, VAE, DRIVER)
 """In the order they are shown."""
 
 STEP = "training step"
 UPDATE = "optimizer step"
 PROMPTS = "encoding sample prompts"
+IMAGES = "encoding sample images"
 SAMPLING = "sampling"
 DECODING = "decoding samples"
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .. import architectures
 from ..architectures import protocol
+from ..architectures.precision import followed, stored_precision
 from ..atomic import write_text
 from ..documents import json_text
 from ..errors import UserError
@@ -24,6 +26,7 @@ from ..training.settings import TrainingSettings
 from .settings import PlanSettings
 
 if TYPE_CHECKING:
+    from ..architectures.card import Card
     from ..architectures.protocol import Architecture
 
 
@@ -41,11 +44,13 @@ def plan(settings: PlanSettings) -> dict[str, Any]:
     """sentence: what it needs; fits: within `limit` bytes; chosen: options that `--vram` chose, with what each costs; seconds: of a step,
     by `speed`, or None; and the estimate (`Estimate.as_json`)."""
     values = _values(settings.training)
-    given = TrainingSettings.read(values)
     architecture = protocol.load(values.pop("architecture_id"))
-    architecture = architecture.at(architectures.chosen_card(architecture.card.id, values)).configured(values)
+    architecture = architecture.at(architectures.chosen_card(architecture.card.id, values))
+    device = _device(values["vram"], settings.gpu)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        values |= _on_a_gpu(values, architecture.card)
+    given, architecture = TrainingSettings.read(values), architecture.configured(values)
     precision = train.check(given, architecture)
-    device = _device(given.vram, settings.gpu)
     estimate = Planner(_batch(given, architecture), precision.dtype, device).of(architecture)
     limit = vram.limit_of(given.vram, device if torch.cuda.is_available() else torch.device("cpu"))
     if given.vram in (None, vram.OFF) or limit is None:
@@ -75,6 +80,13 @@ def _device(chosen: str | None, gpu: str | None) -> torch.device:
     """A GPU where there is one, or is to be one."""
     other = gpu is not None or (chosen is not None and gigabytes(chosen) is not None)
     return torch.device("cuda" if torch.cuda.is_available() or other else "cpu")
+
+
+def _on_a_gpu(values: Mapping[str, Any], card: Card) -> dict[str, Any]:
+    """What "auto" is there, which would be the number format of this CPU."""
+    if values["mixed_precision"] != "auto" or values.get("dit_dtype"):
+        return {}
+    return {"mixed_precision": followed(stored_precision(values["dit"], card))}
 
 
 def _batch(settings: TrainingSettings, architecture: Architecture) -> Batch:

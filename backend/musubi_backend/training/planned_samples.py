@@ -1,11 +1,13 @@
-"""What samples of a training take on the device: the transformer at the largest sample's size, and the VAE that decodes it, on "meta"."""
+"""What samples of a training take on the device: their encoders, the transformer at the largest sample's size, and the VAE that decodes it,
+on "meta"."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 META = torch.device("meta")
 _PIXELS = 3  # channels
 _FEW_FRAMES = 4  # of latents; by then a VAE that goes from frame to frame has all that it keeps between them
+_FEW_PIXELS = 13  # frames that come to so many latents; of one fewer, `_STEP` less
+_STEP = 4
 _LATE = 500.0  # a timestep like any other
 
 
@@ -57,6 +61,43 @@ def sampled(architecture: Architecture, transformer: nn.Module, batch: Mapping[s
     return few.result(0).peak
 
 
+def text_encoders(architecture: Architecture) -> int:
+    """Bytes of their weights."""
+    count = LiveBytes(META)
+    with _new_garbage_only():
+        with count:
+            encoder = architecture.text_encoder(META)
+        gc.collect()
+        taken = count.live
+        del encoder
+    return taken
+
+
+def images(architecture: Architecture, request: SampleRequest) -> int:
+    """Bytes of what encodes the images that a sample starts from, and of its work at its worst; 0 where there is nothing to encode."""
+    count = LiveBytes(META)
+    with count:
+        encoder = architecture.condition_encoder(META)
+    if encoder is None:
+        return 0
+
+    def peak(frames: int) -> int:
+        count.mark()
+        with contextlib.suppress(_Decoded), count, _ToRam():
+            if not encoder.encode(replace(request, frames=frames)):
+                return 0  # it has loaded nothing
+        return count.peak
+
+    with _new_garbage_only():
+        few = min(request.frames, _FEW_PIXELS)
+        last = peak(few)
+        return (
+            last
+            if few == request.frames or not last or architecture.card.sections
+            else last + (request.frames - few) * (last - peak(few - _STEP)) // _STEP
+        )
+
+
 def decoded(architecture: Architecture, request: SampleRequest, trained: Tensor) -> int:
     """Bytes of the VAE and of its work at its worst, which grow with the frames as they do from one number of few to the next."""
     channels, frames, *size = architecture.noise_shape(request)
@@ -67,9 +108,9 @@ def decoded(architecture: Architecture, request: SampleRequest, trained: Tensor)
     with count:
         decoder = architecture.latent_decoder(META)
     tiled = getattr(decoder, "tiled", None)
-    gc.collect()  # diffusers' models refer to themselves
 
     def peak(frames: int) -> int:
+        gc.collect()  # diffusers' models refer to themselves
         with count:
             latents = torch.empty((channels, frames, *size), device=META)
         count.mark()
@@ -78,11 +119,21 @@ def decoded(architecture: Architecture, request: SampleRequest, trained: Tensor)
                 quick.enter_context(counted_once(tiled.decoder, count))
                 quick.enter_context(seams_of_a_line(tiled))
             decoder.decode(latents)
-        gc.collect()
         return count.peak
 
-    last = peak(few)
-    return last if few == frames else last + (frames - few) * (last - peak(few - 1))
+    with _new_garbage_only():
+        last = peak(few)
+        return last if few == frames else last + (frames - few) * (last - peak(few - 1))
+
+
+@contextlib.contextmanager
+def _new_garbage_only() -> Iterator[None]:
+    """Collecting garbage does not look through what is there already: of PyTorch and diffusers that is most of its time."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 class _Decoded(Exception):

@@ -11,7 +11,6 @@ import io
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -166,8 +165,9 @@ class Planner:
     def __init__(self, batch: Batch, dtype: torch.dtype, device: torch.device) -> None:
         self.batch, self.dtype, self.device = batch, dtype, device
         self._models: dict[tuple[object, ...], _Model] = {}
-        self._vaes: dict[tuple[object, ...], int] = {}
+        self._coders: dict[tuple[object, ...], int] = {}
         self._largest: SampleRequest | None = None
+        self._first_images: int | None = None
 
     def of(self, architecture: Architecture) -> Callable[[Mapping[str, Any]], Estimate]:
         """What a training needs, by the values of all options."""
@@ -197,12 +197,22 @@ class Planner:
         request = self._request(file, architecture)
         if model.sampling is None:
             model.sampling = self._sampled(architecture, model, planned_samples.sides(request, architecture, self.batch["latents"]))
-        return (
-            Phase(words.PROMPTS, {words.ENCODER: _text_encoders(architecture), **always}),
+        parts = (
+            Phase(words.PROMPTS, {words.ENCODER: self._once(architecture, "texts", ("fp8",), planned_samples.text_encoders), **always}),
             *phases,
             Phase(words.SAMPLING, {**there, words.WORKING: model.sampling}),
             Phase(words.DECODING, {**there, words.VAE: self._decoded(architecture, request)}),
         )
+        images = self._images(architecture, request, max(phase.total for phase in parts) - sum(always.values()))
+        return (parts[0], Phase(words.IMAGES, {words.IMAGE_ENCODERS: images, **always}), *parts[1:]) if images else parts
+
+    def _images(self, architecture: Architecture, request: SampleRequest, others: int) -> int:
+        """As it was held when first asked for, but where that would decide. others: bytes of the largest other phase."""
+        if self._first_images is None or self._first_images > others:
+            images = self._once(architecture, "images", ("vae",), lambda one: planned_samples.images(one, request))
+            self._first_images = images if self._first_images is None else self._first_images
+            return images
+        return self._first_images
 
     def _request(self, file: str, architecture: Architecture) -> SampleRequest:
         if self._largest is None:
@@ -221,15 +231,19 @@ class Planner:
         return taken
 
     def _decoded(self, architecture: Architecture, request: SampleRequest) -> int:
-        """Planned once for each way of holding the VAE."""
+        return self._once(architecture, "decoded", ("vae",), lambda one: planned_samples.decoded(one, request, self.batch["latents"]))
+
+    def _once(self, architecture: Architecture, what: str, settings: tuple[str, ...], plan: Callable[[Architecture], int]) -> int:
+        """Bytes of an encoder or decoder, planned once for each way of holding it: for the values of the options that begin with one of
+        `settings`."""
         values = architecture.settings.values()
-        held_as = tuple(sorted((name, value) for name, value in values.items() if name.startswith("vae")))
-        if held_as not in self._vaes:
+        held_as: tuple[object, ...] = what, *sorted((name, value) for name, value in values.items() if name.startswith(settings))
+        if held_as not in self._coders:
             computed = computed_in(dtype_named(values.get("vae_dtype") or architecture.card.latent_dtype, "--vae_dtype"), self.device)
             named = {} if values.get("vae_dtype") else {"vae_dtype": str(computed).removeprefix("torch.")}
             with _silence():
-                self._vaes[held_as] = planned_samples.decoded(architecture.configured({**values, **named}), request, self.batch["latents"])
-        return self._vaes[held_as]
+                self._coders[held_as] = plan(architecture.configured({**values, **named}))
+        return self._coders[held_as]
 
     def _measured(self, settings: TrainingSettings, architecture: Architecture, model: _Model, attention: KeptAttention) -> _Step:
         memory = settings.memory
@@ -291,14 +305,6 @@ class Planner:
         for parameter in model.network.parameters():
             parameter.grad = None
         return _Step(few.result(kept), away, sum(copy.nbytes for copy in copies))
-
-
-def _text_encoders(architecture: Architecture) -> int:
-    """Bytes of the text encoders' files. Held in fp8 they take half of what they have in 16 bits."""
-    given = architecture.settings.values()
-    files = [given[name] for name in architecture.card.text_encoders if given.get(name)]
-    total = sum(Path(file).stat().st_size for file in files if Path(file).is_file())
-    return total // 2 if given.get("fp8_t5") or given.get("fp8_llm") else total
 
 
 def _built(settings: TrainingSettings, architecture: Architecture, dtype: torch.dtype) -> _Model:

@@ -126,7 +126,6 @@ def _cheapest(values: Mapping[str, Any], plan: Plan, limit: int) -> Chosen:
         taken["sdpa"] = chosen["sdpa"] = True
     free = {name for saver in SAVERS for name in saver.changes if name in chosen and (chosen[name] is None or chosen[name] is False)}
     found = plan(chosen)
-    costs = []
     for saver in SAVERS:
         if found.fits(limit):
             break
@@ -136,12 +135,11 @@ def _cheapest(values: Mapping[str, Any], plan: Plan, limit: int) -> Chosen:
             changes, found = better
             chosen |= changes
             taken |= changes
-            costs.append(f"{_words(changes)}: {saver.cost}")
-    if SWAP in taken and found.fits(limit):  # a later saver may have made room
-        changes, found = _fewest(chosen, plan, lambda one: one.excess(limit), 1, found.swappable) or ({}, found)
-        chosen |= changes
-        taken |= changes
-    if taken.get("gradient_checkpointing") and found.fits(limit) and _can_keep(chosen) and not chosen.get(SPENDER, True):
+    if found.fits(limit):
+        found = _taken_back(values, chosen, taken, plan, limit, found)
+    given = ((saver, {name: taken[name] for name in saver.changes if name in taken}) for saver in SAVERS)
+    costs = [f"{_words(changes)}: {saver.cost}" for saver, changes in given if changes]
+    if chosen.get("gradient_checkpointing") and found.fits(limit) and _can_keep(chosen) and not chosen.get(SPENDER, True):
         spent = _most(chosen, plan, limit)
         if spent is not None:
             changes, found = spent
@@ -149,6 +147,24 @@ def _cheapest(values: Mapping[str, Any], plan: Plan, limit: int) -> Chosen:
             taken |= changes
             costs.append(f"{_words(changes)}: memory that is left, so that these blocks run their attention once")
     return Chosen(chosen, found, taken, tuple(costs))
+
+
+def _taken_back(values: Mapping[str, Any], chosen: Given, taken: Given, plan: Plan, limit: int, found: Estimate) -> Estimate:
+    """The plan with fewer savers: a later one may have made room, so those go, from the last to the first, without which it fits too.
+    values: before any was taken."""
+    if SWAP in taken:
+        changes, found = _fewest(chosen, plan, lambda one: one.excess(limit), 1, found.swappable) or ({}, found)
+        chosen |= changes
+        taken |= changes
+    for saver in reversed(SAVERS):
+        before = {name: values[name] for name in saver.changes if name in taken}
+        without = plan({**chosen, **before}) if before else None
+        if without is not None and without.fits(limit):
+            found = without
+            chosen |= before
+            for name in before:
+                del taken[name]
+    return found
 
 
 def _can_keep(values: Given) -> bool:
