@@ -19,6 +19,7 @@ from musubi_backend.options.rules import _RULES
 from musubi_backend.options.values import default_of
 
 TRAIN, GENERATE = "wan_train_network", "wan_generate_video"
+_SPREAD_EXPERTS = {"fsdp": True, "dit_high_noise": "h", "steps_per_expert": 2, "timestep_sampling": "shift"}
 
 
 @pytest.fixture
@@ -184,6 +185,10 @@ def test_training_settings_that_do_not_go_together(files: dict[str, str], extra:
         (TRAIN, {"w8a8": "int8", "compile": True}, ""),
         (TRAIN, {"fsdp": True, "blocks_to_swap": 1}, "--fsdp and --blocks_to_swap exclude each other"),
         (TRAIN, {"fsdp": True, "compile": True}, "--fsdp and --compile exclude each other"),
+        (TRAIN, {**_SPREAD_EXPERTS, "steps_per_expert": 1}, "--fsdp and --dit_high_noise need --steps_per_expert, such as 10"),
+        (TRAIN, {**_SPREAD_EXPERTS, "offload_inactive_dit": True}, "--fsdp and --offload_inactive_dit exclude each other"),
+        (TRAIN, {**_SPREAD_EXPERTS, "timestep_sampling": "flux_shift"}, "do not go with --timestep_sampling flux_shift, which follows"),
+        (TRAIN, _SPREAD_EXPERTS, ""),
         (TRAIN, {"offload_inactive_dit": True, "blocks_to_swap": 1}, "--offload_inactive_dit and --blocks_to_swap exclude each other"),
         (GENERATE, {"offload_inactive_dit": True, "lazy_loading": True}, "--offload_inactive_dit and --lazy_loading exclude each other"),
         (GENERATE, {"lora_multiplier": [1.0, 1.0]}, "--lora_multiplier has 2 values for 0 --lora_weight"),

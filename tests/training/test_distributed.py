@@ -84,10 +84,16 @@ def pair(
         scene("stopped", *SPREAD, story="stop", **TOGETHER),
         scene("other data", second={"dataset_config": fewer, "learning_rate": "2e-2"}),
     ]
+    experts = {
+        "task": "t2v-A14B", "dit_high_noise": project.dit, "steps_per_expert": 2, "max_train_steps": 4,
+        "timestep_boundary": 675, "validation_split": 0.3, "network_args": ["module_dropout=0.4"],
+    }  # fmt: skip
+    scenes += [scene("experts", "--lora_per_expert", **experts), scene("experts spread", "--lora_per_expert", *SPREAD, **experts)]
     full = {"max_train_steps": 3, "vram": 8, "network_dropout": 0.1}
     scenes += [scene("less", "--gradient_checkpointing", **full), scene("ran out", story="run out", **full)]
+    scenes += [scene("build fails", story="build fails", **full)]
     if request.config.getoption("--full"):
-        scenes += [scene(story, story=story, **full) for story in ("run out again", "build fails", "nothing helps")]
+        scenes += [scene(story, story=story, **full) for story in ("run out again", "nothing helps")]
         samples = sampling(folder, build)
         scenes += [scene(name, *flags, **samples) for name, flags in (("sampled", ()), ("sampled spread", SPREAD))]
         scenes += [scene("stopped sampling", *SPREAD, story="stop sampling", **samples)]
@@ -211,7 +217,6 @@ def test_all_step_down_when_the_memory_of_one_is_full(pair: Pair, same: SimpleNa
     ("story", "said"),
     [
         ("run out again", "the GPU's memory is full"),
-        ("build fails", "the weight file is gone"),
         ("nothing helps", "the GPU's memory is full"),
     ],
 )
@@ -219,6 +224,27 @@ def test_all_end_where_less_does_not_help_with_what_was_learned_and_one_message(
     assert pair.results[story] == [1, 1], pair.texts[story]
     assert said in pair.texts[story][1] and "Traceback" not in "".join(pair.texts[story])
     assert (pair.folder / "out" / story / "cat-step00000001-state").is_dir()
+
+
+@pytest.mark.slow
+def test_both_end_with_one_message_where_one_cannot_be_made_anew_with_less(pair: Pair) -> None:
+    """The one that could has stepped down by then, and waits for the other."""
+    first, second = pair.texts["build fails"]
+    assert pair.results["build fails"] == [1, 1], first + second
+    assert second.count("ERROR:") == 1 and "the weight file is gone" in second
+    assert "ERROR:" not in first and "goes on after step" not in first and "Traceback" not in first + second
+    assert (pair.folder / "out/build fails/cat-step00000001-state").is_dir()
+
+
+@pytest.mark.slow
+def test_two_experts_that_are_spread_learn_the_same_bits(pair: Pair, same: SimpleNamespace) -> None:
+    """All processes train the same one in a step, and validate with the same one, also where one has no item of its own."""
+    assert pair.results["experts"] == pair.results["experts spread"] == [0, 0], "\n".join(pair.texts["experts spread"])
+    for expert in ("high", "low"):
+        learned = [load(pair.folder / "out" / name / f"cat-{expert}.safetensors") for name in ("experts", "experts spread")]
+        assert same.bits(*learned) and any(one.any() for name, one in learned[0].items() if "lora_up" in name)
+    losses = [re.findall(r"validation loss after step (\d): (\S+),", pair.texts[name][0]) for name in ("experts", "experts spread")]
+    assert losses[0] == losses[1] and len(losses[0]) > 1
 
 
 @pytest.mark.slow

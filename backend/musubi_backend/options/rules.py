@@ -107,6 +107,10 @@ def _train(tool: Tool, args: Namespace) -> Iterator[str]:
     yield from _experts(args)
 
 
+_OF_ANY_SIZE = ("uniform", "sigmoid", "sigma", "shift", "logsnr")
+"""Ways to draw noise levels that are the same for clips of every size."""
+
+
 def _spread(args: Namespace) -> Iterator[str]:
     """What does not go with a transformer that is spread over processes."""
     if not args.fsdp:
@@ -115,8 +119,17 @@ def _spread(args: Namespace) -> Iterator[str]:
         yield "--fsdp and --blocks_to_swap exclude each other: each decides where the weights of a block are"
     if args.compile or args.dynamo_backend != "NO":
         yield "--fsdp and --compile exclude each other: blocks whose weights are gathered are not compiled yet"
-    if getattr(args, "dit_high_noise", None):
-        yield "--fsdp and --dit_high_noise exclude each other: processes would need other experts in one step. Train each by itself"
+    if not getattr(args, "dit_high_noise", None):
+        return
+    if args.offload_inactive_dit:
+        yield "--fsdp and --offload_inactive_dit exclude each other: each process keeps its part of both experts on its GPU"
+    if args.steps_per_expert < 2:
+        yield "--fsdp and --dit_high_noise need --steps_per_expert, such as 10: all processes have to train the same expert in a step"
+    if args.timestep_sampling not in _OF_ANY_SIZE:
+        yield (
+            f"--fsdp and --dit_high_noise do not go with --timestep_sampling {args.timestep_sampling}, which follows the sizes of clips: "
+            f"processes would need other experts in a step. Use {', '.join(_OF_ANY_SIZE[:-1])} or {_OF_ANY_SIZE[-1]}"
+        )
 
 
 def _generate(tool: Tool, args: Namespace) -> Iterator[str]:

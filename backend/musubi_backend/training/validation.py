@@ -41,6 +41,13 @@ Load = Callable[[BatchDescription], dict[str, Any]]
 Loss = Callable[[dict[str, Any], "Tensor", "Tensor", "Tensor", "Tensor"], "Tensor"]
 
 
+class _Measured(NamedTuple):
+    """item: its number; None where this process has none left."""
+
+    item: int | None
+    level: int
+
+
 class Level(NamedTuple):
     """t, timesteps: [1], on the CPU; share: of what is trained, for which it stands."""
 
@@ -91,17 +98,17 @@ class Validation:
                         break
                     try:
                         with job.held() if processes.count > 1 else contextlib.nullcontext():  # the others wait
-                            if one is not None or spread:
-                                part = self._part(load, loss_of, *(one or (0, 0)))  # also for nothing: all run their blocks together
-                            if one is not None:
-                                losses[one[0]] += part
+                            if one.item is not None or spread:  # also for nothing: all run their blocks together
+                                part = self._part(load, loss_of, one.item or 0, one.level)
+                            if one.item is not None:
+                                losses[one.item] += part
                     except StopRequested:
                         failed = True
                     except (UserError, RuntimeError, OSError) as error:
                         if passes(error) or spread:
                             raise
                         failed = True
-                        logger.error("no validation loss, training continues: %s: %s", self.items[one[0]].name if one else "", error)
+                        logger.error("no validation loss, training continues: %s: %s", self.items[one.item or 0].name, error)
                     if bar is not None:
                         bar.update(1)
         finally:
@@ -110,14 +117,15 @@ class Validation:
             return None
         return float((processes.mean(losses) * processes.count).mean().item())
 
-    def _work(self) -> list[tuple[int, int] | None]:
-        """(item, level) in the order in which this process measures them; as many in each, so some may have None. Of two experts, one
-        after the other, as they may take turns on the device."""
+    def _work(self) -> list[_Measured]:
+        """In the order in which this process measures; as many in each, and of two experts one after the other, as they may take turns on
+        the device and may be spread over processes, so that all need the same one."""
         rank, count = self.run.processes.rank, self.run.processes.count
-        every = [(item, level) for item in range(rank, len(self.items), count) for level in range(LEVELS)]
+        numbers = range(rank, count * math.ceil(len(self.items) / count), count)
+        every = [_Measured(number if number < len(self.items) else None, level) for number in numbers for level in range(LEVELS)]
         if boundary_of(self.run.transformer) is not None:
-            every.sort(key=lambda one: one[1], reverse=True)
-        return [*every, *[None] * (math.ceil(len(self.items) / count) * LEVELS - len(every))]
+            every.sort(key=lambda one: one.level, reverse=True)
+        return every
 
     def _part(self, load: Load, loss_of: Loss, item: int, level: int) -> Tensor:
         """What one level adds to the loss of an item, still on the device."""

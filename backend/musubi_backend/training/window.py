@@ -39,7 +39,7 @@ def batches_at_once(settings: TrainingSettings, transformer: nn.Module) -> int:
     """How many batches go through the model together: those of a window where that is asked for and weights come and go. UserError where
     this model cannot."""
     memory = settings.memory
-    if not memory.accumulate_by_block or not (memory.blocks_to_swap or isinstance(transformer, Experts)):
+    if not memory.accumulate_by_block or memory.fsdp or not (memory.blocks_to_swap or isinstance(transformer, Experts)):
         return 1
     if not all(isinstance(model, Checkpointed) for model in experts_of(transformer).values()):
         raise UserError("--accumulate_by_block: this model cannot be computed block by block; leave it out")
