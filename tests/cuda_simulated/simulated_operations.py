@@ -16,7 +16,10 @@ from torch.utils._pytree import tree_map
 
 _aten = torch.ops.aten
 _TO_HOST = (_aten._local_scalar_dense.default, _aten.is_nonzero.default, _aten.equal.default)
-_PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "linear", "convolution", "_scaled_dot_product_efficient_attention")
+_PRODUCTS = (
+    *("mm", "addmm", "addmm_", "bmm", "baddbmm", "mv", "addmv", "dot", "linear", "convolution"),
+    "_scaled_dot_product_efficient_attention",
+)
 _EIGHT_BITS = ("_int_mm", "_scaled_mm")
 _LOOKS_FOR_OVERFLOW = "_amp_foreach_non_finite_check_and_unscale_"
 _SIZES_FROM_VALUES = ("nonzero", "masked_select", "unique", "_unique2")

@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks import gpu_models
 
-_PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "_int_mm", "_scaled_mm")
+_PRODUCTS = ("mm", "addmm", "addmm_", "bmm", "baddbmm", "_int_mm", "_scaled_mm")
 _NO_KERNEL = ("empty", "detach", "new_empty", "lift_fresh", "_unsafe_view")
 
 

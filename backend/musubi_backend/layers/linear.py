@@ -1,6 +1,6 @@
 """The linear layer of every transformer block: a frozen base with an optional LoRA folded into its matrix product.
 
-A LoRA costs two thin products; its result is where the base product starts accumulating, so no full-size temporary is made
+A LoRA costs two thin products; its result is where the base product starts accumulating, in place, so no full-size temporary is made
 and no tensor changes dtype. Other kinds of weights are sub-classes of `Linear` that override `dense` or `product` (see
 `memory.fp8`); neither the LoRA nor the models need to know.
 """
@@ -21,7 +21,8 @@ class Addition(Protocol):
         """True when this forward goes without it."""
 
     def start(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """x [..., in] -> what is added and the bias [..., out]: what the base product is accumulated onto."""
+        """x [..., in] -> what is added and the bias, in rows [N, out]. Nobody else holds them, as the base product is accumulated onto them
+        in place, nor does backward need them."""
 
 
 class Linear(nn.Linear):
@@ -68,7 +69,8 @@ class Linear(nn.Linear):
         return self.weight
 
     def base_output(self, x: Tensor, start: Tensor | None = None) -> Tensor:
-        """x [..., in] @ weight.T, accumulated onto `start` [..., out], which already holds the bias, else onto the bias."""
+        """x [..., in] @ weight.T, added to the bias. With `start`, which already holds the bias, x is [N, in], and the product is accumulated
+        onto start [N, out]: it is used up."""
         if self.keeps_weight or not torch.is_grad_enabled():
             return self.product(x, start)
         if torch.compiler.is_compiling():  # a compiler cannot look into the function, but knows this
@@ -83,7 +85,9 @@ class Linear(nn.Linear):
         """As `base_output`; autograd may keep the weight."""
         if start is None:
             return F.linear(x, self.dense(x.dtype), self.bias)
-        return torch.addmm(start.flatten(0, -2), x.flatten(0, -2), self.dense(x.dtype).t()).view(start.shape)
+        if torch.compiler.is_compiling():  # which finds memory to use again itself
+            return torch.addmm(start, x, self.dense(x.dtype).t())
+        return start.addmm_(x, self.dense(x.dtype).t())
 
     def input_gradient(self, grad: Tensor) -> Tensor:
         """grad [..., out] of this layer's output -> [..., in] of its input, where the weight is not kept."""
@@ -95,7 +99,7 @@ class Linear(nn.Linear):
             return self.base_output(x)
         # The addition comes first so that, when a checkpointed block is recomputed, everything that backward needs exists before
         # the expensive product: the recomputation of the last linear of a block stops short of it.
-        return self.base_output(x, addition.start(x, self.bias))
+        return self.base_output(x.flatten(0, -2), addition.start(x, self.bias)).view(*x.shape[:-1], self.out_features)
 
 
 class _RecomputedProduct(torch.autograd.Function):
@@ -104,7 +108,10 @@ class _RecomputedProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, start: Tensor | None, layer: Linear) -> Tensor:
         ctx.layer = layer
-        return layer.product(x, start)
+        result = layer.product(x, start)
+        if result is start:
+            ctx.mark_dirty(start)
+        return result
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:

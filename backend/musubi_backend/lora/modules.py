@@ -45,7 +45,7 @@ class LoRAModule(nn.Module):
         return bool(self.training and self.module_dropout and torch.rand(1).item() < self.module_dropout)
 
     def start(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """x [..., in] -> scale * delta @ x + bias [..., out]: what the base product is accumulated onto."""
+        """x [..., in] -> scale * delta @ x + bias, in rows [N, out]: see `layers.linear.Addition`."""
         raise NotImplementedError
 
     def plus_parameters(self) -> list[nn.Parameter]:
@@ -61,7 +61,7 @@ class LoRAModule(nn.Module):
         raise NotImplementedError
 
     def _finished(self, product: Tensor, bias: Tensor | None) -> Tensor:
-        """scale * delta @ x [..., out] with rank_dropout on output rows, and the bias."""
+        """scale * delta @ x [N, out] with rank_dropout on output rows, and the bias."""
         if self.training and self.rank_dropout:
             kept = (torch.rand(product.shape[-1], device=product.device) > self.rank_dropout) / (1.0 - self.rank_dropout)
             product = product * kept.to(product.dtype)
@@ -102,8 +102,7 @@ class LoRA(LoRAModule):
             down, up, factor = self.lora_down.weight.to(x.dtype), self.lora_up.weight.to(x.dtype), self.scale
         hidden, dropped = self.dropped(F.linear(x, down))
         rows, factor = hidden.flatten(0, -2), factor * dropped
-        start = (rows * factor) @ up.t() if bias is None else torch.addmm(bias, rows, up.t(), alpha=factor)
-        return start.view(*x.shape[:-1], start.shape[-1])
+        return (rows * factor) @ up.t() if bias is None else torch.addmm(bias, rows, up.t(), alpha=factor)
 
     def dropped(self, hidden: Tensor) -> tuple[Tensor, float]:
         """Activations [..., rank] after dropout, and the factor that makes up for the ranks left out."""
@@ -153,7 +152,7 @@ class LoHa(LoRAModule):
         nn.init.normal_(self.hada_w2_b)
 
     def start(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        product: Tensor = _HadamardProduct.apply(x, self.hada_w1_a, self.hada_w1_b, self.hada_w2_a, self.hada_w2_b, self.scale)  # type: ignore[no-untyped-call]
+        product: Tensor = _HadamardProduct.apply(x.flatten(0, -2), self.hada_w1_a, self.hada_w1_b, self.hada_w2_a, self.hada_w2_b, self.scale)  # type: ignore[no-untyped-call]
         return self._finished(product, bias)
 
     def delta_norm(self) -> Tensor:
@@ -198,7 +197,7 @@ class LoKr(LoRAModule):
     def start(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """kron(w1, w2) @ x is w1 @ X @ w2.T with x as a matrix X [in_m, in_n]: the large matrix is never made."""
         first = self.lokr_w1.to(x.dtype)
-        rows = x.unflatten(-1, (first.shape[1], -1))
+        rows = x.flatten(0, -2).unflatten(-1, (first.shape[1], -1))
         product = (first @ self._by_second(rows)).flatten(-2) * self.scale
         return self._finished(product, bias)
 

@@ -123,7 +123,7 @@ class Fp8Linear(Linear):
         small = (rows / row_scale).to(_STORED)
         product = torch._scaled_mm(small, self.weight.t(), scale_a=one, scale_b=scale, out_dtype=out_dtype)
         result = product * row_scale
-        added = self.bias if start is None else start.flatten(0, -2)
+        added = self.bias if start is None else start
         return (result if added is None else result + added).to(x.dtype).view(*x.shape[:-1], self.out_features)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:

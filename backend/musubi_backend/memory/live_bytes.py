@@ -26,6 +26,9 @@ def _gradient_of_queries(grad: Tensor, q: Tensor, *rest: Any, **named: Any) -> i
 _SCRATCH: Mapping[Any, Callable[..., int]] = {_aten._scaled_dot_product_flash_attention_backward.default: _gradient_of_queries}
 
 
+flop_registry[_aten.addmm_] = flop_registry[_aten.addmm]  # PyTorch knows only the one that is not in place
+
+
 class LiveBytes(TorchDispatchMode):
     """While it is entered: `live` bytes of the tensors made on `device`, the `peak` since `mark`, and `operations` of their making.
 

@@ -85,10 +85,10 @@ class W8A8Linear(Linear):
 
 
 def _product(x: Tensor, start: Tensor | None, weight: Tensor, channels: Tensor, bias: Tensor | None) -> Tensor:
-    """x [..., in], start [..., out], weight [out, in] in 8 bits, channels [1, out] -> [..., out]"""
+    """x [..., in], start [N, out] (see `layers.linear`), weight [out, in] in 8 bits, channels [1, out] -> [..., out]"""
     small, scales = rounded(x.flatten(0, -2), weight.dtype)
     out = _multiplied(small, weight.t()).mul_(scales).mul_(channels)
-    added = bias if start is None else start.flatten(0, -2)
+    added = bias if start is None else start
     return (out if added is None else out.add_(added)).to(x.dtype).view(*x.shape[:-1], len(weight))
 
 
