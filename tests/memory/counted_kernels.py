@@ -41,6 +41,8 @@ class Kernels(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         name = func._schema.name.removeprefix("aten::")
         if not _is_view(func) and not name.startswith(_NO_KERNEL):
+            if name == "addmm" and args[0].ndim == 2:  # what is added to is copied first, and the product added to the copy
+                self.count("copy_", 2 * args[0].nbytes)
             self.count(name, 0 if name in _PRODUCTS or "attention" in name else sum(one.nbytes for one in _tensors((args, result))))
         return result
 

@@ -24,6 +24,10 @@ class Addition(Protocol):
         """x [..., in] -> what is added and the bias, in rows [N, out]. Nobody else holds them, as the base product is accumulated onto them
         in place, nor does backward need them."""
 
+    def start_for_both(self, x: Tensor, layer: Linear) -> Tensor | None:
+        """As `start` with the bias of `layer`. Its backward gives the gradient of x through the base product too
+        (`layer.input_gradient`), so that the two never exist apart. None where it cannot."""
+
 
 class Linear(nn.Linear):
     """`nn.Linear` that can carry a LoRA.
@@ -99,7 +103,31 @@ class Linear(nn.Linear):
             return self.base_output(x)
         # The addition comes first so that, when a checkpointed block is recomputed, everything that backward needs exists before
         # the expensive product: the recomputation of the last linear of a block stops short of it.
-        return self.base_output(x.flatten(0, -2), addition.start(x, self.bias)).view(*x.shape[:-1], self.out_features)
+        rows = x.flatten(0, -2)
+        start = addition.start_for_both(x, self) if self._passes_gradients() else None
+        if start is None:
+            result = self.base_output(rows, addition.start(x, self.bias))
+        else:
+            result = _Accumulated.apply(start, rows, self)  # type: ignore[no-untyped-call]
+        return result.view(*x.shape[:-1], self.out_features)
+
+    def _passes_gradients(self) -> bool:
+        return torch.is_grad_enabled() and not self.weight.requires_grad and not torch.compiler.is_compiling()
+
+
+class _Accumulated(torch.autograd.Function):
+    """The product accumulated onto what `start_for_both` made, whose backward gives the gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, start: Tensor, x: Tensor, layer: Linear) -> Tensor:
+        result = layer.product(x, start)
+        if result is start:
+            ctx.mark_dirty(start)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return grad, None, None
 
 
 class _RecomputedProduct(torch.autograd.Function):

@@ -12,19 +12,21 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from .attention import KEY_ALIGNMENT, PYTORCH, attention
 from .blocks import Checkpointed, Prepared
 from .linear import Linear
 from .norms import RMSNorm, gated_residual, modulated_norm
-from .rope import Tables, apply_rope
+from .rope import Tables, apply_rope, apply_rope_beside
 
 EPS = 1e-6
+_aten = torch.ops.aten
 Runner = Callable[[Tensor], Tensor]
 
 
@@ -108,22 +110,19 @@ class DoubleStreamBlock(JointBlock):
         video, text = self.streams()
         tables = (shared.rope[0][:, :n], shared.rope[1][:, :n])
         video_mods, text_mods = video.modulation(shared.condition), text.modulation(shared.condition)
-        of_video = self._attention_inputs(video, x[:, :n], video_mods, tables)
-        of_text = self._attention_inputs(text, x[:, n:], text_mods, None)
-        q, k, v = (torch.cat(pair, dim=1) for pair in zip(of_video, of_text, strict=True))
-        attended = self.attend(q, k, v, shared.padding)
+        q, k, v = self._attention_inputs(video, x[:, :n], video_mods)
+        text_q, text_k, text_v = self._attention_inputs(text, x[:, n:], text_mods)
+        q, k = apply_rope_beside(q, tables, text_q), apply_rope_beside(k, tables, text_k)
+        attended = self.attend(q, k, torch.cat([v, text_v], dim=1), shared.padding)
         # Text first: a recomputed block ends before its last product, which should be the large one.
         text_out = self._rest(text, x[:, n:], attended[:, n:], text_mods)
         video_out = self._rest(video, x[:, :n], attended[:, :n], video_mods)
         return torch.cat([video_out, text_out], dim=1)
 
-    def _attention_inputs(self, stream: Stream, x: Tensor, mods: Sequence[Tensor], rope: Tables | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _attention_inputs(self, stream: Stream, x: Tensor, mods: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         width = x.shape[-1]
         q, k, v = _project(stream.inputs, modulated_norm(x, mods[1], mods[0], EPS), (width, width, width))
-        q, k = stream.norm_q(self.heads(q)), stream.norm_k(self.heads(k))
-        if rope is not None:
-            q, k = apply_rope(q, rope), apply_rope(k, rope)
-        return q, k, self.heads(v)
+        return stream.norm_q(self.heads(q)), stream.norm_k(self.heads(k)), self.heads(v)
 
     def _rest(self, stream: Stream, x: Tensor, attended: Tensor, mods: Sequence[Tensor]) -> Tensor:
         x = gated_residual(x, stream.output(attended), mods[2])
@@ -146,7 +145,7 @@ class SingleStreamBlock(JointBlock):
         q = apply_rope(norm_q(self.heads(q)), shared.rope)
         k = apply_rope(norm_k(self.heads(k)), shared.rope)
         attended = self.attend(q, k, self.heads(v), shared.padding)
-        return gated_residual(x, output(torch.cat([attended, F.gelu(hidden, approximate="tanh")], dim=-1)), gate)
+        return gated_residual(x, output(beside_gelu(attended, hidden)), gate)
 
 
 class RefinerBlock(nn.Module):
@@ -228,6 +227,29 @@ def joint_attention(q: Tensor, k: Tensor, v: Tensor, mode: str, split: bool, pad
     samples = zip(q.split(1), k.split(1), v.split(1), padding.lengths, strict=True)
     outputs = [attention(q1[:, :length], k1[:, :length], v1[:, :length], mode) for q1, k1, v1, length in samples]
     return torch.cat([F.pad(out, (0, 0, 0, q.shape[1] - out.shape[1])) for out in outputs])
+
+
+class _BesideGelu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, hidden: Tensor) -> Tensor:
+        ctx.save_for_backward(hidden)
+        ctx.width = x.shape[-1]
+        joined = x.new_empty(*x.shape[:-1], ctx.width + hidden.shape[-1])
+        joined[..., : ctx.width] = x
+        _aten.gelu.out(hidden, approximate="tanh", out=joined[..., ctx.width :])
+        return joined
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        (hidden,) = ctx.saved_tensors
+        return grad[..., : ctx.width], _aten.gelu_backward(grad[..., ctx.width :], hidden, approximate="tanh")
+
+
+def beside_gelu(x: Tensor, hidden: Tensor) -> Tensor:
+    """[..., C] and [..., H] -> [..., C + H]: x, and the GELU (tanh) of hidden, which is written where it is to stand."""
+    joined: Tensor = _BesideGelu.apply(x, hidden)  # type: ignore[no-untyped-call]
+    return joined
 
 
 def trimmed(text: Tensor, mask: Tensor) -> tuple[Tensor, tuple[int, ...]]:

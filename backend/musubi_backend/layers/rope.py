@@ -87,12 +87,36 @@ class _Rotation(torch.autograd.Function):
         return _rotate(grad, cos, sin, -1), None, None
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor, sense: int = 1) -> Tensor:
+class _RotationBeside(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, beside: Tensor) -> Tensor:
+        ctx.tables = (cos, sin)
+        length = x.shape[1]
+        joined = x.new_empty(x.shape[0], length + beside.shape[1], *x.shape[2:])
+        _rotate(x, cos, sin, out=joined[:, :length])
+        joined[:, length:] = beside
+        return joined
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, Tensor]:
+        cos, sin = ctx.tables
+        length = cos.shape[1]
+        return _rotate(grad[:, :length], cos, sin, -1), None, None, grad[:, length:]
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, sense: int = 1, out: Tensor | None = None) -> Tensor:
     swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
-    return torch.addcmul(x * cos, swapped, sin, value=sense)
+    return torch.mul(x, cos, out=out).addcmul_(swapped, sin, value=sense)
 
 
 def apply_rope(x: Tensor, tables: Tables) -> Tensor:
     """Rotate neighbouring channel pairs of x [B, S, heads, head_dim] by `rope_tables`, which are in x's dtype."""
     rotated: Tensor = _Rotation.apply(x, *tables)  # type: ignore[no-untyped-call]
     return rotated
+
+
+def apply_rope_beside(x: Tensor, tables: Tables, beside: Tensor) -> Tensor:
+    """`apply_rope` of x, followed by `beside` [B, L, heads, head_dim] as it is: [B, S + L, heads, head_dim]. tables [1 or B, S, 1, head_dim]."""
+    joined: Tensor = _RotationBeside.apply(x, *tables, beside)  # type: ignore[no-untyped-call]
+    return joined

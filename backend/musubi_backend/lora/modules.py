@@ -6,11 +6,15 @@ is computed in the dtype of the input.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+if TYPE_CHECKING:
+    from ..layers.linear import Linear
 
 
 class LoRAModule(nn.Module):
@@ -47,6 +51,10 @@ class LoRAModule(nn.Module):
     def start(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x [..., in] -> scale * delta @ x + bias, in rows [N, out]: see `layers.linear.Addition`."""
         raise NotImplementedError
+
+    def start_for_both(self, x: Tensor, layer: Linear) -> Tensor | None:
+        """See `layers.linear.Addition`."""
+        return None
 
     def plus_parameters(self) -> list[nn.Parameter]:
         """Those that LoRA+ trains faster (`loraplus_lr_ratio`); the others have none."""
@@ -96,13 +104,23 @@ class LoRA(LoRAModule):
         """Down and scale * up as a step computes with them (`lora.working`); outside of one they are made at each use."""
 
     def start(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        if self.working is not None and self.working[0].dtype == x.dtype:
-            (down, up), factor = self.working, 1.0
-        else:
-            down, up, factor = self.lora_down.weight.to(x.dtype), self.lora_up.weight.to(x.dtype), self.scale
-        hidden, dropped = self.dropped(F.linear(x, down))
-        rows, factor = hidden.flatten(0, -2), factor * dropped
+        down, up = self._factors(x.dtype)
+        hidden, factor = self.dropped(F.linear(x, down))
+        rows = hidden.flatten(0, -2)
         return (rows * factor) @ up.t() if bias is None else torch.addmm(bias, rows, up.t(), alpha=factor)
+
+    def start_for_both(self, x: Tensor, layer: Linear) -> Tensor | None:
+        if self.training and (self.dropout or self.rank_dropout):
+            return None
+        start: Tensor = _StartForBoth.apply(x.flatten(0, -2), *self._factors(x.dtype), layer)  # type: ignore[no-untyped-call]
+        return start
+
+    def _factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Down, and scale * up."""
+        if self.working is not None and self.working[0].dtype == dtype:
+            return self.working
+        up = self.lora_up.weight.to(dtype)
+        return self.lora_down.weight.to(dtype), up if self.scale == 1.0 else up * self.scale
 
     def dropped(self, hidden: Tensor) -> tuple[Tensor, float]:
         """Activations [..., rank] after dropout, and the factor that makes up for the ranks left out."""
@@ -230,6 +248,26 @@ def factorised(size: int, factor: int) -> tuple[int, int]:
     limit = size if factor < 0 else factor
     smaller = max(number for number in range(1, int(size**0.5) + 1) if size % number == 0 and number <= max(1, limit))
     return smaller, size // smaller
+
+
+class _StartForBoth(torch.autograd.Function):
+    """bias + x @ down.T @ up.T, for x [N, in]. Backward accumulates what the LoRA gives x onto what the base product of `layer` gives it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, down: Tensor, up: Tensor, layer: Linear) -> Tensor:
+        hidden = x @ down.t()
+        ctx.save_for_backward(x, down, up, hidden)
+        ctx.layer = layer
+        return hidden @ up.t() if layer.bias is None else torch.addmm(layer.bias, hidden, up.t())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        x, down, up, hidden = ctx.saved_tensors
+        of_hidden = grad @ up
+        for_x = ctx.layer.input_gradient(grad).addmm_(of_hidden, down) if ctx.needs_input_grad[0] else None
+        for_down = of_hidden.t() @ x if ctx.needs_input_grad[1] else None
+        return for_x, for_down, grad.t() @ hidden if ctx.needs_input_grad[2] else None, None
 
 
 class _HadamardProduct(torch.autograd.Function):
