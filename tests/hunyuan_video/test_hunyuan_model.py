@@ -69,6 +69,17 @@ def test_gradient_checkpointing_gives_bit_identical_gradients(model_with_lora: C
         assert all(torch.equal(plain[name], again[name]) for name in plain)
 
 
+@pytest.mark.slow
+def test_compiled_blocks_are_one_piece_and_give_the_gradients_of_plain_ones(model_with_lora: Callable[..., Any]) -> None:
+    model, network = model_with_lora()
+    plain = gradients(model, network, example([5]))
+    for block in (model.double_blocks[0], model.single_blocks[0]):
+        block.compile(backend="eager", fullgraph=True)
+    compiled = gradients(model, network, example([5]))
+    for name, gradient in plain.items():
+        torch.testing.assert_close(compiled[name], gradient, rtol=1e-5, atol=1e-6 * gradient.abs().max().item())
+
+
 def test_checkpointing_neither_recomputes_the_last_block_nor_any_blocks_last_product(model_with_lora: Callable[..., Any]) -> None:
     model, network = model_with_lora()
     blocks = [*model.double_blocks, *model.single_blocks]
@@ -140,7 +151,7 @@ def test_sampling_tells_the_guidance_in_the_dtype_of_the_weights(model_with_lora
 
 
 @pytest.mark.slow
-@pytest.mark.full(reason="memory/test_compiling: the same blocks code with Wan")
+@pytest.mark.full(reason="the test above, with a compiler that only traces, and memory/test_compiling")
 def test_gradients_of_compiled_blocks_that_are_recomputed(model_with_lora: Callable[..., Any]) -> None:
     model, network = model_with_lora()
     plain = gradients(model, network, example([5, 9]))

@@ -6,9 +6,9 @@ import pytest
 from counted_kernels import of_blocks
 
 BUDGET = {  # launches; bytes as multiples of the block's input. A step with LoRA and checkpointing, 480p and 33 frames
-    "Wan 1.3B": {"WanAttentionBlock": (183, 198.5)},
-    "HunyuanVideo": {"MMDoubleStreamBlock": (190, 176.0), "MMSingleStreamBlock": (66, 151.5)},
-    "FramePack": {"HunyuanVideoTransformerBlock": (240, 180.6), "HunyuanVideoSingleTransformerBlock": (104, 155.5)},
+    "Wan 1.3B": {"WanAttentionBlock": (175, 160.0)},
+    "HunyuanVideo": {"MMDoubleStreamBlock": (182, 147.1), "MMSingleStreamBlock": (64, 119.5)},
+    "FramePack": {"HunyuanVideoTransformerBlock": (228, 146.2), "HunyuanVideoSingleTransformerBlock": (99, 114.5)},
 }
 
 
