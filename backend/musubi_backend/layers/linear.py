@@ -73,8 +73,8 @@ class Linear(nn.Linear):
         return self.weight
 
     def base_output(self, x: Tensor, start: Tensor | None = None) -> Tensor:
-        """x [..., in] @ weight.T, added to the bias. With `start`, which already holds the bias, x is [N, in], and the product is accumulated
-        onto start [N, out]: it is used up."""
+        """x [..., in] @ weight.T, added to the bias. With `start` [N, out], which already holds the bias, x is [N, in], and
+        the product is accumulated onto start, which is used up."""
         if self.keeps_weight or not torch.is_grad_enabled():
             return self.product(x, start)
         if torch.compiler.is_compiling():  # a compiler cannot look into the function, but knows this
@@ -103,31 +103,15 @@ class Linear(nn.Linear):
             return self.base_output(x)
         # The addition comes first so that, when a checkpointed block is recomputed, everything that backward needs exists before
         # the expensive product: the recomputation of the last linear of a block stops short of it.
-        rows = x.flatten(0, -2)
+        rows, shape = x.flatten(0, -2), (*x.shape[:-1], self.out_features)
         start = addition.start_for_both(x, self) if self._passes_gradients() else None
         if start is None:
-            result = self.base_output(rows, addition.start(x, self.bias))
-        else:
-            result = _Accumulated.apply(start, rows, self)  # type: ignore[no-untyped-call]
-        return result.view(*x.shape[:-1], self.out_features)
+            return self.base_output(rows, addition.start(x, self.bias)).view(shape)
+        result: Tensor = _RecomputedProduct.apply(rows.detach(), start, self)  # type: ignore[no-untyped-call]
+        return result.view(shape)
 
     def _passes_gradients(self) -> bool:
         return torch.is_grad_enabled() and not self.weight.requires_grad and not torch.compiler.is_compiling()
-
-
-class _Accumulated(torch.autograd.Function):
-    """The product accumulated onto what `start_for_both` made, whose backward gives the gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, start: Tensor, x: Tensor, layer: Linear) -> Tensor:
-        result = layer.product(x, start)
-        if result is start:
-            ctx.mark_dirty(start)
-        return result
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return grad, None, None
 
 
 class _RecomputedProduct(torch.autograd.Function):

@@ -170,7 +170,9 @@ class LoHa(LoRAModule):
         nn.init.normal_(self.hada_w2_b)
 
     def start(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        product: Tensor = _HadamardProduct.apply(x.flatten(0, -2), self.hada_w1_a, self.hada_w1_b, self.hada_w2_a, self.hada_w2_b, self.scale)  # type: ignore[no-untyped-call]
+        product: Tensor = _HadamardProduct.apply(
+            x.flatten(0, -2), self.hada_w1_a, self.hada_w1_b, self.hada_w2_a, self.hada_w2_b, self.scale
+        )  # type: ignore[no-untyped-call]
         return self._finished(product, bias)
 
     def delta_norm(self) -> Tensor:
