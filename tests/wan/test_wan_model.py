@@ -77,7 +77,7 @@ def test_collapsed_text_padding_equals_explicit_padding(model_with_lora, example
     padded_text = [torch.cat([t, t.new_zeros(model.geometry.text_len - len(t), t.shape[1])]) for t in text]
     explicit = gradients(model, network, (latents, timesteps, padded_text))
     for name in explicit:
-        assert torch.allclose(collapsed[name], explicit[name], rtol=1e-4, atol=1e-5 * explicit[name].abs().max().item()), name
+        assert torch.allclose(collapsed[name], explicit[name], rtol=1e-4, atol=5e-5 * explicit[name].abs().max().item()), name
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -117,7 +117,7 @@ def apply_rope(x: Tensor, tables: Tables) -> Tensor:
 
 
 def apply_rope_beside(x: Tensor, tables: Tables, beside: Tensor) -> Tensor:
-    """`apply_rope` of x, followed by `beside` [B, L, heads, head_dim] as it is: [B, S + L, heads, head_dim]. tables [1 or B, S, 1, head_dim]."""
+    """`apply_rope` of x [B, S, heads, head_dim], followed by `beside` [B, L, heads, head_dim] as it is: [B, S + L, heads, head_dim]."""
     if torch.compiler.is_compiling():  # which writes it there itself
         return torch.cat([apply_rope(x, tables), beside], dim=1)
     joined: Tensor = _RotationBeside.apply(x, *tables, beside)  # type: ignore[no-untyped-call]
