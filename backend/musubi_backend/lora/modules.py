@@ -253,7 +253,7 @@ def factorised(size: int, factor: int) -> tuple[int, int]:
 
 
 class _StartForBoth(torch.autograd.Function):
-    """bias + x @ down.T @ up.T, for x [N, in]. Backward accumulates what the LoRA gives x onto what the base product of `layer` gives it."""
+    """bias + x @ down.T @ up.T, for x [N, in]. Backward adds what x gets through the base product of `layer`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, down: Tensor, up: Tensor, layer: Linear) -> Tensor:
