@@ -80,6 +80,24 @@ class Browser:
         actions = {"actions": [{"type": "key", "id": "keyboard", "actions": press}]}
         self._call("POST", f"/session/{self.session}/actions", actions)
 
+    def click(self, element: str) -> None:
+        """Press the mouse where an element is seen: the value of an expression. AssertionError where it is not, or something covers it."""
+        look = f"""
+            const one = {element};
+            one.scrollIntoView({{ block: "center" }});
+            await new Promise(requestAnimationFrame);
+            const {{ x, y, width, height }} = one.getBoundingClientRect();
+            const at = [Math.round(x + width / 2), Math.round(y + height / 2)];
+            const seen = one.checkVisibility({{ opacityProperty: true, visibilityProperty: true }}) && !one.disabled;
+            const top = document.elementFromPoint(...at);
+            return [seen && one.contains(top) ? "" : `${{one.outerHTML.slice(0, 200)}} is under ${{top?.outerHTML.slice(0, 200)}}`, ...at];
+        """
+        problem, x, y = self.run(look)
+        assert not problem, problem
+        press = [{"type": "pointerMove", "x": x, "y": y}, {"type": "pointerDown", "button": 0}, {"type": "pointerUp", "button": 0}]
+        actions = {"actions": [{"type": "pointer", "id": "mouse", "actions": press}]}
+        self._call("POST", f"/session/{self.session}/actions", actions)
+
     def busy(self) -> float:
         """CPU seconds that the page's main thread has worked since this was asked first."""
         command = f"/session/{self.session}/goog/cdp/execute"

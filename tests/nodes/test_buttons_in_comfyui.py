@@ -44,16 +44,19 @@ class Window:
     def show(self, job: str) -> None:
         row = f"document.querySelector(`.mt-open[data-id='{job}']`)"
         self.browser.wait(f"{row} ? 1 : 0", SECONDS)
-        self.browser.run(f"{row}.click(); return 1;")
+        self.browser.click(row)
         self.browser.wait("document.querySelector('.mt-detail .mt-title')?.textContent ? 1 : 0", SECONDS)
 
     def back(self) -> None:
-        self.browser.run("document.querySelector('.mt-detail header button').click(); return 1;")
+        self.browser.click("document.querySelector('.mt-detail header button')")
 
     def press(self, words: str) -> None:
-        button = "[...document.querySelectorAll('.mt-detail .mt-button')].find(one => one.innerText.trim() === args[0])"
-        self.browser.wait(button.replace("args[0]", f"`{words}`") + " ? 1 : 0", SECONDS)
-        self.browser.run(f"{button}.click(); return 1;", words)
+        button = f"[...document.querySelectorAll('.mt-detail .mt-button')].find(one => one.textContent.trim() === `{words}`)"
+        self.browser.wait(f"{button} ? 1 : 0", SECONDS)
+        self.browser.click(button)
+
+    def shows(self, job: str) -> None:
+        self.browser.wait(f"document.querySelector('.mt-detail')?.dataset.job === '{job}' ? 1 : 0", SECONDS)
 
     def sees(self, state: str) -> None:
         self.browser.wait(f"document.querySelector('.mt-detail .mt-badge')?.innerText.trim() === '{state}' ? 1 : 0", SECONDS)
@@ -110,7 +113,8 @@ def test_every_button_of_a_training_works_and_two_windows_show_the_same(
 
 
 def _finished(window: Window, jobs: Jobs, downloads: Path) -> None:
-    """Its LoRA is downloaded as it lies on disk; it is trained further by as many steps as are asked for; its workflow is opened."""
+    """Its LoRA is downloaded as it lies on disk; it is trained further by as many steps as are asked for, also after that
+    was taken out of the queue."""
     job = until(lambda: [one for one in jobs.of("short") if one["outcome"] == "finished"])[0]
     window.show(job["id"])
     window.press("Download the LoRA")
@@ -122,7 +126,15 @@ def _finished(window: Window, jobs: Jobs, downloads: Path) -> None:
     window.browser.run("document.querySelector('.mt-steps').value = '4'; return 1;")
     window.press("Train further")
     further = until(lambda: [one for one in jobs.of("short") if one["id"] != job["id"]])[0]
-    window.browser.wait(f"document.querySelector('.mt-detail').dataset.job === '{further['id']}' ? 1 : 0", SECONDS)
+    window.shows(further["id"])
+    window.press("Take out of the queue")  # the long one has the GPU
+    window.sees("taken out")
+    assert jobs.detail(further["id"])["outcome"] == "removed"
+    window.press("Queue again")
+    again = until(lambda: [one for one in jobs.of("short") if one["state"] == "queued"])[0]
+    window.shows(again["id"])
+    window.press("Copy the path")
+    window.browser.wait("document.querySelector('.mt-detail .mt-said').innerText.includes('/runs/short-') ? 1 : 0", SECONDS)
     window.back()
 
 
@@ -183,7 +195,7 @@ def _ended(window: Window, jobs: Jobs) -> None:
     window.press("Continue to the end")
     again = until(lambda: [one for one in jobs.of("long") if one["id"] != stopped["id"] and one["step"] > stopped["step"]])[0]
     assert again["first_step"] == stopped["step"]
-    window.browser.wait(f"document.querySelector('.mt-detail').dataset.job === '{again['id']}' ? 1 : 0", SECONDS)
+    window.shows(again["id"])
     window.press("Kill")
     window.press("End it now")
     ended = until(lambda: (now := jobs.detail(again["id"]))["state"] == "ended" and now)

@@ -105,6 +105,7 @@ def test_an_optimizer_state_of_another_form_is_rejected(
         (saved_states.POSITION_FILE, lambda values: {**values, "settings": [1]}),
         (saved_states.POSITION_FILE, lambda values: {**values, "of_stop": 1, "total_steps": "x"}),
         (saved_states.POSITION_FILE, lambda values: {**values, "history": "abc"}),
+        (saved_states.POSITION_FILE, lambda values: {**values, "validation": {"two": 0.5}}),
         (saved_states.POSITION_FILE, lambda values: [values]),
     ],
 )

@@ -51,6 +51,8 @@ def test_a_training_with_validation_is_that_of_the_other_items_and_goes_on_from_
     project.train("resumed", resume=out / "cat-step00000003-state", **ASKED, **SETTINGS)
     assert losses() == {step: loss for step, loss in whole.items() if step > 3}
     assert same.bits(project.lora("resumed"), project.lora("with"))
+    pictures = [(project.folder / "out" / name / "cat.loss.png").read_bytes() for name in ("resumed", "with")]
+    assert pictures[0] == pictures[1], "also what was measured before it was stopped is drawn"
     metadata = read_header(out / "cat.safetensors").metadata
     said = {name: metadata[f"ss_{name}"] for name in ("num_train_items", "num_validation_images", "validation_split")}
     assert said == {"num_train_items": "3", "num_validation_images": "1", "validation_split": "0.3"}

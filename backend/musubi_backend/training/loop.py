@@ -335,7 +335,7 @@ class Loop:
         run = self.run
         return TrainingState(
             run.network, run.choice.optimizer, run.schedule, self.scaler, self.position, self.average.losses, self.history, run.seed,
-            run.facts,
+            run.facts, self.validation.measured,
         )  # fmt: skip
 
     def _say(self, text: str) -> None:

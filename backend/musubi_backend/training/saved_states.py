@@ -12,7 +12,7 @@ import secrets
 import shutil
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -62,6 +62,7 @@ class SavedState:
     losses: list[float]
     history: list[float]
     facts: dict[str, Any]
+    validation: dict[int, float] = field(default_factory=dict)
 
     @property
     def step(self) -> int:
@@ -127,7 +128,8 @@ def _saved(folder: Path, values: dict[str, Any]) -> SavedState:
         _of(bool, values["of_stop"]["lora"], "of_stop")
     seed = _of(int, values["seed"], "seed")
     whole_number(abs(seed), "seed", 2**64)
-    return SavedState(folder, position, seed, losses, history, values)
+    validation = {whole_number(int(step), "step"): float(loss) for step, loss in _of(dict, values.get("validation", {}), "validation").items()}
+    return SavedState(folder, position, seed, losses, history, values, validation)
 
 
 def _files(values: dict[str, Any]) -> dict[str, dict[str, int]]:

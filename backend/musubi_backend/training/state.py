@@ -11,6 +11,7 @@ import copy
 import json
 import shutil
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,8 @@ class Contents:
 class TrainingState:
     """A state to be written, or the live objects to restore one into.
 
-    losses: of the last epoch's batches, for the average shown; history: of every step so far, for the loss curve.
+    losses: of the last epoch's batches, for the average shown; history: of every step so far, validation: by the step after which it was
+    measured, for the loss curve.
     """
 
     network: nn.Module
@@ -55,6 +57,7 @@ class TrainingState:
     history: list[float]
     seed: int
     facts: dict[str, Any] = field(default_factory=dict)
+    validation: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def bytes(self) -> int:
@@ -91,7 +94,7 @@ class TrainingState:
         if self.scaler is not None:
             _save_pickle(self.scaler.state_dict(), part / SCALER_FILE)
         place = {"format": FORMAT, **asdict(self.position), "seed": self.seed, "torch": torch.__version__, "files": contents(part)}
-        curves = {"losses": self.losses, "history": self.history}
+        curves = {"losses": self.losses, "history": self.history, "validation": dict(self.validation)}
         atomic.write_text(part / POSITION_FILE, json.dumps({**place, **self.facts, **curves}))
 
     def restore(self, saved: SavedState, *, new_schedule: bool = False) -> None:

@@ -351,6 +351,7 @@ def _resume(loop: Loop, saved: saved_states.SavedState) -> None:
             planned, run.total_steps, position.step, run.total_steps,
         )  # fmt: skip
     loop.go_to(position, saved.losses, saved.history)
+    loop.validation.measured.update(saved.validation)
     if position.step >= run.total_steps:
         logger.warning(
             "--resume: the state is at step %d, and --max_train_steps is %d: nothing is left to train",

@@ -63,7 +63,7 @@ class Validation:
         settings = run.settings.validation
         self.run = run
         self.measured: dict[int, float] = {}
-        """By the step after which it was, since this process began."""
+        """By the step after which it was; of a run that goes on, also what its state has."""
         self.items = run.held[: settings.max_validation_steps]
         self._settings = settings
         self._seed = run.seed if settings.validation_seed is None else settings.validation_seed
