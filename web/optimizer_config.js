@@ -22,10 +22,7 @@ const WORDS = 34; // pixels of two lines above it
 /** @type {Record<string, Entry>} by the choices of optimizer_type */
 let table = {};
 
-const loading = loadWords()
-  .then(() => fetch(new URL(`./optimizers/${language()}.json`, import.meta.url)))
-  .then((answer) => answer.json())
-  .then((read) => (table = read));
+const loading = Promise.all([fetch(new URL(`./optimizers/${language()}.json`, import.meta.url)).then((answer) => answer.json()), loadWords()]).then(([read]) => (table = read));
 
 app.registerExtension({
   name: "MusubiTuner.OptimizerConfig",

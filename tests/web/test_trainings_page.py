@@ -47,6 +47,9 @@ def tab(browser: Browser) -> Iterator[Tab]:
 
 def test_every_state_has_its_word_and_its_numbers(tab: Tab) -> None:
     tab.open()
+    asked = "performance.getEntriesByType('resource').sort((a, b) => a.startTime - b.startTime).map(one => one.name.split('/').pop())"
+    order = tab.browser.run(f"return {asked};")
+    assert order.index("jobs") < order.index("style.css"), "before ComfyUI draws its page, which lets answers wait"
     for state, one in STATES.items():
         assert tab.text(f"[data-id='{one['id']}'] .mt-badge").strip() == OTHER_WORDS.get(state, state)
     running = tab.text(f"[data-id='{STATES['running']['id']}'] .mt-line")

@@ -25,7 +25,6 @@ class Trainings {
     keepKeys(this.whole);
     this.whole.addEventListener("wheel", (event) => event.stopPropagation(), { passive: true });
     jobs.watch((changed) => this._changed(changed));
-    jobs.load();
     this.list.render();
   }
 

@@ -65,6 +65,9 @@ async function look() {
 
 app.registerExtension({
   name: "MusubiTuner.Toasts",
+  init() {
+    jobs.load(); // while ComfyUI asks for its nodes; once it draws its page, an answer waits for seconds, and so would the tab
+  },
   async setup() {
     await loadWords();
     jobs.watch(() => look());

@@ -36,6 +36,8 @@ export function language() {
   return ["ja", "zh"].find((known) => chosen.startsWith(known)) ?? "en";
 }
 
+loadWords(); // asked for while ComfyUI still reads scripts, which waits for this later
+
 async function read() {
   const names = [...new Set(["en", language()])].map((name) => `../texts/${name}.json`);
   const said = language() === "en" ? [] : [`../said/${language()}.json`];

@@ -128,7 +128,9 @@ def _saved(folder: Path, values: dict[str, Any]) -> SavedState:
         _of(bool, values["of_stop"]["lora"], "of_stop")
     seed = _of(int, values["seed"], "seed")
     whole_number(abs(seed), "seed", 2**64)
-    validation = {whole_number(int(step), "step"): float(loss) for step, loss in _of(dict, values.get("validation", {}), "validation").items()}
+    validation = {
+        whole_number(int(step), "step"): float(loss) for step, loss in _of(dict, values.get("validation", {}), "validation").items()
+    }
     return SavedState(folder, position, seed, losses, history, values, validation)
 
 
