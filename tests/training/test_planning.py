@@ -28,9 +28,11 @@ from musubi_backend.architectures.wan.model import WanTransformer
 from musubi_backend.cache.forms import FRAMES, HEIGHT, WIDTH
 from musubi_backend.demo.models import write_models
 from musubi_backend.errors import UserError
+from musubi_backend.layers.linear import Linear
 from musubi_backend.layers.rope import rope_tables
 from musubi_backend.memory import estimate, gpus
 from musubi_backend.memory.live_bytes import LiveBytes
+from musubi_backend.memory.w8a8 import FORMATS, W8A8Linear
 from musubi_backend.options.parser import parse
 from musubi_backend.training import dry_step, planning, vram
 from musubi_backend.training.loop import Loop
@@ -352,9 +354,34 @@ def test_what_was_measured_changes_what_is_chosen() -> None:
 
 def test_a_step_takes_as_long_as_the_longer_of_computing_and_copying() -> None:
     speed = gpus.of_sheet("NVIDIA GeForce RTX 4090")
-    assert speed is not None and gpus.of_sheet("Voodoo 2") is None
+    assert speed is not None and gpus.of_sheet("Voodoo 2") is None and gpus.of_sheet("NVIDIA RTX A1000") is None, "no A100"
     assert speed.seconds(int(speed.multiplies * 3e12), 0) == pytest.approx(3)
     assert speed.seconds(0, int(speed.copies * 2e9)) == pytest.approx(2)
+
+
+def test_a_gpu_whose_speed_cannot_be_measured_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The estimate of a step's seconds ends no training."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error: out of memory")
+
+    for name, answer in (("is_available", True), ("get_device_name", "Voodoo 2")):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
+    monkeypatch.setattr(torch, "randn", refused)
+    assert gpus.of_device(torch.device("cuda")) is None
+
+
+@pytest.mark.parametrize("name", ["int8", "fp8"])
+def test_products_of_8_bits_are_counted_as_those_of_16(name: str) -> None:
+    counted = []
+    with torch.device("meta"):
+        plain, small = Linear(64, 32), W8A8Linear(64, 32, True, FORMATS[name])
+        small.weight = torch.nn.Parameter(torch.empty(32, 64, dtype=FORMATS[name]), requires_grad=False)
+        for linear in (plain, small):
+            with LiveBytes(torch.device("meta")) as count:
+                linear.requires_grad_(False)(torch.empty(48, 64, requires_grad=True)).sum().backward()
+            counted.append(count.operations)
+    assert counted[0] == counted[1] > 0
 
 
 @pytest.mark.slow

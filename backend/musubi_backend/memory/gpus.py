@@ -7,6 +7,7 @@ H100.
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -43,7 +44,7 @@ NAMES = tuple(_SHEETS)
 
 def of_sheet(name: str) -> Speed | None:
     """Of the GPU that has one of `NAMES` in its own; None for others."""
-    found = next((one for one in sorted(NAMES, key=len, reverse=True) if one in name), None)
+    found = next((one for one in sorted(NAMES, key=len, reverse=True) if re.search(rf"{one}(?!\d)", name)), None)
     if found is None:
         return None
     multiplies, copies = _SHEETS[found]
@@ -51,12 +52,21 @@ def of_sheet(name: str) -> Speed | None:
 
 
 def of_device(device: torch.device) -> Speed | None:
-    """Of a GPU that is there: of the table where it is in it, which costs nothing, else measured. None for others."""
+    """Of a GPU that is there: of the table where it is in it, which costs nothing, else measured. None for others, and
+    where it cannot be."""
     import torch
 
     if device.type != "cuda" or not torch.cuda.is_available():
         return None
-    return of_sheet(torch.cuda.get_device_name(device)) or measured(device)
+    return of_sheet(torch.cuda.get_device_name(device)) or tried(device)
+
+
+def tried(device: torch.device) -> Speed | None:
+    """What `measured` says; None where the GPU is full, or its driver pins no memory."""
+    try:
+        return measured(device)
+    except RuntimeError:
+        return None
 
 
 def measured(device: torch.device) -> Speed:

@@ -24,6 +24,8 @@ def _gradient_of_queries(grad: Tensor, q: Tensor, *rest: Any, **named: Any) -> i
 
 
 _SCRATCH: Mapping[Any, Callable[..., int]] = {_aten._scaled_dot_product_flash_attention_backward.default: _gradient_of_queries}
+_OPERATIONS: Mapping[Any, Callable[..., int]] = {**flop_registry, _aten._int_mm: flop_registry[_aten.mm]}
+"""PyTorch's counts, which leave out products of int8."""
 
 
 flop_registry[_aten.addmm_] = flop_registry[_aten.addmm]  # PyTorch knows only the one that is not in place
@@ -60,7 +62,7 @@ class LiveBytes(TorchDispatchMode):
         scratch = _SCRATCH.get(func)
         if scratch is not None:
             self.peak = max(self.peak, self.live + scratch(*args, **kwargs))
-        operations = flop_registry.get(func._overloadpacket)
+        operations = _OPERATIONS.get(func._overloadpacket)
         if operations is not None:
             self.operations += operations(*args, **kwargs, out_val=result)
         return result

@@ -103,4 +103,4 @@ def _speed(gpu: str | None, device: torch.device) -> gpus.Speed | None:
         if found is None:
             raise UserError(f"--gpu {gpu} is not in the table of GPUs: {', '.join(gpus.NAMES)}")
         return found
-    return gpus.measured(device) if torch.cuda.is_available() else None
+    return gpus.tried(device) if torch.cuda.is_available() else None
