@@ -7,10 +7,12 @@ import { loadWords, say } from "./trainings/words.js";
 
 const NODE = "MusubiTuner_DatasetViewer";
 const PROPERTY = "musubi_dataset_view"; // the id of the page, kept in the workflow
+const LEAST = 240; // of its height: Nodes 2.0 would make the node as high as all captions
+const WIDTH = 420; // of a new node
 const THUMBNAIL = { width: 112, height: 70 };
 
 const STYLE = `
-.musubi-viewer { display: flex; flex-direction: column; gap: 6px; overflow-y: auto; height: 100%; font: 12px sans-serif; color: var(--input-text, #ddd); }
+.musubi-viewer { display: flex; flex-direction: column; gap: 6px; overflow-y: auto; height: 100%; min-height: ${LEAST}px; contain: size; font: 12px sans-serif; color: var(--input-text, #ddd); }
 .musubi-viewer .musubi-item { display: flex; gap: 8px; align-items: stretch; }
 .musubi-viewer .musubi-thumbnail { flex: none; width: ${THUMBNAIL.width}px; height: ${THUMBNAIL.height}px; background-color: #111; background-repeat: no-repeat; border-radius: 4px; }
 .musubi-viewer .musubi-text { flex: 1; min-width: 0; display: flex; flex-direction: column; gap: 2px; }
@@ -102,7 +104,7 @@ function row(view, item) {
     }
   });
   button.addEventListener("click", store);
-  head.append(element("b", {}, item.number), element("span", { class: "musubi-name" }, item.name), facts, button);
+  head.append(element("b", {}, item.number), element("span", { class: "musubi-name", title: item.name }, item.name), facts, button);
   text.append(head, box);
   whole.append(thumbnail(view, item), text);
   return whole;
@@ -131,8 +133,9 @@ app.registerExtension({
     const panel = element("div", { class: "musubi-viewer" });
     panel.append(element("div", { class: "musubi-facts" }, say("captions.none_yet")));
     panel.addEventListener("wheel", (event) => event.stopPropagation(), { passive: true });
-    const widget = node.addDOMWidget("musubi_captions", "musubi_captions", panel, { serialize: false, hideOnZoom: false, getMinHeight: () => 240 });
+    const widget = node.addDOMWidget("musubi_captions", "musubi_captions", panel, { serialize: false, hideOnZoom: false, getMinHeight: () => LEAST });
     widget.serialize = false;
+    if (node.size[0] < WIDTH) node.setSize([WIDTH, node.size[1]]);
     node.musubiPanel = panel;
     const executed = node.onExecuted;
     node.onExecuted = function (/** @type {any} */ output) {
