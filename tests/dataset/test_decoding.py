@@ -12,6 +12,7 @@ import pytest
 from musubi_backend.dataset import decoding
 from musubi_backend.dataset.ahead import decoded
 from musubi_backend.dataset.clips import ClipFrame, frames_of
+from musubi_backend.dataset.container import missing_bytes
 from musubi_backend.dataset.decoding import decode
 from musubi_backend.dataset.discovery import discover
 from musubi_backend.dataset.images import fit
@@ -138,6 +139,14 @@ def test_each_broken_clip_is_reported_with_its_reason_and_the_others_go_on(make:
     if damage != "too short":
         with pytest.raises(UnusableMedium):
             probe(found[0], make.card)
+
+
+@pytest.mark.parametrize("junk", [b"x" * 500, b"\0" * 500, b"\0\0\xff\xfffree" + b"\0" * 50], ids=["text", "zeros", "half a box"])
+def test_what_other_programs_leave_behind_a_whole_clip_does_not_make_it_cut_off(make: SimpleNamespace, tmp_path: Path, junk: bytes) -> None:
+    for faststart in (False, True):
+        clip = make.clip(tmp_path / f"clip{faststart}.mp4", 9, faststart=faststart)
+        clip.write_bytes(clip.read_bytes() + junk)
+        assert missing_bytes(clip) == 0
 
 
 def write_sound(path: Path) -> None:

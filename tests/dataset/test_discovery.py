@@ -55,6 +55,8 @@ def test_an_empty_folder_is_reported(make: SimpleNamespace, tmp_path: Path) -> N
     ("section", "message"),
     [
         ("image_directory = 'nowhere'", "image_directory nowhere does not exist"),
+        ("image_directory = '~/nowhere'", f"~ is not read in this file; write {Path.home()}/nowhere"),
+        ("image_directory = '~nobody-of-this-name/nowhere'", "does not exist"),
         ("image_directory = '{}/dataset.toml'", "is a file, not a folder"),
         ("video_jsonl_file = 'none.jsonl'\ncache_directory='c'", "video_jsonl_file none.jsonl cannot be read"),
         ("image_directory = '{}'\ncontrol_directory = 'nowhere'", "control_directory nowhere does not exist"),

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 _MATROSKA = b"\x1a\x45\xdf\xa3"
+_MP4_CLIP = (b"moov", b"mdat", b"moof")
+"""Boxes that hold the clip. Behind them cameras and downloads leave anything."""
 _MP4_FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp")
 
 
@@ -38,7 +40,8 @@ def _mp4_box_ends(file: BinaryIO, size: int) -> Iterator[int]:
         if length < 8 or not kind.isascii():  # 0 means "to the end of the file"; anything else here is padding
             return
         position += length
-        yield position
+        if kind in _MP4_CLIP:
+            yield position
 
 
 def _matroska_end(file: BinaryIO) -> int:

@@ -171,6 +171,8 @@ def _existing_folder(dataset: ImageDataset | VideoDataset, key: str) -> Path:
         return folder
     what = "is a file, not a folder" if folder.exists() else "does not exist"
     where = "" if folder.is_absolute() else f" (looked in {Path.cwd()}; relative paths start at the working directory)"
+    if str(folder).startswith("~"):
+        where = f": ~ is not read in this file; write {Path(os.path.expanduser(folder))}"
     beside = Path(dataset.file).parent / folder
     hint = f". There is {beside.resolve()}: write that path" if not folder.is_absolute() and beside.is_dir() else ""
     raise UserError(f"{dataset.label}: {key} {folder} {what}{where}{hint}")

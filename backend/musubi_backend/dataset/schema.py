@@ -31,6 +31,18 @@ def text(value: Any) -> str:
     return value
 
 
+def ending(value: Any) -> str:
+    if not isinstance(value, str) or (value and "." not in value) or any(mark in value for mark in "/\\\0"):
+        raise WrongType('an ending with its dot, like ".txt"')
+    return value
+
+
+def place(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise WrongType('a path in quotes, like "/data/clips"')
+    return value
+
+
 def switch(value: Any) -> bool:
     if not isinstance(value, bool):
         raise WrongType("true or false")
@@ -64,7 +76,7 @@ def size(value: Any) -> tuple[int, int]:
 
 
 SHARED: dict[str, Check] = {
-    "caption_extension": text,
+    "caption_extension": ending,
     "batch_size": whole_number,
     "num_repeats": whole_number,
     "resolution": size,
@@ -76,10 +88,10 @@ OWN = ("validation_split",)
 """Keys that musubi-tuner does not know; this one and its meaning are sd-scripts'."""
 IMAGE: dict[str, Check] = {
     **SHARED,
-    "image_directory": text,
-    "image_jsonl_file": text,
-    "cache_directory": text,
-    "control_directory": text,
+    "image_directory": place,
+    "image_jsonl_file": place,
+    "cache_directory": place,
+    "control_directory": place,
     "multiple_target": switch,
     "fp_latent_window_size": whole_number,
     "fp_1f_clean_indices": whole_numbers,
@@ -90,15 +102,15 @@ IMAGE: dict[str, Check] = {
 }
 VIDEO: dict[str, Check] = {
     **SHARED,
-    "video_directory": text,
-    "video_jsonl_file": text,
-    "control_directory": text,
+    "video_directory": place,
+    "video_jsonl_file": place,
+    "control_directory": place,
     "target_frames": whole_numbers,
     "frame_extraction": text,
     "frame_stride": whole_number,
     "frame_sample": whole_number,
     "max_frames": whole_number,
-    "cache_directory": text,
+    "cache_directory": place,
     "source_fps": rate,
     "fp_latent_window_size": whole_number,
 }
@@ -126,8 +138,10 @@ def checked(section: Any, allowed: Mapping[str, Check], where: str) -> dict[str,
 
 def _unknown(key: str, allowed: Mapping[str, Check]) -> str:
     message = f"unknown key {key!r}"
+    if key == "datasets":
+        return "datasets stands at the top of the file, not in a section: write [[datasets]] with two brackets"
     if key in IMAGE or key in VIDEO:
         kind = "a video dataset" if allowed is VIDEO else "[general]" if allowed is SHARED else "an image dataset"
         return f"{message}: it exists, but not in {kind}; move it to the dataset it belongs to, or remove it"
-    close = difflib.get_close_matches(str(key), [*allowed, "general", "datasets"], n=1)
+    close = difflib.get_close_matches(str(key), [*allowed], n=1)
     return f"{message}; did you mean {close[0]!r}?" if close else f"{message}; known here: {', '.join(sorted(allowed))}"
