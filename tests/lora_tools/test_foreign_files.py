@@ -186,12 +186,27 @@ def test_every_tensor_is_used_or_named(
         ({f"{Q}_loras.down.weight": DOWN, f"{Q}_loras.up.weight": UP}, "holds no LoRA"),
         ({**pair(f"diffusion_model.{Q}"), **kohya(f"diffusion_model.{Q}")}, "are the same tensor of one layer"),
         ({**pair(f"transformer.{DIFFUSERS}"), **pair(f"transformer_2.{DIFFUSERS}")}, "--expert high and --expert low"),
+        ({key: part[:0] if "A" in key else part[:, :0] for key, part in pair(f"diffusion_model.{Q}").items()}, "is empty"),
+        ({**pair(f"diffusion_model.{Q}"), f"diffusion_model.{Q}.alpha": torch.tensor(torch.inf)}, "its alpha is inf"),
     ],
 )
 def test_what_cannot_be_applied_is_rejected(tensors: dict[str, Tensor], words: str, tmp_path: Path, refusal: Callable[..., str]) -> None:
     save_atomic({name: tensor.contiguous() for name, tensor in tensors.items()}, tmp_path / "a.safetensors")
     for tool in (("convert_lora", "--target", "other", "--input"), ("combine_lora", "--lora_weight")):
         assert words in refusal(*tool, tmp_path / "a.safetensors", "--output", tmp_path / "out.safetensors")
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_what_is_not_finite_spoils_no_model(number: float, tmp_path: Path, refusal: Callable[..., str]) -> None:
+    tensors = {name: tensor.clone() for name, tensor in pair(f"diffusion_model.{Q}").items()}
+    next(iter(tensors.values())).flatten()[0] = number
+    save_atomic(tensors, tmp_path / "a.safetensors")
+    save_atomic(model(), tmp_path / "model.safetensors")
+    told = refusal(
+        *("merge_lora", "--dit", tmp_path / "model.safetensors", "--lora_weight", tmp_path / "a.safetensors"),
+        *("--save_merged_model", tmp_path / "out.safetensors"),
+    )
+    assert "holds numbers that are not finite" in told and not (tmp_path / "out.safetensors").exists()
 
 
 def test_a_whole_lokr_that_peft_scales_is_rejected(tmp_path: Path, refusal: Callable[..., str]) -> None:

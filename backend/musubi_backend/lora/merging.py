@@ -205,6 +205,11 @@ def _pieces(lora: LoRAFile, naming: str, chosen: Callable[[str], bool]) -> dict[
         parts = {name: part for name, part in musubi_tensors(layer, weights) if chosen(name)}
         if parts:
             piece = {name.partition(".")[2]: _computable(of_bytes(part.make(), part.dtype)) for name, part in parts.items()}
+            if not all(torch.isfinite(part).all() for part in piece.values()):
+                raise UserError(
+                    f"{weights.source} holds numbers that are not finite, and would make nothing but those of the model: its training went "
+                    "wrong. Use an earlier checkpoint"
+                )
             state.setdefault(module_name(layer), []).append(_Piece(piece, weights.rows))
     return state
 

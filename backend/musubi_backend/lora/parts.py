@@ -6,6 +6,7 @@ scale goes into them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -67,7 +68,12 @@ class LoRAWeights:
         return size_of({name: part.shape for name, part in self.parts.items()})
 
     def check(self) -> None:
-        """UserError when the factors do not fit each other."""
+        """UserError when the factors are empty or do not fit each other, or the alpha is no number."""
+        empty = next((name for name, part in self.parts.items() if 0 in part.shape), None)
+        if empty is not None:
+            raise UserError(f"{self.source}: {empty} {list(self.parts[empty].shape)} is empty; use another file of this LoRA")
+        if self.alpha is not None and not math.isfinite(self.alpha):
+            raise UserError(f"{self.source}: its alpha is {self.alpha}; use another file of this LoRA")
         pairs = [(DOWN, 0, UP, 1), ("hada_w1_b", 0, "hada_w1_a", 1), ("hada_w2_b", 0, "hada_w2_a", 1), ("hada_w1_a", 0, "hada_w2_a", 0),
                  ("hada_w1_b", 1, "hada_w2_b", 1), ("lokr_w1_a", 1, "lokr_w1_b", 0), ("lokr_w2_a", 1, "lokr_w2_b", 0)]  # fmt: skip
         for one, axis, other, other_axis in pairs:
