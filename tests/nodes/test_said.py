@@ -142,7 +142,8 @@ _TOLD_ELSEWHERE = {  # parts of paths of modules whose texts nobody sees in Comf
     "encoders/(llama|qwen_vl)|architectures/(protocol|__init__)|training/samples": "what a model reads, or names of values",
 }
 _NEVER_TOLD = """\
-clean frames|this model is guidance-distilled: it needs the embedded guidance|looked at when the file was read|an object { }
+No space left|clean frames
+this model is guidance-distilled: it needs the embedded guidance|looked at when the file was read|an object { }
 out of memory|can't allocate memory|no kernel image is available|Interactive mode. Enter prompts (Ctrl+D or Ctrl+Z (Windows) to exit):
 frames, height, width|height, width|guidance needs the encoded negative prompt|no settings of {}: {}
 optimizer step|dict[str, list[tuple[str, LoRAWeights, float]]]|not usable|removing old checkpoint: {}|only shapes are looked at here
