@@ -18,11 +18,20 @@ LANGUAGES = (ENGLISH, "ja", "zh")
 SAID = Path(__file__).resolve().parent.parent / "web" / "said"
 _HOLE = re.compile(r"\{(\w+)\}|(?<![\w-])(--[a-z]\w*) ?")
 _AROUND, _KIND = "said", "kind"  # holes of sentences, and of words without which it is another sentence
-# an input's; what no sentence around it fits into; a whole path, and a number, as hardly a word before them is one
-_HOLDS = {"name": r"\w+", "path": r"(?:\w:)?[^:]*", "parent": r"(?:/|\\\\|\w:[\\/]).*", "steps": r"\d[\d.,]*", "left": r"\d[^,]*"}
+# an input's; what no sentence around it fits into; a whole path, a number and words, as hardly anything before them is one
+_HOLDS = {
+    "name": r"\w+",
+    "path": r"(?:\w:)?[^:]*",
+    "parent": r"(?:/|\\\\|\w:[\\/]).*",
+    "steps": r"\d[\d.,]*",
+    "left": r"\d[^,]*",
+    "kind_words": "[a-z ]+",
+}
 _FLAG = r"(?:-{0,2}\w[\w-]*(?: and \w+| Config)? ?)?"
 _BETWEEN = ("\n", " · ", " | ")  # what stands between sentences
 _WITHIN = (". ", "; ", ": ")  # and between the parts of one that no entry has whole
+_STOPS = {"ja": {". ": "。", "; ": "。"}, "zh": {". ": "。", "; ": "；", ": ": "："}}  # the same behind what is said in the language
+_MOST_PARTS = 50  # a text of more is a log
 _BEGIN = re.compile(r"(?:\s|- |… )*")  # of a line in a list
 _COUNTED = re.compile(r"(.+)( \d+/\d+)")  # how far something is, behind its name
 
@@ -50,7 +59,8 @@ def translated(text: str, language: str) -> str:
             return between.join(translated(part, language) for part in text.split(between))
     begin = _BEGIN.match(text)
     if begin and 0 < begin.end() < len(text):
-        return begin[0] + translated(text[begin.end() :], language)
+        said = translated(text[begin.end() :], language)
+        return said if begin[0] == " " and said.startswith("（") else begin[0] + said
     whole = _whole(text, language)
     if whole is not None:
         return whole
@@ -58,10 +68,11 @@ def translated(text: str, language: str) -> str:
     if counted:
         return translated(counted[1], language) + counted[2]
     for within in _WITHIN:
-        parts = text.split(within)
-        said = [translated(part, language) for part in parts] if len(parts) > 1 else parts
-        if said != parts:
-            return within.join(said)
+        first, found, rest = text.partition(within)
+        if found and text.count(within) < _MOST_PARTS:
+            before, behind = translated(first, language), translated(rest, language)
+            if (before, behind) != (first, rest):
+                return before + (within if first and before == first else _STOPS[language].get(within, within)) + behind
     return text
 
 

@@ -16,9 +16,11 @@ const already = new Map();
 const MOST_KEPT = 500;
 const BETWEEN = ["\n", " · ", " | "]; // what stands between sentences
 const WITHIN = [". ", "; ", ": "]; // and between the parts of one that no entry has whole
-// an input's; what no sentence around it fits into; a whole path, and a number, as hardly a word before them is one
-const HOLDS = /** @type {Record<string, string>} */ ({ name: "\\w+", path: "(?:\\w:)?[^:]*", parent: "(?:/|\\\\\\\\|\\w:[\\\\/]).*", steps: "\\d[\\d.,]*", left: "\\d[^,]*" });
+const STOPS = /** @type {Record<string, Record<string, string>>} */ ({ ja: { ". ": "。", "; ": "。" }, zh: { ". ": "。", "; ": "；", ": ": "：" } }); // the same behind what is said in the language
+// an input's; what no sentence around it fits into; a whole path, a number and words, as hardly anything before them is one
+const HOLDS = /** @type {Record<string, string>} */ ({ name: "\\w+", path: "(?:\\w:)?[^:]*", parent: "(?:/|\\\\\\\\|\\w:[\\\\/]).*", steps: "\\d[\\d.,]*", left: "\\d[^,]*", kind_words: "[a-z ]+" });
 const INSIDE = /^(said|kind)/; // holes of sentences and of words that are said in the language too
+const MOST_PARTS = 50; // a text of more is a log
 const BEGIN = /^(?:\s|- |… )+/; // of a line in a list
 const COUNTED = /^(.+)( \d+\/\d+)$/; // how far something is, behind its name
 /** @type {Promise<void> | undefined} */
@@ -101,7 +103,10 @@ function inWords(said) {
   const between = BETWEEN.find((one) => said.includes(one));
   if (between) return said.split(between).map(translated).join(between);
   const begin = BEGIN.exec(said);
-  if (begin && begin[0].length < said.length) return begin[0] + translated(said.slice(begin[0].length));
+  if (begin && begin[0].length < said.length) {
+    const rest = translated(said.slice(begin[0].length));
+    return begin[0] === " " && rest.startsWith("（") ? rest : begin[0] + rest;
+  }
   for (const { part, pattern, names, translation } of ofTheServer) {
     const found = said.includes(part) ? pattern.exec(said) : null;
     if (!found) continue;
@@ -113,9 +118,12 @@ function inWords(said) {
   const counted = COUNTED.exec(said);
   if (counted) return translated(counted[1]) + counted[2];
   for (const within of WITHIN) {
-    const parts = said.split(within);
-    const inside = parts.length > 1 ? parts.map(translated) : parts;
-    if (inside.some((one, place) => one !== parts[place])) return inside.join(within);
+    const place = said.indexOf(within);
+    if (place < 0 || said.split(within).length > MOST_PARTS) continue;
+    const [first, rest] = [said.slice(0, place), said.slice(place + within.length)];
+    const [before, behind] = [first, rest].map(translated);
+    if (before === first && behind === rest) continue;
+    return before + (first && before === first ? within : (STOPS[language()][within] ?? within)) + behind;
   }
   return said;
 }
