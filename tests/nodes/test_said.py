@@ -176,7 +176,8 @@ _PUT_TOGETHER = (  # sentences of several texts, as they are shown
     "Train longer, shorten the warm-up or choose another schedule",
     "the learning rate of one group of weights is 0 in all 10 steps: with --lr_scheduler_type x "
     "nothing would be trained. Train longer, shorten the warm-up or choose another schedule",
-    "this training needs 15.8 GB of 13.6 GB: weights 6.9 · LoRA and optimizer 4.1 · kept for backward 2.0 · one block at work 1.0 · "
+    "this training needs 15.8 GB of 13.6 GB: weights 6.9 · LoRA and optimizer 4.1 · kept for backward 2.0 · "
+    "one block at work 1.0 · VAE and image encoder 1.0 · "
     "driver and libraries 1.0. It would fit with --fp8_base (9.3 GB), which --vram auto chooses",
     "looking, 3 s left",
     "/m/x.safetensors does not fit this model. Tensors 3 missing: a, b, c; 1 not part of the model: z",
