@@ -92,7 +92,11 @@ class Browser:
             const top = document.elementFromPoint(...at);
             return [seen && one.contains(top) ? "" : `${{one.outerHTML.slice(0, 200)}} is under ${{top?.outerHTML.slice(0, 200)}}`, ...at];
         """
-        problem, x, y = self.run(look)
+        for _ in range(50):  # a message of the page may lie above it for a while
+            problem, x, y = self.run(look)
+            if not problem:
+                break
+            time.sleep(0.2)
         assert not problem, problem
         press = [{"type": "pointerMove", "x": x, "y": y}, {"type": "pointerDown", "button": 0}, {"type": "pointerUp", "button": 0}]
         actions = {"actions": [{"type": "pointer", "id": "mouse", "actions": press}]}

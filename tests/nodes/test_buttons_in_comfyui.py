@@ -35,7 +35,6 @@ class Window:
         self.browser.open(url)
         self.browser.wait(READY, SECONDS)
         self.browser.wait("app.extensionManager.workflow?.activeWorkflow ? 1 : 0", SECONDS)
-        self.browser.press("Escape")  # the templates, which ComfyUI shows on its first start
         self.browser.run("await app.extensionManager.command.execute('Workspace.ToggleSidebarTab.musubi-tuner-trainings'); return 1;")
 
     def look(self) -> None:
@@ -84,7 +83,9 @@ def test_every_button_of_a_training_works_and_two_windows_show_the_same(
     comfyui_path: Path, comfyui_python: Path, tmp_path: Path, browser: Browser, quickstart: Any, request: pytest.FixtureRequest
 ) -> None:
     base, downloads = tmp_path / "base", tmp_path / "downloads"
-    base.mkdir()
+    (base / "user/default").mkdir(parents=True)
+    # else ComfyUI shows its templates above everything, some time after it has opened
+    (base / "user/default/comfy.settings.json").write_text('{"Comfy.TutorialCompleted": true}')
     downloads.mkdir()
     request.addfinalizer(lambda: [process.kill() for process in keepers(tmp_path)])
     with started(comfyui_path, comfyui_python, base, "musubi-tuner") as server:
