@@ -122,6 +122,7 @@ class Recorded:
         self.occupied: str | None = None
         self.workflow_samples: list[dict[str, Any]] = []
         self.broken = False
+        self.more = False
         self.video = b""
 
     def answer(self, path: str, query: dict[str, str], body: Any) -> tuple[int, Any]:
@@ -131,7 +132,7 @@ class Recorded:
         if self.broken:
             return 400, {"error": "config.json is damaged: line 3 is not JSON. Fix it or remove it."}
         if parts == ["jobs"]:
-            return 200, {"jobs": self.jobs, "total": len(self.jobs), "more": False, "queue": self.queue, "settings": self.settings}
+            return 200, {"jobs": self.jobs, "total": len(self.jobs), "more": self.more, "queue": self.queue, "settings": self.settings}
         if parts == ["queue"]:
             self.queue = {**self.queue, "waiting": body["order"]}
             return 200, {"queue": self.queue}

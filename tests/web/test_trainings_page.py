@@ -97,6 +97,9 @@ def test_every_state_has_its_word_and_its_numbers(tab: Tab) -> None:
     tab.browser.run("document.querySelector('.mt-message button').click(); return 1;")
     tab.browser.wait("document.querySelectorAll('.mt-item').length === 100 ? 1 : 0")
     assert "100 of 1000" in tab.text(".mt-foot")
+    tab.recorded.more = True
+    tab.press("Read the list again")
+    tab.browser.wait("document.querySelector('.mt-foot').innerText.includes('100 of 1000+') ? 1 : 0")
 
 
 _FOLDED = """

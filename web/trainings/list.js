@@ -126,7 +126,7 @@ export class List {
   _foot(found) {
     const parts = [];
     if (found > this.limit) {
-      parts.push(element("span", {}, say("list.shown", { shown: this.limit, all: found })));
+      parts.push(element("span", {}, say("list.shown", { shown: this.limit, all: jobs.more ? `${found}+` : found })));
       parts.push(button(say("list.more", { more: Math.min(SHOWN, found - this.limit) }), () => ((this.limit += SHOWN), this.render())));
     } else if (jobs.more) {
       parts.push(button(say("list.older"), () => jobs.loadOlder(), { icon: "pi-history" }));

@@ -52,9 +52,9 @@ _TRAINING = "training"  # as the nodes call the phase of steps
 
 
 class _Trained(NamedTuple):
-    """A batch of an unfinished window. index: in the epoch and process; names: of its items; loss: on the device still."""
+    """A batch of an unfinished window. place: in the epoch and process; names: of its items; loss: on the device still."""
 
-    index: int
+    place: int
     names: list[str]
     loss: Tensor
 
@@ -262,7 +262,7 @@ class Loop:
         run.choice.optimizer.zero_grad(set_to_none=True)
         norms = run.network.apply_max_norm(largest_norm) if largest_norm else None
         for one, value in zip(self._window, losses, strict=True):
-            self.average.add(one.index, value)
+            self.average.add(one.place, value)
         loss = sum(losses) / len(losses)
         position.step += 1
         position.batch = used * run.processes.count
