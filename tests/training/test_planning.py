@@ -28,9 +28,11 @@ from musubi_backend.architectures.wan.model import WanTransformer
 from musubi_backend.cache.forms import FRAMES, HEIGHT, WIDTH
 from musubi_backend.demo.models import write_models
 from musubi_backend.errors import UserError
+from musubi_backend.layers.blocks import run_block
 from musubi_backend.layers.linear import Linear
 from musubi_backend.layers.rope import rope_tables
 from musubi_backend.memory import estimate, gpus
+from musubi_backend.memory.few_blocks import FewBlocks
 from musubi_backend.memory.live_bytes import LiveBytes
 from musubi_backend.memory.w8a8 import FORMATS, W8A8Linear
 from musubi_backend.options.parser import parse
@@ -174,6 +176,25 @@ def test_inputs_that_wait_in_system_ram_are_not_on_the_device(words: Callable[[s
     kept, left = (one.phases[0].parts[estimate.KEPT] for one in (there, away))
     assert away.ram > 0 == there.ram
     assert left + away.ram == pytest.approx(kept, rel=0.01)
+
+
+def test_as_a_block_runs_again_its_input_and_the_one_before_are_back() -> None:
+    """Which are all of three blocks' that are still needed, so it takes as much as where nothing waits in system RAM."""
+
+    def middle(offload: bool) -> int:
+        x = torch.empty(4, 1024, device="meta", requires_grad=True)
+        blocks = nn.ModuleList(nn.Linear(1024, 1024, device="meta").requires_grad_(False) for _ in range(3))
+        count = LiveBytes(torch.device("meta"), [x, *blocks.parameters()])
+        few = FewBlocks([blocks], count, offload)
+        with count:
+            y = x * 1
+            for number, block in enumerate(blocks):
+                y = run_block(block, y, recompute=number < 2, offload=offload)
+            y.sum().backward()
+        few.result(0)
+        return next(one.peak for one in few.segments if one.backward and one.block == 1)
+
+    assert middle(True) == middle(False) > 0
 
 
 def test_sampling_is_planned_within_three_percent(words: Callable[[str, str], list[str]]) -> None:
@@ -330,6 +351,8 @@ def test_what_misses_by_more_than_the_margin_is_refused_and_named_with_what_woul
         judged(5, vram="auto")
     with pytest.raises(UserError, match=r"needs 100.0 GB of 5.0 GB: weights 100.0. With all savers it needs 7.0 GB: use fewer frames"):
         judged(5)
+    with pytest.raises(UserError, match=r"needs 17.0 GB of 5.0 GB while decoding samples: .*: use smaller or shorter samples"):
+        judged(5, vram="auto", decoding=10)
 
 
 def test_a_continued_training_keeps_what_was_chosen_for_its_state() -> None:

@@ -33,13 +33,15 @@ class _Segment:
 
 @dataclass(frozen=True)
 class Measured:
-    """Of a whole step on the device. kept: bytes that forward left for backward, of them by_blocks such as every block leaves; peak: at the
-    worst moment, with the gradients so far; operations: of matrix products and attention."""
+    """Of a whole step on the device. kept: bytes that forward left for backward, of them by_blocks such as every block leaves; last: those
+    of the last block, which is at work when backward begins; peak: at the worst moment, with the gradients so far; operations: of matrix
+    products and attention."""
 
     kept: int
     peak: int
     operations: int
     by_blocks: int
+    last: int = 0
 
 
 class FewBlocks:
@@ -62,9 +64,9 @@ class FewBlocks:
                 block.stream = self  # type: ignore[assignment]
         self.last = len(lists) - 1, len(lists[-1]) - 1
         self.segments: list[_Segment] = []
-        self.away = 0
+        self.away = self.ahead = 0
         self.waiting = [0] * len(lists)
-        self._before = 0
+        self._before = self.of_last = 0
         self._open(False, -1, -1)
 
     def before(self, block: nn.Module, x: Tensor) -> Tensor:
@@ -82,10 +84,13 @@ class FewBlocks:
             given_up = 0 if x.requires_grad and not waits else x.nbytes  # its input goes with its caller's next one
             self.waiting[number] = waits
             self.kept_by_block[number] = self.count.live - self._before - waits - given_up
+        if (number, index) == self.last:
+            self.of_last = self.count.live - self._before
 
         def coming_back() -> None:
             self._open(True, number, index)
             self.away -= waits
+            self.ahead = min(waits, self.away)  # the one before it is asked for as this one runs again
 
         return when_gradient_passes(x, coming_back)
 
@@ -107,7 +112,7 @@ class FewBlocks:
         times = [1 + (self.left_out[one.list] if one.block == _MIDDLE else 0) for one in self.segments]
         operations = sum(one.operations * factor for one, factor in zip(self.segments, times, strict=True))
         by_blocks = sum(kept_one * len(whole) for kept_one, (_, whole) in zip(self.kept_by_block, self.whole, strict=True))
-        return Measured(kept + sum(extra), peak, operations, by_blocks)
+        return Measured(kept + sum(extra), peak, operations, by_blocks, self.of_last)
 
     def _of_left_out(self, segment: _Segment, kept: Sequence[int]) -> int:
         """What the blocks that are left out would hold meanwhile: what forward kept of those before, gradients of those behind."""
@@ -130,7 +135,7 @@ class FewBlocks:
     def _close(self) -> None:
         if self.segments:
             segment = self.segments[-1]
-            segment.peak = self.count.peak - self.away
+            segment.peak = self.count.peak - self.away + self.ahead
             segment.operations = self.count.operations
 
 

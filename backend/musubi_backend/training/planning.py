@@ -94,7 +94,10 @@ class _Step:
         kept, peak = more.kept - less.kept, more.peak - less.peak
         operations = int((on_device + in_ram) * (more.operations - less.operations))
         by_blocks = less.by_blocks + int(on_device * (more.by_blocks - less.by_blocks))
-        measured = Measured(less.kept + int(on_device * kept), less.peak + int(on_device * peak), less.operations + operations, by_blocks)
+        measured = replace(
+            less, kept=less.kept + int(on_device * kept), peak=less.peak + int(on_device * peak),
+            operations=less.operations + operations, by_blocks=by_blocks,
+        )  # fmt: skip
         return _Step(measured, self.away + int(in_ram * kept), self.copies)
 
 
@@ -262,7 +265,7 @@ class Planner:
         measured = step.measured
         at_once = batches_at_once(settings, model.transformer)
         others = (at_once - 1) * measured.by_blocks  # of the window's other batches
-        kept = min(measured.kept, measured.peak)
+        kept = min(measured.kept - measured.last, measured.peak)
         trained = lora + step.copies + state + (lora if accumulated > 1 else 0)  # gradients of one micro-step are in what was measured
         phases = (
             Phase(words.STEP, {**always, words.LORA: trained, words.KEPT: kept + others, words.WORKING: measured.peak - kept + inputs}),

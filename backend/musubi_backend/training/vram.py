@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..memory import gpus
-from ..memory.estimate import MARGIN, Estimate, size
+from ..memory.estimate import DECODING, IMAGES, MARGIN, PROMPTS, SAMPLING, Estimate, size
 from ..options.values import gigabytes
 
 if TYPE_CHECKING:
@@ -303,11 +303,18 @@ def _say(found: Estimate, limit: int, device: torch.device) -> None:
     logger.info("%s%s", found.sentence(limit), pace)
 
 
+_SMALLER = {
+    PROMPTS: "the text encoder of samples alone is too large, so leave --sample_prompts out",
+    **dict.fromkeys((IMAGES, SAMPLING, DECODING), "use smaller or shorter samples, or leave --sample_prompts out"),
+}
+"""What helps where the training itself is not what takes most."""
+
+
 def _cannot(found: Estimate, limit: int, better: Chosen, device: torch.device, *, certain: bool, number: bool = False) -> None:
     if better.estimate.fits(limit) and better.flags:
         advice = f"It would fit with {better.flags} ({size(better.estimate.peak)}), which --vram auto chooses"
     else:
-        rest = "use fewer frames, a smaller resolution, or a batch_size of 1"
+        rest = _SMALLER.get(better.estimate.worst.name, "use fewer frames, a smaller resolution, or a batch_size of 1")
         less = better.estimate.peak < found.peak
         advice = f"{f'With all savers it needs {size(better.estimate.peak)}' if less else 'Nothing saves more'}: {rest}"
     text = f"this training {found.sentence(limit)}. {advice}"
