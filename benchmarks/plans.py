@@ -18,6 +18,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +78,18 @@ def training_of(template: str, home: Path) -> list[str]:
     raise SystemExit(f"{template} trains nothing")
 
 
-def plan(training: list[str], vram: str, card: str) -> dict[str, Any]:
+def planned(training: list[str]) -> Callable[[str], dict[str, Any]]:
+    """GB -> the plan of the training on the card that has so many. What does not depend on them is measured once."""
     from musubi_backend.tools import plan_memory
     from musubi_backend.tools.settings import PlanSettings
 
-    return plan_memory.plan(PlanSettings(training=(*training, "--vram", vram), gpu=card))
+    values, architecture, planner = plan_memory.prepared(PlanSettings(training=tuple(training), gpu=CARDS["24"]))
+
+    def plan(vram: str) -> dict[str, Any]:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return plan_memory.judged(CARDS.get(vram, CARDS["24"]), {**values, "vram": vram}, architecture, planner)
+
+    return plan
 
 
 def row(template: str, vram: str, found: dict[str, Any], plain: dict[str, Any]) -> str:
@@ -109,13 +117,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         home = home_with(Path(folder), arguments.shared)
         for name in names:
-            training = training_of(name, home)
-            with contextlib.redirect_stdout(io.StringIO()):
-                plain = plan(training, ENOUGH, CARDS["24"])
+            plan = planned(training_of(name, home))
+            plain = plan(ENOUGH)
             for vram in arguments.vram:
                 started = time.process_time()
-                with contextlib.redirect_stdout(io.StringIO()):
-                    found = plan(training, vram, CARDS[vram])
+                found = plan(vram)
                 rows.append(row(name, vram, found, plain))
                 print(rows[-1], f"{time.process_time() - started:.0f} CPU s", *found["costs"], sep="\n    ", file=sys.stderr, flush=True)
     table = HEADER + "".join(f"{one}\n" for one in rows)

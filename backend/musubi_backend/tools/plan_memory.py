@@ -41,8 +41,12 @@ def run(args: Namespace) -> None:
 
 
 def plan(settings: PlanSettings) -> dict[str, Any]:
-    """sentence: what it needs; fits: within `limit` bytes; chosen: options that `--vram` chose, with what each costs; seconds: of a step,
-    by `speed`, or None; and the estimate (`Estimate.as_json`)."""
+    """As `judged`."""
+    return judged(settings.gpu, *prepared(settings))
+
+
+def prepared(settings: PlanSettings) -> tuple[dict[str, Any], Architecture, Planner]:
+    """The values of all options of a training, its architecture and what plans it. UserError where it could not start with them."""
     values = _values(settings.training)
     architecture = protocol.load(values.pop("architecture_id"))
     architecture = architecture.at(architectures.chosen_card(architecture.card.id, values))
@@ -51,13 +55,19 @@ def plan(settings: PlanSettings) -> dict[str, Any]:
         values |= _on_a_gpu(values, architecture.card)
     given, architecture = TrainingSettings.read(values), architecture.configured(values)
     precision = train.check(given, architecture)
-    estimate = Planner(_batch(given, architecture), precision.dtype, device).of(architecture)
-    limit = vram.limit_of(given.vram, device if torch.cuda.is_available() else torch.device("cpu"))
-    if given.vram in (None, vram.OFF) or limit is None:
-        chosen = vram.Chosen(values, estimate(values))
+    return values, architecture, Planner(_batch(given, architecture), precision.dtype, device)
+
+
+def judged(gpu: str | None, values: Mapping[str, Any], architecture: Architecture, planner: Planner) -> dict[str, Any]:
+    """sentence: what it needs; fits: within `limit` bytes; chosen: options that `--vram` chose, with what each costs; seconds: of a step,
+    by `speed`, or None; and the estimate (`Estimate.as_json`). gpu: the name of one that is not there."""
+    estimate, asked = planner.of(architecture), values["vram"]
+    limit = vram.limit_of(asked, planner.device if torch.cuda.is_available() else torch.device("cpu"))
+    if asked in (None, vram.OFF) or limit is None:
+        chosen = vram.Chosen(dict(values), estimate(values))
     else:
         chosen = vram.choose(values, estimate, limit)
-    found, speed = chosen.estimate, _speed(settings.gpu, device)
+    found, speed = chosen.estimate, _speed(gpu, planner.device)
     return {
         "sentence": found.sentence(limit), "fits": limit is None or found.fits(limit), "limit": limit,
         "chosen": chosen.taken, "costs": list(chosen.costs),
