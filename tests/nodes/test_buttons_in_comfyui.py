@@ -43,7 +43,8 @@ class Window:
     def show(self, job: str) -> None:
         row = f"document.querySelector(`.mt-open[data-id='{job}']`)"
         self.browser.wait(f"{row} ? 1 : 0", SECONDS)
-        self.browser.click(row)
+        self.browser.run(f"{row}.click(); return 1;")  # rows move as trainings begin and end
+        self.shows(job)
         self.browser.wait("document.querySelector('.mt-detail .mt-title')?.textContent ? 1 : 0", SECONDS)
 
     def back(self) -> None:
