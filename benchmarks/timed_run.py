@@ -45,6 +45,8 @@ def run_tool(engine: str, tool: str, arguments: list[str]) -> int:
     if engine == "ours":
         from musubi_backend.__main__ import main as backend
 
+        if _framepack_in_float32(tool):
+            _ours_in_float32()
         return backend([tool, *arguments])
     module = import_musubi(tool)
     sys.argv = [f"{tool}.py", *arguments]
@@ -62,11 +64,32 @@ def import_musubi(tool: str):  # type: ignore[no-untyped-def]
     if "BENCH_GEOMETRY" in os.environ:
         resize = next((resize for prefix, resize in _RESIZE.items() if tool.startswith(prefix)), _resize_wan)
         resize(json.loads(os.environ["BENCH_GEOMETRY"]))
+    if _framepack_in_float32(tool):
+        train = module.FramePackNetworkTrainer.train
+        module.FramePackNetworkTrainer.train = lambda self, args: train(self, _with_float32(args))
     if "BENCH_VAE" in os.environ:
         vae = importlib.import_module("musubi_tuner.wan.modules.vae")
         build, sizes = vae._video_vae, json.loads(os.environ["BENCH_VAE"])
         vae._video_vae = lambda *args, **kwargs: build(*args, **{**kwargs, **sizes})
     return module
+
+
+def _framepack_in_float32(tool: str) -> bool:
+    """Both engines compute FramePack in bf16 whatever is asked for. On a CPU that imitates bf16 both are made to compute in float32."""
+    return tool.startswith("fpack_train") and os.environ.get("BENCH_DTYPE") == "fp32"
+
+
+def _ours_in_float32() -> None:
+    import torch
+    from musubi_backend.architectures.framepack import load
+
+    choose = load.training_dtype
+    load.training_dtype = lambda *args, **named: choose(*args, **{**named, "unset": torch.float32})
+
+
+def _with_float32(args: Any) -> Any:
+    args.dit_dtype = "float32"
+    return args
 
 
 def _resize_wan(geometry: dict[str, Any]) -> None:

@@ -43,7 +43,7 @@ def train_flags(model: Measured, folder: Path, dataset: Path) -> list[str]:
 
 def measure(engine: str, python: str, source: Path, model: Measured, flags: list[str], folder: Path) -> tuple[Usage, dict[str, float]]:
     """One training run; returns its cost and {first_step, step_cpu, step_wall} (seconds; steps: min after the first)."""
-    environment = {"PYTHONPATH": str(source), "BENCH_GEOMETRY": json.dumps(model.musubi_geometry)}
+    environment = {"PYTHONPATH": str(source), "BENCH_GEOMETRY": json.dumps(model.musubi_geometry), "BENCH_DTYPE": model.dtype}
     usage = run([python, RUNNER, engine, model.tool, *flags], folder / f"{engine}.log", environment)
     line = next(line for line in usage.output.splitlines() if line.startswith("BENCH "))
     record = json.loads(line.removeprefix("BENCH "))
