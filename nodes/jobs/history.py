@@ -160,7 +160,7 @@ class History:
 
     def _sample(self, event: events.Sample) -> None:
         known = {text: number for number, text in self.prompts.items()}
-        number = event.index if event.index >= 0 else known.get(event.prompt, len(known))
+        number = event.index if 0 <= event.index < MOST_FILES else known.get(event.prompt, len(known))
         self.prompts[number] = event.prompt
         self._made(Made(event.path, SAMPLE, event.step, prompt=number))
 

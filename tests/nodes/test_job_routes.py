@@ -274,6 +274,12 @@ def test_damaged_notes_of_a_job_spoil_neither_its_page_nor_the_list(server: Serv
             json.loads(answer.body, parse_constant=pytest.fail)
 
 
+def test_a_damaged_number_of_a_sample_makes_no_list_of_that_length(server: Server) -> None:
+    with server.running.metrics.open("a") as log:
+        log.write(line_of(events.Sample("/x.mp4", 10, "a dog", 2**28), time=1.0, clock=30.0, rank=0))
+    assert server.get("GET jobs/{id}", id=server.running.id)["prompts"] == ["a cat", "out of the folders", "a dog"]
+
+
 def test_damaged_settings_are_said_by_every_route(server: Server) -> None:
     (server.home / "config.json").write_text("{")
     answers = [server.ask(f"GET jobs/{{id}}{part}", id=server.running.id, number="1") for part in ("", "/file/{number}")]
