@@ -24,11 +24,12 @@ def _gradient_of_queries(grad: Tensor, q: Tensor, *rest: Any, **named: Any) -> i
 
 
 _SCRATCH: Mapping[Any, Callable[..., int]] = {_aten._scaled_dot_product_flash_attention_backward.default: _gradient_of_queries}
-_OPERATIONS: Mapping[Any, Callable[..., int]] = {**flop_registry, _aten._int_mm: flop_registry[_aten.mm]}
-"""PyTorch's counts, which leave out products of int8."""
-
-
-flop_registry[_aten.addmm_] = flop_registry[_aten.addmm]  # PyTorch knows only the one that is not in place
+_OPERATIONS: Mapping[Any, Callable[..., int]] = {
+    **flop_registry,
+    _aten.addmm_: flop_registry[_aten.addmm],
+    _aten._int_mm: flop_registry[_aten.mm],
+}
+"""PyTorch's counts, which leave out products in place and those of int8."""
 
 
 class LiveBytes(TorchDispatchMode):
