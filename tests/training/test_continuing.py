@@ -30,9 +30,9 @@ def rates(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     seen: list[float] = []
     original = loop.Loop._update
 
-    def watched(self: loop.Loop, used: int) -> None:
+    def watched(self: loop.Loop, losses: list[float], used: int) -> None:
         seen.append(self.run.choice.optimizer.param_groups[0]["lr"])
-        original(self, used)
+        original(self, losses, used)
 
     monkeypatch.setattr(loop.Loop, "_update", watched)
     return seen
@@ -208,8 +208,8 @@ def test_the_furthest_state_counts_whatever_the_clock_says(begun: Path) -> None:
 def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     original = loop.Loop._update
 
-    def stopping(self: loop.Loop, used: int) -> None:
-        original(self, used)
+    def stopping(self: loop.Loop, losses: list[float], used: int) -> None:
+        original(self, losses, used)
         if self.position.step == step:
             job.request_stop()
 
