@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 ORDER = (
-    ("errors ordinary seeds suggest texts durations content pace job events atomic place console device documents imports exhausted process_names",),
+    (
+        "errors ordinary seeds suggest texts durations content pace job events atomic place console device documents imports",
+        "exhausted process_names",
+    ),
     ("architectures.card", "architectures"),  # facts, and which families there are
     ("optimizers",),
     ("options", "architectures.sizes", "architectures.templates", "architectures.widgets"),
