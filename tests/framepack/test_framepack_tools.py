@@ -255,7 +255,7 @@ def test_settings_that_change_what_the_model_sees(start_image: Path, generate: C
         (["--image_path", "nowhere.png"], "nowhere.png"),
         (["--one_frame_inference", "no_8x"], '"no_8x" is not known'),
         (["--latent_paddings", "a,b"], "give whole numbers separated by commas"),
-        (["--latent_paddings", "1,0", "--f1"], "only the sections of plain FramePack have paddings"),
+        (["--latent_paddings", "1,0", "--f1"], "only sections of plain FramePack have paddings"),
         (["--end_image_path", "{image}", "--f1"], "only plain FramePack takes one"),
         (["--control_image_path", "{image}"], "add --one_frame_inference"),
         (["--control_image_mask_path", "{image}", "--one_frame_inference", "default"], "1 masks for 0 control images"),

@@ -372,7 +372,8 @@ def test_a_sample_whose_place_fails_at_the_end_is_kept_elsewhere(
 def test_what_is_kept_elsewhere_goes_to_the_first_folder_that_takes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     places = {name: tmp_path / name for name in ("job", "home", "temporary")}
     monkeypatch.setenv(job.JOB_DIR_VARIABLE, str(places["job"]))
-    monkeypatch.setattr(Path, "home", lambda: places["home"])
+    monkeypatch.setenv("HOME", str(places["home"]))
+    monkeypatch.setenv("USERPROFILE", str(places["home"]))
     monkeypatch.setattr(place.tempfile, "gettempdir", lambda: str(places["temporary"]))
 
     def write(folder: Path) -> Path:

@@ -141,7 +141,7 @@ def test_every_spelling_of_the_settings() -> None:
     assert Compilation.chosen(CompileSettings.read(older)) == Compilation("eager", "default", True, True, 32)
     accelerate = CompileSettings(dynamo_backend="AOT_EAGER", dynamo_mode="reduce-overhead", dynamo_dynamic=True)
     assert Compilation.chosen(accelerate) == Compilation("aot_eager", "reduce-overhead", dynamic=True)
-    with pytest.raises(UserError, match="the third is true, false or auto, not maybe"):
+    with pytest.raises(UserError, match="the third value must be true, false or auto, not maybe"):
         Compilation.chosen(CompileSettings.read({**OFF, "compile_args": ["eager", "default", "maybe", "true"]}))
 
 

@@ -94,7 +94,7 @@ def test_an_index_and_its_folder_open_the_split_model(tmp_path):
         ({"more": "a.safetensors"}, "does not hold more"),
         ({"more": "../a.safetensors"}, "only .safetensors files in its own folder"),
         ({"more": "C:\\a.safetensors"}, "only .safetensors files in its own folder"),
-        ({"more": 3}, "is no index"),
+        ({"more": 3}, "is not the index of a model"),
     ],
 )
 def test_what_is_wrong_with_an_index_is_said(changes, words, tmp_path):
