@@ -1,7 +1,6 @@
 // @ts-check
 // A toast when a job in the background has ended: once in this browser, whatever tabs are open, also for what ended while none was. What
-// runs here needs none, as ComfyUI tells of it, but for a training that was stopped: ComfyUI's page calls every job failed that did not
-// run to its end, so the toast says that it is saved.
+// runs here needs none, as ComfyUI tells of it.
 import { app } from "../../../scripts/app.js";
 import { title } from "./row.js";
 import { jobs, standing } from "./server.js";
@@ -16,9 +15,6 @@ const MOST_AT_ONCE = 3;
 const SHOWN = 12_000; // milliseconds; a failure stays until it is closed
 const SEVERITY = /** @type {Record<string, "success" | "info" | "error">} */ ({ finished: "success", stopped: "info", failed: "error", lost: "error" });
 
-/** Whether a job is to be told of once it has ended. @param {Job} job */
-const counts = (job) => (job.background ? Boolean(SEVERITY[standing(job)]) : job.kind === "training" && standing(job) === "stopped");
-
 /** @returns {Told | null} */
 function kept() {
   try {
@@ -32,7 +28,7 @@ function kept() {
 function news(all) {
   const before = kept();
   const { since, told } = before ?? { since: Math.max(0, ...all.map((job) => job.ended ?? 0)), told: {} };
-  const found = all.filter((job) => counts(job) && (job.ended ?? 0) > since && !(job.id in told));
+  const found = all.filter((job) => job.background && SEVERITY[standing(job)] && (job.ended ?? 0) > since && !(job.id in told));
   if (before && !found.length) return found;
   const newest = [...Object.entries(told), ...found.map((job) => /** @type {[string, number]} */ ([job.id, job.ended ?? 0]))].sort((a, b) => b[1] - a[1]);
   const forgotten = newest[MOST_KEPT]?.[1];
@@ -50,8 +46,7 @@ function tell(ended) {
   }
   for (const job of ended) {
     const severity = SEVERITY[standing(job)];
-    const said = translated((job.error || job.text).split("\n")[0]);
-    const detail = job.background ? said : `${said}\n${say("toast.no_failure")}`;
+    const detail = translated((job.error || job.text).split("\n")[0]);
     toast.add({ severity, summary: `${title(job)}: ${say(`state.${standing(job)}`)}`, detail, life: severity === "error" ? undefined : SHOWN });
   }
 }
