@@ -53,7 +53,11 @@ def test_what_watches_a_training_works_together_and_ends_with_comfyui(
         first = asyncio.run(server.queue(prompt, seconds=SECONDS))
         assert first.kind == "success", first.error
         assert first.trainings["200"] == first.trainings[trainer], "the monitor shows the training of the trainer"
-        [history] = asyncio.run(server.get("/history")).values()
+        end = time.monotonic() + SECONDS
+        while not (kept := asyncio.run(server.get("/history"))):  # which ComfyUI writes after it has told of the end
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        [history] = kept.values()
         outputs = history["outputs"]
         assert "loss" in outputs["200"]["musubi_report"][0]["text"] and outputs["200"]["musubi_job"]
         assert "system RAM" in outputs["201"]["musubi_report"][0]["text"]

@@ -30,7 +30,8 @@ export class Actions {
   show(job) {
     this.job = job;
     const lora = [...job.files].reverse().find((file) => file.content === "lora" && file.url && file.exists);
-    const shape = JSON.stringify([job.id, job.can, job.cannot, job.state, job.outcome, job.workflow, job.run, lora?.file, job.step > 0]);
+    const begun = Boolean(job.step || lora) || job.outcome === "finished"; // of one whose events are gone no step is known
+    const shape = JSON.stringify([job.id, job.can, job.cannot, job.state, job.outcome, job.workflow, job.run, lora?.file, begun]);
     if (shape === this._shape) return; // what is focused stays
     this._shape = shape;
     const queued = job.state === "queued";
@@ -41,20 +42,20 @@ export class Actions {
         const act = name === "kill" ? () => this._sure() : () => this._do(() => request(job.id, name), say("said.asked", { what: label }));
         return button(label, act, { icon, kind: name === "kill" ? "mt-danger" : name === "stop" ? "mt-first" : "", title: say(`do.${name}.hint`) });
       }),
-      ...(ended && job.kind === "training" && job.run && job.engine === "builtin" ? this._further(job) : []),
-      ...(job.kind === "training" && job.run && (job.step || lora) ? [button(say("flow.open"), () => openMyWorkflow(job, (text, bad) => (this._tell(text, bad), this.changed())), { icon: "pi-images", title: say("flow.hint") })] : []),
+      ...(ended && job.kind === "training" && job.run && job.engine === "builtin" ? this._further(job, begun) : []),
+      ...(job.kind === "training" && job.run && begun ? [button(say("flow.open"), () => openMyWorkflow(job, (text, bad) => (this._tell(text, bad), this.changed())), { icon: "pi-images", title: say("flow.hint") })] : []),
       ...(lora?.url ? [element("a", { class: "mt-button", href: address(lora.url), download: lora.name, title: lora.name }, element("i", { class: "pi pi-download", "aria-hidden": "true" }), element("span", {}, say("do.download")))] : []),
-      ...(job.kind === "training" && job.run && job.step ? [button("TensorBoard", () => this._tensorBoard(job), { icon: "pi-chart-bar", title: say("do.tensorboard.hint") })] : []),
+      ...(job.kind === "training" && job.run && begun ? [button("TensorBoard", () => this._tensorBoard(job), { icon: "pi-chart-bar", title: say("do.tensorboard.hint") })] : []),
       ...(job.workflow ? [button(say("do.workflow"), () => this._workflow(job), { icon: "pi-sitemap" })] : []),
       button(say("do.copy_path"), () => this._copy(job.run_folder ?? job.folder), { icon: "pi-copy", title: job.run_folder ?? job.folder }),
     );
     if (job.cannot && !ended) this.buttons.append(element("span", { class: "mt-faint" }, translated(job.cannot)));
   }
 
-  /** Further than it was to go, in what it counts in; and to that end where it has not come so far. @param {Detail} job */
-  _further(job) {
+  /** Further than it was to go, in what it counts in; and to that end where it has not come so far. @param {Detail} job @param {boolean} begun */
+  _further(job, begun) {
     const again = (/** @type {string} */ label) => button(label, () => this._do(() => goOn(job.id, { steps: 0 }), say("said.queued"), true), { icon: "pi-play", kind: "mt-first" });
-    if (!job.step) return [again(say("do.queue_again"))]; // it has not begun: there may be nothing to continue
+    if (!begun) return [again(say("do.queue_again"))]; // there may be nothing to continue
     const epochs = job.settings.some((one) => one.name === "max_train_epochs" && one.value);
     const end = epochs ? job.epochs : job.total;
     const unit = say(epochs ? "do.continue.epochs" : "do.continue.unit");
