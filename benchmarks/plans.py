@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import contextlib
 import importlib
-import importlib.util
 import io
 import json
 import os
@@ -22,9 +21,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from headless.__main__ import PACK, load_pack
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "backend"), str(ROOT / "tests" / "headless")]
-PACK = "musubituner_pack"
 CARDS = {"8": "RTX 4060", "12": "RTX 3060", "16": "RTX 4080", "24": "RTX 4090"}
 """Cards of so many GB; their data sheets say how long a step takes."""
 ENOUGH = "1000"
@@ -34,10 +34,7 @@ HEADER = "| template | GB | it takes at most | while | chosen | step |\n|---|---
 def part(name: str) -> Any:
     """A module of the pack."""
     if PACK not in sys.modules:
-        spec = importlib.util.spec_from_file_location(PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
-        assert spec is not None and spec.loader is not None
-        sys.modules[PACK] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[PACK])
+        load_pack()
     return importlib.import_module(f"{PACK}.{name}")
 
 

@@ -93,7 +93,7 @@ def _device(chosen: str | None, gpu: str | None) -> torch.device:
 
 
 def _on_a_gpu(values: Mapping[str, Any], card: Card) -> dict[str, Any]:
-    """What "auto" is there, which would be the number format of this CPU."""
+    """What "auto" is there, which here would be the dtype of this CPU."""
     if values["mixed_precision"] != "auto" or values.get("dit_dtype"):
         return {}
     return {"mixed_precision": followed(stored_precision(values["dit"], card))}

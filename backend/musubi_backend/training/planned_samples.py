@@ -91,11 +91,9 @@ def images(architecture: Architecture, request: SampleRequest) -> int:
     with _new_garbage_only():
         few = min(request.frames, _FEW_PIXELS)
         last = peak(few)
-        return (
-            last
-            if few == request.frames or not last or architecture.card.sections
-            else last + (request.frames - few) * (last - peak(few - _STEP)) // _STEP
-        )
+        if few == request.frames or not last or architecture.card.sections:
+            return last
+        return last + (request.frames - few) * (last - peak(few - _STEP)) // _STEP
 
 
 def decoded(architecture: Architecture, request: SampleRequest, trained: Tensor) -> int:
