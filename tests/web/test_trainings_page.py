@@ -48,6 +48,7 @@ def tab(browser: Browser) -> Iterator[Tab]:
 def test_every_state_has_its_word_and_its_numbers(tab: Tab) -> None:
     tab.open()
     asked = "performance.getEntriesByType('resource').sort((a, b) => a.startTime - b.startTime).map(one => one.name.split('/').pop())"
+    tab.browser.wait(f"{asked}.includes('jobs') ? 1 : 0")  # the browser notes an answer after the page has read it
     order = tab.browser.run(f"return {asked};")
     assert order.index("jobs") < order.index("style.css"), "before ComfyUI draws its page, which lets answers wait"
     for state, one in STATES.items():
