@@ -28,7 +28,8 @@ from .progress import EventFollower, Progress
 MOST_POINTS = 4_000_000
 """In all histories that are kept: 50 MB."""
 _HEAD, _TAIL, _LONG_TAIL = 1 << 14, 1 << 14, 1 << 20  # bytes of a log that are read for the list; the last where bars fill the tail
-_KINDS = {TRAIN: "training", CACHE_LATENTS: "caching", CACHE_TEXT: "caching", GENERATE: "generation"}
+TRAINING = "training"
+_KINDS = {TRAIN: TRAINING, CACHE_LATENTS: "caching", CACHE_TEXT: "caching", GENERATE: "generation"}
 _BUILTIN = "builtin"
 _LONGEST_ERROR = 2000  # characters
 
@@ -177,11 +178,13 @@ def _summary_of(entry: _Entry, place: int | None) -> dict[str, Any]:
     step, total = (progress.step, progress.total) if progress.version else (status.get("step") or 0, status.get("total"))
     learned, start, pace = progress.learned, progress.start, progress.pace.seconds if progress.training else None
     left = pace * (total - step) if pace is not None and total and state not in (ENDED, QUEUED) else None
-    can, cannot = _requests(entry, state)
+    kind = _KINDS.get(tool.verb, "tool") if tool else "tool"
+    can, cannot = _requests(entry, state, kind)
     return {
         "id": folder.id,
         "tool": name,
-        "kind": _KINDS.get(tool.verb, "tool") if tool else "tool",
+        "kind": kind,
+        "verb": tool.verb if tool else None,
         "architecture": tool.architecture if tool else None,
         "engine": _engine(entry),
         "name": training.get("name", ""),
@@ -243,13 +246,15 @@ def _end(entry: _Entry) -> tuple[str, str, str | None]:
     return str(outcome), str(status.get("text") or "taken out of the queue"), None
 
 
-def _requests(entry: _Entry, state: str) -> tuple[list[str], str]:
+def _requests(entry: _Entry, state: str, kind: str) -> tuple[list[str], str]:
     """What can be asked of a job now, and why not more."""
     progress = entry.progress
     if state in (ENDED, QUEUED):
         return (["stop"] if state == QUEUED else []), ""
     if state == STOPPING:
         return ["kill"], "it is being stopped"
+    if kind != TRAINING:  # it ends soon after a stop, and loses no more by that than by an end at once
+        return ["stop"], ""
     if _engine(entry) != _BUILTIN:
         return ["stop", "kill"], "musubi-tuner can only be stopped, which loses what it has not saved yet"
     if progress.start is None:

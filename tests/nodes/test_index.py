@@ -156,6 +156,30 @@ def test_old_and_foreign_jobs_are_listed_too(part: Any, home: Path, index: Any) 
     assert index.history(foreign.id).between(("loss",), None, None, 100)["series"]["loss"]["mean"] == [2.5, 2.0]
 
 
+@pytest.mark.parametrize(
+    ("tool", "kind", "verb", "can"),
+    [
+        ("tensorboard", "tool", "tensorboard", ["stop"]),
+        ("convert_lora", "tool", "convert_lora", ["stop"]),
+        ("wan_cache_text_encoder_outputs", "caching", "cache_text", ["stop"]),
+        ("wan_generate_video", "generation", "generate", ["stop"]),
+        ("wan_train_network", "training", "train", ["stop", "kill"]),
+        ("of_another_version", "tool", None, ["stop"]),
+    ],
+)
+def test_only_what_means_something_for_a_kind_of_job_can_be_asked_of_it(
+    job: Write, index: Any, tool: str, kind: str, verb: str | None, can: list[str]
+) -> None:
+    me = psutil.Process()
+    alive = {"pid": me.pid, "created": me.create_time()}
+    for engine in ("builtin", "musubi-tuner"):
+        one = index.job(job("running", tool=tool, engine=engine, **alive).id)
+        assert (one["kind"], one["verb"], one["can"]) == (kind, verb, can)
+        assert bool(one["cannot"]) == (kind == "training" and engine != "builtin")
+    stopping = index.job(job("stopping", tool=tool, **alive).id)
+    assert stopping["can"] == ["kill"], "what does not end by itself can be ended"
+
+
 def test_many_histories_are_not_kept(part: Any, job: Write, index: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(part("nodes.jobs.index"), "MOST_POINTS", 250)
     folders = [job("ended", lines(*(events.Step(step, 100, 1, 0.5) for step in range(1, 101)))) for _ in range(4)]

@@ -28,6 +28,7 @@ def job(number: int, **changes: Any) -> dict[str, Any]:
         "id": f"2026112{number % 7}-1743{number % 60:02d}-wan_train_network-{number:06x}",
         "tool": "wan_train_network",
         "kind": "training",
+        "verb": "train",
         "architecture": "wan",
         "engine": "builtin",
         "name": f"character_{number}",

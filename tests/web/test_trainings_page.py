@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 from browser import Browser
+from musubi_backend.options.registry import tools
 
 from .recorded import PROMPTS, STATES, WEB, Recorded, job, page
 
@@ -84,7 +85,7 @@ def test_every_state_has_its_word_and_its_numbers(tab: Tab) -> None:
     tab.browser.wait("document.querySelector('.mt-message').innerText.includes('No trainings yet') ? 1 : 0")
     tab.browser.run("document.querySelector('.mt-message button').click(); return 1;")
     assert tab.browser.run("return window.app.commands;") == ["Comfy.BrowseTemplates"]
-    going = {"kind": "tool", "tool": "plan_memory", "name": "", "state": "running", "outcome": None, "ended": None}
+    going = {"kind": "tool", "verb": "plan_memory", "name": "", "state": "running", "outcome": None, "ended": None}
     tab.recorded.jobs = [job(1, **going)]
     tab.press("Read the list again")
     tab.browser.wait("document.querySelector('.mt-name')?.innerText === 'Planning the memory' ? 1 : 0")
@@ -101,6 +102,51 @@ def test_every_state_has_its_word_and_its_numbers(tab: Tab) -> None:
     tab.recorded.more = True
     tab.press("Read the list again")
     tab.browser.wait("document.querySelector('.mt-foot').innerText.includes('100 of 1000+') ? 1 : 0")
+
+
+KINDS = {  # kind of a job -> verb, what it is called, the buttons and the tabs of one that runs
+    "tool": ("tensorboard", "TensorBoard", ["Stop", "Open its workflow", "Copy the path"], ["Files", "Log"]),
+    "caching": ("cache_text", "Caching captions", ["Stop", "Open its workflow", "Copy the path"], ["Files", "Log"]),
+    "generation": ("generate", "Generation", ["Stop", "Open its workflow", "Copy the path"], ["Files", "Log"]),
+    "training": (
+        "train",
+        "cat",
+        ["Stop", "Kill", "Sample with my workflow…", "TensorBoard", "Open its workflow", "Copy the path"],
+        ["Samples 6", "Items", "Files", "Settings", "Log"],
+    ),
+}
+
+
+def test_jobs_of_every_kind_are_called_what_they_are_and_offer_what_makes_sense(tab: Tab) -> None:
+    hints = {"training": "not saved yet is lost", "caching": "What is cached stays"}
+    going = {"state": "running", "outcome": None, "ended": None, "engine": "musubi-tuner", "phase": "", "can": ["stop"]}
+    tab.recorded.jobs = []
+    for number, (kind, (verb, *_)) in enumerate(KINDS.items(), 1):
+        own = (
+            {"name": "cat", "can": ["stop", "kill"], "step": 640}
+            if kind == "training"
+            else {"name": "", "run": None, "loss": None, "step": 0}
+        )
+        tab.recorded.jobs.append(job(number, **{**going, "kind": kind, "verb": verb, **own}))
+    tab.recorded.jobs.append(job(9, kind="tool", verb=None, tool="of_another_version", name="", state="running"))
+    tab.open()
+    for one, (kind, (_, called, buttons, tabs)) in zip(tab.recorded.jobs, KINDS.items(), strict=False):
+        tab.browser.run(f"document.querySelector(`[data-id='{one['id']}']`).click();")
+        tab.browser.wait(f"document.querySelector('.mt-title')?.textContent === '{called}' ? 1 : 0")
+        said = (
+            "[...document.querySelectorAll('.mt-detail {} button')].filter(one => one.checkVisibility()).map(one => one.innerText.trim())"
+        )
+        assert tab.browser.run(f"return {said.format('.mt-buttons')};") == buttons, kind
+        assert tab.browser.run(f"return {said.format('.mt-tabs')};") == tabs, kind
+        hint = tab.browser.run("return document.querySelector('.mt-detail .mt-buttons .mt-first').title;")
+        assert hints.get(kind, "What is finished stays") in hint
+        tab.press("Back to the list")
+    assert tab.text(f"[data-id='{tab.recorded.jobs[-1]['id']}'] .mt-name") == "Tool of_another_version"
+
+
+def test_every_tool_has_a_name_on_the_page() -> None:
+    named = json.loads((WEB / "texts" / "en.json").read_text(encoding="utf-8"))
+    assert {f"kind.{tool.verb}" for tool in tools().values()} - set(named) == set()
 
 
 _FOLDED = """

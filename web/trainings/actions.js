@@ -12,6 +12,13 @@ const REQUESTS = /** @type {[string, string][]} */ ([
   ["stop", "pi-stop"], ["pause", "pi-pause"], ["resume", "pi-play"], ["sample", "pi-image"], ["save", "pi-save"], ["stop_after_epoch", "pi-step-forward"], ["kill", "pi-ban"],
 ]);
 
+/** What it is called to stop a job, and what comes of that. @param {Detail} job @returns {[string, string]} */
+function stop(job) {
+  if (job.state === "queued") return [say("do.unqueue"), say("do.unqueue.hint")];
+  if (job.kind === "training" && job.engine === "builtin") return [say("do.stop"), say("do.stop.hint")];
+  return [say("do.end"), say(`do.end.${job.kind === "training" || job.kind === "caching" ? job.kind : "tool"}`)];
+}
+
 export class Actions {
   /** @param {(id: string) => void} open shows another job @param {() => void} changed called when there is something new to read */
   constructor(open, changed) {
@@ -34,13 +41,12 @@ export class Actions {
     const shape = JSON.stringify([job.id, job.can, job.cannot, job.state, job.outcome, job.workflow, job.run, lora?.file, begun]);
     if (shape === this._shape) return; // what is focused stays
     this._shape = shape;
-    const queued = job.state === "queued";
     const ended = job.state === "ended";
     this.buttons.replaceChildren(
       ...REQUESTS.filter(([name]) => job.can.includes(name)).map(([name, icon]) => {
-        const label = queued && name === "stop" ? say("do.unqueue") : say(`do.${name}`);
+        const [label, title] = name === "stop" ? stop(job) : [say(`do.${name}`), say(`do.${name}.hint`)];
         const act = name === "kill" ? () => this._sure() : () => this._do(() => request(job.id, name), say("said.asked", { what: label }));
-        return button(label, act, { icon, kind: name === "kill" ? "mt-danger" : name === "stop" ? "mt-first" : "", title: say(`do.${name}.hint`) });
+        return button(label, act, { icon, kind: name === "kill" ? "mt-danger" : name === "stop" ? "mt-first" : "", title });
       }),
       ...(ended && job.kind === "training" && job.run && job.engine === "builtin" ? this._further(job, begun) : []),
       ...(job.kind === "training" && job.run && begun ? [button(say("flow.open"), () => openMyWorkflow(job, (text, bad) => (this._tell(text, bad), this.changed())), { icon: "pi-images", title: say("flow.hint") })] : []),

@@ -23,6 +23,7 @@ const POINTS = 800;
 const MOST_JOBS = 12; // of a run, in one curve
 const MOST_RUNS = 5; // next to it
 const LOSSES = ["loss", "validation"];
+const OF_ALL = ["files", "log"]; // tabs that are for jobs of every kind; the others are for trainings
 const SECOND = /** @type {Record<string, (value: number | null | undefined) => string>} */ ({ lr: number, seconds: (value) => `${number(value)} s`, vram: size, ram: size, validation: number });
 const REMEMBERED = "MusubiTuner.Trainings."; // in the browser: how somebody likes the charts
 
@@ -55,6 +56,8 @@ export class DetailView {
     this.compare = element("details", { class: "mt-compare", ontoggle: () => this._offer() }, element("summary", {}, say("compare")), this.with);
     this.under = element("div", {}, element("div", { class: "mt-tools" }, this.which), this.second.whole);
     this.tab = "";
+    /** @type {(name: string) => void} which tab is shown */
+    this._choose = () => {};
     /** @type {Record<string, HTMLElement>} */
     this.tabButtons = {};
     this.name = element("h2", { class: "mt-title", dir: "auto", tabindex: "-1" });
@@ -101,28 +104,29 @@ export class DetailView {
 
   /** Tabs as screen readers know them: arrow keys change between them. @param {[string, HTMLElement][]} parts */
   _tabs(parts) {
-    const tabs = parts.map(([name]) => element("button", { type: "button", role: "tab", id: `mt-tab-${name}`, "aria-controls": `mt-panel-${name}`, onclick: () => choose(name) }, say(`tab.${name}`)));
+    const tabs = parts.map(([name]) => element("button", { type: "button", role: "tab", id: `mt-tab-${name}`, "aria-controls": `mt-panel-${name}`, onclick: () => chosen(name) }, say(`tab.${name}`)));
     const panels = parts.map(([name, inside]) => element("div", { role: "tabpanel", id: `mt-panel-${name}`, "aria-labelledby": `mt-tab-${name}`, class: "mt-panel" }, inside));
-    const choose = (/** @type {string} */ wanted) => {
+    this._choose = (/** @type {string} */ wanted) => {
       parts.forEach(([name], index) => {
         tabs[index].setAttribute("aria-selected", String(name === wanted));
         tabs[index].tabIndex = name === wanted ? 0 : -1;
         panels[index].hidden = name !== wanted;
       });
-      remember("tab", wanted);
       this.tab = wanted;
       if (wanted === "log") this.log.toEnd();
     };
+    const chosen = (/** @type {string} */ name) => (remember("tab", name), this._choose(name));
     const row = element("div", { class: "mt-tabs", role: "tablist", "aria-label": say("detail.more") }, tabs);
     row.addEventListener("keydown", (event) => {
       const by = /** @type {Record<string, number>} */ ({ ArrowRight: 1, ArrowLeft: -1 })[event.key];
       if (!by) return;
       event.preventDefault();
-      const at = (tabs.findIndex((tab) => tab.tabIndex === 0) + by + tabs.length) % tabs.length;
-      choose(parts[at][0]);
-      tabs[at].focus();
+      const there = tabs.filter((tab) => !tab.hidden);
+      const next = there[(there.findIndex((tab) => tab.tabIndex === 0) + by + there.length) % there.length];
+      chosen(parts[tabs.indexOf(next)][0]);
+      next.focus();
     });
-    choose(parts.some(([name]) => name === remembered("tab")) ? String(remembered("tab")) : "samples");
+    this._choose(parts.some(([name]) => name === remembered("tab")) ? String(remembered("tab")) : "samples");
     this.tabButtons = Object.fromEntries(parts.map(([name], index) => [name, tabs[index]]));
     return element("div", { class: "mt-more" }, row, panels);
   }
@@ -165,6 +169,7 @@ export class DetailView {
     this._showHow(job);
     this._showNow(job);
     this.actions.show(job);
+    this._showTabs(job);
     const { prompts, samples } = underPrompts(this._whole(job));
     const made = job.workflow_samples ?? [];
     this.gallery.show(samples, prompts, job.state !== "ended", made);
@@ -190,13 +195,19 @@ export class DetailView {
       const [first, ...rest] = translated(error).split("\n");
       parts.push(element("div", { class: "mt-banner mt-bad", role: "alert" }, element("p", {}, element("b", {}, say("how.failed"), " "), first), rest.length ? element("pre", {}, rest.join("\n")) : null, button(say("copy"), () => copied(error), { icon: "pi-copy" })));
     } else if (job.state === "ended" && (job.text || known(`how.${state}`))) {
-      parts.push(element("div", { class: `mt-banner mt-${state}`, role: "status" }, element("p", {}, job.text ? translated(job.text) : say(`how.${state}`)), state === "lost" && job.step ? element("p", {}, say("how.lost.more")) : null));
+      parts.push(element("div", { class: `mt-banner mt-${state}`, role: "status" }, element("p", {}, job.text ? translated(job.text) : say(`how.${state}`)), state === "lost" && job.step && job.kind === "training" ? element("p", {}, say("how.lost.more")) : null));
     } else if (state === "queued") {
       parts.push(element("div", { class: "mt-banner", role: "status" }, element("p", {}, place === null ? say("how.queued") : say("how.queued_at", { place: place + 1, all: jobs.queue.waiting.length }))));
     }
     if (job.attempt > 1) parts.push(element("p", { class: "mt-faint" }, say("how.attempt", { attempt: job.attempt })));
     if (refused) parts.push(element("p", { class: "mt-said mt-bad" }, `${say(`do.${refused.name}`)}: ${translated(refused.text)}`));
     this.how.replaceChildren(...parts);
+  }
+
+  /** Only those in which there can be something. @param {Detail} job */
+  _showTabs(job) {
+    for (const [name, tab] of Object.entries(this.tabButtons)) tab.hidden = job.kind !== "training" && !OF_ALL.includes(name);
+    if (this.tabButtons[this.tab].hidden) this._choose(OF_ALL[0]);
   }
 
   /** The numbers that people look for first. @param {Detail} job */
@@ -221,7 +232,7 @@ export class DetailView {
       ["started", moment(job.started)],
       ["ended", moment(job.ended)],
       ["gpus", job.gpus?.join(", ") ?? ""],
-      ["where", job.state === "ended" ? "" : say(job.background ? "fact.background" : "fact.here")],
+      ["where", job.state === "ended" ? "" : say(job.background ? "fact.background" : job.kind === "training" ? "fact.here" : "fact.here.tool")],
       ["engine", job.engine === "builtin" ? "" : job.engine],
       ["folder", job.run_folder ?? job.folder],
     ]);

@@ -12,7 +12,7 @@ const ICONS = /** @type {Record<string, string>} */ ({
 });
 
 /** What a job is called. @param {Job} job */
-export const title = (job) => job.name || (known(`kind.${job.tool}`) ? say(`kind.${job.tool}`) : say(`kind.${job.kind}`));
+export const title = (job) => job.name || (known(`kind.${job.verb}`) ? say(`kind.${job.verb}`) : say("kind.tool", { tool: job.tool }));
 
 /** The state of a job as a badge: a sign and a word, so that no colour is needed to tell it. An old one is changed. @param {Job} job @param {HTMLElement} [old] */
 export function badge(job, old) {

@@ -4,7 +4,7 @@ import { api } from "../../../scripts/api.js";
 import { translated } from "./words.js";
 
 /**
- * @typedef {{ id: string, tool: string, kind: string, architecture: string | null, engine: string, name: string, run: string | null,
+ * @typedef {{ id: string, tool: string, kind: string, verb: string | null, architecture: string | null, engine: string, name: string, run: string | null,
  *   state: string, paused: boolean, outcome: string | null, text: string, error: string | null, phase: string, step: number,
  *   total: number | null, first_step: number, epoch: number | null, epochs: number | null, loss: number | null, average: number | null,
  *   lr: number | null, seconds_per_step: number | null, seconds_left: number | null, created: number, started: number | null,
