@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from musubi_backend.layers import offloaded
 from torch import Tensor
 
 from .gpu_models import ALL, Model, Setting, Size, Trained, build, latents
@@ -199,8 +200,9 @@ def _with_same_bits(distances: Callable[[], float]) -> float:
 
 
 def free(device: torch.device) -> None:
-    """What nothing refers to any more, on a GPU, where it would be in the way."""
+    """What nothing refers to any more, on a GPU and in pinned system RAM, where it would be in the way."""
     if device.type == "cuda":
+        offloaded.unpin()
         gc.collect()
         if "torch._dynamo" in sys.modules:  # importing it takes seconds
             torch.compiler.reset()

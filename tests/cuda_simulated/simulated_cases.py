@@ -72,9 +72,10 @@ def cell(name: str) -> Report:
 
 
 def training(family: str, setting: str, *more: str) -> Report:
-    """Two steps of a row of the table, with more words on the command line."""
+    """Two steps of a row of the table, with more words on the command line. still pinned: bytes that it left so."""
     places: set[str] = set()
-    gc.collect()  # what another training pinned would be given back in a step of this one
+    gc.collect()  # what other cases pinned would be given back in a step of this one
+    before = set(registered)
 
     def watched(weight: Tensor, *given: Any) -> Any:
         places.add(weight.device.type)
@@ -83,7 +84,9 @@ def training(family: str, setting: str, *more: str) -> Report:
     with patch.object(fp8, "quantise", watched), simulated_gpu() as gpu, _bench() as bench:
         words = bench.words(Cell(family, "auto", row(TRAINING, setting), "straight"), bench.new_folder(), *more)
         assert bench._tool(words) == 0
-        return {**_report(gpu), "quantised on": sorted(places)}
+        gc.collect()
+        pinned = sum(size for address, size in registered.items() if address not in before)
+        return {**_report(gpu), "quantised on": sorted(places), "still pinned": pinned}
 
 
 _quantise = fp8.quantise

@@ -30,11 +30,12 @@ TRAININGS = [
 ]
 
 
-def test_a_step_waits_once_for_its_losses_and_for_nothing_else(gpu: Gpu) -> None:
+def test_a_step_waits_once_for_its_losses_and_a_training_leaves_nothing_pinned(gpu: Gpu) -> None:
     one_layer = ("--network_args", "exclude_patterns=['.*']", "include_patterns=['.*blocks.0.self_attn.q']")
-    report = gpu("training", "wan", "plain", "--max_train_steps", "1", "--gradient_accumulation_steps", "2", *one_layer)
+    report = gpu("training", "wan", "checkpointing offload", "--max_train_steps", "1", "--gradient_accumulation_steps", "2", *one_layer)
     waits = report["waits in steps"]
     assert report["races"] == [] and set(waits) - {ONCE} == {LOSS} and waits[LOSS] == 1
+    assert report["copied"]["to device, pinned"] > 0 and report["still pinned"] == 0
 
 
 @minutes

@@ -72,6 +72,12 @@ class Offloaded:
         return self.back
 
 
+def unpin() -> None:
+    """Give back the pinned memory that is kept for the next step: of a training that ends, or is made anew with other settings. Another
+    one would have to unpin it piece by piece in its first step, and waits for the device each time."""
+    _pool.empty()
+
+
 _pool = Pool()
 
 

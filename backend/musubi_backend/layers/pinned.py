@@ -61,6 +61,10 @@ class Pool:
         """What is asked of the device from now on may overwrite it: on the stream that read it."""
         self.free.append(memory)
 
+    def empty(self) -> None:
+        """Nothing is kept for a next step."""
+        self.free.clear()
+
 
 def _register(address: int, size: int, device: torch.device) -> bool:
     result = torch.cuda.cudart().cudaHostRegister(address, size, 0)

@@ -17,6 +17,7 @@ import torch
 from .. import events, exhausted, job
 from ..device import for_model
 from ..errors import UserError
+from ..layers import offloaded
 from ..layers.experts import boundary_of
 from ..layers.random_states import RandomStates
 from ..lora.expert_networks import parts_of
@@ -104,6 +105,7 @@ class Loop:
         del run.transformer, run.network, run.choice, run.schedule
         self.scaler = None
         self._window.clear()
+        offloaded.unpin()
 
     def hold(self, built: Built, settings: TrainingSettings, architecture: Architecture) -> None:
         """Go on with what was built anew; its contents are to be restored."""

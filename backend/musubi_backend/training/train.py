@@ -24,6 +24,7 @@ from ..dataset.batches import CachedDataset, CachedItem
 from ..dataset.config import load_config
 from ..dataset.held_out import hold_out
 from ..errors import EXIT_USER_ERROR, UserError
+from ..layers import offloaded
 from ..lora import run_network
 from ..memory import sharding
 from ..memory.compiling import Compilation
@@ -98,6 +99,7 @@ def run(args: Namespace, architecture: Architecture) -> None:
             logger.error("another process of this training has ended; its output, on several machines that of its machine, says why")
             raise SystemExit(EXIT_USER_ERROR) from error
         finally:
+            offloaded.unpin()
             processes.close()
 
 
