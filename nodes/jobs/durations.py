@@ -11,6 +11,10 @@ SHOW = 0.2
 HEARTBEAT = 5.0
 """At most between two writes of `status.json`, so that a reader can tell a running job from one whose runner is gone."""
 
+NOTED = 60.0
+"""From the last note of a job whose process is gone to what its runner, which is there, notes of its end: it reads the rest of a long log
+before. One that cannot write (a full disk) is not waited for any longer."""
+
 GRACE = 2.0
 """For a job that is asked to stop and would lose nothing, to end by itself: its models are freed in order. Then it is terminated."""
 

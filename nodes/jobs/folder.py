@@ -16,7 +16,7 @@ from ...backend.musubi_backend.atomic import write_text
 from ...backend.musubi_backend.documents import json_text, read_json
 from ...backend.musubi_backend.errors import UserError
 from ...backend.musubi_backend.place import reason
-from . import notes
+from . import durations, notes
 
 logger = logging.getLogger(__name__)
 
@@ -105,14 +105,16 @@ class JobFolder:
 
     def status(self) -> dict[str, Any]:
         """What `write_status` noted last; empty where nothing is, or what is there is damaged. A job whose process is no more has ended,
-        also where nobody was there to note it (`outcome` is LOST then)."""
+        also where nobody was there to note it (`outcome` is LOST then); where its runner is there, it is about to note how."""
         try:
             status = notes.of_status(read_json(self.path / "status.json", dict, paths=True))
         except (OSError, ValueError):
             return {}
-        if status.get("state") not in (ENDED, QUEUED) and not process_names.runs(status):
-            return {**status, "state": ENDED, "outcome": LOST}
-        return status
+        if status.get("state") in (ENDED, QUEUED) or process_names.runs(status):
+            return status
+        if process_names.runs(status.get("runner", {})) and time.time() - status.get("time", 0) < durations.NOTED:
+            return status
+        return {**status, "state": ENDED, "outcome": LOST}
 
     def write_task(self, values: dict[str, Any]) -> None:
         """Note what is to be done (`task.Task`)."""

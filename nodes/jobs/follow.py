@@ -266,7 +266,7 @@ def _succeeded(tool: str, job: Job) -> Job:
     if job.stopped:
         raise Stopped(f"{tool} was stopped from outside; run again to continue. The whole log: {job.folder.log}", job.outcome())
     if job.returncode != 0:
-        raise UserError(f"{tool} failed: {in_widgets(tool, job.error())}")
+        raise UserError(in_widgets(tool, job.error()))
     return job
 
 

@@ -43,6 +43,7 @@ _STATUS: dict[str, Kind] = {
     **dict.fromkeys(("step", "total", "pid", "returncode"), _whole),
     **dict.fromkeys(("time", "started", "created"), _number),
     "gpus": _texts,
+    "runner": _table,
 }
 _TASK: dict[str, Kind] = {
     **dict.fromkeys(("tool", "mixed_precision"), _text),

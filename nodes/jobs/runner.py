@@ -101,7 +101,7 @@ class Job:
         text = read_tail(self.folder.log)
         message = last_error(text) if text.strip() else describe_exit(self.returncode or 0)
         if self.returncode is not None and self.returncode < 0 and "Traceback" not in text and "ERROR: " not in text:
-            message = describe_exit(self.returncode)
+            message = describe_exit(self.returncode) + (f"\nlost: {self.progress.keep}" if self.progress.keep else "")
         return f"{message}\nThe whole log: {self.folder.log}"
 
 
@@ -240,7 +240,8 @@ async def _watch(job: Job) -> None:
         job.returncode = code if code is not None else -1
         outcome = events.FINISHED if code == 0 else events.STOPPED if job.stopped else events.FAILED
         try:
-            _note(job, ENDED, outcome=outcome, returncode=code, error=job.error() if outcome == events.FAILED else None)
+            said = {"error": job.error()} if outcome == events.FAILED else {"text": job.outcome()} if outcome == events.STOPPED else {}
+            _note(job, ENDED, outcome=outcome, returncode=code, **said)
         finally:
             job.ended = True
             job._ended.set()
@@ -249,7 +250,13 @@ async def _watch(job: Job) -> None:
 def _note(job: Job, state: str, **more: Any) -> None:
     progress = job.progress
     place = {"phase": progress.phase, "step": progress.step, "total": progress.total}
-    always = {**job._named, "started": job._started, "engine": job.command.engine, "gpus": job.command.gpus}
+    always = {
+        **job._named,
+        "runner": process_names.named(os.getpid()),
+        "started": job._started,
+        "engine": job.command.engine,
+        "gpus": job.command.gpus,
+    }
     job.folder.write_status(state, **always, **place, **more)
     job._noted = state, time.monotonic()
 

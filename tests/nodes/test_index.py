@@ -6,6 +6,7 @@ import json
 import math
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,17 @@ def test_a_job_whose_process_is_gone_has_ended_as_its_log_says(job: Write, index
     assert (lost["state"], lost["outcome"], lost["can"]) == ("ended", "lost", [])
     assert "at step 7" in lost["text"] and "the steps after step 4" in lost["text"]
     assert (stopped["outcome"], stopped["text"]) == ("stopped", "stopped at step 1, state saved")
+
+
+def test_a_job_whose_process_has_just_gone_ends_as_its_runner_notes(part: Any, job: Write, index: Any) -> None:
+    dead, runner = {"pid": 2**22 + 5, "created": 1.0}, part("backend.musubi_backend.process_names").named(os.getpid())
+    folder = job("stopping", lines(events.Step(7, 9, 1, 0.5)), **dead, runner=runner)
+    assert index.job(folder.id)["state"] == "stopping"
+    folder.write_status("ended", outcome="stopped", text="ended at once; lost: the steps after step 4", returncode=-9)
+    ended = index.job(folder.id)
+    assert (ended["outcome"], ended["text"]) == ("stopped", "ended at once; lost: the steps after step 4")
+    silent = job("running", "", **dead, runner=runner, time=time.time() - 300)
+    assert index.job(silent.id)["outcome"] == "lost", "its runner could not write how it ended"
 
 
 def test_a_log_of_any_length_is_listed_by_its_two_ends(part: Any, job: Write, index: Any) -> None:

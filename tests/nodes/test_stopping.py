@@ -119,7 +119,7 @@ def test_a_second_cancel_ends_it_at_once(follow: Any) -> None:
     person = Person(lambda text: (follow.folder / "ready").exists(), lambda text: "cancel again" in text)
     job = follow(person, NEVER_ANSWERS)
     assert job.returncode < 0
-    assert person.texts[-1] == "ended at once; lost: the steps after step 3"
+    assert person.texts[-1] == job.folder.status()["text"] == "ended at once; lost: the steps after step 3"
 
 
 def test_a_job_with_nothing_to_lose_is_not_waited_for(follow: Any) -> None:

@@ -74,11 +74,11 @@ def _refusals(part: Any, tmp_path: Path) -> list[str]:
     ends = [
         "failed: path is empty: enter a path",
         "stopped at step 120, state saved (run again to continue)",
-        "wan_train_network failed: /loras/x.safetensors is not a safetensors file (8 bytes, no valid header). Download it again.",
-        f"wan_train_network failed: {said[-1]}",
+        "failed: /loras/x.safetensors is not a safetensors file (8 bytes, no valid header). Download it again.",
+        f"failed: {said[-1]}",
         exhausted.in_words(MemoryError(), {"batch_size": 2}),
         "finished · loss 0.0931 · 1600 steps · my_lora · 2 notes",
-        "wan_train_network failed: nothing in this dataset can be used. clip.mp4 does not exist\nThe whole log: /jobs/1/log.txt",
+        "nothing in this dataset can be used. clip.mp4 does not exist\nThe whole log: /jobs/1/log.txt",
     ]
     return [*map(str, said), shown.text, training.text, sampling.text, *ends]
 

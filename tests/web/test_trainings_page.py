@@ -172,6 +172,13 @@ def test_a_folded_training_is_watched_on_the_node_that_it_is_folded_into(tab: Ta
         tab.browser.wait(f"document.querySelector('.mt-node.{name} .mt-badge')?.innerText.trim() === 'running' ? 1 : 0")
     assert tab.browser.run("return window.app.graph.nodes.map((one) => one.properties.musubi_job ?? null);") == [running, None]
     assert tab.browser.run("return document.querySelector('.mt-node.other');") is None
+    going = {"state": "running", "outcome": None, "ended": None, "samples_every": 9000}
+    again = job(13, **going, run=STATES["finished"]["run"])
+    tab.recorded.jobs.append(again)
+    tab.browser.run(_FOLDED.replace("inside", "continued"), again["id"])
+    tab.browser.run("window.api.say('musubi_tuner.jobs', { jobs: [args[0]], removed: [] }); return 1;", again)
+    caption = "document.querySelector('.mt-node.continued figcaption')?.textContent.startsWith('step 1\u202f600') ? 1 : 0"
+    tab.browser.wait(caption)  # it has made none yet: the last one of its run
 
 
 def test_a_row_out_of_sight_is_brought_up_to_date_when_it_comes_into_sight(tab: Tab) -> None:

@@ -10,6 +10,7 @@ import { grouped } from "./list.js";
 import { Log } from "./log.js";
 import { Pieces } from "./pieces.js";
 import { badge, bar, title } from "./row.js";
+import { Earlier, jobsOfRun } from "./run.js";
 import { address, detail, jobs, standing } from "./server.js";
 import { steadily } from "./steadily.js";
 import { count, duration, known, moment, number, pace, say, size, translated } from "./words.js";
@@ -37,8 +38,9 @@ export class DetailView {
     this.pieces = new Pieces(POINTS);
     /** @type {Map<string, { label: string, jobs: string[] }>} */
     this.compared = new Map();
-    /** @type {Map<string, Detail>} earlier jobs of its run */
-    this.earlier = new Map();
+    this.earlier = new Earlier();
+    /** @type {Detail[]} the jobs of its run, oldest first, itself the last */
+    this.run = [];
     this._ended = false;
     this.update = steadily(() => this._read(), (error) => this._problem(error));
     const log = remembered("log") === "1";
@@ -141,12 +143,14 @@ export class DetailView {
   async _read() {
     const job = await detail(this.id);
     if (this._ended) return;
-    await this._readEarlier(job);
+    const own = jobsOfRun(job, MOST_JOBS);
+    const whole = await this.earlier.read(job, own);
     if (this._ended) return;
     this.job = job;
+    this.run = whole;
     this._show(job);
     const names = ["loss", ...Object.keys(SECOND)].filter((name) => job.series.includes(name));
-    if (names.length) await this.pieces.read(this._own(job), names);
+    if (names.length) await this.pieces.read(own, names);
     for (const { jobs: compared } of this.compared.values()) await this.pieces.read(compared, LOSSES);
     if (this._ended) return;
     this._draw();
@@ -170,7 +174,7 @@ export class DetailView {
     this._showNow(job);
     this.actions.show(job);
     this._showTabs(job);
-    const { prompts, samples } = underPrompts(this._whole(job));
+    const { prompts, samples } = underPrompts(this.run);
     const made = job.workflow_samples ?? [];
     this.gallery.show(samples, prompts, job.state !== "ended", made);
     const number = samples.length + made.reduce((sum, one) => sum + one.files.length, 0);
@@ -299,35 +303,13 @@ export class DetailView {
     );
   }
 
-  /** What earlier jobs of its run made is read once: they have ended. @param {Detail} job */
-  async _readEarlier(job) {
-    for (const id of this._own(job)) {
-      if (id >= this.id || this.earlier.has(id)) continue;
-      try {
-        this.earlier.set(id, await detail(id));
-      } catch (error) {
-        if (/** @type {any} */ (error)?.status !== 404) throw error; // removed meanwhile
-      }
-    }
-  }
-
-  /** The jobs of its run, oldest first. @param {Detail} job */
-  _whole(job) {
-    return [...this.earlier.values(), job];
-  }
-
-  /** The newest jobs of its run, oldest first. @param {Detail} job */
-  _own(job) {
-    return [...new Set([...job.jobs_of_run.slice(0, MOST_JOBS), this.id])].sort(); // ids begin with the time
-  }
-
   _draw() {
     const job = this.job;
     if (!job) return;
-    const own = this._own(job);
+    const own = jobsOfRun(job, MOST_JOBS);
     const of = (/** @type {string[]} */ ids, /** @type {string} */ name) => joined(this.pieces.of(ids), name);
     const some = (/** @type {import("./curves.js").Curve} */ curve) => curve.mean.some((value) => value !== null);
-    const marks = this._whole(job).flatMap(({ saves, samples }) => [
+    const marks = this.run.flatMap(({ saves, samples }) => [
       ...saves.map(({ step }) => ({ step, kind: /** @type {const} */ ("save") })),
       ...[...new Set(samples.map(({ step }) => step))].map((step) => ({ step, kind: /** @type {const} */ ("sample") })),
     ]);

@@ -10,6 +10,7 @@ import { media } from "./gallery.js";
 import { Pieces } from "./pieces.js";
 import { makeRoom } from "./room.js";
 import { badge, line } from "./row.js";
+import { Earlier, jobsOfRun } from "./run.js";
 import { detail, jobs } from "./server.js";
 import { steadily } from "./steadily.js";
 import { count, loadWords, say, translated } from "./words.js";
@@ -21,12 +22,14 @@ const CORE_TEXT = "$$node-text-preview"; // ComfyUI's own line on a node
 const CURVE = 96;
 const SAMPLE = 150;
 const POINTS = 400;
+const MOST_JOBS = 6; // of a run, in one curve
 
 class Panel {
   /** @param {any} node */
   constructor(node) {
     this.node = node;
     this.id = "";
+    this.earlier = new Earlier();
     this.chart = new Chart({ title: say("chart.loss"), height: CURVE, bare: true });
     this.text = element("span");
     this.state = element("div");
@@ -65,8 +68,10 @@ class Panel {
     const job = await detail(this.id);
     if (job.id !== this.id) return;
     if (!jobs.byId.has(job.id)) jobs.byId.set(job.id, job);
-    const ids = [...new Set([...job.jobs_of_run.slice(0, 6), job.id])].sort();
+    const ids = jobsOfRun(job, MOST_JOBS);
     await this.pieces?.read(ids, ["loss", "validation"]);
+    const run = await this.earlier.read(job, ids);
+    if (job.id !== this.id) return;
     this.state.replaceChildren(badge(job));
     const own = Boolean(this.node.widgets?.some((/** @type {any} */ widget) => widget.name === CORE_TEXT));
     if (own !== this._comfyLine) {
@@ -75,16 +80,17 @@ class Panel {
     }
     setText(this.text, own ? "" : job.state === "ended" ? translated(job.text || job.error || "") : line(job));
     this.text.title = translated(job.error ?? job.text);
-    const marks = job.saves.map(({ step }) => ({ step, kind: /** @type {const} */ ("save") }));
+    const marks = run.flatMap(({ saves }) => saves).map(({ step }) => ({ step, kind: /** @type {const} */ ("save") }));
     const pieces = this.pieces?.of(ids) ?? [];
     const validation = { label: say("chart.validation"), curve: joined(pieces, "validation"), of: 0 };
     const validated = validation.curve.mean.some((value) => value !== null);
     this.chart.show([{ label: say("chart.loss"), curve: joined(pieces, "loss") }, ...(validated ? [validation] : [])], marks);
-    this._showSample(job);
+    this._showSample(run);
   }
 
-  /** @param {import("./server.js").Detail} job */
-  _showSample(job) {
+  /** The last one of the run: one that was continued shows it until it has made its own. @param {import("./server.js").Detail[]} run */
+  _showSample(run) {
+    const job = run.findLast(({ samples }) => samples.some((sample) => sample.url)) ?? run[run.length - 1];
     const last = job.samples.filter((sample) => sample.url).reduce((/** @type {any} */ newest, sample) => (!newest || sample.step > newest.step ? sample : newest), null);
     const shown = last ? `${last.step} ${last.url}` : "";
     if (shown === this._shown) return;
