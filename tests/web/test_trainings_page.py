@@ -22,7 +22,7 @@ class Tab:
 
     def open(self, query: str = "") -> None:
         self.browser.open(self.url + query)
-        self.browser.wait("document.querySelector('.mt-item, .mt-message p') ? 1 : 0")
+        self.browser.wait("document.querySelector('.mt-item, .mt-message p') && !document.querySelector('.mt-message .pi-spinner') ? 1 : 0")
 
     def text(self, selector: str) -> str:
         return str(self.browser.run("return document.querySelector(args[0])?.innerText ?? '';", selector))
@@ -49,7 +49,8 @@ def tab(browser: Browser) -> Iterator[Tab]:
 def test_every_state_has_its_word_and_its_numbers(tab: Tab) -> None:
     tab.open()
     asked = "performance.getEntriesByType('resource').sort((a, b) => a.startTime - b.startTime).map(one => one.name.split('/').pop())"
-    tab.browser.wait(f"{asked}.includes('jobs') ? 1 : 0")  # the browser notes an answer after the page has read it
+    # a browser notes what was asked once it is answered: twice for the toasts, then for the tab
+    tab.browser.wait(f"{asked}.filter(name => name === 'jobs').length === 3 ? 1 : 0")
     order = tab.browser.run(f"return {asked};")
     assert order.index("jobs") < order.index("style.css"), "before ComfyUI draws its page, which lets answers wait"
     for state, one in STATES.items():
@@ -64,6 +65,19 @@ def test_every_state_has_its_word_and_its_numbers(tab: Tab) -> None:
     tab.browser.wait(f"{line}.innerText.includes('800 /') ? 1 : 0")
     assert tab.browser.run(f"return {line} === window.line;"), "a row is changed, not made anew"
     assert tab.browser.run(f"return {line}.nextElementSibling.getAttribute('aria-valuenow');") == "50"
+    late = """
+      const { jobs } = await import("/extensions/pack/trainings/server.js");
+      const answer = await fetch("/api/musubi_tuner/jobs"), ask = api.fetchApi;
+      let send;
+      api.fetchApi = () => new Promise((resolve) => (send = () => resolve(answer)));
+      const loading = jobs.load();
+      api.say("musubi_tuner.jobs", { jobs: [args[0]], removed: [] });
+      send();
+      await loading;
+      api.fetchApi = ask;
+      return jobs.byId.get(args[0].id).step;
+    """
+    assert tab.browser.run(late, {**news, "step": 900, "version": 3}) == 900, "a list that was on its way is older than a message"
 
     tab.show("failed")
     tab.browser.wait("document.querySelector('[role=alert]') ? 1 : 0")
@@ -227,6 +241,7 @@ def test_a_training_is_watched_and_steered(tab: Tab) -> None:
     assert "smoothed" in zoomed
 
     tab.press("Stop and save")
+    tab.browser.wait("document.querySelector('.mt-said').textContent.includes('Stop and save') ? 1 : 0")
     tab.press("Kill")
     tab.browser.wait("document.querySelector('[role=alertdialog]') ? 1 : 0")
     tab.press("Let it continue")

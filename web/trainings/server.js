@@ -26,6 +26,7 @@ import { translated } from "./words.js";
  * @typedef {{ low: (number | null)[], high: (number | null)[], mean: (number | null)[] }} Buckets
  * @typedef {{ id: string, first: number | null, last: number | null, width: number, steps: number[], series: Record<string, Buckets> }} Series
  * @typedef {{ waiting: string[], running: string[], keeper: number | null }} Queue
+ * @typedef {{ jobs?: Job[], removed?: string[], queue?: Queue }} Message
  */
 
 const ROOT = "/musubi_tuner";
@@ -107,6 +108,8 @@ class Jobs {
     /** @type {Set<(changed: Set<string> | null) => void>} */
     this._listeners = new Set();
     this._listening = false;
+    /** @type {Set<Message[]>} for each list that was asked for: what was said since */
+    this._asked = new Set();
   }
 
   /** Calls `act` with the ids that changed, or with null where everything may have. Returns what ends it. @param {(changed: Set<string> | null) => void} act */
@@ -126,17 +129,22 @@ class Jobs {
     return at >= 0 ? at : job.place;
   }
 
-  /** Reads the list anew. */
+  /** Reads the list anew. What is said while it is on its way may be newer. */
   async load() {
+    /** @type {Message[]} */
+    const since = [];
+    this._asked.add(since);
     try {
       const answer = await ask("jobs");
       this.byId = new Map(answer.jobs.map((/** @type {Job} */ job) => [job.id, job]));
       this.queue = answer.queue;
       this.more = answer.more;
       this.problem = "";
+      for (const message of since) this._put(message);
     } catch (error) {
       this.problem = error instanceof Error ? error.message : String(error);
     }
+    this._asked.delete(since);
     this.loaded = true;
     this._tell(null);
   }
@@ -150,8 +158,14 @@ class Jobs {
     this._tell(null);
   }
 
-  /** What the server has just said. @param {{ jobs?: Job[], removed?: string[], queue?: Queue }} message */
-  take({ jobs = [], removed = [], queue }) {
+  /** What the server has just said. @param {Message} message */
+  take(message) {
+    for (const since of this._asked) since.push(message);
+    this._tell(this._put(message));
+  }
+
+  /** Returns the ids that changed. @param {Message} message */
+  _put({ jobs = [], removed = [], queue }) {
     const changed = new Set(removed);
     for (const id of removed) this.byId.delete(id);
     for (const job of jobs) {
@@ -163,7 +177,7 @@ class Jobs {
       for (const id of [...queue.waiting, ...this.queue.waiting]) changed.add(id);
       this.queue = queue;
     }
-    this._tell(changed);
+    return changed;
   }
 
   /** @param {Set<string> | null} changed */
