@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from musubi_backend import documents  # with Python's own modules only; install.py has put its folder on the path
+from musubi_backend import documents, locks  # with Python's own modules only; install.py has put its folder on the path
 
 from .console import InstallError
 
@@ -39,18 +38,9 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
 @contextlib.contextmanager
 def only_one(home: Path) -> Iterator[None]:
     """Hold `<home>/install.lock`; the system releases it when the process ends, however it ends. InstallError if another one holds it."""
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / "install.lock").open("a+", encoding="utf-8") as file:
+    with contextlib.ExitStack() as lock:
         try:
-            if sys.platform == "win32":
-                import msvcrt
-
-                file.seek(0)
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock.enter_context(locks.held(home / "install.lock", wait=False))
         except OSError as error:
             raise InstallError(f"another installation into {home} is running. Wait for it to end, then run this again.") from error
         yield

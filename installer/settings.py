@@ -7,10 +7,12 @@ import re
 import sys
 from pathlib import Path
 
+from musubi_backend import locks  # see files.py
+
 from .console import Console, InstallError, output_of
 from .environment import python_of
 from .files import read_json, write_json
-from .settings_rules import MOST_THREADS, checked
+from .settings_rules import LOCK, MOST_THREADS, checked
 
 _TESTED_SERIES = "0.3"
 
@@ -47,9 +49,18 @@ class Settings:
         return value
 
     def save(self) -> None:
-        if self._data != self._before:
+        """Write what was changed here into what is there now: ComfyUI's page may have changed something since."""
+        if self._data == self._before:
+            return
+        before = checked(self._before)
+        changed = {name: value for name, value in self._data.items() if value != before.get(name)}
+        with locks.held(self.path.with_name(LOCK), wait=True):
+            now = checked(read_json(self.path))
+            if "allowed_roots" in changed:
+                changed["allowed_roots"] = _merged(before["allowed_roots"], self._data["allowed_roots"], now["allowed_roots"])
+            self._data = {**now, **changed}
             write_json(self.path, self._data)
-            self._before = dict(self._data)
+        self._before = dict(self._data)
 
     def use_interpreter(self, python: Path) -> None:
         self._data["interpreter"] = str(python)
@@ -107,6 +118,11 @@ class Settings:
             self._console.say(f"  Note: this pack was tested with musubi-tuner {_TESTED_SERIES}.x; options may differ.")
         if self.engine != "musubi-tuner":
             self._console.say("  Jobs still run in the built-in engine; switch with: python install.py --engine musubi-tuner")
+
+
+def _merged(before: list[str], ours: list[str], theirs: list[str]) -> list[str]:
+    """Their list with what we added, without what we took out."""
+    return [*(one for one in theirs if one in ours or one not in before), *(one for one in ours if one not in {*before, *theirs})]
 
 
 def _place(text: str) -> Path:

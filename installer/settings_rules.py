@@ -12,6 +12,8 @@ import os
 import re
 from typing import Any
 
+LOCK = "config.lock"
+"""Next to `config.json`, held by whoever reads and writes it anew: two programs would each write without the other's change."""
 ENGINES = ("builtin", "musubi-tuner")
 MOST_THREADS = 1024
 _LONGEST_NAME = 255  # bytes of a file's or folder's name

@@ -49,11 +49,19 @@ def made_beside(wanted: Path) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def place(made: Path, wanted: Path, put: Put = os.replace) -> tuple[Path, str]:
+def linked(made: Path, target: Path) -> None:
+    """Give a file a second name, without taking space twice where the disk allows it."""
+    try:
+        os.link(made, target)
+    except OSError:  # another disk, or one without links
+        shutil.copyfile(made, target)
+
+
+def place(made: Path, wanted: Path, put: Put = linked) -> tuple[Path, str]:
     """Put a finished file where `wanted` says. A file of that name with other contents is another one and stays, and so does one that
     cannot be read or written; then the name gets a hash of the contents.
 
-    put: moves, or copies, the first path to the second. Returns the path, and what to say of the name.
+    put: copies the first path to the second; a link, where nobody will write to it again. Returns the path, and what to say of the name.
     """
     target = wanted
     try:
@@ -108,10 +116,10 @@ def listed(lora: Path) -> str:
 def _placed(made: Path, target: Path, put: Put) -> bool:
     """True once `target` is what was made; False where it is something else, or cannot be written for a while."""
     for attempt in range(_TRIES):
-        with contextlib.suppress(PermissionError):
+        with contextlib.suppress(PermissionError, FileExistsError):  # the latter where another program publishes that name just now
             if target.exists():
                 return target.is_file() and filecmp.cmp(made, target, shallow=False)
-            with replacing(target) as part:
+            with replacing(target, anew=True) as part:
                 put(made, part)
             return True
         time.sleep(durations.FILE_IN_USE * (attempt + 1))

@@ -45,6 +45,10 @@ class Run:
         """Where the LoRAs of one length and kind of file are kept, in the order of the endings."""
         return [self.path / "results" / key / lora.name for lora in self.loras]
 
+    def made(self, key: str) -> list[Path]:
+        """What a training of one length and kind of file has just given: as it is kept, or where that cannot be, as it was written."""
+        return self.results(key) if self.finished(key) is not None else self.loras
+
     def finished(self, key: str) -> dict[str, Any] | None:
         """What the finished run noted, if the LoRAs that are kept are still the files it wrote."""
         notes: dict[str, Any] | None = self._read().get("results", {}).get(key)

@@ -22,6 +22,7 @@ from ..backend.musubi_backend.options.option import FILE, LENGTH, LORA_CONVERT, 
 from ..backend.musubi_backend.options.registry import options_for, tool_names
 from ..backend.musubi_backend.options.registry import tool as find_tool
 from ..backend.musubi_backend.options.values import default_of
+from ..backend.musubi_backend.place import in_words
 from . import experts, packages, rates, several_machines, training_start
 from .background import submit
 from .cache import LATENTS, TEXT, cache_stamps, is_one_frame
@@ -169,7 +170,7 @@ class LoRATrainer(Node):
         job = await self._train(host, run, key, task, begin)
         if task.machines.rank:
             return self._elsewhere(host, run, job)
-        return await self.result(host, run, [await self.for_comfyui(host, lora) for lora in run.results(key)], job, "")
+        return await self.result(host, run, [await self.for_comfyui(host, lora) for lora in run.made(key)], job, "")
 
     def _task(self, host: Host, run: Run, values: dict[str, Any], inputs: dict[str, Any], begin: training_start.Start, engine: str) -> Task:
         """What is to be trained, with the file of its sample prompts written. musubi-tuner counts a resumed run from step 0 again and would
@@ -282,7 +283,10 @@ class LoRATrainer(Node):
         losses = run.losses()
         curve = run.path / "loss.svg"
         validation = await asyncio.to_thread(validation_losses, index_of(host.home), run.path.name)
-        write_image(curve, run.losses_by_step(), run.name, validation)
+        try:
+            write_image(curve, run.losses_by_step(), run.name, validation)
+        except OSError as error:
+            host.warnings.append(f"no loss curve: {in_words(error)}")
         value = {"folder": job, "run": str(run.path), "curve": str(curve)}
         further = (str(other) for _, other, _ in published[1:])
         lines = [f"{path}" + (f" ({note})" if note else ""), *further, *said, f"loss curve: {curve}"]
@@ -321,7 +325,7 @@ class LoRATrainer(Node):
             note=note,
             task=task,
             machines=task.machines,
-            on_end=lambda ended: None if task.machines.rank else _note(run, key, ended),
+            on_end=lambda ended: None if task.machines.rank else _note(host, run, key, ended),
         )
         missing = [str(lora) for lora in run.loras if not lora.is_file() and not task.machines.rank]
         if missing:
@@ -364,11 +368,14 @@ def _follows(dataset: Mapping[str, Any]) -> dict[str, Any]:
     return {"one_frame": is_one_frame(dataset), **({"latent_window_size": windows.pop()} if windows else {})}
 
 
-def _note(run: Run, key: str, ended: Job) -> None:
-    """Note what a job leaves, also when it was stopped: it may have finished all the same."""
-    run.add_losses(ended.progress.losses)
-    if ended.returncode == 0 and all(lora.is_file() for lora in run.loras):
-        run.finish(key, str(ended.folder.path), ended.progress.warnings)
+def _note(host: Host, run: Run, key: str, ended: Job) -> None:
+    """Note what a job leaves, also when it was stopped: it may have finished all the same. Where that cannot be, it is said."""
+    try:
+        run.add_losses(ended.progress.losses)
+        if ended.returncode == 0 and all(lora.is_file() for lora in run.loras):
+            run.finish(key, str(ended.folder.path), ended.progress.warnings)
+    except OSError as error:
+        host.warnings.append(f"{run.name} is not kept for later: {in_words(error)}")
 
 
 def _prompts(inputs: dict[str, Any]) -> list[dict[str, Any]]:

@@ -7,25 +7,32 @@ import logging
 import os
 import re
 import secrets
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from . import durations, job
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 PART_SUFFIX = ".part"
 OWN_FOLDER = ".musubi_tuner."
 """How the names of hidden folders begin in which results are made."""
 
+_READERS_HOLD = sys.platform == "win32"
+"""A file that somebody has open, if only to read it, cannot be renamed, replaced or removed."""
 _PART = re.compile(r"\..+\.[0-9a-f]{8}\.part_*", re.DOTALL)
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replacing(path: str | os.PathLike[str], *, anew: bool = False) -> Iterator[Path]:
     """Yield a temporary path next to `path`; when the block ends well, fsync it and rename it over `path`.
 
+    anew: FileExistsError where another program has put a file there meanwhile (on disks without hard links it is replaced).
     On any exception the temporary file is removed and `path` is untouched. A stop waits for the block (`job.writing`).
     """
     target = Path(path)
@@ -34,10 +41,30 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         try:
             yield part
             _fsync(part)
-            part.replace(target)
+            patiently(lambda: _move_anew(part, target) if anew else part.replace(target))
             _fsync_directory(target.parent)
         finally:
             part.unlink(missing_ok=True)
+
+
+def _move_anew(part: Path, target: Path) -> object:
+    if os.name == "nt":
+        return part.rename(target)  # which replaces nothing there
+    try:
+        return os.link(part, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        return part.replace(target)
+
+
+def patiently(change: Callable[[], T]) -> T:
+    """Rename, replace or remove a file, trying again while another program has it open for a moment. OSError when it stays so."""
+    for pause in durations.FILE_IN_USE if _READERS_HOLD else ():
+        with contextlib.suppress(PermissionError):
+            return change()
+        time.sleep(pause)
+    return change()
 
 
 def part_of(target: Path) -> Path:

@@ -35,5 +35,9 @@ BETWEEN_RECORDS = 5.0
 RECORD_LOCK = 60.0
 """For another caching run to write its record, milliseconds of work, before this one says that it is stuck."""
 
+FILE_IN_USE = (0.01, 0.05, 0.2, 0.5)
+"""Between tries to replace a file that another program has open, on Windows: those of ours read one in milliseconds, a virus scanner in
+less than a second."""
+
 LEFT_ALONE = 24 * 3600.0
 """Since a temporary file was last written to: older, its program is no more. No write pauses for a day."""

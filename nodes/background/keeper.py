@@ -8,18 +8,20 @@ ComfyUI starts, finds them in `<home>/queue/running` and settles them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
-from ...backend.musubi_backend import events
+from ...backend.musubi_backend import events, process_names
 from ...backend.musubi_backend.errors import UserError
+from ...backend.musubi_backend.place import in_words
 from ...backend.musubi_backend.training import output_lock
 from ..jobs import config as configuration
-from ..jobs import durations, engine, queue, runner, task
-from ..jobs.folder import ENDED, JOBS, LOST, QUEUED, JobFolder
+from ..jobs import durations, engine, process_tree, queue, runner, task
+from ..jobs.folder import ENDED, JOBS, LOST, QUEUED, STARTING, JobFolder
 from ..jobs.index import Index
 from ..jobs.runner import Job
 from . import results, submit
@@ -39,17 +41,34 @@ class Keeper:
         self._busy: dict[str, tuple[str, ...]] = {}
         self._free_from: dict[str, float] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._said = ""
 
     async def run(self) -> None:
-        """Until nothing waits and nothing runs."""
+        """Until nothing waits and nothing runs. OSError where the queue cannot be read or changed, and nothing runs."""
         for job in queue.running(self.home):  # of a keeper that was killed
-            self._begin(job, tuple(JobFolder(self.home / JOBS / job).status().get("gpus") or (NO_GPU,)), self._adopt(job))
+            folder = JobFolder(self.home / JOBS / job)
+            gpus = folder.status().get("gpus") or folder.task().get("gpus") or (NO_GPU,)
+            self._begin(job, tuple(gpus), self._adopt(job))
         while self._tasks or queue.waiting(self.home):
-            self._start_what_fits()
+            with self._outliving_the_disk():
+                self._start_what_fits()
             await asyncio.sleep(durations.KEEP)
             for job, done in list(self._tasks.items()):
                 if done.done():
-                    self._end(job, done)
+                    with self._outliving_the_disk():
+                        self._end(job, done)
+
+    @contextlib.contextmanager
+    def _outliving_the_disk(self) -> Iterator[None]:
+        """While jobs run, a home that is full or cannot be written is said and tried again: they would stop with this process."""
+        try:
+            yield
+        except OSError as error:
+            if not self._tasks:
+                raise
+            if str(error) != self._said:
+                self._said = str(error)
+                logger.error("the queue cannot be changed, its jobs go on: %s", in_words(error))
 
     def _start_what_fits(self) -> None:
         """In the order of the queue: a job that needs more than is free keeps those behind it waiting, or it would wait for ever."""
@@ -144,10 +163,13 @@ class Keeper:
         folder = JobFolder(self.home / JOBS / job)
         found = task.read(folder.task())
         while folder.status().get("state") not in (ENDED, None):
-            if folder.status().get("state") == QUEUED:  # taken, and never started
-                queue.add(self.home, job)
-                queue.order(self.home, [job])
-                return
+            if folder.status().get("state") == QUEUED:
+                pid = process_tree.started_for(folder.path)
+                if pid is None:  # taken, and never started
+                    queue.add(self.home, job)
+                    queue.order(self.home, [job])
+                    return
+                folder.write_status(STARTING, **process_names.named(pid))  # its keeper was killed before it could note that
             await asyncio.sleep(durations.KEEP)
         status = folder.status()
         if found is None or status.get("outcome") != LOST:

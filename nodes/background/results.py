@@ -10,6 +10,7 @@ from ...backend.musubi_backend.architectures import cards
 from ...backend.musubi_backend.errors import UserError
 from ...backend.musubi_backend.options.option import LORA_CONVERT
 from ...backend.musubi_backend.options.registry import tools
+from ...backend.musubi_backend.place import in_words
 from ..jobs import config as configuration
 from ..jobs import engine, runner
 from ..jobs.folder import JobFolder
@@ -48,24 +49,35 @@ async def settle(home: Path, folder: JobFolder, task: Task, *, finished: bool) -
         return
     run, history = run_of(home, training), History(folder, foreign=configuration.load(home).engine != runner.BUILTIN)
     history.read_on()
-    losses = history.series[LOSS]
-    run.add_losses(dict(zip(losses.steps, losses.values, strict=True)))
-    if not finished:
-        return
+    losses, said = history.series[LOSS], []
+    try:
+        run.add_losses(dict(zip(losses.steps, losses.values, strict=True)))
+    except OSError as error:
+        said.append(f"ERROR: the losses could not be noted: {in_words(error)}")
+    if finished:
+        said += await _published(home, folder, task, training, run)
+    with folder.log.open("a", encoding="utf-8") as log:
+        log.writelines(f"{line}\n" for line in said)
+
+
+async def _published(home: Path, folder: JobFolder, task: Task, training: Training, run: Run) -> list[str]:
+    """What is to be said of the LoRAs of a finished training."""
     said = []
     try:
         missing = [str(lora) for lora in run.loras if not lora.is_file()]
         if missing:
             raise UserError(f"it ended without writing {' and '.join(missing)}")
         key = content.digest(training.results)
-        run.finish(key, str(folder.path), _warnings(folder))
-        for lora, ending in zip(run.results(key), run.endings, strict=True):
+        try:
+            run.finish(key, str(folder.path), _warnings(folder))
+        except OSError as error:
+            said.append(f"ERROR: {run.name} is not kept for later: {in_words(error)}")
+        for lora, ending in zip(run.made(key), run.endings, strict=True):
             _, path, renamed = publish(await for_comfyui(home, task.tool, lora), Path(training.loras_dir), f"{run.name}{ending}")
             said += [f"The LoRA is {path}", *([renamed] if renamed else [])]
     except (UserError, OSError) as error:
         said.append(f"ERROR: {error}")
-    with folder.log.open("a", encoding="utf-8") as log:
-        log.writelines(f"{line}\n" for line in said)
+    return said
 
 
 def _warnings(folder: JobFolder) -> list[str]:

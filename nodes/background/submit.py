@@ -33,7 +33,10 @@ def add(home: Path, task: Task, workflow: Mapping[str, Any] | None = None, *, fi
             queue.order(home, [folder.id])
     except OSError as error:
         raise UserError(f"the job cannot be queued in {folder.path}: {reason(error)}") from error
-    see_to_it(home)
+    try:
+        see_to_it(home)
+    except OSError as error:  # ComfyUI tries it again every few seconds
+        raise UserError(f"the job {folder.id} is queued, and what runs it could not be started: {reason(error)}") from error
     return folder.id
 
 

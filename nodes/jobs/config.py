@@ -4,21 +4,20 @@ No widget can change them; ComfyUI's own page can change the allowed folders, an
 from __future__ import annotations
 
 import os
-import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...backend.musubi_backend import locks
 from ...backend.musubi_backend.atomic import write_text
 from ...backend.musubi_backend.documents import json_text, read_json
 from ...backend.musubi_backend.errors import UserError
 from ...backend.musubi_backend.place import in_words, reason
-from ...installer.settings_rules import QUEUE, checked, checked_queue
+from ...installer.settings_rules import LOCK, QUEUE, checked, checked_queue
 from .home import CONFIG_NAME, home_folder
 
 DEMO_MODELS = Path("demo", "models")  # in home, made by `install.py --quickstart`
 PACK_ROOT = Path(__file__).absolute().parent.parent.parent  # as ComfyUI names it: a linked pack has the home of that ComfyUI
-_changing = threading.Lock()  # two requests at once would each write what it has read, without the other's change
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def allow_folders(home: Path, folders: Any) -> tuple[Path, ...]:
     if not isinstance(folders, list) or not all(isinstance(folder, str) for folder in folders):
         raise UserError("write one folder per line")
     named = [folder.strip() for folder in folders if folder.strip()]
-    with _changing:
+    with locks.held(home / LOCK, wait=True):
         settings = load(home)  # rejects a damaged file, which would be lost
         kept = {str(root): root for root in settings.allowed_roots}  # one of them may be on a disk that is away
         allowed = list(dict.fromkeys(kept.get(folder) or _allowable(folder) for folder in named))
@@ -85,7 +84,7 @@ def allow_folders(home: Path, folders: Any) -> tuple[Path, ...]:
 
 def set_queue(home: Path, changes: dict[str, Any]) -> dict[str, Any]:
     """Change settings of the queue (`installer/settings_rules.py`); returns all of them. UserError for what they cannot be."""
-    with _changing:
+    with locks.held(home / LOCK, wait=True):
         try:
             values = checked_queue({**load(home).queue, **changes})
         except ValueError as error:

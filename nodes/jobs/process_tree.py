@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from pathlib import Path
 from typing import Any
+
+from ...backend.musubi_backend.job import JOB_DIR_VARIABLE
 
 
 def members(pid: int) -> list[Any]:
@@ -19,6 +22,18 @@ def members(pid: int) -> list[Any]:
         return [*root.children(recursive=True), root]
     except psutil.Error:
         return []
+
+
+def started_for(job: Path) -> int | None:
+    """The process id of what was started for a job's folder and still runs, by its environment; None without psutil, or without one."""
+    try:
+        import psutil
+    except ImportError:
+        return None
+    every = psutil.process_iter(["environ", "create_time"])
+    found = [one for one in every if (one.info["environ"] or {}).get(JOB_DIR_VARIABLE) == str(job)]
+    first = min(found, key=lambda one: one.info["create_time"], default=None)  # the others were started by it
+    return None if first is None else int(first.pid)
 
 
 def signal_tree(pid: int, processes: list[Any], *, kill: bool) -> None:

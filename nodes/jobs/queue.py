@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ...backend.musubi_backend.atomic import write_text
+from ...backend.musubi_backend.atomic import patiently, write_text
 from ...backend.musubi_backend.training import output_lock
 from .folder import ENDED, JOBS, QUEUED, JobFolder, is_id
 
@@ -44,7 +44,8 @@ def order(home: Path, jobs: Sequence[str]) -> None:
     first = [job for job in dict.fromkeys(jobs) if job in now]
     begin = min((_place(home / "queue" / "waiting" / job) for job in now), default=0.0) - len(first)
     for place, job in enumerate(first):
-        _put(home, job, begin + place)
+        with contextlib.suppress(FileNotFoundError), (home / "queue" / "waiting" / job).open("r+", encoding="utf-8") as file:
+            file.write(_line(begin + place))  # into the file that is there: one that was taken meanwhile must not come back
 
 
 def take(home: Path, job: str) -> bool:
@@ -52,7 +53,7 @@ def take(home: Path, job: str) -> bool:
     target = home / "queue" / "running" / job
     target.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileNotFoundError):
-        (home / "queue" / "waiting" / job).rename(target)
+        patiently(lambda: (home / "queue" / "waiting" / job).rename(target))
         return True
     return False
 
@@ -60,14 +61,14 @@ def take(home: Path, job: str) -> bool:
 def take_out(home: Path, job: str) -> bool:
     """Remove a job that waits. False where it does not wait any more."""
     with contextlib.suppress(FileNotFoundError):
-        (home / "queue" / "waiting" / job).unlink()
+        patiently((home / "queue" / "waiting" / job).unlink)
         return True
     return False
 
 
 def done(home: Path, job: str) -> None:
     """The end of a job is settled."""
-    (home / "queue" / "running" / job).unlink(missing_ok=True)
+    patiently(lambda: (home / "queue" / "running" / job).unlink(missing_ok=True))
 
 
 def occupied(home: Path) -> dict[str, str]:
@@ -115,4 +116,9 @@ def _place(path: Path) -> float:
 def _put(home: Path, job: str, place: float) -> None:
     path = home / "queue" / "waiting" / job
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, f"{place}\n")
+    write_text(path, _line(place))
+
+
+def _line(place: float) -> str:
+    """All are equally long, so that one can be written over another."""
+    return f"{place:<31}\n"

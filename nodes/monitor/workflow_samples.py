@@ -13,7 +13,6 @@ import asyncio
 import os
 import re
 import secrets
-import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -287,10 +286,7 @@ def _place(shown: Mapping[str, Any], places: Mapping[str, Path]) -> Path | None:
 def _taken(made: Path, target: Path) -> str:
     """A file of its own, without taking space twice where the disk allows it."""
     with replacing(target) as part:
-        try:
-            os.link(made, part)
-        except OSError:  # another disk, or one without links
-            shutil.copyfile(made, part)
+        publishing.linked(made, part)
     return target.name
 
 

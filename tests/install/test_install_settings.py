@@ -166,3 +166,20 @@ def test_what_cannot_be_read_is_one_sentence_that_names_it(repository: Path, tmp
     done = subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8")
     assert (done.returncode, done.stderr) == (1, "")
     assert done.stdout.startswith(f"\nERROR: {tmp_path / 'config.json'}: ")
+
+
+def test_what_the_page_changed_while_this_program_ran_stays(repository: Path, tmp_path: Path, part: Any) -> None:
+    """An installation takes minutes; its settings were read at its start."""
+    config, home = part("nodes.jobs.config"), tmp_path / "home"
+    for name in ("kept", "taken out", "of the page", "of the installer"):
+        (tmp_path / name).mkdir()
+    config.allow_folders(home, [str(tmp_path / "kept"), str(tmp_path / "taken out")])
+    settings = _settings(home)
+    config.allow_folders(home, [str(tmp_path / "kept"), str(tmp_path / "of the page")])
+    config.set_queue(home, {"restarts": 3})
+    settings.allow_root(str(tmp_path / "of the installer"))
+    settings.use_cpu_threads("5")
+    settings.save()
+    now = config.load(home)
+    assert [root.name for root in now.allowed_roots] == ["kept", "of the page", "of the installer"]
+    assert (now.queue["restarts"], now.cpu_threads) == (3, 5)

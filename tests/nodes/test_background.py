@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -200,6 +201,99 @@ def test_a_killed_keeper_leaves_a_job_that_saves_and_goes_on_with_the_next_one(b
     second = next(one for one in index.jobs() if one["id"] != job)
     assert (second["attempt"], second["outcome"]) == (2, "finished")
     assert (bench.host.loras_dir() / "musubi_tuner" / "my_lora.safetensors").is_file()
+
+
+def test_a_job_whose_keeper_was_killed_before_it_noted_the_process_is_not_started_twice(
+    bench: Any, part: Any, index: Any, quick: None
+) -> None:
+    bench.plan(until_stopped=True)
+    job = Path(queue_again(bench).values[4]["folder"]).name
+    queue, folder = part("nodes.jobs.queue"), bench.home / "jobs" / job
+    queue.take(bench.home, job)
+    environment = {**os.environ, "MUSUBITUNER_JOB_DIR": str(folder)}
+    trainer = subprocess.Popen([str(bench.program), "--output_name", "my_lora"], env=environment, stdin=subprocess.PIPE)
+    assert trainer.stdin is not None
+    pipe = trainer.stdin
+
+    async def story() -> list[str]:
+        keeper = asyncio.ensure_future(part("nodes.background.keeper").Keeper(bench.home).run())
+        while (now := index.job(job))["state"] == "queued":
+            await asyncio.sleep(0.02)
+        assert now["pid"] == trainer.pid
+        pipe.close()
+        while trainer.poll() is None:
+            await asyncio.sleep(0.02)
+        await keeper
+        return queue.waiting(bench.home)
+
+    assert asyncio.run(asyncio.wait_for(story(), 120)) == []
+    ended = index.job(job)
+    assert (ended["outcome"], ended["text"]) == ("stopped", "stopped by the end of its pipe, state saved")
+    assert len(bench.calls) == 1
+
+
+def test_a_queue_that_cannot_be_changed_ends_no_training(
+    bench: Any, part: Any, index: Any, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench.host, "gpus", lambda: ["3", "7"])
+    bench.plan(until_stopped=True)
+    first, second = (Path(queue_again(bench, output_name=name).values[4]["folder"]).name for name in ("one", "two"))
+    folder, running = part("nodes.jobs.folder").JobFolder, bench.home / "queue" / "running"
+
+    async def story() -> str:
+        keeper = asyncio.ensure_future(part("nodes.background.keeper").Keeper(bench.home).run())
+        while not all(index.job(job)["step"] for job in (first, second)):
+            await asyncio.sleep(0.02)
+        (running / first).unlink()
+        (running / first).mkdir()  # so that its end cannot be settled
+        folder(bench.home / "jobs" / first).ask("stop")
+        while index.job(first)["state"] != "ended":
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.2)
+        assert not keeper.done()
+        folder(bench.home / "jobs" / second).ask("save")
+        await asyncio.sleep(0.2)
+        between = str(index.job(second)["text"])
+        folder(bench.home / "jobs" / second).ask("stop")
+        await keeper
+        return between
+
+    asyncio.run(asyncio.wait_for(story(), 120))
+    assert index.job(second)["text"] == "stopped by save, state saved", "it heard what was asked, not the end of its pipe"
+
+
+def test_a_job_that_was_taken_does_not_come_back_by_being_ordered(
+    bench: Any, part: Any, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = part("nodes.jobs.queue")
+    job = Path(queue_again(bench).values[4]["folder"]).name
+    before = queue.waiting(bench.home)
+    queue.take(bench.home, job)  # by the keeper, after the order was read
+    monkeypatch.setattr(queue, "waiting", lambda home: before)
+    queue.order(bench.home, [job])
+    assert (list((bench.home / "queue" / "waiting").iterdir()), queue.running(bench.home)) == ([], [job])
+
+
+@pytest.mark.parametrize("where", ["here", "in the background"])
+def test_a_lora_that_cannot_be_kept_for_later_is_handed_out_all_the_same(where: str, bench: Any, part: Any, quick: None) -> None:
+    """A home without room, at the end of hours."""
+    bench.train()
+    (name,) = bench.runs
+    run, lora = bench.home / "runs" / name, bench.host.loras_dir() / "musubi_tuner" / "my_lora.safetensors"
+    for path in (run / "results", run, lora):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for place in ("run.json", "loss.svg"):
+        (run / place).mkdir(parents=True)
+    (run / "results").write_text("in the way")
+    done = bench.train(run=where)
+    if where == "here":
+        assert any("is not kept for later" in text for text in bench.host.warnings) and "no loss curve" in str(bench.host.warnings)
+        assert done.values[1] == str(lora)
+    else:
+        keep(part, bench.home)
+        log = (Path(done.values[4]["folder"]) / "log.txt").read_text()
+        assert "ERROR: my_lora is not kept for later" in log and "ERROR: the losses could not be noted" in log
+    assert lora.read_text() == "weights"
 
 
 @pytest.mark.parametrize(("meanwhile", "said"), [("wait", ": waiting for its end"), ("warn", "has the GPU"), ("go_ahead", "")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +104,39 @@ def test_a_cancelled_batch_keeps_the_videos_that_are_finished(bench: Any, part: 
         bench.run(part("nodes.batch").BatchProcessor(), models=models, prompts="a dog\na cat", seed=7)
     assert [path.name for path in (bench.host.output_dir / "musubi_tuner").iterdir()] == ["batch_00001.mp4"]
     assert "1 of 2 prompts made a video: batch_00001.mp4" in bench.host.screen.stream.getvalue()
+
+
+@pytest.mark.parametrize("put", ["copied", "linked"])
+def test_a_file_that_another_comfyui_publishes_at_the_same_moment_stays(put: str, part: Any, tmp_path: Path) -> None:
+    publishing, made, wanted = part("nodes.publishing"), tmp_path / "made.mp4", tmp_path / "cat.mp4"
+    made.write_bytes(b"ours")
+
+    def slowly(file: Path, target: Path) -> None:
+        (shutil.copyfile if put == "copied" else publishing.linked)(file, target)
+        wanted.write_bytes(b"theirs")
+
+    path, said = publishing.place(made, wanted, slowly)
+    assert (wanted.read_bytes(), path.read_bytes()) == (b"theirs", b"ours")
+    assert path.name in said and sorted(one.name for one in tmp_path.iterdir()) == sorted(["made.mp4", "cat.mp4", path.name])
+
+
+def test_what_another_program_has_open_is_tried_again_where_that_is_in_the_way(
+    part: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows, where each reader of a file is in the way of whoever replaces it."""
+    atomic, replace, tries = part("backend.musubi_backend.atomic"), Path.replace, []
+
+    def open_at_first(self: Path, target: Path) -> Path:
+        tries.append(target)
+        if len(tries) < 3:
+            raise PermissionError(13, "used by another process")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", open_at_first)
+    monkeypatch.setattr(atomic, "_READERS_HOLD", True)
+    atomic.write_text(tmp_path / "status.json", "ended")
+    assert (tmp_path / "status.json").read_text() == "ended"
+    monkeypatch.setattr(atomic, "_READERS_HOLD", False)
+    tries.clear()
+    with pytest.raises(PermissionError):
+        atomic.write_text(tmp_path / "status.json", "elsewhere it is no such thing")

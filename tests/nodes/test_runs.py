@@ -146,7 +146,11 @@ def test_a_name_that_cannot_be_written_gets_another(run: Any, part: Any, tmp_pat
             raise PermissionError(13, "used by another process")
         return replace(self, target)
 
+    def no_links(*_: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")  # as of FAT
+
     monkeypatch.setattr(Path, "replace", denied)
+    monkeypatch.setattr(os, "link", no_links)
     run.lora.write_bytes(b"weights")
     _, path, said = publishing.publish(run.lora, tmp_path / "loras", "猫")
     assert len(tries) == publishing._TRIES and path.read_bytes() == b"weights" and path.name in said
