@@ -115,12 +115,12 @@ def in_words(error: OSError) -> str:
 
 
 def elsewhere(write: Callable[[Path], T]) -> T:
-    """Write something whose place failed into the first folder that takes it: the job's, the user's, the temporary one. OSError when
-    none does."""
+    """Write something whose place failed into the first folder that takes it: the job's, the user's, the temporary one. The error of the
+    last (OSError, or a UserError in its place) when none does."""
     folders = [job.folder(), Path(os.path.expanduser("~")), Path(tempfile.gettempdir())]
     candidates = [folder for folder in folders if folder is not None]
     for folder in candidates[:-1]:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, UserError):
             return write(folder)
     return write(candidates[-1])
 

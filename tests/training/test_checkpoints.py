@@ -119,7 +119,7 @@ def test_a_state_that_cannot_be_finished_leaves_the_old_one(tmp_path: Path, monk
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(state, "_save_pickle", disk_full)
-    with pytest.raises(UserError, match=r"disk is full.*--resume"), explained(folder):
+    with pytest.raises(UserError, match=r"disk is full.*Earlier checkpoints are untouched"), explained(folder):
         some_state(2).save(folder)
     assert names(tmp_path) == {"cat-state"}
     saved = saved_states.read(folder)
@@ -195,3 +195,11 @@ def test_a_state_of_other_parts_is_rejected_in_words(tmp_path: Path) -> None:
     other.network = nn.Linear(3, 3)
     with pytest.raises(UserError, match="does not fit this training"):
         other.restore(saved_states.read(tmp_path / "cat-state"))
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_is_in_nobodys_way(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As on Windows while a program has it open."""
+    files = writer(tmp_path, save_every_n_steps=1, save_last_n_steps=1)
+    (tmp_path / f"{files.step_name(1)}.safetensors" / "in the way").mkdir(parents=True)
+    files.rotate_steps(3)
+    assert "the old checkpoint could not be removed: " in caplog.text and f"{files.step_name(1)}.safetensors" in caplog.text

@@ -189,16 +189,20 @@ def test_no_signal_breaks_a_save(project: Any, same: SimpleNamespace, monkeypatc
     assert same.bits(project.lora("part"), project.lora("whole"))
 
 
-def test_a_stop_on_a_full_disk_says_that_nothing_was_saved(
-    project: Any, small_disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_stop_on_a_full_disk_saves_elsewhere(
+    project: Any, small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+
     def fill_and_stop() -> None:
         (small_disk / "filler").write_bytes(bytes(os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize))
         job.request_stop()
 
     in_block_call(monkeypatch, 6, fill_and_stop)
-    assert project.refused("part", output_dir=small_disk) == 1
-    assert "cat-step00000002-state could not be written: the disk is full" in capsys.readouterr().err
+    assert project.refused("part", output_dir=small_disk) == 3
+    said = capsys.readouterr().err
+    assert "cat-step00000002-state could not be written: the disk is full" in said
+    assert f"continue with --resume {tmp_path / 'cat-step00000002-state'}" in said and (tmp_path / "cat-step00000002-state").is_dir()
     assert [path.name for path in small_disk.iterdir()] == ["filler"]
 
 

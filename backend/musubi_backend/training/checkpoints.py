@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from .. import events, job
 from ..errors import UserError
 from ..lora.expert_networks import parts_of
+from ..place import in_words
 from ..weights.safetensors_file import save_atomic
 from ..weights.streamed_file import with_hashes
 from . import metadata, saved_states
@@ -81,12 +82,15 @@ class Checkpoints:
     def state_folder(self, stem: str) -> Path:
         return self.folder / f"{stem}{STATE_SUFFIX}"
 
-    def save_lora(self, stem: str, network: Network, step: int, epoch: int, *, asked: bool = False) -> list[Path]:
+    def save_lora(
+        self, stem: str, network: Network, step: int, epoch: int, *, asked: bool = False, folder: Path | None = None
+    ) -> list[Path]:
         """Write `{stem}.safetensors` in the save dtype, or `{stem}-{expert}.safetensors` for each expert with a LoRA of its own. epoch:
-        1-based, but 0-based for files named by step, as musubi-tuner counts. asked: somebody wants this one, so it stays."""
+        1-based, but 0-based for files named by step, as musubi-tuner counts. asked: somebody wants this one, so it stays. folder: another
+        one than the run's."""
         paths = []
         for expert, part in parts_of(network).items():
-            path = self.folder / f"{stem}{expert_suffix(expert)}{FILE_SUFFIX}"
+            path = (folder or self.folder) / f"{stem}{expert_suffix(expert)}{FILE_SUFFIX}"
             print(f"\nsaving checkpoint: {path}", flush=True)
             if expert:
                 logger.info("%s is the LoRA of the %s noise expert", path.name, expert)
@@ -95,15 +99,16 @@ class Checkpoints:
             if not asked and self._is_of_stop(stem, step):
                 values[saved_states.OF_STOP] = "True"
             with job.saving(path, LORA, sum(tensor.nbytes for tensor in tensors.values())), explained(path):
+                path.parent.mkdir(parents=True, exist_ok=True)  # somebody may have removed it since the training began
                 save_atomic(tensors, path, with_hashes(tensors, values))
             job.emit(events.Saved(str(path), LORA, step, epoch, expert))
             paths.append(path)
         return paths
 
-    def save_state(self, stem: str, state: TrainingState, reason: str, *, asked: bool = False) -> Path:
+    def save_state(self, stem: str, state: TrainingState, reason: str, *, asked: bool = False, into: Path | None = None) -> Path:
         """Write the folder `{stem}-state`; then those of earlier stops of this training go. reason: what the log says, e.g. "at step 3";
-        asked: as `save_lora`."""
-        folder, step = self.state_folder(stem), state.position.step
+        asked, into: as `asked`, `folder` of `save_lora`. Returns the folder."""
+        folder, step = (into or self.folder) / self.state_folder(stem).name, state.position.step
         logger.info("saving state %s", reason)
         of_stop = self._is_of_stop(stem, step)
         if not asked and (of_stop or (stem == self.step_name(step) and not self.saving.save_state)):
@@ -151,14 +156,25 @@ class Checkpoints:
         for expert in EXPERT_NAMES:
             if stem is not None and (path := self.folder / f"{stem}{expert_suffix(expert)}{FILE_SUFFIX}").exists():
                 print(f"removing old checkpoint: {path}", flush=True)
-                path.unlink()
+                with _said_of(path):
+                    path.unlink()
 
     def _remove_state(self, stem: str | None) -> None:
         if stem is not None and (folder := self.state_folder(stem)).exists():
             logger.info("removing old state: %s", folder)
             doomed, _ = saved_states.beside(folder)  # killed meanwhile, no half state may stand there
-            folder.rename(doomed)
-            shutil.rmtree(doomed)
+            with _said_of(folder):
+                folder.rename(doomed)
+                shutil.rmtree(doomed)
+
+
+@contextlib.contextmanager
+def _said_of(path: Path) -> Iterator[None]:
+    """An old checkpoint that cannot be removed (a program has it open, the disk is read-only) is said, and in nobody's way."""
+    try:
+        yield
+    except OSError as error:
+        logger.warning("the old checkpoint could not be removed: %s", in_words(error) if error.filename else f"{path}: {error}")
 
 
 def _named(name: Callable[[int], str], number: int | None) -> str | None:
@@ -178,13 +194,10 @@ def _on_cpu(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn a failed write into words that say what is left and what to do."""
+    """Turn a failed write into words that say what is left."""
     try:
         yield
     except OSError as error:
         full = error.errno == errno.ENOSPC or "No space left" in str(error)
         what = "the disk is full" if full else str(error.strerror or error)
-        raise UserError(
-            f"{path} could not be written: {what}. Earlier checkpoints are untouched; make room, then continue with --resume on the "
-            "newest state"
-        ) from error
+        raise UserError(f"{path} could not be written: {what}. Earlier checkpoints are untouched") from error

@@ -129,20 +129,14 @@ class Save(Due):
         if not run.settings.saving.save_every_n_steps or step % run.settings.saving.save_every_n_steps:
             return None
         stem, rotate = run.checkpoints.step_name(step), lambda: run.checkpoints.rotate_steps(step)
-        return lambda: self._save(stem, self.loop.position.epoch, f"at step {step}", rotate)
+        return lambda: self.loop.keeping.save_due(stem, self.loop.position.epoch, f"at step {step}", rotate)
 
     def after_epoch(self, epoch: int) -> Work | None:
         run, every = self.run, self.run.settings.saving.save_every_n_epochs
         if not every or epoch % every or epoch >= run.epochs:
             return None
         stem, rotate = run.checkpoints.epoch_name(epoch), lambda: run.checkpoints.rotate_epochs(epoch)
-        return lambda: self._save(stem, epoch, f"at epoch {epoch}", rotate)
-
-    def _save(self, stem: str, epoch: int, reason: str, rotate: Work) -> None:
-        self.loop.keeping.save(stem, epoch)
-        if self.run.settings.saving.save_state:
-            self.loop.keeping.save_state(stem, reason)
-        self.run.processes.main_does(rotate)
+        return lambda: self.loop.keeping.save_due(stem, epoch, f"at epoch {epoch}", rotate)
 
 
 class Validate(Due):

@@ -1,23 +1,30 @@
 """What was learned comes to disk here: LoRA and state when they are due, when somebody asks for them, and when a training ends early.
 
-A `Keeping` knows of which steps there is a state, so that nothing is saved twice, and tells what an end by force would lose.
+A `Keeping` knows of which steps there is a state, so that nothing is saved twice, and tells what an end by force would lose. Where a
+checkpoint cannot be written (the disk is full), that is said, older ones stay, and the training goes on to the next; what comes last is
+written elsewhere then.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from .. import job
+from .. import job, place
 from ..errors import UserError
 from .checkpoints import STATE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from .run import Run
     from .saved_states import Position
     from .state import TrainingState
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Kept(Protocol):
@@ -51,45 +58,74 @@ class Keeping:
         if self.loop.position.step == self._kept_step + 1:
             job.keep(f"the steps after step {self._kept_step}")
 
-    def save(self, stem: str, epoch: int) -> None:
-        """The LoRA."""
-        run = self.run
-        run.processes.main_does(lambda: run.checkpoints.save_lora(stem, run.network, self.loop.position.step, epoch))
+    def save_due(self, stem: str, epoch: int, reason: str, rotate: Callable[[], object]) -> None:
+        """The LoRA and, with `--save_state`, the state; then older ones go. reason: as `Checkpoints.save_state`."""
+        run, with_state = self.run, self.run.settings.saving.save_state
 
-    def save_state(self, stem: str, reason: str) -> None:
-        """The state; from then on nothing before this step can be lost."""
-        self.run.processes.main_does(lambda: self._write_state(stem, reason, asked=False))
-        self._is_kept()
+        def save() -> None:
+            run.checkpoints.save_lora(stem, run.network, self.loop.position.step, epoch)
+            if with_state:
+                self._write_state(stem, reason)
+            rotate()
+
+        whole, _ = self._tried("the checkpoint", save)
+        if whole and with_state:
+            self._is_kept()
 
     def save_asked(self) -> str:
         """State and LoRA of this step because somebody wants them; they stay, and a stop at this step needs no others. Returns what went
         wrong, in the main process; the training continues."""
         run, step = self.run, self.loop.position.step
-        stem, problems = run.checkpoints.step_name(step), []
+        stem = run.checkpoints.step_name(step)
 
         def save() -> None:
-            try:
-                self._write_state(stem, f"at step {step}", asked=True)
-                run.checkpoints.save_lora(stem, run.network, step, self.loop.position.epoch, asked=True)
-            except (UserError, OSError) as problem:
-                problems.append(str(problem))
-                logger.error("what was asked for at step %d could not be saved, training continues: %s", step, problem)
+            self._write_state(stem, f"at step {step}", asked=True)
+            run.checkpoints.save_lora(stem, run.network, step, self.loop.position.epoch, asked=True)
 
-        run.processes.main_does(save)
-        if not run.processes.any(bool(problems)):
+        whole, problem = self._tried("what was asked for", save)
+        if whole:
             self._complete_at = step
             self._is_kept()
-        return "".join(problems)
+        return problem
 
-    def keep(self) -> None:
-        """Save state and LoRA of the last finished step, unless it was the first of all. Gradients of a window that was begun go."""
+    def _tried(self, what: str, save: Callable[[], object]) -> tuple[bool, str]:
+        """Have the main process save something the training can do without. Returns whether that was done, and what went wrong there."""
+        problems: list[str] = []
+
+        def attempt() -> None:
+            try:
+                save()
+            except (UserError, OSError) as problem:
+                problems.append(str(problem))
+                logger.error("%s of step %d could not be saved, training continues: %s", what, self.loop.position.step, problem)
+
+        self.run.processes.main_does(attempt)
+        return not self.run.processes.any(bool(problems)), "".join(problems)
+
+    def save_last(self) -> None:
+        """What a training ends with: the state where it is wanted, and the LoRA. UserError where that could not be written into its folder;
+        it says where it is instead."""
+        run, saving = self.run, self.run.settings.saving
+        if saving.save_state or saving.save_state_on_train_end:
+            whole, _ = self._tried("the state", lambda: self._write_state(run.checkpoints.name, "(last)"))
+            if whole:
+                self._is_kept()
+        run.processes.main_does(lambda: self._write_lora(run.checkpoints.name, run.epochs))
+
+    def keep(self) -> Path | None:
+        """Save state and LoRA of the last finished step, unless it was the first of all. Gradients of a window that was begun go. Returns
+        the state's folder, in the main process where there is one. UserError where it can be written nowhere."""
         run, step = self.run, self.loop.position.step
         run.choice.optimizer.zero_grad(set_to_none=True)
         run.choice.eval()
+        written: list[Path] = []
         if self.is_new and self._complete_at != step:
             stem = run.checkpoints.step_name(step)
-            self.save_state(stem, f"at step {step}")  # before the LoRA, which is in it
-            self.save(stem, self.loop.position.epoch)
+            run.processes.main_does(lambda: written.append(self._write_state_somewhere(stem, f"at step {step}")))  # the LoRA is in it
+            self._is_kept()
+            if not run.processes.any(written != [run.checkpoints.state_folder(stem)] and run.processes.is_main):
+                run.processes.main_does(lambda: self._write_lora(stem, self.loop.position.epoch))
+        return written[0] if written else None
 
     def try_to_keep(self) -> None:
         """As `keep`; where that fails it is said."""
@@ -98,11 +134,36 @@ class Keeping:
         except (UserError, RuntimeError, OSError) as problem:
             logger.error("what was learned until step %d could not be saved: %s", self.loop.position.step, problem)
 
-    def _write_state(self, stem: str, reason: str, *, asked: bool) -> None:
+    def _write_state(self, stem: str, reason: str, *, asked: bool = False, into: Path | None = None) -> Path:
         checkpoints, state = self.run.checkpoints, self.loop.state()
         with job.saving(checkpoints.state_folder(stem), STATE, state.bytes):
-            checkpoints.save_state(stem, state, reason, asked=asked)
+            return checkpoints.save_state(stem, state, reason, asked=asked, into=into)
+
+    def _write_state_somewhere(self, stem: str, reason: str) -> Path:
+        """The state of a training that ends: nobody has another one."""
+        try:
+            return self._write_state(stem, reason)
+        except UserError as problem:
+            logger.error("%s", problem)
+            return _elsewhere(lambda folder: self._write_state(stem, reason, into=folder), problem)
+
+    def _write_lora(self, stem: str, epoch: int) -> None:
+        """The LoRA that a training ends with."""
+        run, step = self.run, self.loop.position.step
+        try:
+            run.checkpoints.save_lora(stem, run.network, step, epoch)
+        except UserError as problem:
+            kept = _elsewhere(lambda folder: run.checkpoints.save_lora(stem, run.network, step, epoch, folder=folder), problem)
+            raise UserError(f"{problem}. What was learned is in {' and '.join(map(str, kept))}: move it from there") from problem
 
     def _is_kept(self) -> None:
         self._kept_step = self.loop.position.step
         job.keep("")
+
+
+def _elsewhere(write: Callable[[Path], T], problem: UserError) -> T:
+    """As `place.elsewhere`. problem: of its own place."""
+    try:
+        return place.elsewhere(write)
+    except (UserError, OSError):
+        raise UserError(f"{problem}, and no other folder takes it. Make room, then continue with --resume on the newest state") from problem

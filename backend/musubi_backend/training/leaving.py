@@ -23,6 +23,7 @@ class Leaving:
 
     def __init__(self, keeping: Keeping, down: SteppingDown) -> None:
         self.keeping, self.down, self.run = keeping, down, keeping.run
+        self._kept = False  # what was learned is saved, or that failed
 
     def if_asked(self) -> None:
         """Between two micro-steps: if any process was asked to stop, all save and leave. Raises StopRequested."""
@@ -47,10 +48,28 @@ class Leaving:
             return
         if down := self.down.together(error):
             raise down
-        self.keeping.try_to_keep()
+        self._try_to_keep()
         if error is not None:
             raise error
         raise SystemExit(EXIT_USER_ERROR)  # the process that failed says why
+
+    @contextlib.contextmanager
+    def saving_first(self) -> Iterator[None]:
+        """Steps and what is due between them: an error that ends them outside of a micro-step (a loss that is not finite) costs nothing
+        that was learned before it."""
+        try:
+            yield
+        except Exception as error:
+            if not isinstance(error, StopRequested) and not distributed.lost_another(error):
+                self.run.processes.part()  # others that fail alike do the same; who does not is left to itself
+                self._try_to_keep()
+            raise
+
+    def _try_to_keep(self) -> None:
+        """Once, and unless what is trained is in the middle of a step, or gone."""
+        if not self._kept and not self.down.updating and not self.down.lost:
+            self._kept = True
+            self.keeping.try_to_keep()
 
     @contextlib.contextmanager
     def outliving_others(self) -> Iterator[None]:
@@ -67,11 +86,12 @@ class Leaving:
         """Save what was learned and raise StopRequested."""
         run, step = self.run, self.keeping.loop.position.step
         job.request_stop()  # where another process was asked
-        self.keeping.keep()
+        self._kept = True
+        written = self.keeping.keep()
         if not self.keeping.is_new:
             raise StopRequested(f"stopped before a step was done; there is nothing new to save (step {step} of {run.total_steps})")
         state = run.checkpoints.state_folder(run.checkpoints.step_name(step))
-        raise StopRequested(
-            f"stopped after step {step} of {run.total_steps}; continue with --resume {state}",
-            f"stopped at step {step}, state saved (run again to continue)",
-        )
+        message = f"stopped after step {step} of {run.total_steps}; continue with --resume {written or state}"
+        if written not in (None, state):
+            raise StopRequested(message, f"stopped at step {step}; its folder could not be written, so the state is in {written}")
+        raise StopRequested(message, f"stopped at step {step}, state saved (run again to continue)")

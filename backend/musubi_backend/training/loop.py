@@ -131,7 +131,7 @@ class Loop:
         self.down.remember()
         # trackers last of all: waiting for one must not cost what is to be saved
         with self.leaving.outliving_others(), contextlib.closing(run.trackers):
-            with contextlib.closing(self.bar):
+            with contextlib.closing(self.bar), self.leaving.saving_first():
                 while self.position.step < run.total_steps:
                     self._say(f"\nepoch {self.position.epoch + 1}/{run.epochs}")
                     job.phase(f"epoch {self.position.epoch + 1} of {run.epochs}")
@@ -146,7 +146,8 @@ class Loop:
         batches = self._own_batches(position.epoch)
         accumulated, at_once = run.settings.length.gradient_accumulation_steps, self.at_once
         first = position.batch // run.processes.count
-        upcoming = [self._load(batch) for batch in batches[first : first + at_once]]
+        with self.leaving.together():
+            upcoming = [self._load(batch) for batch in batches[first : first + at_once]]
         for start in range(first, len(batches), at_once):
             self.leaving.if_asked()
             names = ", ".join(str(name) for batch in batches[start : start + at_once] for name in batch.names)
@@ -301,9 +302,7 @@ class Loop:
     def _finish(self) -> None:
         run = self.run
         run.choice.eval()
-        if run.settings.saving.save_state or run.settings.saving.save_state_on_train_end:
-            self.keeping.save_state(run.checkpoints.name, "(last)")
-        self.keeping.save(run.checkpoints.name, run.epochs)
+        self.keeping.save_last()
         job.keep("")
         if run.processes.is_main:
             self._warn_of_nothing_learned()
