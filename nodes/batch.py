@@ -11,6 +11,7 @@ from ..backend.musubi_backend import content, place
 from ..backend.musubi_backend.architectures import cards
 from ..backend.musubi_backend.architectures.card import IMAGE, VIDEO
 from ..backend.musubi_backend.atomic import replacing
+from ..backend.musubi_backend.counted import counted
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.option import GENERATE
 from . import experts, loras, media_inputs, prompt_batch
@@ -166,9 +167,8 @@ def _keep_finished(host: Host, prompts: Sequence[Prompt], prefix: Path, makes: s
     finished = [prompt for prompt in prompts if prompt.result is not None]
     if finished:
         paths = _publish(host, finished, prefix, makes).values[1]
-        host.progress(
-            1, 1, f"stopped; {len(paths)} of {len(prompts)} prompts made {_ONE[makes]}: {', '.join(Path(path).name for path in paths)}"
-        )
+        names = ", ".join(Path(path).name for path in paths)
+        host.progress(1, 1, f"stopped; {len(paths)} of {counted(len(prompts), 'prompt')} made {_ONE[makes]}: {names}")
 
 
 def _publish(host: Host, prompts: Sequence[Prompt], prefix: Path, makes: str) -> Result:
@@ -190,7 +190,9 @@ def _publish(host: Host, prompts: Sequence[Prompt], prefix: Path, makes: str) ->
         else:
             report.append(f"{prompt.number}. FAILED: {prompt.line}\n   {prompt.problem}")
     failed = len(prompts) - len(paths)
-    text = "\n".join([f"{len(paths)} of {len(prompts)} prompts made {_ONE[makes]}" + (f", {failed} failed" if failed else ""), *report])
+    text = "\n".join(
+        [f"{len(paths)} of {counted(len(prompts), 'prompt')} made {_ONE[makes]}" + (f", {failed} failed" if failed else ""), *report]
+    )
     if not paths:
         raise UserError(f"no prompt made {_ONE[makes]}.\n{text}")
     videos, images = ([], [host.frames(path) for path in paths]) if makes == IMAGE else ([host.video(path) for path in paths], [])

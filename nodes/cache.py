@@ -9,6 +9,7 @@ from typing import Any
 from ..backend.musubi_backend.architectures.card import TEXT_ENCODER, Card
 from ..backend.musubi_backend.cache.names import latent_files, text_files
 from ..backend.musubi_backend.caching.sources import Sources
+from ..backend.musubi_backend.counted import counted
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.argv import to_argv
 from ..backend.musubi_backend.options.option import CACHE_LATENTS, CACHE_TEXT
@@ -104,8 +105,7 @@ async def _cache(host: Host, spec: NodeSpec, verb: str, inputs: dict[str, Any]) 
     if not files:
         raise UserError(f"{tool} made no cache file: no item of the dataset can be used. See {job.folder.log}")
     value = {"architecture": card.id, "caches": card.cache_id, "dataset": dataset, "job": str(job.folder.path)}
-    text = "1 cache file" if len(files) == 1 else f"{len(files)} cache files"
-    return Result((value,), text=text, files=tuple(files))
+    return Result((value,), text=counted(len(files), "cache file"), files=tuple(files))
 
 
 def caching_values(spec: NodeSpec, verb: str, inputs: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..backend.musubi_backend.counted import counted
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.lora.ema_schedule import counted_once
 from ..backend.musubi_backend.training.saved_states import OF_STOP
@@ -106,8 +107,8 @@ def between(checkpoints: list[Checkpoint], first: float, last: float) -> list[Ch
     start, stop = round(first * (count - 1)), round(last * (count - 1)) + 1
     if stop - start < 2:
         raise UserError(
-            f"first and last leave {max(0, stop - start)} of {count} checkpoints; two or more are averaged. Save them more often "
-            "while training (save_every_n_epochs), or take a wider range"
+            f"first and last leave {max(0, stop - start)} of {counted(count, 'checkpoint')}; two or more are averaged. Save them more "
+            "often while training (save_every_n_epochs), or take a wider range"
         )
     return checkpoints[start:stop]
 

@@ -26,6 +26,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from comfy_execution.progress import get_progress_state
 
 from ..backend.musubi_backend.architectures import cards
+from ..backend.musubi_backend.counted import counted
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.place import in_words
 from . import comfy_language
@@ -234,7 +235,7 @@ def _comfy_class(node: Node) -> type[io.ComfyNode]:
             text = host.said(with_warnings(result.text, host.warnings))  # before it is cut: half a sentence has no translation
             line = host.said(result.line) or _line(text)
             if line and host.warnings:
-                line += " · 1 note" if len(host.warnings) == 1 else f" · {len(host.warnings)} notes"
+                line += f" · {counted(len(host.warnings), 'note')}"
             if line:
                 host.progress(1, 1, line)
             return io.NodeOutput(*result.values, ui=_shown(host, result, {"line": host.said(line), "text": text} if text != line else {}))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..backend.musubi_backend import content, events, place
 from ..backend.musubi_backend.architectures.card import Card
+from ..backend.musubi_backend.counted import counted
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.inference.side_by_side import grid
 from ..backend.musubi_backend.inference.video_file import read_images, write_mp4
@@ -143,7 +144,7 @@ class CompareCheckpoints(Node):
         report = "\n".join([_report(cells, folder), told])
         made = tuple(cell.prompt.result for cell in cells if cell.prompt.result is not None)
         failed = f", {len(cells) - len(made)} failed" if len(made) < len(cells) else ""
-        line = f"{len(made)} videos of {len(checkpoints)} checkpoints{failed}"
+        line = f"{counted(len(made), 'video')} of {counted(len(checkpoints), 'checkpoint')}{failed}"
         return Result((still, host.video(video), report), text=report, line=line, shown=(video,), files=(video, *made))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backend.musubi_backend import content
+from ..backend.musubi_backend.counted import counted
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.lora.selection import Selection, compiled, in_lines, paths_in, without_effect
 from ..backend.musubi_backend.options.option import TRAIN
@@ -80,7 +81,7 @@ class ExpertSettings(Node):
             return Result((value, ""))
         layers, total, notes = await asyncio.to_thread(_chosen, inputs)
         host.warnings += notes
-        line = f"{len(layers)} of {total} layers are trained"
+        line = f"{len(layers)} of {counted(total, 'layer is', 'layers are')} trained"
         return Result((value, "\n".join(layers)), text="\n".join([line, *in_lines(layers)]), line=line)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backend.musubi_backend import content
+from ..backend.musubi_backend.counted import counted
 from ..backend.musubi_backend.documents import read_json
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.options.argv import to_argv
@@ -34,10 +35,9 @@ class Report:
         """UserError that lists them, if there are any."""
         lines = [line for lines in of_datasets for line in lines]
         if lines:
-            items = "1 item" if len(lines) == 1 else f"{len(lines)} items"
             shown = [*lines[:_SHOWN_ITEMS], *([f"… and {len(lines) - _SHOWN_ITEMS} more"] if len(lines) > _SHOWN_ITEMS else [])]
             listed = "\n  ".join(shown)
-            raise UserError(f"{items} cannot be used:\n  {listed}\nMend or remove them, or set on_bad_items to skip.")
+            raise UserError(f"{counted(len(lines), 'item')} cannot be used:\n  {listed}\nMend or remove them, or set on_bad_items to skip.")
 
 
 async def places(host: Host, config: Path) -> list[dict[str, Any]]:
@@ -53,7 +53,9 @@ async def inspect(host: Host, config: Path) -> Report:
     if not any(dataset["items"] for dataset in report["datasets"]):
         raise UserError(f"nothing in this dataset can be used. {text}")
     lines = text.splitlines()
-    summary = "\n".join(lines[:_SHOWN_LINES]) + (f"\n… {len(lines) - _SHOWN_LINES} more lines" if len(lines) > _SHOWN_LINES else "")
+    summary = "\n".join(lines[:_SHOWN_LINES]) + (
+        f"\n… {counted(len(lines) - _SHOWN_LINES, 'more line')}" if len(lines) > _SHOWN_LINES else ""
+    )
     bad_items = [[f"{bad['path']}: {bad['reason']}" for bad in dataset["problems"]] for dataset in report["datasets"]]
     return Report([dataset["table"] for dataset in report["datasets"]], bad_items, summary, text)
 

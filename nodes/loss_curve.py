@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..backend.musubi_backend.atomic import write_text
+from ..backend.musubi_backend.counted import counted
 
 _WIDTH, _HEIGHT, _MARGIN = 640, 320, 44
 _SMOOTHING = 0.95
@@ -35,7 +36,7 @@ def write_image(path: Path, losses: Mapping[int, float], title: str, validation:
         path,
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" font-size="12">\n'
         f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#fff"/>\n'
-        f'<text x="{_MARGIN}" y="20">{_escaped(title)}: loss over {len(values)} steps</text>\n'
+        f'<text x="{_MARGIN}" y="20">{_escaped(title)}: loss over {counted(len(values), "step")}</text>\n'
         f'<text x="4" y="{_MARGIN + 4}">{high:.3g}</text><text x="4" y="{_HEIGHT - _MARGIN + 4}">{low:.3g}</text>\n'
         f'<polyline fill="none" stroke="#9bd" points="{_points(values, low, high)}"/>\n'
         f'<polyline fill="none" stroke="#036" stroke-width="2" points="{_points(smooth, low, high)}"/>\n'

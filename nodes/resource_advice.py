@@ -79,7 +79,7 @@ def lines(seen: Mapping[str, Any], working: Sequence[Working], own_pid: int, own
     named = {pid: job.name for job in working for pid in _tree(seen, job.pid)} | {own_pid: own_name}
     for gpu in seen["gpus"]:
         told = [f"{gpu['busy']} % busy" if gpu["busy"] is not None else "", f"{gpu['temperature']} °C" if gpu["temperature"] else ""]
-        yield ", ".join([f"GPU {gpu['index']}, {gpu['name']}: {_of(gpu)}, at most {_gb(gpu['peak'])}", *filter(None, told)])
+        yield " · ".join([f"GPU {gpu['index']}, {gpu['name']}: {_of(gpu)}, at most {_gb(gpu['peak'])}", *filter(None, told)])
         for one in gpu["processes"]:
             used = "not told by the driver" if one["used"] is None else f"{_gb(one['used'])}, at most {_gb(one['peak'])}"
             yield f"  {named.get(one['pid'], one['name'])} ({one['pid']}): {used}"

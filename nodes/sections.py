@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backend.musubi_backend.architectures.widgets import START
+from ..backend.musubi_backend.counted import counted
 from ..backend.musubi_backend.errors import UserError
 from . import media_inputs
 from .spec import Host, Input
@@ -35,7 +36,9 @@ def with_images(host: Host, inputs: dict[str, Any], chosen: dict[str, Any], fold
         return chosen
     files = [] if inputs["section_images"] is None else host.image_files(inputs["section_images"], folder, "section_images")
     if len(files) != len(wanted):
-        raise UserError(f"section_numbers names {len(wanted)} sections, section_images has {len(files)} images: give as many")
+        raise UserError(
+            f"section_numbers names {counted(len(wanted), 'section')}, section_images has {counted(len(files), 'image')}: give as many"
+        )
     if media_inputs.names_sections(chosen[START.option]):
         raise UserError("start_image_path names images of sections already: use that, or section_images")
     parts = [f"0:{chosen[START.option]}", *(f"{number}:{file}" for number, file in zip(wanted, files, strict=True))]

@@ -14,6 +14,7 @@ from ..backend.musubi_backend.architectures.card import Card
 from ..backend.musubi_backend.architectures.precision import check_precision, followed, stored_precision
 from ..backend.musubi_backend.architectures.widgets import FamilyNodes
 from ..backend.musubi_backend.atomic import write_text
+from ..backend.musubi_backend.counted import counted
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.lora.settings import deciding
 from ..backend.musubi_backend.options import rules
@@ -290,13 +291,14 @@ class LoRATrainer(Node):
         value = {"folder": job, "run": str(run.path), "curve": str(curve)}
         further = (str(other) for _, other, _ in published[1:])
         lines = [f"{path}" + (f" ({note})" if note else ""), *further, *said, f"loss curve: {curve}"]
-        loss = f"loss {losses[-1]:.4f} · " if losses else ""
+        loss = f"loss {losses[-1]:.4f}" if losses else ""
+        done = ["trained before" if note else "finished", loss, counted(len(losses), "step"), name]
         of_expert = () if self.card.expert is None else (published[-1][0],)
         values = (name, str(path), host.lora_model(path), loss_map(losses), value, *of_expert)
         return Result(
             values,
             text="\n".join(lines),
-            line=("trained before" if note else "finished") + f" · {loss}{len(losses)} steps · {name}",
+            line=" · ".join(filter(None, done)),
             files=tuple(path for _, path, _ in published),
             page_data={"musubi_job": [{"id": Path(job).name}]},
         )

@@ -109,7 +109,6 @@ async def _ended(host: Host, index: Index, run: str) -> None:
 
 def _line(found: Record) -> str:
     job = found.job
-    loss = f"loss {found.loss.values[-1]:.4f} · " if found.loss.values else ""
-    return (
-        f"{found.name} · {loss}step {job['step']}" + (f"/{job['total']}" if job["total"] else "") + f" · {job['outcome'] or job['state']}"
-    )
+    loss = f"loss {found.loss.values[-1]:.4f}" if found.loss.values else ""
+    step = f"step {job['step']}" + (f"/{job['total']}" if job["total"] else "")
+    return " · ".join(filter(None, [found.name, loss, step, job["outcome"] or job["state"]]))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..backend.musubi_backend.counted import counted
 from .jobs.history import LORA, LOSS, RAM, RATE, SAMPLE, STATE, VALIDATION, VRAM, Made
 from .jobs.index import Index
 from .runs import Run
@@ -14,6 +15,7 @@ from .training_chart import Curve, Curves, smoothed
 
 _GB = 1 << 30
 _SHOWN_FILES, _SHOWN_ITEMS = 12, 5
+_PLACES = (("step", "total"), ("epoch", "epochs"))
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,11 @@ class Record:
         yield f"{self.name}: {job['text'] or job['state']}"
         if job["error"]:
             yield f"error: {job['error'].splitlines()[0]}"
-        place = f"step {job['step']}" + (f" of {job['total']}" if job["total"] else "")
-        yield place + (f", epoch {job['epoch']}" + (f" of {job['epochs']}" if job["epochs"] else "") if job["epoch"] else "")
+        place = [f"{what} {job[what]}" + (f" of {job[all_of]}" if job[all_of] else "") for what, all_of in _PLACES if job[what] is not None]
+        yield " · ".join(place)
         if job["seconds_per_step"]:
             left = job["seconds_left"]
-            yield f"{job['seconds_per_step']:.2f} s per step" + (f", {_time(left)} left" if left else "")
+            yield f"{job['seconds_per_step']:.2f} s per step" + (f" · {_time(left)} left" if left else "")
         yield from self._losses(smoothing)
         if self.rate.values:
             yield f"learning rate: {self.rate.values[-1]:g}"
@@ -66,7 +68,7 @@ class Record:
         loras = [one for one in self.made if one.content == LORA]
         yield from (f"step {one.step}: {Path(one.path).name}" for one in loras[-_SHOWN_FILES:])
         if len(loras) > _SHOWN_FILES:
-            yield f"and {len(loras) - _SHOWN_FILES} LoRAs before them"
+            yield f"and {counted(len(loras) - _SHOWN_FILES, 'LoRA')} before them"
         yield str(self.folder)
 
     def _losses(self, smoothing: float) -> Iterator[str]:

@@ -1,7 +1,8 @@
 """What nodes and the backend say, in a language: by `web/said/<language>.json`, whose keys are the English sentences with `{holes}`.
 
 The page (`web/trainings/words.js`) goes by the same entries and rules. A sentence that has no entry is taken apart; what is not known stays
-English. Holes whose names begin with `said` or `kind` hold words that are said in the language too. A flag in an entry, as `--dit`, stands
+English. Holes whose names begin with `said` or `kind` hold words that are said in the language too; `{clips:clip|clips}` is a number with
+what it counts. A flag in an entry, as `--dit`, stands
 for whatever a node calls it (`jobs/wording.py`): `dit`, `--dit`, or the name of a widget.
 """
 
@@ -16,7 +17,7 @@ from typing import NamedTuple
 ENGLISH = "en"
 LANGUAGES = (ENGLISH, "ja", "zh")
 SAID = Path(__file__).resolve().parent.parent / "web" / "said"
-_HOLE = re.compile(r"\{(\w+)\}|(?<![\w-])(--[a-z]\w*) ?")
+_HOLE = re.compile(r"\{(\w+)(?::([^|{}]+)\|([^|{}]+))?\}|(?<![\w-])(--[a-z]\w*) ?")  # a value, or a number with its word; a flag
 _AROUND, _KIND = "said", "kind"  # holes of sentences, and of words without which it is another sentence
 # an input's; what no sentence around it fits into; a whole path, a number and words, as hardly anything before them is one
 _HOLDS = {
@@ -27,6 +28,7 @@ _HOLDS = {
     "left": r"\d[^,]*",
     "kind_words": "[a-z ]+",
 }
+_NUMBER = r"\d[\d.,]*"
 _FLAG = r"(?:-{0,2}\w[\w-]*(?: and \w+| Config)? ?)?"
 _BETWEEN = ("\n", " · ", " | ")  # what stands between sentences
 _WITHIN = (". ", "; ", ": ")  # and between the parts of one that no entry has whole
@@ -92,7 +94,7 @@ def _filled(translation: str, values: dict[str, str]) -> str:
     def value(hole: re.Match[str]) -> str:
         if hole[1]:
             return values[hole[1]]
-        flag = values.get(hole[2], hole[2]).strip()
+        flag = values.get(hole[4], hole[4]).strip()
         return f"{flag} " if flag and hole[0].endswith(" ") else flag
 
     return _HOLE.sub(value, translation)
@@ -103,15 +105,18 @@ def _sentences(language: str) -> list[_Sentence]:
     """First what is around a sentence, then what says most by itself, as one with many holes fits others."""
     found = []
     for english, translation in json.loads((SAID / f"{language}.json").read_text(encoding="utf-8")).items():
-        names, pattern, parts, end = list[str](), "", list[str](), 0
+        names, pattern, parts, end, counted = list[str](), "", list[str](), 0, 0
         for hole in _HOLE.finditer(english):
+            name, one, several, flag = hole.groups()
             parts.append(english[end : hole.start()])
-            pattern += re.escape(parts[-1])
-            pattern += f"({_HOLDS.get(hole[1], '.*') if hole[1] else _FLAG})"
-            names.append(hole[1] or hole[2])
+            pattern += re.escape(parts[-1]) + (f"({_FLAG})" if flag else f"({_NUMBER if one else _HOLDS.get(name, '.*')})")
+            if one:
+                pattern += f" (?:{re.escape(several)}|{re.escape(one)})"
+                counted += len(one)
+            names.append(name or flag)
             end = hole.end()
         parts.append(english[end:])
         around = any(name.startswith(_AROUND) for name in names)
-        order = (not around, -sum(map(len, parts)))
+        order = (not around, -sum(map(len, parts)) - counted)
         found.append((order, _Sentence(max(parts, key=len), re.compile(pattern + re.escape(parts[-1])), names, translation)))
     return [sentence for _, sentence in sorted(found, key=lambda entry: entry[0])]

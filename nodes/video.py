@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..backend.musubi_backend import content, place
 from ..backend.musubi_backend.architectures import default_card
 from ..backend.musubi_backend.atomic import replacing
+from ..backend.musubi_backend.counted import counted
 from ..backend.musubi_backend.dataset.media import VIDEO_EXTENSIONS
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.inference.side_by_side import side_by_side
@@ -72,9 +73,7 @@ class VideoInput(Node):
         frames = await asyncio.to_thread(host.images, images, folder)
         video = await asyncio.to_thread(host.clip, images, rate, folder / "video.mp4")
         height, width = images[0].shape[:2]
-        text = f"{len(images)} frames of {width}x{height}, {float(rate):g} per second"
-        if len(images) == 1:
-            text = f"1 frame of {width}x{height}"
+        text = f"{counted(len(images), 'frame')} of {width}x{height}" + (f", {float(rate):g} per second" if len(images) > 1 else "")
         files = tuple(Path(value) for value in (frames, video) if isinstance(value, str))
         return Result((frames, video, len(images), float(rate)), text=text, files=files)
 
@@ -121,7 +120,7 @@ class VideoComparison(Node):
         video = await asyncio.to_thread(host.clip, images, rate, host.temp_dir / "musubi_tuner" / f"comparison_{name}" / "video.mp4")
         height, width = images[0].shape[:2]
         files = (Path(video),) if isinstance(video, str) else ()
-        return Result((video,), text=f"{len(sources)} videos, {width}x{height}", files=files)
+        return Result((video,), text=f"{counted(len(sources), 'video')} · {width}x{height}", files=files)
 
 
 def _compared(sources: Sequence[Path], titles: Sequence[str], height: int) -> tuple[list[np.ndarray], Fraction]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backend.musubi_backend.atomic import write_text
+from ..backend.musubi_backend.counted import counted
 from ..backend.musubi_backend.documents import parse_json
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.texts import read_text
@@ -178,5 +179,5 @@ def _facts(item: dict[str, Any]) -> str:
     text = f"{item['size'][0]}×{item['size'][1]} → {item['bucket'][0]}×{item['bucket'][1]}"
     if "windows" in item:
         windows = ", ".join(f"{start}–{start + length - 1}" for start, length in item["windows"])
-        text += f" · {item['frames']} frames · {windows}"
+        text += f" · {counted(item['frames'], 'frame')} · {windows}"
     return text

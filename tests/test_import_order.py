@@ -12,7 +12,7 @@ import pytest
 
 ORDER = (
     (
-        "errors ordinary seeds suggest texts durations content pace job events atomic place console device documents imports",
+        "errors ordinary seeds suggest counted texts durations content pace job events atomic place console device documents imports",
         "exhausted process_names",
     ),
     ("architectures.card", "architectures"),  # facts, and which families there are

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from .counted import counted
 from .errors import UserError
 
 if TYPE_CHECKING:
@@ -129,4 +130,4 @@ def _check_gpu(device: torch.device) -> None:
         )
     count = torch.cuda.device_count()
     if device.index is not None and device.index >= count:
-        raise UserError(f"--device {device}: this machine has {count} GPU{'s' if count > 1 else ''}, counted from cuda:0")
+        raise UserError(f"--device {device}: this machine has {counted(count, 'GPU')}, counted from cuda:0")

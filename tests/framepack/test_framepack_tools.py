@@ -258,7 +258,7 @@ def test_settings_that_change_what_the_model_sees(start_image: Path, generate: C
         (["--latent_paddings", "1,0", "--f1"], "only sections of plain FramePack have paddings"),
         (["--end_image_path", "{image}", "--f1"], "only plain FramePack takes one"),
         (["--control_image_path", "{image}"], "add --one_frame_inference"),
-        (["--control_image_mask_path", "{image}", "--one_frame_inference", "default"], "1 masks for 0 control images"),
+        (["--control_image_mask_path", "{image}", "--one_frame_inference", "default"], "1 mask for 0 control images"),
         (["--magcache_mag_ratios", "x"], "give numbers separated by commas"),
         (["--sample_solver", "dpm++"], "FramePack has unipc only"),
     ],

@@ -324,7 +324,7 @@ def test_finished_samples_survive_a_stop(run: Generate, tmp_path: Path, monkeypa
         return sample(session, *arguments)
 
     monkeypatch.setattr(generate.Session, "_sample", stopping)
-    with pytest.raises(StopRequested, match="after 0 of 2 steps; saved as latents: 1 finished samples"):
+    with pytest.raises(StopRequested, match="after 0 of 2 steps; saved as latents: 1 finished sample"):
         run("--from_file", tmp_path / "p.txt")
     (rescued,) = _files(run.folder)  # type: ignore[attr-defined]
     assert rescued.name.endswith("_1_latent.safetensors")

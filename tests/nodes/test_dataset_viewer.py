@@ -134,7 +134,7 @@ def test_a_page_shows_items_buckets_and_what_is_left_out(view: Callable[..., Any
 def test_pages_follow_each_other(view: Callable[..., Any], part: Any) -> None:
     result, _ = view(items_per_page=3, page=2)
     assert "page 2 of 2, 4 items" in result.text and "5  rocket.png" in result.values[1]
-    with pytest.raises(part("backend.musubi_backend.errors").UserError, match="there are 2 pages of 3 items"):
+    with pytest.raises(part("backend.musubi_backend.errors").UserError, match="the last one is 2, with 3 items on each"):
         view(items_per_page=3, page=3)
 
 

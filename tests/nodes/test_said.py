@@ -5,15 +5,17 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-_SENTENCE = re.compile(r"[A-Za-z][a-z']+[,:;]? (?:\{\} )?[a-z]")
-_VALUE = "Qx7"
+_SENTENCE = re.compile(r"[A-Za-z][a-z']+[,:;]? (?:\{#?\} )?[a-z]")
+_WITH_A_VALUE = re.compile(r"\{#?\}(?=.*(?:^|[ ,;(])[a-z]{3,}(?:$|[ ,;:.)]))|(?:^|[ ,;(])[a-z]{3,} .*\{#?\}", re.DOTALL)
+_VALUE, _NUMBER = "Qx7", "7"
+_VALUES = (_VALUE, _NUMBER, f"/{_VALUE}")  # in place of {}: a name, a number, a path
 _LEAST = 6  # characters of a text that is put together with another one
 _ENGLISH = re.compile(r"(?<![\w`-])(?:is|are|not|the|of|cannot|and|give|must|has|have)\b(?![\w`-])")
 _NOT_SAID = {  # where sentences stand that are shown elsewhere, or to nobody
@@ -33,6 +35,9 @@ _NOT_SENTENCES = {
     "tensors changed": "looked for in a report",
     "Warning: not all": "looked for in a report",
     "width and height": "two widgets",
+    "   strength {}": "a drawing",
+    "{} (strength {})": "a prompt, as the gallery calls it",
+    "\\g<1> ({} = default).": "of a tooltip",
     "attachment; filename*=UTF-8''{}": "a header",
     **dict.fromkeys(("video folder", "image folder", "as set below"), "a choice of a widget, which workflows hold"),
     **{
@@ -45,17 +50,44 @@ _NOT_SENTENCES = {
 
 
 def template(node: ast.AST) -> str | None:
-    """A text as it is written, with {} for what is put in; None for what is no text."""
+    """A text as it is written, with {} for what is put in, {#} for a number with its word; None for what is no text."""
     if isinstance(node, ast.Constant):
         return node.value if isinstance(node.value, str) else None
     if isinstance(node, ast.JoinedStr):
-        return "".join(template(part) or "" if isinstance(part, ast.Constant) else "{}" for part in node.values)
+        return "".join(template(part) or "" if isinstance(part, ast.Constant) else hole(part) for part in node.values)
     return None
 
 
+def hole(part: ast.AST) -> str:
+    """What stands for a value: {}, or for `counted(number, "one", "several")` the words of several."""
+    value = getattr(part, "value", part)
+    if not isinstance(value, ast.Call) or ast.unparse(value.func) != "counted":
+        return "{}"
+    words = [template(word) or "{}" for word in value.args[1:]]
+    return f"{{#}} {words[1] if len(words) > 1 else words[0] + 's' * (words[0] != '{}')}"
+
+
+def warning(call: ast.Call) -> Iterator[str]:
+    """What `logger.warning` says: a node shows it as a note."""
+    said = template(call.args[0])
+    if said is not None:
+        values = iter(call.args[1:])
+        yield re.sub(r"%(?:%|[-.\d]*[a-z])", lambda found: "%" if found[0] == "%%" else hole(next(values)), said)
+
+
+def filled(text: str, value: str) -> str:
+    return text.replace("{#}", _NUMBER).replace("{}", value)
+
+
 def texts(node: ast.AST) -> Iterator[str]:
-    """All texts in a syntax tree but those of docstrings, specifications of nodes and the log."""
+    """All texts in a syntax tree but those of docstrings, specifications of nodes and the log. Warnings are shown as notes."""
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+        return
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "logger.warning":
+        yield from warning(node)
+        return
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "counted":
+        yield hole(node)
         return
     if isinstance(node, ast.Call) and re.match(r"logger\.|re\.compile|(\w+\.)?(Input|Output|NodeSpec|replace)$", ast.unparse(node.func)):
         return
@@ -63,7 +95,7 @@ def texts(node: ast.AST) -> Iterator[str]:
     if found is not None:
         yield found
         for part in getattr(node, "values", []):
-            yield from texts(part.value) if isinstance(part, ast.FormattedValue) else ()
+            yield from texts(part.value) if isinstance(part, ast.FormattedValue) and hole(part) == "{}" else ()
         return
     for child in ast.iter_child_nodes(node):
         yield from texts(child)
@@ -75,8 +107,27 @@ def said_in(folder: str) -> dict[str, str]:
     for path in sorted((ROOT / folder).rglob("*.py")):
         place = path.relative_to(ROOT).as_posix()
         if place not in _NOT_SAID:
-            found |= {text: place for text in texts(ast.parse(path.read_text(encoding="utf-8"))) if _SENTENCE.search(text)}
+            found |= {text: place for text in texts(ast.parse(path.read_text(encoding="utf-8"))) if is_said(text)}
     return found
+
+
+def is_said(text: str) -> bool:
+    """Whether somebody could read it: words next to each other, or a word and a value."""
+    return bool(_SENTENCE.search(text) or (" " in text and _WITH_A_VALUE.search(text)))
+
+
+def said_as(translated: Callable[[str, str], str], text: str, language: str) -> str | None:
+    """A sentence in a language; None where it stays as it is, whatever is put in."""
+    for english in (filled(text, value) for value in _VALUES):
+        for one in (english.strip(), english):  # what begins with what stands between sentences is no sentence by itself
+            if (said := translated(one, language)) != one:
+                return said
+    return None
+
+
+def in_parts(found: Iterable[str]) -> set[str]:
+    """Texts that are shown as parts of the sentences in `_PUT_TOGETHER` only."""
+    return {text for text in found if any(all(piece in one for piece in re.split(r"\{#?\}", text)) for one in _PUT_TOGETHER)}
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +135,7 @@ def of_nodes(part: Any) -> dict[str, str]:
     """What nodes and routes say, without what the table of names and tooltips has."""
     names, tooltips = part("nodes.help_pages").needed([node.spec for node in part("nodes.catalog").NODES])
     shown = "\n".join([*names, *tooltips])
-    return {text: place for text, place in said_in("nodes").items() if not all(piece in shown for piece in text.split("{}"))}
+    return {text: place for text, place in said_in("nodes").items() if not all(piece in shown for piece in re.split(r"\{#?\}", text))}
 
 
 @pytest.mark.parametrize("language", ["ja", "zh"])
@@ -92,11 +143,10 @@ def test_every_sentence_of_the_nodes_is_said_in_every_language(part: Any, of_nod
     translated = part("nodes.translations").translated
     assert len(of_nodes) > 200, "they are collected"
     left = {}
-    for text, place in of_nodes.items():
-        english = text.strip().replace("{}", _VALUE)
-        said = translated(english, language)
-        if text not in _NOT_SENTENCES and (said == english or _ENGLISH.search(re.sub(r"`[^`]*`|<[^>]*>", "", said))):
-            left[text] = f"{place}: {said}"
+    for text in set(of_nodes) - in_parts(of_nodes):
+        said = said_as(translated, text, language)
+        if text not in _NOT_SENTENCES and (said is None or _ENGLISH.search(re.sub(r"`[^`]*`|<[^>]*>", "", said))):
+            left[text] = f"{of_nodes[text]}: {said}"
     assert left == {}
     assert set(_NOT_SENTENCES) - set(of_nodes) == set(), "nobody says these any more"
 
@@ -113,24 +163,28 @@ def test_every_entry_is_of_a_sentence_in_the_code_and_has_its_values() -> None:
     code = (
         re.sub(r"""["']\s*\n\s*f?["']""", "", code).replace('\\"', '"').replace("\\'", "'").replace("\\\\", "\\")
     )  # a text in several pieces
-    gone = [text for text in tables["ja"] if not all(spoken(piece, code) for piece in re.split(r"\{\w+\}", text))]
+    quoted = code.replace("'", '"')
+    holes = re.compile(r"\{(?P<name>\w+)(?::(?P<one>[^|{}]+)\|[^|{}]+)?\}")
+    gone = [text for text in tables["ja"] if not all(spoken(piece, code) for piece in re.split(r"\{[^{}]+\}", text))]
+    gone += [text for text in tables["ja"] if not all(hole["one"] is None or f'"{hole["one"]}"' in quoted for hole in holes.finditer(text))]
     assert gone == [], "nobody says these any more"
     for table in tables.values():
         for english, said in table.items():
-            assert set(re.findall(r"\{\w+\}", said)) == set(re.findall(r"\{\w+\}", english)), said
+            assert {hole["name"] for hole in holes.finditer(said)} == {hole["name"] for hole in holes.finditer(english)}, said
 
 
-def test_every_error_of_the_backend_is_said_in_every_language(part: Any) -> None:
+def test_every_error_and_warning_of_the_backend_is_said_in_every_language(part: Any) -> None:
     translated = part("nodes.translations").translated
-    raised: set[str] = set()
+    raised, warned = set[str](), set[str]()
     for path in (ROOT / "backend" / "musubi_backend").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Raise) and node.exc is not None and ast.unparse(node.exc).startswith("UserError("):
-                raised |= {text for text in texts(node.exc) if _SENTENCE.search(text)}
-    english = {text: text.strip().replace("{}", _VALUE) for text in raised}
-    left = sorted(text for text, one in english.items() if one in (translated(one, "ja"), translated(one, "zh")))
-    assert len(raised) > 250, "they are collected"
-    assert left == []
+                raised |= {text for text in texts(node.exc) if is_said(text)}
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "logger.warning":
+                warned |= {text for text in warning(node) if is_said(text)}
+    assert len(raised) > 250 and len(warned) > 45, "they are collected"
+    told = (raised | warned) - in_parts(raised | warned)
+    assert sorted(text for text in told if not all(said_as(translated, text, language) for language in ("ja", "zh"))) == []
 
 
 _TOLD_ELSEWHERE = {  # parts of paths of modules whose texts nobody sees in ComfyUI, or in another way
@@ -146,12 +200,14 @@ No space left|clean frames
 this model is guidance-distilled: it needs the embedded guidance|looked at when the file was read|an object { }
 out of memory|can't allocate memory|no kernel image is available|Interactive mode. Enter prompts (Ctrl+D or Ctrl+Z (Windows) to exit):
 frames, height, width|height, width|guidance needs the encoded negative prompt|no settings of {}: {}
-optimizer step|dict[str, list[tuple[str, LoRAWeights, float]]]|not usable|removing old checkpoint: {}|only shapes are looked at here
-from here on the schedule of this command is used|; --resume_learning_rate changes it|one dry step|made tensors of|Average key norm
+optimizer step|dict[str, list[tuple[str, LoRAWeights, float]]]|removing old checkpoint: {}|only shapes are looked at here
+one dry step|made tensors of|Average key norm
 what a model is given has a shape|no plain tensor, its strides are {}|only what can be done is begun|--optimizer_args relative_step=False
 --lr_scheduler {}, --lr_warmup_steps {}|; a step takes about {} s ({})|checked before training|Tensor | tuple[Path, str, TensorInfo]
 {}: {} bytes were made for {} {}|{} {}, {}; this python {}|, compute capability {}.{}|no folder|as the work gains|{} {} instead of {}
-up to {}"""
+up to {#} {}|latents {}|{} ({} bytes)
+ ({} noise)
+{} is {}, expected {}|start {}"""
 """What is logged, printed, compared, drawn, or is a mistake in the program."""
 _PUT_TOGETHER = (  # sentences of several texts, as they are shown
     "the names of its caches would be 3 bytes too long; give it a shorter name",
@@ -183,6 +239,34 @@ _PUT_TOGETHER = (  # sentences of several texts, as they are shown
     "/m/x.safetensors does not fit this model. Tensors 3 missing: a, b, c; 1 not part of the model: z",
     "/d/a.mp4: too short: 3 frames, the smallest of target_frames is 5",
     "--lr_scheduler consine is unknown (did you mean 'cosine'?); known: cosine",
+    "1  a.mp4: 64x48 to 64x48, 5 frames, trained: 0-4; too short for 9",
+    "--base_weights takes up to 3 files, not 4",
+    "--latent_path takes one file, not 2",
+    "3 of 4 prompts made a video, 1 failed",
+    "1 of 1 prompt made an image",
+    "no prompt made an image.",
+    "1 video of 1 checkpoint",
+    "6 videos of 3 checkpoints, 1 failed",
+    "2 masks for 3 control images; give at most one for each",
+    'one-frame settings "1" name 2 control positions for 3 control images',
+    "2 frames are too few for a sample: FramePack needs at least 5 (--f)",
+    "step 100, strength 0.8: a cat",
+    "1 dataset: 2 images, 1 video, 3 windows, 1 not usable",
+    "found 2 images",
+    "found 1 video",
+    "2 videos · 64x64",
+    "1 frame of 64x64",
+    "5 frames of 64x64, 16 per second",
+    "step 5 of 10 · epoch 1 of 2",
+    "cat · loss 0.1 · step 5/10 · running",
+    "1.25 s per step · 2 min left",
+    "/m holds a, b and 3 more",
+    "3 keys missing from the LoRA file, such as a",
+    "1 key surplus in the LoRA file, such as a",
+    "--resume: --learning_rate 0.1 of the state is kept; 0.2 is not used; --resume_learning_rate changes it",
+    "--resume: --max_grad_norm was 1 when the state was saved and is 2 now; it is used from here on, "
+    "so the continued run differs from an uninterrupted one",
+    "2 left out:\n  /a: the file is empty",
     "Nothing was cached. Fix or remove them and run again, or set --on_bad_items skip.",
 )
 
@@ -196,12 +280,8 @@ def test_everything_that_tools_tell_is_said_in_every_language(part: Any) -> None
         for sentence in _PUT_TOGETHER:
             said = translated(sentence, language)
             assert not _ENGLISH.search(said) and not re.search("[\u3040-\u9fff][.;] | （", said), said
-    known = [text for text in told if any(all(piece in sentence for piece in text.split("{}")) for sentence in _PUT_TOGETHER)]
-    left = {}
-    for text in told.keys() - set(known) - never:
-        english = text.strip().replace("{}", _VALUE)
-        if any(translated(english, language) == english for language in ("ja", "zh")):
-            left[text] = told[text]
+    told = {text: told[text] for text in told.keys() - in_parts(told) - never}
+    left = {text: place for text, place in told.items() if not all(said_as(translated, text, language) for language in ("ja", "zh"))}
     assert left == {}
 
 

@@ -65,7 +65,7 @@ def test_samples_that_fail_cost_neither_the_training_nor_what_is_saved(
     project.train("without", **settings)
     out = project.train("with", sample_every_n_steps=1, **samples, **settings)
     printed = capsys.readouterr().err
-    assert "no samples at step 1, training continues: " in printed and "incomplete_vae.safetensors: 1 tensors are missing" in printed
+    assert "no samples at step 1, training continues: " in printed and "incomplete_vae.safetensors: 1 tensor is missing" in printed
     assert (out / "cat-step00000001.safetensors").exists() and same.bits(project.lora("with"), project.lora("without"))
 
 

@@ -3,7 +3,8 @@
 import { app } from "../../../scripts/app.js";
 
 const HOLE = /\{(\w+)(?::([^|{}]+)\|([^|{}]+))?\}/g; // a value; a number with what it counts, one and several: {clips:clip|clips}
-const HOLE_OR_FLAG = /\{(\w+)\}|(?<![\w-])(--[a-z]\w*) ?/g; // a flag stands for whatever a node calls it
+const HOLE_OR_FLAG = new RegExp(`${HOLE.source}|(?<![\\w-])(--[a-z]\\w*) ?`, "g"); // a flag stands for whatever a node calls it
+const NUMBER = "\\d[\\d.,]*";
 const FLAG = "(?:-{0,2}\\w[\\w-]*(?: and \\w+| Config)? ?)?";
 
 /** @type {Record<string, string>} */
@@ -47,7 +48,7 @@ async function read() {
   const tables = await Promise.all(files.map(async (answer) => (await answer).json()));
   texts = Object.assign({}, ...tables.slice(0, names.length));
   const sentences = Object.entries(/** @type {Record<string, string>} */ (said.length ? tables[tables.length - 1] : {}));
-  const ahead = (/** @type {string} */ text) => (text.includes("{said") ? 1e6 : 0) + text.replace(HOLE_OR_FLAG, "").length; // one with many holes fits others too
+  const ahead = (/** @type {string} */ text) => (text.includes("{said") ? 1e6 : 0) + text.replace(HOLE_OR_FLAG, (_whole, _name, one) => one ?? "").length; // one with many holes fits others too
   sentences.sort(([a], [b]) => ahead(b) - ahead(a));
   ofTheServer = sentences.map(([english, translation]) => sentence(english, translation));
 }
@@ -69,14 +70,15 @@ function sentence(english, translation) {
   const holes = [...english.matchAll(HOLE_OR_FLAG)];
   const literal = english.split(new RegExp(HOLE_OR_FLAG.source.replaceAll(/\((?!\?)/g, "(?:"), "g"));
   const escaped = literal.map((part) => part.replace(/[.*+?^$(){}|[\]\\]/g, "\\$&"));
-  const pattern = escaped.map((part, place) => (place ? `(${holes[place - 1][1] ? (HOLDS[holes[place - 1][1]] ?? ".*") : FLAG})` : "") + part).join("");
+  const hole = (/** @type {RegExpMatchArray} */ [, name, one, several]) => (one ? `(${NUMBER}) (?:${several}|${one})` : `(${name ? (HOLDS[name] ?? ".*") : FLAG})`);
+  const pattern = escaped.map((part, place) => (place ? hole(holes[place - 1]) : "") + part).join("");
   const part = literal.reduce((longest, one) => (one.length > longest.length ? one : longest));
-  return { part, pattern: new RegExp(`^${pattern}$`), names: holes.map((hole) => hole[1] ?? hole[2]), translation };
+  return { part, pattern: new RegExp(`^${pattern}$`), names: holes.map(([, name, , , flag]) => name ?? flag), translation };
 }
 
 /** @param {string} translation @param {Record<string, string>} values */
 const filled = (translation, values) =>
-  translation.replace(HOLE_OR_FLAG, (whole, name, flag) => {
+  translation.replace(HOLE_OR_FLAG, (whole, name, _one, _several, flag) => {
     if (name) return values[name] ?? whole;
     const called = (values[flag] ?? flag).trim();
     return called && whole.endsWith(" ") ? `${called} ` : called;

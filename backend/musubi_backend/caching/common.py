@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import atomic, content, job, place
 from ..console import Bar
+from ..counted import counted
 from ..dataset.config import load_config
 from ..dataset.discovery import Discovery, discover
 from ..dataset.problems import Problem, listing
@@ -41,8 +42,7 @@ def report(problems: Sequence[Problem], advice: str, settings: CachingSettings) 
     """Name every problem, if there are any: as a UserError, or with `--on_bad_items skip` as a warning."""
     if not problems:
         return
-    items = "1 item" if len(problems) == 1 else f"{len(problems)} items"
-    said = f"{items} of the dataset cannot be used:\n{listing(problems, limit=50)}"
+    said = f"{counted(len(problems), 'item')} of the dataset cannot be used:\n{listing(problems, limit=50)}"
     if settings.on_bad_items == "stop":
         raise UserError(f"{said}\n{advice}")
     logger.warning("%s\nSkipped, as --on_bad_items says.", said)
@@ -129,7 +129,7 @@ class FittingCaches:
         """Say which items are cached again although caches that fit are there, and for how many it is not known what they were made
         from."""
         for reason, count in self._again.items():
-            logger.info("%s cached again: %s", "1 item is" if count == 1 else f"{count} items are", reason)
+            logger.info("%s cached again: %s", counted(count, "item is", "items are"), reason)
         if self._adopted:
             logger.info("Of %d items it is not noted what their caches were made from; they are taken as good", self._adopted)
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from .. import exhausted, job
 from ..cache.headers import latents_problem
 from ..cache.names import latent_files, parse_latent_name
+from ..counted import counted
 from ..dataset.ahead import decoded
 from ..dataset.decoding import DecodedEntry
 from ..dataset.discovery import Discovery
@@ -224,7 +225,7 @@ class _Caching:
         encoder = self.loader.result()
         first = batch[0].entry
         names = ", ".join(entry.entry.item.path.name for entry in batch)
-        with exhausted.during(f"encoding {names} ({first.bucket[0]}x{first.bucket[1]}, {first.frames or 1} frames)"):
+        with exhausted.during(f"encoding {names} ({first.bucket[0]}x{first.bucket[1]}, {counted(first.frames or 1, 'frame')})"):
             encoded = encoder.encode(list(batch))
         for entry, files in zip(batch, encoded, strict=True):
             name = entry.entry.name

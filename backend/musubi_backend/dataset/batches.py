@@ -14,6 +14,7 @@ from ..cache import tensor_keys
 from ..cache.forms import CacheForms
 from ..cache.headers import check_cache, check_form, control_shapes, latent_shape
 from ..cache.names import LatentName, latent_files, parse_latent_name, text_name
+from ..counted import counted
 from ..errors import UserError
 from .buckets import Buckets, Size
 from .config import DatasetConfig, ImageDataset, VideoDataset
@@ -192,8 +193,8 @@ def _cached_items(dataset: ImageDataset | VideoDataset, card: Card, forms: Cache
             resized.append(path)
     if resized:
         logger.warning(
-            f"{dataset.label}: {len(resized)} of {len(found)} caches have another size than the settings give now, like {resized[0]}; "
-            "they are trained as they are. Cache again to change that."
+            f"{dataset.label}: {counted(len(resized), 'cache has', 'caches have')} another size than the settings give now, like "
+            f"{resized[0]}; they are trained as they are. Cache again to change that."
         )
     return found, problems
 
@@ -206,7 +207,8 @@ def _check_frames(path: Path, header: Header, name: LatentName, card: Card) -> N
     wanted = (name.frames - 1) // card.frame_stride + 1
     if shape[0] != wanted:
         raise UserError(
-            f"{path} holds {shape[0]} latent frames, and a window of {name.frames} frames has {wanted}; delete it and cache again"
+            f"{path} holds {counted(shape[0], 'latent frame')}, and a window of {counted(name.frames, 'frame')} has {wanted}; "
+            "delete it and cache again"
         )
 
 

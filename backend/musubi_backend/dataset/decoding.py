@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..counted import counted
 from ..errors import UserError
 from .buckets import Size
 from .clips import ClipFrame, frames_of
@@ -161,7 +162,7 @@ def _decode_clip(foreseen: Foreseen, dataset: VideoDataset, card: Card) -> list[
         return _decode_shorter(foreseen, dataset, card)
     unmet = unmet_targets(item, count)
     if unmet and foreseen.is_last:
-        logger.warning(f"{item.path}: {count} frames, no window of {', '.join(map(str, unmet))}")
+        logger.warning(f"{item.path}: {counted(count, 'frame')}, no window of {', '.join(map(str, unmet))}")
     controls = []
     for path in item.controls:
         timing = timing_of(path, rate, dataset.cache_folder)
@@ -188,7 +189,9 @@ def _decode_shorter(foreseen: Foreseen, dataset: VideoDataset, card: Card) -> li
         return found
     if found.facts.count >= foreseen.facts.count or foreseen.part[1] > 1:
         return Problem(item.path, "the video cannot be read: it gives another number of frames each time")
-    logger.warning(f"{item.path}: {foreseen.facts.count} frames were promised, {found.facts.count} could be decoded")
+    logger.warning(
+        f"{item.path}: {counted(foreseen.facts.count, 'frame was', 'frames were')} promised, {found.facts.count} could be decoded"
+    )
     return _decode_clip(found, dataset, card)
 
 

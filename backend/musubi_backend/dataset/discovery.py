@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from .. import job, place
 from ..atomic import part_of
 from ..cache.names import latent_name, media_stem, text_name
+from ..counted import counted
 from ..errors import UserError
 from ..texts import read_text
 from .config import ImageDataset, VideoDataset
@@ -45,8 +46,9 @@ def discover(dataset: ImageDataset | VideoDataset, card: Card) -> Discovery:
     key, _ = dataset.source
     from_folder = key.endswith("_directory")
     items, problems = _from_folder(dataset, card) if from_folder else _from_jsonl(dataset, card)
-    logger.info(f"found {len(items)} {dataset.kind}s")
-    job.phase(f"found {len(items)} {dataset.kind}s")
+    found = f"found {counted(len(items), dataset.kind)}"
+    logger.info(found)
+    job.phase(found)
     items, doubles = _one_per_stem(items)
     items, unnamable = _with_room_for_names(items, card)
     notes = [Note(item.path, "the caption is empty") for item in items if not item.caption]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..cache.names import LatentName, latent_name, text_name
+from ..counted import counted
 from . import frames
 from .buckets import Buckets, Size, best_fit, floor_to
 from .config import Dataset, ImageDataset, VideoDataset
@@ -101,7 +102,9 @@ def plan(item: MediaItem, card: Card, size: Size, count: int = 1) -> list[Entry]
     cuts = list(dict.fromkeys(frames.windows(count, dataset.rules)))
     if not cuts:
         rate = f" at {card.fps} frames per second" if dataset.source_fps else ""
-        return Problem(item.path, f"too short: {count} frames{rate}, the smallest of target_frames is {min(dataset.rules.targets)}")
+        return Problem(
+            item.path, f"too short: {counted(count, 'frame')}{rate}, the smallest of target_frames is {min(dataset.rules.targets)}"
+        )
     entries = [
         Entry(item, LatentName(item.stem, *bucket, start, length), bucket, _sections(dataset, card, length)) for start, length in cuts
     ]

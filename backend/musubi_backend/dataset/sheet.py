@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ..counted import counted
 from .buckets import Size
 from .clips import frames_of
 from .config import VideoDataset
@@ -67,7 +68,7 @@ def tile_of(found: Foreseen | Problem, number: int, card: Card, width: int) -> T
         return Tile(title, "", item.caption, problem=unusable.problem.reason)
     windows = tuple((entry.name.start or 0, entry.frames or 1) for entry in found.entries)
     lengths = ", ".join(map(str, sorted({length for _, length in windows})))
-    facts = f"{bucket[0]}x{bucket[1]}, {count} frames: {len(windows)} window{'s' if len(windows) > 1 else ''} of {lengths}"
+    facts = f"{bucket[0]}x{bucket[1]}, {counted(count, 'frame')}: {counted(len(windows), 'window')} of {lengths}"
     return Tile(title, facts, item.caption, tuple(shown), windows, count)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..counted import counted
 from ..device import computed_in
 from ..errors import UserError
 from ..weights.geometry import geometry_metadata
@@ -109,7 +110,9 @@ def _build(tensors: Mapping[str, Tensor], known: Mapping[str, Any], device: torc
     wanted = {name: name.removeprefix("vision_model.") for name in model.state_dict()}
     missing = sorted(set(wanted.values()) - set(tensors))
     if missing:
-        raise UserError(f"{source}: {len(missing)} tensors are missing, first {missing[0]}; the file is incomplete")
+        raise UserError(
+            f"{source}: {counted(len(missing), 'tensor is', 'tensors are')} missing, first {missing[0]}; the file is incomplete"
+        )
     model.load_state_dict({name: tensors[own].to(device, dtype) for name, own in wanted.items()}, strict=True, assign=True)
     for module in model.modules():
         if "position_ids" in module._buffers:  # not part of any file

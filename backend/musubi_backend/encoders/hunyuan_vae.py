@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..counted import counted
 from ..errors import UserError
 from .lean_import import diffusers_model
 from .model_files import model_files
@@ -74,7 +75,9 @@ class HunyuanVAE:
             model = _module(config, f"{flag} {path}")
         missing = sorted(set(model.state_dict()) - set(tensors))
         if missing:
-            raise UserError(f"{flag} {path}: {len(missing)} tensors are missing, first {missing[0]}; the file is incomplete")
+            raise UserError(
+                f"{flag} {path}: {counted(len(missing), 'tensor is', 'tensors are')} missing, first {missing[0]}; the file is incomplete"
+            )
         model.load_state_dict({name: tensors.pop(name).to(device, dtype) for name in model.state_dict()}, strict=True, assign=True)
         return cls(_prepared(model.eval().requires_grad_(False), tile, chunk), device, dtype)
 

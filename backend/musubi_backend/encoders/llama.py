@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..counted import counted
 from ..errors import UserError
 from . import model_files
 from .fp8_linears import hold_linears_in_fp8
@@ -136,7 +137,7 @@ def _config(files: model_files.ModelFiles, weights: Weights) -> Any:
     layers = model_files.count_layers(weights, r"(?:^|\.)layers\.(\d+)\.self_attn\.q_proj")
     if layers <= SKIPPED_LAYERS:
         raise UserError(
-            f"{files.source}: this text encoder has {layers} layers, and more than {SKIPPED_LAYERS} are needed; "
+            f"{files.source}: this text encoder has {counted(layers, 'layer')}, and more than {SKIPPED_LAYERS} are needed; "
             "use llava_llama3_fp16.safetensors"
         )
     inner = shape("layers.0.self_attn.q_proj.weight")[0]

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..counted import counted
 from ..errors import UserError
 from .lean_import import diffusers_class
 from .stoppable import stop_between_layers
@@ -86,7 +87,9 @@ class WanVAE:
         renamed = {diffusers_key(name, config["num_res_blocks"]): tensor for name, tensor in tensors.items()}
         missing = sorted(set(model.state_dict()) - set(renamed))
         if missing:
-            raise UserError(f"{flag} {path}: {len(missing)} tensors are missing, first {missing[0]}; the file is incomplete")
+            raise UserError(
+                f"{flag} {path}: {counted(len(missing), 'tensor is', 'tensors are')} missing, first {missing[0]}; the file is incomplete"
+            )
         model.load_state_dict({name: renamed[name].to(device, dtype) for name in model.state_dict()}, strict=True, assign=True)
         model = model.eval().requires_grad_(False)
         stop_between_layers(model)

@@ -20,6 +20,7 @@ import torch
 from .. import atomic, events, job, place
 from ..architectures.request import AddedLoRA, SampleRequest
 from ..console import Bar
+from ..counted import counted
 from ..device import pick_device, release
 from ..errors import StopRequested, UserError
 from ..layers.experts import boundary_of, experts_of
@@ -113,7 +114,7 @@ class Session:
         total = len(requests | failures)
         if failures:
             listed = "\n".join(f"  {message}" for message in failures.values())
-            raise UserError(f"{len(failures)} of {total} prompts failed:\n{listed}")
+            raise UserError(f"{len(failures)} of {counted(total, 'prompt')} failed:\n{listed}")
 
     def interactive(self) -> None:
         """Prompt lines from the terminal until end of file. The transformer stays loaded, in system RAM where the device is a GPU."""
@@ -335,7 +336,7 @@ class Session:
                 logger.info("Decode it with --latent_path")
             job.keep("")
         if stopped is not None:
-            saved = f"saved as latents: {len(unwritten)} finished samples" if unwritten else "every finished sample is saved"
+            saved = f"saved as latents: {counted(len(unwritten), 'finished sample')}" if unwritten else "every finished sample is saved"
             raise StopRequested(f"{stopped}; {saved if results else 'no sample was finished'}")
 
     def _transformer(self) -> torch.nn.Module:
@@ -359,7 +360,7 @@ class Session:
 def _say_what_is_not_written(results: list[Result]) -> None:
     """To the runner, which then waits for it when the job is stopped."""
     count = sum(not result.written for result in results)
-    job.keep(f"{count} finished {'sample' if count == 1 else 'samples'}" if count else "")
+    job.keep(counted(count, "finished sample") if count else "")
 
 
 def _report(failures: dict[str, str], label: str, error: Exception) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..counted import counted
 from ..dataset.decoding import read_clip
 from ..dataset.images import read_image
 from ..dataset.probe import image_size
@@ -43,5 +44,5 @@ def first_frames(path: str, size: Size, frames: int, what: str) -> np.ndarray:
     except UnusableMedium as unusable:
         raise UserError(str(unusable.problem)) from None
     if len(found) < frames:
-        raise UserError(f"{what} {path} has {len(found)} frames, and {frames} are to be made; use a longer one, or fewer frames")
+        raise UserError(f"{what} {path} has {counted(len(found), 'frame')}, and {frames} are to be made; use a longer one, or fewer frames")
     return np.stack(found)

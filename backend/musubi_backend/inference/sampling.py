@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .. import job
 from ..architectures.request import SampleRequest
+from ..counted import counted
 from ..device import for_model
 from .guidance import cfg_steps, check, guided_prediction, pattern_text
 
@@ -57,7 +58,7 @@ def sample(
         latents = torch.lerp(positive[SOURCE][None].to(latents), latents, sampler.sigmas[0])
     boundary, high_noise = architecture.boundary(), False
     for step, timestep in enumerate(sampler.timesteps):
-        job.leave_if_asked(f"stopped while sampling, after {step} of {request.steps} steps")
+        job.leave_if_asked(f"stopped while sampling, after {step} of {counted(request.steps, 'step')}")
         now = torch.tensor([timestep], dtype=torch.float32)
 
         def predict(positive: bool, skip_blocks: tuple[int, ...], noisy: Tensor = latents, now: Tensor = now) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import job
+from ..counted import counted
 from ..errors import UserError
 from ..layers.linear import Linear
 from . import working
@@ -144,7 +145,7 @@ class LoRANetwork(nn.Module):
                 default[0], len(narrow), len(network.targets), narrow[0], width,
             )  # fmt: skip
         logger.info("create LoRA for U-Net/DiT: %d modules.", len(network.targets))
-        job.phase(f"LoRA on {len(network.targets)} layers")
+        job.phase(f"LoRA on {counted(len(network.targets), 'layer')}")
         return network
 
     def lora_modules(self) -> Iterator[LoRAModule]:
@@ -182,7 +183,7 @@ class LoRANetwork(nn.Module):
             raise UserError(f"the LoRA file fits none of this model's layers; its keys are like {next(iter(state), 'none')}")
         for what, keys in (("missing from", result.missing_keys), ("surplus in", result.unexpected_keys)):
             if keys:
-                logger.warning("%d keys %s the LoRA file, such as %s", len(keys), what, keys[0])
+                logger.warning("%s %s the LoRA file, such as %s", counted(len(keys), "key"), what, keys[0])
 
     def parameter_groups(self, lr: float | None) -> list[dict[str, Any]]:
         """Optimizer groups. With `loraplus_lr_ratio`, a second group of the up weights with lr * ratio (arXiv 2402.12354)."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import events, job
 from ..console import Bar
+from ..counted import counted
 from ..errors import StopRequested
 from ..weights.safetensors_file import save_atomic
 from ..weights.streamed_file import with_hashes
@@ -35,7 +36,7 @@ class Losses:
 
         left: how many tensors were left out of the result."""
         if rank is None or not self._layers:
-            print(f"exact, without {left} tensors left out" if left else "exact: nothing was lost", flush=True)
+            print(f"exact, without {counted(left, 'tensor')} left out" if left else "exact: nothing was lost", flush=True)
             return
         lost, norm = (sum(values[index] ** 2 for values in self._layers.values()) ** 0.5 for index in (0, 1))
         share, (worst, path) = lost / norm if norm else 0.0, max((_share(*values), path) for path, values in self._layers.items())

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..architectures import cards, chosen_card
+from ..counted import counted
 from ..errors import UserError
 from .needs import unmet
 from .option import CACHE_LATENTS, CAPTION, GENERATE, LORA_COMBINE, LORA_MERGE, TRAIN, Option
@@ -53,7 +54,9 @@ def _missing(args: Namespace, names: list[str], why: str = "") -> Iterator[str]:
 def _too_many(option: Option, args: Namespace) -> Iterator[str]:
     given = len(getattr(args, option.name) or ()) if option.most is not None else 0
     if option.most is not None and given > option.most:
-        yield f"{option.flag} takes {'one' if option.most == 1 else f'up to {option.most}'} {option.path or 'value'}, not {given}"
+        what = option.path or "value"
+        most = f"one {what}" if option.most == 1 else f"up to {counted(option.most, what)}"
+        yield f"{option.flag} takes {most}, not {given}"
 
 
 def _absent_files(option: Option, args: Namespace) -> Iterator[str]:
@@ -184,7 +187,7 @@ def _experts(args: Namespace) -> Iterator[str]:
 def _counts(args: Namespace, files: str, multipliers: str) -> Iterator[str]:
     given, strengths = getattr(args, files) or [], getattr(args, multipliers) or []
     if len(strengths) > len(given):
-        yield f"--{multipliers} has {len(strengths)} values for {len(given)} --{files}"
+        yield f"--{multipliers} has {counted(len(strengths), 'value')} for {len(given)} --{files}"
 
 
 def _title(tool: Tool) -> str:

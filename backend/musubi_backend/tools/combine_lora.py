@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..architectures import same_layers
+from ..counted import counted
 from ..errors import UserError
 from ..lora.delta import TUCKER
 from ..lora.factors import sum_of
@@ -58,10 +59,10 @@ def run(args: Namespace) -> None:
     save_lora(Path(settings.output), combined, metadata, dtype or _widest(layers))
     for lora in loras:
         lora.close()
-    print(f"combined {len(files)} files: {len(combined)} layers", flush=True)
+    print(f"combined {counted(len(files), 'file')}: {counted(len(combined), 'layer')}", flush=True)
     if left:
         shown = ", ".join(left[:_SHOWN]) + (", ..." if len(left) > _SHOWN else "")
-        logger.warning("left out, because they belong to no layer of the transformer: %d tensors: %s", len(left), shown)
+        logger.warning("left out, as no layer of the transformer has them: %s: %s", counted(len(left), "tensor"), shown)
     losses.report(settings.rank, len(left))
 
 

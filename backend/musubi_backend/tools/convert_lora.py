@@ -12,6 +12,7 @@ from pathlib import Path
 
 from .. import events, job
 from ..architectures import cards, same_layers
+from ..counted import counted
 from ..errors import UserError
 from ..lora import layer_names
 from ..lora.layouts import COMFY_PREFIX, LoRAFile, arranged, comfy_tensors, musubi_tensors
@@ -61,10 +62,11 @@ def target_naming(lora: LoRAFile, architecture: str | None, names: str) -> str:
 def report(lora: LoRAFile, naming: str, tensors: dict[str, Part], settings: ConvertSettings) -> None:
     """Say (and tell the job) what the file was, what became of it, and what was left."""
     kept = "kept as they are" if settings.keep_unknown else "left out"
+    left = len(lora.left) if settings.keep_unknown else 0
     unplaced = sorted({layer.dotted for layer in lora.layers if layer.found is None})
     lines = [
         f"detected: {lora.title}",
-        f"converted: {len(lora.layers)} layers to {len(tensors) - (len(lora.left) if settings.keep_unknown else 0)} tensors"
+        f"converted: {counted(len(lora.layers), 'layer')} to {counted(len(tensors) - left, 'tensor')}"
         + (f", named as {layer_names.title_of(naming)}" if naming else ""),
         f"left: {_count(lora.left, f'tensors {kept}')}" if lora.left else "left: nothing",
     ]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..architectures import cards
+from ..counted import counted
 from ..device import pick_device
 from ..errors import UserError
 from ..lora import layer_names
@@ -63,7 +64,7 @@ def run(args: Namespace) -> None:
             "%d changed biases, norms and tables are left out, such as %s; --biases takes them in", len(left), ", ".join(left[:_SHOWN])
         )
     save_lora(Path(settings.output), layers, _metadata(naming), dtype_named(settings.save_precision, "--save_precision"))
-    print(f"extracted {len(layers)} of {len(pairs)} layers", flush=True)
+    print(f"extracted {len(layers)} of {counted(len(pairs), 'layer')}", flush=True)
     losses.report(settings.rank)
 
 
@@ -81,7 +82,7 @@ def _pairs(base: Base, tuned: Base) -> dict[str, tuple[str, str]]:
             raise UserError(f"{own} is {list(first)} in {base.path} and {list(second)} in {tuned.path}: they are of different models")
     alone = len(mine.keys() ^ theirs.keys())
     if alone:
-        logger.warning("%d tensors are in one of the two files only and are left out", alone)
+        logger.warning("%s in one of the two files only and left out", counted(alone, "tensor is", "tensors are"))
     return common
 
 

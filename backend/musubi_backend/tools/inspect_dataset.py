@@ -15,6 +15,7 @@ from ..architectures import cards_of_caches
 from ..atomic import write_text
 from ..cache.headers import latents_problem, text_problem
 from ..caching.sources import Made, Sources, dataset_settings, latents_key
+from ..counted import counted
 from ..dataset.clips import share_processors
 from ..dataset.config import DatasetConfig, ImageDataset, VideoDataset, load_config
 from ..dataset.describe import table
@@ -60,9 +61,9 @@ def inspect(config: DatasetConfig, card: Card) -> dict[str, Any]:
         counts[dataset.kind] += len(items)
         counts["window"] += sum(len(one.entries) for one in items) if dataset.kind == "video" else 0
         counts["not usable"] += len(problems)
-    counted = [f"{counts[name]} {name}{'s' if counts[name] > 1 else ''}" for name in ("image", "video", "window") if counts[name]]
-    counted += [f"{counts['not usable']} not usable"] if counts["not usable"] else []
-    summary = f"{len(reports)} dataset{'s' if len(reports) > 1 else ''}: {', '.join(counted) or 'nothing to train on'}"
+    there = [counted(counts[name], name) for name in ("image", "video", "window") if counts[name]]
+    there += [f"{counts['not usable']} not usable"] if counts["not usable"] else []
+    summary = f"{counted(len(reports), 'dataset')}: {', '.join(there) or 'nothing to train on'}"
     text = "\n".join([summary, *lines])
     return {"config": _absolute(config.path), "architecture": card.id, "summary": summary, "text": text, "datasets": reports}
 
@@ -146,7 +147,7 @@ def _lines(dataset: ImageDataset | VideoDataset, items: Sequence[Foreseen], prob
     for one in items:
         unmet = unmet_targets(one.item, one.facts.count)
         if unmet:
-            lines.append(f"  {one.item.path}: {one.facts.count} frames, no window of {', '.join(map(str, unmet))}")
+            lines.append(f"  {one.item.path}: {counted(one.facts.count, 'frame')}, no window of {', '.join(map(str, unmet))}")
     return lines
 
 

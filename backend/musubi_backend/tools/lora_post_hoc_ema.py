@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..counted import counted
 from ..errors import UserError
 from ..lora.ema_schedule import averaged_name, counted_once, linear_betas, power_betas
 from ..weights.arrays import TensorFile, as_bytes, from_float32, is_float
@@ -87,7 +88,7 @@ def _check(files: Sequence[TensorFile], averages: Sequence[_Average]) -> None:
             _check_tensor(first, file, key, info)
         missing = [key for key in first.tensors if key not in file.tensors]
         if missing:
-            logger.warning("%s has %d tensors fewer, such as %s: they are averaged without it", file.path, len(missing), missing[0])
+            logger.warning("%s lacks %s, such as %s: those are averaged without it", file.path, counted(len(missing), "tensor"), missing[0])
 
 
 def _check_tensor(first: TensorFile, file: TensorFile, key: str, info: TensorInfo) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..architectures import cards_of_caches
 from ..atomic import replacing, write_text
 from ..cache.names import media_stem
+from ..counted import counted
 from ..dataset.clips import share_processors
 from ..dataset.config import Dataset, ImageDataset, load_config
 from ..dataset.discovery import Discovery, discover
@@ -42,7 +43,7 @@ def run(args: Namespace) -> None:
     problems = [problem for discovery in found for problem in discovery.problems if problem.path not in shown_paths]
     pages = max(1, math.ceil(len(shown) / settings.items_per_page))
     if settings.page > pages:
-        raise UserError(f"--page {settings.page}: there are {pages} pages of {settings.items_per_page} items")
+        raise UserError(f"--page {settings.page}: the last one is {pages}, with {counted(settings.items_per_page, 'item')} on each")
     first = (settings.page - 1) * settings.items_per_page
     chosen = list(enumerate(shown[first : first + settings.items_per_page], start=first + 1))
 
@@ -130,8 +131,7 @@ def caption_place(item: MediaItem) -> dict[str, str]:
 def summary(report: dict[str, Any]) -> str:
     """One line about a page and its dataset."""
     unusable = f", {report['not_usable']} not usable" if report["not_usable"] else ""
-    items = "1 item" if report["count"] == 1 else f"{report['count']} items"
-    return f"page {report['page']} of {report['pages']}, {items}{unusable}"
+    return f"page {report['page']} of {report['pages']}, {counted(report['count'], 'item')}{unusable}"
 
 
 def _text(report: dict[str, Any]) -> str:
@@ -154,7 +154,7 @@ def _facts(item: dict[str, Any]) -> str:
     facts = f": {item['size'][0]}x{item['size'][1]} to {item['bucket'][0]}x{item['bucket'][1]}"
     if "windows" in item:
         windows = ", ".join(f"{start}-{start + length - 1}" for start, length in item["windows"])
-        facts += f", {item['frames']} frames, trained: {windows}"
+        facts += f", {counted(item['frames'], 'frame')}, trained: {windows}"
         if item["too_short_for"]:
             facts += f"; too short for {', '.join(map(str, item['too_short_for']))}"
     return facts

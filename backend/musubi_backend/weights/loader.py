@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import job
+from ..counted import counted
 from ..errors import UserError
 from ..ordinary import check_ordinary
 from . import quantised
@@ -259,7 +260,9 @@ def _check(weights: Weights, wanted: dict[str, tuple[int, ...]], names: dict[str
         raise UserError(f"{weights.path} does not fit this model. Tensors {'; '.join(problems)}")
     if alien:
         shown = ", ".join(alien[:_SHOWN]) + (", ..." if len(alien) > _SHOWN else "")
-        logger.warning("%s holds %d tensors that are not part of the model and are left out: %s", weights.path, len(alien), shown)
+        logger.warning(
+            "%s: %s not part of the model and left out: %s", weights.path, counted(len(alien), "tensor is", "tensors are"), shown
+        )
 
 
 def _layers_of_another(alien: Sequence[str], wanted: Collection[str], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..architectures import cards, part_of
+from ..counted import counted
 from ..errors import UserError
 from . import kinds
 from .kinds import Kind, Rule, Shapes
@@ -145,4 +146,4 @@ def _lora(shapes: Shapes) -> Kind | None:
 def _first_names(path: PathLike) -> str:
     file_path = Path(path)
     names = pickle_names(file_path) if file_path.suffix.lower() in PICKLE_SUFFIXES else list(read_model_header(file_path).tensors)
-    return f"It holds {len(names)} tensors, such as {', '.join(names[:3])}." if names else "It holds no tensors."
+    return f"It holds {counted(len(names), 'tensor')}, such as {', '.join(names[:3])}." if names else "It holds no tensors."

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ...counted import counted
 from ...dataset.buckets import best_fit
 from ...errors import UserError
 from ...inference.prompts import GENERATE_OPTIONS
@@ -66,7 +67,9 @@ def fitted_sample(request: SampleRequest, settings: FramePackSettings) -> Sample
         sections = count_of(request.frames, window)
         if sections < 1:
             fewest = frames_of(1, window)
-            raise UserError(f"{request.frames} frames are too few for a sample: {CARD.title} needs at least {fewest} (--f)")
+            raise UserError(
+                f"{counted(request.frames, 'frame is', 'frames are')} too few for a sample: {CARD.title} needs at least {fewest} (--f)"
+            )
     return _completed(request, settings, sections, 0.0)
 
 
@@ -136,7 +139,9 @@ def _check_images(images: Images, f1: bool, one_frame: bool) -> None:
     if images.controls and not one_frame:
         raise UserError(f"the control image {images.controls[0]}: control images steer single frames; add --one_frame_inference")
     if len(images.masks) > len(images.controls):
-        raise UserError(f"{len(images.masks)} masks for {len(images.controls)} control images; give at most one for each")
+        raise UserError(
+            f"{counted(len(images.masks), 'mask')} for {counted(len(images.controls), 'control image')}; give at most one for each"
+        )
 
 
 def describe(request: SampleRequest) -> dict[str, str]:

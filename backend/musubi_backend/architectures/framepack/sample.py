@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ... import job
+from ...counted import counted
 from ...inference.sampling import batch_of_one
 from .cache_forms import FAR, MIDDLE
 from .card import CARD
@@ -132,7 +133,7 @@ class _Sampler:
         caches = [wanted(self.settings.magcache, request.own, request.steps) for _ in range(2)]
         try:
             for step, timestep in enumerate(run.timesteps):
-                job.leave_if_asked(f"stopped while sampling, after {step} of {request.steps} steps of a section")
+                job.leave_if_asked(f"stopped while sampling, after {step} of {counted(request.steps, 'step')} of a section")
                 now = torch.tensor([timestep], dtype=torch.float32)
                 with torch.no_grad():
                     latents = run.step(self._guided(latents, now, positive, negative, caches), latents)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ...cache.forms import FRAMES, HEIGHT, WIDTH, CacheForms, floats, main_latents, whole
+from ...counted import counted
 from ...dataset.config import ImageDataset
 from ...dataset.items import MediaItem
 from ...errors import UserError
@@ -37,7 +38,7 @@ def unusable(item: MediaItem, images: ImageSettings) -> str | None:
     except UserError as error:
         return str(error)
     wanted, found = len(settings.controls), len(item.controls)
-    return None if found == wanted else f"--one_frame needs {wanted} control images (control_directory); {found} are there"
+    return None if found == wanted else f"--one_frame needs {counted(wanted, 'control image')}, and control_directory has {found}"
 
 
 def cached_names(item: MediaItem, images: ImageSettings) -> Collection[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ...counted import counted
 from ...errors import UserError
 from ...inference.request_media import size_of
 from ...inference.requests import with_images
@@ -54,7 +55,7 @@ def fitted(request: SampleRequest, settings: WanSettings, task: Task) -> SampleR
     request = _with_high_noise_guidance(_fitted(asked(request, settings), settings, task), settings, task)
     trimmed = settings.video.trim_tail_frames
     if not 0 <= trimmed < request.frames:
-        raise UserError(f"--trim_tail_frames {trimmed}: only 0 to {request.frames - 1} of {request.frames} frames can go")
+        raise UserError(f"--trim_tail_frames {trimmed}: only 0 to {request.frames - 1} of {counted(request.frames, 'frame')} can go")
     return request
 
 
@@ -132,9 +133,11 @@ def _check_one_frame(request: SampleRequest, one_frame: str, task: Task) -> None
         raise UserError(f"one-frame generation needs an image-to-video model; task {task.name} is none")
     wanted, given = len(OneFrame.parse(one_frame).controls), len(request.images.controls)
     if wanted != given:
-        raise UserError(f'one-frame settings "{one_frame}" name {wanted} control positions, and {given} control images are given')
+        raise UserError(
+            f'one-frame settings "{one_frame}" name {counted(wanted, "control position")} for {counted(given, "control image")}'
+        )
     if len(request.images.masks) > given:
-        raise UserError(f"{len(request.images.masks)} masks are given for {given} control images")
+        raise UserError(f"{counted(len(request.images.masks), 'mask')} for {counted(given, 'control image')}; give at most one for each")
 
 
 def _check_images(images: Images, task: Task, one_frame: bool) -> None:
