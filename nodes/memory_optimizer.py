@@ -12,14 +12,16 @@ from ..backend.musubi_backend.options.argv import to_argv
 from ..backend.musubi_backend.options.option import PLAN, TRAIN
 from ..backend.musubi_backend.options.registry import options_for, tool_names
 from ..backend.musubi_backend.training.vram import AUTO, CHOSEN, OFF
+from . import training_values
 from .dataset import DATASET
 from .jobs import config as configuration
 from .jobs.folder import JobFolder
 from .jobs.follow import run_tool
 from .memory_chart import draw
-from .models import MODELS, card_of, model_values
+from .models import MODELS, card_of
+from .optimizer_settings import OPTIMIZER
 from .spec import Host, Input, Node, NodeSpec, Output, Result
-from .training_settings import LORA_CONFIG
+from .training_settings import LORA_CONFIG, SAMPLING
 
 _SIZES = ("6 GB", "8 GB", "10 GB", "12 GB", "16 GB", "20 GB", "24 GB", "32 GB", "48 GB", "80 GB")
 
@@ -32,13 +34,17 @@ class MemoryOptimizer(Node):
         description="Choose what saves memory so that a training fits into your GPU, and see what each phase of it needs before "
         "anything is cached or loaded.",
         inputs=(
-            Input("models", MODELS, "From Model Paths; with two experts, one is trained at a time"),
+            Input("models", MODELS, "From Model Paths; where it names two experts, both are planned for"),
             Input("dataset", DATASET, "From Dataset Config: its largest clips decide"),
             Input("lora_config", LORA_CONFIG, "From LoRA Training Config. Its memory settings are chosen anew, everything else "
                   "stays."),
             Input("vram", "COMBO", "How much GPU memory the training may take. auto: what is free now, after ComfyUI's own models have "
                   "left the GPU. off: nothing is chosen, and the trainer starts even what cannot fit.",
                   default=AUTO, choices=(AUTO, *_SIZES, OFF)),
+            Input("sampling", SAMPLING, "From Sampling Config, so that samples on the way fit too: their text encoder, the transformer at "
+                  "their size and the VAE that decodes them. Without it none are planned.", optional=True),
+            Input("optimizer", OPTIMIZER, "From Optimizer Config, for the memory of its state. Without it that of AdamW is planned.",
+                  optional=True),
         ),
         outputs=(
             Output("lora_config", LORA_CONFIG, "For the trainer"),
@@ -56,11 +62,8 @@ class MemoryOptimizer(Node):
         kept = {**config, "vram": OFF} if inputs["vram"] == OFF else {**config, **free}
         folder = JobFolder.create(host.home, PLAN)
         values = {
-            **{name: value for name, value in model_values(card, inputs["models"], trainer).items() if name in ("dit", card.task_option)},
-            "network_module": card.network_module,
-            "optimizer_type": "AdamW",
-            **{name: value for name, value in kept.items() if name in known},
-            "dataset_config": inputs["dataset"]["toml"],
+            **training_values.common_values(card, {**inputs, "lora_config": kept}, inputs["dataset"]),
+            **training_values.write_prompts(inputs["sampling"], folder.path),
             "output_dir": str(folder.path),
             "output_name": "plan",
             "vram": inputs["vram"].removesuffix(" GB"),
@@ -79,7 +82,8 @@ class MemoryOptimizer(Node):
         await asyncio.to_thread(draw, chart, plan["phases"], plan["limit"], f"{card.title} {line}")
         # our trainer chooses by itself when it starts: what a state was trained with stays, however much memory is free by then
         own = configuration.load(host.home).engine == "builtin"
-        chosen = {**kept, "vram": values["vram"]} if own else {**kept, **plan["chosen"]}
+        filled = {name: value for name, value in plan["chosen"].items() if not known[name].own}
+        chosen = {**kept, "vram": values["vram"]} if own else {**kept, **filled}
         return Result((chosen, report, host.frames(chart)), text=report, line=line, shown=(chart,), files=(chart,))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,7 +12,6 @@ from ..backend.musubi_backend import content
 from ..backend.musubi_backend.architectures.card import Card
 from ..backend.musubi_backend.architectures.precision import check_precision, followed, stored_precision
 from ..backend.musubi_backend.architectures.widgets import FamilyNodes
-from ..backend.musubi_backend.atomic import write_text
 from ..backend.musubi_backend.counted import counted
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.lora.settings import deciding
@@ -24,9 +22,9 @@ from ..backend.musubi_backend.options.registry import options_for, tool_names
 from ..backend.musubi_backend.options.registry import tool as find_tool
 from ..backend.musubi_backend.options.values import default_of
 from ..backend.musubi_backend.place import in_words
-from . import experts, packages, rates, several_machines, training_start
+from . import experts, packages, rates, several_machines, training_start, training_values
 from .background import submit
-from .cache import LATENTS, TEXT, cache_stamps, is_one_frame
+from .cache import LATENTS, TEXT, cache_stamps
 from .families import own_inputs
 from .jobs import config as configuration
 from .jobs.config import engine_stamp
@@ -39,7 +37,7 @@ from .jobs.runner import Job
 from .jobs.task import AUTO, Task, Training
 from .jobs.wording import in_widgets
 from .loss_curve import loss_map, write_image
-from .models import MODELS, card_of, check_architecture, model_values
+from .models import MODELS, card_of, check_architecture
 from .optimizer_settings import OPTIMIZER, OptimizerConfig
 from .publishing import conversion, listed, publish, try_to_publish, wanted_place
 from .runs import JOB, Run
@@ -126,7 +124,7 @@ class LoRATrainer(Node):
         tool = find_tool(tool_names(self.card)[TRAIN])
         values = self.values(inputs)
         stand_ins = {"dataset_config": values["dit"], "output_dir": str(host.home), "output_name": inputs["output_name"]}
-        samples = {"sample_prompts": values["dit"]} if _prompts(inputs) else {}
+        samples = {"sample_prompts": values["dit"]} if training_values.prompts_of(inputs["sampling"]) else {}
         args = Namespace(**{option.name: default_of(option) for option in tool.options} | values | stand_ins | samples)
         yield from (in_widgets(tool.name, sentence) for sentence in rules.problems(tool, args))
         yield from packages.problems(host.home, values)
@@ -182,11 +180,7 @@ class LoRATrainer(Node):
         if engine != "builtin":
             values = {**values, "mixed_precision": precision}
         chosen = {**values, "output_dir": str(run.path), "output_name": run.name, "logging_dir": str(run.path / "logs")}
-        prompts = _prompts(inputs)
-        if prompts:
-            file = run.path / "sample_prompts.json"
-            write_text(file, json.dumps(prompts, ensure_ascii=False, indent=1))
-            chosen["sample_prompts"] = str(file)
+        chosen |= training_values.write_prompts(inputs["sampling"], run.path)
         resume = [AUTO] if inputs["resume"] == "auto" and engine == "builtin" else []
         training = Training(
             run.name,
@@ -244,28 +238,8 @@ class LoRATrainer(Node):
     def values(self, inputs: dict[str, Any], dataset: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """option name -> value of a training, without where it writes and what it resumes; and without what only its dataset says, unless
         that is given."""
-        tool = tool_names(self.card)[TRAIN]
-        models = model_values(self.card, inputs["models"], tool)
-        if not _prompts(inputs):  # only samples need more than the transformer
-            samplers = {part.name for part in self.card.parts} - {"dit"}
-            models = {name: value for name, value in models.items() if name not in samplers}
-        common = {
-            **inputs["lora_config"],
-            **inputs["optimizer"],
-            **(inputs["sampling"]["settings"] if inputs["sampling"] else {}),
-        }
-        known = options_for(tool)
-        surplus = sorted(name for name, value in common.items() if name not in known and value is not False)
-        if surplus:
-            raise UserError(f"{' and '.join(surplus)}: {self.card.title} has no such setting; set it back to its default")
-        follows = _follows(dataset) if dataset is not None else {}
-        return {
-            **({"dataset_config": dataset["toml"]} if dataset is not None else {}),
-            **models,
-            "network_module": self.card.network_module,
-            **{name: value for name, value in {**common, **follows}.items() if name in known},
-            **self.own_values(inputs),
-        }
+        common, own = training_values.common_values(self.card, inputs, dataset), self.own_values(inputs)
+        return {**common, **{name: value for name, value in own.items() if value is not False or name not in common}}
 
     async def for_comfyui(self, host: Host, lora: Path) -> Path:
         """A finished LoRA as ComfyUI's own loader takes it: itself, or where ComfyUI has other names for its layers, converted."""
@@ -362,14 +336,6 @@ _USUAL = {
 """The settings of a training as their widgets come."""
 
 
-def _follows(dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """What a training must know of its dataset."""
-    windows = {entry.get("fp_latent_window_size") for entry in dataset["datasets"]} - {None}
-    if len(windows) > 1:
-        raise UserError(f"the datasets have different latent_window_size: {', '.join(map(str, sorted(windows)))}; give all the same")
-    return {"one_frame": is_one_frame(dataset), **({"latent_window_size": windows.pop()} if windows else {})}
-
-
 def _note(host: Host, run: Run, key: str, ended: Job) -> None:
     """Note what a job leaves, also when it was stopped: it may have finished all the same. Where that cannot be, it is said."""
     try:
@@ -378,10 +344,6 @@ def _note(host: Host, run: Run, key: str, ended: Job) -> None:
             run.finish(key, str(ended.folder.path), ended.progress.warnings)
     except OSError as error:
         host.warnings.append(f"{run.name} is not kept for later: {in_words(error)}")
-
-
-def _prompts(inputs: dict[str, Any]) -> list[dict[str, Any]]:
-    return inputs["sampling"]["prompts"] if inputs["sampling"] else []
 
 
 def _check_match(inputs: dict[str, Any], card: Card) -> None:

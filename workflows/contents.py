@@ -106,7 +106,13 @@ def training(model: Model, *, fitted: bool = False) -> Workflow:
     if model.template.image:
         config: Entry = ("SamplingConfig", sampling, {"start_image": ("VideoInput", "frames")})
         samples = [Group("4. What the samples start from", [_FIRST_FRAME]), Group("5. Samples on the way", [config])]
-    fit = {"models": model.models, "dataset": ("DatasetConfig", "dataset"), "lora_config": ("LoRATrainingConfig", "lora_config")}
+    fit = {
+        "models": model.models,
+        "dataset": ("DatasetConfig", "dataset"),
+        "lora_config": ("LoRATrainingConfig", "lora_config"),
+        "sampling": ("SamplingConfig", "sampling"),
+        "optimizer": ("OptimizerConfig", "optimizer"),
+    }
     fitting = [Group(f"{4 + len(samples)}. Fit it into your GPU", [("MemoryOptimizer", {}, fit)])] if fitted else []
     memory = (
         "*Memory Optimizer*: *vram*, how much memory the training may take; what saves memory is chosen for it."
@@ -316,7 +322,7 @@ def workflows(found: ModuleType) -> dict[str, Workflow]:
     models = [Model(card, template) for card, module in families for template in module.TEMPLATES]
     return {
         "quickstart": quickstart(Model(families[0][0], families[0][1].QUICKSTART)),
-        **{f"{model.template.name}_lora_training": training(model) for model in models},
+        **{f"{model.template.name}_lora_training": training(model, fitted=model.template.large) for model in models},
         **{f"{model.template.name}_generate_with_lora": generation(model) for model in models},
         "batch_prompts": batch(models[0]),
         "compare_checkpoints": comparison(models[0]),

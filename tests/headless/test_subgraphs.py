@@ -32,6 +32,7 @@ def test_folded_and_plain_are_the_same_training(part: Any, read: Any) -> None:
         fitted = folded.pop("MemoryOptimizer")
         assert {socket: _type(folded, source) for socket, (source, _) in fitted.links.items()} == {
             "models": "WanModelPaths", "dataset": "DatasetConfig", "lora_config": "LoRATrainingConfig",
+            "sampling": "SamplingConfig", "optimizer": "OptimizerConfig",
         }  # fmt: skip
         assert [*folded] == [*plain]
         for node, step in folded.items():

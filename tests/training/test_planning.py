@@ -470,13 +470,21 @@ def test_a_plan_says_why_nothing_of_a_dataset_can_be_used(
     assert re.search(r"no item of .* can be used\. .*clip", said), said
 
 
-@pytest.mark.parametrize(("engine", "filled"), [("builtin", {"vram": "6"}), ("musubi-tuner", {})])
+@pytest.mark.parametrize(
+    ("engine", "vram", "side", "changed"),
+    [
+        ("builtin", "6 GB", 0, {"gradient_checkpointing": False, "blocks_to_swap": None, "vram": "6"}),
+        ("musubi-tuner", "6 GB", 0, {"gradient_checkpointing": False, "blocks_to_swap": None}),
+        ("builtin", "off", 1024, {"blocks_to_swap": 2, "vram": "off"}),
+    ],
+)
 def test_the_node_fills_in_what_fits_and_shows_the_parts(
-    words: Callable[[str, str], list[str]], part: Any, tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch, engine: str,
-    filled: dict[str, str],
+    words: Callable[[str, str], list[str]], part: Any, tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch, engine: str, vram: str,
+    side: int, changed: dict[str, Any],
 ) -> None:  # fmt: skip
-    """6 GB are more than enough, so that nothing has to save memory any more; the tool runs in this process. Our trainer is told the
-    memory and chooses again when it starts, so that a training goes on with what it began with; musubi-tuner is told what to do."""
+    """6 GB are more than enough, so that nothing has to save memory any more; large samples (of `side` pixels) are phases of their own. The
+    tool runs in this process. Our trainer is told the memory and chooses again when it starts, so that a training goes on with what it
+    began with; musubi-tuner is told what to do."""
 
     async def run_tool(host: Any, name: str, arguments: list[str], **_: Any) -> None:
         assert main([name, *arguments]) == 0
@@ -487,14 +495,25 @@ def test_the_node_fills_in_what_fits_and_shows_the_parts(
     (tmp_path / "home" / "config.json").write_text(json.dumps(settings), encoding="utf-8")
     host = part("headless.terminal").TerminalHost(tmp_path / "home", screen=part("headless.terminal").Screen(io.StringIO()))
     config = {"network_dim": 8, "sdpa": True, "mixed_precision": "auto", "max_train_steps": 5, "gradient_checkpointing": True}
-    models = {"architecture": "wan", "task": "t2v-1.3B", "dit": words("wan", "plain")[1]}
+    coders = {name: str(file) for name, file in write_models(tmp_path / "models").items() if name in ("vae", "t5")}
+    models = {"architecture": "wan", "task": "t2v-1.3B", "dit": words("wan", "plain")[1], **coders}
+    prompt = {"prompt": "a cat", "width": side, "height": side, "frame_count": 9, "sample_steps": 2}
+    sampling = {"settings": {"sample_every_n_steps": 2}, "prompts": [prompt]} if side else None
     dataset = {"toml": str(uncached(tmp_path, clip)), "datasets": []}
     node = part("nodes.memory_optimizer").MemoryOptimizer()
-    given = {"models": models, "dataset": dataset, "lora_config": {**config, "blocks_to_swap": 2}, "vram": "6 GB"}
-    result = asyncio.run(node.run(host, **given))
+    given = {"models": models, "dataset": dataset, "lora_config": {**config, "blocks_to_swap": 2}, "vram": vram}
+    result = asyncio.run(node.run(host, **given, sampling=sampling, optimizer=None))
     chosen, report, chart = result.values
-    assert chosen == {**config, "gradient_checkpointing": False, "blocks_to_swap": None, **filled}
-    assert report.startswith("needs 0.7 GB of 6.0 GB: driver and libraries 0.7")
+    assert chosen == {**config, **changed}
+    assert re.match(r"needs \d.* while decoding samples: .*VAE " if side else "needs 0.7 GB of 6.0 GB: driver and libraries 0.7", report)
     with Image.open(chart) as image:
         colours = {colour for _, colour in image.convert("RGB").getcolors(100_000) or []}
     assert {(0x48, 0x78, 0xA8), (0x99, 0x99, 0x99)} <= colours, "a bar of weights and one of the driver"
+
+
+def test_what_was_filled_in_stays_where_the_trainers_own_widget_is_off(part: Any) -> None:
+    trainer = part("nodes.catalog").BY_NAME["HunyuanVideoLoRATrainer"]()
+    models = {"architecture": "hv", "task": None, "dit": "model.safetensors"}
+    given = {**{entry.name: entry.default for entry in trainer.spec.inputs}, "models": models, "lora_config": {"fp8_llm": True}}
+    values = trainer.values({**given, "optimizer": {}, "sampling": None})
+    assert values["fp8_llm"] is True and values["guidance_scale"] == trainer.spec.input("guidance_scale").default

@@ -29,6 +29,7 @@ class Template:
     lora_widgets   of the generator: those that name the LoRA
     title    the model, in the image of a template; "" is the card's title
     hints    what is different with this model, for the notes in both workflows: one sentence each
+    large    does not fit into many cards as it is: its training has a Memory Optimizer
     """
 
     name: str
@@ -42,6 +43,7 @@ class Template:
     lora_widgets: tuple[str, ...] = ("lora_1",)
     title: str = ""
     hints: tuple[str, ...] = ()
+    large: bool = False
 
 
 def downloads_of(family: str) -> Mapping[str, str]:

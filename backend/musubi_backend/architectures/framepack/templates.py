@@ -19,6 +19,7 @@ TEMPLATES = (
         video={"width": 480, "height": 272, "video_seconds": 3.0},
         sampling={"sample_frames": 37},
         image=True,
+        large=True,
         hints=(
             "Clips must be long enough for one section: 37 frames or more at 30 frames per second.",
             "Choose the *variant* that fits the file: F1 or not. ComfyUI itself has no FramePack model.",

@@ -21,6 +21,7 @@ TEMPLATES = (
         dataset={"path": "my_clips", "width": 480, "height": 272, "target_frames": "1, 25"},
         video={"width": 480, "height": 272, "video_length": 33},
         sampling={"discrete_flow_shift": 7.0},
+        large=True,
         hints=("*discrete_flow_shift* of *Sampling Config* is 7 for this model.",),
     ),
 )

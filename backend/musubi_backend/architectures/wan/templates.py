@@ -43,6 +43,7 @@ TEMPLATES = (
         _VIDEO,
         image=True,
         title="Wan2.1 image to video",
+        large=True,
         hints=("The first frame of each clip is its start image; the samples start from the image in *Video Input*.",),
     ),
     Template(
@@ -54,6 +55,7 @@ TEMPLATES = (
         trainer={"offload_inactive_dit": True, "steps_per_expert": 10},
         lora_widgets=("lora_1", "high_lora_1"),
         title="Wan2.2",
+        large=True,
         hints=(
             "Wan2.2 has two transformers: *dit* for low noise, *dit_high_noise* for high noise. The LoRA learns for both; "
             "*experts* of the trainer chooses one.",
