@@ -2,7 +2,7 @@
 
     python -m benchmarks.plans [--shared FOLDER] [--only wan_lora_training] [--document docs/memory.md]
 
-Files are headers of the published shapes over a hole (`tests/headless/stand_ins.py`); nothing is computed. Takes minutes of CPU.
+Files are headers of the published shapes over a hole (`stand_ins.py`); nothing is computed. Takes minutes of CPU.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 from headless.__main__ import PACK, load_pack
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "backend"), str(ROOT / "tests" / "headless")]
+sys.path.insert(0, str(ROOT / "backend"))
 CARDS = {"8": "RTX 4060", "12": "RTX 3060", "16": "RTX 4080", "24": "RTX 4090"}
 """Cards of so many GB; their data sheets say how long a step takes."""
 ENOUGH = "1000"
@@ -40,9 +40,10 @@ def part(name: str) -> Any:
 
 def home_with(folder: Path, shared: Path) -> Path:
     """A home folder with a stand-in of every model, a clip and an image under the names that templates have."""
-    import stand_ins
     from musubi_backend.demo.clips import write_clips
     from PIL import Image
+
+    from . import stand_ins
 
     settings = {"interpreter": sys.executable, "engine": "builtin", "allowed_roots": []}
     (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from .counted import counted
@@ -79,10 +81,25 @@ def let_memory_grow() -> None:
 
 def computed_in(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     """`dtype`, or float32 on a CPU that has no instructions for it: it would imitate it, up to 90 times slower. For everything whose
-    dtype the user has not named. Imports torch."""
+    dtype the user has not named. "meta" is the device that is planned for (`planned_for`). Imports torch."""
     import torch
 
+    if device.type == "meta":
+        device = _planned.get() or device
     return dtype if device.type != "cpu" or dtype == torch.float32 or cpu_computes_in(dtype) else torch.float32
+
+
+@contextlib.contextmanager
+def planned_for(device: torch.device) -> Iterator[None]:
+    """Inside, what is planned on "meta" has the dtypes that it will have on `device`."""
+    before = _planned.set(device)
+    try:
+        yield
+    finally:
+        _planned.reset(before)
+
+
+_planned: ContextVar[torch.device | None] = ContextVar("planned", default=None)
 
 
 def for_model(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -20,6 +20,7 @@ _SAVERS: tuple[tuple[str, str], ...] = (
     ("vae_spatial_tile_sample_min_size", "--vae_spatial_tile_sample_min_size 128"),
     ("fp8_t5", "--fp8_t5"),
     ("fp8_llm", "--fp8_llm"),
+    ("offload_text_encoder", "--offload_text_encoder"),
     ("fp8_vl", "--fp8_vl"),
 )
 """Options that save memory and the words for them, those that cost least time first."""
@@ -27,7 +28,7 @@ _SAVERS: tuple[tuple[str, str], ...] = (
 _SPENDERS = ("keep_attention_blocks", "accumulate_by_block")
 """Options that take memory to save time."""
 
-_WITHOUT_GPU = frozenset(("gradient_checkpointing_cpu_offload", "vae_cache_cpu", "blocks_to_swap"))
+_WITHOUT_GPU = frozenset(("gradient_checkpointing_cpu_offload", "vae_cache_cpu", "blocks_to_swap", "offload_text_encoder"))
 """They move what is on the GPU into system RAM."""
 
 _ASKED = re.compile(r"[Tt]ried to allocate ([\d.]+ ?[KMGT]i?B|\d+ bytes)")

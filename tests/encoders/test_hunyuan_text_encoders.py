@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 from musubi_backend.demo import encoders as demo
+from musubi_backend.encoders import offloaded
 from musubi_backend.encoders.clip_text import ClipText
 from musubi_backend.encoders.clip_text import _config as clip_config
 from musubi_backend.encoders.llama import VIDEO_INSTRUCTION, LlamaEncoder
@@ -118,6 +119,33 @@ def test_llama_from_a_folder_of_several_parts(files: dict[str, Path], tmp_path: 
     expected = LlamaEncoder.load(files["llama"], CPU, torch.float32).encode(["a cat"])[0]
     for path in (folder, tmp_path):
         torch.testing.assert_close(LlamaEncoder.load(path, CPU, torch.float32).encode(["a cat"])[0], expected, **CLOSE)
+
+
+@pytest.mark.parametrize("fp8", [False, True])
+def test_llama_whose_layers_come_in_turn_gives_the_same_bits(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, fp8: bool) -> None:
+    """With one buffer, so that each layer takes the place of the one before; and again, from the last back to the first."""
+    monkeypatch.setattr(offloaded, "_RING", 1)
+    whole = LlamaEncoder.load(files["llama"], CPU, torch.float32, fp8=fp8)
+    encoder = LlamaEncoder.load(files["llama"], CPU, torch.float32, fp8=fp8, offload=True)
+    buffer, places = encoder.model.layers[0].stream.buffers[0].data_ptr(), []
+    for layer in encoder.model.layers:
+        part = layer.self_attn.q_proj
+        part.register_forward_hook(lambda part, *_: places.append(part.weight.data_ptr()))
+    for captions in (CAPTIONS, CAPTIONS[:1]):
+        for found, expected in zip(encoder.encode(captions), whole.encode(captions), strict=True):
+            assert torch.equal(found, expected)
+    assert places == [buffer] * 2 * len(encoder.model.layers), "each in the buffer while it ran"
+
+
+@pytest.mark.parametrize(("free", "waits"), [(10**9, False), (10**8, True)])
+def test_an_encoder_that_does_not_fit_on_the_gpu_waits_in_system_ram(monkeypatch: pytest.MonkeyPatch, free: int, waits: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 2 * free))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 0)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 0)
+    with torch.device("meta"):
+        model = torch.nn.Linear(10**4, 10**4)
+    assert offloaded.chosen(model, torch.device("cuda"), torch.bfloat16, False) is waits
+    assert offloaded.chosen(model, CPU, torch.bfloat16, True)
 
 
 def test_llama_held_in_eight_bits(files: dict[str, Path]) -> None:

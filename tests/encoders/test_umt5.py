@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from musubi_backend.demo.umt5 import CORPUS, sentencepiece_model, umt5
+from musubi_backend.encoders import offloaded
 from musubi_backend.encoders import tokenizer as tokenizers
 from musubi_backend.encoders.tokenizer import clean, find_tokenizer, from_sentencepiece
 from musubi_backend.encoders.umt5 import UMT5, padded
@@ -107,6 +108,17 @@ def test_comfyui_s_scaled_fp8_file_gives_about_the_same_features(tmp_path: Path,
     assert kept.dtype == (torch.float8_e4m3fn if fp8 else torch.float32)
     difference = (encoder.encode([CORPUS[0]])[0] - expected).norm() / expected.norm()
     assert 1e-4 < difference < 0.1, "three bits of mantissa"
+
+
+@pytest.mark.parametrize("fp8", [False, True])
+def test_umt5_whose_layers_come_in_turn_gives_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fp8: bool) -> None:
+    monkeypatch.setattr(offloaded, "_RING", 1)
+    path = tmp_path / "umt5.safetensors"
+    save_atomic(umt5(64, 0), path)
+    whole, waiting = (UMT5.load(path, CPU, torch.float32, fp8=fp8, offload=offload) for offload in (False, True))
+    assert len(waiting.model.encoder.block[0].stream.packed) == 2
+    for found, expected in zip(waiting.encode(CORPUS[:2]), whole.encode(CORPUS[:2]), strict=True):
+        assert torch.equal(found, expected)
 
 
 def test_a_whole_file_can_be_held_in_fp8(tmp_path: Path) -> None:

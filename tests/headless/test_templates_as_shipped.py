@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import stand_ins
 import torch
 from musubi_backend import __main__ as command_line
 from musubi_backend.architectures import protocol
@@ -38,6 +37,8 @@ from musubi_backend.training.settings import TrainingSettings
 from musubi_backend.training.vram import OFF
 from musubi_backend.weights.recognise import recognise
 from PIL import Image
+
+from benchmarks import stand_ins
 
 pytestmark = pytest.mark.slow
 
@@ -108,7 +109,7 @@ class Planned:
         self.tools.append(target.name)
         if target.architecture is None and target.verb != LORA_MERGE:
             if target.verb == PLAN:  # one plan instead of those that `auto` compares, which `benchmarks.plans` does
-                words[words.index("--vram=auto")] = f"--vram={OFF}"
+                words[words.index("--vram") + 1] = OFF
             with pytest.MonkeyPatch.context() as patch:  # a plan asks how much memory is free, which is that of the CPU here
                 patch.setattr(torch.cuda, "is_available", lambda: False)
                 assert command_line.main(words) == 0

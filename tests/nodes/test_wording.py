@@ -43,6 +43,7 @@ UNREACHED = {  # by any node, with the reason
     "lr_scheduler_args": "of lr_scheduler_type",
     "lr_scheduler_timescale": "inverse_sqrt takes it from the warm-up",
     "lr_scheduler_type": "a class path: nothing that a workflow says chooses code",
+    "offload_text_encoder": "it happens by itself where the encoder does not fit; the memory plan chooses it",
     "metadata_arch": "the right one is stored",
     "metadata_author": "who shares a LoRA writes it; training_comment holds notes",
     "metadata_description": "who shares a LoRA writes it; training_comment holds notes",
@@ -58,7 +59,8 @@ ONLY_ON_A_TERMINAL = {  # no node sets them
     TRAIN: " ".join(UNREACHED),
     GENERATE: "ckpt_dir compile_args compile_backend compile_cache_size_limit compile_dynamic compile_fullgraph compile_mode "
     "disable_numpy_memmap exclude_patterns force_v2_1_time_embedding fp8_fast img_in_txt_in_offloading include_patterns interactive "
-    "latent_path lycoris save_merged_model split_uncond",
+    "latent_path lycoris offload_text_encoder save_merged_model split_uncond",
+    CACHE_TEXT: "offload_text_encoder",
     CACHE_LATENTS: "console_back console_num_images console_width debug_mode",
     CAPTION: "tokenizer",
 }

@@ -21,7 +21,8 @@ TOLD = {  # by verb: settings that have no effect alone; those in capitals are r
         max_train_steps GRADIENT_CHECKPOINTING_CPU_OFFLOAD DIM_FROM_WEIGHTS network_dim network_alpha RESUME_LEARNING_RATE training_comment
         save_last_n_epochs save_last_n_epochs_state save_last_n_steps save_last_n_steps_state sample_prompts SAMPLE_AT_FIRST
         SAMPLE_EVERY_N_STEPS SAMPLE_EVERY_N_EPOCHS vae_dtype vae_cache_cpu vae_tiling vae_chunk_size vae_spatial_tile_sample_min_size
-        bulk_decode fp8_t5 fp8_llm text_encoder_dtype lr_decay_steps lr_scheduler_num_cycles lr_scheduler_power lr_scheduler_timescale
+        bulk_decode fp8_t5 fp8_llm offload_text_encoder text_encoder_dtype lr_decay_steps lr_scheduler_num_cycles lr_scheduler_power
+        lr_scheduler_timescale
         lr_scheduler_min_lr_ratio lr_scheduler discrete_flow_shift sigmoid_scale weighting_scheme logit_mean logit_std mode_scale
         preserve_distribution_shape num_timestep_buckets guidance_scale log_prefix log_tracker_name log_config wandb_run_name wandb_api_key
         FP8_SCALED block_swap_ring_size dynamo_mode dynamo_fullgraph dynamo_dynamic use_pinned_memory_for_block_swap compile_backend

@@ -19,6 +19,7 @@ import torch
 from contract_models import FAMILIES
 from musubi_backend import architectures
 from musubi_backend.__main__ import main
+from musubi_backend.architectures import protocol
 from musubi_backend.architectures.framepack.geometry import FramePackGeometry
 from musubi_backend.architectures.framepack.model import FramePackTransformer
 from musubi_backend.architectures.hunyuan_video.geometry import HunyuanGeometry
@@ -27,6 +28,8 @@ from musubi_backend.architectures.wan.geometry import WanGeometry
 from musubi_backend.architectures.wan.model import WanTransformer
 from musubi_backend.cache.forms import FRAMES, HEIGHT, WIDTH
 from musubi_backend.demo.models import write_models
+from musubi_backend.demo.umt5 import umt5
+from musubi_backend.device import planned_for
 from musubi_backend.errors import UserError
 from musubi_backend.layers.blocks import run_block
 from musubi_backend.layers.linear import Linear
@@ -36,7 +39,7 @@ from musubi_backend.memory.few_blocks import FewBlocks
 from musubi_backend.memory.live_bytes import LiveBytes
 from musubi_backend.memory.w8a8 import FORMATS, W8A8Linear
 from musubi_backend.options.parser import parse
-from musubi_backend.training import dry_step, planning, vram
+from musubi_backend.training import dry_step, planned_samples, planning, vram
 from musubi_backend.training.loop import Loop
 from musubi_backend.weights.geometry import GEOMETRY_KEY
 from musubi_backend.weights.safetensors_file import save_atomic
@@ -458,6 +461,25 @@ def test_a_training_can_be_planned_before_anything_is_cached(words: Callable[[st
     assert parts[estimate.DRIVER] > 10**8 and plan["seconds"] > 0
     assert plan["fits"] and "data sheet of an RTX 4090" in plan["speed"]
     assert parse("plan_memory", ["--gpu", "x", *line]).training == line
+
+
+def test_a_text_encoder_is_planned_as_it_will_be_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32 on a CPU that computes in nothing else; of an offloaded one there are two layers, norms and position biases."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    file = tmp_path / "umt5.safetensors"
+    tensors = umt5(64, 0)
+    save_atomic(tensors, file)
+    args = parse("wan_cache_text_encoder_outputs", ["--t5", str(file), "--dataset_config", str(file)])
+    numbers = {name: tensor.numel() for name, tensor in tensors.items() if tensor.is_floating_point()}
+    layers = [sum(count for name, count in numbers.items() if f"block.{block}." in name and tensors[name].ndim == 2) for block in range(2)]
+    table = next(count for name, count in numbers.items() if name.startswith("shared"))
+    biases = sum(count for name, count in numbers.items() if "relative" in name)
+    for device, size in ((CPU, 4), (torch.device("cuda"), 2)):
+        with planned_for(device):
+            plans = [planned_samples.text_encoders(protocol.load("wan").configured({**vars(args), "offload_text_encoder": offload}))
+                     for offload in (False, True)]  # fmt: skip
+        assert plans[0] == size * sum(numbers.values())
+        assert plans[0] - plans[1] == pytest.approx(size * (table + sum(layers) - biases - 2 * max(layers)), rel=0.02)
 
 
 def test_a_plan_says_why_nothing_of_a_dataset_can_be_used(

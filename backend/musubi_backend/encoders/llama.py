@@ -17,6 +17,7 @@ from ..errors import UserError
 from . import model_files
 from .fp8_linears import hold_linears_in_fp8
 from .lean_transformers import empty_weights, from_transformers
+from .offloaded import Offload, chosen
 from .token_files import LLAMA, TokenIds, find_tokenizer
 
 if TYPE_CHECKING:
@@ -58,10 +59,11 @@ class LlamaEncoder:
         *,
         kept: torch.dtype | None = None,
         fp8: bool = False,
+        offload: bool = False,
         flag: str = "--text_encoder1",
     ) -> LlamaEncoder:
         """The encoder at `path`, computing in `dtype` and giving features in `kept` (see `model_files.dtypes_for`); fp8: with its
-        matrices held in fp8.
+        matrices held in fp8; offload: see `offloaded`, which also happens where it does not fit on the GPU.
 
         UserError when it is something else or incomplete, and when no tokenizer can be found.
         """
@@ -69,7 +71,7 @@ class LlamaEncoder:
         weights = files.open()
         tokenizer = find_tokenizer(LLAMA, weights, model_files.shape_of(weights, "embed_tokens.weight", files.source)[0])
         kept, computed = model_files.dtypes_for(weights, device, dtype, kept)
-        model = _build(files, weights, device, computed, fp8)
+        model = _build(files, weights, device, computed, fp8, offload)
         return cls(model, tokenizer, device, kept)
 
     def encode(self, captions: Sequence[str], instruction: str | None = None) -> list[Tensor]:
@@ -105,7 +107,7 @@ def _head(instruction: str) -> str:
     return f"<|start_header_id|>system<|end_header_id|>\n\n{instruction}<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n"
 
 
-def _build(files: model_files.ModelFiles, weights: Weights, device: torch.device, dtype: torch.dtype, fp8: bool) -> Any:
+def _build(files: model_files.ModelFiles, weights: Weights, device: torch.device, dtype: torch.dtype, fp8: bool, offload: bool) -> Any:
     import torch
 
     (LlamaModel,) = from_transformers("LlamaModel")
@@ -122,7 +124,10 @@ def _build(files: model_files.ModelFiles, weights: Weights, device: torch.device
 
     if fp8:
         hold_linears_in_fp8(model)
-    model_files.fill(model, weights, device, dtype, bare)
+    offloaded = Offload(model, model.embed_tokens, model.layers) if chosen(model, device, dtype, offload) else None
+    model_files.fill(model, weights, device, dtype, bare, stay=offloaded.stay if offloaded else ())
+    if offloaded is not None:
+        offloaded.begin(device)
     model.rotary_emb = type(model.rotary_emb)(config).to(device)  # its frequencies are in no file
     return model
 

@@ -7,7 +7,7 @@ Tensors go from the file into the module one by one. What shapes do not tell (he
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,11 +105,12 @@ def fill(
     device: torch.device,
     dtype: torch.dtype,
     bare: Callable[[str], str | None],
+    stay: Collection[str] = (),
 ) -> Any:
     """Fill a transformers model built on "meta"; returns it frozen, in eval mode.
 
     bare: a file's name -> the name without the prefixes that versions of transformers and packers of files put before it, None to
-    leave the tensor out.
+    leave the tensor out. stay: names of the tensors that end up in system RAM.
     """
     import torch
 
@@ -121,7 +122,7 @@ def fill(
         stripped = bare(name)
         return own.get(stripped) if stripped is not None else None
 
-    load_into(model, weights, device, dtype, rename=rename)
+    load_into(model, weights, device, dtype, rename=rename, stay=stay)
     for name, buffer in list(model.named_buffers()):
         if buffer.is_meta and name.endswith("position_ids"):
             parent, _, leaf = name.rpartition(".")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError
 from ..weights.recognise import PREFIXES, expect
 from .lean_transformers import empty_weights, from_transformers
+from .offloaded import Offload, chosen
 from .stoppable import stop_between_layers
 from .tokenizer import SPIECE_TENSOR, Tokenizer, find_tokenizer
 
@@ -61,13 +62,15 @@ class UMT5:
         *,
         kept: torch.dtype | None = None,
         fp8: bool = False,
+        offload: bool = False,
         flag: str = "--t5",
     ) -> UMT5:
         """The encoder in `path` (.safetensors, or .pth read with weights_only), computing in `dtype`, with the tokenizer that belongs
         to it.
 
         kept: what features are given in, if that is another dtype. fp8: hold its matrices in fp8; those of an fp8 file stay as
-        they are. UserError when the file is something else or incomplete, and when no tokenizer can be found.
+        they are. offload: see `offloaded`, which also happens where it does not fit on the GPU.
+        UserError when the file is something else or incomplete, and when no tokenizer can be found.
         """
         from ..weights.loader import open_weights
 
@@ -79,7 +82,7 @@ class UMT5:
         spiece = weights.read(SPIECE_TENSOR) if SPIECE_TENSOR in weights.header.tensors else None
         vocabulary = embedding.shape[0] if embedding else 0
         tokenizer = find_tokenizer(Path(path), spiece.numpy().tobytes() if spiece is not None else None, vocabulary)
-        return cls(_build(weights, names, device, dtype, fp8, source), tokenizer, device, kept or dtype)
+        return cls(_build(weights, names, device, dtype, fp8, offload, source), tokenizer, device, kept or dtype)
 
     def encode(self, captions: Sequence[str]) -> list[Tensor]:
         """Per caption its token features [L, dim] in the dtype `kept`, L <= 512 without padding, on the encoder's device."""
@@ -122,7 +125,9 @@ def _names(weights: Weights) -> dict[str, str | None]:
     return names
 
 
-def _build(weights: Weights, names: Mapping[str, str | None], device: torch.device, dtype: torch.dtype, fp8: bool, source: str) -> Any:
+def _build(
+    weights: Weights, names: Mapping[str, str | None], device: torch.device, dtype: torch.dtype, fp8: bool, offload: bool, source: str
+) -> Any:
     """The module, filled from the file tensor by tensor."""
 
     UMT5Config, UMT5EncoderModel = from_transformers("UMT5Config", "UMT5EncoderModel")
@@ -136,12 +141,16 @@ def _build(weights: Weights, names: Mapping[str, str | None], device: torch.devi
         raise UserError(f"{source}: not a complete umt5 encoder ({error.args[0]} is missing)") from None
     with empty_weights():
         model: Any = UMT5EncoderModel(config)
+    model.encoder.embed_tokens = model.shared
     if fp8:
         for block in model.encoder.block:
             block.layer[1].DenseReluDense = _feed_forward(block.layer[1].DenseReluDense)
         hold_linears_in_fp8(model)
-    load_into(model, weights, device, dtype, rename=names.get, optional=(_EMBEDDING_AGAIN,))
-    model.encoder.embed_tokens.weight = model.shared.weight
+    offloaded = Offload(model, model.shared, model.encoder.block) if chosen(model, device, dtype, offload) else None
+    stay = offloaded.stay if offloaded else ()
+    load_into(model, weights, device, dtype, rename=names.get, optional=(_EMBEDDING_AGAIN,), stay=stay)
+    if offloaded is not None:
+        offloaded.begin(device)
     stop_between_layers(model)
     return model.eval().requires_grad_(False)
 

@@ -21,7 +21,7 @@ from ..dataset.discovery import discover
 from ..dataset.items import Entry
 from ..dataset.probe import foresee
 from ..dataset.problems import Problem
-from ..device import computed_in, for_model
+from ..device import for_model, planned_for
 from ..errors import UserError
 from ..layers.blocks import KeptAttention
 from ..layers.experts import Experts, boundary_of, experts_of
@@ -33,12 +33,11 @@ from ..memory.few_blocks import FewBlocks, Measured
 from ..memory.live_bytes import LiveBytes
 from ..memory.plan import MemoryPlan, swappable
 from ..optimizers import registry
-from ..weights.dtypes import dtype_named
 from . import planned_samples
 from .losses import flow_matching_loss, loss_weight
 from .settings import TrainingSettings
 from .timesteps import noise_levels, noisy_input
-from .vram import RESTING
+from .vram import RESTING, WAITING_TEXTS
 from .window import batches_at_once
 
 if TYPE_CHECKING:
@@ -191,7 +190,10 @@ class Planner:
             step = step.towards(every, min(1.0, on_device / recomputed), min(1.0, in_ram / recomputed))
         whole = self._put_together(settings, model, step)
         file = settings.sampling.sample_prompts
-        return replace(whole, phases=self._with_samples(file, architecture, model, whole.phases)) if file else whole
+        if not file:
+            return whole
+        ram = max(whole.ram, self._text_encoder(architecture)[1])
+        return replace(whole, phases=self._with_samples(file, architecture, model, whole.phases), ram=ram)
 
     def _with_samples(self, file: str, architecture: Architecture, model: _Model, phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
         """With the phases of samples: their texts before the transformer is there, and the largest sample beside what is trained."""
@@ -201,7 +203,7 @@ class Planner:
         if model.sampling is None:
             model.sampling = self._sampled(architecture, model, planned_samples.sides(request, architecture, self.batch["latents"]))
         parts = (
-            Phase(words.PROMPTS, {words.ENCODER: self._once(architecture, "texts", ("fp8",), planned_samples.text_encoders), **always}),
+            Phase(words.PROMPTS, {words.ENCODER: self._text_encoder(architecture)[0], **always}),
             *phases,
             Phase(words.SAMPLING, {**there, words.WORKING: model.sampling}),
             Phase(words.DECODING, {**there, words.VAE: self._decoded(architecture, request)}),
@@ -236,16 +238,24 @@ class Planner:
     def _decoded(self, architecture: Architecture, request: SampleRequest) -> int:
         return self._once(architecture, "decoded", ("vae",), lambda one: planned_samples.decoded(one, request, self.batch["latents"]))
 
+    def _text_encoder(self, architecture: Architecture) -> tuple[int, int]:
+        """Bytes on the device and in system RAM."""
+        held_as = ("fp8", WAITING_TEXTS)
+        taken = self._once(architecture, "texts", held_as, planned_samples.text_encoders)
+        values = architecture.settings.values()
+        if not values.get(WAITING_TEXTS):
+            return taken, 0
+        whole = architecture.configured({**values, WAITING_TEXTS: False})
+        return taken, self._once(whole, "texts", held_as, planned_samples.text_encoders)
+
     def _once(self, architecture: Architecture, what: str, settings: tuple[str, ...], plan: Callable[[Architecture], int]) -> int:
         """Bytes of an encoder or decoder, planned once for each way of holding it: for the values of the options that begin with one of
         `settings`."""
         values = architecture.settings.values()
         held_as: tuple[object, ...] = what, *sorted((name, value) for name, value in values.items() if name.startswith(settings))
         if held_as not in self._coders:
-            computed = computed_in(dtype_named(values.get("vae_dtype") or architecture.card.latent_dtype, "--vae_dtype"), self.device)
-            named = {} if values.get("vae_dtype") else {"vae_dtype": str(computed).removeprefix("torch.")}
-            with _silence():
-                self._coders[held_as] = plan(architecture.configured({**values, **named}))
+            with _silence(), planned_for(self.device):
+                self._coders[held_as] = plan(architecture)
         return self._coders[held_as]
 
     def _measured(self, settings: TrainingSettings, architecture: Architecture, model: _Model, attention: KeptAttention) -> _Step:

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 AUTO, OFF = "auto", "off"
 ATTENTIONS = ("sdpa", "flash_attn", "flash3", "xformers")
 SWAP = "blocks_to_swap"
+WAITING_TEXTS = "offload_text_encoder"
 
 Given = dict[str, Any]
 Plan = Callable[[Mapping[str, Any]], Estimate]
@@ -49,6 +50,7 @@ SAVERS = (
         "as much, multiplies faster and rounds activations too; it is never chosen)",
     ),
     Saver({"fp8_t5": True, "fp8_llm": True}, "the text encoder of samples is rounded to 8 bits, which changes them a little"),
+    Saver({WAITING_TEXTS: True}, "the text encoder of samples waits in system RAM and comes layer by layer: seconds, once"),
     Saver({SWAP: 0}, "blocks wait in system RAM and are copied in each step: free while a copy is shorter than the computing"),
     Saver({"gradient_checkpointing_cpu_offload": True}, "inputs of blocks wait in system RAM: a little slower"),
 )

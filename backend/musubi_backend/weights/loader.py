@@ -156,7 +156,8 @@ def load_into(
     RAM whatever the device is. part: what is kept of a tensor, by its name in the module.
     fp8 stay what they are in an `Fp8Linear`, which also turns what else it is given into them; elsewhere they are
     multiplied by their scale and cast (to bfloat16 where dtype is None).
-    On the device "meta" nothing is read: the module gets empty tensors of the dtypes that it would have.
+    On the device "meta" nothing is read: the module gets empty tensors of the dtypes that it would have, those that stay in system RAM
+    without memory.
     Names and shapes are checked before anything is read; UserError lists what is missing, of another shape, or layers of another model.
     Other tensors that the module has no place for (markers, tables of numbers) are named in a warning and left out. StopRequested
     between two tensors once the job was asked to stop.
@@ -169,7 +170,8 @@ def load_into(
     if target.type == "meta":
         for name, own in names.items():
             if own is not None:
-                _plan(module, own, weights.header.tensors[name].shape, torch_dtype(name, weights.header.tensors[name], weights.path), dtype)
+                stored = torch_dtype(name, weights.header.tensors[name], weights.path)
+                _plan(module, own, weights.header.tensors[name].shape, stored, dtype, own in stay)
         return
     # Where tensors are cast or moved, the originals share one buffer: freed one by one they would leave holes as large as
     # the model. Where they are not, they are read into their final place.
@@ -189,7 +191,7 @@ def load_into(
         _place(module, own, tensor, scale, dtype, home, original if reuse else None, part)
 
 
-def _plan(module: nn.Module, name: str, shape: Sequence[int], stored: torch.dtype, dtype: torch.dtype | None) -> None:
+def _plan(module: nn.Module, name: str, shape: Sequence[int], stored: torch.dtype, dtype: torch.dtype | None, in_ram: bool) -> None:
     """Give the module an empty tensor as `_place` would a full one."""
     path, _, leaf = name.rpartition(".")
     owner = module.get_submodule(path)
@@ -197,7 +199,7 @@ def _plan(module: nn.Module, name: str, shape: Sequence[int], stored: torch.dtyp
         kept = owner.dtype_of(stored)
     else:
         kept = (dtype or torch.bfloat16 if stored in EIGHT_BIT_DTYPES else dtype or stored) if stored.is_floating_point else stored
-    empty = torch.empty(tuple(shape), dtype=kept, device="meta")
+    empty = torch.empty(() if in_ram else tuple(shape), dtype=kept, device="meta").expand(tuple(shape))
     if leaf in owner._parameters:
         owner._parameters[leaf] = nn.Parameter(empty, requires_grad=False)
     else:

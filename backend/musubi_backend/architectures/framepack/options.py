@@ -223,6 +223,7 @@ OPTIONS = OwnOptions(
         "control_image_path",
         "control_image_mask_path",
         "fp8_scaled",
+        "offload_text_encoder",
     ),
     lacks={"video_length": (GENERATE,), "vae_dtype": (GENERATE,)},
     changes={

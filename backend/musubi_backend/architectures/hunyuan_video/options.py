@@ -208,7 +208,7 @@ _GROUPS = (
 
 OPTIONS = OwnOptions(
     groups=(*SHARED, *_GROUPS),
-    takes=("video_path", "fp8_fast", "compile_args"),
+    takes=("video_path", "fp8_fast", "compile_args", "offload_text_encoder"),
     lacks={"vae_tiling": (GENERATE,), "disable_numpy_memmap": (GENERATE,)},  # it always works on tiles
     changes={
         "from_file": {GENERATE: {"own": True}},

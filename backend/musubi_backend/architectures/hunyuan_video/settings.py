@@ -26,6 +26,7 @@ class TextSettings(Settings):
     text_encoder1: str | None = None
     text_encoder2: str | None = None
     fp8_llm: bool = False
+    offload_text_encoder: bool = False
 
 
 @dataclass(frozen=True)

@@ -314,6 +314,7 @@ OPTIONS = OwnOptions(
         "fp8_scaled",
         "fp8_fast",
         "compile_args",
+        "offload_text_encoder",
     ),
     changes={
         "video_path": {GENERATE: {"unsupported": "musubi-tuner's Wan generator takes it and then starts from noise all the same"}},

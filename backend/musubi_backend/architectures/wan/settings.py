@@ -24,6 +24,7 @@ class TextSettings(Settings):
 
     t5: str | None = None
     fp8_t5: bool = False
+    offload_text_encoder: bool = False
 
 
 @dataclass(frozen=True)

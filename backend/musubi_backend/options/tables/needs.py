@@ -76,6 +76,7 @@ NEEDS: dict[str, tuple[Need, ...]] = {
         _need("bulk_decode", "sample_prompts"),
         _need("fp8_t5", "sample_prompts"),
         _need("fp8_llm", "sample_prompts"),
+        _need("offload_text_encoder", "sample_prompts"),
         _need("text_encoder_dtype", "sample_prompts"),
         # schedule
         _need("lr_scheduler=constant_with_warmup", "lr_warmup_steps"),
