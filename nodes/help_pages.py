@@ -5,7 +5,8 @@ ComfyUI shows `web/docs/<NodeId>.md` in its help panel, in other languages `web/
 `web/optimizer_config.js` shows the arguments of an optimizer by `web/optimizers/<language>.json`.
 Translations are in `locales/<language>/texts.json`: names of inputs and outputs, sentences by their English, and the words of the pages
 themselves; those about optimizers in `optimizers.json` next to it, and those in templates in `templates.json`, from which
-`web/templates/<language>.json` is made. What has none stays English. Tests fail when any of it is out of date.
+`web/templates/<language>.json` is made; `web/names/<language>.json` has the names of inputs, for messages. What has none stays English.
+Tests fail when any of it is out of date.
 """
 
 from __future__ import annotations
@@ -111,6 +112,7 @@ def texts(specs: list[Any], optimizers: Mapping[str, Any]) -> dict[Path, str]:
         files[ROOT / "locales" / language / "nodeDefs.json"] = names + "\n"
         files[ROOT / "web" / "optimizers" / f"{language}.json"] = _in_lines(_said(optimizers, _of_optimizers(language)))
         if language != "en":
+            files[ROOT / "web" / "names" / f"{language}.json"] = _in_lines(_names(specs, words))
             files[ROOT / "web" / "templates" / f"{language}.json"] = _in_lines(_of_templates(specs, words, language))
     files[ROOT / "web" / "task_inputs.json"] = json.dumps(task_inputs(specs), indent=1) + "\n"
     return files
@@ -129,6 +131,12 @@ def _of_templates(specs: list[Any], words: Words, language: str) -> dict[str, st
     called |= {f"*{entry.name}*": f"*{words.name(entry.name)}*" for spec in specs for entry in spec.inputs}
     pattern = re.compile("|".join(map(re.escape, called)))
     return {english: pattern.sub(lambda name: called[name[0]], text) for english, text in texts.items()}
+
+
+def _names(specs: list[Any], words: Words) -> dict[str, str]:
+    """What inputs are called, by what workflows call them; only those that have another name."""
+    inputs = sorted({entry.name for spec in specs for entry in spec.inputs})
+    return {name: words.name(name) for name in inputs if words.name(name) != name}
 
 
 def _said(value: Any, texts: Mapping[str, str]) -> Any:

@@ -14,14 +14,17 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from .widget_names import called, marked, with_marks
+
 ENGLISH = "en"
 LANGUAGES = (ENGLISH, "ja", "zh")
 SAID = Path(__file__).resolve().parent.parent / "web" / "said"
 _HOLE = re.compile(r"\{(\w+)(?::([^|{}]+)\|([^|{}]+))?\}|(?<![\w-])(--[a-z]\w*) ?")  # a value, or a number with its word; a flag
 _AROUND, _KIND = "said", "kind"  # holes of sentences, and of words without which it is another sentence
+_INPUT = "name"
 # an input's; what no sentence around it fits into; a whole path, a number and words, as hardly anything before them is one
 _HOLDS = {
-    "name": r"\w+",
+    _INPUT: r"\w+",
     "path": r"(?:\w:)?[^:]*",
     "parent": r"(?:/|\\\\|\w:[\\/]).*",
     "steps": r"\d[\d.,]*",
@@ -54,25 +57,32 @@ def known(name: str) -> str:
 @lru_cache(2048)
 def translated(text: str, language: str) -> str:
     """A text of one or several sentences in a language of `LANGUAGES`."""
-    if language == ENGLISH or not text:
+    if language == ENGLISH:
+        return text
+    said = _said(text, language)
+    return text if said == text else called(said, language)
+
+
+def _said(text: str, language: str) -> str:
+    if not text:
         return text
     for between in _BETWEEN:
         if between in text:
-            return between.join(translated(part, language) for part in text.split(between))
+            return between.join(_said(part, language) for part in text.split(between))
     begin = _BEGIN.match(text)
     if begin and 0 < begin.end() < len(text):
-        said = translated(text[begin.end() :], language)
+        said = _said(text[begin.end() :], language)
         return said if begin[0] == " " and said.startswith("（") else begin[0] + said
     whole = _whole(text, language)
     if whole is not None:
         return whole
     counted = _COUNTED.fullmatch(text)
     if counted:
-        return translated(counted[1], language) + counted[2]
+        return _said(counted[1], language) + counted[2]
     for within in _WITHIN:
         first, found, rest = text.partition(within)
         if found and text.count(within) < _MOST_PARTS:
-            before, behind = translated(first, language), translated(rest, language)
+            before, behind = _said(first, language), _said(rest, language)
             if (before, behind) != (first, rest):
                 return before + (within if first and before == first else _STOPS[language].get(within, within)) + behind
     return text
@@ -84,9 +94,10 @@ def _whole(text: str, language: str) -> str | None:
         found = sentence.pattern.fullmatch(text) if sentence.part in text else None
         if found:
             values = dict(zip(sentence.names, found.groups(), strict=True))
-            said = {name: translated(value, language) for name, value in values.items() if name.startswith((_AROUND, _KIND))}
+            said = {name: _said(value, language) for name, value in values.items() if name.startswith((_AROUND, _KIND))}
             if all(said[name] != values[name] for name in said if name.startswith(_KIND)):
-                return _filled(sentence.translation, {**values, **said})
+                inputs = {name: marked(value) for name, value in values.items() if name == _INPUT}
+                return _filled(sentence.translation, {**values, **said, **inputs})
     return None
 
 
@@ -118,5 +129,12 @@ def _sentences(language: str) -> list[_Sentence]:
         parts.append(english[end:])
         around = any(name.startswith(_AROUND) for name in names)
         order = (not around, -sum(map(len, parts)) - counted)
-        found.append((order, _Sentence(max(parts, key=len), re.compile(pattern + re.escape(parts[-1])), names, translation)))
+        found.append(
+            (
+                order,
+                _Sentence(
+                    max(parts, key=len), re.compile(pattern + re.escape(parts[-1])), names, with_marks(translation, english, language)
+                ),
+            )
+        )
     return [sentence for _, sentence in sorted(found, key=lambda entry: entry[0])]

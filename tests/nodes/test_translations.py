@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from musubi_backend import exhausted
+from named_widgets import CALLED, Called, wrong
 
 ROOT = Path(__file__).resolve().parents[2]
 OTHERS = ("ja", "zh")
@@ -96,6 +97,13 @@ def test_what_nodes_say_is_said_in_a_language_with_its_values(part: Any, tmp_pat
         assert sorted(kept.findall(said)) == sorted(kept.findall(english)), said
         assert translated(english, "en") == english
     assert translated("a sentence that no table has", language) == "a sentence that no table has"
+
+
+@pytest.mark.parametrize("one", CALLED, ids=lambda one: one.english[:30])
+@pytest.mark.parametrize("language", OTHERS)
+def test_a_message_calls_widgets_as_the_node_shows_them(part: Any, language: str, one: Called) -> None:
+    shown = part("nodes.translations").translated(one.english, language)
+    assert wrong(one, language, shown) == [], shown
 
 
 def test_the_language_of_a_browser_or_a_setting_is_one_that_texts_are_in(part: Any) -> None:

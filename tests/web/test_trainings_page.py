@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 from browser import Browser
 from musubi_backend.options.registry import tools
+from named_widgets import CALLED, wrong
 
 from .recorded import PROMPTS, STATES, WEB, Recorded, job, page
 
@@ -416,6 +417,14 @@ def test_what_the_server_says_of_jobs_is_said_in_the_language_of_the_page(tab: T
     tab.show("failed")
     tab.browser.wait("document.querySelector('[role=alert]')?.innerText.includes('システムに強制終了されました') ? 1 : 0")
     assert "/home/me/log.txt" in tab.text("[role=alert] pre")
+
+
+@pytest.mark.parametrize("language", ["ja", "zh"])
+def test_a_message_of_the_server_calls_widgets_as_the_nodes_show_them(tab: Tab, language: str) -> None:
+    tab.open(f"?locale={language}")
+    script = "const { translated } = await import('/extensions/pack/trainings/words.js'); return args[0].map(translated);"
+    shown = tab.browser.run(script, [one.english for one in CALLED])
+    assert [text for one, text in zip(CALLED, shown, strict=True) if wrong(one, language, text)] == []
 
 
 def test_a_template_opens_in_the_language_of_the_page_and_what_is_saved_stays(tab: Tab) -> None:

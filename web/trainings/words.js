@@ -1,6 +1,7 @@
 // @ts-check
 // What our parts of the page say, in the language that ComfyUI is set to: web/texts/<language>.json. What a language lacks is said in English.
 import { app } from "../../../scripts/app.js";
+import { marked, Names } from "./names.js";
 
 const HOLE = /\{(\w+)(?::([^|{}]+)\|([^|{}]+))?\}/g; // a value; a number with what it counts, one and several: {clips:clip|clips}
 const HOLE_OR_FLAG = new RegExp(`${HOLE.source}|(?<![\\w-])(--[a-z]\\w*) ?`, "g"); // a flag stands for whatever a node calls it
@@ -12,6 +13,8 @@ let texts = {};
 /** @typedef {{ part: string, pattern: RegExp, names: string[], translation: string }} Sentence part: what it surely has in it */
 /** @type {Sentence[]} what the server says: what is around a sentence first, then what says most */
 let ofTheServer = [];
+/** @type {Names} of the language's widgets */
+let widgets;
 /** @type {Map<string, string>} */
 const already = new Map();
 const MOST_KEPT = 500;
@@ -43,14 +46,15 @@ loadWords(); // asked for while ComfyUI still reads scripts, which waits for thi
 
 async function read() {
   const names = [...new Set(["en", language()])].map((name) => `../texts/${name}.json`);
-  const said = language() === "en" ? [] : [`../said/${language()}.json`];
+  const said = language() === "en" ? [] : [`../said/${language()}.json`, `../names/${language()}.json`];
   const files = [...names, ...said].map((name) => fetch(new URL(name, import.meta.url)));
   const tables = await Promise.all(files.map(async (answer) => (await answer).json()));
   texts = Object.assign({}, ...tables.slice(0, names.length));
-  const sentences = Object.entries(/** @type {Record<string, string>} */ (said.length ? tables[tables.length - 1] : {}));
+  const sentences = Object.entries(/** @type {Record<string, string>} */ (said.length ? tables[names.length] : {}));
+  if (said.length) widgets = new Names(tables[names.length + 1], language());
   const ahead = (/** @type {string} */ text) => (text.includes("{said") ? 1e6 : 0) + text.replace(HOLE_OR_FLAG, (_whole, _name, one) => one ?? "").length; // one with many holes fits others too
   sentences.sort(([a], [b]) => ahead(b) - ahead(a));
-  ofTheServer = sentences.map(([english, translation]) => sentence(english, translation));
+  ofTheServer = sentences.map(([english, translation]) => sentence(english, widgets.withMarks(translation, english)));
 }
 
 /**
@@ -94,7 +98,8 @@ export function translated(said) {
   if (!said || language() === "en") return said;
   const had = already.get(said);
   if (had !== undefined) return had;
-  const text = inWords(said);
+  const words = inWords(said);
+  const text = words === said ? said : widgets.called(words);
   if (already.size >= MOST_KEPT) already.clear();
   already.set(said, text);
   return text;
@@ -102,28 +107,30 @@ export function translated(said) {
 
 /** @param {string} said @returns {string} */
 function inWords(said) {
+  if (!said) return said;
   const between = BETWEEN.find((one) => said.includes(one));
-  if (between) return said.split(between).map(translated).join(between);
+  if (between) return said.split(between).map(inWords).join(between);
   const begin = BEGIN.exec(said);
   if (begin && begin[0].length < said.length) {
-    const rest = translated(said.slice(begin[0].length));
+    const rest = inWords(said.slice(begin[0].length));
     return begin[0] === " " && rest.startsWith("（") ? rest : begin[0] + rest;
   }
   for (const { part, pattern, names, translation } of ofTheServer) {
     const found = said.includes(part) ? pattern.exec(said) : null;
     if (!found) continue;
     const values = Object.fromEntries(names.map((name, index) => [name, found[index + 1]]));
-    const inside = Object.fromEntries(names.filter((name) => INSIDE.test(name)).map((name) => [name, translated(values[name])]));
+    const inside = Object.fromEntries(names.filter((name) => INSIDE.test(name)).map((name) => [name, inWords(values[name])]));
     const another = names.some((name) => name.startsWith("kind") && inside[name] === values[name]);
+    if ("name" in values) values.name = marked(values.name);
     if (!another) return filled(translation, { ...values, ...inside });
   }
   const counted = COUNTED.exec(said);
-  if (counted) return translated(counted[1]) + counted[2];
+  if (counted) return inWords(counted[1]) + counted[2];
   for (const within of WITHIN) {
     const place = said.indexOf(within);
     if (place < 0 || said.split(within).length > MOST_PARTS) continue;
     const [first, rest] = [said.slice(0, place), said.slice(place + within.length)];
-    const [before, behind] = [first, rest].map(translated);
+    const [before, behind] = [first, rest].map(inWords);
     if (before === first && behind === rest) continue;
     return before + (first && before === first ? within : (STOPS[language()][within] ?? within)) + behind;
   }
