@@ -104,6 +104,18 @@ def run_out(times: int) -> None:
     Loop._backward = stepping  # type: ignore[method-assign]
 
 
+def not_finite() -> None:
+    """In the second process the loss of the second step is no number."""
+    backward, done = Loop._backward, []
+
+    def stepping(self: Loop, *arguments: Any) -> torch.Tensor:
+        done.append(1)
+        loss = backward(self, *arguments)
+        return loss * torch.nan if RANK == 1 and len(done) == 2 else loss
+
+    Loop._backward = stepping  # type: ignore[method-assign]
+
+
 def build_fails() -> None:
     """In the second process there is no memory for less either."""
     run_out(1)
@@ -143,7 +155,7 @@ def play(scene: dict[str, Any], folder: Path) -> Any:
 
 STORIES: dict[str, Callable[[], None]] = {
     "stop": stop_in_step_3, "stop sampling": stop_sampling, "run out": lambda: run_out(1), "run out again": lambda: run_out(2),
-    "build fails": build_fails, "nothing helps": nothing_helps,
+    "not finite": not_finite, "build fails": build_fails, "nothing helps": nothing_helps,
 }  # fmt: skip
 
 

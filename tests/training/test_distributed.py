@@ -91,7 +91,7 @@ def pair(
     scenes += [scene("experts", "--lora_per_expert", **experts), scene("experts spread", "--lora_per_expert", *SPREAD, **experts)]
     full = {"max_train_steps": 3, "vram": 8, "network_dropout": 0.1}
     scenes += [scene("less", "--gradient_checkpointing", **full), scene("ran out", story="run out", **full)]
-    scenes += [scene("build fails", story="build fails", **full)]
+    scenes += [scene(story, story=story, **full) for story in ("build fails", "not finite")]
     if request.config.getoption("--full"):
         scenes += [scene(story, story=story, **full) for story in ("run out again", "nothing helps")]
         samples = sampling(folder, build)
@@ -234,6 +234,16 @@ def test_both_end_with_one_message_where_one_cannot_be_made_anew_with_less(pair:
     assert second.count("ERROR:") == 1 and "the weight file is gone" in second
     assert "ERROR:" not in first and "goes on after step" not in first and "Traceback" not in first + second
     assert (pair.folder / "out/build fails/cat-step00000001-state").is_dir()
+
+
+@pytest.mark.slow
+def test_the_process_whose_loss_is_not_finite_names_its_items_and_both_save_what_they_learned(pair: Pair) -> None:
+    """Only the loss of one is no number: the gradients of both are fine."""
+    first, second = pair.texts["not finite"]
+    assert pair.results["not finite"] == [1, 1], first + second
+    assert re.search(r"ERROR.*the loss is not finite at step 2, training clip", second), second
+    assert re.search(r"ERROR.*the loss is not finite at step 2, training what another process names\.", first), first
+    assert (pair.folder / "out/not finite/cat-step00000001-state").is_dir()
 
 
 @pytest.mark.slow

@@ -223,7 +223,7 @@ class Loop:
         """The losses of a window as numbers, once its gradients are averaged and clipped; the only wait for the device.
 
         UserError naming the items when a loss or the gradients are not finite: they have changed nothing yet. Several processes find that
-        out together, as their gradients are those of all.
+        out together, as their gradients and the means of their losses are those of all; the one whose loss it is names its items.
         """
         run, window = self.run, self._window
         run.processes.average_gradients(self.parameters)
@@ -233,19 +233,20 @@ class Loop:
         *losses, norm = torch.stack([*(one.loss for one in window), total_norm.to(window[0].loss)]).tolist()
         suspects = [one for one, loss in zip(window, losses, strict=True) if not math.isfinite(loss)]
         steep = self.scaler is None and not math.isfinite(norm)  # the scaler skips a step that overflowed and tries a smaller scale
-        if suspects or steep:
+        means = losses if run.processes.count == 1 else run.processes.mean(torch.tensor(losses, device=self.device)).tolist()
+        elsewhere = not suspects and not all(map(math.isfinite, means))
+        if suspects or steep or elsewhere:
+            names = ", ".join(name for one in suspects or window for name in one.names)
             raise UserError(
-                f"the {'loss' if suspects else 'gradient'} is not finite at step {self.position.step + 1}, training "
-                f"{', '.join(name for one in suspects or window for name in one.names)}. "
+                f"the {'loss' if suspects or elsewhere else 'gradient'} is not finite at step {self.position.step + 1}, training "
+                f"{'what another process names' if elsewhere else names}. "
                 "Nothing was saved from this step. Look at that item and cache it again, lower --learning_rate, or use "
                 "--mixed_precision bf16; "
                 "continue with --resume on the last state"
             )
         for one, loss in zip(window, losses, strict=True):
             self.items.add(one.names, loss)
-        if run.processes.count > 1:
-            losses = run.processes.mean(torch.tensor(losses, device=self.device)).tolist()
-        return losses
+        return means
 
     def _update(self, losses: list[float], used: int) -> None:
         """One optimizer step; then what is due after it. losses: of its window; used: batches of this epoch and process that are done.
