@@ -34,7 +34,7 @@ from musubi_backend.errors import UserError
 from musubi_backend.layers.blocks import run_block
 from musubi_backend.layers.linear import Linear
 from musubi_backend.layers.rope import rope_tables
-from musubi_backend.memory import estimate, gpus
+from musubi_backend.memory import estimate, gpus, live_bytes
 from musubi_backend.memory.few_blocks import FewBlocks
 from musubi_backend.memory.live_bytes import LiveBytes
 from musubi_backend.memory.w8a8 import FORMATS, W8A8Linear
@@ -198,6 +198,30 @@ def test_as_a_block_runs_again_its_input_and_the_one_before_are_back() -> None:
         return next(one.peak for one in few.segments if one.backward and one.block == 1)
 
     assert middle(True) == middle(False) > 0
+
+
+def test_operations_that_were_worked_out_before_are_counted_as_those_that_were_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    def step() -> tuple[Any, ...]:
+        weight, scale = (nn.Parameter(torch.empty(64, 64, device="meta")) for _ in range(2))
+        count = LiveBytes(torch.device("meta"), [weight, scale])
+        with count:
+            x = torch.empty(2, 10, 64, device="meta", requires_grad=True)
+            y = nn.functional.gelu(nn.functional.layer_norm(x, (64,)) @ weight).mul_(2).to(torch.bfloat16).float()
+            heads = y.view(2, 10, 4, 16).transpose(1, 2)
+            heads = nn.functional.scaled_dot_product_attention(heads, heads, heads).transpose(1, 2).reshape(2, 10, 64)
+            several = torch.cat([heads, heads * 2, heads * 2.0]).split(2)
+            turned = several[0].detach().clone().transpose_(1, 2).add_(1)
+            (several[1].sum() + torch.softmax(several[2], -1).mean()).backward()
+            made = [x.grad, weight.grad, turned, turned.long() * 2, turned.long() * 2.0]
+        forms = [(one.shape, one.stride(), one.dtype) for one in made]
+        return count.live, count.peak, count.operations, forms
+
+    monkeypatch.setattr(live_bytes, "_RESULTS", {})
+    first, again = step(), step()
+    known = len(live_bytes._RESULTS)
+    assert step() == again and len(live_bytes._RESULTS) == known, "nothing is worked out a second time"
+    monkeypatch.setattr(live_bytes, "_made", lambda func, args, kwargs: func(*args, **kwargs))
+    assert first == again == step()
 
 
 def test_sampling_is_planned_within_three_percent(words: Callable[[str, str], list[str]]) -> None:
