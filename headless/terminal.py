@@ -139,6 +139,9 @@ class TerminalHost:
     def show_job(self, job: str) -> None:
         """A terminal has its line of progress."""
 
+    def begins(self, job: str) -> None:
+        """As `show_job`."""
+
     def check_interrupted(self) -> None:
         """The first Ctrl-C cancels the running tasks; the second is found out here, where a job is waited for."""
         if self.ctrl_c.presses > 1:

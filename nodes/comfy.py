@@ -115,6 +115,11 @@ class ComfyHost:
         self._shows_samples = True
         server.send_sync("musubi_tuner.node", {"node": self.node_id, "job": job}, server.client_id)
 
+    def begins(self, job: str) -> None:
+        server = getattr(PromptServer, "instance", None)
+        if self.node_id is not None and server is not None:
+            server.send_sync("musubi_tuner.begins", {"node": self.node_id, "job": job}, server.client_id)
+
     def check_interrupted(self) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
 

@@ -66,6 +66,10 @@ class Host(Protocol):
         """Show a training on the running node by the id of its job: its curve, and its samples instead of previews."""
         ...
 
+    def begins(self, job: str) -> None:
+        """Say which job the running node has begun, for whoever sees it from outside only: the node may be folded into another one."""
+        ...
+
     def check_interrupted(self) -> None:
         """Raise the host's own exception if the user asked to stop."""
         ...

@@ -63,6 +63,7 @@ async def run_tool(
         machines=machines,
     )  # fmt: skip
     async with contextlib.nullcontext() if not gpu else _alone(host):
+        host.begins(folder.id)
         job = _succeeded(tool, await _follow(host, folder, command, note, on_end))
     warn(host, tool, job.progress.warnings if warns else ())
     return job

@@ -37,6 +37,9 @@ class DiskHost:
     def check_interrupted(self) -> None:
         pass
 
+    def begins(self, job: str) -> None:
+        pass
+
     def frames(self, path: Path) -> str:
         return str(path)
 

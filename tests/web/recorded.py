@@ -247,7 +247,7 @@ class Recorded:
             "log": {"text": "INFO: training starts\n" * 3, "bar": "steps: 40%", "next": 60, "more": False},
             "workflow": f"{base}/workflow",
             "workflow_samples": self.workflow_samples,
-            "jobs_of_run": [other["id"] for other in self.jobs if other["run"] == one["run"]],
+            "jobs_of_run": sorted((other["id"] for other in self.jobs if other["run"] == one["run"]), reverse=True),
         }
 
     def series(self, one: dict[str, Any], query: dict[str, str]) -> dict[str, Any]:

@@ -173,8 +173,17 @@ const node = (more) => ({
 });
 const trainer = node({ id: 11, comfyClass: "MusubiTuner_WanLoRATrainer", name: "inside" });
 const other = node({ id: 2, comfyClass: "MusubiTuner_WanLoRATrainer", name: "other" });
-window.app.graph = { nodes: [node({ id: 1, name: "outside", subgraph: { nodes: [trainer] } }), other] };
-window.api.say("musubi_tuner.node", { node: "1:11", job: args[0] });
+const cache = node({ id: 10, comfyClass: "MusubiTuner_VAELatentCache", name: "cache" });
+window.app.graph = { nodes: [node({ id: 1, name: "outside", subgraph: { nodes: [trainer, cache] } }), other] };
+if (args[0] === null) window.api.say("musubi_tuner.begins", { node: "1:10", job: args[1] });
+else window.api.say("musubi_tuner.node", { node: "1:11", job: args[0] });
+return 1;
+"""
+
+_REOPENED = """
+window.reopened = window.app.graph.nodes[0];
+window.reopened.properties.musubi_job = args[0];
+for (const one of window.app.extensions) one.loadedGraphNode?.(window.reopened);
 return 1;
 """
 
@@ -188,12 +197,24 @@ def test_a_folded_training_is_watched_on_the_node_that_it_is_folded_into(tab: Ta
     assert tab.browser.run("return window.app.graph.nodes.map((one) => one.properties.musubi_job ?? null);") == [running, None]
     assert tab.browser.run("return document.querySelector('.mt-node.other');") is None
     going = {"state": "running", "outcome": None, "ended": None, "samples_every": 9000}
+    kind = {"kind": "caching", "tool": "wan_cache_latents", "verb": "cache_latents", "name": "", "run": None}
+    caching = job(12, **going, **kind, step=1, total=4, phase="loading the VAE")
+    tab.recorded.jobs.append(caching)
+    tab.browser.run(_FOLDED.replace("outside", "prepared"), None, caching["id"])
+    tab.browser.run("window.api.say('musubi_tuner.jobs', { jobs: [args[0]], removed: [] }); return 1;", caching)
+    words = "document.querySelector('.mt-node.prepared')?.innerText.includes('Caching latents · 1 / 4 · loading the VAE') ? 1 : 0"
+    tab.browser.wait(words)  # what goes on before it trains is inside, too
+    assert tab.browser.run("return document.querySelector('.mt-node.prepared .mt-chart').hidden;"), "it has no loss"
+    assert tab.browser.run("return document.querySelector('.mt-node.cache');") is None, "ComfyUI shows its line"
     again = job(13, **going, run=STATES["finished"]["run"])
     tab.recorded.jobs.append(again)
     tab.browser.run(_FOLDED.replace("inside", "continued"), again["id"])
     tab.browser.run("window.api.say('musubi_tuner.jobs', { jobs: [args[0]], removed: [] }); return 1;", again)
     caption = "document.querySelector('.mt-node.continued figcaption')?.textContent.startsWith('step 1\u202f600') ? 1 : 0"
     tab.browser.wait(caption)  # it has made none yet: the last one of its run
+    tab.browser.run(_REOPENED, STATES["finished"]["id"])
+    tab.browser.wait(f"window.reopened.properties.musubi_job === '{again['id']}' ? 1 : 0")  # it went on while the page was closed
+    assert tab.browser.run("return window.app.noted;") > 0, "ComfyUI keeps which training it is"
 
 
 def test_a_row_out_of_sight_is_brought_up_to_date_when_it_comes_into_sight(tab: Tab) -> None:

@@ -9,14 +9,15 @@ import { addStylesheet, button, element, setText } from "./element.js";
 import { media } from "./gallery.js";
 import { Pieces } from "./pieces.js";
 import { makeRoom } from "./room.js";
-import { badge, line } from "./row.js";
+import { badge, line, title } from "./row.js";
 import { Earlier, jobsOfRun } from "./run.js";
 import { detail, jobs } from "./server.js";
 import { steadily } from "./steadily.js";
 import { count, loadWords, say, translated } from "./words.js";
 import { openTraining } from "./tab.js";
 
-const BEGUN = "musubi_tuner.node"; // message: a node's job has begun
+const BEGUN = "musubi_tuner.node"; // message: a node's training has begun
+const BEGINS = "musubi_tuner.begins"; // message: a node's job, of whatever kind
 const PROPERTY = "musubi_job";
 const CORE_TEXT = "$$node-text-preview"; // ComfyUI's own line on a node
 const CURVE = 96;
@@ -39,7 +40,7 @@ class Panel {
     this._comfyLine = false; // whether ComfyUI has put its own line onto the node, which needs room too
     this.whole = element("div", { class: "mt-node" }, element("div", { class: "mt-node-line" }, this.state, this.text, button(say("node.open"), () => openTraining(this.id), { icon: "pi-chart-line", only: true })), this.chart.whole, this.sample);
     this.update = steadily(() => this._read(), (error) => this._problem(error));
-    this.height = () => 56 + CURVE + (this.sample.hidden ? 0 : SAMPLE);
+    this.height = () => 56 + (this.chart.whole.hidden ? 0 : CURVE) + (this.sample.hidden ? 0 : SAMPLE);
     const widget = node.addDOMWidget("musubi_training", "musubi_training", this.whole, { serialize: false, hideOnZoom: false, getMinHeight: () => this.height() });
     widget.serialize = false;
     this._room();
@@ -57,10 +58,11 @@ class Panel {
     this.chart.end();
   }
 
-  /** @param {string} id @param {boolean} begins a job that the server does not list yet; a message says when it does */
-  follow(id, begins) {
+  /** @param {string} id @param {{ begins?: boolean, newest?: boolean }} how begins: the server does not list it yet; a message says when it does. newest: it, or a later job of its run */
+  follow(id, { begins = false, newest = false }) {
     if (id !== this.id) this.pieces = new Pieces(POINTS);
     this.id = id;
+    this.newest = newest;
     if (!begins) this.update.ask();
   }
 
@@ -68,17 +70,21 @@ class Panel {
     const job = await detail(this.id);
     if (job.id !== this.id) return;
     if (!jobs.byId.has(job.id)) jobs.byId.set(job.id, job);
+    if (this.newest && job.jobs_of_run[0] > job.id) return void follow(this.node, job.jobs_of_run[0]);
     const ids = jobsOfRun(job, MOST_JOBS);
     await this.pieces?.read(ids, ["loss", "validation"]);
     const run = await this.earlier.read(job, ids);
     if (job.id !== this.id) return;
     this.state.replaceChildren(badge(job));
     const own = Boolean(this.node.widgets?.some((/** @type {any} */ widget) => widget.name === CORE_TEXT));
-    if (own !== this._comfyLine) {
+    const trains = job.kind === "training";
+    if (own !== this._comfyLine || trains === this.chart.whole.hidden) {
       this._comfyLine = own;
+      this.chart.whole.hidden = !trains;
       this._room();
     }
-    setText(this.text, own ? "" : job.state === "ended" ? translated(job.text || job.error || "") : line(job));
+    const said = job.state === "ended" ? translated(job.text || job.error || "") : line(job);
+    setText(this.text, own ? "" : trains ? said : [title(job), said].filter(Boolean).join(" · "));
     this.text.title = translated(job.error ?? job.text);
     const marks = run.flatMap(({ saves }) => saves).map(({ step }) => ({ step, kind: /** @type {const} */ ("save") }));
     const pieces = this.pieces?.of(ids) ?? [];
@@ -115,13 +121,22 @@ class Panel {
   }
 }
 
-/** @param {any} node @param {unknown} id @param {boolean} [begins] */
-async function follow(node, id, begins = false) {
+/** @param {any} node @param {unknown} id @param {{ begins?: boolean, kept?: boolean, newest?: boolean }} [how] kept: in the workflow; others as `Panel.follow` */
+async function follow(node, id, { kept = true, ...how } = {}) {
   if (typeof id !== "string" || !id) return;
   await loadWords();
   node.musubiTraining ??= new Panel(node);
-  node.setProperty?.(PROPERTY, id);
-  node.musubiTraining.follow(id, begins);
+  if (kept && node.properties?.[PROPERTY] !== id) {
+    node.setProperty?.(PROPERTY, id);
+    noted();
+  }
+  node.musubiTraining.follow(id, how);
+}
+
+/** ComfyUI keeps what was changed by hand when a page is closed; of this it is told. */
+function noted() {
+  const tracker = /** @type {any} */ (app.extensionManager)?.workflow?.activeWorkflow?.changeTracker;
+  (tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker); // newer and older ComfyUI
 }
 
 /** A node by the id that the server knows it by ("4", or in subgraphs "1:4"), behind the subgraphs that it lies in, outermost first; none if it is not there. @param {string} id @returns {any[]} */
@@ -137,6 +152,9 @@ function pathTo(id) {
 
 const trains = (/** @type {any} */ node) => /^MusubiTuner_\w*(LoRATrainer|TrainingMonitor)$/.test(node.comfyClass ?? node.type ?? "");
 
+/** Whether a training is folded into a node. @param {any} node @returns {boolean} */
+const folds = (node) => Boolean(node.subgraph?.nodes.some((/** @type {any} */ one) => trains(one) || folds(one)));
+
 app.registerExtension({
   name: "MusubiTuner.TrainingNode",
   setup() {
@@ -145,7 +163,12 @@ app.registerExtension({
     api.addEventListener(/** @type {any} */ (BEGUN), (/** @type {any} */ { detail: { node, job } }) => {
       const path = pathTo(node);
       if (!path.length || !trains(path[path.length - 1])) return;
-      for (const shown of path) follow(shown, job, !jobs.byId.has(job)); // a folded training is watched from outside
+      for (const shown of path) follow(shown, job, { begins: !jobs.byId.has(job) }); // a folded training is watched from outside
+    });
+    api.addEventListener(/** @type {any} */ (BEGINS), (/** @type {any} */ { detail: { node, job } }) => {
+      const path = pathTo(node);
+      if (!path.length || trains(path[path.length - 1])) return;
+      for (const shown of path.slice(0, -1)) if (folds(shown)) follow(shown, job, { begins: !jobs.byId.has(job), kept: false }); // what is done before it trains
     });
   },
   nodeCreated(/** @type {any} */ node) {
@@ -157,6 +180,7 @@ app.registerExtension({
     };
   },
   loadedGraphNode(node) {
-    if (trains(node) || /** @type {any} */ (node).subgraph) follow(node, node.properties?.[PROPERTY]);
+    const monitors = node.comfyClass === "MusubiTuner_TrainingMonitor"; // what it was asked for, and no later job
+    if (trains(node) || /** @type {any} */ (node).subgraph) follow(node, node.properties?.[PROPERTY], { newest: !monitors });
   },
 });

@@ -161,6 +161,7 @@ class _Caching:
     def __init__(self, settings: LatentSettings, architecture: Architecture) -> None:
         self.settings, self.architecture, self.card = settings, architecture, architecture.card
         self.loader: Future[LatentEncoder] | None = None
+        self.doing = ""
 
     def run(self, work: Sequence[_Work]) -> None:
         with ThreadPoolExecutor(1, thread_name_prefix="load-encoder") as pool:
@@ -168,7 +169,8 @@ class _Caching:
                 self.loader = pool.submit(self._load)
             for number, one in enumerate(work):
                 logger.info("Encoding dataset [%d]", number)
-                job.phase(f"encoding dataset {number}")
+                self.doing = f"encoding dataset {number}"
+                job.phase(self.doing)
                 log_skipped(one.skipped, "items")
                 try:
                     self._dataset(one)
@@ -182,7 +184,9 @@ class _Caching:
         if self.settings.disable_cudnn_backend:
             logger.info("Disabling cuDNN PyTorch backend.")
             torch.backends.cudnn.enabled = False
-        return self.architecture.latent_encoder(pick_device(self.settings.caching.device))
+        encoder = self.architecture.latent_encoder(pick_device(self.settings.caching.device))
+        job.phase(self.doing)  # it told of its loading
+        return encoder
 
     def _dataset(self, work: _Work) -> None:
         if not work.items or self.loader is None:
