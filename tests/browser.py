@@ -44,7 +44,7 @@ class Browser:
         assert not (isinstance(value, str) and value.startswith("ERROR")), value
         return value
 
-    def wait(self, condition: str, seconds: float = 60) -> Any:
+    def wait(self, condition: str, seconds: float = 120) -> Any:
         """The value of an expression once it is true."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -140,7 +140,7 @@ def opened(home: Path) -> Iterator[Browser]:
     process = subprocess.Popen([driver, f"--port={port}"], stdout=subprocess.DEVNULL, env={**os.environ, "HOME": str(home)})
     window = None
     try:
-        for _ in range(100):
+        for _ in range(300):
             try:
                 window = Browser(f"http://127.0.0.1:{port}")
                 break
@@ -152,4 +152,4 @@ def opened(home: Path) -> Iterator[Browser]:
         if window is not None:
             window.close()
         process.terminate()
-        process.wait(10)
+        process.wait(60)

@@ -168,7 +168,7 @@ def _summary_of(entry: _Entry, place: int | None) -> dict[str, Any]:
     name = entry.task.get("tool") or folder.id.split("-", 2)[2].rsplit("-", 1)[0]
     tool = tools().get(name)
     state, outcome = str(status.get("state", STARTING)), status.get("outcome")
-    if state != ENDED and outcome is None and progress.version:
+    if state not in (ENDED, QUEUED) and outcome is None and progress.version:
         state = _between(state, progress)
     text, error = progress.text, None
     if state == ENDED:
@@ -220,7 +220,8 @@ def _summary_of(entry: _Entry, place: int | None) -> dict[str, Any]:
 
 
 def _between(state: str, progress: Progress) -> str:
-    """The status is written every few seconds; the log says more by then."""
+    """The status is written every few seconds; the log says more by then. (Of one that was started a moment ago and is not noted yet it
+    would say that it runs, as no process.)"""
     if state == STOPPING or progress.heard:
         return STOPPING
     return progress.state

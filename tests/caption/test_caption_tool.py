@@ -30,9 +30,8 @@ def many(photos: Path) -> Path:
 
 
 def wait_for_lines(file: Path, count: int, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
     while not file.is_file() or file.read_bytes().count(b"\n") < count:
-        assert process.poll() is None and time.monotonic() < deadline
+        assert process.poll() is None
         time.sleep(0.01)
 
 
@@ -111,7 +110,7 @@ def test_a_stop_ends_between_items(many: Path, caption_process: Start, tmp_path:
     job.mkdir()
     process = caption_process(many, "--output_file", str(file), env={"MUSUBITUNER_JOB_DIR": str(job)})
     wait_for_lines(file, 1, process)
-    said = process.communicate("stop\n", timeout=60)[1]
+    said = process.communicate("stop\n")[1]
     assert process.returncode == 3 and "captions made so far are saved" in said
     assert all(record["caption"] in SEEN.values() for record in lines(file))
 

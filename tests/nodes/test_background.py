@@ -191,7 +191,9 @@ def test_a_killed_keeper_leaves_a_job_that_saves_and_goes_on_with_the_next_one(b
     index = part("nodes.jobs.index").Index(bench.home)
     (job,) = index.ids()
     keeper = subprocess.Popen([sys.executable, str(ROOT / "nodes" / "background" / "keep.py"), str(bench.home)])
-    until(lambda: (now := index.job(job))["step"] == 1 and now["pid"])  # killed before it noted the process, it has not started the job
+    until(
+        lambda: (now := index.job(job))["step"] == 1 and now["state"] == "running"
+    )  # killed before it noted that, it has not started the job
     keeper.kill()
     keeper.wait()
     reported = until(lambda: (now := index.job(job))["state"] == "ended" and now)

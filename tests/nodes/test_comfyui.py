@@ -168,7 +168,7 @@ def running(comfyui_path: Path, comfyui_python: Path, base: Path, *more: str) ->
         yield made
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(120)
 
 
 def _wait_until_up(server: Server, log: Path) -> None:

@@ -87,6 +87,11 @@ def test_a_job_whose_process_has_just_gone_ends_as_its_runner_notes(part: Any, j
     assert index.job(silent.id)["outcome"] == "lost", "its runner could not write how it ended"
 
 
+def test_a_job_that_nobody_has_noted_as_started_waits_whatever_its_log_says(job: Write, index: Any) -> None:
+    found = index.job(job("queued", lines(events.Start(9, 0), events.Step(1, 9, 1, 0.5))).id)
+    assert (found["state"], found["pid"], found["can"]) == ("queued", None, ["stop"])
+
+
 def test_a_log_of_any_length_is_listed_by_its_two_ends(part: Any, job: Write, index: Any) -> None:
     module = part("nodes.jobs.index")
     folder = job("ended", lines(events.Start(5000, 3), *(events.Step(step, 5000, 1, step / 1e4) for step in range(4, 5001))))

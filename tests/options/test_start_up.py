@@ -39,6 +39,6 @@ def test_an_interrupted_tool_ends_with_one_line(repository: Path, tmp_path: Path
         assert process.stdout is not None
         process.stdout.read(1)  # the report is larger than a pipe, so that the tool waits in the middle of it
         process.send_signal(signal.SIGINT)
-        _, printed = process.communicate(timeout=120)
+        _, printed = process.communicate()
     assert process.returncode == 130
     assert printed.splitlines()[-1] == "Interrupted." and "Traceback" not in printed

@@ -108,7 +108,7 @@ def pair(
         )
         for rank in range(2)
     ]  # fmt: skip
-    printed = [process.communicate(timeout=300)[0] for process in processes]
+    printed = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(printed)
     return Pair(project, folder)
 

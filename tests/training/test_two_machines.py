@@ -42,7 +42,7 @@ class Two:
             )  # fmt: skip
 
     def ends(self) -> list[tuple[int, str]]:
-        printed = [one.communicate(timeout=300)[0] for one in self.running]
+        printed = [one.communicate()[0] for one in self.running]
         return [(one.returncode, text) for one, text in zip(self.running, printed, strict=True)]
 
 
