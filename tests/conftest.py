@@ -161,6 +161,18 @@ def part() -> Any:
     return lambda module: importlib.import_module(f"{name}.{module}")
 
 
+@pytest.fixture(scope="session")
+def backend_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The backend's python for homes in which many jobs run: `warm_python.py`, where the system can do that."""
+    if sys.platform != "linux":
+        yield sys.executable
+        return
+    from warm_python import served
+
+    with served(tmp_path_factory.mktemp("warm python")) as program:
+        yield str(program)
+
+
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Any]:
     """A window of Chromium (`browser.py`). Skips without."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +51,12 @@ def training_only(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def home(tmp_path: Path, demo: Path) -> Path:
+def home(tmp_path: Path, demo: Path, backend_python: str) -> Path:
     """A home folder with a space and Japanese in its name, ready to run the quickstart."""
     home = tmp_path / "our ホーム"
     home.mkdir()
     (home / "config.json").write_text(
-        json.dumps({"interpreter": sys.executable, "engine": "builtin", "allowed_roots": []}), encoding="utf-8"
+        json.dumps({"interpreter": backend_python, "engine": "builtin", "allowed_roots": []}), encoding="utf-8"
     )
     shutil.copytree(demo, home / "demo")
     return home

@@ -41,6 +41,8 @@ def jobs_of(home: Path, tool: str) -> list[Path]:
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="sends Ctrl-C as a signal")
 def test_ctrl_c_saves_the_state_leaves_no_process_and_the_next_run_resumes(home: Path, training_only: Path) -> None:
+    settings = json.loads((home / "config.json").read_text(encoding="utf-8"))  # as it is shipped: no process but those of the job
+    (home / "config.json").write_text(json.dumps({**settings, "interpreter": sys.executable}), encoding="utf-8")
     training = command(home, "--set", "LoRATrainingConfig.max_train_steps=100000", workflow=training_only)
     process = subprocess.Popen(training, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, encoding="utf-8")
     assert process.stdout is not None

@@ -7,7 +7,6 @@ import asyncio
 import io
 import json
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,10 +65,10 @@ NOTHING_MADE = (
 
 
 @pytest.fixture(scope="module")
-def place(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(shared: Path, tmp_path_factory: pytest.TempPathFactory, backend_python: str) -> Path:
     """A home folder with a stand-in of every file that a template names, and clips and images under the names they have there."""
     home = tmp_path_factory.mktemp("as shipped")
-    (home / "config.json").write_text(json.dumps({"interpreter": sys.executable, "engine": "builtin", "allowed_roots": []}))
+    (home / "config.json").write_text(json.dumps({"interpreter": backend_python, "engine": "builtin", "allowed_roots": []}))
     stand_ins.write_all(home / "models", shared, home / "scratch")
     write_clips(home / "input" / "my_clips", count=1, size=(480, 272), frames=81)
     for name in ("start.png", "my_pictures/one.png"):

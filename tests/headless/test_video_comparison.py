@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,8 @@ def test_a_shorter_video_stays_at_its_last_image_and_all_get_one_height() -> Non
     assert np.ptp(heading[:, : GAP + 64]) > 100 and np.ptp(heading[:, GAP + 64 + GAP :]) == 0, "a title above the left one only"
 
 
-def test_the_node_writes_a_video_at_the_speed_of_the_first(part: Any, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"interpreter": sys.executable}), encoding="utf-8")
+def test_the_node_writes_a_video_at_the_speed_of_the_first(part: Any, tmp_path: Path, backend_python: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"interpreter": backend_python}), encoding="utf-8")
     host, node = part("headless.terminal").TerminalHost(tmp_path), part("nodes.video").VideoComparison()
     first = write_mp4(tmp_path / "first.mp4", video(RED, 48, 64, 8), 8)
     second = write_mp4(tmp_path / "second.mp4", video(BLUE, 48, 64, 16), 16)  # as long, at twice the rate

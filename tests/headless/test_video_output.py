@@ -15,8 +15,8 @@ import pytest
 
 
 @pytest.fixture
-def host(part: Any, tmp_path: Path) -> Any:
-    (tmp_path / "config.json").write_text(json.dumps({"interpreter": sys.executable}), encoding="utf-8")
+def host(part: Any, tmp_path: Path, backend_python: str) -> Any:
+    (tmp_path / "config.json").write_text(json.dumps({"interpreter": backend_python}), encoding="utf-8")
     return part("headless.terminal").TerminalHost(tmp_path)
 
 

@@ -19,9 +19,9 @@ GENERATIONS = [name for name in WORKFLOWS if name.endswith("_generate_with_lora"
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory, backend_python: str) -> Path:
     home = tmp_path_factory.mktemp("workflows")
-    (home / "config.json").write_text(json.dumps({"interpreter": sys.executable, "engine": "builtin", "allowed_roots": []}))
+    (home / "config.json").write_text(json.dumps({"interpreter": backend_python, "engine": "builtin", "allowed_roots": []}))
     return home
 
 
@@ -43,8 +43,8 @@ def test_clips_are_captioned_as_a_demo_too(place: Path) -> None:
     assert "4 captions written, 0 kept" in run(place, "captioning")
 
 
-def test_tools_say_which_lora_a_demo_needs(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"interpreter": sys.executable, "engine": "builtin", "allowed_roots": []}))
+def test_tools_say_which_lora_a_demo_needs(tmp_path: Path, backend_python: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"interpreter": backend_python, "engine": "builtin", "allowed_roots": []}))
     assert "run workflows/wan_lora_training.json --demo first" in run(tmp_path, "lora_conversion", code=2)
 
 

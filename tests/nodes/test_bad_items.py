@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,13 @@ from musubi_backend.demo.clips import write_clips
 
 
 @pytest.fixture
-def host(part: Any, tmp_path: Path) -> Any:
+def host(part: Any, tmp_path: Path, backend_python: str) -> Any:
     home = tmp_path / "home"
     clips = home / "input" / "clips"
     write_clips(clips, count=2, size=(32, 32), frames=5)
     (clips / "broken.mp4").write_bytes(b"no clip")
     (clips / "broken.txt").write_text("a broken clip", encoding="utf-8")
-    (home / "config.json").write_text(json.dumps({"interpreter": sys.executable, "engine": "builtin"}), encoding="utf-8")
+    (home / "config.json").write_text(json.dumps({"interpreter": backend_python, "engine": "builtin"}), encoding="utf-8")
     return part("headless.terminal").TerminalHost(home)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,13 @@ Fetch = Callable[..., Any]
 class DiskHost:
     """A host on real folders."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, python: str) -> None:
         self.warnings: list[str] = []
         self.home, self.input_dir, self.output_dir, self.temp_dir = (root / name for name in ("home", "input", "output", "temp"))
         self.warnings: list[str] = []
         for folder in (self.home, self.input_dir, self.output_dir, self.temp_dir):
             folder.mkdir()
-        settings = {"interpreter": sys.executable, "engine": "builtin"}
+        settings = {"interpreter": python, "engine": "builtin"}
         (self.home / "config.json").write_text(json.dumps(settings), encoding="utf-8")
 
     def allowed_roots(self) -> list[Path]:
@@ -45,11 +44,11 @@ class DiskHost:
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> DiskHost:
+def host(tmp_path: Path, backend_python: str) -> DiskHost:
     """Two photographs and a list of two more in the input folder."""
     from skimage import data
 
-    host = DiskHost(tmp_path)
+    host = DiskHost(tmp_path, backend_python)
     for folder in ("images", "listed"):
         (host.input_dir / folder).mkdir()
         for name in ("coffee", "rocket"):

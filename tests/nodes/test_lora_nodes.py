@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,11 @@ from musubi_backend.weights.safetensors_file import load, save_atomic
 
 
 @pytest.fixture
-def host(part: Any, tmp_path: Path) -> Any:
+def host(part: Any, tmp_path: Path, backend_python: str) -> Any:
     """A terminal host with a home of its own."""
     home = tmp_path / "our ホーム"
     home.mkdir()
-    text = json.dumps({"interpreter": sys.executable, "engine": "builtin", "allowed_roots": []})
+    text = json.dumps({"interpreter": backend_python, "engine": "builtin", "allowed_roots": []})
     (home / "config.json").write_text(text, encoding="utf-8")
     terminal = part("headless.terminal")
     return terminal.TerminalHost(home)
