@@ -12,8 +12,8 @@ from ..backend.musubi_backend.optimizers import registry
 from ..backend.musubi_backend.options.option import TRAIN
 from ..backend.musubi_backend.options.registry import options_for
 from ..backend.musubi_backend.options.values import default_of
-from ..backend.musubi_backend.training import schedules
 from ..backend.musubi_backend.training.classes import keyword_arguments
+from ..backend.musubi_backend.training.rate_formulas import share_function
 from ..backend.musubi_backend.training.settings import TrainingSettings
 from ..backend.musubi_backend.training.voided import check_schedule, in_effect, keeps_its_rate, sets_its_rate, voided
 from .families import any_tool
@@ -63,7 +63,7 @@ def curve(values: Mapping[str, Any], steps: int, points: int = 200) -> tuple[lis
     acting = in_effect(settings, optimizer)
     if acting.learning_rate is None:
         return [], "this optimizer sets its own learning rate"
-    share = schedules.share_function(acting.schedule, steps, schedules.arguments(acting.schedule))
+    share = share_function(acting.schedule, steps)
     count = min(points, steps)
     chosen = sorted({round(index * (steps - 1) / max(1, count - 1)) for index in range(count)})
     note = "schedule-free: the rate stays" if optimizer.schedule_free else ""

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from ..errors import UserError
 from ..optimizers.registry import find, plain
 from . import schedules
+from .rate_formulas import share_function
 from .settings import ScheduleSettings, TrainingSettings
 
 _FIND_THEIR_RATE = ("prodigy", "dadapt")
@@ -114,7 +115,7 @@ def check_schedule(settings: ScheduleSettings, total: int) -> None:
     schedules.check(settings, total)
     if not ours or settings.lr_scheduler.startswith("adafactor"):
         return
-    share = schedules.share_function(settings, total, schedules.arguments(settings))
+    share = share_function(settings, total)
     if not any(share(step) for step in range(total)):
         raise UserError(nothing_trained(settings, total))
 
