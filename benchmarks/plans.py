@@ -66,13 +66,13 @@ def training_of(template: str, home: Path) -> list[str]:
             results[step.id] = ({"architecture": inputs["models"]["architecture"], "dataset": inputs["dataset"], "job": ""},)
         elif "output_name" in inputs:
             node, dataset = step.node, inputs["latents"]["dataset"]
-            values = part("nodes.spec").prepared(node, host, inputs)
+            values = part("nodes.checks").prepared(node, host, inputs)
             run = part("nodes.runs").Run(home / "runs" / template, template)
             begin = part("nodes.training_start").Start()
             task = node._task(host, run, node.values(values, dataset), values, begin, "builtin")
             return [task.tool, *task.argv()]
         else:
-            results[step.id] = asyncio.run(step.node.run(host, **part("nodes.spec").prepared(step.node, host, inputs))).values
+            results[step.id] = asyncio.run(step.node.run(host, **part("nodes.checks").prepared(step.node, host, inputs))).values
     raise SystemExit(f"{template} trains nothing")
 
 

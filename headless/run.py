@@ -19,9 +19,10 @@ from ..backend.musubi_backend.console import setup_streams as setup_streams
 from ..backend.musubi_backend.documents import json_text, read_json
 from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.place import in_words
+from ..nodes.checks import check, complete, prechecked, prepared
 from ..nodes.jobs.config import default_home
 from ..nodes.reuse import widget_values
-from ..nodes.spec import NotYet, Result, check, complete, prechecked, prepared, with_warnings
+from ..nodes.spec import NotYet, Result, with_warnings
 from .demo import prepare
 from .terminal import CtrlC, Screen, TerminalHost
 from .workflow import Step, order, override, read

@@ -31,6 +31,7 @@ from ..backend.musubi_backend.errors import UserError
 from ..backend.musubi_backend.place import in_words
 from . import comfy_language
 from .catalog import NODES
+from .checks import check, choices_of, prechecked, prepared
 from .comfy_errors import RunError, report, show_each_once
 from .jobs import config as configuration
 from .jobs.config import DEMO_MODELS
@@ -38,7 +39,7 @@ from .jobs.environment import visible_gpus
 from .monitor.watch import watch
 from .reuse import Kept, KeptResults, place_of
 from .routes import add_routes
-from .spec import ANY, Input, Node, NodeSpec, Problem, Result, Stopped, check, choices_of, prechecked, prepared, with_warnings
+from .spec import ANY, Input, Node, NodeSpec, Problem, Result, Stopped, with_warnings
 from .split_models import with_indexes
 from .translations import translated
 

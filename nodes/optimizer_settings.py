@@ -12,9 +12,10 @@ from ..backend.musubi_backend.optimizers import registry
 from ..backend.musubi_backend.optimizers.entry import Entry
 from ..backend.musubi_backend.options.option import TRAIN
 from . import rates
+from .checks import check, complete
 from .families import any_tool, shared_widget
 from .jobs.wording import in_widgets
-from .spec import Host, Input, Node, NodeSpec, Output, Problem, Result, check, complete, refused
+from .spec import Host, Input, Node, NodeSpec, Output, Problem, Result, refused
 from .widgets import settings
 
 OPTIMIZER = "MUSUBITUNER_OPTIMIZER"

@@ -30,7 +30,7 @@ def host(part: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def problems(part: Any, host: Any, node: Any, **values: Any) -> dict[str, str]:
-    return {problem.input: problem.text for problem in part("nodes.spec").check(node, host, values)}
+    return {problem.input: problem.text for problem in part("nodes.checks").check(node, host, values)}
 
 
 def test_the_catalog_has_three_nodes_of_each_family_in_the_order_of_cards(part: Any) -> None:
@@ -89,7 +89,7 @@ def test_what_the_widgets_alone_show_is_checked_by_the_pack_and_by_the_family(pa
 
 
 def test_what_goes_into_a_generation_and_a_training_follows_from_model_widgets_and_family(part: Any, host: Any) -> None:
-    nodes, complete = part("nodes.catalog").BY_NAME, part("nodes.spec").complete
+    nodes, complete = part("nodes.catalog").BY_NAME, part("nodes.checks").complete
     models = {"architecture": "dots", "task": "dots", "fps": 8, "dit": "/m/dots.safetensors", "vae": "/m/none.safetensors"}
     generator = nodes["DotsVideoGenerator"]()
     inputs = complete(generator.spec, {"models": models, "prompt": "dots", "pattern": "ring", "seed": 5})
@@ -138,7 +138,7 @@ def test_a_generator_is_called_after_its_family_and_what_it_makes(part: Any, fam
 def test_its_files_are_known_and_facts_of_the_chosen_models_go_along(part: Any, host: Any) -> None:
     node = part("nodes.catalog").BY_NAME["DotsModelPaths"]()
     for kind, facts in (("quick", {}), ("slow", {"fps": 8})):
-        inputs = part("nodes.spec").prepared(node, host, {"kind": kind, "dit": "dots.safetensors", "vae": "none.safetensors"})
+        inputs = part("nodes.checks").prepared(node, host, {"kind": kind, "dit": "dots.safetensors", "vae": "none.safetensors"})
         result = asyncio.run(node.run(host, **inputs))
         files = {"dit": str(host.home / "models/diffusion_models/dots.safetensors"), "vae": str(host.home / "models/vae/none.safetensors")}
         assert result.values[0] == {"architecture": "dots", "task": "dots", **facts, **files}

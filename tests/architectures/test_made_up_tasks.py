@@ -46,10 +46,10 @@ def models(part: Any, place: Path) -> Any:
         names = {"alphabet": "demo_alphabet.safetensors", "vae": "demo_spots_vae.safetensors"}
         names |= {"dictionary": "demo_dictionary.safetensors"} if task == "edit" else {}
         names |= {"dit": f"demo_{dit or TASKS[task][0]}.safetensors", **more}
-        problems = {one.input: one.text for one in part("nodes.spec").check(node, host, {"version": task, **names})}
+        problems = {one.input: one.text for one in part("nodes.checks").check(node, host, {"version": task, **names})}
         if problems:
             return problems
-        return asyncio.run(node.run(host, **part("nodes.spec").prepared(node, host, {"version": task, **names}))).values[0]
+        return asyncio.run(node.run(host, **part("nodes.checks").prepared(node, host, {"version": task, **names}))).values[0]
 
     return made
 
@@ -73,7 +73,7 @@ def test_a_task_is_cached_trained_and_generated_with_in_its_own_caches_and_encod
         ("TextEncoderCache", "cache_text", "cache_text_encoder_outputs"),
     ):
         spec = part("nodes.catalog").BY_NAME[node].spec
-        given = part("nodes.spec").complete(spec, {"dataset": dataset, "models": chosen})
+        given = part("nodes.checks").complete(spec, {"dataset": dataset, "models": chosen})
         assert main([f"spots_{tool}", *to_argv(f"spots_{tool}", {**cache.caching_values(spec, verb, given), "device": "cpu"})]) == 0
     card = part("nodes.models").card_of(chosen)
     latents, text = (cache.cache_files(dataset, card, text=text) for text in (False, True))

@@ -27,7 +27,7 @@ def batch(part: Any, host: Any, home: Path) -> Any:
     def run(**inputs: Any) -> Any:
         node = part("nodes.batch").BatchProcessor()
         small = {"width": 32, "height": 32, "video_length": 5, "infer_steps": 1, "guidance_scale": 1.0}
-        given = part("nodes.spec").prepared(node, host, {"models": models, **small, **inputs})
+        given = part("nodes.checks").prepared(node, host, {"models": models, **small, **inputs})
         return asyncio.run(node.run(host, **given))
 
     return run

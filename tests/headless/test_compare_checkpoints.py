@@ -48,7 +48,7 @@ def models(home: Path) -> dict[str, Any]:
 def compared(part: Any, host: Any, **inputs: Any) -> Any:
     node = part("nodes.compare").CompareCheckpoints()
     small = {"width": 32, "height": 32, "video_length": 5, "infer_steps": 1, "guidance_scale": 1.0, "cell_height": 64}
-    given = part("nodes.spec").prepared(node, host, {"models": models(host.home), **small, **inputs})
+    given = part("nodes.checks").prepared(node, host, {"models": models(host.home), **small, **inputs})
     return asyncio.run(node.run(host, **given))
 
 

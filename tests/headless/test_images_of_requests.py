@@ -84,7 +84,7 @@ def test_what_does_not_go_with_the_task_is_rejected_in_words(
     part: Any, tmp_path: Path, task: str, inputs: dict[str, Any], words: str
 ) -> None:
     node = part("nodes.catalog").BY_NAME["WanVideoGenerator"]()
-    given = part("nodes.spec").complete(node.spec, {"models": {}, "prompt": "x", **inputs})
+    given = part("nodes.checks").complete(node.spec, {"models": {}, "prompt": "x", **inputs})
     with pytest.raises(part("backend.musubi_backend.errors").UserError, match=words):
         node.check_task({"architecture": "wan", "task": task}, given)
 
@@ -92,7 +92,7 @@ def test_what_does_not_go_with_the_task_is_rejected_in_words(
 def test_one_frame_needs_its_control_images_only(part: Any) -> None:
     node = part("nodes.catalog").BY_NAME["WanVideoGenerator"]()
     inputs = {"models": {}, "prompt": "x", "control_images": ["2", 0], "one_frame": "target_index=1,control_index=0"}
-    node.check_task({"architecture": "wan", "task": "i2v-14B"}, part("nodes.spec").complete(node.spec, inputs))
+    node.check_task({"architecture": "wan", "task": "i2v-14B"}, part("nodes.checks").complete(node.spec, inputs))
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_what_does_not_go_with_the_model_is_rejected_in_words(
     part: Any, name: str, models: dict[str, Any], inputs: dict[str, Any], words: str
 ) -> None:
     node = part("nodes.catalog").BY_NAME[name]()
-    given = part("nodes.spec").complete(node.spec, {"models": {}, "prompt": "x", **inputs})
+    given = part("nodes.checks").complete(node.spec, {"models": {}, "prompt": "x", **inputs})
     with pytest.raises(part("backend.musubi_backend.errors").UserError, match=words):
         node.check_task(models, given)
 
@@ -149,7 +149,7 @@ def test_images_of_single_sections(part: Any, tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"")
 
     def resolved(**inputs: Any) -> Any:
-        return node.images(host, part("nodes.spec").complete(node.spec, {"models": {}, "prompt": "x", **inputs}), tmp_path)
+        return node.images(host, part("nodes.checks").complete(node.spec, {"models": {}, "prompt": "x", **inputs}), tmp_path)
 
     first, second = str(tmp_path / "a.png"), str(tmp_path / "b.png")
     assert resolved(start_image_path="a.png") == {"image_path": first}

@@ -178,8 +178,8 @@ def planned(part: Any, home: Path, name: str, monkeypatch: pytest.MonkeyPatch) -
         if linked and all(value is None for value in linked.values()):  # nothing was made that could be saved
             continue
         inputs = {**step.constants, **linked}
-        part("nodes.spec").prechecked(step.node, host, inputs)
-        values = part("nodes.spec").prepared(step.node, host, inputs)
+        part("nodes.checks").prechecked(step.node, host, inputs)
+        values = part("nodes.checks").prepared(step.node, host, inputs)
         try:
             results[step.id] = asyncio.run(step.node.run(host, **values)).values
         except part("backend.musubi_backend.errors").UserError as error:

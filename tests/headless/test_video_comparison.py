@@ -36,7 +36,7 @@ def test_the_node_writes_a_video_at_the_speed_of_the_first(part: Any, tmp_path: 
     host, node = part("headless.terminal").TerminalHost(tmp_path), part("nodes.video").VideoComparison()
     first = write_mp4(tmp_path / "first.mp4", video(RED, 48, 64, 8), 8)
     second = write_mp4(tmp_path / "second.mp4", video(BLUE, 48, 64, 16), 16)  # as long, at twice the rate
-    values = part("nodes.spec").complete(node.spec, {"video_1": str(first), "video_2": str(second), "titles": "one\ntwo\nthree"})
+    values = part("nodes.checks").complete(node.spec, {"video_1": str(first), "video_2": str(second), "titles": "one\ntwo\nthree"})
     result = asyncio.run(node.run(host, **values))
     images, rate = read_images(result.values[0])
     assert (len(images), rate) == (8, 8)

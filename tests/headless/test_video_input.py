@@ -25,7 +25,7 @@ def host(part: Any, tmp_path: Path) -> Any:
 
 def load(part: Any, host: Any, **inputs: Any) -> Any:
     node = part("nodes.video").VideoInput()
-    return asyncio.run(node.run(host, **part("nodes.spec").prepared(node, host, inputs)))
+    return asyncio.run(node.run(host, **part("nodes.checks").prepared(node, host, inputs)))
 
 
 def numbers(folder: str) -> list[int]:

@@ -40,7 +40,7 @@ def clip(tmp_path: Path) -> Any:
 
 def save(part: Any, host: Any, **inputs: Any) -> Any:
     node = part("nodes.video").VideoOutput()
-    return asyncio.run(node.run(host, **part("nodes.spec").complete(node.spec, inputs)))
+    return asyncio.run(node.run(host, **part("nodes.checks").complete(node.spec, inputs)))
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_nothing_is_overwritten(part: Any, host: Any, clip: Any) -> None:
 
 def test_two_at_the_same_time_get_a_name_each(part: Any, host: Any, clip: Any) -> None:
     node, video = part("nodes.video").VideoOutput(), clip(2)
-    inputs = part("nodes.spec").complete(node.spec, {"video": video, "filename_prefix": "x", "format": "gif"})
+    inputs = part("nodes.checks").complete(node.spec, {"video": video, "filename_prefix": "x", "format": "gif"})
 
     async def both() -> list[Any]:
         return await asyncio.gather(node.run(host, **inputs), node.run(host, **inputs))

@@ -104,7 +104,7 @@ class Bench:
 
     def run(self, node: Any, **inputs: Any) -> Any:
         """What any node gives for these inputs; the others have their defaults."""
-        return asyncio.run(node.run(self.host, **self.part("nodes.spec").prepared(node, self.host, inputs)))
+        return asyncio.run(node.run(self.host, **self.part("nodes.checks").prepared(node, self.host, inputs)))
 
     def dataset(self, **more: Any) -> dict[str, Any]:
         return {"toml": str(self.home / "dataset.toml"), "datasets": [{"cache_directory": str(self.cache), "resolution": [64, 48], **more}]}

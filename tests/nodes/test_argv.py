@@ -84,7 +84,7 @@ def value_of(entry: Any, host: Any, part: Any) -> st.SearchStrategy[Any]:
     if entry.kind == "FLOAT":
         return st.one_of(st.just(entry.default), st.floats(entry.lowest, entry.maximum, allow_nan=False))
     if entry.kind == "COMBO":
-        return st.sampled_from(part("nodes.spec").choices_of(entry, host))
+        return st.sampled_from(part("nodes.checks").choices_of(entry, host))
     return st.one_of(st.just(entry.default), text())
 
 
@@ -142,10 +142,10 @@ def parsed(contract: Any, part: Any, tool: str, values: dict[str, Any]) -> argpa
 
 def run(node: Any, host: Any, part: Any, values: dict[str, Any]) -> Any:
     """The node's dict of settings, or None if the node rejects the widgets."""
-    if part("nodes.spec").check(node, host, values):
+    if part("nodes.checks").check(node, host, values):
         return None
     try:
-        return asyncio.run(node.run(host, **part("nodes.spec").complete(node.spec, values))).values[0]
+        return asyncio.run(node.run(host, **part("nodes.checks").complete(node.spec, values))).values[0]
     except part("backend.musubi_backend.errors").UserError:
         return None
 
@@ -165,12 +165,12 @@ def test_every_training_parses(contract: Any, part: Any, tmp_path: Path, archite
     @given(tasks, *(mostly_fitting(node.spec, host, part) for node in nodes))
     def holds(task: str, lora: dict[str, Any], optimizer: dict[str, Any], sampling: dict[str, Any], own: dict[str, Any]) -> None:
         made = [run(node, host, part, values) for node, values in zip(nodes[:3], (lora, optimizer, sampling), strict=True)]
-        refused.append(None in made or part("nodes.spec").check(trainer, host, own) != [])
+        refused.append(None in made or part("nodes.checks").check(trainer, host, own) != [])
         if refused[-1]:
             return
         given_models = models(part, architecture, task)
         sockets = {"latents": {"dataset": DATASET}, "text": {}, "lora_config": made[0], "optimizer": made[1], "sampling": made[2]}
-        inputs = part("nodes.spec").complete(trainer.spec, {**own, "models": given_models, **sockets})
+        inputs = part("nodes.checks").complete(trainer.spec, {**own, "models": given_models, **sockets})
         try:
             values = {
                 **trainer.values(inputs, inputs["latents"]["dataset"]),
@@ -207,11 +207,11 @@ def test_every_generation_parses_and_no_text_becomes_a_flag(contract: Any, part:
     @LIMIT
     @given(tasks, mostly_fitting(node.spec, host, part))
     def holds(task: str, values: dict[str, Any]) -> None:
-        accepted.append(part("nodes.spec").check(node, host, values) == [])
+        accepted.append(part("nodes.checks").check(node, host, values) == [])
         if not accepted[-1]:
             return
         given_models = models(part, architecture, task)
-        inputs = part("nodes.spec").complete(node.spec, {**values, "models": given_models})
+        inputs = part("nodes.checks").complete(node.spec, {**values, "models": given_models})
         chosen = {**node.values(host, inputs), **part("nodes.media_inputs").values(host, node.family.sources, inputs, tmp_path)}
         chosen.pop("skip_mismatched", None)  # our own, rejected where musubi-tuner is to generate
         namespace = parsed(contract, part, tool, {**chosen, "save_path": "/s"})
@@ -237,9 +237,9 @@ def test_every_batch_parses(contract: Any, part: Any, tmp_path: Path, architectu
     @LIMIT
     @given(mostly_fitting(node.spec, host, part))
     def holds(values: dict[str, Any]) -> None:
-        if part("nodes.spec").check(node, host, values):
+        if part("nodes.checks").check(node, host, values):
             return
-        inputs = part("nodes.spec").complete(node.spec, {**values, "models": models(part, architecture)})
+        inputs = part("nodes.checks").complete(node.spec, {**values, "models": models(part, architecture)})
         try:
             chosen = {**part("nodes.prompt_batch").values(node.spec, host, inputs), "from_file": "/o/prompts.txt", "save_path": "/s"}
         except part("backend.musubi_backend.errors").UserError as error:
@@ -271,10 +271,10 @@ def test_every_caching_parses(contract: Any, part: Any, tmp_path: Path, name: st
     @LIMIT
     @given(tasks, st.booleans(), widgets(node.spec, host, part))
     def holds(task: str, one_frame: bool, values: dict[str, Any]) -> None:
-        if part("nodes.spec").check(node, host, values):
+        if part("nodes.checks").check(node, host, values):
             return
         dataset = {**DATASET, "datasets": [{"fp_1f_target_index": 1}] if one_frame else []}
-        inputs = part("nodes.spec").complete(node.spec, {**values, "dataset": dataset, "models": models(part, architecture, task)})
+        inputs = part("nodes.checks").complete(node.spec, {**values, "dataset": dataset, "models": models(part, architecture, task)})
         try:
             chosen = module.caching_values(node.spec, verb, inputs)
         except part("backend.musubi_backend.errors").UserError as error:
@@ -300,21 +300,23 @@ def test_defaults_are_accepted_by_our_own_checks(part: Any, tmp_path: Path) -> N
         }
         if "prompt" in defaults:
             defaults["prompt"] = "a dog"
-        assert part("nodes.spec").check(node, host, defaults) == [], node.spec.id
+        assert part("nodes.checks").check(node, host, defaults) == [], node.spec.id
 
 
 def test_arguments_of_the_optimizer_cannot_become_flags(part: Any, tmp_path: Path) -> None:
     node = part("nodes.optimizer_settings").OptimizerConfig()
     for bad in ("--output_dir=/etc", "weight_decay", "a=b; c", "__import__('os')=1"):
-        assert "name=value" in str(part("nodes.spec").check(node, PaperHost(tmp_path), {"optimizer_args": bad})), bad
+        assert "name=value" in str(part("nodes.checks").check(node, PaperHost(tmp_path), {"optimizer_args": bad})), bad
     good = asyncio.run(
-        node.run(PaperHost(tmp_path), **part("nodes.spec").complete(node.spec, {"optimizer_args": "weight_decay=0.01\nbetas=(0.9, 0.99)"}))
+        node.run(
+            PaperHost(tmp_path), **part("nodes.checks").complete(node.spec, {"optimizer_args": "weight_decay=0.01\nbetas=(0.9, 0.99)"})
+        )
     )
     assert good.values[0]["optimizer_args"] == ["weight_decay=0.01", "betas=(0.9,0.99)"]
 
 
 def test_a_value_from_another_node_is_checked_like_a_typed_one(part: Any, tmp_path: Path) -> None:
-    spec, settings_module = part("nodes.spec"), part("nodes.training_settings")
+    prepared, settings_module = part("nodes.checks").prepared, part("nodes.training_settings")
     node = settings_module.LoRATrainingConfig()
     for values, words in (
         ({"attention": "save_state_on_train_end"}, "not there"),
@@ -323,12 +325,12 @@ def test_a_value_from_another_node_is_checked_like_a_typed_one(part: Any, tmp_pa
         ({"gradient_checkpointing": False, "gradient_checkpointing_cpu_offload": True}, "turn that on"),
     ):
         with pytest.raises(part("backend.musubi_backend.errors").UserError, match=words):
-            spec.prepared(node, PaperHost(tmp_path), values)
-    assert spec.prepared(node, PaperHost(tmp_path), {"network_alpha": 4})["network_alpha"] == 4.0
+            prepared(node, PaperHost(tmp_path), values)
+    assert prepared(node, PaperHost(tmp_path), {"network_alpha": 4})["network_alpha"] == 4.0
 
 
 @pytest.mark.parametrize(("name", "socket"), [("WanLoRATrainer", "models"), ("BatchProcessor", "models"), ("LoRAPostHocEMA", "job")])
 def test_what_nodes_hand_each_other_cannot_be_written_into_a_prompt(part: Any, tmp_path: Path, name: str, socket: str) -> None:
     node = part("nodes.catalog").BY_NAME[name]()
-    said = part("nodes.spec").check(node, PaperHost(tmp_path), {socket: {"architecture": "wan", "dit": "/etc/passwd", "run": "/etc"}})
+    said = part("nodes.checks").check(node, PaperHost(tmp_path), {socket: {"architecture": "wan", "dit": "/etc/passwd", "run": "/etc"}})
     assert [problem.input for problem in said] == [socket] and said[0].text.startswith(f"{socket}: connect it")

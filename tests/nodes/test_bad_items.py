@@ -27,7 +27,7 @@ def configured(part: Any, host: Any) -> Any:
     def run(name: str = "DatasetConfig", **changes: Any) -> Any:
         node = getattr(part("nodes.dataset"), name)()
         given = {"path": "clips", "width": 32, "height": 32, "target_frames": "1, 5"} if name == "DatasetConfig" else {}
-        return asyncio.run(node.run(host, **part("nodes.spec").prepared(node, host, {**given, **changes})))
+        return asyncio.run(node.run(host, **part("nodes.checks").prepared(node, host, {**given, **changes})))
 
     return run
 
@@ -56,7 +56,7 @@ def test_skip_goes_on_and_caching_is_reported(configured: Any, part: Any, monkey
     for dataset in (result.values[0], chained.values[0], loaded.values[0]):
         models = {"architecture": "wan", "task": "t2v-1.3B", "vae": "/m/vae.safetensors", "t5": "/m/t5.safetensors"}
         for node in (cache.VAELatentCache(), cache.TextEncoderCache()):
-            values = part("nodes.spec").complete(node.spec, {"dataset": dataset, "models": models})
+            values = part("nodes.checks").complete(node.spec, {"dataset": dataset, "models": models})
             with pytest.raises(InterruptedError):
                 asyncio.run(node.run(host, **values))
     assert len(seen) == 6 and all("--on_bad_items skip" in " ".join(arguments) for arguments in seen), seen
@@ -72,7 +72,7 @@ def test_an_extension_without_its_dot_is_the_same(configured: Any, part: Any, ho
     with_dot, without = (configured(on_bad_items="skip", caption_extension=end).values[0] for end in (".txt", "txt"))
     assert with_dot == without
     node = part("nodes.dataset").DatasetConfig()
-    assert [problem.input for problem in part("nodes.spec").check(node, host, {"caption_extension": " . "})] == ["caption_extension"]
+    assert [problem.input for problem in part("nodes.checks").check(node, host, {"caption_extension": " . "})] == ["caption_extension"]
 
 
 def test_messages_of_jobs_name_widgets(part: Any) -> None:

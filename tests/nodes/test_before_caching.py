@@ -55,7 +55,7 @@ def reject(bench: Any, part: Any, changes: dict[str, Any]) -> str:
     }
     node = part("nodes.catalog").BY_NAME["WanLoRATrainer"]()
     try:
-        part("nodes.spec").prechecked(node, bench.host, inputs)
+        part("nodes.checks").prechecked(node, bench.host, inputs)
     except part("backend.musubi_backend.errors").UserError as error:
         return str(error)
     return ""

@@ -61,17 +61,17 @@ def node(part: Any) -> Any:
     ],
 )
 def test_wrong_widgets_are_rejected_when_queued(changes: dict[str, Any], message: str, host: PaperHost, node: Any, part: Any) -> None:
-    spec = part("nodes.spec")
-    values = spec.complete(node.spec, {"path": "images", "model": MODEL})
-    assert spec.check(node, host, values) == []
-    assert message in str(spec.check(node, host, {**values, **changes}))
+    checks = part("nodes.checks")
+    values = checks.complete(node.spec, {"path": "images", "model": MODEL})
+    assert checks.check(node, host, values) == []
+    assert message in str(checks.check(node, host, {**values, **changes}))
 
 
 def test_another_model_is_recognised_and_rejected_before_anything_starts(host: PaperHost, node: Any, part: Any) -> None:
     import numpy as np
 
     save_file({"shared.weight": np.ones(2), "encoder.block.0.layer.0.SelfAttention.q.weight": np.ones(2)}, host.model)
-    values = part("nodes.spec").prepared(node, host, {"path": "images", "model": MODEL})
+    values = part("nodes.checks").prepared(node, host, {"path": "images", "model": MODEL})
     with pytest.raises(part("backend.musubi_backend.errors").UserError, match=r"is a T5 text encoder; model expects a Qwen2\.5-VL"):
         asyncio.run(node.run(host, **values))
     assert not (host.home / "jobs").exists()
@@ -98,7 +98,7 @@ def test_the_tool_is_asked_for_what_the_widgets_say(
 
     monkeypatch.setattr(part("nodes.caption"), "run_tool", run_tool)
     for changes in ({}, {"output_format": "jsonl", "prompt": "Say\n--what 'is' there", "fp8_vl": True, "batch_size": 3, "overwrite": True}):
-        values = part("nodes.spec").prepared(node, host, {"path": "images", "model": MODEL, **changes})
+        values = part("nodes.checks").prepared(node, host, {"path": "images", "model": MODEL, **changes})
         with pytest.raises(Caught):
             asyncio.run(node.run(host, **values))
     contract = json.loads((shared / "contracts" / "musubi_cli.json").read_text(encoding="utf-8"))["scripts"]

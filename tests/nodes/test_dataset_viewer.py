@@ -81,7 +81,7 @@ def view(host: DiskHost, part: Any) -> Callable[..., Any]:
         toml = folder / "dataset.toml"
         toml.write_text(part("nodes.toml_text").dataset_file(tables), encoding="utf-8")
         node = part("nodes.viewer").DatasetViewer()
-        values = part("nodes.spec").prepared(node, host, {"dataset": {"toml": str(toml), "datasets": tables}, **changes})
+        values = part("nodes.checks").prepared(node, host, {"dataset": {"toml": str(toml), "datasets": tables}, **changes})
         result = asyncio.run(node.run(host, **values))
         return result, result.page_data["musubi_dataset_view"][0]["id"]
 
@@ -261,6 +261,6 @@ def test_files_outside_the_roots_and_other_kinds_of_files_stay_untouched(
 def test_a_dataset_file_outside_the_roots_is_rejected(host: DiskHost, part: Any, tmp_path: Path) -> None:
     (tmp_path / "d.toml").write_text("", encoding="utf-8")
     node = part("nodes.viewer").DatasetViewer()
-    values = part("nodes.spec").prepared(node, host, {"dataset": {"toml": str(tmp_path / "d.toml"), "datasets": []}})
+    values = part("nodes.checks").prepared(node, host, {"dataset": {"toml": str(tmp_path / "d.toml"), "datasets": []}})
     with pytest.raises(part("backend.musubi_backend.errors").UserError, match="outside the folders"):
         asyncio.run(node.run(host, **values))

@@ -40,15 +40,15 @@ def test_these_are_all_nodes(part: Any) -> None:
 
 @pytest.mark.parametrize("name", NODES)
 def test_a_wrong_value_is_one_problem_on_its_widget(part: Any, host: Any, name: str) -> None:
-    spec, refused = part("nodes.spec"), part("backend.musubi_backend.errors").UserError
+    check, refused = part("nodes.checks").check, part("backend.musubi_backend.errors").UserError
     node = part("nodes.catalog").BY_NAME[name]()
     usual = {entry.name: entry.default for entry in node.spec.inputs if entry.is_widget and entry.default is not None}
-    unset = {problem.input for problem in spec.check(node, host, usual)}  # an empty path, a model that is not there
+    unset = {problem.input for problem in check(node, host, usual)}  # an empty path, a model that is not there
     for entry in node.spec.inputs:
         bounds = [value + step for value, step in ((entry.minimum, -1), (entry.maximum, 1)) if value is not None]
         outside = [value for value in bounds if value != entry.off]
         for value in (*WRONG[entry.kind], *outside, *(TEXTS if entry.kind == "STRING" else ())) if entry.is_widget else ():
-            problems = spec.check(node, host, {**usual, entry.name: value})
+            problems = check(node, host, {**usual, entry.name: value})
             found = [problem for problem in problems if problem.input == entry.name or problem.input not in unset]
             assert [problem.input for problem in found] == ([entry.name] if entry.kind != "STRING" or found else []), (entry.name, value)
             assert all(len(problem.text) < 1100 for problem in found), (entry.name, value)
@@ -81,11 +81,11 @@ def test_widgets_that_contradict_are_one_problem_before_the_node_runs(
     (host.input_dir / "controls").mkdir(exist_ok=True)
     node = part("nodes.catalog").BY_NAME[name]()
     usual = {entry.name: entry.default for entry in node.spec.inputs if entry.is_widget and entry.default is not None}
-    problems = part("nodes.spec").check(node, host, {**usual, **changes})
+    problems = part("nodes.checks").check(node, host, {**usual, **changes})
     assert [problem.input for problem in problems if problem.input != "path"] == [widget], problems
 
 
 def test_what_a_preset_decides_is_not_judged_by_the_widgets(part: Any, host: Any) -> None:
     node = part("nodes.catalog").BY_NAME["LoRAPostHocEMA"]()
     values = {"preset": "sigma_rel: general", "method": "beta", "more_sigma_rel": "0.1", "first": 0.9, "last": 0.1, "output_name": "x"}
-    assert part("nodes.spec").check(node, host, values) == []
+    assert part("nodes.checks").check(node, host, values) == []

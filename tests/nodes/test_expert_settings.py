@@ -20,7 +20,7 @@ def host() -> Any:
 
 def made(part: Any, host: Any, **changes: Any) -> Any:
     node = part("nodes.catalog").BY_NAME["ExpertSettings"]()
-    return asyncio.run(node.run(host, **part("nodes.spec").complete(node.spec, changes)))
+    return asyncio.run(node.run(host, **part("nodes.checks").complete(node.spec, changes)))
 
 
 def models_of(shared: Path, stem: str) -> dict[str, str]:
@@ -56,7 +56,7 @@ def test_patterns_that_leave_nothing_or_are_none_are_refused(part: Any, host: An
         made(part, host, models=models_of(shared, "hv_t2v"), exclude_patterns=".*")
     node = part("nodes.catalog").BY_NAME["ExpertSettings"]()
     wrong = {"exclude_patterns": "fine\n*ffn", "include_patterns": "(", "log_prefix": "../x", "log_tracker_name": "a/b"}
-    problems = {problem.input: problem.text for problem in part("nodes.spec").check(node, host, wrong)}
+    problems = {problem.input: problem.text for problem in part("nodes.checks").check(node, host, wrong)}
     assert set(problems) == set(wrong) and "'*ffn' is no regular expression" in problems["exclude_patterns"]
 
 
@@ -68,7 +68,7 @@ def test_they_arrive_at_the_trainer_next_to_the_settings_of_the_network(part: An
     expert, layers = made(part, host, **chosen).values
     assert layers == "" and made(part, host).values[0] == {"dynamo_fullgraph": False, "dynamo_dynamic": False, "log_config": False}
     config = part("nodes.catalog").BY_NAME["LoRATrainingConfig"]()
-    inputs = part("nodes.spec").complete(config.spec, {"rank_dropout": 0.1, "expert_settings": expert})
+    inputs = part("nodes.checks").complete(config.spec, {"rank_dropout": 0.1, "expert_settings": expert})
     (values,) = asyncio.run(config.run(host, **inputs)).values
     argv = part("backend.musubi_backend.options.argv").to_argv("wan_train_network", values)
     args = part("backend.musubi_backend.options.parser").read(

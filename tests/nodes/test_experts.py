@@ -19,7 +19,7 @@ def values(part: Any) -> Any:
         sampling = {"settings": {"min_timestep": 100}, "prompts": [{"prompt": "x"}] if prompts else []}
         sockets = {"latents": {"dataset": {"toml": "d", "datasets": []}}, "text": {}, "lora_config": {}, "optimizer": {}}
         given = {"models": models, "sampling": sampling, **sockets, **widgets}
-        return node.values(part("nodes.spec").complete(node.spec, given))
+        return node.values(part("nodes.checks").complete(node.spec, given))
 
     return chosen
 

@@ -27,7 +27,7 @@ def host(part: Any, tmp_path: Path, backend_python: str) -> Any:
 
 def run(part: Any, host: Any, name: str, **inputs: Any) -> Any:
     node = getattr(part("nodes.lora_tools"), name)()
-    return asyncio.run(node.run(host, **part("nodes.spec").prepared(node, host, inputs)))
+    return asyncio.run(node.run(host, **part("nodes.checks").prepared(node, host, inputs)))
 
 
 def training(folder: Path, name: str, count: int) -> None:
@@ -85,7 +85,7 @@ def test_several_widths_are_files_of_their_own(part, host):
 
 def test_lora_ema_settings_are_checked_before_anything_runs(part, host):
     training(host.home / "runs" / "cat-0123456789abcdef", "cat", 5)
-    spec = part("nodes.spec")
+    check = part("nodes.checks").check
     node = part("nodes.lora_tools").LoRAPostHocEMA()
     for settings, message in (
         ({"output_name": "../x"}, "file name"),
@@ -94,7 +94,7 @@ def test_lora_ema_settings_are_checked_before_anything_runs(part, host):
         ({"checkpoints": "/etc"}, "outside the folders"),
         ({"sigma_rel": 0.5}, "above the maximum"),
     ):
-        assert message in str(spec.check(node, host, settings)), settings
+        assert message in str(check(node, host, settings)), settings
     with pytest.raises(part("backend.musubi_backend.errors").UserError, match="leave 1 of 5 checkpoints"):
         run(part, host, "LoRAPostHocEMA", checkpoints="cat", preset="as set below", first=0.95)
 

@@ -27,7 +27,7 @@ def picked(part: Any, host: Any, kind: str, **changes: Any) -> Any:
     """The MODELS value for the demo models of a kind."""
     node = part("nodes.catalog").BY_NAME[NODES[kind.split("_")[0].rstrip("2")]]()
     files = {name: demo.file for name, demo in KINDS[kind].items()}
-    return asyncio.run(node.run(host, **part("nodes.spec").prepared(node, host, {**files, **changes}))).values[0]
+    return asyncio.run(node.run(host, **part("nodes.checks").prepared(node, host, {**files, **changes}))).values[0]
 
 
 def test_each_task_gets_the_files_it_uses(part: Any, host: Any) -> None:
@@ -72,7 +72,7 @@ def test_a_split_model_is_offered_as_its_index_and_known_by_all_its_parts(part: 
     assert "wan/wan.safetensors.index.json" in listed and len(listed) == 5, "three parts, the index, and a part without one"
     node = part("nodes.catalog").BY_NAME["WanModelPaths"]()
     chosen = {**{name: demo.file for name, demo in KINDS["wan"].items()}, "dit": "wan/wan.safetensors.index.json"}
-    assert part("nodes.spec").check(node, here, {**chosen, "task": "t2v-1.3B"}) == []
+    assert part("nodes.checks").check(node, here, {**chosen, "task": "t2v-1.3B"}) == []
     value = picked(part, here, "wan", task="t2v-1.3B", dit=chosen["dit"])
     assert value["dit"] == str(files["part 1"]), "musubi-tuner's scripts know no index"
     before = node.fingerprint(here, **chosen, task="t2v-1.3B")
@@ -85,7 +85,7 @@ def test_a_transformer_of_another_family_is_rejected_when_it_is_queued(part: Any
         ("HunyuanVideoModelPaths", "demo_framepack.safetensors", "dit expects a HunyuanVideo transformer"),
         ("FramePackModelPaths", "demo_wan_t2v.safetensors", "dit expects a FramePack transformer"),
     ):
-        (problem,) = part("nodes.spec").check(part("nodes.catalog").BY_NAME[name](), host, {"dit": wrong})
+        (problem,) = part("nodes.checks").check(part("nodes.catalog").BY_NAME[name](), host, {"dit": wrong})
         assert problem.input == "dit" and problem.text.endswith(words)
 
 

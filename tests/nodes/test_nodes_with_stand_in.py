@@ -180,7 +180,7 @@ def test_a_widget_at_its_bound_and_one_beyond(part: Any, bench: Any) -> None:
     node = type("One", (spec.Node,), {"spec": spec.NodeSpec("x", "One", "", "", (entry, off)), "run": None})()
 
     def refused(**values: Any) -> bool:
-        return bool(spec.check(node, bench.host, values))
+        return bool(part("nodes.checks").check(node, bench.host, values))
 
     assert [refused(count=value) for value in (1, 2, 8, 9, True, 2.0, "2", None)] == [True, False, False, True, True, True, True, True]
     assert [refused(size=value) for value in (0, 15, 16, 32, 33)] == [False, True, False, False, True]

@@ -43,13 +43,13 @@ def config(part: Any, **values: Any) -> dict[str, Any]:
 def test_it_is_at_its_widget(part: Any, mistake: str) -> None:
     values, widget, said = MISTAKES[mistake]
     node = part("nodes.optimizer_settings").OptimizerConfig()
-    problems = part("nodes.spec").check(node, SimpleNamespace(), config(part, optimizer_type="adafactor") | values)
+    problems = part("nodes.checks").check(node, SimpleNamespace(), config(part, optimizer_type="adafactor") | values)
     assert [problem.input for problem in problems] == [widget]
     assert said in problems[0].text and "--" not in problems[0].text
 
 
 def test_settings_that_act_are_taken(part: Any) -> None:
-    node, check = part("nodes.optimizer_settings").OptimizerConfig(), part("nodes.spec").check
+    node, check = part("nodes.optimizer_settings").OptimizerConfig(), part("nodes.checks").check
     for values in (
         {},
         {"optimizer_type": "adafactor"},
@@ -119,5 +119,5 @@ def test_a_preset_is_arguments_that_single_lines_override(part: Any) -> None:
     assert "optimizer_args" not in node.values(config(part))
     presets = part("nodes.optimizer_settings").PRESETS
     for name, (entry, _) in presets.items():
-        assert not part("nodes.spec").check(node, SimpleNamespace(), config(part, optimizer_type=entry.name, optimizer_preset=name)), name
+        assert not part("nodes.checks").check(node, SimpleNamespace(), config(part, optimizer_type=entry.name, optimizer_preset=name)), name
     assert len(presets) >= 7

@@ -169,7 +169,7 @@ def test_the_node_looks_at_the_jobs_that_go_on_and_anew_each_time(part: Any, tmp
     folder.write_task({"tool": "wan_train_network", "training": {"name": "cat", "values": {}}})
     folder.write_status("running", pid=me.pid, created=me.create_time())
     node = part("nodes.resource_monitor").ResourceMonitor()
-    result = asyncio.run(node.run(host, **part("nodes.spec").complete(node.spec, {"seconds": 0.0})))
+    result = asyncio.run(node.run(host, **part("nodes.checks").complete(node.spec, {"seconds": 0.0})))
     report, gpu, ram = result.values
     assert f"cat ({me.pid}): " in report and f"this workflow ({os.getpid()}): " in report
     assert ram > 0 and gpu >= 0 and result.line in report and "not looked at" not in result.line

@@ -48,7 +48,7 @@ def test_a_saved_workflow_is_read_as_it_was_meant(part: Any, tmp_path: Path, nam
         assert set(widgets) <= set(step.constants) | set(step.links), step.title
         listed = {entry.name for entry in step.node.spec.inputs if callable(entry.choices)}  # files that are not on this machine
         values = {name: value for name, value in step.constants.items() if name not in listed}
-        assert {problem.input for problem in part("nodes.spec").check(step.node, host, values)} <= PLACES, step.title
+        assert {problem.input for problem in part("nodes.checks").check(step.node, host, values)} <= PLACES, step.title
         for socket, (source, slot) in step.links.items():
             given, wanted = steps[source].node.spec.outputs[slot].kind, step.node.spec.input(socket).kind
             assert given == wanted or given == "*", f"{step.title}.{socket}"

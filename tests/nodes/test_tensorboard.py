@@ -25,7 +25,7 @@ def host(part: Any, tmp_path: Path) -> Any:
 
 def values(part: Any, host: Any, **inputs: Any) -> tuple[Any, dict[str, Any]]:
     node = part("nodes.tensorboard").TensorBoard()
-    return node, part("nodes.spec").prepared(node, host, inputs)
+    return node, part("nodes.checks").prepared(node, host, inputs)
 
 
 def test_one_for_each_folder_on_this_machine_only_until_it_is_stopped(part: Any, host: Any) -> None:
@@ -78,7 +78,7 @@ def test_one_for_each_folder_on_this_machine_only_until_it_is_stopped(part: Any,
 def test_folders_that_may_not_be_read_or_are_not_there(part: Any, host: Any, inputs: dict[str, Any], said: str) -> None:
     node = part("nodes.tensorboard").TensorBoard()
     with pytest.raises(part("backend.musubi_backend.errors").UserError, match=said):
-        asyncio.run(node.run(host, **part("nodes.spec").complete(node.spec, inputs)))
+        asyncio.run(node.run(host, **part("nodes.checks").complete(node.spec, inputs)))
     assert not (host.home / "jobs").exists(), "nothing was started"
 
 

@@ -47,7 +47,7 @@ def job(part: Any, host: Any) -> Write:
 
 def run(part: Any, host: Any, **inputs: Any) -> Any:
     node = part("nodes.training_monitor").TrainingMonitor()
-    return asyncio.run(node.run(host, **part("nodes.spec").complete(node.spec, inputs)))
+    return asyncio.run(node.run(host, **part("nodes.checks").complete(node.spec, inputs)))
 
 
 def steps(first: int, last: int, loss: Callable[[int], float], total: int = 100) -> list[events.Event]:
@@ -109,7 +109,7 @@ def test_it_waits_for_the_end_of_a_training_without_holding_up_others(part: Any,
 
     async def beside() -> Any:
         node = part("nodes.training_monitor").TrainingMonitor()
-        watched = asyncio.create_task(node.run(host, **part("nodes.spec").complete(node.spec, {"until_end": True})))
+        watched = asyncio.create_task(node.run(host, **part("nodes.checks").complete(node.spec, {"until_end": True})))
         for step in (3, 4, 5):
             while len(shown) < step - 2:  # it looks again and again, and this loop goes on
                 assert not watched.done()

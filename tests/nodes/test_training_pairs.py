@@ -21,7 +21,7 @@ def passed(part: Any, home: Path, given: dict[str, dict[str, Any]]) -> dict[str,
     for name in SETTINGS:
         node = part("nodes.catalog").BY_NAME[name]()
         without_images = {key: value for key, value in given.get(name, {}).items() if not key.endswith(("_path", "_paths"))}
-        inputs = part("nodes.spec").complete(node.spec, without_images)
+        inputs = part("nodes.checks").complete(node.spec, without_images)
         (value,) = asyncio.run(node.run(Namespace(home=home), **inputs)).values
         if name == "SamplingConfig":
             made |= {**value["settings"], **({"sample_prompts": "prompts.json"} if value["prompts"] else {})}
@@ -64,7 +64,7 @@ def test_no_widget_names_what_is_imported(part: Any, tmp_path: Path, name: str, 
     node = part("nodes.catalog").BY_NAME[name]()
     host = Namespace(home=tmp_path, allowed_roots=lambda: [tmp_path])
     try:
-        problems = part("nodes.spec").check(node, host, {widget: value})
+        problems = part("nodes.checks").check(node, host, {widget: value})
     except part("backend.musubi_backend.errors").UserError as error:
         problems = [error]
     assert problems
