@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import sys
 from dataclasses import dataclass, field
@@ -53,7 +54,14 @@ def inspect(folder: Path, *, files: bool = False) -> Contents | None:
 def create(folder: Path, home: Path, console: Console) -> None:
     """Make a fresh environment in `folder`, replacing what is there. InstallError if this machine offers no way to."""
     if folder.exists():
-        shutil.rmtree(folder)
+        aside = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}.part")
+        try:
+            folder.rename(aside)  # Windows refuses that while a program in it runs, and would remove half of it
+        except OSError as error:
+            raise InstallError(
+                f"{folder} cannot be made anew: {error.strerror or error}. Stop the trainings and jobs that run in it, then run this again."
+            ) from error
+        shutil.rmtree(aside, ignore_errors=True)
     uv = machine.find_uv(home)
     own = machine.can_make_environments() and machine.supported((sys.version_info[0], sys.version_info[1]))
     if uv is None and not own:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from musubi_backend import documents, locks  # with Python's own modules only; install.py has put its folder on the path
+from musubi_backend import atomic, documents, locks  # with Python's own modules only; install.py has put its folder on the path
 
 from .console import InstallError
 
@@ -22,17 +21,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
-    """Write a temporary file and rename it, so that a crash leaves either the old file or the new one."""
+    """As `atomic.write_text`, in a folder that is made where there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.new")
-    try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(documents.json_text(data, indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    atomic.write_text(path, documents.json_text(data, indent=2) + "\n")
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ OWN_FOLDER = ".musubi_tuner."
 """How the names of hidden folders begin in which results are made."""
 
 _READERS_HOLD = sys.platform == "win32"
-"""A file that somebody has open, if only to read it, cannot be renamed, replaced or removed."""
+"""A file that somebody has open, if only to read it, cannot be renamed, replaced or removed; one that is replaced cannot be opened."""
 _PART = re.compile(r"\..+\.[0-9a-f]{8}\.part_*", re.DOTALL)
 
 
@@ -58,13 +58,13 @@ def _move_anew(part: Path, target: Path) -> object:
         return part.replace(target)
 
 
-def patiently(change: Callable[[], T]) -> T:
-    """Rename, replace or remove a file, trying again while another program has it open for a moment. OSError when it stays so."""
+def patiently(work: Callable[[], T]) -> T:
+    """Rename, replace, remove or read a file, trying again while another program has it open, or replaces it. OSError when it stays so."""
     for pause in durations.FILE_IN_USE if _READERS_HOLD else ():
         with contextlib.suppress(PermissionError):
-            return change()
+            return work()
         time.sleep(pause)
-    return change()
+    return work()
 
 
 def part_of(target: Path) -> Path:

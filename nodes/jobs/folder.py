@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...backend.musubi_backend import events, process_names
-from ...backend.musubi_backend.atomic import write_text
+from ...backend.musubi_backend.atomic import patiently, write_text
 from ...backend.musubi_backend.documents import json_text, read_json
 from ...backend.musubi_backend.errors import UserError
 from ...backend.musubi_backend.place import reason
@@ -107,7 +107,7 @@ class JobFolder:
         """What `write_status` noted last; empty where nothing is, or what is there is damaged. A job whose process is no more has ended,
         also where nobody was there to note it (`outcome` is LOST then); where its runner is there, it is about to note how."""
         try:
-            status = notes.of_status(read_json(self.path / "status.json", dict, paths=True))
+            status = notes.of_status(patiently(lambda: read_json(self.path / "status.json", dict, paths=True)))
         except (OSError, ValueError):
             return {}
         if status.get("state") in (ENDED, QUEUED) or process_names.runs(status):
@@ -127,7 +127,7 @@ class JobFolder:
     def task(self) -> dict[str, Any]:
         """What `write_task` noted; empty where nothing is, or what is there is damaged."""
         try:
-            return notes.of_task(read_json(self.path / "task.json", dict, paths=True))
+            return notes.of_task(patiently(lambda: read_json(self.path / "task.json", dict, paths=True)))
         except (OSError, ValueError):
             return {}
 

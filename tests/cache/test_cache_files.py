@@ -162,3 +162,11 @@ def test_a_failing_write_leaves_the_old_cache(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(UserError, match="No space left"):
         save_latents(path, {"latents": torch.zeros(16, 1, 2, 2)}, CARD, width=16, height=16)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_what_a_damaged_model_gives_is_no_cache(value: str, tmp_path: Path) -> None:
+    path = tmp_path / "clip_wan_te.safetensors"
+    with pytest.raises(UserError, match=r"clip_wan_te\.safetensors: the model that encodes gave no numbers for .*t5"):
+        save_text(path, {"varlen_t5": torch.full((3, 4), float(value))}, CARD, caption="a clip")
+    assert not path.exists()

@@ -109,3 +109,10 @@ def test_kind_and_size_follow_from_names_and_shapes(shapes: dict[str, tuple[int,
     assert kind_of(shapes) == kind
     assert size_of(shapes) == size
     assert changes_weight(shapes) == (size is not None)
+
+
+@pytest.mark.parametrize("dtype", ["I32", "U8", "BOOL"])
+def test_factors_in_whole_numbers_are_rejected(dtype: str) -> None:
+    parts = {name: Part(dtype, (2, 2), lambda: np.ones((2, 2), np.int32)) for name in (DOWN, UP)}
+    with pytest.raises(UserError, match=f"a file: a layer: lora_.*weight is in {dtype}"):
+        LoRAWeights({**parts, ALPHA: number(1.0, "F32")}, "a file: a layer", 1.0).check()

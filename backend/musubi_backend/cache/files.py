@@ -101,8 +101,13 @@ def _write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str
 
 def _without_nan(name: str, tensor: Tensor, path: Path) -> Tensor:
     tensor = tensor.detach().cpu()
-    if not tensor.is_floating_point() or tensor.element_size() == 1 or not tensor.isnan().any():
+    if not tensor.is_floating_point() or tensor.element_size() == 1 or bool(tensor.isfinite().all()):
         return tensor
+    if bool(tensor.isnan().all()) or bool(tensor.isinf().any()):
+        raise UserError(
+            f"{path.name}: the model that encodes gave no numbers for {name} (NaN or infinite). Its file is damaged, or the dtype that it "
+            "computes in is too narrow: fetch it again, or choose another dtype"
+        )
     logger.warning(f"{name} tensor has NaN: {path}, replace NaN with 0")
     return tensor.masked_fill(tensor.isnan(), 0)
 

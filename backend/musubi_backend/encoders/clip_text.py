@@ -50,9 +50,10 @@ class ClipText:
             path, KIND, flag, subfolder="text_encoder_2", section="text_config", within=("clip_vision", "text_model.")
         )
         weights = files.open()
-        tokenizer = find_tokenizer(CLIP_L, weights, model_files.shape_of(weights, "token_embedding.weight", files.source)[0])
-        with empty_weights():
-            model = CLIPTextModel(_config(files, weights))
+        with model_files.sized_by(files.source), empty_weights():
+            config = _config(files, weights)
+            model = CLIPTextModel(config)
+        tokenizer = find_tokenizer(CLIP_L, weights, config.vocab_size)
         kept, computed = model_files.dtypes_for(weights, device, dtype, kept)
         model = model_files.fill(model, weights, device, computed, model_files.without_prefix)
         return cls(model, tokenizer, device, kept)

@@ -17,6 +17,7 @@ from ..device import computed_in
 from ..errors import UserError
 from ..weights.geometry import geometry_metadata
 from .lean_transformers import empty_weights, from_transformers
+from .model_files import sized_by
 from .stoppable import stop_between_layers
 from .weight_files import read_state_dict
 
@@ -57,7 +58,9 @@ class ClipVision:
         """
         import torch
 
-        tensors = transformers_names(read_state_dict(path, KIND, flag, device))
+        stored = read_state_dict(path, KIND, flag, device)
+        with sized_by(f"{flag} {path}"):
+            tensors = transformers_names(stored)
         dtype = computed_in(torch.float16, device)
         return cls(_build(tensors, geometry_metadata(path), device, dtype, f"{flag} {path}"), device, dtype)
 
@@ -101,11 +104,11 @@ def _build(tensors: Mapping[str, Tensor], known: Mapping[str, Any], device: torc
 
     CLIPVisionConfig, CLIPVisionModel = from_transformers("CLIPVisionConfig", "CLIPVisionModel")
 
-    try:
-        config = CLIPVisionConfig(**{**sizes(tensors), **known}, hidden_act="gelu")
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{source}: not a complete CLIP image encoder ({error.args[0]} is missing)") from None
-    with empty_weights():
+    with sized_by(source), empty_weights():
+        try:
+            config = CLIPVisionConfig(**{**sizes(tensors), **known}, hidden_act="gelu")
+        except KeyError as error:
+            raise UserError(f"{source}: not a complete CLIP image encoder ({error.args[0]} is missing)") from None
         model = CLIPVisionModel(config)
     wanted = {name: name.removeprefix("vision_model.") for name in model.state_dict()}
     missing = sorted(set(wanted.values()) - set(tensors))
@@ -113,7 +116,9 @@ def _build(tensors: Mapping[str, Tensor], known: Mapping[str, Any], device: torc
         raise UserError(
             f"{source}: {counted(len(missing), 'tensor is', 'tensors are')} missing, first {missing[0]}; the file is incomplete"
         )
-    model.load_state_dict({name: tensors[own].to(device, dtype) for name, own in wanted.items()}, strict=True, assign=True)
+    moved = {name: tensors[own].to(device, dtype) for name, own in wanted.items()}
+    with sized_by(source):
+        model.load_state_dict(moved, strict=True, assign=True)
     for module in model.modules():
         if "position_ids" in module._buffers:  # not part of any file
             module._buffers["position_ids"] = torch.arange(len(tensors["embeddings.position_embedding.weight"]), device=device)[None]

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ..counted import counted
 from ..errors import UserError
 from .lean_import import diffusers_model
-from .model_files import model_files
+from .model_files import model_files, sized_by
 from .stoppable import stop_between_layers
 from .weight_files import read_state_dict
 
@@ -66,19 +66,21 @@ class HunyuanVAE:
         check_tile(tile)
         files = model_files(path, KIND, flag, subfolder="vae")
         tensors = original_names(read_state_dict(files.weights, KIND, flag, device))
-        try:
-            config = config_of({name: tuple(tensor.shape) for name, tensor in tensors.items()})
-        except KeyError as error:
-            raise UserError(f"{flag} {path}: not a complete HunyuanVideo VAE ({error} is missing)") from None
-        config["norm_num_groups"] = files.number("norm_num_groups", NORM_GROUPS)
-        with torch.device("meta"):
+        with sized_by(f"{flag} {path}"), torch.device("meta"):
+            try:
+                config = config_of({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+            except KeyError as error:
+                raise UserError(f"{flag} {path}: not a complete HunyuanVideo VAE ({error} is missing)") from None
+            config["norm_num_groups"] = files.number("norm_num_groups", NORM_GROUPS)
             model = _module(config, f"{flag} {path}")
         missing = sorted(set(model.state_dict()) - set(tensors))
         if missing:
             raise UserError(
                 f"{flag} {path}: {counted(len(missing), 'tensor is', 'tensors are')} missing, first {missing[0]}; the file is incomplete"
             )
-        model.load_state_dict({name: tensors.pop(name).to(device, dtype) for name in model.state_dict()}, strict=True, assign=True)
+        moved = {name: tensors.pop(name).to(device, dtype) for name in model.state_dict()}
+        with sized_by(f"{flag} {path}"):
+            model.load_state_dict(moved, strict=True, assign=True)
         return cls(_prepared(model.eval().requires_grad_(False), tile, chunk), device, dtype)
 
     def moments(self, video: Tensor) -> tuple[Tensor, Tensor]:

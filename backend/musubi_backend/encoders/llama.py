@@ -69,7 +69,9 @@ class LlamaEncoder:
         """
         files = model_files.model_files(path, KIND, flag, subfolder="text_encoder", section="text_config")
         weights = files.open()
-        tokenizer = find_tokenizer(LLAMA, weights, model_files.shape_of(weights, "embed_tokens.weight", files.source)[0])
+        with model_files.sized_by(files.source):
+            vocabulary, _ = model_files.shape_of(weights, "embed_tokens.weight", files.source)
+        tokenizer = find_tokenizer(LLAMA, weights, vocabulary)
         kept, computed = model_files.dtypes_for(weights, device, dtype, kept)
         model = _build(files, weights, device, computed, fp8, offload)
         return cls(model, tokenizer, device, kept)
@@ -112,8 +114,8 @@ def _build(files: model_files.ModelFiles, weights: Weights, device: torch.device
 
     (LlamaModel,) = from_transformers("LlamaModel")
 
-    config = _config(files, weights)
-    with empty_weights():
+    with model_files.sized_by(files.source), empty_weights():
+        config = _config(files, weights)
         model: Any = LlamaModel(config)
     model.norm = torch.nn.Identity()
 

@@ -6,15 +6,16 @@ Tensors go from the file into the module one by one. What shapes do not tell (he
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..device import computed_in
 from ..documents import parse_json
-from ..errors import UserError
+from ..errors import StopRequested, UserError
 from ..weights.geometry import geometry_metadata
 from ..weights.recognise import PREFIXES, expect, recognise
 from .stoppable import stop_between_layers
@@ -152,6 +153,19 @@ def dtypes_for(
     stored = weights.main_dtype()
     own = stored if stored in (torch.float32, torch.bfloat16, torch.float16) else torch.float16
     return own, computed_in(own, device)
+
+
+@contextlib.contextmanager
+def sized_by(source: str) -> Iterator[None]:
+    """While a module is made by what a file says of its sizes: UserError of `source` for whatever shapes, metadata or a config.json make a
+    library raise."""
+    try:
+        yield
+    except (UserError, StopRequested, MemoryError):
+        raise
+    except Exception as error:
+        what = " ".join(str(error).split())[:200]
+        raise UserError(f"{source}: no model of this kind has such sizes ({what}); fetch the file again, or use another one") from error
 
 
 def shape_of(weights: Weights, ending: str, source: str) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from ..memory.fp8 import hold_in_fp8
 from ..weights.geometry import geometry_metadata
 from ..weights.loader import Weights, load_into, open_weights
 from .lean_transformers import from_transformers
+from .model_files import sized_by
 from .qwen_vl_config import Geometry, config_arguments, own_name
 
 _OUTPUT = "lm_head"
@@ -40,8 +41,8 @@ def load_model(file: Path, ids: Mapping[str, int], device: torch.device, dtype: 
     (Qwen2_5_VLForConditionalGeneration,) = from_transformers("Qwen2_5_VLForConditionalGeneration")
 
     weights = open_weights(file)
-    config = _config(file, weights, ids)
-    with init_empty_weights(include_buffers=False):
+    with sized_by(str(file)), init_empty_weights(include_buffers=False):
+        config = _config(file, weights, ids)
         model = Qwen2_5_VLForConditionalGeneration(config)
     stored = {own_name(name) for name in weights.fp8_names()}
     linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]

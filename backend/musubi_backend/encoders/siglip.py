@@ -39,7 +39,7 @@ class Siglip:
         files = model_files.model_files(path, KIND, flag, subfolder="image_encoder", section="vision_config")
         weights = files.open()
         kept, computed = model_files.dtypes_for(weights, device, dtype)
-        with empty_weights():
+        with model_files.sized_by(files.source), empty_weights():
             model = SiglipVisionModel(_config(files, weights))
         return cls(model_files.fill(model, weights, device, computed, model_files.without_prefix), device, kept)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError
 from ..weights.recognise import PREFIXES, expect
 from .lean_transformers import empty_weights, from_transformers
+from .model_files import sized_by
 from .offloaded import Offload, chosen
 from .stoppable import stop_between_layers
 from .tokenizer import SPIECE_TENSOR, Tokenizer, find_tokenizer
@@ -80,7 +81,7 @@ class UMT5:
         names = _names(weights)
         embedding = next((info for name, info in weights.header.tensors.items() if names[name] == _EMBEDDING), None)
         spiece = weights.read(SPIECE_TENSOR) if SPIECE_TENSOR in weights.header.tensors else None
-        vocabulary = embedding.shape[0] if embedding else 0
+        vocabulary = embedding.shape[0] if embedding and embedding.shape else 0
         tokenizer = find_tokenizer(Path(path), spiece.numpy().tobytes() if spiece is not None else None, vocabulary)
         return cls(_build(weights, names, device, dtype, fp8, offload, source), tokenizer, device, kept or dtype)
 
@@ -135,11 +136,11 @@ def _build(
     from ..weights.loader import load_into
     from .fp8_linears import hold_linears_in_fp8
 
-    try:
-        config = UMT5Config(**sizes({own: weights.header.tensors[name] for name, own in names.items() if own}))
-    except KeyError as error:
-        raise UserError(f"{source}: not a complete umt5 encoder ({error.args[0]} is missing)") from None
-    with empty_weights():
+    with sized_by(source), empty_weights():
+        try:
+            config = UMT5Config(**sizes({own: weights.header.tensors[name] for name, own in names.items() if own}))
+        except KeyError as error:
+            raise UserError(f"{source}: not a complete umt5 encoder ({error.args[0]} is missing)") from None
         model: Any = UMT5EncoderModel(config)
     model.encoder.embed_tokens = model.shared
     if fp8:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..counted import counted
 from ..errors import UserError
 from .lean_import import diffusers_class
+from .model_files import sized_by
 from .stoppable import stop_between_layers
 from .weight_files import read_state_dict
 
@@ -78,11 +79,11 @@ class WanVAE:
         import torch
 
         tensors = read_state_dict(path, KIND, flag, device)
-        try:
-            config = config_of({name: tuple(tensor.shape) for name, tensor in tensors.items()})
-        except (KeyError, IndexError) as error:
-            raise UserError(f"{flag} {path}: not a complete Wan2.1 VAE in the original key layout ({error} is missing)") from None
-        with torch.device("meta"):
+        with sized_by(f"{flag} {path}"), torch.device("meta"):
+            try:
+                config = config_of({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+            except KeyError as error:
+                raise UserError(f"{flag} {path}: not a complete Wan2.1 VAE in the original key layout ({error} is missing)") from None
             model = diffusers_class("diffusers.models.autoencoders.autoencoder_kl_wan", "AutoencoderKLWan")(**config)
         renamed = {diffusers_key(name, config["num_res_blocks"]): tensor for name, tensor in tensors.items()}
         missing = sorted(set(model.state_dict()) - set(renamed))
@@ -90,7 +91,9 @@ class WanVAE:
             raise UserError(
                 f"{flag} {path}: {counted(len(missing), 'tensor is', 'tensors are')} missing, first {missing[0]}; the file is incomplete"
             )
-        model.load_state_dict({name: renamed[name].to(device, dtype) for name in model.state_dict()}, strict=True, assign=True)
+        moved = {name: renamed[name].to(device, dtype) for name in model.state_dict()}
+        with sized_by(f"{flag} {path}"):
+            model.load_state_dict(moved, strict=True, assign=True)
         model = model.eval().requires_grad_(False)
         stop_between_layers(model)
         _quicken(model.encoder, on_cpu=device.type == "cpu")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..weights import safetensors_file
+from ..weights.quantised import is_matrix, unread
 from ..weights.recognise import PICKLE_SUFFIXES, PREFIXES, expect
 
 if TYPE_CHECKING:
@@ -30,5 +31,8 @@ def read_state_dict(path: str | Path, kind: str, flag: str, device: torch.device
         tensors = safetensors_file.describe(file)
     else:
         tensors = safetensors_file.load(file)
+    for name, tensor in tensors.items():
+        if is_matrix(name, tensor.shape) and not tensor.is_floating_point():
+            raise unread(file, name, str(tensor.dtype).removeprefix("torch."))
     prefix = next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in tensors)), "")
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}

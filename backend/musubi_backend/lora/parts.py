@@ -72,6 +72,11 @@ class LoRAWeights:
         empty = next((name for name, part in self.parts.items() if 0 in part.shape), None)
         if empty is not None:
             raise UserError(f"{self.source}: {empty} {list(self.parts[empty].shape)} is empty; use another file of this LoRA")
+        whole = next((name for name, part in self.parts.items() if name != ALPHA and not is_float(part.dtype)), None)
+        if whole is not None:
+            raise UserError(
+                f"{self.source}: {whole} is in {self.parts[whole].dtype}, which no factors are in; use another file of this LoRA"
+            )
         if self.alpha is not None and not math.isfinite(self.alpha):
             raise UserError(f"{self.source}: its alpha is {self.alpha}; use another file of this LoRA")
         pairs = [(DOWN, 0, UP, 1), ("hada_w1_b", 0, "hada_w1_a", 1), ("hada_w2_b", 0, "hada_w2_a", 1), ("hada_w1_a", 0, "hada_w2_a", 0),

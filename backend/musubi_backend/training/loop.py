@@ -243,6 +243,9 @@ class Loop:
                 "Nothing was saved from this step. Look at that item and cache it again, lower --learning_rate, or use "
                 "--mixed_precision bf16; "
                 "continue with --resume on the last state"
+                if self.position.step
+                else f"the {'loss' if suspects else 'gradient'} is not finite at the very first step. The weights of --dit are damaged, or "
+                "too large for the dtype: fetch the file again, or use --mixed_precision bf16"
             )
         for one, loss in zip(window, losses, strict=True):
             self.items.add(one.names, loss)

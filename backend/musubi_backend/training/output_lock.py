@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from .. import durations, process_names
+from .. import atomic, durations, process_names
 from ..documents import parse_json
 from ..errors import UserError
 
@@ -45,7 +45,7 @@ def held(folder: Path, name: str) -> Iterator[None]:
 def holder(path: Path) -> int | None:
     """The process id in a lock file if that very process is alive, 0 if a lock is just being made; None otherwise."""
     try:
-        values = parse_json(path.read_text(encoding="utf-8"), dict, paths=True)
+        values = parse_json(atomic.patiently(lambda: path.read_text(encoding="utf-8")), dict, paths=True)
         pid, _ = int(values["pid"]), float(values["created"])
     except FileNotFoundError:
         return None
@@ -71,7 +71,7 @@ def _remove_stale(path: Path) -> None:
     """Only one of several takers gets to remove it, by moving it aside; a lock that was renewed meanwhile is put back."""
     aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     with contextlib.suppress(FileNotFoundError):
-        path.rename(aside)
+        atomic.patiently(lambda: path.rename(aside))
         if holder(aside) is None or path.exists():
             aside.unlink()
         else:

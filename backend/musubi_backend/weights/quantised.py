@@ -14,7 +14,7 @@ Scales of inputs belong to fp8 matrix products and are not needed here. Other fo
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,13 +50,15 @@ def sort(tensors: Mapping[str, TensorInfo], path: Path) -> Sorted:
     kept = {name: info for name, info in tensors.items() if name not in scales.values() and not _UNUSED.fullmatch(name)}
     for name, info in kept.items():
         if _OTHER_FORMATS.fullmatch(name):
-            raise _unread(path, name, info)
-        if info.dtype.startswith(("F8", "F6", "F4")) and info.dtype not in EIGHT_BIT_FLOATS:
-            raise _unread(path, name, info)
+            raise unread(path, name, info.dtype)
+        if info.dtype.startswith(("F8_", "F6_", "F4")) and info.dtype not in EIGHT_BIT_FLOATS:
+            raise unread(path, name, info.dtype)
+        if is_matrix(name, info.shape) and not info.dtype.startswith(("F", "BF")):
+            raise unread(path, name, info.dtype)
     for weight, scale in scales.items():
         for name, dtypes in ((weight, (*EIGHT_BIT_FLOATS, *_PLAIN_FLOATS)), (scale, _PLAIN_FLOATS)):
             if tensors[name].dtype not in dtypes:
-                raise _unread(path, name, tensors[name])
+                raise unread(path, name, tensors[name].dtype)
         _check_shape(path, weight, tensors[weight].shape, scale, tensors[scale].shape)
     return Sorted(kept, scales)
 
@@ -71,8 +73,14 @@ def _check_shape(path: Path, weight: str, shape: tuple[int, ...], scale: str, fo
         raise UserError(f"{path}: {scale} {list(found)} does not fit {weight} {list(shape)}; use the bf16 or fp16 version of this model")
 
 
-def _unread(path: Path, name: str, info: TensorInfo) -> UserError:
+def is_matrix(name: str, shape: Sequence[int]) -> bool:
+    """Whether a tensor is what is multiplied with, no table of tokens or positions."""
+    return name.endswith(".weight") and len(shape) > 1
+
+
+def unread(path: Path, name: str, dtype: str) -> UserError:
+    """What to say of a file with such a tensor."""
     return UserError(
-        f"{path} holds weights quantised in a way that is not read ({name}, {info.dtype}): only fp8 (plain and scaled) is; "
+        f"{path} holds weights quantised in a way that is not read ({name}, {dtype}): only fp8 (plain and scaled) is; "
         "use such a file, or the bf16 or fp16 version of this model"
     )
