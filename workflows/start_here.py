@@ -14,14 +14,16 @@ _NAMESPACE = uuid.UUID("6f0d4c1e-4a0b-5a7e-9d55-6d7573756269")
 _INPUTS, _OUTPUTS, _HOST = -10, -20, 1
 
 NOTE = """## What it does
-Trains a {title} LoRA on your clips or images. The arrow at the corner of the node opens it: inside are the real nodes with all settings.
+Trains a {title} LoRA on your clips or images. \
+The arrow at the corner of the node, or “Enter subgraph” below it, opens it: inside are the real nodes with all settings.
 
 1. **Clips.** *Upload clips…* on the node, or a folder in ComfyUI's input folder. 10 to 30 clips of 2 to 5 seconds. \
 “dog.txt” next to “dog.mp4” is its caption; the upload can write one with your trigger word.
 2. **Model.** The three files below. With a larger file choose its task.
 3. **Sample prompt.** The large field: what samples are to show, with your trigger word. Some are made every 250 steps.
 4. **my VRAM.** *auto* looks at your GPU and chooses what saves memory; what it chose stands on the node inside.
-5. **Run.** The LoRA comes into loras/musubi_tuner. *Cancel* saves the state; running again continues.
+5. **Run.** The node says what is being done, then shows the loss and the last sample. The LoRA comes into loras/musubi_tuner. \
+*Cancel* saves the state; *Run* continues from there.
 """
 
 
