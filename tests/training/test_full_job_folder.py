@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 
-def test_a_training_goes_on_without_room_for_its_log_and_events(project: Any, small_disk: Path) -> None:
+def test_a_training_goes_on_without_room_for_its_log_and_events(project: Any, small_disk: Path, backend_python: str) -> None:
     with pytest.raises(OSError, match="No space"):
         (small_disk / "filler").write_bytes(bytes(3 << 20))
     backend = Path(__file__).resolve().parents[2] / "backend"
     environment = {**os.environ, "PYTHONPATH": str(backend), "MUSUBITUNER_JOB_DIR": str(small_disk), "PYTHONUNBUFFERED": "1"}
     with (small_disk / "log.txt").open("ab") as log:
-        argv = [sys.executable, "-m", "musubi_backend", *project.argv("out", max_train_steps=2)]
+        argv = [backend_python, "-m", "musubi_backend", *project.argv("out", max_train_steps=2)]
         done = subprocess.Popen(argv, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log)
         assert done.wait() == 0
     assert (project.folder / "out" / "out" / "cat.safetensors").is_file()

@@ -6,7 +6,6 @@ import asyncio
 import os
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -139,7 +138,7 @@ def test_a_save_that_was_asked_for_and_fails_ends_no_training(
 
 @pytest.mark.slow
 def test_a_training_is_asked_through_the_runner(
-    project: Any, build: SimpleNamespace, same: SimpleNamespace, part: Any, tmp_path: Path
+    project: Any, build: SimpleNamespace, same: SimpleNamespace, part: Any, tmp_path: Path, backend_python: str
 ) -> None:
     pytest.importorskip("diffusers")
     pytest.importorskip("transformers")
@@ -152,7 +151,7 @@ def test_a_training_is_asked_through_the_runner(
     runner, environment = part("nodes.jobs.runner"), part("nodes.jobs.environment")
     folder = part("nodes.jobs.folder").JobFolder.create(tmp_path, "wan_train_network")
     command = runner.Command(
-        [sys.executable, "-m", "musubi_backend", *project.argv("asked", **settings)],
+        [backend_python, "-m", "musubi_backend", *project.argv("asked", **settings)],
         environment.child_environment(str(folder.path), {"PYTHONPATH": str(BACKEND), "OMP_NUM_THREADS": "1"}),
         folder.path,
     )
@@ -193,7 +192,9 @@ def test_a_training_is_asked_through_the_runner(
 
 
 @pytest.mark.slow
-def test_two_processes_do_together_what_one_of_them_was_asked(project: Any, build: SimpleNamespace, tmp_path: Path) -> None:
+def test_two_processes_do_together_what_one_of_them_was_asked(
+    project: Any, build: SimpleNamespace, tmp_path: Path, backend_python: str
+) -> None:
     """They read one pipe, as a launcher leaves it to them, so each request reaches either of them."""
     for package in ("accelerate", "diffusers", "transformers"):
         pytest.importorskip(package)
@@ -210,7 +211,7 @@ def test_two_processes_do_together_what_one_of_them_was_asked(project: Any, buil
     reading, writing = os.pipe()
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "musubi_backend", *project.argv("asked", **settings)],
+            [backend_python, "-m", "musubi_backend", *project.argv("asked", **settings)],
             env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdin=reading, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8",
         )
