@@ -93,12 +93,12 @@ _quantise = fp8.quantise
 
 
 def caching(tool: str, *flags: str) -> Report:
-    """Latents of a clip, with the demo models."""
+    """Latents or texts of a clip, with the demo models."""
     from musubi_backend.demo.models import write_models
     from musubi_backend.inference.video_file import write_mp4
-    from test_contract_caching import FRAMEPACK, FRAMES, HUNYUAN, SIDE, WAN, _cached
+    from test_contract_caching import FRAMEPACK, FRAMES, HUNYUAN, HUNYUAN_TEXT, SIDE, WAN, WAN_TEXT, _cached
 
-    verb = next(one for one in (WAN, HUNYUAN, FRAMEPACK) if one.tool == tool)
+    verb = next(one for one in (WAN, HUNYUAN, FRAMEPACK, WAN_TEXT, HUNYUAN_TEXT) if one.tool == tool)
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root)
         models = write_models(folder / "models", kind=verb.kind)

@@ -64,10 +64,14 @@ def test_generating_runs(name: str, gpu: Gpu) -> None:
     assert gpu("cell", name)["races"] == []
 
 
+LATENTS = ("wan_cache_latents --vae_cache_cpu", "cache_latents", "fpack_cache_latents")
+TEXTS = ("wan_cache_text_encoder_outputs", "cache_text_encoder_outputs")
+
+
 @minutes
 @pytest.mark.slow
-@pytest.mark.parametrize("words", ["wan_cache_latents --vae_cache_cpu", "cache_latents", "fpack_cache_latents"])
-def test_latents_are_cached(words: str, gpu: Gpu) -> None:
+@pytest.mark.parametrize("words", [*LATENTS, *(f"{tool} --offload_text_encoder" for tool in TEXTS)])
+def test_latents_and_texts_are_cached(words: str, gpu: Gpu) -> None:
     assert gpu("caching", *words.split())["races"] == []
 
 

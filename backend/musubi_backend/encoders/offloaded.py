@@ -73,10 +73,9 @@ def chosen(model: nn.Module, device: torch.device, dtype: torch.dtype, asked: bo
     small = {f"{name}.weight" for name, part in model.named_modules() if isinstance(part, Fp8Linear)}
     size = sum(tensor.numel() * (1 if name in small else dtype.itemsize) for name, tensor in model.named_parameters())
     free, _ = torch.cuda.mem_get_info(device)
-    there = free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    if size + _WORK <= there:
+    if size + _WORK <= free:
         return False
-    logger.info("the text encoder takes %.1f GB, and %.1f GB of the GPU's memory are free", size / 1e9, there / 1e9)
+    logger.info("the text encoder takes %.1f GB, and %.1f GB of the GPU's memory are free", size / 1e9, free / 1e9)
     return True
 
 
