@@ -10,6 +10,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -41,21 +42,26 @@ def replacing(path: str | os.PathLike[str], *, anew: bool = False) -> Iterator[P
         try:
             yield part
             _fsync(part)
-            patiently(lambda: _move_anew(part, target) if anew else part.replace(target))
+            patiently(partial(_move_anew if anew else _move, part, target))
             _fsync_directory(target.parent)
         finally:
             part.unlink(missing_ok=True)
 
 
-def _move_anew(part: Path, target: Path) -> object:
+def _move(part: Path, target: Path) -> None:
+    part.replace(target)
+
+
+def _move_anew(part: Path, target: Path) -> None:
     if os.name == "nt":
-        return part.rename(target)  # which replaces nothing there
+        part.rename(target)  # which replaces nothing there
+        return
     try:
-        return os.link(part, target)
+        os.link(part, target)
     except FileExistsError:
         raise
     except OSError:
-        return part.replace(target)
+        part.replace(target)
 
 
 def patiently(work: Callable[[], T]) -> T:

@@ -227,7 +227,7 @@ def _check(dataset: ImageDataset | VideoDataset) -> None:
     if dataset.source is None:
         raise UserError(f"{where} has no media: give image_directory, image_jsonl_file, video_directory or video_jsonl_file")
     _ = dataset.cache_folder
-    positive = {"batch_size": dataset.batch_size, "num_repeats": dataset.num_repeats}
+    positive = {name: getattr(dataset, name) for name in ("batch_size", "num_repeats", "fp_latent_window_size")}
     if isinstance(dataset, VideoDataset):
         positive |= {"frame_stride": dataset.frame_stride, "frame_sample": dataset.frame_sample, "max_frames": dataset.max_frames}
         positive |= {"target_frames": min(dataset.target_frames, default=0)}
@@ -243,6 +243,10 @@ def _check(dataset: ImageDataset | VideoDataset) -> None:
     for key, value in positive.items():
         if value < 1:
             raise UserError(f"{where}: {key} must be 1 or more")
+    for key in ("fp_1f_clean_indices", "fp_1f_target_index"):  # places in a video
+        value = getattr(dataset, key, None)
+        if value is not None and min(value if isinstance(value, tuple) else (value,), default=0) < 0:
+            raise UserError(f"{where}: {key} must be 0 or more")
     for key, value in largest.items():
         if max(map(abs, value), default=0) > _LARGEST[key] if isinstance(value, tuple) else value > _LARGEST[key]:
             raise UserError(f"{where}: {key} is {value}; it can be {_LARGEST[key]} at most")
