@@ -11,13 +11,12 @@ from ...backend.musubi_backend.errors import UserError
 from .. import tensorboard
 from ..answers import ROOT, NotThere, Routes
 from ..jobs import config as configuration
-from ..jobs.folder import ENDED, JOBS, RUNS, JobFolder
+from ..jobs.folder import JOBS, RUNS, JobFolder
 from ..jobs.index import Index, index_of
 from ..spec import Host
-from . import control, details, kept_workflows, storage, workflow_samples
+from . import control, details, kept_workflows, listing, storage, workflow_samples
 from .workflow_samples import pending_of
 
-_MOST_LISTED, _LISTED = 5000, 200
 _NO_SNIFFING = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'; sandbox"}
 
 
@@ -92,17 +91,8 @@ def _add_files(table: Any, path: str, host: Callable[[], Host], find: Callable[[
 
 
 def _jobs(request: Any, index: Index, host: Host) -> dict[str, Any]:
-    limit, kind, before = request.query.get("limit", str(_LISTED)), request.query.get("kind"), request.query.get("before")
-    if not limit.isascii() or not limit.isdecimal() or not 1 <= int(limit[:9]) <= _MOST_LISTED:
-        raise UserError(f"limit is a number from 1 to {_MOST_LISTED}")
-    found = [job for job in index.jobs() if kind is None or job["kind"] == kind]
-    older = [job for job in found if before is None or job["id"] < before]
-    shown = older[: int(limit)]
-    rest = older[int(limit) :]
     return {
-        "jobs": [*shown, *(job for job in rest if job["state"] != ENDED)],
-        "total": len(found),
-        "more": any(job["state"] == ENDED for job in rest),
+        **listing.listed(index, request.query),
         "queue": control.state_of_queue(index.home),
         "settings": configuration.load(index.home).queue,
     }

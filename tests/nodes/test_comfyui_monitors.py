@@ -23,6 +23,22 @@ from .test_trainings_in_comfyui import READY, SECONDS
 __all__ = ["quickstart"]
 pytestmark = [pytest.mark.comfyui, pytest.mark.slow, pytest.mark.timeout(1500)]
 GENERATING = ("VideoOutput", "VideoComparison", "VideoInput", "WanVideoGenerator", "WanVideoGenerator")
+_BEFORE_THE_EYES = """
+const node = app.graph.nodes.find((one) => one.type === "MusubiTuner_TrainingMonitor");
+app.canvas.ds.scale = 1;
+app.canvas.ds.offset = [480 - node.pos[0], 90 - node.pos[1]];
+app.canvas.setDirty(true, true);
+"""
+# of the monitor: the curve is above the report, is no line, and lies inside of the node
+_CURVE = """
+const node = app.graph.nodes.find((one) => one.type === "MusubiTuner_TrainingMonitor");
+const shown = [node.musubiTraining.whole.querySelector("canvas"), node.musubiReport.whole];
+const [curve, report] = shown.map((one) => one.getBoundingClientRect());
+const { scale, offset } = app.canvas.ds;
+const top = app.canvas.canvas.getBoundingClientRect().top + (node.pos[1] + offset[1]) * scale;
+const frame = document.querySelector(`[data-node-id="${node.id}"]`)?.getBoundingClientRect() ?? { top, bottom: top + node.size[1] * scale };
+return [curve.bottom <= report.top + 1, curve.height > 40, curve.top >= frame.top && curve.bottom <= frame.bottom + 1];
+"""
 TINY = {"width": 32, "height": 32, "video_length": 5, "infer_steps": 1, "guidance_scale": 1.0, "cell_height": 64}
 
 
@@ -78,13 +94,19 @@ def test_what_watches_a_training_works_together_and_ends_with_comfyui(
 
 
 def _look(browser: Browser, url: str, prompt: dict[str, Any], address: str) -> None:
-    """Queued again from a page, where nearly all is as it was: the curve is on the monitor too, and the address can be clicked."""
-    browser.open(url)
-    browser.wait(READY, SECONDS)
-    browser.wait("app.extensionManager.workflow?.activeWorkflow ? 1 : 0", SECONDS)
-    browser.run("app.loadApiJson(args[0], 'watch'); await app.queuePrompt(0); return 1;", prompt)
-    browser.wait(f"document.querySelector('a[href=\"{address}\"]') ? 1 : 0", SECONDS)
-    browser.wait("document.querySelectorAll('.mt-node canvas').length === 2 ? 1 : 0", SECONDS)
+    """Queued again from a page, where nearly all is as it was: the curve is on the monitor too, above its report, and the address can be
+    clicked. In both renderers."""
+    for vue in (False, True):
+        browser.open(url)
+        browser.wait(READY, SECONDS)
+        browser.wait("app.extensionManager.workflow?.activeWorkflow ? 1 : 0", SECONDS)
+        browser.run("await app.extensionManager.setting.set('Comfy.VueNodes.Enabled', args[0]); return 1;", vue)
+        browser.run("app.loadApiJson(args[0], 'watch'); await app.queuePrompt(0); return 1;", prompt)
+        browser.wait(f"document.querySelector('a[href=\"{address}\"]') ? 1 : 0", SECONDS)
+        browser.wait("document.querySelectorAll('.mt-node canvas').length === 2 ? 1 : 0", SECONDS)
+        browser.wait("app.graph.nodes.find((one) => one.type === 'MusubiTuner_TrainingMonitor').musubiReport ? 1 : 0", SECONDS)
+        browser.run(_BEFORE_THE_EYES)
+        browser.wait(f"(() => {{ {_CURVE} }})().every(Boolean) ? 1 : 0", SECONDS)
 
 
 def _defaults(name: str) -> dict[str, Any]:

@@ -115,6 +115,28 @@ def test_the_list_says_what_the_page_needs(server: Server) -> None:
     assert {job["state"] for job in few["jobs"]} <= {"running", "queued", "ended"} and few["total"] == 3
 
 
+def test_the_list_is_searched_and_read_page_by_page(server: Server) -> None:
+    tools = [server.part("nodes.jobs.folder").JobFolder.create(server.home, tool) for tool in ("tensorboard", "convert_lora")]
+    for folder in tools:
+        folder.write_status("ended", outcome="finished")
+
+    def ids(**query: str) -> list[str]:
+        return [job["id"] for job in server.get("GET jobs", query)["jobs"]]
+
+    assert ids(find="DOG") == ids(find="dog") == [server.ended.id] and ids(find="") == ids()
+    assert ids(find="nothing", verbs="tensorboard,train") == [tools[0].id], "what has a name is not called by its tool"
+    assert ids(find=tools[1].id[-6:]) == [tools[1].id] and ids(find="wan") == ids(kind="training")
+    assert ids(outcome="failed,lost") == [server.ended.id] and ids(find="x" * 10_000) == []
+    pages, seen = [server.get("GET jobs", {"limit": "1"})], list[str]()
+    while pages[-1]["next"]:
+        pages.append(server.get("GET jobs", {"limit": "1", "before": pages[-1]["next"]}))
+    for page in pages:
+        seen += [job["id"] for job in page["jobs"] if job["state"] == "ended"]
+    assert seen == [one for one in ids() if one in {server.ended.id, *(folder.id for folder in tools)}], (
+        "each ended one once, the newest first"
+    )
+
+
 def test_one_job_has_settings_samples_and_files(server: Server) -> None:
     reported = server.get("GET jobs/{id}", id=server.running.id)
     assert {one["name"] for one in reported["settings"]} == {"network_dim", "max_train_steps", "sample_prompts"}, "and no key"

@@ -25,7 +25,7 @@ def job(number: int, **changes: Any) -> dict[str, Any]:
     """One job of the list, as the server gives it."""
     created = NOW - 3600 * number
     return {
-        "id": f"2026112{number % 7}-1743{number % 60:02d}-wan_train_network-{number:06x}",
+        "id": f"20261127-{235959 - number}-wan_train_network-{number:06x}",
         "tool": "wan_train_network",
         "kind": "training",
         "verb": "train",
@@ -123,7 +123,7 @@ class Recorded:
         self.occupied: str | None = None
         self.workflow_samples: list[dict[str, Any]] = []
         self.broken = False
-        self.more = False
+        self.most = 5000  # that are listed at once
         self.video = b""
 
     def answer(self, path: str, query: dict[str, str], body: Any) -> tuple[int, Any]:
@@ -133,7 +133,7 @@ class Recorded:
         if self.broken:
             return 400, {"error": "config.json is damaged: line 3 is not JSON. Fix it or remove it."}
         if parts == ["jobs"]:
-            return 200, {"jobs": self.jobs, "total": len(self.jobs), "more": self.more, "queue": self.queue, "settings": self.settings}
+            return 200, {**self.listed(query), "queue": self.queue, "settings": self.settings}
         if parts == ["queue"]:
             self.queue = {**self.queue, "waiting": body["order"]}
             return 200, {"queue": self.queue}
@@ -197,6 +197,20 @@ class Recorded:
         if what == "workflow":
             return 200, {"workflow": {"nodes": []}, "prompt": None}
         return 200, self.detail(one)
+
+    def listed(self, query: dict[str, str]) -> dict[str, Any]:
+        verbs, outcomes = query.get("verbs", "").split(","), query.get("outcome", "").split(",")
+        meant = [
+            one
+            for one in self.jobs
+            if query.get("kind", one["kind"]) == one["kind"]
+            and ("outcome" not in query or one["outcome"] in outcomes)
+            and (query.get("find", "") in one["name"] or (not one["name"] and one["verb"] in verbs))
+        ]
+        older = [one for one in meant if one["id"] < query.get("before", "9")]
+        shown, behind = older[: self.most], older[self.most :]
+        going = [one for one in behind if one["state"] != "ended"]
+        return {"jobs": shown + going, "total": len(meant), "next": shown[-1]["id"] if len(behind) > len(going) else None}
 
     def upload(self, form: bytes) -> dict[str, str]:
         """As ComfyUI's own route: a file into a folder of the input folder."""

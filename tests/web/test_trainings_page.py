@@ -114,9 +114,46 @@ def test_every_state_has_its_word_and_its_numbers(tab: Tab) -> None:
     tab.browser.run("document.querySelector('.mt-message button').click(); return 1;")
     tab.browser.wait("document.querySelectorAll('.mt-item').length === 100 ? 1 : 0")
     assert "100 of 1000" in tab.text(".mt-foot")
-    tab.recorded.more = True
+    tab.recorded.most = 999
     tab.press("Read the list again")
-    tab.browser.wait("document.querySelector('.mt-foot').innerText.includes('100 of 1000+') ? 1 : 0")
+    tab.browser.wait("document.querySelector('.mt-foot').innerText.includes('100 of 999+') ? 1 : 0")
+
+
+def test_older_jobs_than_those_that_are_listed_are_found_by_their_words_and_kind(tab: Tab) -> None:
+    small = {"kind": "tool", "verb": "plan_memory", "name": "", "run": None}
+    board = {**small, "verb": "tensorboard"}
+    tab.recorded.jobs = [job(number, **(small if number % 2 else {})) for number in range(1, 31)]
+    tab.recorded.jobs[28] |= {**board, "state": "running", "outcome": None, "ended": None}
+    tab.recorded.jobs += [job(31, **board), job(32, outcome="failed"), job(33, name="the first cat")]
+    tab.recorded.most, tab.recorded.queue = 4, {"waiting": [], "running": [], "keeper": None}
+    tab.open()
+    names = "[...document.querySelectorAll('.mt-name')].map((one) => one.innerText)"
+    older = "[...document.querySelectorAll('.mt-foot button')].find((one) => one.innerText.trim() === 'Show older ones')"
+
+    def shows(*wanted: str) -> None:
+        tab.browser.wait(f"JSON.stringify({names}) === '{json.dumps(wanted, separators=(',', ':'))}' ? 1 : 0", 20)
+
+    def ask(element: str, value: str, event: str) -> None:
+        box = f"document.querySelector('{element}')"
+        tab.browser.run(f"{box}.value = args[0]; {box}.dispatchEvent(new Event('{event}'));", value)
+
+    shows("TensorBoard", *(f"character_{number}" for number in (2, 4, 6, 8)))
+    tab.browser.run(f"{older}.click();")
+    shows("TensorBoard", *(f"character_{number}" for number in range(2, 17, 2)))
+    ask(".mt-search", "first cat", "input")
+    shows("the first cat")
+    assert tab.browser.run(f"return {older} ?? null;") is None, "there is no other"
+    ask(".mt-search", "tensorb", "input")
+    ask(".mt-list .mt-select", "", "change")
+    shows("TensorBoard", "TensorBoard")
+    ask(".mt-search", "", "input")
+    shows("TensorBoard", "Planning the memory", "character_2", "Planning the memory", "character_4")
+    ask(".mt-list .mt-select", "failed", "change")
+    shows("character_32")
+    tab.press("Read the list again")
+    shows("character_32")
+    ask(".mt-search", "nobody has this", "input")
+    tab.browser.wait("document.querySelector('.mt-message').innerText.includes('Nothing fits') ? 1 : 0")
 
 
 KINDS = {  # kind of a job -> verb, what it is called, the buttons and the tabs of one that runs
@@ -215,6 +252,28 @@ def test_a_folded_training_is_watched_on_the_node_that_it_is_folded_into(tab: Ta
     tab.browser.run(_REOPENED, STATES["finished"]["id"])
     tab.browser.wait(f"window.reopened.properties.musubi_job === '{again['id']}' ? 1 : 0")  # it went on while the page was closed
     assert tab.browser.run("return window.app.noted;") > 0, "ComfyUI keeps which training it is"
+
+
+_ENDED = """
+const node = {
+  id: 1, comfyClass: "MusubiTuner_TrainingMonitor", size: [400, 300], widgets: [{ name: "training" }], properties: {},
+  computeSize: () => [400, 300], setSize() {}, setProperty() {},
+  addDOMWidget(name, kind, whole) { const made = { name, whole }; this.widgets.push(made); return made; },
+};
+for (const one of window.app.extensions) one.nodeCreated?.(node);
+const said = { musubi_report: [{ text: "loss 0.1", line: "cat" }], musubi_job: [{ id: args[0] }] };
+node.onExecuted(args[1] ? { musubi_report: said.musubi_report } : said);
+while (!node.widgets.some((one) => one.name === "musubi_report")) await new Promise(requestAnimationFrame);
+node.onExecuted(said);
+while (node.widgets.length < 3) await new Promise(requestAnimationFrame);
+return node.widgets.map((one) => one.name);
+"""
+
+
+@pytest.mark.parametrize("report_first", [False, True])
+def test_the_curve_of_an_ended_training_stands_above_the_report(tab: Tab, report_first: bool) -> None:
+    tab.open()
+    assert tab.browser.run(_ENDED, STATES["finished"]["id"], report_first) == ["training", "musubi_training", "musubi_report"]
 
 
 def test_a_row_out_of_sight_is_brought_up_to_date_when_it_comes_into_sight(tab: Tab) -> None:

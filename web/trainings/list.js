@@ -2,8 +2,8 @@
 // The list of trainings: one row for each run (its newest job), or for each job that belongs to none.
 import { app } from "../../../scripts/app.js";
 import { button, element } from "./element.js";
-import { Row, title } from "./row.js";
-import { jobs, standing } from "./server.js";
+import { Row, title, verbsCalled } from "./row.js";
+import { EVERYTHING, jobs, standing } from "./server.js";
 import { say } from "./words.js";
 
 /**
@@ -13,6 +13,7 @@ import { say } from "./words.js";
 
 const SHOWN = 100;
 const NEARLY = "200px"; // out of sight, and up to date nevertheless
+const TYPED = 250; // milliseconds after the last key
 /** Newest job of each run first to last; what goes on or waits comes before what has ended. @param {Iterable<Job>} all @returns {Job[]} */
 export function grouped(all) {
   /** @type {Map<string, Job>} */
@@ -41,6 +42,9 @@ export class List {
   constructor(open) {
     this.open = open;
     this.limit = SHOWN;
+    this._sought = ""; // the question that is on its way to the server
+    this._seeking = 0;
+    this._of = jobs.ends; // the list that it was asked for
     /** @type {Map<string, Entry>} */
     this.rows = new Map();
     /** @type {WeakMap<Element, Entry>} */
@@ -69,17 +73,23 @@ export class List {
       this._say("pi-spinner pi-spin", say("list.loading"));
       return;
     }
+    const question = this._question();
+    this._seekBehind(question);
+    const end = jobs.ends.get(question) ?? (jobs.complete || jobs.ends.has(question) ? null : jobs.ends.get(EVERYTHING) ?? null);
     const all = grouped(jobs.byId.values());
     const wanted = this.search.value.trim().toLowerCase();
     const kind = this.kind.value;
     const going = (/** @type {Job} */ job) => job.state !== "ended" && job.state !== "queued"; // what prepares a training, too
+    const listed = (/** @type {Job} */ job) => end === null || job.id >= end || job.state !== "ended"; // others were found by another question
     const fits = (/** @type {Job} */ job) =>
+      listed(job) &&
       (kind === "" || (kind === "training" && (job.kind === "training" || going(job))) || (kind === "active" && job.state !== "ended") || (kind === "failed" && ["failed", "lost"].includes(job.outcome ?? ""))) &&
       (!wanted || `${title(job)} ${job.id} ${job.architecture ?? ""}`.toLowerCase().includes(wanted));
     const found = all.filter(fits);
     const shown = found.slice(0, this.limit);
     this.tools.hidden = !all.length;
     if (jobs.problem) this._say("pi-exclamation-triangle", say("list.problem"), jobs.problem, button(say("again"), () => jobs.load(), { icon: "pi-refresh" }));
+    else if (!found.length && this._sought) this._say("pi-spinner pi-spin", say("list.loading"));
     else if (!all.length || (!found.length && kind === "training" && !wanted)) this._say("pi-chart-line", say("list.empty"), say("list.empty.how"), button(say("list.empty.open"), openTemplates, { icon: "pi-th-large" }));
     else if (!found.length) this._say("pi-search", say("list.none"));
     else this.message.replaceChildren();
@@ -101,7 +111,35 @@ export class List {
       this.items.replaceChildren(...[...this.rows.values()].map(({ row }) => row.whole));
       if (held?.isConnected) held.focus();
     }
-    this._foot(found.length);
+    this._foot(found.length, question, end);
+  }
+
+  /** What is to be listed, as the server is asked for it. What goes on is always known. */
+  _question() {
+    const find = this.search.value.trim().toLowerCase();
+    const more = /** @type {Record<string, Record<string, string>>} */ ({ training: { kind: "training" }, failed: { outcome: "failed,lost" } });
+    if (this.kind.value === "active") return EVERYTHING;
+    return String(new URLSearchParams({ ...(find ? { find, verbs: verbsCalled(find).join() } : {}), ...more[this.kind.value] }));
+  }
+
+  /** Asks for what is meant among older jobs than those that are known. @param {string} question */
+  _seekBehind(question) {
+    const known = jobs.complete || jobs.ends.has(question) || !jobs.ends.has(EVERYTHING);
+    if (!known && question === this._sought && jobs.ends === this._of) return;
+    clearTimeout(this._seeking);
+    this._sought = known ? "" : question;
+    this._of = jobs.ends;
+    if (!known) this._seeking = setTimeout(() => this._readOn(question), TYPED);
+  }
+
+  /** @param {string} question */
+  async _readOn(question) {
+    try {
+      await jobs.readOn(question);
+    } catch (error) {
+      jobs.problem = error instanceof Error ? error.message : String(error);
+      this.render();
+    }
   }
 
   /** @param {Job} job @returns {Entry} */
@@ -122,16 +160,16 @@ export class List {
     }
   }
 
-  /** @param {number} found */
-  _foot(found) {
+  /** @param {number} found @param {string} question @param {string | null} end */
+  _foot(found, question, end) {
     const parts = [];
     if (found > this.limit) {
-      parts.push(element("span", {}, say("list.shown", { shown: this.limit, all: jobs.more ? `${found}+` : found })));
+      parts.push(element("span", {}, say("list.shown", { shown: this.limit, all: end === null ? found : `${found}+` })));
       parts.push(button(say("list.more", { more: Math.min(SHOWN, found - this.limit) }), () => ((this.limit += SHOWN), this.render())));
-    } else if (jobs.more) {
-      parts.push(button(say("list.older"), () => jobs.loadOlder(), { icon: "pi-history" }));
+    } else if (end !== null && !this._sought) {
+      parts.push(button(say("list.older"), () => this._readOn(question), { icon: "pi-history" }));
     }
-    const said = parts.map((part) => part.textContent).join();
+    const said = [question, ...parts.map((part) => part.textContent)].join();
     if (this.foot.dataset.said !== said) {
       this.foot.dataset.said = said;
       this.foot.replaceChildren(...parts);

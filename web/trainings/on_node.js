@@ -8,7 +8,8 @@ import { joined } from "./curves.js";
 import { addStylesheet, button, element, setText } from "./element.js";
 import { media } from "./gallery.js";
 import { Pieces } from "./pieces.js";
-import { makeRoom } from "./room.js";
+import { REPORT } from "./report.js";
+import { makeRoom, putAbove } from "./room.js";
 import { badge, line, title } from "./row.js";
 import { Earlier, jobsOfRun } from "./run.js";
 import { detail, jobs } from "./server.js";
@@ -43,6 +44,7 @@ class Panel {
     this.height = () => 56 + (this.chart.whole.hidden ? 0 : CURVE) + (this.sample.hidden ? 0 : SAMPLE);
     const widget = node.addDOMWidget("musubi_training", "musubi_training", this.whole, { serialize: false, hideOnZoom: false, getMinHeight: () => this.height() });
     widget.serialize = false;
+    putAbove(node, widget, REPORT);
     this._room();
     this.unwatch = jobs.watch((changed) => (!changed || changed.has(this.id)) && this.update.ask());
     const removed = node.onRemoved;

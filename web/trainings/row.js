@@ -2,7 +2,7 @@
 // One row of the list. It is made once; what has changed of its job is set in it, so that what is focused or hovered stays and little is laid out.
 import { button, element, setText } from "./element.js";
 import { jobs, reorder, standing } from "./server.js";
-import { count, duration, known, moment, number, say, translated } from "./words.js";
+import { count, duration, keys, known, moment, number, say, translated } from "./words.js";
 
 /** @typedef {import("./server.js").Job} Job */
 
@@ -13,6 +13,9 @@ const ICONS = /** @type {Record<string, string>} */ ({
 
 /** What a job is called. @param {Job} job */
 export const title = (job) => job.name || (known(`kind.${job.verb}`) ? say(`kind.${job.verb}`) : say("kind.tool", { tool: job.tool }));
+
+/** The verbs of jobs whose title has these words, where they have no name. @param {string} words in lower case */
+export const verbsCalled = (words) => keys("kind.").filter((key) => say(key).toLowerCase().includes(words)).map((key) => key.replace("kind.", ""));
 
 /** The state of a job as a badge: a sign and a word, so that no colour is needed to tell it. An old one is changed. @param {Job} job @param {HTMLElement} [old] */
 export function badge(job, old) {

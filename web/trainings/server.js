@@ -30,6 +30,7 @@ import { translated } from "./words.js";
  */
 
 const ROOT = "/musubi_tuner";
+export const EVERYTHING = "";
 export const MESSAGE = "musubi_tuner.jobs";
 
 /** What the server said no to, or why it did not answer, in words for people. */
@@ -102,7 +103,8 @@ class Jobs {
     this.byId = new Map();
     /** @type {Queue} */
     this.queue = { waiting: [], running: [], keeper: null };
-    this.more = false;
+    /** @type {Map<string, string | null>} for each question that was asked, as a query, where what is known of its answer ends: an id, or null where nothing is behind */
+    this.ends = new Map();
     this.loaded = false;
     this.problem = "";
     /** @type {Set<(changed: Set<string> | null) => void>} */
@@ -138,7 +140,7 @@ class Jobs {
       const answer = await ask("jobs");
       this.byId = new Map(answer.jobs.map((/** @type {Job} */ job) => [job.id, job]));
       this.queue = answer.queue;
-      this.more = answer.more;
+      this.ends = new Map([[EVERYTHING, answer.next]]);
       this.problem = "";
       for (const message of since) this._put(message);
     } catch (error) {
@@ -149,12 +151,21 @@ class Jobs {
     this._tell(null);
   }
 
-  /** Reads jobs that are older than all that are known. */
-  async loadOlder() {
-    const oldest = [...this.byId.values()].sort((a, b) => a.created - b.created)[0];
-    const answer = await ask(`jobs?before=${encodeURIComponent(oldest?.id ?? "")}`);
-    for (const job of answer.jobs) this.byId.set(job.id, job);
-    this.more = answer.more;
+  /** Whether every job is known. */
+  get complete() {
+    return this.ends.get(EVERYTHING) === null;
+  }
+
+  /** Reads on in the answer to a question. Throws `Refused`. @param {string} question a query: `find`, `verbs`, `kind`, `outcome`; or EVERYTHING */
+  async readOn(question) {
+    const { ends } = this;
+    const query = new URLSearchParams(question);
+    const before = ends.get(question);
+    if (before) query.set("before", before);
+    const answer = await ask(`jobs?${query}`);
+    if (this.ends !== ends) return; // the list was read anew meanwhile
+    this._put({ jobs: answer.jobs });
+    ends.set(question, answer.next);
     this._tell(null);
   }
 

@@ -137,6 +137,9 @@ function inWords(said) {
   return said;
 }
 
+/** All keys that begin so. @param {string} beginning */
+export const keys = (beginning) => Object.keys(texts).filter((key) => key.startsWith(beginning));
+
 /** Whether there is a text of this key. @param {string} key */
 export const known = (key) => key in texts;
 
