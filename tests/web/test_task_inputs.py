@@ -122,7 +122,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Any:
     (extension / "trainings").mkdir(parents=True)
     scripts.mkdir()
     shutil.copytree(ROOT / "web" / "texts", extension / "texts")
-    for name in ("task_inputs.js", "task_inputs.json", "trainings/words.js"):
+    for name in ("task_inputs.js", "task_inputs.json", "trainings/words.js", "trainings/names.js"):
         shutil.copy(ROOT / "web" / name, extension / name)
     (tmp_path / "package.json").write_text('{"type": "module"}')
     (scripts / "app.js").write_text(
