@@ -8,7 +8,6 @@ import { joined } from "./curves.js";
 import { addStylesheet, button, element, setText } from "./element.js";
 import { media } from "./gallery.js";
 import { Pieces } from "./pieces.js";
-import { REPORT } from "./report.js";
 import { makeRoom, putAbove } from "./room.js";
 import { badge, line, title } from "./row.js";
 import { Earlier, jobsOfRun } from "./run.js";
@@ -44,7 +43,7 @@ class Panel {
     this.height = () => 56 + (this.chart.whole.hidden ? 0 : CURVE) + (this.sample.hidden ? 0 : SAMPLE);
     const widget = node.addDOMWidget("musubi_training", "musubi_training", this.whole, { serialize: false, hideOnZoom: false, getMinHeight: () => this.height() });
     widget.serialize = false;
-    putAbove(node, widget, REPORT);
+    putAbove(node, widget, "musubi_report");
     this._room();
     this.unwatch = jobs.watch((changed) => (!changed || changed.has(this.id)) && this.update.ask());
     const removed = node.onRemoved;

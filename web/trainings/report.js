@@ -6,7 +6,6 @@ import { addStylesheet, button, element } from "./element.js";
 import { makeRoom } from "./room.js";
 import { loadWords, say } from "./words.js";
 
-export const REPORT = "musubi_report"; // the widget
 const [LEAST, MOST] = [90, 220]; // of its height, by how long it is
 const WIDTH = 340; // of a node with a report, where it was narrower: what the templates have
 const LINE = 18;
@@ -37,7 +36,7 @@ export async function report(node, { text, line }) {
     const heading = element("b");
     const whole = element("div", { class: "mt-report" }, element("div", { class: "mt-tools" }, heading, button(say("copy"), () => copied(words.textContent ?? ""), { icon: "pi-copy", only: true }), button(say("report.large"), () => large(words.textContent ?? ""), { icon: "pi-window-maximize", only: true })), words);
     whole.addEventListener("wheel", (event) => event.stopPropagation(), { passive: true });
-    const widget = node.addDOMWidget(REPORT, REPORT, whole, { serialize: false, hideOnZoom: false, getMinHeight: () => heightOf(words.textContent ?? "") });
+    const widget = node.addDOMWidget("musubi_report", "musubi_report", whole, { serialize: false, hideOnZoom: false, getMinHeight: () => heightOf(words.textContent ?? "") });
     widget.serialize = false;
     node.musubiReport = { words, heading, whole };
     if (node.size[0] < WIDTH) node.setSize([WIDTH, node.size[1]]);
