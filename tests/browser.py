@@ -68,8 +68,7 @@ class Browser:
 
     def downloads(self, folder: Path) -> None:
         """Where files go that are downloaded from now on."""
-        values = {"behavior": "allow", "downloadPath": str(folder)}
-        self._call("POST", f"/session/{self.session}/goog/cdp/execute", {"cmd": "Browser.setDownloadBehavior", "params": values})
+        self._devtools("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
 
     def resize(self, width: int, height: int) -> None:
         self._call("POST", f"/session/{self.session}/window/rect", {"width": width, "height": height})
@@ -104,10 +103,14 @@ class Browser:
 
     def busy(self) -> float:
         """CPU seconds that the page's main thread has worked since this was asked first."""
-        command = f"/session/{self.session}/goog/cdp/execute"
-        self._call("POST", command, {"cmd": "Performance.enable", "params": {"timeDomain": "threadTicks"}})
-        metrics = self._call("POST", command, {"cmd": "Performance.getMetrics", "params": {}})["metrics"]
+        self._devtools("Performance.enable", timeDomain="threadTicks")
+        metrics = self._devtools("Performance.getMetrics")["metrics"]
         return float(next(one["value"] for one in metrics if one["name"] == "TaskDuration"))
+
+    def spoken(self) -> list[tuple[str, str]]:
+        """What a screen reader finds in the page: role and name of each element that it is told of."""
+        nodes = self._devtools("Accessibility.getFullAXTree")["nodes"]
+        return [(node["role"]["value"], node.get("name", {}).get("value", "").strip()) for node in nodes if not node["ignored"]]
 
     def image(self) -> bytes:
         """What is seen, as a PNG."""
@@ -115,6 +118,10 @@ class Browser:
 
     def close(self) -> None:
         self._call("DELETE", f"/session/{self.session}")
+
+    def _devtools(self, command: str, **values: Any) -> Any:
+        """A command of Chromium's own protocol."""
+        return self._call("POST", f"/session/{self.session}/goog/cdp/execute", {"cmd": command, "params": values})
 
     def _call(self, method: str, path: str, values: dict[str, Any] | None = None) -> Any:
         data = json.dumps(values).encode() if values is not None else None

@@ -201,6 +201,70 @@ def test_every_tool_has_a_name_on_the_page() -> None:
     assert {f"kind.{tool.verb}" for tool in tools().values()} - set(named) == set()
 
 
+NAMED = {
+    "button",
+    "checkbox",
+    "combobox",
+    "dialog",
+    "image",
+    "link",
+    "list",
+    "log",
+    "progressbar",
+    "radio",
+    "searchbox",
+    "slider",
+    "spinbutton",
+}
+NAMED |= {"switch", "tab", "table", "tablist", "tabpanel", "textbox", "Video"}
+
+
+def test_a_screen_reader_is_told_a_name_for_everything_and_what_changes(tab: Tab) -> None:
+    def named(where: str, *wanted: str) -> None:
+        spoken = tab.browser.spoken()
+        assert [role for role, name in spoken if role in NAMED and not name] == [], where
+        assert {role for role, _ in spoken} >= {*wanted}, where
+
+    focused = "return document.activeElement.ariaLabel;"
+    running = {**STATES["running"], "attempt": 2}
+    tab.recorded.jobs[0] = running
+    tab.open()
+    named("the list", "list", "searchbox", "combobox", "button")
+    settings = "app.extensions.flatMap(one => one.settings ?? []).map(one => one.type())"
+    tab.browser.run(f"window.set = document.createElement('div'); set.append(...{settings}); document.body.append(set);")
+    tab.browser.wait("set.querySelector('input[type=number]') ? 1 : 0")
+    named("the settings", "spinbutton", "textbox")
+    tab.browser.run("set.remove();")
+    tab.show("running")
+    tab.browser.wait("document.querySelectorAll('.mt-detail .mt-plot canvas').length > 1 ? 1 : 0")
+    for part, wanted in (("samples", "table"), ("items", "table"), ("files", "list"), ("settings", "table"), ("log", "log")):
+        tab.browser.run("document.getElementById(`mt-tab-${args[0]}`).click();", part)
+        named(part, wanted, "tab", "image", "slider")
+    for opens in ("Clean up…", "As large as the page"):
+        button = f"document.querySelector('.mt-bar-top [aria-label=\"{opens}\"]')"
+        tab.browser.run(f"{button}.focus(); {button}.click();")
+        tab.browser.wait("document.querySelector('dialog[open] :is(label, .mt-detail)') ? 1 : 0")
+        named(opens, "dialog")
+        tab.browser.press("Escape")
+        tab.browser.wait("document.querySelector('dialog[open]') ? 0 : 1")
+        assert tab.browser.run(focused) == opens, "where it was before"
+
+    badge = "document.querySelector('.mt-detail header [role=status] .mt-badge')"
+    tab.browser.run(
+        f"window.badge = {badge}; window.told = 0; const see = new MutationObserver(() => window.told++);"
+        "see.observe(document.querySelector('.mt-how'), { childList: true }); see.observe(badge.parentElement, { childList: true });"
+    )
+    for number in (1, 2):
+        tab.recorded.jobs[0] = {**running, "step": 640 + number, "text": f"loss 0.1 · {number}", "version": 1 + number}
+        tab.browser.run("window.api.say('musubi_tuner.jobs', { jobs: [args[0]], removed: [] });", tab.recorded.jobs[0])
+        tab.browser.wait(f"document.querySelector('.mt-number:nth-child(2) b').innerText === '64{number}' ? 1 : 0")
+    assert tab.browser.run("return window.told;") == 0, "a step is not read out"
+    tab.recorded.jobs[0] = {**STATES["stopped"], "id": STATES["running"]["id"], "version": 9}
+    tab.browser.run("window.api.say('musubi_tuner.jobs', { jobs: [args[0]], removed: [] });", tab.recorded.jobs[0])
+    tab.browser.wait("window.badge.innerText.trim() === 'stopped' ? 1 : 0")
+    assert tab.text(".mt-how[role=status]").startswith("stopped at step 700, state saved"), "that it ended is"
+
+
 _FOLDED = """
 const node = (more) => ({
   size: [400, 300], widgets: [], properties: {}, computeSize: () => [400, 300], setSize() {},

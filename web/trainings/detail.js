@@ -63,9 +63,9 @@ export class DetailView {
     /** @type {Record<string, HTMLElement>} */
     this.tabButtons = {};
     this.name = element("h2", { class: "mt-title", dir: "auto", tabindex: "-1" });
-    this.state = element("span");
+    this.state = element("span", { role: "status" });
     this.now = element("div", { class: "mt-now" });
-    this.how = element("div", { class: "mt-how" });
+    this.how = element("div", { class: "mt-how", role: "status" }); // it is there before it says something, or that is not read out
     this.facts = element("dl", { class: "mt-facts" });
     this.curves = this._curves(log);
     this.files = element("div", { class: "mt-files" });
@@ -169,7 +169,9 @@ export class DetailView {
   _show(job) {
     setText(this.name, title(job));
     this.name.title = title(job);
-    this.state.replaceChildren(badge(job));
+    const old = /** @type {HTMLElement | null} */ (this.state.firstElementChild);
+    if (old) badge(job, old);
+    else this.state.append(badge(job));
     this._showHow(job);
     this._showNow(job);
     this.actions.show(job);
@@ -189,7 +191,7 @@ export class DetailView {
   _showHow(job) {
     const state = standing(job);
     const place = jobs.place(job);
-    const said = `${state} ${job.text} ${job.error} ${job.answers.length} ${place} ${jobs.queue.waiting.length}`;
+    const said = `${state} ${job.state === "ended" ? job.text : ""} ${job.error} ${job.answers.length} ${place} ${jobs.queue.waiting.length}`;
     if (this.how.dataset.said === said) return;
     this.how.dataset.said = said;
     const refused = job.state === "ended" ? undefined : job.answers.filter((one) => one.answer === "ignored").pop();
@@ -199,9 +201,9 @@ export class DetailView {
       const [first, ...rest] = translated(error).split("\n");
       parts.push(element("div", { class: "mt-banner mt-bad", role: "alert" }, element("p", {}, element("b", {}, say("how.failed"), " "), first), rest.length ? element("pre", {}, rest.join("\n")) : null, button(say("copy"), () => copied(error), { icon: "pi-copy" })));
     } else if (job.state === "ended" && (job.text || known(`how.${state}`))) {
-      parts.push(element("div", { class: `mt-banner mt-${state}`, role: "status" }, element("p", {}, job.text ? translated(job.text) : say(`how.${state}`)), state === "lost" && job.step && job.kind === "training" ? element("p", {}, say("how.lost.more")) : null));
+      parts.push(element("div", { class: `mt-banner mt-${state}` }, element("p", {}, job.text ? translated(job.text) : say(`how.${state}`)), state === "lost" && job.step && job.kind === "training" ? element("p", {}, say("how.lost.more")) : null));
     } else if (state === "queued") {
-      parts.push(element("div", { class: "mt-banner", role: "status" }, element("p", {}, place === null ? say("how.queued") : say("how.queued_at", { place: place + 1, all: jobs.queue.waiting.length }))));
+      parts.push(element("div", { class: "mt-banner" }, element("p", {}, place === null ? say("how.queued") : say("how.queued_at", { place: place + 1, all: jobs.queue.waiting.length }))));
     }
     if (job.attempt > 1) parts.push(element("p", { class: "mt-faint" }, say("how.attempt", { attempt: job.attempt })));
     if (refused) parts.push(element("p", { class: "mt-said mt-bad" }, `${say(`do.${refused.name}`)}: ${translated(refused.text)}`));
@@ -254,7 +256,7 @@ export class DetailView {
       return;
     }
     this.files.replaceChildren(
-      element("ul", {}, rows.map((file) => element("li", { class: file.exists ? "" : "mt-gone" },
+      element("ul", { "aria-label": say("tab.files") }, rows.map((file) => element("li", { class: file.exists ? "" : "mt-gone" },
         element("span", { class: "mt-file" }, file.name),
         element("span", { class: "mt-faint" }, [known(`content.${file.content}`) ? say(`content.${file.content}`) : file.content, file.step === null ? "" : say("chart.step", { step: count(file.step) }), size(file.bytes), file.exists ? "" : say("gallery.gone")].filter(Boolean).join(" · ")),
         file.url && file.exists ? element("a", { class: "mt-button", href: address(file.url), download: file.name, "aria-label": `${say("do.download_file")} ${file.name}`, title: say("do.download_file") }, element("i", { class: "pi pi-download", "aria-hidden": "true" })) : null))),
@@ -269,10 +271,10 @@ export class DetailView {
     const text = (/** @type {any} */ value) => (value === null || value === undefined ? "–" : typeof value === "string" ? value : JSON.stringify(value));
     this.settings.replaceChildren(
       job.settings.length
-        ? element("table", {}, element("thead", {}, element("tr", {}, ["setting", "value", "default"].map((name) => element("th", { scope: "col" }, say(`settings.${name}`))))), element("tbody", {}, job.settings.map((one) => element("tr", {}, element("th", { scope: "row" }, one.name), element("td", {}, text(one.value)), element("td", { class: "mt-faint" }, text(one.default))))))
+        ? element("table", { "aria-label": say("tab.settings") }, element("thead", {}, element("tr", {}, ["setting", "value", "default"].map((name) => element("th", { scope: "col" }, say(`settings.${name}`))))), element("tbody", {}, job.settings.map((one) => element("tr", {}, element("th", { scope: "row" }, one.name), element("td", {}, text(one.value)), element("td", { class: "mt-faint" }, text(one.default))))))
         : element("p", { class: "mt-faint" }, say("settings.none")),
       ...(job.optimizer
-        ? [element("h3", {}, say("settings.optimizer", { step: count(job.optimizer.step) })), element("ul", { class: "mt-optimizer" }, job.optimizer.lines.map((line) => element("li", {}, line)))]
+        ? [element("h3", {}, say("settings.optimizer", { step: count(job.optimizer.step) })), element("ul", { class: "mt-optimizer", "aria-label": say("settings.optimizer", { step: count(job.optimizer.step) }) }, job.optimizer.lines.map((line) => element("li", {}, line)))]
         : []),
     );
   }

@@ -89,7 +89,7 @@ export class Gallery {
     };
     const table = element(
       "table",
-      { style: { minWidth: `${56 + 110 * columns.length}px` } }, // what is left goes to the prompts
+      { "aria-label": say("tab.samples"), style: { minWidth: `${56 + 110 * columns.length}px` } }, // what is left goes to the prompts
       element("thead", {}, element("tr", {}, element("th", { scope: "col" }, say("gallery.step")), columns.map((column) => element("th", { scope: "col", title: hint(column) }, element("span", { class: "mt-prompt" }, name(column)))))),
       element("tbody", {}, order.slice(0, this.rows).map((step) => element("tr", {}, element("th", { scope: "row" }, count(step)), columns.map((column) => cell(step, column))))),
     );

@@ -86,7 +86,10 @@ export class Row {
     setText(this.line, line(job));
     if (job.state !== "ended" && job.state !== "queued" && job.total) {
       const bars = bar(job, this.bar);
-      if (!this.bar) this.line.after((this.bar = bars));
+      if (!this.bar) {
+        bars.setAttribute("aria-hidden", "true"); // the line says it, and all of a button is read as its name
+        this.line.after((this.bar = bars));
+      }
     } else {
       this.bar?.remove();
       this.bar = undefined;

@@ -75,6 +75,7 @@ class Trainings {
       if (this.whole.parentElement === dialog) this.whole.remove();
       dialog.remove();
       this._nameWide("large");
+      this.wide.focus(); // it was moved, which loses what was focused
     });
     this.whole.replaceWith(gone);
     dialog.append(this.whole);
