@@ -22,7 +22,7 @@ from . import comfy_language
 from .catalog import NODES
 from .checks import check, choices_of, prechecked, prepared
 from .comfy_errors import RunError, report, show_each_once
-from .comfy_host import ComfyHost, PromptServer
+from .comfy_host import ComfyHost, running_server
 from .monitor.watch import watch
 from .reuse import Kept, KeptResults, place_of
 from .routes import add_routes
@@ -38,7 +38,7 @@ _RESULTS = KeptResults()
 class MusubiTunerExtension(ComfyExtension):
     def __init__(self) -> None:
         """Answer our own web pages and show each mistake once. Here, as ComfyUI before 0.14 never calls `on_load`."""
-        server = getattr(PromptServer, "instance", None)
+        server = running_server()
         if server is not None:
             comfy_language.follow(server)
             add_routes(server.routes, ComfyHost)

@@ -36,6 +36,11 @@ except ImportError:  # ComfyUI used as a library, without its server
 _PREVIEW_SIDE = 512
 
 
+def running_server() -> Any:
+    """What tells ComfyUI's pages something; None without it."""
+    return getattr(PromptServer, "instance", None)
+
+
 class ComfyHost:
     """ComfyUI as seen by a running node."""
 
@@ -83,25 +88,25 @@ class ComfyHost:
             return
         image = _preview_image(preview) if preview and not self._shows_samples else None
         get_progress_state().update_progress(self.node_id, value, total, image)
-        server = getattr(PromptServer, "instance", None)
+        server = running_server()
         if text and server is not None:
             # one user's other pages show it too, but no page of another user, whose node of this number is another one
             server.send_progress_text(self.said(text), self.node_id, server.client_id if args.multi_user else None)
 
     def said(self, text: str) -> str:
         """In the language of whoever queued the prompt that runs."""
-        server = getattr(PromptServer, "instance", None)
+        server = running_server()
         return translated(text, comfy_language.of_client(server.client_id if server is not None else None))
 
     def show_job(self, job: str) -> None:
-        server = getattr(PromptServer, "instance", None)
+        server = running_server()
         if self.node_id is None or server is None:
             return
         self._shows_samples = True
         server.send_sync("musubi_tuner.node", {"node": self.node_id, "job": job}, server.client_id)
 
     def begins(self, job: str) -> None:
-        server = getattr(PromptServer, "instance", None)
+        server = running_server()
         if self.node_id is not None and server is not None:
             server.send_sync("musubi_tuner.begins", {"node": self.node_id, "job": job}, server.client_id)
 

@@ -142,8 +142,8 @@ def load_text_encoders(
         raise UserError("--text_encoder2 is missing: give the text encoder, e.g. clip_l.safetensors")
     logger.info("loading text encoder 1: %s", settings.text_encoder1)
     job.phase("loading the text encoder")
-    ways = {"fp8": settings.fp8_llm, "offload": settings.offload_text_encoder}
-    llama = LlamaEncoder.load(settings.text_encoder1, device, dtype, kept=kept, **ways)
+    fp8, offload = settings.fp8_llm, settings.offload_text_encoder
+    llama = LlamaEncoder.load(settings.text_encoder1, device, dtype, kept=kept, fp8=fp8, offload=offload)
     logger.info("loading text encoder 2: %s", settings.text_encoder2)
     return llama, ClipText.load(settings.text_encoder2, device, dtype, kept=kept)
 

@@ -126,8 +126,8 @@ class WanTextEncoder:
         logger.info("Loading T5: %s", settings.t5)
         job.phase("loading the text encoder")
         kept = torch.bfloat16
-        ways = {"fp8": settings.fp8_t5, "offload": settings.offload_text_encoder}
-        return cls(UMT5.load(settings.t5, device, computed_in(kept, device), kept=kept, **ways))
+        fp8, offload = settings.fp8_t5, settings.offload_text_encoder
+        return cls(UMT5.load(settings.t5, device, computed_in(kept, device), kept=kept, fp8=fp8, offload=offload))
 
     def encode(self, captions: Sequence[str]) -> list[dict[str, Tensor]]:
         """{"varlen_t5": [L, dim] bfloat16} per caption, L <= 512 tokens without padding."""
