@@ -12,7 +12,7 @@ import random
 import socket
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -32,7 +32,7 @@ from musubi_backend.layers.random_states import RandomStates
 from musubi_backend.layers.recompute import Tier, once
 from musubi_backend.lora.modules import LoRA
 from musubi_backend.lora.network import LoRANetwork
-from musubi_backend.memory import fp8, streaming
+from musubi_backend.memory import fp8, streaming, w8a8
 from musubi_backend.memory.w8a8 import FORMATS, W8A8Linear
 from musubi_backend.training import loop, optimizers, randomness
 from musubi_backend.training.distributed import ManyProcesses
@@ -40,6 +40,7 @@ from musubi_backend.training.settings import OptimizerSettings
 from simulated_device import GPU, Event, Simulation, registered
 from simulated_gpu import simulated_gpu
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
 Report = dict[str, Any]
 _CELLS = {str(cell): cell for cells in (training_cells, generating_cells) for cell in cells(True)}
@@ -147,6 +148,20 @@ def a_group_without_nccl() -> list[Any]:
             return [str(group.device), group.any(True), group.gathered(torch.ones(2)).tolist()]
         finally:
             group.close()
+
+
+def _reading_step(self: torch.optim.SGD) -> object:
+    assert self.param_groups[0]["params"][0].grad.norm().item() > 0
+    return _sgd_step(self)
+
+
+_sgd_step = torch.optim.SGD.step
+
+
+def reading_optimizer() -> Report:
+    """One that reads a number of the device in its step."""
+    with patch.object(torch.optim.SGD, "step", _reading_step):
+        return optimizer("torch.optim.SGD")
 
 
 def optimizer(name: str) -> Report:
@@ -278,10 +293,11 @@ def freed_while_read(told: bool) -> Report:
         return _report(gpu)
 
 
-def read_on_the_host(waiting: bool) -> Report:
-    """A copy into pinned memory that the host reads before it is there."""
+def read_on_the_host(waiting: bool, made: bool) -> Report:
+    """A copy into pinned memory that the host reads before it is there. made: by the copy, else before it."""
     with simulated_gpu() as gpu:
-        host = torch.empty(8, pin_memory=True).copy_(torch.randn(8, device="cuda"), non_blocking=True)
+        x = torch.randn(8, device="cuda")
+        host = x.to("cpu", non_blocking=True) if made else torch.empty(8, pin_memory=True).copy_(x, non_blocking=True)
         if waiting:
             torch.cuda.current_stream().record_event().synchronize()
         host.sum()
@@ -302,6 +318,39 @@ def to_numpy() -> str:
         try:
             torch.randn(3, device="cuda").numpy()
         except TypeError as error:
+            return str(error)
+    return ""
+
+
+_WAITING: dict[str, Callable[[Tensor], object]] = {
+    "item": lambda x: x.sum().item(), "if": lambda x: bool(x.sum() > 0), "list": lambda x: x.tolist(), "to the host": lambda x: x.cpu(),
+    "equal": lambda x: torch.equal(x, x), "made of numbers": lambda x: x + torch.tensor([1.0], device="cuda"),
+    "chosen by a mask": lambda x: x[x > 0],
+}  # fmt: skip
+
+
+def waiting() -> dict[str, int]:
+    """How often the host stands still in each of `_WAITING`; in the last line, in what needs no wait."""
+    found: dict[str, int] = {}
+    for name, run in {**_WAITING, "none": lambda x: x.to("cuda").mul_(2.0).sum().sqrt()}.items():
+        with simulated_gpu() as gpu:
+            x = torch.randn(3, device="cuda")
+            try:
+                run(x)
+            except DynamicOutputShapeException:
+                pass  # of what has as many numbers as the device says
+            found[name] = sum(gpu.waited.values())
+    return found
+
+
+def few_rows() -> str:
+    """A product of int8 numbers with fewer rows than CUDA multiplies."""
+    with simulated_gpu(), patch.object(w8a8, "_LEAST_ROWS", 1):
+        linear = W8A8Linear(32, 48, False, FORMATS["int8"]).requires_grad_(False)
+        linear.weight = nn.Parameter(linear.take(torch.randn(48, 32), None, GPU), requires_grad=False)
+        try:
+            linear.to("cuda")(torch.randn(16, 32, device="cuda"))
+        except RuntimeError as error:
             return str(error)
     return ""
 

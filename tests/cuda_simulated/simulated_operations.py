@@ -77,8 +77,10 @@ class Functions(TorchFunctionMode):
 
 
 def _check_products(name: str, tensors: list[Tensor]) -> None:
-    """CUDA multiplies matrices of one dtype, and 8-bit ones by rows and columns that each lie in one piece (CUDA 13 has no other kernels);
-    PyTorch's shape checks do not look."""
+    """CUDA multiplies matrices of one dtype, and 8-bit ones by rows and columns that each lie in one piece (CUDA 13 has no other kernels),
+    int8 from 17 rows on and of whole groups of 8; PyTorch's shape checks do not look."""
+    if name == "_int_mm" and (tensors[0].shape[0] <= 16 or any(size % 8 for size in tensors[1].shape)):
+        raise RuntimeError("self.size(0) needs to be greater than 16, and the other sizes to be multiples of 8")
     if name in _EIGHT_BITS and not (tensors[0].stride(-1) == 1 and tensors[1].stride(0) == 1):
         raise RuntimeError(f"CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling cublasLtMatmul with the layout of {name}")
     dtypes = {one.dtype for one in tensors if one.dtype.is_floating_point}
@@ -102,7 +104,10 @@ def _on_device(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         simulation().none_overflowed(args[1])
     result = _fake(func, args, kwargs)
     if name == "_to_copy" and not on_gpu(result):
-        return _copy_to_host(func, torch.empty_strided(result.shape, result.stride(), dtype=result.dtype), args[0], False)
+        host = torch.empty_strided(result.shape, result.stride(), dtype=result.dtype)
+        if non_blocking := bool(kwargs.get("non_blocking")):
+            simulation().pin(host)  # so does PyTorch, and comes back before the copy is done
+        return _copy_to_host(func, host, args[0], non_blocking)
     if name in ("_to_copy", "copy_") and on_gpu(args[0]) != on_gpu(args[1] if name == "copy_" else result):
         source = args[1] if name == "copy_" else args[0]
         _copied_to_device(func, result, source, bool(kwargs.get("non_blocking") or (name == "copy_" and len(args) > 2 and args[2])))

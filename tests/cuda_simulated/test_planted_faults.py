@@ -26,6 +26,10 @@ def test_a_number_that_is_read_in_the_step_makes_the_host_wait(gpu: Gpu) -> None
     assert "read: training/loop.py:Loop._loss" in gpu("planted", "a number read in the step", "wan")["waits in steps"]
 
 
+def test_a_number_that_an_optimizer_reads_makes_the_host_wait(gpu: Gpu) -> None:
+    assert gpu("reading_optimizer")["waits"] == ["read: elsewhere"]
+
+
 @pytest.mark.parametrize(
     ("fault", "pinned", "said"),
     [
@@ -45,10 +49,20 @@ def test_memory_freed_while_another_stream_reads_it_is_a_race(gpu: Gpu) -> None:
     assert gpu("freed_while_read", True)["races"] == []
 
 
-def test_pinned_memory_read_before_the_copy_is_done_is_a_race(gpu: Gpu) -> None:
-    (race,) = gpu("read_on_the_host", False)["races"]
+@pytest.mark.parametrize("made", [False, True])
+def test_pinned_memory_read_before_the_copy_is_done_is_a_race(made: bool, gpu: Gpu) -> None:
+    (race,) = gpu("read_on_the_host", False, made)["races"]
     assert "may still write" in race
-    assert gpu("read_on_the_host", True)["races"] == []
+    assert gpu("read_on_the_host", True, made)["races"] == []
+
+
+def test_what_makes_the_host_wait_is_seen(gpu: Gpu) -> None:
+    waits = gpu("waiting")
+    assert waits.pop("none") == 0 and all(waits.values()) and len(waits) == 7, waits
+
+
+def test_a_product_of_fewer_rows_than_cuda_multiplies_fails(gpu: Gpu) -> None:
+    assert "greater than 16" in gpu("few_rows")
 
 
 def test_a_generator_of_the_cpu_draws_nothing_on_the_gpu(gpu: Gpu) -> None:
