@@ -12,7 +12,7 @@ import random
 import socket
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -21,8 +21,7 @@ import numpy as np
 import torch
 from contract_bench import Bench
 from contract_table import TRAINING, Cell, generating_cells, row, training_cells
-from musubi_backend.architectures import loading
-from musubi_backend.architectures.wan import model as wan_model
+from musubi_backend.errors import StopRequested
 from musubi_backend.layers import offloaded, pinned
 from musubi_backend.layers.blocks import Checkpointed, KeptAttention, Prepared, run_block
 from musubi_backend.layers.by_block import Pass, by_block
@@ -31,22 +30,20 @@ from musubi_backend.layers.offloaded import Offloaded
 from musubi_backend.layers.random_states import RandomStates
 from musubi_backend.layers.recompute import Tier, once
 from musubi_backend.lora.modules import LoRA
-from musubi_backend.lora.network import LoRANetwork
-from musubi_backend.memory import fp8, streaming, w8a8
+from musubi_backend.memory import fp8, streaming
 from musubi_backend.memory.w8a8 import FORMATS, W8A8Linear
-from musubi_backend.training import loop, optimizers, randomness
+from musubi_backend.training import loop, optimizers
 from musubi_backend.training.distributed import ManyProcesses
 from musubi_backend.training.settings import OptimizerSettings
 from simulated_device import GPU, Event, Simulation, registered
 from simulated_gpu import simulated_gpu
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
 Report = dict[str, Any]
 _CELLS = {str(cell): cell for cells in (training_cells, generating_cells) for cell in cells(True)}
 
 
-def _report(gpu: Simulation) -> Report:
+def report_of(gpu: Simulation) -> Report:
     return {
         "waits in steps": {f"{what}: {where}": count for (what, where), count in sorted(gpu.in_steps.items())},
         "validating": {f"{what}: {where}": count for (what, where), count in gpu.waited.items() if "validation" in where},
@@ -57,19 +54,19 @@ def _report(gpu: Simulation) -> Report:
 
 
 @contextlib.contextmanager
-def _bench() -> Iterator[Bench]:
+def training_bench() -> Iterator[Bench]:
     with tempfile.TemporaryDirectory() as folder:
         yield Bench(Path(folder), "cuda")
 
 
 def cell(name: str) -> Report:
     """A cell of the contract's table, trained or generated."""
-    with simulated_gpu() as gpu, _bench() as bench:
+    with simulated_gpu() as gpu, training_bench() as bench:
         if name in {str(one) for one in generating_cells(True)}:
             bench.latents(_CELLS[name])
         else:
             bench.train(_CELLS[name])
-        return _report(gpu)
+        return report_of(gpu)
 
 
 def training(family: str, setting: str, *more: str) -> Report:
@@ -82,12 +79,12 @@ def training(family: str, setting: str, *more: str) -> Report:
         places.add(weight.device.type)
         return _quantise(weight, *given)
 
-    with patch.object(fp8, "quantise", watched), simulated_gpu() as gpu, _bench() as bench:
+    with patch.object(fp8, "quantise", watched), simulated_gpu() as gpu, training_bench() as bench:
         words = bench.words(Cell(family, "auto", row(TRAINING, setting), "straight"), bench.new_folder(), *more)
         assert bench._tool(words) == 0
         gc.collect()
         pinned = sum(size for address, size in registered.items() if address not in before)
-        return {**_report(gpu), "quantised on": sorted(places), "still pinned": pinned}
+        return {**report_of(gpu), "quantised on": sorted(places), "still pinned": pinned}
 
 
 _quantise = fp8.quantise
@@ -107,7 +104,35 @@ def caching(tool: str, *flags: str) -> Report:
         (folder / "clips" / "clip.txt").write_text("a clip", encoding="utf-8")
         with simulated_gpu() as gpu:
             _cached(verb, models, folder / "clips", folder / "caches", ["--device", "cuda", *flags])
-            return _report(gpu)
+            return report_of(gpu)
+
+
+def resumed(family: str, setting: str, *more: str) -> Report:
+    """A step, and another one from its state."""
+    with simulated_gpu() as gpu, training_bench() as bench:
+        cell, first = Cell(family, "auto", row(TRAINING, setting), "straight"), bench.new_folder()
+        assert bench._tool(bench.words(cell, first, "--save_state", "--max_train_steps", "1", *more)) == 0
+        (state,) = first.glob("*-state")
+        gpu.in_steps.clear()
+        assert bench._tool(bench.words(cell, bench.new_folder(), "--resume", str(state), "--max_train_steps", "2", *more)) == 0
+        return report_of(gpu)
+
+
+def stepped_down(family: str, setting: str, *more: str) -> Report:
+    """Two steps, whose second one has no memory left at first. tried: how often a loss was computed."""
+    tried: list[int] = []
+
+    def full(*given: Any) -> Tensor:
+        tried.append(len(tried))
+        if len(tried) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return _loss(*given)
+
+    with patch.object(loop, "flow_matching_loss", full):
+        return {**training(family, setting, "--max_train_steps", "2", "--vram", "24", *more), "tried": len(tried)}
+
+
+_loss = loop.flow_matching_loss
 
 
 def refused_pinning() -> Report:
@@ -150,20 +175,6 @@ def a_group_without_nccl() -> list[Any]:
             group.close()
 
 
-def _reading_step(self: torch.optim.SGD) -> object:
-    assert self.param_groups[0]["params"][0].grad.norm().item() > 0
-    return _sgd_step(self)
-
-
-_sgd_step = torch.optim.SGD.step
-
-
-def reading_optimizer() -> Report:
-    """One that reads a number of the device in its step."""
-    with patch.object(torch.optim.SGD, "step", _reading_step):
-        return optimizer("torch.optim.SGD")
-
-
 def optimizer(name: str) -> Report:
     """Three steps of an optimizer on LoRAs, its two modes, and a state that is taken back. waits: of the last two of the steps."""
     shapes = {f"{layer}.lora_{end}.weight": shape for layer in "ab" for end, shape in (("down", (4, 64)), ("up", (96, 4)))}
@@ -188,45 +199,7 @@ def optimizer(name: str) -> Report:
         choice.train()
         choice.optimizer.load_state_dict(choice.optimizer.state_dict())
         step()
-        return {**_report(gpu), "waits": waited}
-
-
-def _text_in_float32(text: Any, length: int, dtype: torch.dtype, device: torch.device) -> Any:
-    return _collapse(text, length, torch.float32, device)
-
-
-_collapse = wan_model.collapse_padding
-
-
-def _left_in_system_ram(model: nn.Module, *given: Any, **named: Any) -> None:
-    _load_into(model, *given, **{**named, "stay": {"head.head.weight"}})
-
-
-_load_into = loading.load_into
-
-
-def _half(*given: Any, **named: Any) -> LoRANetwork:
-    return _create(*given, **named).half()
-
-
-_create = LoRANetwork.create
-
-
-def _with_a_number(*given: Any) -> Tensor:
-    loss = _loss(*given)
-    assert loss.item() > 0
-    return loss
-
-
-_loss = loop.flow_matching_loss
-
-
-def _cpu_noise(self: Any, seed: int, rank: int, device: torch.device) -> None:
-    _drawing(self, seed, rank, device)
-    self._device = torch.Generator()
-
-
-_drawing = randomness.StepRandomness.__init__
+        return {**report_of(gpu), "waits": waited}
 
 
 def _not_waited_for(self: Any, arrival: Any) -> None:
@@ -248,111 +221,12 @@ def _used_at_once(self: Offloaded) -> Tensor:
     return self.back
 
 
-FAULTS: dict[str, tuple[Any, str, Any]] = {
-    "a weight left in system RAM": (loading, "load_into", _left_in_system_ram),
-    "an input of another dtype": (wan_model, "collapse_padding", _text_in_float32),
-    "gradients that the scaler rejects": (LoRANetwork, "create", _half),
-    "a number read in the step": (loop, "flow_matching_loss", _with_a_number),
-    "noise of the CPU's generator": (randomness.StepRandomness, "__init__", _cpu_noise),
-}
 OVERTAKEN = {
     "a copy that is not waited for": (streaming._Transfers, "wait", _not_waited_for),
     "a copy that does not wait": (streaming._Transfers, "start", _too_early),
     "an activation that is not waited for": (Offloaded, "tensor", _used_at_once),
     "staging memory filled too early": (streaming._Staging, "filled", _refilled),
 }
-
-
-_FEW = ("--network_args", "exclude_patterns=['.*']", "include_patterns=['.*blocks.0.self_attn.q']")
-
-
-def planted(fault: str, family: str) -> Report:
-    """A step with a fault in our own code. What PyTorch says of it is under "error"."""
-    with patch.object(*FAULTS[fault]), simulated_gpu() as gpu, _bench() as bench:
-        error, cell = "", Cell(family, "auto", row(TRAINING, "plain"), "straight")
-        try:
-            bench._tool(bench.words(cell, bench.new_folder(), "--max_train_steps", "1", *_FEW))
-        except (RuntimeError, ValueError, TypeError) as raised:
-            error = str(raised)
-        return {**_report(gpu), "error": error}
-
-
-def freed_while_read(told: bool) -> Report:
-    """Memory freed while another stream may read it, then used again. told: with `record_stream`."""
-    with simulated_gpu() as gpu:
-        other = torch.cuda.Stream()
-        x = torch.randn(8, device="cuda")
-        other.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(other):
-            kept = x * 2
-        if told:
-            x.record_stream(other)  # type: ignore[arg-type]
-        del x
-        fresh = torch.zeros(8, device="cuda")
-        assert kept.shape == fresh.shape
-        return _report(gpu)
-
-
-def read_on_the_host(waiting: bool, made: bool) -> Report:
-    """A copy into pinned memory that the host reads before it is there. made: by the copy, else before it."""
-    with simulated_gpu() as gpu:
-        x = torch.randn(8, device="cuda")
-        host = x.to("cpu", non_blocking=True) if made else torch.empty(8, pin_memory=True).copy_(x, non_blocking=True)
-        if waiting:
-            torch.cuda.current_stream().record_event().synchronize()
-        host.sum()
-        return _report(gpu)
-
-
-def cpu_generator() -> str:
-    with simulated_gpu():
-        try:
-            torch.randn(3, device="cuda", generator=torch.Generator())
-        except RuntimeError as error:
-            return str(error)
-    return ""
-
-
-def to_numpy() -> str:
-    with simulated_gpu():
-        try:
-            torch.randn(3, device="cuda").numpy()
-        except TypeError as error:
-            return str(error)
-    return ""
-
-
-_WAITING: dict[str, Callable[[Tensor], object]] = {
-    "item": lambda x: x.sum().item(), "if": lambda x: bool(x.sum() > 0), "list": lambda x: x.tolist(), "to the host": lambda x: x.cpu(),
-    "equal": lambda x: torch.equal(x, x), "made of numbers": lambda x: x + torch.tensor([1.0], device="cuda"),
-    "chosen by a mask": lambda x: x[x > 0],
-}  # fmt: skip
-
-
-def waiting() -> dict[str, int]:
-    """How often the host stands still in each of `_WAITING`; in the last line, in what needs no wait."""
-    found: dict[str, int] = {}
-    for name, run in {**_WAITING, "none": lambda x: x.to("cuda").mul_(2.0).sum().sqrt()}.items():
-        with simulated_gpu() as gpu:
-            x = torch.randn(3, device="cuda")
-            try:
-                run(x)
-            except DynamicOutputShapeException:
-                pass  # of what has as many numbers as the device says
-            found[name] = sum(gpu.waited.values())
-    return found
-
-
-def few_rows() -> str:
-    """A product of int8 numbers with fewer rows than CUDA multiplies."""
-    with simulated_gpu(), patch.object(w8a8, "_LEAST_ROWS", 1):
-        linear = W8A8Linear(32, 48, False, FORMATS["int8"]).requires_grad_(False)
-        linear.weight = nn.Parameter(linear.take(torch.randn(48, 32), None, GPU), requires_grad=False)
-        try:
-            linear.to("cuda")(torch.randn(16, 32, device="cuda"))
-        except RuntimeError as error:
-            return str(error)
-    return ""
 
 
 def eight_bit_product(name: str) -> Report:
@@ -364,7 +238,7 @@ def eight_bit_product(name: str) -> Report:
         x = torch.randn(32, 20, device="cuda", dtype=torch.bfloat16).t().requires_grad_()
         out = linear(x)
         out.backward(torch.randn(48, 20, device="cuda", dtype=torch.bfloat16).t())
-        return _report(gpu)
+        return report_of(gpu)
 
 
 class _Block(nn.Module):
@@ -390,6 +264,10 @@ class _Blocks(Checkpointed):
         return Prepared(self.blocks, torch.randn(2, 3, 8, device="cuda", dtype=torch.bfloat16), (), lambda x: x)
 
 
+def _give_up(_: Tensor) -> None:
+    raise StopRequested("stopped")
+
+
 def _squared_and_back(prediction: Tensor) -> None:
     prediction.float().square().sum().backward()
 
@@ -397,8 +275,8 @@ def _squared_and_back(prediction: Tensor) -> None:
 def streamed(
     count: int, swapped: int, ring: int, from_pinned: bool, recompute: bool, offload: bool, fault: str = "", pins: bool = True
 ) -> Report:
-    """Blocks of which some are in system RAM: steps, inference, inference without a block, and forward passes that are given up, in an
-    order of their own for every configuration. fault: one of `OVERTAKEN`. pins: does the driver pin memory?"""
+    """Blocks of which some are in system RAM: steps, inference, inference without a block, and passes that are given up, in an order of
+    their own for every configuration. fault: one of `OVERTAKEN`. pins: does the driver pin memory?"""
     with contextlib.ExitStack() as stack:
         if fault:
             stack.enter_context(patch.object(*OVERTAKEN[fault]))
@@ -415,22 +293,27 @@ def streamed(
                 bias: Any = linear.bias
                 bias.data = bias.data.to("cuda")
 
-        def forward(chosen: list[_Block]) -> Tensor:
+        def forward(chosen: list[_Block], until: _Block | None = None) -> Tensor:
             x = torch.randn(2, 3, 8, device="cuda", dtype=torch.bfloat16)
             for block in chosen:
+                if block is until:
+                    x.register_hook(_give_up)
                 x = run_block(block, x, recompute=recompute, offload=offload, tier=Tier.IN_RAM if offload else Tier.ON_DEVICE)
             return x
 
         model = _Blocks(blocks, recompute, offload)
         order = random.Random(f"{count} {swapped} {ring}")
         done: Counter[str] = Counter()
-        for kind in ("step", "together", *order.sample(["step", "inference", "skipped", "given up"], 3)):
+        for kind in ("step", "together", "given up in backward", *order.sample(["step", "inference", "skipped", "given up"], 3)):
             done[kind] += 1
             if kind == "step":
                 forward(blocks).float().square().sum().backward()
             elif kind == "together":
                 random_states = RandomStates.now(torch.device("cuda"))
                 by_block(model, [Pass(model.prepared, random_states, _squared_and_back) for _ in range(3)], lambda: None)
+            elif kind == "given up in backward":
+                with contextlib.suppress(StopRequested):
+                    forward(blocks, until=blocks[count // 2]).float().square().sum().backward()
             elif kind == "given up":
                 forward(blocks[: count // 2 + 1])
             else:
@@ -443,4 +326,4 @@ def streamed(
         del stream, block, linear  # copies of what would come next may be on their way
         gc.collect()
         torch.zeros(8, device="cuda")
-        return {**_report(gpu), "done": dict(done)}
+        return {**report_of(gpu), "done": dict(done)}

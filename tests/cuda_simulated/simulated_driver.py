@@ -39,7 +39,15 @@ def load() -> None:
         subprocess.run(words, check=True)
         made.replace(library)
     for path in (torch / "lib/libc10.so", torch / "lib/libtorch_cpu.so", library):
-        ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+        _loaded.append(ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL))
+
+
+def choose_device(index: int) -> None:
+    """Which GPU is the current one."""
+    _loaded[-1].choose_device(index)
+
+
+_loaded: list[ctypes.CDLL] = []
 
 
 def _compiler() -> str | None:

@@ -15,6 +15,7 @@ from typing import Any
 from unittest.mock import patch
 
 import simulated_device as device
+import simulated_driver
 import simulated_tensors as tensors
 import torch
 from simulated_operations import Dispatch, Functions, Generator
@@ -37,14 +38,20 @@ def _in_mode(run: Callable[[threading.Thread], None]) -> Callable[[threading.Thr
 
 
 @contextmanager
-def simulated_gpu(capability: tuple[int, int] = CAPABILITY) -> Iterator[device.Simulation]:
-    """PyTorch finds a GPU of 24 GB, of that compute capability."""
+def simulated_gpu(capability: tuple[int, int] = CAPABILITY, count: int = 1) -> Iterator[device.Simulation]:
+    """PyTorch finds so many GPUs of 24 GB, of that compute capability."""
     made = device.Simulation()
     device.running.append(made)
+    current = [0]
+
+    def choose(chosen: Any) -> None:
+        current[0] = chosen if isinstance(chosen, int) else torch.device(chosen).index or 0
+        simulated_driver.choose_device(current[0])
+
     nothing, cuda = (lambda *_, **__: None), torch.cuda
     answers: dict[str, Any] = {
-        "is_available": lambda: True, "device_count": lambda: 1, "current_device": lambda: 0, "is_initialized": lambda: True,
-        "_lazy_init": nothing, "init": nothing, "empty_cache": nothing, "set_device": nothing, "manual_seed": nothing,
+        "is_available": lambda: True, "device_count": lambda: count, "current_device": lambda: current[0], "is_initialized": lambda: True,
+        "_lazy_init": nothing, "init": nothing, "empty_cache": nothing, "set_device": choose, "manual_seed": nothing,
         "manual_seed_all": nothing, "get_device_capability": lambda _=None: capability, "get_device_name": lambda _=None: NAME,
         "mem_get_info": lambda _=None: (FREE, TOTAL),
         "get_rng_state": lambda _=None: torch.zeros(16, dtype=torch.uint8), "set_rng_state": nothing,
@@ -58,6 +65,7 @@ def simulated_gpu(capability: tuple[int, int] = CAPABILITY) -> Iterator[device.S
         device.synchronize_device,
     )  # these stay: pinned memory may outlive the simulation
     with ExitStack() as undo:
+        undo.callback(choose, 0)
         for name, answer in answers.items():
             undo.enter_context(patch.object(cuda, name, answer))
         undo.enter_context(patch.object(torch, "Generator", Generator))

@@ -91,7 +91,8 @@ def _check_products(name: str, tensors: list[Tensor]) -> None:
 def _on_device(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if func in _TO_HOST:
         simulation().waits("read")
-        return simulation().read(args[0]) if func == _aten._local_scalar_dense.default else bool(func == _aten.equal.default)
+        read = simulation().read(args[0])
+        return read if func == _aten._local_scalar_dense.default else func == _aten.equal.default or read is True
     name = operation_name(func)
     if name.startswith("prim::") or _facts(func)[1]:
         return _fake(func, args, kwargs)
@@ -112,6 +113,8 @@ def _on_device(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         source = args[1] if name == "copy_" else args[0]
         _copied_to_device(func, result, source, bool(kwargs.get("non_blocking") or (name == "copy_" and len(args) > 2 and args[2])))
         return result
+    if name == "all":
+        simulation().holds(result)
     reads, writes = _accesses(func, args, kwargs, result)
     if reads or writes:
         simulation().launch(func, reads, writes)

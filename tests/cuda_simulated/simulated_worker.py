@@ -17,9 +17,11 @@ if __name__ == "__main__":
 
     simulated_driver.load()
     import simulated_cases
+    import simulated_faults
     import simulated_templates
+    import simulated_tools
 
-    known = {**vars(simulated_cases), "template": simulated_templates.template}
+    known = {**vars(simulated_cases), **vars(simulated_faults), "template": simulated_templates.template, "tools": simulated_tools.tools}
 
     for line in sys.stdin:
         name, *given = json.loads(line)

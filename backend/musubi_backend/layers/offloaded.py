@@ -66,10 +66,16 @@ class Offloaded:
 
     def tensor(self) -> Tensor:
         self.fetch()
-        if self.back is None:
+        if self.back is None:  # of a CPU
             return self.host
         torch.cuda.current_stream(self.device).wait_event(self.arrived)
-        return self.back
+        back, self.back = self.back, None
+        return back
+
+    def __del__(self) -> None:
+        """Backward may be given up when this one is on its way: its memory is used again only after the copy."""
+        if self.back is not None:
+            self.back.record_stream(_copies(self.device))
 
 
 def unpin() -> None:

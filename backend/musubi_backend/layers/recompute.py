@@ -202,7 +202,7 @@ class _Recording:
         self.ran = True
         x = self.x.tensor().requires_grad_(self.requires_grad)
         previous = None if self.before is None else self.before()
-        if previous is not None:
+        if previous is not None and previous.device == self.device:  # else that of a step that failed, as less memory is planned for it
             previous.fetch()
         with (
             torch.enable_grad(),
