@@ -84,6 +84,7 @@ OPTIONS = {
     "int8": (*FEW, *AGAIN, "--w8a8", "int8"),
     "fp8": (*FEW, *AGAIN, "--w8a8", "fp8"),
     "swap without pinned memory": (*FEW, *AGAIN, "--blocks_to_swap", "1"),
+    "compiled": (*FEW, *AGAIN, "--compile", "--compile_backend", "eager"),
     "kept attention": (*FEW, *AGAIN, "--keep_attention_blocks", "2"),
     "by block": (*FEW, *AGAIN, "--accumulate_by_block", "--gradient_accumulation_steps", "2", "--blocks_to_swap", "1"),
     "dropout, LoRA+": ("--network_dropout", "0.1", *ALL, "loraplus_lr_ratio=4", "rank_dropout=0.2", "--optimizer_type", "adamw"),
@@ -114,6 +115,25 @@ def test_what_users_choose_waits_for_nothing_more(family: str, options: tuple[st
         *([SCALER] if family == "wan22" else []),
         *([NORMS] if "1.0" in options else []),
     }
+
+
+RESUMED = [("wan", "fp8 scaled swap pinned offload", "adamw"), ("wan22", "lora per expert offload", "adamw"),
+           ("wan", "checkpointing", "AdaptiveHinaAdamW")]  # fmt: skip
+
+
+@minutes
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "setting", "optimizer"), RESUMED, ids=[f"{family} {name}" for family, _, name in RESUMED])
+def test_a_resumed_training_waits_for_nothing_more(family: str, setting: str, optimizer: str, gpu: Gpu) -> None:
+    report = gpu("resumed", family, setting, "--optimizer_type", optimizer, *FEW)
+    assert report["races"] == [] and set(report["waits in steps"]) <= {LOSS, ONCE, SCALER}
+
+
+@minutes
+@pytest.mark.slow
+def test_a_step_without_memory_is_done_again_with_less(gpu: Gpu) -> None:
+    report = gpu("stepped_down", "wan", "checkpointing offload", "--optimizer_type", "adamw", *FEW)
+    assert report["races"] == [] and report["tried"] == 3 and report["still pinned"] == 0
 
 
 @minutes
