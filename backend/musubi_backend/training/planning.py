@@ -178,7 +178,7 @@ class Planner:
     def estimate(self, settings: TrainingSettings, architecture: Architecture) -> Estimate:
         """With these settings; the architecture has the same. UserError where a setting cannot be."""
         memory = settings.memory
-        held_as = memory.fp8, memory.fp8_base, memory.fp8_scaled, memory.w8a8, architecture.settings.values().get(RESTING)
+        held_as = memory.fp8, memory.fp8_base, memory.fp8_scaled, memory.w8a8
         if held_as not in self._models:
             self._models[held_as] = _built(settings, architecture, self.dtype)
         model = self._models[held_as]
@@ -188,7 +188,8 @@ class Planner:
             recomputed = max(1, sum(map(len, _block_lists(model.transformer))) - 1)
             every = self._measured(settings, architecture, model, KeptAttention(recomputed))
             step = step.towards(every, min(1.0, on_device / recomputed), min(1.0, in_ram / recomputed))
-        whole = self._put_together(settings, model, step)
+        resting = isinstance(model.transformer, Experts) and bool(architecture.settings.values().get(RESTING))
+        whole = self._put_together(settings, model, step, resting)
         file = settings.sampling.sample_prompts
         if not file:
             return whole
@@ -265,8 +266,8 @@ class Planner:
             model.steps[runs_as] = self._step(settings, architecture, model, attention)
         return model.steps[runs_as]
 
-    def _put_together(self, settings: TrainingSettings, model: _Model, step: _Step) -> Estimate:
-        weights, ram, swapped = _weights(settings, model.transformer)
+    def _put_together(self, settings: TrainingSettings, model: _Model, step: _Step, resting: bool) -> Estimate:
+        weights, ram, swapped = _weights(settings, model.transformer, resting)
         lora = sum(parameter.nbytes for parameter in model.network.parameters())
         state = _state(settings, lora)
         accumulated = settings.length.gradient_accumulation_steps
@@ -282,7 +283,6 @@ class Planner:
             Phase(words.UPDATE, {**always, words.LORA: 2 * (lora + step.copies) + state, words.WORKING: inputs}),
         )
         counts = [len(blocks) for blocks in _block_lists(model.transformer)]
-        resting = isinstance(model.transformer, Experts) and model.transformer.offload
         return Estimate(
             phases, ram + at_once * step.away, measured.operations * accumulated, 2 * swapped * accumulated // at_once, sum(counts),
             0 if resting or settings.memory.fsdp else swappable(counts),
@@ -321,7 +321,9 @@ class Planner:
 
 
 def _built(settings: TrainingSettings, architecture: Architecture, dtype: torch.dtype) -> _Model:
-    unswapped = architecture.configured({**architecture.settings.values(), "blocks_to_swap": 0})
+    values = architecture.settings.values()
+    together = {RESTING: False} if RESTING in values else {}  # where an expert is changes nothing of a step
+    unswapped = architecture.configured({**values, **together, "blocks_to_swap": 0})
     with _silence():
         transformer = unswapped.transformer(META, dtype).requires_grad_(False)
         with META:
@@ -335,13 +337,14 @@ def _block_lists(transformer: nn.Module) -> list[nn.ModuleList]:
     return lists
 
 
-def _weights(settings: TrainingSettings, transformer: nn.Module) -> tuple[int, int, int]:
-    """Bytes of weights on the device, in system RAM, and of those there that are copied in each pass."""
+def _weights(settings: TrainingSettings, transformer: nn.Module, resting: bool) -> tuple[int, int, int]:
+    """Bytes of weights on the device, in system RAM, and of those there that are copied in each pass. resting: the expert that is not
+    at work waits in system RAM."""
     plan = MemoryPlan.chosen(settings.memory)
     sizes = [plan.weights(model) for model in experts_of(transformer).values()]
     on_device, swapped = [one for one, _ in sizes], sum(other for _, other in sizes)
-    if isinstance(transformer, Experts) and (transformer.offload or transformer.lazy):
-        return max(on_device), swapped + (sum(on_device) if transformer.offload else 0), swapped
+    if resting or (isinstance(transformer, Experts) and transformer.lazy):
+        return max(on_device), swapped + (sum(on_device) if resting else 0), swapped
     return sum(on_device), swapped, swapped
 
 
