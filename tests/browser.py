@@ -79,8 +79,9 @@ class Browser:
         actions = {"actions": [{"type": "key", "id": "keyboard", "actions": press}]}
         self._call("POST", f"/session/{self.session}/actions", actions)
 
-    def click(self, element: str) -> None:
-        """Press the mouse where an element is seen: the value of an expression. AssertionError where it is not, or something covers it."""
+    def click(self, element: str, seconds: float = 10) -> None:
+        """Press the mouse where an element is seen: the value of an expression. AssertionError where it is not, or something covers it, for
+        so long: a message of the page may."""
         look = f"""
             const one = {element};
             one.scrollIntoView({{ block: "center" }});
@@ -91,11 +92,10 @@ class Browser:
             const top = document.elementFromPoint(...at);
             return [seen && one.contains(top) ? "" : `${{one.outerHTML.slice(0, 200)}} is under ${{top?.outerHTML.slice(0, 200)}}`, ...at];
         """
-        for _ in range(50):  # a message of the page may lie above it for a while
-            problem, x, y = self.run(look)
-            if not problem:
-                break
+        end = time.monotonic() + seconds
+        while (found := self.run(look))[0] and time.monotonic() < end:
             time.sleep(0.2)
+        problem, x, y = found
         assert not problem, problem
         press = [{"type": "pointerMove", "x": x, "y": y}, {"type": "pointerDown", "button": 0}, {"type": "pointerUp", "button": 0}]
         actions = {"actions": [{"type": "pointer", "id": "mouse", "actions": press}]}

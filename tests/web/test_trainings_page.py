@@ -37,7 +37,7 @@ class Tab:
 
     def press(self, words: str) -> None:
         buttons = "[...document.querySelectorAll('.mt-detail button, .mt-bar-top button')]"
-        self.browser.run(f"{buttons}.find(one => (one.innerText || one.ariaLabel).trim() === args[0]).click(); return 1;", words)
+        self.browser.click(f"{buttons}.find(one => (one.innerText || one.ariaLabel).trim() === `{words}`)")
 
 
 @pytest.fixture
@@ -316,6 +316,31 @@ def test_a_folded_training_is_watched_on_the_node_that_it_is_folded_into(tab: Ta
     tab.browser.run(_REOPENED, STATES["finished"]["id"])
     tab.browser.wait(f"window.reopened.properties.musubi_job === '{again['id']}' ? 1 : 0")  # it went on while the page was closed
     assert tab.browser.run("return window.app.noted;") > 0, "ComfyUI keeps which training it is"
+
+
+_UNSEEN = (
+    "stop.style.display = 'none';",
+    "stop.style.visibility = 'hidden';",
+    "stop.parentElement.style.opacity = '0';",
+    "stop.disabled = true;",
+    "const cover = document.createElement('div'); cover.className = 'cover'; document.body.append(cover);"
+    "cover.style.cssText = 'position: fixed; inset: 0; z-index: 9999';",
+)
+_SEEN = "stop.style.cssText = stop.parentElement.style.cssText = ''; stop.disabled = false; document.querySelector('.cover')?.remove();"
+
+
+def test_a_button_that_nobody_can_press_is_not_pressed(tab: Tab) -> None:
+    tab.open()
+    tab.show("running")
+    stop = "document.querySelector('.mt-detail .mt-first')"
+    for change in _UNSEEN:
+        tab.browser.run(f"const stop = {stop}; {change}")
+        with pytest.raises(AssertionError, match="is under"):
+            tab.browser.click(stop, seconds=0)
+        tab.browser.run(f"const stop = {stop}; {_SEEN}")
+    assert tab.recorded.asked == []
+    tab.browser.click(stop)
+    tab.browser.wait("document.querySelector('.mt-said').textContent.startsWith('Asked') ? 1 : 0")
 
 
 _MONITOR = """
