@@ -575,6 +575,19 @@ def test_texts_are_there_in_every_language_and_none_is_unused() -> None:
     assert set(re.findall(r'\bsay\(\s*"([^"]+)"', code)) - set(texts["en"]) == set(), "no table has these"
 
 
+def test_no_script_says_words_that_no_table_has() -> None:
+    settings = json.loads((WEB.parent / "locales" / "en" / "settings.json").read_text(encoding="utf-8"))
+    known = {text for one in settings.values() for text in one.values()} | {
+        "LoRA under test",
+        "/data/clips",
+    }  # what a title is marked with; a path
+    said = re.compile(r'"([A-Z][A-Za-z]+(?: [a-z]+)+[^"]*)"|(?:\btitle|"aria-label"|placeholder|summary|detail): "([^"]+)"')
+    scripts = [path for path in WEB.rglob("*.js") if "vendor" not in path.parts]
+    lines = [line for path in scripts for line in path.read_text(encoding="utf-8").splitlines() if not re.match(r"\s*(//|/?\*)", line)]
+    found = {one[1] or one[2] for line in lines for one in said.finditer(line)}
+    assert found - known == set() and len(found) > 5
+
+
 def test_what_the_server_says_of_jobs_is_said_in_the_language_of_the_page(tab: Tab) -> None:
     tab.recorded.jobs[0] |= {"phase": "epoch 3 of 40"}
     failed = next(one for one in tab.recorded.jobs if one["id"] == STATES["failed"]["id"])
