@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .architectures.card import Card
 
 EXIT_INTERRUPTED = 130
+_LORAS = ("lora_weight", "lora_weight_high_noise", "network_weights", "base_weights")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -101,13 +102,19 @@ def _run(words: list[str]) -> int:
 
 
 def _check_models(args: Namespace, card: Card) -> None:
-    """All model files are judged by their keys before the first is loaded: a wrong VAE is not found out after the sampling."""
+    """All model files are judged by their keys before the first is loaded, and LoRAs by their headers: a wrong VAE is not found out after
+    the sampling, a LoRA whose download was cut not after the text encoder."""
     from .weights.recognise import refuse_others
+    from .weights.safetensors_file import read_header
 
     for part in card.parts:
         path = vars(args).get(part.name)
         if path:
             refuse_others(path, part.kinds, f"--{part.name}")
+    for name in _LORAS:
+        given = vars(args).get(name) or ()
+        for path in [given] if isinstance(given, str) else given:
+            read_header(path)
 
 
 def _overview() -> str:

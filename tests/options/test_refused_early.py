@@ -41,6 +41,19 @@ def test_a_wrong_vae_is_found_before_the_sampling(
     assert "Loading" not in said.out + said.err and not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("flag", ["--lora_weight", "--lora_weight_high_noise"])
+def test_a_lora_that_was_cut_is_found_before_the_text_encoder_is_loaded(
+    flag: str, weights: Callable[[str, tuple[str, ...]], str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    cut = Path(weights("cut.safetensors", ("lora_unet_x.lora_down.weight",)))
+    cut.write_bytes(cut.read_bytes()[:-2])
+    files = ["--dit", weights("dit.safetensors", ("unknown",)), "--t5", weights("t5.safetensors", UMT5), flag, str(cut)]
+    files += ["--vae", weights("vae.safetensors", WAN_VAE), "--dit_high_noise", weights("high.safetensors", ("unknown",))]
+    assert main(["wan_generate_video", *files, "--prompt", "x", "--save_path", str(tmp_path / "out"), "--task", "t2v-A14B"]) == 1
+    said = capsys.readouterr()
+    assert f"{cut} is truncated" in said.err and "Loading" not in said.out + said.err
+
+
 def test_a_wrong_vae_is_found_before_the_dataset_is_read(
     weights: Callable[[str, tuple[str, ...]], str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
