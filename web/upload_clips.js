@@ -53,7 +53,9 @@ async function send(file, folder) {
   body.append("image", file, file.name);
   body.append("type", "input");
   body.append("subfolder", folder);
-  const answer = await api.fetchApi("/upload/image", { method: "POST", body });
+  const answer = await api.fetchApi("/upload/image", { method: "POST", body }).catch(() => {
+    throw new Error(say("upload.refused", { name: file.name, why: say("list.problem") })); // a browser has only "Failed to fetch" to say
+  });
   if (answer.status === 413) throw new Error(say("upload.too_large", { name: file.name }));
   if (!answer.ok) throw new Error(say("upload.refused", { name: file.name, why: `${answer.status} ${answer.statusText}` }));
   return (await answer.json()).name;

@@ -28,4 +28,11 @@ def test_clips_get_a_caption_unless_they_have_one_and_no_request_fails(browser: 
         words = 'const { count, loadWords, say } = await import("/extensions/pack/trainings/words.js"); await loadWords();'
         said = browser.run(f"{words} return [say('upload.chosen', {{ videos: 1, images: 2, texts: 0 }}), count(12345)];")
         assert said == ["1 clip, 2 images, 0 captions", "12\u202f345"], "no line ends within a number"
+        lost = """
+          const { api } = await import("/scripts/api.js");
+          const { upload } = await import("/extensions/pack/upload_clips.js");
+          api.fetchApi = () => Promise.reject(new TypeError("Failed to fetch"));
+          return await upload([new File(["x"], "dog.mp4")], "dogs", "", () => true).catch((error) => error.message);
+        """
+        assert browser.run(lost) == "dog.mp4 was not taken: The server did not answer."
     assert recorded.failed == []
