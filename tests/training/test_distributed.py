@@ -94,6 +94,9 @@ def pair(
     scenes += [scene(story, story=story, **full) for story in ("build fails", "not finite")]
     if request.config.getoption("--full"):
         scenes += [scene(story, story=story, **full) for story in ("run out again", "nothing helps")]
+        saved = {**experts, "save_every_n_steps": 2}
+        scenes += [scene(name, *flags, "--save_state", **saved) for name, flags in (("shared", ()), ("shared spread", SPREAD))]
+        scenes += [scene("shared rest", *SPREAD, **experts, resume=folder / "out/shared/cat-step00000002-state")]
         samples = sampling(folder, build)
         scenes += [scene(name, *flags, **samples) for name, flags in (("sampled", ()), ("sampled spread", SPREAD))]
         scenes += [scene("stopped sampling", *SPREAD, story="stop sampling", **samples)]
@@ -255,6 +258,14 @@ def test_two_experts_that_are_spread_learn_the_same_bits(pair: Pair, same: Simpl
         assert same.bits(*learned) and any(one.any() for name, one in learned[0].items() if "lora_up" in name)
     losses = [re.findall(r"validation loss after step (\d): (\S+),", pair.texts[name][0]) for name in ("experts", "experts spread")]
     assert losses[0] == losses[1] and len(losses[0]) > 1
+
+
+@pytest.mark.slow
+@pytest.mark.full(reason="three trainings of two processes, for one LoRA where the one above has two")
+def test_a_lora_that_two_spread_experts_share_learns_the_same_bits_and_goes_on_with_them(pair: Pair, same: SimpleNamespace) -> None:
+    """From a state of processes that had all weights, in processes that share them."""
+    assert same.bits(pair.lora("shared spread"), pair.lora("shared"))
+    assert same.bits(pair.lora("shared rest"), pair.lora("shared"))
 
 
 @pytest.mark.slow
