@@ -13,7 +13,7 @@ import pytest
 import torch
 from musubi_backend import job
 from musubi_backend.architectures.wan.model import WanAttentionBlock
-from musubi_backend.weights.safetensors_file import load
+from musubi_backend.weights.safetensors_file import load, read_header, save_atomic
 
 STEPS = {"max_train_steps": 6, "save_every_n_steps": 2}  # four clips: an epoch has four steps, and a step two blocks
 
@@ -121,3 +121,11 @@ def test_a_cache_that_is_damaged_meanwhile_costs_nothing_that_was_learned(
     (tmp_path / "good").rename(cache)
     project.train("again", resume=tmp_path / "out" / "part" / "cat-step00000004-state", **STEPS)
     assert same.bits(project.lora("again"), whole)
+
+
+def test_weights_that_are_no_numbers_are_what_the_first_step_names(project: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    damaged = {name: torch.full_like(tensor, float("nan")) for name, tensor in load(project.dit).items()}
+    save_atomic(damaged, tmp_path / "dit.safetensors", read_header(project.dit).metadata)
+    assert project.refused("out", dit=tmp_path / "dit.safetensors") == 1
+    assert "ERROR: the loss is not finite at the very first step. The weights of --dit are damaged" in capfd.readouterr().err
+    assert not list((project.folder / "out" / "out").glob("*.safetensors"))

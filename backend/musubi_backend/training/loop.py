@@ -244,8 +244,8 @@ class Loop:
                 "--mixed_precision bf16; "
                 "continue with --resume on the last state"
                 if self.position.step
-                else f"the {'loss' if suspects else 'gradient'} is not finite at the very first step. The weights of --dit are damaged, or "
-                "too large for the dtype: fetch the file again, or use --mixed_precision bf16"
+                else f"the {'loss' if suspects or elsewhere else 'gradient'} is not finite at the very first step. "
+                "The weights of --dit are damaged, or too large for the dtype: fetch the file again, or use --mixed_precision bf16"
             )
         for one, loss in zip(window, losses, strict=True):
             self.items.add(one.names, loss)
