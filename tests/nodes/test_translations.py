@@ -64,7 +64,7 @@ def _refusals(part: Any, tmp_path: Path) -> list[str]:
     """What nodes and jobs really say, of several kinds."""
     guard, progress, spec = part("nodes.jobs.guard"), part("nodes.jobs.progress"), part("nodes.spec")
     entry = spec.Input("rank", "INT", "", default=4, minimum=1, maximum=128)
-    said = [spec._check_value(entry, None, value) for value in (0, 500, "many")]
+    said = [part("nodes.checks")._check_value(entry, None, value) for value in (0, 500, "many")]
     for path in ("/etc/passwd", "", str(tmp_path / "clip.mp")):
         with pytest.raises(Exception, match="path") as refused:
             guard.inside(path, [tmp_path], "path")
