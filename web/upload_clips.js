@@ -54,7 +54,7 @@ async function send(file, folder) {
   body.append("type", "input");
   body.append("subfolder", folder);
   const answer = await api.fetchApi("/upload/image", { method: "POST", body }).catch(() => {
-    throw new Error(say("upload.refused", { name: file.name, why: say("list.problem") })); // a browser has only "Failed to fetch" to say
+    throw new Error(say("upload.refused", { name: file.name, why: say("list.problem") })); // all that a browser says is that it failed
   });
   if (answer.status === 413) throw new Error(say("upload.too_large", { name: file.name }));
   if (!answer.ok) throw new Error(say("upload.refused", { name: file.name, why: `${answer.status} ${answer.statusText}` }));

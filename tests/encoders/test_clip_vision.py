@@ -63,5 +63,5 @@ def test_other_and_incomplete_files_are_named(original: dict[str, torch.Tensor],
         ClipVision.load(shared / "golden/vae_te/wan_vae.safetensors", CPU)
     path = tmp_path / "clip.safetensors"
     save_atomic({name: tensor for name, tensor in original.items() if "transformer.1.mlp.2.bias" not in name}, path, HEADS)
-    with pytest.raises(UserError, match=r"1 tensors are missing, first encoder.layers.1.mlp.fc2.bias"):
+    with pytest.raises(UserError, match=r"1 tensor is missing, first encoder.layers.1.mlp.fc2.bias"):
         ClipVision.load(path, CPU)

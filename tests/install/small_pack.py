@@ -131,9 +131,8 @@ def make_small_pack(folder: Path) -> SmallPack:
     package = root / "backend" / "musubi_backend"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text('__version__ = "0.1.0"\n')
-    for name in ("documents.py", "ordinary.py", "texts.py"):  # the installer reads its files with them
-        (package / name).parent.mkdir(exist_ok=True)
-        shutil.copy(REPOSITORY / "backend" / "musubi_backend" / name, package / name)
+    for name in ("atomic", "documents", "durations", "errors", "events", "job", "locks", "ordinary", "texts"):  # the installer's files are read by them
+        shutil.copy(REPOSITORY / "backend" / "musubi_backend" / f"{name}.py", package)
     (root / "backend" / "small_build.py").write_text(_BUILD)
     (root / "backend" / "pyproject.toml").write_text(_PROJECT)
     (root / "backend" / "constraints.txt").write_text("torch==1.0\ntqdm==1.0\ntransformers==1.0\n")

@@ -289,7 +289,7 @@ def test_another_beginning_is_another_training(bench: Any) -> None:
 
 
 def test_datasets_of_different_windows_are_rejected(bench: Any, part: Any) -> None:
-    follows, error = part("nodes.train")._follows, part("backend.musubi_backend.errors").UserError
+    follows, error = part("nodes.training_values")._follows, part("backend.musubi_backend.errors").UserError
     assert follows({"datasets": [{"fp_latent_window_size": 5}, {"fp_latent_window_size": 5}]})["latent_window_size"] == 5
     with pytest.raises(error, match="different latent_window_size: 5, 9"):
         follows({"datasets": [{"fp_latent_window_size": 5}, {"fp_latent_window_size": 9}]})

@@ -111,7 +111,11 @@ def pair(
         )
         for rank in range(2)
     ]  # fmt: skip
-    printed = [process.communicate()[0] for process in processes]
+    try:
+        printed = [process.communicate()[0] for process in processes]
+    finally:
+        for process in processes:  # where the test was given up
+            process.kill()
     assert [process.returncode for process in processes] == [0, 0], "\n".join(printed)
     return Pair(project, folder)
 

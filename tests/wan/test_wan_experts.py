@@ -178,7 +178,7 @@ def test_the_command_says_when_the_models_change_hands(models: dict[str, Path], 
         (["--task", "t2v-14B"], "--timestep_boundary is required"),
         (["--offload_inactive_dit", "--lazy_loading"], "exclude each other"),
         (["--offload_inactive_dit", "--blocks_to_swap", "1"], "exclude each other"),
-        (["--lora_multiplier_high_noise", "1"], "has 1 values for 0 --lora_weight_high_noise"),
+        (["--lora_multiplier_high_noise", "1"], "has 1 value for 0 --lora_weight_high_noise"),
     ],
 )
 def test_what_does_not_go_together_is_rejected(

@@ -459,7 +459,18 @@ def test_trainings_are_laid_over_each_other_and_the_queue_is_put_in_order(tab: T
     tab.browser.press("Enter")
     tab.browser.wait(f"document.querySelector('[data-id=\"{second}\"] .mt-badge').innerText.trim() === 'queued · 1' ? 1 : 0")
     tab.browser.wait("document.activeElement.ariaLabel === 'Later in the queue: after' ? 1 : 0")
-    assert tab.recorded.asked == [("queue", {"order": [second, STATES["queued"]["id"]]})]
+    first = STATES["queued"]["id"]
+    assert tab.recorded.asked == [("queue", {"order": [second, first]})]
+    last = {**STATES["starting"], "state": "queued"}
+    tab.browser.run(
+        "window.api.say('musubi_tuner.jobs', args[0]);",
+        {"jobs": [last], "queue": {**tab.recorded.queue, "waiting": [second, first, last["id"]]}},
+    )
+    up = f"document.querySelector('[data-id=\"{last['id']}\"]')?.parentElement.querySelector('.mt-order button')"
+    tab.browser.wait(f"{up} ? 1 : 0")
+    tab.browser.run(f"const up = {up}; up.click(); up.click(); return 1;")
+    tab.browser.wait("performance.getEntriesByType('resource').filter(one => one.name.endsWith('/queue')).length === 3 ? 1 : 0")
+    assert [body["order"][0] for _, body in tab.recorded.asked] == [second, second, last["id"]], "each press goes on from the one before"
 
     tab.recorded.jobs[5] = {**STATES["finished"], "more_settings": [{"name": "max_train_epochs", "value": 40, "default": None}]}
     tab.show("finished")

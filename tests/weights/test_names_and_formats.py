@@ -83,7 +83,7 @@ def test_only_what_is_known_to_be_another_kind_is_rejected(tmp_path: Path) -> No
     refuse_others(tmp_path, ("wan_vae",), "--vae")
     with pytest.raises(UserError, match=r"t5\.safetensors is a T5 text encoder; --t5 expects a umt5-xxl text encoder"):
         refuse_others(tmp_path / "t5.safetensors", ("umt5",), "--t5")
-    with pytest.raises(UserError, match=r"expects a LoRA\. It holds 1 tensors, such as something\."):
+    with pytest.raises(UserError, match=r"expects a LoRA\. It holds 1 tensor, such as something\."):
         expect(tmp_path / "odd.safetensors", "lora", "--lora_weight")
     (tmp_path / "no.pth").write_bytes(b"not a zip")
     with pytest.raises(UserError, match=r"no\.pth is not a readable PyTorch file"):

@@ -72,7 +72,7 @@ def test_a_wrong_file_is_rejected_by_name(shared):
 def test_an_unknown_file_says_what_it_holds(tmp_path):
     save_atomic({"something": torch.ones(1)}, tmp_path / "odd.safetensors")
     assert recognise(tmp_path / "odd.safetensors") is None
-    with pytest.raises(UserError, match=r"not a known kind of model file; --vae expects a Wan VAE. It holds 1 tensors, such as something"):
+    with pytest.raises(UserError, match=r"not a known kind of model file; --vae expects a Wan VAE. It holds 1 tensor, such as something"):
         expect(tmp_path / "odd.safetensors", "wan_vae", "--vae")
 
 

@@ -125,11 +125,14 @@ export class Row {
 
   /** @param {string} id @param {number} by */
   async _move(id, by) {
-    const wanted = jobs.queue.waiting.filter((one) => one !== id);
-    wanted.splice(jobs.queue.waiting.indexOf(id) + by, 0, id);
+    const { queue } = jobs;
+    const wanted = queue.waiting.filter((one) => one !== id);
+    wanted.splice(Math.max(0, queue.waiting.indexOf(id) + by), 0, id);
+    jobs.take({ queue: { ...queue, waiting: wanted } }); // at once: a second press goes on from there
     try {
       jobs.take(await reorder(wanted));
     } catch (error) {
+      jobs.take({ queue });
       setText(this.error, error instanceof Error ? error.message : String(error));
       this.error.hidden = false;
     }

@@ -90,8 +90,15 @@ export const keptWorkflows = (name) => ask(name === undefined ? "sampling_workfl
 /** Keeps a graph; without one, forgets what has the name. @param {string} name @param {{ prompt: any, workflow: any } | {}} graph @returns {Promise<{ names: string[] }>} */
 export const keepWorkflow = (name, graph) => ask(`sampling_workflows/${encodeURIComponent(name)}`, graph);
 
-/** @param {string[]} order @returns {Promise<{ queue: Queue }>} */
-export const reorder = (order) => ask("queue", { order });
+/** @type {Promise<unknown>} */
+let reordered = Promise.resolve();
+
+/** One order after the other, as the last that arrives counts. @param {string[]} order @returns {Promise<{ queue: Queue }>} */
+export function reorder(order) {
+  const asked = reordered.then(() => ask("queue", { order }));
+  reordered = asked.catch(() => undefined); // whoever asked hears of it
+  return asked;
+}
 
 /** An address that the server named, as the page reaches it. @param {string} url */
 export const address = (url) => api.apiURL(url);
