@@ -203,7 +203,7 @@ def test_unknown_tensors_are_reported_and_left_out_or_kept(tmp_path, run_tool, c
     save_atomic(state, source)
     run_tool("convert_lora", "--input", source, "--output", target, "--target", "other")
     captured = capsys.readouterr()
-    assert "left: 1 tensors left out (lora_te_text_model" in captured.out and "unexpected key: lora_te_text_model" in captured.err
+    assert "left: 1 tensor left out (lora_te_text_model" in captured.out and "unexpected key: lora_te_text_model" in captured.err
     assert len(load(target)) == 40
     run_tool("convert_lora", "--input", source, "--output", target, "--target", "other", "--keep_unknown")
     assert len(load(target)) == 41

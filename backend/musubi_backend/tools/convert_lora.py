@@ -68,10 +68,10 @@ def report(lora: LoRAFile, naming: str, tensors: dict[str, Part], settings: Conv
         f"detected: {lora.title}",
         f"converted: {counted(len(lora.layers), 'layer')} to {counted(len(tensors) - left, 'tensor')}"
         + (f", named as {layer_names.title_of(naming)}" if naming else ""),
-        f"left: {_count(lora.left, f'tensors {kept}')}" if lora.left else "left: nothing",
+        f"left: {counted(len(lora.left), 'tensor')} {kept} ({_first(lora.left)})" if lora.left else "left: nothing",
     ]
     if unplaced:
-        lines.append(f"names this program does not know, kept: {_count(unplaced, 'layers')}")
+        lines.append(f"names this program does not know, kept: {counted(len(unplaced), 'layer')} ({_first(unplaced)})")
     for line in lines:
         print(line, flush=True)
     for key in lora.left:
@@ -95,5 +95,5 @@ def _title(naming: str) -> str:
     return cards()[naming].title if naming in cards() else (layer_names.title_of(naming) or "an unknown architecture")
 
 
-def _count(names: list[str], what: str) -> str:
-    return f"{len(names)} {what} ({', '.join(names[:_SHOWN])}{', …' if len(names) > _SHOWN else ''})"
+def _first(names: list[str]) -> str:
+    return f"{', '.join(names[:_SHOWN])}{', …' if len(names) > _SHOWN else ''}"
