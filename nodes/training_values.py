@@ -26,7 +26,7 @@ def common_values(card: Card, inputs: Mapping[str, Any], dataset: Mapping[str, A
         models = {name: value for name, value in models.items() if name not in samplers}
     common = {
         **inputs["lora_config"],
-        **(inputs["optimizer"] or {"optimizer_type": "AdamW"}),
+        **({"optimizer_type": "AdamW"} if inputs["optimizer"] is None else inputs["optimizer"]),
         **(inputs["sampling"]["settings"] if inputs["sampling"] else {}),
     }
     known = options_for(tool)

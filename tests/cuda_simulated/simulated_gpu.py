@@ -18,6 +18,7 @@ import simulated_device as device
 import simulated_driver
 import simulated_tensors as tensors
 import torch
+from musubi_backend.layers import offloaded
 from simulated_operations import Dispatch, Functions, Generator
 from torch import Tensor, nn
 from torch._subclasses import fake_tensor
@@ -88,4 +89,5 @@ def simulated_gpu(capability: tuple[int, int] = CAPABILITY, count: int = 1) -> I
         undo.enter_context(Functions())
         undo.enter_context(Dispatch())
         undo.callback(device.running.pop)
+        undo.callback(offloaded.unpin)  # what a case leaves is not unpinned in a step of the next one
         yield made

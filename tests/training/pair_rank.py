@@ -9,7 +9,9 @@ import contextlib
 import io
 import json
 import os
+import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,6 +21,7 @@ import torch
 from accelerate import PartialState
 from musubi_backend import __main__, job
 from musubi_backend.architectures import protocol
+from musubi_backend.atomic import write_text
 from musubi_backend.errors import UserError
 from musubi_backend.options.parser import parse
 from musubi_backend.training import distributed, stepping_down, train
@@ -134,8 +137,20 @@ def nothing_helps() -> None:
         SteppingDown._lowered = lambda self, phase: None  # type: ignore[method-assign]
 
 
+def port_of(file: Path) -> str:
+    """Where the two meet: chosen when the first one is there, as what was free at the start of the test may be taken by then."""
+    if RANK == 0:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            write_text(file, str(free.getsockname()[1]))
+    while not file.is_file():
+        time.sleep(0.02)
+    return file.read_text(encoding="utf-8")
+
+
 def play(scene: dict[str, Any], folder: Path) -> Any:
-    os.environ["MASTER_PORT"] = str(scene["port"])
+    if torch.distributed.is_initialized():  # a process that parted from the other one ends with its group
+        torch.distributed.destroy_process_group()
+    os.environ["MASTER_PORT"] = port_of(folder / scene["name"] / "port")
     PartialState._reset_state()
     job._stop.clear()
     if scene.get("story") == "means":

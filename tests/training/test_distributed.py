@@ -6,9 +6,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -66,12 +66,12 @@ def pair(
 
     def scene(name: str, *flags: str, story: str = "", second: dict[str, Any] | None = None, **values: Any) -> dict[str, Any]:
         words = [project.argv(name, *flags, **{**values, **more}) for more in ({}, second or {})]
-        return {"name": name, "story": story, "words": words, "port": free_port()}
+        return {"name": name, "story": story, "words": words}
 
     few = {"max_train_steps": 4, "network_args": ["module_dropout=0.97"]}
     scaled = {"max_train_steps": 2, "network_module": "networks.loha"}
     scenes = [
-        {"name": "means", "story": "means", "port": free_port()},
+        {"name": "means", "story": "means"},
         scene("whole", "--save_state", **TOGETHER, seed=None, save_every_n_steps=3),
         scene("rest", **TOGETHER, seed=None, resume=state),
         scene("spread", *SPREAD, "--save_state", **TOGETHER, seed=None, resume=state, save_every_n_steps=1),
@@ -103,20 +103,22 @@ def pair(
     plan = folder / "scenes.json"
     plan.write_text(json.dumps(scenes, default=str), encoding="utf-8")
     group = {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "PYTHONPATH": str(BACKEND), "OMP_NUM_THREADS": "1"}
+    printed = [folder / f"printed{rank}.txt" for rank in range(2)]
     processes = [
         subprocess.Popen(
-            [sys.executable, str(RANK), str(plan), str(folder)],
-            env={**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8",
+            [sys.executable, str(RANK), str(plan), str(folder)], stdin=subprocess.DEVNULL, stdout=said.open("wb"), stderr=subprocess.STDOUT,
+            env={**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
-        for rank in range(2)
+        for rank, said in enumerate(printed)
     ]  # fmt: skip
     try:
-        printed = [process.communicate()[0] for process in processes]
+        while None in (ended := [process.poll() for process in processes]) and not any(ended):
+            time.sleep(0.1)  # where one fails, the other would wait for it
     finally:
-        for process in processes:  # where the test was given up
+        for process in processes:
             process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(printed)
+            process.wait()
+    assert ended == [0, 0], "\n".join(said.read_text(encoding="utf-8") for said in printed)
     return Pair(project, folder)
 
 
@@ -131,13 +133,6 @@ def sampling(folder: Path, build: SimpleNamespace) -> dict[str, Any]:
     prompts.write_text("\n".join(f"{what} --w 32 --h 32 --s 2 --d 3 --l 1" for what in ("a cat", "a dog")), encoding="utf-8")
     models = {name: models[name] for name in ("dit", "vae", "t5")}
     return {**models, "dataset_config": config, "sample_prompts": prompts, "sample_every_n_steps": 1, "max_train_steps": 2}
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 @pytest.mark.slow
