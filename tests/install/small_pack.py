@@ -131,7 +131,8 @@ def make_small_pack(folder: Path) -> SmallPack:
     package = root / "backend" / "musubi_backend"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text('__version__ = "0.1.0"\n')
-    for name in ("atomic", "documents", "durations", "errors", "events", "job", "locks", "ordinary", "texts"):  # the installer's files are read by them
+    # with which the installer reads and writes its files
+    for name in ("atomic", "documents", "durations", "errors", "events", "job", "locks", "ordinary", "texts"):
         shutil.copy(REPOSITORY / "backend" / "musubi_backend" / f"{name}.py", package)
     (root / "backend" / "small_build.py").write_text(_BUILD)
     (root / "backend" / "pyproject.toml").write_text(_PROJECT)

@@ -193,8 +193,8 @@ def _cached_items(dataset: ImageDataset | VideoDataset, card: Card, forms: Cache
             resized.append(path)
     if resized:
         logger.warning(
-            f"{dataset.label}: {len(resized)} of {counted(len(found), 'cache has', 'caches have')} another size than the settings give now, "
-            f"like {resized[0]}; they are trained as they are. Cache again to change that."
+            f"{dataset.label}: {len(resized)} of {counted(len(found), 'cache has', 'caches have')} another size than the settings give "
+            f"now, like {resized[0]}; they are trained as they are. Cache again to change that."
         )
     return found, problems
 
