@@ -127,5 +127,5 @@ def test_weights_that_are_no_numbers_are_what_the_first_step_names(project: Any,
     damaged = {name: torch.full_like(tensor, float("nan")) for name, tensor in load(project.dit).items()}
     save_atomic(damaged, tmp_path / "dit.safetensors", read_header(project.dit).metadata)
     assert project.refused("out", dit=tmp_path / "dit.safetensors") == 1
-    assert "ERROR: the loss is not finite at the very first step. The weights of --dit are damaged" in capfd.readouterr().err
+    assert "ERROR: the loss is not finite at the very first step, training clip" in capfd.readouterr().err
     assert not list((project.folder / "out" / "out").glob("*.safetensors"))

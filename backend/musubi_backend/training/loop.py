@@ -236,16 +236,17 @@ class Loop:
         means = losses if run.processes.count == 1 else run.processes.mean(torch.tensor(losses, device=self.device)).tolist()
         elsewhere = not suspects and not all(map(math.isfinite, means))
         if suspects or steep or elsewhere:
-            names = ", ".join(name for one in suspects or window for name in one.names)
+            what = "loss" if suspects or elsewhere else "gradient"
+            names = "what another process names" if elsewhere else ", ".join(name for one in suspects or window for name in one.names)
+            if not self.position.step:
+                raise UserError(
+                    f"the {what} is not finite at the very first step, training {names}. "
+                    "The weights of --dit are damaged, or too large for the dtype: fetch the file again, or use --mixed_precision bf16"
+                )
             raise UserError(
-                f"the {'loss' if suspects or elsewhere else 'gradient'} is not finite at step {self.position.step + 1}, training "
-                f"{'what another process names' if elsewhere else names}. "
+                f"the {what} is not finite at step {self.position.step + 1}, training {names}. "
                 "Nothing was saved from this step. Look at that item and cache it again, lower --learning_rate, or use "
-                "--mixed_precision bf16; "
-                "continue with --resume on the last state"
-                if self.position.step
-                else f"the {'loss' if suspects or elsewhere else 'gradient'} is not finite at the very first step. "
-                "The weights of --dit are damaged, or too large for the dtype: fetch the file again, or use --mixed_precision bf16"
+                "--mixed_precision bf16; continue with --resume on the last state"
             )
         for one, loss in zip(window, losses, strict=True):
             self.items.add(one.names, loss)
