@@ -102,26 +102,33 @@ class Watched:
         ours, theirs = context.Pipe(duplex=False)
         told = Told(theirs, self.results)
         process = context.Process(target=_work, args=(told, parts, dict(self.ends), self.clock, self.prepare, self.given), daemon=True)
-        process.start()
-        theirs.close()  # so that its end is seen
         self.at, self.done = parts[0].name, False
-        why = "was stopped"
+        why, on = "was stopped", False
         try:
+            with _in_one_piece():
+                process.start()
+                theirs.close()  # so that its end is seen
             why = self._listen(ours) or self._ended(process)
         finally:
-            process.kill()
-            process.join()
-            before = len(self.results.checks) + len(self.results.steps)
-            with contextlib.suppress(EOFError):
-                while ours.poll():  # what it said last
-                    self._heard(*ours.recv())
-            ours.close()
-            on = len(self.results.checks) + len(self.results.steps) > before
-            if self.under_way is not None:
-                table, row, _ = self.under_way
-                self.under_way, on = None, True
-                self.results.add(table, {**row, **({"right": "NO"} if table == "checks" else {}), "error": why})
+            with _in_one_piece():
+                process.kill()
+                process.join()
+                on = self._last_words(ours, why)
         return [] if self.done else self._left(parts, why, on)
+
+    def _last_words(self, ours: Connection, why: str) -> bool:
+        """What it said before it ended. True where it had come to another row, which gets `why`."""
+        before = len(self.results.checks) + len(self.results.steps)
+        with contextlib.suppress(EOFError):
+            while ours.poll():
+                self._heard(*ours.recv())
+        ours.close()
+        on = len(self.results.checks) + len(self.results.steps) > before
+        if self.under_way is not None:
+            table, row, _ = self.under_way
+            self.under_way, on = None, True
+            self.results.add(table, {**row, **({"right": "NO"} if table == "checks" else {}), "error": why})
+        return on
 
     def _listen(self, ours: Connection) -> str:
         """Until it is done (""), its end ("") or it takes too long."""
@@ -135,7 +142,8 @@ class Watched:
             if not ours.poll(max(0.0, until - time.monotonic())):
                 return "took too long" if self.clock.left > 0 else "the time was up"
             try:
-                self._heard(*ours.recv())
+                with _in_one_piece():  # what is heard is written, too
+                    self._heard(*ours.recv())
             except EOFError:
                 return ""
             until = float("inf")
@@ -189,12 +197,34 @@ class Stopped(SystemExit):
     """By a signal."""
 
 
+class _Signals:
+    """held: a signal waits until what is done now is whole. waiting: its number."""
+
+    held = False
+    waiting: int | None = None
+
+
+@contextlib.contextmanager
+def _in_one_piece() -> Iterator[None]:
+    """A signal to stop raises `Stopped` behind this."""
+    _Signals.held = True
+    try:
+        yield
+    finally:
+        _Signals.held = False
+        if (number := _Signals.waiting) is not None:
+            _Signals.waiting = None
+            raise Stopped(128 + number)
+
+
 @contextlib.contextmanager
 def told_to_stop() -> Iterator[None]:
     """Inside, SIGTERM raises `Stopped`, so that everything ends in order."""
 
     def stop(number: int, _: FrameType | None) -> None:
-        raise Stopped(128 + number)
+        if not _Signals.held:
+            raise Stopped(128 + number)
+        _Signals.waiting = number
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
