@@ -82,6 +82,7 @@ def test_a_training_outlives_comfyui_and_the_next_one_stops_it(
         found = again()
         assert (found["pid"], found["state"]) == (training.pid, "running") and found["step"] > seen["step"]
         assert post(second, f"/musubi_tuner/jobs/{seen['id']}/request", {"name": "save"})[0] == 200
+        until(lambda: [one for one in again()["answers"] if (one["name"], one["answer"]) == ("save", "done")])  # a stop comes before it
         assert post(second, f"/musubi_tuner/jobs/{seen['id']}/request", {"name": "stop"})[0] == 200
         ended = until(lambda: (now := again())["state"] == "ended" and now)
         assert ended["outcome"] == "stopped" and "state saved" in ended["text"]

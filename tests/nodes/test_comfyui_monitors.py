@@ -95,18 +95,16 @@ def test_what_watches_a_training_works_together_and_ends_with_comfyui(
 
 def _look(browser: Browser, url: str, prompt: dict[str, Any], address: str) -> None:
     """Queued again from a page, where nearly all is as it was: the curve is on the monitor too, above its report, and the address can be
-    clicked. In both renderers."""
-    for vue in (False, True):
-        browser.open(url)
-        browser.wait(READY, SECONDS)
-        browser.wait("app.extensionManager.workflow?.activeWorkflow ? 1 : 0", SECONDS)
-        browser.run("await app.extensionManager.setting.set('Comfy.VueNodes.Enabled', args[0]); return 1;", vue)
-        browser.run("app.loadApiJson(args[0], 'watch'); await app.queuePrompt(0); return 1;", prompt)
-        browser.wait(f"document.querySelector('a[href=\"{address}\"]') ? 1 : 0", SECONDS)
-        browser.wait("document.querySelectorAll('.mt-node canvas').length === 2 ? 1 : 0", SECONDS)
-        browser.wait("app.graph.nodes.find((one) => one.type === 'MusubiTuner_TrainingMonitor').musubiReport ? 1 : 0", SECONDS)
-        browser.run(_BEFORE_THE_EYES)
-        browser.wait(f"(() => {{ {_CURVE} }})().every(Boolean) ? 1 : 0", SECONDS)
+    clicked."""
+    browser.open(url)
+    browser.wait(READY, SECONDS)
+    browser.wait("app.extensionManager.workflow?.activeWorkflow ? 1 : 0", SECONDS)
+    browser.run("app.loadApiJson(args[0], 'watch'); await app.queuePrompt(0); return 1;", prompt)
+    browser.wait(f"document.querySelector('a[href=\"{address}\"]') ? 1 : 0", SECONDS)
+    browser.wait("document.querySelectorAll('.mt-node canvas').length === 2 ? 1 : 0", SECONDS)
+    browser.wait("app.graph.nodes.find((one) => one.type === 'MusubiTuner_TrainingMonitor').musubiReport ? 1 : 0", SECONDS)
+    browser.run(_BEFORE_THE_EYES)
+    browser.wait(f"(() => {{ {_CURVE} }})().every(Boolean) ? 1 : 0", SECONDS)
 
 
 def _defaults(name: str) -> dict[str, Any]:
