@@ -3,16 +3,13 @@ transformer spread over them."""
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import subprocess
-import sys
-import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import group
 import pytest
 import torch
 from musubi_backend.training.distributed import share
@@ -21,8 +18,6 @@ from musubi_backend.weights.safetensors_file import load, read_header
 from recorded_training import prepared
 
 pytest.importorskip("accelerate")
-RANK = Path(__file__).with_name("pair_rank.py")
-BACKEND = Path(__file__).resolve().parents[2] / "backend"
 TOGETHER = {"max_train_steps": 6, "network_args": ["module_dropout=0.4"], "validation_split": 0.3, "validate_every_n_steps": 6}
 SPREAD = ("--fsdp", "--gradient_checkpointing")
 
@@ -38,25 +33,10 @@ def test_a_transformer_cannot_be_spread_over_one_process(project: Any, capsys: p
     assert "--fsdp spreads the transformer over several processes, and there is one" in capsys.readouterr().err
 
 
-class Pair:
-    """What happened in the scenes that two processes played. project: where they did."""
-
-    def __init__(self, project: Any, folder: Path) -> None:
-        self.project, self.folder = project, folder
-        both = [json.loads((folder / f"happened{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
-        self.results = {name: [one[name][0] for one in both] for name in both[0]}
-        self.texts = {name: [one[name][1] for one in both] for name in both[0]}
-
-    def lora(self, name: str) -> dict[str, torch.Tensor]:
-        assert self.results[name] == [0, 0], "\n".join(self.texts[name])
-        whole: dict[str, torch.Tensor] = self.project.lora(name)
-        return whole
-
-
 @pytest.fixture(scope="module")
 def pair(
     model_and_caches: tuple[Path, Path], build: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Pair:
+) -> group.Group:
     """Two processes that play all scenes, since starting them is what takes the time."""
     folder = tmp_path_factory.mktemp("pair")
     project = build.project(folder, *model_and_caches)
@@ -64,10 +44,7 @@ def pair(
     (folder / "other").mkdir()
     fewer = build.caches(folder / "other", clips=3)
 
-    def scene(name: str, *flags: str, story: str = "", second: dict[str, Any] | None = None, **values: Any) -> dict[str, Any]:
-        words = [project.argv(name, *flags, **{**values, **more}) for more in ({}, second or {})]
-        return {"name": name, "story": story, "words": words}
-
+    scene = partial(group.scene, project)
     few = {"max_train_steps": 4, "network_args": ["module_dropout=0.97"]}
     scaled = {"max_train_steps": 2, "network_module": "networks.loha"}
     scenes = [
@@ -82,7 +59,7 @@ def pair(
         scene("gradients", story="gradients"),
         scene("gradients spread", *SPREAD, story="gradients"),
         scene("stopped", *SPREAD, story="stop", **TOGETHER),
-        scene("other data", second={"dataset_config": fewer, "learning_rate": "2e-2"}),
+        scene("other data", others={"dataset_config": fewer, "learning_rate": "2e-2"}),
     ]
     experts = {
         "task": "t2v-A14B", "dit_high_noise": project.dit, "steps_per_expert": 2, "max_train_steps": 4,
@@ -100,26 +77,7 @@ def pair(
         samples = sampling(folder, build)
         scenes += [scene(name, *flags, **samples) for name, flags in (("sampled", ()), ("sampled spread", SPREAD))]
         scenes += [scene("stopped sampling", *SPREAD, story="stop sampling", **samples)]
-    plan = folder / "scenes.json"
-    plan.write_text(json.dumps(scenes, default=str), encoding="utf-8")
-    group = {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "PYTHONPATH": str(BACKEND), "OMP_NUM_THREADS": "1"}
-    printed = [folder / f"printed{rank}.txt" for rank in range(2)]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(RANK), str(plan), str(folder)], stdin=subprocess.DEVNULL, stdout=said.open("wb"), stderr=subprocess.STDOUT,
-            env={**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank, said in enumerate(printed)
-    ]  # fmt: skip
-    try:
-        while None in (ended := [process.poll() for process in processes]) and not any(ended):
-            time.sleep(0.1)  # where one fails, the other would wait for it
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    assert ended == [0, 0], "\n".join(said.read_text(encoding="utf-8") for said in printed)
-    return Pair(project, folder)
+    return group.played(project, folder, scenes)
 
 
 def sampling(folder: Path, build: SimpleNamespace) -> dict[str, Any]:
@@ -136,14 +94,14 @@ def sampling(folder: Path, build: SimpleNamespace) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_two_real_processes_agree_on_the_means(pair: Pair) -> None:
+def test_two_real_processes_agree_on_the_means(pair: group.Group) -> None:
     common = [[6.0, 7.0], [2.0, 2.0], 0.5, 40, True, False, [[0, 5], [1, 5]]]
     assert pair.results["means"] == [[*common, True], [*common, False]]
 
 
 @pytest.mark.slow
 def test_two_processes_train_and_resume_to_the_same_bits_with_a_seed_nobody_chose(
-    pair: Pair, same: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+    pair: group.Group, same: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each would draw a seed of its own, and drop LoRA modules of its own; then their LoRAs would start, and continue, apart from
     each other, and the state, which is the first one's, would lead elsewhere."""
@@ -163,7 +121,7 @@ def test_two_processes_train_and_resume_to_the_same_bits_with_a_seed_nobody_chos
 
 
 @pytest.mark.slow
-def test_a_transformer_that_is_spread_learns_the_same_bits_and_its_state_is_anyones(pair: Pair, same: SimpleNamespace) -> None:
+def test_a_transformer_that_is_spread_learns_the_same_bits_and_its_state_is_anyones(pair: group.Group, same: SimpleNamespace) -> None:
     """From the state of processes that had all weights, to one process that has them: other LoRA modules were left out in each."""
     assert same.bits(pair.lora("spread"), pair.lora("whole"))
     assert same.bits(pair.lora("fp8 spread"), pair.lora("fp8")) and any("hada_w1_a" in name for name in pair.lora("fp8")), "a LoHa"
@@ -174,13 +132,13 @@ def test_a_transformer_that_is_spread_learns_the_same_bits_and_its_state_is_anyo
 
 
 @pytest.mark.slow
-def test_processes_that_leave_out_other_lora_modules_gather_the_same_blocks(pair: Pair, same: SimpleNamespace) -> None:
+def test_processes_that_leave_out_other_lora_modules_gather_the_same_blocks(pair: group.Group, same: SimpleNamespace) -> None:
     """With nearly all left out, gradients of one process may end above a block that those of another one still need."""
     assert same.bits(pair.lora("left out spread"), pair.lora("left out"))
 
 
 @pytest.mark.slow
-def test_gradients_are_those_of_one_process_with_all_batches_and_each_keeps_half_of_the_weights(pair: Pair) -> None:
+def test_gradients_are_those_of_one_process_with_all_batches_and_each_keeps_half_of_the_weights(pair: group.Group) -> None:
     """To rounding: the sum of two is divided by two either way."""
     loop = prepared("wan", "wan_train_network", pair.project.argv("one")[1:])
     batches = loop._own_batches(0)[:2]
@@ -189,7 +147,7 @@ def test_gradients_are_those_of_one_process_with_all_batches_and_each_keeps_half
         loop._backward(loop._load(batches[rank]), 0)
     for name in ("gradients", "gradients spread"):
         for rank in range(2):
-            found = load(pair.folder / name / f"gradients{rank}.safetensors")
+            found = group.gradients_of(pair.folder, name, rank)
             assert len(found) == len(loop.parameters)
             for number, parameter in enumerate(loop.parameters):
                 assert parameter.grad is not None
@@ -199,14 +157,14 @@ def test_gradients_are_those_of_one_process_with_all_batches_and_each_keeps_half
 
 
 @pytest.mark.slow
-def test_a_stop_that_one_was_asked_for_ends_both_with_a_state_where_the_weights_are_spread(pair: Pair) -> None:
+def test_a_stop_that_one_was_asked_for_ends_both_with_a_state_where_the_weights_are_spread(pair: group.Group) -> None:
     assert pair.results["stopped"] == [3, 3], pair.texts["stopped"]
     assert all("stopped after step" in text for text in pair.texts["stopped"])
     assert (pair.folder / "out/stopped/cat-step00000002-state").is_dir() or (pair.folder / "out/stopped/cat-step00000003-state").is_dir()
 
 
 @pytest.mark.slow
-def test_all_step_down_when_the_memory_of_one_is_full(pair: Pair, same: SimpleNamespace) -> None:
+def test_all_step_down_when_the_memory_of_one_is_full(pair: group.Group, same: SimpleNamespace) -> None:
     assert same.bits(pair.lora("ran out"), pair.lora("less"))
     where = ("in another process", "while training ")
     for text, place in zip(pair.texts["ran out"], where, strict=True):
@@ -222,14 +180,14 @@ def test_all_step_down_when_the_memory_of_one_is_full(pair: Pair, same: SimpleNa
         ("nothing helps", "the GPU's memory is full"),
     ],
 )
-def test_all_end_where_less_does_not_help_with_what_was_learned_and_one_message(pair: Pair, story: str, said: str) -> None:
+def test_all_end_where_less_does_not_help_with_what_was_learned_and_one_message(pair: group.Group, story: str, said: str) -> None:
     assert pair.results[story] == [1, 1], pair.texts[story]
     assert said in pair.texts[story][1] and "Traceback" not in "".join(pair.texts[story])
     assert (pair.folder / "out" / story / "cat-step00000001-state").is_dir()
 
 
 @pytest.mark.slow
-def test_both_end_with_one_message_where_one_cannot_be_made_anew_with_less(pair: Pair) -> None:
+def test_both_end_with_one_message_where_one_cannot_be_made_anew_with_less(pair: group.Group) -> None:
     """The one that could has stepped down by then, and waits for the other."""
     first, second = pair.texts["build fails"]
     assert pair.results["build fails"] == [1, 1], first + second
@@ -239,7 +197,7 @@ def test_both_end_with_one_message_where_one_cannot_be_made_anew_with_less(pair:
 
 
 @pytest.mark.slow
-def test_the_process_whose_loss_is_not_finite_names_its_items_and_both_save_what_they_learned(pair: Pair) -> None:
+def test_the_process_whose_loss_is_not_finite_names_its_items_and_both_save_what_they_learned(pair: group.Group) -> None:
     """Only the loss of one is no number: the gradients of both are fine."""
     first, second = pair.texts["not finite"]
     assert pair.results["not finite"] == [1, 1], first + second
@@ -249,7 +207,7 @@ def test_the_process_whose_loss_is_not_finite_names_its_items_and_both_save_what
 
 
 @pytest.mark.slow
-def test_two_experts_that_are_spread_learn_the_same_bits(pair: Pair, same: SimpleNamespace) -> None:
+def test_two_experts_that_are_spread_learn_the_same_bits(pair: group.Group, same: SimpleNamespace) -> None:
     """All processes train the same one in a step, and validate with the same one, also where one has no item of its own."""
     assert pair.results["experts"] == pair.results["experts spread"] == [0, 0], "\n".join(pair.texts["experts spread"])
     for expert in ("high", "low"):
@@ -261,14 +219,14 @@ def test_two_experts_that_are_spread_learn_the_same_bits(pair: Pair, same: Simpl
 
 @pytest.mark.slow
 @pytest.mark.full(reason="three trainings of two processes, for one LoRA where the one above has two")
-def test_a_lora_that_two_spread_experts_share_learns_the_same_bits_and_goes_on_with_them(pair: Pair, same: SimpleNamespace) -> None:
+def test_a_lora_that_two_spread_experts_share_learns_the_same_bits_and_goes_on_with_them(pair: group.Group, same: SimpleNamespace) -> None:
     """From a state of processes that had all weights, in processes that share them."""
     assert same.bits(pair.lora("shared spread"), pair.lora("shared"))
     assert same.bits(pair.lora("shared rest"), pair.lora("shared"))
 
 
 @pytest.mark.slow
-def test_processes_with_other_data_or_settings_are_refused_and_told_in_what_they_differ(pair: Pair) -> None:
+def test_processes_with_other_data_or_settings_are_refused_and_told_in_what_they_differ(pair: group.Group) -> None:
     assert pair.results["other data"] == [1, 1]
     said = "process 1 of 2 has another one of: the items of the dataset and their caches, --learning_rate"
     assert all(said in text for text in pair.texts["other data"])
@@ -276,7 +234,7 @@ def test_processes_with_other_data_or_settings_are_refused_and_told_in_what_they
 
 @pytest.mark.slow
 @pytest.mark.full(reason="loads the VAE and the text encoder in both; test_samples makes them in one process")
-def test_all_make_the_samples_where_the_weights_are_spread_and_the_main_one_writes_them(pair: Pair, same: SimpleNamespace) -> None:
+def test_all_make_the_samples_where_the_weights_are_spread_and_the_main_one_writes_them(pair: group.Group, same: SimpleNamespace) -> None:
     pytest.importorskip("diffusers")
     assert same.bits(pair.lora("sampled spread"), pair.lora("sampled"))
     made = [

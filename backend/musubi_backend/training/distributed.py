@@ -215,9 +215,9 @@ def lost_another(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _GONE)
 
 
-def share(items: Sequence[T], rank: int, count: int) -> list[T]:
-    """This process' part of `items`: every count-th. The first items come again where they do not divide evenly, so that all
-    processes do the same number of steps."""
-    missing = -len(items) % count
-    padded = [*items, *(items[index % len(items)] for index in range(missing))]
+def share(items: Sequence[T], rank: int, count: int, done: int = 0) -> list[T]:
+    """This process' part of `items` without the first `done`: every count-th. The first items come again where they do not divide
+    evenly, so that all processes do the same number of steps."""
+    left = max(len(items) - done, 0)
+    padded = [*items[done:], *(items[index % len(items)] for index in range(-left % count))]
     return padded[rank::count]

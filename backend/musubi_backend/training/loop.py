@@ -142,31 +142,32 @@ class Loop:
 
     def _epoch(self) -> bool:
         """The rest of the current epoch. False when the last step fell before its end."""
-        run, position = self.run, self.position
-        batches = self._own_batches(position.epoch)
+        run, position, done = self.run, self.position, self.position.batch
+        batches = self._own_batches(position.epoch, done)
         accumulated, at_once = run.settings.length.gradient_accumulation_steps, self.at_once
-        first = position.batch // run.processes.count
         with self.leaving.together():
-            upcoming = [self._load(batch) for batch in batches[first : first + at_once]]
-        for start in range(first, len(batches), at_once):
+            upcoming = [self._load(batch) for batch in batches[:at_once]]
+        for start in range(0, len(batches), at_once):
             self.leaving.if_asked()
             names = ", ".join(str(name) for batch in batches[start : start + at_once] for name in batch.names)
             with self.leaving.together(), exhausted.during(f"training {names}"):
                 losses = self.forward_and_backward(upcoming, position.micro_step + len(self._window))
                 upcoming = [self._load(batch) for batch in batches[start + at_once : start + 2 * at_once]]  # while the device computes
             for index, loss in enumerate(losses, start):
-                self._window.append(_Trained(index, [str(name) for name in batches[index].names], loss))
+                place = done // run.processes.count + index
+                self._window.append(_Trained(place, [str(name) for name in batches[index].names], loss))
             if len(self._window) == accumulated or index == len(batches) - 1:
-                self._update(self._checked(), index + 1)
+                self._update(self._checked(), done + (index + 1) * run.processes.count)
                 if position.step >= run.total_steps:
                     self._end_of_epoch(whole=index == len(batches) - 1)
                     return False
         self._end_of_epoch(whole=True)
         return True
 
-    def _own_batches(self, epoch: int) -> list[BatchDescription]:
+    def _own_batches(self, epoch: int, done: int = 0) -> list[BatchDescription]:
+        """Of an epoch, of which all processes together have done so many."""
         run = self.run
-        return distributed.share(run.dataset.batches(run.seed, epoch + 1), run.processes.rank, run.processes.count)
+        return distributed.share(run.dataset.batches(run.seed, epoch + 1), run.processes.rank, run.processes.count, done)
 
     def _load(self, description: BatchDescription) -> dict[str, Any]:
         """The cached tensors of one batch where they are used, see `for_model`."""
@@ -252,8 +253,8 @@ class Loop:
             self.items.add(one.names, loss)
         return means
 
-    def _update(self, losses: list[float], used: int) -> None:
-        """One optimizer step; then what is due after it. losses: of its window; used: batches of this epoch and process that are done.
+    def _update(self, losses: list[float], done: int) -> None:
+        """One optimizer step; then what is due after it. losses: of its window; done: batches of this epoch that all processes have done.
 
         Where nothing has a gradient (module_dropout left every LoRA module out), the step counts and changes nothing.
         """
@@ -273,15 +274,15 @@ class Loop:
             self.average.add(one.place, value)
         loss = sum(losses) / len(losses)
         position.step += 1
-        position.batch = used * run.processes.count
+        position.batch = done
         position.micro_step += len(losses)
         self._window.clear()
         self.history.append(loss)
         self.down.updating = False
         self.down.remember()
         self.keeping.after_step()
-        done = Done(loss, rates, norms)
-        works = [work for one in self.due if (work := one.after_step(done)) is not None]
+        given = Done(loss, rates, norms)
+        works = [work for one in self.due if (work := one.after_step(given)) is not None]
         if works:
             self._do(works)
 

@@ -18,11 +18,13 @@ class AverageLoss:
         self._total = sum(self.losses)
 
     def add(self, batch: int, loss: float) -> None:
-        """batch: index in the epoch, whose former value is replaced."""
-        while len(self.losses) <= batch:
-            self.losses.append(0.0)
-        self._total += loss - self.losses[batch]
-        self.losses[batch] = loss
+        """batch: index in the epoch, whose former value is replaced; behind the last one where values before it are not known."""
+        if batch < len(self.losses):
+            self._total += loss - self.losses[batch]
+            self.losses[batch] = loss
+        else:
+            self._total += loss
+            self.losses.append(loss)
 
     @property
     def value(self) -> float:

@@ -14,7 +14,7 @@ import secrets
 import signal
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ from . import (
     agreement,
     checkpoints,
     continuing,
+    course,
     distributed,
     launched,
     metadata,
@@ -47,6 +48,7 @@ from .loop import Loop
 from .rehearsal import rehearse
 from .run import Run
 from .samples import Samples
+from .saved_states import Position
 from .settings import ResumeSettings, TrainingSettings, ValidationSettings
 from .trackers import Trackers, chosen
 
@@ -183,16 +185,15 @@ def prepare(
         settings = continuing.check(saved, settings, {**given, "mixed_precision": precision.name}, architecture, weight_file)
     agreement.check(processes, given, architecture, dataset, saved)
     samples = Samples(settings.sampling, settings.saving, architecture)
-    batches = math.ceil(len(dataset.batches(seed, 1)) / processes.count)
-    steps_per_epoch = math.ceil(batches / settings.length.gradient_accumulation_steps)
-    by_epochs = settings.length.max_train_epochs
-    total = settings.length.max_train_steps if by_epochs is None else by_epochs * steps_per_epoch
+    every, digest = len(dataset.batches(seed, 1)), dataset.digest()
+    batches, by_epochs = math.ceil(every / processes.count), settings.length.max_train_epochs
+    begin = _begin(saved, digest)
+    total, epochs = astuple(course.plan(begin, every, processes.count, settings.length))
     settings = settings.changed(seed=seed, max_train_steps=total, mixed_precision=precision.name)  # as they are recorded
     rehearse(settings, run_network.rates(settings.network, settings.schedule.learning_rate, architecture.card), total, processes.device)
     if processes.is_main:
         print(f"accelerator device: {processes.device}", flush=True)
     logger.info("DiT precision: %s, weight precision: %s", precision.dtype, precision.dtype)
-    epochs = math.ceil(total / steps_per_epoch)
     if samples.come_late(total, epochs):
         logger.warning("--sample_prompts has no effect: the training ends at step %d, in epoch %d, before samples are due", total, epochs)
     samples.encode(processes.device)
@@ -206,7 +207,7 @@ def prepare(
     values = {**given, **{name: value for name, value in settings.values().items() if name in given}}
     facts = metadata.RunFacts(len(dataset.items), batches, epochs, built.choice.recorded, built.acting, dataset.metadata(), len(held))
     files = checkpoints.Checkpoints(settings, architecture.card, metadata.training_metadata(settings, architecture.card, facts))
-    recorded = continuing.facts_of(values, architecture.card, dataset.digest(), processes.count, run_id)
+    recorded = continuing.facts_of(values, architecture.card, digest, processes.count, run_id)
     training = Run(
         settings, architecture, dataset, processes, precision.dtype, built.transformer, built.network, built.choice, built.schedule, seed,
         total, epochs, files, samples, Trackers(settings.logging, values, processes.is_main), recorded,
@@ -215,7 +216,7 @@ def prepare(
     loop = Loop(training)
     processes.wait()  # a slow disk takes longer than the group for gradients waits
     if saved is not None:
-        _resume(loop, saved)
+        _resume(loop, saved, begin, batches)
     _announce(training, batches)
     if processes.is_main:
         job.emit(events.Start(training.total_steps, loop.position.step, epochs, len(dataset.items)))
@@ -319,8 +320,15 @@ def _held_out(dataset: CachedDataset, settings: ValidationSettings, seed: int) -
     return trained, held
 
 
-def _resume(loop: Loop, saved: saved_states.SavedState) -> None:
-    """Bring a built run to a saved point."""
+def _begin(saved: saved_states.SavedState | None, digest: str) -> Position:
+    """Where a training begins. digest: of its dataset; with another one than the state's an epoch begins again."""
+    if saved is None or saved.position is None:
+        return Position()
+    return replace(saved.position) if saved.facts.get("dataset") == digest else replace(saved.position, batch=0)
+
+
+def _resume(loop: Loop, saved: saved_states.SavedState, position: Position, batches: int) -> None:
+    """Bring a built run to a saved point. position: as `_begin` found it; batches: of an epoch and process."""
     run = loop.run
     logger.info("resume training from local state: %s", saved.folder)
     job.phase(f"resuming from {saved.folder.name}")
@@ -332,18 +340,17 @@ def _resume(loop: Loop, saved: saved_states.SavedState) -> None:
             saved.folder,
         )
         return
-    position = saved.position
     if saved.facts.get("dataset") != run.facts["dataset"]:
         logger.warning(
             "--resume: the dataset changed since the state was saved; epoch %d starts again with the new items",
             position.epoch + 1,
         )
-        position.batch = 0
     if saved.facts.get("processes") != run.processes.count:
         logger.warning(
-            "--resume: the state was saved by %s processes and %d continue: they share the batches in another way, so the continued run "
-            "differs from an uninterrupted one",
-            saved.facts.get("processes"), run.processes.count,
+            "--resume: the number of processes was %s when the state was saved and is %d now; they continue with the batches that are left "
+            "of epoch %d, in the same order, but a step has as many as there are processes, so the continued run differs from an "
+            "uninterrupted one",
+            saved.facts.get("processes"), run.processes.count, position.epoch + 1,
         )  # fmt: skip
     planned = saved.facts.get("total_steps", run.total_steps)
     if planned != run.total_steps:
@@ -352,7 +359,7 @@ def _resume(loop: Loop, saved: saved_states.SavedState) -> None:
             "schedule of %d steps",
             planned, run.total_steps, position.step, run.total_steps,
         )  # fmt: skip
-    loop.go_to(position, saved.losses, saved.history)
+    loop.go_to(position, saved.losses[-batches:], saved.history)  # with more processes they had been more
     loop.validation.measured.update(saved.validation)
     if position.step >= run.total_steps:
         logger.warning(

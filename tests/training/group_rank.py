@@ -1,6 +1,7 @@
-"""One of two processes of a training, for `test_distributed`: plays one scene after the other, so that both start only once.
+"""One of several processes of a training (`group`): plays one scene after the other, so that they start only once.
 
-Arguments: a file with the scenes, in JSON; the folder for what happened. A scene is a command line, or "means" or "gradients".
+Arguments: a file with the scenes, in JSON; the folder for what happened. A scene is a command line, or "means" or "gradients"; the first
+processes play it, as many as it says.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import contextlib
 import io
 import json
 import os
+import signal
 import socket
 import sys
 import time
@@ -31,7 +33,7 @@ from musubi_backend.training.settings import TrainingSettings
 from musubi_backend.training.stepping_down import SteppingDown
 from musubi_backend.weights.safetensors_file import save_atomic
 
-RANK = int(os.environ["RANK"])
+RANK, WORLD = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 
 def means() -> list[Any]:
@@ -70,13 +72,14 @@ def _gradient(parameter: torch.Tensor) -> torch.Tensor:
     return parameter.grad
 
 
-def stop_in_step_3() -> None:
+def asked_to_stop(micro_step: int, rank: int = 1, ask: Callable[[], object] = job.request_stop) -> None:
+    """In the middle of a micro-step (1-based), in one process."""
     backward, done = Loop._backward, []
 
     def stepping(self: Loop, *arguments: Any) -> torch.Tensor:
         done.append(1)
-        if len(done) == 3 and RANK == 1:
-            job.request_stop()
+        if len(done) == micro_step and rank == RANK:
+            ask()
         return backward(self, *arguments)
 
     Loop._backward = stepping  # type: ignore[method-assign]
@@ -137,6 +140,17 @@ def nothing_helps() -> None:
         SteppingDown._lowered = lambda self, phase: None  # type: ignore[method-assign]
 
 
+def record(learned: list[list[str]]) -> None:
+    """Of each step, the items it learned from."""
+    checked = Loop._checked
+
+    def checking(self: Loop) -> list[float]:
+        learned.append([name for one in self._window for name in one.names])
+        return checked(self)
+
+    Loop._checked = checking  # type: ignore[method-assign]
+
+
 def port_of(file: Path) -> str:
     """Where the two meet: chosen when the first one is there, as what was free at the start of the test may be taken by then."""
     if RANK == 0:
@@ -147,20 +161,28 @@ def port_of(file: Path) -> str:
     return file.read_text(encoding="utf-8")
 
 
-def play(scene: dict[str, Any], folder: Path) -> Any:
+def play(scene: dict[str, Any], folder: Path, learned: list[list[str]]) -> Any:
     if torch.distributed.is_initialized():  # a process that parted from the other one ends with its group
         torch.distributed.destroy_process_group()
+    os.environ["WORLD_SIZE"] = os.environ["LOCAL_WORLD_SIZE"] = str(scene.get("count") or WORLD)
     os.environ["MASTER_PORT"] = port_of(folder / scene["name"] / "port")
     PartialState._reset_state()
     job._stop.clear()
     if scene.get("story") == "means":
         return means()
-    words = scene["words"][RANK]
+    words = scene["words"][RANK > 0]
     if scene.get("story") == "gradients":
         return gradients(words, folder / scene["name"])
     with pytest.MonkeyPatch.context() as patch:
-        for owner, name in ((Loop, "_backward"), (Samples, "_sample"), (stepping_down, "build"), (SteppingDown, "_lowered")):
+        for owner, name in (
+            (Loop, "_backward"),
+            (Samples, "_sample"),
+            (stepping_down, "build"),
+            (SteppingDown, "_lowered"),
+            (Loop, "_checked"),
+        ):
             patch.setattr(owner, name, getattr(owner, name))  # what stories put in their places goes with the scene
+        record(learned)
         STORIES.get(scene.get("story", ""), lambda: None)()
         try:
             return __main__.main(words)
@@ -168,9 +190,16 @@ def play(scene: dict[str, Any], folder: Path) -> Any:
             return left.code
 
 
+def told(signal_number: int) -> Callable[[], None]:
+    return lambda: os.kill(os.getpid(), signal_number)
+
+
 STORIES: dict[str, Callable[[], None]] = {
-    "stop": stop_in_step_3, "stop sampling": stop_sampling, "run out": lambda: run_out(1), "run out again": lambda: run_out(2),
+    "stop": lambda: asked_to_stop(3), "stop sampling": stop_sampling, "run out": lambda: run_out(1), "run out again": lambda: run_out(2),
     "not finite": not_finite, "build fails": build_fails, "nothing helps": nothing_helps,
+    "stop in 4": lambda: asked_to_stop(4), "stop in 6": lambda: asked_to_stop(6),
+    "terminate in 6": lambda: asked_to_stop(6, 0, told(signal.SIGTERM)), "interrupt in 6": lambda: asked_to_stop(6, 1, told(signal.SIGINT)),
+    "kill in 6": lambda: asked_to_stop(6, 1, told(signal.SIGKILL)),
 }  # fmt: skip
 
 
@@ -178,9 +207,11 @@ if __name__ == "__main__":
     scenes, target = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), Path(sys.argv[2])
     happened = {}
     for one in scenes:
+        if (one.get("count") or WORLD) <= RANK:
+            continue
         (target / one["name"]).mkdir(exist_ok=True)
-        said = io.StringIO()
+        said, trained = io.StringIO(), []
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            result = play(one, target)
-        happened[one["name"]] = [result, said.getvalue()]
+            result = play(one, target, trained)
+        happened[one["name"]] = [result, said.getvalue(), trained]
         (target / f"happened{RANK}.json").write_text(json.dumps(happened), encoding="utf-8")
