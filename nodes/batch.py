@@ -168,7 +168,11 @@ def _keep_finished(host: Host, prompts: Sequence[Prompt], prefix: Path, makes: s
     if finished:
         paths = _publish(host, finished, prefix, makes).values[1]
         names = ", ".join(Path(path).name for path in paths)
-        host.progress(1, 1, f"stopped; {len(paths)} of {counted(len(prompts), 'prompt')} made {_ONE[makes]}: {names}")
+        host.progress(1, 1, f"stopped; {_made(len(paths), prompts, makes)}: {names}")
+
+
+def _made(count: int, prompts: Sequence[Prompt], makes: str) -> str:
+    return f"{count} of {counted(len(prompts), 'prompt')} made {_ONE[makes]}"
 
 
 def _publish(host: Host, prompts: Sequence[Prompt], prefix: Path, makes: str) -> Result:
@@ -190,9 +194,7 @@ def _publish(host: Host, prompts: Sequence[Prompt], prefix: Path, makes: str) ->
         else:
             report.append(f"{prompt.number}. FAILED: {prompt.line}\n   {prompt.problem}")
     failed = len(prompts) - len(paths)
-    text = "\n".join(
-        [f"{len(paths)} of {counted(len(prompts), 'prompt')} made {_ONE[makes]}" + (f", {failed} failed" if failed else ""), *report]
-    )
+    text = "\n".join([_made(len(paths), prompts, makes) + (f", {failed} failed" if failed else ""), *report])
     if not paths:
         raise UserError(f"no prompt made {_ONE[makes]}.\n{text}")
     videos, images = ([], [host.frames(path) for path in paths]) if makes == IMAGE else ([host.video(path) for path in paths], [])

@@ -63,9 +63,8 @@ class Job:
     _process: asyncio.subprocess.Process | None = None
     _ended: asyncio.Event | None = None
     _positions: dict[Path, int] = field(default_factory=dict)
-    _named: dict[str, Any] = field(default_factory=dict)  # `process_names`
+    _always: dict[str, Any] = field(default_factory=dict)  # what does not change in status.json
     _asked: int = 0  # how far its requests are read
-    _started: float = 0.0
     _noted: tuple[str, float] = ("", 0.0)  # the state in status.json, and when it was written
 
     def __post_init__(self) -> None:
@@ -205,8 +204,13 @@ async def _spawn(job: Job) -> None:
         )
     job.pid = job._process.pid
     job._ended = asyncio.Event()
-    job._named = process_names.named(job.pid)
-    job._started = round(time.time(), 3)
+    job._always = {
+        **process_names.named(job.pid),
+        "runner": process_names.named(os.getpid()),
+        "started": round(time.time(), 3),
+        "engine": command.engine,
+        "gpus": command.gpus,
+    }
     _note(job, STARTING)
     _keep_task(_watch(job))
 
@@ -250,14 +254,7 @@ async def _watch(job: Job) -> None:
 def _note(job: Job, state: str, **more: Any) -> None:
     progress = job.progress
     place = {"phase": progress.phase, "step": progress.step, "total": progress.total}
-    always = {
-        **job._named,
-        "runner": process_names.named(os.getpid()),
-        "started": job._started,
-        "engine": job.command.engine,
-        "gpus": job.command.gpus,
-    }
-    job.folder.write_status(state, **always, **place, **more)
+    job.folder.write_status(state, **job._always, **place, **more)
     job._noted = state, time.monotonic()
 
 
