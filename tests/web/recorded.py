@@ -123,6 +123,7 @@ class Recorded:
         self.occupied: str | None = None
         self.workflow_samples: list[dict[str, Any]] = []
         self.broken = False
+        self.refuses_orders = False
         self.most = 5000  # that are listed at once
         self.video = b""
 
@@ -134,6 +135,8 @@ class Recorded:
             return 400, {"error": "config.json is damaged: line 3 is not JSON. Fix it or remove it."}
         if parts == ["jobs"]:
             return 200, {**self.listed(query), "queue": self.queue, "settings": self.settings}
+        if parts == ["queue"] and self.refuses_orders:
+            return 400, {"error": "order is a list of ids of jobs"}
         if parts == ["queue"]:
             self.queue = {**self.queue, "waiting": body["order"]}
             return 200, {"queue": self.queue}

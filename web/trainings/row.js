@@ -71,6 +71,7 @@ export class Row {
     this.bar = undefined;
     this.error = element("span", { class: "mt-error-line", dir: "auto" });
     this.head = element("span", { class: "mt-head" }, this.name);
+    this.refused = ""; // why it was not moved in the queue
     this.open = element("button", { type: "button", class: "mt-open", "data-id": id, onclick: () => open(id) }, this.head, this.line, this.error);
     this.whole = element("div", { role: "listitem", class: "mt-item" }, this.open);
     /** @type {HTMLElement | undefined} */
@@ -94,11 +95,15 @@ export class Row {
       this.bar?.remove();
       this.bar = undefined;
     }
-    const error = job.outcome === "failed" && job.error ? translated(job.error.split("\n")[0]) : "";
+    this._showError(job.outcome === "failed" && job.error ? translated(job.error.split("\n")[0]) : job.state === "queued" ? this.refused : "");
+    this._showOrder(job);
+  }
+
+  /** @param {string} error */
+  _showError(error) {
     setText(this.error, error);
     this.error.title = error;
     this.error.hidden = !error;
-    this._showOrder(job);
   }
 
   /** Buttons to move a job in the queue. @param {Job} job */
@@ -128,13 +133,14 @@ export class Row {
     const { queue } = jobs;
     const wanted = queue.waiting.filter((one) => one !== id);
     wanted.splice(Math.max(0, queue.waiting.indexOf(id) + by), 0, id);
+    this.refused = "";
     jobs.take({ queue: { ...queue, waiting: wanted } }); // at once: a second press goes on from there
     try {
       jobs.take(await reorder(wanted));
     } catch (error) {
-      jobs.take({ queue });
-      setText(this.error, error instanceof Error ? error.message : String(error));
-      this.error.hidden = false;
+      this.refused = error instanceof Error ? error.message : String(error);
+      this._showError(this.refused);
+      await jobs.load(); // meanwhile others may have changed the queue
     }
   }
 }
