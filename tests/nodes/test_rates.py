@@ -62,7 +62,8 @@ def test_settings_that_act_are_taken(part: Any) -> None:
 
 LENGTHS: dict[str, tuple[dict[str, Any], str]] = {
     "only a warm-up": (
-        {"optimizer_type": "adamw", "lr_scheduler": "constant_with_warmup", "lr_warmup_steps": 5, "max_train_steps": 1}, "0 in all 1 steps",
+        {"optimizer_type": "adamw", "lr_scheduler": "constant_with_warmup", "lr_warmup_steps": 5, "max_train_steps": 1},
+        "0 all along (1 step)",
     ),
     "a warm-up and a fall": (
         {"optimizer_type": "adamw", "lr_scheduler": "warmup_stable_decay", "lr_warmup_steps": 50, "lr_decay_steps": 60}, "longer than",

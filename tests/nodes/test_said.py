@@ -228,9 +228,9 @@ _PUT_TOGETHER = (  # sentences of several texts, as they are shown
     "--resume /s is damaged: model.safetensors is missing",
     "--resume /s is damaged: model.safetensors has 3 of 5 bytes",
     "--resume /s is damaged: model.safetensors does not hold what was written",
-    "the learning rate is 0 in all 10 steps: with --lr_scheduler x, --lr_warmup_steps 10 nothing would be trained. "
+    "the learning rate is 0 all along (10 steps): with --lr_scheduler x, --lr_warmup_steps 10 nothing would be trained. "
     "Train longer, shorten the warm-up or choose another schedule",
-    "the learning rate of one group of weights is 0 in all 10 steps: with --lr_scheduler_type x "
+    "the learning rate of one group of weights is 0 all along (10 steps): with --lr_scheduler_type x "
     "nothing would be trained. Train longer, shorten the warm-up or choose another schedule",
     "this training needs 15.8 GB of 13.6 GB: weights 6.9 · LoRA and optimizer 4.1 · kept for backward 2.0 · "
     "one block at work 1.0 · VAE and image encoder 1.0 · "

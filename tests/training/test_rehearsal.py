@@ -78,9 +78,9 @@ def test_schedules_with_their_arguments_train() -> None:
 
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "a rate of 0": ({"learning_rate": 0.0}, "--learning_rate is 0"),
-    "a warm-up of the only step": ({"lr_scheduler": "constant_with_warmup", "lr_warmup_steps": 1, "total": 1}, "0 in all 1 steps"),
-    "pieces of 0": ({"lr_scheduler": "piecewise_constant", "lr_scheduler_args": ["step_rules='0:5,0'"]}, "0 in all 10 steps"),
-    "a class at 0": ({"lr_scheduler_type": "ConstantLR", "lr_scheduler_args": ["factor=0", "total_iters=99"]}, "0 in all 10 steps"),
+    "a warm-up of the only step": ({"lr_scheduler": "constant_with_warmup", "lr_warmup_steps": 1, "total": 1}, "0 all along .1 step\\)"),
+    "pieces of 0": ({"lr_scheduler": "piecewise_constant", "lr_scheduler_args": ["step_rules='0:5,0'"]}, "0 all along"),
+    "a class at 0": ({"lr_scheduler_type": "ConstantLR", "lr_scheduler_args": ["factor=0", "total_iters=99"]}, "0 all along"),
     "a cycle too short": (
         {"lr_scheduler_type": "OneCycleLR", "lr_scheduler_args": ["max_lr=1", "total_steps=5"]}, "cannot run the 10 steps",
     ),

@@ -478,8 +478,8 @@ def test_trainings_are_laid_over_each_other_and_the_queue_is_put_in_order(tab: T
     down = f"document.querySelector('[data-id=\"{last['id']}\"]').parentElement.querySelector('.mt-order button:last-child')"
     tab.browser.run(f"{down}.click(); return 1;")
     tab.browser.wait("[...document.querySelectorAll('.mt-error-line')].some(one => one.innerText.includes('order is a list')) ? 1 : 0")
-    for job, place in ((first, 1), (second, 3)):  # as it is, not as it was
-        tab.browser.wait(f"document.querySelector('[data-id=\"{job}\"] .mt-badge').innerText.trim() === 'queued · {place}' ? 1 : 0")
+    for one, place in ((first, 1), (second, 3)):  # as it is, not as it was
+        tab.browser.wait(f"document.querySelector('[data-id=\"{one}\"] .mt-badge').innerText.trim() === 'queued · {place}' ? 1 : 0")
     assert "order is a list" in tab.text(f"[data-id='{last['id']}'] .mt-error-line"), "it stays"
 
     tab.recorded.jobs[5] = {**STATES["finished"], "more_settings": [{"name": "max_train_epochs", "value": 40, "default": None}]}

@@ -61,7 +61,9 @@ class Progress:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._bar.close()
         if isinstance(error, StopRequested):
-            raise StopRequested(f"{self.done} of {self.total} items are cached; run again with --skip_existing to continue") from None
+            raise StopRequested(
+                f"{self.done} of {counted(self.total, 'item is', 'items are')} cached; run again with --skip_existing to continue"
+            ) from None
 
     def item_done(self) -> None:
         self.done += 1
@@ -131,7 +133,7 @@ class FittingCaches:
         for reason, count in self._again.items():
             logger.info("%s cached again: %s", counted(count, "item is", "items are"), reason)
         if self._adopted:
-            logger.info("Of %d items it is not noted what their caches were made from; they are taken as good", self._adopted)
+            logger.info("Of %s it is not noted what caches were made from; they are taken as good", counted(self._adopted, "item"))
 
 
 def log_skipped(skipped: int, what: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..counted import counted
 from ..dataset.ahead import decoded
 from ..dataset.decoding import DecodedEntry
 from ..dataset.problems import Problem
@@ -51,7 +52,7 @@ def _show_one(entry: DecodedEntry, card: Card, settings: PreviewSettings) -> str
     """Returns the key that was pressed, "" for any other and where none is asked for."""
     path = entry.entry.latent_paths(card)[0]
     frames, height, width = entry.pixels.shape[:3]
-    print(f"{path.name}: {width}x{height}, {frames} frames, caption: {entry.entry.item.caption}")
+    print(f"{path.name}: {width}x{height}, {counted(frames, 'frame')}, caption: {entry.entry.item.caption}")
     if settings.debug_mode == "video":
         _write(entry, card)
         return ""

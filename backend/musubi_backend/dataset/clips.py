@@ -12,6 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..counted import counted
 from ..threads import processors
 from . import tone
 from .animations import AnimationFrame, frames_of_animation, rate_of_animation
@@ -226,7 +227,9 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             raise UnusableMedium(path, "the file is empty (0 bytes)")
         missing = missing_bytes(path)
         if missing:
-            raise UnusableMedium(path, f"the file is cut off: {missing} bytes are missing at the end; copy or download it again")
+            raise UnusableMedium(
+                path, f"the file is cut off: {counted(missing, 'byte is', 'bytes are')} missing at the end; copy or download it again"
+            )
         with av.open(str(path), metadata_errors="replace") as container:
             moving = [stream for stream in container.streams.video if not _is_cover(stream)]
             if not moving:

@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..counted import counted
 from .buckets import Size
 from .clips import frame_rate, frames_of
 from .config import VideoDataset
@@ -107,5 +108,5 @@ def _rate_notes(rate: Rate, timing: Timing, fps: Fraction | None) -> tuple[str, 
     if timing.variable:
         return ("variable frame rate: every frame is taken, whenever it is shown; with source_fps they are taken by their times",)
     if rate.source is not None and fps is not None and abs(rate.source / float(fps) - 1) > _SAME_RATE:
-        return (f"source_fps is {rate.source:g}, the file says about {round(fps)} frames per second",)
+        return (f"source_fps is {rate.source:g}, the file says about {counted(round(fps), 'frame')} per second",)
     return ()

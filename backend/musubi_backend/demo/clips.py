@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..atomic import replacing, write_text
+from ..counted import counted
 from ..errors import UserError
 from ..options.settings import Settings
 from ..options.tables.tools import CHESSBOARD, SUBJECTS
@@ -99,7 +100,7 @@ def write_clips(
             images = _board(size, frames, 1 - 0.05 * number) if board else _frames(_varied(shot, number, seed), size, frames)
             _write_video(path, images, wanted)
             write_text(caption, f"{BOARD_CAPTION if board else shot.caption}\n")
-            logger.info("Written: %s (%d frames, %dx%d)", path, frames, *size)
+            logger.info("Written: %s (%s, %dx%d)", path, counted(frames, "frame"), *size)
     except OSError as error:
         raise UserError(f"{folder} could not be written: {error.strerror or error}") from error
     return paths

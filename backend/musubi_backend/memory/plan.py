@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from ..counted import counted
 from ..device import check_capability, is_older
 from ..errors import UserError
 from ..layers.linear import Linear
@@ -112,7 +113,7 @@ class MemoryPlan:
             if blocks:
                 BlockStream(blocks, device, self.ring, self.pinned)
         if any(swapped):
-            logger.info("%d blocks are offloaded to system RAM and swapped to %s", sum(map(len, swapped)), device)
+            logger.info("%s offloaded to system RAM and swapped to %s", counted(sum(map(len, swapped)), "block is", "blocks are"), device)
         if self.compilation is not None:
             self.compilation.compile(chain(*_block_lists(model)))
 

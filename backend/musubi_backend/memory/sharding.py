@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..counted import counted
 from ..errors import UserError
 from ..layers.linear import Linear
 
@@ -68,7 +69,7 @@ class Shards:
             block.set_custom_all_gather(_Bytes())  # type: ignore[operator]
         fully_shard(model, mesh=self._mesh, ignored_params=whole)
         next(chain(*lists)).register_forward_pre_hook(_let_gradient_through, prepend=True)
-        logger.info("the matrices of %d blocks are spread over %d processes", sum(map(len, lists)), count)
+        logger.info("the matrices of %s are spread over %d processes", counted(sum(map(len, lists)), "block"), count)
 
     def part(self, name: str, weight: Tensor) -> Tensor:
         """What this process keeps of a tensor [rows, ...] of the model: its rows, or all of it."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from .. import events, job
 from ..console import Bar
+from ..counted import counted
 from ..dataset.media import images_in, videos_in
 from ..dataset.problems import Problem, UnusableMedium, listing
 from ..device import computed_in, pick_device
@@ -52,7 +53,7 @@ def run(args: Namespace) -> None:
     overwrite = settings.listing.overwrite
     media, problems = find_media(settings.listing)
     waiting = [medium for medium in media if overwrite or not medium.captions.has(medium.path)]
-    logger.info("found %d items, %d of them with a caption, which is kept", len(media), len(media) - len(waiting))
+    logger.info("found %s, %d with a caption, which is kept", counted(len(media), "item"), len(media) - len(waiting))
     if len(media) > len(waiting) and not overwrite:
         logger.info("captions are there already: --overwrite makes them anew")
     made = 0
@@ -67,7 +68,7 @@ def run(args: Namespace) -> None:
         logger.warning("%d left out:\n%s", len(problems), listing(problems, limit=50))
     if waiting and not made:
         raise UserError(f"nothing could be described:\n{listing(problems)}")
-    logger.info("%d captions written, %d kept", made, len(media) - len(waiting))
+    logger.info("%s written, %d kept", counted(made, "caption"), len(media) - len(waiting))
     job.emit(events.Output("captions", count=made))
 
 

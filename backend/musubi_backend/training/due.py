@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from .. import device, durations, events, job
+from ..counted import counted
 from . import optimizer_report
 from .trackers import step_values
 
@@ -161,7 +162,7 @@ class Validate(Due):
             return
         self._last, loss = step, self.loop.validate()
         if loss is not None and self.run.processes.is_main:
-            logger.info("validation loss after step %d: %.4f, of %d items", step, loss, len(self.loop.validation.items))
+            logger.info("validation loss after step %d: %.4f, of %s", step, loss, counted(len(self.loop.validation.items), "item"))
             self.loop.validation.measured[step] = loss
             job.emit(events.Validation(step, loss))
             self.run.trackers.log({"loss/validation": loss}, step)

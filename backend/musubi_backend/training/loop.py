@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from .. import events, exhausted, job
+from ..counted import counted
 from ..device import for_model
 from ..errors import UserError
 from ..layers import offloaded
@@ -314,7 +315,7 @@ class Loop:
             self._warn_of_nothing_learned()
         if run.processes.is_main and self.history:
             path = run.checkpoints.folder / f"{run.checkpoints.name}.loss.png"
-            title = f"{run.checkpoints.name}: loss over {len(self.history)} steps, last average {self.average.value:.4g}"
+            title = f"{run.checkpoints.name}: loss over {counted(len(self.history), 'step')}, last average {self.average.value:.4g}"
             try:
                 loss_curve(path, self.history, title, self.validation.measured)
             except Exception as error:  # all that matters is saved; Pillow may lack its fonts

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from ..counted import counted
 from ..errors import UserError
 from ..suggest import did_you_mean
 from .classes import keyword_arguments
@@ -173,7 +174,7 @@ def _warmup_stable_decay(settings: ScheduleSettings, warmup: int, total: int, op
     decay = resolve_steps(settings.lr_decay_steps, total, "--lr_decay_steps")
     if warmup + decay > total:
         raise UserError(
-            f"--lr_warmup_steps ({warmup}) and --lr_decay_steps ({decay}) together are longer than the training ({total} steps)"
+            f"--lr_warmup_steps ({warmup}) and --lr_decay_steps ({decay}) together are longer than the training ({counted(total, 'step')})"
         )
     floor = settings.lr_scheduler_min_lr_ratio or 0.0
     rise, fall = options.get("warmup_type", "linear"), options.get("decay_type", "cosine")
@@ -203,7 +204,7 @@ def _warmup_stable_decay(settings: ScheduleSettings, warmup: int, total: int, op
 
 def _rex(settings: ScheduleSettings, warmup: int, total: int, options: dict[str, Any]) -> Share:
     if warmup > total:
-        raise UserError(f"--lr_warmup_steps ({warmup}) is longer than the training ({total} steps)")
+        raise UserError(f"--lr_warmup_steps ({warmup}) is longer than the training ({counted(total, 'step')})")
     floor = settings.lr_scheduler_min_lr_ratio if settings.lr_scheduler_min_lr_ratio is not None else 0.01
     alpha, beta = options.get("rex_alpha", 0.1), options.get("rex_beta", 0.9)
     remaining = total - warmup

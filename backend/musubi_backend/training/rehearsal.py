@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..counted import counted
 from ..errors import UserError
 from . import optimizers, schedules
 from .classes import words
@@ -81,8 +82,8 @@ def _highest_rates(settings: ScheduleSettings, schedule: schedules.Schedule, rat
             schedule.step()
         except Exception as error:  # as above
             raise UserError(
-                f"--lr_scheduler_type {settings.lr_scheduler_type or settings.lr_scheduler} cannot run the {total} steps of this "
-                f"training; at step {step} it says: {words(error)}"
+                f"--lr_scheduler_type {settings.lr_scheduler_type or settings.lr_scheduler} cannot run the {counted(total, 'step')} of "
+                f"this training; at step {step} it says: {words(error)}"
             ) from error
         highest = [max(high, abs(rate or 0)) for high, rate in zip(highest, schedule.get_last_lr(), strict=True)]
     return highest

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..counted import counted
+
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
@@ -106,7 +108,7 @@ def check_schedule(values: Any, live: Mapping[str, Any], groups: int) -> None:
         check_kind(values[key], live[key], f"{key} of its schedule")
     for key in ("base_lrs", "_last_lr"):
         if len(values.get(key, [0.0] * groups)) != groups:
-            raise ValueError(f"its schedule has {len(values[key])} learning rates, and this training has {groups}")
+            raise ValueError(f"its schedule has {counted(len(values[key]), 'learning rate')}, and this training has {groups}")
     for key in ("last_epoch", "_step_count"):
         if not 0 <= values.get(key, 0) <= _MOST_STEPS:
             raise ValueError(f"{key} of its schedule is {values[key]}")

@@ -15,6 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ..counted import counted
 from .settings import TimestepSampling
 
 logger = logging.getLogger(__name__)
@@ -116,8 +117,8 @@ def sample_t(
         if len(kept) >= batch:
             return kept[:batch]
     logger.warning(
-        "no %d timesteps between %g and %g in %d draws of %s; drawing without the limits",
-        batch, sampling.low, sampling.high, MAX_REDRAWS, sampling.timestep_sampling,
+        "no %s between %g and %g in %d draws of %s; drawing without the limits",
+        counted(batch, "timestep"), sampling.low, sampling.high, MAX_REDRAWS, sampling.timestep_sampling,
     )  # fmt: skip
     return _draw(sampling, batch, latent_size, generator, None)
 

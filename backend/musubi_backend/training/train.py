@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import atomic, events, exhausted, job, place
 from ..architectures.precision import asked_precision
+from ..counted import counted
 from ..dataset.batches import CachedDataset, CachedItem
 from ..dataset.config import load_config
 from ..dataset.held_out import hold_out
@@ -355,9 +356,9 @@ def _resume(loop: Loop, saved: saved_states.SavedState, position: Position, batc
     planned = saved.facts.get("total_steps", run.total_steps)
     if planned != run.total_steps:
         logger.warning(
-            "--resume: the state was on its way to %d steps, this training is to have %d; from step %d on the learning rate follows the "
-            "schedule of %d steps",
-            planned, run.total_steps, position.step, run.total_steps,
+            "--resume: the state was on its way to %s, this training is to have %d; from step %d on the learning rate follows the "
+            "schedule of %s",
+            counted(planned, "step"), run.total_steps, position.step, counted(run.total_steps, "step"),
         )  # fmt: skip
     loop.go_to(position, saved.losses[-batches:], saved.history)  # with more processes they had been more
     loop.validation.measured.update(saved.validation)

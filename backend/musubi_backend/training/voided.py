@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from ..counted import counted
 from ..errors import UserError
 from ..optimizers.registry import find, plain
 from . import schedules
@@ -124,7 +125,7 @@ def nothing_trained(settings: ScheduleSettings, total: int, which: str = "the le
     """A sentence about a rate that is 0 all along."""
     own, given = settings.lr_scheduler_type, f"--lr_scheduler {settings.lr_scheduler}, --lr_warmup_steps {settings.lr_warmup_steps}"
     return (
-        f"{which} 0 in all {total} steps: with {f'--lr_scheduler_type {own}' if own else given} "
+        f"{which} 0 all along ({counted(total, 'step')}): with {f'--lr_scheduler_type {own}' if own else given} "
         "nothing would be trained. Train longer, shorten the warm-up or choose another schedule"
     )
 
