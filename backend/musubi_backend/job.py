@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -127,9 +127,12 @@ def phase(text: str) -> None:
     emit(events.Phase(text))
 
 
-def take_requests() -> list[str]:
-    """What was asked for since the last call (`events.REQUESTS`), in that order. Who takes a request answers it."""
-    return [_requests.popleft() for _ in range(len(_requests))]
+def take_requests(of: Collection[str] = events.REQUESTS) -> list[str]:
+    """What of these was asked for since the last call, in that order. Who takes a request answers it."""
+    taken = [name for name in list(_requests) if name in of]
+    for name in taken:
+        _requests.remove(name)
+    return taken
 
 
 def answer(name: str, answer: str, step: int = 0, text: str = "") -> None:

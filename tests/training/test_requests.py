@@ -121,6 +121,32 @@ def test_a_stop_ends_a_pause_and_what_was_asked_for_stays(project: Any, log: Any
     assert (out / "cat-step00000002-state").is_dir() and (out / "cat-step00000002.safetensors").is_file()
 
 
+@pytest.mark.parametrize(("at", "answer"), [(2, "done"), (0, "ignored")])
+def test_a_save_and_a_stop_in_the_same_step_are_one_save_that_stays(
+    project: Any, log: Any, monkeypatch: pytest.MonkeyPatch, at: int, answer: str
+) -> None:
+    class Both(due.Due):
+        def __init__(self, loop: Any) -> None:
+            super().__init__(loop)
+            self.after_step(None)
+
+        def after_step(self, done: due.Done | None) -> None:
+            if self.loop.position.step == at:
+                job._hear("save")
+                job._hear("sample")
+                job.request_stop()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(due, "KINDS", (*due.KINDS, Both))
+        assert project.refused("both") == 3
+    job._stop.clear()
+    assert [(one.name, one.answer, one.step) for one in log()] == [("save", answer, at), ("sample", "ignored", 0)]
+    out = project.folder / "out/both"
+    if at:
+        project.train("both", "--save_state_on_train_end", resume=out / "cat-step00000002-state")
+        assert (out / "cat-step00000002-state").is_dir() and (out / "cat-step00000002.safetensors").is_file()
+
+
 def test_a_save_that_was_asked_for_and_fails_ends_no_training(
     project: Any, same: SimpleNamespace, log: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

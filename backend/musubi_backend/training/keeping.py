@@ -112,19 +112,22 @@ class Keeping:
                 self._is_kept()
         run.processes.main_does(lambda: self._write_lora(run.checkpoints.name, run.epochs))
 
-    def keep(self) -> Path | None:
-        """Save state and LoRA of the last finished step, unless it was the first of all. Gradients of a window that was begun go. Returns
-        the state's folder, in the main process where there is one. UserError where it can be written nowhere."""
+    def keep(self, *, asked: bool = False) -> Path | None:
+        """Save state and LoRA of the last finished step, unless it was the first of all. Gradients of a window that was begun go. asked:
+        somebody wants these, so they stay. Returns the state's folder, in the main process where there is one. UserError where it can be
+        written nowhere."""
         run, step = self.run, self.loop.position.step
         run.choice.optimizer.zero_grad(set_to_none=True)
         run.choice.eval()
         written: list[Path] = []
         if self.is_new and self._complete_at != step:
             stem = run.checkpoints.step_name(step)
-            run.processes.main_does(lambda: written.append(self._write_state_somewhere(stem, f"at step {step}")))  # the LoRA is in it
+            run.processes.main_does(
+                lambda: written.append(self._write_state_somewhere(stem, f"at step {step}", asked))
+            )  # the LoRA is in it
             self._is_kept()
             if not run.processes.any(written != [run.checkpoints.state_folder(stem)] and run.processes.is_main):
-                run.processes.main_does(lambda: self._write_lora(stem, self.loop.position.epoch))
+                run.processes.main_does(lambda: self._write_lora(stem, self.loop.position.epoch, asked))
         return written[0] if written else None
 
     def try_to_keep(self) -> None:
@@ -139,21 +142,21 @@ class Keeping:
         with job.saving(checkpoints.state_folder(stem), STATE, state.bytes):
             return checkpoints.save_state(stem, state, reason, asked=asked, into=into)
 
-    def _write_state_somewhere(self, stem: str, reason: str) -> Path:
+    def _write_state_somewhere(self, stem: str, reason: str, asked: bool) -> Path:
         """The state of a training that ends: nobody has another one."""
         try:
-            return self._write_state(stem, reason)
+            return self._write_state(stem, reason, asked=asked)
         except UserError as problem:
             logger.error("%s", problem)
-            return _elsewhere(lambda folder: self._write_state(stem, reason, into=folder), problem)
+            return _elsewhere(lambda folder: self._write_state(stem, reason, asked=asked, into=folder), problem)
 
-    def _write_lora(self, stem: str, epoch: int) -> None:
+    def _write_lora(self, stem: str, epoch: int, asked: bool = False) -> None:
         """The LoRA that a training ends with."""
         run, step = self.run, self.loop.position.step
         try:
-            run.checkpoints.save_lora(stem, run.network, step, epoch)
+            run.checkpoints.save_lora(stem, run.network, step, epoch, asked=asked)
         except UserError as problem:
-            kept = _elsewhere(lambda folder: run.checkpoints.save_lora(stem, run.network, step, epoch, folder=folder), problem)
+            kept = _elsewhere(lambda folder: run.checkpoints.save_lora(stem, run.network, step, epoch, asked=asked, folder=folder), problem)
             raise UserError(f"{problem}. What was learned is in {' and '.join(map(str, kept))}: move it from there") from problem
 
     def _is_kept(self) -> None:

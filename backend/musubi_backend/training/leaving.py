@@ -9,8 +9,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NoReturn
 
-from .. import job
-from ..errors import EXIT_USER_ERROR, StopRequested
+from .. import events, job
+from ..errors import EXIT_USER_ERROR, StopRequested, UserError
 from . import distributed
 
 if TYPE_CHECKING:
@@ -83,13 +83,24 @@ class Leaving:
             raise
 
     def _leave(self) -> NoReturn:
-        """Save what was learned and raise StopRequested."""
+        """Save what was learned and raise StopRequested. Where a save was asked for in the step that ends here, this is it."""
         run, step = self.run, self.keeping.loop.position.step
         job.request_stop()  # where another process was asked
         self._kept = True
-        written = self.keeping.keep()
-        if not self.keeping.is_new:
-            raise StopRequested(f"stopped before a step was done; there is nothing new to save (step {step} of {run.total_steps})")
+        asked = run.processes.any(bool(job.take_requests([events.SAVE])))
+
+        def answer(answer: str, text: str = "") -> None:
+            if asked and run.processes.is_main:
+                job.answer(events.SAVE, answer, step, text)
+
+        try:
+            written = self.keeping.keep(asked=asked)
+            if not self.keeping.is_new:
+                raise StopRequested(f"stopped before a step was done; there is nothing new to save (step {step} of {run.total_steps})")
+        except (UserError, StopRequested) as problem:
+            answer(events.IGNORED, str(problem))
+            raise
+        answer(events.DONE)
         state = run.checkpoints.state_folder(run.checkpoints.step_name(step))
         message = f"stopped after step {step} of {run.total_steps}; continue with --resume {written or state}"
         if written not in (None, state):
