@@ -164,6 +164,21 @@ def test_a_second_time_ends_the_training_with_advice_and_what_was_learned(
     assert (project.folder / "out" / "ended" / "cat-step00000001-state" / "training_state.json").exists()
 
 
+def test_what_cannot_be_made_anew_ends_the_training_with_words(
+    project: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def lost(*_: Any) -> None:
+        raise RuntimeError("CUDA error: the launch timed out")
+
+    Fault(monkeypatch, 3).forward()
+    monkeypatch.setattr(stepping_down, "build", lost)
+    assert project.refused("lost", **LENGTH) == 1
+    said = capfd.readouterr().err
+    assert "ERROR: the GPU's memory was full while training " in said
+    assert "could not go on with --gradient_checkpointing: CUDA error: the launch timed out. Give it" in said and "Traceback" not in said
+    assert (project.folder / "out" / "lost" / "cat-step00000001-state" / "training_state.json").exists()
+
+
 def test_nothing_steps_down_with_vram_off(project: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     Fault(monkeypatch, 1).forward()
     assert project.refused("off", **{**LENGTH, "vram": "off"}) == 1

@@ -17,10 +17,11 @@ import torch
 
 from .. import exhausted, job
 from ..device import release
-from ..errors import EXIT_USER_ERROR
+from ..errors import EXIT_USER_ERROR, StopRequested, UserError
 from ..memory.estimate import STEP
 from . import vram
 from .built import Built, build
+from .classes import words
 from .progress import AverageLoss, StepBar
 from .saved_states import Position
 from .state import Contents, TrainingState
@@ -152,7 +153,9 @@ class SteppingDown:
         except Exception as raised:  # others would wait for this process
             error = raised
         if run.processes.any(error is not None):
-            raise error or SystemExit(EXIT_USER_ERROR)
+            if error is None:
+                raise SystemExit(EXIT_USER_ERROR)
+            raise _in_words(error, during, self._chosen.flags) from error
         if back is not None:
             loop.position = replace(back.position)
             loop.average, loop.history = AverageLoss(back.losses), list(back.history)
@@ -177,3 +180,13 @@ class SteppingDown:
     def _kept(self) -> _Kept:
         state = self.loop.state()
         return _Kept(state.contents(), replace(state.position), list(state.losses), list(state.history))
+
+
+def _in_words(error: Exception, during: str, flags: str) -> Exception:
+    """Why the training could not be made anew."""
+    if isinstance(error, (UserError, StopRequested)) or exhausted.out_of_memory(error):
+        return error
+    return UserError(
+        f"the GPU's memory was full{during}, and this training could not go on with {flags}: {words(error)}. "
+        "Give it these settings and run it again: it continues from its last state"
+    )
