@@ -320,7 +320,7 @@ def run(device: torch.device, minutes: float, out: Path, small: bool = False, mu
         watched = Watched(results, Clock(minutes), prepared, Given(str(device), Path(folder), small, musubi))
         try:
             watched.run(list(PARTS))
-        except (KeyboardInterrupt, Stopped):
+        except Stopped:
             results.fact("stopped", "before its end")
             raise
     return results

@@ -219,15 +219,16 @@ def _in_one_piece() -> Iterator[None]:
 
 @contextlib.contextmanager
 def told_to_stop() -> Iterator[None]:
-    """Inside, SIGTERM raises `Stopped`, so that everything ends in order."""
+    """Inside, Ctrl-C and SIGTERM raise `Stopped`, so that everything ends in order."""
 
     def stop(number: int, _: FrameType | None) -> None:
         if not _Signals.held:
             raise Stopped(128 + number)
         _Signals.waiting = number
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,11 @@ def test_a_process_that_hangs_or_is_killed_costs_its_row(tmp_path: Path) -> None
     assert found["left_out"] == ["outside of rows: took too long", "with True"] and found["facts"]["given"] == "a value"
 
 
-def test_what_was_found_before_a_stop_is_written_and_the_process_ends(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
+def test_what_was_found_before_a_stop_is_written_and_the_process_ends(tmp_path: Path, by: signal.Signals) -> None:
     one = watched(tmp_path)
-    with pytest.raises(Stopped), told_to_stop():
+    one.given = int(by)
+    with pytest.raises(Stopped, match=str(128 + by)), told_to_stop():
         one.run([Part("stopped", 1.0)])
     assert kept(tmp_path)["steps"][0] == {"setting": "before the stop"}
 

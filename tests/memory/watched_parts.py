@@ -36,7 +36,7 @@ def prepare(results: Results, given: str) -> dict[str, Callable[[Clock], object]
 
     def stopped(clock: Clock) -> None:
         row("before the stop", lambda: None)
-        os.kill(os.getppid(), signal.SIGTERM)
+        os.kill(os.getppid(), int(given))
         row("stopped", lambda: time.sleep(LONG))
 
     return {"rows": rows, "outside of rows": outside, "told last": told_last, "stopped": stopped}
