@@ -138,4 +138,4 @@ def test_a_block_out_of_turn_takes_the_place_of_the_one_needed_last() -> None:
     stream = BlockStream(model, torch.device("cpu"), 2)
     with torch.no_grad():
         stream.before(model[3], torch.ones(1, 3))
-    assert sorted(stream.resident) == [0, 3], "after 3 come 4 and 0, and 1 only then"
+    assert set(stream.holds) == {0, 3}, "after 3 come 4 and 0, and 1 only then"

@@ -15,7 +15,7 @@ import torch
 from musubi_backend import events, job
 from musubi_backend.architectures import protocol
 from musubi_backend.architectures.wan.demo_transformer import wan_transformer
-from musubi_backend.cache.files import load_entry
+from musubi_backend.cache.tensor_keys import base_name
 from musubi_backend.errors import UserError
 from musubi_backend.lora.network import LoRANetwork, ranks_from_weights
 from musubi_backend.options.parser import parse
@@ -27,14 +27,18 @@ from musubi_backend.weights.safetensors_file import load, read_header, save_atom
 STEP_LINE = re.compile(r"steps:\s+(\d+)%\|.*?\|\s*(\d+)/(\d+) \[([^<]+)<([^,]+),\s*([^,\]]+)(?:,\s*(.*))?\]")
 
 
+def _cached(path: Path, name: str) -> torch.Tensor:
+    return next(tensor for stored, tensor in load(path).items() if base_name(stored) == name)
+
+
 class Judge:
     """The loss of a LoRA on one clip, at fixed noise and timesteps."""
 
     def __init__(self, project: Any) -> None:
         self.wan = protocol.load("wan").configured(vars(parse("wan_train_network", project.argv("judge")[1:])))
         cache = project.config.parent / "cache"
-        self.latents = load_entry(next(cache.glob("clip0_0*_wan.safetensors")))["latents"].float()[None]
-        self.text = [load_entry(cache / "clip0_wan_te.safetensors")["t5"]]
+        self.latents = _cached(next(cache.glob("clip0_0*_wan.safetensors")), "latents").float()[None]
+        self.text = [_cached(cache / "clip0_wan_te.safetensors", "t5")]
         self.noise = torch.randn((8, *self.latents.shape[1:]), generator=torch.Generator().manual_seed(1))
         self.t = torch.linspace(0.15, 0.95, 8)
 

@@ -19,7 +19,7 @@ def create(small):
 def test_a_new_lora_changes_nothing_bit_for_bit(model_with_lora, example):
     model, network = model_with_lora(dtype=torch.bfloat16)
     sample = example([5])
-    network.set_enabled(False)
+    network.set_strength(0.0)
     with torch.no_grad():
         without = model(*sample)
         fresh = LoRANetwork.create(model, CARD, rank=4)

@@ -11,7 +11,7 @@ from ..errors import UserError
 from ..weights import safetensors_file
 from . import tensor_keys
 from .forms import Form, stored_names, unfit_values
-from .headers import FORMAT_VERSION, check_cache, check_form, damaged
+from .headers import FORMAT_VERSION, check_cache, check_form
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,22 +58,9 @@ def save_text(path: Path, tensors: Mapping[str, Tensor], card: Card, *, caption:
     _write(path, stored, metadata)
 
 
-def load_entry(path: Path, card: Card | None = None) -> dict[str, Tensor]:
-    """The tensors of one cache file under their stored names without dtype and shape, `varlen_` kept off too.
-
-    UserError names a damaged file (or, with `card`, one of another architecture) and what to do.
-    """
-    if card is not None:
-        check_cache(path, card)
-    try:
-        return {tensor_keys.base_name(name): tensor for name, tensor in safetensors_file.load(path).items()}
-    except UserError as error:
-        raise damaged(path, error) from error
-
-
 def load_trained(path: Path, card: Card, forms: Mapping[str, Form]) -> dict[str, Tensor]:
-    """Of a cache file the tensors that `forms` name, called as training calls them, but still with `varlen_`. UserError as `load_entry`,
-    and where they are not as the forms say."""
+    """Of a cache file the tensors that `forms` name, called as training calls them, but still with `varlen_`. UserError names a
+    damaged file, one of another architecture, and one whose tensors are not as the forms say."""
     header = check_cache(path, card)
     check_form(path, header, forms)
     names = stored_names(header, forms)

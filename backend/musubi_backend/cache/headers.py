@@ -23,7 +23,7 @@ def check_cache(path: Path, card: Card) -> Header:
     try:
         header = read_header(path)
     except UserError as error:
-        raise damaged(path, error) from error
+        raise _damaged(path, error) from error
     found = header.metadata.get("architecture")
     if found != card.name:
         what = f"a cache for {found!r}" if found else "not a cache file (no architecture in its metadata)"
@@ -41,7 +41,7 @@ def check_form(path: Path, header: Header, forms: Mapping[str, Form]) -> None:
         raise UserError(f"{path}: {reason}; delete it and cache the {what} again for this task and model")
 
 
-def damaged(path: Path, error: UserError) -> UserError:
+def _damaged(path: Path, error: UserError) -> UserError:
     """The error to raise for a cache file that cannot be read, from the reader's own."""
     return UserError(f"the cache file {path} is damaged; delete it and cache again ({error})")
 

@@ -35,7 +35,6 @@ class LoRAModule(nn.Module):
         self.register_buffer("alpha", torch.tensor(alpha))
         self.rank_dropout = rank_dropout
         self.module_dropout = module_dropout
-        self.enabled = True
 
     @property
     def full_scale(self) -> float:
@@ -43,9 +42,7 @@ class LoRAModule(nn.Module):
         return self.alpha.item() / self.rank
 
     def is_skipped(self) -> bool:
-        """True when this forward goes without the LoRA module (switched off, or dropped as a whole)."""
-        if not self.enabled:
-            return True
+        """True when this forward goes without the LoRA module (dropped as a whole)."""
         return bool(self.training and self.module_dropout and torch.rand(1).item() < self.module_dropout)
 
     def start(self, x: Tensor, bias: Tensor | None) -> Tensor:

@@ -238,11 +238,6 @@ class LoRANetwork(nn.Module):
         for module in self.lora_modules():
             module.scale = module.full_scale * strength
 
-    def set_enabled(self, enabled: bool) -> None:
-        """Switch all LoRA modules on or off, without removing them."""
-        for module in self.lora_modules():
-            module.enabled = enabled
-
 
 def module_name(path: str) -> str:
     """Module path -> LoRA module name in files: "blocks.0.ffn.2" -> "lora_unet_blocks_0_ffn_2"."""

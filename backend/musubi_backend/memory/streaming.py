@@ -81,11 +81,6 @@ class BlockStream:
         """It has run; after forward it comes back."""
         self._left(self.numbers[id(block)], BACKWARD if backward else FORWARD, around=False)
 
-    @property
-    def resident(self) -> list[int]:
-        """Numbers of the blocks that are on the device, or on their way."""
-        return [number for number in self.holds if number is not None]
-
     def _need(self, number: int, direction: int) -> None:
         if number not in self.holds:  # a wrong guess, or a pass that begins elsewhere
             count = len(self.packed)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from ..option import CACHE_TEXT, GENERATE, NOTHING, TRAIN, WEIGHTS, Group, Option
 
-_OLDER = ("hv_generate_video", "fpack_generate_video")  # their lists of attentions are shorter
-
 GROUPS = (
     Group(
         "Attention (choose one)",
