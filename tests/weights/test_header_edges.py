@@ -29,6 +29,7 @@ def write(path: Path, entries: dict[str, object], data: bytes) -> Path:
         ([0, 8], [-2], "header is damaged"),
         ([0, 12], [3], "is truncated"),
         ([4, 12], [2], "is truncated"),
+        ([0, 4], [1], "has 4 bytes more than its header says"),
         ([0], [2], "header is damaged"),
         ([0, "x"], [2], "header is damaged"),
     ],

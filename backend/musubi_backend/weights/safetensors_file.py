@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..atomic import replacing
+from ..counted import counted
 from ..documents import parse_json, read_json, whole_number
 from ..errors import UserError
 from ..ordinary import check_ordinary
@@ -67,7 +68,7 @@ class Header:
 
 
 def read_header(path: PathLike) -> Header:
-    """The header of `path`. UserError when the file is missing, no safetensors file, or shorter than its header says."""
+    """The header of `path`. UserError when the file is missing, no safetensors file, or of another size than its header says."""
     file_path = Path(path)
     try:
         check_ordinary(file_path)
@@ -108,6 +109,8 @@ def _parse(path: Path, raw: bytes, data_start: int, size: int) -> Header:
             raise UserError(f"{path}: tensor {name} has the unknown dtype {info.dtype}; this file needs a newer version of this program")
         if (info.end - info.start) * 8 != prod(info.shape) * bits or info.start < data_start:
             raise UserError(f"{path} is damaged: tensor {name} ({info.dtype} {list(info.shape)}) does not fit its bytes; fetch it again")
+    if size > needed:
+        raise UserError(f"{path} is damaged: it has {counted(size - needed, 'byte')} more than its header says; fetch it again")
     return Header(tensors, metadata)
 
 
