@@ -81,9 +81,9 @@ export function widgetOf(node, name) {
   return node.widgets?.find((/** @type {any} */ widget) => widget.name === name);
 }
 
-/** The node that an input comes from, seen through reroutes. @param {any} node @param {number} slot @returns {any} */
+/** The node that an input comes from, seen through reroutes; none for a node that was taken out of its graph. @param {any} node @param {number} slot @returns {any} */
 export function originOf(node, slot) {
-  let origin = node.getInputNode?.(slot);
+  let origin = node.graph ? node.getInputNode?.(slot) : undefined; // ComfyUI throws where there is no graph
   while (origin?.type === "Reroute") origin = origin.getInputNode(0);
   return origin ?? undefined;
 }

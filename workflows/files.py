@@ -13,16 +13,19 @@ from .layout import build
 from .start_here import start_here
 
 HERE = Path(__file__).resolve().parent
+ORDER = HERE.parent / "web" / "templates" / "order.json"
+"""Names of the templates as the page lists them; a server lists files as they come."""
 MARK = "musubi_template"
 """Of a template that nobody has saved yet: `web/templates.js` says it in the language of the page."""
 
 
 def texts() -> dict[Path, str]:
-    """file -> its text, for all workflows."""
+    """file -> its text, for all workflows and the order in which they are listed."""
     specs = {name: node.spec for name, node in BY_NAME.items()}
-    built = {name: build(workflow, specs) for name, workflow in WORKFLOWS.items()}
-    built |= {f"train_a_lora{name}": start_here(FIRST, specs, app=app) for name, app in (("_start_here", False), (".app", True))}
-    return {HERE / f"{name}.json": _text(workflow) for name, workflow in built.items()}
+    built = {f"train_a_lora{name}": start_here(FIRST, specs, app=app) for name, app in (("_start_here", False), (".app", True))}
+    built |= {name: build(workflow, specs) for name, workflow in WORKFLOWS.items()}
+    files = {HERE / f"{name}.json": _text(workflow) for name, workflow in built.items()}
+    return {**files, ORDER: json.dumps([*built], indent=1) + "\n"}
 
 
 def _text(workflow: Mapping[str, Any]) -> str:

@@ -199,15 +199,17 @@ def socket_of(node: dict[str, Any], spec: Any, name: str) -> int:
     return names.index(name)
 
 
-def lanes(links: Sequence[Sequence[Any]], nodes: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
-    """Reroutes of the links that skip a column: one lane above the groups for each output."""
+def lanes(
+    links: Sequence[Sequence[Any]], nodes: Mapping[int, Mapping[str, Any]], below: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """Reroutes of the links that skip a column: one lane above the groups for each output. below: reroutes that are there already."""
     skipping: dict[tuple[int, int], list[Sequence[Any]]] = {}
     for link in links:
         if nodes[link[3]]["pos"][0] - nodes[link[1]]["pos"][0] > WIDTH + GUTTER:
             skipping.setdefault((link[1], link[2]), []).append(link)
-    reroutes: list[dict[str, Any]] = []
+    reroutes: list[dict[str, Any]] = [dict(one) for one in below]
     parents: list[dict[str, int]] = []
-    for number, ((origin, _), found) in enumerate(skipping.items()):
+    for number, ((origin, _), found) in enumerate(skipping.items(), len({one["pos"][1] for one in below})):
         y = -TITLE - 4 * PADDING - LANE * number
         columns = sorted({nodes[link[3]]["pos"][0] for link in found})
         start = nodes[origin]["pos"][0] + nodes[origin]["size"][0] + GUTTER // 2

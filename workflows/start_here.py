@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .contents import Model, training
-from .layout import GUTTER, WIDTH, build, note_node, socket_of, view
+from .layout import GUTTER, WIDTH, build, lanes, note_node, socket_of, view
 
 NAME = "Train a LoRA"
 _NAMESPACE = uuid.UUID("6f0d4c1e-4a0b-5a7e-9d55-6d7573756269")
 _INPUTS, _OUTPUTS, _HOST = -10, -20, 1
+_INPUTS_WIDTH = 160
 
 NOTE = """## What it does
 Trains a {title} LoRA on your clips or images. \
@@ -48,6 +49,7 @@ def start_here(model: Model, specs: Mapping[str, Any], *, app: bool) -> dict[str
     for node, widget, label in shown:
         _expose(definition, host, names[node], specs[node], widget, label)
     trainer = names[model.trainer]
+    _route(definition)
     _give(definition, host, trainer, specs[model.trainer].outputs[0])
     files = "".join(f"\n* models/{folder}/{file}" for file, (_, folder) in model.downloads.items())
     note = note_node(2, f"{NOTE.format(title=model.card.title)}\n## Files{files}", [WIDTH + 2 * GUTTER + 100, 0])
@@ -74,6 +76,8 @@ def _definition(inside: Mapping[str, Any], title: str) -> dict[str, Any]:
     right = max(group["bounding"][0] + group["bounding"][2] for group in inside["groups"])
     keys = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
     parents = {entry["id"]: {"parentId": entry["parentId"]} for entry in inside["extra"].get("linkExtensions", [])}
+    x, y = next(node for node in inside["nodes"] if node["type"] == "MarkdownNote")["pos"]
+    nodes = [{**node, "pos": [x - _INPUTS_WIDTH - GUTTER, y]} if node["type"] == "MarkdownNote" else node for node in inside["nodes"]]
     return {
         "id": _id(NAME),
         "version": 1,
@@ -86,12 +90,12 @@ def _definition(inside: Mapping[str, Any], title: str) -> dict[str, Any]:
         "revision": 0,
         "config": {},
         "name": NAME,
-        "inputNode": {"id": _INPUTS, "bounding": [-260, 0, 160, 220]},
+        "inputNode": {"id": _INPUTS, "bounding": [x + WIDTH - _INPUTS_WIDTH, 0, _INPUTS_WIDTH, 220]},
         "outputNode": {"id": _OUTPUTS, "bounding": [right + GUTTER, 0, 120, 60]},
         "inputs": [],
         "outputs": [],
         "widgets": [],
-        "nodes": inside["nodes"],
+        "nodes": nodes,
         "groups": inside["groups"],
         "links": [dict(zip(keys, link, strict=True)) | parents.get(link[0], {}) for link in inside["links"]],
         "reroutes": inside["extra"].get("reroutes", []),
@@ -135,6 +139,21 @@ def _expose(definition: dict[str, Any], host: dict[str, Any], node: dict[str, An
     definition["inputs"].append({"id": _id(widget), "name": widget, "type": entry.kind, "linkIds": [number], "label": label})
     host["inputs"].append({"name": widget, "label": label, "type": entry.kind, "widget": {"name": widget}, "link": None})
     host["widgets_values"].append(_value(node, spec, widget))
+
+
+def _route(definition: dict[str, Any]) -> None:
+    """Lead what comes from outside past the columns on its way."""
+    x, y, width, height = definition["inputNode"]["bounding"]
+    places = {_INPUTS: {"pos": [x, y], "size": [width, height]}, **{node["id"]: node for node in definition["nodes"]}}
+    keys = ("id", "origin_id", "origin_slot", "target_id", "target_slot")
+    exposed = [link for link in definition["links"] if link["origin_id"] == _INPUTS]
+    routed = lanes([[link[key] for key in keys] for link in exposed], places, definition["reroutes"])
+    parents = {entry["id"]: entry["parentId"] for entry in routed["linkExtensions"]}
+    for link in exposed:
+        if link["id"] in parents:
+            link["parentId"] = parents[link["id"]]
+    definition["reroutes"] = routed["reroutes"]
+    definition["state"]["lastRerouteId"] = len(routed["reroutes"])
 
 
 def _value(node: Mapping[str, Any], spec: Any, widget: str) -> Any:

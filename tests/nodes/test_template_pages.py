@@ -45,6 +45,15 @@ for (const [a, ax, ay, aw, ah] of boxes) for (const [b, bx, by, bw, bh] of boxes
 return over;
 """
 
+DROP = """
+const files = new DataTransfer();
+const bytes = (data) => Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+for (const [name, data] of Object.entries(args[0])) files.items.add(new File([bytes(data)], name));
+document.querySelector('.musubi-upload').dispatchEvent(new DragEvent('drop', { dataTransfer: files, bubbles: true, cancelable: true }));
+return 1;
+"""
+WORDS = base64.b64encode(b"my own words").decode()
+
 
 def test_templates_open_and_clips_are_uploaded(comfyui_path: Path, comfyui_python: Path, tmp_path: Path, browser: Browser) -> None:
     base = tmp_path / "base"
@@ -57,8 +66,10 @@ def test_templates_open_and_clips_are_uploaded(comfyui_path: Path, comfyui_pytho
         assert {*listed} == {path.stem for path in TEMPLATES}
         browser.open(server.url)
         browser.wait(READY, 240)
+        shown = browser.run("return (await (await import('/scripts/api.js')).api.getWorkflowTemplates())['musubi-tuner'];")
+        assert shown == json.loads((ROOT / "web" / "templates" / "order.json").read_text(encoding="utf-8")) and {*shown} == {*listed}
         browser.run(LISTEN)
-        for nodes_2 in (False, True):
+        for nodes_2 in (True, False):  # a new ComfyUI draws its nodes without Nodes 2.0, and so do the pictures
             browser.run("await window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', args[0]); return 1;", nodes_2)
             for path in TEMPLATES:
                 browser.run("await window.app.loadGraphData(args[0]); return 1;", json.loads(path.read_text(encoding="utf-8")))
@@ -66,8 +77,21 @@ def test_templates_open_and_clips_are_uploaded(comfyui_path: Path, comfyui_pytho
                 assert browser.run("return window.said.splice(0).filter((words) => !words.includes('Failed to fetch'));") == [], path.stem
                 assert browser.run("return window.app.canvas.ds.scale;") >= 0.65, path.stem
                 assert browser.run(OVERLAPS) == [], path.stem
+        _unpacked(browser)
         _in_japanese(browser, server.url)
         _upload(browser, base)
+
+
+def _unpacked(browser: Browser) -> None:
+    """The first template is taken apart, as its page in the docs says one can."""
+    browser.run(
+        "await window.app.loadGraphData(args[0]); window.app.graph.unpackSubgraph(window.app.graph.nodes.find((node) => node.subgraph));",
+        json.loads((ROOT / "workflows" / "train_a_lora_start_here.json").read_text(encoding="utf-8")),
+    )
+    browser.run("await new Promise((resolve) => setTimeout(resolve, 300)); return 1;")
+    of_ours = [words for words in browser.run("return window.said.splice(0);") if not words.startswith("Missing Link ID")]
+    assert [words for words in of_ours if "Failed to fetch" not in words] == []
+    assert len(browser.run("return Object.keys((await window.app.graphToPrompt()).output);")) == 9
 
 
 def _in_japanese(browser: Browser, url: str) -> None:
@@ -100,18 +124,12 @@ def _upload(browser: Browser, base: Path) -> None:
     browser.run("window.app.graph.nodes[0].musubiUpload.callback(); return 1;")
     browser.wait("document.querySelector('.musubi-upload') ? 1 : 0")
     clip = next((base / "our home" / "demo" / "dataset").glob("*.mp4")).read_bytes()
-    browser.run(
-        "const bytes = Uint8Array.from(atob(args[0]), (letter) => letter.charCodeAt(0));"
-        "const files = new DataTransfer();"
-        "files.items.add(new File([bytes], 'one.mp4')); files.items.add(new File([bytes], 'two.mp4'));"
-        "files.items.add(new File(['my own words'], 'two.txt')); files.items.add(new File(['x'], 'tool.exe'));"
-        "const dialog = document.querySelector('.musubi-upload');"
-        "dialog.dispatchEvent(new DragEvent('drop', { dataTransfer: files, bubbles: true, cancelable: true }));"
-        "const [folder, caption] = dialog.querySelectorAll('input[type=text]');"
-        "folder.value = 'my_dog'; caption.value = 'ohwx dog'; return 1;",
-        base64.b64encode(clip).decode(),
-    )
+    browser.run(DROP, {"one.mp4": base64.b64encode(clip).decode(), "two.mp4": base64.b64encode(clip).decode(), "two.txt": WORDS})
+    fields = "const [folder, caption] = document.querySelectorAll('.musubi-upload input[type=text]');"
+    browser.run(f"{fields} folder.value = 'my_dog'; caption.value = 'ohwx dog'; return 1;")
     _picture(browser, "first_lora_upload")
+    browser.run(DROP, {"tool.exe": WORDS})
+    browser.wait("document.querySelector('.musubi-upload [role=status]').innerText.includes('tool.exe') ? 1 : 0")
     browser.run("document.querySelector('.musubi-upload input[type=text]').value = 'new clips 名'; return 1;")
     browser.run("document.querySelector('.musubi-upload form').requestSubmit(); return 1;")
     browser.wait("document.querySelector('.musubi-upload') ? 0 : 1")

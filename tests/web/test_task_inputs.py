@@ -31,7 +31,10 @@ class Node {
     this.inputs = inputs.map((name) => ({ name, link: null }));
     app.graph.nodes.push(this);
   }
-  getInputNode(slot) { return this.inputs[slot].link; }
+  getInputNode(slot) {
+    if (!this.graph) throw new Error("Attempted to access LGraph reference that was null or undefined.");
+    return this.inputs[slot].link;
+  }
   addInput(name) { this.inputs.push({ name, link: null }); }
   removeInput(slot) { this.inputs.splice(slot, 1); }
   computeSize() { return [300, 20 * this.widgets.filter((widget) => !widget.hidden).length]; }
@@ -107,6 +110,9 @@ cache.widgets[2].value = "cpu";
 trainer.connect("models", models);
 await tick();
 said.set_advanced = cache.seen();
+cache.onConnectionsChange(); // of a node that is deleted, or taken out of a subgraph, as ComfyUI does both
+cache.graph = null;
+await tick();
 console.log(JSON.stringify(said));
 """
 

@@ -61,9 +61,11 @@ def test_every_state_has_its_word_and_its_numbers(tab: Tab) -> None:
     assert "CUDA out of memory" in tab.text(f"[data-id='{STATES['failed']['id']}'] .mt-error-line")
     line = f"document.querySelector(`[data-id='{STATES['running']['id']}'] .mt-line`)"
     tab.browser.run(f"window.line = {line};")
-    news = {**STATES["running"], "step": 800, "version": 2}
+    news = {**STATES["running"], "step": 800, "phase": "epoch 62 of 85", "version": 2}
     tab.browser.run("window.api.say('musubi_tuner.jobs', { jobs: [args[0]], removed: [] });", news)
     tab.browser.wait(f"{line}.innerText.includes('800 /') ? 1 : 0")
+    shown = tab.browser.run(f"return {line}.innerText;")
+    assert shown.endswith("800 / 1\u202f600 · 20 min left · epoch 62 of 85"), "what is cut, where there is little room, comes last"
     assert tab.browser.run(f"return {line} === window.line;"), "a row is changed, not made anew"
     assert tab.browser.run(f"return {line}.nextElementSibling.getAttribute('aria-valuenow');") == "50"
     late = """

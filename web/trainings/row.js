@@ -30,15 +30,15 @@ export function badge(job, old) {
   return made;
 }
 
-/** One line: loss first, then where it is and how long it takes. @param {Job} job */
+/** One line: loss first, then where it is and how long it takes; what it does at the moment last, where a narrow one is cut. @param {Job} job */
 export function line(job) {
   const going = job.state !== "ended" && job.state !== "queued";
   const parts = [];
   if (job.loss !== null && job.kind === "training") parts.push(say("line.loss", { loss: number(job.average ?? job.loss) }));
   if (job.total) parts.push(`${count(job.step)} / ${count(job.total)}`);
   else if (job.step) parts.push(count(job.step));
-  if (going && job.phase && job.phase !== "training") parts.push(translated(job.phase));
   if (going && job.seconds_left) parts.push(say("line.left", { time: duration(job.seconds_left) }));
+  if (going && job.phase && job.phase !== "training") parts.push(translated(job.phase));
   if (job.state === "ended") parts.push(moment(job.ended ?? job.created));
   if (job.state === "queued") parts.push(moment(job.created));
   return parts.join(" · ");
