@@ -88,7 +88,7 @@ def _comfy_class(node: Node) -> type[io.ComfyNode]:
                 line += f" · {counted(len(host.warnings), 'note')}"
             if line:
                 host.progress(1, 1, line)
-            return io.NodeOutput(*result.values, ui=_shown(host, result, {"line": host.said(line), "text": text} if text != line else {}))
+            return io.NodeOutput(*result.values, ui=_shown(host, result, {"line": line, "text": "" if text == line else text} if line else {}))
 
     late = [entry.name for entry in spec.inputs if entry.late]
 
@@ -206,7 +206,8 @@ def _arguments(maker: Any) -> frozenset[str]:
 
 
 def _shown(host: ComfyHost, result: Result, report: dict[str, str]) -> dict[str, Any] | None:
-    """Files in the output or temp folder, and what does not fit into a node's line, as the web page wants them."""
+    """Files in the output or temp folder, a node's line, and what does not fit into it, as the web page wants them. ComfyUI tells lines
+    as a node runs only, but gives these again for each kept result."""
     images = []
     for path in result.shown:
         for kind, root in (("output", host.output_dir), ("temp", host.temp_dir)):

@@ -67,12 +67,13 @@ class TensorBoard(Node):
             host.check_interrupted()
             host.progress(0, 1, text)
 
-        address = await address_of(host.home, folder, tell)
+        server = await server_of(host.home, folder, tell)
+        address = server.progress.address
         place = urlsplit(address)
         lines = [f"TensorBoard: {address}", f"logs: {folder}", f"From another machine: ssh -L {place.port}:{place.netloc} <this machine>"]
         if not any(folder.rglob("events.out.tfevents*")):
             lines.append("There are no logs in it yet: a training writes them as it goes on.")
-        return Result((address,), text="\n".join(lines), line=address)
+        return Result((address,), text="\n".join(lines), line=address, page_data={"musubi_job": [{"id": server.folder.id}]})
 
 
 def _logs(host: Host, inputs: dict[str, Any]) -> Path:
@@ -96,14 +97,14 @@ def _named(host: Host, text: str) -> Path:
     return path
 
 
-async def address_of(home: Path, folder: Path, tell: Callable[[str], object]) -> str:
-    """Where the server of this folder is reached, which is started unless it runs. tell: hears what is being done, and may raise to end it.
-    UserError where it does not start."""
+async def server_of(home: Path, folder: Path, tell: Callable[[str], object]) -> runner.Job:
+    """The server of this folder, which can be reached at `progress.address`; it is started unless it runs. tell: hears what is being done,
+    and may raise to end it. UserError where it does not start."""
     folder = folder.resolve()
     async with _one_at_a_time(folder, tell):
         if folder not in _servers or _servers[folder].ended:
             _servers[folder] = await _started(home, folder, tell)
-        return _servers[folder].progress.address
+        return _servers[folder]
 
 
 @contextlib.asynccontextmanager

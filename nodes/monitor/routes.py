@@ -37,7 +37,8 @@ def add_routes(table: Any, host: Callable[[], Host]) -> None:
     async def tensor_board(request: Any, values: dict[str, Any]) -> dict[str, Any]:
         home = host().home
         logs = await asyncio.to_thread(_logs, index_of(home), request.match_info["id"])
-        return {"address": await tensorboard.address_of(home, logs, lambda text: None)}
+        server = await tensorboard.server_of(home, logs, lambda text: None)
+        return {"address": server.progress.address}
 
     async def publish(request: Any, values: dict[str, Any]) -> dict[str, Any]:
         here = host()

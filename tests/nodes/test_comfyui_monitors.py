@@ -39,6 +39,7 @@ const top = app.canvas.canvas.getBoundingClientRect().top + (node.pos[1] + offse
 const frame = document.querySelector(`[data-node-id="${node.id}"]`)?.getBoundingClientRect() ?? { top, bottom: top + node.size[1] * scale };
 return [curve.bottom <= report.top + 1, curve.height > 40, curve.top >= frame.top && curve.bottom <= frame.bottom + 1];
 """
+_SAYS = "(widget) => widget.name.includes('text-preview') && widget.value"
 TINY = {"width": 32, "height": 32, "video_length": 5, "infer_steps": 1, "guidance_scale": 1.0, "cell_height": 64}
 
 
@@ -85,7 +86,7 @@ def test_what_watches_a_training_works_together_and_ends_with_comfyui(
             assert len(json.loads(answer.read())) == 1
         detail = asyncio.run(server.get(f"/musubi_tuner/jobs/{outputs['200']['musubi_job'][0]['id']}"))
         assert {sample["step"] for sample in detail["samples"]} == {0, 2, 8} and len(detail["samples"]) == 5
-        _look(browser, server.url, prompt, address)
+        _look(browser, server.url, prompt, address, [int(node) for node in (trainer, "200", "201", "202", "203")])
         os.kill(server.process.pid, signal.SIGKILL)
         end = time.monotonic() + SECONDS
         while board.is_running() and board.status() != psutil.STATUS_ZOMBIE:
@@ -93,18 +94,32 @@ def test_what_watches_a_training_works_together_and_ends_with_comfyui(
             time.sleep(0.1)
 
 
-def _look(browser: Browser, url: str, prompt: dict[str, Any], address: str) -> None:
-    """Queued again from a page, where nearly all is as it was: the curve is on the monitor too, above its report, and the address can be
-    clicked."""
+def _look(browser: Browser, url: str, prompt: dict[str, Any], address: str, say: list[int]) -> None:
+    """Queued again from a page of each renderer, where nearly all is as it was: the curve is on the monitor too, above its report, and the
+    address can be clicked; there, and when the graph is opened again. say: the nodes whose line ComfyUI gives
+    again with a kept result."""
+    link, nodes = f"document.querySelector('a[href=\"{address}\"]') ? 1 : 0", "app.graph.nodes"
+    for vue in (False, True):
+        _open(browser, url, vue)
+        browser.run("await app.loadApiJson(args[0], 'watch'); await app.queuePrompt(0); return 1;", prompt)
+        browser.wait(link, SECONDS)
+        browser.wait("document.querySelectorAll('.mt-node canvas').length === 3 ? 1 : 0", SECONDS)
+        browser.wait(f"{nodes}.find((one) => one.type === 'MusubiTuner_TrainingMonitor').musubiReport ? 1 : 0", SECONDS)
+        browser.wait(f"{json.dumps(say)}.every((id) => app.graph.getNodeById(id).widgets.some({_SAYS})) ? 1 : 0", SECONDS)
+        browser.run(_BEFORE_THE_EYES)
+        browser.wait(f"(() => {{ {_CURVE} }})().every(Boolean) ? 1 : 0", SECONDS)
+        graph = browser.run("return app.graph.serialize();")
+        browser.run("localStorage.clear(); sessionStorage.clear(); return 1;")
+        _open(browser, url, vue)
+        browser.run("await app.loadGraphData(args[0]); return 1;", graph)
+        browser.wait(f"{link} && document.querySelectorAll('.mt-node canvas').length ? 1 : 0", SECONDS)
+
+
+def _open(browser: Browser, url: str, vue: bool) -> None:
     browser.open(url)
     browser.wait(READY, SECONDS)
     browser.wait("app.extensionManager.workflow?.activeWorkflow ? 1 : 0", SECONDS)
-    browser.run("app.loadApiJson(args[0], 'watch'); await app.queuePrompt(0); return 1;", prompt)
-    browser.wait(f"document.querySelector('a[href=\"{address}\"]') ? 1 : 0", SECONDS)
-    browser.wait("document.querySelectorAll('.mt-node canvas').length === 2 ? 1 : 0", SECONDS)
-    browser.wait("app.graph.nodes.find((one) => one.type === 'MusubiTuner_TrainingMonitor').musubiReport ? 1 : 0", SECONDS)
-    browser.run(_BEFORE_THE_EYES)
-    browser.wait(f"(() => {{ {_CURVE} }})().every(Boolean) ? 1 : 0", SECONDS)
+    browser.run("await app.extensionManager.setting.set('Comfy.VueNodes.Enabled', args[0]); return 1;", vue)
 
 
 def _defaults(name: str) -> dict[str, Any]:

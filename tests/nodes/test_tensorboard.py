@@ -45,7 +45,9 @@ def test_one_for_each_folder_on_this_machine_only_until_it_is_stopped(part: Any,
     before = node.fingerprint(host)
     first, second = asyncio.run(both())
     address = first.values[0]
-    assert asyncio.run(part("nodes.tensorboard").address_of(host.home, run, lambda text: None)) == address, "the tab asks for the same"
+    server = asyncio.run(part("nodes.tensorboard").server_of(host.home, run, lambda text: None))
+    assert server.progress.address == address, "the tab asks for the same"
+    assert first.page_data == {"musubi_job": [{"id": server.folder.id}]}, "so that the page finds it again after a reload"
     assert second.values[0] == address and first.line == address
     [job] = part("nodes.tensorboard")._servers.values()
     process = psutil.Process(job.pid)

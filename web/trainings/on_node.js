@@ -1,5 +1,5 @@
 // @ts-check
-// On the node of a training, or of its monitor: the curve as it grows, and its last sample, labelled. It is read from the server, so that it is there again after
+// On the node of a training, or of its monitor: the curve as it grows, and its last sample, labelled; on TensorBoard's, its address. It is read from the server, so that it is there again after
 // a reload; which job it is lies in the workflow.
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
@@ -8,6 +8,7 @@ import { joined } from "./curves.js";
 import { addStylesheet, button, element, setText } from "./element.js";
 import { media } from "./gallery.js";
 import { Pieces } from "./pieces.js";
+import { CORE_TEXT, pathTo } from "./places.js";
 import { makeRoom, putAbove } from "./room.js";
 import { badge, line, title } from "./row.js";
 import { Earlier, jobsOfRun } from "./run.js";
@@ -19,7 +20,7 @@ import { openTraining } from "./tab.js";
 const BEGUN = "musubi_tuner.node"; // message: a node's training has begun
 const BEGINS = "musubi_tuner.begins"; // message: a node's job, of whatever kind
 const PROPERTY = "musubi_job";
-const CORE_TEXT = "$$node-text-preview"; // ComfyUI's own line on a node
+const ADDRESS = /http:\/\/(127\.0\.0\.1|localhost):\d+\/?/; // of what a job serves on this machine
 const CURVE = 96;
 const SAMPLE = 150;
 const POINTS = 400;
@@ -85,7 +86,9 @@ class Panel {
       this._room();
     }
     const said = job.state === "ended" ? translated(job.text || job.error || "") : line(job);
-    setText(this.text, own ? "" : trains ? said : [title(job), said].filter(Boolean).join(" · "));
+    const [address] = job.state === "ended" ? [] : (ADDRESS.exec(job.text) ?? []);
+    if (address && !own) this.text.replaceChildren(element("a", { href: address, target: "_blank", rel: "noopener noreferrer" }, address));
+    else setText(this.text, own ? "" : trains ? said : [title(job), said].filter(Boolean).join(" · "));
     this.text.title = translated(job.error ?? job.text);
     const marks = run.flatMap(({ saves }) => saves).map(({ step }) => ({ step, kind: /** @type {const} */ ("save") }));
     const pieces = this.pieces?.of(ids) ?? [];
@@ -140,18 +143,11 @@ function noted() {
   (tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker); // newer and older ComfyUI
 }
 
-/** A node by the id that the server knows it by ("4", or in subgraphs "1:4"), behind the subgraphs that it lies in, outermost first; none if it is not there. @param {string} id @returns {any[]} */
-function pathTo(id) {
-  let graph = /** @type {any} */ (app.rootGraph ?? app.graph);
-  const path = String(id).split(":").map((part) => {
-    const node = graph?.nodes?.find((/** @type {any} */ one) => String(one.id) === part);
-    graph = node?.subgraph;
-    return node;
-  });
-  return path.includes(undefined) ? [] : path;
-}
+const typeOf = (/** @type {any} */ node) => String(node.comfyClass ?? node.type ?? "");
+const trains = (/** @type {any} */ node) => /^MusubiTuner_\w*(LoRATrainer|TrainingMonitor)$/.test(typeOf(node));
 
-const trains = (/** @type {any} */ node) => /^MusubiTuner_\w*(LoRATrainer|TrainingMonitor)$/.test(node.comfyClass ?? node.type ?? "");
+/** Whether a job is shown on it. @param {any} node */
+const watches = (node) => trains(node) || typeOf(node) === "MusubiTuner_TensorBoard";
 
 /** Whether a training is folded into a node. @param {any} node @returns {boolean} */
 const folds = (node) => Boolean(node.subgraph?.nodes.some((/** @type {any} */ one) => trains(one) || folds(one)));
@@ -173,7 +169,7 @@ app.registerExtension({
     });
   },
   nodeCreated(/** @type {any} */ node) {
-    if (!trains(node)) return;
+    if (!watches(node)) return;
     const executed = node.onExecuted;
     node.onExecuted = function (/** @type {any} */ output) {
       executed?.apply(this, arguments);
@@ -182,6 +178,6 @@ app.registerExtension({
   },
   loadedGraphNode(node) {
     const monitors = node.comfyClass === "MusubiTuner_TrainingMonitor"; // what it was asked for, and no later job
-    if (trains(node) || /** @type {any} */ (node).subgraph) follow(node, node.properties?.[PROPERTY], { newest: !monitors });
+    if (watches(node) || /** @type {any} */ (node).subgraph) follow(node, node.properties?.[PROPERTY], { newest: !monitors });
   },
 });

@@ -1,8 +1,10 @@
 // @ts-check
-// On a node whose result is a long text: all of it, to scroll, to copy, and to read in a large window.
+// What a node's run said: its line, and of a long text all of it, to scroll, to copy, and to read in a large window.
 import { app } from "../../../scripts/app.js";
+import { api } from "../../../scripts/api.js";
 import { copied } from "./actions.js";
 import { addStylesheet, button, element } from "./element.js";
+import { pathTo, placed, tellLine } from "./places.js";
 import { makeRoom } from "./room.js";
 import { loadWords, say } from "./words.js";
 
@@ -28,7 +30,7 @@ function heightOf(text) {
   return Math.min(MOST, Math.max(LEAST, 54 + LINE * lines));
 }
 
-/** Shows a text on a node, below a line that says what it is. @param {any} node @param {{ text: string, line: string }} said */
+/** Shows a text on a node, below a line that says what it is. @param {any} node @param {{ text: string, line?: string }} said */
 export async function report(node, { text, line }) {
   await loadWords();
   if (!node.musubiReport) {
@@ -38,27 +40,54 @@ export async function report(node, { text, line }) {
     whole.addEventListener("wheel", (event) => event.stopPropagation(), { passive: true });
     const widget = node.addDOMWidget("musubi_report", "musubi_report", whole, { serialize: false, hideOnZoom: false, getMinHeight: () => heightOf(words.textContent ?? "") });
     widget.serialize = false;
-    node.musubiReport = { words, heading, whole };
+    node.musubiReport = { words, heading, whole, widget };
     if (node.size[0] < WIDTH) node.setSize([WIDTH, node.size[1]]);
   }
   node.musubiReport.words.textContent = text;
-  node.musubiReport.heading.textContent = line;
+  node.musubiReport.heading.textContent = line ?? say("report");
   node.musubiReport.whole.style.minHeight = `${heightOf(text) - 10}px`; // Nodes 2.0 shares a node's height out by what its parts say of themselves
   makeRoom(node);
 }
 
-app.registerExtension({
+/** What an earlier Run said is not what this one came to. @param {any} node */
+function forget(node) {
+  if (!node?.musubiReport) return;
+  node.removeWidget(node.musubiReport.widget);
+  delete node.musubiReport;
+}
+
+const ours = (/** @type {any} */ node) => String(node?.comfyClass ?? node?.type).startsWith("MusubiTuner_");
+
+/** @param {any} node @param {any} output what its run told the page */
+function show(node, output) {
+  const said = output?.musubi_report?.[0];
+  if (!said) return;
+  tellLine(node, said.line);
+  if (said.text) report(node, { text: said.text });
+  else forget(node);
+}
+
+app.registerExtension(/** @type {any} */ ({
   name: "MusubiTuner.Report",
   setup() {
     addStylesheet(new URL("./style.css", import.meta.url).href);
+    for (const end of ["execution_error", "execution_interrupted"]) {
+      api.addEventListener(/** @type {any} */ (end), (/** @type {any} */ { detail }) => forget(pathTo(detail.node_id).pop()));
+    }
   },
   nodeCreated(/** @type {any} */ node) {
-    if (!String(node.comfyClass ?? node.type).startsWith("MusubiTuner_")) return;
+    if (!ours(node)) return;
     const executed = node.onExecuted;
     node.onExecuted = function (/** @type {any} */ output) {
       executed?.apply(this, arguments);
-      const said = output?.musubi_report?.[0];
-      if (said) report(this, said);
+      show(this, output);
     };
   },
-});
+  /** Of a graph that is seen again: another tab was looked at, or it was opened from the queue. @param {Record<string, any>} outputs */
+  onNodeOutputsUpdated(outputs) {
+    for (const [name, output] of Object.entries(outputs)) {
+      const node = placed(name);
+      if (ours(node)) show(node, output);
+    }
+  },
+}));

@@ -8,6 +8,7 @@ class Api extends EventTarget {
     this.queued.push(graph);
     return { prompt_id: `00000000-0000-4000-8000-${String(this.queued.length).padStart(12, "0")}` };
   }
+  dispatchCustomEvent(name, detail) { this.say(name, detail); }
   say(name, detail) { this.dispatchEvent(new CustomEvent(name, { detail })); }
 }
 export const api = new Api();

@@ -1,6 +1,7 @@
 // Stands in for ComfyUI's /scripts/app.js.
 export const app = {
   extensions: [], loaded: [], toasts: [], commands: [], noted: 0,
+  graph: { nodes: [] }, canvas: {},
   registerExtension: (one) => app.extensions.push(one),
   loadGraphData: async (graph) => app.loaded.push(graph),
   graphToPrompt: async () => app.graph_,

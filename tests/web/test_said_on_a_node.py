@@ -1,0 +1,88 @@
+"""What a node's run said is on the node: at the end of the run, where ComfyUI gives a kept result, and in a graph that is opened again. Needs
+Chromium and its driver."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from browser import Browser
+
+from .recorded import STATES, Recorded, page
+
+_GRAPH = """
+const before = window.app.extensions.length;
+await import("/extensions/pack/trainings/report.js");
+await import("/extensions/pack/trainings/on_node.js");
+for (const one of window.app.extensions.slice(before)) one.setup?.();
+window.lines = [];
+window.api.addEventListener("progress_text", ({ detail }) => window.lines.push([detail.nodeId, detail.text]));
+window.made = (id, kind, graph) => {
+  const node = {
+    id, graph, comfyClass: `MusubiTuner_${kind}`, size: [400, 300], widgets: [], properties: {}, computeSize: () => [400, 300], setSize() {},
+    setProperty(name, value) { this.properties[name] = value; },
+    addDOMWidget(name, type, whole) { document.body.append(whole); const widget = { name, whole }; this.widgets.push(widget); return widget; },
+    removeWidget(widget) { widget.whole.remove(); this.widgets.splice(this.widgets.indexOf(widget), 1); },
+  };
+  graph.nodes.push(node);
+  for (const one of window.app.extensions) one.nodeCreated?.(node);
+  return node;
+};
+const root = { nodes: [], subgraphs: new Map() }, folded = { nodes: [] };
+root.subgraphs.set("12ab", folded);
+Object.assign(window.app, { graph: root, canvas: { graph: root } });
+window.board = window.made(5, "TensorBoard", root);
+window.within = window.made(7, "ResourceMonitor", folded);
+window.made(9, "Folder", root).subgraph = folded;
+"""
+_SHOWN = "[...document.querySelectorAll('.mt-report pre')].map((one) => one.textContent).join('|')"
+ADDRESS = "http://127.0.0.1:43210/"
+
+
+@pytest.fixture
+def window(browser: Browser) -> Iterator[Browser]:
+    recorded = Recorded()
+    job = {**STATES["running"], "id": "20261127-101112-tensorboard-ab12cd", "kind": "tool", "verb": "tensorboard", "name": "", "run": None}
+    recorded.jobs.append({**job, "text": f"TensorBoard of cat-1: {ADDRESS}", "phase": f"TensorBoard of cat-1: {ADDRESS}"})
+    with page(recorded) as url:
+        browser.open(url)
+        browser.wait("window.app?.tab ? 1 : 0")
+        browser.run(_GRAPH)
+        yield browser
+
+
+def said(line: str, text: str) -> dict[str, Any]:
+    return {"musubi_report": [{"line": line, "text": text}]}
+
+
+def test_a_kept_result_says_again_what_its_run_said(window: Browser) -> None:
+    window.run("window.board.onExecuted(args[0]);", said(ADDRESS, "all of it"))
+    window.wait(f"{_SHOWN} === 'all of it' ? 1 : 0")
+    assert window.run("return window.lines;") == [["5", ADDRESS]]
+    window.run("window.board.onExecuted(args[0]);", said("TensorBoard was stopped", ""))
+    window.wait(f"{_SHOWN} === '' ? 1 : 0")
+    assert window.run("return window.lines[1];") == ["5", "TensorBoard was stopped"]
+
+
+@pytest.mark.parametrize("end", ["execution_error", "execution_interrupted"])
+def test_what_an_earlier_run_said_is_gone_when_one_fails(window: Browser, end: str) -> None:
+    for node in ("board", "within"):
+        window.run("window[args[0]].onExecuted(args[1]);", node, said("fine", node))
+    window.wait(f"{_SHOWN} === 'board|within' ? 1 : 0")
+    window.run("window.api.say(args[0], { node_id: '9:7' });", end)
+    assert window.run(f"return {_SHOWN};") == "board", "another node's stays"
+
+
+def test_a_graph_that_is_seen_again_has_what_was_said_in_it(window: Browser) -> None:
+    outputs = {"5": said(ADDRESS, "whole"), "12ab:7": said("nothing is short", "much"), "6": said("of a node that is gone", "x"), "9": {"images": []}}
+    window.run("for (const one of window.app.extensions) one.onNodeOutputsUpdated?.(args[0]);", outputs)
+    window.wait(f"{_SHOWN} === 'whole|much' ? 1 : 0")
+    assert window.run("return window.lines;") == [["5", ADDRESS]], "the number of a node that is folded away is another node's here"
+
+
+def test_the_address_of_tensorboard_is_there_again_after_a_reload_while_it_runs(window: Browser) -> None:
+    window.run("window.board.properties.musubi_job = args[0];", "20261127-101112-tensorboard-ab12cd")
+    window.run("for (const one of window.app.extensions) one.loadedGraphNode?.(window.board);")
+    window.wait(f"document.querySelector('.mt-node a[href=\"{ADDRESS}\"]') ? 1 : 0")
+    assert window.run("return document.querySelector('.mt-node .mt-badge').textContent;") == "running"
