@@ -34,7 +34,7 @@ from pathlib import Path
 if "musubi_backend" not in sys.modules:  # on a machine without the environment
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "backend"))
 
-from musubi_backend.device import let_memory_grow, pick_device
+from musubi_backend.device import known_device, let_memory_grow, pick_device
 from musubi_backend.errors import UserError
 
 if __name__ == "__main__":
@@ -48,7 +48,7 @@ from musubi_backend.memory.estimate import Estimate
 
 from .gpu_checks import CHECKS, COMPILED, ROUNDING, Checking, check_devices, distance, free, gradients, judged
 from .gpu_measure import arithmetic, available_ram, measured, stepper, traced
-from .gpu_models import ALL, IMAGE, LONG, MODELS, SHORT, SMALL, SMALLEST, Model, Setting, Size, Trained, build
+from .gpu_models import ALL, IMAGE, LONG, MODELS, SHORT, SMALL, SMALLEST, Model, Setting, Size, Trained, build, lacking
 from .gpu_musubi import Musubi
 from .gpu_plan import Plans, peak_gb
 from .gpu_process import Part, Stopped, Watched, told_to_stop
@@ -181,7 +181,7 @@ class Battery:
 
     def limits(self, clock: Clock) -> None:
         """The best within a limit: what `--vram` chooses, and less where that does not fit."""
-        total = torch.cuda.get_device_properties(self.device).total_memory / 1e9 if self.device.type == "cuda" else max(_LIMITS)
+        total = torch.cuda.mem_get_info(self.device)[1] / 1e9 if self.device.type == "cuda" else max(_LIMITS)
         sizes = [SMALLEST] if self.small else [IMAGE, SHORT]
         for size in sizes:
             for limit in (limit for limit in _LIMITS if limit <= total):
@@ -236,6 +236,10 @@ class Battery:
         what = f"{model.name} {size}, {setting}{f' within {limit} GB' if limit else ''}{'' if make is build else ', as musubi-tuner'}"
         row: Row = {"model": model.name, "size": str(size), "setting": str(setting), "whose": whose, "within GB": limit}
         least = self.compiling if setting.compiled else _LEAST
+        missing = lacking(setting, self.device, torch.bfloat16) if make is build else ""
+        if missing:
+            self.results.leave_out(f"{what}: {missing}")
+            return None
         if clock.left < least:
             self.results.leave_out(f"{what}: no time")
             return None
@@ -258,12 +262,12 @@ class Battery:
                 self._measured(row, make(model, setting, self.device), model, size, 0.05 if self.small else min(_MEASURED, clock.left / 4))
         except Exception as error:  # one setting must not cost the others
             row["error"] = "does not fit" if out_of_memory(error) else first_line(error)
-        free(self.device)
         if setting.compiled:
             self.compiling = max(self.compiling, time.monotonic() - start)
         if ours is not None and "seconds" in row:
             row["ours / theirs"] = ours["seconds"] / row["seconds"]
         self.results.add("steps", row)
+        free(self.device)
         return row
 
     def _measured(self, row: Row, trained: Trained, model: Model, size: Size, seconds: float) -> None:
@@ -305,6 +309,11 @@ class Given:
 def prepared(results: Results, given: Given) -> dict[str, Callable[[Clock], object]]:
     """The parts, in the process that measures."""
     device = pick_device(given.device)
+    if device.type == "cuda":
+        card = torch.cuda.get_device_properties(device)
+        facts = {"device": card.name, "memory GB": card.total_memory / 1e9, "capability": f"{card.major}.{card.minor}"}
+        for name, value in facts.items():
+            results.fact(name, value)
     known = results.facts.get(_SPEED)
     speed = None if known is None else gpus.Speed(*known, source="measured")
     musubi = None if given.musubi is None else Musubi(given.musubi)
@@ -312,9 +321,9 @@ def prepared(results: Results, given: Given) -> dict[str, Callable[[Clock], obje
 
 
 def run(device: torch.device, minutes: float, out: Path, small: bool = False, musubi: Path | None = None) -> Results:
-    """Everything there is time for. small: the smallest shapes; on a CPU always."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    results = Results(out, {"device": name, "torch": torch.__version__, "cuda": torch.version.cuda, "minutes": minutes})
+    """Everything there is time for. small: the smallest shapes; on a CPU always. The GPU is left to the process that measures: this one
+    would take memory of it, and some GPUs take one process only."""
+    results = Results(out, {"device": str(device), "torch": torch.__version__, "cuda": torch.version.cuda, "minutes": minutes})
     results.write()
     with tempfile.TemporaryDirectory() as folder, told_to_stop():
         watched = Watched(results, Clock(minutes), prepared, Given(str(device), Path(folder), small, musubi))
@@ -328,13 +337,14 @@ def run(device: torch.device, minutes: float, out: Path, small: bool = False, mu
 
 @contextlib.contextmanager
 def _within(limit: int | None, device: torch.device) -> Iterator[None]:
-    """limit: GB that the GPU may take."""
-    if limit is None or device.type != "cuda":
+    """limit: GB that the GPU may take; without one what is free there, as Windows would give system RAM for more and call it the GPU's."""
+    if device.type != "cuda":
         yield
         return
-    total = torch.cuda.get_device_properties(device).total_memory
+    free_there, total = torch.cuda.mem_get_info(device)
+    most = min(float(free_there + torch.cuda.memory_reserved(device)), float("inf") if limit is None else limit * 1e9)
     number = torch.cuda.current_device() if device.index is None else device.index  # it takes no "cuda" without one
-    torch.cuda.set_per_process_memory_fraction(min(1.0, limit * 1e9 / total), number)
+    torch.cuda.set_per_process_memory_fraction(min(1.0, most / total), number)
     try:
         yield
     finally:
@@ -353,7 +363,7 @@ def main(words: list[str] | None = None) -> int:
     try:
         if given.musubi:
             Musubi(given.musubi)  # is it a checkout?
-        results = run(pick_device(given.device), given.minutes, given.out, given.small, given.musubi)
+        results = run(known_device(given.device), given.minutes, given.out, given.small, given.musubi)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from musubi_backend.exhausted import out_of_memory
 from musubi_backend.layers import offloaded
 from torch import Tensor
 
-from .gpu_models import ALL, Model, Setting, Size, Trained, build, latents
+from .gpu_models import ALL, Model, Setting, Size, Trained, build, lacking, latents
 from .gpu_results import Clock, Results, Row, first_line
 
 T = 0.6
@@ -104,7 +105,7 @@ class Checking:
         """One check with one model, where there is time."""
         least = self.took if one.setting.compiled else 0.0
         label = f"{model.name} {self.size}, {one.setting}"
-        missing = _missing(one, self.device) or ("no time" if clock.left < least else "")
+        missing = _missing(one, self.device, self.dtype) or ("no time" if clock.left < least else "")
         if missing:
             self.results.leave_out(f"{label}: {missing}")
             return
@@ -113,7 +114,7 @@ class Checking:
         row = {"model": model.name, "size": str(self.size), "setting": f"{one.setting}{kernels}", "against": str(one.reference)}
         start = time.monotonic()
         tolerance = ROUNDING if one.tolerance == BITS and model in self.moving else one.tolerance
-        judged(self.results, row, tolerance, lambda: self._apart(one, model, usual), one.limit, usual)
+        judged(self.results, row, tolerance, lambda: self._apart(one, model, usual), one.limit, usual, self.device)
         if one.setting == one.reference and row.get("distance", 0.0) > BITS:
             self.moving.add(model)
             self.results.leave_out(f"{model.name}: equal bits, as its plain step has other ones each time on this device")
@@ -136,21 +137,29 @@ def check_devices(results: Results, models: Sequence[Model], size: Size, device:
             return distance(*(gradients(build(model, Setting(), place, dtype, drawn_on=_CPU), size) for place, dtype in places))
 
         row = {"model": model.name, "size": str(size), "setting": f"{device.type} bf16", "against": "CPU float32"}
-        judged(results, row, OTHER_DEVICE, distances)
+        judged(results, row, OTHER_DEVICE, distances, device=device)
 
 
 def judged(
-    results: Results, row: Row, tolerance: float, distances: Callable[[], float], seconds: float = _SECONDS, usual: bool = False
+    results: Results,
+    row: Row,
+    tolerance: float,
+    distances: Callable[[], float],
+    seconds: float = _SECONDS,
+    usual: bool = False,
+    device: torch.device = _CPU,
 ) -> None:
     """One line of the table, for so many seconds at most. An error is its own line's only. usual: see `Check`."""
     if not results.begin("checks", row, seconds):
         return
+    row |= {"tolerance": tolerance}
     try:
         far = distances() if usual else _with_same_bits(distances)
-        row |= {"tolerance": tolerance, "distance": far, "right": "yes" if far <= tolerance else "NO"}
-    except Exception as error:
-        row |= {"tolerance": tolerance, "right": "NO", "error": first_line(error)}
+        row |= {"distance": far, "right": "yes" if far <= tolerance else "NO"}
+    except Exception as error:  # memory that is too small says nothing of what is right
+        row |= {"right": "no memory"} if out_of_memory(error) else {"right": "NO", "error": first_line(error)}
     results.add("checks", row)
+    free(device)
 
 
 def gradients(trained: Trained, size: Size) -> Gradients:
@@ -200,8 +209,10 @@ def _with_same_bits(distances: Callable[[], float]) -> float:
 
 
 def free(device: torch.device) -> None:
-    """What nothing refers to any more, on a GPU and in pinned system RAM, where it would be in the way."""
+    """What nothing refers to any more, on a GPU and in pinned system RAM, where it would be in the way. RuntimeError where a kernel that
+    failed has made the GPU useless to this process, which then has to end for another one to go on (`gpu_process`)."""
     if device.type == "cuda":
+        torch.cuda.synchronize(device)
         offloaded.unpin()
         gc.collect()
         if "torch._dynamo" in sys.modules:  # importing it takes seconds
@@ -209,7 +220,8 @@ def free(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def _missing(one: Check, device: torch.device) -> str:
+def _missing(one: Check, device: torch.device, dtype: torch.dtype) -> str:
+    """What the device or its environment has not got for a check; "" where it can be done."""
     if one.needs and (device.type == "cpu" or importlib.util.find_spec(one.needs) is None):
         return f"needs {one.needs}" + (" and a GPU" if device.type == "cpu" else "")
-    return ""
+    return lacking(one.setting, device, dtype)

@@ -120,9 +120,10 @@ def measured(step: Callable[[], None], device: torch.device, seconds: float) -> 
     """Steps for about `seconds`, at least one after the warm-up; the first ones are not counted."""
     gpu = device.type == "cuda"
     if gpu:
+        torch.cuda.empty_cache()  # what the weights were made with
         torch.cuda.reset_peak_memory_stats(device)
     if _seconds(step, device) < seconds / 3:
-        step()
+        _seconds(step, device)
     times, end = [_seconds(step, device)], time.perf_counter() + seconds
     while time.perf_counter() + times[-1] < end and len(times) < 20:
         times.append(_seconds(step, device))
@@ -163,9 +164,12 @@ def traced(step: Callable[[], None]) -> Traced | None:
 
 
 def of_trace(events: Sequence[Mapping[str, Any]]) -> Traced:
-    """Of Kineto's events. Waits after the last launch are the measurement's own."""
+    """Of Kineto's events. Waits after the last launch are the measurement's own. RuntimeError where it saw nothing: a driver may keep its
+    counters from containers and virtual machines, which is said on the console only."""
     timed = [event for event in events if event.get("ph") == "X"]
     kernels = [event for event in timed if event.get("cat") == "kernel"]
+    if not kernels:
+        raise RuntimeError("the profiler saw no kernels")
     copies = [event for event in timed if event.get("cat") == "gpu_memcpy" and ("HtoD" in event["name"] or "DtoH" in event["name"])]
     asked = [event for event in timed if event.get("cat") in ("cuda_runtime", "cuda_driver")]
     last = max((event["ts"] for event in asked if "Launch" in event["name"]), default=0.0)

@@ -20,7 +20,8 @@ from musubi_backend.architectures.hunyuan_video.model import HunyuanTransformer
 from musubi_backend.architectures.wan.geometry import WanGeometry
 from musubi_backend.architectures.wan.model import WanTransformer
 from musubi_backend.device import for_model
-from musubi_backend.layers.attention import with_compiler
+from musubi_backend.errors import UserError
+from musubi_backend.layers.attention import check_mode, with_compiler
 from musubi_backend.layers.blocks import KeptAttention
 from musubi_backend.lora.network import LoRANetwork
 from musubi_backend.memory.compiling import Compilation
@@ -137,6 +138,24 @@ class Trained:
         return flow_matching_loss(predicted, latents, noise, None)
 
 
+def check(setting: Setting, device: torch.device, dtype: torch.dtype) -> None:
+    """UserError where the device or the environment cannot do it, as the trainers say it."""
+    check_mode(setting.attention, dtype, device)
+    if setting.compiled:
+        Compilation().check(device, setting.blocks_to_swap > 0)
+    if setting.w8a8 is not None:
+        check_products(setting.w8a8, device)
+
+
+def lacking(setting: Setting, device: torch.device, dtype: torch.dtype) -> str:
+    """What of a setting the device or the environment cannot do; "" where it can do it all."""
+    try:
+        check(setting, device, dtype)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
 def build(
     model: Model, setting: Setting, device: torch.device, dtype: torch.dtype = torch.bfloat16, drawn_on: torch.device | None = None
 ) -> Trained:
@@ -145,15 +164,13 @@ def build(
     card = architectures.cards()[model.card_id]
     with torch.device("meta"):
         made = model.make(model.geometry)
+    check(setting, device, dtype)
     plan = MemoryPlan(
         fp8=setting.fp8_scaled, fp8_scaled=setting.fp8_scaled, blocks_to_swap=setting.blocks_to_swap, ring=setting.ring,
         pinned=setting.pinned,
         compilation=Compilation() if setting.compiled else None,
     )  # fmt: skip
-    if plan.compilation is not None:
-        plan.compilation.check(device, plan.blocks_to_swap > 0)
     if setting.w8a8 is not None:
-        check_products(setting.w8a8, device)
         hold_in_8_bits(made, fp8_layers(made, card), setting.w8a8)
     if setting.fp8_scaled:
         hold_in_fp8(made, fp8_layers(made, card), "block")

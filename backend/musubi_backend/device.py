@@ -23,7 +23,17 @@ _ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # the second is 
 
 
 def pick_device(name: str | None) -> torch.device:
-    """The device called `name`, else the first GPU, else the CPU. Imports torch.
+    """As `known_device`, for what is going to use it: from now on it is the current one. Imports torch."""
+    import torch
+
+    device = known_device(name)
+    if device.type == "cuda" and device.index is not None:  # for packages that launch on the current one, and so that nothing takes
+        torch.cuda.set_device(device)  # memory of another
+    return device
+
+
+def known_device(name: str | None) -> torch.device:
+    """The device called `name`, else the first GPU, else the CPU; nothing of it is used. Imports torch.
 
     UserError for a name PyTorch does not know, and for a GPU that is not there.
     """
@@ -37,8 +47,6 @@ def pick_device(name: str | None) -> torch.device:
         raise UserError(f"--device {name!r} is unknown; use cuda, cuda:1 or cpu") from None
     if device.type == "cuda":
         _check_gpu(device)
-        if device.index is not None:  # for packages that launch on the current one, and so that nothing takes memory of another
-            torch.cuda.set_device(device)
     elif device.type not in ("cpu", "mps", "xpu"):
         raise UserError(f"--device {name!r} is not supported; use cuda, cuda:1 or cpu")
     return device

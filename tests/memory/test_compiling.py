@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.utils._triton
 from functorch.compile import make_boxed_func
 from musubi_backend.architectures.wan.card import CARD
 from musubi_backend.architectures.wan.load import load_transformer
@@ -243,4 +246,23 @@ def test_a_gpu_that_triton_makes_no_code_for_is_refused(monkeypatch: pytest.Monk
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "RTX 2080")
     with pytest.raises(UserError, match=r"--compile needs a GPU that triton makes code for \(RTX 30 or later\); RTX 2080 does not"):
+        Compilation().check(torch.device("cuda"), swapping=False)
+
+
+@pytest.mark.parametrize(("lacks", "says"), [("compilers", "a C compiler"), ("headers", "Python's headers")])
+def test_a_machine_on_which_triton_can_build_nothing_is_refused(
+    lacks: str, says: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As images for containers without compilers: triton would end the first step."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    if lacks == "headers":
+        (tools / "gcc").touch(0o755)
+        monkeypatch.setattr(sysconfig, "get_path", lambda *_: str(tmp_path))
+    monkeypatch.setenv("PATH", str(tools))
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 6))
+    monkeypatch.setattr(torch.utils._triton, "has_triton_package", lambda: True)
+    with pytest.raises(UserError, match=f"--compile needs {says}"):
         Compilation().check(torch.device("cuda"), swapping=False)

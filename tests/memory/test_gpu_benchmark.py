@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -99,7 +98,7 @@ def test_a_limit_is_set_for_a_numbered_gpu(monkeypatch: pytest.MonkeyPatch) -> N
     """PyTorch takes no other, and `--device` may name none."""
     asked: list[tuple[float, object]] = []
     answers = {
-        "get_device_properties": lambda _: SimpleNamespace(total_memory=80e9), "current_device": lambda: 0,
+        "mem_get_info": lambda _: (40e9, 80e9), "memory_reserved": lambda _: 20e9, "current_device": lambda: 0,
         "memory._lazy_init": lambda: None,
     }  # fmt: skip
     for name, answer in answers.items():
@@ -108,7 +107,57 @@ def test_a_limit_is_set_for_a_numbered_gpu(monkeypatch: pytest.MonkeyPatch) -> N
     for device in ("cuda", "cuda:1"):
         with gpu._within(8, gpu.torch.device(device)):
             pass
-    assert asked == [(0.1, 0), (1.0, 0), (0.1, 1), (1.0, 1)]
+    with gpu._within(None, gpu.torch.device("cuda")):
+        assert asked == [(0.1, 0), (1.0, 0), (0.1, 1), (1.0, 1), (0.75, 0)], "what is free, and what this process has"
+
+
+def test_what_the_gpu_cannot_do_is_neither_wrong_nor_a_row(battery: gpu.Battery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu.torch.cuda, "get_device_capability", lambda _: (8, 6))
+    monkeypatch.setattr(gpu.torch.cuda, "get_device_name", lambda _: "RTX 3090")
+    fp8, cuda = Setting(w8a8="fp8"), gpu.torch.device("cuda")
+    Checking(battery.results, SMALLEST, cuda, gpu.torch.bfloat16).check(Check(fp8, BITS), SMALL[0], Clock(600))
+    battery.device = cuda
+    assert battery.measure(Clock(600), SMALL[0], fp8, IMAGE) is None
+    assert not battery.results.checks and not battery.results.steps
+    assert [line.partition(": ")[2] for line in battery.results.left_out] == [
+        "--w8a8 fp8 needs a GPU that multiplies fp8 (RTX 40 or later); RTX 3090 does not"
+    ] * 2
+
+
+def test_a_gpu_that_is_too_small_for_a_check_is_not_wrong(results: Results) -> None:
+    def full() -> float:
+        raise gpu.torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    judged(results, {"model": "one"}, BITS, full)
+    assert [row["right"] for row in results.checks] == ["no memory"]
+
+
+@pytest.mark.parametrize("table", ["checks", "steps"])
+def test_a_process_whose_gpu_is_lost_ends_behind_its_row(table: str, battery: gpu.Battery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an illegal access every further kernel fails: the rows to come are another process's."""
+
+    def lost(*_: object, **__: object) -> Any:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    for name in ("synchronize", "mem_get_info"):
+        monkeypatch.setattr(gpu.torch.cuda, name, lost)
+    battery.device = gpu.torch.device("cuda")
+    with pytest.raises(RuntimeError, match="illegal"):
+        if table == "checks":
+            judged(battery.results, {"model": "one"}, BITS, lost, device=battery.device)
+        else:
+            battery.measure(Clock(600), SMALL[0], Setting(), SMALLEST)
+    assert [row["error"] for row in getattr(battery.results, table)] == [
+        "RuntimeError: CUDA error: an illegal memory access was encountered"
+    ]
+
+
+def test_a_gpu_is_looked_for_without_being_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[object] = []
+    for name, answer in {"is_available": lambda: True, "device_count": lambda: 2, "set_device": used.append}.items():
+        monkeypatch.setattr(gpu.torch.cuda, name, answer)
+    assert gpu.known_device("cuda:1") == gpu.torch.device("cuda", 1) and not used
+    assert used == [gpu.pick_device("cuda:1")]
 
 
 def test_a_card_whose_speed_cannot_be_measured_has_that_of_its_data_sheet(battery: gpu.Battery, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,4 +261,5 @@ def test_a_trace_says_what_was_launched_waited_for_and_copied() -> None:
         event("gpu_memcpy", "Memcpy DtoH (Device -> Pinned)", 10, 8, bytes=10**9),
     ]  # fmt: skip
     assert gpu_measure.of_trace(events) == gpu_measure.Traced(kernels=2, waits=1, copied_gb=4.0, hidden=12 / 16)
-    assert gpu_measure.of_trace([]) == gpu_measure.Traced(0, 0, 0.0, None)
+    with pytest.raises(RuntimeError, match="saw no kernels"):
+        gpu_measure.of_trace(events[3:4])

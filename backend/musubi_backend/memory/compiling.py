@@ -9,8 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sys
+import sysconfig
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -69,6 +72,8 @@ class Compilation:
 
             if not has_triton_package():
                 raise UserError("--compile needs the package triton (on Windows: triton-windows) in the backend's environment")
+            if missing := _triton_lacks():
+                raise UserError(f"--compile needs {missing}, with which triton builds what starts its kernels; it was not found")
         # a model that is loaded into system RAM may still compute on a GPU
         if self.backend == "inductor" and device.type == "cpu" and not torch.cuda.is_available() and not _has_cpp_compiler():
             raise UserError("--compile on the CPU needs a C++ compiler (g++, clang++ or cl), and none was found")
@@ -92,6 +97,20 @@ def _dynamic(text: str | None) -> bool | None:
     if value not in _DYNAMIC:
         raise UserError(f"--compile_args: the third value must be true, false or auto, not {text}")
     return _DYNAMIC[value]
+
+
+def _triton_lacks() -> str:
+    """What triton builds its launchers with and this machine has not, as many images for containers; "" where it has all. triton-windows
+    brings its own."""
+    if sys.platform == "win32":
+        return ""
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "a C compiler (gcc or clang; on Debian and Ubuntu `apt-get install gcc`)"
+    folders = {sysconfig.get_path("include"), sysconfig.get_path("include", "posix_prefix")}
+    if not any(Path(folder, "Python.h").is_file() for folder in folders if folder):
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        return f"Python's headers (Python.h; on Debian and Ubuntu `apt-get install python{version}-dev`)"
+    return ""
 
 
 def _has_cpp_compiler() -> bool:
