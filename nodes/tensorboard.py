@@ -123,9 +123,9 @@ async def _one_at_a_time(folder: Path, tell: Callable[[str], object]) -> AsyncIt
 async def _started(home: Path, folder: Path, tell: Callable[[str], object]) -> runner.Job:
     """A server that can be reached. UserError with what its log says where it ended instead."""
     job_folder = JobFolder.create(home, TENSORBOARD)
-    arguments = to_argv(TENSORBOARD, {"logging_dir": str(folder)})
-    job_folder.write_task(Task(TENSORBOARD, tuple(arguments), foreign=False, gpu=False).noted())
-    command = engine.command(configuration.load(home), job_folder, TENSORBOARD, arguments, foreign=False)
+    task = Task(TENSORBOARD, tuple(to_argv(TENSORBOARD, {"logging_dir": str(folder)})), foreign=False, gpu=False)
+    job_folder.write_task(task.noted())
+    command = engine.command(configuration.load(home), job_folder, task)
     try:
         job = await runner.start(job_folder, command)
     except OSError as error:

@@ -30,7 +30,7 @@ from .jobs import config as configuration
 from .jobs.config import engine_stamp
 from .jobs.engine import refuse_own, refuse_own_optimizer
 from .jobs.folder import JobFolder
-from .jobs.follow import run_tool, warn
+from .jobs.follow import run_tool, run_training, warn
 from .jobs.guard import plain_name
 from .jobs.index import index_of
 from .jobs.runner import Job
@@ -55,8 +55,8 @@ def _spec(card: Card, family: FamilyNodes) -> NodeSpec:
         display_name=f"{card.family} LoRA Trainer",
         category="MusubiTuner/Train",
         description="Train a LoRA on cached latents and captions. The result lies in ComfyUI's loras folder and can be used in the "
-            "same graph. Cancelling "
-        "saves the state; running again continues there. With nothing changed the finished LoRA is given at once.",
+            "same graph. Cancelling saves the state; running again continues there. With nothing changed the finished LoRA is given "
+            "at once.",
         inputs=(
             Input("models", MODELS, f"From {card.family} Model Paths"),
             Input("latents", LATENTS, "From VAE Latent Cache", late=True),
@@ -133,29 +133,17 @@ class LoRATrainer(Node):
         return engine_stamp(host.home)
 
     async def run(self, host: Host, **inputs: Any) -> Result:
-        models, dataset = inputs["models"], inputs["latents"]["dataset"]
-        check_architecture(self.card, models, self.spec.display_name)
-        card = card_of(models)
-        _check_match(inputs, card)
+        check_architecture(self.card, inputs["models"], self.spec.display_name)
+        _check_match(inputs, card_of(inputs["models"]))
         name = plain_name(inputs["output_name"], "output_name")
         settings = configuration.load(host.home)
         begin = await asyncio.to_thread(training_start.of, host, inputs)
-        values = {**self.values(inputs, dataset), **begin.values}
+        values = {**self.values(inputs, inputs["latents"]["dataset"]), **begin.values}
         refuse_own(settings, tool_names(self.card)[TRAIN], [name for name, value in values.items() if value not in (None, False)])
         refuse_own_optimizer(settings, values.get("optimizer_type", ""))
         if begin.state and settings.engine != "builtin":
             raise UserError("musubi-tuner cannot continue at the step of a state: choose the engine builtin, or network_weights instead")
-        files = [values[part.name] for part in self.card.transformers if values.get(part.name)]
-        identity = content.digest(
-            {**self._of_effect(values, WEIGHTS, START), "dataset_config": dataset["datasets"]},
-            begin.stamp,
-            [content.stamp(file) for file in all_files(map(Path, [*files, *values.get("base_weights", ())]))],
-            cache_stamps(dataset, card),
-            inputs["processes"] if inputs["machines"] == 1 else [inputs["processes"], inputs["machines"]],
-            inputs["run_id"],
-            engine_stamp(host.home),
-        )
-        run = Run(host.home / "runs" / f"{name}-{identity}", name, experts.endings(values))
+        run = Run(host.home / "runs" / f"{name}-{self._identity(host, inputs, values, begin)}", name, experts.endings(values))
         key = content.digest(self._of_effect(values, LENGTH, FILE))
         finished = run.finished(key)
         if finished is not None:
@@ -170,6 +158,20 @@ class LoRATrainer(Node):
         if task.machines.rank:
             return self._elsewhere(host, run, job)
         return await self.result(host, run, [await self.for_comfyui(host, lora) for lora in run.made(key)], job, "")
+
+    def _identity(self, host: Host, inputs: dict[str, Any], values: dict[str, Any], begin: training_start.Start) -> str:
+        """Of what changes the trained numbers: trainings that share it share a run, whatever their length."""
+        dataset = inputs["latents"]["dataset"]
+        files = [values[part.name] for part in self.card.transformers if values.get(part.name)]
+        return content.digest(
+            {**self._of_effect(values, WEIGHTS, START), "dataset_config": dataset["datasets"]},
+            begin.stamp,
+            [content.stamp(file) for file in all_files(map(Path, [*files, *values.get("base_weights", ())]))],
+            cache_stamps(dataset, card_of(inputs["models"])),
+            inputs["processes"] if inputs["machines"] == 1 else [inputs["processes"], inputs["machines"]],
+            inputs["run_id"],
+            engine_stamp(host.home),
+        )
 
     def _task(self, host: Host, run: Run, values: dict[str, Any], inputs: dict[str, Any], begin: training_start.Start, engine: str) -> Task:
         """What is to be trained, with the file of its sample prompts written. musubi-tuner counts a resumed run from step 0 again and would
@@ -207,22 +209,23 @@ class LoRATrainer(Node):
             line = f"{run.name} is queued in the background"
         folder = host.home / "jobs" / job
         host.show_job(job)
-        value = {"folder": str(folder), "run": str(run.path), "curve": str(run.path / "loss.svg")}
-        nothing = host.not_yet(f"{run.name} is still being trained in the background")
         wanted = [listed(wanted_place(host.loras_dir(), f"{run.name}{ending}")) for ending in run.endings]
         text = f"{line} and continues when ComfyUI is closed. Run again for the LoRA when it is trained ({wanted[0]})"
         host.progress(0, 1, text)
-        of_expert = () if self.card.expert is None else (nothing,)
-        values = (nothing, nothing, nothing, loss_map(run.losses()), value, *of_expert)
+        values = self._without_lora(host, run, folder, f"{run.name} is still being trained in the background")
         return Result(values, text=text, line=line, files=(folder / "status.json",), page_data={"musubi_job": [{"id": job}]})
 
     def _elsewhere(self, host: Host, run: Run, job: str) -> Result:
         """The training is done, and its LoRA is on the main machine: nothing behind this node runs here."""
-        nothing = host.not_yet(f"{run.name} is on the main machine")
-        value = {"folder": job, "run": str(run.path), "curve": str(run.path / "loss.svg")}
-        of_expert = () if self.card.expert is None else (nothing,)
         text = f"{run.name} is trained; the main machine has the LoRA"
-        return Result((nothing, nothing, nothing, loss_map(run.losses()), value, *of_expert), text=text, line=text)
+        return Result(self._without_lora(host, run, Path(job), f"{run.name} is on the main machine"), text=text, line=text)
+
+    def _without_lora(self, host: Host, run: Run, job: Path, why: str) -> tuple[Any, ...]:
+        """The outputs of a training whose LoRA is not here. job: its folder."""
+        nothing = host.not_yet(why)
+        value = {"folder": str(job), "run": str(run.path), "curve": str(run.path / "loss.svg")}
+        of_expert = () if self.card.expert is None else (nothing,)
+        return nothing, nothing, nothing, loss_map(run.losses()), value, *of_expert
 
     def _of_effect(self, values: dict[str, Any], *effects: str) -> dict[str, Any]:
         """The values of the options that change this (see `Option.effect`). Where epochs are set, the number of steps decides nothing."""
@@ -290,19 +293,12 @@ class LoRATrainer(Node):
             host.warnings += [note] if problems else []
         folder = JobFolder.create(host.home, task.tool)
         host.show_job(folder.id)
-        job = await run_tool(
-            host,
-            task.tool,
-            task.argv(state.folder if state else None),
-            launch=True,
-            folder=folder,
-            processes=task.processes,
-            mixed_precision=task.mixed_precision,
-            note=note,
-            task=task,
-            machines=task.machines,
-            on_end=lambda ended: None if task.machines.rank else _note(host, run, key, ended),
-        )
+
+        def ended(job: Job) -> None:
+            if not task.machines.rank:
+                _note(host, run, key, job)
+
+        job = await run_training(host, folder, task, state.folder if state else None, note, ended)
         missing = [str(lora) for lora in run.loras if not lora.is_file() and not task.machines.rank]
         if missing:
             raise UserError(f"{task.tool} ended without writing {' and '.join(missing)}. The whole log: {job.folder.log}")

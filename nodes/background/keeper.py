@@ -140,18 +140,7 @@ class Keeper:
     async def _start(self, folder: JobFolder, found: task.Task, gpus: tuple[str, ...]) -> Job:
         settings = configuration.load(self.home)
         state = await asyncio.to_thread(results.state_of, self.home, found)
-        command = engine.command(
-            settings,
-            folder,
-            found.tool,
-            found.argv(state),
-            foreign=found.foreign,
-            launch=found.launch,
-            processes=found.processes,
-            mixed_precision=found.mixed_precision,
-            machines=found.machines,
-            gpu=",".join(gpus) if NO_GPU not in gpus else None,
-        )
+        command = engine.command(settings, folder, found, resume=state, gpu=",".join(gpus) if NO_GPU not in gpus else None)
         if found.training is not None:
             (self.home / "runs" / found.training.run).mkdir(parents=True, exist_ok=True)
         job = await runner.start(folder, command)

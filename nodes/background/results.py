@@ -97,7 +97,8 @@ async def for_comfyui(home: Path, tool: str, lora: Path) -> Path:
     converted, argv = todo
     if argv:
         folder = JobFolder.create(home, LORA_CONVERT)
-        job = await runner.start(folder, engine.command(configuration.load(home), folder, LORA_CONVERT, argv, foreign=False))
+        command = engine.command(configuration.load(home), folder, Task(LORA_CONVERT, tuple(argv), foreign=False))
+        job = await runner.start(folder, command)
         await runner.wait(job)
         if job.returncode != 0:
             raise UserError(f"the LoRA could not be converted for ComfyUI: {job.error()}")

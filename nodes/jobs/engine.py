@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from .environment import GPU_VARIABLE, child_environment
 from .folder import JobFolder
 from .home import HOME_VARIABLE
 from .runner import Command
-from .task import Machines
+from .task import Task
 from .wording import in_widgets
 
 _BACKEND = PACK_ROOT / "backend"
@@ -31,32 +31,17 @@ def engine_for(config: Config, tool: str, foreign: bool) -> str:
     return config.engine if foreign else "builtin"
 
 
-def command(
-    config: Config,
-    folder: JobFolder,
-    tool: str,
-    arguments: Sequence[str],
-    *,
-    foreign: bool = True,
-    launch: bool = False,
-    processes: int = 1,
-    mixed_precision: str = "no",
-    machines: Machines = Machines(),  # noqa: B008
-    gpu: str | None = None,
-) -> Command:
-    """The command for `tool` with `arguments`.
-
-    foreign: the tool also exists in musubi-tuner, so the chosen engine runs it. launch: it is a trainer, which `accelerate
-    launch` starts where several processes are asked for, and always for musubi-tuner. processes: on each of the machines. gpu: the only
-    one it sees. UserError if nothing is installed.
-    """
+def command(config: Config, folder: JobFolder, task: Task, *, resume: Path | None = None, gpu: str | None = None) -> Command:
+    """The command for a task. resume: the state that a training continues from; gpu: the only one it sees. UserError if nothing is
+    installed."""
+    tool, arguments = task.tool, task.argv(resume)
     visible = {} if gpu is None else {GPU_VARIABLE: gpu}
-    if engine_for(config, tool, foreign) == "builtin":
+    if engine_for(config, tool, task.foreign) == "builtin":
         python = _existing(config.interpreter, "the backend is not installed yet")
         target = ["-m", "musubi_backend", tool]
         if config.cpu_threads and "cpu_threads" in options_for(tool):
-            arguments = [*arguments, *to_argv(tool, {"cpu_threads": config.cpu_threads})]
-        through_launcher = launch and processes * machines.count > 1
+            arguments += to_argv(tool, {"cpu_threads": config.cpu_threads})
+        through_launcher = task.launch and task.processes * task.machines.count > 1
         environment = child_environment(str(folder.path), {"PYTHONPATH": str(_BACKEND), **visible})
         engine, listens = "builtin", True
     else:
@@ -68,11 +53,11 @@ def command(
         refuse_own(config, tool, {argument.removeprefix("--").split("=")[0] for argument in arguments if argument.startswith("--")})
         python = _existing(config.musubi_python, "the python of the musubi-tuner checkout is missing")
         target = [str(_GUARDED), str(checkout / f"{tool}.py")]
-        through_launcher = launch
+        through_launcher = task.launch
         threads = {COUNT: str(config.cpu_threads)} if config.cpu_threads else {}
         environment = child_environment(str(folder.path), {"PYTHONPATH": str(checkout / "src"), **visible, **threads})
         engine, listens = "musubi-tuner", False
-    launcher = _launcher(folder, processes, mixed_precision, config.cpu_threads or 1, machines) if through_launcher else []
+    launcher = _launcher(folder, task, config.cpu_threads or 1) if through_launcher else []
     if launcher and sys.platform == "win32":
         environment.setdefault("USE_LIBUV", "0")  # PyTorch's builds for Windows lack the store that its launcher prefers
     head = [str(python), *launcher]
@@ -107,10 +92,10 @@ def doctor(home: Path, folder: JobFolder) -> Command:
     return Command([sys.executable, str(PACK_ROOT / "install.py"), "--doctor"], environment, folder.path, listens=False)
 
 
-def _launcher(folder: JobFolder, processes: int, mixed_precision: str, threads: int, machines: Machines) -> list[str]:
+def _launcher(folder: JobFolder, task: Task, threads: int) -> list[str]:
     """`accelerate launch` with every setting given, so that it neither asks nor reads the user's own defaults."""
-    settings = folder.path / "accelerate.json"
-    precision, every = mixed_precision or "no", processes * machines.count
+    settings, machines = folder.path / "accelerate.json", task.machines
+    precision, every = task.mixed_precision or "no", task.processes * machines.count
     where = {"main_process_ip": machines.address, "main_process_port": machines.port} if machines.count > 1 else {}
     values = {
         "compute_environment": "LOCAL_MACHINE",

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from ...backend.musubi_backend.errors import UserError
 from ..spec import Host, Stopped, finite
@@ -19,7 +19,7 @@ from .folder import JobFolder
 from .progress import size
 from .queue import occupant
 from .runner import Job
-from .task import Machines, Task
+from .task import Task
 from .wording import in_widgets
 
 _gpu = threading.Lock()  # ComfyUI runs independent nodes of a prompt at once; two jobs on one GPU would fight for its memory
@@ -32,41 +32,44 @@ async def run_tool(
     *,
     foreign: bool = True,
     gpu: bool = True,
-    launch: bool = False,
-    processes: int = 1,
-    mixed_precision: str = "no",
-    machines: Machines = Machines(),  # noqa: B008
     warns: bool = True,
-    note: str = "",
     folder: JobFolder | None = None,
-    task: Task | None = None,
-    on_end: Callable[[Job], object] = lambda job: None,
 ) -> Job:
     """Run one backend tool to its end, publishing progress on `host`.
 
-    foreign: musubi-tuner has this tool too. gpu: free the host's models first and run alone. launch: a trainer (see
-    `engine.command`). warns: its warnings are shown with the node's result. note: shown before the progress text.
-    folder: the job's folder, where the caller has put files into one already. task: of a trainer, what its folder says of it.
-    on_end: called with the job however it ended.
+    foreign, gpu: see `Task`. warns: its warnings are shown with the node's result. folder: the job's folder, where the caller has put
+    files into one already.
     Raises UserError with the log's last real error; the host's interrupt passes through after the job has ended, which waits for what is
     to be saved. A second interrupt meanwhile ends the job at once.
     """
-    settings = configuration.load(host.home)
     folder = folder or JobFolder.create(host.home, tool)
-    given = Task(tool, tuple(arguments), foreign, gpu, launch, processes, mixed_precision, machines)
-    folder.write_task((task or given).noted())
-    made_by = host.workflow() if task else None
-    if made_by is not None:
-        folder.write_workflow(made_by)
-    command = engine.command(
-        settings, folder, tool, arguments, foreign=foreign, launch=launch, processes=processes, mixed_precision=mixed_precision,
-        machines=machines,
-    )  # fmt: skip
+    task = Task(tool, tuple(arguments), foreign=foreign, gpu=gpu)
+    command = _noted(host, folder, task)
     async with contextlib.nullcontext() if not gpu else _alone(host):
         host.begins(folder.id)
-        job = _succeeded(tool, await _follow(host, folder, command, note, on_end))
+        job = _succeeded(tool, await _follow(host, folder, command))
     warn(host, tool, job.progress.warnings if warns else ())
     return job
+
+
+async def run_training(host: Host, folder: JobFolder, task: Task, state: Path | None, note: str, on_end: Callable[[Job], object]) -> Job:
+    """As `run_tool`, for a trainer. state: what it continues from; note: shown behind the progress text; on_end: called with the job
+    however it ended."""
+    made_by = host.workflow()
+    if made_by is not None:
+        folder.write_workflow(made_by)
+    command = _noted(host, folder, task, resume=state)
+    async with _alone(host):
+        host.begins(folder.id)
+        job = _succeeded(task.tool, await _follow(host, folder, command, note, on_end))
+    warn(host, task.tool, job.progress.warnings)
+    return job
+
+
+def _noted(host: Host, folder: JobFolder, task: Task, **how: Any) -> runner.Command:
+    """The command of a task, which its folder then tells of. how: see `engine.command`."""
+    folder.write_task(task.noted())
+    return engine.command(configuration.load(host.home), folder, task, **how)
 
 
 def warn(host: Host, tool: str, said: Sequence[str]) -> None:
@@ -79,22 +82,12 @@ async def run_on_gpus(host: Host, tool: str, jobs: Sequence[tuple[JobFolder, Seq
 
     Progress is published as that of all together. Returns the jobs however they ended; when the host interrupts, all are stopped.
     """
-    settings = configuration.load(host.home)
-    for folder, arguments, gpu in jobs:
-        folder.write_task(Task(tool, tuple(arguments), gpus=(gpu,) if gpu else ()).noted())
+    commands = [_noted(host, folder, Task(tool, tuple(arguments), gpus=(gpu,) if gpu else ()), gpu=gpu) for folder, arguments, gpu in jobs]
     joined = _Joined(host, len(jobs))
     async with _alone(host):
         tasks = [
-            asyncio.create_task(
-                _follow(
-                    joined.part(number),
-                    folder,
-                    engine.command(settings, folder, tool, arguments, gpu=gpu),
-                    f"GPU {gpu}" if gpu is not None and len(jobs) > 1 else "",
-                    lambda job: None,
-                )
-            )
-            for number, (folder, arguments, gpu) in enumerate(jobs)
+            asyncio.create_task(_follow(joined.part(number), folder, command, f"GPU {gpu}" if gpu is not None and len(jobs) > 1 else ""))
+            for number, ((folder, _, gpu), command) in enumerate(zip(jobs, commands, strict=True))
         ]
         try:
             ended = list(await asyncio.gather(*tasks))
@@ -193,11 +186,13 @@ class _Part:
 async def run_doctor(host: Host) -> str:
     """The report of `install.py --doctor`, also when it found something wrong."""
     folder = JobFolder.create(host.home, "doctor")
-    await _follow(host, folder, engine.doctor(host.home, folder), "", lambda job: None)
+    await _follow(host, folder, engine.doctor(host.home, folder))
     return read_tail(folder.log)
 
 
-async def _follow(host: Watcher, folder: JobFolder, command: runner.Command, note: str, on_end: Callable[[Job], object]) -> Job:
+async def _follow(
+    host: Watcher, folder: JobFolder, command: runner.Command, note: str = "", on_end: Callable[[Job], object] = lambda job: None
+) -> Job:
     host.check_interrupted()
     try:
         job = await runner.start(folder, command)

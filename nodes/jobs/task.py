@@ -57,9 +57,16 @@ class Machines:
 
 @dataclass(frozen=True)
 class Task:
-    """arguments: of a tool that is no trainer; a trainer's follow from `training`. foreign, gpu, launch, processes, mixed_precision,
-    machines: see `follow.run_tool`. background: the keeper runs it; gpus: those it may use there. attempt: from 1, rises when it is
-    started again."""
+    """What a tool is to do.
+
+    arguments   of a tool that is no trainer; a trainer's follow from `training`
+    foreign     musubi-tuner has this tool too, so the chosen engine runs it
+    gpu         it runs alone on the GPU, which ComfyUI's models leave first
+    launch      it is a trainer, which `accelerate launch` starts where there are several processes, and always for musubi-tuner
+    processes   on each of the machines
+    background  the keeper runs it; gpus: those it may use there
+    attempt     from 1, rises when it is started again
+    """
 
     tool: str
     arguments: tuple[str, ...] = ()

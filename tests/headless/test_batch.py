@@ -75,8 +75,9 @@ def test_a_job_sees_only_its_gpu(part: Any, home: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-5,6")
     engine, folder = part("nodes.jobs.engine"), part("nodes.jobs.folder").JobFolder.create(home, "x")
     settings = part("nodes.jobs.config").load(home)
-    assert engine.command(settings, folder, "wan_generate_video", [], gpu="GPU-5").env["CUDA_VISIBLE_DEVICES"] == "GPU-5"
-    assert engine.command(settings, folder, "wan_generate_video", []).env["CUDA_VISIBLE_DEVICES"] == "4,GPU-5,6"
+    task = part("nodes.jobs.task").Task("wan_generate_video")
+    assert engine.command(settings, folder, task, gpu="GPU-5").env["CUDA_VISIBLE_DEVICES"] == "GPU-5"
+    assert engine.command(settings, folder, task).env["CUDA_VISIBLE_DEVICES"] == "4,GPU-5,6"
     assert part("nodes.jobs.environment").visible_gpus(2) == ["4", "GPU-5"]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert part("nodes.jobs.environment").visible_gpus(2) == ["0", "1"]

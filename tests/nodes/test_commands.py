@@ -20,10 +20,18 @@ def command(part: Any, tmp_path: Path) -> Any:
     for file in (ours, theirs, checkout / f"{TRAINER}.py"):
         file.write_text("", encoding="utf-8")
 
-    def made(engine: str = "builtin", tool: str = TRAINER, threads: int | None = None, more: tuple[str, ...] = (), **options: Any) -> Any:
+    def made(
+        engine: str = "builtin",
+        tool: str = TRAINER,
+        threads: int | None = None,
+        more: tuple[str, ...] = (),
+        gpu: str | None = None,
+        **options: Any,
+    ) -> Any:
         settings = part("nodes.jobs.config").Config(tmp_path, ours, engine, checkout, theirs, (), threads)
         folder = part("nodes.jobs.folder").JobFolder(tmp_path)
-        return part("nodes.jobs.engine").command(settings, folder, tool, ["--sdpa", *more], **options)
+        task = part("nodes.jobs.task").Task(tool, ("--sdpa", *more), **options)
+        return part("nodes.jobs.engine").command(settings, folder, task, gpu=gpu)
 
     return made
 

@@ -120,7 +120,7 @@ def test_the_flag_counts_more_than_the_environment(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_setting_of_install_py_reaches_jobs_of_both_engines(part: Any, repository: Path, tmp_path: Path) -> None:
-    config, engine, folder = (part(f"nodes.jobs.{name}") for name in ("config", "engine", "folder"))
+    config, engine, folder, task = (part(f"nodes.jobs.{name}") for name in ("config", "engine", "folder", "task"))
     checkout = tmp_path / "musubi-tuner"
     checkout.mkdir()
     (checkout / "wan_train_network.py").touch()
@@ -134,7 +134,8 @@ def test_the_setting_of_install_py_reaches_jobs_of_both_engines(part: Any, repos
     def job(**changes: str) -> Any:
         path = tmp_path / "config.json"
         path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
-        return engine.command(config.load(tmp_path), folder.JobFolder.create(tmp_path, "train"), "wan_train_network", [], launch=True)
+        todo = task.Task("wan_train_network", launch=True)
+        return engine.command(config.load(tmp_path), folder.JobFolder.create(tmp_path, "train"), todo)
 
     assert "--cpu_threads" not in job().argv
     assert installed("--cpu-threads", "3").returncode == 0

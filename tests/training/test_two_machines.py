@@ -32,7 +32,8 @@ class Two:
             settings = part("nodes.jobs.config").Config(home, Path(sys.executable), "builtin", None, None, (), 1)
             tool, *words = project.argv(f"{out}{rank}", *flags, **values)
             machines = task.Machines(2, rank, "127.0.0.1", port)
-            command = engine.command(settings, part("nodes.jobs.folder").JobFolder(home), tool, words, launch=True, machines=machines)
+            todo = task.Task(tool, tuple(words), launch=True, machines=machines)
+            command = engine.command(settings, part("nodes.jobs.folder").JobFolder(home), todo)
             environment = {name: value for name, value in command.env.items() if name != "MUSUBITUNER_JOB_DIR"}
             self.running.append(
                 subprocess.Popen(
