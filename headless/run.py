@@ -66,19 +66,7 @@ async def _until_ctrl_c(work: Coroutine[Any, Any, int], ctrl_c: CtrlC) -> int:
 
 async def run(steps: Mapping[str, Step], host: TerminalHost, *, fresh: bool = False) -> int:
     """Run all steps; independent ones at the same time. Returns the number of steps that failed."""
-    store = ResultStore(host.home)
-    tasks: dict[str, asyncio.Task[tuple[str, Result]]] = {}
-    checks = {step.id: asyncio.create_task(_precheck(step, steps, tasks, host.named(step.title))) for step in steps.values() if _late(step)}
-    for step in order(steps):
-        awaited = [checks[consumer] for consumer in _made_late_for(step, steps)]
-        tasks[step.id] = asyncio.create_task(_step(step, steps, tasks, checks.get(step.id), awaited, host.named(step.title), store, fresh))
-    try:
-        outcomes = await asyncio.gather(*tasks.values(), return_exceptions=True)
-    except asyncio.CancelledError:
-        for task in (*tasks.values(), *checks.values()):
-            task.cancel()
-        await asyncio.gather(*tasks.values(), *checks.values(), return_exceptions=True)  # their jobs end first
-        raise
+    outcomes = await _Workflow(steps, host, fresh).run()
     failed = 0
     for step, outcome in zip(order(steps), outcomes, strict=True):
         if isinstance(outcome, (UserError, OSError)):
@@ -125,60 +113,71 @@ def _made_late_for(step: Step, steps: Mapping[str, Step]) -> list[str]:
     return [one for one, ancestors in behind.items() if step.id in ancestors - at_once]
 
 
-async def _precheck(
-    step: Step, steps: Mapping[str, Step], tasks: Mapping[str, asyncio.Task[tuple[str, Result]]], host: TerminalHost
-) -> None:
-    """The step's check of the inputs that are not made late; of lists, of the first item. UserError or `_Skipped` where it does not
-    pass."""
-    late, lists, inputs = _late(step), lists_of(step, steps), dict(step.constants)
-    for name, (source, slot) in step.links.items():
-        if name not in late:
-            value = (await _source(name, source, tasks))[1].values[slot]
-            inputs[name] = next(iter(value), None) if name in lists else value
-    prechecked(step.node, host, inputs)
+class _Workflow:
+    """The steps of a workflow while they run: a task for each, and one for each check of what comes before a late input."""
 
+    def __init__(self, steps: Mapping[str, Step], host: TerminalHost, fresh: bool) -> None:
+        self.steps, self.host, self.fresh = steps, host, fresh
+        self.store = ResultStore(host.home)
+        self.tasks: dict[str, asyncio.Task[tuple[str, Result]]] = {}
+        self.checks: dict[str, asyncio.Task[None]] = {}
 
-async def _source(name: str, source: str, tasks: Mapping[str, asyncio.Task[tuple[str, Result]]]) -> tuple[str, Result]:
-    try:
-        return await tasks[source]
-    except (UserError, _Skipped) as error:
-        raise _Skipped(f"node {source} did not give its {name}") from error
+    async def run(self) -> Sequence[object]:
+        """What each step gave or ended with, in order. Where this is cancelled, all are, and have ended."""
+        self.checks = {step.id: asyncio.create_task(self._precheck(step)) for step in self.steps.values() if _late(step)}
+        self.tasks = {step.id: asyncio.create_task(self._step(step)) for step in order(self.steps)}
+        try:
+            return await asyncio.gather(*self.tasks.values(), return_exceptions=True)
+        except asyncio.CancelledError:
+            for task in (*self.tasks.values(), *self.checks.values()):
+                task.cancel()
+            await asyncio.gather(*self.tasks.values(), *self.checks.values(), return_exceptions=True)  # their jobs end first
+            raise
 
+    async def _precheck(self, step: Step) -> None:
+        """The step's check of the inputs that are not made late; of lists, of the first item. UserError or `_Skipped` where it does not
+        pass."""
+        late, lists, inputs = _late(step), lists_of(step, self.steps), dict(step.constants)
+        for name, (source, slot) in step.links.items():
+            if name not in late:
+                value = (await self._source(name, source))[1].values[slot]
+                inputs[name] = next(iter(value), None) if name in lists else value
+        prechecked(step.node, self.host.named(step.title), inputs)
 
-async def _step(
-    step: Step,
-    steps: Mapping[str, Step],
-    tasks: Mapping[str, asyncio.Task[tuple[str, Result]]],
-    own_check: asyncio.Task[None] | None,
-    checks: Sequence[asyncio.Task[None]],
-    host: TerminalHost,
-    store: ResultStore,
-    fresh: bool,
-) -> tuple[str, Result]:
-    if own_check is not None:
-        await own_check
-    refused = [outcome for outcome in await asyncio.gather(*checks, return_exceptions=True) if outcome is not None]
-    if checks and len(refused) == len(checks):
-        raise _Skipped("what it is for was rejected")
-    inputs, sources = dict(step.constants), {}
-    for name, (source, slot) in step.links.items():
-        key, result = await _source(name, source, tasks)
-        inputs[name], sources[name] = result.values[slot], f"{key}:{slot}"
-        if isinstance(inputs[name], NotYet):
-            raise _Skipped(inputs[name].why)
-    values = _prepared(step, steps, host, inputs)
-    calls = _calls(step, steps, values)
-    constants = {name: value for name, value in values.items() if name not in sources}
-    key = _key(step.node.spec.id, constants, sources, [step.node.fingerprint(host, **widget_values(step.node, one)) for one in calls])
-    known = None if fresh else store.get(key)
-    if known is not None:
-        host.screen.line(f"{step.title}  nothing changed, kept: {known.text}".rstrip(": "))
-        return key, known
-    result = await _run(step, host, calls, as_lists=bool(lists_of(step, steps)))
-    if not any(isinstance(value, NotYet) for value in result.values):
-        store.put(key, result)
-    host.screen.line(f"{step.title}  {result.text or 'done'}")
-    return key, result
+    async def _source(self, name: str, source: str) -> tuple[str, Result]:
+        try:
+            return await self.tasks[source]
+        except (UserError, _Skipped) as error:
+            raise _Skipped(f"node {source} did not give its {name}") from error
+
+    async def _step(self, step: Step) -> tuple[str, Result]:
+        """Run a step, or find its result of an earlier run: what it is stored under, and the result."""
+        if step.id in self.checks:
+            await self.checks[step.id]
+        late_for = [self.checks[consumer] for consumer in _made_late_for(step, self.steps)]
+        refused = [outcome for outcome in await asyncio.gather(*late_for, return_exceptions=True) if outcome is not None]
+        if late_for and len(refused) == len(late_for):
+            raise _Skipped("what it is for was rejected")
+        inputs, sources = dict(step.constants), {}
+        for name, (source, slot) in step.links.items():
+            key, result = await self._source(name, source)
+            inputs[name], sources[name] = result.values[slot], f"{key}:{slot}"
+            if isinstance(inputs[name], NotYet):
+                raise _Skipped(inputs[name].why)
+        host = self.host.named(step.title)
+        values = _prepared(step, self.steps, host, inputs)
+        calls = _calls(step, self.steps, values)
+        constants = {name: value for name, value in values.items() if name not in sources}
+        key = _key(step.node.spec.id, constants, sources, [step.node.fingerprint(host, **widget_values(step.node, one)) for one in calls])
+        known = None if self.fresh else self.store.get(key)
+        if known is not None:
+            host.screen.line(f"{step.title}  nothing changed, kept: {known.text}".rstrip(": "))
+            return key, known
+        result = await _run(step, host, calls, as_lists=bool(lists_of(step, self.steps)))
+        if not any(isinstance(value, NotYet) for value in result.values):
+            self.store.put(key, result)
+        host.screen.line(f"{step.title}  {result.text or 'done'}")
+        return key, result
 
 
 def _prepared(step: Step, steps: Mapping[str, Step], host: TerminalHost, inputs: dict[str, Any]) -> dict[str, Any]:
