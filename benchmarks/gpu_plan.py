@@ -14,7 +14,8 @@ from musubi_backend.memory.estimate import Estimate
 from musubi_backend.options.parser import read
 from musubi_backend.options.registry import tool
 from musubi_backend.training import vram
-from musubi_backend.training.planning import Planner, on_meta
+from musubi_backend.training.planned_batch import on_meta
+from musubi_backend.training.planning import Planner
 from musubi_backend.weights.geometry import GEOMETRY_KEY
 from musubi_backend.weights.safetensors_file import layout_of
 

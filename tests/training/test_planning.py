@@ -39,7 +39,7 @@ from musubi_backend.memory.few_blocks import FewBlocks
 from musubi_backend.memory.live_bytes import LiveBytes
 from musubi_backend.memory.w8a8 import FORMATS, W8A8Linear
 from musubi_backend.options.parser import parse
-from musubi_backend.training import dry_step, planned_samples, planning, vram
+from musubi_backend.training import dry_step, planned_batch, planned_samples, planning, vram
 from musubi_backend.training.loop import Loop
 from musubi_backend.weights.geometry import GEOMETRY_KEY
 from musubi_backend.weights.safetensors_file import save_atomic
@@ -144,7 +144,7 @@ def counted(loop: Loop) -> int:
 
 def planned(loop: Loop, device: torch.device = CPU) -> estimate.Estimate:
     run = loop.run
-    return planning.Planner(planning.largest_batch(run.dataset), run.dtype, device).estimate(run.settings, run.architecture)
+    return planning.Planner(planned_batch.largest_batch(run.dataset), run.dtype, device).estimate(run.settings, run.architecture)
 
 
 CASES = (("wan", "attention"), ("hv", "by block"))
@@ -169,7 +169,7 @@ def test_inputs_that_wait_in_system_ram_are_not_on_the_device(words: Callable[[s
     """What is kept for backward is in one place or the other, of all blocks."""
     loop = prepared("wan", tool("wan"), words("wan", "checkpointing"))
     settings, gpu = loop.run.settings, torch.device("cuda")
-    planner = planning.Planner(planning.largest_batch(loop.run.dataset), loop.run.dtype, gpu)
+    planner = planning.Planner(planned_batch.largest_batch(loop.run.dataset), loop.run.dtype, gpu)
     there, away = (
         planner.estimate(
             replace(settings, memory=replace(settings.memory, gradient_checkpointing_cpu_offload=offload)), loop.run.architecture
@@ -238,7 +238,7 @@ def test_sampling_is_planned_within_three_percent(words: Callable[[str, str], li
     count = LiveBytes(CPU, [*there, batch["latents"], noisy, timesteps])
     with count, torch.no_grad():
         run.architecture.predict(run.transformer, noisy, timesteps, batch)
-    planner = planning.Planner(planning.largest_batch(run.dataset), run.dtype, CPU)
+    planner = planning.Planner(planned_batch.largest_batch(run.dataset), run.dtype, CPU)
     model = planning._built(run.settings, run.architecture, run.dtype)
     found = planner._sampled(run.architecture, model, {FRAMES: frames, HEIGHT: height, WIDTH: width})
     print(f"planned {found:,} of {count.peak:,} bytes")

@@ -21,7 +21,8 @@ from ..options.parser import parse
 from ..options.registry import tool, tools
 from ..options.values import gigabytes
 from ..training import train, vram
-from ..training.planning import Batch, Planner, foreseen_batch, largest_batch
+from ..training.planned_batch import Batch, foreseen_batch, largest_batch
+from ..training.planning import Planner
 from ..training.settings import TrainingSettings
 from .settings import PlanSettings
 

@@ -14,7 +14,8 @@ from .. import job
 from ..memory.estimate import KEPT, LORA, STEP, WEIGHTS, WORKING, Estimate, size
 from ..memory.live_bytes import LiveBytes
 from . import vram
-from .planning import Planner, largest, on_meta
+from .planned_batch import largest, on_meta
+from .planning import Planner
 
 if TYPE_CHECKING:
     from .loop import Loop

@@ -124,7 +124,8 @@ class SteppingDown:
         return self._chosen is not None
 
     def _lowered(self, phase: str) -> vram.Chosen | None:
-        from .planning import Planner, largest_batch
+        from .planned_batch import largest_batch
+        from .planning import Planner
 
         run = self.loop.run
         job.phase("the GPU's memory is full: planning with less")

@@ -85,25 +85,39 @@ def run(args: Namespace, architecture: Architecture) -> None:
         _set_cuda(settings)
         processes = distributed.start(settings.computing.ddp_timeout)
         try:
-            with _output(settings) if processes.is_main else contextlib.nullcontext():
+            with _outliving_others(processes), _output(settings) if processes.is_main else contextlib.nullcontext():
                 loop = prepare(settings, vars(args), architecture, processes, precision)
-                try:
+                with _exhausted_in_words(loop, vars(args)):
                     _dry(loop, vars(args)) if settings.dry_step else loop.start()
-                except Exception as error:
-                    now = loop.run.values()
-                    message = exhausted.in_words(error, {name: now.get(name, value) for name, value in vars(args).items()})
-                    if not message:
-                        raise
-                    raise UserError(message) from error  # of the settings that are in use by now, not of those that were given
-        except RuntimeError as error:
-            if not distributed.lost_another(error):
-                raise
-            processes.part()
-            logger.error("another process of this training has ended; its output, on several machines that of its machine, says why")
-            raise SystemExit(EXIT_USER_ERROR) from error
         finally:
             offloaded.unpin()
             processes.close()
+
+
+@contextlib.contextmanager
+def _outliving_others(processes: distributed.Processes) -> Iterator[None]:
+    """Leave with a message where another process of the training has ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not distributed.lost_another(error):
+            raise
+        processes.part()
+        logger.error("another process of this training has ended; its output, on several machines that of its machine, says why")
+        raise SystemExit(EXIT_USER_ERROR) from error
+
+
+@contextlib.contextmanager
+def _exhausted_in_words(loop: Loop, given: Mapping[str, Any]) -> Iterator[None]:
+    """What runs out is said with the settings that are in use by then, not with those that were given."""
+    try:
+        yield
+    except Exception as error:
+        now = loop.run.values()
+        message = exhausted.in_words(error, {name: now.get(name, value) for name, value in given.items()})
+        if not message:
+            raise
+        raise UserError(message) from error
 
 
 def _dry(loop: Loop, given: Mapping[str, Any]) -> None:
@@ -236,7 +250,8 @@ def _fitted(
     """The values of all options, with what `--vram` chose; where the training cannot fit, it ends here."""
     if not _is_planned(settings, architecture, processes.device):
         return given
-    from .planning import Planner, largest_batch
+    from .planned_batch import largest_batch
+    from .planning import Planner
 
     job.phase("planning the memory")
     try:
