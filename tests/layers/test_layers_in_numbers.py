@@ -69,6 +69,20 @@ def test_the_root_mean_square_norm_divides_by_it() -> None:
     torch.testing.assert_close(norm(torch.full((1, 4), 0.5)), torch.full((1, 4), 3 * 0.5 / math.sqrt(0.5)))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_frozen_root_mean_square_norm_is_pytorchs_and_so_is_its_gradient(dtype: torch.dtype) -> None:
+    norm = RMSNorm(8, 1e-6).to(dtype).requires_grad_(False)
+    norm.weight.copy_(draw(8, seed=1))
+    x, gradient = draw(2, 3, 8).to(dtype).requires_grad_(), draw(2, 3, 8, seed=2).to(dtype)
+    kept = x.detach().clone()
+    plain = F.rms_norm(x, (8,), norm.weight, 1e-6)
+    (expected,) = torch.autograd.grad(plain, x, gradient)
+    (found,) = torch.autograd.grad(norm(x), x, gradient)
+    torch.testing.assert_close(norm(x), plain)
+    torch.testing.assert_close(found, expected)
+    assert torch.equal(x, kept) and torch.equal(gradient, draw(2, 3, 8, seed=2).to(dtype))
+
+
 @pytest.mark.parametrize("trained", [False, True])
 def test_a_gate_weighs_what_is_added_and_its_gradient(trained: bool) -> None:
     x, y, gate = draw(1, 2, 3).requires_grad_(), draw(1, 2, 3, seed=1).requires_grad_(), draw(1, 1, 3, seed=2).requires_grad_(trained)
