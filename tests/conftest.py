@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import float32_cpu
 import pytest
 from hypothesis import settings
 from musubi_backend import threads
@@ -58,6 +59,7 @@ def _guard_sockets() -> None:
 
 
 _guard_sockets()
+float32_cpu.pretend()
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a background shell leaves it, for children too: tests press Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("same examples on every run", derandomize=True)

@@ -76,6 +76,7 @@ def _prepare() -> None:
     """Import what jobs import. Nothing is computed: no thread may be there when it forks."""
     import importlib
 
+    import float32_cpu
     from musubi_backend import architectures, imports
     from musubi_backend.architectures import protocol
     from musubi_backend.encoders.lean_import import diffusers_class
@@ -89,6 +90,7 @@ def _prepare() -> None:
             protocol.load(card.id)
         from_transformers("UMT5Config", "UMT5EncoderModel", "AutoTokenizer")
         diffusers_class("diffusers.models.autoencoders.autoencoder_kl_wan", "AutoencoderKLWan")
+    float32_cpu.pretend()
     gc.collect()
     gc.freeze()
 

@@ -17,7 +17,7 @@ from musubi_backend.weights.safetensors_file import load, read_header
 from torch import Tensor
 
 # Both sides are float32 and differ in the order of sums.
-FP32 = 1e-5
+FP32 = 2e-4  # the last bit of exp, which CPUs round differently, is 4e-4 of an angle in the sinusoids of a guidance of 6000
 BF16 = 2e-2  # 8 bits of mantissa, rounded at different places
 CASES = ("framepack", "framepack_no2x4x_oneframe")
 
@@ -123,8 +123,8 @@ def test_a_batch_equals_its_samples_one_by_one(model: FramePackTransformer, gold
 
     model.set_attention("torch", split)
     together = model(**{name: joined(name) for name in first})
-    assert difference(together[:1], model(**first)) < FP32
-    assert difference(together[1:], model(**other)) < FP32
+    assert difference(together[:1], model(**first)) < 1e-5
+    assert difference(together[1:], model(**other)) < 1e-5
 
 
 def test_scaled_positions_act_from_their_timestep_up(model: FramePackTransformer, golden: Path) -> None:

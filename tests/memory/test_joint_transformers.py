@@ -18,7 +18,7 @@ from recorded_models import JOINT, Case, loaded, with_lora
 from torch import Tensor, nn
 
 CPU = torch.device("cpu")
-FP32 = 1e-5
+FP32 = 2e-4  # the last bit of exp, which CPUs round differently, is 4e-4 of an angle in the sinusoids of a guidance of 6000
 
 
 @pytest.fixture(params=JOINT)

@@ -138,7 +138,7 @@ def test_blocks_compile_as_one_graph_each_also_with_checkpointing(model_with_lor
     for checkpointing in (False, True):
         model.gradient_checkpointing = checkpointing
         compiled = gradients(model, network, example([5]))
-        assert all(torch.allclose(plain[name], compiled[name], rtol=1e-4, atol=1e-6) for name in plain)
+        assert all((plain[name] - compiled[name]).norm() < 1e-5 * plain[name].norm() for name in plain)
 
 
 def test_positions_cached_while_sampling_serve_training(model_with_lora, example):
