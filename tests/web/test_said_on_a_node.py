@@ -86,3 +86,16 @@ def test_the_address_of_tensorboard_is_there_again_after_a_reload_while_it_runs(
     window.run("for (const one of window.app.extensions) one.loadedGraphNode?.(window.board);")
     window.wait(f"document.querySelector('.mt-node a[href=\"{ADDRESS}\"]') ? 1 : 0")
     assert window.run("return document.querySelector('.mt-node .mt-badge').textContent;") == "running"
+
+
+def test_why_a_training_failed_can_be_read_on_its_node_after_a_reload(window: Browser) -> None:
+    window.run("window.trainer = window.made(11, 'WanLoRATrainer', window.app.graph);")
+    window.run("window.trainer.properties.musubi_job = args[0];", STATES["failed"]["id"])
+    window.run("for (const one of window.app.extensions) one.loadedGraphNode?.(window.trainer);")
+    window.wait("document.querySelector('.mt-node .mt-badge') ? 1 : 0")
+    window.run("document.querySelector('.mt-node').style.width = '320px';")
+    seen = "const text = document.querySelector('.mt-node-line > span:not(:has(*))');"
+    said = window.run(f"{seen} return text.textContent;")
+    assert said.startswith("CUDA out of memory: 2.1 GB") and said.endswith("lower the resolution."), "that it failed is said once, by the badge"
+    assert window.run(f"{seen} return text.scrollHeight - text.clientHeight;") <= 1, "no line of it is cut"
+    assert window.run("const { whole, height } = window.trainer.musubiTraining; return whole.scrollHeight - height();") <= 0

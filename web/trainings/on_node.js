@@ -23,6 +23,7 @@ const PROPERTY = "musubi_job";
 const ADDRESS = /http:\/\/(127\.0\.0\.1|localhost):\d+\/?/; // of what a job serves on this machine
 const CURVE = 96;
 const SAMPLE = 150;
+const [LEAST, MOST, LETTERS, LINE] = [2, 5, 34, 15]; // lines of the text, how long they are and how high
 const POINTS = 400;
 const MOST_JOBS = 6; // of a run, in one curve
 
@@ -38,10 +39,11 @@ class Panel {
     this.sample = element("figure", { class: "mt-node-sample" });
     this.sample.hidden = true;
     this._shown = "";
+    this._lines = LEAST;
     this._comfyLine = false; // whether ComfyUI has put its own line onto the node, which needs room too
     this.whole = element("div", { class: "mt-node" }, element("div", { class: "mt-node-line" }, this.state, this.text, button(say("node.open"), () => openTraining(this.id), { icon: "pi-chart-line", only: true })), this.chart.whole, this.sample);
     this.update = steadily(() => this._read(), (error) => this._problem(error));
-    this.height = () => 56 + (this.chart.whole.hidden ? 0 : CURVE) + (this.sample.hidden ? 0 : SAMPLE);
+    this.height = () => 56 + (this._lines - LEAST) * LINE + (this.chart.whole.hidden ? 0 : CURVE) + (this.sample.hidden ? 0 : SAMPLE);
     const widget = node.addDOMWidget("musubi_training", "musubi_training", this.whole, { serialize: false, hideOnZoom: false, getMinHeight: () => this.height() });
     widget.serialize = false;
     putAbove(node, widget, "musubi_report");
@@ -85,10 +87,11 @@ class Panel {
       this.chart.whole.hidden = !trains;
       this._room();
     }
-    const said = job.state === "ended" ? translated(job.text || job.error || "") : line(job);
+    const ended = (job.outcome === "failed" && job.error?.split("\n")[0]) || job.text || job.error || ""; // that it failed is on its badge
+    const said = job.state === "ended" ? translated(ended) : line(job);
     const [address] = job.state === "ended" ? [] : (ADDRESS.exec(job.text) ?? []);
     if (address && !own) this.text.replaceChildren(element("a", { href: address, target: "_blank", rel: "noopener noreferrer" }, address));
-    else setText(this.text, own ? "" : trains ? said : [title(job), said].filter(Boolean).join(" · "));
+    else this._say(own ? "" : trains ? said : [title(job), said].filter(Boolean).join(" · "));
     this.text.title = translated(job.error ?? job.text);
     const marks = run.flatMap(({ saves }) => saves).map(({ step }) => ({ step, kind: /** @type {const} */ ("save") }));
     const pieces = this.pieces?.of(ids) ?? [];
@@ -96,6 +99,16 @@ class Panel {
     const validated = validation.curve.mean.some((value) => value !== null);
     this.chart.show([{ label: say("chart.loss"), curve: joined(pieces, "loss") }, ...(validated ? [validation] : [])], marks);
     this._showSample(run);
+  }
+
+  /** @param {string} text */
+  _say(text) {
+    setText(this.text, text);
+    const lines = Math.min(MOST, Math.max(LEAST, Math.ceil(text.replace(/[\u2e80-\uffff]/g, "xx").length / LETTERS))); // those letters are twice as wide
+    if (lines === this._lines) return;
+    this._lines = lines;
+    this.text.style.webkitLineClamp = String(lines);
+    this._room();
   }
 
   /** The last one of the run: one that was continued shows it until it has made its own. @param {import("./server.js").Detail[]} run */
@@ -121,7 +134,7 @@ class Panel {
   /** @param {unknown} error */
   _problem(error) {
     this.state.replaceChildren();
-    setText(this.text, error instanceof Error ? error.message : String(error));
+    this._say(error instanceof Error ? error.message : String(error));
   }
 }
 
