@@ -38,6 +38,7 @@ window.made(9, "Folder", root).subgraph = folded;
 """
 _SHOWN = "[...document.querySelectorAll('.mt-report pre')].map((one) => one.textContent).join('|')"
 ADDRESS = "http://127.0.0.1:43210/"
+NOTHING = "20261127-101113-wan_train_network-ab12ce"
 
 
 @pytest.fixture
@@ -45,6 +46,7 @@ def window(browser: Browser) -> Iterator[Browser]:
     recorded = Recorded()
     job = {**STATES["running"], "id": "20261127-101112-tensorboard-ab12cd", "kind": "tool", "verb": "tensorboard", "name": "", "run": None}
     recorded.jobs.append({**job, "text": f"TensorBoard of cat-1: {ADDRESS}", "phase": f"TensorBoard of cat-1: {ADDRESS}"})
+    recorded.jobs.append({**STATES["stopped"], "id": NOTHING, "step": 0, "loss": None, "average": None, "run": "early-1", "text": "stopped; nothing saved"})
     with page(recorded) as url:
         browser.open(url)
         browser.wait("window.app?.tab ? 1 : 0")
@@ -99,3 +101,11 @@ def test_why_a_training_failed_can_be_read_on_its_node_after_a_reload(window: Br
     assert said.startswith("CUDA out of memory: 2.1 GB") and said.endswith("lower the resolution."), "that it failed is said once, by the badge"
     assert window.run(f"{seen} return text.scrollHeight - text.clientHeight;") <= 1, "no line of it is cut"
     assert window.run("const { whole, height } = window.trainer.musubiTraining; return whole.scrollHeight - height();") <= 0
+
+
+@pytest.mark.parametrize(("job", "drawn"), [(NOTHING, False), (STATES["starting"]["id"], True), (STATES["stopped"]["id"], True)])
+def test_no_empty_curve_stays_where_a_training_ended_before_its_first_step(window: Browser, job: str, drawn: bool) -> None:
+    window.run("window.trainer = window.made(11, 'WanLoRATrainer', window.app.graph); window.trainer.properties.musubi_job = args[0];", job)
+    window.run("for (const one of window.app.extensions) one.loadedGraphNode?.(window.trainer);")
+    window.wait("document.querySelector('.mt-node .mt-badge') ? 1 : 0")
+    assert window.run("return document.querySelector('.mt-node .mt-plot').checkVisibility();") == drawn

@@ -82,9 +82,12 @@ class Panel {
     this.state.replaceChildren(badge(job));
     const own = Boolean(this.node.widgets?.some((/** @type {any} */ widget) => widget.name === CORE_TEXT));
     const trains = job.kind === "training";
-    if (own !== this._comfyLine || trains === this.chart.whole.hidden) {
+    const pieces = this.pieces?.of(ids) ?? [];
+    const losses = joined(pieces, "loss");
+    const draws = trains && (job.state !== "ended" || losses.mean.some((value) => value !== null)); // nothing is to come where it ended before its first step
+    if (own !== this._comfyLine || draws === this.chart.whole.hidden) {
       this._comfyLine = own;
-      this.chart.whole.hidden = !trains;
+      this.chart.whole.hidden = !draws;
       this._room();
     }
     const ended = (job.outcome === "failed" && job.error?.split("\n")[0]) || job.text || job.error || ""; // that it failed is on its badge
@@ -94,10 +97,9 @@ class Panel {
     else this._say(own ? "" : trains ? said : [title(job), said].filter(Boolean).join(" · "));
     this.text.title = translated(job.error ?? job.text);
     const marks = run.flatMap(({ saves }) => saves).map(({ step }) => ({ step, kind: /** @type {const} */ ("save") }));
-    const pieces = this.pieces?.of(ids) ?? [];
     const validation = { label: say("chart.validation"), curve: joined(pieces, "validation"), of: 0 };
     const validated = validation.curve.mean.some((value) => value !== null);
-    this.chart.show([{ label: say("chart.loss"), curve: joined(pieces, "loss") }, ...(validated ? [validation] : [])], marks);
+    this.chart.show([{ label: say("chart.loss"), curve: losses }, ...(validated ? [validation] : [])], marks);
     this._showSample(run);
   }
 
