@@ -19,6 +19,13 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from benchmarks import gpu as gpu_benchmark
+from benchmarks.gpu_checks import Check
+from benchmarks.gpu_measure import stepper
+from benchmarks.gpu_models import SMALL, SMALLEST, Setting, build
+from benchmarks.gpu_plan import Plans
+from benchmarks.gpu_results import Clock as TimeLeft
+from benchmarks.gpu_results import Results
 from contract_bench import Bench
 from contract_table import TRAINING, Cell, generating_cells, row, training_cells
 from musubi_backend.errors import StopRequested
@@ -200,6 +207,24 @@ def optimizer(name: str) -> Report:
         choice.optimizer.load_state_dict(choice.optimizer.state_dict())
         step()
         return {**report_of(gpu), "waits": waited}
+
+
+def benchmark() -> Report:
+    """Of the benchmark of GPUs, with its smallest model: all that saves memory at once, checked and as steps within a limit. left out,
+    rows: of its results; waits: of a step."""
+    swapped: Any = {"checkpointing": True, "fp8_scaled": True, "offload": True, "blocks_to_swap": 1}
+    with tempfile.TemporaryDirectory() as folder, simulated_gpu() as gpu, patch.object(gpu_benchmark, "traced", lambda _: None):
+        results = Results(Path(folder), {"device": "simulated"})
+        battery = gpu_benchmark.Battery(GPU, results, Plans(GPU, Path(folder)), small=True)
+        for setting in (Setting(**swapped, keep_attention=1, attention_in_ram=1), Setting(w8a8="fp8"), Setting(compiled=True)):
+            battery.checking.check(Check(setting, 0.0), SMALL[0], TimeLeft(10))
+        battery.measure(TimeLeft(10), SMALL[0], Setting(**swapped), SMALLEST, limit=8)
+        step = stepper(build(SMALL[0], Setting(**swapped), GPU), SMALLEST)
+        step()
+        gpu.waited.clear()
+        step()
+        waited = sorted(f"{what}: {where}" for what, where in gpu.waited)
+        return {**report_of(gpu), "rows": [*results.checks, *results.steps], "left out": results.left_out, "waits": waited}
 
 
 def _not_waited_for(self: Any, arrival: Any) -> None:

@@ -57,8 +57,8 @@ def simulated_gpu(capability: tuple[int, int] = CAPABILITY, count: int = 1) -> I
         "mem_get_info": lambda _=None: (FREE, TOTAL),
         "get_rng_state": lambda _=None: torch.zeros(16, dtype=torch.uint8), "set_rng_state": nothing,
         "is_bf16_supported": lambda *_, **__: True, "Stream": device.Stream, "Event": device.Event, "current_stream": device.current_stream,
-        "stream": device.use_stream, "max_memory_allocated": lambda _=None: 1 << 30,
-        "memory_reserved": lambda _=None: 1 << 30, "reset_peak_memory_stats": nothing,
+        "stream": device.use_stream, "max_memory_allocated": lambda _=None: 1 << 30, "max_memory_reserved": lambda _=None: 1 << 30,
+        "memory_reserved": lambda _=None: 1 << 30, "reset_peak_memory_stats": nothing, "set_per_process_memory_fraction": nothing,
     }  # fmt: skip
     lifts_cpu = torch._C._only_lift_cpu_tensors()
     cuda.cudart, cuda.synchronize = (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 if __name__ == "__main__":
     tests = Path(__file__).resolve().parents[1]
-    sys.path[:0] = [str(tests.parent / "backend"), str(tests), str(tests / "contract"), str(tests / "training")]
+    sys.path[:0] = [str(tests.parent), str(tests.parent / "backend"), str(tests), str(tests / "contract"), str(tests / "training")]
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what tools print is no answer
     import simulated_driver

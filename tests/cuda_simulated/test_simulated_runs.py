@@ -189,3 +189,11 @@ def test_refused_pinning_is_said_once_and_copies_go_through_ordinary_memory(gpu:
 
 def test_pinned_memory_is_as_large_as_what_it_holds(gpu: Gpu) -> None:
     assert gpu("pinned_sizes") == [5, 9]
+
+
+def test_the_benchmark_of_gpus_checks_and_measures_there(gpu: Gpu) -> None:
+    report = gpu("benchmark")
+    assert report["races"] == [] and not [row["error"] for row in report["rows"] if "error" in row]
+    assert [row.get("right") for row in report["rows"]] == ["yes", "yes", None] and report["rows"][2]["peak_reserved"] > 0
+    assert ["triton" in line for line in report["left out"]] == [True]
+    assert report["waits"] == []
