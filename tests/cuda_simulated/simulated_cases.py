@@ -19,13 +19,6 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from benchmarks import gpu as gpu_benchmark
-from benchmarks.gpu_checks import Check
-from benchmarks.gpu_measure import stepper
-from benchmarks.gpu_models import SMALL, SMALLEST, Setting, build
-from benchmarks.gpu_plan import Plans
-from benchmarks.gpu_results import Clock as TimeLeft
-from benchmarks.gpu_results import Results
 from contract_bench import Bench
 from contract_table import TRAINING, Cell, generating_cells, row, training_cells
 from musubi_backend.errors import StopRequested
@@ -45,6 +38,14 @@ from musubi_backend.training.settings import OptimizerSettings
 from simulated_device import GPU, Event, Simulation, registered
 from simulated_gpu import simulated_gpu
 from torch import Tensor, nn
+
+from benchmarks import gpu as gpu_benchmark
+from benchmarks.gpu_checks import Check
+from benchmarks.gpu_measure import stepper
+from benchmarks.gpu_models import SMALL, SMALLEST, Setting, build
+from benchmarks.gpu_plan import Plans
+from benchmarks.gpu_results import Clock as TimeLeft
+from benchmarks.gpu_results import Results
 
 Report = dict[str, Any]
 _CELLS = {str(cell): cell for cells in (training_cells, generating_cells) for cell in cells(True)}
