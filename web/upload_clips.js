@@ -3,6 +3,7 @@
 // Files go through ComfyUI's own upload route, which keeps them inside that folder and never replaces one.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
+import { shown } from "./trainings/dialog.js";
 import { button, element, addStylesheet } from "./trainings/element.js";
 import { ask } from "./trainings/server.js";
 import { loadWords, say } from "./trainings/words.js";
@@ -107,7 +108,7 @@ function openDialog(files, taken) {
   let chosen = [];
   const chooser = element("input", { type: "file", multiple: true, hidden: true });
   const drop = element("div", { class: "musubi-drop", tabindex: "0", role: "button" });
-  const said = element("div", { role: "status" });
+  const said = element("div", { role: "status", tabindex: "-1" });
   const tell = (/** @type {string} */ words, bad = false) => {
     said.textContent = words;
     said.classList.toggle("musubi-bad", bad);
@@ -133,12 +134,10 @@ function openDialog(files, taken) {
   buttons.append(cancel, start);
   form.append(said, buttons);
   dialog.append(form);
-  document.body.append(dialog);
 
   drop.addEventListener("click", () => chooser.click());
   drop.addEventListener("keydown", (event) => (event.key === "Enter" || event.key === " ") && chooser.click());
   chooser.addEventListener("change", () => take([...(chooser.files ?? [])]));
-  dialog.addEventListener("keydown", (event) => event.stopPropagation()); // keys typed here are not the graph's
   for (const name of /** @type {const} */ (["dragover", "drop"])) {
     dialog.addEventListener(name, (event) => {
       event.preventDefault();
@@ -147,12 +146,14 @@ function openDialog(files, taken) {
       if (name === "drop") take([...(event.dataTransfer?.files ?? [])]);
     });
   }
-  dialog.addEventListener("close", () => ((left = true), dialog.remove()));
+  dialog.addEventListener("close", () => (left = true));
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     const name = folderName(folder.value);
-    if (!name) return tell(say("upload.no_folder"), true);
+    folder.setAttribute("aria-invalid", String(!name));
+    if (!name) return folder.focus(), tell(say("upload.no_folder"), true);
     start.disabled = true;
+    said.focus();
     try {
       const counts = await upload(chosen, name, caption.value.trim(), (done, all) => (tell(say("upload.done", { done, all })), !left));
       if (left) return;
@@ -164,8 +165,7 @@ function openDialog(files, taken) {
     }
   });
   take(files);
-  dialog.showModal();
-  return dialog;
+  return shown(dialog);
 }
 
 /** @param {any} node @param {string | undefined} name @param {string} value */

@@ -634,6 +634,12 @@ def test_a_message_of_the_server_calls_widgets_as_the_nodes_show_them(tab: Tab, 
     assert [text for one, text in zip(CALLED, shown, strict=True) if wrong(one, language, text)] == []
 
 
+def test_templates_are_listed_in_their_order_and_those_of_others_as_they_are(tab: Tab) -> None:
+    tab.open()
+    listed = tab.browser.run("await import('/extensions/pack/templates.js'); return await window.api.getWorkflowTemplates();")
+    assert listed == {"another": ["b", "a"], "pack": ["train_a_lora_start_here", "quickstart", "captioning"]}
+
+
 def test_a_template_opens_in_the_language_of_the_page_and_what_is_saved_stays(tab: Tab) -> None:
     tab.open("?locale=ja")
     template = json.loads((WEB.parent / "workflows" / "train_a_lora_start_here.json").read_text(encoding="utf-8"))

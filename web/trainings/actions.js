@@ -1,6 +1,7 @@
 // @ts-check
 // What can be done with a job: asked of the server, which says in `can` what makes sense now.
 import { app } from "../../../scripts/app.js";
+import { askAgain } from "./dialog.js";
 import { button, element } from "./element.js";
 import { openMyWorkflow } from "./my_workflow.js";
 import { address, goOn, jobs, request, tensorBoard, workflow } from "./server.js";
@@ -79,11 +80,8 @@ export class Actions {
 
   /** To end it at once is asked twice. */
   _sure() {
-    const close = () => this.ask.replaceChildren();
-    const keep = button(say("kill.keep"), close);
-    const kill = button(say("kill.yes"), () => (close(), this.job && this._do(() => request(/** @type {Detail} */ (this.job).id, "kill"), say("said.asked", { what: say("do.kill") }))), { kind: "mt-danger", icon: "pi-ban" });
-    this.ask.replaceChildren(element("div", { class: "mt-ask", role: "alertdialog", "aria-label": say("kill.question"), onkeydown: (/** @type {KeyboardEvent} */ event) => event.key === "Escape" && close() }, element("p", {}, say("kill.question")), element("div", { class: "mt-buttons" }, kill, keep)));
-    keep.focus();
+    const words = { question: say("kill.question"), yes: say("kill.yes"), icon: "pi-ban", no: say("kill.keep") };
+    askAgain(this.ask, words, () => this.job && this._do(() => request(/** @type {Detail} */ (this.job).id, "kill"), say("said.asked", { what: say("do.kill") })));
   }
 
   /** @param {() => Promise<any>} act @param {string} text @param {boolean} [follow] whether to show the job that came of it */

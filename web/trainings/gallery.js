@@ -1,5 +1,6 @@
 // @ts-check
 // Samples as a table: a row for each step, newest first, a column for each prompt and for each graph of the user's own.
+import { openDialog } from "./dialog.js";
 import { button, element } from "./element.js";
 import { address } from "./server.js";
 import { count, say, translated } from "./words.js";
@@ -112,10 +113,6 @@ const look = (sample, name) => element("button", { type: "button", class: "mt-sa
 
 /** Shows one sample as large as the window allows. @param {{ media: string, url: string | null }} sample @param {string} label */
 function enlarge(sample, label) {
-  const close = button(say("close"), () => dialog.close(), { icon: "pi-times", only: true });
-  const dialog = element("dialog", { class: "mt-large mt-look", "aria-label": label }, element("header", {}, element("span", {}, label), close), media(sample, label, true));
-  dialog.addEventListener("close", () => dialog.remove());
+  const dialog = openDialog(label, "", media(sample, label, true));
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
-  document.body.append(dialog);
-  dialog.showModal();
 }

@@ -2,7 +2,8 @@
 // "Sample with my workflow": checkpoints of a training in the user's own graph, queued as ComfyUI queues it. What it saves comes into the gallery.
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
-import { button, element, keepKeys } from "./element.js";
+import { openDialog } from "./dialog.js";
+import { button, element } from "./element.js";
 import { keepWorkflow, keptWorkflows, noteSample, offered, publish, sampleRefused } from "./server.js";
 import { MARK, marked, mayChoose, places, positive, trains, withLoras, workflowWith } from "./under_test.js";
 import { count, loadWords, say } from "./words.js";
@@ -51,11 +52,11 @@ class Sampling {
     this.keep = element("input", { type: "checkbox", checked: true });
     this.keeping = element("label", { class: "mt-check" }, this.keep, say("flow.keep"));
     this.list = element("div", { class: "mt-storage", role: "group", "aria-label": say("flow.checkpoints") });
-    this.busy = element("p", { class: "mt-said" });
+    this.busy = element("p", { class: "mt-said", role: "status" });
     this.go = button(say("flow.queue"), () => this._queue(), { icon: "pi-play", kind: "mt-first" });
     this.goAhead = () => {};
-    this.now = button(say("flow.now"), () => ((this.atOnce = true), this.goAhead()), { icon: "pi-forward" });
-    this.said = element("div", { class: "mt-said", role: "status" });
+    this.now = button(say("flow.now"), () => ((this.atOnce = true), this.said.focus(), this.goAhead()), { icon: "pi-forward" });
+    this.said = element("div", { class: "mt-said", role: "status", tabindex: "-1" });
     this.go.disabled = this.now.hidden = true;
   }
 
@@ -122,6 +123,7 @@ class Sampling {
   async _forget() {
     const { names } = await keepWorkflow(this.which.value, {});
     this._offer(names);
+    this.which.focus(); // the button goes
     await this._choose();
   }
 
@@ -137,6 +139,8 @@ class Sampling {
     const chosen = this._chosen();
     let done = 0;
     this.go.disabled = true;
+    this._tell("…");
+    this.said.focus();
     try {
       if (this.which.value === OPEN && this.keep.checked) await keepWorkflow(graph.name, { prompt: graph.prompt, workflow: graph.workflow });
       for (const checkpoint of chosen) {
@@ -186,11 +190,9 @@ class Sampling {
 /** Opens the window. @param {Detail} job @param {Tell} tell what is said in the tab */
 export function openMyWorkflow(job, tell) {
   const sampling = new Sampling(job, tell);
-  const close = button(say("close"), () => dialog.close(), { icon: "pi-times", only: true });
-  const dialog = element(
-    "dialog",
-    { class: "mt-large mt-look mt-flow", "aria-label": say("flow.title") },
-    element("header", {}, element("b", {}, say("flow.title")), close),
+  openDialog(
+    say("flow.title"),
+    "mt-flow",
     element("div", { class: "mt-tools" }, sampling.which, sampling.forget),
     sampling.where,
     sampling.keeping,
@@ -199,12 +201,11 @@ export function openMyWorkflow(job, tell) {
     element("div", { class: "mt-buttons" }, sampling.go, sampling.now),
     sampling.said,
   );
-  keepKeys(dialog);
-  dialog.addEventListener("close", () => dialog.remove());
-  document.body.append(dialog);
-  dialog.showModal();
   sampling.which.focus();
-  sampling.read().catch((error) => (sampling.said.textContent = reason(error)));
+  sampling.read().catch((error) => {
+    sampling.said.textContent = reason(error);
+    sampling.said.classList.add("mt-bad");
+  });
 }
 
 app.registerExtension({

@@ -3,6 +3,7 @@
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { copied } from "./actions.js";
+import { shown } from "./dialog.js";
 import { addStylesheet, button, element } from "./element.js";
 import { pathTo, placed, tellLine } from "./places.js";
 import { makeRoom } from "./room.js";
@@ -16,12 +17,9 @@ const LETTERS = 42; // of a line
 /** @param {string} text */
 function large(text) {
   const close = button(say("close"), () => dialog.close(), { icon: "pi-times", only: true });
-  const inside = element("div", { class: "mt-report" }, element("div", { class: "mt-tools" }, button(say("copy"), () => copied(text), { icon: "pi-copy" }), close), element("pre", { tabindex: "0" }, text));
+  const inside = element("div", { class: "mt-report" }, element("div", { class: "mt-tools" }, button(say("copy"), () => copied(text), { icon: "pi-copy" }), close), element("pre", { tabindex: "0", role: "document", "aria-label": say("report") }, text));
   const dialog = element("dialog", { class: "mt-large", "aria-label": say("report") }, inside);
-  dialog.addEventListener("close", () => dialog.remove());
-  dialog.addEventListener("keydown", (event) => event.stopPropagation());
-  document.body.append(dialog);
-  dialog.showModal();
+  shown(dialog);
 }
 
 /** How high a text is shown. @param {string} text */

@@ -1,6 +1,7 @@
 // @ts-check
 // What trainings and jobs take on the disk, in a window, to choose what goes. What is being trained or waits cannot be chosen.
-import { button, element, keepKeys, setText } from "./element.js";
+import { askAgain, openDialog } from "./dialog.js";
+import { button, element, setText } from "./element.js";
 import { ask, jobs } from "./server.js";
 import { moment, say, size, translated } from "./words.js";
 
@@ -11,7 +12,7 @@ const MOST = 5000; // jobs that are asked for
 
 class Cleaning {
   constructor() {
-    this.said = element("div", { class: "mt-said", role: "status" });
+    this.said = element("div", { class: "mt-said", role: "status", tabindex: "-1" });
     this.list = element("div", { class: "mt-storage" }, element("p", { class: "mt-faint" }, say("storage.loading")));
     this.all = element("input", { type: "checkbox", class: "musubi-all", disabled: true, onchange: () => this._chooseAll() });
     this.sum = element("span", {}, say("storage.all"));
@@ -67,18 +68,15 @@ class Cleaning {
   /** What is removed is gone, so it is asked twice. */
   _sure() {
     const { runs, jobs: loose } = this._chosen();
-    const close = () => this.ask.replaceChildren();
-    const keep = button(say("storage.keep"), close);
-    const remove = button(say("storage.remove"), () => this._remove(), { icon: "pi-trash", kind: "mt-danger" });
     const question = say(this.states.checked ? "storage.question.states" : "storage.question", { runs: runs.length, jobs: loose.length });
-    this.ask.replaceChildren(element("div", { class: "mt-ask", role: "alertdialog", "aria-label": question }, element("p", {}, question), element("div", { class: "mt-buttons" }, keep, remove)));
-    keep.focus();
+    askAgain(this.ask, { question, yes: say("storage.remove"), icon: "pi-trash", no: say("storage.keep") }, () => this._remove());
   }
 
   async _remove() {
     const { runs, jobs: loose } = this._chosen();
-    this.ask.replaceChildren();
     this.go.disabled = true;
+    this.said.textContent = "…";
+    this.said.focus();
     try {
       const { bytes, kept } = await ask("clean", { runs: runs.map((run) => run.run), jobs: loose, states_only: this.states.checked });
       this.said.textContent = [say("storage.removed", { size: size(bytes) }), ...kept.map((/** @type {{ id: string, reason: string }} */ one) => `${one.id}: ${translated(one.reason)}`)].join("\n");
@@ -92,11 +90,9 @@ class Cleaning {
 /** Opens the window. */
 export function openStorage() {
   const cleaning = new Cleaning();
-  const close = button(say("close"), () => dialog.close(), { icon: "pi-times", only: true });
-  const dialog = element(
-    "dialog",
-    { class: "mt-large mt-look", "aria-label": say("storage") },
-    element("header", {}, element("b", {}, say("storage")), close),
+  openDialog(
+    say("storage"),
+    "",
     element("label", {}, cleaning.all, " ", cleaning.sum),
     cleaning.list,
     element("label", {}, cleaning.states, " ", say("storage.states_only")),
@@ -105,9 +101,8 @@ export function openStorage() {
     cleaning.ask,
     cleaning.said,
   );
-  keepKeys(dialog);
-  dialog.addEventListener("close", () => dialog.remove());
-  document.body.append(dialog);
-  dialog.showModal();
-  cleaning.read().catch((error) => cleaning.list.replaceChildren(error.message));
+  cleaning.read().catch((error) => {
+    cleaning.list.replaceChildren();
+    cleaning.said.textContent = error.message;
+  });
 }

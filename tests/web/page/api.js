@@ -2,6 +2,7 @@
 class Api extends EventTarget {
   queued = [];
   fetchApi(path, options) { return fetch("/api" + path, options); }
+  async getWorkflowTemplates() { return { another: ["b", "a"], pack: ["quickstart", "captioning", "train_a_lora_start_here"] }; }
   apiURL(path) { return "/api" + path; }
   async queuePrompt(number, graph) {
     if (this.refusal) throw Object.assign(new Error("Bad Request"), { response: this.refusal });
