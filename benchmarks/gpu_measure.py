@@ -19,8 +19,8 @@ from .gpu_checks import T
 from .gpu_models import Model, Size, Trained, latents
 
 _PEAKS = {  # dense bf16 products, 10^12 per second
-    "3090": 71, "4090": 165, "5090": 210, "A6000": 155, "A100": 312, "H100": 989, "H200": 989, "L40": 181, "L40S": 362, "A10": 125,
-    "T4": 65,
+    "3090": 71, "4090": 165, "5090": 210, "A6000": 155, "A100": 312, "H100 PCIe": 756, "H100": 989, "H200": 989, "L40": 181, "L40S": 362,
+    "A10": 125, "T4": 65,
 }  # fmt: skip
 _WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy", "cuStreamSynchronize")
 
@@ -98,7 +98,7 @@ def available_ram(folder: Path = Path("/")) -> int | None:
 
 def peak_of(name: str) -> float | None:
     """10^12 bf16 operations per second of a card; None for one that is not in the table."""
-    return next((float(peak) for part, peak in _PEAKS.items() if re.search(rf"\b{part}\b", name)), None)
+    return next((float(peak) for part, peak in _PEAKS.items() if re.search(rf"\b{part}\b(?! Laptop)", name)), None)
 
 
 def stepper(trained: Trained, size: Size) -> Callable[[], None]:

@@ -71,9 +71,8 @@ def test_bits_are_compared_only_where_the_plain_step_has_the_same_ones_each_time
         return {name: gpu.torch.tensor(1 + 1e-3 * len(calls)) for name in ("loss", "one")}
 
     monkeypatch.setattr(gpu_checks, "gradients", moving)
-    checking = _checking(results)
-    for one in (CHECKS[0], Check(Setting(checkpointing=True), BITS)):
-        checking.check(one, SMALL[0], Clock(600))
+    for one in (CHECKS[0], Check(Setting(checkpointing=True), BITS)):  # each in another process, as after one that ended
+        _checking(results).check(one, SMALL[0], Clock(600))
     assert [(row["tolerance"], row["right"]) for row in results.checks] == [(ROUNDING, "yes")] * 2
     assert all(row["distance"] > 0 for row in results.checks) and "equal bits" in results.left_out[0]
 
@@ -244,6 +243,16 @@ def test_operations_are_those_of_the_formula() -> None:
     wan: Any = MODELS[0]
     for size, tera in ((IMAGE, 6.6), (LONG, 774)):  # of 512 text tokens, of which we leave out the padding, and a LoRA
         assert 0.88 < gpu_measure.operations(wan, size) / 1e12 / tera < 1
+
+
+def test_the_peak_of_a_card_is_that_of_its_own_chip() -> None:
+    cards = {
+        "NVIDIA GeForce RTX 4090": 165,
+        "NVIDIA GeForce RTX 4090 Laptop GPU": None,
+        "NVIDIA H100 80GB HBM3": 989,
+        "NVIDIA H100 PCIe": 756,
+    }
+    assert {card: gpu_measure.peak_of(card) for card in cards} == cards
 
 
 def test_a_trace_says_what_was_launched_waited_for_and_copied() -> None:

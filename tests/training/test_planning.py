@@ -405,6 +405,7 @@ def test_what_was_measured_changes_what_is_chosen() -> None:
 def test_a_step_takes_as_long_as_the_longer_of_computing_and_copying() -> None:
     speed = gpus.of_sheet("NVIDIA GeForce RTX 4090")
     assert speed is not None and gpus.of_sheet("Voodoo 2") is None and gpus.of_sheet("NVIDIA RTX A1000") is None, "no A100"
+    assert gpus.of_sheet("NVIDIA GeForce RTX 4090 Laptop GPU") is None, "another chip"
     assert speed.seconds(int(speed.multiplies * 3e12), 0) == pytest.approx(3)
     assert speed.seconds(0, int(speed.copies * 2e9)) == pytest.approx(2)
 

@@ -43,8 +43,9 @@ NAMES = tuple(_SHEETS)
 
 
 def of_sheet(name: str) -> Speed | None:
-    """Of the GPU that has one of `NAMES` in its own; None for others."""
-    found = next((one for one in sorted(NAMES, key=len, reverse=True) if re.search(rf"{one}(?!\d)", name)), None)
+    """Of the GPU that has one of `NAMES` in its own; None for others, and for those of laptops, which have half the speed of their
+    namesakes."""
+    found = next((one for one in sorted(NAMES, key=len, reverse=True) if re.search(rf"{one}(?!\d)(?! Laptop)", name)), None)
     if found is None:
         return None
     multiplies, copies = _SHEETS[found]
