@@ -55,6 +55,7 @@ def report_of(gpu: Simulation) -> Report:
     return {
         "waits in steps": {f"{what}: {where}": count for (what, where), count in sorted(gpu.in_steps.items())},
         "validating": {f"{what}: {where}": count for (what, where), count in gpu.waited.items() if "validation" in where},
+        "for the whole device": {where: count for (what, where), count in gpu.waited.items() if what == "device"},
         "races": gpu.order.races,
         "kernels": sum(gpu.kernels.values()),
         "copied": dict(gpu.copied),

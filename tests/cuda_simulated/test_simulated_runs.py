@@ -117,6 +117,14 @@ def test_what_users_choose_waits_for_nothing_more(family: str, options: tuple[st
     }
 
 
+@minutes
+@pytest.mark.slow
+def test_the_time_of_a_dry_step_is_that_of_one(gpu: Gpu) -> None:
+    """The device has done the first step when the second one's time begins, and the second when it ends."""
+    report = gpu("training", "wan", "plain", "--dry_step", *FEW)
+    assert report["for the whole device"]["training/dry_step.py:run"] == 2
+
+
 RESUMED = [("wan", "fp8 scaled swap pinned offload", "adamw"), ("wan22", "lora per expert offload", "adamw"),
            ("wan", "checkpointing", "AdaptiveHinaAdamW")]  # fmt: skip
 

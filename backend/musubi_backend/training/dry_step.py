@@ -33,6 +33,7 @@ def run(loop: Loop, given: Mapping[str, Any]) -> None:
     _step(loop, [loop._load(chosen)] * loop.at_once, 0)
     batches = [loop._load(chosen)] * loop.at_once
     if device.type == "cuda":
+        torch.cuda.synchronize(device)  # else it would still be at the first step
         torch.cuda.reset_peak_memory_stats(device)
     start = time.perf_counter()
     found = _step(loop, batches, loop.at_once)
