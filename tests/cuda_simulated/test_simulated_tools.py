@@ -18,6 +18,7 @@ TRAINED: Words = ("--optimizer_type", "adamw", "--gradient_checkpointing")
 SCALED: Words = ("--fp8_base", "--fp8_scaled")
 SWAPPED: Words = ("--blocks_to_swap", "1", "--use_pinned_memory_for_block_swap")
 OFFLOADED: Words = ("--gradient_checkpointing_cpu_offload", "--offload_attention_blocks", "1")
+WAITING: Words = ("--offload_text_encoder",)
 ASKED: Words = ("--sample_prompts", "{folder}/prompts.txt")
 CLIP: Words = ("--video_length", "9")
 IMAGE: Words = ("--image_path", "{folder}/media.png")
@@ -43,7 +44,8 @@ PATHS: dict[str, tuple[str, str, str, Words, Words, list[Words]]] = {
     ),
     "HunyuanVideo": (
         "hv", "", VIDEO, TILES, (*TRAINED, "--fp8_base"),
-        [(*CLIP, "--fp8", *TILES, "--fp8_llm", "--split_uncond", "--guidance_scale", "3", "--negative_prompt", "x"),
+        [(*CLIP, "--fp8", *TILES, "--fp8_llm", *WAITING, "--split_uncond", "--guidance_scale", "3",
+          "--negative_prompt", "x"),
          (*CLIP, "--video_path", "{folder}/media/a.mp4", "--strength", "0.5")],
     ),
     "sections forward": (
@@ -52,7 +54,7 @@ PATHS: dict[str, tuple[str, str, str, Words, Words, list[Words]]] = {
     ),
     "one frame of FramePack": (
         "fp", "", ONE_FRAME, ("--one_frame", "--one_frame_no_4x"), (*TRAINED, "--one_frame", "--latent_window_size", "2"),
-        [(*SECTION, *IMAGE, *ONE[:1], ONE[1] + ",no_4x", *ONE[2:])],
+        [(*SECTION, *IMAGE, *WAITING, *ONE[:1], ONE[1] + ",no_4x", *ONE[2:])],
     ),
 }  # fmt: skip
 
