@@ -79,7 +79,7 @@ class MemoryOptimizer(Node):
         line = report.partition("\n")[0]
         chart = host.temp_dir / "musubi_tuner" / f"{folder.id}.png"
         chart.parent.mkdir(parents=True, exist_ok=True)
-        await asyncio.to_thread(draw, chart, plan["phases"], plan["limit"], f"{card.title} {line}")
+        await asyncio.to_thread(draw, chart, plan["phases"], plan["limit"], f"{card.title}: {line}")
         # our trainer chooses by itself when it starts: what a state was trained with stays, however much memory is free by then
         own = configuration.load(host.home).engine == "builtin"
         filled = {name: value for name, value in plan["chosen"].items() if not known[name].own}
