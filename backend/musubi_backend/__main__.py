@@ -127,10 +127,16 @@ def _overview() -> str:
 
 
 def _keep_libraries_quiet() -> None:
-    """No usage reports, and no warning about tokenizers in forked workers: what the user has set stays. Nothing is fetched: models and
+    """No usage reports, no warning about tokenizers in forked workers, no traces of C++ where another process is gone: what a user has set
+    stays. Nothing is fetched: models and
     tokenizers are found on this machine, or their absence is said at once."""
     os.environ.update({"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"})
-    for name, value in {"HF_HUB_DISABLE_TELEMETRY": "1", "DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}.items():
+    for name, value in {
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+    }.items():
         os.environ.setdefault(name, value)
 
 

@@ -1,5 +1,6 @@
-"""Every constant of time in the backend, with its reason. None of them ends work: a slow card, disk or network only makes them come round
-more often. (Those of the nodes are in `nodes/jobs/durations.py`.) Seconds, where nothing else is said."""
+"""Every constant of time in the backend, with its reason. `SILENCE` and `WITHIN_STEPS` end a training of several processes; of the others
+none ends work: a slow card, disk or network only makes them come round more often. (Those of the nodes are in `nodes/jobs/durations.py`.)
+Seconds, where nothing else is said."""
 
 BEAT = 1.0
 """Between two "stopping" events: a person who waits sees that the number of bytes rises."""
@@ -25,6 +26,22 @@ BETWEEN_RELOADS = 5.0
 WITHIN_GROUP = 7 * 24 * 3600.0
 """How long processes wait for the main one: it may save to a slow disk or make samples for hours. When a process is gone, the others are
 reported at once all the same."""
+
+SILENCE = 300.0
+"""Without any sign of life of a process of the group: it is stopped, or its machine or the network is gone. A machine that swaps may be
+still for a minute or two. Everything learned is saved then, so that ending is not dear."""
+
+WITHIN_STEPS = 30 * 60.0
+"""Without `--ddp_timeout`, for a process that is alive to come to the end of its micro-step: of the slowest card, with a slow disk."""
+
+BETWEEN_CALLS = 2.0
+"""Between two looks for such signs, by a process that waits for others."""
+
+SIGNS = 3
+"""So many beats without one, after an exchange failed, tell who is gone."""
+
+STORE = 20.0
+"""For an answer of the store in which processes of a group note that they are there."""
 
 LOCK_WITHOUT_CONTENTS = 10.0
 """Between making a lock file and writing who holds it: younger, it is taken for one that is just being made."""

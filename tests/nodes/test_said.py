@@ -207,7 +207,7 @@ what a model is given has a shape|no plain tensor, its strides are {}|only what 
 {}: {} bytes were made for {} {}|{} {}, {}; this python {}|, compute capability {}.{}|no folder|as the work gains|{} {} instead of {}
 up to {#} {}|latents {}|{} ({} bytes)
  ({} noise)
-{} is {}, expected {}|start {}"""
+{} is {}, expected {}|start {}|roll call|beat {}"""
 """What is logged, printed, compared, drawn, or is a mistake in the program."""
 _PUT_TOGETHER = (  # sentences of several texts, as they are shown
     "the names of its caches would be 3 bytes too long; give it a shorter name",

@@ -31,9 +31,10 @@ class Group:
 
     def __init__(self, project: Any, folder: Path, count: int) -> None:
         self.project, self.folder = project, folder
-        every = [json.loads((folder / f"happened{rank}.json").read_text(encoding="utf-8")) for rank in range(count)]
+        files = [folder / f"happened{rank}.json" for rank in range(count)]
+        every = [json.loads(path.read_text(encoding="utf-8")) if path.exists() else {} for path in files]
         self.results, self.texts, self.items = (
-            {name: [one[name][place] for one in every if name in one] for name in every[0]} for place in range(3)
+            {name: [one[name][place] for one in every if name in one] for name in {**every[-1], **every[0]}} for place in range(3)
         )
 
     def lora(self, name: str) -> dict[str, torch.Tensor]:
@@ -51,7 +52,7 @@ class Group:
 
 
 def played(project: Any, folder: Path, scenes: Sequence[dict[str, Any]], count: int = 2, killed: int | None = None) -> Group:
-    """The scenes, played by so many processes. killed: the one that does not survive the last."""
+    """The scenes, played by so many processes. killed: the one that does not survive the last, or hangs in it."""
     plan = folder / "scenes.json"
     plan.write_text(json.dumps(scenes, default=str), encoding="utf-8")
     group = {"MASTER_ADDR": "127.0.0.1", "PYTHONPATH": str(BACKEND), "OMP_NUM_THREADS": "1"}
@@ -64,18 +65,14 @@ def played(project: Any, folder: Path, scenes: Sequence[dict[str, Any]], count: 
         for rank, said in enumerate(printed)
     ]  # fmt: skip
     try:
-        while None in (ended := [process.poll() for process in processes]) and _as_expected(ended, killed):
+        while None in (ended := [process.poll() for rank, process in enumerate(processes) if rank != killed]) and not any(ended):
             time.sleep(0.1)  # where one fails, the other would wait for it
     finally:
         for process in processes:
             process.kill()
             process.wait()
-    assert _as_expected(ended, killed), "\n".join(said.read_text(encoding="utf-8") for said in printed)
+    assert killed is not None or not any(ended), "\n".join(said.read_text(encoding="utf-8") for said in printed)
     return Group(project, folder, count)
-
-
-def _as_expected(ended: Sequence[int | None], killed: int | None) -> bool:
-    return not any(code for rank, code in enumerate(ended) if rank != killed)
 
 
 def gradients_of(folder: Path, name: str, rank: int) -> dict[str, torch.Tensor]:

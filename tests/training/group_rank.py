@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import pytest
 import torch
 from accelerate import PartialState
-from musubi_backend import __main__, job
+from musubi_backend import __main__, durations, job
 from musubi_backend.architectures import protocol
 from musubi_backend.atomic import write_text
 from musubi_backend.errors import UserError
@@ -190,8 +190,27 @@ def play(scene: dict[str, Any], folder: Path, learned: list[list[str]]) -> Any:
             return left.code
 
 
+def hang(micro_step: int) -> None:
+    """The second process stands still, as a machine does that is out of reach."""
+    asked_to_stop(micro_step, 1, told(signal.SIGSTOP))
+    pytest.MonkeyPatch().setattr(durations, "SILENCE", 4.0)
+
+
+def fails(micro_step: int) -> None:
+    """The second process cannot read a cache."""
+
+    def fail() -> NoReturn:
+        raise UserError("the cache of clip 3 is gone")
+
+    asked_to_stop(micro_step, 1, fail)
+
+
 def told(signal_number: int) -> Callable[[], None]:
     return lambda: os.kill(os.getpid(), signal_number)
+
+
+def killed(micro_step: int, rank: int) -> Callable[[], None]:
+    return lambda: asked_to_stop(micro_step, rank, told(signal.SIGKILL))
 
 
 STORIES: dict[str, Callable[[], None]] = {
@@ -199,7 +218,7 @@ STORIES: dict[str, Callable[[], None]] = {
     "not finite": not_finite, "build fails": build_fails, "nothing helps": nothing_helps,
     "stop in 4": lambda: asked_to_stop(4), "stop in 6": lambda: asked_to_stop(6),
     "terminate in 6": lambda: asked_to_stop(6, 0, told(signal.SIGTERM)), "interrupt in 6": lambda: asked_to_stop(6, 1, told(signal.SIGINT)),
-    "kill in 6": lambda: asked_to_stop(6, 1, told(signal.SIGKILL)),
+    "kill in 6": killed(6, 1), "kill the main one in 6": killed(6, 0), "hang in 6": lambda: hang(6), "fail in 6": lambda: fails(6),
 }  # fmt: skip
 
 

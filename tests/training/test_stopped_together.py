@@ -66,9 +66,37 @@ def test_two_spread_experts_that_were_stopped_go_on_to_the_same_bits(stopped: gr
 
 def test_when_one_is_killed_the_other_saves_what_a_run_of_that_step_saves(stopped: group.Group, same: SimpleNamespace) -> None:
     assert stopped.results["killed"] == [1], stopped.texts["killed"]
+    assert _last(stopped, "killed").startswith("ERROR: process 1 of 2 (on ") and "is gone: it was killed" in _last(stopped, "killed")
     found, wanted = stopped.state("killed", 2), stopped.state("whole", 2)
+    assert str(found) in _last(stopped, "killed")
     assert same.bits(load(found / "model.safetensors"), load(wanted / "model.safetensors"))
     assert _moments(found) == _moments(wanted)
+
+
+ENDS = {
+    "kill the main one in 6": (0, "ERROR: process 0 of 2 (on "), "kill the main one in 6 spread": (0, "ERROR: process 0 of 2 (on "),
+    "hang in 6": (1, "gave no sign of life for 4 seconds"), "fail in 6 spread": (None, "ERROR: the cache of clip 3 is gone"),
+}  # fmt: skip
+
+
+@pytest.mark.full(reason="starts two processes for each; the one that is killed is above")
+@pytest.mark.parametrize("name", ENDS)
+def test_whatever_ends_one_of_them_all_end_with_the_steps_saved_and_a_message(
+    name: str, model_and_caches: tuple[Path, Path], build: SimpleNamespace, tmp_path: Path
+) -> None:
+    lost, said = ENDS[name]
+    project = build.project(tmp_path, model_and_caches[0], build.caches(tmp_path, clips=8))
+    spread = SPREAD if "spread" in name else ()
+    scene = group.scene(project, name, *spread, story=name.removesuffix(" spread"), **{**WINDOWS, "save_every_n_steps": None})
+    ended = group.played(project, tmp_path, [scene], killed=lost)
+    assert set(ended.results[name]) == {1}, ended.texts[name]
+    assert said in _last(ended, name) and "Traceback" not in "".join(ended.texts[name])
+    assert ended.state(name, 2).is_dir()
+
+
+def _last(group_of: group.Group, name: str) -> str:
+    """The last line of the last of those that are left."""
+    return group_of.texts[name][-1].strip().splitlines()[-1]
 
 
 def _moments(state: Path) -> list[tuple[Any, ...]]:

@@ -46,7 +46,9 @@ def window(browser: Browser) -> Iterator[Browser]:
     recorded = Recorded()
     job = {**STATES["running"], "id": "20261127-101112-tensorboard-ab12cd", "kind": "tool", "verb": "tensorboard", "name": "", "run": None}
     recorded.jobs.append({**job, "text": f"TensorBoard of cat-1: {ADDRESS}", "phase": f"TensorBoard of cat-1: {ADDRESS}"})
-    recorded.jobs.append({**STATES["stopped"], "id": NOTHING, "step": 0, "loss": None, "average": None, "run": "early-1", "text": "stopped; nothing saved"})
+    recorded.jobs.append(
+        {**STATES["stopped"], "id": NOTHING, "step": 0, "loss": None, "average": None, "run": "early-1", "text": "stopped; nothing saved"}
+    )
     with page(recorded) as url:
         browser.open(url)
         browser.wait("window.app?.tab ? 1 : 0")
@@ -77,7 +79,12 @@ def test_what_an_earlier_run_said_is_gone_when_one_fails(window: Browser, end: s
 
 
 def test_a_graph_that_is_seen_again_has_what_was_said_in_it(window: Browser) -> None:
-    outputs = {"5": said(ADDRESS, "whole"), "12ab:7": said("nothing is short", "much"), "6": said("of a node that is gone", "x"), "9": {"images": []}}
+    outputs = {
+        "5": said(ADDRESS, "whole"),
+        "12ab:7": said("nothing is short", "much"),
+        "6": said("of a node that is gone", "x"),
+        "9": {"images": []},
+    }
     window.run("for (const one of window.app.extensions) one.onNodeOutputsUpdated?.(args[0]);", outputs)
     window.wait(f"{_SHOWN} === 'whole|much' ? 1 : 0")
     assert window.run("return window.lines;") == [["5", ADDRESS]], "the number of a node that is folded away is another node's here"
@@ -98,7 +105,9 @@ def test_why_a_training_failed_can_be_read_on_its_node_after_a_reload(window: Br
     window.run("document.querySelector('.mt-node').style.width = '320px';")
     seen = "const text = document.querySelector('.mt-node-line > span:not(:has(*))');"
     said = window.run(f"{seen} return text.textContent;")
-    assert said.startswith("CUDA out of memory: 2.1 GB") and said.endswith("lower the resolution."), "that it failed is said once, by the badge"
+    assert said.startswith("CUDA out of memory: 2.1 GB") and said.endswith("lower the resolution."), (
+        "that it failed is said once, by the badge"
+    )
     assert window.run(f"{seen} return text.scrollHeight - text.clientHeight;") <= 1, "no line of it is cut"
     assert window.run("const { whole, height } = window.trainer.musubiTraining; return whole.scrollHeight - height();") <= 0
 

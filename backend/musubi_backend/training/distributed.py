@@ -6,20 +6,37 @@ process group and picks the device; with one process it is not imported.
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol, TypeVar
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import torch
 
 from .. import durations
-from ..errors import EXIT_USER_ERROR
+from ..errors import EXIT_USER_ERROR, UserError
+from .roll_call import RollCall
 
 T = TypeVar("T")
 
-_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket Timeout", "Connection refused")
+_GONE = (
+    "Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket Timeout", "Connection refused", "Timed out waiting",
+)  # fmt: skip
 """In what gloo says of it."""
+
+_KILLED = "is gone: it was killed, as systems do when the RAM is full, or its machine or the network is off"
+
+
+class AnotherIsGone(RuntimeError):
+    """Another process ended without a word to this one, or hangs. state: what this one saved then."""
+
+    def __init__(self, text: str, state: Path | None = None) -> None:
+        super().__init__(text)
+        self.state = state
 
 
 class Processes(Protocol):
@@ -45,7 +62,7 @@ class Processes(Protocol):
         ...
 
     def any(self, flag: bool) -> bool:
-        """Whether `flag` is true in any process."""
+        """Whether `flag` is true in any process. AnotherIsGone when one does not come to say so within `--ddp_timeout`."""
         ...
 
     def union(self, words: list[str], known: Sequence[str]) -> list[str]:
@@ -69,8 +86,20 @@ class Processes(Protocol):
         """Another process may be gone: from now on this one waits for none, and only the main one does what the main one does."""
         ...
 
-    def close(self) -> None:
-        """Leave the group."""
+    def outlive(self) -> None:
+        """As `part`, when another one is gone: if that is the main one, the first that is left does what it does."""
+        ...
+
+    def news(self) -> str:
+        """After `outlive`: who is gone and why; empty where another process on this machine says it."""
+        ...
+
+    def failed_elsewhere(self) -> BaseException:
+        """What to raise where another process failed, which all know: with its reason, unless that stands in this machine's output."""
+        ...
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Leave the group. error: why this process ends."""
         ...
 
 
@@ -109,7 +138,16 @@ class OneProcess:
     def part(self) -> None:
         """Alone already."""
 
-    def close(self) -> None:
+    def outlive(self) -> None:
+        """Nobody to outlive."""
+
+    def news(self) -> str:
+        return ""
+
+    def failed_elsewhere(self) -> BaseException:
+        return SystemExit(EXIT_USER_ERROR)
+
+    def close(self, error: BaseException | None = None) -> None:
         """No group to leave."""
 
 
@@ -117,8 +155,6 @@ class ManyProcesses:
     """A group set up by accelerate from the environment that its launcher made."""
 
     def __init__(self, timeout_minutes: int | None) -> None:
-        from datetime import timedelta
-
         from accelerate import PartialState
 
         options: dict[str, Any] = {"timeout": timedelta(minutes=timeout_minutes)} if timeout_minutes else {}
@@ -129,14 +165,18 @@ class ManyProcesses:
         self._state = PartialState(cpu=not torch.cuda.is_available(), **options)
         # For waiting: the group for gradients gives up after minutes, and the main process may save or sample for longer.
         self._patient = torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=durations.WITHIN_GROUP))
-        self._parted = False
+        self._limit = timeout_minutes * 60 if timeout_minutes else durations.WITHIN_STEPS
+        self._parted = self._waiting = False
+        self._main, self._hangs = 0, ""
+        self._gone: dict[int, str] = {}
         self.rank = self._state.process_index
         self.count = self._state.num_processes
         self.device = self._state.device
+        self._roll = RollCall(self.rank, self.gathered)
 
     @property
     def is_main(self) -> bool:
-        return bool(self.rank == 0)
+        return bool(self.rank == self._main)
 
     def average_gradients(self, parameters: Iterable[torch.Tensor]) -> None:
         every = list(parameters)
@@ -152,34 +192,61 @@ class ManyProcesses:
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         result = values.clone()
-        torch.distributed.all_reduce(result)
+        work = torch.distributed.all_reduce(result, async_op=True)
+        if self.device.type == "cpu":  # NCCL has a limit of its own
+            self._await(work)
+        else:
+            work.wait()
         mean: torch.Tensor = result / self.count
         return mean
 
     def agreed(self, number: int) -> int:
-        shared = torch.tensor(number, dtype=torch.int64, device=self.device)
-        torch.distributed.broadcast(shared, src=0)
+        shared = torch.tensor(number, dtype=torch.int64)
+        self._await(torch.distributed.broadcast(shared, src=0, group=self._patient, async_op=True), patient=True)
         return int(shared.item())
 
     def any(self, flag: bool) -> bool:
+        return self._any(flag)
+
+    def _any(self, flag: bool, *, patient: bool = False) -> bool:
         if self._parted:
             return flag
         flags = torch.tensor(int(flag))
-        torch.distributed.all_reduce(flags, group=self._patient)
+        self._await(torch.distributed.all_reduce(flags, group=self._patient, async_op=True), patient=patient)
         return bool(flags.item())
+
+    def _await(self, work: torch.distributed.Work, *, patient: bool = False) -> None:
+        """The end of an exchange. patient: however long the others take, while they give signs of life."""
+        since = time.monotonic()
+        while True:
+            try:
+                work.wait(timedelta(seconds=durations.BETWEEN_CALLS))
+                return
+            except RuntimeError:
+                if work.is_completed():
+                    raise
+            waited = time.monotonic() - since
+            if silent := self._roll.silent(durations.SILENCE):
+                self._give_up(f"{self._roll.in_words(silent)} gave no sign of life for {durations.SILENCE:.0f} seconds")
+            if not patient and waited > self._limit:
+                self._give_up(f"another process did not come to the end of its step for {waited:.0f} seconds, see --ddp_timeout")
+
+    def _give_up(self, why: str) -> NoReturn:
+        self._waiting, self._hangs = True, why
+        raise AnotherIsGone(why)
 
     def union(self, words: list[str], known: Sequence[str]) -> list[str]:
         flags = torch.tensor([int(word in words) for word in known])
-        torch.distributed.all_reduce(flags, group=self._patient)
+        self._await(torch.distributed.all_reduce(flags, group=self._patient, async_op=True))
         return [word for word, flag in zip(known, flags.tolist(), strict=True) if flag]
 
     def gathered(self, values: torch.Tensor) -> torch.Tensor:
         every = [torch.empty_like(values) for _ in range(self.count)]
-        torch.distributed.all_gather(every, values, group=self._patient)
+        torch.distributed.all_gather(every, values, group=self._patient)  # at the start only, so that none is waited for
         return torch.stack(every)
 
     def wait(self) -> None:
-        self.any(False)
+        self._any(False, patient=True)
 
     def main_does(self, work: Callable[[], object]) -> None:
         self.wait()
@@ -189,16 +256,44 @@ class ManyProcesses:
                 work()
             except BaseException as raised:  # the others must know before it continues
                 error = raised
-        failed = self.any(error is not None)
+        failed = self._any(error is not None, patient=True)
         if error is not None:
             raise error
         if failed:
-            raise SystemExit(EXIT_USER_ERROR)
+            raise self.failed_elsewhere()
 
     def part(self) -> None:
         self._parted = True
 
-    def close(self) -> None:
+    def outlive(self) -> None:
+        self._parted = True
+        if self.rank == 0:
+            return  # it has what to save, and finds out later
+        self._find_out()
+        left = [rank for rank in range(self.count) if rank not in self._gone]
+        self._main = min(left, default=self.rank)
+
+    def _find_out(self) -> None:
+        if not self._gone:
+            self._gone = self._roll.gone()
+
+    def news(self) -> str:
+        self._find_out()
+        if not self._roll.speaks(list(self._gone)):
+            return ""
+        if self._hangs:
+            return f"{self._hangs}: it, its machine or the network between them hangs"
+        said = [f"{self._roll.in_words([rank])} {f'has ended: {why}' if why else _KILLED}" for rank, why in self._gone.items()]
+        return "; ".join(said) or "another process of this training has ended; its output, on its machine, says why"
+
+    def failed_elsewhere(self) -> BaseException:
+        said = self._roll.from_elsewhere()
+        return UserError(said) if said else SystemExit(EXIT_USER_ERROR)
+
+    def close(self, error: BaseException | None = None) -> None:
+        self._roll.leave(str(error) if isinstance(error, Exception) else "")
+        if self._waiting:  # an exchange is under way that never ends, and Python waits for it
+            atexit.register(os._exit, EXIT_USER_ERROR)
         if not self._parted:  # with partners that are gone it would not end
             self._state.destroy_process_group()
 
@@ -212,7 +307,7 @@ def start(timeout_minutes: int | None) -> Processes:
 
 def lost_another(error: BaseException) -> bool:
     """Did an exchange fail because another process is gone?"""
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _GONE)
+    return isinstance(error, AnotherIsGone) or (isinstance(error, RuntimeError) and any(words in str(error) for words in _GONE))
 
 
 def share(items: Sequence[T], rank: int, count: int, done: int = 0) -> list[T]:

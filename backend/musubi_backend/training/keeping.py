@@ -130,12 +130,13 @@ class Keeping:
                 run.processes.main_does(lambda: self._write_lora(stem, self.loop.position.epoch, asked))
         return written[0] if written else None
 
-    def try_to_keep(self) -> None:
+    def try_to_keep(self) -> Path | None:
         """As `keep`; where that fails it is said."""
         try:
-            self.keep()
+            return self.keep()
         except (UserError, RuntimeError, OSError) as problem:
             logger.error("what was learned until step %d could not be saved: %s", self.loop.position.step, problem)
+            return None
 
     def _write_state(self, stem: str, reason: str, *, asked: bool = False, into: Path | None = None) -> Path:
         checkpoints, state = self.run.checkpoints, self.loop.state()

@@ -14,6 +14,9 @@ from ..errors import EXIT_USER_ERROR, StopRequested, UserError
 from . import distributed
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .distributed import Processes
     from .keeping import Keeping
     from .stepping_down import SteppingDown
 
@@ -24,6 +27,7 @@ class Leaving:
     def __init__(self, keeping: Keeping, down: SteppingDown) -> None:
         self.keeping, self.down, self.run = keeping, down, keeping.run
         self._kept = False  # what was learned is saved, or that failed
+        self._state: Path | None = None  # where
 
     def if_asked(self) -> None:
         """Between two micro-steps: if any process was asked to stop, all save and leave. Raises StopRequested."""
@@ -41,6 +45,8 @@ class Leaving:
         except StopRequested:
             self._leave()
         except Exception as raised:
+            if distributed.lost_another(raised):
+                raise
             error = raised
             if self.run.settings.memory.fsdp:  # the others wait for its part of a block's weights, and end when it does
                 self.run.processes.part()
@@ -51,7 +57,7 @@ class Leaving:
         self._try_to_keep()
         if error is not None:
             raise error
-        raise SystemExit(EXIT_USER_ERROR)  # the process that failed says why
+        raise self.run.processes.failed_elsewhere()
 
     @contextlib.contextmanager
     def saving_first(self) -> Iterator[None]:
@@ -69,7 +75,7 @@ class Leaving:
         """Once, and unless what is trained is in the middle of a step, or gone."""
         if not self._kept and not self.down.updating and not self.down.lost:
             self._kept = True
-            self.keeping.try_to_keep()
+            self._state = self.keeping.try_to_keep()
 
     @contextlib.contextmanager
     def outliving_others(self) -> Iterator[None]:
@@ -77,10 +83,12 @@ class Leaving:
         try:
             yield
         except RuntimeError as error:
-            if distributed.lost_another(error):
-                self.run.processes.part()
-                self.keeping.keep()
-            raise
+            if not distributed.lost_another(error):
+                raise
+            self.run.processes.outlive()
+            self._kept = False  # where that was under way together, it did not come to its end
+            self._try_to_keep()
+            raise distributed.AnotherIsGone(str(error), self._state) from error
 
     def _leave(self) -> NoReturn:
         """Save what was learned and raise StopRequested. Where a save was asked for in the step that ends here, this is it."""
@@ -106,3 +114,13 @@ class Leaving:
         if written not in (None, state):
             raise StopRequested(message, f"stopped at step {step}; its folder could not be written, so the state is in {written}")
         raise StopRequested(message, f"stopped at step {step}, state saved (run again to continue)")
+
+
+def say_who_is_gone(processes: Processes, error: BaseException) -> NoReturn:
+    """As the error of this process, unless another one on this machine says it."""
+    processes.outlive()
+    news, state = processes.news(), getattr(error, "state", None)
+    if not news:
+        raise SystemExit(EXIT_USER_ERROR) from error
+    rest = "" if state is None else f". What was learned is in {state}: continue with --resume {state}"
+    raise UserError(f"{news}{rest}") from error

@@ -17,7 +17,7 @@ import torch
 
 from .. import exhausted, job
 from ..device import release
-from ..errors import EXIT_USER_ERROR, StopRequested, UserError
+from ..errors import StopRequested, UserError
 from ..memory.estimate import STEP
 from . import vram
 from .built import Built, build
@@ -153,9 +153,10 @@ class SteppingDown:
             self._build(self._chosen, kept)
         except Exception as raised:  # others would wait for this process
             error = raised
+        run.processes.wait()  # for a slow disk
         if run.processes.any(error is not None):
             if error is None:
-                raise SystemExit(EXIT_USER_ERROR)
+                raise run.processes.failed_elsewhere()
             raise _in_words(error, during, self._chosen.flags) from error
         if back is not None:
             loop.position = replace(back.position)

@@ -24,7 +24,7 @@ from ..counted import counted
 from ..dataset.batches import CachedDataset, CachedItem
 from ..dataset.config import load_config
 from ..dataset.held_out import hold_out
-from ..errors import EXIT_USER_ERROR, UserError
+from ..errors import UserError
 from ..layers import offloaded
 from ..lora import run_network
 from ..memory import sharding
@@ -45,6 +45,7 @@ from . import (
 )
 from .built import build
 from .lean_torch import leave_compiler_out
+from .leaving import say_who_is_gone
 from .loop import Loop
 from .rehearsal import rehearse
 from .run import Run
@@ -83,28 +84,20 @@ def run(args: Namespace, architecture: Architecture) -> None:
         leave_compiler_out()
     with stopping_on_signals():
         _set_cuda(settings)
-        processes = distributed.start(settings.computing.ddp_timeout)
+        processes, ended = distributed.start(settings.computing.ddp_timeout), None
         try:
-            with _outliving_others(processes), _output(settings) if processes.is_main else contextlib.nullcontext():
+            with _output(settings) if processes.is_main else contextlib.nullcontext():
                 loop = prepare(settings, vars(args), architecture, processes, precision)
                 with _exhausted_in_words(loop, vars(args)):
                     _dry(loop, vars(args)) if settings.dry_step else loop.start()
+        except BaseException as error:
+            if distributed.lost_another(error):
+                say_who_is_gone(processes, error)
+            ended = error
+            raise
         finally:
             offloaded.unpin()
-            processes.close()
-
-
-@contextlib.contextmanager
-def _outliving_others(processes: distributed.Processes) -> Iterator[None]:
-    """Leave with a message where another process of the training has ended."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not distributed.lost_another(error):
-            raise
-        processes.part()
-        logger.error("another process of this training has ended; its output, on several machines that of its machine, says why")
-        raise SystemExit(EXIT_USER_ERROR) from error
+            processes.close(ended)
 
 
 @contextlib.contextmanager
