@@ -16,7 +16,8 @@ NOTED = 60.0
 before. One that cannot write (a full disk) is not waited for any longer."""
 
 GRACE = 2.0
-"""For a job that is asked to stop and would lose nothing, to end by itself: its models are freed in order. Then it is terminated."""
+"""For a job that is asked to stop and would lose nothing (any more), to end by itself: its models are freed in order, and between two files
+that it saves it loses nothing for a moment. Then it is terminated."""
 
 TERMINATE = 0.8
 """Between terminating and killing, which both end a job that has nothing to lose or whose user did not want to wait."""

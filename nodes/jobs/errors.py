@@ -9,7 +9,8 @@ _TAIL_BYTES = 256 * 1024
 _LAUNCHER = ("subprocess.CalledProcessError", "torch.distributed.elastic")
 _EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(?::\s|$)")
 _USER_ERROR = "ERROR: "
-_LOG_LINE = re.compile(r"^(DEBUG|INFO|WARNING|ERROR|CRITICAL):")
+_LOG_LINE = re.compile(r"^(DEBUG|INFO|WARNING|ERROR|CRITICAL):|^[^|]*\d%\|")  # or a bar
+_BEHIND_A_BAR = re.compile(r"(?<=\])(?=Traceback \(most recent call last\):|ERROR: )")  # that nobody closed: it has no line end
 
 
 def read_tail(log: Path) -> str:
@@ -25,7 +26,7 @@ def read_tail(log: Path) -> str:
 
 def last_error(text: str) -> str:
     """The last `ERROR: …` block of our backend, else the last exception of a Python traceback, else the last words."""
-    lines = text.split("\n")
+    lines = _BEHIND_A_BAR.sub("\n", text).split("\n")
     found: list[str] = []
     index = 0
     while index < len(lines):

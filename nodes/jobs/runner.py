@@ -25,7 +25,7 @@ from . import durations, process_tree
 from .errors import describe_exit, last_error, read_tail
 from .folder import ENDED, STARTING, STOPPING, JobFolder
 from .musubi_log import LogFollower
-from .progress import EventFollower, Progress
+from .progress import EventFollower, Progress, short
 
 BUILTIN = "builtin"
 KILL = "kill"
@@ -88,7 +88,8 @@ class Job:
             return progress.outcome
         if self.returncode == 0:
             return "it had just finished"
-        lost = f"lost: {progress.keep}" if progress.keep else "there was nothing to save"
+        unsaved = progress.keep or (progress.content or short(progress.file) if progress.file else "")
+        lost = f"lost: {unsaved}" if unsaved else "nothing was lost"
         if self.hurried:
             return f"ended at once; {lost}"
         if self.returncode is not None and self.returncode > 0 and progress.heard and "ERROR: " in read_tail(self.folder.log):
@@ -338,13 +339,14 @@ async def _stop(job: Job) -> None:
     await _say(job, events.STOP)
     if job.command.listens and job._process.stdin is not None:
         job._process.stdin.close()  # of several processes, one reads the line and the others the end
-    asked = changed = time.monotonic()
+    free = changed = time.monotonic()  # since when it has nothing to lose, and shows no sign of getting on
     sign = _sign_of_life(job)
     while not await _ends_within(job, durations.READ):
         now, before, sign = time.monotonic(), sign, _sign_of_life(job)
         changed = now if sign != before else changed
         loses = job.progress.keep or job.progress.file
-        if job.hurried or now > (changed + durations.PATIENCE if loses else asked + durations.GRACE * job.command.listens):
+        free = now if loses else free
+        if job.hurried or now > (changed + durations.PATIENCE if loses else free + durations.GRACE * job.command.listens):
             break
     else:
         process_tree.signal_tree(job.pid, processes, kill=True)

@@ -100,11 +100,11 @@ def test_what_stopping_waits_for_is_said(part: Any, job: Any, state: dict[str, A
     [
         (3, {"outcome": "saved at step 7"}, "", "saved at step 7"),
         (0, {"keep": "7 steps"}, "", "it had just finished"),
-        (3, {}, "", "stopped; there was nothing to save"),
+        (3, {}, "", "stopped; nothing was lost"),
         (-15, {"keep": "7 steps"}, "", "stopped; lost: 7 steps"),
         (1, {"heard": True}, "ERROR: the disk is full\n", "stopped, and nothing more was saved: the disk is full"),
-        (1, {"heard": False}, "ERROR: the disk is full\n", "stopped; there was nothing to save"),
-        (1, {"heard": True}, "ended\n", "stopped; there was nothing to save"),
+        (1, {"heard": False}, "ERROR: the disk is full\n", "stopped; nothing was lost"),
+        (1, {"heard": True}, "ended\n", "stopped; nothing was lost"),
     ],
 )
 def test_how_a_stopped_job_ended_is_said(job: Any, code: int, state: dict[str, Any], log: str, words: str) -> None:
@@ -115,7 +115,7 @@ def test_how_a_stopped_job_ended_is_said(job: Any, code: int, state: dict[str, A
     assert job.outcome().partition("\n")[0] == words
     if code != 0 and not state.get("outcome"):
         job.hurried = True
-        assert job.outcome() == ("ended at once; lost: 7 steps" if state.get("keep") else "ended at once; there was nothing to save")
+        assert job.outcome() == ("ended at once; lost: 7 steps" if state.get("keep") else "ended at once; nothing was lost")
 
 
 @pytest.mark.parametrize(
