@@ -177,7 +177,7 @@ def _summary_of(entry: _Entry, place: int | None) -> dict[str, Any]:
         text = "waiting for its turn" if not place else f"waiting, {place} before it"
     step, total = (progress.step, progress.total) if progress.version else (status.get("step") or 0, status.get("total"))
     learned, start, pace = progress.learned, progress.start, progress.pace.seconds if progress.training else None
-    left = pace * (total - step) if pace is not None and total and state not in (ENDED, QUEUED) else None
+    left = pace * (total - step) if pace is not None and total and state == RUNNING and progress.stepping else None
     kind = _KINDS.get(tool.verb, "tool") if tool else "tool"
     can, cannot = _requests(entry, state, kind)
     return {

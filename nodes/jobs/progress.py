@@ -70,10 +70,15 @@ class Progress:
         return RUNNING if self.version else STARTING
 
     @property
+    def stepping(self) -> bool:
+        """A training does its steps, and neither waits nor saves nor samples: the time left is that of the steps."""
+        return self.phase.startswith(_TRAINS) and not self.paused
+
+    @property
     def text(self) -> str:
         """One line for people, e.g. "loss 0.1234 · 12/100 · 01:54 left", as short as a node of the usual width takes it."""
         learns = self.loss is not None
-        trains = learns and self.phase.startswith(_TRAINS) and not self.paused  # which the loss and the step tell
+        trains = learns and self.stepping  # which the loss and the step tell
         parts = [f"loss {self.loss:.4f}"] if learns else []
         if not trains:
             parts.append("paused" if self.paused else self.phase)
@@ -82,7 +87,7 @@ class Progress:
         left = f"{self.left} left" if self.left and self.step != self.total else ""
         if not learns:
             parts += [left, self.rate]
-        elif trains:  # not while it samples or saves: the time left is that of the steps
+        elif trains:
             parts.append(left or self.rate)
         return " · ".join(filter(None, parts))
 

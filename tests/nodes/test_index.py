@@ -62,7 +62,11 @@ def test_a_training_is_read_on_in_and_its_version_rises(job: Write, index: Any) 
     assert (second["step"], second["loss"], second["state"]) == (13, None, "running"), "half a line says nothing yet"
     assert second["version"] > first["version"]
     assert set(second["can"]) == {"stop", "kill", "save", "pause", "stop_after_epoch"}
-    assert "no sample prompts" in second["cannot"]
+    assert "no sample prompts" in second["cannot"] and second["seconds_left"] == 174.0
+    with folder.metrics.open("a") as log:
+        log.write("\n" + lines(events.Saving("/x/cat-state", "the state", 5)))
+    third = index.job(folder.id)
+    assert (third["state"], third["seconds_left"]) == ("saving", None), "what is left is steps, and none is being done"
 
 
 def test_a_job_whose_process_is_gone_has_ended_as_its_log_says(job: Write, index: Any) -> None:
