@@ -74,7 +74,7 @@ class Bar:
         self.total, self.title, self.done = total, title, done
         self._bar = tqdm(total=total, desc=title or None, initial=done, unit=unit, dynamic_ncols=False, smoothing=0.1)
         self._told = 0, 0.0  # how much was done, and when
-        self._tell()
+        self.tell()
 
     def __enter__(self) -> Bar:
         return self
@@ -87,13 +87,14 @@ class Bar:
         self.done += count
         self._bar.update(count)
         if self.done == self.total or time.monotonic() - self._told[1] >= durations.BETWEEN_BARS:
-            self._tell()
+            self.tell()
 
     def close(self) -> None:
         self._bar.close()
         if self._told[0] != self.done:
-            self._tell()
+            self.tell()
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Say where it is, also where nothing is new."""
         self._told = self.done, time.monotonic()
         job.emit(events.Progress(self.done, self.total, self.title))

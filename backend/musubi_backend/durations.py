@@ -8,6 +8,9 @@ BEAT = 1.0
 BETWEEN_BARS = 0.2
 """Between two events of one bar: the nodes look five times a second, and a merge of thousands of tensors would fill the log."""
 
+BETWEEN_PLACES = 2.0
+"""Between two words about how much of a file has been read, and before the first: most files are read in less."""
+
 BETWEEN_MEMORY = 5.0
 """Between two events about memory: a curve of hours needs no more, and asking the system takes longer than a step of a tiny model may."""
 

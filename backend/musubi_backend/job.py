@@ -41,6 +41,8 @@ _answering = threading.Lock()
 _requests: deque[str] = deque()  # known ones that nobody has taken yet
 _writing: list[_Writing] = []  # what is being written; what began last at the end
 _held: list[None] = []  # one for every block that must not be left
+_phase = ""  # what is being done
+_unsaid: list[None] = []  # one for every block whose phases are not told
 _lost = threading.Event()  # it was said that events are lost
 _ending: list[None] = []  # a second Ctrl-C that came while a file was written
 
@@ -124,7 +126,26 @@ def keep(what: str) -> None:
 
 def phase(text: str) -> None:
     """Say what is done from now on, e.g. "loading the VAE"."""
-    emit(events.Phase(text))
+    global _phase
+    if not _unsaid:
+        _phase = text
+        emit(events.Phase(text))
+
+
+def phase_is_at(place: str) -> None:
+    """Say how far what is done has come, e.g. "3.4 of 11.4 GB"."""
+    if not _unsaid:
+        emit(events.Phase(f"{_phase}: {place}" if _phase else place))
+
+
+@contextlib.contextmanager
+def phases_unsaid() -> Iterator[None]:
+    """For the block, phases are not told: a plan goes through what loading does, and loads nothing."""
+    _unsaid.append(None)
+    try:
+        yield
+    finally:
+        _unsaid.pop()
 
 
 def take_requests(of: Collection[str] = events.REQUESTS) -> list[str]:

@@ -6,13 +6,15 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from musubi_backend import job
+from musubi_backend import events, job
 from musubi_backend.__main__ import main
 from musubi_backend.architectures import protocol
 from musubi_backend.caching import common, latents
@@ -168,11 +170,15 @@ def test_a_wrong_vae_is_rejected_by_name(
     assert not list(tmp_path.glob("cache/*"))
 
 
+@pytest.mark.parametrize(
+    ("flags", "advice"), [(["--skip_existing"], " (run again to continue)"), ([], "; run again with --skip_existing to continue")]
+)
 def test_a_stop_request_keeps_what_is_finished(
-    toml: Path, demo_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    flags: list[str], advice: str, toml: Path, demo_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The stop comes after the first item; the caches written by then are complete and are found by --skip_existing."""
-    args: Namespace = parse("wan_cache_latents", ["--dataset_config", str(toml), "--vae", str(demo_models["vae"]), "--batch_size", "1"])
+    words = ["--dataset_config", str(toml), "--vae", str(demo_models["vae"]), "--batch_size", "1", *flags]
+    args: Namespace = parse("wan_cache_latents", words)
     finished = common.Progress.item_done
 
     def stop_after_one(progress: common.Progress) -> None:
@@ -181,8 +187,9 @@ def test_a_stop_request_keeps_what_is_finished(
 
     monkeypatch.setattr(common.Progress, "item_done", stop_after_one)
     try:
-        with pytest.raises(StopRequested, match="1 of 3 items are cached"):
+        with pytest.raises(StopRequested, match="1 of 3 items are cached") as stopped:
             latents.run(args, protocol.load("wan"))
+        assert stopped.value.summary == f"1 of 3 items are cached{advice}"
     finally:
         job._stop.clear()
     monkeypatch.undo()
@@ -191,6 +198,27 @@ def test_a_stop_request_keeps_what_is_finished(
     assert _latents(toml, demo_models, "--skip_existing") == 0
     assert len(after := _times(tmp_path / "cache")) == 6
     assert written.items() <= after.items()
+
+
+def test_how_far_it_is_is_told_again_once_the_encoder_is_loaded(
+    toml: Path, demo_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is loaded while clips are decoded, and the first item of a real model takes minutes."""
+    monkeypatch.setenv(job.JOB_DIR_VARIABLE, str(tmp_path))
+    architecture = protocol.load("wan")
+    load, log = type(architecture).latent_encoder, tmp_path / events.FILE_NAME
+
+    def load_late(self: Any, device: torch.device) -> Any:
+        while events.Progress.kind not in log.read_text(encoding="utf-8"):
+            time.sleep(0.01)
+        return load(self, device)
+
+    monkeypatch.setattr(type(architecture), "latent_encoder", load_late)
+    latents.run(parse("wan_cache_latents", ["--dataset_config", str(toml), "--vae", str(demo_models["vae"])]), architecture)
+    told = [event for event in events.Reader().feed(log.read_bytes()) if isinstance(event, events.Phase | events.Progress)]
+    loaded = max(place for place, event in enumerate(told) if isinstance(event, events.Phase))
+    assert told[loaded - 1].text == "loading the VAE" and told[loaded].text == "encoding dataset 0"
+    assert told[loaded + 1] == events.Progress(0, 3, "", time=told[loaded + 1].time, clock=told[loaded + 1].clock)
 
 
 @pytest.mark.parametrize("name", ["猫の 動画's [1]", 'a "quoted" & 100% folder', "--looks-like-a-flag"])

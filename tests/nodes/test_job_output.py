@@ -105,6 +105,12 @@ CASES = {
         "Traceback (most recent call last):\n  File 'a'\ntorch.distributed.elastic.multiprocessing.errors.ChildFailedError: \nlast\n",
         "File 'a'\ntorch.distributed.elastic.multiprocessing.errors.ChildFailedError: \nlast",
     ),
+    "behind a bar that nobody closed": (
+        "  0%|          | 0/3 [00:00<?, ?it/s]Traceback (most recent call last):\n  File 'a'\n    ^^^^^^\nAttributeError: no tell\n"
+        "  0%|          | 0/3 [00:00<?, ?it/s]\n",
+        "AttributeError: no tell",
+    ),
+    "a message behind a bar": ("steps:  1%|  | 1/3 [00:09<00:18, 9.1s/it, avr_loss=1]ERROR: the disk is full\n", "the disk is full"),
     "only words": ("something\nlast words\n", "something\nlast words"),
     "the last three of many": ("1\n\n2\n3\n\n4\n", "2\n3\n4"),
 }

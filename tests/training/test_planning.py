@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from contract_models import FAMILIES
-from musubi_backend import architectures
+from musubi_backend import architectures, events, job
 from musubi_backend.__main__ import main
 from musubi_backend.architectures import protocol
 from musubi_backend.architectures.framepack.geometry import FramePackGeometry
@@ -463,8 +463,10 @@ def test_a_plan_that_goes_wrong_ends_no_training(
     assert list(tmp_path.glob("*.safetensors"))
 
 
-def test_a_training_can_be_planned_before_anything_is_cached(words: Callable[[str, str], list[str]], tmp_path: Path, clip: Path) -> None:
-    """For a card that is not there, with the time of a step on it."""
+def test_a_training_can_be_planned_before_anything_is_cached(
+    words: Callable[[str, str], list[str]], tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a card that is not there, with the time of a step on it. Nothing is loaded, and nobody is told that it is."""
     data = uncached(tmp_path, clip)
     line = ["wan_train_network", *words("wan", "checkpointing"), "--dataset_config", str(data)]
     prompts = tmp_path / "prompts.txt"
@@ -473,7 +475,10 @@ def test_a_training_can_be_planned_before_anything_is_cached(words: Callable[[st
     vae, t5 = models["vae"], models["t5"]
     line += ["--t5", str(t5), "--vae", str(vae), "--sample_prompts", str(prompts)]
     report = tmp_path / "plan.json"
+    monkeypatch.setenv(job.JOB_DIR_VARIABLE, str(tmp_path))
     assert main(["plan_memory", "--gpu", "RTX 4090", "--output", str(report), *line]) == 0
+    told = (tmp_path / events.FILE_NAME).read_text(encoding="utf-8")
+    assert "found 1 video" in told and "loading" not in told and "LoRA on" not in told
     plan = json.loads(report.read_text(encoding="utf-8"))
     phases = {phase["name"]: phase["parts"] for phase in plan["phases"]}
     assert phases[estimate.PROMPTS][estimate.ENCODER] == 230_528, "what it holds in 16 bits; its file has a tokenizer too"

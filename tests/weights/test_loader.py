@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from musubi_backend import durations, events, job
 from musubi_backend.architectures.wan.geometry import GEOMETRY_KEY, PREFIXES, WanGeometry
 from musubi_backend.architectures.wan.load import load_transformer, trained_dtype
 from musubi_backend.architectures.wan.settings import WanSettings
@@ -33,6 +34,21 @@ class Toy(nn.Module):
 def toy() -> Toy:
     with torch.device("meta"):
         return Toy()
+
+
+def test_how_much_of_a_large_file_has_been_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Large(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = (nn.Buffer(torch.zeros(100_000_000, dtype=torch.uint8)) for _ in range(2))
+
+    save_atomic(Large().state_dict(), tmp_path / "large.safetensors")
+    monkeypatch.setenv(job.JOB_DIR_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(durations, "BETWEEN_PLACES", 0)
+    job.phase("loading the encoder")
+    load_into(Large(), open_weights(tmp_path / "large.safetensors"))
+    told = [event.text for event in events.Reader().feed((tmp_path / events.FILE_NAME).read_bytes())]
+    assert told == ["loading the encoder", "loading the encoder: 0.1 of 0.2 GB", "loading the encoder: 0.2 of 0.2 GB"]
 
 
 @settings(max_examples=25, deadline=None)

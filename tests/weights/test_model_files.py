@@ -81,7 +81,7 @@ def test_an_index_and_its_folder_open_the_split_model(tmp_path):
     index = split(tmp_path)
     for path in (index, tmp_path):
         assert split_files(path) == [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
-        assert set(read_model_header(path).tensors) == set(WAN) == {name for name, _ in open_weights(path).tensors()}
+        assert set(read_model_header(path).tensors) == set(WAN) == {stored.name for stored in open_weights(path).tensors()}
         assert recognise(path).id == "wan_transformer"
         with pytest.raises(UserError, match="--vae expects a Wan VAE"):
             refuse_others(path, ("wan_vae",), "--vae")

@@ -131,7 +131,7 @@ def test_a_file_says_its_main_dtype_and_its_fp8_tensors(tmp_path: Path) -> None:
     assert weights.main_dtype() == torch.bfloat16 and weights.holds_fp8 and weights.fp8_names() == ["a.weight"]
     scale = weights.scale("a.weight")
     assert scale is not None and scale.item() == 0.5 and weights.scale("b") is None
-    assert weights.read("b").item() == 1.0 and [name for name, _ in weights.tensors()] == ["b", "c", "a.weight"]
+    assert weights.read("b").item() == 1.0 and [stored.name for stored in weights.tensors()] == ["b", "c", "a.weight"]
     save_atomic({"a": torch.ones(1)}, tmp_path / "y.safetensors")
     assert not open_weights(tmp_path / "y.safetensors").holds_fp8
 

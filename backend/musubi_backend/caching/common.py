@@ -49,10 +49,10 @@ def report(problems: Sequence[Problem], advice: str, settings: CachingSettings) 
 
 
 class Progress:
-    """One dataset's bar, and what a stop request leaves."""
+    """One dataset's bar, and what a stop request leaves. skipped: items that stay as they are cached."""
 
-    def __init__(self, total: int, skipped: int) -> None:
-        self.total, self.done = total, skipped
+    def __init__(self, total: int, skipped: int, settings: CachingSettings) -> None:
+        self.total, self.done, self.settings = total, skipped, settings
         self._bar = Bar(total, done=skipped)
 
     def __enter__(self) -> Progress:
@@ -61,9 +61,14 @@ class Progress:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._bar.close()
         if isinstance(error, StopRequested):
-            raise StopRequested(
-                f"{self.done} of {counted(self.total, 'item is', 'items are')} cached; run again with --skip_existing to continue"
-            ) from None
+            items = counted(self.total, "item is", "items are")
+            advice = f"{self.done} of {items} cached; run again with --skip_existing to continue"
+            summary = f"{self.done} of {items} cached (run again to continue)" if self.settings.skip_existing else advice
+            raise StopRequested(advice, summary) from None
+
+    def tell(self) -> None:
+        """Say again where it is."""
+        self._bar.tell()
 
     def item_done(self) -> None:
         self.done += 1

@@ -162,6 +162,7 @@ class _Caching:
         self.settings, self.architecture, self.card = settings, architecture, architecture.card
         self.loader: Future[LatentEncoder] | None = None
         self.doing = ""
+        self.progress: Progress | None = None
 
     def run(self, work: Sequence[_Work]) -> None:
         with ThreadPoolExecutor(1, thread_name_prefix="load-encoder") as pool:
@@ -186,6 +187,8 @@ class _Caching:
             torch.backends.cudnn.enabled = False
         encoder = self.architecture.latent_encoder(pick_device(self.settings.caching.device))
         job.phase(self.doing)  # it told of its loading
+        if self.progress is not None:
+            self.progress.tell()
         return encoder
 
     def _dataset(self, work: _Work) -> None:
@@ -195,7 +198,8 @@ class _Caching:
         waiting: defaultdict[tuple[int, ...], list[DecodedEntry]] = defaultdict(list)
         total = len(work.discovery.items) - len(work.problems)
         work.sources.begin(latents_key(item, self.card) for item in work.items)
-        with Progress(total, work.skipped) as progress:
+        with Progress(total, work.skipped, self.settings.caching) as self.progress:
+            progress = self.progress
             for item, entries in _ahead(decoded(self._looked_at(work), self.card, decoders(self.settings.num_workers)), self.loader):
                 progress.stop_if_asked()
                 if isinstance(entries, Problem):

@@ -89,7 +89,7 @@ def _encode_all(encoder: TextEncoder, work: _Work, made: Made, settings: Caching
     for line in gathered(Note(item.path, f"the caption is too long: {left_out}") for item, left_out in cut if left_out):
         logger.warning(line)
     work.sources.begin(text_key(item, card) for item in items)
-    with Progress(total, total - len(items)) as progress:
+    with Progress(total, total - len(items), settings) as progress:
         for start in range(0, len(items), size):
             progress.stop_if_asked()
             batch = items[start : start + size]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .. import job
 from ..device import planned_for
 from ..layers.blocks import KeptAttention
 from ..layers.experts import Experts, boundary_of, experts_of
@@ -282,7 +283,7 @@ def _silence() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.INFO)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), job.phases_unsaid():
             yield
     finally:
         logging.disable(before)

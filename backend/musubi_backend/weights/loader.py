@@ -6,16 +6,18 @@ Build the module on the "meta" device first: nothing is allocated or initialised
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from .. import job
+from .. import durations, job
 from ..counted import counted
 from ..errors import UserError
 from ..ordinary import check_ordinary
@@ -30,6 +32,7 @@ from .safetensors_file import (
     TensorInfo,
     common_prefix,
     read_header,
+    read_into,
     read_tensor,
     split_files,
     torch_dtype,
@@ -46,6 +49,26 @@ Scale: TypeAlias = "Tensor | tuple[Path, str, TensorInfo]"
 """A scale in memory, or the file, the name and the place to read it from."""
 
 _SHOWN = 4
+_PIECE = 1 << 26
+"""Bytes of a tensor that are read at a time where it is cast or moved: the embedding of umt5 has 2 GB."""
+
+
+class Stored(NamedTuple):
+    """A tensor of an opened file, which is read once: `whole`, or `into` a tensor of any dtype on any device, telling the bytes of each piece."""
+
+    name: str
+    dtype: torch.dtype
+    whole: Callable[[], Tensor]
+    into: Callable[[Tensor, Callable[[int], None]], None]
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _copied(tensor: Tensor, made: Tensor, had: Callable[[int], None]) -> None:
+    made.copy_(tensor)
+    had(tensor.nbytes)
 
 
 @dataclass(frozen=True)
@@ -61,17 +84,20 @@ class Weights:
     pickled: dict[str, Tensor] | None = None
     scales: Mapping[str, Scale] = field(default_factory=dict)
 
-    def tensors(self, reuse: bool = False) -> Iterator[tuple[str, Tensor]]:
-        """(name, tensor) in storage order. reuse: all in the same memory, each valid until the next one."""
+    def tensors(self, reuse: bool = False) -> Iterator[Stored]:
+        """In storage order, each to be read before the next one. reuse: all in the same memory, each valid until the next one."""
         if self.pickled is not None:
-            yield from self.pickled.items()
+            for name, tensor in self.pickled.items():
+                yield Stored(name, tensor.dtype, partial(_itself, tensor), partial(_copied, tensor))
             return
         largest = max((info.end - info.start for _, tensors in self.sources for info in tensors.values()), default=0)
-        scratch = torch.empty(largest, dtype=torch.uint8) if reuse else None
+        scratch = torch.empty(largest, dtype=torch.uint8) if reuse else None  # what is not written to takes no memory
+        piece = torch.empty(_PIECE, dtype=torch.uint8) if scratch is None else scratch[:_PIECE]
         for path, tensors in self.sources:
             with path.open("rb") as file:
                 for name, info in sorted(tensors.items(), key=lambda item: item[1].start):
-                    yield name, read_tensor(file, name, info, path, scratch)
+                    one = file, name, info, path
+                    yield Stored(name, torch_dtype(name, info, path), partial(read_tensor, *one, scratch), partial(read_into, *one, piece))
 
     def read(self, name: str) -> Tensor:
         """One tensor."""
@@ -80,6 +106,13 @@ class Weights:
         path = next(path for path, tensors in self.sources if name in tensors)
         with path.open("rb") as file:
             return read_tensor(file, name, self.header.tensors[name], path)
+
+    @property
+    def nbytes(self) -> int:
+        """Of all tensors."""
+        if self.pickled is not None:
+            return sum(tensor.nbytes for tensor in self.pickled.values())
+        return sum(info.end - info.start for info in self.header.tensors.values())
 
     def scale(self, name: str) -> Tensor | None:
         """What the weight `name` is multiplied by; None for most. UserError where that is no number."""
@@ -177,18 +210,57 @@ def load_into(
     # the model. Where they are not, they are read into their final place.
     quantising = any(isinstance(part, TakesWeight) for part in module.modules())
     reuse = target.type != "cpu" or transform is not None or quantising or (dtype is not None and dtype != weights.main_dtype())
-    for name, original in weights.tensors(reuse):
-        job.leave_if_asked(f"stopped while loading {weights.path.name}, before there was anything to keep")
+    reading = _Reading(weights)
+    for name, stored, whole, into in weights.tensors(reuse):
         own = names[name]
         if own is None:
             continue
         home = torch.device("cpu") if own in stay else target
+        if reuse and transform is None and part is None and _is_plain(module, own, stored) and name not in weights.scales:
+            kept = dtype if dtype is not None and stored.is_floating_point else stored
+            made = torch.empty(wanted[own], dtype=kept, device=home)
+            into(made, reading.had)
+            _put(module, own, made)
+            continue
+        original = whole()
+        reading.had(original.nbytes)
         tensor, scale = original.to(target if transform is not None or quantising else home), weights.scale(name)
         if scale is not None:
             scale = scale.to(tensor.device)
         if transform is not None:
             tensor, scale = _transformed(transform, own, tensor, scale)
         _place(module, own, tensor, scale, dtype, home, original if reuse else None, part)
+
+
+class _Reading:
+    """Says how much of a file that takes long has been read: a text encoder of 11 GB takes minutes from a slow disk."""
+
+    def __init__(self, weights: Weights) -> None:
+        self.name, self.total, self.done, self._said = weights.path.name, weights.nbytes, 0, time.monotonic()
+
+    def had(self, count: int) -> None:
+        """So many more bytes were read. StopRequested once the job was asked to stop."""
+        job.leave_if_asked(f"stopped while loading {self.name}, before there was anything to keep")
+        self.done += count
+        if time.monotonic() - self._said >= durations.BETWEEN_PLACES:
+            self._said = time.monotonic()
+            job.phase_is_at(f"{self.done / 1e9:.1f} of {self.total / 1e9:.1f} GB")
+
+
+def _is_plain(module: nn.Module, name: str, stored: torch.dtype) -> bool:
+    """Is a tensor only cast and moved?"""
+    path, _, leaf = name.rpartition(".")
+    return stored not in EIGHT_BIT_DTYPES and not (leaf == "weight" and isinstance(module.get_submodule(path), TakesWeight))
+
+
+def _put(module: nn.Module, name: str, tensor: Tensor) -> None:
+    """Make it the module's."""
+    path, _, leaf = name.rpartition(".")
+    owner = module.get_submodule(path)
+    if leaf in owner._parameters:
+        owner._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
+    else:
+        owner._buffers[leaf] = tensor
 
 
 def _plan(module: nn.Module, name: str, shape: Sequence[int], stored: torch.dtype, dtype: torch.dtype | None, in_ram: bool) -> None:
@@ -200,10 +272,7 @@ def _plan(module: nn.Module, name: str, shape: Sequence[int], stored: torch.dtyp
     else:
         kept = (dtype or torch.bfloat16 if stored in EIGHT_BIT_DTYPES else dtype or stored) if stored.is_floating_point else stored
     empty = torch.empty(() if in_ram else tuple(shape), dtype=kept, device="meta").expand(tuple(shape))
-    if leaf in owner._parameters:
-        owner._parameters[leaf] = nn.Parameter(empty, requires_grad=False)
-    else:
-        owner._buffers[leaf] = empty
+    _put(module, name, empty)
 
 
 def _transformed(transform: Transform, name: str, tensor: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -238,10 +307,7 @@ def _place(
     kept = weight if part is None else part(name, weight)
     if kept is weight and read is not None and weight.untyped_storage().data_ptr() == read.untyped_storage().data_ptr():
         kept = weight.clone()
-    if leaf in owner._parameters:
-        owner._parameters[leaf] = nn.Parameter(kept, requires_grad=False)
-    else:
-        owner._buffers[leaf] = kept
+    _put(module, name, kept)
 
 
 def _check(weights: Weights, wanted: dict[str, tuple[int, ...]], names: dict[str, str | None], optional: Collection[str]) -> None:

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -250,6 +250,23 @@ def read_tensor(file: Any, name: str, info: TensorInfo, path: Path, scratch: Ten
         if file.readinto(tensor.view(-1).view(torch.uint8).numpy()) != size:
             raise UserError(f"{path} ended while tensor {name} was read; is the file still being written?")
     return tensor
+
+
+def read_into(file: Any, name: str, info: TensorInfo, path: Path, piece: Tensor, made: Tensor, had: Callable[[int], None]) -> None:
+    """Fill `made`, of any dtype and on any device, with one tensor, through the memory of `piece` (uint8): read whole, one of 2 GB would be
+    there twice. had: told the bytes of each piece."""
+    import torch
+
+    size, dtype = info.end - info.start, torch_dtype(name, info, path)
+    flat, at = made.view(-1), 0
+    file.seek(info.start)
+    while at < len(flat):
+        part = piece[: min(len(piece), size - at * dtype.itemsize)].view(dtype)
+        if file.readinto(part.view(torch.uint8).numpy()) != part.nbytes:
+            raise UserError(f"{path} ended while tensor {name} was read; is the file still being written?")
+        flat[at : at + len(part)].copy_(part)
+        at += len(part)
+        had(part.nbytes)
 
 
 def save_atomic(tensors: Mapping[str, Tensor], path: PathLike, metadata: Mapping[str, str] | None = None) -> None:
