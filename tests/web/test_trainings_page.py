@@ -345,6 +345,19 @@ def test_a_button_that_nobody_can_press_is_not_pressed(tab: Tab) -> None:
     tab.browser.wait("document.querySelector('.mt-said').textContent.startsWith('Asked') ? 1 : 0")
 
 
+def test_when_something_is_done_is_said_as_long_as_it_is_not(tab: Tab) -> None:
+    """A step may take minutes."""
+    said = "document.querySelector('.mt-said').textContent"
+    tab.open()
+    tab.show("running")
+    tab.press("Save now")
+    tab.browser.wait(f"{said} === 'Asked: Save now. It is done at the end of this step.' ? 1 : 0")
+    job = next(one for one in tab.recorded.jobs if one["id"] == STATES["running"]["id"])
+    job |= {"step": job["step"] + 1, "version": 2}
+    tab.browser.run("window.api.say('musubi_tuner.jobs', { jobs: [args[0]], removed: [] });", job)
+    tab.browser.wait(f"{said} === '' ? 1 : 0")
+
+
 _MONITOR = """
 window.monitor = {
   id: 1, comfyClass: "MusubiTuner_TrainingMonitor", size: [400, 300], widgets: [{ name: "training" }], properties: {},

@@ -13,6 +13,8 @@ const REQUESTS = /** @type {[string, string][]} */ ([
   ["stop", "pi-stop"], ["pause", "pi-pause"], ["resume", "pi-play"], ["sample", "pi-image"], ["save", "pi-save"], ["stop_after_epoch", "pi-step-forward"], ["kill", "pi-ban"],
 ]);
 
+const AT_A_STEP = ["pause", "sample", "save"]; // done at the end of the step that it is in, which may take minutes
+
 /** What it is called to stop a job, and what comes of that. @param {Detail} job @returns {[string, string]} */
 function stop(job) {
   if (job.state === "queued") return [say("do.unqueue"), say("do.unqueue.hint")];
@@ -30,6 +32,8 @@ export class Actions {
     this.said = element("div", { class: "mt-said", role: "status" });
     this.whole = element("div", { class: "mt-actions" }, this.buttons, this.ask, this.said);
     this._shape = "";
+    /** @type {{ id: string, step: number, text: string | null } | undefined} */
+    this._asked = undefined;
     /** @type {HTMLElement | undefined} */
     this._link = undefined;
   }
@@ -37,6 +41,7 @@ export class Actions {
   /** @param {Detail} job */
   show(job) {
     this.job = job;
+    this._forget(job);
     const lora = [...job.files].reverse().find((file) => file.content === "lora" && file.url && file.exists);
     const begun = Boolean(job.step || lora) || job.outcome === "finished"; // of one whose events are gone no step is known
     const shape = JSON.stringify([job.id, job.can, job.cannot, job.state, job.outcome, job.workflow, job.run, lora?.file, begun]);
@@ -46,7 +51,7 @@ export class Actions {
     this.buttons.replaceChildren(
       ...REQUESTS.filter(([name]) => job.can.includes(name)).map(([name, icon]) => {
         const [label, title] = name === "stop" ? stop(job) : [say(`do.${name}`), say(`do.${name}.hint`)];
-        const act = name === "kill" ? () => this._sure() : () => this._do(() => request(job.id, name), say("said.asked", { what: label }));
+        const act = name === "kill" ? () => this._sure() : () => this._ask(job, name, label);
         return button(label, act, { icon, kind: name === "kill" ? "mt-danger" : name === "stop" ? "mt-first" : "", title });
       }),
       ...(ended && job.kind === "training" && job.run && job.engine === "builtin" ? this._further(job, begun) : []),
@@ -82,6 +87,20 @@ export class Actions {
   _sure() {
     const words = { question: say("kill.question"), yes: say("kill.yes"), icon: "pi-ban", no: say("kill.keep") };
     askAgain(this.ask, words, () => this.job && this._do(() => request(/** @type {Detail} */ (this.job).id, "kill"), say("said.asked", { what: say("do.kill") })));
+  }
+
+  /** @param {Detail} job @param {string} name @param {string} label what the button is called */
+  async _ask(job, name, label) {
+    const { step, paused } = this.job ?? job;
+    await this._do(() => request(job.id, name), say(AT_A_STEP.includes(name) && !paused ? "said.asked_at_a_step" : "said.asked", { what: label }));
+    this._asked = { id: job.id, step, text: this.said.textContent };
+  }
+
+  /** Words about a request go once it is done. @param {Detail} job */
+  _forget(job) {
+    if (!this._asked || (this._asked.id === job.id && this._asked.step === job.step && job.state !== "ended")) return;
+    if (this.said.textContent === this._asked.text) this._tell("");
+    this._asked = undefined;
   }
 
   /** @param {() => Promise<any>} act @param {string} text @param {boolean} [follow] whether to show the job that came of it */
