@@ -476,6 +476,7 @@ def test_a_training_can_be_planned_before_anything_is_cached(
     line += ["--t5", str(t5), "--vae", str(vae), "--sample_prompts", str(prompts)]
     report = tmp_path / "plan.json"
     monkeypatch.setenv(job.JOB_DIR_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(job, "watch_for_stop", lambda: None)  # the stdin of the tests is no runner's
     assert main(["plan_memory", "--gpu", "RTX 4090", "--output", str(report), *line]) == 0
     told = (tmp_path / events.FILE_NAME).read_text(encoding="utf-8")
     assert "found 1 video" in told and "loading" not in told and "LoRA on" not in told

@@ -61,10 +61,9 @@ class Progress:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._bar.close()
         if isinstance(error, StopRequested):
-            items = counted(self.total, "item is", "items are")
-            advice = f"{self.done} of {items} cached; run again with --skip_existing to continue"
-            summary = f"{self.done} of {items} cached (run again to continue)" if self.settings.skip_existing else advice
-            raise StopRequested(advice, summary) from None
+            advice = f"{self.done} of {counted(self.total, 'item is', 'items are')} cached; run again with --skip_existing to continue"
+            summary = f"{self.done} of {counted(self.total, 'item is', 'items are')} cached (run again to continue)"
+            raise StopRequested(advice, summary if self.settings.skip_existing else advice) from None
 
     def tell(self) -> None:
         """Say again where it is."""
