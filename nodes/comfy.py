@@ -88,7 +88,9 @@ def _comfy_class(node: Node) -> type[io.ComfyNode]:
                 line += f" · {counted(len(host.warnings), 'note')}"
             if line:
                 host.progress(1, 1, line)
-            return io.NodeOutput(*result.values, ui=_shown(host, result, {"line": line, "text": "" if text == line else text} if line else {}))
+            return io.NodeOutput(
+                *result.values, ui=_shown(host, result, {"line": line, "text": "" if text == line else text} if line else {})
+            )
 
     late = [entry.name for entry in spec.inputs if entry.late]
 

@@ -11,12 +11,13 @@ Tests fail when any of it is out of date.
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import runpy
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +27,19 @@ LANGUAGES = ("en", "ja", "zh")
 
 @dataclass(frozen=True)
 class Words:
-    """A language. names: of inputs and outputs; texts: by their English; page: words of the help pages by their English."""
+    """A language. names: of inputs and outputs; texts: by their English; page: words of the help pages by their English; called: a text
+    with its inputs as the nodes show them."""
 
     names: Mapping[str, str] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
     page: Mapping[str, str] = field(default_factory=dict)
+    called: Callable[[str], str] = str
 
     def name(self, english: str) -> str:
         return self.names.get(english, english)
 
     def text(self, english: str) -> str:
-        return self.texts.get(english, english)
+        return self.called(self.texts.get(english, english))
 
     def of_page(self, english: str) -> str:
         return self.page.get(english, english)
@@ -52,6 +55,16 @@ def words_of(language: str) -> Words:
     if language == "en":
         return Words()
     return Words(**json.loads((ROOT / "locales" / language / "texts.json").read_text(encoding="utf-8")))
+
+
+def _calling(specs: list[Any], words: Words, language: str) -> Words:
+    """A language whose texts call inputs as it does."""
+    from .widget_names import called, names_of
+
+    if language == "en":
+        return words
+    names = names_of(_names(specs, words))
+    return replace(words, called=lambda text: called(text, language, names))
 
 
 def page(spec: Any, words: Words) -> str:
@@ -104,7 +117,7 @@ def texts(specs: list[Any], optimizers: Mapping[str, Any]) -> dict[Path, str]:
     """file -> its text, for everything that is generated. optimizers: `optimizer_settings.for_the_page`."""
     files: dict[Path, str] = {}
     for language in LANGUAGES:
-        words = words_of(language)
+        words = _calling(specs, words_of(language), language)
         for spec in specs:
             place = Path(f"{spec.id}.md") if language == "en" else Path(spec.id, f"{language}.md")
             files[ROOT / "web" / "docs" / place] = page(spec, words)
@@ -185,7 +198,8 @@ def main() -> None:
     runpy.run_path(str(ROOT / "headless" / "__main__.py"))["load_pack"]()
     nodes = sys.modules["musubituner_pack.nodes.catalog"].NODES
     optimizers = sys.modules["musubituner_pack.nodes.optimizer_settings"].for_the_page()
-    for path, text in texts([node.spec for node in nodes], optimizers).items():
+    pages = importlib.import_module("musubituner_pack.nodes.help_pages")
+    for path, text in pages.texts([node.spec for node in nodes], optimizers).items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 

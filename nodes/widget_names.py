@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +24,9 @@ _CJK = "[\u3040-\u9fff]"
 _BEFORE, _BEHIND = r"(?<![\w./\\\[\]{\"'=-])", r"(?!\w|[./\\-]\w|[\"'(}]| ?=)"
 
 
-class _Names(NamedTuple):
+class Names(NamedTuple):
+    """What a language calls widgets, and how they are found in a text."""
+
     shown: dict[str, str]
     word: re.Pattern[str]
     """Finds names of one word, anywhere."""
@@ -46,9 +49,9 @@ def with_marks(translation: str, english: str, language: str) -> str:
     return _names(language).word.sub(one, translation)
 
 
-def called(text: str, language: str) -> str:
+def called(text: str, language: str, names: Names | None = None) -> str:
     """A message in a language other than English with its widgets as they are shown, the first time with what workflows call them."""
-    names = _names(language)
+    names = names or _names(language)
     told = set[str]()
 
     def shown(found: re.Match[str]) -> str:
@@ -67,8 +70,12 @@ def called(text: str, language: str) -> str:
 
 
 @cache
-def _names(language: str) -> _Names:
-    shown = json.loads((NAMES / f"{language}.json").read_text(encoding="utf-8"))
+def _names(language: str) -> Names:
+    return names_of(json.loads((NAMES / f"{language}.json").read_text(encoding="utf-8")))
+
+
+def names_of(shown: Mapping[str, str]) -> Names:
+    """shown: what is written into `web/names`."""
     word, several = ("|".join(name for name in shown if ("_" in name) == parts) for parts in (False, True))
     widget = rf"(?:(?<={_CJK}) )?(?:{_BEFORE}({several}){_BEHIND}|{_MARK}(\w+){_MARK})(?: (?={_CJK}))?"
-    return _Names(shown, re.compile(f"{_BEFORE}(?:{word}){_BEHIND}", re.ASCII), re.compile(widget, re.ASCII))
+    return Names(dict(shown), re.compile(f"{_BEFORE}(?:{word}){_BEHIND}", re.ASCII), re.compile(widget, re.ASCII))

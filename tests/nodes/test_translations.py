@@ -60,6 +60,20 @@ def test_the_help_calls_things_as_the_nodes_do(language: str) -> None:
     assert {path.stem if language == "en" else path.parent.name for path in pages} == known
 
 
+@pytest.mark.parametrize("language", OTHERS)
+def test_texts_of_the_page_and_its_nodes_call_widgets_as_the_nodes_show_them(language: str) -> None:
+    names = json.loads((ROOT / "web" / "names" / f"{language}.json").read_text(encoding="utf-8"))
+    nodes = locale(language, "nodeDefs").values()
+    texts = [entry["description"] for entry in nodes]
+    texts += [one.get("tooltip", "") for entry in nodes for one in (*entry["inputs"].values(), *entry["outputs"].values())]
+    texts += json.loads((ROOT / "web" / "texts" / f"{language}.json").read_text(encoding="utf-8")).values()
+    known = {name: shown for name, shown in names.items() if "_" in name}
+    told = re.compile(rf"(?<![\w./\\-])({'|'.join(known)})(?![\w(]|[./-]\w)", re.ASCII)
+    found = [(name[1], text) for text in texts for name in told.finditer(text)]
+    assert len(found) > 50
+    assert [text for name, text in found if known[name] not in text] == []
+
+
 def _refusals(part: Any, tmp_path: Path) -> list[str]:
     """What nodes and jobs really say, of several kinds."""
     guard, progress, spec = part("nodes.jobs.guard"), part("nodes.jobs.progress"), part("nodes.spec")
