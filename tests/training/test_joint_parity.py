@@ -99,7 +99,8 @@ def check(loop: Loop, golden: Path, case: str, loss: float) -> None:
     assert {f"grad.{name}" for name in gradients} == set(recorded)
     for name, gradient in gradients.items():
         theirs = recorded[f"grad.{name}"]
-        assert float((gradient - theirs).norm() / theirs.norm()) < 2e-5, name
+        # the last bit of exp, which CPUs round differently, is 4e-4 of an angle in the sinusoids of a guidance of 6000
+        assert float((gradient - theirs).norm() / theirs.norm()) < 2e-4, name
 
 
 def words(golden: Path, case: str, module: str, data: Path, *more: object) -> list[object]:
