@@ -14,13 +14,12 @@ import secrets
 import signal
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import atomic, events, exhausted, job, place
 from ..architectures.precision import asked_precision
-from ..counted import counted
 from ..dataset.batches import CachedDataset, CachedItem
 from ..dataset.config import load_config
 from ..dataset.held_out import hold_out
@@ -39,6 +38,7 @@ from . import (
     metadata,
     optimizers,
     output_lock,
+    resuming,
     saved_states,
     show_timesteps,
     vram,
@@ -50,8 +50,7 @@ from .loop import Loop
 from .rehearsal import rehearse
 from .run import Run
 from .samples import Samples
-from .saved_states import Position
-from .settings import ResumeSettings, TrainingSettings, ValidationSettings
+from .settings import TrainingSettings, ValidationSettings
 from .trackers import Trackers, chosen
 
 if TYPE_CHECKING:
@@ -183,7 +182,7 @@ def prepare(
     processes.wait()
     if settings.memory.fsdp:
         sharding.check(settings.memory.fsdp_sharding_strategy)
-    saved = _saved_state(settings.resuming, processes)
+    saved = resuming.read(settings.resuming, processes)
     seed = processes.agreed(_seed(settings, saved))
     dataset, held = _held_out(open_dataset(settings, architecture), settings.validation, seed)
     given = _fitted(settings, given, architecture, precision, dataset, processes, saved)
@@ -195,7 +194,7 @@ def prepare(
     samples = Samples(settings.sampling, settings.saving, architecture)
     every, digest = len(dataset.batches(seed, 1)), dataset.digest()
     batches, by_epochs = math.ceil(every / processes.count), settings.length.max_train_epochs
-    begin = _begin(saved, digest)
+    begin = resuming.begin(saved, digest)
     total, epochs = astuple(course.plan(begin, every, processes.count, settings.length))
     settings = settings.changed(seed=seed, max_train_steps=total, mixed_precision=precision.name)  # as they are recorded
     rehearse(settings, run_network.rates(settings.network, settings.schedule.learning_rate, architecture.card), total, processes.device)
@@ -224,7 +223,7 @@ def prepare(
     loop = Loop(training)
     processes.wait()  # a slow disk takes longer than the group for gradients waits
     if saved is not None:
-        _resume(loop, saved, begin, batches)
+        resuming.bring_to(loop, saved, begin, batches)
     _announce(training, batches)
     if processes.is_main:
         job.emit(events.Start(training.total_steps, loop.position.step, epochs, len(dataset.items)))
@@ -280,18 +279,6 @@ def _set_cuda(settings: TrainingSettings) -> None:
         torch.backends.cudnn.benchmark = True
 
 
-def _saved_state(settings: ResumeSettings, processes: distributed.Processes) -> saved_states.SavedState | None:
-    if not settings.resume:
-        return None
-    folder = Path(settings.resume)
-    try:
-        return saved_states.read(folder, whole=processes.is_main)
-    except saved_states.DamagedState as error:
-        older = saved_states.before(folder)
-        hint = f"the one before it is whole, at step {older.step}: --resume {older.folder}" if older else "there is no other whole one"
-        raise UserError(f"{error}; {hint}") from error
-
-
 def _seed(settings: TrainingSettings, saved: saved_states.SavedState | None) -> int:
     """The seed of the run: the state's, `--seed`, or a random one."""
     given = settings.length.seed
@@ -327,55 +314,6 @@ def _held_out(dataset: CachedDataset, settings: ValidationSettings, seed: int) -
             ", ".join(asked),
         )
     return trained, held
-
-
-def _begin(saved: saved_states.SavedState | None, digest: str) -> Position:
-    """Where a training begins. digest: of its dataset; with another one than the state's an epoch begins again."""
-    if saved is None or saved.position is None:
-        return Position()
-    return replace(saved.position) if saved.facts.get("dataset") == digest else replace(saved.position, batch=0)
-
-
-def _resume(loop: Loop, saved: saved_states.SavedState, position: Position, batches: int) -> None:
-    """Bring a built run to a saved point. position: as `_begin` found it; batches: of an epoch and process."""
-    run = loop.run
-    logger.info("resume training from local state: %s", saved.folder)
-    job.phase(f"resuming from {saved.folder.name}")
-    loop.state().restore(saved, new_schedule=continuing.has_new_schedule(saved, run.settings.schedule))
-    if saved.position is None:
-        logger.warning(
-            "%s was saved by musubi-tuner and does not say how far it was: weights, optimizer and schedule continue, but epochs and "
-            "steps count from the start",
-            saved.folder,
-        )
-        return
-    if saved.facts.get("dataset") != run.facts["dataset"]:
-        logger.warning(
-            "--resume: the dataset changed since the state was saved; epoch %d starts again with the new items",
-            position.epoch + 1,
-        )
-    if saved.facts.get("processes") != run.processes.count:
-        logger.warning(
-            "--resume: the number of processes was %s when the state was saved and is %d now; they continue with the batches that are left "
-            "of epoch %d, in the same order, but a step has as many as there are processes, so the continued run differs from an "
-            "uninterrupted one",
-            saved.facts.get("processes"), run.processes.count, position.epoch + 1,
-        )  # fmt: skip
-    planned = saved.facts.get("total_steps", run.total_steps)
-    if planned != run.total_steps:
-        logger.warning(
-            "--resume: the state was on its way to %s, this training is to have %d; from step %d on the learning rate follows the "
-            "schedule of %s",
-            counted(planned, "step"), run.total_steps, position.step, counted(run.total_steps, "step"),
-        )  # fmt: skip
-    loop.go_to(position, saved.losses[-batches:], saved.history)  # with more processes they had been more
-    loop.validation.measured.update(saved.validation)
-    if position.step >= run.total_steps:
-        logger.warning(
-            "--resume: the state is at step %d, and --max_train_steps is %d: nothing is left to train",
-            position.step,
-            run.total_steps,
-        )
 
 
 def _announce(run: Run, batches: int) -> None:
