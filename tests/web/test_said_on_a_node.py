@@ -1,5 +1,5 @@
-"""What a node's run said is on the node: at the end of the run, where ComfyUI gives a kept result, and in a graph that is opened again. Needs
-Chromium and its driver."""
+"""What a node's run said is on the node: at the end of the run, where ComfyUI gives a kept result, and in a graph that is opened again.
+Needs Chromium and its driver."""
 
 from __future__ import annotations
 
@@ -20,9 +20,15 @@ window.lines = [];
 window.api.addEventListener("progress_text", ({ detail }) => window.lines.push([detail.nodeId, detail.text]));
 window.made = (id, kind, graph) => {
   const node = {
-    id, graph, comfyClass: `MusubiTuner_${kind}`, size: [400, 300], widgets: [], properties: {}, computeSize: () => [400, 300], setSize() {},
+    id, graph, comfyClass: `MusubiTuner_${kind}`, size: [400, 300], widgets: [], properties: {},
+    computeSize: () => [400, 300], setSize() {},
     setProperty(name, value) { this.properties[name] = value; },
-    addDOMWidget(name, type, whole) { document.body.append(whole); const widget = { name, whole }; this.widgets.push(widget); return widget; },
+    addDOMWidget(name, type, whole) {
+      document.body.append(whole);
+      const widget = { name, whole };
+      this.widgets.push(widget);
+      return widget;
+    },
     removeWidget(widget) { widget.whole.remove(); this.widgets.splice(this.widgets.indexOf(widget), 1); },
   };
   graph.nodes.push(node);
