@@ -67,7 +67,7 @@ assert table.weight.dtype == torch.bfloat16 and table.weight.min() == 0.5 == tab
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the process's peak memory from Linux's /proc")
 def test_a_large_tensor_is_not_there_twice_while_it_is_cast(tmp_path: Path) -> None:
-    """The embedding of umt5 is a fifth of it: read whole, loading took 2 GB more than planned. Here it has 410 MB, and 780 MB were taken."""
+    """The embedding of umt5 is a fifth of it: read whole, loading took 2 GB more than planned. Here it has 410 MB; 780 MB were taken."""
     save_atomic({"weight": torch.full((50_000, 4096), 0.5, dtype=torch.float16)}, tmp_path / "table.safetensors")
     environment = {**os.environ, "PYTHONPATH": str(Path(loader.__file__).parents[2])}
     command = [sys.executable, "-c", _CAST, str(tmp_path / "table.safetensors")]

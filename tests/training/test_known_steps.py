@@ -435,7 +435,12 @@ def test_samples_and_checkpoints_see_the_weights_meant_for_them_and_training_goe
     samples = small.run.samples = Watched(small, (0, 1, 4))
     saved: list[bool] = []
     write = small.run.checkpoints.save_lora
-    monkeypatch.setattr(small.run.checkpoints, "save_lora", lambda *rest, **named: saved.append(optimizer.training) or write(*rest, **named))
+
+    def watched(*rest: Any, **named: Any) -> Any:
+        saved.append(optimizer.training)
+        return write(*rest, **named)
+
+    monkeypatch.setattr(small.run.checkpoints, "save_lora", watched)
     stepped: list[tuple[bool, bool]] = []
     optimizer.register_step_post_hook(lambda *_: stepped.append((optimizer.training, small.network.training)))
     small.loop.start()

@@ -54,7 +54,8 @@ _PIECE = 1 << 26
 
 
 class Stored(NamedTuple):
-    """A tensor of an opened file, which is read once: `whole`, or `into` a tensor of any dtype on any device, telling the bytes of each piece."""
+    """A tensor of an opened file, which is read once: `whole`, or `into` a tensor of any dtype on any device, telling the bytes of
+    each piece."""
 
     name: str
     dtype: torch.dtype
