@@ -103,12 +103,13 @@ def test_the_address_of_tensorboard_is_there_again_after_a_reload_while_it_runs(
     assert window.run("return document.querySelector('.mt-node .mt-badge').textContent;") == "running"
 
 
-def test_why_a_training_failed_can_be_read_on_its_node_after_a_reload(window: Browser) -> None:
-    window.run("window.trainer = window.made(11, 'WanLoRATrainer', window.app.graph);")
+@pytest.mark.parametrize("width", [340, 270])
+def test_why_a_training_failed_can_be_read_on_its_node_after_a_reload(window: Browser, width: int) -> None:
+    window.run("window.trainer = window.made(11, 'WanLoRATrainer', window.app.graph); window.trainer.size[0] = args[0];", width)
     window.run("window.trainer.properties.musubi_job = args[0];", STATES["failed"]["id"])
     window.run("for (const one of window.app.extensions) one.loadedGraphNode?.(window.trainer);")
     window.wait("document.querySelector('.mt-node .mt-badge') ? 1 : 0")
-    window.run("document.querySelector('.mt-node').style.width = '320px';")
+    window.run("document.querySelector('.mt-node').style.width = `${args[0] - 20}px`;", width)
     seen = "const text = document.querySelector('.mt-node-line > span:not(:has(*))');"
     said = window.run(f"{seen} return text.textContent;")
     assert said.startswith("CUDA out of memory: 2.1 GB") and said.endswith("lower the resolution."), (

@@ -23,7 +23,8 @@ const PROPERTY = "musubi_job";
 const ADDRESS = /http:\/\/(127\.0\.0\.1|localhost):\d+\/?/; // of what a job serves on this machine
 const CURVE = 96;
 const SAMPLE = 150;
-const [LEAST, MOST, LETTERS, LINE] = [2, 5, 34, 15]; // lines of the text, how long they are and how high
+const [LEAST, MOST, LINE] = [2, 6, 15]; // lines of the text, and how high they are
+const [BESIDE, LETTER] = [135, 6.3]; // pixels of a node that are not the text's, and of a letter
 const POINTS = 400;
 const MOST_JOBS = 6; // of a run, in one curve
 
@@ -106,7 +107,8 @@ class Panel {
   /** @param {string} text */
   _say(text) {
     setText(this.text, text);
-    const lines = Math.min(MOST, Math.max(LEAST, Math.ceil(text.replace(/[\u2e80-\uffff]/g, "xx").length / LETTERS))); // those letters are twice as wide
+    const long = text.replace(/[\u2e80-\uffff]/g, "xx").length * LETTER; // those letters are twice as wide
+    const lines = Math.min(MOST, Math.max(LEAST, Math.ceil(long / Math.max(LETTER, this.node.size[0] - BESIDE))));
     if (lines === this._lines) return;
     this._lines = lines;
     this.text.style.webkitLineClamp = String(lines);
