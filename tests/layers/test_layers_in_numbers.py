@@ -222,7 +222,7 @@ def test_what_is_recomputed_from_frozen_inputs_gives_the_gradients_of_weights() 
     torch.testing.assert_close(weight.grad, ((x * weight).cos() * x).sum(0).detach())
 
 
-def test_a_lora_modules_part_is_added_once_and_only_while_it_is_on() -> None:
+def test_a_lora_modules_part_is_added_once_and_not_where_it_is_left_out() -> None:
     layer, module = Linear(4, 3).requires_grad_(False), LoRA(4, 3, 2, alpha=1.0)
     with torch.no_grad():
         module.lora_up.weight.copy_(draw(3, 2, seed=5))
@@ -230,5 +230,5 @@ def test_a_lora_modules_part_is_added_once_and_only_while_it_is_on() -> None:
     x = draw(2, 4)
     base = x @ layer.weight.T + layer.bias
     torch.testing.assert_close(layer(x), base + 0.5 * x @ module.lora_down.weight.T @ module.lora_up.weight.T)
-    module.enabled = False
+    module.module_dropout = 1.0
     torch.testing.assert_close(layer(x), base)

@@ -86,7 +86,7 @@ def test_what_the_optimizer_changed_is_used_in_the_next_pass_and_what_is_left_te
 
 def test_a_module_that_was_left_out_gets_no_gradient_and_both_experts_get_theirs() -> None:
     (first, second), (one, other) = zip(network(), network(), strict=True)
-    one.get_submodule("1").enabled = False  # type: ignore[assignment]
+    one.get_submodule("1").module_dropout = 1.0  # type: ignore[assignment]
     both = ExpertNetworks({"low": one, "high": other})
     got = gradients([*first, *second], SimpleNamespace(parameters=both.parameters), lambda: both.working_in(BF16))  # type: ignore[arg-type]
     assert [gradient is None for gradient in got] == [False, False, True, True, False, False, False, False]
