@@ -217,7 +217,7 @@ def test_how_far_it_is_is_told_again_once_the_encoder_is_loaded(
     latents.run(parse("wan_cache_latents", ["--dataset_config", str(toml), "--vae", str(demo_models["vae"])]), architecture)
     told = [event for event in events.Reader().feed(log.read_bytes()) if isinstance(event, events.Phase | events.Progress)]
     loaded = max(place for place, event in enumerate(told) if isinstance(event, events.Phase))
-    assert told[loaded - 1].text == "loading the VAE" and told[loaded].text == "encoding dataset 0"
+    assert told[loaded - 1].text == "loading the VAE" and told[loaded].text == "encoding the dataset"
     assert told[loaded + 1] == events.Progress(0, 3, "", time=told[loaded + 1].time, clock=told[loaded + 1].clock)
 
 

@@ -140,6 +140,11 @@ class FittingCaches:
             logger.info("Of %s it is not noted what caches were made from; they are taken as good", counted(self._adopted, "item"))
 
 
+def encoding(index: int, count: int) -> str:
+    """What is done with the dataset `index`, in words. Its index counts from 0, as in messages about a dataset file."""
+    return "encoding the dataset" if count == 1 else f"encoding dataset {index + 1} of {count}"
+
+
 def log_skipped(skipped: int, what: Any) -> None:
     if skipped:
         logger.info("%d %s are cached already", skipped, what)

@@ -29,7 +29,7 @@ from ..dataset.probe import foresee
 from ..dataset.problems import Problem
 from ..device import pick_device
 from ..threads import decoders
-from .common import REMEDY, FittingCaches, Progress, deciding, find_items, log_skipped, remove_old, report, try_caches
+from .common import REMEDY, FittingCaches, Progress, deciding, encoding, find_items, log_skipped, remove_old, report, try_caches
 from .settings import CachingSettings, LatentSettings
 from .sources import Made, Sources, dataset_settings, latents_key
 
@@ -170,7 +170,7 @@ class _Caching:
                 self.loader = pool.submit(self._load)
             for number, one in enumerate(work):
                 logger.info("Encoding dataset [%d]", number)
-                self.doing = f"encoding dataset {number}"
+                self.doing = encoding(number, len(work))
                 job.phase(self.doing)
                 log_skipped(one.skipped, "items")
                 try:

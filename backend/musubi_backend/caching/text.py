@@ -18,7 +18,7 @@ from ..dataset.problems import Note, gathered
 from ..device import pick_device
 from ..errors import UserError
 from ..weights.safetensors_file import read_header
-from .common import FittingCaches, Progress, deciding, find_items, log_skipped, remove_old, try_caches
+from .common import FittingCaches, Progress, deciding, encoding, find_items, log_skipped, remove_old, try_caches
 from .settings import CachingSettings
 from .sources import Made, Sources, text_key
 
@@ -56,7 +56,7 @@ def run(args: Namespace, architecture: Architecture) -> None:
     for number, one in enumerate(work):
         items = one.discovery.items
         logger.info("Encoding dataset [%d]", number)
-        job.phase(f"encoding dataset {number}")
+        job.phase(encoding(number, len(work)))
         log_skipped(len(items) - len(one.items), "captions")
         try:
             if encoder is not None and one.items:
