@@ -26,7 +26,7 @@ from .comfy_host import ComfyHost, running_server
 from .monitor.watch import watch
 from .reuse import Kept, KeptResults, place_of
 from .routes import add_routes
-from .spec import ANY, Input, Node, NodeSpec, Problem, Result, Stopped, with_warnings
+from .spec import ANY, Input, Node, NodeSpec, Problem, Result, Stopped, opening, with_warnings
 from .translations import translated
 
 _LONGEST_LINE = 110  # characters: two lines of a node as wide as ComfyUI makes it
@@ -112,7 +112,7 @@ def _comfy_class(node: Node) -> type[io.ComfyNode]:
 
 def _line(text: str) -> str:
     """What of a text fits on a node."""
-    first = text.strip().split("\n", 1)[0]
+    first = opening(text)
     return first if len(first) <= _LONGEST_LINE else f"{first[: _LONGEST_LINE - 1]}…"
 
 

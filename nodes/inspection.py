@@ -51,7 +51,7 @@ async def inspect(host: Host, config: Path) -> Report:
     report = await _report(host, config, places_only=False)
     text = str(report["text"])
     if not any(dataset["items"] for dataset in report["datasets"]):
-        raise UserError(f"nothing in this dataset can be used. {text}")
+        raise UserError("\n".join(["nothing in this dataset can be used:", *text.splitlines()[1:]]))
     lines = text.splitlines()
     summary = "\n".join(lines[:_SHOWN_LINES]) + (
         f"\n… {counted(len(lines) - _SHOWN_LINES, 'more line')}" if len(lines) > _SHOWN_LINES else ""

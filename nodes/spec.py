@@ -247,6 +247,13 @@ def refused(name: str, check: Callable[..., object], *values: Any) -> Iterator[P
 _MOST_WARNINGS = 20
 
 
+def opening(text: str) -> str:
+    """The first line of a text; of one that announces a list, with what the list begins with."""
+    lines = [line.strip() for line in text.strip().split("\n")]
+    end = next((index for index, line in enumerate(lines) if not line.endswith((":", "："))), len(lines))
+    return " ".join(lines[: end + 1])
+
+
 def with_warnings(text: str, warnings: Sequence[str]) -> str:
     """What a node shows at its end."""
     more = len(warnings) - _MOST_WARNINGS

@@ -40,6 +40,17 @@ def test_stop_lists_them_and_names_the_widget(configured: Any, part: Any) -> Non
     assert said.endswith("set on_bad_items to skip.") and "--" not in said
 
 
+def test_an_empty_folder_is_said_in_one_line_with_the_usual_endings(configured: Any, part: Any, host: Any) -> None:
+    clips = host.home / "input" / "clips"
+    for file in clips.iterdir():
+        file.unlink()
+    with pytest.raises(part("backend.musubi_backend.errors").UserError) as refused:
+        configured()
+    said = part("nodes.spec").opening(str(refused.value))
+    why = "no videos here; put some there (.mp4, .webm, .avi, .mkv, .mov, …)"
+    assert said == f"nothing in this dataset can be used: {clips}: {why}"
+
+
 def test_skip_goes_on_and_caching_is_reported(configured: Any, part: Any, monkeypatch: pytest.MonkeyPatch, host: Any) -> None:
     result = configured(on_bad_items="skip")
     assert "1 not usable" in result.text

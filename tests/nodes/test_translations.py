@@ -93,7 +93,7 @@ def _refusals(part: Any, tmp_path: Path) -> list[str]:
         f"failed: {said[-1]}",
         exhausted.in_words(MemoryError(), {"batch_size": 2}),
         "finished · loss 0.0931 · 1600 steps · my_lora · 2 notes",
-        "nothing in this dataset can be used. clip.mp4 does not exist\nThe whole log: /jobs/1/log.txt",
+        "nothing in this dataset can be used:\n  /in: no videos here; put some there (.mp4, …)\nThe whole log: /jobs/1/log.txt",
     ]
     return [*map(str, said), shown.text, training.text, sampling.text, *ends]
 

@@ -19,13 +19,15 @@ from .config import ImageDataset, VideoDataset
 from .controls import Matches, control_clips, control_images, further_targets
 from .items import MediaItem, longest_name
 from .jsonl import read_records
-from .media import VIDEO_EXTENSIONS, image_extensions, images_in, left_out, read_caption, videos_in
+from .media import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, images_in, left_out, read_caption, videos_in
 from .problems import Note, Problem, gathered
 
 if TYPE_CHECKING:
     from ..architectures.card import Card
 
 logger = logging.getLogger(__name__)
+
+_NAMED_ENDINGS = 5  # those of most files come first
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,8 @@ def _from_folder(dataset: ImageDataset | VideoDataset, card: Card) -> tuple[list
         problems = [problem for problem in problems if problem.path not in taken]
     controls = _controls(dataset, card, list(captions))
     if not media:
-        known = ", ".join(
-            image_extensions() if isinstance(dataset, ImageDataset) else (*VIDEO_EXTENSIONS, "animated .webp, .avif and .png")
-        )
-        problems.append(Problem(folder, f"no {dataset.kind}s here; known endings are {known}"))
+        endings = IMAGE_EXTENSIONS if isinstance(dataset, ImageDataset) else VIDEO_EXTENSIONS
+        problems.append(Problem(folder, f"no {dataset.kind}s here; put some there ({', '.join(endings[:_NAMED_ENDINGS])}, …)"))
     items = []
     for path, caption in captions.items():
         matches = [match.get(path, ()) for match in (targets, controls)]

@@ -57,7 +57,9 @@ def inspect(config: DatasetConfig, card: Card) -> dict[str, Any]:
         items, problems = _looked_at(found, card)
         notes = [{"path": _absolute(note.path), "note": note.text} for note in _notes(found, items)]
         reports.append({**_dataset_report(dataset, items, problems, card), "notes": notes})
-        lines += [*_lines(dataset, items, problems), *(f"  {line}" for line in gathered(_notes(found, items)))]
+        several = len(config.datasets) > 1
+        lines += [f"not usable in datasets[{dataset.index}]:"] if problems and several else []
+        lines += [*_lines(items, problems), *(f"  {line}" for line in gathered(_notes(found, items)))]
         counts[dataset.kind] += len(items)
         counts["window"] += sum(len(one.entries) for one in items) if dataset.kind == "video" else 0
         counts["not usable"] += len(problems)
@@ -139,11 +141,9 @@ def _is_cached(entry: Entry, card: Card, sources: Sources) -> bool:
     return sources.problem(key, paths, made) is None
 
 
-def _lines(dataset: ImageDataset | VideoDataset, items: Sequence[Foreseen], problems: Sequence[Problem]) -> list[str]:
+def _lines(items: Sequence[Foreseen], problems: Sequence[Problem]) -> list[str]:
     """What a person should know about one data set."""
-    lines = []
-    if problems:
-        lines += [f"not usable in datasets[{dataset.index}]:", listing(problems, limit=100)]
+    lines = [listing(problems, limit=100)] if problems else []
     for one in items:
         unmet = unmet_targets(one.item, one.facts.count)
         if unmet:
