@@ -112,6 +112,8 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor, sense: int = 1, out: Tensor | N
 
 def apply_rope(x: Tensor, tables: Tables) -> Tensor:
     """Rotate neighbouring channel pairs of x [B, S, heads, head_dim] by `rope_tables`, which are in x's dtype."""
+    if torch.compiler.is_compiling():  # which finds the same backward itself; PyTorch 2.11's lost the gradient of the function
+        return _rotate(x, *tables)
     rotated: Tensor = _Rotation.apply(x, *tables)  # type: ignore[no-untyped-call]
     return rotated
 
