@@ -45,6 +45,8 @@ def problems(constants: Mapping[str, Any], background: str) -> Iterator[Problem]
     if address and not _is_address(address):
         yield Problem("main_process_ip", f"main_process_ip: {address!r} is no address: enter one like 192.168.1.20, or a host name")
     if count == 1:
+        if rank:
+            yield Problem("machine_rank", f"machine_rank: {rank} is one of several machines, and machines is 1: set how many, or this to 0")
         return
     if rank >= count:
         yield Problem("machine_rank", f"machine_rank: {rank} is none of {count} machines, which count from 0 to {count - 1}")
@@ -57,7 +59,8 @@ def problems(constants: Mapping[str, Any], background: str) -> Iterator[Problem]
 def _is_address(text: str) -> bool:
     if _NUMBERS.fullmatch(text) or ":" in text:
         try:
-            return bool(ipaddress.ip_address(text))
+            address = ipaddress.ip_address(text)
         except ValueError:
             return False
+        return not (address.is_unspecified or address.is_multicast)
     return _NAME.fullmatch(text) is not None

@@ -1,6 +1,6 @@
 """Every constant of time in the nodes and in headless runs, with its reason. Seconds. Only `PATIENCE`, `GRACE` and `TERMINATE` end
-something, and only of a job that somebody stops. (Those of the backend are in its `durations.py`; `guarded.py` and `installer/`, which
-import nothing of ours, name theirs where they use them.)"""
+something, and only of a job that somebody stops. (Those of the backend are in its `durations.py`; `guarded.py`, `meeting.py` and
+`installer/`, which import nothing of ours, name theirs where they use them.)"""
 
 READ = 0.1
 """Between two looks into what a job has written."""

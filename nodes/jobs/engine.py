@@ -23,7 +23,7 @@ from .task import Task
 from .wording import in_widgets
 
 _BACKEND = PACK_ROOT / "backend"
-_GUARDED = Path(__file__).with_name("guarded.py")
+_GUARDED, _MEETING = (Path(__file__).with_name(name) for name in ("guarded.py", "meeting.py"))
 
 
 def engine_for(config: Config, tool: str, foreign: bool) -> str:
@@ -58,6 +58,8 @@ def command(config: Config, folder: JobFolder, task: Task, *, resume: Path | Non
         environment = child_environment(str(folder.path), {"PYTHONPATH": str(checkout / "src"), **visible, **threads})
         engine, listens = "musubi-tuner", False
     launcher = _launcher(folder, task, config.cpu_threads or 1) if through_launcher else []
+    if launcher:
+        environment.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or it tells in C++ whom it waits for
     if launcher and sys.platform == "win32":
         environment.setdefault("USE_LIBUV", "0")  # PyTorch's builds for Windows lack the store that its launcher prefers
     head = [str(python), *launcher]
@@ -115,7 +117,9 @@ def _launcher(folder: JobFolder, task: Task, threads: int) -> list[str]:
     if where:
         flags += ["--machine_rank", str(machines.rank), *(word for name, value in where.items() for word in (f"--{name}", str(value)))]
     flags += ["--mixed_precision", precision]
-    return ["-m", "accelerate.commands.launch", *flags, "--num_cpu_threads_per_process", str(threads), "--dynamo_backend", "no"]
+    meeting = [_MEETING, machines.count, machines.rank, machines.address, machines.port, task.processes] if where else []
+    flags += ["--num_cpu_threads_per_process", str(threads), "--dynamo_backend", "no"]
+    return [*map(str, meeting), "-m", "accelerate.commands.launch", *flags]
 
 
 def _existing(python: Path | None, problem: str) -> Path:
