@@ -100,7 +100,7 @@ def test_each_of_several_machines_is_told_which_one_it_is(command: Any, part: An
         ({"machines": 2, "machine_rank": 2, "main_process_ip": "a"}, "machine_rank", "2 is none of 2 machines, which count from 0 to 1"),
         ({"machines": 2}, "main_process_ip", "is empty: several machines need the address of the main one"),
         ({"machines": 2, "main_process_ip": "192.168.1.300"}, "main_process_ip", "is no address"),
-        ({"machines": 2, "main_process_ip": "0.0.0.0"}, "main_process_ip", "is no address"),
+        ({"machines": 2, "main_process_ip": "0:0:0:0:0:0:0:0"}, "main_process_ip", "is no address"),
         ({"machines": 2, "main_process_ip": "http://host"}, "main_process_ip", "is no address"),
         ({"machine_rank": 1}, "machine_rank", "and machines is 1: set how many"),
         ({"machines": 2, "main_process_ip": "--help"}, "main_process_ip", "is no address"),
