@@ -125,3 +125,31 @@ def test_no_empty_curve_stays_where_a_training_ended_before_its_first_step(windo
     window.run("for (const one of window.app.extensions) one.loadedGraphNode?.(window.trainer);")
     window.wait("document.querySelector('.mt-node .mt-badge') ? 1 : 0")
     assert window.run("return document.querySelector('.mt-node .mt-plot').checkVisibility();") == drawn
+
+
+_FAILED = """
+const inside = window.app.graph.nodes.find((one) => one.id === 9).subgraph;
+if (!inside.nodes.some((one) => one.id === 11)) window.made(11, "WanLoRATrainer", inside);
+const exception_message = "nothing in this dataset can be used:\\n  /in/clips: no videos here\\nmore";
+window.api.say("execution_error", { node_id: "9:7", exception_message });
+"""
+
+
+def test_a_folded_training_says_why_a_node_inside_failed_until_the_next_run(window: Browser) -> None:
+    """Also where the last job went well: the dataset was read, and refused."""
+    badge = "(document.querySelector('.mt-node .mt-badge')?.textContent.trim() ?? '')"
+    words = "document.querySelector('.mt-node-line').innerText"
+    reason = "nothing in this dataset can be used: /in/clips: no videos here"
+    window.run(_FAILED)
+    window.wait(f"{badge} === 'failed' && {words}.includes('{reason}') ? 1 : 0")
+    assert not window.run("return document.querySelector('.mt-node .mt-chart').checkVisibility();"), "nothing has trained"
+    window.run("window.api.say('execution_start', { prompt_id: '1' });")
+    assert window.run(f"return {badge};") == ""
+    window.run("window.api.say('musubi_tuner.begins', { node: '9:7', job: args[0] });", STATES["finished"]["id"])
+    window.wait(f"{badge} === 'finished' ? 1 : 0")
+    window.run(_FAILED)
+    window.wait(f"{badge} === 'failed' && {words}.includes('no videos here') ? 1 : 0")
+    window.run("const panel = window.app.graph.nodes[1].musubiTraining; await panel._read();")
+    assert window.run(f"return {badge};") == "failed", "what is told of the job meanwhile says no other end"
+    window.run("window.api.say('execution_start', { prompt_id: '2' });")
+    window.wait(f"{badge} === 'finished' ? 1 : 0")

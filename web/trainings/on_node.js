@@ -14,7 +14,7 @@ import { badge, line, title } from "./row.js";
 import { Earlier, jobsOfRun } from "./run.js";
 import { detail, jobs } from "./server.js";
 import { steadily } from "./steadily.js";
-import { count, loadWords, say, translated } from "./words.js";
+import { count, loadWords, opening, say, translated } from "./words.js";
 import { openTraining } from "./tab.js";
 
 const BEGUN = "musubi_tuner.node"; // message: a node's training has begun
@@ -33,6 +33,7 @@ class Panel {
   constructor(node) {
     this.node = node;
     this.id = "";
+    this.failure = ""; // of a node that is folded into this one, with or without a job
     this.earlier = new Earlier();
     this.chart = new Chart({ title: say("chart.loss"), height: CURVE, bare: true });
     this.text = element("span");
@@ -42,7 +43,8 @@ class Panel {
     this._shown = "";
     this._lines = LEAST;
     this._comfyLine = false; // whether ComfyUI has put its own line onto the node, which needs room too
-    this.whole = element("div", { class: "mt-node" }, element("div", { class: "mt-node-line" }, this.state, this.text, button(say("node.open"), () => openTraining(this.id), { icon: "pi-chart-line", only: true })), this.chart.whole, this.sample);
+    this.opens = button(say("node.open"), () => openTraining(this.id), { icon: "pi-chart-line", only: true });
+    this.whole = element("div", { class: "mt-node" }, element("div", { class: "mt-node-line" }, this.state, this.text, this.opens), this.chart.whole, this.sample);
     this.update = steadily(() => this._read(), (error) => this._problem(error));
     this.height = () => 56 + (this._lines - LEAST) * LINE + (this.chart.whole.hidden ? 0 : CURVE) + (this.sample.hidden ? 0 : SAMPLE);
     const widget = node.addDOMWidget("musubi_training", "musubi_training", this.whole, { serialize: false, hideOnZoom: false, getMinHeight: () => this.height() });
@@ -67,11 +69,38 @@ class Panel {
   follow(id, { begins = false, newest = false }) {
     if (id !== this.id) this.pieces = new Pieces(POINTS);
     this.id = id;
+    this.opens.hidden = false;
     this.newest = newest;
     if (!begins) this.update.ask();
   }
 
+  /** @param {string} reason */
+  fail(reason) {
+    this.failure = reason;
+    if (!this.id) this.chart.whole.hidden = this.opens.hidden = true;
+    this._sayFailure();
+    const again = () => {
+      this.failure = "";
+      if (this.id) this.update.ask();
+      else this._clear();
+    };
+    api.addEventListener("execution_start", again, { once: true });
+  }
+
+  _sayFailure() {
+    this.state.replaceChildren(badge(/** @type {any} */ ({ state: "ended", outcome: "failed" })));
+    this._say(opening(this.failure));
+    this.text.title = this.failure;
+  }
+
+  _clear() {
+    this.state.replaceChildren();
+    this._say("");
+    this.text.title = "";
+  }
+
   async _read() {
+    if (!this.id) return;
     const job = await detail(this.id);
     if (job.id !== this.id) return;
     if (!jobs.byId.has(job.id)) jobs.byId.set(job.id, job);
@@ -91,12 +120,13 @@ class Panel {
       this.chart.whole.hidden = !draws;
       this._room();
     }
-    const ended = (job.outcome === "failed" && job.error?.split("\n")[0]) || job.text || job.error || ""; // that it failed is on its badge
+    const ended = (job.outcome === "failed" && opening(job.error ?? "")) || job.text || job.error || ""; // that it failed is on its badge
     const said = job.state === "ended" ? translated(ended) : line(job);
     const [address] = job.state === "ended" ? [] : (ADDRESS.exec(job.text) ?? []);
     if (address && !own) this.text.replaceChildren(element("a", { href: address, target: "_blank", rel: "noopener noreferrer" }, address));
     else this._say(own ? "" : trains ? said : [title(job), said].filter(Boolean).join(" · "));
     this.text.title = translated(job.error ?? job.text);
+    if (this.failure) this._sayFailure();
     const marks = run.flatMap(({ saves }) => saves).map(({ step }) => ({ step, kind: /** @type {const} */ ("save") }));
     const validation = { label: say("chart.validation"), curve: joined(pieces, "validation"), of: 0 };
     const validated = validation.curve.mean.some((value) => value !== null);
@@ -183,6 +213,11 @@ app.registerExtension({
       const path = pathTo(node);
       if (!path.length || trains(path[path.length - 1])) return;
       for (const shown of path.slice(0, -1)) if (folds(shown)) follow(shown, job, { begins: !jobs.byId.has(job), kept: false }); // what is done before it trains
+    });
+    api.addEventListener("execution_error", async ({ detail }) => {
+      const around = pathTo(String(detail.node_id)).slice(0, -1).filter(folds);
+      await loadWords();
+      for (const shown of around) (shown.musubiTraining ??= new Panel(shown)).fail(detail.exception_message.trim());
     });
   },
   nodeCreated(/** @type {any} */ node) {

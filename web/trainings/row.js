@@ -2,7 +2,7 @@
 // One row of the list. It is made once; what has changed of its job is set in it, so that what is focused or hovered stays and little is laid out.
 import { button, element, setText } from "./element.js";
 import { jobs, reorder, standing } from "./server.js";
-import { count, duration, keys, known, moment, number, say, translated } from "./words.js";
+import { count, duration, keys, known, moment, number, opening, say, translated } from "./words.js";
 
 /** @typedef {import("./server.js").Job} Job */
 
@@ -95,7 +95,7 @@ export class Row {
       this.bar?.remove();
       this.bar = undefined;
     }
-    this._showError(job.outcome === "failed" && job.error ? translated(job.error.split("\n")[0]) : job.state === "queued" ? this.refused : "");
+    this._showError(job.outcome === "failed" && job.error ? translated(opening(job.error)) : job.state === "queued" ? this.refused : "");
     this._showOrder(job);
   }
 

@@ -4,7 +4,7 @@
 import { app } from "../../../scripts/app.js";
 import { title } from "./row.js";
 import { jobs, standing } from "./server.js";
-import { loadWords, say, translated } from "./words.js";
+import { loadWords, opening, say, translated } from "./words.js";
 
 /** @typedef {import("./server.js").Job} Job */
 /** @typedef {{ since: number, told: Record<string, number> }} Told  `since`: what ended before is known; `told`: when jobs ended that were told of */
@@ -46,7 +46,7 @@ function tell(ended) {
   }
   for (const job of ended) {
     const severity = SEVERITY[standing(job)];
-    const detail = translated((job.error || job.text).split("\n")[0]);
+    const detail = translated(opening(job.error || job.text));
     toast.add({ severity, summary: `${title(job)}: ${say(`state.${standing(job)}`)}`, detail, life: severity === "error" ? undefined : SHOWN });
   }
 }

@@ -36,6 +36,13 @@ export function loadWords() {
   return loading;
 }
 
+/** The first line of a text; of one that announces a list, with what the list begins with. @param {string} text */
+export function opening(text) {
+  const lines = text.trim().split("\n").map((line) => line.trim());
+  const end = lines.findIndex((line) => !/[:：]$/.test(line));
+  return lines.slice(0, end < 0 ? lines.length : end + 1).join(" ");
+}
+
 /** The language of the page, as far as we have words of it. */
 export function language() {
   const chosen = String(app.extensionManager?.setting?.get("Comfy.Locale") ?? "en");
