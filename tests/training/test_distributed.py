@@ -4,6 +4,7 @@ transformer spread over them."""
 from __future__ import annotations
 
 import re
+import socket
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +32,16 @@ def test_batches_are_shared_evenly_and_none_is_left_out() -> None:
 def test_a_transformer_cannot_be_spread_over_one_process(project: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert project.refused("alone", "--fsdp") == 1
     assert "--fsdp spreads the transformer over several processes, and there is one" in capsys.readouterr().err
+
+
+def test_processes_that_cannot_meet_are_told_where_and_why(project: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
+        process = project.start("apart", environment=place)
+        said = process.communicate()[0]
+    assert process.returncode == 1 and "Traceback" not in said and "frame #" not in said, said
+    assert f"ERROR: the processes of this training did not meet at 127.0.0.1:{port} (The server socket has failed to listen" in said
 
 
 @pytest.fixture(scope="module")

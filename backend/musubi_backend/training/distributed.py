@@ -162,7 +162,10 @@ class ManyProcesses:
             options["backend"] = "gloo"  # accelerate would ask for NCCL, which PyTorch has not on Windows
         if sys.platform == "win32":
             os.environ.setdefault("USE_LIBUV", "0")  # the store that PyTorch prefers is not in its builds for Windows
-        self._state = PartialState(cpu=not torch.cuda.is_available(), **options)
+        try:
+            self._state = PartialState(cpu=not torch.cuda.is_available(), **options)
+        except torch.distributed.DistError as error:
+            raise UserError(_apart(error)) from error
         # For waiting: the group for gradients gives up after minutes, and the main process may save or sample for longer.
         self._patient = torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=durations.WITHIN_GROUP))
         self._limit = timeout_minutes * 60 if timeout_minutes else durations.WITHIN_STEPS
@@ -296,6 +299,15 @@ class ManyProcesses:
             atexit.register(os._exit, EXIT_USER_ERROR)
         if not self._parted:  # with partners that are gone it would not end
             self._state.destroy_process_group()
+
+
+def _apart(error: Exception) -> str:
+    """Why the processes did not come together, in the first words of PyTorch, whose rest is a trace."""
+    where, reason = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}", str(error).strip().splitlines()[0]
+    return (
+        f"the processes of this training did not meet at {where} ({reason}). Is that the address of the main one (--main_process_ip of "
+        "accelerate launch), is its port (--main_process_port) free there and open in its firewall, and does each have a rank of its own?"
+    )
 
 
 def start(timeout_minutes: int | None) -> Processes:
