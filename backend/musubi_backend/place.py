@@ -108,8 +108,11 @@ def reason(error: OSError) -> str:
 
 
 def in_words(error: OSError) -> str:
-    """An error of the file system as one sentence that names the path."""
-    where = " and ".join(os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes)))
+    """An error of the file system as one sentence that names the path; where nothing can be written, the folder."""
+    paths = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes))]
+    if error.errno == errno.EROFS and paths:
+        return f"{Path(paths[-1]).parent}: this folder is read-only: make it writable, then run this again"
+    where = " and ".join(paths)
     advice = ": make room, then run this again" if error.errno in _FULL else ""
     return f"{where}: {reason(error)}{advice}" if where else f"{reason(error)}{advice}"
 

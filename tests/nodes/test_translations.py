@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from musubi_backend import exhausted
+from musubi_backend import exhausted, place
 from named_widgets import CALLED, Called, wrong
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,6 +92,7 @@ def _refusals(part: Any, tmp_path: Path) -> list[str]:
         "stopped at step 120, state saved (run again to continue)",
         "failed: /loras/x.safetensors is not a safetensors file (8 bytes, no valid header). Download it again.",
         f"failed: {said[-1]}",
+        place.in_words(OSError(errno.EROFS, "Read-only file system", "/runs/a/.state.json.17efb62a.part")),
         exhausted.in_words(MemoryError(), {"batch_size": 2}),
         "finished · loss 0.0931 · 1600 steps · my_lora · 2 notes",
         "nothing in this dataset can be used:\n  /in: no videos here; put some there (.mp4, …)\nThe whole log: /jobs/1/log.txt",

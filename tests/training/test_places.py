@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -113,3 +114,8 @@ def test_an_error_of_the_file_system_is_a_sentence(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("musubi_backend.training.train.prepare", refuse)
     assert project.refused("out") == 1
     assert capfd.readouterr().err.splitlines()[-1] == "ERROR: /models/cat.safetensors: Permission denied"
+
+
+def test_where_nothing_can_be_written_the_folder_is_named_and_what_to_do() -> None:
+    error = OSError(errno.EROFS, "Read-only file system", "/runs/a/.state.json.17efb62a.part")
+    assert place.in_words(error) == "/runs/a: this folder is read-only: make it writable, then run this again"
