@@ -303,7 +303,7 @@ class ManyProcesses:
 
 def _apart(error: Exception) -> str:
     """Why the processes did not come together, in the first words of PyTorch, whose rest is a trace."""
-    where, reason = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}", str(error).strip().splitlines()[0]
+    where, reason = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}", str(error).strip().splitlines()[0].rstrip(".")
     return (
         f"the processes of this training did not meet at {where} ({reason}). Is that the address of the main one (--main_process_ip of "
         "accelerate launch), is its port (--main_process_port) free there and open in its firewall, and does each have a rank of its own?"
