@@ -42,7 +42,7 @@ from musubi_backend.options.parser import parse
 from musubi_backend.training import dry_step, planned_batch, planned_samples, planning, vram
 from musubi_backend.training.loop import Loop
 from musubi_backend.weights.geometry import GEOMETRY_KEY
-from musubi_backend.weights.safetensors_file import save_atomic
+from musubi_backend.weights.safetensors_file import load, read_header, save_atomic
 from PIL import Image
 from recorded_training import prepared
 from torch import Tensor, nn
@@ -448,6 +448,20 @@ def test_a_trainer_chooses_what_fits_and_a_dry_step_agrees(
     assert abs(float(re.findall(r"\(([+-]\d+)%\)", said)[-1])) <= 10
     assert re.search(r"--vram 0.013, by what was measured: --sdpa --keep_attention_blocks \d; needs 1[12].\d MB of 13.0 MB", said)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("swapped", [(), ("--blocks_to_swap", "4")])
+def test_a_dry_step_with_a_large_lora_in_bf16_agrees_too(
+    swapped: tuple[str, ...], words: Callable[[str, str], list[str]], capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The gradients of its copies and of its factors are there together, which is more than the blocks ever make."""
+    line = words("wan", "checkpointing")
+    dit = Path(line[line.index("--dit") + 1])
+    save_atomic({name: one.bfloat16() for name, one in load(dit).items()}, tmp_path / "dit.safetensors", read_header(dit).metadata)
+    line += ["--dit", str(tmp_path / "dit.safetensors"), "--mixed_precision", "bf16", "--network_dim", "128", *swapped]
+    assert main(["wan_train_network", *line, "--dry_step"]) == 0
+    assert abs(float(re.findall(r"\(([+-]\d+)%\)", capfd.readouterr().err)[-1])) <= 10
 
 
 def test_a_plan_that_goes_wrong_ends_no_training(

@@ -87,11 +87,15 @@ class MemoryPlan:
         stay = self.stay(model)
         sizes = {name: tensor.nbytes for name, tensor in model.state_dict(keep_vars=True).items()}
         offloaded = sum(size for name, size in sizes.items() if name in stay)
-        buffers = 0
+        return sum(sizes.values()) - offloaded + self.buffers(model) - self._elsewhere(model, sizes), offloaded
+
+    def buffers(self, model: nn.Module) -> int:
+        """Bytes on the device that swapped blocks come into."""
+        count = 0
         for blocks in self._swapped(model):
             matrices = [sum(part.weight.nbytes for part in block.modules() if isinstance(part, Linear)) for block in blocks]
-            buffers += min(self.ring, len(blocks)) * max(matrices, default=0)
-        return sum(sizes.values()) - offloaded + buffers - self._elsewhere(model, sizes), offloaded
+            count += min(self.ring, len(blocks)) * max(matrices, default=0)
+        return count
 
     def _elsewhere(self, model: nn.Module, sizes: dict[str, int]) -> int:
         """Bytes of weights that other processes keep, less those of the two blocks that are gathered at a time."""

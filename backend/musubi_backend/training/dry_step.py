@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .. import job
-from ..memory.estimate import KEPT, LORA, STEP, WEIGHTS, WORKING, Estimate, size
+from ..layers.experts import experts_of
+from ..memory.estimate import KEPT, LORA, STEP, UPDATE, WEIGHTS, WORKING, Estimate, size
 from ..memory.live_bytes import LiveBytes
+from ..memory.plan import MemoryPlan
 from . import vram
 from .planned_batch import largest, on_meta
 from .planning import Planner
@@ -44,8 +46,7 @@ def run(loop: Loop, given: Mapping[str, Any]) -> None:
     planner = Planner(on_meta(run.dataset.collate(chosen)), run.dtype, device)
     plan = planner.estimate(run.settings, run.architecture)
     parts = next(phase for phase in plan.phases if phase.name == STEP).parts
-    counted = (WEIGHTS, LORA, KEPT, WORKING) if device.type == "cuda" else (KEPT, WORKING)
-    planned = sum(parts[name] for name in counted)
+    planned = _planned(loop, plan)
     what = "took" if device.type == "cuda" else "made tensors of"
     logger.info(
         "dry step: %s %s, planned %s (%+.0f%%), in %.1f s; the training will take %.1f hours. Nothing was saved",
@@ -57,6 +58,16 @@ def run(loop: Loop, given: Mapping[str, Any]) -> None:
         share = (found - planned + work) / work
         again = vram.choose(given, lambda values: corrected(planner.of(run.architecture)(values), share), limit)
         logger.info("--vram %s, by what was measured: %s; %s", given["vram"], again.flags, again.estimate.sentence(limit))
+
+
+def _planned(loop: Loop, plan: Estimate) -> int:
+    """Bytes of what is measured: on a GPU of all, on a CPU of what a step makes, which is no less than the LoRA's gradients at its end."""
+    step, update = (next(phase for phase in plan.phases if phase.name == name).parts for name in (STEP, UPDATE))
+    if loop.device.type == "cuda":
+        return max(sum(parts.get(name, 0) for name in (WEIGHTS, LORA, KEPT, WORKING)) for parts in (step, update))
+    memory = MemoryPlan.chosen(loop.run.settings.memory)
+    buffers = sum(memory.buffers(model) for model in experts_of(loop.run.transformer).values())
+    return buffers + max(step[KEPT] + step[WORKING], update[LORA] - step[LORA] + update[WORKING])
 
 
 def corrected(plan: Estimate, share: float) -> Estimate:
@@ -76,7 +87,10 @@ def _step(loop: Loop, batches: list[dict[str, Any]], micro_step: int) -> int:
         loop.forward_and_backward(batches, micro_step)
         peak = 0
     else:
-        count = LiveBytes(loop.device, [*loop.run.transformer.parameters(), *loop.run.transformer.buffers(), *loop.parameters])
+        with loop.run.network.working_in(loop.run.dtype):  # copies that stay from step to step
+            copies = [copy for one in loop.run.network.modules() for copy in getattr(one, "working", None) or ()]
+        there = [*loop.run.transformer.parameters(), *loop.run.transformer.buffers(), *loop.parameters, *copies]
+        count = LiveBytes(loop.device, there)
         with count:
             loop.forward_and_backward(batches, micro_step)
         peak = count.peak
