@@ -17,7 +17,7 @@ from typing import Any
 
 import float32_cpu
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from musubi_backend import threads
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -62,7 +62,7 @@ _guard_sockets()
 float32_cpu.pretend()
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a background shell leaves it, for children too: tests press Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
-settings.register_profile("same examples on every run", derandomize=True)
+settings.register_profile("same examples on every run", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("same examples on every run")
 _modules_seen = 0
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from musubi_backend.errors import UserError
-from musubi_backend.training import launched
+from musubi_backend.training import distributed, launched
 from musubi_backend.training.distributed import ManyProcesses, lost_another
 from torch import Tensor, nn
 
@@ -20,7 +20,15 @@ class WithPartner(ManyProcesses):
     def __init__(self, count: int) -> None:
         self.rank, self.count, self.device = 0, count, torch.device("cpu")
         self._patient: Any = "the group for waiting"
-        self._parted = False
+        self._parted, self._main = False, 0
+        self._roll: Any = SimpleNamespace(from_elsewhere=lambda: "")
+
+
+class Ended:
+    """An exchange that is done."""
+
+    def wait(self, timeout: timedelta | None = None) -> None:
+        pass
 
 
 @pytest.fixture
@@ -28,9 +36,10 @@ def partners(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """What the other processes send at the next exchange; summed as a process group would."""
     sent: list[Tensor] = []
 
-    def all_reduce(tensor: Tensor, **more: Any) -> None:
+    def all_reduce(tensor: Tensor, **more: Any) -> Ended:
         for one in sent:
             tensor += one
+        return Ended()
 
     monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
     return sent
@@ -59,7 +68,12 @@ def test_means_are_over_all_processes_and_leave_what_was_given(partners: list[Te
 
 def test_only_the_first_process_is_the_main_one_and_its_number_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     sent = {0: 40, 1: 41}
-    monkeypatch.setattr(torch.distributed, "broadcast", lambda tensor, src: tensor.fill_(sent[src]))
+
+    def broadcast(tensor: Tensor, src: int, **more: Any) -> Ended:
+        tensor.fill_(sent[src])
+        return Ended()
+
+    monkeypatch.setattr(torch.distributed, "broadcast", broadcast)
     second = WithPartner(2)
     assert second.is_main
     second.rank = 1
@@ -71,9 +85,10 @@ def test_work_that_fails_in_the_main_process_ends_the_others(monkeypatch: pytest
     of_partner: list[int] = []
     groups: list[Any] = []
 
-    def all_reduce(tensor: Tensor, group: Any = None) -> None:
+    def all_reduce(tensor: Tensor, group: Any = None, **more: Any) -> Ended:
         groups.append(group)
         tensor += of_partner.pop(0)
+        return Ended()
 
     monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
     main, other = WithPartner(2), WithPartner(2)
@@ -101,6 +116,7 @@ def test_the_limit_for_exchanging_gradients_is_in_minutes(monkeypatch: pytest.Mo
         lambda **options: asked.append(options) or SimpleNamespace(process_index=0, num_processes=2, device=None),
     )
     monkeypatch.setattr(torch.distributed, "new_group", lambda **options: None)
+    monkeypatch.setattr(distributed, "RollCall", lambda *rest: None)
     for minutes in (30, None):
         ManyProcesses(minutes)
     assert [one.get("timeout") for one in asked] == [timedelta(minutes=30), None]

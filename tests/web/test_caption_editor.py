@@ -81,6 +81,7 @@ def captions() -> Captions:
 def shown(browser: Browser, captions: Captions) -> Iterator[Browser]:
     with page(captions) as url:
         browser.open(url)
+        browser.wait("document.querySelector('#side .mt-item') ? 1 : 0")  # else it comes where the node is to be
         browser.run(NODE)
         run(browser)
         yield browser
