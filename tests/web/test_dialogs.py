@@ -3,12 +3,10 @@ reach the graph below, Escape leaves, and what was focused before is again. Need
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from browser import Browser
 
-from .recorded import STATES, Recorded, page
+from .recorded import Recorded
 from .test_my_workflow import graph
 from .test_trainings_page import NAMED
 
@@ -46,22 +44,12 @@ window.addEventListener("keydown", (event) => graph.push(event.key)); // where t
 
 
 @pytest.fixture
-def recorded() -> Recorded:
-    return Recorded()
-
-
-@pytest.fixture
-def shown(browser: Browser, recorded: Recorded) -> Iterator[Browser]:
+def shown(running: Browser) -> Browser:
     """The tab with the training that runs, and next to it what nodes have."""
-    with page(recorded) as url:
-        browser.open(url)
-        row = f"document.querySelector(`[data-id='{STATES['running']['id']}']`)"
-        browser.wait(f"{row} ? 1 : 0")
-        browser.run(f"{row}.click();")
-        browser.wait("document.querySelector('.mt-gallery .mt-sample') ? 1 : 0")
-        browser.run("window.app.graph_ = args[0];", {"output": graph(), "workflow": {"nodes": []}})
-        browser.run(OTHERS)
-        yield browser
+    running.wait("document.querySelector('.mt-gallery .mt-sample') ? 1 : 0")
+    running.run("window.app.graph_ = args[0];", {"output": graph(), "workflow": {"nodes": []}})
+    running.run(OTHERS)
+    return running
 
 
 def button(words: str) -> str:

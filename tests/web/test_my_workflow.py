@@ -3,13 +3,11 @@ and its driver."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
 from browser import Browser
 
-from .recorded import STATES, Recorded, page
+from .recorded import STATES, Recorded
 
 Prompt = dict[str, dict[str, Any]]
 
@@ -60,24 +58,7 @@ CASES: dict[str, tuple[Prompt, list[str], Any]] = {
 }
 
 
-@pytest.fixture
-def recorded() -> Recorded:
-    return Recorded()
-
-
-@pytest.fixture
-def shown(browser: Browser, recorded: Recorded) -> Iterator[Browser]:
-    """The tab with the training that runs."""
-    with page(recorded) as url:
-        browser.open(url)
-        row = f"document.querySelector(`[data-id='{STATES['running']['id']}']`)"
-        browser.wait(f"{row} ? 1 : 0")
-        browser.run(f"{row}.click();")
-        browser.wait("document.querySelector('.mt-title')?.textContent ? 1 : 0")
-        yield browser
-
-
-def test_the_loader_is_the_marked_one_or_the_only_one_and_what_does_not_depend_on_it_is_left_out(shown: Browser) -> None:
+def test_the_loader_is_the_marked_one_or_the_only_one_and_what_does_not_depend_on_it_is_left_out(running: Browser) -> None:
     call = """
       const { places } = await import("/extensions/pack/trainings/under_test.js");
       const choice = (type) => type === "LoraLoaderModelOnly";
@@ -86,7 +67,7 @@ def test_the_loader_is_the_marked_one_or_the_only_one_and_what_does_not_depend_o
         return problem ? problem.key : found.map((one) => `${one.id}.${one.input} ${one.expert}`.trim()).sort();
       });
     """
-    assert dict(zip(CASES, shown.run(call, [case[:2] for case in CASES.values()]), strict=True)) == {
+    assert dict(zip(CASES, running.run(call, [case[:2] for case in CASES.values()]), strict=True)) == {
         name: wanted for name, (_, _, wanted) in CASES.items()
     }
     change = """
@@ -99,16 +80,16 @@ def test_the_loader_is_the_marked_one_or_the_only_one_and_what_does_not_depend_o
     before = graph(**{"8": TRAINER, "9": node("X", job=["8", 0])})
     inner = {"definitions": {"subgraphs": [{"id": "sub", "nodes": [{"id": 4, "widgets_values": {"lora_name": "old", "strength": 1}}]}]}}
     nodes = [{"id": 2, "widgets_values": ["old.safetensors", 0.8]}, {"id": 9, "type": "sub", "widgets_values": ["old.safetensors"]}]
-    out, same, text, again, workflow = shown.run(change, before, {"nodes": nodes, **inner})
+    out, same, text, again, workflow = running.run(change, before, {"nodes": nodes, **inner})
     assert same == before and out == {key: one for key, one in graph(**{"2": out["2"]}).items() if key != "6"}
     assert out["2"]["inputs"] == {"model": ["1", 0], "lora_name": "new", "strength_model": 0.8}
     assert (text, again) == ("a cat", "") and out["4"]["inputs"]["seed"] == 42
     assert workflow["nodes"][0]["widgets_values"] == ["new", 0.8] and workflow["nodes"][1]["widgets_values"] == ["old.safetensors"]
     assert workflow["definitions"]["subgraphs"][0]["nodes"][0]["widgets_values"] == {"lora_name": "new", "strength": 1}
-    assert shown.run(change, {**before, "4": node("KSampler", model=["2", 0], job=["8", 0])}, None)[3] == "Wan LoRA Trainer"
+    assert running.run(change, {**before, "4": node("KSampler", model=["2", 0], job=["8", 0])}, None)[3] == "Wan LoRA Trainer"
 
 
-def test_checkpoints_are_queued_in_the_open_graph_and_shown_by_step_and_in_a_kept_one_later(shown: Browser, recorded: Recorded) -> None:
+def test_checkpoints_are_queued_in_the_open_graph_and_shown_by_step_and_in_a_kept_one_later(running: Browser, recorded: Recorded) -> None:
     workflow = {"nodes": [{"id": 2, "widgets_values": ["old.safetensors", 0.8]}]}
     dialog = "document.querySelector('.mt-flow')"
     button = (
@@ -117,21 +98,21 @@ def test_checkpoints_are_queued_in_the_open_graph_and_shown_by_step_and_in_a_kep
 
     def opens(output: Prompt, said: str) -> None:
         """Waits until the window says where the checkpoint goes, and what is kept has come."""
-        shown.run("window.app.graph_ = args[0];", {"output": output, "workflow": workflow})
-        shown.run(f"{dialog}?.close(); {button.format('Sample with my workflow…')}.click();")
+        running.run("window.app.graph_ = args[0];", {"output": output, "workflow": workflow})
+        running.run(f"{dialog}?.close(); {button.format('Sample with my workflow…')}.click();")
         words = f"{dialog}.querySelector('p.mt-said').textContent"
-        shown.wait(f"{dialog}?.querySelectorAll('input').length === 4 && {words}.includes('{said}') ? 1 : 0")
+        running.wait(f"{dialog}?.querySelectorAll('input').length === 4 && {words}.includes('{said}') ? 1 : 0")
 
     opens(graph(**{"8": OTHER}), "“LoraLoaderModelOnly” (2), “speed” (8)")
-    assert shown.run(f"return {button.format('Queue')}.disabled;")
+    assert running.run(f"return {button.format('Queue')}.disabled;")
     seen = "[...document.querySelectorAll('.mt-flow .mt-buttons button, .mt-flow .mt-tools button')].filter(one => one.offsetWidth).length"
-    assert shown.run(f"return {seen};") == 1, "nothing waits and nothing is kept: only Queue"
+    assert running.run(f"return {seen};") == 1, "nothing waits and nothing is kept: only Queue"
     opens(graph(), "The checkpoint goes into “LoraLoaderModelOnly” (2), lora_name")
     boxes = f"{dialog}.querySelectorAll('.mt-storage input')"
-    assert shown.run(f"return [...{boxes}].map(one => one.checked);") == [True, False, False], "the newest is chosen"
-    shown.run(f"{boxes}[1].click(); {button.format('Queue')}.click();")
-    shown.wait(f"{dialog}.innerText.includes('2 of 2 queued') ? 1 : 0")
-    queued = shown.run("return window.api.queued;")
+    assert running.run(f"return [...{boxes}].map(one => one.checked);") == [True, False, False], "the newest is chosen"
+    running.run(f"{boxes}[1].click(); {button.format('Queue')}.click();")
+    running.wait(f"{dialog}.innerText.includes('2 of 2 queued') ? 1 : 0")
+    queued = running.run("return window.api.queued;")
     assert [one["output"]["2"]["inputs"]["lora_name"] for one in queued] == ["musubi_tuner/600.safetensors", "musubi_tuner/400.safetensors"]
     assert [one["workflow"]["nodes"][0]["widgets_values"][0] for one in queued] == [
         "musubi_tuner/600.safetensors",
@@ -143,27 +124,27 @@ def test_checkpoints_are_queued_in_the_open_graph_and_shown_by_step_and_in_a_kep
     marks = [one["output"]["1"]["_meta"]["musubi_tuner_sample"] for one in queued]
     assert marks == [one["id"] for one in recorded.workflow_samples], "noted before it is queued, with the id in the prompt"
     cell = "document.querySelector('.mt-gallery tbody tr td .mt-sample')"
-    shown.wait(f"{cell}?.getAttribute('aria-label') === 'step 600 · a_b_ wan · a cat' ? 1 : 0")
+    running.wait(f"{cell}?.getAttribute('aria-label') === 'step 600 · a_b_ wan · a cat' ? 1 : 0")
     recorded.workflow_samples[0] |= {"state": "failed", "files": [], "text": "KSampler: out of memory"}
     recorded.workflow_samples[1] |= {"state": "queued", "files": []}
-    shown.run("window.api.say('musubi_tuner.jobs', { jobs: [args[0]], removed: [] });", {**STATES["running"], "version": 2})
-    shown.wait("document.querySelector('.mt-gallery .mt-bad')?.textContent === 'KSampler: out of memory' ? 1 : 0")
-    assert shown.run("return document.querySelector('.mt-gallery').innerText.includes(\"in ComfyUI's queue\");")
+    running.run("window.api.say('musubi_tuner.jobs', { jobs: [args[0]], removed: [] });", {**STATES["running"], "version": 2})
+    running.wait("document.querySelector('.mt-gallery .mt-bad')?.textContent === 'KSampler: out of memory' ? 1 : 0")
+    assert running.run("return document.querySelector('.mt-gallery').innerText.includes(\"in ComfyUI's queue\");")
 
     recorded.occupied = STATES["running"]["id"]
     opens({"1": node("Note")}, "The checkpoint goes into")  # the open graph has no loader: the one kept before is taken
-    assert shown.run(f"return {dialog}.querySelector('select').value;") == "a_b_ wan"
+    assert running.run(f"return {dialog}.querySelector('select').value;") == "a_b_ wan"
     error = {"message": "Prompt outputs failed validation"}
     wrong = {"message": "Value not in list", "details": "unet_name"}
-    shown.run("window.api.refusal = args[0];", {"error": error, "node_errors": {"1": {"class_type": "UNETLoader", "errors": [wrong]}}})
-    shown.run(f"{button.format('Queue')}.click();")
-    shown.wait(f"{dialog}.innerText.includes('Waiting for the end of the training') ? 1 : 0")
-    assert len(shown.run("return window.api.queued;")) == 2
+    running.run("window.api.refusal = args[0];", {"error": error, "node_errors": {"1": {"class_type": "UNETLoader", "errors": [wrong]}}})
+    running.run(f"{button.format('Queue')}.click();")
+    running.wait(f"{dialog}.innerText.includes('Waiting for the end of the training') ? 1 : 0")
+    assert len(running.run("return window.api.queued;")) == 2
     recorded.settings["generation"] = "go_ahead"
-    shown.run(f"{button.format('Do not wait')}.click();")
-    shown.wait(f"{dialog}.innerText.includes('Step 600 was not queued') ? 1 : 0")
-    assert "UNETLoader (1): Value not in list (unet_name)" in shown.run(f"return {dialog}.innerText;")
+    running.run(f"{button.format('Do not wait')}.click();")
+    running.wait(f"{dialog}.innerText.includes('Step 600 was not queued') ? 1 : 0")
+    assert "UNETLoader (1): Value not in list (unet_name)" in running.run(f"return {dialog}.innerText;")
     assert len(recorded.workflow_samples) == 2, "its note is taken back"
-    shown.run(f"{button.format('Forget this workflow')}.click();")
-    shown.wait(f"{dialog}.querySelectorAll('option').length === 1 ? 1 : 0")
+    running.run(f"{button.format('Forget this workflow')}.click();")
+    running.wait(f"{dialog}.querySelectorAll('option').length === 1 ? 1 : 0")
     assert recorded.kept == {}
