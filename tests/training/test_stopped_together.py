@@ -66,7 +66,7 @@ def test_two_spread_experts_that_were_stopped_go_on_to_the_same_bits(stopped: gr
 
 def test_when_one_is_killed_the_other_saves_what_a_run_of_that_step_saves(stopped: group.Group, same: SimpleNamespace) -> None:
     assert stopped.results["killed"] == [1], stopped.texts["killed"]
-    assert _last(stopped, "killed").startswith("ERROR: process 1 of 2 (on ") and "is gone: it was killed" in _last(stopped, "killed")
+    assert _last(stopped, "killed").startswith("ERROR: process 1 of 2 (on ") and "if it does not, it was killed" in _last(stopped, "killed")
     found, wanted = stopped.state("killed", 2), stopped.state("whole", 2)
     assert str(found) in _last(stopped, "killed")
     assert same.bits(load(found / "model.safetensors"), load(wanted / "model.safetensors"))

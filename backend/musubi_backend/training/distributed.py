@@ -28,7 +28,10 @@ _GONE = (
 )  # fmt: skip
 """In what gloo says of it."""
 
-_KILLED = "is gone: it was killed, as systems do when the RAM is full, or its machine or the network is off"
+_KILLED = (
+    "is gone: its own output says why; if it does not, it was killed, as systems do when the RAM is full, or its machine or the network is "
+    "off"
+)
 
 
 class AnotherIsGone(RuntimeError):
