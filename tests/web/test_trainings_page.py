@@ -195,7 +195,8 @@ def test_jobs_of_every_kind_are_called_what_they_are_and_offer_what_makes_sense(
         hint = tab.browser.run("return document.querySelector('.mt-detail .mt-buttons .mt-first').title;")
         assert hints.get(kind, "What is finished stays") in hint
         tab.press("Back to the list")
-    assert tab.text(f"[data-id='{tab.recorded.jobs[-1]['id']}'] .mt-name") == "Tool of_another_version"
+    name = f"document.querySelector(`[data-id='{tab.recorded.jobs[-1]['id']}'] .mt-name`)"
+    tab.browser.wait(f"{name}?.innerText === 'Tool of_another_version' ? 1 : 0")
 
 
 def test_every_tool_has_a_name_on_the_page() -> None:
