@@ -72,12 +72,12 @@ def test_a_window_is_heard_keeps_its_keys_and_gives_back_what_was_focused(shown:
     assert shown.run("return window.graph;") == [], "ComfyUI would take it as a shortcut"
     shown.press("Escape")
     shown.wait("document.querySelector('dialog') ? 0 : 1", 20)
-    assert shown.run("return document.activeElement === opener_;")
+    shown.wait("document.activeElement === opener_ ? 1 : 0", 20)
 
 
 def test_what_became_of_it_is_heard_and_the_focus_stays_in_the_window(shown: Browser, recorded: Recorded) -> None:
     def heard() -> str:
-        assert shown.run("return document.activeElement.getAttribute('role');") == "status"
+        shown.wait("document.activeElement.getAttribute('role') === 'status' ? 1 : 0", 20)
         return str(shown.run("return document.activeElement.innerText;"))
 
     _press(shown, "Sample with my workflow…", "document.querySelectorAll('dialog[open] input').length === 4")
@@ -89,7 +89,7 @@ def test_what_became_of_it_is_heard_and_the_focus_stays_in_the_window(shown: Bro
     _press(shown, "Sample with my workflow…", "document.querySelectorAll('dialog[open] option').length === 2")
     shown.run("const list = document.querySelector('dialog[open] select'); list.value = 'mine'; list.dispatchEvent(new Event('change'));")
     _press(shown, "Forget this workflow", "document.querySelectorAll('dialog[open] option').length === 1")
-    assert shown.run("return document.activeElement.tagName;") == "SELECT"
+    shown.wait("document.activeElement.tagName === 'SELECT' ? 1 : 0", 20)
     shown.press("Escape")
 
     _press(shown, "Clean up…", "document.querySelectorAll('dialog[open] .mt-storage input').length > 1")
