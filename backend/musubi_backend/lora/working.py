@@ -73,3 +73,8 @@ class WorkingCopies:
 def of(network: nn.Module) -> list[LoRA]:
     """The LoRA modules of a network: what can have working copies. LoHa and LoKr make their products from the factors each time."""
     return [module for module in network.children() if isinstance(module, LoRA)]
+
+
+def copies_at_work(network: nn.Module) -> list[Tensor]:
+    """The copies that a network's LoRA modules compute with now; none outside of `LoRANetwork.working_in`, nor in float32."""
+    return [copy for module in network.modules() if isinstance(module, LoRA) for copy in module.working or ()]

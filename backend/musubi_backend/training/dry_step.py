@@ -12,6 +12,7 @@ import torch
 
 from .. import job
 from ..layers.experts import experts_of
+from ..lora.working import copies_at_work
 from ..memory.estimate import KEPT, LORA, STEP, UPDATE, WEIGHTS, WORKING, Estimate, size
 from ..memory.live_bytes import LiveBytes
 from ..memory.plan import MemoryPlan
@@ -88,7 +89,7 @@ def _step(loop: Loop, batches: list[dict[str, Any]], micro_step: int) -> int:
         peak = 0
     else:
         with loop.run.network.working_in(loop.run.dtype):  # copies that stay from step to step
-            copies = [copy for one in loop.run.network.modules() for copy in getattr(one, "working", None) or ()]
+            copies = copies_at_work(loop.run.network)
         there = [*loop.run.transformer.parameters(), *loop.run.transformer.buffers(), *loop.parameters, *copies]
         count = LiveBytes(loop.device, there)
         with count:

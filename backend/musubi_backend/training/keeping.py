@@ -122,9 +122,8 @@ class Keeping:
         written: list[Path] = []
         if self.is_new and self._complete_at != step:
             stem = run.checkpoints.step_name(step)
-            run.processes.main_does(
-                lambda: written.append(self._write_state_somewhere(stem, f"at step {step}", asked))
-            )  # the LoRA is in it
+            # The LoRA is in it.
+            run.processes.main_does(lambda: written.append(self._write_state_somewhere(stem, f"at step {step}", asked)))
             self._is_kept()
             if not run.processes.any(written != [run.checkpoints.state_folder(stem)] and run.processes.is_main):
                 run.processes.main_does(lambda: self._write_lora(stem, self.loop.position.epoch, asked))

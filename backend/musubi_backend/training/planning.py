@@ -21,6 +21,7 @@ from ..layers.blocks import KeptAttention
 from ..layers.experts import Experts, boundary_of, experts_of
 from ..layers.rope import rope_tables
 from ..lora import run_network
+from ..lora.working import copies_at_work
 from ..memory import estimate as words
 from ..memory.estimate import Estimate, Phase
 from ..memory.few_blocks import FewBlocks, Measured
@@ -221,7 +222,7 @@ class Planner:
         t, timesteps = noise_levels(settings.timesteps, latents.shape, generator, batch.get("timesteps"), boundary)
         working: Any = transformer.at(float(timesteps[0])) if isinstance(transformer, Experts) else transformer
         with model.network.working_in(self.dtype):
-            copies = [copy for one in model.network.modules() for copy in getattr(one, "working", None) or ()]
+            copies = copies_at_work(model.network)
             count = LiveBytes(META, [*known, *copies])
             few = FewBlocks(working.block_lists(), count, offload and self.device.type == "cuda")
             with count:
